@@ -1,0 +1,3 @@
+"""A server that answers like a local ComfyUI and runs every workflow on Comfy Cloud."""
+
+__version__ = "0.1.0"

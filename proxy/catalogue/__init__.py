@@ -1,0 +1,1 @@
+"""What nodes and models there are: object_info and the model lists, cached."""

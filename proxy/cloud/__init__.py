@@ -1,0 +1,1 @@
+"""The only room that opens connections to Comfy Cloud."""

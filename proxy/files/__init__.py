@@ -1,0 +1,1 @@
+"""Names, contents, the cache on disk and image conversions."""

@@ -1,0 +1,125 @@
+"""What the cloud says of a job at one moment, from any of the answers that tell it.
+
+Sources: `GET /api/jobs` (entries), `GET /api/jobs/{id}` (detail). Both forms of what the
+documents dispute are accepted: ms and seconds, `execution_error` and a JSON `error_message`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from proxy.translate import codec
+
+Status = Literal["pending", "in_progress", "completed", "failed", "cancelled"]
+
+#: Friendly statuses (`/api/jobs`) and raw ones (`/api/job/{id}/status`, and events) to the five.
+STATUSES: dict[str, Status] = {
+    "pending": "pending",
+    "submitted": "pending",
+    "waiting_to_dispatch": "pending",
+    "queued_limited": "pending",
+    "queued_waiting": "pending",
+    "allocated": "pending",
+    "preparing": "pending",
+    "pending_execution": "pending",
+    "in_progress": "in_progress",
+    "executing": "in_progress",
+    "executed": "in_progress",
+    "retryable_error": "in_progress",
+    "completed": "completed",
+    "success": "completed",
+    "failed": "failed",
+    "error": "failed",
+    "erroring": "failed",
+    "non_retryable_error": "failed",
+    "lost": "failed",
+    "cancelled": "cancelled",
+    "canceled": "cancelled",
+    "cancel_requested": "cancelled",
+    "cancel_pending": "cancelled",
+    "cancelling_preparing": "cancelled",
+}
+
+#: Statuses of the job itself that are not its last, though their friendly name sounds like it.
+UNSETTLED = frozenset({"erroring", "cancel_requested", "cancel_pending", "cancelling_preparing"})
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A job as the cloud sees it. Times are milliseconds since 1970.
+
+    `settled` is true when the run has ended for good: a friendly `failed` or `cancelled` may
+    come while the cloud is still tidying up, and then lacks its end time.
+    `outputs` is `None` where the answer does not carry them (lists), `{}` where there are none.
+    """
+
+    cloud_id: str
+    status: Status
+    settled: bool
+    create_time: int | None = None
+    start_time: int | None = None
+    end_time: int | None = None
+    outputs: dict[str, Any] | None = None
+    outputs_count: int | None = None
+    execution_status: dict[str, Any] | None = None
+    execution_error: dict[str, Any] | None = None
+    meta: dict[str, Any] | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether the status is one of the three last ones, settled or not."""
+        return self.status in ("completed", "failed", "cancelled")
+
+
+def milliseconds(value: object) -> int | None:
+    """A time in seconds or milliseconds, told apart by its size (over 1e11 is ms)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int(value) if value > 1e11 else int(value * 1000)
+
+
+def from_job(job: dict[str, Any]) -> Snapshot:
+    """Read an entry of `GET /api/jobs` or the answer of `GET /api/jobs/{id}`.
+
+    An unknown status counts as in flight. Raises `KeyError` when there is no `id`.
+    """
+    raw = str(job.get("status", ""))
+    status = STATUSES.get(raw.lower(), "in_progress")
+    end_time = milliseconds(job.get("execution_end_time"))
+    error = _execution_error(job)
+    ended = status in ("completed", "failed", "cancelled")
+    settled = ended and raw.lower() not in UNSETTLED
+    if settled and status == "failed" and end_time is None and error is None:
+        settled = raw.lower() in ("error", "non_retryable_error", "lost")
+    outputs = job.get("outputs")
+    execution_status = job.get("execution_status")
+    meta = job.get("execution_meta")
+    count = job.get("outputs_count")
+    return Snapshot(
+        cloud_id=str(job["id"]),
+        status=status,
+        settled=settled,
+        create_time=milliseconds(job.get("create_time")),
+        start_time=milliseconds(job.get("execution_start_time")),
+        end_time=end_time,
+        outputs=outputs if isinstance(outputs, dict) else None,
+        outputs_count=count if isinstance(count, int) else None,
+        execution_status=execution_status if isinstance(execution_status, dict) else None,
+        execution_error=error,
+        meta=meta if isinstance(meta, dict) else None,
+    )
+
+
+def _execution_error(job: dict[str, Any]) -> dict[str, Any] | None:
+    error = job.get("execution_error")
+    if isinstance(error, dict):
+        return error
+    text = job.get("error_message") or (error if isinstance(error, str) else None)
+    if not isinstance(text, str) or not text:
+        return None
+    try:
+        parsed = codec.loads(text)
+    except ValueError:
+        parsed = None
+    return parsed if isinstance(parsed, dict) else {"exception_message": text}
