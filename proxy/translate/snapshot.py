@@ -65,6 +65,7 @@ class Snapshot:
     execution_status: dict[str, Any] | None = None
     execution_error: dict[str, Any] | None = None
     meta: dict[str, Any] | None = None
+    extra_data: dict[str, Any] | None = None
 
     @property
     def ended(self) -> bool:
@@ -88,27 +89,49 @@ def from_job(job: dict[str, Any]) -> Snapshot:
     status = STATUSES.get(raw.lower(), "in_progress")
     end_time = milliseconds(job.get("execution_end_time"))
     error = _execution_error(job)
-    ended = status in ("completed", "failed", "cancelled")
-    settled = ended and raw.lower() not in UNSETTLED
-    if settled and status == "failed" and end_time is None and error is None:
-        settled = raw.lower() in ("error", "non_retryable_error", "lost")
+    start_time = milliseconds(job.get("execution_start_time"))
     outputs = job.get("outputs")
     execution_status = job.get("execution_status")
     meta = job.get("execution_meta")
     count = job.get("outputs_count")
+    workflow = job.get("workflow")
+    extra_data = workflow.get("extra_data") if isinstance(workflow, dict) else None
     return Snapshot(
         cloud_id=str(job["id"]),
         status=status,
-        settled=settled,
+        settled=_is_settled(raw.lower(), status, start_time, end_time, error),
         create_time=milliseconds(job.get("create_time")),
-        start_time=milliseconds(job.get("execution_start_time")),
+        start_time=start_time,
         end_time=end_time,
         outputs=outputs if isinstance(outputs, dict) else None,
         outputs_count=count if isinstance(count, int) else None,
         execution_status=execution_status if isinstance(execution_status, dict) else None,
         execution_error=error,
         meta=meta if isinstance(meta, dict) else None,
+        extra_data=extra_data if isinstance(extra_data, dict) else None,
     )
+
+
+def _is_settled(
+    raw: str,
+    status: Status,
+    start_time: int | None,
+    end_time: int | None,
+    error: dict[str, Any] | None,
+) -> bool:
+    """Whether nothing more will happen.
+
+    The friendly `failed` also stands for `erroring`, and `cancelled` for a run that is still
+    being stopped (and may yet complete): they are final with an end time, or with an error, or
+    where the run never began.
+    """
+    if raw in UNSETTLED:
+        return False
+    if raw == "failed":
+        return end_time is not None or error is not None
+    if raw == "cancelled":
+        return end_time is not None or start_time is None
+    return status in ("completed", "failed", "cancelled")
 
 
 def _execution_error(job: dict[str, Any]) -> dict[str, Any] | None:

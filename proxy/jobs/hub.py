@@ -1,0 +1,83 @@
+"""Who is listening, and who hears what.
+
+The rules are ComfyUI's: a job's messages go to the socket that has the job's `client_id`; of a
+job without one, progress, previews, texts and interruptions go to every socket of the member and
+the rest to nobody. `status` goes to all.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Protocol
+
+from proxy.translate.messages import Event, Message
+
+#: Events of a job without `client_id` that everybody hears; of its others nobody does.
+_FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
+
+
+class Sink(Protocol):
+    """A client's socket, as far as the hub knows it."""
+
+    def send(self, message: Message, *, for_all: bool) -> None:
+        """Take a message at once, without waiting and without failing.
+
+        `for_all` says that the job has no `client_id`; previews then go out as type 1, whatever
+        the socket asked for.
+        """
+
+    def superseded(self) -> None:
+        """A newer socket has taken the `clientId`; no message will come any more."""
+
+
+class Hub:
+    """The sockets of all members by `clientId`, the newest of each."""
+
+    def __init__(self) -> None:
+        self._sinks: defaultdict[str, dict[str, Sink]] = defaultdict(dict)
+        self._executing: dict[tuple[str, str], str] = {}
+
+    def attach(self, member: str, client_id: str, sink: Sink) -> str | None:
+        """Let `sink` hear what concerns `client_id`; an older socket with that id hears no more.
+
+        Returns the display id of the node that runs now for this client, if one does. Sends
+        nothing itself, so that the caller's `status` with the `sid` can be the first message.
+        """
+        older = self._sinks[member].get(client_id)
+        self._sinks[member][client_id] = sink
+        if older is not None:
+            older.superseded()
+        return self._executing.get((member, client_id))
+
+    def detach(self, member: str, client_id: str, sink: Sink) -> None:
+        """Forget `sink`, unless a newer socket has its place already."""
+        if self._sinks[member].get(client_id) is sink:
+            del self._sinks[member][client_id]
+
+    def tell(self, member: str, client_id: str | None, message: Message) -> None:
+        """Deliver a message about a job to those who may hear it."""
+        if client_id is not None:
+            self._note_executing(member, client_id, message)
+            sink = self._sinks[member].get(client_id)
+            if sink is not None:
+                sink.send(message, for_all=False)
+        elif not isinstance(message, Event) or message.type in _FOR_ALL:
+            self.broadcast(member, message)
+
+    def broadcast(self, member: str, message: Message) -> None:
+        """Deliver to every socket of the member."""
+        for sink in list(self._sinks[member].values()):
+            sink.send(message, for_all=True)
+
+    def forget_executing(self, member: str, client_id: str | None) -> None:
+        """Nothing runs for this client any more."""
+        if client_id is not None:
+            self._executing.pop((member, client_id), None)
+
+    def _note_executing(self, member: str, client_id: str, message: Message) -> None:
+        if isinstance(message, Event) and message.type == "executing":
+            node = message.data.get("display_node")
+            if node is None:
+                self._executing.pop((member, client_id), None)
+            else:
+                self._executing[member, client_id] = node

@@ -1,0 +1,455 @@
+"""The life of a job as a state machine without I/O and without a clock.
+
+It takes what happened on the cloud, in whatever order, as often and as incompletely as it
+arrives, and returns what to do, in order. Whoever does it sees a life as a local ComfyUI tells it:
+
+    execution_start, execution_cached,
+    for each node: progress_state, executing, (progress, preview)*, executed,
+    exactly one of execution_success, execution_error, execution_interrupted,
+    and `executing` with `node: null`, once and last.
+
+The word of `GET /api/jobs/{id}` (a snapshot) decides how a job ended; the socket gives progress.
+A terminal event is held back until a snapshot has confirmed it, so that the record is complete
+before a client hears of the end. Snapshots alone are enough for a complete life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from proxy.translate import events
+from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate.messages import Event, Message, NodeText, Preview
+from proxy.translate.snapshot import Snapshot
+
+Outcome = Literal["completed", "failed", "cancelled"]
+
+#: Their pictures are the result itself, not a preview of it.
+RESULT_CLASSES = frozenset({"SaveImageWebsocket"})
+
+
+# --- what happened -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CloudEvent:
+    """An event of the cloud; the file names in its `output` are local ones already."""
+
+    type: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A snapshot of the job; the file names in its `outputs` are local ones already.
+
+    `detail` tells the job's own answer, which has all there is, from an entry of a list.
+    """
+
+    snapshot: Snapshot
+    detail: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """The cloud will say no more than it has said: end with what is known.
+
+    `reason` is told to the client where the job is known to have ended but not how.
+    """
+
+    reason: str
+
+
+Happening: TypeAlias = CloudEvent | CloudFrame | Seen | Settle
+
+
+# --- what to do ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Deliver a message about the job."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The job runs now: it moves from the pending to the running ones (`at` in ms)."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDetail:
+    """Read the job's detail, again and again with growing waits, until it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Keep how the job ended, on disk, before anything that follows is done (times in ms)."""
+
+    outcome: Outcome
+    outputs: dict[str, Any]
+    status: dict[str, Any]
+    meta: dict[str, Any]
+    started_at: int
+    ended_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The job leaves the queue; the `status` that tells so goes out now."""
+
+
+Command: TypeAlias = Tell | Started | ReadDetail | Record | Ended
+
+
+@dataclass(slots=True)
+class Tracker:
+    """One job, known to the client as `prompt_id`. `node_types` maps node ids to class names."""
+
+    prompt_id: str
+    node_types: Mapping[str, str]
+    started_at: int | None = None
+    ended: bool = False
+    _told_cached: bool = False
+    _reading: bool = False
+    _current: str | None = None
+    _display: dict[str, str] = field(default_factory=dict)
+    _nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _told_nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _executing: set[str] = field(default_factory=set)
+    _cached: list[str] = field(default_factory=list)
+    _outputs: dict[str, Any] = field(default_factory=dict)
+    _history: list[list[Any]] = field(default_factory=list)
+    _terminal: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _last_end: Snapshot | None = None
+    _meta: dict[str, Any] = field(default_factory=dict)
+    _commands: list[Command] = field(default_factory=list)
+
+    @property
+    def display_node(self) -> str | None:
+        """The node that runs now, as a reconnecting client is told of it."""
+        if self._current is None or self.ended:
+            return None
+        return self._display.get(self._current, self._current)
+
+    @property
+    def told_nodes(self) -> frozenset[str]:
+        """The nodes whose `executed` has gone out."""
+        return frozenset(self._outputs)
+
+    def receive(self, happening: Happening, now: int) -> list[Command]:
+        """Take what happened at `now` (ms) and return what to do, in order."""
+        if self.ended:
+            return []
+        match happening:
+            case CloudEvent(type=type_, data=data):
+                self._event(type_, data, now)
+            case Seen(snapshot=snapshot, detail=detail):
+                self._seen(snapshot, detail, now)
+            case Settle(reason=reason):
+                self._settle(reason, now)
+            case _:
+                self._frame(happening, now)
+        commands, self._commands = self._commands, []
+        return commands
+
+    # --- events ----------------------------------------------------------------------------
+
+    def _event(self, type_: str, data: Mapping[str, Any], now: int) -> None:
+        match type_:
+            case "execution_start":
+                self._start(events.timestamp(data, now))
+            case "execution_cached":
+                self._start(now)
+                self._tell_cached(data, now)
+            case "executing":
+                self._on_executing(data, now)
+            case "progress_state":
+                self._on_progress_state(data, now)
+            case "progress":
+                self._on_progress(data, now)
+            case "executed":
+                self._on_executed(data, now)
+            case "execution_success" | "execution_error" | "execution_interrupted":
+                self._terminal.setdefault(type_, data)
+                self._read_detail()
+            case _:
+                self._running(now)
+                self._tell(Event(type_, {**data, "prompt_id": self.prompt_id}))
+
+    def _on_executing(self, data: Mapping[str, Any], now: int) -> None:
+        if data.get("node") is None:
+            self._read_detail()
+            return
+        local = events.executing(data, self.prompt_id)
+        self._display[local["node"]] = local["display_node"]
+        self._running(now)
+        self._enter(local["node"], local)
+
+    def _on_progress_state(self, data: Mapping[str, Any], now: int) -> None:
+        nodes = data.get("nodes")
+        if not isinstance(nodes, dict) or not nodes:
+            return
+        self._running(now)
+        for node_id, node in nodes.items():
+            if isinstance(node, dict):
+                known = self._nodes.get(node_id) or {"prompt_id": self.prompt_id}
+                state = events.node_state(node_id, node, known)
+                if known.get("state") in ("finished", "error"):
+                    state["state"] = known["state"]
+                self._nodes[node_id] = state
+        self._tell_progress_state()
+
+    def _on_progress(self, data: Mapping[str, Any], now: int) -> None:
+        node = data.get("node")
+        if node is None:
+            return
+        node = str(node)
+        if node in self._outputs:
+            return
+        self._running(now)
+        self._enter(node)
+        state = self._nodes[node]
+        state["value"], state["max"] = data.get("value", 0), data.get("max", 1)
+        self._tell_progress_state()
+        self._tell(Event("progress", {**data, "node": node, "prompt_id": self.prompt_id}))
+
+    def _on_executed(self, data: Mapping[str, Any], now: int) -> None:
+        node = data.get("node")
+        if node is None:
+            return
+        display = data.get("display_node")
+        if display is not None:
+            self._display[str(node)] = str(display)
+        self._running(now)
+        self._tell_executed(str(node), data.get("output"))
+
+    def _frame(self, frame: CloudFrame, now: int) -> None:
+        node = frame.node_id or self._current
+        if node is None or node in self._outputs:
+            return
+        self._running(now)
+        self._enter(node)
+        if not isinstance(frame, CloudPicture):
+            self._tell(NodeText(node, frame.text))
+            return
+        state = self._nodes[node]
+        self._tell(
+            Preview(
+                prompt_id=self.prompt_id,
+                node_id=node,
+                display_node_id=frame.display_node_id or state["display_node_id"],
+                parent_node_id=frame.parent_node_id or state["parent_node_id"],
+                real_node_id=frame.real_node_id or state["real_node_id"],
+                image=frame.image,
+                image_type=frame.image_type,
+                result=self.node_types.get(node) in RESULT_CLASSES,
+                leads=frame.leads,
+            )
+        )
+
+    # --- snapshots -------------------------------------------------------------------------
+
+    def _seen(self, snapshot: Snapshot, detail: bool, now: int) -> None:
+        if snapshot.status == "in_progress":
+            self._start(snapshot.start_time or now)
+        elif snapshot.ended and detail and snapshot.settled and self._is_complete(snapshot):
+            self._end(snapshot, now)
+        elif snapshot.ended:
+            self._last_end = snapshot
+            self._read_detail()
+
+    def _is_complete(self, snapshot: Snapshot) -> bool:
+        """Whether the outputs have arrived; the cloud may know of the end before."""
+        if snapshot.status != "completed" or snapshot.outputs:
+            return True
+        nothing_due = snapshot.outputs_count == 0 or bool(snapshot.execution_status)
+        return nothing_due and not snapshot.outputs_count and not self._outputs
+
+    def _settle(self, reason: str, now: int) -> None:
+        if self._last_end is not None:
+            self._end(self._last_end, now)
+        elif "execution_success" in self._terminal:
+            self._end(Snapshot(self.prompt_id, "completed", settled=True), now)
+        elif "execution_interrupted" in self._terminal:
+            self._end(Snapshot(self.prompt_id, "cancelled", settled=True), now)
+        else:
+            error = {"exception_type": "JobLost", "exception_message": reason}
+            lost = Snapshot(self.prompt_id, "failed", settled=True, execution_error=error)
+            self._end(lost, now)
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def _end(self, snapshot: Snapshot, now: int) -> None:
+        self._start(snapshot.start_time or now)
+        self._meta = dict(snapshot.meta or {})
+        self._tell_cached({}, now)
+        for node, output in (snapshot.outputs or {}).items():
+            self._tell_executed(node, output)
+        type_, data = self._last_event(snapshot, now)
+        if snapshot.status == "completed" and "execution_error" in self._terminal:
+            self._tell_blocked(self._terminal["execution_error"], now)
+        self._history.append([type_, data])
+        self._commands.append(self._record(snapshot, now))
+        self._tell(Event(type_, data))
+        self._commands.append(Ended())
+        self._tell(Event("executing", {"node": None, "prompt_id": self.prompt_id}))
+        self.ended = True
+
+    def _last_event(self, snapshot: Snapshot, now: int) -> tuple[str, dict[str, Any]]:
+        ended_at = snapshot.end_time or now
+        common: dict[str, Any] = {
+            "prompt_id": self.prompt_id,
+            "node_id": self._current,
+            "node_types": self.node_types,
+            "executed": list(self._outputs),
+            "now": ended_at,
+        }
+        if snapshot.status == "completed":
+            data = self._terminal.get("execution_success", {})
+            at = events.timestamp(data, ended_at)
+            return "execution_success", {"prompt_id": self.prompt_id, "timestamp": at}
+        if snapshot.status == "cancelled":
+            data = self._known("execution_interrupted", snapshot) or {}
+            return "execution_interrupted", events.execution_interrupted(data, **common)
+        error = self._known("execution_error", snapshot) or snapshot.execution_error or {}
+        return "execution_error", events.execution_error(error, **common)
+
+    def _known(self, type_: str, snapshot: Snapshot) -> Mapping[str, Any] | None:
+        """The terminal event itself, from the socket or from the worker's own messages."""
+        if type_ in self._terminal:
+            return self._terminal[type_]
+        messages = (snapshot.execution_status or {}).get("messages")
+        for message in messages if isinstance(messages, list) else []:
+            match message:
+                case [str(name), dict(data)] if name == type_:
+                    return data
+        return None
+
+    def _tell_blocked(self, data: Mapping[str, Any], now: int) -> None:
+        """A blocked branch: an `execution_error` that did not end the run and is not recorded."""
+        error = events.execution_error(
+            data,
+            prompt_id=self.prompt_id,
+            node_id=self._current,
+            node_types=self.node_types,
+            executed=self._outputs,
+            now=now,
+        )
+        del error["timestamp"]
+        self._tell(Event("execution_error", error))
+
+    def _record(self, snapshot: Snapshot, now: int) -> Record:
+        succeeded = snapshot.status == "completed"
+        outcome: Outcome = "completed" if succeeded else "failed"
+        if snapshot.status == "cancelled":
+            outcome = "cancelled"
+        started_at = self.started_at if self.started_at is not None else now
+        return Record(
+            outcome=outcome,
+            outputs=dict(self._outputs),
+            status={
+                "status_str": "success" if succeeded else "error",
+                "completed": succeeded,
+                "messages": self._history,
+            },
+            meta={node: self._meta_of(node) for node in self._outputs},
+            started_at=started_at,
+            ended_at=max(started_at, snapshot.end_time or now),
+        )
+
+    def _meta_of(self, node: str) -> dict[str, Any]:
+        given = self._meta.get(node)
+        if isinstance(given, dict):
+            return given
+        state = self._nodes.get(node, {})
+        return {
+            "node_id": node,
+            "display_node": self._display.get(node, node),
+            "parent_node": state.get("parent_node_id"),
+            "real_node_id": state.get("real_node_id", node),
+        }
+
+    # --- telling, in order -----------------------------------------------------------------
+
+    def _tell(self, message: Message) -> None:
+        self._commands.append(Tell(message))
+
+    def _read_detail(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._commands.append(ReadDetail())
+
+    def _start(self, at: int) -> None:
+        if self.started_at is not None:
+            return
+        self.started_at = at
+        self._commands.append(Started(at))
+        self._tell_kept("execution_start", {"prompt_id": self.prompt_id, "timestamp": at})
+
+    def _tell_cached(self, data: Mapping[str, Any], now: int) -> None:
+        if self._told_cached:
+            return
+        self._told_cached = True
+        nodes = data.get("nodes")
+        self._cached = [str(node) for node in nodes] if isinstance(nodes, list) else []
+        at = events.timestamp(data, now)
+        self._tell_kept(
+            "execution_cached",
+            {"nodes": self._cached, "prompt_id": self.prompt_id, "timestamp": at},
+        )
+
+    def _tell_kept(self, type_: str, data: dict[str, Any]) -> None:
+        self._history.append([type_, data])
+        self._tell(Event(type_, data))
+
+    def _running(self, now: int) -> None:
+        self._start(now)
+        self._tell_cached({}, now)
+
+    def _enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
+        """Make `node` one that has been announced as running, whatever was lost before."""
+        if node in self._executing:
+            if executing is not None and node not in self._outputs:
+                self._current = node
+            return
+        self._executing.add(node)
+        self._ensure_state(node, "running")
+        self._current = node
+        display = self._display.setdefault(node, node)
+        data = executing or {"node": node, "display_node": display, "prompt_id": self.prompt_id}
+        self._tell(Event("executing", data))
+
+    def _ensure_state(self, node: str, state: str) -> None:
+        """Tell the `progress_state` that belongs here if the cloud's has not come."""
+        known = self._nodes.get(node)
+        if known is None or (state == "running" and known["state"] == "pending"):
+            base = known or {"prompt_id": self.prompt_id}
+            display = self._display.get(node, node)
+            fresh = {"display_node_id": display, **(known or {}), "state": state}
+            self._nodes[node] = events.node_state(node, fresh, base)
+            before = self._nodes.get(self._current or "")
+            if before is not None and before["node_id"] != node and before["state"] == "running":
+                before["state"], before["value"] = "finished", before["max"]
+        self._tell_progress_state()
+
+    def _tell_progress_state(self) -> None:
+        """Tell the states of all nodes if they differ from what was told last."""
+        if self._nodes == self._told_nodes:
+            return
+        told = self._told_nodes = {node: dict(state) for node, state in self._nodes.items()}
+        self._tell(Event("progress_state", {"prompt_id": self.prompt_id, "nodes": told}))
+
+    def _tell_executed(self, node: str, output: object) -> None:
+        if node in self._outputs:
+            return
+        if node not in self._cached:
+            self._enter(node)
+        self._outputs[node] = output
+        display = self._display.get(node, node)
+        self._tell(Event("executed", events.executed(node, display, output, self.prompt_id)))

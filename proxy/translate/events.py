@@ -1,0 +1,151 @@
+"""Cloud events in local form: one function an event that needs more than a new id.
+
+Every function takes the cloud's `data` and gives the whole local `data`; keys that neither side
+documents pass through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from proxy.translate.snapshot import milliseconds
+
+#: Types that the cloud has and a local ComfyUI has not; clients may stumble over them.
+_CLOUD_ONLY = frozenset({"notification", "feature_flags", "status", "logs"})
+_CLOUD_ONLY_PREFIXES = ("asset_", "agent_")
+
+Data = dict[str, Any]
+
+
+def concerns_a_job(type_: str, data: Mapping[str, Any]) -> str | None:
+    """The cloud id of the job that an event tells of, or `None` if it is no client's business."""
+    if type_ in _CLOUD_ONLY or type_.startswith(_CLOUD_ONLY_PREFIXES):
+        return None
+    prompt_id = data.get("prompt_id")
+    return prompt_id if isinstance(prompt_id, str) else None
+
+
+def timestamp(data: Mapping[str, Any], now: int) -> int:
+    """When it happened, in ms: the cloud's word if it gave one (it is not documented), or now."""
+    return milliseconds(data.get("timestamp")) or now
+
+
+def executing(data: Mapping[str, Any], prompt_id: str) -> Data:
+    """`{node, display_node, prompt_id}`."""
+    node = str(data["node"])
+    return {
+        **data,
+        "node": node,
+        "display_node": str(data.get("display_node") or node),
+        "prompt_id": prompt_id,
+    }
+
+
+def executed(node_id: str, display_node: str, output: object, prompt_id: str) -> Data:
+    """`{node, display_node, output, prompt_id}`."""
+    return {
+        "node": node_id,
+        "display_node": display_node,
+        "output": output,
+        "prompt_id": prompt_id,
+    }
+
+
+def node_state(node_id: str, node: Mapping[str, Any], known: Mapping[str, Any] | None) -> Data:
+    """One node of `progress_state`; the cloud documents a part of the fields only.
+
+    What is missing comes from what was known of the node; a node never heard of is running with
+    0.0 of 1.0, as ComfyUI begins.
+    """
+    before: Mapping[str, Any] = known or {}
+    parent = node.get("parent_node_id", before.get("parent_node_id"))
+    return {
+        "value": node.get("value", before.get("value", 0.0)),
+        "max": node.get("max", before.get("max", 1.0)),
+        "state": node.get("state", before.get("state", "running")),
+        "node_id": node_id,
+        "prompt_id": before.get("prompt_id", ""),
+        "display_node_id": str(node.get("display_node_id") or node_id),
+        "parent_node_id": None if parent is None else str(parent),
+        "real_node_id": str(node.get("real_node_id") or node_id),
+    }
+
+
+def execution_error(
+    data: Mapping[str, Any],
+    *,
+    prompt_id: str,
+    node_id: str | None,
+    node_types: Mapping[str, str],
+    executed: Iterable[str],
+    now: int,
+) -> Data:
+    """The whole event of a failed run, from an event or from `execution_error` of a job.
+
+    `node_id` is the node that ran last; it stands in where the cloud names none. The cloud gives
+    `current_outputs` as an object, ComfyUI as a list of node ids. ComfyUI ends the message with a
+    line break.
+    """
+    node = data.get("node_id")
+    failed = str(node) if node is not None else node_id
+    message = str(data.get("exception_message") or "The run failed without saying why.")
+    return {
+        "prompt_id": prompt_id,
+        "node_id": failed,
+        "node_type": data.get("node_type") or node_types.get(failed or "", ""),
+        "executed": _ids(data.get("executed"), executed),
+        "exception_message": message if message.endswith("\n") else message + "\n",
+        "exception_type": str(data.get("exception_type") or "RuntimeError"),
+        "traceback": _lines(data.get("traceback")),
+        "current_inputs": _inputs(data.get("current_inputs")),
+        "current_outputs": _ids(data.get("current_outputs"), ()),
+        "timestamp": timestamp(data, now),
+    }
+
+
+def execution_interrupted(
+    data: Mapping[str, Any],
+    *,
+    prompt_id: str,
+    node_id: str | None,
+    node_types: Mapping[str, str],
+    executed: Iterable[str],
+    now: int,
+) -> Data:
+    """The cloud sends the id alone; ComfyUI names the node and what had been executed."""
+    node = data.get("node_id")
+    stopped = str(node) if node is not None else node_id
+    return {
+        "prompt_id": prompt_id,
+        "node_id": stopped,
+        "node_type": data.get("node_type") or node_types.get(stopped or "", ""),
+        "executed": _ids(data.get("executed"), executed),
+        "timestamp": timestamp(data, now),
+    }
+
+
+#: Hidden inputs that hold a credential; ComfyUI strings them up in `current_inputs`.
+_SECRET_INPUTS = frozenset({"auth_token_comfy_org", "api_key_comfy_org"})
+
+
+def _inputs(value: object) -> Data:
+    if not isinstance(value, dict):
+        return {}
+    return {
+        name: shown if isinstance(shown, list) else [str(shown)]
+        for name, shown in value.items()
+        if name not in _SECRET_INPUTS
+    }
+
+
+def _ids(value: object, otherwise: Iterable[str]) -> list[str]:
+    if isinstance(value, list | dict):
+        return [str(node) for node in value]
+    return list(otherwise)
+
+
+def _lines(value: object) -> list[str]:
+    if isinstance(value, str):
+        return value.splitlines(keepends=True)
+    return [str(line) for line in value] if isinstance(value, list) else []
