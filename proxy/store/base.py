@@ -43,10 +43,13 @@ class Store(Protocol):
         """Remove a document."""
 
     async def write(self, changes: Sequence[Put | Delete]) -> None:
-        """Make all of the changes or none."""
+        """Make all of the changes or none, in their order."""
 
     def scan(self, collection: str, prefix: str = "") -> AsyncIterator[tuple[str, bytes]]:
-        """All documents whose key begins with `prefix`, in the order of their keys."""
+        """All documents whose key begins with `prefix`, in the order of their keys.
+
+        Documents written while the scan runs may or may not be among them.
+        """
 
     async def close(self) -> None:
         """Flush and close."""
