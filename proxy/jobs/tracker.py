@@ -54,12 +54,14 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """The cloud will say no more than it has said: end with what is known.
+    """Reading the detail has been given up: end with what is known, if the end is known.
 
-    `reason` is told to the client where the job is known to have ended but not how.
+    `lost` says that the job cannot go on; `reason` is then told to the client if nothing better
+    is known.
     """
 
     reason: str
+    lost: bool = False
 
 
 Happening: TypeAlias = CloudEvent | CloudFrame | Seen | Settle
@@ -151,8 +153,8 @@ class Tracker:
                 self._event(type_, data, now)
             case Seen(snapshot=snapshot, detail=detail):
                 self._seen(snapshot, detail, now)
-            case Settle(reason=reason):
-                self._settle(reason, now)
+            case Settle():
+                self._settle(happening, now)
             case _:
                 self._frame(happening, now)
         commands, self._commands = self._commands, []
@@ -271,15 +273,16 @@ class Tracker:
         nothing_due = snapshot.outputs_count == 0 or bool(snapshot.execution_status)
         return nothing_due and not snapshot.outputs_count and not self._outputs
 
-    def _settle(self, reason: str, now: int) -> None:
+    def _settle(self, settle: Settle, now: int) -> None:
+        self._reading = False
         if self._last_end is not None:
             self._end(self._last_end, now)
         elif "execution_success" in self._terminal:
             self._end(Snapshot(self.prompt_id, "completed", settled=True), now)
         elif "execution_interrupted" in self._terminal:
             self._end(Snapshot(self.prompt_id, "cancelled", settled=True), now)
-        else:
-            error = {"exception_type": "JobLost", "exception_message": reason}
+        elif settle.lost:
+            error = {"exception_type": "JobLost", "exception_message": settle.reason}
             lost = Snapshot(self.prompt_id, "failed", settled=True, execution_error=error)
             self._end(lost, now)
 

@@ -43,3 +43,114 @@ class LocalError(Exception):
             },
             "node_errors": self.node_errors,
         }
+
+
+#: What a refusal of `POST /api/prompt` means for the person, by the cloud's `error.type`.
+_WAYS_OUT = {
+    "PAYMENT_REQUIRED": "add credits to the Comfy Cloud account",
+    "CLOUD_SUBSCRIPTION_REQUIRED": "subscribe to a Comfy Cloud plan with API access",
+    "FREE_TIER_EXHAUSTED": "wait for the free allowance to renew, or subscribe to a plan",
+    "PARTNER_NODE_PAYMENT_REQUIRED": "add credits for partner nodes to the Comfy Cloud account",
+    "MODEL_PAYMENT_REQUIRED": "choose a model that the plan includes, or add credits",
+    "PARTNER_NODE_DISABLED": "remove the node, or let the workspace's owner allow its provider",
+    "QUEUE_LIMIT": "wait until some of the account's jobs have ended",
+    "FREE_TIER_UNAVAILABLE": "try again later, or subscribe to a plan",
+    "BILLING_UNAVAILABLE": "try again in a moment",
+    "PLATFORM_REFUSED": "try again in a moment",
+}
+
+_BY_STATUS = {
+    401: "give the proxy a Comfy Cloud API key that works (COMFY_CLOUD_API_KEY)",
+    402: "look at the plan and the credits of the Comfy Cloud account",
+    403: "look at what the plan of the Comfy Cloud account allows",
+    413: "make the workflow smaller",
+    429: "try again in a moment",
+    500: "try again in a moment",
+    502: "try again in a moment",
+    503: "try again in a moment",
+    504: "try again in a moment",
+}
+
+_RETRYABLE = frozenset(
+    {"QUEUE_LIMIT", "FREE_TIER_UNAVAILABLE", "BILLING_UNAVAILABLE", "PLATFORM_REFUSED"}
+)
+
+#: The proxy's credential is at fault, never the client's: a local client has none to correct.
+_AS_STATUS = {401: 503, 429: 429, 413: 413}
+
+
+def from_cloud(status: int, body: object, retry_after: float | None = None) -> LocalError:
+    """A refusal of the cloud in ComfyUI's form.
+
+    Reads `{"error": {…}, "node_errors": {…}}`, `{"code", "message"}` and plain text; fills what
+    node errors lack. A 4xx becomes 400, but 401 becomes 503 since the client has no credential
+    to correct; 413 and 429 stay, as does every 5xx as 503. `retry_after` is in seconds.
+    """
+    error, node_errors = _read(body)
+    type_ = str(error.get("type") or error.get("code") or f"cloud_{status}")
+    message = str(error.get("message") or "Comfy Cloud refused the request")
+    way_out = _WAYS_OUT.get(type_) or (None if node_errors else _BY_STATUS.get(status))
+    if way_out is not None:
+        message = f"{message.rstrip('. ')}: {way_out}."
+    headers = {} if retry_after is None else {"Retry-After": str(max(1, round(retry_after)))}
+    extra_info = error.get("extra_info")
+    return LocalError(
+        _AS_STATUS.get(status, 400 if status < 500 else 503),
+        type_,
+        message,
+        details=str(error.get("details") or ""),
+        extra_info=extra_info if isinstance(extra_info, dict) else _more(error),
+        node_errors=node_errors,
+        headers=headers,
+    )
+
+
+def is_retryable(status: int, body: object) -> bool:
+    """Whether the same submission may be taken later.
+
+    The meaning of 402 and 429 has changed between the cloud's documents, so a 429 is judged by
+    its type; one without a known type is plain throttling, which is worth a short wait.
+    """
+    error, _ = _read(body)
+    type_ = error.get("type") or error.get("code")
+    if status == 429:
+        return type_ in _RETRYABLE or type_ is None or str(type_).upper() == "RATE_LIMITED"
+    return status == 503
+
+
+def fill_node_errors(node_errors: object) -> dict[str, Any]:
+    """The cloud's node errors with the fields that local clients read without asking."""
+    if not isinstance(node_errors, dict):
+        return {}
+    return {
+        str(node): {
+            "dependent_outputs": [],
+            "class_type": "",
+            **about,
+            "errors": [
+                {"type": "", "message": "", "details": "", "extra_info": {}, **error}
+                for error in about.get("errors") or []
+                if isinstance(error, dict)
+            ],
+        }
+        for node, about in node_errors.items()
+        if isinstance(about, dict)
+    }
+
+
+def _read(body: object) -> tuple[dict[str, Any], dict[str, Any]]:
+    if not isinstance(body, dict):
+        text = body.strip() if isinstance(body, str) else ""
+        return ({"message": text[:500]} if text and "<" not in text else {}), {}
+    error = body.get("error")
+    if isinstance(error, str):
+        error = {"message": error}
+    if not isinstance(error, dict):
+        error = {key: body[key] for key in ("code", "message", "details") if key in body}
+    return error, fill_node_errors(body.get("node_errors"))
+
+
+def _more(error: Mapping[str, Any]) -> dict[str, Any]:
+    """What the cloud says beyond ComfyUI's four fields, such as `class_types` and `reason`."""
+    known = ("type", "code", "message", "details", "extra_info")
+    return {key: value for key, value in error.items() if key not in known}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 REDACTED = "[REDACTED]"
 
@@ -10,15 +12,16 @@ REDACTED = "[REDACTED]"
 CREDENTIAL_KEYS = frozenset({"auth_token_comfy_org", "api_key_comfy_org"})
 
 
-def redact(value: Any, secret: str) -> Any:
+def redact(value: T, secret: str) -> T:
     """`value` with every occurrence of `secret` in its strings replaced; keys stay."""
+    cleaned: Any = value
     if isinstance(value, str):
-        return value.replace(secret, REDACTED) if secret in value else value
-    if isinstance(value, dict):
-        return {key: redact(item, secret) for key, item in value.items()}
-    if isinstance(value, list):
-        return [redact(item, secret) for item in value]
-    return value
+        cleaned = value.replace(secret, REDACTED) if secret in value else value
+    elif isinstance(value, dict):
+        cleaned = {key: redact(item, secret) for key, item in value.items()}
+    elif isinstance(value, list):
+        cleaned = [redact(item, secret) for item in value]
+    return cleaned  # type: ignore[no-any-return]
 
 
 def without_credentials(extra_data: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,174 @@
+"""Keeps all members' live jobs and history: in memory, in the store and on the sockets."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+import structlog
+
+from proxy.jobs import listing
+from proxy.jobs.hub import Hub
+from proxy.jobs.ledger import Ledger
+from proxy.jobs.record import EndedJob, JobRecord
+from proxy.jobs.router import Router
+from proxy.jobs.runner import Cloud, Names, Runner, Waits
+from proxy.jobs.tracker import Record
+from proxy.store.base import Delete, Put, Store
+from proxy.translate import codec
+from proxy.translate.messages import Message, status
+
+log = structlog.get_logger(__name__)
+
+LIVE = "jobs"
+HISTORY = "history"
+
+
+class Keeper:
+    """Where the runners report (a `runner.Desk`).
+
+    `runners` has the live jobs by cloud id. `secret` is the account's key, which no record may
+    show; `history_size` bounds the entries of each member.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        cloud: Cloud,
+        names: Names,
+        secret: str,
+        history_size: int,
+        waits: Waits,
+    ) -> None:
+        self.hub = Hub()
+        self.router = Router(time.monotonic)
+        self.ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)
+        self.runners: dict[str, Runner] = {}
+        self._store = store
+        self._cloud = cloud
+        self._names = names
+        self._secret = secret
+        self._history_size = history_size
+        self._waits = waits
+        self._sequence = 0
+
+    async def load(self) -> list[JobRecord]:
+        """Read what was kept and follow again what has not ended.
+
+        Returns the jobs whose submission had not been answered when they were written.
+        """
+        ended = [EndedJob.from_bytes(data) async for _, data in self._store.scan(HISTORY)]
+        for job in sorted(ended, key=lambda job: job.sequence):
+            self.ledgers[job.member].add_ended(job)
+            self._sequence = max(self._sequence, job.sequence + 1)
+        unanswered = []
+        async for _, data in self._store.scan(LIVE):
+            record = JobRecord.from_bytes(data)
+            if record.cloud_id:
+                self.follow(record).release()
+            else:
+                unanswered.append(record)
+        return unanswered
+
+    async def close(self) -> None:
+        """Stop following; the jobs go on on the cloud."""
+        for runner in list(self.runners.values()):
+            await runner.stop()
+
+    async def save(self, record: JobRecord) -> None:
+        """Write a live job to disk. Raises `StoreError`."""
+        await self._store.put(LIVE, record.key, record.to_bytes())
+
+    async def discard(self, record: JobRecord) -> None:
+        """Take a live job from the disk without a trace. Raises `StoreError`."""
+        await self._store.delete(LIVE, record.key)
+
+    async def forget(self, member: str, prompt_ids: list[str]) -> None:
+        """Take ended jobs out of the history, on disk too. Raises `StoreError`."""
+        gone = self.ledgers[member].forget(prompt_ids)
+        await self._store.write([Delete(HISTORY, job.key) for job in gone])
+
+    def follow(self, record: JobRecord) -> Runner:
+        """Put a job in the queue and follow it; its messages wait for `Runner.release`."""
+        runner = Runner(
+            record,
+            cloud=self._cloud,
+            names=self._names,
+            desk=self,
+            secret=self._secret,
+            now=now,
+            waits=self._waits,
+        )
+        self.runners[record.cloud_id] = runner
+        self.ledgers[record.member].add(record)
+        self.router.add(record.cloud_id, runner.post)
+        runner.start()
+        return runner
+
+    def leave(self, job: JobRecord) -> None:
+        """Take a job out of the queue and tell everybody how many are left."""
+        self.router.remove(job.cloud_id)
+        self.runners.pop(job.cloud_id, None)
+        self.ledgers[job.member].remove(job.prompt_id)
+        self.tell_status(job.member)
+
+    def tell_status(self, member: str) -> None:
+        """Tell all sockets of the member how many jobs wait or run."""
+        self.hub.broadcast(member, status(len(self.ledgers[member])))
+
+    # --- what the runners report -----------------------------------------------------------
+
+    def tell(self, job: JobRecord, message: Message) -> None:
+        """Deliver a message about a job."""
+        self.hub.tell(job.member, job.client_id, message)
+
+    def job_started(self, job: JobRecord, at: int) -> None:
+        """The job runs now (`at` in ms)."""
+        self.ledgers[job.member].started(job.prompt_id, at)
+        self.tell_status(job.member)
+
+    async def record_end(self, job: JobRecord, end: Record) -> None:
+        """Put the history entry on disk and among the records."""
+        ledger = self.ledgers[job.member]
+        before = ledger.ended.get(job.prompt_id)
+        sequence = self._sequence if before is None else before.sequence
+        self._sequence += 1
+        listed = listing.of_history(
+            job, end.outcome, end.outputs, end.status, end.started_at, end.ended_at
+        )
+        entry = {
+            "prompt": job.queue_item(),
+            "outputs": end.outputs,
+            "status": end.status,
+            "meta": end.meta,
+        }
+        ended = EndedJob(
+            prompt_id=job.prompt_id,
+            member=job.member,
+            sequence=sequence,
+            outcome=end.outcome,
+            summary=listed.job,
+            workflow_id=listed.workflow_id,
+            entry=codec.dump_bytes(entry),
+        )
+        changes: list[Put | Delete] = [
+            Put(HISTORY, ended.key, ended.to_bytes()),
+            Delete(LIVE, job.key),
+        ]
+        over = len(ledger.ended) + (before is None) - self._history_size
+        oldest = [old for old, _ in zip(ledger.ended.values(), range(over), strict=False)]
+        changes += [Delete(HISTORY, old.key) for old in oldest]
+        await self._store.write(changes)
+        ledger.forget(old.prompt_id for old in oldest)
+        ledger.add_ended(ended)
+
+    def job_ended(self, job: JobRecord) -> None:
+        """The job leaves the queue."""
+        self.leave(job)
+        log.info("job_ended", cloud_job=job.cloud_id)
+
+
+def now() -> int:
+    """The time in ms since 1970."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,88 @@
+"""Reads the account's live jobs from time to time, so that no lost event goes unnoticed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol
+
+import structlog
+
+from proxy.cloud.errors import CloudError
+from proxy.jobs.runner import Runner
+from proxy.jobs.tracker import Seen
+from proxy.translate.snapshot import Snapshot
+
+log = structlog.get_logger(__name__)
+
+
+class Cloud(Protocol):
+    """What reconciliation needs of the cloud."""
+
+    async def jobs(
+        self, statuses: Iterable[str] = (), *, limit: int | None = None
+    ) -> list[Snapshot]:
+        """The account's jobs with one of the statuses."""
+
+
+class Reconciler:
+    """One list call for all live jobs; those that the list lacks are read one by one.
+
+    `connected_wait` and `lost_wait` are the seconds between two readings while the event socket
+    is open and while it is not.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        runners: Callable[[], Mapping[str, Runner]],
+        connected: Callable[[], bool],
+        *,
+        connected_wait: float = 10.0,
+        lost_wait: float = 1.5,
+    ) -> None:
+        self._cloud = cloud
+        self._runners = runners
+        self._connected = connected
+        self._connected_wait = connected_wait
+        self._lost_wait = lost_wait
+        self._live = asyncio.Event()
+        self._now = asyncio.Event()
+
+    def job_added(self) -> None:
+        """There is a live job."""
+        self._live.set()
+
+    def read_soon(self) -> None:
+        """The socket was lost or has come back: do not wait for the next reading."""
+        self._now.set()
+
+    async def run(self) -> None:
+        """Go on until cancelled. While nothing is live, nothing is read."""
+        while True:
+            if not self._runners():
+                self._live.clear()
+                await self._live.wait()
+            self._now.clear()
+            wait = self._connected_wait if self._connected() else self._lost_wait
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._now.wait()
+            if self._runners():
+                await self.read()
+
+    async def read(self) -> None:
+        """Read once. Jobs that are submitted meanwhile are left out."""
+        live = dict(self._runners())
+        try:
+            snapshots = await self._cloud.jobs(("pending", "in_progress"))
+        except CloudError as error:
+            log.warning("live_jobs_unread", error=str(error))
+            return
+        for snapshot in snapshots:
+            runner = live.pop(snapshot.cloud_id, None)
+            if runner is not None and not runner.reading:
+                runner.post(Seen(snapshot, detail=False))
+        for runner in live.values():
+            runner.read_detail()

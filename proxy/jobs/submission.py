@@ -1,0 +1,174 @@
+"""From a client's request to a job on the cloud, exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import structlog
+
+from proxy.cloud.client import Submission
+from proxy.cloud.errors import CloudAmbiguous, CloudError, CloudRefused, CloudUnreachable
+from proxy.jobs.record import JobRecord
+from proxy.translate.errors import LocalError, from_cloud, is_retryable
+from proxy.translate.snapshot import Snapshot
+
+log = structlog.get_logger(__name__)
+
+#: The key of our own in `extra_data`, by which a job is found again among the account's.
+MARK = "comfy_cloud_proxy"
+
+#: Answers of a gateway, or of a failure half-way: the job may be there.
+_MAY_HAVE_WORKED = frozenset({500, 502, 504})
+
+#: How many of the account's newest jobs are looked at when one is sought.
+_RECENT = 30
+
+
+class Cloud(Protocol):
+    """What a submission needs of the cloud."""
+
+    async def submit(
+        self,
+        graph: dict[str, Any],
+        *,
+        extra_data: dict[str, Any],
+        partial_execution_targets: list[str] | None = None,
+    ) -> Submission:
+        """`POST /api/prompt`, once."""
+
+    async def jobs(
+        self, statuses: Iterable[str] = (), *, limit: int | None = None
+    ) -> list[Snapshot]:
+        """The account's jobs, newest first."""
+
+    async def job(self, cloud_id: str) -> Snapshot | None:
+        """A job's detail with the `extra_data` that it was submitted with."""
+
+
+class Submitter:
+    """Submits jobs.
+
+    `patience` bounds, in seconds, the wait while the cloud says "not now"; `looks` are the waits
+    before each look for a job whose submission was not answered.
+    """
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        known: Callable[[str], bool],
+        expecting: Callable[[], AbstractContextManager[None]],
+        *,
+        patience: float = 30.0,
+        looks: tuple[float, ...] = (0.0, 0.5, 1.5),
+    ) -> None:
+        self._cloud = cloud
+        self._known = known
+        self._expecting = expecting
+        self._patience = patience
+        self._looks = looks
+
+    async def submit(
+        self, job: JobRecord, graph: dict[str, Any], extra_data: dict[str, Any]
+    ) -> Submission:
+        """Submit until the cloud has taken or refused the job. Raises `LocalError`.
+
+        After an answer that got lost the account's jobs are searched for this one's mark before
+        anything is sent again.
+        """
+        marked = {**extra_data, MARK: _mark(job)}
+        waits = _waits(self._patience)
+        with self._expecting():
+            while True:
+                try:
+                    return await self._cloud.submit(
+                        graph, extra_data=marked, partial_execution_targets=job.targets
+                    )
+                except CloudAmbiguous as error:
+                    refusal, least, lost = _unreachable(), 0.0, True
+                    log.warning("submission_unanswered", error=str(error))
+                except CloudUnreachable as error:
+                    refusal, least, lost = _unreachable(), 0.0, False
+                    log.warning("submission_unsent", error=str(error))
+                except CloudRefused as error:
+                    refusal = from_cloud(error.status, error.body, error.retry_after)
+                    least, lost = error.retry_after or 0.0, error.status in _MAY_HAVE_WORKED
+                    if not lost and not is_retryable(error.status, error.body):
+                        raise refusal from error
+                except CloudError as error:
+                    refusal, least, lost = _unreadable(), 0.0, True
+                    log.warning("submission_answer_unreadable", error=str(error))
+                if lost and (cloud_id := await self._find_patiently(job)) is not None:
+                    log.info("submission_adopted", cloud_job=cloud_id)
+                    return Submission(cloud_id, {})
+                wait = next(waits, None)
+                if wait is None or least > self._patience:
+                    raise refusal
+                log.info("submission_waits", seconds=max(wait, least))
+                await asyncio.sleep(max(wait, least))
+
+    async def find(self, job: JobRecord) -> str | None:
+        """The cloud id of a job whose submission was not answered, or `None` if it is not there.
+
+        Raises `CloudError` when the account cannot be read.
+        """
+        mark = _mark(job)
+        for entry in await self._cloud.jobs(limit=_RECENT):
+            if self._known(entry.cloud_id):
+                continue
+            detail = await self._cloud.job(entry.cloud_id)
+            if detail is not None and (detail.extra_data or {}).get(MARK) == mark:
+                return entry.cloud_id
+        return None
+
+    async def _find_patiently(self, job: JobRecord) -> str | None:
+        """Look several times: a job that has just been taken may not be listed yet."""
+        try:
+            for wait in self._looks:
+                await asyncio.sleep(wait)
+                cloud_id = await self.find(job)
+                if cloud_id is not None:
+                    return cloud_id
+        except CloudError as error:
+            raise LocalError(
+                503,
+                "cloud_unreachable",
+                "The connection to Comfy Cloud broke while the job was being submitted, and the "
+                "account cannot be read to see whether it arrived; look at your jobs on Comfy "
+                "Cloud before you submit it again.",
+            ) from error
+        return None
+
+
+def _mark(job: JobRecord) -> str:
+    return f"{job.member}/{job.prompt_id}/{job.create_time}"
+
+
+def _waits(patience: float) -> Iterator[float]:
+    """Growing waits whose sum is at most `patience`."""
+    wait, spent = 0.5, 0.0
+    while spent + wait <= patience:
+        yield wait
+        spent += wait
+        wait = min(wait * 2, 8.0)
+
+
+def _unreachable() -> LocalError:
+    return LocalError(
+        503,
+        "cloud_unreachable",
+        "Comfy Cloud cannot be reached; check the network of the machine that runs the proxy, "
+        "then submit again. The job was not submitted.",
+        headers={"Retry-After": "10"},
+    )
+
+
+def _unreadable() -> LocalError:
+    return LocalError(
+        502,
+        "cloud_answer_unreadable",
+        "Comfy Cloud gave an answer that is not of its API; try again, and check the setting "
+        "`base_url` if this goes on.",
+    )

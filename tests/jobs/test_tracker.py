@@ -1,0 +1,372 @@
+"""The tracker, as scripts of what happens on the cloud and what a client hears of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.jobs.tracker import (
+    CloudEvent,
+    Command,
+    Ended,
+    Happening,
+    ReadDetail,
+    Record,
+    Seen,
+    Settle,
+    Started,
+    Tell,
+    Tracker,
+)
+from proxy.translate.frames import CloudPicture, CloudText
+from proxy.translate.messages import Event, NodeText, Preview
+from proxy.translate.snapshot import Snapshot
+
+ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
+NODES = {"1": "KSampler", "2": "SaveImage", "3": "SaveImageWebsocket"}
+PICTURE = {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}
+STATUS = {"status_str": "success", "completed": True, "messages": []}
+
+
+def event(type_: str, **data: Any) -> CloudEvent:
+    return CloudEvent(type_, {"prompt_id": "cloud-id", **data})
+
+
+def done(**fields: Any) -> Seen:
+    values: dict[str, Any] = {
+        "outputs": {"2": PICTURE},
+        "execution_status": STATUS,
+        "start_time": 10_000,
+        "end_time": 20_000,
+        **fields,
+    }
+    return Seen(Snapshot("cloud-id", values.pop("status", "completed"), settled=True, **values))
+
+
+def play(*happenings: Happening, now: int = 5_000) -> list[Command]:
+    tracker = Tracker(ID, NODES)
+    return [command for happening in happenings for command in tracker.receive(happening, now)]
+
+
+def heard(commands: list[Command]) -> list[str]:
+    """What goes out, a word each: the type, and the node where there is one."""
+    words = []
+    for command in commands:
+        match command:
+            case Tell(message=Event(type=type_, data=data)):
+                node = data.get("node", data.get("node_id", ""))
+                words.append(f"{type_} {node}".strip())
+            case Tell(message=Preview(node_id=node)):
+                words.append(f"preview {node}")
+            case Tell(message=NodeText(node_id=node, text=text)):
+                words.append(f"text {node} {text}")
+            case Started():
+                words.append("-> running")
+            case ReadDetail():
+                words.append("-> read")
+            case Record(outcome=outcome):
+                words.append(f"-> record {outcome}")
+            case Ended():
+                words.append("-> left the queue")
+    return words
+
+
+def last_event(commands: list[Command], type_: str) -> dict[str, Any]:
+    found = [
+        command.message.data
+        for command in commands
+        if isinstance(command, Tell)
+        and isinstance(command.message, Event)
+        and command.message.type == type_
+    ]
+    return found[-1]
+
+
+BEGINNING = ["-> running", "execution_start", "execution_cached"]
+SUCCESS = ["-> record completed", "execution_success", "-> left the queue", "executing None"]
+
+
+def test_a_run_is_told_in_the_order_of_a_local_comfyui() -> None:
+    commands = play(
+        event("execution_start"),
+        event("execution_cached", nodes=[]),
+        event("progress_state", nodes={"1": {"value": 0.0, "max": 1.0, "state": "running"}}),
+        event("executing", node="1", display_node="1"),
+        event("progress", node="1", value=1, max=2),
+        event("executing", node="2", display_node="2"),
+        event("executed", node="2", display_node="2", output=PICTURE),
+        event("execution_success"),
+        done(),
+    )
+    assert heard(commands) == [
+        *BEGINNING,
+        "progress_state",
+        "executing 1",
+        "progress_state",
+        "progress 1",
+        "progress_state",
+        "executing 2",
+        "executed 2",
+        "-> read",
+        *SUCCESS,
+    ]
+
+
+def test_one_snapshot_is_a_complete_life() -> None:
+    assert heard(play(done())) == [
+        *BEGINNING,
+        "progress_state",
+        "executing 2",
+        "executed 2",
+        *SUCCESS,
+    ]
+
+
+def test_success_waits_until_the_detail_has_confirmed_it() -> None:
+    commands = play(event("execution_success"))
+    assert heard(commands) == ["-> read"]
+
+
+def test_an_end_without_outputs_yet_is_read_again() -> None:
+    commands = play(
+        event("executed", node="2", output=PICTURE),
+        done(outputs={}, execution_status=None),
+    )
+    assert heard(commands)[-2:] == ["executed 2", "-> read"]
+
+
+def test_a_list_entry_alone_never_ends_a_job() -> None:
+    assert heard(play(Seen(done().snapshot, detail=False))) == ["-> read"]
+
+
+def test_executing_null_of_the_cloud_is_a_hint_not_an_end() -> None:
+    assert heard(play(event("executing", node=None))) == ["-> read"]
+
+
+def test_nothing_is_told_after_the_end() -> None:
+    commands = play(done(), event("executing", node="1"), event("execution_success"), done())
+    assert heard(commands)[-1] == "executing None"
+    assert heard(commands).count("executing None") == 1
+
+
+def test_a_late_executed_is_not_told_twice() -> None:
+    commands = play(
+        event("executed", node="2", output=PICTURE), event("executed", node="2", output=PICTURE)
+    )
+    assert heard(commands).count("executed 2") == 1
+
+
+def test_a_cached_output_node_is_executed_without_executing() -> None:
+    commands = play(
+        event("execution_cached", nodes=["1", "2"]),
+        event("executed", node="2", output=PICTURE),
+    )
+    assert heard(commands) == [*BEGINNING, "executed 2"]
+    assert last_event(commands, "execution_cached")["nodes"] == ["1", "2"]
+
+
+def test_the_history_entry_is_recorded_before_the_end_is_told() -> None:
+    commands = play(done())
+    record = next(command for command in commands if isinstance(command, Record))
+    assert record.outputs == {"2": PICTURE}
+    assert record.started_at == 10_000
+    assert record.ended_at == 20_000
+    assert record.status == {
+        "status_str": "success",
+        "completed": True,
+        "messages": [
+            ["execution_start", {"prompt_id": ID, "timestamp": 10_000}],
+            ["execution_cached", {"nodes": [], "prompt_id": ID, "timestamp": 5_000}],
+            ["execution_success", {"prompt_id": ID, "timestamp": 20_000}],
+        ],
+    }
+    assert record.meta == {
+        "2": {"node_id": "2", "display_node": "2", "parent_node": None, "real_node_id": "2"}
+    }
+
+
+def test_a_failed_run_tells_the_node_and_its_error() -> None:
+    commands = play(
+        event("executing", node="1"),
+        event(
+            "execution_error",
+            node_id="1",
+            node_type="KSampler",
+            exception_type="ValueError",
+            exception_message="boom",
+            traceback=["line\n"],
+            current_inputs={"seed": 7},
+            current_outputs={"2": []},
+        ),
+        done(status="failed", outputs={}),
+    )
+    assert heard(commands)[-4:] == [
+        "-> record failed",
+        "execution_error 1",
+        "-> left the queue",
+        "executing None",
+    ]
+    assert last_event(commands, "execution_error") == {
+        "prompt_id": ID,
+        "node_id": "1",
+        "node_type": "KSampler",
+        "executed": [],
+        "exception_message": "boom\n",
+        "exception_type": "ValueError",
+        "traceback": ["line\n"],
+        "current_inputs": {"seed": ["7"]},
+        "current_outputs": ["2"],
+        "timestamp": 20_000,
+    }
+
+
+def test_a_failure_that_only_the_snapshot_knows_is_told_in_full() -> None:
+    error = {"node_id": 1, "exception_message": "out of memory", "exception_type": "OOMError"}
+    commands = play(done(status="failed", outputs={}, execution_error=error))
+    told = last_event(commands, "execution_error")
+    assert told["node_id"] == "1"
+    assert told["node_type"] == "KSampler"
+    assert told["exception_type"] == "OOMError"
+
+
+def test_the_workers_own_messages_are_preferred_to_the_summary() -> None:
+    messages = [["execution_error", {"node_id": "1", "exception_message": "full"}]]
+    commands = play(
+        done(
+            status="failed",
+            outputs={},
+            execution_status={"messages": messages},
+            execution_error={"exception_message": "short"},
+        )
+    )
+    assert last_event(commands, "execution_error")["exception_message"] == "full\n"
+
+
+def test_a_blocked_branch_is_an_error_that_does_not_end_the_run() -> None:
+    commands = play(
+        event("executed", node="2", output=PICTURE),
+        event("execution_error", node_id="1", exception_message="blocked"),
+        done(),
+    )
+    assert heard(commands)[-5:] == ["execution_error 1", *SUCCESS]
+    assert "timestamp" not in last_event(commands, "execution_error")
+
+
+def test_an_interrupted_run_names_the_node_that_ran() -> None:
+    commands = play(
+        event("executing", node="1"),
+        event("execution_interrupted"),
+        done(status="cancelled", outputs={}),
+    )
+    told = last_event(commands, "execution_interrupted")
+    assert told["node_id"] == "1"
+    assert told["node_type"] == "KSampler"
+    assert heard(commands)[-4:] == [
+        "-> record cancelled",
+        "execution_interrupted 1",
+        "-> left the queue",
+        "executing None",
+    ]
+
+
+def test_an_unsettled_failure_waits_for_the_final_word() -> None:
+    erroring = Seen(Snapshot("cloud-id", "failed", settled=False, outputs={}))
+    assert heard(play(erroring)) == ["-> read"]
+
+
+def test_progress_of_an_unannounced_node_announces_it_first() -> None:
+    commands = play(event("progress", node="1", value=3, max=20))
+    assert heard(commands) == [
+        *BEGINNING,
+        "progress_state",
+        "executing 1",
+        "progress_state",
+        "progress 1",
+    ]
+    assert last_event(commands, "progress")["prompt_id"] == ID
+
+
+def test_the_documented_part_of_progress_state_is_filled() -> None:
+    commands = play(event("progress_state", nodes={"1": {"class_type": "KSampler"}}))
+    assert last_event(commands, "progress_state")["nodes"] == {
+        "1": {
+            "value": 0.0,
+            "max": 1.0,
+            "state": "running",
+            "node_id": "1",
+            "prompt_id": ID,
+            "display_node_id": "1",
+            "parent_node_id": None,
+            "real_node_id": "1",
+        }
+    }
+
+
+def test_a_finished_node_does_not_run_again_by_a_late_event() -> None:
+    finished = {"1": {"value": 2, "max": 2, "state": "finished"}}
+    late = {"1": {"value": 1, "max": 2, "state": "running"}}
+    commands = play(event("progress_state", nodes=finished), event("progress_state", nodes=late))
+    assert last_event(commands, "progress_state")["nodes"]["1"]["state"] == "finished"
+
+
+def test_a_preview_with_metadata_leads_its_progress() -> None:
+    frame = CloudPicture(b"\xff\xd8x", "image/jpeg", "cloud-id", "1", "1", None, "1")
+    commands = play(event("executing", node="1"), frame)
+    told = commands[-1]
+    assert isinstance(told, Tell)
+    assert told.message == Preview(ID, "1", "1", None, "1", b"\xff\xd8x", "image/jpeg")
+
+
+def test_a_preview_without_metadata_belongs_to_the_node_that_runs() -> None:
+    commands = play(event("executing", node="1"), CloudPicture(b"\xff\xd8x", "image/jpeg"))
+    told = commands[-1]
+    assert isinstance(told, Tell)
+    assert isinstance(told.message, Preview)
+    assert told.message.node_id == "1"
+    assert not told.message.leads
+
+
+def test_a_preview_before_any_node_is_left_out() -> None:
+    assert heard(play(CloudPicture(b"\xff\xd8x", "image/jpeg"))) == []
+
+
+def test_pictures_of_a_websocket_saver_are_results() -> None:
+    commands = play(event("executing", node="3"), CloudPicture(b"\x89PNG", "image/png"))
+    told = commands[-1]
+    assert isinstance(told, Tell)
+    assert isinstance(told.message, Preview)
+    assert told.message.result
+
+
+def test_a_text_is_told_of_its_node() -> None:
+    assert heard(play(CloudText("1", "half way")))[-1] == "text 1 half way"
+
+
+def test_giving_up_on_the_outputs_ends_with_those_that_are_known() -> None:
+    commands = play(
+        event("executed", node="2", output=PICTURE),
+        event("execution_success"),
+        Settle("no more"),
+    )
+    assert heard(commands)[-4:] == SUCCESS
+
+
+def test_giving_up_on_a_job_that_goes_on_changes_nothing() -> None:
+    commands = play(event("executing", node=None), Settle("goes on"), event("executing", node=None))
+    assert heard(commands) == ["-> read", "-> read"]
+
+
+def test_a_lost_job_fails_with_the_reason() -> None:
+    commands = play(Settle("Comfy Cloud does not know it.", lost=True))
+    told = last_event(commands, "execution_error")
+    assert told["exception_message"] == "Comfy Cloud does not know it.\n"
+
+
+def test_the_display_node_is_that_of_the_outer_node() -> None:
+    tracker = Tracker(ID, NODES)
+    tracker.receive(event("executing", node="1.0.0.2", display_node="1"), 0)
+    assert tracker.display_node == "1"
+
+
+def test_events_of_node_packs_pass_with_the_local_id() -> None:
+    commands = play(event("pack.says", value=1))
+    assert last_event(commands, "pack.says") == {"prompt_id": ID, "value": 1}

@@ -1,0 +1,228 @@
+"""Whatever is lost, doubled or out of order, a client hears a well-formed life with one end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.jobs.tracker import (
+    CloudEvent,
+    Command,
+    Ended,
+    Happening,
+    Record,
+    Seen,
+    Settle,
+    Tell,
+    Tracker,
+)
+from proxy.translate.frames import CloudPicture, CloudText
+from proxy.translate.messages import Event, Preview
+from proxy.translate.snapshot import Snapshot
+
+ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
+TERMINAL = {"execution_success", "execution_error", "execution_interrupted"}
+NODES = ["1", "2", "3", "4"]
+
+
+@st.composite
+def lives(draw: st.DrawFn) -> tuple[list[Happening], Snapshot]:
+    """A whole life on the cloud: its events in order, and the detail after its end."""
+    outcome = draw(st.sampled_from(["completed", "failed", "cancelled"]))
+    cached = draw(st.lists(st.sampled_from(NODES), unique=True, max_size=2))
+    order = [node for node in draw(st.permutations(NODES)) if node not in cached]
+    if outcome != "completed":
+        order = order[: draw(st.integers(0, len(order)))]
+    savers = draw(st.sets(st.sampled_from(NODES), min_size=1))
+    happenings: list[Happening] = [_event("execution_start")]
+    if cached or draw(st.booleans()):
+        happenings.append(_event("execution_cached", nodes=cached))
+    outputs: dict[str, Any] = {}
+    for node in [*cached, *order]:
+        happenings.extend(_node_events(draw, node, run=node in order))
+        if node in savers:
+            outputs[node] = {"images": [{"filename": f"{node}.png"}]}
+            happenings.append(_event("executed", node=node, output=outputs[node]))
+    if outcome == "completed" and draw(st.booleans()):
+        blocked = _event("execution_error", node_id=None, exception_message="blocked")
+        happenings.insert(draw(st.integers(1, len(happenings))), blocked)
+    ending = {
+        "completed": "execution_success",
+        "failed": "execution_error",
+        "cancelled": "execution_interrupted",
+    }[outcome]
+    happenings.append(_event(ending, node_id=order[-1] if order else None))
+    happenings.append(_event("executing", node=None))
+    detail = Snapshot(
+        "cloud-id",
+        outcome,
+        settled=True,
+        outputs=outputs,
+        outputs_count=len(outputs),
+        execution_status={"status_str": "…", "messages": []},
+    )
+    return happenings, detail
+
+
+def _node_events(draw: st.DrawFn, node: str, *, run: bool) -> list[Happening]:
+    if not run:
+        return []
+    found: list[Happening] = []
+    if draw(st.booleans()):
+        found.append(_event("progress_state", nodes={node: {"state": "running"}}))
+    found.append(_event("executing", node=node))
+    for step in range(draw(st.integers(0, 2))):
+        found.append(CloudPicture(b"\xff\xd8", "image/jpeg", "cloud-id", node, node, None, node))
+        found.append(_event("progress", node=node, value=step + 1, max=2))
+    if draw(st.booleans()):
+        found.append(CloudText(node, "text"))
+    return found
+
+
+def _event(type_: str, **data: Any) -> CloudEvent:
+    return CloudEvent(type_, {"prompt_id": "cloud-id", **data})
+
+
+@st.composite
+def interleavings(draw: st.DrawFn) -> tuple[list[Happening], Snapshot]:
+    """A life as a bad line delivers it, with snapshots of any age in between."""
+    happenings, detail = draw(lives())
+    kept = [one for one in happenings if draw(st.integers(0, 9)) > 1]
+    doubled = [copy for one in kept for copy in [one] * draw(st.sampled_from([1, 1, 1, 2]))]
+    for _ in range(draw(st.integers(0, 4))):
+        if len(doubled) > 1:
+            at = draw(st.integers(0, len(doubled) - 2))
+            doubled[at], doubled[at + 1] = doubled[at + 1], doubled[at]
+    seen = [
+        Seen(Snapshot("cloud-id", "pending", settled=False), detail=False),
+        Seen(Snapshot("cloud-id", "in_progress", settled=False), detail=False),
+        Seen(replace(detail, settled=False)),
+        Seen(replace(detail, outputs=None), detail=False),
+        Settle("goes on"),
+    ]
+    for _ in range(draw(st.integers(0, 3))):
+        doubled.insert(draw(st.integers(0, len(doubled))), draw(st.sampled_from(seen)))
+    return [*doubled, Seen(detail), *doubled[-2:]], detail
+
+
+def _play(happenings: list[Happening]) -> list[Command]:
+    tracker = Tracker(ID, dict.fromkeys(NODES, "SaveImage"))
+    return [
+        command
+        for now, happening in enumerate(happenings)
+        for command in tracker.receive(happening, now)
+    ]
+
+
+def _types(commands: list[Command]) -> list[str]:
+    return [
+        command.message.type
+        for command in commands
+        if isinstance(command, Tell) and isinstance(command.message, Event)
+    ]
+
+
+@given(interleavings())
+def test_the_life_has_one_beginning_and_one_end_in_their_places(
+    script: tuple[list[Happening], Snapshot],
+) -> None:
+    types = _types(_play(script[0]))
+    assert types[:2] == ["execution_start", "execution_cached"]
+    assert types.count("execution_start") == types.count("execution_cached") == 1
+    assert types[-1] == "executing"
+    ends = [type_ for type_ in types if type_ in TERMINAL]
+    if script[1].status == "completed" and ends[0] == "execution_error":
+        ends = ends[1:]  # a blocked branch, told just before the success
+    assert len(ends) == 1
+    assert types[-2] == ends[0]
+
+
+@given(interleavings())
+def test_executing_null_comes_once_and_last(script: tuple[list[Happening], Snapshot]) -> None:
+    executing = [
+        command.message.data["node"]
+        for command in _play(script[0])
+        if isinstance(command, Tell)
+        and isinstance(command.message, Event)
+        and command.message.type == "executing"
+    ]
+    assert executing.count(None) == 1
+    assert executing[-1] is None
+
+
+@given(interleavings())
+def test_the_outcome_is_what_the_detail_says(script: tuple[list[Happening], Snapshot]) -> None:
+    records = [command for command in _play(script[0]) if isinstance(command, Record)]
+    assert [record.outcome for record in records] == [script[1].status]
+
+
+@given(interleavings())
+def test_every_output_has_its_executed_once_and_before_the_end(
+    script: tuple[list[Happening], Snapshot],
+) -> None:
+    commands = _play(script[0])
+    end = next(at for at, command in enumerate(commands) if isinstance(command, Record))
+    told = [
+        command.message.data["node"]
+        for command in commands[:end]
+        if isinstance(command, Tell)
+        and isinstance(command.message, Event)
+        and command.message.type == "executed"
+    ]
+    assert len(told) == len(set(told))
+    assert set(told) >= set(script[1].outputs or {})
+    record = commands[end]
+    assert isinstance(record, Record)
+    assert set(record.outputs) == set(told)
+
+
+@given(interleavings())
+def test_the_record_comes_before_the_end_is_told_and_the_queue_is_left_between(
+    script: tuple[list[Happening], Snapshot],
+) -> None:
+    commands = _play(script[0])
+    assert isinstance(commands[-4], Record)
+    assert isinstance(commands[-3], Tell)
+    assert isinstance(commands[-2], Ended)
+    assert isinstance(commands[-1], Tell)
+
+
+@given(interleavings())
+def test_progress_and_previews_are_of_announced_nodes(
+    script: tuple[list[Happening], Snapshot],
+) -> None:
+    announced = set()
+    for command in _play(script[0]):
+        if not isinstance(command, Tell):
+            continue
+        match command.message:
+            case Event(type="executing", data={"node": str(node)}):
+                assert node not in announced
+                announced.add(node)
+            case Event(type="progress", data={"node": node}):
+                assert node in announced
+            case Preview(node_id=node):
+                assert node in announced
+
+
+@given(interleavings())
+def test_the_cloud_id_reaches_no_client(script: tuple[list[Happening], Snapshot]) -> None:
+    for command in _play(script[0]):
+        if isinstance(command, Tell) and isinstance(command.message, Event):
+            assert "cloud-id" not in command.message.text
+        if isinstance(command, Record):
+            assert "cloud-id" not in str(command)
+
+
+@given(lives())
+def test_a_life_without_faults_keeps_every_message(
+    script: tuple[list[Happening], Snapshot],
+) -> None:
+    happenings, detail = script
+    types = _types(_play([*happenings, Seen(detail)]))
+    for type_ in ("progress", "executed"):
+        sent = sum(isinstance(one, CloudEvent) and one.type == type_ for one in happenings)
+        assert types.count(type_) == sent
