@@ -1,0 +1,44 @@
+"""JSON that loses nothing."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.translate import codec
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(values)
+def test_what_is_written_is_read_again(value: Any) -> None:
+    assert codec.loads(codec.dump_bytes(value)) == value
+
+
+@pytest.mark.parametrize("seed", [2**63, 2**64 - 1, 2**64, 10**40])
+def test_seeds_of_any_size_stay_integers(seed: int) -> None:
+    assert codec.loads(b'{"seed": %d}' % seed) == {"seed": seed}
+
+
+def test_nan_and_infinity_pass() -> None:
+    value = codec.loads(b"[NaN, Infinity, 1]")
+    assert math.isnan(value[0])
+    assert codec.dumps(value) == "[NaN, Infinity, 1]"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b'"\xed\xa0\x80"'])
+def test_what_is_not_json_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  (the words are the library's)
+        codec.loads(data)
+
+
+def test_it_is_written_as_python_writes_it() -> None:
+    assert codec.dumps({"a": [1, "ü"]}) == '{"a": [1, "\\u00fc"]}'

@@ -1,0 +1,114 @@
+"""The cloud's refusals in ComfyUI's form."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, is_retryable
+
+
+def test_a_refusal_in_comfyuis_form_is_completed() -> None:
+    body = {
+        "error": {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed"},
+        "node_errors": {"3": {"errors": [{"type": "value_not_in_list", "message": "no"}]}},
+    }
+    refusal = from_cloud(400, body)
+    assert refusal.status == 400
+    assert refusal.body() == {
+        "error": {
+            "type": "prompt_outputs_failed_validation",
+            "message": "Prompt outputs failed",
+            "details": "",
+            "extra_info": {},
+        },
+        "node_errors": {
+            "3": {
+                "errors": [
+                    {
+                        "type": "value_not_in_list",
+                        "message": "no",
+                        "details": "",
+                        "extra_info": {},
+                    }
+                ],
+                "dependent_outputs": [],
+                "class_type": "",
+            }
+        },
+    }
+
+
+def test_code_and_message_become_an_error() -> None:
+    refusal = from_cloud(400, {"code": "BAD_REQUEST", "message": "no such thing"})
+    assert refusal.body()["error"]["type"] == "BAD_REQUEST"
+    assert refusal.body()["error"]["message"] == "no such thing"
+    assert refusal.body()["node_errors"] == {}
+
+
+@pytest.mark.parametrize(
+    ("status", "type_", "local", "says"),
+    [
+        (402, "PAYMENT_REQUIRED", 400, "credits"),
+        (402, "CLOUD_SUBSCRIPTION_REQUIRED", 400, "plan"),
+        (403, "PARTNER_NODE_DISABLED", 400, "remove the node"),
+        (429, "QUEUE_LIMIT", 429, "have ended"),
+        (401, "UNAUTHORIZED", 503, "COMFY_CLOUD_API_KEY"),
+        (413, "TOO_LARGE", 413, "smaller"),
+        (500, "INTERNAL", 503, "again"),
+    ],
+)
+def test_a_refusal_names_the_way_out(status: int, type_: str, local: int, says: str) -> None:
+    refusal = from_cloud(status, {"error": {"type": type_, "message": "No."}})
+    assert refusal.status == local
+    assert refusal.type == type_
+    assert says in refusal.message
+
+
+def test_what_the_cloud_adds_is_passed_on() -> None:
+    body = {"error": {"type": "PARTNER_NODE_DISABLED", "message": "No", "class_types": ["Veo"]}}
+    assert from_cloud(403, body).extra_info == {"class_types": ["Veo"]}
+
+
+def test_an_html_page_is_not_shown() -> None:
+    assert "<" not in from_cloud(502, "<html>Bad gateway</html>").message
+
+
+def test_retry_after_is_passed_on_in_whole_seconds() -> None:
+    assert from_cloud(429, {}, 0.2).headers == {"Retry-After": "1"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "retryable"),
+    [
+        (429, {"error": {"type": "QUEUE_LIMIT"}}, True),
+        (429, {"error": {"type": "BILLING_UNAVAILABLE"}}, True),
+        (429, {}, True),
+        (429, {"error": {"type": "SUBSCRIPTION_INACTIVE"}}, False),
+        (402, {"error": {"type": "PAYMENT_REQUIRED"}}, False),
+        (503, "", True),
+        (500, "", False),
+        (400, {}, False),
+    ],
+)
+def test_only_what_may_pass_later_is_worth_waiting(
+    status: int, body: object, retryable: bool
+) -> None:
+    assert is_retryable(status, body) is retryable
+
+
+def test_node_errors_that_are_none_are_empty() -> None:
+    assert fill_node_errors(None) == {}
+    assert fill_node_errors([]) == {}
+    assert fill_node_errors({"1": "odd"}) == {}
+
+
+def test_the_body_is_comfyuis() -> None:
+    assert LocalError(400, "no_prompt", "No prompt provided").body() == {
+        "error": {
+            "type": "no_prompt",
+            "message": "No prompt provided",
+            "details": "",
+            "extra_info": {},
+        },
+        "node_errors": {},
+    }

@@ -1,0 +1,86 @@
+"""What the cloud says of a job, in every form in which it may say it."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.translate.snapshot import STATUSES, from_job, milliseconds
+
+
+@pytest.mark.parametrize(
+    ("raw", "status", "settled"),
+    [
+        ("pending", "pending", False),
+        ("queued_limited", "pending", False),
+        ("in_progress", "in_progress", False),
+        ("executed", "in_progress", False),
+        ("something new", "in_progress", False),
+        ("completed", "completed", True),
+        ("success", "completed", True),
+        ("lost", "failed", True),
+        ("non_retryable_error", "failed", True),
+        ("erroring", "failed", False),
+        ("failed", "failed", False),
+        ("cancel_requested", "cancelled", False),
+        ("cancelled", "cancelled", True),
+    ],
+)
+def test_statuses(raw: str, status: str, settled: bool) -> None:
+    snapshot = from_job({"id": "a", "status": raw})
+    assert (snapshot.status, snapshot.settled) == (status, settled)
+
+
+def test_a_friendly_failure_is_final_with_its_end_time() -> None:
+    assert from_job({"id": "a", "status": "failed", "execution_end_time": 2e12}).settled
+
+
+def test_a_cancelled_run_is_final_with_its_end_time() -> None:
+    begun = {"id": "a", "status": "cancelled", "execution_start_time": 1.7e12}
+    assert not from_job(begun).settled
+    assert from_job({**begun, "execution_end_time": 1.8e12}).settled
+
+
+@pytest.mark.parametrize(
+    ("value", "ms"),
+    [(1795527685, 1795527685000), (1795527685850, 1795527685850), (None, None), ("x", None)],
+)
+def test_times_are_told_apart_by_size(value: object, ms: int | None) -> None:
+    assert milliseconds(value) == ms
+
+
+def test_an_error_may_be_an_object_or_a_json_string() -> None:
+    error = {"node_id": "3", "exception_message": "boom"}
+    as_object = from_job({"id": "a", "status": "failed", "execution_error": error})
+    as_string = from_job(
+        {
+            "id": "a",
+            "status": "failed",
+            "error_message": '{"node_id":"3","exception_message":"boom"}',
+        }
+    )
+    assert as_object.execution_error == as_string.execution_error == error
+
+
+def test_an_error_may_be_plain_text() -> None:
+    snapshot = from_job({"id": "a", "status": "error", "error_message": "worker died"})
+    assert snapshot.execution_error == {"exception_message": "worker died"}
+
+
+def test_a_list_entry_has_no_outputs() -> None:
+    assert from_job({"id": "a", "status": "completed"}).outputs is None
+    assert from_job({"id": "a", "status": "completed", "outputs": {}}).outputs == {}
+
+
+def test_the_marks_of_a_submission_are_read() -> None:
+    job = {"id": "a", "status": "pending", "workflow": {"prompt": {}, "extra_data": {"m": 1}}}
+    assert from_job(job).extra_data == {"m": 1}
+
+
+def test_every_status_has_one_of_five_names() -> None:
+    assert set(STATUSES.values()) == {
+        "pending",
+        "in_progress",
+        "completed",
+        "failed",
+        "cancelled",
+    }
