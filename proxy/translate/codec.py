@@ -25,7 +25,7 @@ def loads(data: bytes | str) -> Any:
 
 def _loads_lenient(data: bytes | str) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data.decode() if isinstance(data, bytes) else data)
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply") from error
 
