@@ -75,13 +75,13 @@ class Router:
             self._latest = cloud_id
         self._deliver(cloud_id, CloudEvent(type_, data))
 
-    def on_frame(self, data: bytes, *, long_text: bool) -> None:
+    def on_frame(self, data: bytes) -> None:
         """Take a binary message of the cloud.
 
         One without a job's id belongs to the only job that runs on the account, if it is known;
         when several run it is dropped rather than guessed.
         """
-        frame = frames.parse(data, long_text=long_text)
+        frame = frames.parse(data)
         if frame is None:
             return
         cloud_id = frame.prompt_id

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -89,7 +89,8 @@ class Jobs:
     """The jobs of every member; `hub` knows who listens and `router` is fed by the socket.
 
     `known_class` gives the catalogue's word on a node class, or `None` while it has none.
-    `connected` tells whether the event socket is open.
+    `connected` tells whether the event socket is open; `opened` waits a little until it is, so that
+    no event of a job comes before anybody hears it.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Jobs:
         files: Files,
         known_class: Callable[[str], Mapping[str, Any] | None],
         connected: Callable[[], bool],
+        opened: Callable[[], Awaitable[object]],
         policy: Policy,
     ) -> None:
         self._keeper = Keeper(
@@ -115,6 +117,7 @@ class Jobs:
         self._cloud = cloud
         self._files = files
         self._known_class = known_class
+        self._opened = opened
         self._policy = policy
         self._ledgers = self._keeper.ledgers
         self._runners = self._keeper.runners
@@ -232,6 +235,7 @@ class Jobs:
         if self._policy.send_partner_key and "auth_token_comfy_org" not in extra_data:
             extra_data.setdefault("api_key_comfy_org", self._policy.key)
         await self._keeper.save(record)
+        await self._opened()
         try:
             submitted = await self._submitter.submit(record, graph, extra_data)
         except LocalError:

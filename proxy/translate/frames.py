@@ -9,6 +9,7 @@ The cloud's frames are read in every documented form; a client's are written as 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -18,6 +19,8 @@ from proxy.translate.messages import NodeText, Preview
 PREVIEW_IMAGE = 1
 TEXT = 3
 PREVIEW_IMAGE_WITH_METADATA = 4
+
+_JOB_ID = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _FORMATS = {"image/jpeg": 1, "image/png": 2}
 
@@ -52,11 +55,12 @@ class CloudText:
 CloudFrame: TypeAlias = CloudPicture | CloudText
 
 
-def parse(data: bytes, *, long_text: bool) -> CloudFrame | None:
+def parse(data: bytes) -> CloudFrame | None:
     """Read a frame of the cloud; `None` for a type that ComfyUI does not know or a broken frame.
 
-    `long_text` says that the cloud announced `supports_progress_text_metadata`, so that texts
-    begin with the job's id: `[length][prompt id][length][node id][text]`.
+    A text is in the long form, `[length][prompt id][length][node id][text]`, if it begins with a
+    job's id: those are UUIDs, which ids of nodes are not. What the cloud pushed as its feature
+    flags need not be known for that.
     """
     kind, rest = _number(data)
     try:
@@ -65,7 +69,7 @@ def parse(data: bytes, *, long_text: bool) -> CloudFrame | None:
         if kind == PREVIEW_IMAGE_WITH_METADATA:
             return _picture_with_metadata(rest)
         if kind == TEXT:
-            return _text(rest, long_text)
+            return _text(rest)
     except ValueError:
         return None
     return None
@@ -122,13 +126,12 @@ def _picture_with_metadata(rest: bytes) -> CloudPicture | None:
     )
 
 
-def _text(rest: bytes, long_text: bool) -> CloudText:
-    prompt_id: str | None = None
-    if long_text:
-        first, rest = _counted(rest)
-        prompt_id = first.decode()
-    node_id, text = _counted(rest)
-    return CloudText(node_id.decode(), text.decode(), prompt_id)
+def _text(rest: bytes) -> CloudText:
+    first, behind = _counted(rest)
+    if _JOB_ID.fullmatch(first):
+        node_id, text = _counted(behind)
+        return CloudText(node_id.decode(), text.decode(), first.decode())
+    return CloudText(first.decode(), behind.decode())
 
 
 def _image_type(image: bytes) -> str:

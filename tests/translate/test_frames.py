@@ -24,13 +24,13 @@ def metadata_frame(json: bytes, image: bytes = JPEG) -> bytes:
 
 
 def test_type_1_names_no_job() -> None:
-    frame = frames.parse(b"\x00\x00\x00\x01\x00\x00\x00\x01" + JPEG, long_text=False)
+    frame = frames.parse(b"\x00\x00\x00\x01\x00\x00\x00\x01" + JPEG)
     assert frame == CloudPicture(JPEG, "image/jpeg")
     assert not frame.leads
 
 
 def test_type_1_is_what_its_bytes_say_not_its_number() -> None:
-    frame = frames.parse(b"\x00\x00\x00\x01\x00\x00\x00\x01" + PNG, long_text=False)
+    frame = frames.parse(b"\x00\x00\x00\x01\x00\x00\x00\x01" + PNG)
     assert frame == CloudPicture(PNG, "image/png")
 
 
@@ -39,24 +39,25 @@ def test_type_4_carries_all_ids() -> None:
         b'{"node_id": "1.0.0.2", "prompt_id": "p", "display_node_id": "1",'
         b' "parent_node_id": "1", "real_node_id": "2", "image_type": "image/jpeg"}'
     )
-    frame = frames.parse(metadata_frame(json), long_text=False)
+    frame = frames.parse(metadata_frame(json))
     assert frame == CloudPicture(JPEG, "image/jpeg", "p", "1.0.0.2", "1", "1", "2")
     assert frame.leads
 
 
 def test_type_4_without_image_type_is_told_by_its_bytes() -> None:
-    frame = frames.parse(metadata_frame(b'{"node_id": 7, "prompt_id": "p"}', WEBP), long_text=False)
+    frame = frames.parse(metadata_frame(b'{"node_id": 7, "prompt_id": "p"}', WEBP))
     assert frame == CloudPicture(WEBP, "image/webp", "p", "7", "7", None, "7")
 
 
 def test_type_3_in_the_short_form() -> None:
     data = b"\x00\x00\x00\x03\x00\x00\x00\x02" + b"12" + "grüße".encode()
-    assert frames.parse(data, long_text=False) == CloudText("12", "grüße")
+    assert frames.parse(data) == CloudText("12", "grüße")
 
 
 def test_type_3_in_the_long_form_names_the_job() -> None:
-    data = b"\x00\x00\x00\x03\x00\x00\x00\x01p\x00\x00\x00\x0212text"
-    assert frames.parse(data, long_text=True) == CloudText("12", "text", "p")
+    job = b"7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
+    data = b"\x00\x00\x00\x03\x00\x00\x00\x24" + job + b"\x00\x00\x00\x0212text"
+    assert frames.parse(data) == CloudText("12", "text", job.decode())
 
 
 @pytest.mark.parametrize(
@@ -73,12 +74,12 @@ def test_type_3_in_the_long_form_names_the_job() -> None:
     ],
 )
 def test_broken_and_unknown_frames_are_nothing(data: bytes) -> None:
-    assert frames.parse(data, long_text=False) is None
+    assert frames.parse(data) is None
 
 
-@given(st.binary(max_size=64), st.booleans())
-def test_no_bytes_make_parsing_fail(data: bytes, long_text: bool) -> None:
-    frames.parse(data, long_text=long_text)
+@given(st.binary(max_size=64))
+def test_no_bytes_make_parsing_fail(data: bytes) -> None:
+    frames.parse(data)
 
 
 def test_a_plain_socket_gets_type_1_with_the_format() -> None:

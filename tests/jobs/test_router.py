@@ -1,0 +1,117 @@
+"""Which job an event or a frame belongs to."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.jobs.router import Router
+from proxy.jobs.tracker import CloudEvent
+from proxy.translate.frames import CloudFrame, CloudPicture
+
+PLAIN = b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8picture"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def router(clock: Clock) -> Router:
+    return Router(clock, keep=5.0, most=4)
+
+
+def follow(router: Router, cloud_id: str) -> list[CloudEvent | CloudFrame]:
+    inbox: list[CloudEvent | CloudFrame] = []
+    router.add(cloud_id, inbox.append)
+    return inbox
+
+
+def types(inbox: list[CloudEvent | CloudFrame]) -> list[str]:
+    return [item.type if isinstance(item, CloudEvent) else "frame" for item in inbox]
+
+
+def test_an_event_reaches_its_job_alone(router: Router) -> None:
+    first, second = follow(router, "a"), follow(router, "b")
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    assert (types(first), types(second)) == (["executing"], [])
+
+
+def test_events_that_are_faster_than_the_answer_wait_for_it(router: Router) -> None:
+    router.on_event("execution_start", {"prompt_id": "a"})
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    assert types(follow(router, "a")) == ["execution_start", "executing"]
+
+
+def test_events_of_strangers_are_forgotten_after_a_while(router: Router, clock: Clock) -> None:
+    router.on_event("execution_start", {"prompt_id": "a"})
+    clock.now = 6.0
+    router.on_event("execution_start", {"prompt_id": "b"})
+    assert types(follow(router, "a")) == []
+
+
+def test_nothing_is_forgotten_while_a_submission_is_under_way(router: Router, clock: Clock) -> None:
+    with router.submission():
+        router.on_event("execution_start", {"prompt_id": "a"})
+        clock.now = 60.0
+        router.on_event("executing", {"prompt_id": "a", "node": "1"})
+        assert types(follow(router, "a")) == ["execution_start", "executing"]
+
+
+def test_strangers_never_take_more_than_their_room(router: Router) -> None:
+    for number in range(10):
+        router.on_event("progress", {"prompt_id": "a", "value": number})
+    assert len(follow(router, "a")) == 4
+
+
+def test_a_removed_job_gets_nothing(router: Router) -> None:
+    inbox = follow(router, "a")
+    router.remove("a")
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    assert types(inbox) == []
+
+
+def test_a_frame_without_an_id_belongs_to_the_only_running_job(router: Router) -> None:
+    inbox = follow(router, "a")
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    router.on_frame(PLAIN)
+    assert inbox[-1] == CloudPicture(b"\xff\xd8picture", "image/jpeg")
+
+
+def test_a_frame_without_an_id_is_not_guessed_between_two_jobs(router: Router) -> None:
+    inbox = follow(router, "a")
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    router.on_event("executing", {"prompt_id": "somebody else's", "node": "1"})
+    router.on_frame(PLAIN)
+    assert types(inbox) == ["executing"]
+
+
+def test_a_job_that_has_ended_is_no_candidate(router: Router) -> None:
+    inbox = follow(router, "a")
+    router.on_event("executing", {"prompt_id": "somebody else's", "node": "1"})
+    router.on_event("execution_success", {"prompt_id": "somebody else's"})
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    router.on_frame(PLAIN)
+    assert types(inbox) == ["executing", "frame"]
+
+
+def test_after_a_lost_socket_nobody_is_known_to_run(router: Router) -> None:
+    inbox = follow(router, "a")
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    router.socket_lost()
+    router.on_frame(PLAIN)
+    assert types(inbox) == ["executing"]
+
+
+def test_a_frame_with_an_id_goes_to_its_job(router: Router) -> None:
+    inbox = follow(router, "a")
+    json = b'{"node_id": "1", "prompt_id": "a"}'
+    router.on_frame(b"\x00\x00\x00\x04" + len(json).to_bytes(4, "big") + json + b"\xff\xd8x")
+    assert types(inbox) == ["frame"]
