@@ -1,0 +1,309 @@
+"""The calls of Comfy Cloud's HTTP API that the proxy makes, with typed answers and errors."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from aiohttp import MultipartWriter
+from yarl import URL
+
+from proxy.cloud.circuit import Circuit
+from proxy.cloud.downloads import Download, Downloads
+from proxy.cloud.errors import (
+    GATEWAY_STATUSES,
+    CloudAmbiguous,
+    CloudGarbage,
+    CloudRefused,
+    CloudUnreachable,
+    refusal,
+)
+from proxy.cloud.http import Answer, Http
+from proxy.cloud.waits import Patience
+from proxy.translate import codec
+from proxy.translate.snapshot import Snapshot, from_job
+
+T = TypeVar("T")
+
+#: Entries asked for in one page of `GET /api/jobs`; the cloud allows 1000.
+_PAGE = 200
+
+#: Bytes a second that an upload may count on.
+_UPLOAD_RATE = 100_000
+
+#: Seconds for the whole catalogue, about 9 MB.
+_CATALOGUE_TIMEOUT = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What the cloud made of a graph: the job's cloud id, and the nodes it left out."""
+
+    cloud_id: str
+    node_errors: dict[str, Any]
+
+
+class CloudClient:
+    """One account's calls to the cloud at `base_url`, which may have a path.
+
+    `timeout` is in seconds for one attempt of a call; reads are repeated within `patience`. Once
+    the cloud has been silent for a while, `circuit` makes calls fail at once. Every call may raise
+    `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+    """
+
+    def __init__(
+        self,
+        base_url: URL,
+        key: str,
+        *,
+        timeout: float = 30.0,
+        patience: Patience | None = None,
+        circuit: Circuit | None = None,
+    ) -> None:
+        self.base_url = base_url
+        self.circuit = circuit or Circuit()
+        self._http = Http(
+            base_url,
+            key,
+            timeout=timeout,
+            patience=patience or Patience(),
+            circuit=self.circuit,
+        )
+        self._downloads = Downloads(self._http)
+
+    async def start(self) -> None:
+        """Open the sessions. No call is made."""
+        await self._http.start()
+        await self._downloads.start()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._downloads.close()
+        await self._http.close()
+
+    def use_key(self, key: str) -> None:
+        """Take another key from the next call on."""
+        self._http.key = key
+
+    async def submit(
+        self,
+        graph: dict[str, Any],
+        *,
+        extra_data: dict[str, Any],
+        partial_execution_targets: list[str] | None = None,
+    ) -> Submission:
+        """`POST /api/prompt`, once.
+
+        Raises `CloudUnreachable` if nothing was sent, `CloudAmbiguous` if the job may exist (also
+        when only a gateway answered, or the answer cannot be read), `CloudRefused` otherwise;
+        a 200 with an `error` or without `prompt_id` is one with status 400. A call that is
+        cancelled is as ambiguous.
+        """
+        body: dict[str, Any] = {"prompt": graph, "extra_data": extra_data}
+        if partial_execution_targets is not None:
+            body["partial_execution_targets"] = partial_execution_targets
+        try:
+            answer = await self._http.once(
+                "POST",
+                self._http.url("prompt"),
+                data=codec.dump_bytes(body),
+                headers={"Content-Type": "application/json"},
+            )
+            said = answer.object()
+        except CloudUnreachable as error:
+            if error.sent:
+                raise CloudAmbiguous(str(error)) from None
+            raise
+        except CloudRefused as error:
+            if error.status in GATEWAY_STATUSES:
+                raise CloudAmbiguous(str(error)) from None
+            raise
+        except CloudGarbage as error:
+            raise CloudAmbiguous(str(error)) from None
+        cloud_id = said.get("prompt_id")
+        if said.get("error") or not isinstance(cloud_id, str) or not cloud_id:
+            raise refusal(answer.call, 400, said, None)
+        node_errors = said.get("node_errors")
+        return Submission(cloud_id, node_errors if isinstance(node_errors, dict) else {})
+
+    async def job(self, cloud_id: str) -> Snapshot | None:
+        """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
+        answer = await self._lookup(Answer.object, "jobs", cloud_id)
+        return None if answer is None else from_job({**answer, "id": cloud_id})
+
+    async def jobs(
+        self, statuses: Iterable[str] = (), *, limit: int | None = None
+    ) -> list[Snapshot]:
+        """`GET /api/jobs`, newest first, page after page until `limit` or the end.
+
+        `statuses` are friendly ones; none means all.
+        """
+        found: dict[str, Snapshot] = {}
+        query: dict[str, str | int] = {"sort_by": "create_time", "sort_order": "desc"}
+        if named := ",".join(statuses):
+            query["status"] = named
+        offset = 0
+        while limit is None or len(found) < limit:
+            query["limit"] = _PAGE if limit is None else min(_PAGE, limit - len(found))
+            entries, page = await self._get(_job_page, "jobs", **query)
+            known = len(found)
+            for entry in entries:
+                if isinstance(entry, dict) and "id" in entry:
+                    found.setdefault(str(entry["id"]), from_job(entry))
+            offset += len(entries)
+            onward = _next_page(page, offset)
+            if not onward or len(found) == known:
+                break
+            query.pop("offset", None)
+            query |= onward
+        return list(found.values())
+
+    async def cancel(self, cloud_id: str) -> bool:
+        """`POST /api/jobs/{id}/cancel`; says whether this cancelled the job."""
+        try:
+            cancelled, attempts = await self._http.read(
+                "POST", self._http.url("jobs", cloud_id, "cancel"), _cancelled
+            )
+        except CloudRefused as error:
+            if error.status in (400, 404):
+                return False
+            raise
+        if cancelled or attempts == 1:
+            return cancelled
+        job = await self.job(cloud_id)
+        return job is not None and job.status == "cancelled"
+
+    async def upload(self, path: Path, *, filename: str, content_type: str) -> str:
+        """`POST /api/upload/image` with the file's bytes; the cloud's name for them.
+
+        The name goes verbatim into graphs and into `download`. May be repeated: equal bytes have
+        one name.
+        """
+        size = (await asyncio.to_thread(path.stat)).st_size
+        return await self._http.read(
+            "POST",
+            self._http.url("upload", "image"),
+            _uploaded_name,
+            body=partial(_form, path, filename, content_type),
+            total=self._http.timeout + size / _UPLOAD_RATE,
+        )
+
+    def download(
+        self,
+        cloud_name: str,
+        *,
+        type: str,  # noqa: A002
+        offset: int = 0,
+    ) -> AbstractAsyncContextManager[Download]:
+        """`GET /api/view`: the bytes of a file from `offset` on, wherever the cloud keeps them.
+
+        `async with client.download(…) as download: async for chunk in download.chunks(): …`
+        Raises `CloudRefused` with 404 for an unknown name, 416 if nothing begins at `offset`.
+        """
+        return self._downloads.open(cloud_name, type=type, offset=offset)
+
+    async def object_info(self) -> bytes:
+        """`GET /api/object_info`: a JSON object of about 9 MB, as it came."""
+        url = self._http.url("object_info")
+        return await self._http.read("GET", url, _object_bytes, total=_CATALOGUE_TIMEOUT)
+
+    async def model_folders(self) -> list[dict[str, Any]]:
+        """`GET /api/experiment/models`: `[{"name", "folders"}]`."""
+        return await self._get(_dicts, "experiment", "models")
+
+    async def models(self, folder: str) -> list[dict[str, Any]] | None:
+        """`GET /api/experiment/models/{folder}`: `[{"name", "pathIndex"}]`, `None` on 404."""
+        return await self._lookup(_dicts, "experiment", "models", folder)
+
+    async def model_preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
+        """A model's picture and its media type, `None` on 404."""
+        path = ("experiment", "models", "preview", folder, str(index), *file.split("/"))
+        return await self._lookup(_picture, *path)
+
+    async def user(self) -> None:
+        """`GET /api/user`: raises `CloudUnauthorized` if the key does not work."""
+        await self._get(_status_only, "user")
+
+    async def system_stats(self) -> dict[str, Any]:
+        """`GET /api/system_stats`, which needs no key and so proves none."""
+        return await self._get(Answer.object, "system_stats")
+
+    async def _get(self, parse: Callable[[Answer], T], *path: str, **query: str | int) -> T:
+        return await self._http.read("GET", self._http.url(*path, **query), parse)
+
+    async def _lookup(self, parse: Callable[[Answer], T], *path: str) -> T | None:
+        try:
+            return await self._get(parse, *path)
+        except CloudRefused as error:
+            if error.status == 404:
+                return None
+            raise
+
+
+def _job_page(answer: Answer) -> tuple[list[Any], dict[str, Any]]:
+    page = answer.object()
+    entries = page.get("jobs")
+    if not isinstance(entries, list):
+        raise CloudGarbage(f"{answer.call}: no list of jobs in the answer")
+    return entries, page
+
+
+def _next_page(page: dict[str, Any], offset: int) -> dict[str, str | int]:
+    """The query of the page behind this one, by cursor or, where there is none, by offset."""
+    about = page.get("pagination")
+    if not isinstance(about, dict) or not about.get("has_more", bool(about.get("next_cursor"))):
+        return {}
+    cursor = about.get("next_cursor")
+    return {"after": cursor} if isinstance(cursor, str) and cursor else {"offset": offset}
+
+
+def _cancelled(answer: Answer) -> tuple[bool, int]:
+    """Whether a job was cancelled (`true`, or a list of ids), and by which attempt we know."""
+    return bool(answer.object().get("cancelled")), answer.attempts
+
+
+def _uploaded_name(answer: Answer) -> str:
+    name = answer.object().get("name")
+    if not isinstance(name, str) or not name:
+        raise CloudGarbage(f"{answer.call}: no name in the answer")
+    return name
+
+
+def _dicts(answer: Answer) -> list[dict[str, Any]]:
+    items = answer.json()
+    if not isinstance(items, list):
+        raise CloudGarbage(f"{answer.call}: the answer is not a list")
+    return [item for item in items if isinstance(item, dict)]
+
+
+def _object_bytes(answer: Answer) -> bytes:
+    body = answer.body.strip()
+    if not (body.startswith(b"{") and body.endswith(b"}")):
+        raise CloudGarbage(f"{answer.call}: the answer is not a JSON object")
+    return body
+
+
+def _picture(answer: Answer) -> tuple[bytes, str]:
+    return answer.body, answer.content_type
+
+
+def _status_only(answer: Answer) -> None:
+    """A 2xx says it all: the documents disagree on the body."""
+
+
+@asynccontextmanager
+async def _form(path: Path, filename: str, content_type: str) -> AsyncIterator[MultipartWriter]:
+    """A file and `type=input` (the cloud's default would be `output`), streamed from the disk."""
+    form = MultipartWriter("form-data")
+    form.append("input").set_content_disposition("form-data", name="type")
+    with await asyncio.to_thread(path.open, "rb") as file:
+        picture = form.append(file, {"Content-Type": content_type})
+        # A browser's spelling (HTML, "multipart form data"): what the cloud's own web app sends.
+        name = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+        picture.headers["Content-Disposition"] = f'form-data; name="image"; filename="{name}"'
+        yield form

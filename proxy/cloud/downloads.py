@@ -1,0 +1,154 @@
+"""Contents from behind signed URLs.
+
+`GET /api/view` answers with a 302 to a signed URL of another host, sometimes with the bytes
+themselves. The URL is a secret and the key is none of that host's business: neither is ever
+logged, named in an error, or sent to the other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+from yarl import URL
+
+from proxy.cloud.errors import CloudGarbage, refusal
+from proxy.cloud.http import CONNECT_TIMEOUT, Http, bare_session, reported
+from proxy.cloud.outward import outward_proxy
+
+_CALL = "the signed download"
+
+#: A storage refuses a signature that has run out with one of these.
+_EXPIRED = frozenset({400, 401, 403})
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_MAX_REDIRECTS = 4
+
+
+class Download:
+    """A content that is arriving.
+
+    `offset` is where its bytes begin: the one that was asked for, or 0 if the storage does not do
+    ranges. `size` is the whole content's in bytes, `None` where the storage does not tell.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, asked: int) -> None:
+        self._response = response
+        self.status = response.status
+        self.content_type = response.content_type
+        self.offset, self.size = _extent(response, asked)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes as they come. Raises `CloudUnreachable` if they end too early or stall."""
+        with reported(_CALL, sent=True):
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+
+
+class Downloads:
+    """Opens downloads. One that brings no byte for `http.timeout` seconds is given up."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._limits = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_TIMEOUT, sock_read=http.timeout
+        )
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the session with the storage, which knows no credential."""
+        self._session = bare_session()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    @asynccontextmanager
+    async def open(self, cloud_name: str, *, type: str, offset: int) -> AsyncIterator[Download]:  # noqa: A002
+        """The bytes of a file from `offset` on.
+
+        Raises `CloudRefused` (404: no such file; 416: nothing begins at `offset`),
+        `CloudUnreachable` or `CloudGarbage`.
+        """
+        async for attempt in self._http.attempts():
+            with attempt:
+                response = await self._begin(cloud_name, type, offset)
+                try:
+                    download = Download(response, offset)
+                except BaseException:
+                    response.close()
+                    raise
+        try:
+            yield download
+        finally:
+            response.close()
+
+    async def _begin(self, cloud_name: str, type_: str, offset: int) -> aiohttp.ClientResponse:
+        view = self._http.url("view", filename=cloud_name, type=type_)
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        for last in (False, True):
+            response = await self._http.open("GET", view, headers=headers, limits=self._limits)
+            if response.status not in _REDIRECTS:
+                return response
+            response = await self._follow(response, headers)
+            if response.status < 400:
+                return response
+            response.close()
+            if last or response.status not in _EXPIRED:
+                break
+        raise refusal(_CALL, response.status, "the storage refused it", None)
+
+    async def _follow(
+        self, response: aiohttp.ClientResponse, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        if self._session is None:
+            raise RuntimeError("the cloud client is not started")
+        for _ in range(_MAX_REDIRECTS):
+            location = _location(response)
+            response.close()
+            with reported(_CALL, sent=True):
+                response = await self._session.get(
+                    location,
+                    headers=headers,
+                    timeout=self._limits,
+                    allow_redirects=False,
+                    proxy=outward_proxy(location),
+                )
+            if response.status not in _REDIRECTS:
+                return response
+        response.close()
+        raise CloudGarbage(f"{_CALL}: too many redirects")
+
+
+def _location(response: aiohttp.ClientResponse) -> URL:
+    """Where a redirect leads, with every escape as it was written: it is part of the signature."""
+    try:
+        location = response.url.join(URL(response.headers["Location"], encoded=True))
+    except (KeyError, ValueError):
+        raise CloudGarbage(f"{_CALL}: a redirect to nowhere") from None
+    if location.scheme not in ("http", "https") or not location.host:
+        raise CloudGarbage(f"{_CALL}: a redirect to something that is not HTTP")
+    if response.url.scheme == "https" and location.scheme == "http":
+        raise CloudGarbage(f"{_CALL}: a redirect from https to http")
+    return location
+
+
+def _extent(response: aiohttp.ClientResponse, asked: int) -> tuple[int, int | None]:
+    """Where the bytes of an answer begin, and how long the whole is."""
+    if response.status == 206:
+        given = re.fullmatch(
+            r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
+        )
+        if given is None or int(given[1]) != asked:
+            raise CloudGarbage(f"{_CALL}: not the range that was asked for")
+        return asked, None if given[2] == "*" else int(given[2])
+    if response.status != 200:
+        raise CloudGarbage(f"{_CALL}: status {response.status}")
+    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+    return 0, None if encoded else response.content_length

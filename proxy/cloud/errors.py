@@ -1,0 +1,112 @@
+"""What can go wrong between here and Comfy Cloud.
+
+* `CloudError`
+
+  * `CloudUnreachable`: no answer, and nothing is lost by asking again
+
+    * `CloudDown`: not even tried, since the cloud has been silent for a while
+
+  * `CloudAmbiguous`: a submission without an answer; the job may exist
+  * `CloudRefused`: an answer with an HTTP status of 400 or more
+
+    * `CloudUnauthorized`: 401, the key does not work
+
+  * `CloudGarbage`: an answer that the cloud's API does not have
+
+No message, body or cause of these holds a key, a token or a signed URL.
+"""
+
+# ruff: noqa: N818 (they are read as what happened: "except CloudRefused")
+
+from __future__ import annotations
+
+import re
+from email.utils import parsedate_to_datetime
+
+
+class CloudError(Exception):
+    """Any failure of a call to Comfy Cloud."""
+
+
+class CloudUnreachable(CloudError):
+    """There was no whole answer: refused, no such host, reset, timed out, cut off.
+
+    `sent` says whether the request may have reached the cloud; a submission raises this only if
+    it has not. `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self, message: str, *, sent: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.sent = sent
+        self.retry_after = retry_after
+
+
+class CloudDown(CloudUnreachable):
+    """The circuit is open: nothing was sent, nothing will be for `retry_after` seconds."""
+
+
+class CloudAmbiguous(CloudError):
+    """`POST /api/prompt` went out and no answer of the cloud came back: the job may exist."""
+
+
+class CloudRefused(CloudError):
+    """The cloud answered with a status of 400 or more.
+
+    `body` is the parsed JSON, or the text if it is none. `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self, message: str, status: int, body: object = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+        self.retry_after = retry_after
+
+
+class CloudUnauthorized(CloudRefused):
+    """The cloud answered 401: no key, or one that it does not take."""
+
+
+class CloudGarbage(CloudError):
+    """The answer is not what the cloud's OpenAPI says: not JSON, a field missing, a redirect."""
+
+
+#: Answers of a gateway that could not get one from the service behind it (502, 504 in RFC 9110;
+#: the others are those of Cloudflare).
+GATEWAY_STATUSES = frozenset({502, 504, 520, 521, 522, 523, 524})
+
+#: Refusals of a read that may pass by themselves.
+PASSING_STATUSES = GATEWAY_STATUSES | {408, 425, 429, 500, 503}
+
+
+def refusal(call: str, status: int, body: object, retry_after: float | None) -> CloudRefused:
+    """The error of an answer; `call` names the method and the route."""
+    kind = CloudUnauthorized if status == 401 else CloudRefused
+    said = _said(body)
+    return kind(f"{call}: {status}{': ' if said else ''}{said}", status, body, retry_after)
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds from `now` (seconds since 1970) by a `Retry-After` header, `None` if unreadable."""
+    if value is None:
+        return None
+    if re.fullmatch(r"\s*\d{1,9}\s*", value):
+        return float(value)
+    try:
+        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _said(body: object) -> str:
+    """The cloud's own words in one short line: `{"error": {…}}`, `{"code", "message"}` or text."""
+    if isinstance(body, dict):
+        error = body.get("error")
+        about = error if isinstance(error, dict) else body
+        words = [about.get("type") or about.get("code"), about.get("message") or error]
+        body = " ".join(word for word in words if isinstance(word, str))
+    text = body if isinstance(body, str) and not body.lstrip().startswith("<") else ""
+    return " ".join(text.split())[:200]

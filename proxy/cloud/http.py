@@ -1,0 +1,262 @@
+"""One HTTP request to Comfy Cloud: the key on it, its errors told apart, reads repeated."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import stamina
+import structlog
+from yarl import URL
+
+from proxy import __version__
+from proxy.cloud.circuit import Circuit
+from proxy.cloud.errors import (
+    GATEWAY_STATUSES,
+    CloudDown,
+    CloudGarbage,
+    CloudRefused,
+    CloudUnreachable,
+    refusal,
+    retry_after,
+)
+from proxy.cloud.outward import outward_proxy
+from proxy.cloud.waits import Patience
+from proxy.translate import codec
+from proxy.translate.redact import redact
+
+log = structlog.get_logger(__name__)
+
+#: Seconds for a TCP and TLS connection to come about.
+CONNECT_TIMEOUT = 10.0
+
+Body = Callable[[], AbstractAsyncContextManager[Any]]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer below 300. `attempts` counts the requests that it took."""
+
+    call: str
+    body: bytes = field(repr=False)
+    content_type: str
+    attempts: int
+    key: str = field(repr=False)
+
+    def json(self) -> Any:
+        """The parsed body, in which the account's key is redacted. Raises `CloudGarbage`."""
+        try:
+            value = codec.loads(self.body)
+        except ValueError:
+            raise CloudGarbage(f"{self.call}: the answer is not JSON") from None
+        return redact(value, self.key) if self.key and self.key.encode() in self.body else value
+
+    def object(self) -> dict[str, Any]:
+        """The body as a JSON object. Raises `CloudGarbage`."""
+        value = self.json()
+        if not isinstance(value, dict):
+            raise CloudGarbage(f"{self.call}: the answer is not a JSON object")
+        return value
+
+
+class Http:
+    """The session with the cloud's host. `timeout` is in seconds for each attempt."""
+
+    def __init__(
+        self, base_url: URL, key: str, *, timeout: float, patience: Patience, circuit: Circuit
+    ) -> None:
+        self.base_url = base_url
+        self.key = key
+        self.timeout = timeout
+        self.patience = patience
+        self._circuit = circuit
+        self._session: aiohttp.ClientSession | None = None
+
+    async def start(self) -> None:
+        """Open the session; connections come when they are needed."""
+        marks = aiohttp.TraceConfig()
+        marks.on_request_headers_sent.append(_mark_sent)
+        self._session = bare_session(
+            headers={"User-Agent": f"comfy-cloud-proxy/{__version__}"}, trace_configs=[marks]
+        )
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def url(self, *segments: str, **query: str | int) -> URL:
+        """A route below `/api`; each segment is one, whatever characters it has.
+
+        Raises `CloudRefused` (404) for a name that no path can hold.
+        """
+        if any(segment in ("", ".", "..") for segment in segments):
+            raise refusal("a name in the path", 404, {"code": "NOT_FOUND"}, None)
+        path = [quote(segment, safe="") for segment in ("api", *segments)]
+        return self.base_url.joinpath(*path, encoded=True).with_query(query or None)
+
+    async def read(
+        self,
+        method: str,
+        url: URL,
+        parse: Callable[[Answer], T],
+        *,
+        body: Body = nullcontext,
+        total: float | None = None,
+    ) -> T:
+        """A request that may be repeated; what `parse` makes of its answer.
+
+        `body` is opened for each attempt; `total` replaces the timeout; an answer for which
+        `parse` raises `CloudGarbage` is asked for again.
+        Raises `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+        """
+        async for attempt in self.attempts():
+            with attempt:
+                async with body() as data:
+                    answer = await self.once(
+                        method, url, data=data, total=total, attempts=attempt.num
+                    )
+                parsed = parse(answer)
+        return parsed
+
+    def attempts(self) -> AsyncIterator[stamina.Attempt]:
+        """The repetitions of a read."""
+        return self.patience.attempts()
+
+    async def once(
+        self,
+        method: str,
+        url: URL,
+        *,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+        total: float | None = None,
+        attempts: int = 1,
+    ) -> Answer:
+        """One request and its whole answer; see `open` for the errors."""
+        call = _call(method, url)
+        limits = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
+        response = await self.open(method, url, data=data, headers=headers, limits=limits)
+        try:
+            if response.status >= 300:
+                raise CloudGarbage(
+                    f"{call}: answered with a redirect; check that the base URL begins with https"
+                )
+            with reported(call, sent=True):
+                body = await response.read()
+        finally:
+            response.release()
+        return Answer(call, body, response.content_type, attempts, self.key)
+
+    async def open(
+        self,
+        method: str,
+        url: URL,
+        *,
+        limits: aiohttp.ClientTimeout,
+        data: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> aiohttp.ClientResponse:
+        """One request, answered with a status below 400 whose body is still to come.
+
+        Redirects are not followed: aiohttp would take the key along. The caller releases or
+        closes the response. Raises `CloudUnreachable` (its `sent` says whether the cloud may have
+        seen it), `CloudDown` or `CloudRefused`.
+        """
+        if self._session is None:
+            raise RuntimeError("the cloud client is not started")
+        call = _call(method, url)
+        wait = self._circuit.wait(time.monotonic())
+        if wait > 0:
+            raise CloudDown(f"{call}: the cloud does not answer", retry_after=wait)
+        mark = SimpleNamespace(sent=False)
+        try:
+            with reported(call, mark=mark):
+                response = await self._session.request(
+                    method,
+                    url,
+                    data=data,
+                    headers={**(headers or {}), "X-API-Key": self.key},
+                    timeout=limits,
+                    allow_redirects=False,
+                    proxy=outward_proxy(url),
+                    trace_request_ctx=mark,
+                )
+                if response.status >= 400:
+                    raise await self._refusal(call, response)
+        except CloudRefused as error:
+            self._heard(gateway=error.status in GATEWAY_STATUSES or error.status == 503)
+            raise
+        except CloudUnreachable:
+            self._heard(gateway=True)
+            raise
+        self._circuit.succeeded()
+        return response
+
+    def _heard(self, *, gateway: bool) -> None:
+        if not gateway:
+            self._circuit.succeeded()
+        elif self._circuit.failed(time.monotonic()):
+            log.warning("cloud_silent", host=self.base_url.host)
+
+    async def _refusal(self, call: str, response: aiohttp.ClientResponse) -> CloudRefused:
+        async with response:
+            raw = await response.read()
+        wait = retry_after(response.headers.get("Retry-After"), time.time())
+        try:
+            body = codec.loads(raw)
+        except ValueError:
+            body = raw.decode(errors="replace")
+        return refusal(call, response.status, redact(body, self.key) if self.key else body, wait)
+
+
+def bare_session(**options: Any) -> aiohttp.ClientSession:
+    """A session that carries nothing of its own.
+
+    No cookies; no `trust_env`, with which aiohttp would send what stands in ~/.netrc.
+    """
+    return aiohttp.ClientSession(
+        cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=True, **options
+    )
+
+
+@contextmanager
+def reported(
+    call: str, *, sent: bool = False, mark: SimpleNamespace | None = None
+) -> Iterator[None]:
+    """Turn the failures of a connection into `CloudUnreachable`.
+
+    The cause is cut off, for aiohttp's errors name the URL, which may be a signed one.
+    """
+    try:
+        yield
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        went_out = sent if mark is None else bool(mark.sent)
+        raise CloudUnreachable(f"{call}: {_reason(error)}", sent=went_out) from None
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot connect to {error.host}:{error.port} ({error.os_error})"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "the answer was cut off"
+    return f"the connection was lost ({type(error).__name__})"
+
+
+def _call(method: str, url: URL) -> str:
+    return f"{method} {url.path}"
+
+
+async def _mark_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.sent = True

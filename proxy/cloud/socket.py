@@ -1,0 +1,228 @@
+"""The account's event socket: opened, watched, and opened again.
+
+Everything that happens to any job of the account arrives on it, whatever its `clientId`. There is
+no replay: what is sent while it is down is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from proxy.cloud.errors import retry_after
+from proxy.cloud.http import CONNECT_TIMEOUT, bare_session
+from proxy.cloud.outward import outward_proxy
+from proxy.cloud.waits import Waits, jittered
+from proxy.translate import codec
+from proxy.translate.redact import redact
+
+log = structlog.get_logger(__name__)
+
+#: Sent first, as the cloud's own web app does.
+_FLAGS = codec.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+
+_MAX_MESSAGE = 64 * 1024 * 1024
+
+#: The longest time that a `Retry-After` of a refused handshake is obeyed for, in seconds.
+_MAX_RETRY_AFTER = 300.0
+
+
+class EventSocket:
+    """One event socket for one account. The callbacks are plain functions and must not block.
+
+    `on_event(type, data)` gets text messages, in which the key is redacted; `on_frame(frame)` gets
+    binary ones; `on_up()` comes after each opening, `on_down()` after each loss but not after
+    `close`. An exception in a callback is logged and goes no further.
+
+    `heartbeat` is the seconds of silence after which a ping is sent; half of that later without an
+    answer the socket is given up. `waits` lie between two tries and grow until a connection has
+    lasted `steady` seconds; a refused key waits the longest.
+
+    `server_flags` are the feature flags that the cloud pushed last. `refused` is the HTTP status
+    that refused the last handshake (401: the key does not work), `None` if none did. `heard_at`
+    is when the last message came, by `time.monotonic()`.
+    """
+
+    def __init__(
+        self,
+        base_url: URL,
+        key: str,
+        *,
+        on_event: Callable[[str, dict[str, Any]], None],
+        on_frame: Callable[[bytes], None],
+        on_up: Callable[[], None],
+        on_down: Callable[[], None],
+        heartbeat: float = 20.0,
+        waits: Waits | None = None,
+        steady: float = 5.0,
+    ) -> None:
+        self._base_url = base_url
+        self._key = key
+        self._on_event = on_event
+        self._on_frame = on_frame
+        self._on_up = on_up
+        self._on_down = on_down
+        self._heartbeat = heartbeat
+        self._waits = waits or Waits(first=0.5, longest=30.0)
+        self._steady = steady
+        self._client_id = str(uuid4())
+        self._task: asyncio.Task[None] | None = None
+        self._socket: aiohttp.ClientWebSocketResponse | None = None
+        self._up = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self.server_flags: dict[str, Any] = {}
+        self.refused: int | None = None
+        self.heard_at: float | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the socket is open, as far as anyone can know."""
+        return self._up.is_set()
+
+    async def start(self) -> None:
+        """Begin to keep the socket open; returns before it is. May follow a `close`."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="cloud event socket")
+
+    async def wait_connected(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
+        """Wait until the socket is open, at most `timeout` seconds. Says whether it is."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._up.wait()
+        return self.connected
+
+    async def reopen(self) -> None:
+        """Give up the connection, or the wait for one, and open a new one at once."""
+        self._hurry.set()
+        if self._socket is not None:
+            await self._socket.close()
+
+    async def use_key(self, key: str) -> None:
+        """Reopen with another key."""
+        self._key = key
+        await self.reopen()
+
+    async def close(self) -> None:
+        """Close the socket for good, within a second."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def _run(self) -> None:
+        failures = 0
+        async with self._session() as session:
+            while True:
+                opened = time.monotonic()
+                wait = await self._connection(session)
+                failures = 1 if time.monotonic() - opened >= self._steady else failures + 1
+                wait = max(wait, self._waits.after(failures))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._hurry.wait()
+                self._hurry.clear()
+
+    async def _connection(self, session: aiohttp.ClientSession) -> float:
+        """Live through one connection; the least number of seconds to wait behind it."""
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                self._socket = await self._open(session)
+        except aiohttp.WSServerHandshakeError as error:
+            return self._handshake_refused(error)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self.refused = None
+            log.warning("event_socket_unreachable", error=type(error).__name__)
+            return 0.0
+        socket = self._socket
+        self.refused = None
+        try:
+            if self._hurry.is_set():
+                return 0.0
+            self._up.set()
+            log.info("event_socket_open")
+            self._tell(self._on_up)
+            await self._receive(socket)
+        finally:
+            self._up.clear()
+            self._socket = None
+            await socket.close()
+        log.warning("event_socket_lost", code=socket.close_code)
+        self._tell(self._on_down)
+        return 0.0
+
+    async def _open(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+        url = (self._base_url / "ws").with_query(clientId=self._client_id, token=self._key)
+        socket = await session.ws_connect(
+            url,
+            heartbeat=self._heartbeat,
+            compress=0,
+            max_msg_size=_MAX_MESSAGE,
+            timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
+            proxy=outward_proxy(url),
+        )
+        try:
+            await socket.send_str(_FLAGS)
+        except BaseException:
+            await socket.close()
+            raise
+        return socket
+
+    async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        async for message in socket:
+            if message.type is aiohttp.WSMsgType.ERROR:
+                break
+            self.heard_at = time.monotonic()
+            if message.type is aiohttp.WSMsgType.TEXT:
+                self._text(message.data)
+            else:
+                self._tell(self._on_frame, message.data)
+
+    def _text(self, text: str) -> None:
+        try:
+            message = codec.loads(text)
+        except ValueError:
+            message = None
+        type_ = message.get("type") if isinstance(message, dict) else None
+        data = message.get("data") if isinstance(message, dict) else None
+        if not isinstance(type_, str) or not isinstance(data, dict | None):
+            log.warning("event_unreadable", length=len(text))
+            return
+        data = data or {}
+        if self._key and self._key in text:
+            data = redact(data, self._key)
+        if type_ == "feature_flags":
+            self.server_flags = data
+        self._tell(self._on_event, type_, data)
+
+    def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:
+        self.refused = error.status
+        log.warning("event_socket_refused", status=error.status)
+        if error.status in (401, 403):
+            return jittered(self._waits.longest)
+        named = error.headers.get("Retry-After") if error.headers is not None else None
+        asked = retry_after(named, time.time())
+        return min(asked or 0.0, _MAX_RETRY_AFTER)
+
+    def _tell(self, callback: Callable[..., None], *arguments: Any) -> None:
+        try:
+            callback(*arguments)
+        except Exception:
+            log.exception("event_socket_callback_failed")
+
+    def _session(self) -> aiohttp.ClientSession:
+        """A session that follows no redirect: one would carry the token of the query along."""
+        redirects = aiohttp.TraceConfig()
+        redirects.on_request_redirect.append(_refuse_redirect)
+        return bare_session(trace_configs=[redirects])
+
+
+async def _refuse_redirect(_: object, __: object, ___: object) -> None:
+    raise aiohttp.ClientConnectionError("redirected")

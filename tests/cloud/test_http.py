@@ -1,0 +1,205 @@
+"""One request: the key, the errors, the repetitions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from proxy.cloud.circuit import Circuit
+from proxy.cloud.client import CloudClient
+from proxy.cloud.errors import (
+    CloudDown,
+    CloudGarbage,
+    CloudRefused,
+    CloudUnauthorized,
+    CloudUnreachable,
+)
+from proxy.cloud.waits import Patience, Waits
+from tests.cloud.conftest import KEY, Connect, Serve, answer, cut_off, hang_up, redirect
+
+
+async def stay_silent(_: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(30)
+    return web.Response()
+
+
+async def test_a_call_carries_the_key_in_its_header_and_no_cookie(
+    serve: Serve, connect: Connect
+) -> None:
+    cloud = await serve(answer({}, headers={"Set-Cookie": "session=1"}))
+    client = await connect(cloud.url)
+    await client.system_stats()
+    await client.system_stats()
+    assert [seen.headers["X-API-Key"] for seen in cloud.seen] == [KEY, KEY]
+    assert all("Cookie" not in seen.headers for seen in cloud.seen)
+
+
+async def test_netrc_is_not_read(
+    serve: Serve, connect: Connect, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    cloud = await serve(answer({}))
+    await (await connect(cloud.url)).system_stats()
+    assert "Authorization" not in cloud.seen[0].headers
+
+
+async def test_another_key_counts_from_the_next_call_on(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer({}))
+    client = await connect(cloud.url)
+    client.use_key("comfyui-other")
+    await client.user()
+    assert cloud.seen[0].headers["X-API-Key"] == "comfyui-other"
+
+
+async def test_the_base_url_may_have_a_path(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer({}))
+    await (await connect(cloud.url / "gate" / "way")).user()
+    assert cloud.seen[0].target == "/gate/way/api/user"
+
+
+async def test_a_call_before_start_says_so() -> None:
+    with pytest.raises(RuntimeError, match="not started"):
+        await CloudClient(URL("http://127.0.0.1:1"), KEY).user()
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+async def test_a_read_is_repeated_after_a_passing_refusal(
+    serve: Serve, connect: Connect, status: int
+) -> None:
+    cloud = await serve(answer({}, status), answer({}, status), answer({"system": {}}))
+    assert await (await connect(cloud.url)).system_stats() == {"system": {}}
+    assert len(cloud.seen) == 3
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [hang_up, cut_off(b'{"sys', 100), answer(text='{"sys'), answer(text="<html>")],
+    ids=["reset", "cut off", "truncated", "not JSON"],
+)
+async def test_a_read_is_repeated_after_a_fault(serve: Serve, connect: Connect, fault) -> None:
+    cloud = await serve(fault, fault, answer({"system": {}}))
+    assert await (await connect(cloud.url)).system_stats() == {"system": {}}
+
+
+async def test_a_read_gives_up_when_its_budget_is_spent(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer({}, 503))
+    patience = Patience(budget=0.1, waits=Waits(first=0.01, longest=0.02))
+    client = await connect(cloud.url, patience=patience)
+    with pytest.raises(CloudRefused) as caught:
+        await client.user()
+    assert caught.value.status == 503
+    assert len(cloud.seen) > 2
+
+
+@pytest.mark.parametrize("status", [400, 401, 402, 403, 404, 413])
+async def test_a_lasting_refusal_is_not_repeated(
+    serve: Serve, connect: Connect, status: int
+) -> None:
+    cloud = await serve(answer({"code": "NO", "message": "no"}, status))
+    with pytest.raises(CloudRefused) as caught:
+        await (await connect(cloud.url)).user()
+    assert len(cloud.seen) == 1
+    assert (caught.value.status, caught.value.body) == (status, {"code": "NO", "message": "no"})
+    assert isinstance(caught.value, CloudUnauthorized) == (status == 401)
+
+
+async def test_retry_after_is_waited_for(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer({}, 429, headers={"Retry-After": "1"}), answer({}))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    await (await connect(cloud.url)).user()
+    assert 1.0 <= loop.time() - began < 2.0
+
+
+async def test_a_retry_after_beyond_the_budget_is_told_instead(
+    serve: Serve, connect: Connect
+) -> None:
+    cloud = await serve(answer({}, 429, headers={"Retry-After": "3600"}))
+    with pytest.raises(CloudRefused) as caught:
+        await (await connect(cloud.url)).user()
+    assert caught.value.retry_after == 3600.0
+    assert len(cloud.seen) == 1
+
+
+async def test_a_refused_connection_is_unreachable_and_unsent(
+    connect: Connect, unused_tcp_port: int
+) -> None:
+    client = await connect(
+        URL(f"http://127.0.0.1:{unused_tcp_port}"), patience=Patience(budget=0.0)
+    )
+    with pytest.raises(CloudUnreachable, match=f"127.0.0.1:{unused_tcp_port}") as caught:
+        await client.user()
+    assert not caught.value.sent
+
+
+async def test_no_answer_in_time_is_unreachable(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(stay_silent)
+    client = await connect(cloud.url, timeout=0.05, patience=Patience(budget=0.0))
+    with pytest.raises(CloudUnreachable, match="no answer in time") as caught:
+        await client.user()
+    assert caught.value.sent
+
+
+async def test_no_redirect_is_followed_with_the_key(serve: Serve, connect: Connect) -> None:
+    other = await serve(answer({}))
+    cloud = await serve(redirect(other.url / "api" / "user"))
+    client = await connect(cloud.url, patience=Patience(budget=0.0))
+    with pytest.raises(CloudGarbage, match="redirect"):
+        await client.user()
+    assert other.seen == []
+
+
+async def test_a_key_in_an_answer_is_redacted(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(
+        answer({"code": "NO", "message": f"bad key {KEY}"}, 403), answer({"system": {"key": KEY}})
+    )
+    client = await connect(cloud.url)
+    with pytest.raises(CloudRefused) as caught:
+        await client.user()
+    assert KEY not in f"{caught.value} {caught.value.body}"
+    assert await client.system_stats() == {"system": {"key": "[REDACTED]"}}
+
+
+async def test_nothing_that_is_logged_or_raised_has_the_key(
+    serve: Serve,
+    connect: Connect,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    cloud = await serve(answer({"code": KEY}, 503))
+    client = await connect(cloud.url, patience=Patience(budget=0.05, waits=Waits(0.01, 0.01)))
+    with pytest.raises(CloudRefused) as caught:
+        await client.user()
+    out, err = capsys.readouterr()
+    assert "retry_scheduled" in out
+    assert KEY not in out + err + caplog.text + repr(caught.value)
+
+
+async def test_a_silent_cloud_opens_the_circuit_and_an_answer_closes_it(
+    serve: Serve, connect: Connect
+) -> None:
+    cloud = await serve(answer({}, 503), answer({}, 504), answer({}))
+    circuit = Circuit(failures=2, silence=0.0, first_wait=0.1)
+    client = await connect(cloud.url, circuit=circuit)
+    with pytest.raises(CloudDown) as caught:
+        await client.user()
+    assert caught.value.retry_after == pytest.approx(0.1, abs=0.1)
+    assert len(cloud.seen) == 2
+    await asyncio.sleep(caught.value.retry_after)
+    await client.user()
+    assert not circuit.open
+
+
+async def test_refusals_do_not_open_the_circuit(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer({}, 404))
+    circuit = Circuit(failures=1, silence=0.0)
+    client = await connect(cloud.url, circuit=circuit)
+    assert await client.job("some") is None
+    assert not circuit.open

@@ -1,0 +1,307 @@
+"""The event socket against a cloud that drops, stalls, refuses and talks nonsense."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import pytest
+from aiohttp import WSMsgType, web
+from yarl import URL
+
+from proxy.cloud.socket import EventSocket
+from proxy.cloud.waits import Waits
+from tests.cloud.conftest import KEY, Serve, answer, redirect
+
+QUICK = Waits(first=0.001, longest=0.01)
+
+
+class Cloud:
+    """Accepts event sockets; the test takes each from `opened`."""
+
+    def __init__(self) -> None:
+        self.opened: asyncio.Queue[web.WebSocketResponse] = asyncio.Queue()
+        self.requests: list[web.Request] = []
+        self.autoping = True
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append(request)
+        socket = web.WebSocketResponse(autoping=self.autoping)
+        await socket.prepare(request)
+        self.flags = await socket.receive_str()
+        self.opened.put_nowait(socket)
+        while not socket.closed:
+            await socket.receive()
+        return socket
+
+    async def next(self) -> web.WebSocketResponse:
+        return await asyncio.wait_for(self.opened.get(), 10)
+
+
+class Heard:
+    """What the callbacks were told, to be awaited one by one."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    def callbacks(self) -> dict[str, Callable[..., None]]:
+        return {
+            "on_event": lambda type_, data: self.queue.put_nowait((type_, data)),
+            "on_frame": self.queue.put_nowait,
+            "on_up": lambda: self.queue.put_nowait("up"),
+            "on_down": lambda: self.queue.put_nowait("down"),
+        }
+
+    async def next(self) -> Any:
+        return await asyncio.wait_for(self.queue.get(), 10)
+
+
+Open = Callable[..., Awaitable[tuple[EventSocket, Heard]]]
+
+
+@pytest.fixture
+async def open_socket() -> AsyncIterator[Open]:
+    async with AsyncExitStack() as stack:
+
+        async def start(url: URL, **options: Any) -> tuple[EventSocket, Heard]:
+            heard = Heard()
+            options = {"waits": QUICK, "steady": 0.0, **heard.callbacks(), **options}
+            socket = EventSocket(url, KEY, **options)
+            stack.push_async_callback(socket.close)
+            await socket.start()
+            return socket, heard
+
+        yield start
+
+
+async def test_the_token_is_in_the_query_and_flags_come_first(
+    serve: Serve, open_socket: Open
+) -> None:
+    cloud = Cloud()
+    server = await serve(cloud)
+    socket, heard = await open_socket(server.url / "gate")
+    assert await socket.wait_connected(5)
+    assert await heard.next() == "up"
+    await cloud.next()
+    request = cloud.requests[0]
+    assert request.path == "/gate/ws"
+    assert request.query["token"] == KEY
+    assert len(request.query["clientId"]) == 36
+    assert "X-API-Key" not in request.headers
+    assert cloud.flags == '{"type": "feature_flags", "data": {"supports_preview_metadata": true}}'
+
+
+async def test_text_and_binary_arrive_in_order(serve: Serve, open_socket: Open) -> None:
+    cloud = Cloud()
+    socket, heard = await open_socket((await serve(cloud)).url)
+    peer = await cloud.next()
+    await peer.send_str('{"type":"progress","data":{"value":18446744073709551616,"x":NaN}}')
+    await peer.send_bytes(b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8\xff")
+    await peer.send_str('{"type":"other","more":1}')
+    assert await heard.next() == "up"
+    type_, data = await heard.next()
+    assert (type_, data["value"]) == ("progress", 2**64)
+    assert await heard.next() == b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8\xff"
+    assert await heard.next() == ("other", {})
+    assert socket.heard_at is not None
+
+
+async def test_the_clouds_flags_are_kept(serve: Serve, open_socket: Open) -> None:
+    cloud = Cloud()
+    socket, heard = await open_socket((await serve(cloud)).url)
+    peer = await cloud.next()
+    await peer.send_str('{"type":"feature_flags","data":{"supports_progress_text_metadata":true}}')
+    assert await heard.next() == "up"
+    await heard.next()
+    assert socket.server_flags == {"supports_progress_text_metadata": True}
+
+
+async def test_nonsense_is_left_out(serve: Serve, open_socket: Open) -> None:
+    cloud = Cloud()
+    _, heard = await open_socket((await serve(cloud)).url)
+    peer = await cloud.next()
+    for text in ("{", "[]", "null", '{"type":7}', '{"type":"a","data":[]}', '"text"'):
+        await peer.send_str(text)
+    await peer.send_str('{"type":"sense","data":{}}')
+    assert await heard.next() == "up"
+    assert await heard.next() == ("sense", {})
+
+
+async def test_a_key_in_an_event_is_redacted(serve: Serve, open_socket: Open) -> None:
+    cloud = Cloud()
+    _, heard = await open_socket((await serve(cloud)).url)
+    peer = await cloud.next()
+    await peer.send_json({"type": "execution_error", "data": {"current_inputs": {"key": [KEY]}}})
+    assert await heard.next() == "up"
+    assert await heard.next() == ("execution_error", {"current_inputs": {"key": ["[REDACTED]"]}})
+
+
+async def test_a_dropped_socket_is_opened_again(serve: Serve, open_socket: Open) -> None:
+    cloud = Cloud()
+    socket, heard = await open_socket((await serve(cloud)).url)
+    for _ in range(3):
+        peer = await cloud.next()
+        assert await heard.next() == "up"
+        assert socket.connected
+        await peer.close()
+        assert await heard.next() == "down"
+    await cloud.next()
+
+
+async def test_a_reset_socket_is_opened_again(serve: Serve, open_socket: Open) -> None:
+    cloud = Cloud()
+    _, heard = await open_socket((await serve(cloud)).url)
+    await cloud.next()
+    transport = cloud.requests[0].transport
+    assert transport is not None
+    transport.abort()
+    assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
+
+
+async def test_a_stalled_socket_is_noticed_and_opened_again(
+    serve: Serve, open_socket: Open
+) -> None:
+    cloud = Cloud()
+    cloud.autoping = False
+    _, heard = await open_socket((await serve(cloud)).url, heartbeat=0.1)
+    assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
+
+
+@pytest.mark.parametrize("frame", [b"\xff\xff\x00", b"\x81\x7f" + b"\x7f" * 8], ids=["bad", "huge"])
+async def test_a_broken_frame_reopens(serve: Serve, open_socket: Open, frame: bytes) -> None:
+    cloud = Cloud()
+    _, heard = await open_socket((await serve(cloud)).url)
+    await cloud.next()
+    transport = cloud.requests[0].transport
+    assert transport is not None
+    transport.write(frame)
+    assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
+
+
+async def test_a_failing_callback_ends_nothing(serve: Serve, open_socket: Open) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("a bug")
+
+    cloud = Cloud()
+    _, heard = await open_socket((await serve(cloud)).url, on_event=fail, on_up=fail)
+    peer = await cloud.next()
+    await peer.send_str('{"type":"a","data":{}}')
+    await peer.send_bytes(b"frame")
+    assert await heard.next() == b"frame"
+
+
+@pytest.mark.parametrize("status", [401, 403, 503])
+async def test_a_refused_handshake_is_told_and_tried_again(
+    serve: Serve, open_socket: Open, status: int
+) -> None:
+    cloud = Cloud()
+    refused = asyncio.Event()
+
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        refused.set()
+        return web.Response(status=status)
+
+    server = await serve(refuse)
+    socket, heard = await open_socket(server.url, waits=Waits(first=0.2, longest=0.2))
+    await asyncio.wait_for(refused.wait(), 5)
+    assert not await socket.wait_connected(0.05)
+    assert socket.refused == status
+    server.replies[:] = [cloud]
+    assert await heard.next() == "up"
+    assert socket.refused is None
+
+
+async def test_another_key_is_tried_at_once(serve: Serve, open_socket: Open) -> None:
+    cloud = Cloud()
+    refused = asyncio.Event()
+
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        refused.set()
+        return web.Response(status=401)
+
+    server = await serve(refuse, cloud)
+    socket, heard = await open_socket(server.url, waits=Waits(first=60, longest=60))
+    await asyncio.wait_for(refused.wait(), 5)
+    await socket.use_key("comfyui-other")
+    assert await heard.next() == "up"
+    assert cloud.requests[0].query["token"] == "comfyui-other"
+
+
+async def test_a_connection_that_was_coming_about_with_the_old_key_is_not_used(
+    serve: Serve, open_socket: Open
+) -> None:
+    cloud = Cloud()
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slowly(request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await go_on.wait()
+        return await cloud(request)
+
+    socket, heard = await open_socket((await serve(slowly)).url)
+    await asyncio.wait_for(asked.wait(), 5)
+    await socket.use_key("comfyui-other")
+    go_on.set()
+    assert await heard.next() == "up"
+    tokens = [request.query["token"] for request in cloud.requests]
+    assert tokens == [KEY, "comfyui-other"]
+
+
+async def test_reopen_replaces_a_live_connection(serve: Serve, open_socket: Open) -> None:
+    cloud = Cloud()
+    socket, heard = await open_socket((await serve(cloud)).url, waits=Waits(first=60, longest=60))
+    await cloud.next()
+    await socket.reopen()
+    assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
+
+
+async def test_a_redirect_does_not_get_the_token(serve: Serve, open_socket: Open) -> None:
+    other = await serve(answer({}))
+    cloud = await serve(redirect(other.url / "ws"))
+    socket, _ = await open_socket(cloud.url)
+    assert not await socket.wait_connected(0.2)
+    assert len(cloud.seen) > 1
+    assert other.seen == []
+
+
+async def test_nobody_there_is_tried_again_and_close_is_quick(
+    open_socket: Open, unused_tcp_port: int
+) -> None:
+    socket, _ = await open_socket(URL(f"http://127.0.0.1:{unused_tcp_port}"))
+    assert not await socket.wait_connected(0.05)
+    assert socket.refused is None
+    async with asyncio.timeout(1):
+        await socket.close()
+
+
+async def test_close_ends_the_connection_and_start_opens_another(
+    serve: Serve, open_socket: Open
+) -> None:
+    cloud = Cloud()
+    socket, heard = await open_socket((await serve(cloud)).url)
+    peer = await cloud.next()
+    await socket.close()
+    assert not socket.connected
+    assert (await peer.receive()).type in (WSMsgType.CLOSE, WSMsgType.CLOSED)
+    await socket.start()
+    await cloud.next()
+    assert [await heard.next(), await heard.next()] == ["up", "up"]
+
+
+async def test_the_token_is_not_logged(
+    serve: Serve,
+    open_socket: Open,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server = await serve(answer({}, 401))
+    socket, _ = await open_socket(server.url)
+    assert not await socket.wait_connected(0.1)
+    await socket.close()
+    out, err = capsys.readouterr()
+    assert "event_socket_refused" in out
+    assert KEY not in out + err + caplog.text
