@@ -1,0 +1,349 @@
+"""The table of the settings.
+
+Every setting is one annotated field of `Settings`. The command line, the names of the environment,
+the keys of the TOML file, `config.example.toml` and the reference in `docs/` are drawn from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from yarl import URL
+
+NAME = "comfy-cloud-proxy"
+PREFIX = "COMFY_PROXY_"
+
+#: The headings under which the settings stand, in this order.
+GROUPS = ("General", "Comfy Cloud", "Clients", "Files and history", "Logs")
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. The text is one sentence that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the table says of a setting beside its name, type and default.
+
+    `expects` ends the sentence "it must be …". `environment` is the variable where it is not
+    `COMFY_PROXY_` and the name. `shown` stands for a default that differs between machines.
+    """
+
+    group: str
+    help: str
+    expects: str
+    environment: str | None = None
+    option: bool = True
+    in_file: bool = True
+    secret: bool = False
+    metavar: str = "TEXT"
+    shown: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A row of the table, with its three forms: option, environment, TOML key."""
+
+    name: str
+    entry: Entry
+    default: object
+    environment: str
+    option: str | None
+    key: str | None
+    is_flag: bool
+
+
+def _yarl(value: object) -> URL:
+    url = URL(str(value))
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("not a web address")
+    if url.user is not None or url.query_string or url.fragment:
+        raise ValueError("more than a web address")
+    return url.with_path(url.path.rstrip("/") or "/")
+
+
+def _path(value: object) -> object:
+    return Path(value).expanduser() if isinstance(value, str | Path) else value
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _origins(value: object) -> object:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("not a list")
+    origins = [str(part).strip().rstrip("/") for part in parts]
+    for origin in filter(None, origins):
+        if origin != "*" and URL(origin) != URL(origin).origin():
+            raise ValueError("not an origin")
+    return tuple(filter(None, origins))
+
+
+def default_data_dir(*, simulated: bool) -> Path:
+    """The platform's folder for a user's data; what was simulated has a folder of its own."""
+    folder = platformdirs.user_data_path(NAME, appauthor=False)
+    return folder / "simulator" if simulated else folder
+
+
+class Settings(BaseModel):
+    """All settings, checked. `load` builds it from where people set them."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        arbitrary_types_allowed=True,
+        hide_input_in_errors=True,
+    )
+
+    host: Annotated[
+        str,
+        Field(min_length=1),
+        Entry(
+            group="General",
+            help="The address to listen on. Other than loopback only with insecure_allow_anyone.",
+            expects="an IP address or a host name of this machine",
+            metavar="HOST",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Field(ge=0, le=65535),
+        Entry(
+            group="General",
+            help="The port to listen on; 0 picks a free one.",
+            expects="a whole number from 0 to 65535",
+            metavar="PORT",
+        ),
+    ] = 8188
+    config: Annotated[
+        Path | None,
+        BeforeValidator(_path),
+        Entry(
+            group="General",
+            help="A TOML file with settings.",
+            expects="the path of a TOML file",
+            metavar="FILE",
+            in_file=False,
+        ),
+    ] = None
+    simulate: Annotated[
+        bool,
+        Entry(
+            group="General",
+            help="Run workflows on a Comfy Cloud simulator inside this process. Needs no key.",
+            expects="true or false",
+        ),
+    ] = False
+    simulate_pace: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Entry(
+            group="General",
+            help="How many seconds the simulator takes for a sampling step.",
+            expects="a number of seconds from 0 to 3600",
+            metavar="SECONDS",
+        ),
+    ] = 0.05
+    data_dir: Annotated[
+        Path,
+        Field(
+            default_factory=lambda checked: default_data_dir(
+                simulated=bool(checked.get("simulate"))
+            )
+        ),
+        BeforeValidator(_path),
+        Entry(
+            group="General",
+            help="The folder for records, files and the catalogue. It is made if it is missing.",
+            expects="the path of a folder that can be written",
+            metavar="DIR",
+            shown="the platform's folder for user data, on Linux ~/.local/share/comfy-cloud-proxy "
+            "(with simulate its subfolder simulator)",
+        ),
+    ]
+    insecure_allow_anyone: Annotated[
+        bool,
+        Entry(
+            group="General",
+            help="Listen beyond this machine although anyone who reaches the port can run jobs on "
+            "your account and read its files. For private networks only.",
+            expects="true or false",
+        ),
+    ] = False
+    api_key: Annotated[
+        SecretStr | None,
+        Entry(
+            group="Comfy Cloud",
+            help="The API key of the Comfy Cloud account. No option, so that it never shows in a "
+            "list of processes. Prefer the file form where others can read the environment.",
+            expects="one line of printable characters without spaces",
+            environment="COMFY_CLOUD_API_KEY",
+            option=False,
+            secret=True,
+            metavar="KEY",
+        ),
+    ] = None
+    api_key_file: Annotated[
+        Path | None,
+        BeforeValidator(_path),
+        Entry(
+            group="Comfy Cloud",
+            help="A file that holds nothing but the API key, such as a Docker secret.",
+            expects="the path of a file that can be read",
+            environment="COMFY_CLOUD_API_KEY_FILE",
+            metavar="FILE",
+        ),
+    ] = None
+    base_url: Annotated[
+        URL,
+        BeforeValidator(_yarl),
+        Entry(
+            group="Comfy Cloud",
+            help="Where Comfy Cloud answers.",
+            expects="an address such as https://cloud.comfy.org, without user, query or fragment",
+            environment="COMFY_CLOUD_BASE_URL",
+            metavar="URL",
+        ),
+    ] = URL("https://cloud.comfy.org/")
+    send_partner_key: Annotated[
+        bool,
+        Entry(
+            group="Comfy Cloud",
+            help="Give the API key to partner nodes (as `extra_data.api_key_comfy_org`) when the "
+            "client brought none.",
+            expects="true or false",
+        ),
+    ] = True
+    cors_origins: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_origins),
+        Entry(
+            group="Clients",
+            help="Origins of web pages elsewhere that may use the API from a browser, as "
+            "`https://app.example`, separated by commas; `*` is any. "
+            "Other pages are refused, as a local ComfyUI does.",
+            expects="a list of origins such as https://app.example",
+            metavar="ORIGINS",
+        ),
+    ] = ()
+    max_upload_mb: Annotated[
+        float,
+        Field(gt=0, le=1_000_000),
+        Entry(
+            group="Clients",
+            help="The largest body of a request in MiB; a larger one is answered with 413.",
+            expects="a number greater than 0",
+            metavar="MIB",
+        ),
+    ] = 100
+    shutdown_timeout: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Entry(
+            group="Clients",
+            help="How many seconds running requests have to finish after SIGTERM.",
+            expects="a number of seconds from 0 to 3600",
+            metavar="SECONDS",
+        ),
+    ] = 10
+    history_size: Annotated[
+        int,
+        Field(ge=1),
+        Entry(
+            group="Files and history",
+            help="How many finished jobs the history keeps; the oldest go first.",
+            expects="a whole number from 1",
+            metavar="JOBS",
+        ),
+    ] = 10_000
+    cache_mb: Annotated[
+        float,
+        Field(ge=0),
+        Entry(
+            group="Files and history",
+            help="How many MiB of pictures and other files are kept on disk; the least recently "
+            "used go first.",
+            expects="a number from 0",
+            metavar="MIB",
+        ),
+    ] = 2048
+    prefetch: Annotated[
+        Literal["off", "images", "all"],
+        BeforeValidator(_lower),
+        Entry(
+            group="Files and history",
+            help="Which outputs are fetched from the cloud when a job ends: off, images or all.",
+            expects="one of off, images, all",
+            metavar="WHICH",
+        ),
+    ] = "images"
+    catalogue_max_age: Annotated[
+        float,
+        Field(ge=0),
+        Entry(
+            group="Files and history",
+            help="After how many seconds the list of nodes and models is asked for again.",
+            expects="a number of seconds from 0",
+            metavar="SECONDS",
+        ),
+    ] = 3600
+    log_format: Annotated[
+        Literal["console", "json"],
+        BeforeValidator(_lower),
+        Entry(
+            group="Logs",
+            help="How log lines look: console for people, json for machines.",
+            expects="console or json",
+            metavar="FORMAT",
+        ),
+    ] = "console"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        BeforeValidator(_lower),
+        Entry(
+            group="Logs",
+            help="The least level that is logged: debug, info, warning or error.",
+            expects="one of debug, info, warning, error",
+            metavar="LEVEL",
+        ),
+    ] = "info"
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """`max_upload_mb` in bytes."""
+        return int(self.max_upload_mb * 1024 * 1024)
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_mb` in bytes."""
+        return int(self.cache_mb * 1024 * 1024)
+
+
+def _table() -> tuple[Setting, ...]:
+    rows = []
+    for name, field in Settings.model_fields.items():
+        entry = next(item for item in field.metadata if isinstance(item, Entry))
+        option = "--" + name.replace("_", "-")
+        rows.append(
+            Setting(
+                name=name,
+                entry=entry,
+                default=None if entry.shown else field.default,
+                environment=entry.environment or PREFIX + name.upper(),
+                option=option if entry.option else None,
+                key=name if entry.in_file else None,
+                is_flag=field.annotation is bool,
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: GROUPS.index(row.entry.group)))
+
+
+#: The table, in the order of `GROUPS`.
+SETTINGS = _table()

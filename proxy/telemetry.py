@@ -1,0 +1,134 @@
+"""Logs: structlog for ours and for those of the libraries, with secrets removed on the way.
+
+A line carries the names that are bound where it is written (`request_id`, `job`, `member`):
+bind them with `structlog.contextvars.bound_contextvars`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from typing import Literal, TextIO
+from urllib.parse import quote, quote_plus
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+REMOVED = "[removed]"
+
+#: Shorter values are no secrets: removing them would only make lines unreadable.
+_SHORTEST_SECRET = 6
+
+_KEY_NAMES = (
+    r"api[_-]?key(?:_comfy_org)?|auth_token(?:_comfy_org)?|x-api-key|token|access_token|password"
+)
+
+#: What is a secret by its shape, each with the part that may stay.
+_SHAPES = re.compile(
+    r"(?P<authorization>\bauthorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)[^\s'\",]+"
+    r"|(?P<bearer>\bbearer\s+)[^\s'\",]+"
+    r"|(?P<user>\b[a-z][a-z0-9+.-]*://)[^\s/@'\"]+(?=@)"
+    r"|(?P<signed>\b(?:x-goog-|x-amz-)?(?:signature|credential|security-token)=)[^\s&'\"]+"
+    rf"|(?P<field>(?<![\w-])(?:{_KEY_NAMES})['\"]?\s*[:=]\s*['\"]?)[^\s&'\",}})\]]+"
+    r"|\bcomfyui-[A-Za-z0-9_-]{6,}",
+    re.IGNORECASE,
+)
+
+_registered: set[str] = set()
+_registered_pattern: re.Pattern[str] | None = None
+
+
+def register_secret(value: str) -> None:
+    """Remove `value` from every line from now on, as it is and as URLs and JSON spell it."""
+    global _registered_pattern
+    if len(value) < _SHORTEST_SECRET:
+        return
+    _registered.update((value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1]))
+    longest_first = sorted(_registered, key=len, reverse=True)
+    _registered_pattern = re.compile("|".join(map(re.escape, longest_first)))
+
+
+def scrub(text: str) -> str:
+    """The text without registered secrets and without what has the shape of one."""
+    if _registered_pattern is not None:
+        text = _registered_pattern.sub(REMOVED, text)
+    return _SHAPES.sub(_keep_label, text)
+
+
+def _keep_label(match: re.Match[str]) -> str:
+    return (match[match.lastgroup] if match.lastgroup else "") + REMOVED
+
+
+def remove_secrets(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    """The structlog processor: scrubs every field, nested ones and exceptions too."""
+    return {scrub(str(name)): _scrub_value(value, str(name)) for name, value in event_dict.items()}
+
+
+_SECRET_NAME = re.compile(rf"(?:{_KEY_NAMES}|authorization|cookie|set-cookie)\Z", re.IGNORECASE)
+
+
+def _scrub_value(value: object, name: str = "") -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if name and _SECRET_NAME.match(name):
+        return REMOVED
+    if isinstance(value, str):
+        return scrub(value)
+    if isinstance(value, Mapping):
+        return {scrub(str(key)): _scrub_value(item, str(key)) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_scrub_value(item) for item in value]
+    return scrub(str(value))
+
+
+def configure(
+    *,
+    log_format: Literal["console", "json"] = "console",
+    log_level: Literal["debug", "info", "warning", "error"] = "info",
+    stream: TextIO | None = None,
+) -> None:
+    """Send all logs to `stream` (standard error), ours and the standard library's alike."""
+    stream = stream or sys.stderr
+    least = logging.getLevelNamesMapping()[log_level.upper()]
+    common: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Processor = (
+        structlog.processors.JSONRenderer()
+        if log_format == "json"
+        else structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=common,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.StackInfoRenderer(),
+                structlog.processors.format_exc_info,
+                remove_secrets,
+                renderer,
+            ],
+        )
+    )
+    structlog.configure(
+        processors=[*common, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(least)
+    logging.captureWarnings(True)
+    quiet = logging.DEBUG if least == logging.DEBUG else logging.WARNING
+    for name in ("aiohttp.access", "asyncio", "aiosqlite", "PIL"):
+        logging.getLogger(name).setLevel(max(quiet, logging.INFO))

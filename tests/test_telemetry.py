@@ -1,0 +1,141 @@
+"""No secret reaches a log line, whoever writes it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+import structlog
+
+from proxy import telemetry
+
+KEY = 'canary/+key "0123456789'
+
+
+@pytest.fixture(autouse=True)
+def _restore_logging(monkeypatch: pytest.MonkeyPatch):
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    monkeypatch.setattr(telemetry, "_registered", set())
+    monkeypatch.setattr(telemetry, "_registered_pattern", None)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(False)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+@pytest.fixture(params=["console", "json"])
+def stream(request: pytest.FixtureRequest) -> io.StringIO:
+    stream = io.StringIO()
+    telemetry.configure(log_format=request.param, log_level="debug", stream=stream)
+    return stream
+
+
+def test_a_registered_secret_is_removed_from_every_field(stream: io.StringIO) -> None:
+    telemetry.register_secret(KEY)
+    structlog.get_logger().info(
+        f"key {KEY}", plain=KEY, nested={"a": [KEY, (KEY,)]}, other=ValueError(KEY)
+    )
+    assert stream.getvalue().count(telemetry.REMOVED) == 5
+    assert "canary" not in stream.getvalue()
+
+
+def test_a_registered_secret_is_removed_from_an_exception_and_its_cause(
+    stream: io.StringIO,
+) -> None:
+    telemetry.register_secret(KEY)
+    try:
+        try:
+            raise KeyError(KEY)
+        except KeyError as error:
+            raise RuntimeError(f"no {KEY}") from error
+    except RuntimeError:
+        structlog.get_logger().exception("failed")
+    assert "RuntimeError" in stream.getvalue()
+    assert "canary" not in stream.getvalue()
+
+
+def test_lines_of_the_standard_library_are_scrubbed_too(stream: io.StringIO) -> None:
+    logging.getLogger("aiohttp.server").warning("GET /ws?clientId=a&token=%s HTTP/1.1", "canary")
+    try:
+        raise RuntimeError("Bearer canary")
+    except RuntimeError:
+        logging.getLogger("aiohttp.server").exception("Error handling request")
+    assert "clientId=a" in stream.getvalue()
+    assert "canary" not in stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("key comfyui-canary12345 used", "key [removed] used"),
+        ("Authorization: Bearer canary", "Authorization: Bearer [removed]"),
+        ("Authorization: Basic Y2FuYXJ5", "Authorization: Basic [removed]"),
+        ("{'X-API-Key': 'canary'}", "{'X-API-Key': '[removed]'}"),
+        ('{"api_key_comfy_org": "canary"}', '{"api_key_comfy_org": "[removed]"}'),
+        (
+            "wss://c.example/ws?token=canary&clientId=1",
+            "wss://c.example/ws?token=[removed]&clientId=1",
+        ),
+        (
+            "https://s.example/f.png?X-Goog-Credential=canary&X-Goog-Signature=canary&x=1",
+            "https://s.example/f.png?X-Goog-Credential=[removed]&X-Goog-Signature=[removed]&x=1",
+        ),
+        (
+            "https://s.example/f.png?Expires=1&Signature=canary",
+            "https://s.example/f.png?Expires=1&Signature=[removed]",
+        ),
+        ("http://ada:canary@proxy.example:3128/", "http://[removed]@proxy.example:3128/"),
+    ],
+)
+def test_what_has_the_shape_of_a_secret_is_removed(text: str, expected: str) -> None:
+    assert telemetry.scrub(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "sampling 12 tokens",
+        "job 5a1b of member local",
+        "http://127.0.0.1:8188/view?filename=a.png&type=output",
+        "ada@example.org",
+    ],
+)
+def test_other_text_stays(text: str) -> None:
+    assert telemetry.scrub(text) == text
+
+
+def test_a_field_named_like_a_secret_is_removed_whole(stream: io.StringIO) -> None:
+    structlog.get_logger().info("request", headers={"X-API-Key": "canary", "Accept": "text/html"})
+    assert "text/html" in stream.getvalue()
+    assert "canary" not in stream.getvalue()
+
+
+def test_a_short_value_is_not_taken_for_a_secret() -> None:
+    telemetry.register_secret("a")
+    assert telemetry.scrub("a cat") == "a cat"
+
+
+def test_json_lines_carry_what_is_bound() -> None:
+    stream = io.StringIO()
+    telemetry.configure(log_format="json", stream=stream)
+    with structlog.contextvars.bound_contextvars(request_id="r1", job="j1", member="local"):
+        structlog.get_logger("proxy.jobs").info("submitted", steps=20)
+        logging.getLogger("aiohttp.server").warning("odd")
+    ours, theirs = map(json.loads, stream.getvalue().splitlines())
+    assert ours["event"] == "submitted"
+    assert (ours["job"], ours["steps"], ours["level"]) == ("j1", 20, "info")
+    assert ours["logger"] == "proxy.jobs"
+    assert (theirs["request_id"], theirs["event"]) == ("r1", "odd")
+
+
+def test_lines_below_the_level_are_left_out() -> None:
+    stream = io.StringIO()
+    telemetry.configure(log_level="warning", stream=stream)
+    structlog.get_logger().info("quiet")
+    logging.getLogger("aiohttp.access").info("quiet")
+    assert stream.getvalue() == ""
