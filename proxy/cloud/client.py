@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -111,7 +112,7 @@ class CloudClient:
             answer = await self._http.once(
                 "POST",
                 self._http.url("prompt"),
-                data=codec.dump_bytes(body),
+                data=BytesIO(codec.dump_bytes(body)),
                 headers={"Content-Type": "application/json"},
             )
             said = answer.object()

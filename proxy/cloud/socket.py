@@ -224,5 +224,8 @@ class EventSocket:
         return bare_session(trace_configs=[redirects])
 
 
-async def _refuse_redirect(_: object, __: object, ___: object) -> None:
+async def _refuse_redirect(
+    _: object, __: object, redirect: aiohttp.TraceRequestRedirectParams
+) -> None:
+    redirect.response.close()
     raise aiohttp.ClientConnectionError("redirected")

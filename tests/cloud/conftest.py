@@ -95,7 +95,7 @@ async def serve() -> AsyncIterator[Serve]:
 
         async def start(*replies: Reply) -> Script:
             script = Script(list(replies))
-            app = web.Application()
+            app = web.Application(client_max_size=2**26)
             app.router.add_route("*", "/{path:.*}", script.handle)
             server = TestServer(app)
             await server.start_server(access_log=None)

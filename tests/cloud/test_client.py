@@ -43,6 +43,15 @@ async def test_submit_sends_known_fields_as_json(serve: Serve, connect: Connect)
     }
 
 
+async def test_submit_takes_a_graph_of_megabytes(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer({"error": {"type": "TOO_LARGE"}}, 413))
+    client = await connect(cloud.url)
+    with pytest.raises(CloudRefused) as caught:
+        await client.submit({"1": {"inputs": {"text": "x" * 3_000_000}}}, extra_data={})
+    assert caught.value.status == 413
+    assert len(cloud.seen[0].body) > 3_000_000
+
+
 async def test_submit_leaves_targets_out_where_there_are_none(
     serve: Serve, connect: Connect
 ) -> None:

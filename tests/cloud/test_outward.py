@@ -28,3 +28,14 @@ def test_https_and_wss_take_https_proxy(url: str) -> None:
 )
 def test_other_schemes_exceptions_and_this_machine_go_directly(url: str) -> None:
     assert outward_proxy(URL(url)) is None
+
+
+@pytest.mark.parametrize(
+    ("named", "proxy"),
+    [("gate:3128", URL("http://gate:3128")), ("socks5://gate:1080", None), ("", None)],
+)
+def test_a_proxy_is_http_unless_it_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch, named: str, proxy: URL | None
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", named)
+    assert outward_proxy(URL("https://cloud.example/")) == proxy
