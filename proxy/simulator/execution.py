@@ -2,89 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
-from proxy.simulator.nodes import NodeClasses
+from proxy.simulator.failures import frames, type_name
+from proxy.simulator.happenings import (
+    Cached,
+    Failed,
+    Happening,
+    NodeDone,
+    NodeStarted,
+    Picture,
+    Progress,
+    Text,
+)
+from proxy.simulator.node_cache import NodeCache, signature
+from proxy.simulator.nodes import Context, NodeClass, NodeClasses, Output
+from proxy.simulator.plan import Plan, needed
 
-
-@dataclass(frozen=True, slots=True)
-class Cached:
-    """The nodes of the graph whose values are known from an earlier run. Always first."""
-
-    nodes: list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStarted:
-    """A node begins. Does not come for cached nodes."""
-
-    node_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a node is. The `Picture` of the same step, if there is one, came just before."""
-
-    node_id: str
-    value: float
-    max: float
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An encoded picture of a running node; the `Progress` of its step follows at once."""
-
-    node_id: str
-    image: bytes
-    image_type: str  # "image/jpeg" or "image/png"
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """A text of a running node."""
-
-    node_id: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class NodeDone:
-    """A node ended. `ui` is `None` where it has nothing to show.
-
-    Comes without `NodeStarted` for a cached node that has a ui.
-    """
-
-    node_id: str
-    ui: dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A node raised; nothing follows. The form is that of ComfyUI's `execution_error`.
-
-    `exception_message` ends with a newline; `current_outputs` are the ids of the nodes that have
-    values.
-    """
-
-    node_id: str
-    node_type: str
-    exception_type: str
-    exception_message: str
-    traceback: list[str]
-    current_inputs: dict[str, list[str]]
-    current_outputs: list[str]
-
-
-Happening: TypeAlias = Cached | NodeStarted | Progress | Picture | Text | NodeDone | Failed
+__all__ = [
+    "Cached",
+    "Contents",
+    "Failed",
+    "Happening",
+    "NodeCache",
+    "NodeDone",
+    "NodeStarted",
+    "Picture",
+    "Progress",
+    "Text",
+    "execute",
+]
 
 
 class Contents(Protocol):
     """The files of the cloud, as nodes see them."""
 
     def load(self, name: str) -> bytes:
-        """The bytes of a file, its name without ` [input]` or the like. Raises `KeyError`."""
+        """The bytes of a file, by its name as it stands in the graph. Raises `KeyError`."""
 
     def save(
         self,
@@ -102,13 +59,6 @@ class Contents(Protocol):
         """
 
 
-class NodeCache:
-    """Values of earlier runs, by what they were computed from. Keeps the `limit` newest."""
-
-    def __init__(self, limit: int = 256) -> None:
-        self.limit = limit
-
-
 async def execute(
     graph: dict[str, Any],
     outputs: list[str],
@@ -118,11 +68,187 @@ async def execute(
     extra_data: dict[str, Any],
     pace: float = 0.0,
     cache: NodeCache | None = None,
-) -> AsyncIterator[Happening]:
+) -> AsyncGenerator[Happening, None]:
     """Run the nodes that `outputs` need, in a graph that `validate` has accepted.
 
     Ends after the last node or after `Failed`. `pace` is the shortest time of a step in seconds.
-    A cancel of the task that iterates stops the running node.
+    A cancel of the task that iterates stops the running node; iterate under
+    `contextlib.aclosing`, so that it stops also when the cancel finds the task elsewhere.
     """
-    raise NotImplementedError
-    yield
+    happenings: asyncio.Queue[Happening | None] = asyncio.Queue()
+    tools = _Tools(graph, contents, extra_data, pace, happenings.put_nowait)
+    run = _Run(outputs, catalogue, tools, cache or NodeCache(0))
+
+    async def work() -> None:
+        try:
+            await run.nodes()
+        finally:
+            happenings.put_nowait(None)
+
+    task = asyncio.create_task(work())
+    try:
+        while (happening := await happenings.get()) is not None:
+            yield happening
+        await task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@dataclass(frozen=True, slots=True)
+class _Tools:
+    """What all nodes of a run share."""
+
+    graph: dict[str, Any]
+    contents: Contents
+    extra_data: dict[str, Any]
+    pace: float
+    tell: Callable[[Happening], None]
+
+
+class _Context(Context):
+    """A node's side of the run."""
+
+    def __init__(self, node_id: str, tools: _Tools) -> None:
+        self.node_id = node_id
+        self.prompt = tools.graph
+        self.extra_data = tools.extra_data
+        self._tools = tools
+
+    def progress(self, value: float, maximum: float) -> None:
+        self._tools.tell(Progress(self.node_id, value, maximum))
+
+    def picture(self, image: bytes, image_type: str = "image/jpeg") -> None:
+        self._tools.tell(Picture(self.node_id, image, image_type))
+
+    def text(self, text: str) -> None:
+        self._tools.tell(Text(self.node_id, text))
+
+    async def step(self) -> None:
+        await asyncio.sleep(self._tools.pace)
+
+    def load(self, name: str) -> bytes:
+        return self._tools.contents.load(name)
+
+    def save(
+        self,
+        data: bytes,
+        *,
+        extension: str,
+        prefix: str,
+        type: str = "output",  # noqa: A002
+    ) -> dict[str, Any]:
+        return self._tools.contents.save(
+            data, extension=extension, prefix=prefix, type=type, node_id=self.node_id
+        )
+
+
+class _Run:
+    def __init__(
+        self, outputs: list[str], catalogue: NodeClasses, tools: _Tools, cache: NodeCache
+    ) -> None:
+        self._targets = outputs
+        self._catalogue = catalogue
+        self._tools = tools
+        self._graph = tools.graph
+        self._tell = tools.tell
+        self._cache = cache
+        self._signatures: dict[str, str | None] = {}
+        self._results: dict[str, Output] = {}
+
+    async def nodes(self) -> None:
+        """Run all that is needed; returns early when a node fails."""
+        for node_id in needed(self._targets, self._sources):
+            node_class, inputs = self._class(node_id), self._inputs(node_id)
+            self._signatures[node_id] = signature(node_id, node_class, inputs, self._signatures)
+            cached = self._cached(node_id)
+            if cached is not None:
+                self._results[node_id] = cached
+        self._tell(Cached([node_id for node_id in self._graph if node_id in self._results]))
+        plan = Plan(
+            {
+                node_id: self._needs(node_id)
+                for node_id in needed(self._targets, self._needs)
+                if node_id in self._targets or node_id not in self._results
+            },
+            [node_id for node_id in self._signatures if self._class(node_id).output_node],
+        )
+        while (ready := plan.next()) is not None:
+            if not await self._node(ready):
+                return
+            plan.done(ready)
+
+    async def _node(self, node_id: str) -> bool:
+        """Run a node, or take it from the cache; says whether it went well."""
+        known = self._results.get(node_id) or self._cached(node_id)
+        if known is not None:
+            self._results[node_id] = known
+            self._tell(NodeDone(node_id, known.ui))
+            return True
+        self._tell(NodeStarted(node_id))
+        values: dict[str, Any] = {}
+        try:
+            values |= self._values(node_id)
+            given = await self._class(node_id).run(values, _Context(node_id, self._tools))
+        except Exception as error:  # noqa: BLE001 - a node may raise anything
+            self._tell(self._failed(node_id, error, values))
+            return False
+        output = given if isinstance(given, Output) else Output(given or ())
+        if not output.ui:
+            output = Output(output.values)
+        self._results[node_id] = output
+        name = self._signatures[node_id]
+        if name is not None:
+            self._cache.put(name, output)
+        self._tell(NodeDone(node_id, output.ui))
+        return True
+
+    def _failed(self, node_id: str, error: Exception, values: dict[str, Any]) -> Failed:
+        return Failed(
+            node_id=node_id,
+            node_type=self._class(node_id).name,
+            exception_type=type_name(error),
+            exception_message=f"{error}\n",
+            traceback=frames(error),
+            current_inputs={name: [str(value)] for name, value in values.items()},
+            current_outputs=list(self._graph),
+        )
+
+    def _class(self, node_id: str) -> NodeClass:
+        return self._catalogue[self._graph[node_id]["class_type"]]
+
+    def _inputs(self, node_id: str) -> dict[str, Any]:
+        """The given inputs that the class knows; links as they stand in the graph."""
+        given = self._graph[node_id]["inputs"]
+        if not isinstance(given, dict):
+            return {}
+        return {name: given[name] for name in self._class(node_id).inputs() if name in given}
+
+    def _sources(self, node_id: str) -> list[str]:
+        return [value[0] for value in self._inputs(node_id).values() if isinstance(value, list)]
+
+    def _needs(self, node_id: str) -> list[str]:
+        """The sources that a node still waits for: none where it is known already."""
+        return [] if node_id in self._results else self._sources(node_id)
+
+    def _cached(self, node_id: str) -> Output | None:
+        name = self._signatures[node_id]
+        return None if name is None else self._cache.get(name)
+
+    def _values(self, node_id: str) -> dict[str, Any]:
+        values = {
+            name: self._results[value[0]].values[value[1]] if isinstance(value, list) else value
+            for name, value in self._inputs(node_id).items()
+        }
+        extra_data = self._tools.extra_data
+        hidden = {
+            "PROMPT": self._graph,
+            "DYNPROMPT": self._graph,
+            "UNIQUE_ID": node_id,
+            "EXTRA_PNGINFO": extra_data.get("extra_pnginfo"),
+            "AUTH_TOKEN_COMFY_ORG": extra_data.get("auth_token_comfy_org"),
+            "API_KEY_COMFY_ORG": extra_data.get("api_key_comfy_org"),
+        }
+        return values | {
+            name: hidden.get(kind) for name, kind in self._class(node_id).hidden.items()
+        }

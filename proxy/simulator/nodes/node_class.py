@@ -34,7 +34,10 @@ class Context(Protocol):
         """Wait as long as the pace of the run asks for."""
 
     def load(self, name: str) -> bytes:
-        """The bytes of an uploaded file or of an output. Raises `KeyError` for an unknown name."""
+        """The bytes of an upload or an output, by its name as it stands in the graph.
+
+        Raises `KeyError` for an unknown name.
+        """
 
     def save(
         self,
@@ -59,7 +62,7 @@ class Output:
 
 
 Run: TypeAlias = Callable[[dict[str, Any], Context], Awaitable[Output | tuple[Any, ...] | None]]
-#: Says whether a name is known on the cloud.
+#: Says whether the cloud has a file, by its name as it stands in the graph ("x.png [output]").
 Files: TypeAlias = Callable[[str], bool]
 #: Looks at the given inputs: `True`, or `False` or the reason for a `custom_validation_failed`.
 Check: TypeAlias = Callable[[dict[str, Any], Files], bool | str]

@@ -1,0 +1,124 @@
+"""Nodes that make and change masks."""
+
+from __future__ import annotations
+
+from PIL import Image, ImageChops, ImageFilter
+
+from proxy.simulator.nodes.node_class import NodeClass
+from proxy.simulator.nodes.specs import (
+    NEW_STYLE,
+    boolean,
+    integer,
+    link,
+    new_combo,
+    number,
+    pure,
+    side,
+)
+from proxy.simulator.nodes.values import Images, Masks, check_size
+
+CHANNELS = ["red", "green", "blue", "alpha"]
+
+
+def _solid(value: float, width: int, height: int) -> tuple[Masks]:
+    check_size(width, height)
+    return (Masks((Image.new("L", (width, height), round(255 * value)),)),)
+
+
+def _invert(mask: Masks) -> tuple[Masks]:
+    return (Masks(tuple(ImageChops.invert(picture) for picture in mask.pictures)),)
+
+
+def _to_image(mask: Masks) -> tuple[Images]:
+    return (Images(tuple(picture.convert("RGB") for picture in mask.pictures)),)
+
+
+def _from_image(image: Images, channel: str) -> tuple[Masks]:
+    if channel == "alpha":
+        opaque = tuple(Image.new("L", picture.size, 255) for picture in image.pictures)
+        return (Masks(opaque),)
+    band = CHANNELS.index(channel)
+    return (Masks(tuple(picture.getchannel(band) for picture in image.pictures)),)
+
+
+def _grow(mask: Masks, expand: int, tapered_corners: bool) -> tuple[Masks]:
+    grown = mask.pictures
+    for _ in range(min(abs(expand), 64)):
+        way = ImageFilter.MaxFilter(3) if expand > 0 else ImageFilter.MinFilter(3)
+        grown = tuple(picture.filter(way) for picture in grown)
+    return (Masks(grown),)
+
+
+def _threshold(mask: Masks, value: float) -> tuple[Masks]:
+    table = [255 if level / 255 > value else 0 for level in range(256)]
+    return (Masks(tuple(picture.point(table) for picture in mask.pictures)),)
+
+
+_MODULE = "comfy_extras.nodes_mask"
+
+NODES = [
+    NodeClass(
+        "SolidMask",
+        pure(_solid),
+        required={
+            "value": number(1.0, 0.0, 1.0, 0.01),
+            "width": side(low=1, step=1),
+            "height": side(low=1, step=1),
+        },
+        outputs=("MASK",),
+        category="mask",
+        python_module=_MODULE,
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "InvertMask",
+        pure(_invert),
+        required={"mask": link("MASK")},
+        outputs=("MASK",),
+        category="mask",
+        python_module=_MODULE,
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "MaskToImage",
+        pure(_to_image),
+        required={"mask": link("MASK")},
+        outputs=("IMAGE",),
+        display_name="Convert Mask to Image",
+        category="mask",
+        python_module=_MODULE,
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "ImageToMask",
+        pure(_from_image),
+        required={"image": link("IMAGE"), "channel": new_combo(CHANNELS)},
+        outputs=("MASK",),
+        display_name="Convert Image to Mask",
+        category="mask",
+        python_module=_MODULE,
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "GrowMask",
+        pure(_grow),
+        required={
+            "mask": link("MASK"),
+            "expand": integer(0, -16384, 16384, step=1),
+            "tapered_corners": boolean(True),
+        },
+        outputs=("MASK",),
+        category="mask",
+        python_module=_MODULE,
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "ThresholdMask",
+        pure(_threshold),
+        required={"mask": link("MASK"), "value": number(0.5, 0.0, 1.0, 0.01)},
+        outputs=("MASK",),
+        category="mask",
+        python_module=_MODULE,
+        info=NEW_STYLE,
+    ),
+]

@@ -1,0 +1,116 @@
+"""The model files that the simulated cloud offers, by folder, and the lists of samplers."""
+
+from __future__ import annotations
+
+#: Folder (as in `GET /api/experiment/models`) to file names. The first checkpoints are those of
+#: ComfyUI's own script examples and default workflow.
+MODEL_FILES: dict[str, list[str]] = {
+    "checkpoints": [
+        "v1-5-pruned-emaonly.safetensors",
+        "v1-5-pruned-emaonly-fp16.safetensors",
+        "v1-5-pruned-emaonly.ckpt",
+        "sd_xl_base_1.0.safetensors",
+        "sd_xl_refiner_1.0.safetensors",
+        "sd_xl_turbo_1.0_fp16.safetensors",
+        "dreamshaper_8.safetensors",
+        "flux1-dev-fp8.safetensors",
+        "flux1-schnell-fp8.safetensors",
+        "sd3.5_large_fp8_scaled.safetensors",
+    ],
+    "clip_vision": ["clip_vision_h.safetensors"],
+    "controlnet": [
+        "control_v11p_sd15_canny_fp16.safetensors",
+        "controlnet-canny-sdxl-1.0.safetensors",
+    ],
+    "diffusion_models": [
+        "flux1-dev.safetensors",
+        "flux1-schnell.safetensors",
+        "qwen_image_fp8_e4m3fn.safetensors",
+        "wan2.1_t2v_1.3B_fp16.safetensors",
+        "z_image_turbo_bf16.safetensors",
+    ],
+    "embeddings": ["EasyNegative.safetensors", "bad_prompt_version2.pt"],
+    "hypernetworks": [],
+    "loras": [
+        "add_detail.safetensors",
+        "lcm-lora-sdv1-5.safetensors",
+        "sd_xl_offset_example-lora_1.0.safetensors",
+    ],
+    "style_models": ["flux1-redux-dev.safetensors"],
+    "text_encoders": [
+        "clip_g.safetensors",
+        "clip_l.safetensors",
+        "qwen_2.5_vl_7b_fp8_scaled.safetensors",
+        "qwen_3_4b.safetensors",
+        "t5xxl_fp16.safetensors",
+        "t5xxl_fp8_e4m3fn.safetensors",
+        "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
+    ],
+    "upscale_models": ["4x-UltraSharp.pth", "RealESRGAN_x4plus.safetensors"],
+    "vae": [
+        "ae.safetensors",
+        "qwen_image_vae.safetensors",
+        "sdxl_vae.safetensors",
+        "vae-ft-mse-840000-ema-pruned.safetensors",
+        "wan_2.1_vae.safetensors",
+    ],
+}
+
+#: ComfyUI 0.3.64's list.
+SAMPLERS = [
+    "euler",
+    "euler_cfg_pp",
+    "euler_ancestral",
+    "euler_ancestral_cfg_pp",
+    "heun",
+    "heunpp2",
+    "dpm_2",
+    "dpm_2_ancestral",
+    "lms",
+    "dpm_fast",
+    "dpm_adaptive",
+    "dpmpp_2s_ancestral",
+    "dpmpp_2s_ancestral_cfg_pp",
+    "dpmpp_sde",
+    "dpmpp_sde_gpu",
+    "dpmpp_2m",
+    "dpmpp_2m_cfg_pp",
+    "dpmpp_2m_sde",
+    "dpmpp_2m_sde_gpu",
+    "dpmpp_2m_sde_heun",
+    "dpmpp_2m_sde_heun_gpu",
+    "dpmpp_3m_sde",
+    "dpmpp_3m_sde_gpu",
+    "ddpm",
+    "lcm",
+    "ipndm",
+    "ipndm_v",
+    "deis",
+    "res_multistep",
+    "res_multistep_cfg_pp",
+    "res_multistep_ancestral",
+    "res_multistep_ancestral_cfg_pp",
+    "gradient_estimation",
+    "gradient_estimation_cfg_pp",
+    "er_sde",
+    "seeds_2",
+    "seeds_3",
+    "sa_solver",
+    "sa_solver_pece",
+    "ddim",
+    "uni_pc",
+    "uni_pc_bh2",
+]
+
+#: ComfyUI 0.3.64's list.
+SCHEDULERS = [
+    "simple",
+    "sgm_uniform",
+    "karras",
+    "exponential",
+    "ddim_uniform",
+    "beta",
+    "normal",
+    "linear_quadratic",
+    "kl_optimal",
+]
