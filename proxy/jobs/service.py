@@ -188,6 +188,15 @@ class Jobs:
                 for client_id in clients:
                     self.hub.tell(member, client_id, status(len(ledger)))
 
+    def socket_opened(self) -> None:
+        """Events come (again): read what was missed."""
+        self.reconciler.read_soon()
+
+    def socket_lost(self) -> None:
+        """No events come: read instead."""
+        self.router.socket_lost()
+        self.reconciler.read_soon()
+
     # --- taking a job in -------------------------------------------------------------------
 
     async def submit(self, member: str, request: Request) -> Accepted:
