@@ -110,7 +110,7 @@ class Downloads:
         if self._session is None:
             raise RuntimeError("the cloud client is not started")
         for _ in range(_MAX_REDIRECTS):
-            location = _location(response)
+            location = redirect_target(response)
             response.close()
             with reported(_CALL, sent=True):
                 response = await self._session.get(
@@ -126,7 +126,7 @@ class Downloads:
         raise CloudGarbage(f"{_CALL}: too many redirects")
 
 
-def _location(response: aiohttp.ClientResponse) -> URL:
+def redirect_target(response: aiohttp.ClientResponse) -> URL:
     """Where a redirect leads, with every escape as it was written: it is part of the signature."""
     try:
         location = response.url.join(URL(response.headers["Location"], encoded=True))

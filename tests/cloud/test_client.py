@@ -333,3 +333,22 @@ async def test_model_preview_is_bytes_and_type_or_none(serve: Serve, connect: Co
 async def test_user_takes_any_body(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer(text="OK"))
     await (await connect(cloud.url)).user()
+
+
+async def test_lists_that_are_none_and_catalogues_that_are_no_object_are_garbage(
+    serve: Serve, connect: Connect
+) -> None:
+    cloud = await serve(answer({"not": "a list"}), answer(["not an object"]))
+    client = await connect(cloud.url, patience=Patience(budget=0.0))
+    with pytest.raises(CloudGarbage):
+        await client.model_folders()
+    with pytest.raises(CloudGarbage):
+        await client.object_info()
+
+
+async def test_refusals_other_than_unknown_are_told(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer({"code": "FORBIDDEN"}, 403))
+    client = await connect(cloud.url)
+    for call in (client.cancel("a"), client.job("a"), client.models("loras")):
+        with pytest.raises(CloudRefused):
+            await call

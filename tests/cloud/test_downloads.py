@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import SimpleNamespace
+from typing import cast
 
+import aiohttp
 import pytest
 from aiohttp import web
 from yarl import URL
 
 from proxy.cloud.client import CloudClient
+from proxy.cloud.downloads import redirect_target
 from proxy.cloud.errors import CloudGarbage, CloudRefused, CloudUnreachable
 from proxy.cloud.waits import Patience
 from tests.cloud.conftest import (
@@ -193,7 +197,7 @@ async def test_bytes_that_stall_raise(serve: Serve, connect: Connect) -> None:
         await asyncio.sleep(30)
         return response
 
-    client = await connect((await serve(stall)).url, timeout=0.1)
+    client = await connect((await serve(stall)).url, timeout=0.3)
     with pytest.raises(CloudUnreachable, match="no answer in time"):
         await fetch(client)
 
@@ -205,6 +209,21 @@ async def test_a_redirect_to_nowhere_is_garbage(
     cloud = await serve(redirect(location))
     client = await connect(cloud.url, patience=Patience(budget=0.0))
     with pytest.raises((CloudGarbage, CloudUnreachable)):
+        await fetch(client)
+
+
+def test_a_redirect_from_https_to_http_is_garbage() -> None:
+    response = SimpleNamespace(
+        url=URL("https://cloud.example/api/view"), headers={"Location": "http://storage/x"}
+    )
+    with pytest.raises(CloudGarbage, match="https to http"):
+        redirect_target(cast(aiohttp.ClientResponse, response))
+
+
+async def test_a_status_that_has_no_bytes_is_garbage(serve: Serve, connect: Connect) -> None:
+    storage = await serve(answer(status=204, body=b""))
+    client = await connect((await serve(signed(storage))).url, patience=Patience(budget=0.0))
+    with pytest.raises(CloudGarbage, match="204"):
         await fetch(client)
 
 

@@ -140,7 +140,7 @@ async def test_a_refused_connection_is_unreachable_and_unsent(
 
 async def test_no_answer_in_time_is_unreachable(serve: Serve, connect: Connect) -> None:
     cloud = await serve(stay_silent)
-    client = await connect(cloud.url, timeout=0.05, patience=Patience(budget=0.0))
+    client = await connect(cloud.url, timeout=0.5, patience=Patience(budget=0.0))
     with pytest.raises(CloudUnreachable, match="no answer in time") as caught:
         await client.user()
     assert caught.value.sent
