@@ -1,0 +1,21 @@
+"""A Comfy Cloud in a box: for the first run without a key, for tests and for faults."""
+
+from __future__ import annotations
+
+from proxy.simulator.account import Account, Plan
+from proxy.simulator.faults import Faults, HttpFault, JobFault, SocketFault
+from proxy.simulator.jobs import Job
+from proxy.simulator.server import Simulator
+from proxy.simulator.switches import Switches
+
+__all__ = [
+    "Account",
+    "Faults",
+    "HttpFault",
+    "Job",
+    "JobFault",
+    "Plan",
+    "Simulator",
+    "SocketFault",
+    "Switches",
+]

@@ -1,0 +1,97 @@
+"""What every request passes: the record, the faults, the credential, the limits."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from aiohttp.typedefs import Handler as WebHandler
+from aiohttp.typedefs import Middleware
+
+from proxy.simulator import delivery, errors
+from proxy.simulator.account import offered_key
+from proxy.simulator.call import Access, Call, Handler, answer
+from proxy.simulator.errors import Refusal
+from proxy.simulator.record import RequestRecord, credentials_of, without_credentials
+from proxy.simulator.world import Tenant, World
+
+
+def enter(world: World, handler: Handler, access: Access) -> WebHandler:
+    """A handler for aiohttp that lets in whom the access allows."""
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        visitor = admitted(world, request, access)
+        return await handler(Call(request, world, visitor))
+
+    return handle
+
+
+def admitted(world: World, request: web.Request, access: Access) -> Tenant | None:
+    """Whose request it is. Raises `Refusal` (401, 403, 429)."""
+    key = offered_key(request.headers, request.query)
+    tenant = world.tenant(key) if key is not None else None
+    if access is Access.PUBLIC:
+        return tenant
+    if tenant is None:
+        raise errors.unauthorized()
+    switches = world.switches
+    if switches.refuse_account is not None:
+        raise errors.account_refusal(switches.refuse_account)
+    if access is Access.PAID and tenant.account.plan == "free":
+        raise errors.no_api_access()
+    if switches.rate_limit and tenant.account.over_rate(switches.rate_limit):
+        refusal = errors.flat(429, "RATE_LIMITED", "too many requests")
+        if switches.rate_limit_retry_after:
+            refusal.headers["Retry-After"] = "1"
+        raise refusal
+    return tenant
+
+
+def middleware(world: World) -> Middleware:
+    """Notes each request, lets the faults happen, and gives refusals their form."""
+
+    @web.middleware
+    async def gate(request: web.Request, handler: WebHandler) -> web.StreamResponse:
+        resource = request.match_info.route.resource
+        path = resource.canonical if resource is not None else request.path
+        keys = [tenant.account.key for tenant in world.tenants]
+        record = RequestRecord(
+            method=request.method,
+            path=request.path,
+            route=f"{request.method} {path}",
+            query=without_credentials(request.query),
+            headers=without_credentials(request.headers),
+            credentials=credentials_of(request.headers, request.query, request.raw_path, keys),
+        )
+        world.record.add(record)
+        world.signal.notify()
+        fault = world.faults.http(record.route, f"{request.method} {request.path}")
+
+        async def formed(request: web.Request) -> web.StreamResponse:
+            return await _formed(request, handler)
+
+        response = await delivery.answer(request, formed, fault)
+        record.status = response.status
+        return response
+
+    return gate
+
+
+async def _formed(request: web.Request, handler: WebHandler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except Refusal as refusal:
+        return refused(refusal)
+    except web.HTTPNotFound:
+        if not request.path.startswith("/api/"):
+            return web.Response(status=404, text="404 page not found\n")
+        return refused(errors.not_found("no such route"))
+    except web.HTTPMethodNotAllowed as error:
+        wrong_method = errors.flat(405, "METHOD_NOT_ALLOWED", "method not allowed")
+        wrong_method.headers["Allow"] = ", ".join(sorted(error.allowed_methods))
+        return refused(wrong_method)
+
+
+def refused(refusal: Refusal) -> web.Response:
+    """The answer that a refusal is."""
+    if isinstance(refusal.body, str):
+        return web.Response(status=refusal.status, text=refusal.body, headers=refusal.headers)
+    return answer(refusal.body, refusal.status, refusal.headers)

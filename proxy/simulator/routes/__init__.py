@@ -1,0 +1,31 @@
+"""The routes of the cloud, one module a resource."""
+
+from __future__ import annotations
+
+from proxy.simulator.call import Route
+from proxy.simulator.routes import (
+    assets,
+    catalogue,
+    control,
+    files,
+    history,
+    jobs,
+    prompt,
+    queue,
+    socket,
+    user,
+)
+
+#: Every route. There is none without `/api` but `/ws`, `/view`, `/health` and `/simulator/*`.
+ROUTES: list[Route] = [
+    *prompt.ROUTES,
+    *queue.ROUTES,
+    *jobs.ROUTES,
+    *history.ROUTES,
+    *files.ROUTES,
+    *assets.ROUTES,
+    *catalogue.ROUTES,
+    *user.ROUTES,
+    *socket.ROUTES,
+    *control.ROUTES,
+]

@@ -1,0 +1,130 @@
+"""`/api/assets`: the account's files, to look at and to delete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from proxy.simulator.assets import Asset
+from proxy.simulator.call import Call, Route, answer
+from proxy.simulator.errors import bad_request, not_found
+from proxy.simulator.routes.files import redirect
+
+SORTS = ("created_at", "updated_at", "name", "size", "last_access_time")
+
+
+async def show_all(call: Call) -> web.Response:
+    """`GET /api/assets`."""
+    query = call.request.query
+    limit = call.number("limit", 20, 1, 500)
+    offset = call.number("offset", 0, 0)
+    include, exclude = (_tags(query.get(name, "")) for name in ("include_tags", "exclude_tags"))
+    contains = query.get("name_contains", "").lower()
+    assets = [
+        asset
+        for asset in call.account.library
+        if include <= set(asset.tags)
+        and not exclude & set(asset.tags)
+        and contains in asset.name.lower()
+    ]
+    sort = call.choice("sort", SORTS)
+    keys = {"name": lambda asset: asset.name, "size": lambda asset: asset.size}
+    assets.sort(
+        key=keys.get(sort, lambda asset: asset.created),
+        reverse=call.choice("order", ("desc", "asc")) == "desc",
+    )
+    page = assets[offset : offset + limit]
+    return answer(
+        {
+            "assets": [_shown(asset) for asset in page],
+            "total": len(assets),
+            "has_more": offset + limit < len(assets),
+        }
+    )
+
+
+async def show(call: Call) -> web.Response:
+    """`GET /api/assets/{id}`."""
+    return answer(_shown(_asset(call)))
+
+
+async def content(call: Call) -> web.Response:
+    """`GET /api/assets/{id}/content`: a redirect like that of `/api/view`."""
+    asset = _asset(call)
+    disposition = call.choice("disposition", ("inline", "attachment"))
+    attached = disposition == "attachment"
+    return redirect(call, asset.cloud_name, filename=asset.name if attached else None)
+
+
+async def known_hash(call: Call) -> web.Response:
+    """`HEAD /api/assets/hash/{hash}`: 200 or 404, without a body."""
+    wanted = call.path("hash")
+    if not wanted.startswith("blake3:"):
+        raise bad_request("the hash must begin with blake3:")
+    digest = wanted.removeprefix("blake3:")
+    if not any(asset.digest == digest for asset in call.account.library):
+        raise not_found()
+    return web.Response()
+
+
+async def delete(call: Call) -> web.Response:
+    """`DELETE /api/assets/{id}`."""
+    call.account.library.remove(_asset(call))
+    return web.Response(status=204)
+
+
+async def show_tags(call: Call) -> web.Response:
+    """`GET /api/tags`."""
+    counts: dict[str, int] = {}
+    for asset in call.account.library:
+        for tag in asset.tags:
+            counts[tag] = counts.get(tag, 0) + 1
+    tags = [{"name": name, "count": count} for name, count in sorted(counts.items())]
+    return answer({"tags": tags, "total": len(tags), "has_more": False})
+
+
+def _tags(text: str) -> set[str]:
+    tags = {tag for tag in text.split(",") if tag}
+    if len(tags) > 100:
+        raise bad_request("at most 100 tags")
+    return tags
+
+
+def _asset(call: Call) -> Asset:
+    asset = call.account.library.get(call.path("id"))
+    if asset is None:
+        raise not_found("asset not found")
+    return asset
+
+
+def _shown(asset: Asset) -> dict[str, Any]:
+    return {
+        "id": asset.id,
+        "name": asset.name,
+        "hash": f"blake3:{asset.digest}",
+        "asset_hash": f"blake3:{asset.digest}",
+        "size": asset.size,
+        "mime_type": asset.media_type,
+        "tags": list(asset.tags),
+        "user_metadata": {},
+        "loader_path": asset.cloud_name,
+        "display_name": asset.name,
+        "job_id": asset.job_id,
+        "prompt_id": asset.job_id,
+        "preview_id": None,
+        "created_at": asset.created_at,
+        "updated_at": asset.created_at,
+        "last_access_time": asset.created_at,
+        "is_immutable": False,
+    }
+
+
+ROUTES = [
+    Route("GET", "/api/assets", show_all),
+    Route("HEAD", "/api/assets/hash/{hash}", known_hash),
+    Route("GET", "/api/assets/{id}", show),
+    Route("DELETE", "/api/assets/{id}", delete),
+    Route("GET", "/api/assets/{id}/content", content),
+    Route("GET", "/api/tags", show_tags),
+]

@@ -1,0 +1,208 @@
+"""One run of a job: what happens in the engine becomes the cloud's events."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.simulator import events, outputs
+from proxy.simulator.account import Account
+from proxy.simulator.bench import Bench
+from proxy.simulator.events import NodeProgress
+from proxy.simulator.execution import (
+    Cached,
+    Failed,
+    Happening,
+    NodeDone,
+    NodeStarted,
+    Picture,
+    Progress,
+    Text,
+    execute,
+)
+from proxy.simulator.faults import JobFault
+from proxy.simulator.jobs import Job, now_ms
+from proxy.simulator.sockets import Hub
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended. `kind` is `success`, `error` (with `error`), `broken` (a failure of the
+    platform, with `error`) or `lost`.
+    """
+
+    kind: str
+    error: dict[str, Any] | None = None
+
+
+class _RetriedError(Exception):
+    """The run is to begin again."""
+
+
+class _EndedError(Exception):
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.kind)
+        self.outcome = outcome
+
+
+class Run:
+    """Runs one job and tells its events. Cancelling the task that performs it stops it."""
+
+    def __init__(self, job: Job, account: Account, hub: Hub, bench: Bench) -> None:
+        self._job = job
+        self._account = account
+        self._hub = hub
+        self._bench = bench
+        self._switches = bench.switches
+        self._nodes: dict[str, NodeProgress] = {}
+
+    async def perform(self) -> Outcome:
+        """From the slot to the end of the execution."""
+        if self._switches.capacity_wait:
+            self._job.move("queued_waiting")
+            await asyncio.sleep(self._switches.capacity_wait)
+        self._job.move("preparing")
+        await asyncio.sleep(self._switches.dispatch)
+        fault = self._bench.faults.job()
+        while True:
+            try:
+                return await self._attempt(fault)
+            except _RetriedError:
+                fault = None
+                self._job.move("retryable_error")
+                await asyncio.sleep(self._switches.settle)
+            except _EndedError as ended:
+                return ended.outcome
+
+    def emit(self, message: events.Message) -> None:
+        """Send to all sockets of the account."""
+        self._hub.broadcast(message)
+        self._job.first_event.set()
+
+    def tell(self, name: str, **data: Any) -> None:
+        """Send an `execution_*` event and keep it for the history, there with its time."""
+        job = self._job
+        self.emit(events.execution(name, job.id, self._switches, **data))
+        job.messages.append((name, {"prompt_id": job.id, **data, "timestamp": now_ms()}))
+
+    async def _attempt(self, fault: JobFault | None) -> Outcome:
+        job = self._job
+        job.move("executing")
+        job.started = now_ms()
+        job.outputs.clear()
+        job.messages.clear()
+        job.executed.clear()
+        self._nodes.clear()
+        self._foreign()
+        if self._switches.notifications:
+            self.emit(events.Event("notification", {"value": "Executing workflow..."}))
+        self.tell("execution_start")
+        happenings = execute(
+            job.graph,
+            job.output_nodes,
+            catalogue=self._bench.catalogue,
+            contents=outputs.JobContents(self._account, job, self._bench.storage, self._switches),
+            extra_data=job.extra_data,
+            pace=self._switches.pace,
+            cache=self._account.cache if self._switches.cache_nodes else None,
+        )
+        seen = 0
+        async with contextlib.aclosing(happenings):
+            async for happening in happenings:
+                if fault is not None and seen >= fault.after:
+                    await _suffer(fault)
+                seen += 1
+                if isinstance(happening, Failed):
+                    return self._failed(happening)
+                self._happened(happening)
+        if fault is not None:
+            await _suffer(fault)
+        return Outcome("success")
+
+    def _happened(self, happening: Happening) -> None:
+        job = self._job
+        match happening:
+            case Cached(nodes):
+                if nodes or self._switches.cached_when_empty:
+                    self.tell("execution_cached", nodes=nodes)
+            case NodeStarted(node_id):
+                self._progress_state(node_id, NodeProgress("running", 0.0, 1.0))
+                self.emit(events.executing(job.id, node_id))
+            case Progress(node_id, value, maximum):
+                self._progress_state(node_id, NodeProgress("running", value, maximum))
+                self.emit(events.progress(job.id, node_id, value, maximum))
+            case Picture(node_id, image, image_type):
+                self.emit(events.PreviewFrame(job.id, node_id, image, image_type))
+            case Text(node_id, text):
+                self.emit(events.TextFrame(job.id, node_id, text))
+            case NodeDone(node_id, ui):
+                self._done(node_id, ui)
+
+    def _done(self, node_id: str, ui: dict[str, Any] | None) -> None:
+        job = self._job
+        job.executed.append(node_id)
+        if ui is not None:
+            job.finish_node(node_id, ui)
+            shown = outputs.in_event(
+                job.outputs[node_id], job, node_id, self._account.library, self._switches
+            )
+            self.emit(events.executed(job.id, node_id, shown))
+        last = self._nodes.get(node_id, NodeProgress("running", 0.0, 1.0))
+        self._progress_state(node_id, NodeProgress("finished", last.max, last.max))
+
+    def _failed(self, failed: Failed) -> Outcome:
+        last = self._nodes.get(failed.node_id, NodeProgress("running", 0.0, 1.0))
+        self._progress_state(failed.node_id, NodeProgress("error", last.value, last.max))
+        return Outcome(
+            "error",
+            {
+                "node_id": failed.node_id,
+                "node_type": failed.node_type,
+                "exception_message": failed.exception_message,
+                "exception_type": failed.exception_type,
+                "traceback": failed.traceback,
+                "current_inputs": failed.current_inputs,
+                "current_outputs": {node: [] for node in failed.current_outputs},
+            },
+        )
+
+    def _progress_state(self, node_id: str, progress: NodeProgress) -> None:
+        self._nodes[node_id] = progress
+        if self._switches.progress_state != "none":
+            job = self._job
+            self.emit(events.progress_state(job.id, self._nodes, job.graph, self._switches))
+
+    def _foreign(self) -> None:
+        if not self._switches.foreign_messages:
+            return
+        task = {"task_id": self._job.id, "asset_name": "model.safetensors", "progress": 50}
+        counts = {"bytes_total": 2, "bytes_downloaded": 1, "status": "running"}
+        self._hub.broadcast(events.Event("asset_download", {**task, **counts}))
+        self._hub.broadcast(events.Event("agent_message", {"text": "a message to another program"}))
+
+
+async def _suffer(fault: JobFault) -> None:
+    match fault.kind:
+        case "retried":
+            raise _RetriedError
+        case "lost":
+            raise _EndedError(Outcome("lost"))
+        case "hang":
+            await asyncio.Event().wait()
+        case "service_error":
+            raise _EndedError(Outcome("broken", platform_error("The inference service went away.")))
+
+
+def platform_error(message: str) -> dict[str, Any]:
+    """A failure that belongs to no node."""
+    return {
+        "node_id": None,
+        "node_type": None,
+        "exception_message": message,
+        "exception_type": "ServiceError",
+        "traceback": [],
+        "current_inputs": {},
+        "current_outputs": {},
+    }

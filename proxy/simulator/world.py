@@ -1,0 +1,158 @@
+"""The whole state of a simulated cloud: accounts, contents, switches, faults and the record."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from uuid import uuid4
+
+from proxy.simulator.account import Account, Plan
+from proxy.simulator.bench import Bench
+from proxy.simulator.faults import Faults
+from proxy.simulator.jobs import Job
+from proxy.simulator.nodes import NodeClass, object_info, standard_nodes
+from proxy.simulator.queue import JobQueue
+from proxy.simulator.record import Record, RequestRecord, Signal
+from proxy.simulator.sockets import Hub, Socket
+from proxy.simulator.storage import Storage
+from proxy.simulator.switches import Switches
+from proxy.simulator.uploads import DirectUploads
+from proxy.translate import codec
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An account with what serves it."""
+
+    account: Account
+    hub: Hub
+    queue: JobQueue
+
+
+class World:
+    """See the module. Everything here may be read and changed while the simulator runs."""
+
+    def __init__(
+        self,
+        *,
+        key: str | None = None,
+        plan: Plan = "standard",
+        switches: Switches | None = None,
+        extra_nodes: Iterable[NodeClass] = (),
+    ) -> None:
+        self.switches = switches or Switches()
+        self.faults = Faults()
+        self.record = Record()
+        self.signal = Signal()
+        self.nodes = standard_nodes() | {node.name: node for node in extra_nodes}
+        self.tenants: list[Tenant] = []
+        self.storage = Storage(
+            self.switches, self.faults, lambda: [tenant.account.key for tenant in self.tenants]
+        )
+        self.direct_uploads = DirectUploads()
+        self._bench = Bench(
+            self.switches, self.faults, self.storage, self.nodes, self.signal.notify
+        )
+        self.account = self.add_account(key or f"comfyui-{uuid4().hex}{uuid4().hex}", plan)
+
+    def add_account(
+        self,
+        key: str,
+        plan: Plan = "standard",
+        *,
+        credits: int | None = None,  # noqa: A002
+    ) -> Account:
+        """One more account. Raises `ValueError` for an unknown plan or a key that is taken."""
+        if self.tenant(key) is not None:
+            raise ValueError("this key belongs to another account already")
+        account = Account(key, plan, credits)
+        hub = Hub(self.switches, self.faults, self.signal.notify)
+        self.tenants.append(Tenant(account, hub, JobQueue(account, hub, self._bench)))
+        return account
+
+    def set_plan(self, plan: Plan, account: Account | None = None) -> None:
+        """Change the plan of an account (the first one); waiting jobs may start at once."""
+        changed = account or self.account
+        changed.plan = plan
+        for tenant in self.tenants:
+            if tenant.account is changed:
+                tenant.queue.refill()
+
+    def tenant(self, key: str) -> Tenant | None:
+        """Whose key this is."""
+        for tenant in self.tenants:
+            if key and tenant.account.key == key:
+                return tenant
+        return None
+
+    @property
+    def key(self) -> str:
+        """The key of the first account."""
+        return self.account.key
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        """The jobs of all accounts by id, in the order of their submission to each."""
+        return dict(self._all_jobs())
+
+    @property
+    def sockets(self) -> list[Socket]:
+        """The open event sockets."""
+        return [socket for tenant in self.tenants for socket in tenant.hub.sockets]
+
+    @property
+    def requests(self) -> list[RequestRecord]:
+        """The requests to the API, oldest first."""
+        return list(self.record.requests)
+
+    @property
+    def calls(self) -> Counter[str]:
+        """How often each route was called, as `sim.calls["GET /api/jobs/{id}"]`."""
+        return self.record.calls
+
+    @property
+    def leaks(self) -> list[RequestRecord]:
+        """The requests to the storage that carried a credential. There must be none."""
+        return self.storage.leaks
+
+    def drop_sockets(self) -> None:
+        """Reset every event socket."""
+        for tenant in self.tenants:
+            tenant.hub.drop()
+
+    async def close_sockets(self, code: int = 1001) -> None:
+        """Close every event socket with this code."""
+        for tenant in self.tenants:
+            await tenant.hub.close(code)
+
+    async def wait_for(self, job_id: str, status: str, timeout: float = 10.0) -> Job:  # noqa: ASYNC109
+        """Wait until a job is or has been in a state, given by its raw or its friendly name.
+
+        The job need not exist yet. Raises `TimeoutError` after `timeout` seconds.
+        """
+
+        def reached() -> bool:
+            job = self.jobs.get(job_id)
+            return job is not None and job.reached(status)
+
+        await self.signal.until(reached, timeout)
+        return self.jobs[job_id]
+
+    async def wait_for_calls(self, route: str, count: int = 1, timeout: float = 10.0) -> None:  # noqa: ASYNC109
+        """Wait until a route was called so often in all. Raises `TimeoutError`."""
+        await self.signal.until(lambda: self.calls[route] >= count, timeout)
+
+    async def wait_for_sockets(self, count: int = 1, timeout: float = 10.0) -> None:  # noqa: ASYNC109
+        """Wait until exactly so many event sockets are open. Raises `TimeoutError`."""
+        await self.signal.until(lambda: len(self.sockets) == count, timeout)
+
+    @cached_property
+    def object_info(self) -> bytes:
+        """The body of `GET /api/object_info`. Uploads are not in its lists."""
+        return codec.dump_bytes(object_info(self.nodes))
+
+    def _all_jobs(self) -> Iterator[tuple[str, Job]]:
+        for tenant in self.tenants:
+            yield from tenant.account.jobs.items()
