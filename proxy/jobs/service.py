@@ -90,7 +90,7 @@ class Jobs:
 
     `known_class` gives the catalogue's word on a node class, or `None` while it has none.
     `connected` tells whether the event socket is open; `opened` waits a little until it is, so that
-    no event of a job comes before anybody hears it.
+    no event of a job comes before anybody hears it, and says whether it is.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Jobs:
         files: Files,
         known_class: Callable[[str], Mapping[str, Any] | None],
         connected: Callable[[], bool],
-        opened: Callable[[], Awaitable[object]],
+        opened: Callable[[], Awaitable[bool]],
         policy: Policy,
     ) -> None:
         self._keeper = Keeper(
@@ -118,6 +118,7 @@ class Jobs:
         self._files = files
         self._known_class = known_class
         self._opened = opened
+        self._worth_waiting = True
         self._policy = policy
         self._ledgers = self._keeper.ledgers
         self._runners = self._keeper.runners
@@ -190,6 +191,7 @@ class Jobs:
 
     def socket_opened(self) -> None:
         """Events come (again): read what was missed."""
+        self._worth_waiting = True
         self.reconciler.read_soon()
 
     def socket_lost(self) -> None:
@@ -244,7 +246,8 @@ class Jobs:
         if self._policy.send_partner_key and "auth_token_comfy_org" not in extra_data:
             extra_data.setdefault("api_key_comfy_org", self._policy.key)
         await self._keeper.save(record)
-        await self._opened()
+        if self._worth_waiting:
+            self._worth_waiting = await self._opened()
         try:
             submitted = await self._submitter.submit(record, graph, extra_data)
         except LocalError:

@@ -10,7 +10,13 @@ from typing import Any, Protocol
 import structlog
 
 from proxy.cloud.client import Submission
-from proxy.cloud.errors import CloudAmbiguous, CloudError, CloudRefused, CloudUnreachable
+from proxy.cloud.errors import (
+    CloudAmbiguous,
+    CloudDown,
+    CloudError,
+    CloudRefused,
+    CloudUnreachable,
+)
 from proxy.jobs.record import JobRecord
 from proxy.translate.errors import LocalError, from_cloud, is_retryable
 from proxy.translate.snapshot import Snapshot
@@ -89,6 +95,8 @@ class Submitter:
                 except CloudAmbiguous as error:
                     refusal, least, lost = _unreachable(), 0.0, True
                     log.warning("submission_unanswered", error=str(error))
+                except CloudDown as error:
+                    raise _unreachable(error.retry_after) from error
                 except CloudUnreachable as error:
                     refusal, least, lost = _unreachable(), 0.0, False
                     log.warning("submission_unsent", error=str(error))
@@ -155,13 +163,13 @@ def _waits(patience: float) -> Iterator[float]:
         wait = min(wait * 2, 8.0)
 
 
-def _unreachable() -> LocalError:
+def _unreachable(retry_after: float | None = None) -> LocalError:
     return LocalError(
         503,
         "cloud_unreachable",
         "Comfy Cloud cannot be reached; check the network of the machine that runs the proxy, "
         "then submit again. The job was not submitted.",
-        headers={"Retry-After": "10"},
+        headers={"Retry-After": str(max(1, round(retry_after or 10)))},
     )
 
 

@@ -1,0 +1,35 @@
+"""The whole stack, for every room's tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+from stack import Client, Proxy, running_proxy
+
+from proxy.simulator import Simulator
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    async with Simulator() as running:
+        yield running
+
+
+@pytest.fixture
+async def proxy(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
+    async with running_proxy(simulator, tmp_path / "data") as running:
+        yield running
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as opened:
+        yield opened
+
+
+@pytest.fixture
+def client(proxy: Proxy, session: aiohttp.ClientSession) -> Client:
+    return Client(session, proxy.url)
