@@ -89,14 +89,17 @@ class Keeper:
         gone = self.ledgers[member].forget(prompt_ids)
         await self._store.write([Delete(HISTORY, job.key) for job in gone])
 
-    def follow(self, record: JobRecord) -> Runner:
-        """Put a job in the queue and follow it; its messages wait for `Runner.release`."""
+    def follow(self, record: JobRecord, credentials: tuple[str, ...] = ()) -> Runner:
+        """Put a job in the queue and follow it; its messages wait for `Runner.release`.
+
+        `credentials` are the client's own, which are on no disk and so unknown after a restart.
+        """
         runner = Runner(
             record,
             cloud=self._cloud,
             names=self._names,
             desk=self,
-            secret=self._secret,
+            secrets=(self._secret, *credentials),
             now=now,
             waits=self._waits,
         )

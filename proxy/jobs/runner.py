@@ -104,7 +104,10 @@ class Waits:
 
 
 class Runner:
-    """One live job. `post` takes happenings at any time; nothing is done before `release`."""
+    """One live job. `post` takes happenings at any time; nothing is done before `release`.
+
+    `secrets` are what no message and no record may show, whatever a node makes of them.
+    """
 
     def __init__(
         self,
@@ -113,7 +116,7 @@ class Runner:
         cloud: Cloud,
         names: Names,
         desk: Desk,
-        secret: str,
+        secrets: tuple[str, ...],
         now: Callable[[], int],
         waits: Waits | None = None,
     ) -> None:
@@ -129,7 +132,7 @@ class Runner:
         self._cloud = cloud
         self._names = names
         self._desk = desk
-        self._secret = secret
+        self._secrets = secrets
         self._now = now
         self._waits = waits or Waits()
         self._inbox: asyncio.Queue[Happening] = asyncio.Queue()
@@ -219,7 +222,7 @@ class Runner:
                 output = await self._local_output(node, data["output"])
                 return CloudEvent("executed", {**data, "output": output})
             case CloudEvent(type="execution_error", data=data):
-                return CloudEvent("execution_error", redact(dict(data), self._secret))
+                return CloudEvent("execution_error", redact(dict(data), *self._secrets))
             case Seen(snapshot=snapshot):
                 return replace(happening, snapshot=await self._local_snapshot(snapshot))
         return happening
@@ -234,8 +237,8 @@ class Runner:
         return replace(
             snapshot,
             outputs=outputs,
-            execution_error=redact(snapshot.execution_error, self._secret),
-            execution_status=redact(snapshot.execution_status, self._secret),
+            execution_error=redact(snapshot.execution_error, *self._secrets),
+            execution_status=redact(snapshot.execution_status, *self._secrets),
         )
 
     async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any]:
@@ -243,7 +246,7 @@ class Runner:
         local = await self._names.localise(
             job.member, job.prompt_id, node, job.graph.get(node), output
         )
-        return redact(local, self._secret)
+        return redact(local, *self._secrets)
 
     async def _read_detail(self) -> None:
         """Read until the tracker has ended, and tell it when the cloud has no more to say."""

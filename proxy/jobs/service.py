@@ -21,7 +21,7 @@ from proxy.jobs.submission import Submitter
 from proxy.store.base import Store, StoreError
 from proxy.translate.errors import LocalError, fill_node_errors
 from proxy.translate.messages import status
-from proxy.translate.redact import without_credentials
+from proxy.translate.redact import credentials, without_credentials
 
 log = structlog.get_logger(__name__)
 
@@ -256,7 +256,9 @@ class Jobs:
         node_errors = fill_node_errors(submitted.node_errors)
         record.cloud_id = submitted.cloud_id
         record.outputs_to_execute = self._output_nodes(record, node_errors)
-        self._unreleased[record.member, record.prompt_id] = self._keeper.follow(record)
+        self._unreleased[record.member, record.prompt_id] = self._keeper.follow(
+            record, credentials(request.extra_data)
+        )
         self.reconciler.job_added()
         try:
             await self._keeper.save(record)

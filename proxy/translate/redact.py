@@ -12,16 +12,23 @@ REDACTED = "[REDACTED]"
 CREDENTIAL_KEYS = frozenset({"auth_token_comfy_org", "api_key_comfy_org"})
 
 
-def redact(value: T, secret: str) -> T:
-    """`value` with every occurrence of `secret` in its strings replaced; keys stay."""
+def redact(value: T, *secrets: str) -> T:
+    """`value` with every occurrence of a secret in its strings, keys included, replaced."""
     cleaned: Any = value
     if isinstance(value, str):
-        cleaned = value.replace(secret, REDACTED) if secret in value else value
+        for secret in secrets:
+            cleaned = cleaned.replace(secret, REDACTED) if secret else cleaned
     elif isinstance(value, dict):
-        cleaned = {key: redact(item, secret) for key, item in value.items()}
+        cleaned = {redact(key, *secrets): redact(item, *secrets) for key, item in value.items()}
     elif isinstance(value, list):
-        cleaned = [redact(item, secret) for item in value]
+        cleaned = [redact(item, *secrets) for item in value]
     return cleaned  # type: ignore[no-any-return]
+
+
+def credentials(extra_data: dict[str, Any]) -> tuple[str, ...]:
+    """The credentials that a client sent for partner nodes."""
+    found = (extra_data.get(key) for key in sorted(CREDENTIAL_KEYS))
+    return tuple(value for value in found if isinstance(value, str) and value)
 
 
 def without_credentials(extra_data: dict[str, Any]) -> dict[str, Any]:
