@@ -1,1 +1,5 @@
-"""What nodes and models there are: object_info and the model lists, cached."""
+"""`object_info` and the model lists, cached."""
+
+from proxy.catalogue.service import Catalogue
+
+__all__ = ["Catalogue"]

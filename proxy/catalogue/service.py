@@ -1,0 +1,179 @@
+"""`object_info` and the model lists, answered from a copy that is kept fresh."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import structlog
+from yarl import URL
+
+from proxy.catalogue import nodes
+from proxy.catalogue.kept import Kept
+from proxy.catalogue.nodes import Nodes
+from proxy.translate import codec
+from proxy.translate.errors import LocalError
+
+log = structlog.get_logger(__name__)
+
+#: Model folders that ComfyUI leaves out of `GET /experiment/models`.
+_NOT_MODELS = frozenset({"configs", "custom_nodes"})
+
+
+class Cloud(Protocol):
+    """What the catalogue needs of the cloud."""
+
+    base_url: URL
+
+    async def object_info(self) -> bytes:
+        """All node classes, as JSON."""
+
+    async def model_folders(self) -> list[dict[str, Any]]:
+        """`[{"name", "folders"}]`."""
+
+    async def models(self, folder: str) -> list[dict[str, Any]] | None:
+        """`[{"name", "pathIndex"}]`, or `None` for an unknown or empty folder."""
+
+
+class Catalogue:
+    """The catalogue of one account, with a copy in `folder`.
+
+    What is older than `max_age` (seconds) is fetched anew while the old is still served. The
+    answers raise `LocalError` (503) as long as there is neither a copy nor the cloud.
+    """
+
+    def __init__(self, cloud: Cloud, folder: Path, *, max_age: float) -> None:
+        self._cloud = cloud
+        self._folder = folder
+        self._max_age = max_age
+        self._nodes: Kept[Nodes] = Kept(
+            "node catalogue",
+            folder / "object_info.json",
+            cloud.object_info,
+            nodes.read,
+            max_age=max_age,
+        )
+        self._folders: Kept[list[dict[str, Any]]] = Kept(
+            "list of model folders",
+            folder / "model_folders.json",
+            self._fetch_folders,
+            _read_list,
+            max_age=max_age,
+        )
+        self._models: dict[str, Kept[list[dict[str, Any]]]] = {}
+        self._warming: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Drop the copy of another cloud, and begin to load without waiting for it."""
+        await asyncio.to_thread(_claim, self._folder, str(self._cloud.base_url))
+        self._warming = asyncio.create_task(self._warm(), name="load the catalogue")
+
+    async def close(self) -> None:
+        """Stop fetching."""
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
+        kept = [self._nodes.close(), self._folders.close()]
+        await asyncio.gather(*kept, *(models.close() for models in self._models.values()))
+
+    async def _warm(self) -> None:
+        with contextlib.suppress(LocalError):
+            await self._nodes.get()
+
+    # --- node classes ----------------------------------------------------------------------
+
+    def known(self, name: str) -> dict[str, Any] | None:
+        """A node class without waiting; `None` if there is none or nothing is loaded yet."""
+        loaded = self._nodes.value
+        return None if loaded is None else loaded.get(name)
+
+    async def node_class(self, name: str) -> dict[str, Any] | None:
+        """A node class."""
+        return (await self._nodes.get()).get(name)
+
+    async def classes(self) -> Mapping[str, dict[str, Any]]:
+        """All node classes; each is parsed when it is looked at."""
+        return await self._nodes.get()
+
+    async def object_info_json(self, files: Iterable[str]) -> bytes:
+        """The body of `GET /object_info` for a member whose input folder holds `files`."""
+        return (await self._nodes.get()).whole_json(files)
+
+    async def node_class_json(self, name: str, files: Iterable[str]) -> bytes:
+        """The body of `GET /object_info/{class}`: `{}` for a class that there is not."""
+        return (await self._nodes.get()).one_json(name, files)
+
+    # --- models ----------------------------------------------------------------------------
+
+    async def model_folders(self) -> list[str]:
+        """The names of the model folders."""
+        return [str(folder["name"]) for folder in await self._folders.get()]
+
+    async def model_folders_in_detail(self) -> list[dict[str, Any]]:
+        """`[{"name", "folders"}]`, models alone."""
+        return [one for one in await self._folders.get() if one["name"] not in _NOT_MODELS]
+
+    async def models(self, folder: str) -> list[str] | None:
+        """The names of a folder's models, in order; `None` for an unknown folder."""
+        models = await self.models_in_detail(folder)
+        return None if models is None else sorted(model["name"] for model in models)
+
+    async def models_in_detail(self, folder: str) -> list[dict[str, Any]] | None:
+        """`[{"name", "pathIndex", "modified", "created", "size"}]`; the cloud tells no times."""
+        if folder not in await self.model_folders():
+            return None
+        kept = self._models.get(folder)
+        if kept is None:
+            kept = self._models[folder] = Kept(
+                f"list of {folder}",
+                self._folder / f"models-{quote(folder, safe='')}.json",
+                lambda: self._fetch_models(folder),
+                _read_list,
+                max_age=self._max_age,
+            )
+        unknown = {"pathIndex": 0, "modified": 0.0, "created": 0.0, "size": 0}
+        return [{**unknown, **model} for model in await kept.get()]
+
+    async def embeddings(self) -> list[str]:
+        """The names of the embeddings, without extension."""
+        return [_without_suffix(name) for name in await self.models("embeddings") or []]
+
+    async def _fetch_folders(self) -> bytes:
+        return codec.dump_bytes(await self._cloud.model_folders())
+
+    async def _fetch_models(self, folder: str) -> bytes:
+        return codec.dump_bytes(await self._cloud.models(folder) or [])
+
+
+def _read_list(body: bytes) -> list[dict[str, Any]]:
+    items = codec.loads(body)
+    if not isinstance(items, list):
+        raise ValueError("the list is none")
+    return [item for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    return name.removesuffix(path.suffix)
+
+
+def _claim(folder: Path, base_url: str) -> None:
+    """The folder holds the copies of one cloud; what another one left there is removed."""
+    mark = folder / "cloud"
+    try:
+        mine = mark.read_text(encoding="utf-8") == base_url
+    except (OSError, ValueError):
+        mine = False
+    if mine:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for copy in folder.glob("*.json"):
+            copy.unlink(missing_ok=True)
+        mark.write_text(base_url, encoding="utf-8")
+    except OSError as error:
+        log.warning("catalogue_folder_unusable", error=str(error))

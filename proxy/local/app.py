@@ -1,0 +1,51 @@
+"""The local API as an aiohttp application."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from proxy.local import socket
+from proxy.local.middleware import cors_headers, gate
+from proxy.local.routes import add_routes
+from proxy.local.services import SERVICES, Services
+
+__all__ = ["SERVICES", "Services", "make_app", "server_logger"]
+
+
+def make_app(services: Services) -> web.Application:
+    """The application. Whoever runs it starts and closes the services."""
+    app = web.Application(
+        middlewares=[gate(services.cors_origins)],
+        client_max_size=services.max_upload_bytes,
+    )
+    app[SERVICES] = services
+    app[socket.SOCKETS] = weakref.WeakSet()
+    add_routes(app)
+    if services.cors_origins:
+        app.on_response_prepare.append(cors_headers(services.cors_origins))
+    app.on_shutdown.append(socket.close_all)
+    return app
+
+
+class _NoTracebackForBadHttp(logging.Filter):
+    """What is not HTTP at all is the client's fault and takes one line."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        if isinstance(error, HttpProcessingError):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args = "not a request that HTTP knows: %s", (type(error).__name__,)
+            record.exc_info = None
+        return True
+
+
+def server_logger() -> logging.Logger:
+    """The logger for `web.AppRunner`."""
+    logger = logging.getLogger("proxy.local.server")
+    if not logger.filters:
+        logger.addFilter(_NoTracebackForBadHttp())
+    return logger

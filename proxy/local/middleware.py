@@ -1,0 +1,156 @@
+"""What every request passes: a request id for the log, the origin check, errors, cache headers."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+from structlog.contextvars import bind_contextvars
+
+from proxy.local import answers
+from proxy.local.origin import OriginCheck
+from proxy.members import LOCAL
+from proxy.store.base import StoreError
+from proxy.translate.errors import LocalError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = structlog.get_logger(__name__)
+
+_CORS = {
+    "Access-Control-Allow-Methods": "POST, GET, DELETE, PUT, OPTIONS, PATCH",
+    "Access-Control-Allow-Headers": "Content-Type, Authorization",
+    "Access-Control-Allow-Credentials": "true",
+}
+
+MEMBER = web.RequestKey("member", str)
+
+_HOUR = 3600
+_DAY = 86400
+_NEVER_STORED = (".js", ".mjs", ".css")
+_PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+_FOUND = frozenset({200, 201, 202, 203, 204, 205, 206, 301, 308})
+_ELSEWHERE = frozenset({302, 303, 307})
+
+
+def cache_control(path: str, status: int) -> str | None:
+    """The `Cache-Control` of ComfyUI for the path of a request and the status of its answer."""
+    name = path.rpartition("/")[2]
+    if name.endswith(_NEVER_STORED) or (name.startswith("index") and name.endswith(".json")):
+        return "no-store"
+    if not name.lower().endswith(_PICTURES):
+        return None
+    if status == 404:
+        return f"public, max-age={_HOUR}"
+    if status in _FOUND:
+        return f"public, max-age={_DAY}"
+    return "no-cache" if status in _ELSEWHERE else None
+
+
+def gate(cors_origins: Iterable[str] = ()) -> Middleware:
+    """The middleware. Requests from pages of `cors_origins` are spared the origin check."""
+    check = OriginCheck(cors_origins)
+
+    @web.middleware
+    async def pass_through(request: web.Request, handler: Handler) -> web.StreamResponse:
+        bind_contextvars(request_id=secrets.token_hex(6))
+        began = time.perf_counter()
+        if await check.refuses(request.headers):
+            answer: web.StreamResponse = answers.empty(403)
+        elif request.method == "OPTIONS":
+            answer = answers.empty()
+        else:
+            request[MEMBER] = LOCAL
+            answer = await _answer(request, handler)
+        if not answer.prepared:
+            cached = cache_control(request.path, answer.status)
+            if cached is not None:
+                answer.headers.setdefault("Cache-Control", cached)
+        log.debug(
+            "request",
+            method=request.method,
+            path=request.path,
+            status=answer.status,
+            ms=round(1000 * (time.perf_counter() - began), 1),
+        )
+        return answer
+
+    return pass_through
+
+
+def cors_headers(
+    cors_origins: Iterable[str],
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """A signal that tells browsers so, in the words of ComfyUI's `--enable-cors-header`."""
+    allowed = frozenset(cors_origins)
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        if isinstance(response, web.HTTPException):
+            return
+        origin = request.headers.get("Origin")
+        if "*" in allowed:
+            response.headers["Access-Control-Allow-Origin"] = "*"
+        elif origin in allowed:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers["Vary"] = "Origin"
+        else:
+            return
+        response.headers.update(_CORS)
+
+    return add
+
+
+async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+    unmatched = request.match_info.http_exception
+    if unmatched is not None:
+        return _unknown(request, unmatched)
+    try:
+        return await handler(request)
+    except LocalError as error:
+        tell = log.warning if error.status >= 500 else log.info
+        tell("refused", path=request.path, status=error.status, error=error.type)
+        return answers.refusal(error)
+    except StoreError as error:
+        log.error("store_unavailable", path=request.path, error=str(error))
+        return answers.refusal(
+            LocalError(
+                503,
+                "store_unavailable",
+                "The proxy cannot use its data folder; free or repair the disk, then try again.",
+            )
+        )
+    except web.HTTPException:
+        raise
+    except Exception as error:
+        if _client_left(request):
+            log.debug("client_left", path=request.path)
+            return answers.empty(499)
+        log.exception("request_failed", path=request.path, error=type(error).__name__)
+        return answers.refusal(
+            LocalError(
+                500,
+                "internal_error",
+                "The proxy could not answer this request; its log says why, under the request id.",
+                extra_info=structlog.contextvars.get_contextvars(),
+            )
+        )
+
+
+def _client_left(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _unknown(request: web.Request, unmatched: web.HTTPException) -> web.StreamResponse:
+    """ComfyUI's static files at `/` take every GET, so that only other methods are not allowed."""
+    if request.path.startswith("/internal/"):
+        return answers.text("404: Not Found", 404)
+    if request.method in ("GET", "HEAD"):
+        return web.StreamResponse(status=404)
+    allowed = {"GET", "HEAD"}
+    if isinstance(unmatched, web.HTTPMethodNotAllowed):
+        allowed |= unmatched.allowed_methods
+    raise web.HTTPMethodNotAllowed(request.method, sorted(allowed))

@@ -1,0 +1,83 @@
+"""The one table of routes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from proxy.local import catalogue, history, jobs, prompt, queue, socket, system, upload, view
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A route of the local API; with a `twin` it answers below `/api` as well.
+
+    A GET route answers HEAD too.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    twin: bool = True
+
+
+ROUTES = (
+    Route("GET", "/", system.get_root),
+    Route("GET", "/healthz", system.get_health, twin=False),
+    Route("GET", "/ws", socket.serve),
+    # submitting and following
+    Route("GET", "/prompt", prompt.get_prompt),
+    Route("POST", "/prompt", prompt.post_prompt),
+    Route("GET", "/queue", queue.get_queue),
+    Route("POST", "/queue", queue.post_queue),
+    Route("POST", "/interrupt", queue.post_interrupt),
+    Route("GET", "/history", history.get_history),
+    Route("POST", "/history", history.post_history),
+    Route("GET", "/history/{prompt_id}", history.get_history_entry),
+    Route("GET", "/api/jobs", jobs.list_jobs),
+    Route("POST", "/api/jobs/cancel", jobs.cancel_jobs),
+    Route("GET", "/api/jobs/{job_id}", jobs.get_job),
+    Route("POST", "/api/jobs/{job_id}/cancel", jobs.cancel_job),
+    # files
+    Route("GET", "/view", view.get_view),
+    Route("POST", "/upload/image", upload.post_image),
+    Route("POST", "/upload/mask", upload.post_mask),
+    # catalogue
+    Route("GET", "/object_info", catalogue.get_object_info),
+    Route("GET", "/object_info/{node_class}", catalogue.get_node_class),
+    Route("GET", "/models", catalogue.get_model_folders),
+    Route("GET", "/models/{folder}", catalogue.get_models),
+    Route("GET", "/embeddings", catalogue.get_embeddings),
+    Route("GET", "/experiment/models", catalogue.get_model_folders_in_detail),
+    Route("GET", "/experiment/models/{folder}", catalogue.get_models_in_detail),
+    Route("GET", "/view_metadata/{folder}", system.get_nothing),
+    # the server itself
+    Route("GET", "/system_stats", system.get_system_stats),
+    Route("GET", "/features", system.get_features),
+    Route("POST", "/free", system.post_free),
+    Route("GET", "/users", system.get_users),
+    Route("GET", "/extensions", system.get_empty_list),
+    Route("GET", "/i18n", system.get_empty_object),
+    Route("GET", "/workflow_templates", system.get_empty_object),
+    Route("GET", "/node_replacements", system.get_empty_object),
+    Route("GET", "/global_subgraphs", system.get_empty_object),
+    Route("GET", "/global_subgraphs/{id}", system.get_null),
+    # what this server does not have
+    Route("*", "/api/assets", system.assets_disabled, twin=False),
+    Route("*", "/api/assets/{rest:.*}", system.assets_disabled, twin=False),
+    Route("*", "/api/tags", system.assets_disabled, twin=False),
+)
+
+
+def add_routes(app: web.Application) -> None:
+    """Put the table into the application."""
+    for route in ROUTES:
+        for path in (route.path, f"/api{route.path}") if route.twin else (route.path,):
+            if route.method == "GET":
+                app.router.add_get(path, route.handler, allow_head=True)
+            else:
+                app.router.add_route(route.method, path, route.handler)

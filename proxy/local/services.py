@@ -1,0 +1,46 @@
+"""What the handlers stand on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from proxy.local.middleware import MEMBER
+
+if TYPE_CHECKING:
+    from proxy.catalogue.service import Catalogue
+    from proxy.files.service import Files
+    from proxy.jobs.service import Jobs
+
+#: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
+MAX_UPLOAD_BYTES = 100 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The rooms below, and plain values of the settings.
+
+    `max_upload_bytes` bounds every request body and is announced to clients. Pages of
+    `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
+    """
+
+    jobs: Jobs
+    files: Files
+    catalogue: Catalogue
+    max_upload_bytes: int = MAX_UPLOAD_BYTES
+    cors_origins: tuple[str, ...] = ()
+
+
+SERVICES = web.AppKey("services", Services)
+
+
+def of(request: web.Request) -> Services:
+    """The services of the application that got the request."""
+    return request.app[SERVICES]
+
+
+def member_of(request: web.Request) -> str:
+    """Who is behind the client."""
+    return request[MEMBER]

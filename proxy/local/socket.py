@@ -1,0 +1,175 @@
+"""`/ws`: what a client hears.
+
+One task reads all the time, another one writes what waits in the outbox; nobody waits for a slow
+client. There are no pings, since a local ComfyUI sends none and some clients' own websocket code
+may not know them: peers that vanished are found by TCP's keep-alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket as tcp
+import uuid
+import weakref
+from typing import Any
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from proxy.local.outbox import Outbox, Parcel
+from proxy.local.services import member_of, of
+from proxy.local.system import features
+from proxy.translate import codec, frames
+from proxy.translate.messages import Event, Message, Preview, status
+
+log = structlog.get_logger(__name__)
+
+#: The largest message that a client may send, as in ComfyUI; a larger one closes with 1009.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+#: How long a client has to take the close frame.
+CLOSE_SECONDS = 2.0
+
+_KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+
+
+class ClientSocket:
+    """One client's websocket, as the hub knows it."""
+
+    def __init__(
+        self,
+        web_socket: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        flags: dict[str, Any],
+    ) -> None:
+        self._web_socket = web_socket
+        self._transport = transport
+        self._flags = flags
+        self._outbox = Outbox()
+        self._wake = asyncio.Event()
+        self._negotiated = False
+        self._silent = False
+        self._leaving: asyncio.Task[None] | None = None
+
+    def send(self, message: Message, *, for_all: bool) -> None:
+        """Take a message without waiting; a client that lets too much pile up has to go."""
+        if self._silent:
+            return
+        self._outbox.put(message, for_all=for_all)
+        self._wake.set()
+        if self._outbox.overflowed:
+            self._silent = True
+            log.warning("socket_too_slow", waiting=len(self._outbox))
+            self._leaving = asyncio.create_task(
+                self.close(aiohttp.WSCloseCode.TRY_AGAIN_LATER, "too slow")
+            )
+
+    def superseded(self) -> None:
+        """The connection stays open and gets nothing more."""
+        self._silent = True
+
+    def greet(self, remaining: int, sid: str, executing: str | None) -> None:
+        """The first messages: the queue with the `sid`, and where the client's own job stands."""
+        self.send(status(remaining, sid), for_all=False)
+        if executing is not None:
+            self.send(Event("executing", {"node": executing}), for_all=False)
+
+    def hear(self, text: str) -> None:
+        """Take a client's message: its feature flags, if the first JSON object has them."""
+        if self._negotiated:
+            return
+        try:
+            message = codec.loads(text)
+        except ValueError:
+            return
+        if not isinstance(message, dict):
+            return
+        self._negotiated = True
+        if message.get("type") == "feature_flags":
+            wanted = message.get("data")
+            self._outbox.want_metadata(
+                isinstance(wanted, dict) and wanted.get("supports_preview_metadata") is True
+            )
+            self.send(Event("feature_flags", self._flags), for_all=False)
+
+    async def deliver(self) -> None:
+        """Send what comes into the outbox, until the connection is gone."""
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while (parcel := self._outbox.pop()) is not None:
+                    await self._write(parcel)
+
+    async def _write(self, parcel: Parcel) -> None:
+        match parcel.message:
+            case Event() as event:
+                await self._web_socket.send_str(event.text)
+            case Preview() as preview:
+                frame = frames.encode_preview(preview, metadata=parcel.metadata)
+                if frame is not None:
+                    await self._web_socket.send_bytes(frame)
+            case text:
+                await self._web_socket.send_bytes(frames.encode_text(text))
+
+    async def close(self, code: int, reason: str) -> None:
+        """Say goodbye, and cut the connection when the client does not take it."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._web_socket.close(code=code, message=reason.encode(), drain=False)
+        self._transport.abort()
+
+    async def left(self) -> None:
+        """Wait for a goodbye that is under way."""
+        if self._leaving is not None:
+            await self._leaving
+
+
+SOCKETS: web.AppKey[weakref.WeakSet[ClientSocket]] = web.AppKey("sockets")
+
+
+async def serve(request: web.Request) -> web.StreamResponse:
+    """Take a websocket in and serve it until it closes. A bad handshake is a 400 with a text."""
+    web_socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES)
+    await web_socket.prepare(request)
+    transport = request.transport
+    if transport is None:
+        return web_socket
+    _keep_alive(transport)
+    services, member = of(request), member_of(request)
+    client = ClientSocket(web_socket, transport, features(services.max_upload_bytes))
+    sid = request.query.get("clientId") or uuid.uuid4().hex
+    executing = services.jobs.hub.attach(member, sid, client)
+    client.greet(services.jobs.queue_remaining(member), sid, executing)
+    request.app[SOCKETS].add(client)
+    delivering = asyncio.create_task(client.deliver())
+    log.debug("socket_opened", sid=sid)
+    try:
+        async for message in web_socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                client.hear(message.data)
+    finally:
+        services.jobs.hub.detach(member, sid, client)
+        delivering.cancel()
+        await asyncio.gather(delivering, client.left(), return_exceptions=True)
+        log.debug("socket_closed", sid=sid, code=web_socket.close_code)
+    return web_socket
+
+
+async def close_all(app: web.Application) -> None:
+    """Tell every client that the server goes away."""
+    sockets = app[SOCKETS]
+    goodbyes = [client.close(aiohttp.WSCloseCode.GOING_AWAY, "") for client in sockets]
+    await asyncio.gather(*goodbyes)
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    connection = transport.get_extra_info("socket")
+    if connection is None:
+        return
+    with contextlib.suppress(OSError):
+        connection.setsockopt(tcp.SOL_SOCKET, tcp.SO_KEEPALIVE, 1)
+        for option, seconds in _KEEP_ALIVE.items():
+            if hasattr(tcp, option):
+                connection.setsockopt(tcp.IPPROTO_TCP, getattr(tcp, option), seconds)

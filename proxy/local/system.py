@@ -1,0 +1,168 @@
+"""What a client asks about the server itself; nothing here waits for the cloud."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+from aiohttp import web
+
+from proxy.local import answers, bodies
+from proxy.local.services import of
+from proxy.translate.errors import LocalError
+
+#: The release whose behaviour is followed.
+COMFYUI_VERSION = "0.26.0"
+FRONTEND_VERSION = "1.27.10"
+TEMPLATES_VERSION = "0.1.95"
+PYTORCH_VERSION = "2.9.0+cu129"
+
+GIBIBYTE = 1024**3
+#: Memory of the cloud's GPUs, by Comfy Cloud's own description.
+VRAM_BYTES = 96 * GIBIBYTE
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>comfy-cloud-proxy</title></head>
+<body>
+<h1>comfy-cloud-proxy</h1>
+<p>This server answers like a local ComfyUI and runs every workflow on Comfy Cloud.</p>
+<p>Point a ComfyUI client at this address: scripts, SDKs, plug-ins and bots need no change.
+Its websocket is at <code>/ws</code>; <a href="/system_stats">/system_stats</a>,
+<a href="/queue">/queue</a> and <a href="/history">/history</a> show that it lives,
+<a href="/healthz">/healthz</a> is the health check.</p>
+</body>
+</html>
+"""
+
+_PAGE_HEADERS = {
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-store, must-revalidate",
+    "Pragma": "no-cache",
+    "Expires": "0",
+}
+
+
+def features(max_upload_bytes: int) -> dict[str, Any]:
+    """The server's feature flags, ours and never the cloud's.
+
+    `supports_progress_text_metadata` is absent: with it the web client would expect the long form
+    of text frames. `max_upload_size` is in bytes.
+    """
+    return {
+        "supports_preview_metadata": True,
+        "supports_model_type_tags": False,
+        "max_upload_size": max_upload_bytes,
+        "extension": {"manager": {"supports_v4": True}},
+        "node_replacements": True,
+        "assets": False,
+    }
+
+
+async def get_root(_: web.Request) -> web.Response:
+    """A page that says what this is."""
+    return web.Response(body=_PAGE.encode(), headers=_PAGE_HEADERS)
+
+
+async def get_health(_: web.Request) -> web.Response:
+    """Whether the process answers."""
+    return answers.json({"status": "ok"})
+
+
+async def get_features(request: web.Request) -> web.Response:
+    """The feature flags."""
+    return answers.json(features(of(request).max_upload_bytes))
+
+
+async def get_system_stats(_: web.Request) -> web.Response:
+    """This machine's memory and a GPU that stands for the cloud's."""
+    total, free = memory()
+    return answers.json(
+        {
+            "system": {
+                "os": sys.platform,
+                "ram_total": total,
+                "ram_free": free,
+                "comfyui_version": COMFYUI_VERSION,
+                "required_frontend_version": FRONTEND_VERSION,
+                "installed_templates_version": TEMPLATES_VERSION,
+                "required_templates_version": TEMPLATES_VERSION,
+                "comfy_package_versions": [],
+                "python_version": sys.version,
+                "pytorch_version": PYTORCH_VERSION,
+                "embedded_python": False,
+                "deploy_environment": "local-git",
+                "argv": ["main.py"],
+            },
+            "devices": [
+                {
+                    "name": "cuda:0 Comfy Cloud : native",
+                    "type": "cuda",
+                    "index": 0,
+                    "vram_total": VRAM_BYTES,
+                    "vram_free": VRAM_BYTES,
+                    "torch_vram_total": 0,
+                    "torch_vram_free": 0,
+                }
+            ],
+        }
+    )
+
+
+def memory() -> tuple[int, int]:
+    """This machine's memory and how much of it is free, in bytes; 0 where it is not known."""
+    values = []
+    for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"):
+        try:
+            values.append(os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
+        except (AttributeError, ValueError, OSError):
+            values.append(0)
+    return values[0], values[1]
+
+
+async def post_free(request: web.Request) -> web.Response:
+    """Nothing to free here: the cloud minds its own memory."""
+    body = await bodies.read_json(request)
+    if not isinstance(body, dict):
+        raise LocalError(
+            400,
+            "invalid_body",
+            f"The request body must be a JSON object, not {bodies.kind(body)}.",
+        )
+    return answers.empty()
+
+
+async def get_users(_: web.Request) -> web.Response:
+    """There is one user, as without `--multi-user`."""
+    return answers.json({"storage": "server", "migrated": True})
+
+
+async def get_empty_list(_: web.Request) -> web.Response:
+    """A listing of what a ComfyUI without custom nodes does not have."""
+    return answers.json([])
+
+
+async def get_empty_object(_: web.Request) -> web.Response:
+    """A map of what a ComfyUI without custom nodes does not have."""
+    return answers.json({})
+
+
+async def get_null(_: web.Request) -> web.Response:
+    """The answer of ComfyUI for a global subgraph that is not there."""
+    return answers.json(None)
+
+
+async def get_nothing(_: web.Request) -> web.Response:
+    """404 without a body."""
+    return answers.empty(404)
+
+
+async def assets_disabled(_: web.Request) -> web.Response:
+    """The asset routes of a ComfyUI whose assets are off, in their own nested error form."""
+    error = {
+        "code": "SERVICE_DISABLED",
+        "message": "Assets are not available on this server.",
+        "details": {},
+    }
+    return answers.json({"error": error}, 503)

@@ -1,0 +1,111 @@
+"""What the server says of itself, and the catalogue's routes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+from proxy.translate.errors import LocalError
+
+Client = TestClient[Any, Any]
+
+
+async def test_the_root_says_what_this_is(client: Client) -> None:
+    response = await client.get("/")
+    assert response.status == 200
+    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert response.headers["Cache-Control"] == "no-store, must-revalidate"
+    assert (response.headers["Pragma"], response.headers["Expires"]) == ("no-cache", "0")
+    assert "Comfy Cloud" in await response.text()
+
+
+async def test_the_stats_have_what_clients_read(client: Client) -> None:
+    stats = await (await client.get("/system_stats")).json()
+    assert all(type(stats["system"][key]) is int for key in ("ram_total", "ram_free"))
+    assert stats["system"]["comfyui_version"] >= "0.26.0"
+    (device,) = stats["devices"]
+    assert (device["type"], device["index"]) == ("cuda", 0)
+    assert type(device["name"]) is str
+    assert all(type(device[key]) is int for key in ("vram_total", "vram_free"))
+
+
+async def test_the_features_announce_the_limit_and_no_long_texts(serve: Any) -> None:
+    client = await serve(max_upload_bytes=1000)
+    features = await (await client.get("/features")).json()
+    assert (features["max_upload_size"], features["supports_preview_metadata"]) == (1000, True)
+    assert "supports_progress_text_metadata" not in features
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"),
+    [
+        ("/healthz", {"status": "ok"}),
+        ("/users", {"storage": "server", "migrated": True}),
+        ("/extensions", []),
+        ("/i18n", {}),
+        ("/workflow_templates", {}),
+        ("/node_replacements", {}),
+        ("/global_subgraphs", {}),
+        ("/global_subgraphs/x", None),
+        ("/object_info", {"LoadImage": {}}),
+        ("/object_info/LoadImage", {"LoadImage": {}}),
+        ("/object_info/NoSuchNode", {}),
+        ("/object_info/Oracle%20x", {}),
+        ("/models", ["loras"]),
+        ("/models/loras", ["a.safetensors"]),
+        ("/embeddings", ["bad-hands"]),
+        ("/experiment/models", [{"name": "loras", "folders": ["loras"]}]),
+        ("/experiment/models/loras", [{"name": "a.safetensors", "pathIndex": 0}]),
+    ],
+)
+async def test_a_plain_answer(client: Client, path: str, answer: Any) -> None:
+    response = await client.get(path)
+    assert (response.status, await response.json()) == (200, answer)
+
+
+@pytest.mark.parametrize(
+    "path", ["/models/nope", "/experiment/models/nope", "/view_metadata/loras?filename=x"]
+)
+async def test_an_unknown_folder_is_404_without_a_body(client: Client, path: str) -> None:
+    response = await client.get(path)
+    assert (response.status, await response.read()) == (404, b"")
+    assert "Content-Type" not in response.headers
+
+
+async def test_the_members_files_go_into_the_catalogue(
+    client: Client, room_of_files: Any, room_of_nodes: Any
+) -> None:
+    room_of_files.add("cat.png", type_="input")
+    room_of_files.add("dog.png", type_="output")
+    await client.get("/object_info")
+    assert room_of_nodes.files == ["cat.png"]
+
+
+async def test_a_catalogue_that_is_not_to_be_had_is_503(client: Client, room_of_nodes: Any) -> None:
+    room_of_nodes.refusal = LocalError(503, "catalogue_unavailable", "Try again.")
+    response = await client.get("/object_info")
+    assert (response.status, (await response.json())["error"]["message"]) == (503, "Try again.")
+
+
+@pytest.mark.parametrize("body", ["{}", '{"unload_models": true, "free_memory": "yes"}'])
+async def test_freeing_memory_does_nothing(client: Client, body: str) -> None:
+    response = await client.post("/free", data=body)
+    assert (response.status, await response.read()) == (200, b"")
+
+
+@pytest.mark.parametrize("body", ["[]", ""])
+async def test_freeing_memory_wants_an_object(client: Client, body: str) -> None:
+    assert (await client.post("/free", data=body)).status == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/api/assets"), ("POST", "/api/assets/from-hash"), ("GET", "/api/tags")],
+)
+async def test_assets_are_off(client: Client, method: str, path: str) -> None:
+    response = await client.request(method, path)
+    error = (await response.json())["error"]
+    assert (response.status, error["code"], error["details"]) == (503, "SERVICE_DISABLED", {})
+    assert (await client.get(path.removeprefix("/api"))).status == 404
