@@ -37,6 +37,8 @@ def validate(
     says whether a file is known by its name as it stands in the graph ("x.png [output]").
     Never raises.
     """
+    if isinstance(graph, str | list) and not graph:
+        graph = {}
     if not isinstance(graph, dict):
         return Validation(
             error=_reason(

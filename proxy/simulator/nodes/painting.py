@@ -20,7 +20,8 @@ def paint(subject: str, seed: int | str, size: tuple[int, int]) -> Image.Image:
 
     A CSS colour's name in the subject ("purple") tints the sky.
     """
-    chance = random.Random(f"{seed}\n{subject}")  # noqa: S311 - a painter, not a locksmith
+    text = f"{seed}\n{subject}".encode(errors="replace")
+    chance = random.Random(text)  # noqa: S311 - a painter, not a locksmith
     width, height = size
     zenith, horizon, ground = _palette(subject, chance)
     picture = _gradient(zenith, horizon).resize(size, Image.Resampling.BILINEAR)

@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.simulator.nodes.node_class import Context, NodeClass, Output
 from proxy.simulator.nodes.painting import paint
-from proxy.simulator.nodes.specs import boolean, combo, number, seed, string
+from proxy.simulator.nodes.specs import NEW_STYLE, boolean, combo, number, seed, string
 from proxy.simulator.nodes.values import Images
 
 _ERRORS: dict[str, type[Exception]] = {
@@ -106,11 +106,6 @@ NODES = [
         category="api node/image/BFL",
         description="A partner node: the cloud asks for the account's API key in extra_data.",
         python_module="comfy_api_nodes.nodes_bfl",
-        info={
-            "deprecated": False,
-            "experimental": False,
-            "dev_only": False,
-            "api_node": True,
-        },
+        info={**NEW_STYLE, "api_node": True},
     ),
 ]

@@ -15,6 +15,7 @@ MAX_SIDE = 16384
 
 #: The `info` of a class in the new style ("V3"), which always says these.
 NEW_STYLE: dict[str, Any] = {
+    "output_tooltips": [],
     "deprecated": False,
     "experimental": False,
     "dev_only": False,
