@@ -30,6 +30,7 @@ QUICK = {
     "connected_wait": 0.5,
     "lost_wait": 0.05,
     "submit_patience": 2.0,
+    "status_interval": 0.2,
 }
 
 
