@@ -1,0 +1,162 @@
+"""The contents behind records: opened from the cache or the cloud, some fetched ahead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.files.cache import Cache
+from proxy.files.content import HELD_BACK, Content, ContentBrokenError
+from proxy.files.contents import Contents
+from proxy.files.download import ContentWrongError, Downloads, DownloadSource, Fetch
+from proxy.files.record import FileRecord
+from proxy.store.base import StoreError
+from proxy.translate.errors import LocalError, from_cloud
+from proxy.translate.media import kind
+
+_log = structlog.get_logger(__name__)
+
+#: Which outputs are fetched before anyone asks for them.
+Prefetch = Literal["off", "images", "all"]
+
+#: Downloads that run at once for nobody.
+PREFETCHES = 4
+
+
+class Library:
+    """Opens contents. `prefetch` says which of the outputs `fetch_ahead` fetches."""
+
+    def __init__(
+        self, source: DownloadSource, cache: Cache, contents: Contents, *, prefetch: Prefetch
+    ) -> None:
+        self._cache = cache
+        self._contents = contents
+        self._prefetch = prefetch
+        self._downloads = Downloads(source, cache, on_fetched=self._learn)
+        self._turn = asyncio.Semaphore(PREFETCHES)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """Stop all downloads."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._downloads.close()
+
+    async def open(self, record: FileRecord) -> Content:
+        """The file's bytes, from the cache or as they arrive.
+
+        Returns when the size is known; small contents are complete by then. Raises `LocalError`
+        if the content cannot be had.
+        """
+        hash_ = self._hash(record)
+        if hash_ is not None:
+            if self._cache.is_trusted(hash_):
+                lease = self._cache.lease(hash_)
+            else:
+                lease = await asyncio.to_thread(self._cache.lease, hash_)
+            if lease is not None:
+                return Content(lease)
+        fetch = self._downloads.fetch(record.cloud_name, record.cloud_type, hash_)
+        await fetch.began(HELD_BACK)
+        if fetch.error is not None:
+            raise unavailable(record.filename, fetch.error)
+        return Content(fetch)
+
+    @asynccontextmanager
+    async def whole(self, record: FileRecord) -> AsyncIterator[Path]:
+        """The complete file on disk, which stays there for as long. Raises `LocalError`."""
+        content = await self.open(record)
+        try:
+            try:
+                path = await content.whole()
+            except ContentBrokenError as error:
+                raise unavailable(record.filename, error) from error
+            yield path
+        finally:
+            content.close()
+
+    async def holds(self, record: FileRecord, hash_: str) -> bool:
+        """Whether the file's content has the hash; fetches it if nothing else can tell.
+
+        A content that cannot be had is another one.
+        """
+        known = self._hash(record)
+        if known is None:
+            try:
+                async with self.whole(record) as path:
+                    known = path.name
+            except LocalError:
+                return False
+        return known == hash_
+
+    def fetch_ahead(self, record: FileRecord) -> None:
+        """Fetch a new output into the cache, if the setting says so; returns at once."""
+        if self._prefetch == "all" or (self._prefetch == "images" and _is_image(record)):
+            self._spawn(self._fetch_quietly(record))
+
+    async def _fetch_quietly(self, record: FileRecord) -> None:
+        try:
+            async with self._turn, self.whole(record):
+                pass
+        except LocalError as error:
+            _log.info("an output could not be fetched ahead", reason=str(error))
+
+    def _hash(self, record: FileRecord) -> str | None:
+        return record.hash or self._contents.hash_of(record.cloud_name)
+
+    def _learn(self, fetch: Fetch) -> None:
+        """Keep the hash of a content whose name does not tell it, so that it is found again."""
+        if fetch.expected is None and fetch.hash is not None and fetch.size is not None:
+            self._spawn(self._learn_hash(fetch.cloud_name, fetch.hash, fetch.size))
+
+    async def _learn_hash(self, cloud_name: str, hash_: str, size: int) -> None:
+        try:
+            await self._contents.was_fetched(cloud_name, hash_, size)
+        except StoreError as error:
+            _log.warning("the hash of a content could not be stored", reason=str(error))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def unavailable(filename: str, error: Exception) -> LocalError:
+    """The answer to a request for a content that cannot be had."""
+    if isinstance(error, CloudRefused) and error.status != 404:
+        return from_cloud(error.status, error.body, error.retry_after)
+    if isinstance(error, CloudRefused):
+        return LocalError(
+            404, "file_not_found", f"Comfy Cloud has the content of {filename} no longer."
+        )
+    if isinstance(error, CloudError):
+        return LocalError(
+            503,
+            "cloud_unreachable",
+            f"{filename} is on Comfy Cloud, which cannot be reached; check the network of the "
+            "machine that runs the proxy, then ask again.",
+            headers={"Retry-After": "10"},
+        )
+    if isinstance(error, ContentWrongError | ContentBrokenError):
+        return LocalError(
+            502,
+            "content_damaged",
+            f"Comfy Cloud does not deliver {filename} whole; ask again in a moment.",
+        )
+    return LocalError(
+        503,
+        "cache_unwritable",
+        f"{filename} cannot be fetched because the proxy cannot write to its cache; free or "
+        "repair its disk.",
+    )
+
+
+def _is_image(record: FileRecord) -> bool:
+    return kind(record.filename) == "image"

@@ -1,0 +1,120 @@
+"""Which name an upload gets: the rules of ComfyUI 0.3.64's upload routes."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Awaitable, Callable
+
+from proxy.files.namespace import Namespace
+from proxy.files.record import FileRecord, Named, make_record
+from proxy.files.uploads import Received
+from proxy.translate import names
+from proxy.translate.errors import LocalError
+from proxy.translate.names import Place
+
+
+class Naming:
+    """The choice of a name for one upload of a member.
+
+    `holds` says whether a file's content has a hash. Raises `LocalError` (400) where ComfyUI
+    refuses the name or fails on it.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        holds: Callable[[FileRecord, str], Awaitable[bool]],
+        *,
+        member: str,
+        filename: str,
+        subfolder: str,
+        type_: str,
+        overwrite: bool,
+    ) -> None:
+        self._namespace = namespace
+        self._holds = holds
+        self._member = member
+        self._filename = filename
+        self._subfolder = subfolder
+        self._type = type_
+        self._overwrite = overwrite
+        self._place_of(filename)
+
+    async def same(self, hash_: str) -> Named | None:
+        """The answer if a file of the name has this content already, so that nothing is to do."""
+        if self._overwrite:
+            return None
+        async with self._namespace.lock(self._member):
+            filename, _, found = await self._choose(hash_)
+        return self._named(filename) if found else None
+
+    async def name_only(self, hash_: str) -> Named:
+        """The answer for an upload of which nothing is kept."""
+        async with self._namespace.lock(self._member):
+            filename, _, _ = await self._choose(hash_)
+        return self._named(filename)
+
+    async def take(
+        self, hash_: str, content: Received, cloud_name: str, *, modified: float
+    ) -> Named:
+        """Give the content a name. `hash_` is of the bytes that were sent, for masks not the same.
+
+        Raises `StoreError`; then the name is not given.
+        """
+        async with self._namespace.lock(self._member):
+            filename, place, found = await self._choose(hash_)
+            known = self._namespace.get(self._member, place) if found else None
+            if known is None or known.cloud_name != cloud_name:
+                record = make_record(
+                    self._member,
+                    place,
+                    cloud_name=cloud_name,
+                    cloud_type="input",
+                    modified=modified if known is None else known.modified,
+                    content=(content.hash, content.size),
+                )
+                await self._namespace.put([record])
+        return self._named(filename)
+
+    async def _choose(self, hash_: str) -> tuple[str, Place, bool]:
+        """Name and place, and whether the file there has the content. The lock is held."""
+        filename, number = self._filename, 0
+        while True:
+            place = self._place_of(filename)
+            record = self._namespace.get(self._member, place)
+            if record is None or self._overwrite:
+                return filename, place, False
+            if await self._holds(record, hash_):
+                return filename, place, True
+            number += 1
+            filename = names.numbered(self._filename, number)
+
+    def _place_of(self, filename: str) -> Place:
+        if self._type not in names.TYPES:
+            raise LocalError(
+                400,
+                "invalid_type",
+                f"There is no folder of the type {self._type!r}; use input, output or temp.",
+            )
+        place = names.upload_place(filename, self._subfolder, self._type) if filename else None
+        if place is None or not names.is_storable(place.path):
+            raise _invalid(filename, "it leads outside, is too long or is no name at all")
+        folder = names.resolve(self._type, posixpath.normpath(self._subfolder)) or ""
+        parent = Place(self._type, place.subfolder)
+        if self._namespace.has_folder(self._member, place):
+            raise _invalid(filename, "it is the name of a folder")
+        if parent.path != folder and not self._namespace.has_folder(self._member, parent):
+            raise _invalid(filename, f"there is no folder {parent.path}; give it as subfolder")
+        while parent.path:
+            if self._namespace.get(self._member, parent) is not None:
+                raise _invalid(filename, f"{parent.path} is a file and not a folder")
+            parent = Place(parent.type, parent.subfolder)
+        return place
+
+    def _named(self, filename: str) -> Named:
+        return Named(filename, self._subfolder, self._type)
+
+
+def _invalid(filename: str, reason: str) -> LocalError:
+    shown = filename.encode("utf-8", "replace").decode()[:100]
+    return LocalError(400, "invalid_filename", f"{shown!r} cannot be stored: {reason}.")

@@ -1,0 +1,311 @@
+"""Local names for what jobs leave behind, given once and for the life of the record."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import posixpath
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from proxy.files.contents import hash_in
+from proxy.files.namespace import Namespace
+from proxy.files.record import FileRecord, make_record
+from proxy.store.base import Put, Store
+from proxy.translate import names, outputs
+from proxy.translate.graph import reveal
+from proxy.translate.names import Place
+
+COLLECTION = "outputs"
+
+#: Nodes whose names are kept in memory; those of others are read from the store again.
+REMEMBERED = 4096
+#: Names of earlier runs under the same `prompt_id` that a node keeps.
+MOST_GIVEN = 1000
+#: Seconds to wait for a picture whose size its name is to show.
+MEASURE_TIMEOUT = 20.0
+
+
+class Given(msgspec.Struct, frozen=True):
+    """A name that was given to the file at `index` under `key` of a node's output."""
+
+    key: str
+    index: int
+    cloud_name: str
+    type: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A file of an output as the cloud tells it."""
+
+    key: str
+    index: int
+    item: Mapping[str, Any]
+
+    @property
+    def cloud_name(self) -> str:
+        return str(self.item["filename"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Whose output it is."""
+
+    member: str
+    prompt_id: str
+    node_id: str
+    node: Mapping[str, Any] | None
+
+    @property
+    def key(self) -> str:
+        return "/".join(
+            quote(part, safe="") for part in (self.member, self.prompt_id, self.node_id)
+        )
+
+
+class Outputs:
+    """Gives names to outputs and remembers them.
+
+    `on_named` hears of each new record; `measure` tells a content's width and height.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        namespace: Namespace,
+        *,
+        measure: Callable[[FileRecord], Awaitable[tuple[int, int]]],
+        on_named: Callable[[FileRecord], None] = lambda _: None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._namespace = namespace
+        self._measure = measure
+        self._on_named = on_named
+        self._now = now
+        self._given: OrderedDict[str, list[Given]] = OrderedDict()
+
+    async def localise(
+        self,
+        member: str,
+        prompt_id: str,
+        node_id: str,
+        node: Mapping[str, Any] | None,
+        output: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """A node's output in local form. The same for the same files, whenever it is asked.
+
+        A file keeps the name that it was first given, whether the cloud's event or the job's
+        detail was first to tell of it. Raises `StoreError`; then no name was given.
+        """
+        job = _Job(member, prompt_id, node_id, node)
+        shaped = outputs.with_core_keys(output)
+        items = [_Item(*found) for found in outputs.files(shaped)]
+        local = reveal(shaped, self._namespace.local_names(member))
+        places = await self._places(job, items)
+        for item, place in zip(items, places, strict=True):
+            revealed = local[item.key][item.index]
+            local[item.key][item.index] = outputs.local_item(
+                revealed,
+                filename=posixpath.basename(place.path),
+                subfolder=place.subfolder,
+                type_=place.type,
+            )
+        return local
+
+    async def _places(self, job: _Job, items: Sequence[_Item]) -> list[Place]:
+        """Where each item is for the member. What a node was given as an upload stays one."""
+        uploads = [self._upload(job, item) for item in items]
+        mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
+        places = iter(await self._output_places(job, mine) if mine else ())
+        return [next(places) if upload is None else upload.place for upload in uploads]
+
+    def _upload(self, job: _Job, item: _Item) -> FileRecord | None:
+        if item.item.get("type") != "input":
+            return None
+        return self._namespace.upload_named(job.member, item.cloud_name)
+
+    async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[Place]:
+        given = await self._load(job.key)
+        matched = _match(items, given)
+        settled = [
+            Place(name.type, name.path)
+            for item, name in zip(items, matched, strict=True)
+            if name is not None and not _is_better(item.cloud_name, name.cloud_name)
+        ]
+        if len(settled) == len(items):
+            return settled
+        sizes = [
+            await self._size(job, item) if name is None else (0, 0)
+            for item, name in zip(items, matched, strict=True)
+        ]
+        async with self._namespace.lock(job.member):
+            return await self._give(job, items, await self._load(job.key), sizes)
+
+    async def _give(
+        self,
+        job: _Job,
+        items: Sequence[_Item],
+        given: Sequence[Given],
+        sizes: Sequence[tuple[int, int]],
+    ) -> list[Place]:
+        places: list[Place] = []
+        records: dict[Place, FileRecord] = {}
+        matched = _match(items, given)
+        kept = [name for name in given if name not in matched][-MOST_GIVEN:]
+        for item, name, size in zip(items, matched, sizes, strict=True):
+            cloud_name = item.cloud_name
+            if name is None:
+                place = self._free_place(job, item, size, records)
+            else:
+                place = Place(name.type, name.path)
+                if not _is_better(cloud_name, name.cloud_name):
+                    cloud_name = name.cloud_name
+            places.append(place)
+            kept.append(Given(item.key, item.index, cloud_name, place.type, place.path))
+            if name is None or cloud_name != name.cloud_name:
+                records[place] = make_record(
+                    job.member,
+                    place,
+                    cloud_name=cloud_name,
+                    cloud_type=_cloud_type(item, place),
+                    modified=self._now(),
+                )
+        await self._namespace.put(
+            list(records.values()), beside=[Put(COLLECTION, job.key, msgspec.json.encode(kept))]
+        )
+        self._remember(job.key, kept)
+        for record in records.values():
+            self._on_named(record)
+        return places
+
+    def _free_place(
+        self, job: _Job, item: _Item, size: tuple[int, int], taken: Mapping[Place, object]
+    ) -> Place:
+        """The next name by ComfyUI's counter that nothing has yet."""
+        type_ = outputs.output_type(item.item, job.node)
+        subfolder, stem, tail = self._pattern(job, item, type_, size)
+        folder = Place(type_, subfolder)
+        number = self._namespace.next_number(job.member, folder, stem) if tail is not None else 0
+        while True:
+            if tail is not None:
+                filename = names.counted(stem, number, tail)
+            else:
+                filename = names.numbered(stem, number) if number else stem
+            place = Place(type_, posixpath.join(subfolder, filename))
+            used = place in taken or self._namespace.get(job.member, place) is not None
+            if not used and not self._namespace.has_folder(job.member, place):
+                return place
+            number += 1
+
+    def _pattern(
+        self, job: _Job, item: _Item, type_: str, size: tuple[int, int]
+    ) -> tuple[str, str, str | None]:
+        """Subfolder, stem and tail of the name; without a tail the stem is the whole name."""
+        shown = _display_name(item)
+        prefix = outputs.filename_prefix(job.node)
+        ending = outputs.extension(item.cloud_name, item.key, job.node)
+        tail: str | None = ending if item.key == "gifs" else f"_{ending}"
+        if prefix is None:
+            temporary = type_ == "temp"
+            prefix = names.temp_stem(job.prompt_id, job.node_id) if temporary else "ComfyUI"
+        expanded = names.expand(
+            prefix, time.localtime(self._now()), width=size[0], height=size[1]
+        ).replace("%batch_num%", str(item.index))
+        subfolder, stem = names.split_prefix(expanded)
+        stated = item.item.get("subfolder")
+        if isinstance(stated, str) and stated:
+            subfolder = names.resolve(type_, stated) or subfolder
+        if shown is not None:
+            folder, shown = posixpath.split(shown)
+            subfolder = names.resolve(type_, folder) or subfolder
+            stem, tail = names.split_counted(shown) or (shown, None)
+        path = posixpath.join(subfolder, stem)
+        if not names.is_storable(path) or len(stem.encode()) > names.NAME_MAX - 32:
+            return "", "ComfyUI", f"_{ending}"
+        return (names.resolve(type_, subfolder) or "", stem.replace("\\", "/").split("/")[-1], tail)
+
+    async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
+        """The picture's size, if its name is to show it and only the content can tell."""
+        prefix = outputs.filename_prefix(job.node)
+        if prefix is None or not names.needs_size(prefix) or _display_name(item) is not None:
+            return 0, 0
+        place = Place("output", "unnamed")
+        record = make_record(
+            job.member,
+            place,
+            cloud_name=item.cloud_name,
+            cloud_type=_cloud_type(item, place),
+            modified=self._now(),
+        )
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(self._measure(record), MEASURE_TIMEOUT)
+        return 0, 0
+
+    async def _load(self, key: str) -> list[Given]:
+        given = self._given.get(key)
+        if given is None:
+            value = await self._store.get(COLLECTION, key)
+            given = msgspec.json.decode(value, type=list[Given]) if value is not None else []
+            self._remember(key, given)
+        return given
+
+    def _remember(self, key: str, given: list[Given]) -> None:
+        self._given[key] = given
+        self._given.move_to_end(key)
+        while len(self._given) > REMEMBERED:
+            self._given.popitem(last=False)
+
+
+def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]:
+    """The name that each file has got already, if any.
+
+    A file is known again by its cloud name. Where an event and the job's detail call the same
+    file differently, it is known by its key and index, unless both names are hashes.
+    """
+    free = list(given)
+    matched: list[Given | None] = [None] * len(items)
+    for number, item in enumerate(items):
+        for name in free:
+            if name.cloud_name == item.cloud_name:
+                matched[number] = name
+                free.remove(name)
+                break
+    for number, item in enumerate(items):
+        if matched[number] is not None:
+            continue
+        for name in free:
+            same = (name.key, name.index) == (item.key, item.index)
+            if same and not (hash_in(name.cloud_name) and hash_in(item.cloud_name)):
+                matched[number] = name
+                free.remove(name)
+                break
+    return matched
+
+
+def _is_better(new: str, old: str) -> bool:
+    """Whether a cloud name should replace another one for the same file."""
+    return new != old and (hash_in(new) is not None or hash_in(old) is None)
+
+
+def _display_name(item: _Item) -> str | None:
+    """The human name that the cloud tells: beside the hash, or in its place."""
+    shown = item.item.get("display_name")
+    if isinstance(shown, str) and shown and hash_in(shown) is None:
+        return shown
+    if hash_in(item.cloud_name) is None and names.split_counted(item.cloud_name):
+        return item.cloud_name
+    return None
+
+
+def _cloud_type(item: _Item, place: Place) -> str:
+    stated = item.item.get("type")
+    return stated if stated in names.TYPES else place.type

@@ -1,0 +1,268 @@
+"""Files as the rest of the proxy sees them: local names in front, the cloud's contents behind."""
+
+from __future__ import annotations
+
+import asyncio
+import posixpath
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from blake3 import blake3
+from yarl import URL
+
+from proxy.files import masks
+from proxy.files.cache import Cache
+from proxy.files.content import Content
+from proxy.files.contents import Contents
+from proxy.files.convert import Conversion, conversion, convert_picture
+from proxy.files.download import DownloadSource
+from proxy.files.library import Library, Prefetch
+from proxy.files.namespace import Namespace
+from proxy.files.naming import Naming
+from proxy.files.outputs import Outputs
+from proxy.files.pictures import NotAPictureError, Workshop, size_of, unreadable
+from proxy.files.record import FileRecord, Named
+from proxy.files.uploads import Received, Uploads, UploadTarget, received_file
+from proxy.store.base import Store
+from proxy.translate import graph as graphs
+from proxy.translate import names
+from proxy.translate.errors import LocalError
+from proxy.translate.names import Place
+
+#: Pictures that are unpacked at once.
+WORKERS = 2
+
+
+class Cloud(DownloadSource, UploadTarget, Protocol):
+    """What the files need of the cloud. Its address tells it from another one, which does not
+    have what this one was sent."""
+
+    base_url: URL
+
+
+class Files:
+    """The files of all members. `folder` is the cache's, `cache_bytes` its bound."""
+
+    def __init__(
+        self,
+        store: Store,
+        cloud: Cloud,
+        folder: Path,
+        *,
+        cache_bytes: int,
+        prefetch: Prefetch = "images",
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._now = now
+        self._cache = Cache(folder, cache_bytes)
+        self._workshop = Workshop(WORKERS)
+        self._namespace = Namespace(store)
+        self._contents = Contents(store, str(cloud.base_url))
+        self._library = Library(cloud, self._cache, self._contents, prefetch=prefetch)
+        self._uploads = Uploads(cloud, self._cache, self._contents, self._workshop)
+        self._outputs = Outputs(
+            store,
+            self._namespace,
+            measure=self._measure,
+            on_named=self._library.fetch_ahead,
+            now=now,
+        )
+        self._converting: dict[str, asyncio.Task[bytes]] = {}
+
+    async def start(self) -> None:
+        """Read names from the store and the cache from disk. Raises `StoreError`, `OSError`."""
+        await self._namespace.load()
+        await self._contents.load()
+        await asyncio.to_thread(self._cache.start)
+
+    async def close(self) -> None:
+        """Stop all downloads and conversions."""
+        await self._library.close()
+        converting = list(self._converting.values())
+        for task in converting:
+            task.cancel()
+        await asyncio.gather(*converting, return_exceptions=True)
+        self._workshop.close()
+
+    async def upload(
+        self,
+        member: str,
+        body: AsyncIterator[bytes],
+        *,
+        filename: str,
+        subfolder: str = "",
+        type: str = "input",  # noqa: A002
+        overwrite: bool = False,
+    ) -> Named:
+        """Take in a file as `POST /upload/image` does.
+
+        The name is kept; if it is taken by other bytes, ` (1)`, ` (2)`… are tried, or the file is
+        replaced with `overwrite`. Raises `LocalError` for names that lead nowhere and for what
+        the cloud does not take, `StoreError`.
+        """
+        naming = self._naming(member, filename, subfolder, type, overwrite)
+        async with self._uploads.received(body, filename) as received:
+            same = await naming.same(received.hash)
+            if same is not None and self._contents.sent_as(received.hash) is not None:
+                return same
+            cloud_name = await self._uploads.send(received, posixpath.basename(filename))
+            return await naming.take(received.hash, received, cloud_name, modified=self._now())
+
+    async def upload_mask(
+        self,
+        member: str,
+        body: AsyncIterator[bytes],
+        *,
+        filename: str,
+        subfolder: str = "",
+        type: str = "input",  # noqa: A002
+        overwrite: bool = False,
+        original: Mapping[str, Any],
+    ) -> Named:
+        """Put a mask onto its original as `POST /upload/mask` does, and take in the result.
+
+        If the original is missing or refused there is a name in the answer and no file, as in
+        ComfyUI. Raises `LocalError` (400) where one of the two is no picture or their sizes differ,
+        otherwise as `upload`.
+        """
+        naming = self._naming(member, filename, subfolder, type, overwrite)
+        place = masks.original_place(original)
+        async with self._uploads.received(body, filename) as mask:
+            same = await naming.same(mask.hash)
+            if same is not None:
+                return same
+            record = None if place is None else self._namespace.get(member, place)
+            if record is None:
+                return await naming.name_only(mask.hash)
+            async with self._uploads.partial() as path:
+                composed = await self._compose(record, mask.path, path, filename)
+                cloud_name = await self._uploads.send(composed, posixpath.basename(filename))
+                return await naming.take(mask.hash, composed, cloud_name, modified=self._now())
+
+    def find(self, member: str, type: str, subfolder: str, filename: str) -> FileRecord | None:  # noqa: A002
+        """The member's file of that name, or `None`. The names may be hostile."""
+        if type not in names.TYPES:
+            return None
+        path = names.resolve(type, subfolder, filename)
+        return self._namespace.get(member, Place(type, path)) if path else None
+
+    async def open(self, record: FileRecord) -> Content:
+        """The file's bytes, from the cache or as they arrive.
+
+        Returns when the size is known; small contents are complete by then. Raises `LocalError`
+        if the content cannot be had.
+        """
+        return await self._library.open(record)
+
+    async def convert(
+        self, record: FileRecord, *, preview: str | None, channel: str | None
+    ) -> tuple[bytes, str]:
+        """The picture as the query names `preview` and `channel` ask for it, and its media type.
+
+        Ask `wants_conversion` before. Raises `LocalError`: 400 if the file is no
+        picture or unpacks to too many pixels, otherwise as `open`.
+        """
+        wanted = conversion(preview, channel)
+        if wanted is None:
+            raise ValueError("nothing is to be converted")
+        key = f"{record.cloud_name} {wanted.key}"
+        task = self._converting.get(key)
+        if task is None:
+            task = asyncio.create_task(self._convert(record, wanted))
+            self._converting[key] = task
+            task.add_done_callback(lambda _: self._converting.pop(key, None))
+        try:
+            return await asyncio.shield(task), wanted.media_type
+        except NotAPictureError as error:
+            raise unreadable(record.filename, error) from error
+
+    @staticmethod
+    def wants_conversion(*, preview: str | None, channel: str | None) -> bool:
+        """Whether the query asks for anything but the file as it is. Raises `LocalError` (400)."""
+        return conversion(preview, channel) is not None
+
+    def substitute(
+        self,
+        member: str,
+        graph: Mapping[str, Any],
+        *,
+        choices: Callable[[str], Mapping[str, Any] | None],
+    ) -> dict[str, Any]:
+        """The graph with the cloud's names in place of the member's.
+
+        `choices` gives a class's entry in `object_info`, or `None` if it is not known.
+        """
+
+        def cloud_name(place: Place) -> str | None:
+            record = self._namespace.get(member, place)
+            if record is None:
+                return None
+            return names.annotate(record.cloud_name, record.cloud_type)
+
+        return graphs.substitute(graph, choices=choices, cloud_name=cloud_name)
+
+    def reveal(self, member: str, value: Any) -> Any:
+        """A value of the cloud with the member's names in place of the cloud's, at any depth."""
+        return graphs.reveal(value, self._namespace.local_names(member))
+
+    async def localise(
+        self,
+        member: str,
+        prompt_id: str,
+        node_id: str,
+        node: Mapping[str, Any] | None,
+        output: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """A node's output in local form, its files named; see `Outputs.localise`."""
+        return await self._outputs.localise(member, prompt_id, node_id, node, output)
+
+    def records(self, member: str, type: str) -> list[FileRecord]:  # noqa: A002
+        """The files of a folder and what is below it, the oldest first."""
+        return self._namespace.records(member, type)
+
+    def listing(self, member: str, type: str) -> list[str]:  # noqa: A002
+        """The sorted paths of a folder's files, those in subfolders as `sub/x.png`."""
+        return sorted(record.path for record in self._namespace.records(member, type))
+
+    def _naming(
+        self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool
+    ) -> Naming:
+        return Naming(
+            self._namespace,
+            self._library.holds,
+            member=member,
+            filename=filename,
+            subfolder=subfolder,
+            type_=type_,
+            overwrite=overwrite,
+        )
+
+    async def _compose(
+        self, record: FileRecord, mask: Path, target: Path, filename: str
+    ) -> Received:
+        try:
+            async with self._library.whole(record) as original:
+                await self._workshop.run(masks.compose, original, mask, target, filename)
+            return await self._workshop.run(received_file, target)
+        except NotAPictureError as error:
+            raise unreadable(filename, error) from error
+
+    async def _convert(self, record: FileRecord, wanted: Conversion) -> bytes:
+        async with self._library.whole(record) as path:
+            key = blake3(f"{path.name} {wanted.key}".encode()).hexdigest()
+            kept = await asyncio.to_thread(self._cache.conversion, key)
+            if kept is not None:
+                return kept
+            data = await self._workshop.run(convert_picture, path, wanted)
+            await asyncio.to_thread(self._cache.keep_conversion, key, data)
+            return data
+
+    async def _measure(self, record: FileRecord) -> tuple[int, int]:
+        """Width and height of a picture, 0 and 0 if they cannot be known."""
+        try:
+            async with self._library.whole(record) as path:
+                return await self._workshop.run(size_of, path)
+        except (LocalError, NotAPictureError):
+            return 0, 0

@@ -1,0 +1,129 @@
+"""File names in graphs: the member's on the way to the cloud, and back where it shows its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from proxy.translate.names import Place, written_place
+
+T = TypeVar("T")
+
+#: Input types whose values are never a file's name; `STRING` is free text, such as a prompt.
+_PLAIN_TYPES = frozenset({"STRING", "INT", "FLOAT", "BOOLEAN"})
+
+_TOKEN = re.compile(r"[\w.:-]+")
+
+
+def substitute(
+    graph: Mapping[str, Any],
+    *,
+    choices: Callable[[str], Mapping[str, Any] | None],
+    cloud_name: Callable[[Place], str | None],
+) -> dict[str, Any]:
+    """A copy of the graph in which strings that name a known file have the cloud's name.
+
+    `choices` gives a class's entry in `object_info`, or `None`; `cloud_name` gives what the cloud
+    reads for the file at a place, or `None` if there is none. What the catalogue declares as free
+    text or a number stays, and so does a choice that the class itself offers (a sampler called
+    `euler` is not the file `euler`). Inputs that the catalogue does not know may all name files.
+    """
+    return {node_id: _substitute_node(node, choices, cloud_name) for node_id, node in graph.items()}
+
+
+def _substitute_node(
+    node: Any,
+    choices: Callable[[str], Mapping[str, Any] | None],
+    cloud_name: Callable[[Place], str | None],
+) -> Any:
+    inputs = node.get("inputs") if isinstance(node, dict) else None
+    if not isinstance(inputs, dict):
+        return node
+    class_type = node.get("class_type")
+    info = choices(class_type) if isinstance(class_type, str) else None
+    specs = _specs(info)
+    return {
+        **node,
+        "inputs": {
+            name: _substitute_value(value, specs.get(name), cloud_name)
+            for name, value in inputs.items()
+        },
+    }
+
+
+def _substitute_value(value: Any, spec: Any, cloud_name: Callable[[Place], str | None]) -> Any:
+    """Strings, also inside of lists and objects; a link to another node is not looked into."""
+    if isinstance(value, str):
+        if not _may_name_file(spec, value):
+            return value
+        place = written_place(value)
+        return value if place is None else (cloud_name(place) or value)
+    if isinstance(value, dict):
+        return {key: _substitute_value(item, spec, cloud_name) for key, item in value.items()}
+    if isinstance(value, list) and not is_link(value):
+        return [_substitute_value(item, spec, cloud_name) for item in value]
+    return value
+
+
+def is_link(value: object) -> bool:
+    """Whether an input's value is `[node id, output index]`."""
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+        and not isinstance(value[1], bool)
+    )
+
+
+def _specs(info: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Every declared input of a class by its name."""
+    declared = info.get("input") if info else None
+    if not isinstance(declared, Mapping):
+        return {}
+    return {
+        name: spec
+        for section in ("optional", "required")
+        for name, spec in (declared.get(section) or {}).items()
+    }
+
+
+def _may_name_file(spec: Any, value: str) -> bool:
+    """Whether the catalogue lets the value be a file's name.
+
+    A spec is `[type, options]`; a combo is `[[values], options]` in old-style nodes and
+    `["COMBO", {"options": [values]}]` in new-style ones. File inputs carry a flag such as
+    `image_upload`.
+    """
+    if not isinstance(spec, list | tuple) or not spec:
+        return True
+    type_ = spec[0]
+    options = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+    if any(name.endswith("_upload") and flag for name, flag in options.items()):
+        return True
+    offered = type_ if isinstance(type_, list) else options.get("options")
+    if isinstance(offered, list):
+        return value not in offered
+    return type_ not in _PLAIN_TYPES
+
+
+def reveal(value: T, local_name: Mapping[str, str]) -> T:
+    """`value` with the cloud's names in its strings, at any depth, replaced by the member's.
+
+    Errors of nodes quote their inputs; a client must not see names there that it never used.
+    """
+    revealed: Any = value
+    if isinstance(value, str):
+        revealed = _TOKEN.sub(lambda token: _reveal_token(token[0], local_name), value)
+    elif isinstance(value, dict):
+        revealed = {key: reveal(item, local_name) for key, item in value.items()}
+    elif isinstance(value, list):
+        revealed = [reveal(item, local_name) for item in value]
+    return revealed  # type: ignore[no-any-return]
+
+
+def _reveal_token(token: str, local_name: Mapping[str, str]) -> str:
+    """A name at the end of a sentence has the full stop behind it."""
+    word = token.rstrip(".:")
+    return local_name.get(word, word) + token[len(word) :]

@@ -1,0 +1,204 @@
+"""File names in graphs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.translate.graph import is_link, reveal, substitute
+from proxy.translate.names import Place
+
+FILES = {
+    Place("input", "cat.png"): "aa.png",
+    Place("input", "sub/cat.png"): "bb.png",
+    Place("output", "ComfyUI_00001_.png"): "cc.png [output]",
+    Place("input", "euler"): "dd",
+}
+
+CATALOGUE: dict[str, Any] = {
+    "LoadImage": {"input": {"required": {"image": [["x.png"], {"image_upload": True}]}}},
+    "LoadVideo": {"input": {"required": {"file": ["COMBO", {"options": [], "video_upload": 1}]}}},
+    "LoadLatent": {"input": {"required": {"latent": [["a.latent"]]}}},
+    "Text": {
+        "input": {
+            "required": {"text": ["STRING", {"multiline": True}]},
+            "optional": {"seed": ["INT"], "strength": ["FLOAT", {}], "flag": ["BOOLEAN"]},
+        }
+    },
+    "Sampler": {"input": {"required": {"sampler_name": [["euler", "ddim"]]}}},
+    "NewSampler": {"input": {"required": {"name": ["COMBO", {"options": ["euler"]}]}}},
+    "PathUpload": {"input": {"required": {"path": ["STRING", {"file_upload": True}]}}},
+    "Load3D": {"input": {"required": {"image": ["LOAD_3D", {}]}}},
+    "Odd": {"input": {"required": {"a": [], "b": "x"}, "optional": None}},
+    "Odder": {"input": []},
+}
+
+
+def run(class_type: Any, **inputs: Any) -> Any:
+    graph = {"1": {"class_type": class_type, "inputs": inputs, "_meta": {"title": "cat.png"}}}
+    before = copy.deepcopy(graph)
+    result = substitute(graph, choices=CATALOGUE.get, cloud_name=FILES.get)
+    assert graph == before
+    assert result["1"]["_meta"] == {"title": "cat.png"}
+    return result["1"]["inputs"]
+
+
+@pytest.mark.parametrize(
+    ("written", "cloud"),
+    [
+        ("cat.png", "aa.png"),
+        ("cat.png [input]", "aa.png"),
+        ("./cat.png", "aa.png"),
+        ("sub/cat.png", "bb.png"),
+        ("sub\\cat.png", "bb.png"),
+        ("sub//cat.png [input]", "bb.png"),
+        ("ComfyUI_00001_.png [output]", "cc.png [output]"),
+    ],
+)
+def test_every_written_form_of_a_known_file_is_replaced(written: str, cloud: str) -> None:
+    assert run("LoadImage", image=written) == {"image": cloud}
+
+
+@pytest.mark.parametrize(
+    "written", ["dog.png", "ComfyUI_00001_.png", "cat.png [output]", "a cat.png", "../cat.png", ""]
+)
+def test_other_strings_stay(written: str) -> None:
+    assert run("LoadImage", image=written) == {"image": written}
+
+
+def test_free_text_stays_though_it_is_a_name() -> None:
+    assert run("Text", text="cat.png", seed="cat.png", strength="cat.png", flag="cat.png") == {
+        "text": "cat.png",
+        "seed": "cat.png",
+        "strength": "cat.png",
+        "flag": "cat.png",
+    }
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name"), [("Sampler", "sampler_name"), ("NewSampler", "name")]
+)
+def test_a_choice_that_the_class_offers_stays(class_type: str, name: str) -> None:
+    assert run(class_type, **{name: "euler"}) == {name: "euler"}
+
+
+@pytest.mark.parametrize(
+    ("class_type", "name"),
+    [
+        ("LoadVideo", "file"),
+        ("LoadLatent", "latent"),
+        ("PathUpload", "path"),
+        ("Load3D", "image"),
+        ("Text", "undeclared"),
+        ("Odd", "a"),
+        ("Odd", "b"),
+        ("Odder", "a"),
+        ("Unknown", "anything"),
+        (None, "anything"),
+        (["list"], "anything"),
+    ],
+)
+def test_inputs_that_may_name_files_are_replaced(class_type: Any, name: str) -> None:
+    assert run(class_type, **{name: "cat.png"}) == {name: "aa.png"}
+
+
+def test_values_inside_of_lists_and_objects_are_replaced_and_links_are_not() -> None:
+    assert run(
+        "Unknown",
+        many=["cat.png", "dog.png", 3],
+        link=["cat.png", 0],
+        wrapped={"__value__": "cat.png"},
+        scene={"image": "sub/cat.png [input]", "camera": {"fov": 1.5}},
+    ) == {
+        "many": ["aa.png", "dog.png", 3],
+        "link": ["cat.png", 0],
+        "wrapped": {"__value__": "aa.png"},
+        "scene": {"image": "bb.png", "camera": {"fov": 1.5}},
+    }
+
+
+@pytest.mark.parametrize("node", [None, 3, [], {}, {"class_type": "LoadImage"}, {"inputs": None}])
+def test_nodes_of_no_shape_pass(node: Any) -> None:
+    assert substitute({"1": node}, choices=CATALOGUE.get, cloud_name=FILES.get) == {"1": node}
+
+
+@pytest.mark.parametrize(
+    ("value", "link"),
+    [(["1", 0], True), (["1", True], False), (["1"], False), ([1, 0], False), ("1", False)],
+)
+def test_what_a_link_is(value: object, link: bool) -> None:
+    assert is_link(value) is link
+
+
+NAMED = st.sampled_from(["cat.png", "sub\\cat.png [temp]", "text", "image", "1", ""])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | NAMED,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMED, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(NAMED, JSON, max_size=3))
+def test_a_graph_without_known_files_comes_out_as_it_went_in(graph: dict[str, Any]) -> None:
+    def nothing(_: Place) -> None:
+        return None
+
+    assert substitute(graph, choices=CATALOGUE.get, cloud_name=nothing) == graph
+
+
+@given(
+    st.dictionaries(
+        NAMED,
+        st.fixed_dictionaries(
+            {
+                "class_type": st.sampled_from([*CATALOGUE, "?"]),
+                "inputs": st.dictionaries(NAMED, JSON, max_size=3),
+            }
+        ),
+        max_size=3,
+    )
+)
+def test_nothing_but_whole_strings_changes(graph: dict[str, Any]) -> None:
+    def every(_: Place) -> str:
+        return "X"
+
+    result = substitute(graph, choices=CATALOGUE.get, cloud_name=every)
+    assert _blank(result) == _blank(graph)
+
+
+def _blank(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _blank(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_blank(item) for item in value]
+    return "" if isinstance(value, str) else value
+
+
+NAMES = {"aa.png": "sub/cat.png", "blake3:ff": "dog", "cc": "ComfyUI_00001_.png"}
+
+
+@pytest.mark.parametrize(
+    ("cloud", "local"),
+    [
+        ("aa.png", "sub/cat.png"),
+        ("Invalid image file: aa.png", "Invalid image file: sub/cat.png"),
+        ("aa.png is not there: aa.png.", "sub/cat.png is not there: sub/cat.png."),
+        ("cc [output]", "ComfyUI_00001_.png [output]"),
+        ("['blake3:ff', 'aa.png']", "['dog', 'sub/cat.png']"),
+        ("aaa.png aa.pngx cccc", "aaa.png aa.pngx cccc"),
+        ("...", "..."),
+    ],
+)
+def test_the_clouds_names_are_shown_as_the_members(cloud: str, local: str) -> None:
+    assert reveal(cloud, NAMES) == local
+    assert reveal({"x": [cloud, 1, None]}, NAMES) == {"x": [local, 1, None]}
+
+
+@given(JSON)
+def test_revealing_nothing_changes_nothing(value: Any) -> None:
+    assert reveal(value, {}) == value
