@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -134,7 +135,7 @@ def sampling(steps: int = 3, side: int = 64) -> dict[str, Any]:
     }
 
 
-def named(happenings: list[Happening]) -> list[str]:
+def named(happenings: Sequence[Happening]) -> list[str]:
     return [
         f"{type(happening).__name__} {getattr(happening, 'node_id', '')}".strip()
         for happening in happenings

@@ -449,7 +449,7 @@ def test_the_painter_takes_any_text() -> None:
 
 
 _MODEL = Weights("MODEL", ("m",))
-_ASKED = {
+_ASKED: dict[str, Any] = {
     "model": _MODEL,
     "cfg": 8.0,
     "sampler_name": "euler",

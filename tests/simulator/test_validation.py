@@ -63,8 +63,9 @@ def test_a_good_graph_has_its_output_nodes_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("graph", [None, 5, "x", [EMPTY]])
 def test_a_prompt_that_is_no_object_is_an_invalid_prompt(graph: object) -> None:
-    assert check(graph).error is not None
-    assert check(graph).error["type"] == "invalid_prompt"
+    error = check(graph).error
+    assert error is not None
+    assert error["type"] == "invalid_prompt"
 
 
 @pytest.mark.parametrize("graph", [{}, "", [], {"1": EMPTY}])

@@ -18,8 +18,8 @@ class Context(Protocol):
     """
 
     node_id: str
-    prompt: Mapping[str, Any]
-    extra_data: Mapping[str, Any]
+    prompt: dict[str, Any]
+    extra_data: dict[str, Any]
 
     def progress(self, value: float, maximum: float) -> None:
         """Tell how far the node is. A picture of the same step is to be shown before."""
