@@ -55,7 +55,8 @@ class Nodes(Mapping[str, dict[str, Any]]):
         self._whole: tuple[tuple[str, ...], bytes] | None = None
         for name, info in classes.items():
             if isinstance(info, dict):
-                self._json[name] = codec.dump_bytes({**_ALWAYS, **info})
+                missing = {field: _ALWAYS[field] for field in _ALWAYS if field not in info}
+                self._json[name] = codec.dump_bytes({**info, **missing})
                 uploads = tuple(_upload_inputs(info))
                 if uploads:
                     self._uploads[name] = uploads

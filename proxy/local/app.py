@@ -31,14 +31,14 @@ def make_app(services: Services) -> web.Application:
     return app
 
 
-class _NoTracebackForBadHttp(logging.Filter):
-    """What is not HTTP at all is the client's fault and takes one line."""
+class _OneLineForClientFaults(logging.Filter):
+    """What is not HTTP, cannot be unpacked or breaks off is the client's fault: no traceback."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if isinstance(error, HttpProcessingError):
+        if isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
             record.levelno, record.levelname = logging.INFO, "INFO"
-            record.msg, record.args = "not a request that HTTP knows: %s", (type(error).__name__,)
+            record.msg, record.args = "bad HTTP of a client: %s", (type(error).__name__,)
             record.exc_info = None
         return True
 
@@ -47,5 +47,5 @@ def server_logger() -> logging.Logger:
     """The logger for `web.AppRunner`."""
     logger = logging.getLogger("proxy.local.server")
     if not logger.filters:
-        logger.addFilter(_NoTracebackForBadHttp())
+        logger.addFilter(_OneLineForClientFaults())
     return logger

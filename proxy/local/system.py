@@ -37,7 +37,7 @@ Its websocket is at <code>/ws</code>; <a href="/system_stats">/system_stats</a>,
 """
 
 _PAGE_HEADERS = {
-    "Content-Type": "text/html; charset=utf-8",
+    "Content-Type": "text/html",
     "Cache-Control": "no-store, must-revalidate",
     "Pragma": "no-cache",
     "Expires": "0",

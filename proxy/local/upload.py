@@ -117,8 +117,9 @@ def original_ref(value: object) -> dict[str, Any]:
 
 
 async def _form(request: web.Request) -> Form:
-    """The fields in any order, files spooled to disk; not multipart is an empty form."""
-    bodies.check_length(request)
+    """The fields in any order, files spooled to disk; what is no form is an empty one."""
+    if request.content_type == "multipart/form-data":
+        bodies.check_length(request)
     try:
         return await request.post()
     except (ValueError, AssertionError, web.RequestPayloadError, HttpProcessingError) as error:

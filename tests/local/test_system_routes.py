@@ -15,7 +15,7 @@ Client = TestClient[Any, Any]
 async def test_the_root_says_what_this_is(client: Client) -> None:
     response = await client.get("/")
     assert response.status == 200
-    assert response.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert response.headers["Content-Type"] == "text/html"
     assert response.headers["Cache-Control"] == "no-store, must-revalidate"
     assert (response.headers["Pragma"], response.headers["Expires"]) == ("no-cache", "0")
     assert "Comfy Cloud" in await response.text()
