@@ -5,6 +5,7 @@ from __future__ import annotations
 from proxy.simulator.account import Account, Plan
 from proxy.simulator.faults import Faults, HttpFault, JobFault, SocketFault
 from proxy.simulator.jobs import Job
+from proxy.simulator.nodes import NodeClass
 from proxy.simulator.server import Simulator
 from proxy.simulator.switches import Switches
 
@@ -14,6 +15,7 @@ __all__ = [
     "HttpFault",
     "Job",
     "JobFault",
+    "NodeClass",
     "Plan",
     "Simulator",
     "SocketFault",

@@ -140,6 +140,19 @@ class World:
         await self.signal.until(reached, timeout)
         return self.jobs[job_id]
 
+    async def wait_for_end(self, job_id: str, timeout: float = 10.0) -> Job:  # noqa: ASYNC109
+        """Wait until a job is in a last state and nothing about it is late any more.
+
+        `wait_for(id, "cancelled")` ends when the cancelling begins. Raises `TimeoutError`.
+        """
+
+        def ended() -> bool:
+            job = self.jobs.get(job_id)
+            return job is not None and job.terminal and not job.outputs_hidden
+
+        await self.signal.until(ended, timeout)
+        return self.jobs[job_id]
+
     async def wait_for_calls(self, route: str, count: int = 1, timeout: float = 10.0) -> None:  # noqa: ASYNC109
         """Wait until a route was called so often in all. Raises `TimeoutError`."""
         await self.signal.until(lambda: self.calls[route] >= count, timeout)

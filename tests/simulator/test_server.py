@@ -1,0 +1,121 @@
+"""Start, stop and the record."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+import aiohttp
+import pytest
+from graphs import plain, waiting
+from simulator.visitor import Visitor
+
+from proxy.simulator import Simulator
+from proxy.simulator.__main__ import main, switches_of
+
+
+async def test_a_stop_ends_jobs_and_sockets_and_frees_the_port() -> None:
+    sim = Simulator(key="canary")
+    await sim.start()
+    port = sim.base_url.port
+    async with aiohttp.ClientSession() as session:
+        visitor = Visitor(sim, session, sim.key)
+        ears = await visitor.listen()
+        await visitor.submit(waiting())
+        await visitor.submit(plain())
+        await ears.until("executing")
+        stopping = asyncio.create_task(sim.stop())
+        while await ears.next() is not None:
+            pass
+        assert ears.socket.close_code == 1001
+        await stopping
+    assert port is not None
+    again = Simulator(key="canary")
+    await again.start(port=port)
+    await again.stop()
+
+
+async def test_it_goes_on_after_a_stop_with_what_it_knew() -> None:
+    sim = Simulator()
+    async with aiohttp.ClientSession() as session:
+        visitor = Visitor(sim, session, sim.key)
+        async with sim:
+            detail = await visitor.run(plain())
+        async with sim:
+            assert (await visitor.get(f"/api/jobs/{detail['id']}")).json == detail
+
+
+async def test_a_taken_port_is_an_error(sim: Simulator) -> None:
+    other = Simulator()
+    with pytest.raises(OSError, match="in use"):
+        await other.start(port=sim.base_url.port or 0)
+
+
+def test_the_address_is_known_only_after_the_start() -> None:
+    with pytest.raises(RuntimeError, match="start"):
+        _ = Simulator().base_url
+
+
+def test_an_unknown_plan_is_refused() -> None:
+    with pytest.raises(ValueError, match="standard"):
+        Simulator(plan="gold")  # type: ignore[arg-type]
+
+
+def test_two_accounts_cannot_have_one_key() -> None:
+    sim = Simulator(key="canary")
+    with pytest.raises(ValueError, match="key"):
+        sim.add_account("canary")
+
+
+async def test_requests_are_recorded_without_their_credentials(
+    sim: Simulator, visitor: Visitor
+) -> None:
+    await visitor.get("/api/user", token=visitor.key, x="1")
+    (record,) = sim.requests
+    assert (record.method, record.path, record.status) == ("GET", "/api/user", 200)
+    assert record.credentials == ("X-API-Key", "token")
+    assert record.query == {"x": "1"}
+    assert visitor.key not in repr(record)
+
+
+async def test_calls_are_counted_by_route(sim: Simulator, visitor: Visitor) -> None:
+    detail = await visitor.run(plain())
+    assert sim.calls["GET /api/jobs/{id}"] == 1
+    await sim.wait_for_calls("POST /api/prompt")
+    with pytest.raises(TimeoutError):
+        await sim.wait_for(detail["id"], "failed", timeout=0.01)
+
+
+def test_switches_on_the_command_line() -> None:
+    switches = switches_of(["pace=0.5", "preview=plain", "timestamps=true"])
+    assert (switches.pace, switches.preview, switches.timestamps) == (0.5, "plain", True)
+
+
+def test_a_wrong_switch_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--switch", "preview=x"]) == 2
+    assert "preview" in capsys.readouterr().err
+
+
+async def test_it_runs_in_a_process_of_its_own() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "proxy.simulator",
+        "--plan",
+        "pro",
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "COMFY_CLOUD_API_KEY": "canary"},
+    )
+    assert process.stdout is not None
+    line = (await process.stdout.readline()).decode().split()
+    assert line[:2] == ["listening", "on"]
+    headers = {"X-API-Key": "canary"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.get(f"{line[2]}/api/user") as answer,
+    ):
+        assert answer.status == 200
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 10) == 0
