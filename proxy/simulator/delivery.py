@@ -15,14 +15,15 @@ _RESET = struct.pack("ii", 1, 0)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def reset(transport: asyncio.Transport | asyncio.BaseTransport | None) -> None:
+def reset(transport: asyncio.BaseTransport | None) -> None:
     """End a connection with a TCP reset."""
-    if not isinstance(transport, asyncio.Transport):
+    abort = getattr(transport, "abort", None)
+    if transport is None or abort is None:
         return
     connection = transport.get_extra_info("socket")
     if connection is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    transport.abort()
+    abort()
 
 
 async def answer(

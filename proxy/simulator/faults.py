@@ -35,8 +35,8 @@ class HttpFault(_HttpEffects):
     """A fault of an answer.
 
     `route` is a pattern (`*` matches anything) over the route as `sim.calls` counts it
-    (`GET /api/jobs/{id}`) and over method and path as sent; the storage origin is `GET storage`
-    and `HEAD storage`. In this order:
+    (`GET /api/jobs/{id}`) and over method and path as sent; the storage origin is
+    `GET storage`. In this order:
 
     * `delay`: seconds before anything is done;
     * `reset`: the connection is reset instead of an answer; `status` (with `body`, `headers`):

@@ -48,7 +48,9 @@ class Storage:
     `requests` records what came in; `leaks` those requests that carried a credential.
     """
 
-    def __init__(self, switches: Switches, faults: Faults, keys: Callable[[], Iterable[str]]):
+    def __init__(
+        self, switches: Switches, faults: Faults, keys: Callable[[], Iterable[str]]
+    ) -> None:
         self._switches = switches
         self._faults = faults
         self._keys = keys
@@ -110,7 +112,7 @@ class Storage:
 
     def _app(self) -> web.Application:
         app = web.Application()
-        app.router.add_route("GET", "/{path:.*}", self._handle)
+        app.router.add_get("/{path:.*}", self._handle, allow_head=False)
         app.router.add_route("*", "/{path:.*}", self._refuse)
         return app
 
@@ -130,8 +132,8 @@ class Storage:
         return record
 
     async def _refuse(self, request: web.Request) -> web.Response:
-        self._note(request).status = 405
-        return _error(405, "MethodNotAllowed", "The specified method is not allowed.")
+        self._note(request).status = 403
+        return _mismatch()
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         record = self._note(request)
@@ -149,11 +151,7 @@ class Storage:
         query = dict(request.query)
         signature = query.pop("X-Goog-Signature", "")
         if not hmac.compare_digest(signature.encode(), self._signature(name, query).encode()):
-            return _error(
-                403,
-                "SignatureDoesNotMatch",
-                "The request signature we calculated does not match the signature you provided.",
-            )
+            return _mismatch()
         if time.time() > float(query["X-Goog-Date"]) + float(query["X-Goog-Expires"]):
             return _error(
                 self._switches.expired_status, "ExpiredToken", "The provided token has expired."
@@ -194,6 +192,15 @@ class Storage:
             return response
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
         return web.Response(status=206, body=blob.data[start:stop], headers=headers)
+
+
+def _mismatch() -> web.Response:
+    """What a wrong signature gets, and any method but GET, for which none is signed."""
+    return _error(
+        403,
+        "SignatureDoesNotMatch",
+        "The request signature we calculated does not match the signature you provided.",
+    )
 
 
 def _error(status: int, code: str, message: str) -> web.Response:

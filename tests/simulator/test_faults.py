@@ -103,6 +103,16 @@ async def test_events_are_lost_doubled_and_swapped(sim: Simulator, visitor: Visi
     assert names[-3:] == ["status", "execution_success", "executing"]
 
 
+async def test_events_are_held_up(sim: Simulator, visitor: Visitor) -> None:
+    sim.faults.add(SocketFault("delay", event="execution_start", seconds=0.1))
+    ears = await visitor.listen()
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    await visitor.submit(plain())
+    await ears.end()
+    assert loop.time() - begun >= 0.1
+
+
 async def test_a_socket_is_dropped_in_the_middle(sim: Simulator, visitor: Visitor) -> None:
     sim.faults.add(SocketFault("drop", event="executed"))
     ears = await visitor.listen()

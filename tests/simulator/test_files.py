@@ -325,6 +325,12 @@ async def test_a_wrong_signature_is_refused(visitor: Visitor, change: tuple[str,
     assert b"<Code>SignatureDoesNotMatch</Code>" in answer.body
 
 
+async def test_only_get_is_signed(visitor: Visitor) -> None:
+    url = URL(await signed(visitor), encoded=True)
+    async with visitor.session.head(url) as answer:
+        assert answer.status == 403
+
+
 async def test_the_storage_serves_ranges(visitor: Visitor) -> None:
     url = await signed(visitor)
     whole = bytes(range(100))

@@ -82,7 +82,17 @@ async def test_faults_are_planned_over_http(sim: Simulator, visitor: Visitor) ->
     assert (await visitor.get("/api/user")).status == 200
 
 
-@pytest.mark.parametrize("body", [[], {}, {"http": {}}, {"socket": {"kind": "x"}}, {"x": 1}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        [],
+        {},
+        {"http": {}},
+        {"http": {"route": "*", "state": 1}},
+        {"socket": {"kind": "x"}},
+        {"x": 1},
+    ],
+)
 async def test_what_is_no_fault_is_400(visitor: Visitor, body: object) -> None:
     assert (await visitor.post("/simulator/faults", body)).status == 400
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import msgspec
@@ -34,7 +35,10 @@ async def add_fault(call: Call) -> web.Response:
     try:
         body = codec.loads(await call.body())
         (kind,) = _KINDS.keys() & body.keys()
-        fault = msgspec.convert(body.pop(kind), _KINDS[kind])
+        given = body.pop(kind)
+        if unknown := given.keys() - {field.name for field in fields(_KINDS[kind])}:
+            raise ValueError(f"there is no {', '.join(sorted(unknown))}")
+        fault = msgspec.convert(given, _KINDS[kind])
         call.world.faults.add(fault, **body)
     except (ValueError, TypeError, AttributeError) as error:
         raise bad_request(f"not a fault: {error}") from None
