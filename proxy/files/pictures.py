@@ -29,7 +29,6 @@ FORMATS = (
     "TIFF",
     "AVIF",
     "JPEG2000",
-    "MPO",
     "PPM",
     "TGA",
     "ICO",
