@@ -1,0 +1,177 @@
+"""Odd requests over real sockets: a clear 4xx each, no traceback, and the proxy goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from process import Process, serving
+from stack import Client
+
+BODIES: list[bytes] = [
+    b"",
+    b"{",
+    b"null",
+    b"7",
+    b'"text"',
+    b"[1]",
+    b"\xff\xfe",
+    b"[" * 50_000,
+    b'{"prompt": []}',
+    b'{"prompt": null}',
+    b'{"prompt": {"1": 5}}',
+    b'{"prompt": {"1": {"class_type": 5}}}',
+    b'{"prompt": {}, "number": "x"}',
+    b'{"prompt": {}, "number": NaN}',
+    b'{"prompt": {}, "prompt_id": 17}',
+    b'{"prompt": {}, "client_id": []}',
+    b'{"prompt": {}, "client_id": {}}',
+    b'{"prompt": {}, "extra_data": []}',
+    b'{"prompt": {}, "partial_execution_targets": {}}',
+    b'{"prompt": {}, "partial_execution_targets": [1]}',
+    b'{"clear": [], "delete": 7}',
+    b'{"delete": null}',
+    b'{"job_ids": 7}',
+]
+
+QUERIES = [
+    "history?max_items=abc",
+    "history?max_items=",
+    "history?offset=1.5",
+    "history?max_items=99999999999999999999999999",
+    "history/%00",
+    "history/..%2f..%2fetc%2fpasswd",
+    "api/jobs?status=odd",
+    "api/jobs?limit=0",
+    "api/jobs?limit=x",
+    "api/jobs?offset=x",
+    "api/jobs?sort_by=odd",
+    "api/jobs/%00",
+    "view?filename=..%2f..%2fetc%2fpasswd",
+    "view?filename=%2fetc%2fpasswd",
+    "view?filename=",
+    "view?filename=a.png&type=odd",
+    "view?filename=a.png&subfolder=..%2f..",
+    "view?filename=%00.png",
+    "view?filename=a.png&preview=;;;",
+    "object_info/..%2f",
+    "models/..%2f..",
+    "experiment/models/%00",
+    "ws",
+]
+
+
+@pytest.fixture
+async def process(tmp_path: Path) -> AsyncIterator[Process]:
+    options = ["--simulate", "--log-level", "debug", "--shutdown-timeout", "1"]
+    async with serving(tmp_path, *options) as running:
+        yield running
+        assert await running.stop() == 0
+        log = b"".join(running.said)
+        assert b"Traceback" not in log, log.decode()
+        assert b"request_failed" not in log, log.decode()
+
+
+@pytest.fixture
+def client(process: Process, session: aiohttp.ClientSession) -> Client:
+    return Client(session, process.url)
+
+
+async def test_bodies_of_every_kind(client: Client) -> None:
+    for path in ("prompt", "queue", "history", "interrupt", "free", "api/jobs/cancel"):
+        for body in BODIES:
+            async with client.session.post(client.url / path, data=body) as answer:
+                text = await answer.text()
+                assert answer.status in (200, 400), (path, body[:60], answer.status, text)
+                if path == "prompt":
+                    assert answer.status == 400, (body[:60], text)
+                    error = json.loads(text)["error"]
+                    assert set(error) == {"type", "message", "details", "extra_info"}
+                    assert error["message"]
+
+
+async def test_queries_of_every_kind(client: Client) -> None:
+    for path in QUERIES:
+        async with client.session.get(f"{client.url}/{path}") as answer:
+            assert answer.status in (200, 400, 403, 404), (path, answer.status)
+
+
+@pytest.mark.parametrize("path", ["prompt", "upload/image"])
+async def test_a_body_beyond_the_limit_is_413(client: Client, path: str) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(200):
+            yield bytes(1024 * 1024)
+
+    headers = {"Content-Type": "application/json"}
+    if path == "upload/image":
+        headers["Content-Type"] = "multipart/form-data; boundary=x"
+    try:
+        async with client.session.post(
+            client.url / path, data=endless(), headers=headers
+        ) as answer:
+            assert answer.status in (400, 413)
+    except aiohttp.ClientConnectionError:
+        pass  # refused before all of it was sent
+    assert (await client.get("prompt"))[0] == 200
+
+
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_large_upload_is_413_with_comfyuis_text(client: Client, announced: bool) -> None:
+    form = aiohttp.FormData()
+    form.add_field("image", io.BytesIO(bytes(101 * 1024 * 1024)), filename="a.png")
+    try:
+        async with client.session.post(
+            client.url / "upload/image", data=form, chunked=None if announced else True
+        ) as answer:
+            assert answer.status == 413
+            assert "Maximum request body size" in await answer.text()
+    except aiohttp.ClientConnectionError:
+        pytest.skip("the client library gave up before it read the answer")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        [],
+        [("image", "text", {})],
+        [("image", b"x", {"filename": ""})],
+        [("image", b"x", {"filename": "../../evil.png"})],
+        [("image", b"x", {"filename": "a.png"}), ("subfolder", "../..", {})],
+        [("image", b"x", {"filename": "a.png"}), ("type", "odd", {})],
+        [("other", b"x", {"filename": "a.png"})],
+    ],
+    ids=["nothing", "text", "no name", "traversal", "subfolder", "type", "other field"],
+)
+async def test_uploads_that_are_none(client: Client, fields: list[Any]) -> None:
+    form = aiohttp.FormData(default_to_multipart=True, quote_fields=False)
+    for name, value, options in fields:
+        form.add_field(name, value, **options)
+    async with client.session.post(client.url / "upload/image", data=form) as answer:
+        assert answer.status == 400
+
+
+async def test_a_client_that_leaves_in_mid_download_is_nobodys_trouble(client: Client) -> None:
+    entry = await client.run(graphs.plain(size=2048))
+    item = entry["outputs"]["2"]["images"][0]
+    query = "&".join(f"{key}={value}" for key, value in item.items())
+    for _ in range(3):
+        reader, writer = await asyncio.open_connection(client.url.host, client.url.port)
+        writer.write(f"GET /view?{query} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        await reader.read(10)
+        writer.transport.abort()
+    assert (await client.view(item)).startswith(b"\x89PNG")
+
+
+async def test_what_is_no_http_takes_one_line(client: Client) -> None:
+    reader, writer = await asyncio.open_connection(client.url.host, client.url.port)
+    writer.write(b"\x16\x03\x01 hello\r\n\r\n")
+    await reader.read()
+    writer.close()
+    assert (await client.get("prompt"))[0] == 200
