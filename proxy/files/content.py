@@ -115,13 +115,13 @@ class Content:
         if fetch is None or fetch.lease is not None:
             assert end is not None  # noqa: S101
             return end, end
-        if fetch.expected is None:
-            held = fetch.received
-        elif end is None or (size is None and end > fetch.received):
-            held = fetch.received - HELD_BACK
-        else:
-            held = end - HELD_BACK
-        return end, max(start, min(fetch.received, held))
+        allowed = fetch.received
+        if fetch.expected is not None:
+            last = fetch.received if size is None else min(size, end or 0)
+            allowed = min(allowed, last - HELD_BACK)
+        if end is not None:
+            allowed = min(allowed, end)
+        return end, max(start, allowed)
 
     def _broken(self) -> ContentBrokenError:
         reason = self._fetch.error if self._fetch is not None else None

@@ -58,17 +58,20 @@ class Contents:
 
     async def was_sent(self, hash_: str, size: int, cloud_name: str) -> None:
         """The cloud has taken bytes and named them. Raises `StoreError`."""
-        await self._write(_Known(cloud_name, hash_, size, self._cloud))
+        known = _Known(cloud_name, hash_, size, self._cloud)
+        await self._write(known)
+        self._remember(known)
 
     async def was_fetched(self, cloud_name: str, hash_: str, size: int) -> None:
-        """The content behind a name was seen. Raises `StoreError`."""
+        """The content behind a name was seen; known at once. Raises `StoreError`."""
         if self.hash_of(cloud_name) != hash_:
-            await self._write(_Known(cloud_name, hash_, size))
+            known = _Known(cloud_name, hash_, size)
+            self._remember(known)
+            await self._write(known)
 
     async def _write(self, known: _Known) -> None:
         key = f"{known.sent_to or ''} {known.cloud_name}"
         await self._store.put(COLLECTION, key, msgspec.json.encode(known))
-        self._remember(known)
 
     def _remember(self, known: _Known) -> None:
         self._known[known.cloud_name] = known

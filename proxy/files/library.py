@@ -40,14 +40,15 @@ class Library:
         self._prefetch = prefetch
         self._downloads = Downloads(source, cache, on_fetched=self._learn)
         self._turn = asyncio.Semaphore(PREFETCHES)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._ahead: set[asyncio.Task[None]] = set()
+        self._learning: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Stop all downloads."""
-        for task in self._tasks:
+        """Stop all downloads; what was learnt from finished ones is written."""
+        for task in self._ahead:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._downloads.close()
+        await asyncio.gather(*self._ahead, *self._learning, return_exceptions=True)
 
     async def open(self, record: FileRecord) -> Content:
         """The file's bytes, from the cache or as they arrive.
@@ -99,7 +100,7 @@ class Library:
     def fetch_ahead(self, record: FileRecord) -> None:
         """Fetch a new output into the cache, if the setting says so; returns at once."""
         if self._prefetch == "all" or (self._prefetch == "images" and _is_image(record)):
-            self._spawn(self._fetch_quietly(record))
+            _spawn(self._fetch_quietly(record), self._ahead)
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
@@ -114,7 +115,8 @@ class Library:
     def _learn(self, fetch: Fetch) -> None:
         """Keep the hash of a content whose name does not tell it, so that it is found again."""
         if fetch.expected is None and fetch.hash is not None and fetch.size is not None:
-            self._spawn(self._learn_hash(fetch.cloud_name, fetch.hash, fetch.size))
+            learning = self._learn_hash(fetch.cloud_name, fetch.hash, fetch.size)
+            _spawn(learning, self._learning)
 
     async def _learn_hash(self, cloud_name: str, hash_: str, size: int) -> None:
         try:
@@ -122,10 +124,11 @@ class Library:
         except StoreError as error:
             _log.warning("the hash of a content could not be stored", reason=str(error))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+def _spawn(work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
+    task = asyncio.create_task(work)
+    among.add(task)
+    task.add_done_callback(among.discard)
 
 
 def unavailable(filename: str, error: Exception) -> LocalError:

@@ -64,7 +64,8 @@ class Naming:
         async with self._namespace.lock(self._member):
             filename, place, found = await self._choose(hash_)
             known = self._namespace.get(self._member, place) if found else None
-            if known is None or known.cloud_name != cloud_name:
+            moved = known is not None and known.hash == content.hash
+            if known is None or (moved and known.cloud_name != cloud_name):
                 record = make_record(
                     self._member,
                     place,

@@ -6,6 +6,7 @@ import asyncio
 import posixpath
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -183,6 +184,30 @@ class Files:
         """Whether the query asks for anything but the file as it is. Raises `LocalError` (400)."""
         return conversion(preview, channel) is not None
 
+    async def ensure_sent(
+        self,
+        member: str,
+        graph: Mapping[str, Any],
+        *,
+        choices: Callable[[str], Mapping[str, Any] | None],
+    ) -> None:
+        """Send the uploads that a graph names to this cloud, if an earlier one has had them.
+
+        Nothing is to do unless the proxy was pointed at another cloud since; call it before
+        `substitute`. An upload that is not in the cache any more stays as it is. Raises
+        `LocalError` if the cloud does not take one, `StoreError`.
+        """
+        strangers: dict[Place, FileRecord] = {}
+
+        def note(place: Place) -> None:
+            record = self._namespace.get(member, place)
+            if record is not None and self._is_elsewhere(record):
+                strangers[place] = record
+
+        graphs.substitute(graph, choices=choices, cloud_name=note)
+        for record in strangers.values():
+            await self._send_again(record)
+
     def substitute(
         self,
         member: str,
@@ -225,6 +250,23 @@ class Files:
     def listing(self, member: str, type: str) -> list[str]:  # noqa: A002
         """The sorted paths of a folder's files, those in subfolders as `sub/x.png`."""
         return sorted(record.path for record in self._namespace.records(member, type))
+
+    def _is_elsewhere(self, record: FileRecord) -> bool:
+        sent = record.cloud_type == "input" and record.hash is not None
+        return sent and self._contents.sent_as(record.hash or "") is None
+
+    async def _send_again(self, record: FileRecord) -> None:
+        lease = await asyncio.to_thread(self._cache.lease, record.hash or "")
+        if lease is None:
+            return
+        try:
+            received = Received(lease.path, lease.path.name, lease.size)
+            cloud_name = await self._uploads.ensure_sent(received, record.filename)
+        finally:
+            lease.release()
+        async with self._namespace.lock(record.member):
+            if self._namespace.get(record.member, record.place) is record:
+                await self._namespace.put([replace(record, cloud_name=cloud_name)])
 
     def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool

@@ -93,6 +93,15 @@ class Uploads:
 
         Raises `LocalError` if the cloud does not take them, `StoreError`.
         """
+        cloud_name = await self.ensure_sent(received, filename)
+        try:
+            self._cache.keep(received.path, received.hash)
+        except OSError as error:
+            _log.warning("an upload could not be kept in the cache", reason=str(error))
+        return cloud_name
+
+    async def ensure_sent(self, received: Received, filename: str) -> str:
+        """As `send`, but the file stays where it is."""
         lock = self._sending.setdefault(received.hash, asyncio.Lock())
         async with lock:
             cloud_name = self._contents.sent_as(received.hash)
@@ -100,15 +109,7 @@ class Uploads:
                 await self._check_limits(received, filename)
                 cloud_name = await self._send(received.path, filename)
                 await self._contents.was_sent(received.hash, received.size, cloud_name)
-            self._keep(received)
         return cloud_name
-
-    def _keep(self, received: Received) -> None:
-        """Keep the bytes, so that they need not come back from the cloud."""
-        try:
-            self._cache.keep(received.path, received.hash)
-        except OSError as error:
-            _log.warning("an upload could not be kept in the cache", reason=str(error))
 
     async def _send(self, path: Path, filename: str) -> str:
         type_ = media_type(filename).partition(";")[0]

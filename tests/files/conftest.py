@@ -1,0 +1,59 @@
+"""Files on a folder of their own, before a cloud in memory or the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from files.helpers import MemoryCloud
+
+from proxy.cloud.client import CloudClient
+from proxy.files.service import Files
+from proxy.simulator import Simulator
+from proxy.store.sqlite import SqliteStore
+
+OpenFiles = Callable[..., Awaitable[Files]]
+
+
+@pytest.fixture
+def cloud() -> MemoryCloud:
+    return MemoryCloud()
+
+
+@pytest.fixture
+async def open_files(cloud: MemoryCloud, tmp_path: Path) -> AsyncIterator[OpenFiles]:
+    """`await open_files()` starts a `Files` on the test's folder; again is a restart."""
+    async with AsyncExitStack() as stack:
+        running = AsyncExitStack()
+        stack.push_async_callback(lambda: running.aclose())
+
+        async def start(other_cloud: Any = None, **options: Any) -> Files:
+            nonlocal running
+            await running.aclose()
+            running = AsyncExitStack()
+            store = await SqliteStore.open(tmp_path / "proxy.db")
+            running.push_async_callback(store.close)
+            options = {"cache_bytes": 10**9, "prefetch": "off", **options}
+            files = Files(store, other_cloud or cloud, tmp_path / "cache", **options)
+            await files.start()
+            running.push_async_callback(files.close)
+            return files
+
+        yield start
+
+
+@pytest.fixture
+async def files(open_files: OpenFiles) -> Files:
+    return await open_files()
+
+
+@pytest.fixture
+async def client(simulator: Simulator) -> AsyncIterator[CloudClient]:
+    """A real client of the simulator."""
+    client = CloudClient(simulator.base_url, simulator.key)
+    await client.start()
+    yield client
+    await client.close()

@@ -1,0 +1,131 @@
+"""A cloud in memory, for what does not depend on how bytes travel, and readers of recordings."""
+
+from __future__ import annotations
+
+import io
+import json
+import posixpath
+from base64 import b64decode
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from email import message_from_bytes
+from email.policy import HTTP
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+from PIL import Image
+from yarl import URL
+
+from proxy.cloud.errors import CloudRefused
+from proxy.files.record import FileRecord
+from proxy.files.service import Files
+
+RECORDINGS = Path(__file__).parent.parent / "recordings"
+
+
+@dataclass
+class Arriving:
+    """A download of the memory cloud."""
+
+    data: bytes
+    offset: int
+    size: int | None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self.data[self.offset :]
+
+
+@dataclass
+class MemoryCloud:
+    """Contents by hash name. `sent` and `fetched` count; `refuse` is raised by uploads."""
+
+    base_url: URL = field(default_factory=lambda: URL("http://cloud"))
+    contents: dict[str, bytes] = field(default_factory=dict)
+    sent: list[str] = field(default_factory=list)
+    fetched: list[str] = field(default_factory=list)
+    refuse: Exception | None = None
+
+    async def upload(self, path: Path, *, filename: str, content_type: str) -> str:
+        self.sent.append(filename)
+        if self.refuse is not None:
+            raise self.refuse
+        data = path.read_bytes()  # noqa: ASYNC240
+        return self.add(data, posixpath.splitext(filename)[1])
+
+    def add(self, data: bytes, extension: str = ".png") -> str:
+        """Store a content as a job would; returns its name."""
+        name = blake3(data).hexdigest() + extension
+        self.contents[name] = data
+        return name
+
+    @asynccontextmanager
+    async def download(
+        self,
+        cloud_name: str,
+        *,
+        type: str,  # noqa: A002
+        offset: int = 0,
+    ) -> AsyncIterator[Arriving]:
+        self.fetched.append(cloud_name)
+        if cloud_name not in self.contents:
+            raise CloudRefused("no such file", 404)
+        data = self.contents[cloud_name]
+        yield Arriving(data, offset, len(data))
+
+
+async def body(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def bytes_of(files: Files, record: FileRecord | None) -> bytes:
+    assert record is not None
+    content = await files.open(record)
+    try:
+        return b"".join([chunk async for chunk in content.read()])
+    finally:
+        content.close()
+
+
+def png(size: tuple[int, int] = (8, 6), colour: Any = (200, 10, 30), mode: str = "RGB") -> bytes:
+    target = io.BytesIO()
+    Image.new(mode, size, colour).save(target, format="PNG")
+    return target.getvalue()
+
+
+def pixels(data: bytes) -> tuple[str, tuple[int, int], bytes]:
+    """Mode, size and pixels of a picture."""
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.mode, picture.size, picture.tobytes()
+
+
+def recorded(name: str) -> Iterable[tuple[dict[str, Any], dict[str, Any], str]]:
+    """Requests, answers and labels of a recording, those of its cleaning up left out."""
+    events = json.loads((RECORDINGS / f"{name}.json").read_text())["events"]
+    for event in events:
+        if event["kind"] == "http" and not event.get("setup"):
+            yield event["request"], event["response"], event.get("label", "")
+
+
+def recorded_bytes(message: dict[str, Any]) -> bytes:
+    """The whole body of a recorded message."""
+    about = message["body"]
+    if about["kind"] == "text":
+        return str(about["text"]).encode()
+    return b64decode(about["b64"])
+
+
+def recorded_form(request: dict[str, Any]) -> dict[str, tuple[str | None, bytes]]:
+    """The first part of each name of a multipart body: its filename and its bytes."""
+    head = "".join(f"{name}: {value}\r\n" for name, value in request["headers"])
+    whole = head.encode() + b"\r\n" + recorded_bytes(request)
+    form: dict[str, tuple[str | None, bytes]] = {}
+    for part in message_from_bytes(whole, policy=HTTP.clone(utf8=True)).iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        filename = part.get_param("filename", header="content-disposition")
+        if isinstance(filename, str):
+            filename = filename.encode("utf-8", "surrogateescape").decode()
+        form.setdefault(str(name), (filename, part.get_payload(decode=True)))
+    return form

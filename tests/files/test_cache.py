@@ -1,0 +1,180 @@
+"""The cache on disk: what it keeps, what it throws out, what it trusts."""
+
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from structlog.testing import capture_logs
+
+from proxy.files.cache import Cache
+
+KEY = "ab" * 32
+
+
+def opened(folder: Path, limit: int = 1000) -> Cache:
+    cache = Cache(folder, limit)
+    cache.start()
+    return cache
+
+
+def keep(cache: Cache, data: bytes) -> str:
+    """Keep a content and let go of it."""
+    partial = cache.new_partial()
+    partial.write_bytes(data)
+    hash_ = blake3(data).hexdigest()
+    cache.keep(partial, hash_)
+    return hash_
+
+
+def data_of(cache: Cache, hash_: str) -> bytes | None:
+    lease = cache.lease(hash_)
+    return None if lease is None else lease.path.read_bytes()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return opened(tmp_path)
+
+
+def test_a_content_is_found_by_its_hash(cache: Cache) -> None:
+    assert data_of(cache, keep(cache, b"one")) == b"one"
+
+
+def test_nothing_is_found_that_was_not_kept(cache: Cache) -> None:
+    assert cache.lease(KEY) is None
+
+
+def test_the_least_recently_used_goes_first(cache: Cache) -> None:
+    first, second = keep(cache, b"1" * 400), keep(cache, b"2" * 400)
+    assert data_of(cache, first) is not None
+    third = keep(cache, b"3" * 400)
+    assert data_of(cache, second) is None
+    assert data_of(cache, first) is not None
+    assert data_of(cache, third) is not None
+
+
+def test_the_order_of_use_survives_a_restart(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    first, second = keep(cache, b"1" * 400), keep(cache, b"2" * 400)
+    assert data_of(cache, first) is not None
+    cache = opened(tmp_path)
+    keep(cache, b"3" * 400)
+    assert data_of(cache, second) is None
+    assert data_of(cache, first) is not None
+
+
+def test_a_smaller_bound_counts_from_the_start(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    keep(cache, b"1" * 400)
+    last = keep(cache, b"2" * 400)
+    cache = opened(tmp_path, limit=500)
+    assert cache.total == 400
+    assert data_of(cache, last) is not None
+
+
+def test_what_is_in_use_stays_though_the_bound_is_passed(cache: Cache) -> None:
+    hash_ = keep(cache, b"1" * 900)
+    lease = cache.lease(hash_)
+    assert lease is not None
+    keep(cache, b"2" * 900)
+    assert lease.path.exists()
+    lease.release()
+    lease.release()
+    assert cache.total <= 1000
+
+
+def test_a_lease_that_is_forgotten_is_released(cache: Cache) -> None:
+    hash_ = keep(cache, b"1" * 900)
+    lease = cache.lease(hash_)
+    keep(cache, b"2" * 900)
+    del lease
+    gc.collect()
+    assert cache.total <= 1000
+
+
+def test_a_content_beyond_the_bound_lives_as_long_as_it_is_used(cache: Cache) -> None:
+    partial = cache.new_partial()
+    partial.write_bytes(b"x" * 2000)
+    lease = cache.keep(partial, KEY)
+    assert lease.path.exists()
+    lease.release()
+    assert not lease.path.exists()
+    assert cache.total == 0
+
+
+def test_keeping_the_same_content_twice_is_one_file(cache: Cache) -> None:
+    keep(cache, b"one")
+    hash_ = keep(cache, b"one")
+    assert cache.total == 3
+    assert data_of(cache, hash_) == b"one"
+
+
+def test_unfinished_files_of_an_earlier_run_are_removed(tmp_path: Path) -> None:
+    partial = opened(tmp_path).new_partial()
+    opened(tmp_path)
+    assert not partial.exists()
+
+
+def test_a_content_damaged_between_two_runs_is_not_served(tmp_path: Path) -> None:
+    hash_ = keep(opened(tmp_path), b"one")
+    cache = opened(tmp_path)
+    (tmp_path / "content" / hash_[:2] / hash_).write_bytes(b"two")
+    assert not cache.is_trusted(hash_)
+    with capture_logs() as logs:
+        assert cache.lease(hash_) is None
+    assert [log["log_level"] for log in logs] == ["warning"]
+    assert cache.total == 0
+
+
+def test_a_fresh_content_takes_the_place_of_a_damaged_one(tmp_path: Path) -> None:
+    hash_ = keep(opened(tmp_path), b"one")
+    cache = opened(tmp_path)
+    (tmp_path / "content" / hash_[:2] / hash_).write_bytes(b"two")
+    assert data_of(cache, keep(cache, b"one")) == b"one"
+    assert cache.total == 3
+
+
+def test_a_sound_content_of_an_earlier_run_is_hashed_once(tmp_path: Path) -> None:
+    hash_ = keep(opened(tmp_path), b"one")
+    cache = opened(tmp_path)
+    assert data_of(cache, hash_) == b"one"
+    assert cache.is_trusted(hash_)
+
+
+def test_a_file_that_somebody_removed_is_not_found(cache: Cache, tmp_path: Path) -> None:
+    hash_ = keep(cache, b"one")
+    (tmp_path / "content" / hash_[:2] / hash_).unlink()
+    assert cache.lease(hash_) is None
+    assert cache.total == 0
+
+
+def test_conversions_are_kept_over_a_restart(tmp_path: Path) -> None:
+    opened(tmp_path).keep_conversion(KEY, b"webp")
+    assert opened(tmp_path).conversion(KEY) == b"webp"
+
+
+def test_a_damaged_conversion_is_made_again(tmp_path: Path) -> None:
+    cache = opened(tmp_path)
+    cache.keep_conversion(KEY, b"webp")
+    path = tmp_path / "converted" / KEY[:2] / KEY
+    path.write_bytes(b"x" + path.read_bytes()[1:])
+    assert cache.conversion(KEY) is None
+    assert cache.total == 0
+
+
+def test_conversions_count_into_the_bound(cache: Cache) -> None:
+    cache.keep_conversion(KEY, b"x" * 900)
+    keep(cache, b"y" * 900)
+    assert cache.conversion(KEY) is None
+    assert cache.total == 900
+
+
+def test_a_conversion_that_cannot_be_written_is_left(cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "converted" / KEY[:2]).write_bytes(b"in the way")
+    with capture_logs() as logs:
+        cache.keep_conversion(KEY, b"webp")
+    assert [log["log_level"] for log in logs] == ["warning"]
+    assert cache.conversion(KEY) is None

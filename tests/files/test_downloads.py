@@ -1,0 +1,314 @@
+"""Contents on their way from the cloud, over real HTTP with the faults of a storage."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from files.conftest import OpenFiles
+from files.helpers import bytes_of
+
+from proxy.cloud.client import CloudClient
+from proxy.files import download
+from proxy.files.content import Content, ContentBrokenError
+from proxy.files.record import FileRecord, make_record
+from proxy.files.service import Files
+from proxy.simulator import HttpFault, Simulator
+from proxy.simulator.assets import Asset
+from proxy.translate.errors import LocalError
+from proxy.translate.names import Place
+
+BIG = random.Random(1).randbytes(700_000)
+SMALL = b"a small picture"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "PAUSES", (0.001, 0.002, 0.004))
+
+
+@pytest.fixture
+async def files(open_files: OpenFiles, client: CloudClient) -> Files:
+    return await open_files(client)
+
+
+def stored(simulator: Simulator, data: bytes, name: str | None = None) -> FileRecord:
+    """A content in the cloud's storage, and a record of it."""
+    cloud_name = name or f"{blake3(data).hexdigest()}.png"
+    simulator.storage.put(cloud_name, data, "image/png")
+    simulator.account.library.add(
+        Asset(
+            name="a.png",
+            cloud_name=cloud_name,
+            digest=blake3(data).hexdigest(),
+            size=len(data),
+            media_type="image/png",
+            tags=("output",),
+        )
+    )
+    return make_record(
+        "local",
+        Place("output", "a.png"),
+        cloud_name=cloud_name,
+        cloud_type="output",
+        modified=1.0,
+    )
+
+
+def downloads(simulator: Simulator) -> int:
+    return len(simulator.storage.requests)
+
+
+def cached(folder: Path) -> set[bytes]:
+    return {path.read_bytes() for path in (folder / "cache" / "content").glob("??/*")}
+
+
+async def collect(content: Content, start: int = 0, stop: int | None = None) -> bytes:
+    return b"".join([chunk async for chunk in content.read(start, stop)])
+
+
+async def test_the_second_look_does_not_touch_the_cloud(files: Files, simulator: Simulator) -> None:
+    record = stored(simulator, BIG)
+    assert await bytes_of(files, record) == BIG
+    assert await bytes_of(files, record) == BIG
+    assert downloads(simulator) == 1
+
+
+async def test_a_restart_does_not_touch_the_cloud(
+    open_files: OpenFiles, client: CloudClient, simulator: Simulator
+) -> None:
+    record = stored(simulator, BIG)
+    assert await bytes_of(await open_files(client), record) == BIG
+    assert await bytes_of(await open_files(client), record) == BIG
+    assert downloads(simulator) == 1
+
+
+@pytest.mark.parametrize("data", [b"", SMALL, BIG])
+async def test_many_at_once_share_one_download(
+    files: Files, simulator: Simulator, data: bytes
+) -> None:
+    record = stored(simulator, data)
+    assert await asyncio.gather(*(bytes_of(files, record) for _ in range(20))) == [data] * 20
+    assert downloads(simulator) == 1
+
+
+async def test_bytes_flow_before_the_content_is_whole(files: Files, simulator: Simulator) -> None:
+    simulator.faults.add(HttpFault("GET storage", drip=0.005, drip_bytes=50_000))
+    content = await files.open(stored(simulator, BIG))
+    assert content.size == len(BIG)
+    assert content.path is None
+    reading = content.read()
+    first = await anext(reading)
+    assert BIG.startswith(first)
+    assert content.hash is None
+    assert first + b"".join([chunk async for chunk in reading]) == BIG
+    assert content.hash == blake3(BIG).hexdigest()
+    assert content.path is not None
+    assert content.path.read_bytes() == BIG
+
+
+async def test_a_reader_that_leaves_does_not_stop_the_others(
+    files: Files, simulator: Simulator
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", drip=0.002, drip_bytes=50_000))
+    record = stored(simulator, BIG)
+    leaving = await files.open(record)
+    staying = await files.open(record)
+    reading = leaving.read()
+    await anext(reading)
+    await reading.aclose()
+    leaving.close()
+    assert await collect(staying) == BIG
+    assert downloads(simulator) == 1
+
+
+async def test_a_download_that_all_have_left_is_finished(
+    files: Files, simulator: Simulator
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", drip=0.002, drip_bytes=50_000))
+    record = stored(simulator, BIG)
+    (await files.open(record)).close()
+    assert await bytes_of(files, record) == BIG
+    assert downloads(simulator) == 1
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 10), (300_000, 300_001), (699_990, None), (5, 700_000), (10, 10)]
+)
+async def test_parts_of_an_arriving_content(
+    files: Files, simulator: Simulator, start: int, stop: int | None
+) -> None:
+    content = await files.open(stored(simulator, BIG))
+    assert await collect(content, start, stop) == BIG[start:stop]
+    content = await files.open(stored(simulator, BIG))
+    assert await collect(content, start, stop) == BIG[start:stop]
+
+
+@pytest.mark.parametrize("ending", ["close", "reset"])
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_a_broken_download_is_taken_up_where_it_broke(
+    files: Files, simulator: Simulator, ending: str, ranges: bool
+) -> None:
+    simulator.switches.storage_range = ranges
+    fault = HttpFault("GET storage", cut=300_000, ending=ending)  # type: ignore[arg-type]
+    simulator.faults.add(fault)
+    assert await bytes_of(files, stored(simulator, BIG)) == BIG
+    first, second = simulator.storage.requests
+    assert "Range" not in first.headers
+    assert second.headers["Range"].startswith("bytes=")
+
+
+async def test_a_wrong_length_is_found_out_by_the_hash(
+    files: Files, simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", cut=50_000, ending="clean"))
+    assert await bytes_of(files, stored(simulator, BIG)) == BIG
+    assert cached(tmp_path) == {BIG}
+
+
+async def test_small_contents_that_arrive_wrong_are_fetched_again(
+    files: Files, simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", corrupt=True))
+    assert await bytes_of(files, stored(simulator, SMALL)) == SMALL
+    assert cached(tmp_path) == {SMALL}
+
+
+async def test_a_reader_of_wrong_bytes_gets_no_end(
+    files: Files, simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", corrupt=True, drip=0.001, drip_bytes=50_000))
+    record = stored(simulator, BIG)
+    content = await files.open(record)
+    seen = bytearray()
+
+    async def read() -> None:
+        async for chunk in content.read():
+            seen.extend(chunk)
+
+    with pytest.raises(ContentBrokenError):
+        await read()
+    assert BIG.startswith(seen)
+    assert len(seen) < len(BIG)
+    assert await bytes_of(files, record) == BIG
+    assert cached(tmp_path) == {BIG}
+
+
+async def test_contents_that_stay_wrong_are_an_error_and_not_cached(
+    files: Files, simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", corrupt=True), times=None)
+    with pytest.raises(LocalError, match=r"does not deliver a.png whole") as refusal:
+        await files.open(stored(simulator, SMALL))
+    assert refusal.value.status == 502
+    assert cached(tmp_path) == set()
+    simulator.faults.clear()
+    assert await bytes_of(files, stored(simulator, SMALL)) == SMALL
+
+
+async def test_an_expired_signature_is_replaced(files: Files, simulator: Simulator) -> None:
+    simulator.faults.add(HttpFault("GET storage", status=403, body="<Code>ExpiredToken</Code>"))
+    assert await bytes_of(files, stored(simulator, BIG)) == BIG
+    assert simulator.storage.leaks == []
+
+
+async def test_a_content_that_the_cloud_does_not_have_is_404(
+    files: Files, simulator: Simulator
+) -> None:
+    record = make_record(
+        "local", Place("output", "a.png"), cloud_name="none.png", cloud_type="output", modified=1.0
+    )
+    with pytest.raises(LocalError, match=r"content of a.png") as refusal:
+        await files.open(record)
+    assert refusal.value.status == 404
+
+
+async def test_opaque_names_are_taken_as_they_are_and_found_again(
+    files: Files, open_files: OpenFiles, client: CloudClient, simulator: Simulator
+) -> None:
+    record = stored(simulator, BIG, "opaque.png")
+    assert await bytes_of(files, record) == BIG
+    assert await bytes_of(files, record) == BIG
+    assert await bytes_of(await open_files(client), record) == BIG
+    assert downloads(simulator) == 1
+
+
+async def test_parts_of_contents_with_opaque_names_do_not_wait_for_the_whole(
+    files: Files, simulator: Simulator
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", drip=0.005, drip_bytes=50_000))
+    content = await files.open(stored(simulator, BIG, "opaque.png"))
+    assert await collect(content, 0, 1000) == BIG[:1000]
+    assert content.path is None
+
+
+async def test_stopping_ends_what_waits(files: Files, simulator: Simulator) -> None:
+    simulator.faults.add(HttpFault("GET storage", drip=5.0, drip_bytes=100_000))
+    content = await files.open(stored(simulator, BIG))
+    reading = asyncio.create_task(collect(content))
+    await asyncio.sleep(0)
+    await files.close()
+    with pytest.raises(ContentBrokenError, match="stopping"):
+        await reading
+
+
+class Scripted:
+    """A source whose answers are told: pieces of bytes from an offset, and the size."""
+
+    def __init__(self, *answers: tuple[int, int | None, list[bytes]]) -> None:
+        self.answers = list(answers)
+        self.base_url = ""
+
+    def download(self, cloud_name: str, *, type: str, offset: int = 0) -> Scripted:  # noqa: A002
+        self.offset, self.size, self.pieces = self.answers.pop(0)
+        return self
+
+    async def __aenter__(self) -> Scripted:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [(0, None, [BIG])],
+        [(0, len(BIG) + 1, [BIG])],
+        [(0, len(BIG), [BIG[:9]]), (0, len(BIG), [BIG])],
+        [(0, 5, [BIG[:5]]), (0, len(BIG), [BIG])],
+        [(7, len(BIG), [BIG[7:]]), (0, len(BIG), [BIG])],
+    ],
+    ids=["no size", "too long a size", "short", "too short a size", "wrong offset"],
+)
+async def test_odd_answers_of_a_storage(
+    open_files: OpenFiles, simulator: Simulator, answers: list[tuple[int, int, list[bytes]]]
+) -> None:
+    files = await open_files(Scripted(*answers))
+    record = stored(simulator, BIG)
+    content = await files.open(record)
+    assert (await content.whole()).read_bytes() == BIG
+
+
+async def test_a_content_without_a_size_is_read_to_its_end(
+    open_files: OpenFiles, simulator: Simulator
+) -> None:
+    files = await open_files(Scripted((0, None, [BIG[:400_000], BIG[400_000:]])))
+    assert await bytes_of(files, stored(simulator, BIG, "opaque.png")) == BIG
+
+
+async def test_a_cache_that_cannot_be_written_is_an_error_in_words(
+    files: Files, simulator: Simulator, tmp_path: Path
+) -> None:
+    (tmp_path / "cache" / "partial").rmdir()
+    with pytest.raises(LocalError, match="cannot write to its cache") as refusal:
+        await files.open(stored(simulator, BIG))
+    assert refusal.value.status == 503
