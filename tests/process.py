@@ -33,16 +33,19 @@ class Process:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, *options: str, environment: Mapping[str, str] | None = None
+    folder: Path,
+    *options: str,
+    environment: Mapping[str, str] | None = None,
+    port: int = 0,
 ) -> AsyncIterator[Process]:
-    """`serve` on a free port with its data in `folder`; killed behind the block if it runs on."""
+    """`serve` on a port (0: a free one) with its data in `folder`; killed behind it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "proxy",
         "serve",
         "--port",
-        "0",
+        str(port),
         "--data-dir",
         str(folder),
         *options,

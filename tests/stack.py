@@ -26,10 +26,11 @@ from proxy.simulator import Simulator
 PATIENCE = 20.0
 
 QUICK = {
-    "waits": Waits(first=0.01, most=0.05, settle=2.0, settle_cancel=1.0, lost=0.5),
+    "waits": Waits(first=0.01, most=0.05, settle=2.0, settle_stopped=1.0, lost=0.5),
     "connected_wait": 0.5,
     "lost_wait": 0.05,
     "submit_patience": 2.0,
+    "adoption_patience": 0.5,
     "status_interval": 0.2,
 }
 

@@ -79,20 +79,19 @@ class Desk(Protocol):
 class Waits:
     """How long to wait between readings of a job's detail, and when to stop (seconds).
 
-    `settle` bounds the wait for the outputs of a job that is known to have ended, `settle_cancel`
-    the wait for the end time of a cancelled one, `lost` that for a job which the cloud does not
-    know any more.
+    `settle` bounds the wait for the outputs of a completed job, `settle_stopped` the wait for the
+    end time of a failed or cancelled one, `lost` that for a job which the cloud does not know.
     """
 
     first: float = 0.05
     most: float = 2.0
     settle: float = 30.0
-    settle_cancel: float = 5.0
+    settle_stopped: float = 6.0
     lost: float = 60.0
 
     def settle_for(self, snapshot: Snapshot) -> float:
         """How long an ended job may lack what its detail should have."""
-        return self.settle_cancel if snapshot.status == "cancelled" else self.settle
+        return self.settle if snapshot.status == "completed" else self.settle_stopped
 
     def growing(self) -> Iterable[float]:
         """0, then `first` and ever longer up to `most`."""

@@ -12,12 +12,13 @@ import structlog
 
 from proxy.cloud.errors import CloudError
 from proxy.jobs import submission
+from proxy.jobs.adoption import Adoption
 from proxy.jobs.keeper import Keeper, now
 from proxy.jobs.listing import JobQuery
 from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.record import JobRecord, Number
 from proxy.jobs.runner import Names, Runner, Waits
-from proxy.jobs.submission import Submitter
+from proxy.jobs.submission import Submitter, UnansweredError
 from proxy.store.base import Store, StoreError
 from proxy.translate.errors import LocalError, fill_node_errors
 from proxy.translate.messages import status
@@ -79,6 +80,7 @@ class Policy:
     send_partner_key: bool = True
     history_size: int = 10_000
     submit_patience: float = 30.0
+    adoption_patience: float = 15.0
     status_interval: float = 5.0
     waits: Waits = field(default_factory=Waits)
     connected_wait: float = 10.0
@@ -140,17 +142,23 @@ class Jobs:
             lost_wait=policy.lost_wait,
         )
 
+        self._adoption = Adoption(
+            self._keeper,
+            self._submitter,
+            self.reconciler.job_added,
+            certain=policy.adoption_patience,
+        )
+
     # --- life of the room ------------------------------------------------------------------
 
     async def start(self) -> None:
         """Read what was kept and follow again what has not ended."""
-        unanswered = await self._keeper.load()
+        for record in await self._keeper.load():
+            self._adoption.add(record)
         self._tasks = [
             asyncio.create_task(self.reconciler.run(), name="reconcile"),
             asyncio.create_task(self._keep_alive(), name="status heartbeat"),
         ]
-        if unanswered:
-            self._tasks.append(asyncio.create_task(self._adopt(unanswered), name="adopt"))
         if self._runners:
             self.reconciler.job_added()
             self.reconciler.read_soon()
@@ -160,25 +168,8 @@ class Jobs:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._adoption.close()
         await self._keeper.close()
-
-    async def _adopt(self, records: list[JobRecord]) -> None:
-        """Settle submissions whose answer was not on disk when the process ended."""
-        for record in records:
-            try:
-                cloud_id = await self._submitter.find(record)
-            except CloudError as error:
-                log.warning("unanswered_job_unread", job=record.prompt_id, error=str(error))
-                continue
-            if cloud_id is None:
-                await self._keeper.discard(record)
-                log.info("unanswered_job_dropped", job=record.prompt_id)
-                continue
-            record.cloud_id = cloud_id
-            await self._keeper.save(record)
-            self._keeper.follow(record).release()
-            self._keeper.tell_status(record.member)
-            self.reconciler.job_added()
 
     async def _keep_alive(self) -> None:
         """A `status` now and then, for clients that take a silent socket for a dead server."""
@@ -220,7 +211,8 @@ class Jobs:
         )
         record.extra_data["create_time"] = record.create_time
         place = (member, record.prompt_id)
-        if place in self._submitting or record.prompt_id in self._ledgers[member].live:
+        taken = place in self._submitting or record in self._adoption
+        if taken or record.prompt_id in self._ledgers[member].live:
             raise LocalError(
                 400,
                 "invalid_prompt_id",
@@ -250,6 +242,9 @@ class Jobs:
             self._worth_waiting = await self._opened()
         try:
             submitted = await self._submitter.submit(record, graph, extra_data)
+        except UnansweredError:
+            self._adoption.add(record)
+            raise
         except LocalError:
             await self._keeper.discard(record)
             raise

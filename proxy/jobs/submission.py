@@ -54,6 +54,19 @@ class Cloud(Protocol):
         """A job's detail with the `extra_data` that it was submitted with."""
 
 
+class UnansweredError(LocalError):
+    """The call was sent, no answer came, and the account cannot be read to find out."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            503,
+            "submission_unanswered",
+            "The connection to Comfy Cloud broke while the job was being submitted, and nobody "
+            "can tell yet whether it arrived; if it did, it will appear in the queue. Look there "
+            "before you submit it again.",
+        )
+
+
 class Submitter:
     """Submits jobs.
 
@@ -140,13 +153,7 @@ class Submitter:
                 if cloud_id is not None:
                     return cloud_id
         except CloudError as error:
-            raise LocalError(
-                503,
-                "cloud_unreachable",
-                "The connection to Comfy Cloud broke while the job was being submitted, and the "
-                "account cannot be read to see whether it arrived; look at your jobs on Comfy "
-                "Cloud before you submit it again.",
-            ) from error
+            raise UnansweredError from error
         return None
 
 

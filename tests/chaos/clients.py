@@ -1,0 +1,179 @@
+"""Clients that live through chaos: they reconnect, ask again, and write down what they hear."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import random
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+from chaos.accounting import Told
+from PIL import Image
+from yarl import URL
+
+_ENDS = ("execution_success", "execution_error", "execution_interrupted")
+_PAUSE = 0.1
+
+
+class ChaosClient:
+    """One client with one `clientId`, which submits `count` jobs one after the other.
+
+    `url` gives the proxy's address, which may be down at any time. `color` gives each job a
+    picture that no other job has.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        url: Callable[[], URL],
+        rng: random.Random,
+        color: Callable[[], int],
+    ) -> None:
+        self.told: list[Told] = []
+        self._session = session
+        self._url = url
+        self._rng = rng
+        self._color = color
+        self._client_id = uuid.UUID(int=rng.getrandbits(128)).hex
+        self._by_id: dict[str, Told] = {}
+        self._heard = asyncio.Event()
+
+    async def run(self, count: int) -> None:
+        """Submit and follow `count` jobs."""
+        listening = asyncio.create_task(self._listen())
+        try:
+            for _ in range(count):
+                await self._job()
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    async def settle(self) -> None:
+        """At the end: follow also what had been given up and turned up after all."""
+        for told in self.told:
+            if not told.accepted and await self._knows(told):
+                told.accepted, told.refused = True, False
+                told.recorded = (await self._end(told))["status"]["status_str"]
+                told.bytes_checked = told.recorded == "success"
+
+    async def _job(self) -> None:
+        color = self._color()
+        while not (told := await self._try(color)).accepted:  # noqa: ASYNC110
+            await asyncio.sleep(_PAUSE)
+        entry = await self._end(told)
+        told.recorded = entry["status"]["status_str"]
+        if told.recorded == "success":
+            await self._check_picture(told, entry, color)
+
+    async def _try(self, color: int) -> Told:
+        """One submission under an id of its own."""
+        told = Told(str(uuid.UUID(int=self._rng.getrandbits(128), version=4)))
+        self.told.append(told)
+        self._by_id[told.prompt_id] = told
+        await self._submit(told, color)
+        return told
+
+    async def _submit(self, told: Told, color: int) -> None:
+        body = {
+            "prompt": _graph(color),
+            "client_id": self._client_id,
+            "prompt_id": told.prompt_id,
+        }
+        try:
+            async with self._session.post(self._url() / "prompt", json=body) as answer:
+                await answer.read()
+                told.accepted = answer.status == 200
+                told.refused = not told.accepted
+        except aiohttp.ClientConnectorError:
+            told.refused = True
+        except (aiohttp.ClientError, OSError):
+            told.accepted = await self._turns_up(told)
+            told.refused = not told.accepted
+
+    async def _turns_up(self, told: Told) -> bool:
+        """Whether a job whose answer got lost is in the proxy's records after all."""
+        for _ in range(30):
+            await asyncio.sleep(_PAUSE)
+            if await self._knows(told):
+                return True
+        return False
+
+    async def _knows(self, told: Told) -> bool:
+        return (await self._get(f"api/jobs/{told.prompt_id}")).get("id") == told.prompt_id
+
+    async def _end(self, told: Told) -> dict[str, Any]:
+        """Wait for the end: by the websocket, or by asking when it has nothing to say."""
+        while True:
+            entry = (await self._get(f"history/{told.prompt_id}")).get(told.prompt_id)
+            if entry is not None:
+                return dict(entry)
+            self._heard.clear()
+            try:
+                async with asyncio.timeout(0.5):
+                    await self._heard.wait()
+            except TimeoutError:
+                pass
+
+    async def _check_picture(self, told: Told, entry: dict[str, Any], color: int) -> None:
+        item = entry["outputs"]["2"]["images"][0]
+        url_of = self._url
+        for _ in range(60):
+            try:
+                async with self._session.get((url_of() / "view").with_query(item)) as answer:
+                    data = await answer.read()
+                if answer.status == 200:
+                    pixel = Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0))
+                    told.wrong_bytes = pixel != (color >> 16, color >> 8 & 255, color & 255)
+                    told.bytes_checked = True
+                    return
+            except (aiohttp.ClientError, OSError):
+                pass
+            await asyncio.sleep(_PAUSE)
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        try:
+            async with self._session.get(self._url() / path) as answer:
+                found = await answer.json(content_type=None)
+        except (aiohttp.ClientError, OSError, ValueError):
+            await asyncio.sleep(_PAUSE)
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    async def _listen(self) -> None:
+        """Keep a websocket open, with the same id each time."""
+        while True:
+            try:
+                url = (self._url() / "ws").with_query(clientId=self._client_id)
+                async with self._session.ws_connect(url) as socket:
+                    async for message in socket:
+                        if message.type is aiohttp.WSMsgType.TEXT:
+                            self._hear(json.loads(message.data))
+            except (aiohttp.ClientError, OSError):
+                pass
+            await asyncio.sleep(_PAUSE)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        type_, data = message["type"], message["data"]
+        told = self._by_id.get(data.get("prompt_id", ""))
+        if told is None:
+            return
+        if told.ends and not (type_ == "executing" and data["node"] is None):
+            told.disorder.append(f"{type_} behind the end")
+        if type_ in _ENDS:
+            told.ends.append(type_)
+            self._heard.set()
+
+
+def _graph(color: int) -> dict[str, Any]:
+    inputs = {"width": 16, "height": 16, "batch_size": 1, "color": color}
+    return {
+        "1": {"class_type": "EmptyImage", "inputs": inputs},
+        "2": {
+            "class_type": "SaveImage",
+            "inputs": {"images": ["1", 0], "filename_prefix": "chaos"},
+        },
+    }

@@ -1,0 +1,173 @@
+"""Chaos with an accounting: faults everywhere, kills of the proxy, and every job's one true end.
+
+    PYTHONPATH=tests python -m chaos.run --jobs 1000 --clients 50 --kills 10 [--seed N]
+
+The simulator runs in this process and outlives every kill of the proxy, which is a process of its
+own. What happens is drawn from the seed; only the machine's timing is not. Ends with 1 if a
+number that should be zero is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import random
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import aiohttp
+from chaos.accounting import Accounting, account
+from chaos.clients import ChaosClient
+from process import serving
+from yarl import URL
+
+from proxy.simulator import HttpFault, JobFault, Simulator, SocketFault, Switches
+
+#: How the cloud ails, each with the chance that an occasion is hit.
+FAULTS: list[tuple[HttpFault | SocketFault, float]] = [
+    (HttpFault("POST /api/prompt", reset=True), 0.03),
+    (HttpFault("POST /api/prompt", reset=True, processed=True), 0.05),
+    (HttpFault("POST /api/prompt", status=503), 0.03),
+    (HttpFault("POST /api/prompt", status=504, processed=True), 0.03),
+    (HttpFault("POST /api/prompt", delay=0.2), 0.05),
+    (HttpFault("GET /api/jobs*", status=500), 0.03),
+    (HttpFault("GET /api/jobs*", status=429), 0.03),
+    (HttpFault("GET /api/jobs*", reset=True), 0.03),
+    (HttpFault("GET /api/jobs*", cut=20), 0.03),
+    (HttpFault("GET /api/jobs*", delay=0.1), 0.05),
+    (HttpFault("GET /api/view", status=500), 0.03),
+    (HttpFault("GET storage", status=403), 0.03),
+    (HttpFault("GET storage", cut=40), 0.05),
+    (HttpFault("GET storage", cut=40, ending="reset"), 0.05),
+    (HttpFault("GET storage", corrupt=True), 0.03),
+    (SocketFault("lose"), 0.05),
+    (SocketFault("duplicate"), 0.05),
+    (SocketFault("reorder"), 0.05),
+    (SocketFault("garbage"), 0.01),
+    (SocketFault("drop"), 0.002),
+    (SocketFault("close"), 0.002),
+    (SocketFault("refuse"), 0.2),
+    (SocketFault("delay", seconds=0.05), 0.01),
+]
+
+
+class Chaos:
+    """One run. `jobs` are shared among `clients`; the proxy is killed `kills` times."""
+
+    def __init__(self, *, jobs: int, clients: int, kills: int, seed: int, folder: Path) -> None:
+        self._jobs = jobs
+        self._clients = clients
+        self._kills = kills
+        self._rng = random.Random(seed)
+        self._folder = folder
+        self._port = _free_port()
+        self._url = URL(f"http://127.0.0.1:{self._port}")
+        self._done = asyncio.Event()
+        self._submitted = asyncio.Event()
+        self.killed = 0
+
+    async def run(self) -> Accounting:
+        """Run to the end of the last job and count."""
+        switches = Switches(pace=0.01, dispatch=0.01, late_detail=0.02)
+        async with Simulator(plan="pro", switches=switches) as simulator:
+            self._plan_faults(simulator)
+            timeout = aiohttp.ClientTimeout(total=60)
+            connector = aiohttp.TCPConnector(limit=0)
+            async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
+                killing = asyncio.create_task(self._keep_running(simulator))
+                colors = itertools.count(1)
+                clients = [
+                    ChaosClient(
+                        session,
+                        lambda: self._url,
+                        random.Random(self._rng.random()),
+                        lambda: next(colors),
+                    )
+                    for _ in range(self._clients)
+                ]
+                shares = [
+                    self._jobs // self._clients + (number < self._jobs % self._clients)
+                    for number in range(self._clients)
+                ]
+                await asyncio.gather(
+                    *(client.run(share) for client, share in zip(clients, shares, strict=True))
+                )
+                self._submitted.set()
+                await asyncio.gather(*(client.settle() for client in clients))
+                self._done.set()
+                await killing
+            told = [job for client in clients for job in client.told]
+            return account(told, [job.extra_data for job in simulator.jobs.values()])
+
+    def _plan_faults(self, simulator: Simulator) -> None:
+        simulator.faults.random.seed(self._rng.random())
+        for fault, chance in FAULTS:
+            simulator.faults.add(fault, times=None, chance=chance)
+        for _ in range(self._jobs // 50):
+            simulator.faults.add(JobFault("lost"), skip=self._rng.randrange(self._jobs))
+
+    async def _keep_running(self, simulator: Simulator) -> None:
+        """The proxy, killed and started again; at the end asked to stop, which it must do."""
+        environment = {
+            "COMFY_CLOUD_API_KEY": simulator.key,
+            "COMFY_CLOUD_BASE_URL": str(simulator.base_url),
+            "COMFY_PROXY_LOG_LEVEL": "error",
+        }
+        while True:
+            async with serving(self._folder, environment=environment, port=self._port) as process:
+                if await self._is_to_be_killed():
+                    process.process.kill()
+                    self.killed += 1
+                    continue
+                code = await process.stop()
+                if code != 0:
+                    raise RuntimeError(f"the proxy ended with {code}")
+                return
+
+    async def _is_to_be_killed(self) -> bool:
+        """Wait for the time of the next kill, or for the end of everything."""
+        if self.killed < self._kills:
+            try:
+                async with asyncio.timeout(self._rng.uniform(1.0, 4.0)):
+                    await self._submitted.wait()
+            except TimeoutError:
+                return True
+        await self._done.wait()
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> int:
+    """Run and print the seed, the time and the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
+    given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
+    begun = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        chaos = Chaos(**vars(given), folder=Path(folder))
+        accounting = asyncio.run(chaos.run())
+    print(accounting.table())
+    print(f"{'kills':<18}{chaos.killed:>8}")
+    print(f"{'seconds':<18}{time.perf_counter() - begun:>8.0f}")
+    for name, count in accounting.faults().items():
+        print(f"NOT ZERO: {name.replace('_', ' ')} {count}")
+    return 1 if accounting.faults() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
