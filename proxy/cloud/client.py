@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from aiohttp import MultipartWriter
 from yarl import URL
 
+from proxy.cloud.brake import Brake
 from proxy.cloud.circuit import Circuit
 from proxy.cloud.downloads import Download, Downloads
 from proxy.cloud.errors import (
@@ -25,6 +26,7 @@ from proxy.cloud.errors import (
     refusal,
 )
 from proxy.cloud.http import Answer, Http
+from proxy.cloud.restraint import Restraint
 from proxy.cloud.waits import Patience
 from proxy.translate import codec
 from proxy.translate.snapshot import Snapshot, from_job
@@ -33,6 +35,9 @@ T = TypeVar("T")
 
 #: Entries asked for in one page of `GET /api/jobs`; the cloud allows 1000.
 _PAGE = 200
+
+#: So many jobs' details are asked for at once, however many jobs are to be read.
+_DETAILS = 8
 
 #: Bytes a second that an upload may count on.
 _UPLOAD_RATE = 100_000
@@ -53,8 +58,9 @@ class CloudClient:
     """One account's calls to the cloud at `base_url`, which may have a path.
 
     `timeout` is in seconds for one attempt of a call; reads are repeated within `patience`. Once
-    the cloud has been silent for a while, `circuit` makes calls fail at once. Every call may raise
-    `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+    the cloud has been silent for a while, `circuit` makes calls fail at once; after a 429 `brake`
+    holds all of them back. Every call may raise `CloudUnreachable`, `CloudRefused` or
+    `CloudGarbage`.
     """
 
     def __init__(
@@ -65,16 +71,17 @@ class CloudClient:
         timeout: float = 30.0,
         patience: Patience | None = None,
         circuit: Circuit | None = None,
+        brake: Brake | None = None,
     ) -> None:
         self.base_url = base_url
-        self.circuit = circuit or Circuit()
         self._http = Http(
             base_url,
             key,
             timeout=timeout,
             patience=patience or Patience(),
-            circuit=self.circuit,
+            restraint=Restraint(circuit or Circuit(), brake or Brake()),
         )
+        self._details = asyncio.Semaphore(_DETAILS)
         self._downloads = Downloads(self._http)
 
     async def start(self) -> None:
@@ -134,7 +141,8 @@ class CloudClient:
 
     async def job(self, cloud_id: str) -> Snapshot | None:
         """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
-        answer = await self._lookup(Answer.object, "jobs", cloud_id)
+        async with self._details:
+            answer = await self._lookup(Answer.object, "jobs", cloud_id)
         return None if answer is None else from_job({**answer, "id": cloud_id})
 
     async def jobs(

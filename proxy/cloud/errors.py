@@ -25,14 +25,19 @@ from email.utils import parsedate_to_datetime
 
 
 class CloudError(Exception):
-    """Any failure of a call to Comfy Cloud."""
+    """Any failure of a call to Comfy Cloud.
+
+    `retry_after` is in how many seconds it is worth asking again, `None` if nobody knows.
+    """
+
+    retry_after: float | None = None
 
 
 class CloudUnreachable(CloudError):
     """There was no whole answer: refused, no such host, reset, timed out, cut off.
 
     `sent` says whether the request may have reached the cloud; a submission raises this only if
-    it has not. `retry_after` is in seconds.
+    it has not.
     """
 
     def __init__(
@@ -52,9 +57,10 @@ class CloudAmbiguous(CloudError):
 
 
 class CloudRefused(CloudError):
-    """The cloud answered with a status of 400 or more.
+    """The cloud answered with a status of 400 or more, or would do so again.
 
-    `body` is the parsed JSON, or the text if it is none. `retry_after` is in seconds.
+    `body` is the parsed JSON, or the text if it is none. A 401 and a 429 are also raised for calls
+    that follow such an answer too soon to be made.
     """
 
     def __init__(

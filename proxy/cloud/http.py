@@ -12,14 +12,10 @@ from urllib.parse import quote
 
 import aiohttp
 import stamina
-import structlog
 from yarl import URL
 
 from proxy import __version__
-from proxy.cloud.circuit import Circuit
 from proxy.cloud.errors import (
-    GATEWAY_STATUSES,
-    CloudDown,
     CloudGarbage,
     CloudRefused,
     CloudUnreachable,
@@ -27,11 +23,10 @@ from proxy.cloud.errors import (
     retry_after,
 )
 from proxy.cloud.outward import outward_proxy
+from proxy.cloud.restraint import Restraint
 from proxy.cloud.waits import Patience
 from proxy.translate import codec
 from proxy.translate.redact import redact
-
-log = structlog.get_logger(__name__)
 
 #: Seconds for a TCP and TLS connection to come about.
 CONNECT_TIMEOUT = 10.0
@@ -71,13 +66,13 @@ class Http:
     """The session with the cloud's host. `timeout` is in seconds for each attempt."""
 
     def __init__(
-        self, base_url: URL, key: str, *, timeout: float, patience: Patience, circuit: Circuit
+        self, base_url: URL, key: str, *, timeout: float, patience: Patience, restraint: Restraint
     ) -> None:
         self.base_url = base_url
         self.key = key
         self.timeout = timeout
         self.patience = patience
-        self._circuit = circuit
+        self._restraint = restraint
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -170,14 +165,13 @@ class Http:
 
         Redirects are not followed: aiohttp would take the key along. The caller releases or
         closes the response. Raises `CloudUnreachable` (its `sent` says whether the cloud may have
-        seen it), `CloudDown` or `CloudRefused`.
+        seen it) or `CloudRefused`, without a request where `Restraint` says so.
         """
         if self._session is None:
             raise RuntimeError("the cloud client is not started")
         call = _call(method, url)
-        wait = self._circuit.wait(time.monotonic())
-        if wait > 0:
-            raise CloudDown(f"{call}: the cloud does not answer", retry_after=wait)
+        key = self.key
+        self._restraint.check(call, key)
         mark = SimpleNamespace(sent=False)
         try:
             with reported(call, mark=mark):
@@ -185,7 +179,7 @@ class Http:
                     method,
                     url,
                     data=data,
-                    headers={**(headers or {}), "X-API-Key": self.key},
+                    headers={**(headers or {}), "X-API-Key": key},
                     timeout=limits,
                     allow_redirects=False,
                     proxy=outward_proxy(url),
@@ -193,20 +187,11 @@ class Http:
                 )
                 if response.status >= 400:
                     raise await self._refusal(call, response)
-        except CloudRefused as error:
-            self._heard(gateway=error.status in GATEWAY_STATUSES or error.status == 503)
+        except (CloudRefused, CloudUnreachable) as error:
+            self._restraint.failed(error, key)
             raise
-        except CloudUnreachable:
-            self._heard(gateway=True)
-            raise
-        self._circuit.succeeded()
+        self._restraint.answered(key)
         return response
-
-    def _heard(self, *, gateway: bool) -> None:
-        if not gateway:
-            self._circuit.succeeded()
-        elif self._circuit.failed(time.monotonic()):
-            log.warning("cloud_silent", host=self.base_url.host)
 
     async def _refusal(self, call: str, response: aiohttp.ClientResponse) -> CloudRefused:
         async with response:

@@ -12,6 +12,7 @@ import stamina
 from proxy.cloud.errors import (
     PASSING_STATUSES,
     CloudDown,
+    CloudError,
     CloudGarbage,
     CloudRefused,
     CloudUnreachable,
@@ -48,7 +49,7 @@ class Patience:
             if not may_pass(error):
                 return False
             wait = self.waits.after(failures)
-            asked = getattr(error, "retry_after", None)
+            asked = error.retry_after if isinstance(error, CloudError) else None
             if asked is not None:
                 wait = max(wait, asked + jittered(self.waits.first))
             return wait if time.monotonic() + wait <= deadline else False

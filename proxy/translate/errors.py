@@ -114,8 +114,15 @@ def is_retryable(status: int, body: object) -> bool:
     error, _ = _read(body)
     type_ = error.get("type") or error.get("code")
     if status == 429:
-        return type_ in _RETRYABLE or type_ is None or str(type_).upper() == "RATE_LIMITED"
+        return type_ in _RETRYABLE or is_throttling(body)
     return status == 503
+
+
+def is_throttling(body: object) -> bool:
+    """Whether the body of a 429 is about the number of requests and not about the job."""
+    error, _ = _read(body)
+    type_ = error.get("type") or error.get("code")
+    return type_ is None or str(type_).upper() == "RATE_LIMITED"
 
 
 def fill_node_errors(node_errors: object) -> dict[str, Any]:

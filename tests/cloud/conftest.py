@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
+from proxy.cloud.brake import Brake
 from proxy.cloud.circuit import Circuit
 from proxy.cloud.client import CloudClient
 from proxy.cloud.waits import Patience, Waits
@@ -112,7 +113,12 @@ async def connect() -> AsyncIterator[Connect]:
     async with AsyncExitStack() as stack:
 
         async def start(url: URL, *, patience: Patience = QUICK, **options: Any) -> CloudClient:
-            options = {"timeout": 5.0, "circuit": Circuit(failures=1000), **options}
+            options = {
+                "timeout": 5.0,
+                "circuit": Circuit(failures=1000),
+                "brake": Brake(first_wait=0.01),
+                **options,
+            }
             client = CloudClient(url, KEY, patience=patience, **options)
             await client.start()
             stack.push_async_callback(client.close)
