@@ -100,17 +100,22 @@ class Naming:
         place = names.upload_place(filename, self._subfolder, self._type) if filename else None
         if place is None or not names.is_storable(place.path):
             raise _invalid(filename, "it leads outside, is too long or is no name at all")
-        folder = names.resolve(self._type, posixpath.normpath(self._subfolder)) or ""
         parent = Place(self._type, place.subfolder)
-        if self._namespace.has_folder(self._member, place):
+        if self._is_folder(place):
             raise _invalid(filename, "it is the name of a folder")
-        if parent.path != folder and not self._namespace.has_folder(self._member, parent):
+        if not self._is_folder(parent):
             raise _invalid(filename, f"there is no folder {parent.path}; give it as subfolder")
         while parent.path:
             if self._namespace.get(self._member, parent) is not None:
                 raise _invalid(filename, f"{parent.path} is a file and not a folder")
             parent = Place(parent.type, parent.subfolder)
         return place
+
+    def _is_folder(self, place: Place) -> bool:
+        """Also of the subfolder, which is made with those above it before anything is written."""
+        subfolder = names.resolve(self._type, posixpath.normpath(self._subfolder)) or ""
+        made = f"{subfolder}/".startswith(f"{place.path}/")
+        return made or self._namespace.has_folder(self._member, place)
 
     def _named(self, filename: str) -> Named:
         return Named(filename, self._subfolder, self._type)

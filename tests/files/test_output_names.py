@@ -1,0 +1,315 @@
+"""Names of what jobs leave behind."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+from files.conftest import OpenFiles
+from files.helpers import MemoryCloud, body, bytes_of, png
+
+from proxy.files.service import Files
+from proxy.store.base import StoreError
+
+RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
+
+
+def save(prefix: Any = "ComfyUI", class_type: str = "SaveImage") -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": {"images": ["1", 0], "filename_prefix": prefix}}
+
+
+PREVIEW = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+
+
+def item(name: str, **more: Any) -> dict[str, Any]:
+    return {"filename": name, "subfolder": "", "type": "output", **more}
+
+
+async def names(
+    files: Files,
+    output: dict[str, Any],
+    *,
+    job: str = "job",
+    node: Any = None,
+    member: str = "local",
+    node_id: str = "9",
+) -> list[str]:
+    """The local paths under `images`."""
+    local = await files.localise(member, job, node_id, save() if node is None else node, output)
+    return [f"{one['subfolder']}/{one['filename']}".lstrip("/") for one in local.get("images", [])]
+
+
+async def test_outputs_are_counted_by_their_prefix(files: Files, cloud: MemoryCloud) -> None:
+    red, blue = cloud.add(RED), cloud.add(BLUE)
+    assert await names(files, {"images": [item(red), item(blue)]}) == [
+        "ComfyUI_00001_.png",
+        "ComfyUI_00002_.png",
+    ]
+    assert await names(files, {"images": [item(red)]}, job="two", node=save("cat")) == [
+        "cat_00001_.png"
+    ]
+    assert await names(files, {"images": [item(red)]}, job="three") == ["ComfyUI_00003_.png"]
+
+
+async def test_identical_pictures_of_two_jobs_have_two_names_and_one_content(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    red = cloud.add(RED)
+    first = await names(files, {"images": [item(red)]})
+    second = await names(files, {"images": [item(red)]}, job="two")
+    assert first != second
+    for name in (*first, *second):
+        assert await bytes_of(files, files.find("local", "output", "", name)) == RED
+    assert len(cloud.fetched) == 1
+
+
+async def test_identical_pictures_of_a_batch_have_a_name_each(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    red = cloud.add(RED)
+    assert await names(files, {"images": [item(red)] * 3}) == [
+        f"ComfyUI_0000{number}_.png" for number in (1, 2, 3)
+    ]
+
+
+async def test_asking_again_changes_nothing_though_the_proxy_restarts(
+    open_files: OpenFiles, cloud: MemoryCloud
+) -> None:
+    output = {"images": [item(cloud.add(RED)), item(cloud.add(BLUE))]}
+    files = await open_files()
+    first = await names(files, output)
+    assert await names(files, output) == first
+    files = await open_files()
+    assert await names(files, output) == first
+    assert await names(files, output, job="two") == ["ComfyUI_00003_.png", "ComfyUI_00004_.png"]
+
+
+async def test_askers_at_once_get_the_same_names(files: Files, cloud: MemoryCloud) -> None:
+    output = {"images": [item(cloud.add(RED)), item(cloud.add(BLUE))]}
+    answers = await asyncio.gather(*(names(files, output) for _ in range(10)))
+    assert answers == [["ComfyUI_00001_.png", "ComfyUI_00002_.png"]] * 10
+
+
+async def test_a_display_name_tells_the_prefix_and_not_the_number(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    shown = {"display_name": "cat_00042_.png"}
+    assert await names(files, {"images": [item(cloud.add(RED), **shown)]}) == ["cat_00001_.png"]
+
+
+async def test_the_name_given_at_the_event_stays_at_the_detail(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    red, blue = cloud.add(RED), cloud.add(BLUE)
+    event = {"images": [item(red), item(blue)]}
+    detail = {
+        "images": [
+            item(red, display_name="Other_00001_.png"),
+            item(blue, display_name="Other_00002_.png"),
+        ]
+    }
+    assert await names(files, event) == await names(files, detail)
+
+
+async def test_the_order_of_the_detail_does_not_matter(files: Files, cloud: MemoryCloud) -> None:
+    red, blue = item(cloud.add(RED)), item(cloud.add(BLUE))
+    first = await names(files, {"images": [red, blue]})
+    assert await names(files, {"images": [blue, red]}) == first[::-1]
+
+
+async def test_an_event_with_human_names_gets_its_contents_from_the_detail(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    red = cloud.add(RED)
+    event = {"images": [item("cat_00007_.png")]}
+    detail = {"images": [item(red, display_name="cat_00007_.png")]}
+    assert await names(files, event) == ["cat_00001_.png"]
+    assert await names(files, detail) == ["cat_00001_.png"]
+    assert await bytes_of(files, files.find("local", "output", "", "cat_00001_.png")) == RED
+    assert await names(files, event) == ["cat_00001_.png"]
+    assert await bytes_of(files, files.find("local", "output", "", "cat_00001_.png")) == RED
+
+
+async def test_more_files_at_the_detail_get_names_of_their_own(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    red, blue = item(cloud.add(RED)), item(cloud.add(BLUE))
+    assert await names(files, {"images": [red]}) == ["ComfyUI_00001_.png"]
+    assert await names(files, {"images": [blue, red]}) == [
+        "ComfyUI_00002_.png",
+        "ComfyUI_00001_.png",
+    ]
+
+
+async def test_another_picture_under_a_used_job_id_gets_another_name(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    first = await names(files, {"images": [item(cloud.add(RED))]})
+    second = await names(files, {"images": [item(cloud.add(BLUE))]})
+    assert first + second == ["ComfyUI_00001_.png", "ComfyUI_00002_.png"]
+
+
+async def test_previews_are_temporary_whatever_the_cloud_calls_them(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    output = {"images": [item(cloud.add(RED)), item(cloud.add(BLUE), type="temp")]}
+    local = await files.localise("local", "job", "9", PREVIEW, output)
+    first, second = local["images"]
+    assert (first["type"], second["type"]) == ("temp", "temp")
+    stem, number = first["filename"].split("_00001_")
+    assert number == ".png"
+    assert stem.startswith("ComfyUI_temp_")
+    assert second["filename"] == f"{stem}_00002_.png"
+
+
+@pytest.mark.parametrize(
+    ("prefix", "more", "path"),
+    [
+        ("video/clip", {}, "video/clip_00001_.png"),
+        ("a//b/./c", {}, "a/b/c_00001_.png"),
+        ("x", {"subfolder": "kept"}, "kept/x_00001_.png"),
+        ("x", {"display_name": "shown/y_00009_.png"}, "shown/y_00001_.png"),
+        ("x", {"display_name": "plain.png"}, "plain.png"),
+        ("x", {"subfolder": "../.."}, "x_00001_.png"),
+        ("../../evil", {}, "evil_00001_.png"),
+        ("n_%batch_num%", {}, "n_0_00001_.png"),
+        (["3", 0], {}, "ComfyUI_00001_.png"),
+        ("x" * 300, {}, "ComfyUI_00001_.png"),
+        ("\ud800", {}, "ComfyUI_00001_.png"),
+    ],
+)
+async def test_where_a_name_comes_from(
+    files: Files, cloud: MemoryCloud, prefix: Any, more: dict[str, Any], path: str
+) -> None:
+    output = {"images": [item(cloud.add(RED), **more)]}
+    assert await names(files, output, node=save(prefix)) == [path]
+    subfolder, _, filename = path.rpartition("/")
+    assert await bytes_of(files, files.find("local", "output", subfolder, filename)) == RED
+
+
+async def test_display_names_without_a_counter_are_numbered_when_taken(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    output = {"images": [item(cloud.add(RED), display_name="plain.png")]}
+    assert await names(files, output) == ["plain.png"]
+    assert await names(files, output, job="two") == ["plain (1).png"]
+
+
+async def test_tokens_of_the_prefix(
+    open_files: OpenFiles, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    files = await open_files(now=lambda: 1.0)
+    output = {"images": [item(cloud.add(RED))]}
+    node = save("%year%-%month%/%width%x%height%")
+    assert await names(files, output, node=node) == ["1970-01/8x6_00001_.png"]
+
+
+async def test_a_size_that_cannot_be_known_is_0(files: Files, monkeypatch: Any) -> None:
+    monkeypatch.setattr("proxy.files.download.PAUSES", ())
+    output = {"images": [item("missing.png")]}
+    assert await names(files, output, node=save("%width%")) == ["0_00001_.png"]
+
+
+async def test_a_counter_goes_on_after_uploads_to_the_output_folder(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    await files.upload("local", body(BLUE), filename="ComfyUI_00041_.png", type="output")
+    assert await names(files, {"images": [item(cloud.add(RED))]}) == ["ComfyUI_00042_.png"]
+
+
+async def test_members_count_for_themselves(files: Files, cloud: MemoryCloud) -> None:
+    output = {"images": [item(cloud.add(RED))]}
+    assert await names(files, output, member="ann") == ["ComfyUI_00001_.png"]
+    assert await names(files, output, member="bob") == ["ComfyUI_00001_.png"]
+    assert files.find("cid", "output", "", "ComfyUI_00001_.png") is None
+
+
+async def test_videos_sounds_and_texts(files: Files, cloud: MemoryCloud) -> None:
+    video, sound = cloud.add(b"video", ".mp4"), cloud.add(b"sound", ".flac")
+    node = save("video/ComfyUI", "SaveVideo")
+    local = await files.localise("local", "job", "1", node, {"video": [item(video)]})
+    assert local == {
+        "images": [{"filename": "ComfyUI_00001_.mp4", "subfolder": "video", "type": "output"}],
+        "animated": [True],
+    }
+    node = save("audio/ComfyUI", "SaveAudio")
+    output = {"audio": [item(sound)], "text": ["a", "b"], "count": 3}
+    local = await files.localise("local", "job", "2", node, output)
+    assert local == {
+        "audio": [{"filename": "ComfyUI_00001_.flac", "subfolder": "audio", "type": "output"}],
+        "text": ["a", "b"],
+        "count": 3,
+    }
+
+
+async def test_gifs_are_named_as_their_node_pack_does(files: Files, cloud: MemoryCloud) -> None:
+    video = cloud.add(b"video", ".mp4")
+    output = {"gifs": [item(video, format="video/h264-mp4", workflow="w.png")]}
+    for number in (1, 2):
+        local = await files.localise("local", f"job {number}", "1", save("AD"), output)
+        assert local["gifs"] == [
+            {
+                "filename": f"AD_0000{number}.mp4",
+                "subfolder": "",
+                "type": "output",
+                "format": "video/h264-mp4",
+                "workflow": "w.png",
+            }
+        ]
+
+
+async def test_an_output_without_files_passes(files: Files) -> None:
+    assert await files.localise("local", "job", "1", None, {"text": ["x"]}) == {"text": ["x"]}
+
+
+async def test_a_node_that_shows_an_upload_shows_its_name(files: Files) -> None:
+    await files.upload("local", body(RED), filename="cat.png", subfolder="sub")
+    record = files.find("local", "input", "sub", "cat.png")
+    assert record is not None
+    shown = item(record.cloud_name, type="input")
+    local = await files.localise(
+        "local", "job", "1", PREVIEW, {"images": [shown], "result": [record.cloud_name]}
+    )
+    assert local == {
+        "images": [{"filename": "cat.png", "subfolder": "sub", "type": "input"}],
+        "result": ["sub/cat.png"],
+    }
+    assert files.listing("local", "temp") == []
+
+
+async def test_what_the_cloud_was_given_is_not_changed(files: Files, cloud: MemoryCloud) -> None:
+    output = {"images": [item(cloud.add(RED))]}
+    await names(files, output)
+    assert output == {"images": [item(cloud.add(RED))]}
+
+
+async def test_outputs_are_fetched_ahead_as_the_setting_says(
+    open_files: OpenFiles, cloud: MemoryCloud
+) -> None:
+    red, sound = cloud.add(RED), cloud.add(b"sound", ".flac")
+    output = {"images": [item(red)], "audio": [item(sound)]}
+    for setting, fetched in (("off", set()), ("images", {red}), ("all", {red, sound})):
+        cloud.fetched.clear()
+        files = await open_files(prefetch=setting, cache_bytes=0)
+        await files.localise("local", setting, "9", save(), output)
+        await asyncio.gather(*files._library._ahead)
+        assert set(cloud.fetched) == fetched
+
+
+async def test_a_name_that_cannot_be_stored_is_not_given(
+    files: Files, cloud: MemoryCloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = {"images": [item(cloud.add(RED))]}
+
+    async def full(*_: object, **__: object) -> None:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("proxy.files.namespace.Namespace.put", full)
+        with pytest.raises(StoreError):
+            await names(files, output)
+    assert files.listing("local", "output") == []
+    assert await names(files, output) == ["ComfyUI_00001_.png"]

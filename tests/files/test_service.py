@@ -1,0 +1,474 @@
+"""Uploads, graphs and conversions through the front."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import tracemalloc
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from files.conftest import OpenFiles
+from files.helpers import MemoryCloud, body, bytes_of, pixels, png
+from PIL import Image, PngImagePlugin
+from yarl import URL
+
+from proxy.cloud.client import CloudClient
+from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
+from proxy.files import uploads
+from proxy.files.record import FileRecord
+from proxy.files.service import Files
+from proxy.simulator import Simulator
+from proxy.store.base import StoreError
+from proxy.translate.errors import LocalError
+
+RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
+
+
+def load(value: Any) -> dict[str, Any]:
+    return {"1": {"class_type": "LoadImage", "inputs": {"image": value}}}
+
+
+def loaded(files: Files, value: Any, member: str = "local") -> Any:
+    graph = files.substitute(member, load(value), choices=lambda _: None)
+    return graph["1"]["inputs"]["image"]
+
+
+async def upload(files: Files, data: bytes, name: str = "cat.png", **options: Any) -> str:
+    member = options.pop("member", "local")
+    return (await files.upload(member, body(data), filename=name, **options)).name
+
+
+def record_of(files: Files, name: str, member: str = "local") -> FileRecord:
+    record = files.find(member, "input", "", name)
+    assert record is not None
+    return record
+
+
+async def test_the_graph_names_what_was_uploaded_last(files: Files, cloud: MemoryCloud) -> None:
+    await upload(files, RED)
+    assert loaded(files, "cat.png") == cloud.add(RED)
+    await upload(files, BLUE, overwrite=True)
+    assert loaded(files, "cat.png") == cloud.add(BLUE)
+
+
+async def test_names_survive_a_restart(open_files: OpenFiles) -> None:
+    files = await open_files()
+    await upload(files, RED)
+    await upload(files, BLUE)
+    files = await open_files()
+    assert files.listing("local", "input") == ["cat (1).png", "cat.png"]
+    assert await bytes_of(files, record_of(files, "cat (1).png")) == BLUE
+    assert await upload(files, BLUE) == "cat (1).png"
+
+
+async def test_an_output_is_an_input_without_a_download_or_an_upload(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    red = cloud.add(RED)
+    output = {"images": [{"filename": red, "subfolder": "", "type": "output"}]}
+    await files.localise("local", "job", "9", None, output)
+    assert loaded(files, "ComfyUI_00001_.png [output]") == f"{red} [output]"
+    assert loaded(files, "ComfyUI_00001_.png") == "ComfyUI_00001_.png"
+    assert cloud.sent == cloud.fetched == []
+
+
+async def test_an_upload_to_the_output_folder_is_the_clouds_input(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    await upload(files, RED, type="output")
+    assert loaded(files, "cat.png [output]") == cloud.add(RED)
+
+
+async def test_known_bytes_are_not_sent_again(files: Files, cloud: MemoryCloud) -> None:
+    await upload(files, RED)
+    await upload(files, RED, "dog.png")
+    await upload(files, RED, member="other")
+    await asyncio.gather(*(upload(files, BLUE, f"{number}.png") for number in range(5)))
+    assert len(cloud.sent) == 2
+
+
+async def test_members_do_not_see_each_others_files(files: Files) -> None:
+    await upload(files, RED, member="ann")
+    await upload(files, BLUE, member="bob")
+    assert await bytes_of(files, record_of(files, "cat.png", "ann")) == RED
+    assert await bytes_of(files, record_of(files, "cat.png", "bob")) == BLUE
+    assert files.listing("cid", "input") == []
+    assert loaded(files, "cat.png", "cid") == "cat.png"
+
+
+async def test_uploads_of_one_name_at_once_do_not_meet(files: Files) -> None:
+    pictures = [png(colour=(number, 0, 0)) for number in range(8)]
+    names = await asyncio.gather(*(upload(files, picture) for picture in pictures))
+    assert sorted(names) == sorted(["cat.png", *(f"cat ({n}).png" for n in range(1, 8))])
+    for name, picture in zip(names, pictures, strict=True):
+        assert await bytes_of(files, record_of(files, name)) == picture
+
+
+async def test_a_name_that_is_an_output_is_compared_by_content(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    cloud.contents["opaque.png"] = RED
+    output = {"images": [{"filename": "opaque.png", "display_name": "a.png", "type": "output"}]}
+    await files.localise("local", "job", "9", None, output)
+    assert await upload(files, RED, "a.png", type="output") == "a.png"
+    assert await upload(files, BLUE, "a.png", type="output") == "a (1).png"
+
+
+@pytest.mark.parametrize(
+    ("filename", "options"),
+    [
+        ("../../evil.png", {}),
+        ("a.png", {"subfolder": "../x"}),
+        ("a.png", {"subfolder": "/x"}),
+        ("a.png", {"type": "bogus"}),
+        ("", {}),
+        (".", {}),
+        ("sub", {}),
+        ("cat.png/x.png", {}),
+        ("x.png", {"subfolder": "cat.png"}),
+        ("missing/a.png", {}),
+        ("a\0b.png", {}),
+        ("x" * 300, {}),
+        ("\ud800.png", {}),
+    ],
+)
+async def test_names_that_cannot_be_are_refused(
+    files: Files, cloud: MemoryCloud, filename: str, options: dict[str, Any]
+) -> None:
+    await upload(files, RED)
+    await upload(files, RED, subfolder="sub")
+    with pytest.raises(LocalError) as refusal:
+        await upload(files, BLUE, filename, **options)
+    assert refusal.value.status == 400
+    assert len(cloud.sent) == 1
+    assert len(files.listing("local", "input")) == 2
+
+
+async def test_a_folder_in_the_name_must_be_there(files: Files) -> None:
+    await upload(files, RED, subfolder="sub")
+    assert await upload(files, BLUE, "sub/cat.png") == "sub/cat (1).png"
+    assert await upload(files, RED, "../cat.png", subfolder="sub") == "../cat.png"
+    assert files.listing("local", "input") == ["cat.png", "sub/cat (1).png", "sub/cat.png"]
+
+
+@pytest.mark.parametrize("member", ["../..", "a/b", "ä %2F", ""])
+async def test_any_member_name_is_one_member(open_files: OpenFiles, member: str) -> None:
+    await upload(await open_files(), RED, member=member)
+    files = await open_files()
+    assert files.listing(member, "input") == ["cat.png"]
+    assert files.listing("a", "input") == []
+
+
+async def test_find_takes_hostile_names(files: Files) -> None:
+    await upload(files, RED, subfolder="sub")
+    assert files.find("local", "input", "./sub/../sub/", "cat.png") is not None
+    assert files.find("local", "input", "sub\\", "cat.png") is not None
+    for type_, subfolder, filename in (
+        ("bogus", "sub", "cat.png"),
+        ("input", "..", "cat.png"),
+        ("input", "sub", "../../x"),
+        ("input", "sub", ""),
+        ("input", "", "sub"),
+        ("output", "sub", "cat.png"),
+    ):
+        assert files.find("local", type_, subfolder, filename) is None
+
+
+def picture_of(width: int, height: int) -> bytes:
+    target = io.BytesIO()
+    Image.new("1", (width, height)).save(target, format="PNG")
+    return target.getvalue()
+
+
+@pytest.mark.parametrize("size", [(16385, 1), (1, 16385), (8193, 8192), (20000, 20000)])
+async def test_pictures_beyond_the_clouds_limits_are_refused_with_the_limit(
+    files: Files, cloud: MemoryCloud, size: tuple[int, int]
+) -> None:
+    with pytest.raises(LocalError, match="16384 pixels along an edge and 67108864") as refusal:
+        await upload(files, picture_of(*size))
+    assert refusal.value.status == 400
+    assert cloud.sent == []
+
+
+@pytest.mark.parametrize("size", [(16384, 1), (8192, 8192)])
+async def test_pictures_at_the_limits_are_taken(files: Files, size: tuple[int, int]) -> None:
+    assert await upload(files, picture_of(*size)) == "cat.png"
+
+
+async def test_a_file_beyond_the_limit_is_refused_while_it_comes(
+    files: Files, cloud: MemoryCloud, tmp_path: Path
+) -> None:
+    sent = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal sent
+        while True:
+            sent += 1 << 20
+            yield bytes(1 << 20)
+
+    with pytest.raises(LocalError, match="50 MB") as refusal:
+        await files.upload("local", endless(), filename="a.mp4")
+    assert refusal.value.status == 413
+    assert sent <= uploads.MAX_BYTES + (2 << 20)
+    assert cloud.sent == []
+    assert list((tmp_path / "cache" / "partial").iterdir()) == []
+
+
+async def test_memory_stays_flat_while_a_file_comes(files: Files) -> None:
+    async def long() -> AsyncIterator[bytes]:
+        for number in range(40):
+            yield number.to_bytes(4, "big") * (1 << 18)
+
+    class Thrifty(MemoryCloud):
+        async def upload(self, path: Path, *, filename: str, content_type: str) -> str:
+            return "opaque"
+
+    files._uploads._cloud = Thrifty()
+    tracemalloc.start()
+    await files.upload("local", long(), filename="a.bin")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 << 20
+
+
+async def test_an_upload_whose_client_leaves_is_nothing(
+    files: Files, cloud: MemoryCloud, tmp_path: Path
+) -> None:
+    async def leaving() -> AsyncIterator[bytes]:
+        yield RED
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        await files.upload("local", leaving(), filename="cat.png")
+    assert files.listing("local", "input") == cloud.sent == []
+    assert list((tmp_path / "cache" / "partial").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "filename", "status", "words"),
+    [
+        (CloudRefused("", 400, {"code": "X", "message": "bad file"}), "a.png", 400, "bad file"),
+        (CloudRefused("", 413, "too much"), "a.png", 413, "too much"),
+        (CloudRefused("", 415, {"message": "no"}), "a.mp3", 400, "may not take audio"),
+        (CloudRefused("", 400, {"message": "no"}), "a.mp4", 400, "may not take videos"),
+        (CloudRefused("", 503, {}), "a.png", 503, "try again"),
+        (CloudUnauthorized("", 401, {}), "a.png", 503, "API key"),
+        (CloudUnreachable("no route"), "a.png", 503, "network"),
+    ],
+)
+async def test_what_the_cloud_does_not_take_is_said(
+    files: Files, cloud: MemoryCloud, error: Exception, filename: str, status: int, words: str
+) -> None:
+    cloud.refuse = error
+    with pytest.raises(LocalError, match=words) as refusal:
+        await upload(files, RED, filename)
+    assert refusal.value.status == status
+    assert files.listing("local", "input") == []
+    cloud.refuse = None
+    assert await upload(files, RED, filename) == filename
+
+
+async def test_a_name_that_cannot_be_stored_is_not_given(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object, **__: object) -> None:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr("proxy.files.namespace.Namespace.put", full)
+    with pytest.raises(StoreError):
+        await upload(files, RED)
+    assert files.listing("local", "input") == []
+
+
+async def test_a_full_disk_is_said_to_the_uploader(files: Files, tmp_path: Path) -> None:
+    (tmp_path / "cache" / "partial").rmdir()
+    with pytest.raises(LocalError, match="cannot write to its cache") as refusal:
+        await upload(files, RED)
+    assert refusal.value.status == 503
+
+
+async def test_an_evicted_upload_comes_back_from_the_cloud(
+    open_files: OpenFiles, cloud: MemoryCloud
+) -> None:
+    files = await open_files(cache_bytes=0)
+    await upload(files, RED)
+    assert await bytes_of(files, record_of(files, "cat.png")) == RED
+    assert len(cloud.fetched) == 1
+
+
+@pytest.mark.parametrize("names", ["extension", "bare", "prefixed", "upper"])
+async def test_any_form_of_the_clouds_names(
+    open_files: OpenFiles, client: CloudClient, simulator: Simulator, names: Any
+) -> None:
+    simulator.switches.upload_names = names
+    files = await open_files(client, cache_bytes=0)
+    await upload(files, RED)
+    assert await bytes_of(files, record_of(files, "cat.png")) == RED
+    assert loaded(files, "cat.png") == record_of(files, "cat.png").cloud_name
+
+
+async def test_names_that_look_like_other_hashes_are_opaque(
+    open_files: OpenFiles, cloud: MemoryCloud
+) -> None:
+    class Odd(MemoryCloud):
+        def add(self, data: bytes, extension: str = ".png") -> str:
+            name = data[-20:].hex().ljust(64, "0") + extension
+            self.contents[name] = data
+            return name
+
+    odd = Odd()
+    files = await open_files(odd, cache_bytes=0)
+    await upload(files, RED)
+    assert await bytes_of(files, record_of(files, "cat.png")) == RED
+    name = odd.add(BLUE)
+    output = {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
+    for _ in range(2):
+        await files.localise("local", "job", "9", None, output)
+        found = files.find("local", "output", "", "ComfyUI_00001_.png")
+        assert await bytes_of(files, found) == BLUE
+        files = await open_files(odd, cache_bytes=0)
+
+
+async def test_another_cloud_is_sent_what_a_graph_names(
+    open_files: OpenFiles, cloud: MemoryCloud
+) -> None:
+    files = await open_files()
+    await upload(files, RED)
+    await upload(files, BLUE, "dog.png")
+    other = MemoryCloud(base_url=URL("http://other"))
+    files = await open_files(other)
+    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None)
+    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None)
+    assert other.sent == ["cat.png"]
+    assert loaded(files, "cat.png") in other.contents
+    assert await bytes_of(files, record_of(files, "cat.png")) == RED
+    assert await upload(files, BLUE, "dog.png") == "dog.png"
+    assert other.sent == ["cat.png", "dog.png"]
+    files = await open_files()
+    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None)
+    assert cloud.sent == ["cat.png", "dog.png"]
+
+
+async def test_an_upload_that_no_cache_has_cannot_be_sent_on(open_files: OpenFiles) -> None:
+    await upload(await open_files(cache_bytes=0), RED)
+    other = MemoryCloud(base_url=URL("http://other"))
+    files = await open_files(other, cache_bytes=0)
+    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None)
+    assert other.sent == []
+
+
+async def test_errors_show_the_members_names(files: Files) -> None:
+    await upload(files, RED, subfolder="sub")
+    record = files.find("local", "input", "sub", "cat.png")
+    assert record is not None
+    error = {"message": f"Invalid image file: {record.cloud_name}", "inputs": [record.cloud_name]}
+    assert files.reveal("local", error) == {
+        "message": "Invalid image file: sub/cat.png",
+        "inputs": ["sub/cat.png"],
+    }
+    assert files.reveal("other", error) == error
+
+
+async def test_a_conversion_is_made_once_and_kept(
+    open_files: OpenFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = await open_files()
+    await upload(files, RED)
+    record = record_of(files, "cat.png")
+    made = await asyncio.gather(
+        *(files.convert(record, preview="webp;75", channel=None) for _ in range(5))
+    )
+    assert len(set(made)) == 1
+
+    def no_more(*_: object) -> bytes:
+        raise AssertionError("it is made already")
+
+    monkeypatch.setattr("proxy.files.service.convert_picture", no_more)
+    files = await open_files()
+    assert await files.convert(record, preview="webp;75", channel=None) == made[0]
+
+
+async def test_only_a_conversion_is_converted(files: Files) -> None:
+    await upload(files, RED)
+    assert not files.wants_conversion(preview=None, channel="rgba")
+    with pytest.raises(ValueError, match="nothing"):
+        await files.convert(record_of(files, "cat.png"), preview=None, channel="junk")
+
+
+async def test_a_decompression_bomb_is_not_unpacked(files: Files, cloud: MemoryCloud) -> None:
+    name = cloud.add(picture_of(16000, 16000))
+    output = {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
+    await files.localise("local", "job", "9", None, output)
+    record = files.find("local", "output", "", "ComfyUI_00001_.png")
+    assert record is not None
+    with pytest.raises(LocalError, match="too many pixels") as refusal:
+        await files.convert(record, preview="webp", channel=None)
+    assert refusal.value.status == 400
+
+
+async def mask(files: Files, data: bytes, name: str = "mask.png", **options: Any) -> str:
+    original = options.pop("original", {"filename": "cat.png", "type": "input"})
+    named = await files.upload_mask(
+        "local", body(data), filename=name, original=original, **options
+    )
+    return named.name
+
+
+ALPHA = png(colour=(0, 0, 0, 77), mode="RGBA")
+
+
+async def test_a_mask_keeps_the_workflow_of_its_picture(files: Files) -> None:
+    notes = PngImagePlugin.PngInfo()
+    notes.add_text("prompt", '{"1": {}}')
+    target = io.BytesIO()
+    Image.new("RGB", (8, 6), (1, 2, 3)).save(target, format="PNG", pnginfo=notes)
+    await upload(files, target.getvalue())
+    assert await mask(files, ALPHA) == "mask.png"
+    made = await bytes_of(files, record_of(files, "mask.png"))
+    with Image.open(io.BytesIO(made)) as picture:
+        assert picture.text == {"prompt": '{"1": {}}'}  # type: ignore[attr-defined]
+        assert picture.getpixel((0, 0)) == (1, 2, 3, 77)
+
+
+async def test_a_mask_in_another_format_and_from_a_subfolder(files: Files) -> None:
+    await upload(files, RED, subfolder="sub")
+    for number, original in enumerate(
+        [
+            {"filename": "cat.png", "subfolder": "sub", "type": "input"},
+            {"filename": "sub/cat.png [input]", "type": "output"},
+        ]
+    ):
+        name = f"{number}.webp"
+        assert await mask(files, ALPHA, name, original=original) == name
+        made = await bytes_of(files, record_of(files, name))
+        assert pixels(made)[:2] == ("RGBA", (8, 6))
+
+
+@pytest.mark.parametrize("name", ["mask.jpg", "mask", "mask.txt"])
+async def test_a_mask_needs_a_format_with_alpha(files: Files, name: str) -> None:
+    await upload(files, RED)
+    with pytest.raises(LocalError) as refusal:
+        await mask(files, ALPHA, name)
+    assert refusal.value.status == 400
+    assert files.listing("local", "input") == ["cat.png"]
+
+
+@pytest.mark.parametrize("original", [{}, {"filename": 3}, {"filename": "a", "subfolder": None}])
+async def test_an_original_without_a_name_is_refused(files: Files, original: Any) -> None:
+    with pytest.raises(LocalError, match="original_ref") as refusal:
+        await mask(files, ALPHA, original=original)
+    assert refusal.value.status == 400
+
+
+async def test_a_mask_that_lies_there_already_is_not_composed(
+    files: Files, cloud: MemoryCloud
+) -> None:
+    await upload(files, ALPHA, "mask.png")
+    await upload(files, RED)
+    assert await mask(files, ALPHA) == "mask.png"
+    assert cloud.sent == ["mask.png", "cat.png"]
+    assert await mask(files, ALPHA, overwrite=True) == "mask.png"
+    assert pixels(await bytes_of(files, record_of(files, "mask.png")))[0] == "RGBA"
