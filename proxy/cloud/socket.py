@@ -20,6 +20,7 @@ from yarl import URL
 from proxy.cloud.errors import retry_after
 from proxy.cloud.http import CONNECT_TIMEOUT, bare_session
 from proxy.cloud.outward import outward_proxy
+from proxy.cloud.silence import Silence
 from proxy.cloud.waits import Waits, jittered
 from proxy.translate import codec
 from proxy.translate.redact import redact
@@ -43,12 +44,12 @@ class EventSocket:
     `close`. An exception in a callback is logged and goes no further.
 
     `heartbeat` is the seconds of silence after which a ping is sent; half of that later without an
-    answer the socket is given up. `waits` lie between two tries and grow until a connection has
-    lasted `steady` seconds; a refused key waits the longest.
+    answer the socket is given up. One that answers pings but brings no message while `due()` says
+    that some should come is given up as `silence` has it. `waits` lie between two tries and grow
+    until a connection has lasted `steady` seconds; a refused key waits the longest.
 
     `server_flags` are the feature flags that the cloud pushed last. `refused` is the HTTP status
-    that refused the last handshake (401: the key does not work), `None` if none did. `heard_at`
-    is when the last message came, by `time.monotonic()`.
+    that refused the last handshake (401: the key does not work), `None` if none did.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class EventSocket:
         on_frame: Callable[[bytes], None],
         on_up: Callable[[], None],
         on_down: Callable[[], None],
+        due: Callable[[], bool] = lambda: False,
         heartbeat: float = 20.0,
+        silence: Silence | None = None,
         waits: Waits | None = None,
         steady: float = 5.0,
     ) -> None:
@@ -70,7 +73,9 @@ class EventSocket:
         self._on_frame = on_frame
         self._on_up = on_up
         self._on_down = on_down
+        self._due = due
         self._heartbeat = heartbeat
+        self._silence = silence or Silence()
         self._waits = waits or Waits(first=0.5, longest=30.0)
         self._steady = steady
         self._client_id = str(uuid4())
@@ -80,7 +85,6 @@ class EventSocket:
         self._hurry = asyncio.Event()
         self.server_flags: dict[str, Any] = {}
         self.refused: int | None = None
-        self.heard_at: float | None = None
 
     @property
     def connected(self) -> bool:
@@ -149,7 +153,7 @@ class EventSocket:
             self._up.set()
             log.info("event_socket_open")
             self._tell(self._on_up)
-            await self._receive(socket)
+            await self._listen(socket)
         finally:
             self._up.clear()
             self._socket = None
@@ -175,14 +179,34 @@ class EventSocket:
             raise
         return socket
 
+    async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        """Receive until the connection ends or has been silent for too long."""
+        self._silence.begin(time.monotonic())
+        watch = asyncio.create_task(self._watch(socket), name="cloud event socket's silence")
+        try:
+            await self._receive(socket)
+        finally:
+            watch.cancel()
+            await asyncio.wait([watch])
+
+    async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        while True:
+            await asyncio.sleep(self._silence.first / 4)
+            if not self._due():
+                self._silence.begin(time.monotonic())
+            elif self._silence.is_over(time.monotonic()):
+                log.warning("event_socket_silent")
+                await socket.close()
+                return
+
     async def _receive(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         async for message in socket:
             if message.type is aiohttp.WSMsgType.ERROR:
                 break
-            self.heard_at = time.monotonic()
             if message.type is aiohttp.WSMsgType.TEXT:
                 self._text(message.data)
             else:
+                self._silence.heard(time.monotonic(), "")
                 self._tell(self._on_frame, message.data)
 
     def _text(self, text: str) -> None:
@@ -195,6 +219,7 @@ class EventSocket:
         if not isinstance(type_, str) or not isinstance(data, dict | None):
             log.warning("event_unreadable", length=len(text))
             return
+        self._silence.heard(time.monotonic(), type_)
         data = data or {}
         if self._key and self._key in text:
             data = redact(data, self._key)

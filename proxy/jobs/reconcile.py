@@ -10,6 +10,7 @@ from typing import Protocol
 import structlog
 
 from proxy.cloud.errors import CloudError
+from proxy.cloud.waits import jittered
 from proxy.jobs.runner import Runner
 from proxy.jobs.tracker import Seen
 from proxy.translate.snapshot import Snapshot
@@ -30,7 +31,8 @@ class Reconciler:
     """One list call for all live jobs; those that the list lacks are read one by one.
 
     `connected_wait` and `lost_wait` are the seconds between two readings while the event socket
-    is open and while it is not.
+    is open and while it is not; each is jittered. After a reading that failed they are twice as
+    long each time, at most `longest_wait`, and never shorter than the cloud asked for.
     """
 
     def __init__(
@@ -41,14 +43,18 @@ class Reconciler:
         *,
         connected_wait: float = 10.0,
         lost_wait: float = 1.5,
+        longest_wait: float = 60.0,
     ) -> None:
         self._cloud = cloud
         self._runners = runners
         self._connected = connected
         self._connected_wait = connected_wait
         self._lost_wait = lost_wait
+        self._longest_wait = longest_wait
         self._live = asyncio.Event()
         self._now = asyncio.Event()
+        self._failures = 0
+        self._least_wait = 0.0
 
     def job_added(self) -> None:
         """There is a live job."""
@@ -64,13 +70,16 @@ class Reconciler:
             if not self._runners():
                 self._live.clear()
                 await self._live.wait()
+                self._now.clear()
+            await self._pause()
             self._now.clear()
-            wait = self._connected_wait if self._connected() else self._lost_wait
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait):
-                    await self._now.wait()
-            if self._runners():
+            if not self._runners():
+                continue
+            try:
                 await self.read()
+            except Exception:
+                self._failures += 1
+                log.exception("live_jobs_reading_failed")
 
     async def read(self) -> None:
         """Read once. Jobs that are submitted meanwhile are left out."""
@@ -78,11 +87,23 @@ class Reconciler:
         try:
             snapshots = await self._cloud.jobs(("pending", "in_progress"))
         except CloudError as error:
+            self._failures += 1
+            self._least_wait = error.retry_after or 0.0
             log.warning("live_jobs_unread", error=str(error))
             return
+        self._failures, self._least_wait = 0, 0.0
         for snapshot in snapshots:
             runner = live.pop(snapshot.cloud_id, None)
             if runner is not None and not runner.reading:
                 runner.post(Seen(snapshot, detail=False))
         for runner in live.values():
             runner.read_detail()
+
+    async def _pause(self) -> None:
+        """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""
+        await asyncio.sleep(self._least_wait)
+        usual = self._connected_wait if self._connected() else self._lost_wait
+        wait = jittered(min(usual * 2 ** min(self._failures, 30), self._longest_wait))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait - self._least_wait):
+                await self._now.wait()
