@@ -11,6 +11,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Literal, TextIO
 from urllib.parse import quote, quote_plus
 
@@ -132,3 +133,16 @@ def configure(
     quiet = logging.DEBUG if least == logging.DEBUG else logging.WARNING
     for name in ("aiohttp.access", "asyncio", "aiosqlite", "PIL"):
         logging.getLogger(name).setLevel(max(quiet, logging.INFO))
+
+
+def log_crashes() -> None:
+    """Log an error that ends the process, scrubbed, in place of a bare traceback."""
+
+    def log_crash(
+        kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+    ) -> None:
+        logging.getLogger("proxy").critical(
+            "stopped by an error that nothing expected", exc_info=(kind, error, traceback)
+        )
+
+    sys.excepthook = log_crash

@@ -30,7 +30,8 @@ class Entry:
     """What the table says of a setting beside its name, type and default.
 
     `expects` ends the sentence "it must be …". `environment` is the variable where it is not
-    `COMFY_PROXY_` and the name. `shown` stands for a default that differs between machines.
+    `COMFY_PROXY_` and the name. `shown` stands for a default that differs between machines,
+    `example` for a default that is none.
     """
 
     group: str
@@ -42,6 +43,7 @@ class Entry:
     secret: bool = False
     metavar: str = "TEXT"
     shown: str | None = None
+    example: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ def _yarl(value: object) -> URL:
 
 
 def _path(value: object) -> object:
+    if value == "":
+        raise ValueError("no path")
     return Path(value).expanduser() if isinstance(value, str | Path) else value
 
 
@@ -166,6 +170,7 @@ class Settings(BaseModel):
             metavar="DIR",
             shown="the platform's folder for user data, on Linux ~/.local/share/comfy-cloud-proxy "
             "(with simulate its subfolder simulator)",
+            example="/var/lib/comfy-cloud-proxy",
         ),
     ]
     insecure_allow_anyone: Annotated[
@@ -188,6 +193,7 @@ class Settings(BaseModel):
             option=False,
             secret=True,
             metavar="KEY",
+            example="comfyui-...",
         ),
     ] = None
     api_key_file: Annotated[
@@ -199,6 +205,7 @@ class Settings(BaseModel):
             expects="the path of a file that can be read",
             environment="COMFY_CLOUD_API_KEY_FILE",
             metavar="FILE",
+            example="/run/secrets/comfy_cloud_api_key",
         ),
     ] = None
     base_url: Annotated[

@@ -1,0 +1,163 @@
+"""`check`: whether everything that the proxy needs is there, one line each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from yarl import URL
+
+from proxy import telemetry
+from proxy.cli.clouds import chosen_cloud
+from proxy.cloud.client import CloudClient
+from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
+from proxy.cloud.socket import EventSocket
+from proxy.cloud.waits import Patience
+from proxy.config import ConfigError, Settings, read_key
+
+#: How long the cloud may take for each answer, in seconds.
+PATIENCE = 10.0
+
+_NEW_KEY = "make a new one at https://platform.comfy.org and set it as COMFY_CLOUD_API_KEY"
+
+
+class _ProblemError(Exception):
+    """What is wrong and what to do about it, in one sentence."""
+
+
+def check(settings: Settings) -> int:
+    """Print what works and what does not. Returns 0 if everything does, 1 otherwise."""
+    telemetry.configure()
+    logging.disable(logging.CRITICAL)  # what went wrong is told by the lines themselves
+    try:
+        return asyncio.run(_check(settings))
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+async def _check(settings: Settings) -> int:
+    if settings.simulate:
+        async with chosen_cloud(settings) as cloud:
+            fine = await _check_cloud(cloud.base_url, cloud.key)
+    else:
+        try:
+            key, missing = read_key(settings), f"There is no API key: {_NEW_KEY}."
+        except ConfigError as problem:
+            key, missing = None, str(problem)
+        fine = await _check_cloud(settings.base_url, key, missing)
+    fine &= await _passes("data folder", lambda: _data_folder(settings.data_dir))
+    return 0 if fine else 1
+
+
+async def _check_cloud(base_url: URL, key: str | None, missing: str = "") -> bool:
+    client = CloudClient(
+        base_url, key or "", timeout=PATIENCE, patience=Patience(budget=PATIENCE / 2)
+    )
+    await client.start()
+    try:
+        if not await _passes("cloud", lambda: _reachable(client)):
+            for what in ("key", "event socket"):
+                _say(what, problem="Not tried: the cloud must answer first.")
+            return False
+        if key is None:
+            _say("key", problem=missing)
+        if key is None or not await _passes("key", lambda: _key_works(client)):
+            _say("event socket", problem="Not tried: it needs a key that works.")
+            return False
+        return await _passes("event socket", lambda: _socket_opens(base_url, key))
+    finally:
+        await client.close()
+
+
+async def _passes(what: str, probe: Callable[[], Awaitable[str]]) -> bool:
+    try:
+        _say(what, fine=await probe())
+    except _ProblemError as problem:
+        _say(what, problem=str(problem))
+        return False
+    return True
+
+
+def _say(what: str, *, fine: str = "", problem: str = "") -> None:
+    sys.stdout.write(f"{'FAILED' if problem else 'ok':<8}{what:<14}{problem or fine}\n")
+    sys.stdout.flush()
+
+
+async def _reachable(client: CloudClient) -> str:
+    address = str(client.base_url).rstrip("/")
+    try:
+        await client.system_stats()
+    except CloudRefused as error:
+        if error.status >= 500:
+            raise _ProblemError(
+                f"{address} answers with status {error.status}: try again in a while."
+            ) from None
+    except CloudGarbage:
+        raise _ProblemError(
+            f"What answers at {address} is not Comfy Cloud: correct COMFY_CLOUD_BASE_URL."
+        ) from None
+    except CloudError as error:
+        raise _ProblemError(
+            f"{address} cannot be reached ({error}): check the network and COMFY_CLOUD_BASE_URL."
+        ) from None
+    return f"{address} answers."
+
+
+async def _key_works(client: CloudClient) -> str:
+    try:
+        await client.user()
+    except CloudUnauthorized:
+        raise _ProblemError(f"The cloud does not know this key: {_NEW_KEY}.") from None
+    except CloudRefused as error:
+        if error.status == 403:
+            raise _ProblemError(
+                "The cloud knows this key but refuses it (403): the account needs a plan with API "
+                "access (Standard, Creator or Pro)."
+            ) from None
+        raise _ProblemError(f"The cloud refused the question ({error}): try again later.") from None
+    except CloudError as error:
+        raise _ProblemError(f"The key could not be tried ({error}): try again later.") from None
+    return "The cloud takes it."
+
+
+async def _socket_opens(base_url: URL, key: str) -> str:
+    def ignore(*_: object) -> None:
+        pass
+
+    socket = EventSocket(
+        base_url, key, on_event=ignore, on_frame=ignore, on_up=ignore, on_down=ignore
+    )
+    await socket.start()
+    try:
+        if await socket.wait_connected(PATIENCE):
+            return "It opens."
+    finally:
+        await socket.close()
+    if socket.refused in (401, 403):
+        raise _ProblemError(f"The cloud refused the key ({socket.refused}): {_NEW_KEY}.")
+    raise _ProblemError(
+        f"It did not open within {PATIENCE:g} seconds: let websockets to {base_url.host} through "
+        "firewalls and proxies. Without it jobs run, but without progress and previews."
+    )
+
+
+async def _data_folder(folder: Path) -> str:
+    try:
+        await asyncio.to_thread(_write_something, folder)
+    except OSError as error:
+        raise _ProblemError(
+            f"{folder} cannot be written ({error.strerror}): make room, correct its permissions "
+            "or choose another with --data-dir."
+        ) from None
+    return f"{folder} can be written."
+
+
+def _write_something(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
+        file.write(b"comfy-cloud-proxy")
+        file.flush()

@@ -1,0 +1,120 @@
+"""The commands and what they have in common: the default command, errors in one sentence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from proxy import __version__
+from proxy.cli.failure import CommandError
+from proxy.cli.options import takes_settings
+from proxy.config import ConfigError, load
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 asked wrongly."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        code = app(
+            with_default_command(arguments), prog_name="comfy-cloud-proxy", standalone_mode=False
+        )
+    except ConfigError as error:
+        code = _complain(str(error), 2)
+    except CommandError as error:
+        code = _complain(str(error), error.exit_code)
+    except typer.TyperException as error:
+        sentence = f"{error.format_message().rstrip('.')}: see comfy-cloud-proxy --help."
+        code = _complain(sentence, error.exit_code)
+    sys.exit(code)
+
+
+def with_default_command(arguments: Sequence[str]) -> list[str]:
+    """`serve` is meant where no command is named."""
+    if not arguments or (
+        arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")
+    ):
+        return ["serve", *arguments]
+    return list(arguments)
+
+
+def _complain(sentence: str, code: int) -> int:
+    typer.echo(sentence, err=True)
+    return code
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version)
+    ] = False,
+) -> None:
+    """A local ComfyUI API whose workflows run on Comfy Cloud.
+
+    Without a command it serves.
+    """
+
+
+@app.command("serve")
+@takes_settings()
+def _serve(options: dict[str, Any]) -> int:
+    """Answer like a local ComfyUI and run every workflow on Comfy Cloud."""
+    from proxy.cli.serve import serve
+
+    return serve(load(options))
+
+
+@app.command("check")
+@takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
+def _check(options: dict[str, Any]) -> int:
+    """Tell whether the cloud, the key, the event socket and the data folder can be used."""
+    from proxy.cli.check import check
+
+    return check(load(options))
+
+
+@app.command("run")
+def _run(
+    workflow: Annotated[
+        Path,
+        typer.Argument(metavar="WORKFLOW.json", help="A workflow in ComfyUI's API format."),
+    ],
+    server: Annotated[
+        str,
+        typer.Option(metavar="URL", help="A running proxy, or any ComfyUI."),
+    ] = "http://127.0.0.1:8188",
+    output: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="The folder for the outputs; made if it is missing."),
+    ] = Path("output"),
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NODE.INPUT=VALUE",
+            help="Give an input of a node another value, in JSON or as plain text. "
+            "May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
+    """Run a workflow on a server, follow it and download its outputs. Ctrl-C cancels it."""
+    from proxy.cli.run import run
+
+    return run(workflow, server=server, output=output, assignments=assignments or [])

@@ -1,0 +1,124 @@
+"""What a finished job left behind: files to download, or an error to tell."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+import aiohttp
+
+from proxy.cli.comfy import Comfy
+from proxy.cli.failure import CommandError
+
+#: How often a download is begun before it is given up.
+_ATTEMPTS = 3
+
+
+def files_of(entry: dict[str, Any]) -> list[dict[str, str]]:
+    """The files that the outputs of a history entry name, each once, ready for `GET /view`."""
+    files: dict[tuple[str, ...], dict[str, str]] = {}
+    for item in _items(entry):
+        if isinstance(item, dict) and isinstance(item.get("filename"), str):
+            file = {
+                "filename": item["filename"],
+                "subfolder": str(item.get("subfolder") or ""),
+                "type": str(item.get("type") or "output"),
+            }
+            files.setdefault(tuple(file.values()), file)
+    return list(files.values())
+
+
+def texts_of(entry: dict[str, Any]) -> list[str]:
+    """The texts among the outputs of a history entry."""
+    return [item for item in _items(entry, key="text") if isinstance(item, str)]
+
+
+def _items(entry: dict[str, Any], key: str | None = None) -> Iterator[Any]:
+    outputs = entry.get("outputs")
+    for output in outputs.values() if isinstance(outputs, dict) else ():
+        for name, items in output.items() if isinstance(output, dict) else ():
+            if isinstance(items, list | tuple) and key in (None, name):
+                yield from items
+
+
+async def download(comfy: Comfy, file: dict[str, str], folder: Path) -> Path:
+    """Save a file beneath the folder and say where; nothing that is there is overwritten.
+
+    Raises `CommandError` when the server does not give it or the folder cannot be written.
+    """
+    try:
+        path, target = await asyncio.to_thread(_claim, folder, file)
+    except OSError as error:
+        raise CommandError(
+            f"{folder} cannot be written ({error.strerror}): choose another folder with --output."
+        ) from None
+    complete = False
+    try:
+        with target:
+            await _fetch(comfy, file, target)
+            complete = True
+    finally:
+        if not complete:
+            path.unlink(missing_ok=True)
+    return path
+
+
+async def _fetch(comfy: Comfy, file: dict[str, str], target: BinaryIO) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            async with comfy.view(file) as content:
+                async for chunk in content.iter_chunked(1 << 16):
+                    await asyncio.to_thread(target.write, chunk)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            lasting = isinstance(error, aiohttp.ClientResponseError) and error.status < 500
+            if lasting or attempt == _ATTEMPTS:
+                raise CommandError(
+                    f"The output {file['filename']} cannot be downloaded ({_reason(error)}): "
+                    f"try {comfy.base_url / 'view' % file}."
+                ) from None
+            target.seek(0)
+            target.truncate()
+            await asyncio.sleep(attempt)
+        else:
+            return
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"status {error.status}"
+    return str(error) or type(error).__name__
+
+
+def _claim(folder: Path, file: dict[str, str]) -> tuple[Path, BinaryIO]:
+    """Open a new file of the output's name, or of the name with ` (1)`, ` (2)`… in it."""
+    wanted = folder.joinpath(*_parts(file["subfolder"]), (_parts(file["filename"]) or ["file"])[-1])
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    path, count = wanted, 0
+    while True:
+        try:
+            return path, path.open("xb")
+        except FileExistsError:
+            count += 1
+            path = wanted.with_stem(f"{wanted.stem} ({count})")
+
+
+def _parts(path: str) -> list[str]:
+    """The parts of a server's path that cannot lead out of a folder."""
+    pure = PurePosixPath("".join(filter(str.isprintable, path)).replace("\\", "/"))
+    return [part for part in pure.parts if part not in ("/", "..") and not part.endswith(":")]
+
+
+def failure_of(entry: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """How the job failed: `execution_error` or `execution_interrupted` and its data.
+
+    `None` if it did not. Servers without a `status` in their history keep only what succeeded.
+    """
+    status = entry.get("status")
+    if not isinstance(status, dict) or status.get("status_str", "success") == "success":
+        return None
+    for message in reversed(status.get("messages") or ()):
+        if message[0] in ("execution_error", "execution_interrupted"):
+            return message[0], message[1]
+    return "execution_error", {}

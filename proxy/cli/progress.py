@@ -1,0 +1,180 @@
+"""What the person sees of a running workflow: nodes, steps and previews."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from proxy.cli.workflow import Graph
+
+#: Binary messages that are pictures of a running node (ComfyUI's `BinaryEventTypes`).
+_PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
+
+
+@dataclass
+class _Running:
+    """A node at work."""
+
+    started: float
+    task: TaskID
+    value: float = 0
+    maximum: float = 0
+    previews: int = field(default=0)
+
+
+class Display:
+    """Bars for the workflow and for each node at work, and a line for each node that is done.
+
+    Where the output is no terminal there are only the lines.
+    """
+
+    def __init__(self, graph: Graph, console: Console) -> None:
+        self.previews = 0
+        self._graph = graph
+        self._console = console
+        self._running: dict[str, _Running] = {}
+        self._done: set[str] = set()
+        self._bars = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._whole = self._bars.add_task("waiting", total=len(graph))
+
+    def __enter__(self) -> Display:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """Write a line above the bars."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def event(self, kind: str, data: dict[str, Any]) -> None:
+        """Take a text message about the job."""
+        if kind == "execution_start":
+            self._bars.update(self._whole, description="running")
+        elif kind == "execution_cached":
+            for node in data.get("nodes") or ():
+                self._finish(str(node), "kept")
+        elif kind == "executing":
+            self._executing(data.get("display_node") or data.get("node"))
+        elif kind == "progress" and data.get("node") is not None:
+            self._progress(str(data["node"]), data.get("value"), data.get("max"))
+        elif kind == "progress_state":
+            for node_id, state in (data.get("nodes") or {}).items():
+                if isinstance(state, dict):
+                    self._state(str(state.get("display_node_id") or node_id), state)
+
+    def frame(self, frame: bytes, prompt_id: str) -> None:
+        """Take a binary message; counts it if it is a preview and not another job's."""
+        kind = int.from_bytes(frame[:4], "big")
+        node = next(reversed(self._running), None)
+        if kind == _PREVIEW_WITH_METADATA:
+            about = _metadata(frame)
+            if about.get("prompt_id", prompt_id) != prompt_id:
+                return
+            node = about.get("display_node_id") or about.get("node_id") or node
+        elif kind != _PREVIEW:
+            return
+        self.previews += 1
+        if node in self._running:
+            self._running[node].previews += 1
+            self._update(node)
+
+    def name(self, node_id: object) -> str:
+        """A node as people know it: class and id, and its title where it has another."""
+        node = self._graph.get(str(node_id))
+        if node is None:
+            return f"node {node_id}"
+        meta = node.get("_meta")
+        title = meta.get("title") if isinstance(meta, dict) else None
+        kind = str(node["class_type"])
+        named = f' "{title}"' if title and title != kind else ""
+        return f"{kind} ({node_id}){named}"
+
+    def _executing(self, node: object) -> None:
+        for other in list(self._running):
+            if other != str(node):
+                self._finish(other)
+        if node is not None:
+            self._start(str(node))
+
+    def _state(self, node_id: str, state: dict[str, Any]) -> None:
+        if state.get("state") == "running":
+            self._progress(node_id, state.get("value"), state.get("max"))
+        elif state.get("state") == "finished" and node_id in self._running:
+            self._finish(node_id)
+
+    def _progress(self, node_id: str, value: object, maximum: object) -> None:
+        self._start(node_id)
+        if node_id not in self._running:
+            return
+        running = self._running[node_id]
+        if isinstance(value, int | float) and isinstance(maximum, int | float):
+            running.value, running.maximum = value, maximum
+        self._update(node_id)
+
+    def _start(self, node_id: str) -> None:
+        if node_id not in self._running and node_id not in self._done:
+            task = self._bars.add_task(self.name(node_id), total=None)
+            self._running[node_id] = _Running(time.monotonic(), task)
+
+    def _update(self, node_id: str) -> None:
+        running = self._running[node_id]
+        previews = f", {running.previews} previews" if running.previews else ""
+        self._bars.update(
+            running.task,
+            description=self.name(node_id) + previews,
+            completed=running.value,
+            total=running.maximum or None,
+        )
+
+    def _finish(self, node_id: str, word: str = "done") -> None:
+        if node_id in self._done:
+            return
+        self._done.add(node_id)
+        self._bars.update(self._whole, completed=len(self._done & self._graph.keys()))
+        running = self._running.pop(node_id, None)
+        line = f"{word:<6}{self.name(node_id)}"
+        if running is not None:
+            self._bars.remove_task(running.task)
+            if running.maximum > 1:
+                line += f"  {running.value:g}/{running.maximum:g} steps"
+            if running.previews:
+                line += f"  {running.previews} previews"
+            line += f"  {time.monotonic() - running.started:.1f} s"
+        self.say(line)
+
+
+def _metadata(frame: bytes) -> dict[str, Any]:
+    length = int.from_bytes(frame[4:8], "big")
+    try:
+        about = json.loads(frame[8 : 8 + length])
+    except ValueError:
+        return {}
+    return about if isinstance(about, dict) else {}

@@ -1,0 +1,152 @@
+"""Writes the pages that are drawn from the code: `python -m proxy.cli.reference [--check]`.
+
+It is run in the project's folder. With `--check` nothing is written and the exit code is 1 when a
+page is not as it would be written.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import textwrap
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from itertools import groupby
+from pathlib import Path
+
+from proxy.cli.commands import app
+from proxy.cli.options import shown_default
+from proxy.config import SETTINGS, Setting
+
+_REGENERATE = "Written by `make docs` from the code: change it there."
+
+
+def config_example() -> str:
+    """`config.example.toml`: every setting with its default, commented out."""
+    blocks = [
+        "# Settings of comfy-cloud-proxy, each with its default or an example. Remove the #\n"
+        "# before those that you change, and name the file with --config or COMFY_PROXY_CONFIG.\n"
+        "# The environment is stronger than this file, the command line stronger than both.\n"
+        f"# {_REGENERATE}\n"
+    ]
+    for group, rows in _groups():
+        blocks.append(f"# --- {group} ---\n")
+        for row in rows:
+            if row.key:
+                value = row.default if row.entry.example is None else row.entry.example
+                lines = textwrap.wrap(f"{row.entry.help}{_note(row)}", 96)
+                blocks.append(
+                    "".join(f"# {line}\n" for line in lines) + f"#{row.key} = {_toml(value)}\n"
+                )
+    return "\n".join(blocks)
+
+
+def settings_page() -> str:
+    """`docs/settings.md`: every setting with its three forms."""
+    parts = [
+        "# Settings\n",
+        f"<!-- {_REGENERATE} -->\n",
+        "Every setting has three forms: an option of `comfy-cloud-proxy serve`, a variable of the "
+        "environment and a key of the TOML file that `--config` or `COMFY_PROXY_CONFIG` names "
+        "([`config.example.toml`](../config.example.toml) has them all). The strongest wins: "
+        "command line, environment, TOML file, default. An empty variable counts as not set. An "
+        "option that is on by itself, like `--simulate`, is turned off by its `--no-` form.\n",
+        "An unknown variable that begins with `COMFY_PROXY_`, an unknown key and a value that is "
+        "not allowed end the program with exit code 2 and a sentence that says what to do.\n",
+    ]
+    for group, rows in _groups():
+        parts.append(f"## {group}\n")
+        for row in rows:
+            parts += [
+                f"### {row.name}\n",
+                f"{row.entry.help}\n",
+                f"* Option: {f'`{row.option}`' if row.option else 'none'}",
+                f"* Environment: `{row.environment}`",
+                f"* TOML: {f'`{row.key}`' if row.key else 'none'}",
+                f"* Value: {row.entry.expects}",
+                f"* Default: {_shown(row)}\n",
+            ]
+    return "\n".join(parts)
+
+
+def commands_page() -> str:
+    """`docs/commands.md`: what each command says of itself."""
+    parts = [
+        "# Commands\n",
+        f"<!-- {_REGENERATE} -->\n",
+        "`python -m proxy` is the same as `comfy-cloud-proxy`. The exit code is 0 when all went "
+        "well, 1 when something failed, 2 when something was asked wrongly (a setting, an option, "
+        "a file), 130 when Ctrl-C ended it.\n",
+    ]
+    for command in ("", "serve", "check", "run"):
+        name = f"comfy-cloud-proxy {command}".strip()
+        parts += [f"## {name}\n", f"```text\n{help_text(command)}```\n"]
+    return "\n".join(parts)
+
+
+def help_text(command: str) -> str:
+    """The help of a command, at a width of 100 letters."""
+    text = io.StringIO()
+    with redirect_stdout(text):
+        app(
+            [*filter(None, [command]), "--help"],
+            prog_name="comfy-cloud-proxy",
+            standalone_mode=False,
+            terminal_width=100,
+        )
+    return text.getvalue()
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "config.example.toml": config_example,
+    "docs/settings.md": settings_page,
+    "docs/commands.md": commands_page,
+}
+
+
+def stale(root: Path) -> list[str]:
+    """The pages beneath `root` that are not as the code would write them."""
+    return [
+        name
+        for name, page in PAGES.items()
+        if not (root / name).is_file() or (root / name).read_text(encoding="utf-8") != page()
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Write the pages, or with `--check` name those that are stale."""
+    root = Path()
+    for name in stale(root):
+        if "--check" in arguments:
+            sys.stderr.write(f"{name} is not as the code says: run make docs.\n")
+        else:
+            (root / name).parent.mkdir(exist_ok=True)
+            (root / name).write_text(PAGES[name](), encoding="utf-8")
+    return 1 if "--check" in arguments and stale(root) else 0
+
+
+def _groups() -> list[tuple[str, list[Setting]]]:
+    by_group = groupby(SETTINGS, lambda row: row.entry.group)
+    return [(group, list(rows)) for group, rows in by_group]
+
+
+def _toml(value: object) -> str:
+    return json.dumps(value if isinstance(value, bool | int | float | tuple) else _bare(value))
+
+
+def _bare(value: object) -> str:
+    return str(value).removesuffix("/")
+
+
+def _note(row: Setting) -> str:
+    return f" Default: {row.entry.shown}." if row.entry.shown else ""
+
+
+def _shown(row: Setting) -> str:
+    text = shown_default(row)
+    return text if row.entry.shown or text == "none" else f"`{text}`"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,112 @@
+"""`serve`: the proxy as a process, from its settings to its last signal."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from proxy import app, telemetry
+from proxy.cli.clouds import chosen_cloud
+from proxy.config import ConfigError, Settings
+
+
+def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT. Raises `ConfigError` for what must be set otherwise."""
+    refuse_open_door(settings)
+    telemetry.configure(log_format=settings.log_format, log_level=settings.log_level)
+    telemetry.log_crashes()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(settings))
+    return 0
+
+
+async def _serve(settings: Settings) -> None:
+    stop = asyncio.Event()
+    _stop_on_signals(stop)
+    listening = False
+    async with chosen_cloud(settings) as cloud:
+
+        def tell(url: str) -> None:
+            nonlocal listening
+            listening = True
+            sys.stdout.write(f"listening on {url} ({cloud})\n")
+            sys.stdout.flush()
+
+        try:
+            await app.serve(settings, base_url=cloud.base_url, key=cloud.key, ready=tell, stop=stop)
+        except OSError as error:
+            sentence = None if listening else _binding_problem(error, settings)
+            if sentence is None:
+                raise
+            raise ConfigError(sentence) from None
+
+
+def refuse_open_door(settings: Settings) -> None:
+    """Raise `ConfigError` when others than this machine could come in without being asked to."""
+    if settings.insecure_allow_anyone or is_loopback(settings.host):
+        return
+    raise ConfigError(
+        f"Listening on {settings.host} would let anyone who reaches it spend your Comfy Cloud "
+        "credits and read your files: use --host 127.0.0.1, or add --insecure-allow-anyone "
+        "where only trusted programs can reach the port."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on `host`, an address or a name."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        raise ConfigError(
+            f"There is no address for the host {host}: use --host with an address of this machine."
+        ) from None
+    return all(ipaddress.ip_address(str(entry[4][0])).is_loopback for entry in found)
+
+
+def _binding_problem(error: OSError, settings: Settings) -> str | None:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"Port {settings.port} on {settings.host} is in use, perhaps by a local ComfyUI: "
+            "stop that program or choose another port with --port."
+        )
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return f"This machine has no address {settings.host}: choose another with --host."
+    if error.errno in (errno.EACCES, errno.EPERM) and error.filename is None:
+        return (
+            f"Port {settings.port} may not be opened by this user: "
+            "choose one above 1023 with --port."
+        )
+    return None
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    """The first signal asks to stop, the second does not wait for it."""
+    loop = asyncio.get_running_loop()
+
+    def handle(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, handle, number)
+        except NotImplementedError:  # Windows
+            signal.signal(number, lambda received, _: loop.call_soon_threadsafe(handle, received))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,264 @@
+"""The commands: what they take, what they say, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from process import serving
+
+from proxy import __version__
+from proxy.cli.commands import main, with_default_command
+from proxy.cli.serve import is_loopback
+from proxy.config import SETTINGS, ConfigError, Settings
+from proxy.simulator import Simulator, Switches
+
+KEY = "comfyui-0123456789"
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for setting in SETTINGS:
+        monkeypatch.delenv(setting.environment, raising=False)
+
+
+@pytest.fixture
+def busy_port() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as raised:
+        main(arguments)
+    said = capsys.readouterr()
+    return int(raised.value.code or 0), said.out, said.err
+
+
+async def spawned(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "proxy",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment or None,
+    )
+    async with asyncio.timeout(30):
+        out, err = await process.communicate()
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+# --- what was asked wrongly: exit code 2 and one sentence ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["serve", "--port", "x"], "--port is 'x', but must be a whole number"),
+        (["--port", "x"], "--port is 'x', but must be a whole number"),
+        (["serve", "--prot", "1"], "No such option: --prot"),
+        (["sing"], "No such command 'sing'"),
+        (["serve", "--config", "/none.toml"], "The settings file /none.toml cannot be read"),
+        ([], "There is no API key: set COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE"),
+        (["--api-key", KEY], "No such option: --api-key"),
+        (["--host", "0.0.0.0", "--simulate"], "--insecure-allow-anyone"),
+        (["--host", "::", "--simulate"], "--insecure-allow-anyone"),
+        (["--host", "no.such.host.invalid", "--simulate"], "There is no address for the host"),
+        (["run"], "Missing argument"),
+        (["run", "/none.json"], "The workflow /none.json cannot be read"),
+        (["check", "--base-url", "x"], "--base-url is 'x', but must be an address"),
+    ],
+)
+def test_one_sentence_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.setenv("COMFY_PROXY_DATA_DIR", str(tmp_path))
+    code, out, err = ended(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert err.endswith(".\n")
+    assert err.count("\n") == 1
+
+
+def test_a_typo_in_the_environment_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMFY_PROXY_HSOT", "x")
+    code, _, err = ended(capsys, "serve", "--simulate")
+    assert code == 2
+    assert "COMFY_PROXY_HSOT is not a setting: remove it, or write COMFY_PROXY_HOST." in err
+
+
+async def test_a_port_in_use_is_told(tmp_path: Path, busy_port: int) -> None:
+    arguments = ("--simulate", "--port", str(busy_port), "--log-level", "error")
+    code, out, err = await spawned("serve", *arguments, "--data-dir", str(tmp_path))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Port {busy_port} on 127.0.0.1 is in use")
+    assert err.count("\n") == 1
+
+
+async def test_a_data_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    arguments = ("--simulate", "--port", "0", "--data-dir", str(tmp_path / "file" / "data"))
+    code, _, err = await spawned("serve", *arguments, "--log-level", "error")
+    assert code == 2
+    assert "choose another one with --data-dir" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.1", "::1", "localhost"])
+def test_loopback_needs_no_leave(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "0"])
+def test_anything_else_is_no_loopback(host: str) -> None:
+    assert not is_loopback(host)
+
+
+def test_a_host_without_an_address_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no address for the host"):
+        is_loopback("no.such.host.invalid")
+
+
+# --- commands ---
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ([], ["serve"]),
+        (["--port", "1"], ["serve", "--port", "1"]),
+        (["serve", "--port", "1"], ["serve", "--port", "1"]),
+        (["check"], ["check"]),
+        (["--help"], ["--help"]),
+        (["--version"], ["--version"]),
+    ],
+)
+def test_serve_is_meant_where_no_command_is_named(given: list[str], meant: list[str]) -> None:
+    assert with_default_command(given) == meant
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(capsys, "--version") == (0, f"{__version__}\n", "")
+
+
+async def test_one_line_says_where_it_listens_and_before_which_cloud(tmp_path: Path) -> None:
+    async with serving(tmp_path, "--simulate") as process:
+        assert process.url.port not in (None, 0, 8188)
+        said = f"listening on {process.url} (Comfy Cloud simulator at http://127."
+        assert sum(line.startswith(said.encode()) for line in process.said) == 1
+
+
+async def test_the_cloud_of_the_settings_is_named(tmp_path: Path) -> None:
+    environment = {"COMFY_CLOUD_API_KEY": KEY, "COMFY_CLOUD_BASE_URL": "http://127.0.0.1:1"}
+    async with serving(tmp_path, environment=environment) as process:
+        said = f"listening on {process.url} (Comfy Cloud at http://127.0.0.1:1)\n"
+        assert said.encode() in process.said
+        assert await process.stop() == 0
+    assert KEY.encode() not in b"".join(process.said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_it_in_good_order(tmp_path: Path, number: int) -> None:
+    async with serving(tmp_path, "--simulate") as process:
+        process.process.send_signal(number)
+        async with asyncio.timeout(10):
+            assert await process.process.wait() == 0
+
+
+async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
+    workflow = str(Path(__file__).parent.parent / "examples" / "text-to-image.json")
+    async with Simulator(key=KEY, switches=Switches(pace=0.1)) as simulator:
+        environment = {
+            "COMFY_CLOUD_API_KEY": KEY,
+            "COMFY_CLOUD_BASE_URL": str(simulator.base_url),
+        }
+        async with serving(tmp_path, environment=environment) as process:
+            run = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "proxy", "run", workflow, "--set", "5.steps=600"),
+                *("--server", str(process.url), "--output", str(tmp_path / "out")),
+                stdout=asyncio.subprocess.PIPE,
+            )
+            assert run.stdout is not None
+            async with asyncio.timeout(20):
+                while b"EmptyLatentImage" not in await run.stdout.readline():
+                    pass
+                run.send_signal(signal.SIGINT)
+                out, _ = await run.communicate()
+            assert (run.returncode, out.splitlines()[-1]) == (130, b"cancelled")
+        assert any(record.path.endswith("/cancel") for record in simulator.requests)
+
+
+# --- check ---
+
+
+def told(out: str) -> dict[str, tuple[str, str]]:
+    """What `check` says: `{what: (ok or FAILED, the sentence)}`."""
+    rows = (line.split(maxsplit=1) for line in out.splitlines())
+    return {rest[:14].strip(): (word, rest[14:]) for word, rest in rows}
+
+
+async def checked(folder: Path, url: object, key: str | None = KEY) -> tuple[int, dict]:
+    environment = {"COMFY_CLOUD_BASE_URL": str(url), "COMFY_PROXY_DATA_DIR": str(folder)}
+    if key:
+        environment["COMFY_CLOUD_API_KEY"] = key
+    code, out, err = await spawned("check", **environment)
+    assert err == ""
+    assert KEY not in out
+    return code, told(out)
+
+
+async def test_check_says_ok_four_times(tmp_path: Path) -> None:
+    async with Simulator(key=KEY) as simulator:
+        code, lines = await checked(tmp_path / "new", simulator.base_url)
+    assert code == 0
+    assert list(lines) == ["cloud", "key", "event socket", "data folder"]
+    assert {word for word, _ in lines.values()} == {"ok"}
+
+
+async def test_check_finds_a_key_that_does_not_work(tmp_path: Path) -> None:
+    async with Simulator(key=KEY) as simulator:
+        code, lines = await checked(tmp_path, simulator.base_url, "comfyui-wrong-one")
+    assert code == 1
+    assert [word for word, _ in lines.values()] == ["ok", "FAILED", "FAILED", "ok"]
+    assert "The cloud does not know this key: make a new one" in lines["key"][1]
+
+
+async def test_check_finds_a_missing_key(tmp_path: Path) -> None:
+    async with Simulator(key=KEY) as simulator:
+        code, lines = await checked(tmp_path, simulator.base_url, None)
+    assert code == 1
+    assert lines["cloud"][0] == "ok"
+    assert "set it as COMFY_CLOUD_API_KEY" in lines["key"][1]
+
+
+async def test_check_finds_a_cloud_that_is_away(tmp_path: Path) -> None:
+    code, lines = await checked(tmp_path, "http://127.0.0.1:1")
+    assert code == 1
+    assert "cannot be reached" in lines["cloud"][1]
+    assert lines["data folder"][0] == "ok"
+
+
+async def test_check_finds_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    async with Simulator(key=KEY) as simulator:
+        code, lines = await checked(tmp_path / "file" / "data", simulator.base_url)
+    assert code == 1
+    assert "choose another with --data-dir" in lines["data folder"][1]
+
+
+async def test_check_can_look_at_the_simulator(tmp_path: Path) -> None:
+    code, out, _ = await spawned("check", "--simulate", "--data-dir", str(tmp_path))
+    assert (code, out.count("ok ")) == (0, 4)
+
+
+def test_settings_can_be_made_without_an_environment() -> None:
+    assert Settings(port=0).port == 0
