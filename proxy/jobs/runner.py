@@ -255,6 +255,7 @@ class Runner:
                 snapshot = await self._cloud.job(self.job.cloud_id)
             except CloudError as error:
                 log.warning("detail_unread", error=str(error))
+                await asyncio.sleep(error.retry_after or 0.0)
                 continue
             if snapshot is None:
                 unknown += wait
