@@ -29,8 +29,8 @@ format: $(DEV) ## format the code
 docs: $(RUN) ## write the pages drawn from the code
 	$(BIN)/python -m proxy.cli.reference
 
-bench: $(DEV) ## measure and print the tables of the README
-	@set -e; for script in benchmarks/bench_*.py; do $(BIN)/python $$script; done
+bench: $(DEV) ## measure, and print the tables of the README
+	$(BIN)/python benchmarks/api.py
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

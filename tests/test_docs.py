@@ -1,0 +1,86 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from proxy.cli import reference
+from proxy.config import SETTINGS, load
+
+ROOT = Path(__file__).parent.parent
+PAGES_WITH_LINKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/*.md"))
+PAGES_WITH_LINKS += ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", reference.PAGES)
+def test_pages_drawn_from_the_code_are_fresh(name: str) -> None:
+    assert page(name) == reference.PAGES[name](), "run make docs"
+
+
+def test_a_stale_page_is_found_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert reference.main(["--check"]) == 1
+    assert "docs/settings.md is not as the code says" in capsys.readouterr().err
+    assert reference.main([]) == 0
+    assert reference.main(["--check"]) == 0
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_is_documented_in_its_forms(setting) -> None:
+    section = page("docs/settings.md").split(f"### {setting.name}\n")[1].split("###")[0]
+    for form in (setting.option, setting.environment, setting.key):
+        assert form is None or f"`{form}`" in section
+
+
+def test_the_example_file_is_a_settings_file(tmp_path: Path) -> None:
+    text = re.sub(r"(?m)^#(?=\w)", "", page("config.example.toml"))
+    values = tomllib.loads(text)
+    assert list(values) == [setting.key for setting in SETTINGS if setting.key]
+    path = tmp_path / "config.toml"
+    path.write_text(text)
+    load({"config": str(path)})
+
+
+def test_the_example_file_changes_nothing_as_it_is() -> None:
+    assert tomllib.loads(page("config.example.toml")) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", *map(str, Path("docs").glob("*"))]
+)
+def test_links_within_the_project_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page(name)):
+        assert ((ROOT / name).parent / target).exists(), target
+
+
+def test_what_the_readme_makes_can_be_made() -> None:
+    targets = set(re.findall(r"(?m)^([a-z]+):", page("Makefile")))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", page("README.md"))) <= targets
+
+
+def test_what_the_readme_sets_are_settings() -> None:
+    known = {setting.environment for setting in SETTINGS}
+    assert set(re.findall(r"\bCOMFY_(?:PROXY|CLOUD)_[A-Z_]+\b", page("README.md"))) <= known
+
+
+def test_the_version_has_its_entry_in_the_changelog() -> None:
+    from proxy import __version__
+
+    assert f"## {__version__}" in page("CHANGELOG.md")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.json")), ids=lambda p: p.name)
+def test_examples_are_workflows_in_api_format(path: Path) -> None:
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    assert all({"class_type", "inputs"} <= node.keys() for node in graph.values())
