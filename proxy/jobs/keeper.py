@@ -48,7 +48,7 @@ class Keeper:
         self._store = store
         self._cloud = cloud
         self._names = names
-        self._secret = secret
+        self._secrets: tuple[str, ...] = (secret,)
         self._history_size = history_size
         self._waits = waits
         self._sequence = 0
@@ -76,6 +76,10 @@ class Keeper:
         for runner in list(self.runners.values()):
             await runner.stop()
 
+    def hide(self, secret: str) -> None:
+        """Keep one more key of the account out of the records of later jobs."""
+        self._secrets = (secret, *self._secrets)
+
     async def save(self, record: JobRecord) -> None:
         """Write a live job to disk. Raises `StoreError`."""
         await self._store.put(LIVE, record.key, record.to_bytes())
@@ -99,7 +103,7 @@ class Keeper:
             cloud=self._cloud,
             names=self._names,
             desk=self,
-            secrets=(self._secret, *credentials),
+            secrets=(*self._secrets, *credentials),
             now=now,
             waits=self._waits,
         )

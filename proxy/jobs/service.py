@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import structlog
 
-from proxy.cloud.errors import CloudError
+from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.jobs import submission
 from proxy.jobs.adoption import Adoption
 from proxy.jobs.keeper import Keeper, now
@@ -20,7 +20,7 @@ from proxy.jobs.record import JobRecord, Number
 from proxy.jobs.runner import Names, Runner, Waits
 from proxy.jobs.submission import Submitter, UnansweredError
 from proxy.store.base import Store, StoreError
-from proxy.translate.errors import LocalError, fill_node_errors
+from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, retry_header
 from proxy.translate.messages import status
 from proxy.translate.redact import credentials, without_credentials
 
@@ -179,6 +179,16 @@ class Jobs:
                 clients = {job.client_id for job in ledger.live.values()} - {None}
                 for client_id in clients:
                     self.hub.tell(member, client_id, status(len(ledger)))
+
+    def use_key(self, key: str) -> None:
+        """Lend and hide another key from now on, and read the live jobs with it."""
+        self._policy = replace(self._policy, key=key)
+        self._keeper.hide(key)
+        self.reconciler.read_soon()
+
+    def any_running(self) -> bool:
+        """Whether a job of any member runs, so that events should come."""
+        return any(runner.job.started_at is not None for runner in self._runners.values())
 
     def socket_opened(self) -> None:
         """Events come (again): read what was missed."""
@@ -362,12 +372,15 @@ class Jobs:
             return False
         try:
             cancelled = await self._cloud.cancel(job.cloud_id)
+        except CloudRefused as error:
+            raise from_cloud(error.status, error.body, error.retry_after) from error
         except CloudError as error:
             raise LocalError(
                 503,
                 "cloud_unreachable",
                 "Comfy Cloud could not be told to cancel the job, which goes on; try again.",
                 details=job.prompt_id,
+                headers=retry_header(error.retry_after or 10.0),
             ) from error
         if cancelled and job.started_at is None and self._runners.get(job.cloud_id) is runner:
             await self._keeper.discard(job)

@@ -92,7 +92,6 @@ def from_cloud(status: int, body: object, retry_after: float | None = None) -> L
     way_out = _WAYS_OUT.get(type_) or (None if node_errors else _BY_STATUS.get(status))
     if way_out is not None:
         message = f"{message.rstrip('. ')}: {way_out}."
-    headers = {} if retry_after is None else {"Retry-After": str(max(1, round(retry_after)))}
     extra_info = error.get("extra_info")
     return LocalError(
         _AS_STATUS.get(status, 400 if status < 500 else 503),
@@ -101,8 +100,13 @@ def from_cloud(status: int, body: object, retry_after: float | None = None) -> L
         details=str(error.get("details") or ""),
         extra_info=extra_info if isinstance(extra_info, dict) else _more(error),
         node_errors=node_errors,
-        headers=headers,
+        headers=retry_header(retry_after),
     )
+
+
+def retry_header(seconds: float | None) -> dict[str, str]:
+    """`Retry-After` in whole seconds, at least 1; nothing where nobody knows."""
+    return {} if seconds is None else {"Retry-After": str(max(1, round(seconds)))}
 
 
 def is_retryable(status: int, body: object) -> bool:
