@@ -52,6 +52,7 @@ class Keeper:
         self._history_size = history_size
         self._waits = waits
         self._sequence = 0
+        self._ended_ids: set[str] = set()
 
     async def load(self) -> list[JobRecord]:
         """Read what was kept and follow again what has not ended.
@@ -61,6 +62,7 @@ class Keeper:
         ended = [EndedJob.from_bytes(data) async for _, data in self._store.scan(HISTORY)]
         for job in sorted(ended, key=lambda job: job.sequence):
             self.ledgers[job.member].add_ended(job)
+            self._ended_ids.add(job.cloud_id)
             self._sequence = max(self._sequence, job.sequence + 1)
         unanswered = []
         async for _, data in self._store.scan(LIVE):
@@ -75,6 +77,10 @@ class Keeper:
         """Stop following; the jobs go on on the cloud."""
         for runner in list(self.runners.values()):
             await runner.stop()
+
+    def knows(self, cloud_id: str) -> bool:
+        """Whether a job of the account is one of ours, live or in the history."""
+        return cloud_id in self.runners or cloud_id in self._ended_ids
 
     def hide(self, secret: str) -> None:
         """Keep one more key of the account out of the records of later jobs."""
@@ -91,6 +97,7 @@ class Keeper:
     async def forget(self, member: str, prompt_ids: list[str]) -> None:
         """Take ended jobs out of the history, on disk too. Raises `StoreError`."""
         gone = self.ledgers[member].forget(prompt_ids)
+        self._ended_ids.difference_update(job.cloud_id for job in gone)
         await self._store.write([Delete(HISTORY, job.key) for job in gone])
 
     def follow(self, record: JobRecord, credentials: tuple[str, ...] = ()) -> Runner:
@@ -153,6 +160,7 @@ class Keeper:
         ended = EndedJob(
             prompt_id=job.prompt_id,
             member=job.member,
+            cloud_id=job.cloud_id,
             sequence=sequence,
             outcome=end.outcome,
             summary=listed.job,
@@ -169,6 +177,7 @@ class Keeper:
         await self._store.write(changes)
         ledger.forget(old.prompt_id for old in oldest)
         ledger.add_ended(ended)
+        self._ended_ids.add(job.cloud_id)
 
     def job_ended(self, job: JobRecord) -> None:
         """The job leaves the queue."""

@@ -62,6 +62,7 @@ class EndedJob:
 
     prompt_id: str
     member: str
+    cloud_id: str
     sequence: int
     outcome: Outcome
     summary: dict[str, Any]
@@ -78,6 +79,7 @@ class EndedJob:
         head = {
             "prompt_id": self.prompt_id,
             "member": self.member,
+            "cloud_id": self.cloud_id,
             "sequence": self.sequence,
             "outcome": self.outcome,
             "summary": self.summary,

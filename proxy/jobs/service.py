@@ -130,7 +130,7 @@ class Jobs:
         self._tasks: list[asyncio.Task[None]] = []
         self._submitter = Submitter(
             cloud,
-            known=self._runners.__contains__,
+            known=self._keeper.knows,
             expecting=self.router.submission,
             patience=policy.submit_patience,
         )

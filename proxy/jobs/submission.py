@@ -30,7 +30,10 @@ MARK = "comfy_cloud_proxy"
 _MAY_HAVE_WORKED = frozenset({500, 502, 504})
 
 #: How many of the account's newest jobs are looked at when one is sought.
-_RECENT = 30
+_RECENT = 100
+
+#: Of how many jobs the mark is remembered.
+_REMEMBERED = 2000
 
 
 class Cloud(Protocol):
@@ -88,6 +91,7 @@ class Submitter:
         self._expecting = expecting
         self._patience = patience
         self._looks = looks
+        self._marks: dict[str, str] = {}
 
     async def submit(
         self, job: JobRecord, graph: dict[str, Any], extra_data: dict[str, Any]
@@ -137,12 +141,19 @@ class Submitter:
         """
         mark = _mark(job)
         for entry in await self._cloud.jobs(limit=_RECENT):
-            if self._known(entry.cloud_id):
-                continue
-            detail = await self._cloud.job(entry.cloud_id)
-            if detail is not None and (detail.extra_data or {}).get(MARK) == mark:
+            if not self._known(entry.cloud_id) and await self._mark_of(entry.cloud_id) == mark:
                 return entry.cloud_id
         return None
+
+    async def _mark_of(self, cloud_id: str) -> str:
+        """The mark of a job, which never changes; read once."""
+        if cloud_id not in self._marks:
+            detail = await self._cloud.job(cloud_id)
+            mark = (detail.extra_data or {}).get(MARK) if detail is not None else None
+            self._marks[cloud_id] = str(mark)
+            while len(self._marks) > _REMEMBERED:
+                del self._marks[next(iter(self._marks))]
+        return self._marks[cloud_id]
 
     async def _find_patiently(self, job: JobRecord) -> str | None:
         """Look several times: a job that has just been taken may not be listed yet."""

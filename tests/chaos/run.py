@@ -35,7 +35,7 @@ FAULTS: list[tuple[HttpFault | SocketFault, float]] = [
     (HttpFault("POST /api/prompt", status=504, processed=True), 0.03),
     (HttpFault("POST /api/prompt", delay=0.2), 0.05),
     (HttpFault("GET /api/jobs*", status=500), 0.03),
-    (HttpFault("GET /api/jobs*", status=429), 0.03),
+    (HttpFault("GET /api/jobs*", status=429), 0.01),
     (HttpFault("GET /api/jobs*", reset=True), 0.03),
     (HttpFault("GET /api/jobs*", cut=20), 0.03),
     (HttpFault("GET /api/jobs*", delay=0.1), 0.05),

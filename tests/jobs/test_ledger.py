@@ -34,7 +34,14 @@ def ended(prompt_id: str, created: int = 1000, took: int = 5, **outputs: Any) ->
     listed = listing.of_history(job, "completed", outputs, status, created, created + took)
     entry = {"prompt": job.queue_item(), "outputs": outputs, "status": status, "meta": {}}
     return EndedJob(
-        prompt_id, "local", created, "completed", listed.job, None, codec.dump_bytes(entry)
+        prompt_id,
+        "local",
+        "cloud-" + prompt_id,
+        created,
+        "completed",
+        listed.job,
+        None,
+        codec.dump_bytes(entry),
     )
 
 
