@@ -7,7 +7,18 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from proxy.local import catalogue, history, jobs, prompt, queue, socket, system, upload, view
+from proxy.local import (
+    catalogue,
+    health,
+    history,
+    jobs,
+    prompt,
+    queue,
+    socket,
+    system,
+    upload,
+    view,
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -27,7 +38,8 @@ class Route:
 
 ROUTES = (
     Route("GET", "/", system.get_root),
-    Route("GET", "/healthz", system.get_health, twin=False),
+    Route("GET", "/healthz", health.get_health, twin=False),
+    Route("GET", "/readyz", health.get_readiness, twin=False),
     Route("GET", "/ws", socket.serve),
     # submitting and following
     Route("GET", "/prompt", prompt.get_prompt),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
 
 
+async def nothing_wrong() -> Mapping[str, str | None]:
+    """The checks of a server that has nothing to check."""
+    return {}
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The rooms below, and plain values of the settings.
 
     `max_upload_bytes` bounds every request body and is announced to clients. Pages of
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
+    `checks` tells what keeps the server from taking jobs, by name; `None` is nothing.
     """
 
     jobs: Jobs
@@ -31,6 +38,7 @@ class Services:
     catalogue: Catalogue
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     cors_origins: tuple[str, ...] = ()
+    checks: Callable[[], Awaitable[Mapping[str, str | None]]] = nothing_wrong
 
 
 SERVICES = web.AppKey("services", Services)

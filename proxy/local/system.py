@@ -65,11 +65,6 @@ async def get_root(_: web.Request) -> web.Response:
     return web.Response(body=_PAGE.encode(), headers=_PAGE_HEADERS)
 
 
-async def get_health(_: web.Request) -> web.Response:
-    """Whether the process answers."""
-    return answers.json({"status": "ok"})
-
-
 async def get_features(request: web.Request) -> web.Response:
     """The feature flags."""
     return answers.json(features(of(request).max_upload_bytes))
