@@ -85,7 +85,7 @@ class Content:
             end, limit = self._extent(start, stop)
             if position < limit:
                 length = min(CHUNK, limit - position)
-                data = await asyncio.to_thread(os.pread, self._file, length, position)
+                data = await self._read(length, position)
                 if self._fetch is not None and self._fetch.generation != generation:
                     continue
                 if not data:
@@ -106,6 +106,12 @@ class Content:
         self._fetch = None
         if self._lease is not None:
             self._lease.release()
+
+    async def _read(self, length: int, position: int) -> bytes:
+        """What has just arrived is in memory; what has lain there for long may not be."""
+        if self._fetch is not None and not self._fetch.ended:
+            return os.pread(self._file, length, position)
+        return await asyncio.to_thread(os.pread, self._file, length, position)
 
     def _extent(self, start: int, stop: int | None) -> tuple[int | None, int]:
         """Where the reading ends, if that is known, and how far it may go now."""

@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 import msgspec
+import structlog
 
+from proxy.files.contents import hash_in
 from proxy.files.record import FileRecord
 from proxy.store.base import Delete, Put, Store
 from proxy.translate.names import Place, counters
+
+_log = structlog.get_logger(__name__)
 
 COLLECTION = "files"
 
@@ -42,7 +46,8 @@ class _Space:
         while folder.path:
             self.folders.add(folder)
             folder = Place(folder.type, folder.subfolder)
-        self.local_names[record.cloud_name] = record.path
+        if record.cloud_type == "input" or hash_in(record.cloud_name) is not None:
+            self.local_names[record.cloud_name] = record.path
         if record.cloud_type == "input":
             self.uploads[record.cloud_name] = record
 
@@ -60,10 +65,12 @@ class Namespace:
 
     async def load(self) -> None:
         """Read what was written before. Raises `StoreError`."""
-        records = [
-            msgspec.json.decode(value, type=FileRecord)
-            async for _, value in self._store.scan(COLLECTION)
-        ]
+        records = []
+        async for key, value in self._store.scan(COLLECTION):
+            try:
+                records.append(msgspec.json.decode(value, type=FileRecord))
+            except msgspec.DecodeError as error:
+                _log.warning("a file's record is unreadable", key=key, reason=str(error))
         for record in sorted(records, key=lambda record: record.modified):
             self._spaces[record.member].add(record)
 
@@ -89,7 +96,10 @@ class Namespace:
         return self._spaces[member].counters.get((folder, stem), 0) + 1
 
     def local_names(self, member: str) -> Mapping[str, str]:
-        """The member's newest name of each content, by the cloud's name."""
+        """The member's newest name of each content, by the cloud's name.
+
+        Names that the cloud gave for people are not among them: they may be a text's own words.
+        """
         return self._spaces[member].local_names
 
     def upload_named(self, member: str, cloud_name: str) -> FileRecord | None:

@@ -313,3 +313,9 @@ async def test_a_name_that_cannot_be_stored_is_not_given(
             await names(files, output)
     assert files.listing("local", "output") == []
     assert await names(files, output) == ["ComfyUI_00001_.png"]
+
+
+async def test_a_human_name_of_the_cloud_is_not_replaced_in_texts(files: Files) -> None:
+    await names(files, {"images": [item("cat_00007_.png")]})
+    output = {"text": ["cat_00007_.png"]}
+    assert await files.localise("local", "job", "2", None, output) == output

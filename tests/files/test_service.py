@@ -13,6 +13,7 @@ import pytest
 from files.conftest import OpenFiles
 from files.helpers import MemoryCloud, body, bytes_of, pixels, png
 from PIL import Image, PngImagePlugin
+from structlog.testing import capture_logs
 from yarl import URL
 
 from proxy.cloud.client import CloudClient
@@ -22,6 +23,7 @@ from proxy.files.record import FileRecord
 from proxy.files.service import Files
 from proxy.simulator import Simulator
 from proxy.store.base import StoreError
+from proxy.store.sqlite import SqliteStore
 from proxy.translate.errors import LocalError
 
 RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
@@ -472,3 +474,16 @@ async def test_a_mask_that_lies_there_already_is_not_composed(
     assert cloud.sent == ["mask.png", "cat.png"]
     assert await mask(files, ALPHA, overwrite=True) == "mask.png"
     assert pixels(await bytes_of(files, record_of(files, "mask.png")))[0] == "RGBA"
+
+
+async def test_an_unreadable_record_does_not_hide_the_others(
+    open_files: OpenFiles, tmp_path: Path
+) -> None:
+    await upload(await open_files(), RED)
+    store = await SqliteStore.open(tmp_path / "proxy.db")
+    await store.put("files", "local/input/bad.png", b'{"member": 3}')
+    await store.close()
+    with capture_logs() as logs:
+        files = await open_files()
+    assert [log["key"] for log in logs] == ["local/input/bad.png"]
+    assert files.listing("local", "input") == ["cat.png"]
