@@ -8,12 +8,12 @@ from collections import defaultdict
 import structlog
 
 from proxy.jobs import listing
+from proxy.jobs.happenings import Record
 from proxy.jobs.hub import Hub
 from proxy.jobs.ledger import Ledger
 from proxy.jobs.record import EndedJob, JobRecord
 from proxy.jobs.router import Router
 from proxy.jobs.runner import Cloud, Names, Runner, Waits
-from proxy.jobs.tracker import Record
 from proxy.store.base import Delete, Put, Store
 from proxy.translate import codec
 from proxy.translate.messages import Message, status

@@ -11,8 +11,8 @@ import structlog
 
 from proxy.cloud.errors import CloudError
 from proxy.cloud.waits import jittered
+from proxy.jobs.happenings import Seen
 from proxy.jobs.runner import Runner
-from proxy.jobs.tracker import Seen
 from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)

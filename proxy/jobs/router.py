@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from proxy.jobs.tracker import CloudEvent
+from proxy.jobs.happenings import CloudEvent
 from proxy.translate import events, frames
 from proxy.translate.frames import CloudFrame, CloudPicture
 

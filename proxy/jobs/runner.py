@@ -10,8 +10,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from proxy.cloud.errors import CloudError
-from proxy.jobs.record import JobRecord
-from proxy.jobs.tracker import (
+from proxy.jobs.happenings import (
     CloudEvent,
     Command,
     Ended,
@@ -22,8 +21,9 @@ from proxy.jobs.tracker import (
     Settle,
     Started,
     Tell,
-    Tracker,
 )
+from proxy.jobs.record import JobRecord
+from proxy.jobs.tracker import Tracker
 from proxy.store.base import StoreError
 from proxy.translate.frames import CloudFrame, CloudPicture
 from proxy.translate.messages import Message

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.jobs.happenings import CloudEvent
 from proxy.jobs.router import Router
-from proxy.jobs.tracker import CloudEvent
 from proxy.translate.frames import CloudFrame, CloudPicture
 
 PLAIN = b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8picture"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.jobs.tracker import (
+from proxy.jobs.happenings import (
     CloudEvent,
     Command,
     Ended,
@@ -15,8 +15,8 @@ from proxy.jobs.tracker import (
     Settle,
     Started,
     Tell,
-    Tracker,
 )
+from proxy.jobs.tracker import Tracker
 from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.messages import Event, NodeText, Preview
 from proxy.translate.snapshot import Snapshot

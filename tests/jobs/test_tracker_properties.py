@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.jobs.tracker import (
+from proxy.jobs.happenings import (
     CloudEvent,
     Command,
     Ended,
@@ -17,8 +17,8 @@ from proxy.jobs.tracker import (
     Seen,
     Settle,
     Tell,
-    Tracker,
 )
+from proxy.jobs.tracker import Tracker
 from proxy.translate.frames import CloudPicture, CloudText
 from proxy.translate.messages import Event, Preview
 from proxy.translate.snapshot import Snapshot
