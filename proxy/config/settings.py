@@ -250,12 +250,68 @@ class Settings(BaseModel):
             metavar="MIB",
         ),
     ] = 100
+    ping_interval: Annotated[
+        float,
+        Field(ge=0, le=86_400),
+        Entry(
+            group="Clients",
+            help="A websocket to which nothing was sent for so many seconds gets a ping, so that "
+            "clients that have vanished are noticed; 0 sends none.",
+            expects="a number of seconds from 0 to 86400",
+            metavar="SECONDS",
+        ),
+    ] = 30
+    max_connections: Annotated[
+        int,
+        Field(ge=1, le=1_000_000),
+        Entry(
+            group="Clients",
+            help="How many connections may be open at once; one more is answered with 503. "
+            "The system's limit of open files may allow fewer.",
+            expects="a whole number from 1 to 1000000",
+            metavar="COUNT",
+        ),
+    ] = 20_000
+    max_header_kb: Annotated[
+        float,
+        Field(ge=1, le=1024),
+        Entry(
+            group="Clients",
+            help="The largest header of a request, and the longest first line, in KiB; "
+            "more is answered with 400.",
+            expects="a number from 1 to 1024",
+            metavar="KIB",
+        ),
+    ] = 16
+    header_timeout: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Entry(
+            group="Clients",
+            help="How many seconds a client may take to send the headers of a request before the "
+            "connection is closed; 0 is no limit.",
+            expects="a number of seconds from 0 to 3600",
+            metavar="SECONDS",
+        ),
+    ] = 20
+    body_timeout: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Entry(
+            group="Clients",
+            help="In so many seconds the next 16 KiB of a request's body, or its rest, have to "
+            "come, else it is answered with 408; 0 is no limit.",
+            expects="a number of seconds from 0 to 3600",
+            metavar="SECONDS",
+        ),
+    ] = 60
     shutdown_timeout: Annotated[
         float,
         Field(ge=0, le=3600),
         Entry(
             group="Clients",
-            help="How many seconds running requests have to finish after SIGTERM.",
+            help="How many seconds the proxy may take to stop after SIGTERM: requests under way "
+            "finish, websockets are closed. Jobs go on on the cloud.",
             expects="a number of seconds from 0 to 3600",
             metavar="SECONDS",
         ),
@@ -326,6 +382,11 @@ class Settings(BaseModel):
     def max_upload_bytes(self) -> int:
         """`max_upload_mb` in bytes."""
         return int(self.max_upload_mb * 1024 * 1024)
+
+    @property
+    def max_header_bytes(self) -> int:
+        """`max_header_kb` in bytes."""
+        return int(self.max_header_kb * 1024)
 
     @property
     def cache_bytes(self) -> int:

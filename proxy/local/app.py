@@ -12,6 +12,7 @@ from proxy.local import socket
 from proxy.local.middleware import cors_headers, gate
 from proxy.local.routes import add_routes
 from proxy.local.services import SERVICES, Services
+from proxy.translate.errors import LocalError
 
 __all__ = ["SERVICES", "Services", "make_app", "server_logger"]
 
@@ -36,7 +37,8 @@ class _OneLineForClientFaults(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        if isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError):
+        faults = HttpProcessingError | web.RequestPayloadError | ConnectionError | LocalError
+        if isinstance(error, faults):
             record.levelno, record.levelname = logging.INFO, "INFO"
             record.msg, record.args = "bad HTTP of a client: %s", (type(error).__name__,)
             record.exc_info = None

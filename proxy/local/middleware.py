@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -12,6 +13,7 @@ from aiohttp.typedefs import Middleware
 from structlog.contextvars import bind_contextvars
 
 from proxy.local import answers
+from proxy.local.guard import guard_of
 from proxy.local.origin import OriginCheck
 from proxy.members import LOCAL
 from proxy.store.base import StoreError
@@ -65,7 +67,7 @@ def gate(cors_origins: Iterable[str] = ()) -> Middleware:
             answer = answers.empty()
         else:
             request[MEMBER] = LOCAL
-            answer = await _answer(request, handler)
+            answer = await _guarded(request, handler)
         if not answer.prepared:
             cached = cache_control(request.path, answer.status)
             if cached is not None:
@@ -102,6 +104,31 @@ def cors_headers(
         response.headers.update(_CORS)
 
     return add
+
+
+async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let the connection's guard know of the request, and answer for it when the server stops."""
+    guard = guard_of(request)
+    if guard is None:
+        return await _answer(request, handler)
+    try:
+        with guard.handling(request):
+            return await _answer(request, handler)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if not guard.cancelled or task is None:
+            raise
+        task.uncancel()
+        log.warning("cut_short", path=request.path)
+        return answers.refusal(
+            LocalError(
+                503,
+                "stopping",
+                "The proxy was stopped before this request was done. If it was a job, look into "
+                "/history and /queue when the proxy runs again, before you submit it again.",
+                headers={"Retry-After": "5"},
+            )
+        )
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -26,8 +26,8 @@ async def send(
     """Answer with the bytes from `start` to `stop` (excluded; the end if `None`).
 
     A complete file is handed to the kernel, one that is still arriving is passed on as it grows.
-    When it breaks off the connection is cut, so that the client does not take it for whole; a
-    client that leaves ends it quietly.
+    When it breaks off or is cancelled the connection is cut, so that the client does not take it
+    for whole; a client that leaves ends it quietly.
     """
     try:
         await response.prepare(request)
@@ -46,6 +46,10 @@ async def send(
         log.debug("client_left", path=request.path)
         if request.transport is not None:
             request.transport.abort()
+    except asyncio.CancelledError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise
 
 
 async def _send_file(

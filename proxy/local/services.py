@@ -31,6 +31,7 @@ class Services:
     `max_upload_bytes` bounds every request body and is announced to clients. Pages of
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
     `checks` tells what keeps the server from taking jobs, by name; `None` is nothing.
+    A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     """
 
     jobs: Jobs
@@ -39,6 +40,7 @@ class Services:
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     cors_origins: tuple[str, ...] = ()
     checks: Callable[[], Awaitable[Mapping[str, str | None]]] = nothing_wrong
+    ping_interval: float = 30.0
 
 
 SERVICES = web.AppKey("services", Services)

@@ -1,8 +1,14 @@
 """`/ws`: what a client hears.
 
 One task reads all the time, another one writes what waits in the outbox; nobody waits for a slow
-client. There are no pings, since a local ComfyUI sends none and some clients' own websocket code
-may not know them: peers that vanished are found by TCP's keep-alive.
+client.
+
+A ping follows a long silence. A local ComfyUI sends none, but every client must answer them (RFC
+6455, 5.5.2) and libraries do so unasked. Still no client is closed for want of a pong: many read
+their socket only while they wait for a job, and a local ComfyUI would keep them. It is TCP that
+judges: the ping has to be acknowledged, by the system of a peer that is there and by nobody where
+it is not. `TCP_USER_TIMEOUT` bounds the wait for that, and for a peer that takes nothing more;
+where it is missing the system's own, longer bound counts.
 """
 
 from __future__ import annotations
@@ -18,6 +24,7 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from proxy.local.guard import guard_of
 from proxy.local.outbox import Outbox, Parcel
 from proxy.local.services import member_of, of
 from proxy.local.system import features
@@ -31,7 +38,16 @@ MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 #: How long a client has to take the close frame.
 CLOSE_SECONDS = 2.0
 
-_KEEP_ALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+#: The reason in the close frame of a server that stops.
+GOING_AWAY = "The proxy is stopping."
+
+#: In seconds, but `TCP_USER_TIMEOUT` in milliseconds.
+_KEEP_ALIVE = {
+    "TCP_KEEPIDLE": 60,
+    "TCP_KEEPINTVL": 15,
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 180_000,
+}
 
 
 class ClientSocket:
@@ -42,10 +58,12 @@ class ClientSocket:
         web_socket: web.WebSocketResponse,
         transport: asyncio.Transport,
         flags: dict[str, Any],
+        ping_interval: float,
     ) -> None:
         self._web_socket = web_socket
         self._transport = transport
         self._flags = flags
+        self._ping_interval = ping_interval or None
         self._outbox = Outbox()
         self._wake = asyncio.Event()
         self._negotiated = False
@@ -97,21 +115,27 @@ class ClientSocket:
         """Send what comes into the outbox, until the connection is gone."""
         with contextlib.suppress(ConnectionError):
             while True:
-                await self._wake.wait()
+                try:
+                    async with asyncio.timeout(self._ping_interval):
+                        await self._wake.wait()
+                except TimeoutError:
+                    await self._web_socket.ping()
                 self._wake.clear()
                 while (parcel := self._outbox.pop()) is not None:
                     await self._write(parcel)
 
     async def _write(self, parcel: Parcel) -> None:
+        # A compressor of its own for each message: one a socket would hold 256 KiB for its life.
+        compress = self._web_socket.compress or None
         match parcel.message:
             case Event() as event:
-                await self._web_socket.send_str(event.text)
+                await self._web_socket.send_str(event.text, compress)
             case Preview() as preview:
                 frame = frames.encode_preview(preview, metadata=parcel.metadata)
                 if frame is not None:
-                    await self._web_socket.send_bytes(frame)
+                    await self._web_socket.send_bytes(frame, compress)
             case text:
-                await self._web_socket.send_bytes(frames.encode_text(text))
+                await self._web_socket.send_bytes(frames.encode_text(text), compress)
 
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye, and cut the connection when the client does not take it."""
@@ -137,8 +161,12 @@ async def serve(request: web.Request) -> web.StreamResponse:
     if transport is None:
         return web_socket
     _keep_alive(transport)
+    guard = guard_of(request)
+    if guard is not None:
+        guard.upgraded()
     services, member = of(request), member_of(request)
-    client = ClientSocket(web_socket, transport, features(services.max_upload_bytes))
+    flags = features(services.max_upload_bytes)
+    client = ClientSocket(web_socket, transport, flags, services.ping_interval)
     sid = request.query.get("clientId") or uuid.uuid4().hex
     executing = services.jobs.hub.attach(member, sid, client)
     client.greet(services.jobs.queue_remaining(member), sid, executing)
@@ -160,7 +188,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
 async def close_all(app: web.Application) -> None:
     """Tell every client that the server goes away."""
     sockets = app[SOCKETS]
-    goodbyes = [client.close(aiohttp.WSCloseCode.GOING_AWAY, "") for client in sockets]
+    goodbyes = [client.close(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY) for client in sockets]
     await asyncio.gather(*goodbyes)
 
 
@@ -170,6 +198,6 @@ def _keep_alive(transport: asyncio.Transport) -> None:
         return
     with contextlib.suppress(OSError):
         connection.setsockopt(tcp.SOL_SOCKET, tcp.SO_KEEPALIVE, 1)
-        for option, seconds in _KEEP_ALIVE.items():
+        for option, value in _KEEP_ALIVE.items():
             if hasattr(tcp, option):
-                connection.setsockopt(tcp.IPPROTO_TCP, getattr(tcp, option), seconds)
+                connection.setsockopt(tcp.IPPROTO_TCP, getattr(tcp, option), value)
