@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from proxy.simulator.nodes import Context, Files, NodeClass, Output
+from proxy.simulator.nodes import Blocker, Context, Files, NodeClass, Output
 from proxy.simulator.nodes.encoding import jpeg, png
 from proxy.simulator.nodes.painting import paint
 from proxy.simulator.nodes.values import Images
@@ -61,6 +61,11 @@ async def rude_sleep(inputs: dict[str, Any], _context: Context) -> Output:
     return Output((GREY,))
 
 
+async def linger(_inputs: dict[str, Any], _context: Context) -> Output:
+    """The pack's node held its server up behind the run, which no node of a cloud can."""
+    return Output((GREY,))
+
+
 async def fail(inputs: dict[str, Any], _context: Context) -> Output:
     raise getattr(builtins, inputs["kind"])(inputs["message"])
 
@@ -83,6 +88,15 @@ async def show(inputs: dict[str, Any], _context: Context) -> Output:
 
 async def progress_text(inputs: dict[str, Any], context: Context) -> Output:
     context.text(inputs["text"])
+    return Output((inputs["text"],))
+
+
+async def block(inputs: dict[str, Any], _context: Context) -> Output:
+    return Output((Blocker(inputs["message"] or None),))
+
+
+async def custom_event(inputs: dict[str, Any], _context: Context) -> Output:
+    """The pack sent events of its own, which a cloud has no way for."""
     return Output((inputs["text"],))
 
 
@@ -190,6 +204,19 @@ ORACLE_NODES = [
         },
         "STRING",
     ),
+    oracle(
+        "OracleBlock",
+        block,
+        {"message": ["STRING", {"default": ""}], "seed": SEED},
+        "IMAGE",
+    ),
+    oracle(
+        "OracleCustomEvent",
+        custom_event,
+        {"text": ["STRING", {"default": ""}], "seed": SEED},
+        "STRING",
+    ),
+    oracle("OracleLinger", linger, {"seconds": SECONDS, "seed": SEED}, "IMAGE"),
     oracle(
         "OracleInputs",
         look_at_inputs,

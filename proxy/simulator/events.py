@@ -181,7 +181,7 @@ def error_data(error: dict[str, Any], executed_nodes: list[str], switches: Switc
 
 @dataclass(frozen=True, slots=True)
 class NodeProgress:
-    """How far a node is; `state` is `running`, `finished` or `error`."""
+    """How far a node is; `state` is `running` or `finished`."""
 
     state: str
     value: float

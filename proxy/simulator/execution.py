@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from proxy.simulator.failures import frames, type_name
 from proxy.simulator.happenings import (
+    Blocked,
     Cached,
     Failed,
     Happening,
@@ -19,10 +20,11 @@ from proxy.simulator.happenings import (
     Text,
 )
 from proxy.simulator.node_cache import NodeCache, signature
-from proxy.simulator.nodes import Context, NodeClass, NodeClasses, Output
+from proxy.simulator.nodes import Blocker, Context, NodeClass, NodeClasses, Output
 from proxy.simulator.plan import Plan, needed
 
 __all__ = [
+    "Blocked",
     "Cached",
     "Contents",
     "Failed",
@@ -189,7 +191,9 @@ class _Run:
         values: dict[str, Any] = {}
         try:
             values |= self._values(node_id)
-            given = await self._class(node_id).run(values, _Context(node_id, self._tools))
+            given = self._blocked(node_id, values)
+            if given is None:
+                given = await self._class(node_id).run(values, _Context(node_id, self._tools))
         except Exception as error:  # noqa: BLE001 - a node may raise anything
             self._tell(self._failed(node_id, error, values))
             return False
@@ -202,6 +206,16 @@ class _Run:
             self._cache.put(name, output)
         self._tell(NodeDone(node_id, output.ui))
         return True
+
+    def _blocked(self, node_id: str, values: dict[str, Any]) -> Output | tuple[Any, ...] | None:
+        """What a node gives that a blocker keeps from running; `None` if there is no blocker."""
+        blocker = next((value for value in values.values() if isinstance(value, Blocker)), None)
+        if blocker is None:
+            return None
+        node_class = self._class(node_id)
+        if blocker.message is not None:
+            self._tell(Blocked(node_id, node_class.name, blocker.message))
+        return Output((Blocker(),) * len(node_class.outputs))
 
     def _failed(self, node_id: str, error: Exception, values: dict[str, Any]) -> Failed:
         return Failed(

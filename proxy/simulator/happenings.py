@@ -58,6 +58,15 @@ class NodeDone:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """A node was given a `Blocker` with a message: it does not run, and the run goes on."""
+
+    node_id: str
+    node_type: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """A node raised; nothing follows. The form is that of ComfyUI's `execution_error`.
 
@@ -74,4 +83,6 @@ class Failed:
     current_outputs: list[str]
 
 
-Happening: TypeAlias = Cached | NodeStarted | Progress | Picture | Text | NodeDone | Failed
+Happening: TypeAlias = (
+    Cached | NodeStarted | Progress | Picture | Text | NodeDone | Blocked | Failed
+)

@@ -12,6 +12,7 @@ from proxy.simulator.account import Account
 from proxy.simulator.bench import Bench
 from proxy.simulator.events import NodeProgress
 from proxy.simulator.execution import (
+    Blocked,
     Cached,
     Failed,
     Happening,
@@ -57,6 +58,7 @@ class Run:
         self._bench = bench
         self._switches = bench.switches
         self._nodes: dict[str, NodeProgress] = {}
+        self._picture: events.PreviewFrame | None = None
 
     async def perform(self) -> Outcome:
         """From the slot to the end of the execution."""
@@ -95,6 +97,7 @@ class Run:
         job.messages.clear()
         job.executed.clear()
         self._nodes.clear()
+        self._picture = None
         self._foreign()
         if self._switches.notifications:
             self.emit(events.Event("notification", {"value": "Executing workflow..."}))
@@ -123,6 +126,8 @@ class Run:
 
     def _happened(self, happening: Happening) -> None:
         job = self._job
+        if not isinstance(happening, Progress):
+            self._show_picture()
         match happening:
             case Cached(nodes):
                 if nodes or self._switches.cached_when_empty:
@@ -132,13 +137,36 @@ class Run:
                 self.emit(events.executing(job.id, node_id))
             case Progress(node_id, value, maximum):
                 self._progress_state(node_id, NodeProgress("running", value, maximum))
+                self._show_picture()
                 self.emit(events.progress(job.id, node_id, value, maximum))
             case Picture(node_id, image, image_type):
-                self.emit(events.PreviewFrame(job.id, node_id, image, image_type))
+                self._picture = events.PreviewFrame(job.id, node_id, image, image_type)
             case Text(node_id, text):
                 self.emit(events.TextFrame(job.id, node_id, text))
             case NodeDone(node_id, ui):
                 self._done(node_id, ui)
+            case Blocked(node_id, node_type, message):
+                self._blocked(node_id, node_type, message)
+
+    def _show_picture(self) -> None:
+        """A picture stands between the `progress_state` and the `progress` of its step."""
+        if self._picture is not None:
+            self.emit(self._picture)
+            self._picture = None
+
+    def _blocked(self, node_id: str, node_type: str, message: str) -> None:
+        """An `execution_error` in the middle of a run, of which the history does not know."""
+        error = {
+            "node_id": node_id,
+            "node_type": node_type,
+            "exception_message": f"Execution Blocked: {message}",
+            "exception_type": "ExecutionBlocked",
+            "traceback": [],
+            "current_inputs": {},
+            "current_outputs": {},
+        }
+        data = events.error_data(error, self._job.executed, self._switches)
+        self.emit(events.Event("execution_error", {"prompt_id": self._job.id, **data}))
 
     def _done(self, node_id: str, ui: dict[str, Any] | None) -> None:
         job = self._job
@@ -149,12 +177,11 @@ class Run:
                 job.outputs[node_id], job, node_id, self._account.library, self._switches
             )
             self.emit(events.executed(job.id, node_id, shown))
-        last = self._nodes.get(node_id, NodeProgress("running", 0.0, 1.0))
-        self._progress_state(node_id, NodeProgress("finished", last.max, last.max))
+        whole = self._nodes[node_id].max if node_id in self._nodes else 1
+        self._progress_state(node_id, NodeProgress("finished", whole, whole))
 
     def _failed(self, failed: Failed) -> Outcome:
-        last = self._nodes.get(failed.node_id, NodeProgress("running", 0.0, 1.0))
-        self._progress_state(failed.node_id, NodeProgress("error", last.value, last.max))
+        self._show_picture()
         return Outcome(
             "error",
             {

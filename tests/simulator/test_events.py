@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 from graphs import plain, raising, sampled, waiting
+from oracle_nodes import ORACLE_NODES
 from simulator.visitor import Visitor
 
 from proxy.simulator import NodeClass, Simulator
@@ -97,11 +98,35 @@ async def test_the_order_of_a_run(visitor: Visitor) -> None:
     ]
 
 
-async def test_previews_come_before_their_progress(visitor: Visitor) -> None:
+async def test_a_preview_stands_between_the_state_and_the_progress_of_its_step(
+    visitor: Visitor,
+) -> None:
     ears = await visitor.listen()
     await visitor.submit(sampled(steps=2))
-    names = [name for name in await ears.end() if name in ("binary 4", "progress")]
-    assert names[:2] == ["binary 4", "progress"]
+    names = await ears.end()
+    first = names.index("binary 4")
+    assert names[first - 1 : first + 2] == ["progress_state", "binary 4", "progress"]
+
+
+async def test_a_failure_is_told_without_a_state_of_its_node(visitor: Visitor) -> None:
+    ears = await visitor.listen()
+    await visitor.submit(raising())
+    names = await ears.end()
+    assert names[names.index("execution_error") - 1] == "executing"
+
+
+async def test_a_blocked_branch_is_told_and_the_run_goes_on(
+    sim: Simulator, visitor: Visitor
+) -> None:
+    sim.nodes.update((node.name, node) for node in ORACLE_NODES)
+    ears = await visitor.listen()
+    graph = {
+        "1": {"class_type": "OracleBlock", "inputs": {"message": "why", "seed": 1}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    await visitor.submit(graph)
+    names = await ears.end()
+    assert names.index("execution_error") < names.index("execution_success")
 
 
 async def test_events_have_no_more_than_is_documented(visitor: Visitor) -> None:

@@ -14,6 +14,7 @@ from oracle_nodes import ORACLE_NODES
 from PIL import Image
 
 from proxy.simulator.execution import (
+    Blocked,
     Cached,
     Failed,
     Happening,
@@ -319,6 +320,16 @@ async def test_a_prefix_outside_the_output_folder_fails() -> None:
     assert isinstance(failed, Failed)
     assert failed.exception_type == "Exception"
     assert "outside the output folder is not allowed" in failed.exception_message
+
+
+@pytest.mark.parametrize(("message", "told"), [("why", 1), ("", 0)])
+async def test_a_blocked_node_does_not_run(message: str, told: int) -> None:
+    graph = {"1": node("OracleBlock", message=message, seed=1), "2": save("1")}
+    bench = Bench()
+    happenings = await bench.run(graph)
+    assert [h.message for h in happenings if isinstance(h, Blocked)] == [message] * told
+    assert happenings[-1] == NodeDone("2", None)
+    assert not bench.contents.saved
 
 
 async def test_a_second_run_is_cached_and_shows_the_old_files() -> None:

@@ -31,6 +31,7 @@ from proxy.simulator.nodes import (
 )
 from proxy.simulator.nodes.models import MODEL_FILES
 from proxy.simulator.nodes.node_class import (
+    Blocker,
     Check,
     Context,
     Files,
@@ -44,6 +45,7 @@ from proxy.simulator.nodes.specs import pure
 
 __all__ = [
     "MODEL_FILES",
+    "Blocker",
     "Check",
     "Context",
     "Files",

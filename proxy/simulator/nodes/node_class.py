@@ -61,6 +61,16 @@ class Output:
     ui: dict[str, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """A value that no node behind it runs with, as ComfyUI's `ExecutionBlocker`.
+
+    With a message the first of these nodes tells it as an error, which does not end the run.
+    """
+
+    message: str | None = None
+
+
 Run: TypeAlias = Callable[[dict[str, Any], Context], Awaitable[Output | tuple[Any, ...] | None]]
 #: Says whether the cloud has a file, by its name as it stands in the graph ("x.png [output]").
 Files: TypeAlias = Callable[[str], bool]
