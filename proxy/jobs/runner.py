@@ -48,6 +48,9 @@ class Cloud(Protocol):
 class Names(Protocol):
     """What a runner needs of the files: local names for outputs."""
 
+    def reveal(self, member: str, value: Any) -> Any:
+        """A value with the member's names in place of the cloud's, at any depth."""
+
     async def localise(
         self,
         member: str,
@@ -221,7 +224,7 @@ class Runner:
                 output = await self._local_output(node, data["output"])
                 return CloudEvent("executed", {**data, "output": output})
             case CloudEvent(type="execution_error", data=data):
-                return CloudEvent("execution_error", redact(dict(data), *self._secrets))
+                return CloudEvent("execution_error", self._shown(dict(data)))
             case Seen(snapshot=snapshot):
                 return replace(happening, snapshot=await self._local_snapshot(snapshot))
         return happening
@@ -236,9 +239,14 @@ class Runner:
         return replace(
             snapshot,
             outputs=outputs,
-            execution_error=redact(snapshot.execution_error, *self._secrets),
-            execution_status=redact(snapshot.execution_status, *self._secrets),
+            execution_error=self._shown(snapshot.execution_error),
+            execution_status=self._shown(snapshot.execution_status),
         )
+
+    def _shown(self, value: T) -> T:
+        """What a failure shows, without secrets and without the cloud's names."""
+        shown: T = self._names.reveal(self.job.member, redact(value, *self._secrets))
+        return shown
 
     async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any]:
         job = self.job

@@ -37,6 +37,15 @@ class Cloud(submission.Cloud, Protocol):
 class Files(Names, Protocol):
     """What the jobs need of the files."""
 
+    async def ensure_sent(
+        self,
+        member: str,
+        graph: Mapping[str, Any],
+        *,
+        choices: Callable[[str], Mapping[str, Any] | None],
+    ) -> None:
+        """Send the uploads that a graph names, where another cloud has had them."""
+
     def substitute(
         self,
         member: str,
@@ -243,7 +252,9 @@ class Jobs:
             self._submitting.discard(place)
 
     async def _submit(self, record: JobRecord, request: Request) -> Accepted:
-        graph = self._files.substitute(record.member, request.graph, choices=self._known_class)
+        member, choices = record.member, self._known_class
+        await self._files.ensure_sent(member, request.graph, choices=choices)
+        graph = self._files.substitute(member, request.graph, choices=choices)
         extra_data = {key: value for key, value in request.extra_data.items() if key != "client_id"}
         if self._policy.send_partner_key and "auth_token_comfy_org" not in extra_data:
             extra_data.setdefault("api_key_comfy_org", self._policy.key)
@@ -255,10 +266,12 @@ class Jobs:
         except UnansweredError:
             self._adoption.add(record)
             raise
-        except LocalError:
+        except LocalError as error:
             await self._keeper.discard(record)
+            error.node_errors = self._files.reveal(member, error.node_errors)
+            error.details = self._files.reveal(member, error.details)
             raise
-        node_errors = fill_node_errors(submitted.node_errors)
+        node_errors = self._files.reveal(member, fill_node_errors(submitted.node_errors))
         record.cloud_id = submitted.cloud_id
         record.outputs_to_execute = self._output_nodes(record, node_errors)
         self._unreleased[record.member, record.prompt_id] = self._keeper.follow(

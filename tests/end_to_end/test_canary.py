@@ -91,13 +91,13 @@ async def _live_through_everything(
                 await client.view(item, preview="webp;75")
     await client.post("prompt", {"prompt": {}})
     await client.post("prompt", {"prompt": {"1": {"class_type": "None", "inputs": {}}}})
-    for status in (500, 401, 403):
-        body = json.dumps({"code": "X", "message": f"your key {CANARY} is odd"})
-        simulator.faults.add(HttpFault("POST /api/prompt", status=status, body=body))
-        await client.post("prompt", {"prompt": graphs.plain(status)})
     simulator.faults.add(HttpFault("GET storage", reset=True), times=2)
     await simulator.close_sockets()
     await client.run(graphs.plain(5, size=16))
+    for status in (500, 403, 401):
+        body = json.dumps({"code": "X", "message": f"your key {CANARY} is odd"})
+        simulator.faults.add(HttpFault("POST /api/prompt", status=status, body=body))
+        await client.post("prompt", {"prompt": graphs.plain(status)})
 
 
 async def _run(client: Client, listener: Any, graph: dict[str, Any], **fields: Any) -> None:
