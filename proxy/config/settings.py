@@ -380,8 +380,8 @@ class Settings(BaseModel):
 
     @property
     def max_upload_bytes(self) -> int:
-        """`max_upload_mb` in bytes."""
-        return int(self.max_upload_mb * 1024 * 1024)
+        """`max_upload_mb` in bytes, rounded as ComfyUI rounds it."""
+        return round(self.max_upload_mb * 1024 * 1024)
 
     @property
     def max_header_bytes(self) -> int:

@@ -63,9 +63,7 @@ def parse(body: object, usage_source: str | None = None) -> Request:
     graph = _graph(body["prompt"])
     prompt_id = _prompt_id(body.get("prompt_id"))
     targets = _targets(body.get("partial_execution_targets"))
-    extra_data = body.get("extra_data")
-    if extra_data is None:
-        extra_data = {}
+    extra_data = body.get("extra_data", {})
     if not isinstance(extra_data, dict):
         raise _wrong("invalid_extra_data", "extra_data", "an object", extra_data)
     extra_data = dict(extra_data)
