@@ -3,43 +3,73 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 
 import structlog
 from aiohttp import web
 from yarl import URL
 
 from proxy import folder
+from proxy.account_key import AccountKey
 from proxy.catalogue.service import Catalogue
+from proxy.cloud.circuit import Circuit
 from proxy.cloud.client import CloudClient
+from proxy.cloud.silence import Silence
 from proxy.cloud.socket import EventSocket
+from proxy.cloud.waits import Patience, Waits
 from proxy.config import Settings
 from proxy.files.service import Files
 from proxy.jobs.service import Jobs, Policy
 from proxy.local.app import Services, make_app, server_logger
+from proxy.readiness import Readiness
 from proxy.store.sqlite import SqliteStore
 
 log = structlog.get_logger(__name__)
 
-#: Seconds for which a submission waits until the event socket is open.
-_SOCKET_PATIENCE = 3.0
+
+@dataclass(frozen=True, slots=True)
+class Tempo:
+    """How soon trouble with the cloud is noticed and things are tried again.
+
+    Times are seconds. `heartbeat`, `silence` and `socket_waits` are the event socket's, for which
+    a submission waits up to `socket_patience`; a key's file is looked at every `key_interval`; an
+    answer about readiness is at most `ready_age` old.
+    """
+
+    patience: Patience = field(default_factory=Patience)
+    circuit: Callable[[], Circuit] = Circuit
+    heartbeat: float = 20.0
+    silence: Callable[[], Silence] = Silence
+    socket_waits: Waits = field(default_factory=lambda: Waits(first=0.5, longest=30.0))
+    socket_patience: float = 3.0
+    key_interval: float = 2.0
+    ready_age: float = 3.0
 
 
 @asynccontextmanager
 async def rooms(
-    settings: Settings, *, base_url: URL, key: str, policy: Policy | None = None
+    settings: Settings,
+    *,
+    base_url: URL,
+    key: str,
+    policy: Policy | None = None,
+    tempo: Tempo | None = None,
+    reread_key: asyncio.Event | None = None,
 ) -> AsyncIterator[Services]:
     """All rooms, started; closed in the opposite order behind the block.
 
-    `policy` replaces that of the settings. Raises `ConfigError` when the data folder cannot be
-    used.
+    `policy` replaces that of the settings. When `reread_key` is set the key is read again.
+    Raises `ConfigError` when the data folder cannot be used.
     """
+    tempo = tempo or Tempo()
     async with AsyncExitStack() as stack:
         path = stack.enter_context(folder.held(settings.data_dir))
         store = await SqliteStore.open(path / "proxy.sqlite")
         stack.push_async_callback(store.close)
-        cloud = CloudClient(base_url, key)
+        cloud = CloudClient(base_url, key, patience=tempo.patience, circuit=tempo.circuit())
         await cloud.start()
         stack.push_async_callback(cloud.close)
         files = Files(store, cloud, path / "files", cache_bytes=settings.cache_bytes)
@@ -55,6 +85,10 @@ async def rooms(
             on_frame=lambda frame: jobs.router.on_frame(frame),
             on_up=lambda: jobs.socket_opened(),
             on_down=lambda: jobs.socket_lost(),
+            due=lambda: jobs.any_running(),
+            heartbeat=tempo.heartbeat,
+            silence=tempo.silence(),
+            waits=tempo.socket_waits,
         )
         jobs = Jobs(
             store=store,
@@ -62,19 +96,32 @@ async def rooms(
             files=files,
             known_class=catalogue.known,
             connected=lambda: socket.connected,
-            opened=lambda: socket.wait_connected(_SOCKET_PATIENCE),
+            opened=lambda: socket.wait_connected(tempo.socket_patience),
             policy=policy or _policy(settings, key),
         )
         await socket.start()
         stack.push_async_callback(socket.close)
         await jobs.start()
         stack.push_async_callback(jobs.close)
+
+        async def use_key(new: str) -> None:
+            cloud.use_key(new)
+            jobs.use_key(new)
+            await socket.use_key(new)
+
+        if not settings.simulate:
+            asked = reread_key or asyncio.Event()
+            interval = tempo.key_interval
+            account_key = AccountKey(settings, key, use_key, asked=asked, interval=interval)
+            following = asyncio.create_task(account_key.follow(), name="follow the key")
+            stack.push_async_callback(_end, following)
         yield Services(
             jobs=jobs,
             files=files,
             catalogue=catalogue,
             max_upload_bytes=settings.max_upload_bytes,
             cors_origins=settings.cors_origins,
+            checks=Readiness(store, cloud, socket, max_age=tempo.ready_age).checks,
         )
 
 
@@ -88,9 +135,9 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set. `ready` gets `http://HOST:PORT` when clients can connect.
 
-    Raises `OSError` when the address cannot be listened on.
+    SIGHUP lets the key be read again. Raises `OSError` when the address cannot be listened on.
     """
-    async with rooms(settings, base_url=base_url, key=key) as services:
+    async with rooms(settings, base_url=base_url, key=key, reread_key=_hangup()) as services:
         runner = web.AppRunner(
             make_app(services),
             access_log=None,
@@ -106,6 +153,19 @@ async def serve(
             log.info("stopping")
         finally:
             await runner.cleanup()
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def _hangup() -> asyncio.Event:
+    """What SIGHUP sets, on systems that have it."""
+    event = asyncio.Event()
+    with suppress(AttributeError, NotImplementedError, RuntimeError):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, event.set)
+    return event
 
 
 def _policy(settings: Settings, key: str) -> Policy:

@@ -45,13 +45,18 @@ class Proxy:
 
 @asynccontextmanager
 async def running_proxy(
-    simulator: Simulator, folder: Path, *, policy: dict[str, Any] | None = None, **settings: Any
+    simulator: Simulator,
+    folder: Path,
+    *,
+    policy: dict[str, Any] | None = None,
+    tempo: app.Tempo | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Proxy]:
     """The proxy before `simulator`, with its data in `folder`, on a free port."""
     chosen = Settings(data_dir=folder, **settings)
     jobs_policy = Policy(key=simulator.key, **{**QUICK, **(policy or {})})
     async with app.rooms(
-        chosen, base_url=simulator.base_url, key=simulator.key, policy=jobs_policy
+        chosen, base_url=simulator.base_url, key=simulator.key, policy=jobs_policy, tempo=tempo
     ) as services:
         runner = web.AppRunner(make_app(services), access_log=None, shutdown_timeout=0.5)
         await runner.setup()

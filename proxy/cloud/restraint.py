@@ -25,7 +25,8 @@ class Restraint:
     """Refuses calls by what the calls before them met.
 
     While the cloud is silent (`circuit`) they fail with `CloudDown`; after a 429 (`brake`) with
-    that 429; after a 401 with that 401, but for a try now and then, until the key is another one.
+    that 429; after two 401 in a row with the last one, but for a try now and then, until the key
+    is another one.
     """
 
     def __init__(self, circuit: Circuit, brake: Brake) -> None:
@@ -55,8 +56,7 @@ class Restraint:
         """A call was answered as it should be."""
         self._circuit.succeeded()
         self._brake.succeeded()
-        if key == self._key:
-            self._lock.succeeded()
+        self._key_taken(key)
 
     def failed(self, error: CloudRefused | CloudUnreachable, key: str) -> None:
         """A call was refused or not answered."""
@@ -70,12 +70,17 @@ class Restraint:
             self._throttled = error.body
             self._brake.slowed(now, error.retry_after)
             log.warning("cloud_throttles", seconds=round(self._brake.wait(now), 1))
-        elif isinstance(error, CloudUnauthorized) and key == self._key:
+        elif not isinstance(error, CloudUnauthorized):
+            self._key_taken(key)
+        elif key == self._key:
             self._refused = error.body
             if self._lock.failed(now):
                 log.error("key_refused")
 
+    def _key_taken(self, key: str) -> None:
+        if key == self._key:
+            self._lock.succeeded()
+
 
 def _lock() -> Circuit:
-    """Opens at the first 401."""
-    return Circuit(failures=1, silence=0.0, first_wait=5.0, longest_wait=60.0)
+    return Circuit(failures=2, silence=0.0, first_wait=5.0, longest_wait=60.0)

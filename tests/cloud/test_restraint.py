@@ -54,14 +54,28 @@ async def test_a_refused_key_is_not_offered_again_at_once(serve: Serve, connect:
     for _ in range(5):
         with pytest.raises(CloudUnauthorized, match="bad key"):
             await client.user()
-    assert len(cloud.seen) == 1
+    assert len(cloud.seen) == 2
+
+
+@pytest.mark.parametrize("other", [200, 403, 404])
+async def test_a_single_401_may_be_a_mistake(serve: Serve, connect: Connect, other: int) -> None:
+    once, again = answer({}, 401), answer({}, other)
+    client = await connect((await serve(once, again, once, again, once, answer({}))).url)
+    for status in (401, other, 401, other, 401, 200):
+        if status == 200:
+            await client.user()
+        else:
+            with pytest.raises(CloudRefused) as caught:
+                await client.user()
+            assert caught.value.status == status
 
 
 async def test_another_key_is_offered_at_once(serve: Serve, connect: Connect) -> None:
-    cloud = await serve(answer({}, 401), answer({}))
+    cloud = await serve(answer({}, 401), answer({}, 401), answer({}))
     client = await connect(cloud.url)
-    with pytest.raises(CloudUnauthorized):
-        await client.user()
+    for _ in range(3):
+        with pytest.raises(CloudUnauthorized):
+            await client.user()
     client.use_key("comfyui-other")
     await client.user()
 
@@ -76,14 +90,14 @@ async def test_a_late_401_of_the_old_key_says_nothing_of_the_new_one(
         await go_on.wait()
         return await answer({}, 401)(request)
 
-    client = await connect((await serve(refuse_late, answer({}))).url)
-    old = asyncio.create_task(client.user())
+    client = await connect((await serve(refuse_late, refuse_late, answer({}))).url)
+    old = [asyncio.create_task(client.user()) for _ in range(2)]
     await asked.wait()
     client.use_key("comfyui-other")
-    await client.user()
     go_on.set()
-    with pytest.raises(CloudUnauthorized):
-        await old
+    for call in old:
+        with pytest.raises(CloudUnauthorized):
+            await call
     await client.user()
 
 

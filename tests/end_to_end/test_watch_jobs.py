@@ -1,0 +1,64 @@
+"""Jobs that end in odd ways on the cloud: each has one end, and it is the true one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import graphs
+import pytest
+from lives import assert_whole
+from stack import Client
+
+from proxy.simulator import JobFault, Simulator
+
+
+@pytest.mark.parametrize("after", [0, 2, 8])
+async def test_a_job_that_the_cloud_lost_has_failed(
+    simulator: Simulator, client: Client, after: int
+) -> None:
+    simulator.faults.add(JobFault("lost", after=after))
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.sampled())
+        await listener.until_end(prompt_id)
+        await assert_whole(client, listener, prompt_id, "execution_error")
+    assert (await client.get(f"api/jobs/{prompt_id}"))[1]["status"] == "failed"
+
+
+@pytest.mark.parametrize("after", [0, 2, 8])
+async def test_a_failure_of_the_platform_is_told_in_its_words(
+    simulator: Simulator, client: Client, after: int
+) -> None:
+    simulator.faults.add(JobFault("service_error", after=after))
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.sampled())
+        await listener.until_end(prompt_id)
+        await assert_whole(client, listener, prompt_id, "execution_error")
+    error = listener.of("execution_error")[0]
+    assert error["exception_type"] == "ServiceError"
+    assert error["exception_message"].startswith("The inference service went away.")
+
+
+async def test_a_job_that_hangs_goes_on_until_it_is_cancelled(
+    simulator: Simulator, client: Client
+) -> None:
+    simulator.faults.add(JobFault("hang", after=4))
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.sampled())
+        await listener.until("executing")
+        await asyncio.sleep(0.3)
+        _, queue = await client.get("queue")
+        assert [item[1] for item in queue["queue_running"]] == [prompt_id]
+        await client.post("interrupt", {})
+        await listener.until_end(prompt_id)
+        await assert_whole(client, listener, prompt_id, "execution_interrupted")
+
+
+async def test_a_job_that_the_cloud_runs_again_is_one_job(
+    simulator: Simulator, client: Client
+) -> None:
+    simulator.faults.add(JobFault("retried", after=6))
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.sampled())
+        await listener.until_end(prompt_id)
+        await assert_whole(client, listener, prompt_id)
+    assert len(simulator.jobs) == 1

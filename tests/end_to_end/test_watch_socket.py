@@ -1,0 +1,153 @@
+"""The event socket in every kind of trouble: the client's life of a job is whole each time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiohttp
+import graphs
+import pytest
+from lives import assert_whole
+from stack import Client, running_proxy
+
+from proxy.app import Tempo
+from proxy.cloud.silence import Silence
+from proxy.cloud.waits import Waits
+from proxy.simulator import Simulator, SocketFault
+
+SOCKET = "GET /ws"
+LIST = "GET /api/jobs"
+DETAIL = "GET /api/jobs/{id}"
+
+RECONNECTS = Waits(first=0.01, longest=0.05)
+QUICK = Tempo(
+    socket_waits=RECONNECTS,
+    silence=lambda: Silence(first=0.2, longest=0.8),
+    socket_patience=0.1,
+)
+PINGING = Tempo(socket_waits=RECONNECTS, heartbeat=0.1)
+
+EVENTS = ["execution_start", "executing", "progress", "executed", "execution_success"]
+MISHAPS = ["drop", "close", "duplicate", "reorder", "lose", "garbage", "delay"]
+
+
+@pytest.fixture
+def tempo() -> Tempo:
+    return QUICK
+
+
+@pytest.fixture
+async def client(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, tempo: Tempo
+) -> AsyncIterator[Client]:
+    async with running_proxy(simulator, tmp_path / "data", tempo=tempo) as proxy:
+        await simulator.wait_for_sockets()
+        yield Client(session, proxy.url)
+
+
+@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("kind", MISHAPS)
+async def test_a_mishap_on_the_way_changes_nothing_of_a_life(
+    simulator: Simulator, client: Client, kind: str, event: str
+) -> None:
+    mishap = simulator.faults.add(SocketFault(kind, event=event))  # type: ignore[arg-type]
+    async with client.listening({"supports_preview_metadata": True}) as listener:
+        prompt_id = await client.submit(graphs.sampled())
+        await listener.until_end(prompt_id)
+        entry = await assert_whole(client, listener, prompt_id)
+    assert mishap.happened == 1
+    assert set(entry["outputs"]) == {"9"}
+
+
+@pytest.mark.parametrize("kind", ["duplicate", "reorder", "lose", "garbage"])
+async def test_mishaps_with_every_message_change_nothing_of_a_life(
+    simulator: Simulator, client: Client, kind: str
+) -> None:
+    simulator.faults.add(SocketFault(kind), times=None, chance=0.5)  # type: ignore[arg-type]
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.sampled())
+        await listener.until_end(prompt_id)
+        await assert_whole(client, listener, prompt_id)
+
+
+async def test_a_message_that_is_too_large_costs_a_connection_and_no_more(
+    simulator: Simulator, client: Client
+) -> None:
+    simulator.faults.add(SocketFault("oversized", event="progress"))
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.sampled())
+        await listener.until_end(prompt_id)
+        await assert_whole(client, listener, prompt_id)
+    await simulator.wait_for_calls(SOCKET, 2)
+
+
+@pytest.mark.parametrize("status", [401, 429, 503])
+async def test_while_the_socket_is_refused_jobs_go_on_by_polling(
+    simulator: Simulator, client: Client, status: int
+) -> None:
+    refusals = simulator.faults.add(SocketFault("refuse", status=status), times=None)
+    simulator.drop_sockets()
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.sampled())
+        await listener.until_end(prompt_id)
+        await assert_whole(client, listener, prompt_id)
+    assert refusals.happened > 0
+    simulator.faults.clear()
+    await simulator.wait_for_sockets()
+
+
+@pytest.mark.parametrize("tempo", [QUICK, PINGING], ids=["silence", "ping"])
+async def test_a_stalled_socket_is_replaced_and_brings_progress_again(
+    simulator: Simulator, client: Client
+) -> None:
+    simulator.switches.pace = 0.05
+    stall = simulator.faults.add(SocketFault("stall", event="progress"))
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.sampled(steps=25))
+        await listener.until("progress", value=25)
+        await listener.until_end(prompt_id)
+        await assert_whole(client, listener, prompt_id)
+    assert stall.happened == 1
+    assert simulator.calls[SOCKET] == 2
+    assert len(simulator.sockets) == 1
+
+
+async def test_a_new_socket_means_that_every_live_job_is_read_with_one_call(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    never = {"connected_wait": 600.0, "lost_wait": 600.0}
+    async with running_proxy(simulator, tmp_path / "data", policy=never, tempo=QUICK) as proxy:
+        client = Client(session, proxy.url)
+        for _ in range(20):
+            await client.submit(graphs.waiting())
+        await asyncio.sleep(0.05)
+        before = simulator.calls.copy()
+        simulator.drop_sockets()
+        await simulator.wait_for_calls(SOCKET, before[SOCKET] + 1)
+        await simulator.wait_for_calls(LIST, before[LIST] + 1)
+        await asyncio.sleep(0.05)
+        assert simulator.calls[LIST] <= before[LIST] + 2
+        assert simulator.calls[DETAIL] == before[DETAIL]
+
+
+async def test_when_nothing_is_live_the_cloud_is_left_alone(
+    simulator: Simulator, client: Client
+) -> None:
+    await client.run(graphs.plain())
+    simulator.faults.add(SocketFault("refuse"), times=None)
+    simulator.drop_sockets()
+    await simulator.wait_for_sockets(0)
+    calls = simulator.calls.copy()
+    await asyncio.sleep(0.3)
+    assert set(simulator.calls - calls) <= {SOCKET}
+
+
+async def test_a_silent_socket_rests_while_nothing_runs(
+    simulator: Simulator, client: Client
+) -> None:
+    await client.run(graphs.plain())
+    opened = simulator.calls[SOCKET]
+    await asyncio.sleep(0.5)
+    assert simulator.calls[SOCKET] == opened
