@@ -1,0 +1,143 @@
+"""Names behave as on a local disk, and the cloud's are never seen."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from PIL import Image
+from stack import Client, running_proxy
+
+from proxy.simulator import Simulator
+
+
+def color(data: bytes) -> tuple[int, ...]:
+    pixel = Image.open(io.BytesIO(data)).convert("RGB").getpixel((0, 0))
+    assert isinstance(pixel, tuple)
+    return pixel
+
+
+async def inverted(client: Client, image: str) -> tuple[int, ...]:
+    entry = await client.run(graphs.inverted(image))
+    return color(await client.view(entry["outputs"]["4"]["images"][0]))
+
+
+@pytest.mark.parametrize("written", ["sub/cat.png", "sub/cat.png [input]", "sub\\cat.png"])
+async def test_an_upload_is_found_however_it_is_written(client: Client, written: str) -> None:
+    await client.upload("cat.png", graphs.png((1, 2, 3)), subfolder="sub")
+    assert await inverted(client, written) == (254, 253, 252)
+
+
+async def test_an_overwritten_name_means_the_new_picture(client: Client) -> None:
+    await client.upload("temp.png", graphs.png((1, 2, 3)))
+    assert await inverted(client, "temp.png") == (254, 253, 252)
+    answer = await client.upload("temp.png", graphs.png((9, 9, 9)), overwrite="true")
+    assert answer["name"] == "temp.png"
+    assert await inverted(client, "temp.png") == (246, 246, 246)
+
+
+async def test_a_taken_name_is_numbered(client: Client) -> None:
+    names = [
+        (await client.upload("a.png", graphs.png(picture)))["name"]
+        for picture in ((1, 1, 1), (2, 2, 2), (1, 1, 1), (3, 3, 3), (2, 2, 2))
+    ]
+    assert names == ["a.png", "a (1).png", "a.png", "a (2).png", "a (1).png"]
+
+
+async def test_known_bytes_are_not_sent_again(simulator: Simulator, client: Client) -> None:
+    for name in ("a.png", "b.png", "a.png"):
+        await client.upload(name, graphs.png())
+    assert simulator.calls["POST /api/upload/image"] == 1
+
+
+async def test_an_output_is_an_input_without_a_transfer(
+    simulator: Simulator, client: Client
+) -> None:
+    entry = await client.run(graphs.plain(0x010203))
+    name = entry["outputs"]["2"]["images"][0]["filename"]
+    assert await inverted(client, f"{name} [output]") == (254, 253, 252)
+    assert simulator.calls["POST /api/upload/image"] == 0
+
+
+async def test_outputs_count_up_and_are_found_by_every_name_they_were_given(
+    client: Client,
+) -> None:
+    entries = [await client.run(graphs.plain(0x111111 * n, prefix="sub/x")) for n in (1, 2, 1)]
+    items = [entry["outputs"]["2"]["images"][0] for entry in entries]
+    assert [item["filename"] for item in items] == ["x_00001_.png", "x_00002_.png", "x_00003_.png"]
+    assert {item["subfolder"] for item in items} == {"sub"}
+    shown = [color(await client.view(item)) for item in items]
+    assert shown == [(17, 17, 17), (34, 34, 34), (17, 17, 17)]
+
+
+async def test_a_refusal_speaks_of_the_clients_file(client: Client) -> None:
+    await client.upload("cat.png", graphs.png())
+    graph = graphs.inverted("cat.png")
+    graph["2"]["inputs"]["image"] = "cat.png"
+    graph["9"] = {"class_type": "LoadImage", "inputs": {"image": "dog.png"}}
+    graph["3"]["inputs"]["images"] = ["9", 0]
+    _, body = await client.post("prompt", {"prompt": graph})
+    assert "dog.png" in str(body)
+    (cloud_name,) = [word for word in str(body).split("'") if len(word) > 64] or [""]
+    assert cloud_name == ""
+
+
+async def test_the_menus_list_the_members_uploads(simulator: Simulator, client: Client) -> None:
+    simulator.switches.upload_kinds = "any"
+    await client.upload("cat.png", graphs.png())
+    await client.upload("notes.txt", b"text")
+    _, info = await client.get("object_info/LoadImage")
+    choices = info["LoadImage"]["input"]["required"]["image"][0]
+    assert choices == ["cat.png"]
+    _, everything = await client.get("object_info")
+    assert everything["LoadImage"] == info["LoadImage"]
+
+
+async def test_uploads_follow_to_another_cloud(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with running_proxy(simulator, tmp_path) as proxy:
+        await Client(session, proxy.url).upload("cat.png", graphs.png((1, 2, 3)))
+    async with Simulator() as other, running_proxy(other, tmp_path) as proxy:
+        assert await inverted(Client(session, proxy.url), "cat.png") == (254, 253, 252)
+
+
+async def test_a_mask_becomes_the_alpha_of_its_original(client: Client) -> None:
+    uploaded = await client.upload("cat.png", graphs.png((1, 2, 3)))
+    mask = io.BytesIO()
+    Image.new("RGBA", (32, 32), (0, 0, 0, 77)).save(mask, "PNG")
+    form = aiohttp.FormData()
+    form.add_field("image", mask.getvalue(), filename="painted.png", content_type="image/png")
+    reference: dict[str, Any] = {"filename": uploaded["name"], "type": "input", "subfolder": ""}
+    form.add_field("original_ref", str(reference).replace("'", '"'))
+    async with client.session.post(client.url / "upload/mask", data=form) as answer:
+        assert answer.status == 200
+        named = await answer.json()
+    item = {"filename": named["name"], "type": named["type"], "subfolder": named["subfolder"]}
+    picture = Image.open(io.BytesIO(await client.view(item)))
+    assert picture.mode == "RGBA"
+    assert picture.getpixel((0, 0)) == (1, 2, 3, 77)
+
+
+async def test_the_second_view_does_not_touch_the_cloud(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with running_proxy(simulator, tmp_path, prefetch="off") as proxy:
+        client = Client(session, proxy.url)
+        entry = await client.run(graphs.plain())
+        item = entry["outputs"]["2"]["images"][0]
+        assert simulator.calls["GET /api/view"] == 0
+        first = await client.view(item)
+        assert await client.view(item) == first
+        assert simulator.calls["GET /api/view"] == 1
+
+
+async def test_pictures_are_there_when_the_job_ends(simulator: Simulator, client: Client) -> None:
+    entry = await client.run(graphs.plain())
+    await simulator.signal.until(lambda: bool(simulator.storage.requests))
+    await client.view(entry["outputs"]["2"]["images"][0])
+    assert simulator.calls["GET /api/view"] == 1
