@@ -138,6 +138,6 @@ async def test_the_second_view_does_not_touch_the_cloud(
 
 async def test_pictures_are_there_when_the_job_ends(simulator: Simulator, client: Client) -> None:
     entry = await client.run(graphs.plain())
-    await simulator.signal.until(lambda: bool(simulator.storage.requests))
+    await simulator.wait_for_calls("GET /api/view", 1)
     await client.view(entry["outputs"]["2"]["images"][0])
     assert simulator.calls["GET /api/view"] == 1
