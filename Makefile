@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.run-installed
 DEV := $(VENV)/.dev-installed
 
-.PHONY: help demo test check format docs bench clean
+.PHONY: help demo test check format docs bench chaos clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ docs: $(RUN) ## write the pages drawn from the code
 
 bench: $(DEV) ## measure, and print the tables of the README
 	$(BIN)/python benchmarks/api.py
+	$(BIN)/python benchmarks/calls.py
+
+chaos: $(DEV) ## a thousand jobs, faults everywhere, kills in between, and the accounting
+	PYTHONPATH=tests $(BIN)/python -m chaos.run
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

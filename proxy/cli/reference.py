@@ -18,6 +18,7 @@ from pathlib import Path
 from proxy.cli.commands import app
 from proxy.cli.options import shown_default
 from proxy.config import SETTINGS, Setting
+from proxy.local.routes import ROUTES
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
@@ -85,6 +86,27 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
+def routes_page() -> str:
+    """`docs/routes.md`: every route with what its handler says of itself."""
+    parts = [
+        "# Routes\n",
+        f"<!-- {_REGENERATE} -->\n",
+        "What a program can ask of the proxy: the routes of a local ComfyUI, with its statuses, "
+        "bodies and headers. A route with a twin answers at its path and below `/api`. GET "
+        "answers HEAD too, and OPTIONS is answered with 200 and no body everywhere. Any other path "
+        "is a 404 without a body for GET and HEAD, and a 405 for the rest. Where ComfyUI would "
+        "answer a bare 500 to bad input, there is a 400 in its error form.\n",
+        "| Method | Path | Twin | Answers with |",
+        "|---|---|---|---|",
+    ]
+    for route in ROUTES:
+        method = "any" if route.method == "*" else route.method
+        says = (route.handler.__doc__ or "").strip().splitlines()[0]
+        twin = f"`/api{route.path}`" if route.twin else ""
+        parts.append(f"| {method} | `{route.path}` | {twin} | {says} |")
+    return "\n".join(parts) + "\n"
+
+
 def help_text(command: str) -> str:
     """The help of a command, at a width of 100 letters."""
     text = io.StringIO()
@@ -102,6 +124,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "config.example.toml": config_example,
     "docs/settings.md": settings_page,
     "docs/commands.md": commands_page,
+    "docs/routes.md": routes_page,
 }
 
 
