@@ -17,8 +17,8 @@ from yarl import URL
 
 from proxy import app
 from proxy.config import Settings
+from proxy.jobs.request import Policy
 from proxy.jobs.runner import Waits
-from proxy.jobs.service import Policy
 from proxy.local.app import Services, make_app
 from proxy.simulator import Simulator
 
@@ -139,6 +139,15 @@ class Client:
         """Status and parsed JSON (or text) of a GET."""
         async with self.session.get((self.url / path).with_query(query)) as answer:
             return answer.status, _parsed(await answer.read())
+
+    async def until_ready(self) -> None:
+        """Ask until the proxy says that it can take jobs."""
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                status, _ = await self.get("readyz")
+                if status == 200:
+                    return
+                await asyncio.sleep(0.02)
 
     async def submit(self, graph: dict[str, Any], **fields: Any) -> str:
         """Submit for this client; the id."""

@@ -18,7 +18,7 @@ from typing import Protocol
 import structlog
 from blake3 import blake3
 
-from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.errors import CloudDown, CloudError, CloudRefused
 from proxy.files.cache import Cache, Lease
 
 _log = structlog.get_logger(__name__)
@@ -146,7 +146,8 @@ class Fetch:
                 if self._is_expected():
                     return
                 idle = idle + 1 if before == (self.generation, self.received) else 0
-                if idle > len(PAUSES):
+                not_even_tried = isinstance(error, CloudDown) and not self.received
+                if not_even_tried or idle > len(PAUSES):
                     raise
                 if isinstance(error, CloudRefused) and error.status == 416:
                     self._start_over()

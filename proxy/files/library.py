@@ -17,7 +17,7 @@ from proxy.files.contents import Contents
 from proxy.files.download import ContentWrongError, Downloads, DownloadSource, Fetch
 from proxy.files.record import FileRecord
 from proxy.store.base import StoreError
-from proxy.translate.errors import LocalError, from_cloud
+from proxy.translate.errors import LocalError, from_cloud, retry_header
 from proxy.translate.media import kind
 
 _log = structlog.get_logger(__name__)
@@ -145,7 +145,7 @@ def unavailable(filename: str, error: Exception) -> LocalError:
             "cloud_unreachable",
             f"{filename} is on Comfy Cloud, which cannot be reached; check the network of the "
             "machine that runs the proxy, then ask again.",
-            headers={"Retry-After": "10"},
+            headers=retry_header(error.retry_after or 10.0),
         )
     if isinstance(error, ContentWrongError | ContentBrokenError):
         return LocalError(

@@ -1,0 +1,151 @@
+"""What the proxy says of itself, and what it says to clients while the cloud is silent."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from stack import Client, running_proxy
+from yarl import URL
+
+from proxy.app import Tempo
+from proxy.cloud.circuit import Circuit
+from proxy.cloud.waits import Patience, Waits
+from proxy.simulator import HttpFault, Simulator, SocketFault
+from proxy.store.base import StoreError
+from proxy.store.sqlite import SqliteStore
+
+QUICK = Tempo(
+    patience=Patience(budget=0.2, waits=Waits(first=0.01, longest=0.05)),
+    circuit=lambda: Circuit(failures=2, silence=0.0, first_wait=0.4, longest_wait=0.4),
+    socket_waits=Waits(first=0.01, longest=0.05),
+    socket_patience=0.1,
+    ready_age=0.2,
+)
+
+
+@pytest.fixture
+async def client(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> AsyncIterator[Client]:
+    async with running_proxy(simulator, tmp_path / "data", tempo=QUICK, cache_mb=0) as proxy:
+        await simulator.wait_for_sockets()
+        yield Client(session, proxy.url)
+
+
+async def silence(simulator: Simulator, client: Client) -> None:
+    """Let the cloud fail until the proxy has noticed."""
+    simulator.faults.add(HttpFault("*", status=503), times=None)
+    async with asyncio.timeout(10):
+        while True:
+            _, answer = await client.get("readyz")
+            if "cannot be reached" in answer.get("reason", ""):
+                return
+            await asyncio.sleep(0.02)
+
+
+async def test_healthz_lives_without_the_cloud(simulator: Simulator, client: Client) -> None:
+    await silence(simulator, client)
+    calls = simulator.calls.total()
+    assert await client.get("healthz") == (200, {"status": "ok"})
+    assert simulator.calls.total() == calls
+
+
+async def test_readyz_says_that_all_is_well(client: Client) -> None:
+    checks = {"store": "ok", "key": "ok", "socket": "ok"}
+    assert await client.get("readyz") == (200, {"status": "ready", "checks": checks})
+
+
+@pytest.mark.parametrize("path", ["api/healthz", "api/readyz"])
+async def test_neither_has_a_twin_below_api(client: Client, path: str) -> None:
+    assert (await client.get(path))[0] == 404
+
+
+async def test_however_many_ask_whether_it_is_ready_the_cloud_is_asked_once(
+    simulator: Simulator, client: Client
+) -> None:
+    answers = await asyncio.gather(*(client.get("readyz") for _ in range(50)))
+    assert {status for status, _ in answers} == {200}
+    assert simulator.calls["GET /api/user"] == 1
+    await asyncio.sleep(0.25)
+    await client.get("readyz")
+    assert simulator.calls["GET /api/user"] == 2
+
+
+async def test_readyz_tells_of_a_socket_that_is_not_open(
+    simulator: Simulator, client: Client
+) -> None:
+    simulator.faults.add(SocketFault("refuse", status=503), times=None)
+    simulator.drop_sockets()
+    await simulator.wait_for_sockets(0)
+    await asyncio.sleep(0.05)
+    status, answer = await client.get("readyz")
+    assert (status, answer["checks"]["key"]) == (503, "ok")
+    assert answer["reason"] == "Comfy Cloud refuses the event socket (status 503)."
+
+
+async def test_readyz_tells_of_an_account_without_access(
+    simulator: Simulator, client: Client
+) -> None:
+    simulator.switches.refuse_account = "FORBIDDEN"
+    status, answer = await client.get("readyz")
+    assert status == 503
+    assert "needs a plan with API access" in answer["checks"]["key"]
+
+
+async def test_readyz_tells_of_a_disk_that_cannot_be_written(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise StoreError("disk full")
+
+    monkeypatch.setattr(SqliteStore, "put", refuse)
+    status, answer = await client.get("readyz")
+    assert status == 503
+    assert answer["reason"].startswith("The data folder cannot be written (disk full)")
+
+
+async def test_while_the_cloud_is_silent_every_call_for_it_is_refused_quickly_with_a_time(
+    simulator: Simulator, client: Client
+) -> None:
+    entry = await client.run(graphs.plain())
+    running = await client.submit(graphs.waiting())
+    waiting = await client.submit(graphs.plain())
+    await silence(simulator, client)
+    job = client.url / "api/jobs" / running
+    picture = entry["outputs"]["2"]["images"][0]
+    upload = {"image": io.BytesIO(graphs.png())}
+    calls: list[tuple[str, URL, dict[str, Any]]] = [
+        ("POST", client.url / "prompt", {"json": {"prompt": graphs.plain()}}),
+        ("POST", job / "cancel", {}),
+        ("POST", client.url / "interrupt", {}),
+        ("POST", client.url / "queue", {"json": {"delete": [waiting]}}),
+        ("POST", client.url / "upload/image", {"data": upload}),
+        ("GET", (client.url / "view").with_query(picture), {}),
+        ("GET", client.url / "models", {}),
+    ]
+    for method, url, body in calls:
+        began = time.perf_counter()
+        async with client.session.request(method, url, **body) as answer:
+            said = await answer.json(content_type=None)
+        assert time.perf_counter() - began < 0.5, url
+        assert answer.status == 503, (url, said)
+        assert int(answer.headers["Retry-After"]) >= 1, url
+        assert set(said["error"]) == {"type", "message", "details", "extra_info"}, url
+        assert said["node_errors"] == {}, url
+
+
+async def test_when_the_cloud_is_back_jobs_run_without_anybodys_help(
+    simulator: Simulator, client: Client
+) -> None:
+    await silence(simulator, client)
+    simulator.faults.clear()
+    await client.until_ready()
+    assert (await client.run(graphs.plain()))["status"]["completed"] is True
