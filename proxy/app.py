@@ -7,9 +7,9 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import structlog
-from aiohttp import web
 from yarl import URL
 
 from proxy import folder
@@ -20,14 +20,21 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.silence import Silence
 from proxy.cloud.socket import EventSocket
 from proxy.cloud.waits import Patience, Waits
-from proxy.config import Settings
+from proxy.config import ConfigError, Settings
 from proxy.files.service import Files
-from proxy.jobs.service import Jobs, Policy
-from proxy.local.app import Services, make_app, server_logger
+from proxy.jobs.request import Policy
+from proxy.jobs.service import Jobs
+from proxy.local.guard import Limits
+from proxy.local.server import Server
+from proxy.local.services import Services
 from proxy.readiness import Readiness
+from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
 
 log = structlog.get_logger(__name__)
+
+#: What of the time to stop is left to the rooms below, when the clients are gone.
+_SHARE_OF_ROOMS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +74,18 @@ async def rooms(
     tempo = tempo or Tempo()
     async with AsyncExitStack() as stack:
         path = stack.enter_context(folder.held(settings.data_dir))
-        store = await SqliteStore.open(path / "proxy.sqlite")
+        store = await _open_store(path / "proxy.sqlite")
         stack.push_async_callback(store.close)
         cloud = CloudClient(base_url, key, patience=tempo.patience, circuit=tempo.circuit())
         await cloud.start()
         stack.push_async_callback(cloud.close)
-        files = Files(store, cloud, path / "files", cache_bytes=settings.cache_bytes)
+        files = Files(
+            store,
+            cloud,
+            path / "files",
+            cache_bytes=settings.cache_bytes,
+            prefetch=settings.prefetch,
+        )
         await files.start()
         stack.push_async_callback(files.close)
         catalogue = Catalogue(cloud, path / "catalogue", max_age=settings.catalogue_max_age)
@@ -122,6 +135,7 @@ async def rooms(
             max_upload_bytes=settings.max_upload_bytes,
             cors_origins=settings.cors_origins,
             checks=Readiness(store, cloud, socket, max_age=tempo.ready_age).checks,
+            ping_interval=settings.ping_interval,
         )
 
 
@@ -138,21 +152,14 @@ async def serve(
     SIGHUP lets the key be read again. Raises `OSError` when the address cannot be listened on.
     """
     async with rooms(settings, base_url=base_url, key=key, reread_key=_hangup()) as services:
-        runner = web.AppRunner(
-            make_app(services),
-            access_log=None,
-            logger=server_logger(),
-            shutdown_timeout=settings.shutdown_timeout,
-        )
-        await runner.setup()
+        stop_timeout = (1 - _SHARE_OF_ROOMS) * settings.shutdown_timeout
+        server = Server(services, _limits(settings), stop_timeout=stop_timeout)
         try:
-            site = web.TCPSite(runner, settings.host, settings.port)
-            await site.start()
-            ready(_address(settings.host, runner))
+            ready(await server.start(settings.host, settings.port))
             await stop.wait()
             log.info("stopping")
         finally:
-            await runner.cleanup()
+            await server.stop()
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -168,15 +175,25 @@ def _hangup() -> asyncio.Event:
     return event
 
 
+async def _open_store(path: Path) -> SqliteStore:
+    try:
+        return await SqliteStore.open(path)
+    except StoreError as error:
+        raise ConfigError(f"The records cannot be opened: {error}.") from error
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        max_connections=settings.max_connections,
+        header_timeout=settings.header_timeout,
+        body_timeout=settings.body_timeout,
+        header_bytes=settings.max_header_bytes,
+    )
+
+
 def _policy(settings: Settings, key: str) -> Policy:
     return Policy(
         key=key,
         send_partner_key=settings.send_partner_key,
         history_size=settings.history_size,
     )
-
-
-def _address(host: str, runner: web.AppRunner) -> str:
-    """Where it listens, with the port that the system chose if none was given."""
-    port = runner.addresses[0][1]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

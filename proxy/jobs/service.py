@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Protocol
-
-import structlog
 
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.jobs import submission
 from proxy.jobs.adoption import Adoption
-from proxy.jobs.keeper import Keeper, now
+from proxy.jobs.intake import Files, Intake, KnownClass
+from proxy.jobs.keeper import Keeper
 from proxy.jobs.listing import JobQuery
 from proxy.jobs.reconcile import Reconciler
-from proxy.jobs.record import JobRecord, Number
-from proxy.jobs.runner import Names, Runner, Waits
-from proxy.jobs.submission import Submitter, UnansweredError
-from proxy.store.base import Store, StoreError
-from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, retry_header
+from proxy.jobs.record import JobRecord
+from proxy.jobs.request import Accepted, Policy, Request
+from proxy.jobs.submission import Submitter
+from proxy.store.base import Store
+from proxy.translate.errors import LocalError, from_cloud, retry_header
 from proxy.translate.messages import status
-from proxy.translate.redact import credentials, without_credentials
-
-log = structlog.get_logger(__name__)
 
 
 class Cloud(submission.Cloud, Protocol):
@@ -32,68 +26,6 @@ class Cloud(submission.Cloud, Protocol):
 
     async def cancel(self, cloud_id: str) -> bool:
         """Cancel a job; false if it had ended."""
-
-
-class Files(Names, Protocol):
-    """What the jobs need of the files."""
-
-    async def ensure_sent(
-        self,
-        member: str,
-        graph: Mapping[str, Any],
-        *,
-        choices: Callable[[str], Mapping[str, Any] | None],
-    ) -> None:
-        """Send the uploads that a graph names, where another cloud has had them."""
-
-    def substitute(
-        self,
-        member: str,
-        graph: dict[str, Any],
-        *,
-        choices: Callable[[str], Mapping[str, Any] | None],
-    ) -> dict[str, Any]:
-        """The graph with the cloud's names in place of the member's."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`."""
-
-    graph: dict[str, Any]
-    client_id: str | None = None
-    prompt_id: str | None = None
-    number: float | None = None
-    front: bool = False
-    extra_data: dict[str, Any] = field(default_factory=dict)
-    targets: list[str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The answer to `POST /prompt`."""
-
-    prompt_id: str
-    number: Number
-    node_errors: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Settings of the jobs room. Times are seconds; `history_size` counts entries a member.
-
-    `key` is the account's; it is lent to partner nodes if `send_partner_key`.
-    """
-
-    key: str
-    send_partner_key: bool = True
-    history_size: int = 10_000
-    submit_patience: float = 30.0
-    adoption_patience: float = 15.0
-    status_interval: float = 5.0
-    waits: Waits = field(default_factory=Waits)
-    connected_wait: float = 10.0
-    lost_wait: float = 1.5
 
 
 class Jobs:
@@ -110,7 +42,7 @@ class Jobs:
         store: Store,
         cloud: Cloud,
         files: Files,
-        known_class: Callable[[str], Mapping[str, Any] | None],
+        known_class: KnownClass,
         connected: Callable[[], bool],
         opened: Callable[[], Awaitable[bool]],
         policy: Policy,
@@ -126,18 +58,11 @@ class Jobs:
         self.hub = self._keeper.hub
         self.router = self._keeper.router
         self._cloud = cloud
-        self._files = files
-        self._known_class = known_class
-        self._opened = opened
-        self._worth_waiting = True
-        self._policy = policy
+        self._status_interval = policy.status_interval
         self._ledgers = self._keeper.ledgers
         self._runners = self._keeper.runners
-        self._unreleased: dict[tuple[str, str], Runner] = {}
-        self._submitting: set[tuple[str, str]] = set()
-        self._number = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._submitter = Submitter(
+        submitter = Submitter(
             cloud,
             known=self._keeper.knows,
             expecting=self.router.submission,
@@ -150,12 +75,21 @@ class Jobs:
             connected_wait=policy.connected_wait,
             lost_wait=policy.lost_wait,
         )
-
         self._adoption = Adoption(
             self._keeper,
-            self._submitter,
+            submitter,
             self.reconciler.job_added,
             certain=policy.adoption_patience,
+        )
+        self._intake = Intake(
+            self._keeper,
+            submitter,
+            self._adoption,
+            self.reconciler,
+            files,
+            known_class,
+            opened,
+            policy,
         )
 
     # --- life of the room ------------------------------------------------------------------
@@ -183,7 +117,7 @@ class Jobs:
     async def _keep_alive(self) -> None:
         """A `status` now and then, for clients that take a silent socket for a dead server."""
         while True:
-            await asyncio.sleep(self._policy.status_interval)
+            await asyncio.sleep(self._status_interval)
             for member, ledger in self._ledgers.items():
                 clients = {job.client_id for job in ledger.live.values()} - {None}
                 for client_id in clients:
@@ -191,7 +125,7 @@ class Jobs:
 
     def use_key(self, key: str) -> None:
         """Lend and hide another key from now on, and read the live jobs with it."""
-        self._policy = replace(self._policy, key=key)
+        self._intake.use_key(key)
         self._keeper.hide(key)
         self.reconciler.read_soon()
 
@@ -201,7 +135,7 @@ class Jobs:
 
     def socket_opened(self) -> None:
         """Events come (again): read what was missed."""
-        self._worth_waiting = True
+        self._intake.socket_opened()
         self.reconciler.read_soon()
 
     def socket_lost(self) -> None:
@@ -212,105 +146,12 @@ class Jobs:
     # --- taking a job in -------------------------------------------------------------------
 
     async def submit(self, member: str, request: Request) -> Accepted:
-        """Submit a job and follow it. Raises `LocalError`.
-
-        Messages about the job wait for `release`. The number advances for refused requests too,
-        as in ComfyUI.
-        """
-        number = self._next_number(request)
-        record = JobRecord(
-            prompt_id=request.prompt_id or str(uuid.uuid4()),
-            member=member,
-            number=number,
-            graph=request.graph,
-            extra_data=without_credentials(request.extra_data),
-            targets=request.targets,
-            client_id=request.client_id,
-            create_time=now(),
-        )
-        record.extra_data["create_time"] = record.create_time
-        place = (member, record.prompt_id)
-        taken = place in self._submitting or record in self._adoption
-        if taken or record.prompt_id in self._ledgers[member].live:
-            raise LocalError(
-                400,
-                "invalid_prompt_id",
-                "A job with this prompt_id is in the queue already; choose another one.",
-                details=record.prompt_id,
-            )
-        self._submitting.add(place)
-        try:
-            return await self._submit(record, request)
-        except StoreError as error:
-            raise LocalError(
-                503,
-                "store_unavailable",
-                "The proxy cannot write to its data folder, so it takes no job; free or repair "
-                "the disk, then submit again.",
-            ) from error
-        finally:
-            self._submitting.discard(place)
-
-    async def _submit(self, record: JobRecord, request: Request) -> Accepted:
-        member, choices = record.member, self._known_class
-        await self._files.ensure_sent(member, request.graph, choices=choices)
-        graph = self._files.substitute(member, request.graph, choices=choices)
-        extra_data = {key: value for key, value in request.extra_data.items() if key != "client_id"}
-        if self._policy.send_partner_key and "auth_token_comfy_org" not in extra_data:
-            extra_data.setdefault("api_key_comfy_org", self._policy.key)
-        await self._keeper.save(record)
-        if self._worth_waiting:
-            self._worth_waiting = await self._opened()
-        try:
-            submitted = await self._submitter.submit(record, graph, extra_data)
-        except UnansweredError:
-            self._adoption.add(record)
-            raise
-        except LocalError as error:
-            await self._keeper.discard(record)
-            error.node_errors = self._files.reveal(member, error.node_errors)
-            error.details = self._files.reveal(member, error.details)
-            raise
-        node_errors = self._files.reveal(member, fill_node_errors(submitted.node_errors))
-        record.cloud_id = submitted.cloud_id
-        record.outputs_to_execute = self._output_nodes(record, node_errors)
-        self._unreleased[record.member, record.prompt_id] = self._keeper.follow(
-            record, credentials(request.extra_data)
-        )
-        self.reconciler.job_added()
-        try:
-            await self._keeper.save(record)
-        except StoreError as error:
-            log.error("accepted_job_unsaved", job=record.prompt_id, error=str(error))
-        return Accepted(record.prompt_id, record.number, node_errors)
+        """Submit a job and follow it; its messages wait for `release`. Raises `LocalError`."""
+        return await self._intake.submit(member, request)
 
     def release(self, member: str, prompt_id: str) -> None:
         """The client has its answer: `status` and the job's messages may go out."""
-        runner = self._unreleased.pop((member, prompt_id), None)
-        if runner is not None:
-            self._keeper.tell_status(member)
-            runner.release()
-
-    def _next_number(self, request: Request) -> Number:
-        if request.number is not None:
-            return request.number
-        number = self._number
-        self._number += 1
-        return -number if request.front else number
-
-    def _output_nodes(self, record: JobRecord, node_errors: Mapping[str, Any]) -> list[str]:
-        """The output nodes that passed validation, as far as the catalogue knows the classes."""
-        spoilt = set(node_errors)
-        for about in node_errors.values():
-            spoilt.update(str(node) for node in about["dependent_outputs"])
-        return [
-            node_id
-            for node_id, node in record.graph.items()
-            if node_id not in spoilt
-            and (record.targets is None or node_id in record.targets)
-            and isinstance(node, dict)
-            and (self._known_class(str(node.get("class_type"))) or {}).get("output_node")
-        ]
+        self._intake.release(member, prompt_id)
 
     # --- what clients see ------------------------------------------------------------------
 
@@ -397,7 +238,6 @@ class Jobs:
             ) from error
         if cancelled and job.started_at is None and self._runners.get(job.cloud_id) is runner:
             await self._keeper.discard(job)
-            self._unreleased.pop((job.member, job.prompt_id), None)
             self._keeper.leave(job)
             await runner.stop()
         else:

@@ -9,7 +9,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from proxy.jobs.service import Request
+from proxy.jobs.request import Request
 from proxy.local import answers, bodies
 from proxy.local.services import member_of, of
 from proxy.translate.errors import LocalError

@@ -14,7 +14,7 @@ from aiohttp.test_utils import TestClient
 from proxy.files.record import FileRecord, Named, make_record
 from proxy.jobs.hub import Hub
 from proxy.jobs.listing import JobQuery
-from proxy.jobs.service import Accepted, Request
+from proxy.jobs.request import Accepted, Request
 from proxy.local.app import Services, make_app
 from proxy.translate import codec
 from proxy.translate.errors import LocalError

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.jobs.service import Request
+from proxy.jobs.request import Request
 from proxy.local.prompt import is_job_id, parse
 from proxy.translate.errors import LocalError
 

@@ -1,0 +1,49 @@
+"""What the jobs room is asked, what it answers, and how it is set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.jobs.record import Number
+from proxy.jobs.runner import Waits
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`."""
+
+    graph: dict[str, Any]
+    client_id: str | None = None
+    prompt_id: str | None = None
+    number: float | None = None
+    front: bool = False
+    extra_data: dict[str, Any] = field(default_factory=dict)
+    targets: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to `POST /prompt`."""
+
+    prompt_id: str
+    number: Number
+    node_errors: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings of the jobs room. Times are seconds; `history_size` counts entries a member.
+
+    `key` is the account's; it is lent to partner nodes if `send_partner_key`.
+    """
+
+    key: str
+    send_partner_key: bool = True
+    history_size: int = 10_000
+    submit_patience: float = 30.0
+    adoption_patience: float = 15.0
+    status_interval: float = 5.0
+    waits: Waits = field(default_factory=Waits)
+    connected_wait: float = 10.0
+    lost_wait: float = 1.5
