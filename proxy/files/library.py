@@ -133,12 +133,8 @@ def _spawn(work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> N
 
 def unavailable(filename: str, error: Exception) -> LocalError:
     """The answer to a request for a content that cannot be had."""
-    if isinstance(error, CloudRefused) and error.status != 404:
-        return from_cloud(error.status, error.body, error.retry_after)
     if isinstance(error, CloudRefused):
-        return LocalError(
-            404, "file_not_found", f"Comfy Cloud has the content of {filename} no longer."
-        )
+        return _refused(filename, error)
     if isinstance(error, CloudError):
         return LocalError(
             503,
@@ -158,6 +154,21 @@ def unavailable(filename: str, error: Exception) -> LocalError:
         "cache_unwritable",
         f"{filename} cannot be fetched because the proxy cannot write to its cache; free or "
         "repair its disk.",
+    )
+
+
+def _refused(filename: str, error: CloudRefused) -> LocalError:
+    """The cloud or its storage does not hand a content out; 400 would blame the client."""
+    if error.status == 404:
+        return LocalError(
+            404, "file_not_found", f"Comfy Cloud has the content of {filename} no longer."
+        )
+    said = from_cloud(error.status, error.body, error.retry_after)
+    return LocalError(
+        502 if said.status == 400 else said.status,
+        said.type,
+        f"Comfy Cloud does not hand out {filename}: {said.message}",
+        headers=said.headers,
     )
 
 
