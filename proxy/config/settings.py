@@ -201,7 +201,8 @@ class Settings(BaseModel):
         BeforeValidator(_path),
         Entry(
             group="Comfy Cloud",
-            help="A file that holds nothing but the API key, such as a Docker secret.",
+            help="A file that holds nothing but the API key, such as a Docker secret. It is read "
+            "again when it changes and on SIGHUP, so that another key needs no restart.",
             expects="the path of a file that can be read",
             environment="COMFY_CLOUD_API_KEY_FILE",
             metavar="FILE",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
+import aiohttp
 import graphs
 import pytest
 from lives import assert_whole
-from stack import Client
+from stack import Client, running_proxy
 
 from proxy.simulator import JobFault, Simulator
 
@@ -62,3 +64,20 @@ async def test_a_job_that_the_cloud_runs_again_is_one_job(
         await listener.until_end(prompt_id)
         await assert_whole(client, listener, prompt_id)
     assert len(simulator.jobs) == 1
+
+
+@pytest.mark.parametrize("says_when", [True, False])
+async def test_under_a_rate_limit_every_job_comes_to_its_end(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, says_when: bool
+) -> None:
+    simulator.switches.update({"rate_limit": 8, "rate_limit_retry_after": says_when})
+
+    async def run(client: Client, seed: int) -> None:
+        async with client.listening() as listener:
+            prompt_id = await client.submit(graphs.sampled(seed))
+            await listener.until_end(prompt_id)
+        assert listener.types()[-2:] == ["execution_success", "executing"]
+
+    async with running_proxy(simulator, tmp_path, policy={"submit_patience": 30.0}) as proxy:
+        await asyncio.gather(*(run(Client(session, proxy.url), seed) for seed in range(4)))
+    assert len(simulator.jobs) == 4
