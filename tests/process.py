@@ -12,6 +12,8 @@ from pathlib import Path
 
 from yarl import URL
 
+from proxy.simulator import Simulator
+
 #: No process needs longer to come up or to go.
 PATIENCE = 30.0
 
@@ -27,8 +29,25 @@ class Process:
     async def stop(self) -> int:
         """SIGTERM, and the exit code."""
         self.process.terminate()
+        return await self.ended()
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        await self.ended()
+
+    async def ended(self) -> int:
+        """Wait for the end; the exit code."""
         async with asyncio.timeout(PATIENCE):
             return await self.process.wait()
+
+
+def before(simulator: Simulator) -> dict[str, str]:
+    """The environment of a process that has `simulator` for its cloud."""
+    return {
+        "COMFY_CLOUD_API_KEY": simulator.key,
+        "COMFY_CLOUD_BASE_URL": str(simulator.base_url),
+    }
 
 
 @asynccontextmanager

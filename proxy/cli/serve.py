@@ -9,12 +9,16 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
 from proxy import app, telemetry
 from proxy.cli.clouds import chosen_cloud
 from proxy.config import ConfigError, Settings
+
+#: Seconds that stopping may take whatever the setting says.
+_LEAST_TIME_TO_STOP = 1.0
 
 
 def serve(settings: Settings) -> int:
@@ -29,7 +33,7 @@ def serve(settings: Settings) -> int:
 
 async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
-    _stop_on_signals(stop)
+    _stop_on_signals(stop, settings.shutdown_timeout)
     listening = False
     async with chosen_cloud(settings) as cloud:
 
@@ -88,14 +92,21 @@ def _binding_problem(error: OSError, settings: Settings) -> str | None:
     return None
 
 
-def _stop_on_signals(stop: asyncio.Event) -> None:
-    """The first signal asks to stop, the second does not wait for it."""
+def _stop_on_signals(stop: asyncio.Event, timeout: float) -> None:
+    """The first signal asks to stop within `timeout` seconds, the second does not wait for it.
+
+    What hangs when the time is over, a thread or a disk, is left: nothing that was accepted
+    depends on it.
+    """
     loop = asyncio.get_running_loop()
 
     def handle(number: int) -> None:
         if stop.is_set():
             os._exit(128 + number)
         stop.set()
+        overtime = threading.Timer(max(timeout, _LEAST_TIME_TO_STOP), os._exit, (0,))
+        overtime.daemon = True
+        overtime.start()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         try:

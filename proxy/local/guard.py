@@ -230,7 +230,7 @@ class Guard(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         refused = self._state is _State.REFUSED
-        self._transport = None
+        self._transport = self._body = None
         self._watch.forget(self, refused=refused)
         if not refused:
             self._inner.connection_lost(exc)

@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 #: Connections that may wait to be accepted.
 BACKLOG = 2048
-#: What of the time to stop is kept for saying goodbye, at most, in seconds.
+#: Seconds of the time to stop that are kept, at most, for what was cut short.
 GOODBYE = 1.0
 
 
@@ -83,13 +83,15 @@ class Server:
         await self._runner.cleanup()
 
     async def _end_connections(self, watch: Watch) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._stop_timeout
         margin = min(GOODBYE, self._stop_timeout / 4)
         await asyncio.sleep(0)  # requests that have been read get to their handlers
         goodbyes = asyncio.create_task(self._runner.shutdown())
-        if not await watch.settle(self._stop_timeout - 2 * margin):
+        if not await watch.settle(end - loop.time() - margin):
             log.warning("requests_cut_short", count=watch.cancel())
-            await watch.settle(margin)
+            await watch.settle(margin / 2)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(margin):
+            async with asyncio.timeout_at(end - margin / 2):
                 await goodbyes
-        await watch.cut(margin / 2)
+        await watch.cut(end - loop.time())

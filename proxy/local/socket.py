@@ -40,6 +40,8 @@ CLOSE_SECONDS = 2.0
 
 #: The reason in the close frame of a server that stops.
 GOING_AWAY = "The proxy is stopping."
+#: The reason in the close frame of a client that lets too much pile up.
+TOO_SLOW = "This client reads too slowly; connect again to go on."
 
 #: In seconds, but `TCP_USER_TIMEOUT` in milliseconds.
 _KEEP_ALIVE = {
@@ -69,6 +71,7 @@ class ClientSocket:
         self._negotiated = False
         self._silent = False
         self._leaving: asyncio.Task[None] | None = None
+        self._left = asyncio.Event()
 
     def send(self, message: Message, *, for_all: bool) -> None:
         """Take a message without waiting; a client that lets too much pile up has to go."""
@@ -77,11 +80,8 @@ class ClientSocket:
         self._outbox.put(message, for_all=for_all)
         self._wake.set()
         if self._outbox.overflowed:
-            self._silent = True
             log.warning("socket_too_slow", waiting=len(self._outbox))
-            self._leaving = asyncio.create_task(
-                self.close(aiohttp.WSCloseCode.TRY_AGAIN_LATER, "too slow")
-            )
+            self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
 
     def superseded(self) -> None:
         """The connection stays open and gets nothing more."""
@@ -121,7 +121,7 @@ class ClientSocket:
                 except TimeoutError:
                     await self._web_socket.ping()
                 self._wake.clear()
-                while (parcel := self._outbox.pop()) is not None:
+                while not self._leaving and (parcel := self._outbox.pop()) is not None:
                     await self._write(parcel)
 
     async def _write(self, parcel: Parcel) -> None:
@@ -137,16 +137,28 @@ class ClientSocket:
             case text:
                 await self._web_socket.send_bytes(frames.encode_text(text), compress)
 
-    async def close(self, code: int, reason: str) -> None:
-        """Say goodbye, and cut the connection when the client does not take it."""
+    def leave(self, code: int, reason: str) -> asyncio.Task[None]:
+        """Say goodbye, and cut the connection when the client does not say so too."""
+        self._silent = True
+        if self._leaving is None:
+            self._leaving = asyncio.create_task(self._leave(code, reason), name="goodbye")
+        return self._leaving
+
+    async def _leave(self, code: int, reason: str) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
-                await self._web_socket.close(code=code, message=reason.encode(), drain=False)
+                payload = code.to_bytes(2, "big") + reason.encode()
+                await self._web_socket.send_frame(payload, aiohttp.WSMsgType.CLOSE)
+                await self._left.wait()
         self._transport.abort()
 
-    async def left(self) -> None:
-        """Wait for a goodbye that is under way."""
-        if self._leaving is not None:
+    async def end(self) -> None:
+        """The client has closed the connection: answer that, unless it is the answer."""
+        self._left.set()
+        if self._leaving is None:
+            await self._web_socket.close(drain=False)
+        else:
+            self._transport.close()
             await self._leaving
 
 
@@ -155,7 +167,7 @@ SOCKETS: web.AppKey[weakref.WeakSet[ClientSocket]] = web.AppKey("sockets")
 
 async def serve(request: web.Request) -> web.StreamResponse:
     """Take a websocket in and serve it until it closes. A bad handshake is a 400 with a text."""
-    web_socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES)
+    web_socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, autoclose=False)
     await web_socket.prepare(request)
     transport = request.transport
     if transport is None:
@@ -180,7 +192,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     finally:
         services.jobs.hub.detach(member, sid, client)
         delivering.cancel()
-        await asyncio.gather(delivering, client.left(), return_exceptions=True)
+        await asyncio.gather(delivering, client.end(), return_exceptions=True)
         log.debug("socket_closed", sid=sid, code=web_socket.close_code)
     return web_socket
 
@@ -188,8 +200,9 @@ async def serve(request: web.Request) -> web.StreamResponse:
 async def close_all(app: web.Application) -> None:
     """Tell every client that the server goes away."""
     sockets = app[SOCKETS]
-    goodbyes = [client.close(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY) for client in sockets]
-    await asyncio.gather(*goodbyes)
+    goodbyes = [client.leave(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY) for client in sockets]
+    if goodbyes:
+        await asyncio.wait(goodbyes)
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:
