@@ -55,6 +55,7 @@ class Tracker:
     _display: dict[str, str] = field(default_factory=dict)
     _nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     _told_nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _stated: set[str] = field(default_factory=set)
     _executing: set[str] = field(default_factory=set)
     _cached: list[str] = field(default_factory=list)
     _outputs: dict[str, Any] = field(default_factory=dict)
@@ -131,12 +132,17 @@ class Tracker:
             return
         self._running(now)
         for node_id, node in nodes.items():
-            if isinstance(node, dict):
-                known = self._nodes.get(node_id) or {"prompt_id": self.prompt_id}
-                state = events.node_state(node_id, node, known)
-                if known.get("state") in ("finished", "error"):
-                    state["state"] = known["state"]
-                self._nodes[node_id] = state
+            if not isinstance(node, dict):
+                continue
+            if "state" in node:
+                self._stated.add(node_id)
+            elif node_id not in self._nodes:
+                self._finish_before(node_id)
+            known = self._nodes.get(node_id) or {"prompt_id": self.prompt_id}
+            state = events.node_state(node_id, node, known)
+            if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
+                state = known
+            self._nodes[node_id] = state
         self._tell_progress_state()
 
     def _on_progress(self, data: Mapping[str, Any], now: int) -> None:
@@ -226,6 +232,10 @@ class Tracker:
         self._tell_cached({}, now)
         for node, output in (snapshot.outputs or {}).items():
             self._tell_executed(node, output)
+        if snapshot.status == "completed":
+            for state in self._nodes.values():
+                _finish(state)
+            self._tell_progress_state()
         type_, data = self._last_event(snapshot, now)
         if snapshot.status == "completed" and "execution_error" in self._terminal:
             self._tell_blocked(self._terminal["execution_error"], now)
@@ -242,7 +252,7 @@ class Tracker:
             "prompt_id": self.prompt_id,
             "node_id": self._current,
             "node_types": self.node_types,
-            "executed": list(self._outputs),
+            "executed": self._finished(),
             "now": ended_at,
         }
         if snapshot.status == "completed":
@@ -254,6 +264,12 @@ class Tracker:
             return "execution_interrupted", events.execution_interrupted(data, **common)
         error = self._known("execution_error", snapshot) or snapshot.execution_error or {}
         return "execution_error", events.execution_error(error, **common)
+
+    def _finished(self) -> list[str]:
+        """The nodes that have run to their end in this run; cached ones have not run."""
+        ended = [node for node, state in self._nodes.items() if state["state"] == "finished"]
+        nodes = dict.fromkeys([*ended, *self._outputs])
+        return [node for node in nodes if node not in self._cached]
 
     def _known(self, type_: str, snapshot: Snapshot) -> Mapping[str, Any] | None:
         """The terminal event itself, from the socket or from the worker's own messages."""
@@ -354,23 +370,39 @@ class Tracker:
                 self._current = node
             return
         self._executing.add(node)
-        self._ensure_state(node, "running")
+        self._finish_before(node)
+        self._ensure_running(node)
         self._current = node
         display = self._display.setdefault(node, node)
         data = executing or {"node": node, "display_node": display, "prompt_id": self.prompt_id}
         self._tell(Event("executing", data))
 
-    def _ensure_state(self, node: str, state: str) -> None:
+    def _ensure_running(self, node: str) -> None:
         """Tell the `progress_state` that belongs here if the cloud's has not come."""
         known = self._nodes.get(node)
-        if known is None or (state == "running" and known["state"] == "pending"):
+        if known is None or known["state"] == "pending":
             base = known or {"prompt_id": self.prompt_id}
             display = self._display.get(node, node)
-            fresh = {"display_node_id": display, **(known or {}), "state": state}
+            fresh = {"display_node_id": display, **(known or {}), "state": "running"}
             self._nodes[node] = events.node_state(node, fresh, base)
-            before = self._nodes.get(self._current or "")
-            if before is not None and before["node_id"] != node and before["state"] == "running":
-                before["state"], before["value"] = "finished", before["max"]
+        self._tell_progress_state()
+
+    def _finish_before(self, node: str) -> None:
+        """Tell that what ran before `node` has finished, where the cloud has not told it."""
+        unstated = {other for other in self._nodes if other not in self._stated}
+        if node not in self._nodes and self._current in self._nodes:
+            unstated.add(self._current)
+        for other in unstated - {node}:
+            _finish(self._nodes[other])
+        self._tell_progress_state()
+
+    def _finish_executed(self, node: str) -> None:
+        """Tell that a node has finished whose output has been told."""
+        if node in self._cached and node not in self._nodes:
+            whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
+            self._nodes[node] = events.node_state(node, whole, {"prompt_id": self.prompt_id})
+        if node in self._nodes and node not in self._stated:
+            _finish(self._nodes[node])
         self._tell_progress_state()
 
     def _tell_progress_state(self) -> None:
@@ -388,3 +420,9 @@ class Tracker:
         self._outputs[node] = output
         display = self._display.get(node, node)
         self._tell(Event("executed", events.executed(node, display, output, self.prompt_id)))
+        self._finish_executed(node)
+
+
+def _finish(state: dict[str, Any]) -> None:
+    if state["state"] == "running":
+        state["state"], state["value"] = "finished", state["max"]

@@ -81,6 +81,20 @@ def last_event(commands: list[Command], type_: str) -> dict[str, Any]:
     return found[-1]
 
 
+def states(commands: list[Command]) -> list[dict[str, tuple[str, float, float]]]:
+    """What each `progress_state` says of its nodes: state, value and maximum."""
+    return [
+        {
+            node: (state["state"], state["value"], state["max"])
+            for node, state in command.message.data["nodes"].items()
+        }
+        for command in commands
+        if isinstance(command, Tell)
+        and isinstance(command.message, Event)
+        and command.message.type == "progress_state"
+    ]
+
+
 BEGINNING = ["-> running", "execution_start", "execution_cached"]
 SUCCESS = ["-> record completed", "execution_success", "-> left the queue", "executing None"]
 
@@ -104,8 +118,10 @@ def test_a_run_is_told_in_the_order_of_a_local_comfyui() -> None:
         "progress_state",
         "progress 1",
         "progress_state",
+        "progress_state",
         "executing 2",
         "executed 2",
+        "progress_state",
         "-> read",
         *SUCCESS,
     ]
@@ -117,6 +133,7 @@ def test_one_snapshot_is_a_complete_life() -> None:
         "progress_state",
         "executing 2",
         "executed 2",
+        "progress_state",
         *SUCCESS,
     ]
 
@@ -131,7 +148,7 @@ def test_an_end_without_outputs_yet_is_read_again() -> None:
         event("executed", node="2", output=PICTURE),
         done(outputs={}, execution_status=None),
     )
-    assert heard(commands)[-2:] == ["executed 2", "-> read"]
+    assert heard(commands)[-3:] == ["executed 2", "progress_state", "-> read"]
 
 
 def test_a_list_entry_alone_never_ends_a_job() -> None:
@@ -160,8 +177,9 @@ def test_a_cached_output_node_is_executed_without_executing() -> None:
         event("execution_cached", nodes=["1", "2"]),
         event("executed", node="2", output=PICTURE),
     )
-    assert heard(commands) == [*BEGINNING, "executed 2"]
+    assert heard(commands) == [*BEGINNING, "executed 2", "progress_state"]
     assert last_event(commands, "execution_cached")["nodes"] == ["1", "2"]
+    assert states(commands) == [{"2": ("finished", 1, 1)}]
 
 
 def test_the_history_entry_is_recorded_before_the_end_is_told() -> None:
@@ -299,6 +317,51 @@ def test_the_documented_part_of_progress_state_is_filled() -> None:
             "real_node_id": "1",
         }
     }
+
+
+def test_states_that_the_cloud_does_not_tell_follow_from_the_order_of_the_nodes() -> None:
+    both = {"1": {"class_type": "KSampler"}, "2": {"class_type": "SaveImage"}}
+    commands = play(
+        event("progress_state", nodes={"1": {"class_type": "KSampler"}}),
+        event("executing", node="1"),
+        event("progress", node="1", value=3, max=3),
+        event("progress_state", nodes=both),
+        event("executing", node="2"),
+        event("executed", node="2", output=PICTURE),
+        event("progress_state", nodes=both),
+        event("execution_success"),
+        done(),
+    )
+    assert states(commands) == [
+        {"1": ("running", 0.0, 1.0)},
+        {"1": ("running", 3, 3)},
+        {"1": ("finished", 3, 3)},
+        {"1": ("finished", 3, 3), "2": ("running", 0.0, 1.0)},
+        {"1": ("finished", 3, 3), "2": ("finished", 1.0, 1.0)},
+    ]
+
+
+def test_states_that_the_cloud_tells_are_told_as_they_are() -> None:
+    both = {
+        "1": {"state": "running", "value": 1, "max": 4},
+        "2": {"state": "running", "value": 2, "max": 4},
+    }
+    commands = play(
+        event("progress_state", nodes=both),
+        event("executing", node="1"),
+        event("executing", node="2"),
+    )
+    assert states(commands) == [{"1": ("running", 1, 4), "2": ("running", 2, 4)}]
+
+
+def test_a_failure_lists_the_nodes_that_have_run() -> None:
+    commands = play(
+        event("executing", node="1"),
+        event("executing", node="2"),
+        event("execution_error", exception_message="boom", node_id="2"),
+        done(status="failed", outputs={}),
+    )
+    assert last_event(commands, "execution_error")["executed"] == ["1"]
 
 
 def test_a_finished_node_does_not_run_again_by_a_late_event() -> None:
