@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import graphs
@@ -11,7 +12,24 @@ import pytest
 from lives import assert_whole
 from stack import Client, running_proxy
 
-from proxy.simulator import JobFault, Simulator
+from proxy.simulator import HttpFault, JobFault, Simulator
+
+ODD_ANSWERS: list[dict[str, Any]] = [
+    {"status": 404},
+    {"status": 429},
+    {"status": 429, "headers": {"Retry-After": "1"}},
+    {"status": 500},
+    {"status": 503},
+    {"status": 200, "body": "<html>"},
+    {"status": 200, "body": "{}"},
+    {"status": 302, "headers": {"Location": "https://example.com/"}},
+    {"reset": True},
+    {"reset": True, "processed": True},
+    {"cut": 20, "ending": "clean"},
+    {"cut": 20, "ending": "close"},
+    {"cut": 20, "ending": "reset"},
+    {"delay": 0.3},
+]
 
 
 @pytest.mark.parametrize("after", [0, 2, 8])
@@ -64,6 +82,19 @@ async def test_a_job_that_the_cloud_runs_again_is_one_job(
         await listener.until_end(prompt_id)
         await assert_whole(client, listener, prompt_id)
     assert len(simulator.jobs) == 1
+
+
+@pytest.mark.parametrize("odd", ODD_ANSWERS, ids=str)
+async def test_odd_answers_about_a_job_change_nothing_of_its_life(
+    simulator: Simulator, client: Client, odd: dict[str, Any]
+) -> None:
+    details = simulator.faults.add(HttpFault("GET /api/jobs/{id}", **odd))
+    simulator.faults.add(HttpFault("GET /api/jobs", **odd))
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.sampled())
+        await listener.until_end(prompt_id)
+        await assert_whole(client, listener, prompt_id)
+    assert details.happened == 1
 
 
 @pytest.mark.parametrize("says_when", [True, False])
