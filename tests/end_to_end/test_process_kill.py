@@ -1,0 +1,154 @@
+"""kill -9 at the worst moments, and the start behind it. The cloud outlives every proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+from process import before, serving
+from stack import Client, Listener, running_proxy
+
+from proxy.simulator import HttpFault, Simulator
+
+
+async def raw(client: Client, path: str) -> bytes:
+    async with client.session.get(client.url / path) as answer:
+        return await answer.read()
+
+
+def check_the_rest(listener: Listener, prompt_id: str) -> None:
+    """What came after the restart is the rest of a life: in order, with one end, and ended."""
+    types = [
+        type_
+        for type_, data in listener.heard
+        if type_ not in ("status", "binary") and data.get("prompt_id") == prompt_id
+    ]
+    assert types[-2:] == ["execution_success", "executing"]
+    assert types.count("execution_success") == 1
+    assert types.count("execution_start") <= 1
+    assert len(listener.of("executed")) == len({data["node"] for data in listener.of("executed")})
+
+
+async def until_in_history(client: Client, prompt_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(20):
+        while True:
+            _, answer = await client.get(f"history/{prompt_id}")
+            if answer:
+                return dict(answer[prompt_id])
+            await asyncio.sleep(0.02)
+
+
+async def test_what_was_accepted_is_known_and_goes_on(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    client_id = "the one client"
+    async with serving(tmp_path, environment=before(simulator)) as process:
+        client = Client(session, process.url, client_id)
+        ended = await client.run(graphs.plain(1))
+        item = ended["outputs"]["2"]["images"][0]
+        picture = await client.view(item)
+        async with client.listening() as listener:
+            running = await client.submit(graphs.waiting(1.5))
+            await listener.until("executing", node="2")
+            waiting = await client.submit(graphs.plain(2))
+            seen = {path: await raw(client, path) for path in ("history", "queue")}
+            await process.kill()
+    async with serving(tmp_path, environment=before(simulator)) as process:
+        client = Client(session, process.url, client_id)
+        assert json.loads(await raw(client, "history")) == json.loads(seen["history"])
+        queue, queue_before = json.loads(await raw(client, "queue")), json.loads(seen["queue"])
+        assert ids(queue) == ids(queue_before) == {running, waiting}
+        assert await client.view(item) == picture
+        async with client.listening() as listener:
+            await listener.until_end(running)
+            check_the_rest(listener, running)
+            listener.heard.clear()
+            await listener.until_end(waiting)
+            check_the_rest(listener, waiting)
+        entry = await client.history(waiting)
+        assert entry["outputs"]["2"]["images"][0]["filename"] == "ComfyUI_00002_.png"
+        assert entry["prompt"][0] == queue_before["queue_pending"][0][0]
+        assert len((await client.get("history"))[1]) == 3
+        assert await process.stop() == 0
+    assert len(simulator.jobs) == 3
+
+
+def ids(queue: dict[str, Any]) -> set[str]:
+    return {item[1] for item in queue["queue_running"] + queue["queue_pending"]}
+
+
+async def killed_while_submitting(
+    simulator: Simulator, folder: Path, session: aiohttp.ClientSession
+) -> str:
+    """Kill the proxy between its call and the cloud's answer; the id of the job."""
+    prompt_id = str(uuid.uuid4())
+    async with serving(folder, environment=before(simulator)) as process:
+        client = Client(session, process.url)
+        answer = asyncio.create_task(client.submit(graphs.plain(), prompt_id=prompt_id))
+        await simulator.wait_for_calls("POST /api/prompt")
+        if simulator.switches.late_answer:
+            await simulator.signal.until(lambda: len(simulator.jobs) == 1, 10)
+        await process.kill()
+        await asyncio.wait([answer])
+        assert answer.exception() is not None
+    simulator.switches.late_answer = 0.0
+    return prompt_id
+
+
+async def test_a_job_that_the_cloud_took_before_the_answer_is_adopted(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    simulator.switches.late_answer = 30.0
+    prompt_id = await killed_while_submitting(simulator, tmp_path, session)
+    async with running_proxy(simulator, tmp_path) as proxy:
+        entry = await until_in_history(Client(session, proxy.url), prompt_id)
+        assert entry["status"]["completed"] is True
+        assert entry["outputs"]["2"]["images"]
+    assert len(simulator.jobs) == 1
+
+
+async def test_it_is_adopted_although_the_account_cannot_be_read_at_first(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    simulator.switches.late_answer = 30.0
+    prompt_id = await killed_while_submitting(simulator, tmp_path, session)
+    broken = simulator.faults.add(HttpFault("GET /api/*", reset=True), times=None)
+    policy = {"adoption_patience": 0.0}
+    async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
+        await simulator.signal.until(lambda: broken.happened > 0, 10)
+        simulator.faults.remove(broken)
+        entry = await until_in_history(Client(session, proxy.url), prompt_id)
+        assert entry["status"]["completed"] is True
+    assert len(simulator.jobs) == 1
+
+
+async def test_a_submission_that_never_arrived_leaves_nothing(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    simulator.faults.add(HttpFault("POST /api/prompt", delay=60))
+    prompt_id = await killed_while_submitting(simulator, tmp_path, session)
+    assert simulator.jobs == {}
+    policy = {"adoption_patience": 0.0}
+    async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
+        await simulator.wait_for_calls("GET /api/jobs")
+        client = Client(session, proxy.url)
+        await submit_as_soon_as_it_is_taken(client, prompt_id)
+        await until_in_history(client, prompt_id)
+        assert ids((await client.get("queue"))[1]) == set()
+    assert len(simulator.jobs) == 1
+
+
+async def submit_as_soon_as_it_is_taken(client: Client, prompt_id: str) -> None:
+    """Its id is free again when it is certain that the first one never arrived."""
+    body = {"prompt": graphs.plain(), "prompt_id": prompt_id}
+    async with asyncio.timeout(10):
+        while True:
+            status, _ = await client.post("prompt", body)
+            if status == 200:
+                return
+            await asyncio.sleep(0.02)
