@@ -1,0 +1,218 @@
+"""Uploads over HTTP: the cloud's limits in words, memory that stays flat, a store that fails."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from PIL import Image
+from process import Process, before, serving
+from stack import Client, Proxy
+
+from proxy.simulator import HttpFault, Simulator
+from proxy.store.base import StoreError
+from proxy.store.sqlite import SqliteStore
+
+MB = 1024 * 1024
+
+
+async def sent(
+    client: Client, name: str, data: Any, path: str = "upload/image", **fields: str
+) -> tuple[int, Any]:
+    """Status and parsed answer of an upload."""
+    form = aiohttp.FormData(fields, quote_fields=False)
+    form.add_field("image", io.BytesIO(data) if isinstance(data, bytes) else data, filename=name)
+    async with client.session.post(client.url / path, data=form) as answer:
+        text = await answer.text()
+        return answer.status, json.loads(text) if text else None
+
+
+def words(answer: Any) -> str:
+    error = answer["error"]
+    assert set(error) == {"type", "message", "details", "extra_info"}
+    return str(error["message"])
+
+
+def blank(size: tuple[int, int]) -> bytes:
+    target = io.BytesIO()
+    Image.new("1", size).save(target, "PNG")
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "status", "limit"),
+    [
+        (lambda: bytes(50 * MB + 1), 413, "50 MB"),
+        (lambda: blank((16385, 1)), 400, "16384 pixels along an edge"),
+        (lambda: blank((8193, 8192)), 400, "67108864 pixels"),
+    ],
+    ids=["bytes", "edge", "pixels"],
+)
+async def test_beyond_a_limit_of_the_cloud_the_answer_names_it(
+    simulator: Simulator, client: Client, data: Any, status: int, limit: str
+) -> None:
+    found, answer = await sent(client, "large.png", data())
+    assert found == status
+    assert limit in words(answer)
+    assert "large.png" in words(answer)
+    assert simulator.calls["POST /api/upload/image"] == 0
+    assert await client.get("view", filename="large.png", type="input") == (404, "")
+
+
+@pytest.mark.parametrize("size", [(16384, 1), (8192, 8192)])
+async def test_at_the_limits_it_is_taken(client: Client, size: tuple[int, int]) -> None:
+    assert (await sent(client, "large.png", blank(size)))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "word"),
+    [
+        ("talk.flac", b"fLaC" + bytes(50), "audio"),
+        ("talk.wav", b"RIFF\0\0\0\0WAVE" + bytes(50), "audio"),
+        ("film.mp4", b"\0\0\0\x18ftypisom" + bytes(50), "videos"),
+    ],
+)
+async def test_a_cloud_that_takes_no_media_is_said_to_do_so(
+    simulator: Simulator, client: Client, name: str, data: bytes, word: str
+) -> None:
+    simulator.switches.upload_kinds = "images"
+    status, answer = await sent(client, name, data)
+    assert status == 400
+    assert name in words(answer)
+    assert word in words(answer)
+    assert await client.get("view", filename=name, type="input") == (404, "")
+    simulator.switches.upload_kinds = "media"
+    assert (await sent(client, name, data))[0] == 200
+    assert await client.view({"filename": name, "type": "input"}) == data
+
+
+@pytest.mark.parametrize("kind", ["input", "temp", "output"])
+async def test_the_cloud_gets_every_upload_as_an_input(
+    simulator: Simulator, client: Client, kind: str
+) -> None:
+    status, answer = await sent(client, "cat.png", graphs.png(), type=kind, subfolder="a/b")
+    assert (status, answer) == (200, {"name": "cat.png", "subfolder": "a/b", "type": kind})
+    assert [asset.tags for asset in simulator.account.library] == [("input",)]
+    item = {"filename": "cat.png", "subfolder": "a/b", "type": kind}
+    assert await client.view(item) == graphs.png()
+    entry = await client.run(graphs.inverted(f"a/b/cat.png [{kind}]"))
+    assert entry["status"]["status_str"] == "success"
+
+
+@pytest.mark.parametrize(
+    ("name", "subfolder", "kind"),
+    [
+        ("../cat.png", "", "input"),
+        ("/etc/cat.png", "", "input"),
+        ("cat.png", "..", "input"),
+        ("cat.png", "/etc", "temp"),
+        ("cat.png", "", "models"),
+    ],
+)
+async def test_an_escape_is_400(
+    simulator: Simulator, client: Client, name: str, subfolder: str, kind: str
+) -> None:
+    status, _ = await sent(client, name, graphs.png(), subfolder=subfolder, type=kind)
+    assert status == 400
+    assert simulator.calls["POST /api/upload/image"] == 0
+
+
+@pytest.mark.parametrize("path", ["upload/image", "api/upload/image"])
+async def test_the_answer_has_no_asset(client: Client, path: str) -> None:
+    status, answer = await sent(client, "cat.png", graphs.png(), path)
+    assert (status, set(answer)) == (200, {"name", "subfolder", "type"})
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        HttpFault("POST /api/upload/image", reset=True),
+        HttpFault("POST /api/upload/image", status=503, body='{"message": "later"}'),
+        HttpFault("POST /api/upload/image", reset=True, processed=True),
+    ],
+    ids=["reset", "503", "no answer"],
+)
+async def test_a_fault_of_the_cloud_that_passes_is_not_noticed(
+    simulator: Simulator, client: Client, fault: HttpFault
+) -> None:
+    simulator.faults.add(fault)
+    assert (await sent(client, "cat.png", graphs.png()))[0] == 200
+    assert await client.view({"filename": "cat.png", "type": "input"}) == graphs.png()
+
+
+async def test_a_store_that_fails_is_a_503_and_no_name_is_given(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise StoreError("disk full")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(SqliteStore, "write", fail)
+        broken.setattr(SqliteStore, "put", fail)
+        status, answer = await sent(client, "cat.png", graphs.png())
+        assert (status, answer["error"]["type"]) == (503, "store_unavailable")
+        assert await client.get("view", filename="cat.png", type="input") == (404, "")
+    assert (await sent(client, "cat.png", graphs.png()))[1]["name"] == "cat.png"
+
+
+async def test_outputs_are_named_though_the_store_failed_at_first(
+    client: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = SqliteStore.write
+    failures = 2
+
+    async def fail_at_first(store: SqliteStore, changes: Any) -> None:
+        nonlocal failures
+        if failures and any(change.collection == "outputs" for change in changes):
+            failures -= 1
+            raise StoreError("disk full")
+        await write(store, changes)
+
+    monkeypatch.setattr(SqliteStore, "write", fail_at_first)
+    entry = await client.run(graphs.plain())
+    assert failures == 0
+    (item,) = entry["outputs"]["2"]["images"]
+    assert item["filename"] == "ComfyUI_00001_.png"
+    assert (await client.view(item)).startswith(b"\x89PNG")
+
+
+@pytest.fixture
+async def process(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Process]:
+    async with serving(tmp_path, environment=before(simulator)) as running:
+        yield running
+
+
+def memory(process: Process, field: str) -> int:
+    """`VmRSS` (now) or `VmHWM` (at most so far) of a process in bytes."""
+    status = Path(f"/proc/{process.process.pid}/status").read_text()
+    found = re.search(rf"{field}:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+async def pieces(count: int) -> AsyncIterator[bytes]:
+    chance = random.Random(count)
+    for _ in range(count):
+        yield chance.randbytes(MB)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc here")
+@pytest.mark.parametrize(("size", "status"), [(49, 200), (99, 413)])
+async def test_memory_stays_flat_while_a_file_comes(
+    simulator: Simulator, session: aiohttp.ClientSession, process: Process, size: int, status: int
+) -> None:
+    simulator.switches.upload_kinds = "any"
+    client = Client(session, process.url)
+    assert (await sent(client, "first.png", graphs.png()))[0] == 200
+    used = memory(process, "VmRSS")
+    found, _ = await sent(client, "large.bin", pieces(size))
+    assert found == status
+    assert memory(process, "VmHWM") - used < 24 * MB
