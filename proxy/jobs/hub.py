@@ -3,6 +3,10 @@
 The rules are ComfyUI's: a job's messages go to the socket that has the job's `client_id`; of a
 job without one, progress, previews, texts and interruptions go to every socket of the member and
 the rest to nobody. `status` goes to all.
+
+One rule is our own. A local ComfyUI sends no previews unless it is started with
+`--preview-method`, and a client that opens its socket when it has submitted already, takes every
+picture on it for a result. So it gets previews only when it asks for them by its feature flags.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Protocol
 
-from proxy.translate.messages import Event, Message
+from proxy.translate.messages import Event, Message, Preview
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
@@ -25,6 +29,10 @@ class Sink(Protocol):
         `for_all` says that the job has no `client_id`; previews then go out as type 1, whatever
         the socket asked for.
         """
+
+    @property
+    def asks_for_previews(self) -> bool:
+        """Whether the client's feature flags say that it knows previews."""
 
     def superseded(self) -> None:
         """A newer socket has taken the `clientId`; no message will come any more."""
@@ -54,12 +62,23 @@ class Hub:
         if self._sinks[member].get(client_id) is sink:
             del self._sinks[member][client_id]
 
-    def tell(self, member: str, client_id: str | None, message: Message) -> None:
-        """Deliver a message about a job to those who may hear it."""
+    def listens(self, member: str, client_id: str | None) -> bool:
+        """Whether there is a socket for `client_id`."""
+        return client_id in self._sinks[member]
+
+    def tell(
+        self, member: str, client_id: str | None, message: Message, *, watched: bool = True
+    ) -> None:
+        """Deliver a message about a job to those who may hear it.
+
+        `watched` says that its client listened when it had submitted the job.
+        """
         if client_id is not None:
             self._note_executing(member, client_id, message)
             sink = self._sinks[member].get(client_id)
-            if sink is not None:
+            if sink is not None and (
+                watched or not _is_mere_preview(message) or sink.asks_for_previews
+            ):
                 sink.send(message, for_all=False)
         elif not isinstance(message, Event) or message.type in _FOR_ALL:
             self.broadcast(member, message)
@@ -81,3 +100,7 @@ class Hub:
                 self._executing.pop((member, client_id), None)
             else:
                 self._executing[member, client_id] = node
+
+
+def _is_mere_preview(message: Message) -> bool:
+    return isinstance(message, Preview) and not message.result

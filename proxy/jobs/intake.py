@@ -164,6 +164,7 @@ class Intake:
         """The client has its answer: `status` and the job's messages may go out."""
         runner = self._unreleased.pop((member, prompt_id), None)
         if runner is not None:
+            runner.job.watched = self._keeper.hub.listens(member, runner.job.client_id)
             self._keeper.tell_status(member)
             runner.release()
 

@@ -135,7 +135,7 @@ class Keeper:
 
     def tell(self, job: JobRecord, message: Message) -> None:
         """Deliver a message about a job."""
-        self.hub.tell(job.member, job.client_id, message)
+        self.hub.tell(job.member, job.client_id, message, watched=job.watched)
 
     def job_started(self, job: JobRecord, at: int) -> None:
         """The job runs now (`at` in ms)."""

@@ -16,7 +16,8 @@ class JobRecord:
     """A job that has not ended. Times are ms since 1970.
 
     `graph` and `extra_data` are what the client sent, credentials removed; `cloud_id` is empty
-    until the cloud has answered the submission.
+    until the cloud has answered the submission. `watched` says whether its client had a socket
+    when it had submitted the job.
     """
 
     prompt_id: str
@@ -30,6 +31,7 @@ class JobRecord:
     outputs_to_execute: list[str] = field(default_factory=list)
     cloud_id: str = ""
     started_at: int | None = None
+    watched: bool = True
 
     @property
     def key(self) -> str:

@@ -47,14 +47,15 @@ class Outbox:
     """Messages in the order in which a local ComfyUI sends them to this one socket.
 
     A preview that leads its `progress` is sent in its place to a socket that asked for metadata,
-    and behind that `progress` to any other, as a local ComfyUI does.
+    and behind that `progress` to any other, as a local ComfyUI does. `metadata` says whether the
+    socket asked.
     """
 
     def __init__(self, *, limit: int = LIMIT, preview_limit: int = PREVIEW_LIMIT) -> None:
         self.overflowed = False
         self._limit = limit
         self._preview_limit = preview_limit
-        self._metadata = False
+        self.metadata = False
         self._parcels: OrderedDict[int, Parcel] = OrderedDict()
         self._previews: deque[int] = deque()
         self._held: Preview | None = None
@@ -68,13 +69,13 @@ class Outbox:
     def want_metadata(self, wanted: bool) -> None:
         """Previews from now on go out as type 4, or as type 1."""
         self._release()
-        self._metadata = wanted
+        self.metadata = wanted
 
     def put(self, message: Message, *, for_all: bool = False) -> None:
         """Take a message; `for_all` sends a preview as type 1 whatever the socket asked for."""
         if self.overflowed:
             return
-        metadata = self._metadata and not for_all
+        metadata = self.metadata and not for_all
         if isinstance(message, Preview) and message.leads and not metadata:
             self._release()
             self._held = message

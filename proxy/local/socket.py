@@ -83,6 +83,11 @@ class ClientSocket:
             log.warning("socket_too_slow", waiting=len(self._outbox))
             self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
 
+    @property
+    def asks_for_previews(self) -> bool:
+        """Whether the client's feature flags ask for previews with metadata."""
+        return self._outbox.metadata
+
     def superseded(self) -> None:
         """The connection stays open and gets nothing more."""
         self._silent = True

@@ -9,9 +9,10 @@ from proxy.translate.messages import Event, Message, NodeText, Preview, status
 
 
 class Listener:
-    def __init__(self) -> None:
+    def __init__(self, *, asks_for_previews: bool = False) -> None:
         self.heard: list[tuple[Message, bool]] = []
         self.replaced = False
+        self.asks_for_previews = asks_for_previews
 
     def send(self, message: Message, *, for_all: bool) -> None:
         self.heard.append((message, for_all))
@@ -21,6 +22,7 @@ class Listener:
 
 
 PREVIEW = Preview("p", "1", "1", None, "1", b"", "image/jpeg")
+RESULT = Preview("p", "1", "1", None, "1", b"", "image/png", result=True)
 
 
 def listen(hub: Hub, client_id: str, member: str = "local") -> Listener:
@@ -35,6 +37,23 @@ def test_a_jobs_messages_go_to_its_client_alone() -> None:
     hub.tell("local", "a", PREVIEW)
     assert mine.heard == [(PREVIEW, False)]
     assert other.heard == []
+
+
+def test_of_a_job_that_was_not_watched_a_late_socket_hears_all_but_previews() -> None:
+    hub = Hub()
+    late = listen(hub, "a")
+    heard = [Event("progress", {}), RESULT, NodeText("1", "x")]
+    for message in (PREVIEW, *heard):
+        hub.tell("local", "a", message, watched=False)
+    assert late.heard == [(message, False) for message in heard]
+
+
+def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
+    hub = Hub()
+    late = Listener(asks_for_previews=True)
+    hub.attach("local", "a", late)
+    hub.tell("local", "a", PREVIEW, watched=False)
+    assert late.heard == [(PREVIEW, False)]
 
 
 @pytest.mark.parametrize(
