@@ -105,8 +105,8 @@ async def test_a_stalled_socket_is_replaced_and_brings_progress_again(
     simulator.switches.pace = 0.05
     stall = simulator.faults.add(SocketFault("stall", event="progress"))
     async with client.listening() as listener:
-        prompt_id = await client.submit(graphs.sampled(steps=25))
-        await listener.until("progress", value=25)
+        prompt_id = await client.submit(graphs.sampled(steps=14))
+        await listener.until("progress", value=14)
         await listener.until_end(prompt_id)
         await assert_whole(client, listener, prompt_id)
     assert stall.happened == 1
