@@ -91,7 +91,7 @@ class Submitter:
         self._expecting = expecting
         self._patience = patience
         self._looks = looks
-        self._marks: dict[str, str] = {}
+        self._marks: dict[str, object] = {}
 
     async def submit(
         self, job: JobRecord, graph: dict[str, Any], extra_data: dict[str, Any]
@@ -145,12 +145,13 @@ class Submitter:
                 return entry.cloud_id
         return None
 
-    async def _mark_of(self, cloud_id: str) -> str:
-        """The mark of a job, which never changes; read once."""
+    async def _mark_of(self, cloud_id: str) -> object:
+        """The mark of a job. One that was read never changes; one that lags is read again."""
         if cloud_id not in self._marks:
             detail = await self._cloud.job(cloud_id)
-            mark = (detail.extra_data or {}).get(MARK) if detail is not None else None
-            self._marks[cloud_id] = str(mark)
+            if detail is None or detail.extra_data is None:
+                return None
+            self._marks[cloud_id] = detail.extra_data.get(MARK)
             while len(self._marks) > _REMEMBERED:
                 del self._marks[next(iter(self._marks))]
         return self._marks[cloud_id]
