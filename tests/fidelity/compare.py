@@ -291,7 +291,7 @@ def _numbered(value: Any, names: Names) -> Any:
 
 def _beginning(recorded: Body, actual: bytes) -> list[str]:
     """Compare what of a body was recorded: a few bytes."""
-    start = bytes.fromhex(recorded.fields["first64"])[:2]
+    start = bytes.fromhex(recorded.fields["first64"])[:1]
     if actual.startswith(start):
         return []
     return [f"content: {_nature(start)} → {_nature(actual)}"]

@@ -164,10 +164,6 @@ NOT_YET = (
     Row("http_api_twins", "/templates|/docs|/index.html", r"status: .*|header .*|body: .*",
         "The web interface's own files."),
     Row("http_unknown_routes", r"GET /api/ ", r"header .*", "The web interface's own page."),
-    Row("http_api_twins", "/settings|userdata", r"status: .*|header .*|body: .*",
-        "Settings and user data."),
-    Row("small_upload_limit", "/settings|userdata", r"status: .*|header .*|text: .*",
-        "Settings and user data."),
     Row("http_api_twins|upload_image", "/internal", r"status: .*|header .*|body: .*",
         "The routes below /internal."),
 )
@@ -181,6 +177,5 @@ RECORDINGS_NOT_YET = {
     "http_static": "The web interface's own files.",
     "internal": "The routes below /internal.",
     "internal_logs_subscribe": "The server's log on the websocket.",
-    "userdata": "User data.",
     "ws_custom_node_socket": "A websocket of a node pack of the recorder's own.",
 }

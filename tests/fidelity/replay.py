@@ -31,6 +31,8 @@ PATIENCE = 10.0
 SILENCE = 0.4
 #: Headers that the client must not add to the recorded ones.
 AUTOMATIC = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
+#: What is done to a websocket that is open.
+TO_A_SOCKET = ("ws_send", "ws_close", "ws_end")
 
 
 @dataclass
@@ -87,7 +89,8 @@ class Replay:
             stack.push_async_callback(self._hang_up)
             await self._listen("an observer", await self._session.ws_connect(self._url / "ws"))
             for event in self._recording.events:
-                if event.kind in steps:
+                shut = event.kind in TO_A_SOCKET and event.fields["ws"] not in self._ears
+                if event.kind in steps and not shut:
                     await steps[event.kind](event)
         return self.findings
 
@@ -175,7 +178,11 @@ class Replay:
             await self._wait(lambda: self._jobs.queue_remaining(LOCAL) == remaining)
         recorded = event.fields["response_headers"]
         packed = any(header.lower() == "sec-websocket-extensions" for header, _ in recorded)
-        socket = await self._connect(event, compress=15 if packed else 0)
+        try:
+            socket = await self._connect(event, compress=15 if packed else 0)
+        except aiohttp.WSServerHandshakeError as error:
+            self._found(event.name, "answer", [f"status: 101 → {error.status}"])
+            return
         actual = [(key, value) for key, value in socket._response.headers.items()]
         await self._listen(name, socket)
         found = compare.headers(recorded, actual, self._names)
