@@ -42,8 +42,11 @@ class Contents:
 
     async def load(self) -> None:
         """Read what was written before. Raises `StoreError`."""
-        async for _, value in self._store.scan(COLLECTION):
-            self._remember(msgspec.json.decode(value, type=_Known))
+        async for key, value in self._store.scan(COLLECTION):
+            try:
+                self._remember(msgspec.json.decode(value, type=_Known))
+            except msgspec.DecodeError as error:
+                _log.warning("what is known of a content is unreadable", key=key, reason=str(error))
 
     def hash_of(self, cloud_name: str) -> str | None:
         """The content's hash, from what was seen or from the name, if it can be told."""

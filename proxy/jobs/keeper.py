@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+from typing import TypeVar
 
 import structlog
 
@@ -19,6 +21,8 @@ from proxy.translate import codec
 from proxy.translate.messages import Message, status
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 LIVE = "jobs"
 HISTORY = "history"
@@ -57,21 +61,28 @@ class Keeper:
     async def load(self) -> list[JobRecord]:
         """Read what was kept and follow again what has not ended.
 
-        Returns the jobs whose submission had not been answered when they were written.
+        Returns the jobs whose submission had not been answered when they were written. A record
+        that cannot be read is left where it is, and out.
         """
-        ended = [EndedJob.from_bytes(data) async for _, data in self._store.scan(HISTORY)]
+        ended = [job async for job in self._scan(HISTORY, EndedJob.from_bytes)]
         for job in sorted(ended, key=lambda job: job.sequence):
             self.ledgers[job.member].add_ended(job)
             self._ended_ids.add(job.cloud_id)
             self._sequence = max(self._sequence, job.sequence + 1)
         unanswered = []
-        async for _, data in self._store.scan(LIVE):
-            record = JobRecord.from_bytes(data)
+        async for record in self._scan(LIVE, JobRecord.from_bytes):
             if record.cloud_id:
                 self.follow(record).release()
             else:
                 unanswered.append(record)
         return unanswered
+
+    async def _scan(self, collection: str, read: Callable[[bytes], T]) -> AsyncIterator[T]:
+        async for key, data in self._store.scan(collection):
+            try:
+                yield read(data)
+            except (ValueError, TypeError) as error:
+                log.error("record_unreadable", kind=collection, key=key, error=str(error))
 
     async def close(self) -> None:
         """Stop following; the jobs go on on the cloud."""

@@ -1,0 +1,205 @@
+"""A data folder that is full, read-only, locked, damaged or taken: refused before, never after."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from process import before, serving
+from stack import Client, running_proxy
+from structlog.testing import capture_logs
+
+from proxy.config import ConfigError
+from proxy.simulator import Simulator
+from proxy.store import sqlite
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if not _mount("-t", "tmpfs", "-o", "size=2m", "tmpfs", str(path)):
+        pytest.skip("only root may mount a small disk")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def _mount(*arguments: str) -> bool:
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return False
+    return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
+
+
+def fill(disk: Path) -> Path:
+    """Leave no block free; the file that takes them."""
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
+
+
+async def refusal(client: Client, path: str = "prompt", **body: Any) -> tuple[int, str]:
+    """Status and type of the error of a submission."""
+    status, answer = await client.post(path, body or {"prompt": graphs.plain()})
+    return status, answer["error"]["type"]
+
+
+async def exit_of(folder: Path, environment: dict[str, str]) -> tuple[int | None, str]:
+    """Start a process that should not start; its exit code, and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "proxy", "serve", "--port", "0", "--data-dir", str(folder)),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+    async with asyncio.timeout(30):
+        _, said = await process.communicate()
+    return process.returncode, said.decode()
+
+
+async def test_on_a_full_disk_nothing_is_accepted_and_what_was_comes_to_its_end(
+    simulator: Simulator, disk: Path, session: aiohttp.ClientSession
+) -> None:
+    async with running_proxy(simulator, disk / "data") as proxy:
+        client = Client(session, proxy.url)
+        async with client.listening() as listener:
+            accepted = await client.submit(graphs.waiting(0.2))
+            (job,) = simulator.jobs
+            filler = fill(disk)
+            assert await refusal(client) == (503, "store_unavailable")
+            await simulator.wait_for_end(job)
+            with capture_logs() as logs:
+                async with asyncio.timeout(10):
+                    while not any(one["event"] == "store_refuses" for one in logs):
+                        await listener.next()
+            assert (await client.get(f"history/{accepted}"))[1] == {}
+            filler.unlink()
+            await listener.until_end(accepted)
+            await client.run(graphs.plain())
+    assert len(simulator.jobs) == 2
+
+
+async def test_on_a_full_disk_an_upload_is_refused(
+    simulator: Simulator, disk: Path, session: aiohttp.ClientSession
+) -> None:
+    async with running_proxy(simulator, disk / "data") as proxy:
+        client = Client(session, proxy.url)
+        filler = fill(disk)
+        form = aiohttp.FormData()
+        form.add_field("image", graphs.png(), filename="a.png", content_type="image/png")
+        async with session.post(proxy.url / "upload/image", data=form) as answer:
+            assert answer.status in (503, 507)
+            assert (await answer.json())["error"]["message"]
+        filler.unlink()
+        assert (await client.upload("a.png", graphs.png()))["name"] == "a.png"
+
+
+async def test_a_disk_that_is_full_at_the_start_is_said_in_a_sentence(
+    simulator: Simulator, disk: Path
+) -> None:
+    fill(disk)
+    code, said = await exit_of(disk / "data", before(simulator))
+    assert code == 2
+    assert said.count("\n") == 1, said
+    assert "full" in said
+
+
+async def test_a_folder_that_cannot_be_written_is_said_in_a_sentence(
+    simulator: Simulator, disk: Path
+) -> None:
+    (disk / "data").mkdir()
+    assert _mount("-o", "remount,ro", str(disk))
+    code, said = await exit_of(disk / "data", before(simulator))
+    assert code == 2
+    assert said.count("\n") == 1, said
+    assert "permissions" in said
+
+
+async def test_a_folder_of_another_process_is_said_in_a_sentence(
+    simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_proxy(simulator, tmp_path):
+        code, said = await exit_of(tmp_path, before(simulator))
+    assert code == 2
+    assert said.startswith("Another comfy-cloud-proxy uses the data folder")
+    assert said.count("\n") == 1, said
+
+
+async def test_a_damaged_database_is_set_aside_and_the_start_goes_on(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    (tmp_path / "proxy.sqlite").write_bytes(b"junk " * 1000)
+    async with serving(tmp_path, environment=before(simulator)) as process:
+        await Client(session, process.url).run(graphs.plain())
+        assert await process.stop() == 0
+    assert b"the database was damaged and has been set aside" in b"".join(process.said)
+    assert (tmp_path / "proxy.sqlite.damaged-1").read_bytes() == b"junk " * 1000
+
+
+async def test_a_damaged_record_is_left_out_and_the_others_are_known(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    async with running_proxy(simulator, tmp_path) as proxy:
+        whole = await Client(session, proxy.url).run(graphs.plain())
+    connection = sqlite3.connect(tmp_path / "proxy.sqlite")
+    collections = [
+        name for (name,) in connection.execute("SELECT DISTINCT collection FROM documents")
+    ]
+    for collection in {*collections, "jobs"}:
+        for number, value in enumerate((b"", b"{", b"null", b"{}", b"\xff\x00")):
+            row = (collection, f"local/damaged-{number}", value)
+            connection.execute("INSERT INTO documents VALUES (?, ?, ?)", row)
+    connection.commit()
+    connection.close()
+    async with running_proxy(simulator, tmp_path) as proxy:
+        client = Client(session, proxy.url)
+        _, history = await client.get("history")
+        assert list(history.values()) == [whole]
+        await client.run(graphs.plain(1))
+
+
+async def test_while_another_process_locks_the_database_nothing_is_accepted(
+    simulator: Simulator,
+    tmp_path: Path,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 50)
+    async with running_proxy(simulator, tmp_path) as proxy:
+        client = Client(session, proxy.url)
+        other = sqlite3.connect(tmp_path / "proxy.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        assert await refusal(client) == (503, "store_unavailable")
+        assert simulator.calls["POST /api/prompt"] == 0
+        other.execute("ROLLBACK")
+        other.close()
+        await client.run(graphs.plain())
+
+
+async def test_a_database_that_is_locked_at_the_start_is_not_taken_for_damaged(
+    simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 50)
+    other = sqlite3.connect(tmp_path / "proxy.sqlite", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(ConfigError, match="locked"):
+        async with running_proxy(simulator, tmp_path):
+            pass
+    other.close()
+    with capture_logs() as logs:
+        async with running_proxy(simulator, tmp_path):
+            pass
+    assert not [one for one in logs if "damaged" in one["event"]]
