@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -13,8 +13,10 @@ import structlog
 from yarl import URL
 
 from proxy.catalogue import nodes
+from proxy.catalogue.bodies import Bodies
 from proxy.catalogue.kept import Kept
 from proxy.catalogue.nodes import Nodes
+from proxy.catalogue.whole import Body, Coding
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
@@ -57,6 +59,7 @@ class Catalogue:
             nodes.read,
             max_age=max_age,
         )
+        self._bodies = Bodies()
         self._folders: Kept[list[dict[str, Any]]] = Kept(
             "list of model folders",
             folder / "model_folders.json",
@@ -77,7 +80,7 @@ class Catalogue:
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.gather(self._warming, return_exceptions=True)
-        kept = [self._nodes.close(), self._folders.close()]
+        kept = [self._nodes.close(), self._folders.close(), self._bodies.close()]
         await asyncio.gather(*kept, *(models.close() for models in self._models.values()))
 
     async def _warm(self) -> None:
@@ -99,9 +102,9 @@ class Catalogue:
         """All node classes; each is parsed when it is looked at."""
         return await self._nodes.get()
 
-    async def object_info_json(self, files: Iterable[str]) -> bytes:
+    async def object_info(self, files: Sequence[str], coding: Coding = "identity") -> Body:
         """The body of `GET /object_info` for a member whose input folder holds `files`."""
-        return (await self._nodes.get()).whole_json(files)
+        return await self._bodies.get((await self._nodes.get()).whole, files, coding)
 
     async def node_class_json(self, name: str, files: Iterable[str]) -> bytes:
         """The body of `GET /object_info/{class}`: `{}` for a class that there is not."""

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from aiohttp import web
 
-from proxy.local import answers
+from proxy.catalogue.whole import Body, Coding
+from proxy.local import accept, answers
 from proxy.local.services import member_of, of
 
+#: Ways to compress `object_info`, the best first.
+_CODINGS: tuple[Coding, ...] = ("zstd", "gzip")
 
-async def get_object_info(request: web.Request) -> web.Response:
-    """All node classes, with the member's files where a class lists the input folder."""
-    return answers.ready(await of(request).catalogue.object_info_json(_files(request)))
+
+async def get_object_info(request: web.Request) -> web.StreamResponse:
+    """All node classes, with the member's files where a class lists the input folder.
+
+    Compressed only for who asks for it. The entity tag is that of the bytes as they are sent.
+    """
+    coding = cast(Coding, accept.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
+    body = await of(request).catalogue.object_info(_files(request), coding)
+    headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}
+    if any(tag.value in ("*", body.etag) for tag in request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = answers.JSON_TYPE
+    if coding != accept.IDENTITY:
+        headers["Content-Encoding"] = coding
+    return await _send(request, body, headers)
 
 
 async def get_node_class(request: web.Request) -> web.Response:
@@ -44,6 +61,21 @@ async def get_models_in_detail(request: web.Request) -> web.Response:
 async def get_embeddings(request: web.Request) -> web.Response:
     """The names of the embeddings."""
     return answers.json(await of(request).catalogue.embeddings())
+
+
+async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> web.StreamResponse:
+    """Piece by piece, so that nothing is copied; a client that leaves ends it quietly."""
+    response = web.StreamResponse(headers={**headers, "Content-Length": str(body.length)})
+    try:
+        await response.prepare(request)
+        if request.method != "HEAD":
+            for piece in body.pieces:
+                await response.write(piece)
+        await response.write_eof()
+    except ConnectionError:
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 def _files(request: web.Request) -> list[str]:

@@ -78,16 +78,23 @@ def test_fields_that_comfyui_always_has_are_filled_in() -> None:
 
 def test_the_whole_is_all_classes_in_comfyuis_json() -> None:
     nodes = read(b'{"A":{"x":18446744073709551615,"y":"\xc3\xa9"},"B":{},"odd":5}')
-    whole = nodes.whole_json([])
-    assert json.loads(whole) == {"A": nodes["A"], "B": nodes["B"]}
+    whole = b"".join(nodes.whole.body([], "identity").pieces)
+    assert whole == json.dumps({"A": nodes["A"], "B": nodes["B"]}).encode()
     assert b'"x": 18446744073709551615, "y": "\\u00e9"' in whole
 
 
-def test_the_whole_is_put_together_once_for_a_set_of_files() -> None:
-    nodes = Nodes({"Loader": loader([], {"image_upload": True})})
-    first = nodes.whole_json(["b.png"])
-    assert nodes.whole_json(["b.png"]) is first
-    assert nodes.whole_json(["c.png"]) != first
+def test_one_class_is_a_part_of_the_whole() -> None:
+    nodes = Nodes({"A": {}, "Loader": loader(["x.png"], {"image_upload": True}), "B": {}})
+    one = nodes.one_json("Loader", ["b.png"])
+    assert b", " + one[1:-1] + b", " in b"".join(nodes.whole.body(["b.png"], "identity").pieces)
+
+
+def test_every_list_of_a_class_is_filled() -> None:
+    flags = {"image_upload": True}
+    sections = {"optional": {"c": [["c.png"], flags]}, "required": {"a": [["a.png"], flags]}}
+    entry = json.loads(Nodes({"L": {"input": sections}}).one_json("L", ["b.png"]))["L"]["input"]
+    assert entry["optional"]["c"][0] == ["b.png", "c.png"]
+    assert entry["required"]["a"][0] == ["a.png", "b.png"]
 
 
 def test_an_unknown_class_is_an_empty_object() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -87,11 +88,27 @@ async def test_start_begins_to_load(catalogue: Catalogue, cloud: CountingCloud) 
 
 async def test_the_members_files_are_in_both_answers(catalogue: Catalogue) -> None:
     one = json.loads(await catalogue.node_class_json("LoadImage", ["cat.png"]))
-    whole = json.loads(await catalogue.object_info_json(["cat.png"]))
+    whole = json.loads(b"".join((await catalogue.object_info(["cat.png"])).pieces))
     choices = one["LoadImage"]["input"]["required"]["image"][0]
     assert choices == ["cat.png", "x.png"]
     assert whole["LoadImage"] == one["LoadImage"]
     assert list(await catalogue.classes()) == list(whole)
+
+
+async def test_clients_of_a_cold_start_wait_for_one_call_together(
+    catalogue: Catalogue, cloud: CountingCloud
+) -> None:
+    bodies = await asyncio.gather(*(catalogue.object_info([]) for _ in range(20)))
+    assert len({body.etag for body in bodies}) == 1
+    assert cloud.calls == ["object_info"]
+
+
+async def test_the_entity_tag_outlives_the_copy(cloud: CountingCloud, tmp_path: Path) -> None:
+    tags = []
+    for run in "first", "second":
+        async with catalogue_of(cloud, tmp_path / run) as catalogue:
+            tags.append((await catalogue.object_info([], "gzip")).etag)
+    assert tags[0] == tags[1]
 
 
 async def test_models_are_asked_for_once_a_folder(

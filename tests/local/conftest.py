@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 
+from proxy.catalogue.whole import Body, Coding, Whole
 from proxy.files.record import FileRecord, Named, make_record
 from proxy.jobs.hub import Hub
 from proxy.jobs.listing import JobQuery
@@ -181,11 +182,11 @@ class RoomOfNodes:
     refusal: LocalError | None = None
     files: list[str] = field(default_factory=list)
 
-    async def object_info_json(self, files: list[str]) -> bytes:
+    async def object_info(self, files: list[str], coding: Coding) -> Body:
         if self.refusal is not None:
             raise self.refusal
         self.files = files
-        return b'{"LoadImage": {}}'
+        return Whole([b'{"LoadImage": {}}']).body(files, coding)
 
     async def node_class_json(self, name: str, files: list[str]) -> bytes:
         return codec.dump_bytes({name: {}} if name == "LoadImage" else {})
