@@ -9,25 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import gated
 import graphs
 from process import before, serving
 from stack import Client, Listener, running_proxy
 
 from proxy.simulator import HttpFault, Simulator
-from proxy.simulator.nodes import NodeClass
-from proxy.simulator.nodes.node_class import Context, Output
-
-GATED = {"1": {"class_type": "TestGate", "inputs": {}}}
-
-
-def gate(opened: asyncio.Event) -> NodeClass:
-    """A node that runs until the test lets it end."""
-
-    async def run(_inputs: dict[str, Any], _context: Context) -> Output:
-        await opened.wait()
-        return Output(ui={"text": ["open"]})
-
-    return NodeClass("TestGate", run, output_node=True)
 
 
 async def raw(client: Client, path: str) -> bytes:
@@ -61,14 +48,14 @@ async def test_what_was_accepted_is_known_and_goes_on(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     client_id, opened = "the one client", asyncio.Event()
-    async with Simulator(extra_nodes=[gate(opened)]) as simulator:
+    async with Simulator(extra_nodes=[gated.gate(opened)]) as simulator:
         async with serving(tmp_path, environment=before(simulator)) as process:
             client = Client(session, process.url, client_id)
             ended = await client.run(graphs.plain(1))
             item = ended["outputs"]["2"]["images"][0]
             picture = await client.view(item)
             async with client.listening() as listener:
-                running = await client.submit(GATED)
+                running = await client.submit(gated.GRAPH)
                 await listener.until("executing", node="1")
                 waiting = await client.submit(graphs.plain(2))
                 history, queue = [await raw(client, path) for path in ("history", "queue")]
