@@ -30,6 +30,7 @@ from proxy.local.services import Services
 from proxy.readiness import Readiness
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
+from proxy.userdata.service import UserData
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +92,8 @@ async def rooms(
         catalogue = Catalogue(cloud, path / "catalogue", max_age=settings.catalogue_max_age)
         await catalogue.start()
         stack.push_async_callback(catalogue.close)
+        userdata = UserData(path / "userdata")
+        await userdata.start()
         socket = EventSocket(
             base_url,
             key,
@@ -103,6 +106,13 @@ async def rooms(
             silence=tempo.silence(),
             waits=tempo.socket_waits,
         )
+
+        async def opened() -> bool:
+            _, connected = await asyncio.gather(
+                catalogue.wait_loaded(_CATALOGUE_PATIENCE), socket.wait_connected(_SOCKET_PATIENCE)
+            )
+            return connected
+
         jobs = Jobs(
             store=store,
             cloud=cloud,
@@ -132,6 +142,7 @@ async def rooms(
             jobs=jobs,
             files=files,
             catalogue=catalogue,
+            userdata=userdata,
             max_upload_bytes=settings.max_upload_bytes,
             cors_origins=settings.cors_origins,
             checks=Readiness(store, cloud, socket, max_age=tempo.ready_age).checks,

@@ -14,9 +14,11 @@ from proxy.local import (
     jobs,
     prompt,
     queue,
+    settings,
     socket,
     system,
     upload,
+    userdata,
     view,
 )
 
@@ -67,6 +69,17 @@ ROUTES = (
     Route("GET", "/experiment/models", catalogue.get_model_folders_in_detail),
     Route("GET", "/experiment/models/{folder}", catalogue.get_models_in_detail),
     Route("GET", "/view_metadata/{folder}", system.get_nothing),
+    # the member's own
+    Route("GET", "/settings", settings.get_settings),
+    Route("POST", "/settings", settings.post_settings),
+    Route("GET", "/settings/{id}", settings.get_setting),
+    Route("POST", "/settings/{id}", settings.post_setting),
+    Route("GET", "/userdata", userdata.list_files),
+    Route("GET", "/userdata/{file}", userdata.get_file),
+    Route("POST", "/userdata/{file}", userdata.post_file),
+    Route("DELETE", "/userdata/{file}", userdata.delete_file),
+    Route("POST", "/userdata/{file}/move/{dest}", userdata.move_file),
+    Route("GET", "/v2/userdata", userdata.list_tree),
     # the server itself
     Route("GET", "/system_stats", system.get_system_stats),
     Route("GET", "/features", system.get_features),

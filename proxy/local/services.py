@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy.catalogue.service import Catalogue
     from proxy.files.service import Files
     from proxy.jobs.service import Jobs
+    from proxy.userdata.service import UserData
 
 #: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
@@ -37,6 +38,7 @@ class Services:
     jobs: Jobs
     files: Files
     catalogue: Catalogue
+    userdata: UserData
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     cors_origins: tuple[str, ...] = ()
     checks: Callable[[], Awaitable[Mapping[str, str | None]]] = nothing_wrong

@@ -88,6 +88,14 @@ DEVIATIONS = (
     Row("prompt_secrets", "GET /queue", r"body\..*: - (auth_token|api_key)_comfy_org",
         "Newest: credentials are not shown in the queue."),
 
+    Row("userdata", "(GET|HEAD) /userdata/", r"header (content-disposition:  → attachment"
+        r"|x-content-type-options:  → nosniff)",
+        "Newest: user data is an attachment."),
+    Row("userdata", "full_info", r"body(\[\])?\.(modified|created): float → int",
+        "Newest: times are in milliseconds."),
+    Row("userdata", "move outside", r"status: 500 → 403|header .*|body: .*",
+        "Newest: refused like every other name that leads out."),
+
     # --- what kills or cripples a ComfyUI
     Row("fatal_(client_id_list|extra_data_null)", "POST /prompt", REFUSED,
         "Refused: the recorded server died, or its worker."),

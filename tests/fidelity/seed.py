@@ -14,6 +14,7 @@ from stack import Proxy
 
 from proxy.members import LOCAL
 from proxy.simulator import Simulator, Switches
+from proxy.userdata.service import UserData
 
 #: The file service reads a body in chunks; ours are small.
 PLAIN = {
@@ -38,6 +39,19 @@ SAME_PICTURE = (
     "plus+per%cent.png",
     "\u00fcn\u00ef \u4e16.png",
 )
+
+#: The settings in the recorded server, and the user data that it had where more is seen of it.
+SETTINGS = {
+    "Oracle.a": 2,
+    "Oracle.b": {"x": [1, None]},
+    "Oracle.c": "text value",
+    "Oracle.null": None,
+    "h\u00e9/x": True,
+}
+USER_DATA = {
+    "userdata": (),
+    "http_api_twins": ("empty", "workflows/sub dir/two \u00e9.json"),
+}
 
 #: Here each run finds the cache of one before it, of which only the last one's is kept.
 UNCACHED = ("prompt_previews_png_and_size",)
@@ -77,6 +91,8 @@ async def seed(recording: Recording, proxy: Proxy) -> None:
             for event in requests
         )
     )
+    if recording.scenario in USER_DATA:
+        await _seed_user_data(USER_DATA[recording.scenario], proxy.services.userdata)
     for type_, path, data in files():
         name = path.rpartition("/")[2].removesuffix(".gz")
         if name not in said and "object_info/LoadImage" not in said:
@@ -85,6 +101,12 @@ async def seed(recording: Recording, proxy: Proxy) -> None:
         await proxy.services.files.upload(
             LOCAL, _once(data), filename=name, subfolder=subfolder, type=type_
         )
+
+
+async def _seed_user_data(names: tuple[str, ...], userdata: UserData) -> None:
+    await userdata.change_settings(LOCAL, SETTINGS)
+    for name in names:
+        await userdata.write(LOCAL, name, b"")
 
 
 def files() -> Iterator[tuple[str, str, bytes]]:

@@ -20,6 +20,7 @@ from proxy.local.app import Services, make_app
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
+from proxy.userdata.service import UserData
 
 MEMBER = "local"
 JOB = "14a1c0de-0000-4000-8000-000000000001"
@@ -231,6 +232,7 @@ def serve(
     room_of_jobs: RoomOfJobs,
     room_of_files: RoomOfFiles,
     room_of_nodes: RoomOfNodes,
+    tmp_path: Path,
 ) -> Serve:
     """Start the local API with settings of the test's own."""
 
@@ -239,6 +241,7 @@ def serve(
             jobs=room_of_jobs,  # type: ignore[arg-type]
             files=room_of_files,  # type: ignore[arg-type]
             catalogue=room_of_nodes,  # type: ignore[arg-type]
+            userdata=UserData(tmp_path / "userdata"),
             **settings,
         )
         client: TestClient[Any, Any] = await aiohttp_client(make_app(services))

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,7 @@ from proxy.local import guard
 from proxy.local.guard import Limits
 from proxy.local.server import Server
 from proxy.local.services import Services
+from proxy.userdata.service import UserData
 
 HEAD = b"GET /queue HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /prompt HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
@@ -52,7 +54,7 @@ class Running:
 
 
 @pytest.fixture
-def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any) -> Any:
+def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path: Path) -> Any:
     @asynccontextmanager
     async def run(stop_timeout: float = 1.0, **limits: Any) -> AsyncIterator[Running]:
         began, go = asyncio.Event(), asyncio.Event()
@@ -63,7 +65,12 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any) -> Any:
             return Accepted("p", 0, {})
 
         room_of_jobs.submit = submit
-        services = Services(jobs=room_of_jobs, files=room_of_files, catalogue=room_of_nodes)
+        services = Services(
+            jobs=room_of_jobs,
+            files=room_of_files,
+            catalogue=room_of_nodes,
+            userdata=UserData(tmp_path / "userdata"),
+        )
         server = Server(services, Limits(**limits), stop_timeout=stop_timeout)
         url = URL(await server.start("127.0.0.1", 0))
         found = Running(server, url, began, go)

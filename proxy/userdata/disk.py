@@ -1,0 +1,260 @@
+"""One folder on the disk: what is asked of it by names that must not lead out of it.
+
+Everything here blocks, and runs in threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from proxy.store.base import StoreError
+from proxy.userdata.names import DRAFT, BadNameError, LeadsOutError, parts_of
+
+#: What the system says when the name is at fault and not the disk.
+_FAULTS_OF_NAMES = frozenset(
+    {
+        errno.EEXIST,
+        errno.EILSEQ,
+        errno.EINVAL,
+        errno.EISDIR,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.ENOTDIR,
+        errno.ENOTEMPTY,
+    }
+)
+
+
+class TakenError(Exception):
+    """There is a file of that name, and it was not to be overwritten."""
+
+
+class IsFolderError(Exception):
+    """What was to be a file is a folder."""
+
+
+class IsFileError(Exception):
+    """What was to be a folder is a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file or folder: its path from the member's folder or from the one that was listed.
+
+    Times are seconds since 1970; `created` is what the system has nearest to that.
+    """
+
+    path: str
+    size: int
+    modified: float
+    created: float
+    is_folder: bool = False
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+class Disk:
+    """A folder, made when it is first needed.
+
+    Methods raise `LeadsOutError`; `FileNotFoundError` for what is not there and could not be;
+    `BadNameError` for what cannot be written there; and `StoreError` when the disk refuses.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._changing = threading.Lock()
+
+    def find(self, name: str) -> Path:
+        """Where the file or folder of that name is."""
+        return self._found(name)[0]
+
+    def read(self, name: str) -> bytes:
+        """A file's content."""
+        path, _ = self._found(name)
+        with _told():
+            return path.read_bytes()
+
+    def write(self, name: str, data: bytes, *, overwrite: bool = True) -> Entry:
+        """Write a file, whole or not at all. Raises `TakenError` unless it may `overwrite`."""
+        path, steps = self._place(name)
+        if not steps:
+            raise BadNameError(name)
+        with _told():
+            return self._write(path, steps, data, overwrite=overwrite)
+
+    def _write(self, path: Path, steps: tuple[str, ...], data: bytes, *, overwrite: bool) -> Entry:
+        if not overwrite and os.path.lexists(path):
+            raise TakenError
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number, name = tempfile.mkstemp(prefix=DRAFT, dir=path.parent)
+        draft = Path(name)
+        try:
+            with os.fdopen(number, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            with self._changing:
+                if not overwrite and os.path.lexists(path):
+                    raise TakenError
+                draft.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                draft.unlink()
+            raise
+        _settle(path.parent)
+        return _entry(path, steps)
+
+    def delete(self, name: str) -> None:
+        """Remove a file. Raises `IsFolderError` for a folder."""
+        path, _ = self._found(name)
+        with _told():
+            if path.is_dir() and not path.is_symlink():
+                raise IsFolderError
+            path.unlink()
+            _settle(path.parent)
+
+    def move(self, name: str, target: str, *, overwrite: bool = True) -> Entry:
+        """Give a file or folder another name. Raises `TakenError` and `IsFolderError`."""
+        source, _ = self._found(name)
+        path, steps = self._place(target)
+        with _told():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._changing:
+                if not overwrite and os.path.lexists(path):
+                    raise TakenError
+                if path.is_dir():
+                    raise IsFolderError
+                _rename(source, path)
+            _settle(path.parent)
+            _settle(source.parent)
+            return _entry(path, steps)
+
+    def files(self, name: str, *, recurse: bool) -> list[Entry]:
+        """The files in a folder, by their paths from it; hidden ones are left out, as by glob."""
+        top, _ = self._found(name)
+        with _told():
+            found = self._walk(top, (), recurse=recurse, hidden=False)
+            return sorted(
+                (entry for entry in found if not entry.is_folder), key=lambda entry: entry.path
+            )
+
+    def tree(self, name: str) -> list[Entry]:
+        """All folders and files below a folder, by their paths from the member's.
+
+        Folders come first, then by name in small letters. Raises `IsFileError`.
+        """
+        top, steps = self._found(name)
+        with _told():
+            if not top.is_dir():
+                raise IsFileError
+            found = self._walk(top, steps, recurse=True, hidden=True)
+            return sorted(found, key=lambda entry: (not entry.is_folder, entry.name.lower()))
+
+    def tidy(self) -> None:
+        """Remove what a process that was killed had begun to write."""
+        for folder, _, names in os.walk(self._root):
+            for name in names:
+                if name.startswith(DRAFT):
+                    with suppress(OSError):
+                        Path(folder, name).unlink()
+
+    def _found(self, name: str) -> tuple[Path, tuple[str, ...]]:
+        """The place of what is there, and its steps."""
+        try:
+            path, steps = self._place(name)
+            with _told():
+                path.lstat()
+        except BadNameError as error:
+            raise FileNotFoundError(name) from error
+        return path, steps
+
+    def _place(self, name: str) -> tuple[Path, tuple[str, ...]]:
+        """A path that lies in the folder whatever links there are on the way, and its steps."""
+        steps = parts_of(name)
+        with _told():
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = self._root.joinpath(*steps)
+            if not self._holds(path):
+                raise LeadsOutError(name)
+        return path, steps
+
+    def _holds(self, path: str | Path) -> bool:
+        return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._root))
+
+    def _walk(
+        self, top: Path, steps: tuple[str, ...], *, recurse: bool, hidden: bool
+    ) -> Iterator[Entry]:
+        waiting = [(top, steps)]
+        while waiting:
+            folder, above = waiting.pop()
+            try:
+                children = list(os.scandir(folder))
+            except (NotADirectoryError, FileNotFoundError):
+                continue
+            for child in children:
+                if child.name.startswith(DRAFT) or (not hidden and child.name.startswith(".")):
+                    continue
+                if child.is_symlink() and not self._holds(child.path):
+                    continue
+                below = (*above, child.name)
+                with suppress(FileNotFoundError):
+                    yield _entry(Path(child.path), below)
+                if recurse and child.is_dir(follow_symlinks=False):
+                    waiting.append((Path(child.path), below))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say what the system's errors mean here."""
+    try:
+        yield
+    except ValueError as error:
+        raise BadNameError(str(error)) from error
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise
+        if error.errno in _FAULTS_OF_NAMES:
+            raise BadNameError(str(error.strerror)) from error
+        raise StoreError(f"user data: {error.strerror}") from error
+
+
+def _entry(path: Path, steps: tuple[str, ...]) -> Entry:
+    found = path.stat()
+    return Entry(
+        path="/".join(steps) or ".",
+        size=found.st_size,
+        modified=found.st_mtime,
+        created=found.st_ctime,
+        is_folder=path.is_dir(),
+    )
+
+
+def _rename(source: Path, path: Path) -> None:
+    try:
+        source.replace(path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.move(source, path)
+
+
+def _settle(folder: Path) -> None:
+    """Have a folder's names on the disk, where the system can be asked to."""
+    if os.name == "nt":
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)

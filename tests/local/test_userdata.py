@@ -1,0 +1,313 @@
+"""A member's own files."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from yarl import URL
+
+Client = TestClient[Any, Any]
+REASON = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
+
+
+def url(path: str) -> URL:
+    """The path as it goes over the wire."""
+    return URL(path, encoded=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    folder = tmp_path / "userdata" / "local"
+    folder.mkdir(parents=True)
+    return folder
+
+
+@pytest.fixture
+def stored(root: Path) -> Path:
+    """Some user data."""
+    for name in ("workflows/one.json", "workflows/sub dir/two é.json", "plain.txt", ".hidden"):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("hello")
+    return root
+
+
+async def status_and_text(answer: Any) -> tuple[int, str]:
+    return answer.status, await answer.text()
+
+
+async def test_a_file_comes_back_as_it_was_sent(client: Client) -> None:
+    answer = await client.post(url("/userdata/workflows%2Fa%20%C3%A9.json"), data=b'{"a": 1}')
+    assert (answer.status, await answer.json()) == (200, "workflows/a é.json")
+    found = await client.get(url("/api/userdata/workflows%2Fa%20%C3%A9.json"))
+    assert (found.status, await found.read()) == (200, b'{"a": 1}')
+    assert found.headers["Content-Type"] == "application/json"
+    assert found.headers["Content-Disposition"] == "attachment"
+    assert found.headers["X-Content-Type-Options"] == "nosniff"
+
+
+async def test_an_empty_file_is_a_file(client: Client) -> None:
+    assert (await client.post("/userdata/empty")).status == 200
+    assert await (await client.get("/userdata/empty")).read() == b""
+
+
+async def test_an_unescaped_slash_is_another_route(client: Client, stored: Path) -> None:
+    assert await status_and_text(await client.get("/userdata/workflows/one.json")) == (404, "")
+    assert (await client.post("/userdata/workflows/one.json")).status == 405
+
+
+async def test_names_are_unescaped_twice(client: Client, stored: Path) -> None:
+    assert (await client.get(url("/userdata/workflows%252Fone.json"))).status == 200
+
+
+async def test_a_part_of_a_file(client: Client, stored: Path) -> None:
+    part = await client.get("/userdata/plain.txt", headers={"Range": "bytes=1-2"})
+    assert (part.status, await part.text()) == (206, "el")
+    assert part.headers["Content-Range"] == "bytes 1-2/5"
+    beyond = await client.get("/userdata/plain.txt", headers={"Range": "bytes=9-"})
+    assert beyond.status == 416
+
+
+async def test_what_a_client_has_already_is_not_sent(client: Client, stored: Path) -> None:
+    tag = (await client.head("/userdata/plain.txt")).headers["Etag"]
+    answer = await client.get("/userdata/plain.txt", headers={"If-None-Match": tag})
+    assert await status_and_text(answer) == (304, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "type_", "disposition"),
+    [
+        ("user.css", "text/css", "inline"),
+        ("other.css", "application/octet-stream", "attachment"),
+        ("page.html", "application/octet-stream", "attachment"),
+        ("x.svg", "application/octet-stream", "attachment"),
+        ("x.png", "image/png", "attachment"),
+    ],
+)
+async def test_nothing_runs_in_a_browser_but_the_members_style_sheet(
+    client: Client, name: str, type_: str, disposition: str
+) -> None:
+    await client.post(f"/userdata/{name}", data=b"x")
+    headers = (await client.get(f"/userdata/{name}")).headers
+    assert (headers["Content-Type"], headers["Content-Disposition"]) == (type_, disposition)
+
+
+async def test_overwriting_can_be_refused(client: Client) -> None:
+    first = await client.post("/userdata/a?overwrite=false", data=b"1")
+    second = await client.post("/userdata/a?overwrite=false", data=b"2")
+    assert (first.status, await status_and_text(second)) == (200, (409, "File already exists"))
+    assert await (await client.get("/userdata/a")).text() == "1"
+    assert (await client.post("/userdata/a", data=b"3")).status == 200
+    assert await (await client.get("/userdata/a")).text() == "3"
+
+
+async def test_the_full_info_of_what_was_written_has_whole_milliseconds(client: Client) -> None:
+    info = await (await client.post("/userdata/a?full_info=TRUE", data=b"123")).json()
+    assert (info["path"], info["size"]) == ("a", 3)
+    assert abs(info["modified"] / 1000 - time.time()) < 60
+    assert type(info["modified"]) is type(info["created"]) is int
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("dir=workflows", ["one.json"]),
+        ("dir=workflows/", ["one.json"]),
+        ("dir=workflows%2Fsub%20dir", ["two é.json"]),
+        ("dir=workflows&recurse=1", ["one.json"]),
+        ("dir=workflows&recurse=TRUE", ["one.json", "sub dir/two é.json"]),
+        ("dir=workflows&split=true", [["one.json", "one.json"]]),
+        (
+            "dir=workflows&recurse=true&split=true",
+            [["one.json", "one.json"], ["sub dir/two é.json", "sub dir", "two é.json"]],
+        ),
+        ("dir=.", ["plain.txt"]),
+        ("dir=plain.txt", []),
+    ],
+)
+async def test_listings(client: Client, stored: Path, query: str, answer: Any) -> None:
+    found = await client.get(url(f"/userdata?{query}"))
+    assert (found.status, await found.json()) == (200, answer)
+
+
+async def test_full_info_wins_over_split(client: Client, stored: Path) -> None:
+    found = await client.get("/userdata?dir=workflows&split=true&full_info=true&recurse=true")
+    infos = await found.json()
+    assert [info["path"] for info in infos] == ["one.json", "sub dir/two é.json"]
+    assert all(info.keys() == {"path", "size", "modified", "created"} for info in infos)
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("", (400, "Directory not provided")),
+        ("dir=", (400, "Directory not provided")),
+        ("dir=..", (403, "Invalid directory")),
+        ("dir=/etc", (403, "Invalid directory")),
+        ("dir=..%5C..", (403, "Invalid directory")),
+        ("dir=nope", (404, "Directory not found")),
+        ("dir=a%00b", (404, "Directory not found")),
+        ("dir=" + "x" * 300, (404, "Directory not found")),
+    ],
+)
+async def test_listings_that_are_refused(client: Client, query: str, answer: Any) -> None:
+    assert await status_and_text(await client.get(url(f"/userdata?{query}"))) == answer
+
+
+async def test_the_tree_has_folders_first_and_hidden_files_too(
+    client: Client, stored: Path
+) -> None:
+    tree = await (await client.get("/v2/userdata")).json()
+    assert [(entry["type"], entry["path"]) for entry in tree] == [
+        ("directory", "workflows/sub dir"),
+        ("directory", "workflows"),
+        ("file", ".hidden"),
+        ("file", "workflows/one.json"),
+        ("file", "plain.txt"),
+        ("file", "workflows/sub dir/two é.json"),
+    ]
+    assert tree[0] == {"name": "sub dir", "path": "workflows/sub dir", "type": "directory"}
+    assert type(tree[2]["modified"]) is float
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("path=nope", (404, "Requested path not found")),
+        ("path=..", (400, "Invalid path requested")),
+        ("path=plain.txt", (400, "Requested path is not a directory")),
+    ],
+)
+async def test_trees_that_are_refused(
+    client: Client, stored: Path, query: str, answer: Any
+) -> None:
+    assert await status_and_text(await client.get(f"/v2/userdata?{query}")) == answer
+
+
+async def test_the_tree_below_a_folder_has_paths_from_the_top(client: Client, stored: Path) -> None:
+    tree = await (await client.get(url("/api/v2/userdata?path=workflows%2Fsub%20dir"))).json()
+    assert [entry["path"] for entry in tree] == ["workflows/sub dir/two é.json"]
+
+
+async def test_without_any_data_the_tree_is_empty(client: Client) -> None:
+    assert await (await client.get("/v2/userdata")).json() == []
+
+
+async def test_a_file_can_be_moved(client: Client, stored: Path) -> None:
+    moved = await client.post(url("/userdata/plain.txt/move/new%2Fname.txt"))
+    assert (moved.status, await moved.json()) == (200, "new/name.txt")
+    assert (stored / "new/name.txt").read_text() == "hello"
+    assert (await client.get("/userdata/plain.txt")).status == 404
+
+
+async def test_a_move_can_spare_what_is_there(client: Client, stored: Path) -> None:
+    onto = "/userdata/plain.txt/move/workflows%2Fone.json"
+    refused = await client.post(url(f"{onto}?overwrite=false"))
+    assert await status_and_text(refused) == (409, "File already exists")
+    info = await (await client.post(url(f"{onto}?full_info=true"))).json()
+    assert info["path"] == "workflows/one.json"
+
+
+async def test_a_file_can_be_deleted_once(client: Client, stored: Path) -> None:
+    first = await client.delete("/userdata/plain.txt")
+    assert await status_and_text(first) == (204, "")
+    assert await status_and_text(await client.delete("/userdata/plain.txt")) == (404, "")
+
+
+async def test_a_folder_is_no_file(client: Client, stored: Path) -> None:
+    assert await status_and_text(await client.get("/userdata/workflows")) == (403, "")
+    written = await client.post("/userdata/workflows", data=b"x")
+    assert (written.status, written.reason, await written.read()) == (400, REASON, b"")
+    for answer in (
+        await client.delete("/userdata/workflows"),
+        await client.post("/userdata/plain.txt/move/workflows"),
+    ):
+        assert (answer.status, (await answer.json())["error"]["type"]) == (400, "is_a_directory")
+    assert (stored / "workflows/one.json").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..%2F..%2Fsecret",
+        "%2Fetc%2Fpasswd",
+        "a%2F..%2F..",
+        "a%2F..%2F..%2Fsecret",
+        "%252e%252e%252fsecret",
+        "..%5C..%5Csecret",
+        "%5C%5Cserver%5Cshare",
+        "link%2Fsecret",
+        "secret%20link",
+        "..%2Flocal2%2Fsecret",
+    ],
+)
+async def test_no_name_leads_out_of_the_members_folder(
+    client: Client, root: Path, tmp_path: Path, name: str
+) -> None:
+    for path in (tmp_path / "secret", tmp_path / "userdata/local2/secret"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("secret")
+    (root / "link").symlink_to(tmp_path)
+    (root / "secret link").symlink_to(tmp_path / "secret")
+    (root / "own").write_text("mine")
+    for method, path in (
+        ("GET", f"/userdata/{name}"),
+        ("POST", f"/userdata/{name}"),
+        ("DELETE", f"/userdata/{name}"),
+        ("POST", f"/userdata/{name}/move/x"),
+        ("POST", f"/userdata/own/move/{name}"),
+    ):
+        answer = await client.request(method, url(path), data=b"evil" if method == "POST" else None)
+        assert (answer.status, await answer.read()) == (403, b""), (method, path)
+    assert (tmp_path / "secret").read_text() == "secret"
+    assert (root / "own").read_text() == "mine"
+    assert not (root / "x").exists()
+
+
+async def test_links_that_lead_out_are_not_listed(
+    client: Client, stored: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/secret").write_text("secret")
+    (stored / "link").symlink_to(tmp_path / "outside")
+    (stored / "round").symlink_to(stored)
+    listed = await (await client.get("/userdata?dir=.&recurse=true")).json()
+    tree = await (await client.get("/v2/userdata")).json()
+    assert not [name for name in (*listed, *(one["path"] for one in tree)) if "link" in name]
+
+
+@pytest.mark.parametrize("name", ["a%00b", "x" * 300, "%2F".join("a" * 500), "plain.txt%2Fx"])
+async def test_names_that_no_file_can_have(client: Client, stored: Path, name: str) -> None:
+    written = await client.post(url(f"/userdata/{name}"), data=b"x")
+    assert (written.status, written.reason, await written.read()) == (400, REASON, b"")
+    assert await status_and_text(await client.get(url(f"/userdata/{name}"))) == (404, "")
+    assert await status_and_text(await client.delete(url(f"/userdata/{name}"))) == (404, "")
+
+
+@pytest.mark.parametrize("name", ["C:evil", "C:%5Cevil", "NUL", "con.txt", "a:b", "dot.", "%FF"])
+async def test_odd_names_stay_in_the_folder(client: Client, root: Path, name: str) -> None:
+    assert (await client.post(url(f"/userdata/{name}"), data=b"x")).status == 200
+    assert await (await client.get(url(f"/userdata/{name}"))).read() == b"x"
+    assert len([path for path, _, files in os.walk(root) if files]) == 1
+
+
+async def test_a_disk_that_refuses_is_not_the_clients_fault(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert (await client.post("/userdata/a", data=b"x")).status == 503
+    assert (await client.post("/settings/a", data="1")).status == 503
+
+
+async def test_a_body_over_the_limit_is_413(serve: Any) -> None:
+    client = await serve(max_upload_bytes=10)
+    assert (await client.post("/userdata/a", data=b"x" * 11)).status == 413
+    assert await (await client.get("/v2/userdata")).json() == []

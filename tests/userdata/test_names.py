@@ -1,0 +1,54 @@
+"""What the names of user data mean."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.userdata.names import DRAFT, BadNameError, LeadsOutError, member_folder, parts_of
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a.json", ("a.json",)),
+        ("workflows/a.json", ("workflows", "a.json")),
+        ("workflows%2Fa.json", ("workflows", "a.json")),
+        ("workflows\\a.json", ("workflows", "a.json")),
+        ("./a//b/", ("a", "b")),
+        ("a/../b", ("b",)),
+        (".", ()),
+        ("..a", ("..a",)),
+        ("100%", ("100%",)),
+    ],
+)
+def test_a_name_is_the_way_to_a_file(name: str, parts: tuple[str, ...]) -> None:
+    assert parts_of(name) == parts
+
+
+@pytest.mark.parametrize("name", ["..", "a/../..", "/a", "\\a", "%2e%2e/x", "//server/share"])
+def test_a_way_out_is_refused(name: str) -> None:
+    with pytest.raises(LeadsOutError):
+        parts_of(name)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a%00b", f"x/{DRAFT}y", "/".join("a" * 101)])
+def test_some_names_are_nobodys(name: str) -> None:
+    with pytest.raises(BadNameError):
+        parts_of(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["C:x", "C:/x", "a.txt:stream", "NUL", "x/con.json", "Lpt1", "a ", "a.", "a?", "a|b"]
+)
+def test_windows_has_fewer_names(name: str) -> None:
+    assert parts_of(name, windows=False)
+    with pytest.raises(BadNameError):
+        parts_of(name, windows=True)
+
+
+def test_each_member_has_a_folder_of_its_own() -> None:
+    members = ["local", "Local", "LOCAL", "..", ".", "", "a/b", "nul", "é", "\ud800", "x" * 300]
+    folders = [member_folder(member) for member in members]
+    assert folders[0] == "local"
+    assert len({folder.lower() for folder in folders}) == len(members)
+    assert all(parts_of(folder, windows=True) == (folder,) for folder in folders)
