@@ -4,7 +4,9 @@ The rules are ComfyUI's: a job's messages go to the socket that has the job's `c
 job without one, progress, previews, texts and interruptions go to every socket of the member and
 the rest to nobody. `status` goes to all.
 
-One rule is our own. A local ComfyUI sends no previews unless it is started with
+Two rules are our own. A program that was written for Comfy Cloud submits without `client_id` and
+listens on a socket that it opens the cloud's way: such sockets hear all about these jobs. And a
+local ComfyUI sends no previews unless it is started with
 `--preview-method`, and a client that opens its socket when it has submitted already, takes every
 picture on it for a result. So it gets previews only when it asks for them by its feature flags.
 """
@@ -12,6 +14,7 @@ picture on it for a result. So it gets previews only when it asks for them by it
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.translate.messages import Event, Message, Preview
@@ -38,33 +41,43 @@ class Sink(Protocol):
         """A newer socket has taken the `clientId`; no message will come any more."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    sink: Sink
+    hears_all: bool
+
+
 class Hub:
     """The sockets of all members by `clientId`, the newest of each."""
 
     def __init__(self) -> None:
-        self._sinks: defaultdict[str, dict[str, Sink]] = defaultdict(dict)
+        self._seats: defaultdict[str, dict[str, _Seat]] = defaultdict(dict)
         self._executing: dict[tuple[str, str], str] = {}
 
-    def attach(self, member: str, client_id: str, sink: Sink) -> str | None:
+    def attach(
+        self, member: str, client_id: str, sink: Sink, *, hears_all: bool = False
+    ) -> str | None:
         """Let `sink` hear what concerns `client_id`; an older socket with that id hears no more.
 
+        With `hears_all` it hears of jobs without `client_id` as if they were its own.
         Returns the display id of the node that runs now for this client, if one does. Sends
         nothing itself, so that the caller's `status` with the `sid` can be the first message.
         """
-        older = self._sinks[member].get(client_id)
-        self._sinks[member][client_id] = sink
+        older = self._seats[member].get(client_id)
+        self._seats[member][client_id] = _Seat(sink, hears_all)
         if older is not None:
-            older.superseded()
+            older.sink.superseded()
         return self._executing.get((member, client_id))
 
     def detach(self, member: str, client_id: str, sink: Sink) -> None:
         """Forget `sink`, unless a newer socket has its place already."""
-        if self._sinks[member].get(client_id) is sink:
-            del self._sinks[member][client_id]
+        seat = self._seats[member].get(client_id)
+        if seat is not None and seat.sink is sink:
+            del self._seats[member][client_id]
 
     def listens(self, member: str, client_id: str | None) -> bool:
         """Whether there is a socket for `client_id`."""
-        return client_id in self._sinks[member]
+        return client_id in self._seats[member]
 
     def tell(
         self, member: str, client_id: str | None, message: Message, *, watched: bool = True
@@ -75,18 +88,23 @@ class Hub:
         """
         if client_id is not None:
             self._note_executing(member, client_id, message)
-            sink = self._sinks[member].get(client_id)
-            if sink is not None and (
-                watched or not _is_mere_preview(message) or sink.asks_for_previews
+            seat = self._seats[member].get(client_id)
+            if seat is not None and (
+                watched or not _is_mere_preview(message) or seat.sink.asks_for_previews
             ):
-                sink.send(message, for_all=False)
-        elif not isinstance(message, Event) or message.type in _FOR_ALL:
-            self.broadcast(member, message)
+                seat.sink.send(message, for_all=False)
+            return
+        is_for_all = not isinstance(message, Event) or message.type in _FOR_ALL
+        for seat in list(self._seats[member].values()):
+            if seat.hears_all:
+                seat.sink.send(message, for_all=False)
+            elif is_for_all:
+                seat.sink.send(message, for_all=True)
 
     def broadcast(self, member: str, message: Message) -> None:
         """Deliver to every socket of the member."""
-        for sink in list(self._sinks[member].values()):
-            sink.send(message, for_all=True)
+        for seat in list(self._seats[member].values()):
+            seat.sink.send(message, for_all=True)
 
     def forget_executing(self, member: str, client_id: str | None) -> None:
         """Nothing runs for this client any more."""

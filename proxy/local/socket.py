@@ -171,7 +171,10 @@ SOCKETS: web.AppKey[weakref.WeakSet[ClientSocket]] = web.AppKey("sockets")
 
 
 async def serve(request: web.Request) -> web.StreamResponse:
-    """Take a websocket in and serve it until it closes. A bad handshake is a 400 with a text."""
+    """Take a websocket in and serve it until it closes. A bad handshake is a 400 with a text.
+
+    A `token` in the query is the mark of a program written for Comfy Cloud, and nothing else.
+    """
     web_socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, autoclose=False)
     await web_socket.prepare(request)
     transport = request.transport
@@ -185,7 +188,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     flags = features(services.max_upload_bytes)
     client = ClientSocket(web_socket, transport, flags, services.ping_interval)
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    executing = services.jobs.hub.attach(member, sid, client)
+    executing = services.jobs.hub.attach(member, sid, client, hears_all="token" in request.query)
     client.greet(services.jobs.queue_remaining(member), sid, executing)
     request.app[SOCKETS].add(client)
     delivering = asyncio.create_task(client.deliver())

@@ -91,6 +91,29 @@ def test_of_a_job_without_client_nobody_hears_the_rest(type_: str) -> None:
     assert listener.heard == []
 
 
+@pytest.mark.parametrize(
+    "message",
+    [Event("executed", {}), Event("execution_success", {}), Event("progress", {}), PREVIEW],
+)
+def test_of_a_job_without_client_a_socket_of_the_clouds_way_hears_all(message: Message) -> None:
+    hub = Hub()
+    listener, stranger = Listener(), Listener()
+    hub.attach("local", "a", listener, hears_all=True)
+    hub.attach("other", "a", stranger, hears_all=True)
+    hub.tell("local", None, message)
+    assert listener.heard == [(message, False)]
+    assert stranger.heard == []
+
+
+def test_of_jobs_of_other_clients_a_socket_of_the_clouds_way_hears_nothing() -> None:
+    hub = Hub()
+    listener = Listener()
+    hub.attach("local", "a", listener, hears_all=True)
+    hub.tell("local", "b", Event("executed", {}))
+    hub.tell("local", "b", PREVIEW)
+    assert listener.heard == []
+
+
 def test_status_goes_to_all_sockets_of_the_member() -> None:
     hub = Hub()
     listeners = [listen(hub, "a"), listen(hub, "b")]
