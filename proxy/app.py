@@ -53,6 +53,7 @@ class Tempo:
     silence: Callable[[], Silence] = Silence
     socket_waits: Waits = field(default_factory=lambda: Waits(first=0.5, longest=30.0))
     socket_patience: float = 3.0
+    catalogue_patience: float = 10.0
     key_interval: float = 2.0
     ready_age: float = 3.0
 
@@ -109,7 +110,8 @@ async def rooms(
 
         async def opened() -> bool:
             _, connected = await asyncio.gather(
-                catalogue.wait_loaded(_CATALOGUE_PATIENCE), socket.wait_connected(_SOCKET_PATIENCE)
+                catalogue.wait_loaded(tempo.catalogue_patience),
+                socket.wait_connected(tempo.socket_patience),
             )
             return connected
 
@@ -119,7 +121,7 @@ async def rooms(
             files=files,
             known_class=catalogue.known,
             connected=lambda: socket.connected,
-            opened=lambda: socket.wait_connected(tempo.socket_patience),
+            opened=opened,
             policy=policy or _policy(settings, key),
         )
         await socket.start()

@@ -87,6 +87,15 @@ class Catalogue:
         with contextlib.suppress(LocalError):
             await self._nodes.get()
 
+    async def wait_loaded(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
+        """Wait until the node classes are there, at most `timeout` seconds. Says whether they are.
+
+        Does not wait for a catalogue that could not be had.
+        """
+        if self._nodes.value is None and self._warming is not None:
+            await asyncio.wait([self._warming], timeout=timeout)
+        return self._nodes.value is not None
+
     # --- node classes ----------------------------------------------------------------------
 
     def known(self, name: str) -> dict[str, Any] | None:

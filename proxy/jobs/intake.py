@@ -51,7 +51,8 @@ class Intake:
     """Numbers, records and submits.
 
     `opened` waits a little until the event socket is open, so that no event of a job comes before
-    anybody hears it, and says whether it is; it is not waited for again until `socket_opened`.
+    anybody hears it, and until the catalogue is there. It says whether the socket is; it is not
+    waited for again until `socket_opened`.
     """
 
     def __init__(
@@ -128,6 +129,8 @@ class Intake:
             self._submitting.discard(place)
 
     async def _submit(self, record: JobRecord, request: Request) -> Accepted:
+        if self._worth_waiting:
+            self._worth_waiting = await self._opened()
         member, choices = record.member, self._known_class
         await self._files.ensure_sent(member, request.graph, choices=choices)
         graph = self._files.substitute(member, request.graph, choices=choices)
@@ -135,8 +138,6 @@ class Intake:
         if self._send_partner_key and "auth_token_comfy_org" not in extra_data:
             extra_data.setdefault("api_key_comfy_org", self._key)
         await self._keeper.save(record)
-        if self._worth_waiting:
-            self._worth_waiting = await self._opened()
         try:
             submitted = await self._submitter.submit(record, graph, extra_data)
         except UnansweredError:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +26,9 @@ from proxy.translate.messages import Message, status
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+#: How long, in seconds, a job waits for the end of another one to be told.
+TURN_PATIENCE = 2.0
 
 LIVE = "jobs"
 HISTORY = "history"
@@ -147,6 +153,22 @@ class Keeper:
     def tell(self, job: JobRecord, message: Message) -> None:
         """Deliver a message about a job."""
         self.hub.tell(job.member, job.client_id, message, watched=job.watched)
+
+    async def turn(self, job: JobRecord) -> None:
+        """Let the ends of the member's other jobs be told first, as on a server with one GPU.
+
+        The cloud begins the next job while the end of the last one still waits for its detail.
+        """
+        earlier = itertools.takewhile(lambda one: one.job is not job, self.runners.values())
+        ending = [
+            runner.finished.wait()
+            for runner in earlier
+            if runner.job.member == job.member and runner.ending
+        ]
+        if ending:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(TURN_PATIENCE):
+                    await asyncio.gather(*ending)
 
     def job_started(self, job: JobRecord, at: int) -> None:
         """The job runs now (`at` in ms)."""

@@ -17,8 +17,6 @@ from proxy.translate.frames import CloudFrame, CloudPicture
 
 Inbox: TypeAlias = Callable[[CloudEvent | CloudFrame], None]
 
-_TERMINAL = frozenset({"execution_success", "execution_error", "execution_interrupted"})
-
 
 class Router:
     """Knows which cloud id belongs to which job.
@@ -68,7 +66,7 @@ class Router:
         cloud_id = events.concerns_a_job(type_, data)
         if cloud_id is None:
             return
-        if type_ in _TERMINAL or (type_ == "executing" and data.get("node") is None):
+        if type_ in events.TERMINAL_EVENTS or (type_ == "executing" and data.get("node") is None):
             self._running.discard(cloud_id)
         elif type_ in ("executing", "progress", "progress_state"):
             self._running.add(cloud_id)

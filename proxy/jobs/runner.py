@@ -25,6 +25,7 @@ from proxy.jobs.happenings import (
 from proxy.jobs.record import JobRecord
 from proxy.jobs.tracker import Tracker
 from proxy.store.base import StoreError
+from proxy.translate.events import TERMINAL_EVENTS
 from proxy.translate.frames import CloudFrame, CloudPicture
 from proxy.translate.messages import Message
 from proxy.translate.redact import redact
@@ -68,6 +69,9 @@ class Desk(Protocol):
     def tell(self, job: JobRecord, message: Message) -> None:
         """Deliver a message about the job."""
 
+    async def turn(self, job: JobRecord) -> None:
+        """Wait until a job may begin to be told of: not in the middle of another one's end."""
+
     def job_started(self, job: JobRecord, at: int) -> None:
         """The job runs now (`at` in ms)."""
 
@@ -108,7 +112,8 @@ class Waits:
 class Runner:
     """One live job. `post` takes happenings at any time; nothing is done before `release`.
 
-    `secrets` are what no message and no record may show, whatever a node makes of them.
+    `ending` is true once the cloud has told of an end, `finished` when it has been told to the
+    client. `secrets` are what no message and no record may show, whatever a node makes of them.
     """
 
     def __init__(
@@ -139,6 +144,8 @@ class Runner:
         self._waits = waits or Waits()
         self._inbox: asyncio.Queue[Happening] = asyncio.Queue()
         self._released = asyncio.Event()
+        self.finished = asyncio.Event()
+        self.ending = False
         self._reader: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -154,6 +161,8 @@ class Runner:
         """Add to what happened; of a job that is far behind, previews are left out."""
         if isinstance(happening, CloudPicture) and self._inbox.qsize() > _CROWDED:
             return
+        if isinstance(happening, CloudEvent) and happening.type in TERMINAL_EVENTS:
+            self.ending = True
         self._inbox.put_nowait(happening)
 
     def read_detail(self) -> None:
@@ -186,10 +195,13 @@ class Runner:
             except Exception:
                 log.exception("job_happening_failed", happening=type(happening).__name__)
                 self.read_detail()
+        self.finished.set()
         if self._reader is not None:
             self._reader.cancel()
 
     async def _take(self, happening: Happening) -> None:
+        if self.tracker.started_at is None:
+            await self._desk.turn(self.job)
         local = await self._until_stored(lambda: self._localise(happening))
         for command in self.tracker.receive(local, self._now()):
             await self._do(command)

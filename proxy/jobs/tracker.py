@@ -72,11 +72,6 @@ class Tracker:
             return None
         return self._display.get(self._current, self._current)
 
-    @property
-    def told_nodes(self) -> frozenset[str]:
-        """The nodes whose `executed` has gone out."""
-        return frozenset(self._outputs)
-
     def receive(self, happening: Happening, now: int) -> list[Command]:
         """Take what happened at `now` (ms) and return what to do, in order."""
         if self.ended:

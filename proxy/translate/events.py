@@ -15,6 +15,9 @@ from proxy.translate.snapshot import milliseconds
 _CLOUD_ONLY = frozenset({"notification", "feature_flags", "status", "logs"})
 _CLOUD_ONLY_PREFIXES = ("asset_", "agent_")
 
+#: Types that tell of the end of a run.
+TERMINAL_EVENTS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
+
 Data = dict[str, Any]
 
 

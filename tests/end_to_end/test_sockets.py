@@ -129,3 +129,17 @@ async def test_a_waiting_client_is_not_left_in_silence(
         listener.heard.clear()
         await listener.until("status", status={"exec_info": {"queue_remaining": 1}})
         await client.post("queue", {"delete": [prompt_id]})
+
+
+async def test_one_jobs_end_is_told_before_the_next_one_begins(
+    simulator: Simulator, client: Client
+) -> None:
+    simulator.switches.late_detail = 0.1
+    async with client.listening() as listener:
+        prompt_ids = [await client.submit(graphs.plain(color)) for color in range(4)]
+        await listener.until_end(prompt_ids[-1])
+    told = [
+        data["prompt_id"] for type_, data in listener.heard if type_ not in ("status", "binary")
+    ]
+    assert list(dict.fromkeys(told)) == prompt_ids
+    assert told == sorted(told, key=prompt_ids.index)

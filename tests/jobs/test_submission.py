@@ -179,3 +179,10 @@ async def test_only_known_fields_reach_the_cloud(simulator: Simulator, client: C
     await client.post("prompt", body)
     (job,) = simulator.jobs.values()
     assert set(job.extra_data) == {"api_key_comfy_org", "comfy_cloud_proxy"}
+
+
+async def test_the_first_submission_waits_for_the_catalogue(
+    simulator: Simulator, client: Client
+) -> None:
+    entry = await client.run(graphs.plain())
+    assert entry["prompt"][4] == ["2"]
