@@ -9,6 +9,7 @@ from aiohttp import web
 
 from proxy.local import (
     catalogue,
+    cloud_routes,
     health,
     history,
     jobs,
@@ -56,6 +57,12 @@ ROUTES = (
     Route("POST", "/api/jobs/cancel", jobs.cancel_jobs),
     Route("GET", "/api/jobs/{job_id}", jobs.get_job),
     Route("POST", "/api/jobs/{job_id}/cancel", jobs.cancel_job),
+    # what only the cloud has, for programs that were written for it
+    Route("GET", "/api/user", cloud_routes.get_user, twin=False),
+    Route("GET", "/api/job/{job_id}/status", cloud_routes.get_status, twin=False),
+    Route("GET", "/api/jobs/{job_id}/assets", cloud_routes.list_assets, twin=False),
+    Route("GET", "/api/history_v2", cloud_routes.list_history, twin=False),
+    Route("GET", "/api/history_v2/{prompt_id}", cloud_routes.get_history, twin=False),
     # files
     Route("GET", "/view", view.get_view),
     Route("POST", "/upload/image", upload.post_image),

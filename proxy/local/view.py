@@ -6,6 +6,7 @@ from aiohttp import web
 
 from proxy.files.record import FileRecord
 from proxy.local import answers
+from proxy.local.cloud_routes import redirect
 from proxy.local.conditional import Part, Stamp, decide
 from proxy.local.sending import send
 from proxy.local.services import member_of, of
@@ -33,7 +34,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
         picture, type_ = await files.convert(record, preview=preview, channel=channel)
         headers = {"Content-Disposition": _disposition(record.filename), "Content-Type": type_}
         return web.Response(body=picture, headers=headers)
-    return await _file(request, record)
+    return redirect(request) or await _file(request, record)
 
 
 async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:

@@ -1,0 +1,160 @@
+"""Answers about jobs in the forms of Comfy Cloud, for programs that were written for it.
+
+The forms are those of the cloud's OpenAPI; a job comes in ComfyUI's, as `GET /api/jobs/{id}` and
+`/history` show it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from proxy.translate import codec
+
+#: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.
+_ERROR_FIELDS = (
+    "node_id",
+    "node_type",
+    "exception_message",
+    "exception_type",
+    "traceback",
+    "current_inputs",
+    "current_outputs",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file among a job's outputs, and its place there."""
+
+    node_id: str
+    key: str
+    index: int
+    filename: str
+    subfolder: str
+    type: str
+
+
+def time(milliseconds: float) -> str:
+    """A time in ms since 1970 as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat().replace("+00:00", "Z")
+
+
+def error(code: str, message: str) -> dict[str, Any]:
+    """The cloud's flat error body."""
+    return {"code": code, "message": message}
+
+
+def status(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer of `GET /api/job/{id}/status`, with one of the five friendly states.
+
+    `error_message` is there when the job failed: a JSON text with the fields of the error.
+    """
+    created = job["create_time"]
+    updated = job.get("execution_end_time") or job.get("execution_start_time") or created
+    answer = {
+        "id": job["id"],
+        "status": job["status"],
+        "created_at": time(created),
+        "updated_at": time(max(created, updated)),
+    }
+    if job["status"] == "failed":
+        failure = job.get("execution_error") or {}
+        answer["error_message"] = codec.dumps({key: failure.get(key) for key in _ERROR_FIELDS})
+    return answer
+
+
+def history_item(job: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An item of `GET /api/history_v2`: as light as the cloud's, without graph and workflow."""
+    number, prompt_id, _, extra_data, _ = entry["prompt"]
+    item = {
+        "prompt_id": prompt_id,
+        "create_time": job["create_time"],
+        "prompt": {
+            "priority": number,
+            "prompt_id": prompt_id,
+            "extra_data": _light(extra_data),
+        },
+        "outputs": entry["outputs"],
+        "status": entry["status"],
+        "meta": entry.get("meta", {}),
+    }
+    if "workflow_id" in job:
+        item["workflow_id"] = job["workflow_id"]
+    return item
+
+
+def history_detail(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The value in the answer of `GET /api/history_v2/{id}`; `prompt` is an object, no list."""
+    number, prompt_id, graph, extra_data, outputs_to_execute = entry["prompt"]
+    return {
+        "prompt": {
+            "priority": number,
+            "prompt_id": prompt_id,
+            "prompt": graph,
+            "extra_data": extra_data,
+            "outputs_to_execute": outputs_to_execute,
+        },
+        "outputs": entry["outputs"],
+        "status": entry["status"],
+        "meta": entry.get("meta", {}),
+    }
+
+
+def output_files(outputs: Mapping[str, Any]) -> Iterator[OutputFile]:
+    """The files in a job's outputs, under whatever keys, in their order."""
+    for node_id, output in outputs.items():
+        for key, items in output.items() if isinstance(output, dict) else ():
+            for index, item in enumerate(items if isinstance(items, list) else ()):
+                if isinstance(item, dict) and isinstance(item.get("filename"), str):
+                    yield OutputFile(
+                        node_id,
+                        key,
+                        index,
+                        item["filename"],
+                        str(item.get("subfolder", "")),
+                        str(item.get("type", "output")),
+                    )
+
+
+def asset(
+    job_id: str,
+    file: OutputFile,
+    *,
+    hash_: str | None,
+    size: int | None,
+    media_type: str,
+    modified: float,
+) -> dict[str, Any]:
+    """An item of `GET /api/jobs/{id}/assets`.
+
+    `hash_` is BLAKE3 in hexadecimal and `size` in bytes, both `None` while the content has not
+    been seen; `modified` is in seconds since 1970. The `id` is always the same for the same file.
+    """
+    place = f"{job_id}/{file.node_id}/{file.key}/{file.index}"
+    query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
+    return {
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, place)),
+        "name": file.filename,
+        "hash": None if hash_ is None else f"blake3:{hash_}",
+        "size": size,
+        "mime_type": media_type,
+        "preview_url": f"/api/view?{urlencode(query)}",
+        "created_at": time(modified * 1000),
+        "node_id": file.node_id,
+        "output_key": file.key,
+        "output_index": file.index,
+    }
+
+
+def _light(extra_data: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the workflow, which the cloud leaves out of lists."""
+    light = dict(extra_data)
+    png_info = light.get("extra_pnginfo")
+    if isinstance(png_info, dict):
+        light["extra_pnginfo"] = {k: v for k, v in png_info.items() if k != "workflow"}
+    return light
