@@ -25,6 +25,14 @@ log = structlog.get_logger(__name__)
 #: Model folders that ComfyUI leaves out of `GET /experiment/models`.
 _NOT_MODELS = frozenset({"configs", "custom_nodes"})
 
+#: The folders that every ComfyUI has; those that the cloud lacks are empty ones.
+_STANDARD_FOLDERS = (
+    *("checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models"),
+    *("clip_vision", "style_models", "embeddings", "diffusers", "vae_approx", "controlnet"),
+    *("gligen", "upscale_models", "custom_nodes", "hypernetworks", "photomaker", "classifiers"),
+    *("model_patches", "audio_encoders"),
+)
+
 
 class Cloud(Protocol):
     """What the catalogue needs of the cloud."""
@@ -123,11 +131,17 @@ class Catalogue:
 
     async def model_folders(self) -> list[str]:
         """The names of the model folders."""
-        return [str(folder["name"]) for folder in await self._folders.get()]
+        return [str(folder["name"]) for folder in await self._all_folders()]
 
     async def model_folders_in_detail(self) -> list[dict[str, Any]]:
         """`[{"name", "folders"}]`, models alone."""
-        return [one for one in await self._folders.get() if one["name"] not in _NOT_MODELS]
+        return [one for one in await self._all_folders() if one["name"] not in _NOT_MODELS]
+
+    async def _all_folders(self) -> list[dict[str, Any]]:
+        listed = await self._folders.get()
+        known = {folder["name"] for folder in listed}
+        empty = [{"name": one, "folders": [one]} for one in _STANDARD_FOLDERS if one not in known]
+        return [*listed, *empty]
 
     async def models(self, folder: str) -> list[str] | None:
         """The names of a folder's models, in order; `None` for an unknown folder."""
@@ -136,8 +150,8 @@ class Catalogue:
 
     async def models_in_detail(self, folder: str) -> list[dict[str, Any]] | None:
         """`[{"name", "pathIndex", "modified", "created", "size"}]`; the cloud tells no times."""
-        if folder not in await self.model_folders():
-            return None
+        if folder not in {one["name"] for one in await self._folders.get()}:
+            return [] if folder in _STANDARD_FOLDERS else None
         kept = self._models.get(folder)
         if kept is None:
             kept = self._models[folder] = Kept(

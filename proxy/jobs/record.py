@@ -38,6 +38,11 @@ class JobRecord:
         """The key in the store."""
         return store_key(self.member, self.prompt_id)
 
+    @property
+    def wants_previews(self) -> bool:
+        """Whether the client did not turn them off, as the web interface can for each job."""
+        return self.extra_data.get("preview_method") != "none"
+
     def queue_item(self) -> list[Any]:
         """`[number, prompt_id, prompt, extra_data, outputs_to_execute]`, as `/queue` shows it."""
         return [

@@ -27,7 +27,7 @@ from proxy.jobs.tracker import Tracker
 from proxy.store.base import StoreError
 from proxy.translate.events import TERMINAL_EVENTS
 from proxy.translate.frames import CloudFrame, CloudPicture
-from proxy.translate.messages import Message
+from proxy.translate.messages import Message, Preview
 from proxy.translate.redact import redact
 from proxy.translate.snapshot import Snapshot
 
@@ -208,6 +208,8 @@ class Runner:
 
     async def _do(self, command: Command) -> None:
         match command:
+            case Tell(message=Preview(result=False)) if not self.job.wants_previews:
+                pass
             case Tell(message=message):
                 self._desk.tell(self.job, message)
             case Started(at=at):

@@ -141,9 +141,18 @@ async def test_details_have_every_field(catalogue: Catalogue) -> None:
 
 
 async def test_folders_are_named_and_the_detailed_ones_hold_models(catalogue: Catalogue) -> None:
-    assert await catalogue.model_folders() == ["loras", "embeddings", "vae", "configs"]
+    named = await catalogue.model_folders()
     detailed = [folder["name"] for folder in await catalogue.model_folders_in_detail()]
-    assert detailed == ["loras", "embeddings", "vae"]
+    assert named[:4] == ["loras", "embeddings", "vae", "configs"]
+    assert detailed[:3] == ["loras", "embeddings", "vae"]
+    assert set(named) - set(detailed) == {"configs", "custom_nodes"}
+
+
+async def test_a_folder_of_every_comfyui_that_the_cloud_lacks_is_empty(
+    catalogue: Catalogue,
+) -> None:
+    assert "checkpoints" in await catalogue.model_folders()
+    assert await catalogue.models("checkpoints") == []
 
 
 async def test_embeddings_have_no_extension(catalogue: Catalogue) -> None:

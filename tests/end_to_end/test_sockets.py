@@ -143,3 +143,11 @@ async def test_one_jobs_end_is_told_before_the_next_one_begins(
     ]
     assert list(dict.fromkeys(told)) == prompt_ids
     assert told == sorted(told, key=prompt_ids.index)
+
+
+async def test_a_job_can_do_without_previews(client: Client) -> None:
+    async with client.listening(METADATA) as listener:
+        extra_data = {"preview_method": "none"}
+        await listener.until_end(await client.submit(graphs.sampled(), extra_data=extra_data))
+    assert listener.of("binary") == []
+    assert len(listener.of("progress")) == 3
