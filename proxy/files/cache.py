@@ -123,8 +123,7 @@ class Cache:
             if entry is None or not entry.trusted:
                 self._forget(hash_)
                 size = partial.stat().st_size
-                path.parent.mkdir(exist_ok=True)
-                partial.replace(path)
+                _move(partial, path)
                 entry = _Entry(path, size, trusted=True)
                 self._add(hash_, entry)
             else:
@@ -154,8 +153,7 @@ class Cache:
         try:
             partial = self.new_partial()
             partial.write_bytes(data + blake3(data).digest())
-            path.parent.mkdir(exist_ok=True)
-            partial.replace(path)
+            _move(partial, path)
         except OSError as error:
             _log.warning("a conversion cannot be cached", reason=str(error))
             return
@@ -208,6 +206,14 @@ class Cache:
                 self._forget(key)
                 with contextlib.suppress(OSError):
                     entry.path.unlink(missing_ok=True)
+
+
+def _move(partial: Path, path: Path) -> None:
+    try:
+        partial.replace(path)
+    except FileNotFoundError:
+        path.parent.mkdir(exist_ok=True)
+        partial.replace(path)
 
 
 def _hash_file(path: Path) -> str | None:

@@ -109,7 +109,7 @@ class Content:
 
     async def _read(self, length: int, position: int) -> bytes:
         """What has just arrived is in memory; what has lain there for long may not be."""
-        if self._fetch is not None and not self._fetch.ended:
+        if self._fetch is not None and (not self._fetch.ended or length <= HELD_BACK):
             return os.pread(self._file, length, position)
         return await asyncio.to_thread(os.pread, self._file, length, position)
 

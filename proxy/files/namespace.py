@@ -33,12 +33,14 @@ class _Space:
     counters: dict[tuple[Place, str], int] = field(default_factory=dict)
     local_names: dict[str, str] = field(default_factory=dict)
     uploads: dict[str, FileRecord] = field(default_factory=dict)
+    listings: dict[str, list[str]] = field(default_factory=dict)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def add(self, record: FileRecord) -> None:
         place = record.place
         self.files.pop(place, None)  # a file that is written again becomes the newest
         self.files[place] = record
+        self.listings.pop(place.type, None)
         folder = Place(place.type, place.subfolder)
         for stem, number in counters(record.filename):
             highest = self.counters.get((folder, stem), 0)
@@ -90,6 +92,13 @@ class Namespace:
         """The files of a folder and what is below it, the oldest first."""
         files = self._spaces[member].files.values()
         return [record for record in files if record.type == type_]
+
+    def listing(self, member: str, type_: str) -> list[str]:
+        """The sorted paths of a folder's files; remembered until one is added."""
+        listings = self._spaces[member].listings
+        if type_ not in listings:
+            listings[type_] = sorted(record.path for record in self.records(member, type_))
+        return list(listings[type_])
 
     def next_number(self, member: str, folder: Place, stem: str) -> int:
         """The counter that ComfyUI gives to the next output with this stem, from 1 on."""

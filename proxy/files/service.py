@@ -249,7 +249,7 @@ class Files:
 
     def listing(self, member: str, type: str) -> list[str]:  # noqa: A002
         """The sorted paths of a folder's files, those in subfolders as `sub/x.png`."""
-        return sorted(record.path for record in self._namespace.records(member, type))
+        return self._namespace.listing(member, type)
 
     def _is_elsewhere(self, record: FileRecord) -> bool:
         sent = record.cloud_type == "input" and record.hash is not None

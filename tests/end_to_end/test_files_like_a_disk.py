@@ -145,7 +145,7 @@ class LikeADisk(RuleBasedStateMachine):
 
     @rule(name=NAMES, type_=FOLDERS)
     def miss_in_a_graph(self, name: str, type_: str) -> None:
-        written = f"missing/{name} [{type_}]"
+        written = f"missing/{Path(name).name} [{type_}]"
         status, _ = self.run(self.client.post("prompt", {"prompt": graphs.inverted(written)}))
         assert status == 400
 
