@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from yarl import URL
 
-from proxy import folder
+from proxy import folder, telemetry
 from proxy.account_key import AccountKey
 from proxy.catalogue.service import Catalogue
 from proxy.cloud.circuit import Circuit
@@ -25,6 +25,7 @@ from proxy.files.service import Files
 from proxy.jobs.request import Policy
 from proxy.jobs.service import Jobs
 from proxy.local.guard import Limits
+from proxy.local.journal import Journal
 from proxy.local.server import Server
 from proxy.local.services import Services
 from proxy.readiness import Readiness
@@ -124,6 +125,8 @@ async def rooms(
             opened=opened,
             policy=policy or _policy(settings, key),
         )
+        journal = Journal(jobs.hub)
+        stack.enter_context(telemetry.lines_told(journal.add))
         await socket.start()
         stack.push_async_callback(socket.close)
         await jobs.start()
@@ -145,6 +148,7 @@ async def rooms(
             files=files,
             catalogue=catalogue,
             userdata=userdata,
+            journal=journal,
             max_upload_bytes=settings.max_upload_bytes,
             cors_origins=settings.cors_origins,
             checks=Readiness(store, cloud, socket, max_age=tempo.ready_age).checks,

@@ -10,7 +10,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal, TextIO
 from urllib.parse import quote, quote_plus
@@ -85,6 +86,27 @@ def _scrub_value(value: object, name: str = "") -> object:
     return scrub(str(value))
 
 
+_COMMON: tuple[Processor, ...] = (
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+)
+
+
+def _formatter(*rendering: Processor) -> structlog.stdlib.ProcessorFormatter:
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=_COMMON,
+        processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+            structlog.processors.StackInfoRenderer(),
+            structlog.processors.format_exc_info,
+            remove_secrets,
+            *rendering,
+        ],
+    )
+
+
 def configure(
     *,
     log_format: Literal["console", "json"] = "console",
@@ -94,12 +116,6 @@ def configure(
     """Send all logs to `stream` (standard error), ours and the standard library's alike."""
     stream = stream or sys.stderr
     least = logging.getLevelNamesMapping()[log_level.upper()]
-    common: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     renderer: Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
@@ -108,20 +124,9 @@ def configure(
         )
     )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=common,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.StackInfoRenderer(),
-                structlog.processors.format_exc_info,
-                remove_secrets,
-                renderer,
-            ],
-        )
-    )
+    handler.setFormatter(_formatter(renderer))
     structlog.configure(
-        processors=[*common, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*_COMMON, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
@@ -133,6 +138,46 @@ def configure(
     quiet = logging.DEBUG if least == logging.DEBUG else logging.WARNING
     for name in ("aiohttp.access", "asyncio", "aiosqlite", "PIL"):
         logging.getLogger(name).setLevel(max(quiet, logging.INFO))
+
+
+class _MembersLines(logging.Handler):
+    """Passes on the lines that concern a member, and those alone."""
+
+    def __init__(self, tell: Callable[[str, float, str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+        self.setFormatter(_formatter(_for_members, structlog.dev.ConsoleRenderer(colors=False)))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell whom the line concerns, when it was written and what it says."""
+        bound = (
+            record.msg if isinstance(record.msg, dict) else structlog.contextvars.get_contextvars()
+        )
+        member = bound.get("member")
+        if isinstance(member, str):
+            self._tell(member, record.created, self.format(record))
+
+
+def _for_members(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    """Without what is told beside the line, and without the insides of the server."""
+    hidden = ("timestamp", "member", "exception", "stack")
+    return {name: value for name, value in event_dict.items() if name not in hidden}
+
+
+@contextmanager
+def lines_told(tell: Callable[[str, float, str], None]) -> Iterator[None]:
+    """Call `tell` with each line that concerns a member, for as long as the block runs.
+
+    It gets the member, the time (seconds since 1970) and the text without secrets, in whatever
+    thread the line is written.
+    """
+    handler = _MembersLines(tell)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
 
 
 def log_crashes() -> None:

@@ -67,6 +67,7 @@ def gate(cors_origins: Iterable[str] = ()) -> Middleware:
             answer = answers.empty()
         else:
             request[MEMBER] = LOCAL
+            bind_contextvars(member=LOCAL)
             answer = await _guarded(request, handler)
         if not answer.prepared:
             cached = cache_control(request.path, answer.status)
@@ -173,7 +174,9 @@ def _client_left(request: web.Request) -> bool:
 
 def _unknown(request: web.Request, unmatched: web.HTTPException) -> web.StreamResponse:
     """ComfyUI's static files at `/` take every GET, so that only other methods are not allowed."""
-    if request.path.startswith("/internal/"):
+    if f"{request.path}/".startswith("/internal/"):
+        if isinstance(unmatched, web.HTTPMethodNotAllowed):
+            raise unmatched
         return answers.text("404: Not Found", 404)
     if request.method in ("GET", "HEAD"):
         return web.StreamResponse(status=404)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from proxy.catalogue.service import Catalogue
     from proxy.files.service import Files
     from proxy.jobs.service import Jobs
+    from proxy.local.journal import Journal
     from proxy.userdata.service import UserData
 
 #: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
@@ -39,6 +40,7 @@ class Services:
     files: Files
     catalogue: Catalogue
     userdata: UserData
+    journal: Journal
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     cors_origins: tuple[str, ...] = ()
     checks: Callable[[], Awaitable[Mapping[str, str | None]]] = nothing_wrong

@@ -96,6 +96,9 @@ DEVIATIONS = (
     Row("userdata", "move outside", r"status: 500 → 403|header .*|body: .*",
         "Newest: refused like every other name that leads out."),
 
+    Row("upload_image", "/internal/files", r"body: 52 items → 51 items",
+        "Newest: hidden files are not listed."),
+
     # --- what kills or cripples a ComfyUI
     Row("fatal_(client_id_list|extra_data_null)", "POST /prompt", REFUSED,
         "Refused: the recorded server died, or its worker."),
@@ -151,6 +154,12 @@ DEVIATIONS = (
         "The words in the catalogue are the cloud's."),
 
     # --- the machine
+    Row("internal", "/internal/folder_paths", r"body.*",
+        "The model folders are the cloud's."),
+    Row("internal", "/internal/files", r"body: \d+ items → 0 items",
+        "The recorded server had the files of all recordings before it."),
+    Row("internal_logs_subscribe", "ws a", r"messages: - 2 logs",
+        "The lines are the proxy's own, and the replay has no log."),
     Row("view_full", "gzip accepted", r"header .*|text: .*",
         "A packed file beside a file is a file of its own."),
     Row("info_small", "system_stats", r"body\.devices\[\]\.index: null → int",
@@ -172,8 +181,6 @@ NOT_YET = (
     Row("http_api_twins", "/templates|/docs|/index.html", r"status: .*|header .*|body: .*",
         "The web interface's own files."),
     Row("http_unknown_routes", r"GET /api/ ", r"header .*", "The web interface's own page."),
-    Row("http_api_twins|upload_image", "/internal", r"status: .*|header .*|body: .*",
-        "The routes below /internal."),
 )
 # fmt: on
 
@@ -183,7 +190,5 @@ RECORDINGS_NOT_YET = {
     "cors": "The headers of --enable-cors-header.",
     "http_custom_routes": "Routes of a node pack of the recorder's own.",
     "http_static": "The web interface's own files.",
-    "internal": "The routes below /internal.",
-    "internal_logs_subscribe": "The server's log on the websocket.",
     "ws_custom_node_socket": "A websocket of a node pack of the recorder's own.",
 }

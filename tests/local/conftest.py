@@ -17,6 +17,7 @@ from proxy.jobs.hub import Hub
 from proxy.jobs.listing import JobQuery
 from proxy.jobs.request import Accepted, Request
 from proxy.local.app import Services, make_app
+from proxy.local.journal import Journal
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -242,6 +243,7 @@ def serve(
             files=room_of_files,  # type: ignore[arg-type]
             catalogue=room_of_nodes,  # type: ignore[arg-type]
             userdata=UserData(tmp_path / "userdata"),
+            journal=Journal(room_of_jobs.hub),
             **settings,
         )
         client: TestClient[Any, Any] = await aiohttp_client(make_app(services))

@@ -20,6 +20,7 @@ from yarl import URL
 from proxy.jobs.request import Accepted, Request
 from proxy.local import guard
 from proxy.local.guard import Limits
+from proxy.local.journal import Journal
 from proxy.local.server import Server
 from proxy.local.services import Services
 from proxy.userdata.service import UserData
@@ -70,6 +71,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path:
             files=room_of_files,
             catalogue=room_of_nodes,
             userdata=UserData(tmp_path / "userdata"),
+            journal=Journal(room_of_jobs.hub),
         )
         server = Server(services, Limits(**limits), stop_timeout=stop_timeout)
         url = URL(await server.start("127.0.0.1", 0))
