@@ -99,7 +99,7 @@ def cors_headers(
             response.headers["Access-Control-Allow-Origin"] = "*"
         elif origin in allowed:
             response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers["Vary"] = "Origin"
+            response.headers.add("Vary", "Origin")
         else:
             return
         response.headers.update(_CORS)

@@ -56,6 +56,12 @@ async def test_the_graph_names_what_was_uploaded_last(files: Files, cloud: Memor
     assert loaded(files, "cat.png") == cloud.add(BLUE)
 
 
+async def test_a_listing_that_was_asked_for_before_has_the_new_name_at_once(files: Files) -> None:
+    for names in ["cat.png"], ["cat (1).png", "cat.png"]:
+        await upload(files, RED if len(names) == 1 else BLUE)
+        assert files.listing("local", "input") == names
+
+
 async def test_names_survive_a_restart(open_files: OpenFiles) -> None:
     files = await open_files()
     await upload(files, RED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from aiohttp import ClientResponse
 from aiohttp.test_utils import TestClient
 
 Client = TestClient[Any, Any]
+Serve = Callable[..., Awaitable[Client]]
 
 BODY = b'{"LoadImage": {}}'
 SKIPPED = ("User-Agent", "Accept", "Accept-Encoding")
@@ -63,6 +65,12 @@ async def test_each_coding_varies_and_has_a_strong_tag_of_its_own(client: Client
     tags = {answer.headers["ETag"] for answer in answers}
     assert len(tags) == 3
     assert all(tag.startswith('"') for tag in tags)
+
+
+async def test_it_varies_by_the_page_too_where_pages_are_told_apart(serve: Serve) -> None:
+    page = "http://page.example"
+    answer = await ask(await serve(cors_origins=(page,)), Origin=page)
+    assert answer.headers.getall("Vary") == ["Accept-Encoding", "Origin"]
 
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
