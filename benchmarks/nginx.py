@@ -41,6 +41,19 @@ STATIC = """server {{
     location = /api/view {{ return 302 http://127.0.0.1:{port}/$arg_filename; }}
 }}"""
 PASSED_ON = "server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass {upstream}; }} }}"
+#: The same with what makes it quicker for large answers: connections that stay open, and buffers
+#: large enough to do without files.
+PASSED_ON_TUNED = """upstream files {{ server {authority}; keepalive 32; }}
+server {{
+    listen 127.0.0.1:{port};
+    location / {{
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_buffers 64 32k;
+        proxy_max_temp_file_size 0;
+        proxy_pass http://files;
+    }}
+}}"""
 
 
 def program() -> str | None:
@@ -57,10 +70,12 @@ async def static(prefix: Path, folder: Path) -> AsyncIterator[URL]:
 
 
 @asynccontextmanager
-async def passing_on(prefix: Path, upstream: URL) -> AsyncIterator[URL]:
-    """Another nginx before `upstream`, by `proxy_pass` and nothing else."""
+async def passing_on(prefix: Path, upstream: URL, server: str = PASSED_ON) -> AsyncIterator[URL]:
+    """Another nginx before `upstream`, by `proxy_pass`."""
     port = _free_port()
-    server = PASSED_ON.format(port=port, upstream=str(upstream).rstrip("/"))
+    server = server.format(
+        port=port, upstream=str(upstream).rstrip("/"), authority=upstream.authority
+    )
     async with _running(prefix, port, server) as url:
         yield url
 
