@@ -32,6 +32,8 @@ docs: $(RUN) ## write the pages drawn from the code
 bench: $(DEV) ## measure, and print the tables of the README
 	$(BIN)/python benchmarks/api.py
 	$(BIN)/python benchmarks/calls.py
+	$(BIN)/python benchmarks/view.py
+	$(BIN)/python benchmarks/object_info.py
 
 chaos: $(DEV) ## a thousand jobs, faults everywhere, kills in between, and the accounting
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
