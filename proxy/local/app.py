@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import weakref
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.local import socket
+from proxy.local.crowd import Crowd
 from proxy.local.middleware import cors_headers, gate
 from proxy.local.routes import add_routes
 from proxy.local.services import SERVICES, Services
@@ -24,7 +24,7 @@ def make_app(services: Services) -> web.Application:
         client_max_size=services.max_upload_bytes,
     )
     app[SERVICES] = services
-    app[socket.SOCKETS] = weakref.WeakSet()
+    app[socket.CROWD] = Crowd()
     add_routes(app)
     if services.cors_origins:
         app.on_response_prepare.append(cors_headers(services.cors_origins))

@@ -17,13 +17,13 @@ import asyncio
 import contextlib
 import socket as tcp
 import uuid
-import weakref
 from typing import Any
 
 import aiohttp
 import structlog
 from aiohttp import web
 
+from proxy.local.crowd import Crowd
 from proxy.local.guard import guard_of
 from proxy.local.outbox import Outbox, Parcel
 from proxy.local.services import member_of, of
@@ -60,13 +60,16 @@ class ClientSocket:
         web_socket: web.WebSocketResponse,
         transport: asyncio.Transport,
         flags: dict[str, Any],
-        ping_interval: float,
+        crowd: Crowd,
     ) -> None:
         self._web_socket = web_socket
         self._transport = transport
         self._flags = flags
-        self._ping_interval = ping_interval or None
+        self._crowd = crowd
         self._outbox = Outbox()
+        self._written_at = 0.0
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._ping_due = False
         self._wake = asyncio.Event()
         self._negotiated = False
         self._silent = False
@@ -77,6 +80,19 @@ class ClientSocket:
         """Take a message without waiting; a client that lets too much pile up has to go."""
         if self._silent:
             return
+        if for_all and _is_status(message) and self._crowd.hold(self, message):
+            return
+        held = self._crowd.take(self)
+        if held is not None:
+            self._put(held, for_all=True)
+        self._put(message, for_all=for_all)
+
+    def deliver_held(self, message: Message) -> None:
+        """Take a message that the crowd has held back."""
+        if not self._silent:
+            self._put(message, for_all=True)
+
+    def _put(self, message: Message, *, for_all: bool) -> None:
         self._outbox.put(message, for_all=for_all)
         self._wake.set()
         if self._outbox.overflowed:
@@ -120,14 +136,24 @@ class ClientSocket:
         """Send what comes into the outbox, until the connection is gone."""
         with contextlib.suppress(ConnectionError):
             while True:
-                try:
-                    async with asyncio.timeout(self._ping_interval):
-                        await self._wake.wait()
-                except TimeoutError:
-                    await self._web_socket.ping()
+                await self._wake.wait()
                 self._wake.clear()
                 while not self._leaving and (parcel := self._outbox.pop()) is not None:
                     await self._write(parcel)
+                self._written_at = asyncio.get_running_loop().time()
+                if self._ping_due:
+                    self._ping_due = False
+                    await self._web_socket.ping()
+
+    def ping_after(self, interval: float) -> None:
+        """From now on let a ping follow `interval` seconds without a message."""
+        loop = asyncio.get_running_loop()
+        silence = loop.time() - self._written_at
+        if silence >= interval:
+            self._ping_due = self._written_at > 0
+            self._wake.set()
+            silence = 0.0
+        self._ping_timer = loop.call_later(interval - silence, self.ping_after, interval)
 
     async def _write(self, parcel: Parcel) -> None:
         # A compressor of its own for each message: one a socket would hold 256 KiB for its life.
@@ -160,6 +186,8 @@ class ClientSocket:
     async def end(self) -> None:
         """The client has closed the connection: answer that, unless it is the answer."""
         self._left.set()
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
         if self._leaving is None:
             await self._web_socket.close(drain=False)
         else:
@@ -167,7 +195,7 @@ class ClientSocket:
             await self._leaving
 
 
-SOCKETS: web.AppKey[weakref.WeakSet[ClientSocket]] = web.AppKey("sockets")
+CROWD = web.AppKey("crowd", Crowd)
 
 
 async def serve(request: web.Request) -> web.StreamResponse:
@@ -186,11 +214,14 @@ async def serve(request: web.Request) -> web.StreamResponse:
         guard.upgraded()
     services, member = of(request), member_of(request)
     flags = features(services.max_upload_bytes)
-    client = ClientSocket(web_socket, transport, flags, services.ping_interval)
+    crowd = request.app[CROWD]
+    client = ClientSocket(web_socket, transport, flags, crowd)
     sid = request.query.get("clientId") or uuid.uuid4().hex
     executing = services.jobs.hub.attach(member, sid, client, hears_all="token" in request.query)
     client.greet(services.jobs.queue_remaining(member), sid, executing)
-    request.app[SOCKETS].add(client)
+    crowd.join(client)
+    if services.ping_interval > 0:
+        client.ping_after(services.ping_interval)
     delivering = asyncio.create_task(client.deliver())
     log.debug("socket_opened", sid=sid)
     try:
@@ -199,6 +230,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
                 client.hear(message.data)
     finally:
         services.jobs.hub.detach(member, sid, client)
+        crowd.leave(client)
         delivering.cancel()
         await asyncio.gather(delivering, client.end(), return_exceptions=True)
         log.debug("socket_closed", sid=sid, code=web_socket.close_code)
@@ -207,10 +239,11 @@ async def serve(request: web.Request) -> web.StreamResponse:
 
 async def close_all(app: web.Application) -> None:
     """Tell every client that the server goes away."""
-    sockets = app[SOCKETS]
-    goodbyes = [client.leave(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY) for client in sockets]
-    if goodbyes:
-        await asyncio.wait(goodbyes)
+    await app[CROWD].close(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY)
+
+
+def _is_status(message: Message) -> bool:
+    return isinstance(message, Event) and message.type == "status"
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
 
+from proxy.local import crowd
 from proxy.local import socket as client_socket
 from proxy.local.outbox import Outbox
 from proxy.translate.messages import Event, NodeText, Preview, status
@@ -312,6 +313,19 @@ async def test_a_client_that_reads_too_slowly_is_told_1013(
     while not socket.closed:
         message = await socket.receive()
     assert (message.type, socket.close_code) == (aiohttp.WSMsgType.CLOSE, 1013)
+
+
+async def test_in_a_crowd_a_status_keeps_its_place(
+    client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crowd, "FEW", 0)
+    monkeypatch.setattr(crowd, "STRETCH", 0)  # nobody's turn comes
+    socket = await connect(client)
+    room_of_jobs.hub.broadcast("local", status(2))
+    room_of_jobs.hub.broadcast("local", status(1))
+    room_of_jobs.hub.tell("local", "aaa", Event("executing", {"node": None, "prompt_id": "p"}))
+    assert await socket.receive_json() == json.loads(status(1).text)
+    assert (await socket.receive_json())["type"] == "executing"
 
 
 async def test_when_the_server_goes_it_says_so(client: Client) -> None:
