@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
-from aiohttp import web
 from yarl import URL
 
 from proxy import app
 from proxy.config import Settings
 from proxy.jobs.request import Policy
 from proxy.jobs.runner import Waits
-from proxy.local.app import Services, make_app
+from proxy.local.server import Server
+from proxy.local.services import Services
 from proxy.simulator import Simulator
 
 #: No test waits longer for an event that has to come.
@@ -58,13 +58,11 @@ async def running_proxy(
     async with app.rooms(
         chosen, base_url=simulator.base_url, key=simulator.key, policy=jobs_policy, tempo=tempo
     ) as services:
-        runner = web.AppRunner(make_app(services), access_log=None, shutdown_timeout=0.5)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        server = Server(services, stop_timeout=0.5)
         try:
-            yield Proxy(URL(f"http://127.0.0.1:{runner.addresses[0][1]}"), services)
+            yield Proxy(URL(await server.start("127.0.0.1", 0)), services)
         finally:
-            await runner.cleanup()
+            await server.stop()
 
 
 @dataclass
