@@ -35,6 +35,10 @@ class _Running:
     previews: int = field(default=0)
 
 
+#: What is said of the nodes that were at work when a run ended otherwise than well.
+_BROKEN_OFF = {"execution_error": "failed", "execution_interrupted": "stopped"}
+
+
 class Display:
     """Bars for the workflow and for each node at work, and a line for each node that is done.
 
@@ -83,6 +87,9 @@ class Display:
                 self._finish(str(node), "kept")
         elif kind == "executing":
             self._executing(data.get("display_node") or data.get("node"))
+        elif kind in _BROKEN_OFF:
+            for node_id in list(self._running):
+                self._finish(node_id, _BROKEN_OFF[kind])
         elif kind == "progress" and data.get("node") is not None:
             self._progress(str(data["node"]), data.get("value"), data.get("max"))
         elif kind == "progress_state":
@@ -160,7 +167,7 @@ class Display:
         self._done.add(node_id)
         self._bars.update(self._whole, completed=len(self._done & self._graph.keys()))
         running = self._running.pop(node_id, None)
-        line = f"{word:<6}{self.name(node_id)}"
+        line = f"{word:<5} {self.name(node_id)}"
         if running is not None:
             self._bars.remove_task(running.task)
             if running.maximum > 1:
