@@ -11,6 +11,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
+#: How deep the JSON of a body may be nested; what walks through it takes a call for each level.
+MOST_LEVELS = 300
+
 
 class NotJsonError(LocalError):
     """The body is empty or is not JSON."""
@@ -64,9 +67,27 @@ def parse(body: bytes, charset: str | None = None) -> Any:
     if not text:
         raise NotJsonError("The body is empty.")
     try:
-        return codec.loads(text)
+        value = codec.loads(text)
     except ValueError as error:
         raise NotJsonError(str(error)) from None
+    if text.count("[") + text.count("{") > MOST_LEVELS and _is_deep(value):
+        raise NotJsonError(f"The JSON is nested more than {MOST_LEVELS} levels deep.")
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether a value is nested beyond `MOST_LEVELS`; walks level by level, without recursion."""
+    level = [value]
+    for _ in range(MOST_LEVELS):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return False
+    return True
 
 
 async def read_json(request: web.Request) -> Any:
