@@ -106,11 +106,6 @@ class Hub:
         for seat in list(self._seats[member].values()):
             seat.sink.send(message, for_all=True)
 
-    def forget_executing(self, member: str, client_id: str | None) -> None:
-        """Nothing runs for this client any more."""
-        if client_id is not None:
-            self._executing.pop((member, client_id), None)
-
     def _note_executing(self, member: str, client_id: str, message: Message) -> None:
         if isinstance(message, Event) and message.type == "executing":
             node = message.data.get("display_node")

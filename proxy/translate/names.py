@@ -95,12 +95,6 @@ def view_place(filename: str | None, subfolder: str | None, type_: str | None) -
     return Place(folder, path) if path and path != inside else 404
 
 
-def view_refusal(filename: str | None, subfolder: str | None, type_: str | None) -> int | None:
-    """The status with which `GET /view` refuses whatever files there are, or `None`."""
-    place = view_place(filename, subfolder, type_)
-    return place if isinstance(place, int) else None
-
-
 def upload_place(filename: str, subfolder: str, type_: str) -> Place | None:
     """Where an upload of this name goes, or `None` if that is outside of the folder `type_`."""
     path = resolve(type_, posixpath.normpath(subfolder), filename)
