@@ -24,6 +24,9 @@ REMOVED = "[removed]"
 #: Shorter values are no secrets: removing them would only make lines unreadable.
 _SHORTEST_SECRET = 6
 
+#: Libraries whose `info` and `debug` are noise unless everything is asked for.
+TALKATIVE = ("aiohttp.access", "asyncio", "aiosqlite", "PIL")
+
 _KEY_NAMES = (
     r"api[_-]?key(?:_comfy_org)?|auth_token(?:_comfy_org)?|x-api-key|token|access_token|password"
 )
@@ -136,7 +139,7 @@ def configure(
     root.setLevel(least)
     logging.captureWarnings(True)
     quiet = logging.DEBUG if least == logging.DEBUG else logging.WARNING
-    for name in ("aiohttp.access", "asyncio", "aiosqlite", "PIL"):
+    for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(quiet, logging.INFO))
 
 

@@ -8,6 +8,7 @@ import logging
 
 import pytest
 import structlog
+from quiet import logging_restored
 
 from proxy import telemetry
 
@@ -16,16 +17,10 @@ KEY = 'canary/+key "0123456789'
 
 @pytest.fixture(autouse=True)
 def _restore_logging(monkeypatch: pytest.MonkeyPatch):
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     monkeypatch.setattr(telemetry, "_registered", set())
     monkeypatch.setattr(telemetry, "_registered_pattern", None)
-    yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
-    logging.captureWarnings(False)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
+    with logging_restored():
+        yield
 
 
 @pytest.fixture(params=["console", "json"])

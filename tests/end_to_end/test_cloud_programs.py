@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import logging
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +18,7 @@ import aiohttp
 import graphs
 import pytest
 from PIL import Image
+from quiet import logging_restored
 from stack import PATIENCE, Client, Proxy
 
 from proxy import telemetry
@@ -114,14 +114,9 @@ class CloudProgram:
 def log() -> Iterator[io.StringIO]:
     """Everything that the process logs, down to the smallest thing."""
     lines = io.StringIO()
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    telemetry.configure(stream=lines, log_level="debug")
-    yield lines
-    root.handlers[:] = before
-    root.setLevel(level)
-    telemetry.structlog.reset_defaults()
-    logging.captureWarnings(capture=False)
+    with logging_restored():
+        telemetry.configure(stream=lines, log_level="debug")
+        yield lines
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import graphs
 import pytest
 import structlog
 from aiohttp.test_utils import TestClient
+from quiet import logging_restored
 from stack import Client, Listener, running_proxy
 
 from proxy import telemetry
@@ -46,14 +47,9 @@ class Sink:
 @pytest.fixture
 def logging_on() -> Iterator[None]:
     """The proxy's logging as `serve` sets it up, into nowhere."""
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    telemetry.configure(stream=io.StringIO())
-    yield
-    root.handlers[:] = before
-    root.setLevel(level)
-    structlog.reset_defaults()
-    logging.captureWarnings(capture=False)
+    with logging_restored():
+        telemetry.configure(stream=io.StringIO())
+        yield
 
 
 @pytest.fixture
