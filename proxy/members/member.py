@@ -1,0 +1,41 @@
+"""Who is behind a client, and what they may use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+#: The one member of a proxy that has no members.
+LOCAL = "local"
+
+Role = Literal["user", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a member may use; `None` is no limit.
+
+    `max_queued` counts jobs that wait, `max_running` those on the cloud at once; days are UTC's.
+    `denied_classes` are node classes that no graph of the member may have, and with
+    `deny_partner_nodes` none may have a node that is paid for by use.
+    """
+
+    max_queued: int | None = None
+    max_running: int | None = None
+    jobs_per_day: int | None = None
+    upload_bytes_per_day: int | None = None
+    requests_per_second: float | None = None
+    denied_classes: tuple[str, ...] = ()
+    deny_partner_nodes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A person or an integration. `weight` is the share of turns; `created` is in ms since 1970."""
+
+    name: str
+    role: Role = "user"
+    weight: float = 1.0
+    limits: Limits = field(default_factory=Limits)
+    disabled: bool = False
+    created: int = 0
