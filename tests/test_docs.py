@@ -6,11 +6,12 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from proxy.cli import reference
-from proxy.config import SETTINGS, load
+from proxy.config import ACCOUNT_ENTRIES, SETTINGS, load
 
 ROOT = Path(__file__).parent.parent
 PAGES_WITH_LINKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/*.md"))
@@ -19,6 +20,11 @@ PAGES_WITH_LINKS += ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 
 def page(name: str) -> str:
     return (ROOT / name).read_text(encoding="utf-8")
+
+
+def uncommented(text: str) -> str:
+    """An example with its lines of settings in force."""
+    return re.sub(r"(?m)^#(?=[\w\[])", "", text)
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
@@ -44,12 +50,30 @@ def test_every_setting_is_documented_in_its_forms(setting) -> None:
 
 
 def test_the_example_file_is_a_settings_file(tmp_path: Path) -> None:
-    text = re.sub(r"(?m)^#(?=\w)", "", page("config.example.toml"))
+    text = uncommented(page("config.example.toml").partition("# --- Accounts ---")[0])
     values = tomllib.loads(text)
     assert list(values) == [setting.key for setting in SETTINGS if setting.key]
     path = tmp_path / "config.toml"
     path.write_text(text)
     load({"config": str(path)})
+
+
+@pytest.mark.parametrize("left_out", [("key", "slots"), ("key_file", "plan")])
+def test_the_example_of_an_account_is_one(tmp_path: Path, left_out: tuple[str, str]) -> None:
+    text = uncommented(page("config.example.toml").partition("# --- Accounts ---")[2])
+    (account,) = tomllib.loads(text)["accounts"]
+    assert list(account) == [name for name, _ in ACCOUNT_ENTRIES]
+    path = tmp_path / "config.toml"
+    path.write_text(re.sub(rf"(?m)^({'|'.join(left_out)}) = .*$", "", text))
+    (loaded,) = load({"config": str(path)}).accounts
+    assert loaded.name == account["name"]
+
+
+@pytest.mark.parametrize(("name", "entry"), ACCOUNT_ENTRIES)
+def test_every_setting_of_an_account_is_documented(name: str, entry: Any) -> None:
+    section = page("docs/settings.md").split(f"### accounts.{name}\n")[1].split("###")[0]
+    assert entry.help in section
+    assert f"`{name}`" in section
 
 
 def test_the_example_file_changes_nothing_as_it_is() -> None:

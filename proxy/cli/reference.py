@@ -17,7 +17,7 @@ from pathlib import Path
 
 from proxy.cli.commands import app
 from proxy.cli.options import shown_default
-from proxy.config import SETTINGS, Setting
+from proxy.config import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
 from proxy.local.routes import ROUTES
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
@@ -36,10 +36,9 @@ def config_example() -> str:
         for row in rows:
             if row.key:
                 value = row.default if row.entry.example is None else row.entry.example
-                lines = textwrap.wrap(f"{row.entry.help}{_note(row)}", 96)
-                blocks.append(
-                    "".join(f"# {line}\n" for line in lines) + f"#{row.key} = {_toml(value)}\n"
-                )
+                comment = _comment(f"{row.entry.help}{_note(row)}")
+                blocks.append(f"{comment}#{row.key} = {_toml(value)}\n")
+    blocks.append(_accounts_example())
     return "\n".join(blocks)
 
 
@@ -68,7 +67,7 @@ def settings_page() -> str:
                 f"* Value: {row.entry.expects}",
                 f"* Default: {_shown(row)}\n",
             ]
-    return "\n".join(parts)
+    return "\n".join([*parts, *_accounts_reference()])
 
 
 def commands_page() -> str:
@@ -147,6 +146,44 @@ def main(arguments: list[str]) -> int:
             (root / name).parent.mkdir(exist_ok=True)
             (root / name).write_text(PAGES[name](), encoding="utf-8")
     return 1 if "--check" in arguments and stale(root) else 0
+
+
+_ACCOUNTS = (
+    "Several accounts share the work: each is a table `[[accounts]]` at the end of the TOML file, "
+    "in place of `api_key` and `api_key_file`. A job goes to one that has a free slot, stays "
+    "there, and its files are sent there as needed. Without tables there is one account, called "
+    "default."
+)
+
+
+def _accounts_example() -> str:
+    lines = [f"# --- Accounts ---\n\n{_comment(_ACCOUNTS)}\n#[[accounts]]\n"]
+    for name, entry in ACCOUNT_ENTRIES:
+        default = AccountSettings.model_fields[name].default
+        value = default if entry.example is None else entry.example
+        lines.append(f"{_comment(entry.help)}#{name} = {_toml(value)}\n")
+    return "\n".join(lines)
+
+
+def _accounts_reference() -> list[str]:
+    parts = ["## Accounts\n", f"{_ACCOUNTS}\n"]
+    for name, entry in ACCOUNT_ENTRIES:
+        field = AccountSettings.model_fields[name]
+        default = entry.shown or ("none" if field.default in (None, ()) else f"`{field.default}`")
+        if field.is_required():
+            default = "none, it must be set"
+        parts += [
+            f"### accounts.{name}\n",
+            f"{entry.help}\n",
+            f"* TOML: `{name}` in a table `[[accounts]]`",
+            f"* Value: {entry.expects}",
+            f"* Default: {default}\n",
+        ]
+    return parts
+
+
+def _comment(text: str) -> str:
+    return "".join(f"# {line}\n" for line in textwrap.wrap(text, 96))
 
 
 def _groups() -> list[tuple[str, list[Setting]]]:

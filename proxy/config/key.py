@@ -1,10 +1,12 @@
-"""The account's key, from the variable or from the file that holds it."""
+"""The keys of the accounts, from where they are set or from the files that hold them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from proxy.config.settings import ConfigError, Settings
+from proxy.config.accounts import DEFAULT, AccountAccess, AccountSettings, slots_of
+from proxy.config.settings import Settings
+from proxy.config.table import ConfigError
 
 
 def read_key(settings: Settings) -> str | None:
@@ -25,13 +27,51 @@ def read_key(settings: Settings) -> str | None:
     return None
 
 
-def _read(path: Path) -> str:
+def read_accounts(settings: Settings) -> list[AccountAccess]:
+    """The accounts with their keys, in the order of their tables; none if no key is set at all.
+
+    Without tables it is the single key's account, which is called "default". Raises `ConfigError`
+    as `read_key`, and when two accounts have one key: they would be one account of the cloud.
+    """
+    if not settings.accounts:
+        key = read_key(settings)
+        return [] if key is None else [AccountAccess(DEFAULT, settings.base_url, key)]
+    found: dict[str, AccountAccess] = {}
+    for account in settings.accounts:
+        key = read_account_key(account)
+        if key in found:
+            raise ConfigError(
+                f"The accounts {found[key].name} and {account.name} have the same key: "
+                "remove one of them."
+            )
+        found[key] = AccountAccess(
+            account.name,
+            account.base_url or settings.base_url,
+            key,
+            slots_of(account),
+            account.weight,
+            account.members,
+        )
+    return list(found.values())
+
+
+def read_account_key(account: AccountSettings) -> str:
+    """The key of an account that has a table. Raises `ConfigError`."""
+    if account.key is not None:
+        return _usable(account.key.get_secret_value(), f"`key` of the account {account.name}")
+    if account.key_file is None:
+        raise ConfigError(f"The account {account.name} has no key: add key_file.")
+    remedy = f"`key_file` of the account {account.name}"
+    return _usable(_read(account.key_file, remedy), f"the file {account.key_file}")
+
+
+def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(
             f"The key file {path} cannot be read ({error.strerror}): "
-            "correct COMFY_CLOUD_API_KEY_FILE or the permissions of the file."
+            f"correct {setting} or the permissions of the file."
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(

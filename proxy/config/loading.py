@@ -22,7 +22,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from proxy.config.settings import PREFIX, SETTINGS, ConfigError, Setting, Settings
+from proxy.config import accounts
+from proxy.config.settings import PREFIX, SETTINGS, Setting, Settings
+from proxy.config.table import ConfigError
 
 #: Two ways to say the same: the stronger source silences both forms of the weaker one.
 _KEY_FORMS = frozenset({"api_key", "api_key_file"})
@@ -40,11 +42,17 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
     if path is not None:
         _refuse_unusable_file(path)
     try:
-        return _LoadedSettings(**given)
+        settings = _LoadedSettings(**given)
     except ValidationError as error:
-        problem = error.errors(include_url=False, include_context=False)[0]
-        name = str(problem["loc"][0])
-    raise ConfigError(_complaint(name, given, path))
+        place = error.errors(include_url=False, include_context=False)[0]["loc"]
+    else:
+        accounts.refuse_contradictions(
+            settings.accounts, single_key=_single_key(settings, given), where=path
+        )
+        return settings
+    if place[0] == "accounts" and path is not None:
+        raise ConfigError(accounts.complaint(place, _read_document(path), path))
+    raise ConfigError(_complaint(str(place[0]), given, path))
 
 
 class _Environment(PydanticBaseSettingsSource):
@@ -75,6 +83,17 @@ class _LoadedSettings(Settings, BaseSettings):
         options = init_settings.init_kwargs if isinstance(init_settings, InitSettingsSource) else {}
         path = _config_path(options)
         return init_settings, _Environment(settings_cls), _File(settings_cls, path)
+
+
+def _single_key(settings: Settings, options: Mapping[str, Any]) -> str | None:
+    """How the key of a single account is set, if it is."""
+    for name in ("api_key", "api_key_file"):
+        if getattr(settings, name) is not None:
+            setting = next(row for row in SETTINGS if row.name == name)
+            if name in options:
+                return setting.option
+            return setting.environment if name in _environment() else f"`{name}` in it"
+    return None
 
 
 def _environment() -> dict[str, str]:
@@ -110,7 +129,7 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 
 def _refuse_unusable_file(path: Path) -> None:
-    known = [setting.key for setting in SETTINGS if setting.key]
+    known = [*(setting.key for setting in SETTINGS if setting.key), "accounts"]
     for name in _read_document(path):
         if name not in known:
             raise ConfigError(

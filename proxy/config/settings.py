@@ -11,39 +11,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 from yarl import URL
+
+from proxy.config.accounts import AccountSettings
+from proxy.config.table import STRICT, Entry, entries, to_lower, to_path, to_url
 
 NAME = "comfy-cloud-proxy"
 PREFIX = "COMFY_PROXY_"
 
 #: The headings under which the settings stand, in this order.
 GROUPS = ("General", "Comfy Cloud", "Clients", "Files and history", "Logs")
-
-
-class ConfigError(Exception):
-    """The settings cannot be used. The text is one sentence that says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What the table says of a setting beside its name, type and default.
-
-    `expects` ends the sentence "it must be …". `environment` is the variable where it is not
-    `COMFY_PROXY_` and the name. `shown` stands for a default that differs between machines,
-    `example` for a default that is none.
-    """
-
-    group: str
-    help: str
-    expects: str
-    environment: str | None = None
-    option: bool = True
-    in_file: bool = True
-    secret: bool = False
-    metavar: str = "TEXT"
-    shown: str | None = None
-    example: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,25 +35,6 @@ class Setting:
     option: str | None
     key: str | None
     is_flag: bool
-
-
-def _yarl(value: object) -> URL:
-    url = URL(str(value))
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError("not a web address")
-    if url.user is not None or url.query_string or url.fragment:
-        raise ValueError("more than a web address")
-    return url.with_path(url.path.rstrip("/") or "/")
-
-
-def _path(value: object) -> object:
-    if value == "":
-        raise ValueError("no path")
-    return Path(value).expanduser() if isinstance(value, str | Path) else value
-
-
-def _lower(value: object) -> object:
-    return value.lower() if isinstance(value, str) else value
 
 
 def _origins(value: object) -> object:
@@ -98,13 +57,7 @@ def default_data_dir(*, simulated: bool) -> Path:
 class Settings(BaseModel):
     """All settings, checked. `load` builds it from where people set them."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        allow_inf_nan=False,
-        arbitrary_types_allowed=True,
-        hide_input_in_errors=True,
-    )
+    model_config = STRICT
 
     host: Annotated[
         str,
@@ -128,7 +81,7 @@ class Settings(BaseModel):
     ] = 8188
     config: Annotated[
         Path | None,
-        BeforeValidator(_path),
+        BeforeValidator(to_path),
         Entry(
             group="General",
             help="A TOML file with settings.",
@@ -162,7 +115,7 @@ class Settings(BaseModel):
                 simulated=bool(checked.get("simulate"))
             )
         ),
-        BeforeValidator(_path),
+        BeforeValidator(to_path),
         Entry(
             group="General",
             help="The folder for records, files and the catalogue. It is made if it is missing.",
@@ -198,7 +151,7 @@ class Settings(BaseModel):
     ] = None
     api_key_file: Annotated[
         Path | None,
-        BeforeValidator(_path),
+        BeforeValidator(to_path),
         Entry(
             group="Comfy Cloud",
             help="A file that holds nothing but the API key, such as a Docker secret. It is read "
@@ -211,7 +164,7 @@ class Settings(BaseModel):
     ] = None
     base_url: Annotated[
         URL,
-        BeforeValidator(_yarl),
+        BeforeValidator(to_url),
         Entry(
             group="Comfy Cloud",
             help="Where Comfy Cloud answers.",
@@ -241,6 +194,15 @@ class Settings(BaseModel):
             metavar="ORIGINS",
         ),
     ] = ()
+    compress: Annotated[
+        bool,
+        Entry(
+            group="Clients",
+            help="Pack JSON and text (gzip, deflate) for clients that say they can unpack it, as "
+            "ComfyUI does with --enable-compress-response-body. `/object_info` is packed anyway.",
+            expects="true or false",
+        ),
+    ] = False
     max_upload_mb: Annotated[
         float,
         Field(gt=0, le=1_000_000),
@@ -340,7 +302,7 @@ class Settings(BaseModel):
     ] = 2048
     prefetch: Annotated[
         Literal["off", "images", "all"],
-        BeforeValidator(_lower),
+        BeforeValidator(to_lower),
         Entry(
             group="Files and history",
             help="Which outputs are fetched from the cloud when a job ends: off, images or all.",
@@ -348,6 +310,18 @@ class Settings(BaseModel):
             metavar="WHICH",
         ),
     ] = "images"
+    userdata: Annotated[
+        Literal["disk", "cloud"],
+        BeforeValidator(to_lower),
+        Entry(
+            group="Files and history",
+            help="Where the web interface's settings and saved workflows are: on disk, each "
+            "member's apart, or in the Comfy Cloud account, whose own web interface shows them "
+            "too. cloud is for one person: it is refused where there are members.",
+            expects="disk or cloud",
+            metavar="WHERE",
+        ),
+    ] = "disk"
     catalogue_max_age: Annotated[
         float,
         Field(ge=0),
@@ -360,7 +334,7 @@ class Settings(BaseModel):
     ] = 3600
     log_format: Annotated[
         Literal["console", "json"],
-        BeforeValidator(_lower),
+        BeforeValidator(to_lower),
         Entry(
             group="Logs",
             help="How log lines look: console for people, json for machines.",
@@ -370,7 +344,7 @@ class Settings(BaseModel):
     ] = "console"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
-        BeforeValidator(_lower),
+        BeforeValidator(to_lower),
         Entry(
             group="Logs",
             help="The least level that is logged: debug, info, warning or error.",
@@ -378,6 +352,9 @@ class Settings(BaseModel):
             metavar="LEVEL",
         ),
     ] = "info"
+
+    #: Tables, which have no option and no variable: their rows are a table of their own.
+    accounts: tuple[AccountSettings, ...] = ()
 
     @property
     def max_upload_bytes(self) -> int:
@@ -397,8 +374,8 @@ class Settings(BaseModel):
 
 def _table() -> tuple[Setting, ...]:
     rows = []
-    for name, field in Settings.model_fields.items():
-        entry = next(item for item in field.metadata if isinstance(item, Entry))
+    for name, entry in entries(Settings):
+        field = Settings.model_fields[name]
         option = "--" + name.replace("_", "-")
         rows.append(
             Setting(

@@ -1,0 +1,73 @@
+"""What a row of a table of settings is, and how values become what a row wants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+from yarl import URL
+
+#: How the tables are checked: no unknown names, no value in any text of an error.
+STRICT = ConfigDict(
+    extra="forbid",
+    frozen=True,
+    allow_inf_nan=False,
+    arbitrary_types_allowed=True,
+    hide_input_in_errors=True,
+)
+
+
+class ConfigError(Exception):
+    """The settings cannot be used. The text is one sentence that says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the table says of a setting beside its name, type and default.
+
+    `expects` ends the sentence "it must be …". `environment` is the variable where it is not
+    `COMFY_PROXY_` and the name. `shown` stands for a default that differs between machines,
+    `example` for a default that is none.
+    """
+
+    group: str
+    help: str
+    expects: str
+    environment: str | None = None
+    option: bool = True
+    in_file: bool = True
+    secret: bool = False
+    metavar: str = "TEXT"
+    shown: str | None = None
+    example: object = None
+
+
+def entries(model: type[BaseModel]) -> list[tuple[str, Entry]]:
+    """The fields of a model that are rows of a table, with what the table says of them."""
+    found = []
+    for name, field in model.model_fields.items():
+        found += [(name, item) for item in field.metadata if isinstance(item, Entry)]
+    return found
+
+
+def to_url(value: object) -> URL:
+    """The address of a cloud: http or https, perhaps with a path, and nothing else."""
+    url = URL(str(value))
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError("not a web address")
+    if url.user is not None or url.query_string or url.fragment:
+        raise ValueError("more than a web address")
+    return url.with_path(url.path.rstrip("/") or "/")
+
+
+def to_path(value: object) -> object:
+    """A path, the home folder's `~` expanded."""
+    if value == "":
+        raise ValueError("no path")
+    return Path(value).expanduser() if isinstance(value, str | Path) else value
+
+
+def to_lower(value: object) -> object:
+    """Words in small letters."""
+    return value.lower() if isinstance(value, str) else value
