@@ -33,7 +33,7 @@ def life(job: str = JOB) -> list[Heard]:
 
 
 def answered(status: int, body: dict[str, Any], pairs: list[list[str]]) -> Event:
-    reason = {200: "OK", 500: "Internal Server Error"}[status]
+    reason = {200: "OK", 413: "Request Entity Too Large", 500: "Internal Server Error"}[status]
     answer = {"status": status, "reason": reason, "headers": pairs, "body": body}
     request = {"method": "GET", "path": "/x", "headers": [], "body": {"kind": "empty"}}
     return Event(0, "http", {"request": request, "response": answer})
@@ -54,6 +54,14 @@ def answered(status: int, body: dict[str, Any], pairs: list[list[str]]) -> Event
 )
 def test_keys_types_and_values_count(recorded: Any, actual: Any, difference: str) -> None:
     assert differences(recorded, actual, Names(), "body") == [difference]
+
+
+@pytest.mark.parametrize("reason", ["Request Entity Too Large", "Content Too Large"])
+def test_413_may_be_called_as_any_python_calls_it(reason: str) -> None:
+    event = answered(413, {"kind": "empty"}, [])
+    assert response(event, Answer(413, reason, [], b""), Names()) == []
+    other = response(event, Answer(413, "Too Large", [], b""), Names())
+    assert other == ["reason: Request Entity Too Large → Too Large"]
 
 
 def test_clocks_and_the_order_of_sets_do_not_count() -> None:
