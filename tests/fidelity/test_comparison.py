@@ -58,7 +58,7 @@ def test_keys_types_and_values_count(recorded: Any, actual: Any, difference: str
 
 @pytest.mark.parametrize("reason", ["Request Entity Too Large", "Content Too Large"])
 def test_413_may_be_called_as_any_python_calls_it(reason: str) -> None:
-    event = answered(413, {"kind": "empty"}, [])
+    event = answered(413, {"kind": "empty", "len": 0}, [])
     assert response(event, Answer(413, reason, [], b""), Names()) == []
     other = response(event, Answer(413, "Too Large", [], b""), Names())
     assert other == ["reason: Request Entity Too Large → Too Large"]
