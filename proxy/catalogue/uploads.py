@@ -14,6 +14,7 @@ from typing import Any
 
 from proxy.translate import codec
 from proxy.translate.media import kind
+from proxy.translate.names import is_hash_name
 
 #: The flags of an input that lists files of the input folder, and the media that it lists.
 _FLAGS: dict[str, tuple[str, ...]] = {
@@ -22,9 +23,6 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     "video_upload": ("video",),
     "audio_upload": ("audio", "video"),
 }
-
-#: A content hash, by which the cloud names files.
-_HASH_NAME = re.compile(r"(?:blake3:)?[0-9a-f]{64}(?:\.\w+)?(?: \[\w+\])?")
 
 #: Stands in for a slot while a class is encoded; no catalogue can hold it.
 _MARK = secrets.token_hex(16)
@@ -40,7 +38,7 @@ class Slot:
 
     def json(self, files: Iterable[str]) -> bytes:
         """The cloud's choices without hashes, and the files of the folder itself, in order."""
-        names = {name for name in self.offered if not _HASH_NAME.fullmatch(name)}
+        names = {name for name in self.offered if not is_hash_name(name)}
         names.update(file for file in files if "/" not in file and kind(file) in self.media)
         return codec.dump_bytes(sorted(names))
 

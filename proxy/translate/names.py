@@ -25,6 +25,9 @@ PATH_MAX = 4096
 
 _COUNTED = re.compile(r"(?P<stem>.+)_\d{5,}(?P<tail>_?(?:[^_/0-9][^/]*)?)", re.DOTALL)
 
+#: A content hash, by which the cloud names files.
+_HASH_NAME = re.compile(r"(?:blake3:)?[0-9a-f]{64}(?:\.\w+)?(?: \[\w+\])?")
+
 
 class Place(NamedTuple):
     """Where a file is: a folder, and the path in it with `/` between its parts."""
@@ -36,6 +39,11 @@ class Place(NamedTuple):
     def subfolder(self) -> str:
         """The path without its last part."""
         return posixpath.dirname(self.path)
+
+
+def is_hash_name(name: str) -> bool:
+    """Whether a name, with or without ` [output]` behind it, is one of the cloud's."""
+    return _HASH_NAME.fullmatch(name) is not None
 
 
 def split_annotated(name: str) -> tuple[str, str | None]:
