@@ -65,18 +65,19 @@ class SqliteStore:
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path) -> SqliteStore:
+    async def open(cls, path: Path, *, set_aside: bool = True) -> SqliteStore:
         """Open or create the file and its folder.
 
         A damaged file is set aside as `<name>.damaged-<n>` with a warning, and an empty store is
-        opened in its place. Raises `StoreError` when the file cannot be opened or written.
+        opened in its place, unless `set_aside` is false. Raises `StoreError` when the file cannot
+        be opened or written.
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 connection = await _connect(path)
             except sqlite3.DatabaseError as error:
-                if _code(error) not in _DAMAGE:
+                if not set_aside or _code(error) not in _DAMAGE:
                     raise
                 aside = _set_aside(path)
                 _log.warning(
@@ -127,6 +128,11 @@ class SqliteStore:
             if len(rows) < PAGE:
                 return
             comparison, last = ">", rows[-1][0]
+
+    async def version(self) -> int:
+        """A number that is another one whenever somebody else has written into the file."""
+        rows = await self._read("PRAGMA data_version", ())
+        return int(rows[0][0])
 
     async def close(self) -> None:
         """Finish the writes that were asked for, and close."""

@@ -1,0 +1,411 @@
+"""Who is a member, and whose a token is: in memory, over a small database of its own.
+
+The command line changes the database while a server runs; the server looks for changes a few times
+a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+from filelock import FileLock, Timeout
+
+from proxy.members import tokens
+from proxy.members.member import LOCAL, Member
+from proxy.members.tokens import Token, Use
+from proxy.store.base import Delete, Put, StoreError
+from proxy.store.sqlite import SqliteStore
+
+log = structlog.get_logger(__name__)
+
+FILE = "members.sqlite"
+
+#: Seconds between two looks for changes by another process.
+INTERVAL = 0.25
+#: The last use of a token is written at most once in so many ms.
+USE_INTERVAL = 60_000
+#: How long a change waits for that of another process, in seconds.
+_PATIENCE = 5.0
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9_-])?", re.ASCII)
+
+_MEMBERS, _TOKENS, _USES, _REMOVED = "members", "tokens", "uses", "removed"
+
+#: The one member of a proxy without members.
+_ANYONE = Member(LOCAL, role="admin")
+
+
+class DirectoryError(Exception):
+    """What was asked of the directory cannot be. The text is one sentence that says what to do."""
+
+
+class UnknownMemberError(DirectoryError):
+    """There is no such member."""
+
+
+class UnknownTokenError(DirectoryError):
+    """There is no such token, or several that begin so."""
+
+
+class NameTakenError(DirectoryError):
+    """There is, or was, a member of that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A token that lets its member in."""
+
+    member: Member
+    token: Token
+
+
+class Directory:
+    """The members and their tokens. Without a store they are kept in memory alone.
+
+    Without members the proxy is a tool for one: everybody is the member `local`. Once a process
+    has known a member this is over for its life, so that removing the last member does not open
+    the door.
+    """
+
+    def __init__(
+        self, store: SqliteStore | None = None, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._store = store
+        self._now = now
+        self._members: dict[str, Member] = {}
+        self._tokens: dict[str, Token] = {}
+        self._uses: dict[str, Use] = {}
+        self._removed: dict[str, str] = {}
+        self._gated = False
+        self._version = -1
+        self._written: dict[str, int] = {}
+        self._changed: list[Callable[[], None]] = []
+        self._changing = asyncio.Lock()
+        self._lock: FileLock | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, folder: Path) -> Directory:
+        """The directory of a data folder, which may be another process's.
+
+        Raises `StoreError` when its file cannot be opened or is damaged: never does a broken file
+        pass for a proxy without members.
+        """
+        try:
+            await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the folder {folder}: {error}") from error
+        directory = cls(await SqliteStore.open(folder / FILE, set_aside=False))
+        directory._lock = FileLock(folder / "members.lock", thread_local=False)
+        try:
+            await directory._load()
+        except StoreError:
+            await directory.close()
+            raise
+        return directory
+
+    def start(self) -> None:
+        """From now on look for changes by other processes, and write down uses."""
+        self._watching = asyncio.create_task(self._watch(), name="watch the members")
+
+    async def close(self) -> None:
+        """Write down the last uses, and close."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.wait([self._watching])
+        if self._store is not None:
+            with contextlib.suppress(StoreError):
+                await self._write_uses(every=True)
+            await self._store.close()
+
+    # --- asking ----------------------------------------------------------------------------
+
+    @property
+    def has_members(self) -> bool:
+        """Whether clients need a token; if not, everybody is the member `local`."""
+        return self._gated
+
+    def get(self, name: str) -> Member:
+        """The member of that name.
+
+        One who is no member (any more) is a disabled member without limits: there may still be
+        jobs in that name. Without members, `local` is an admin.
+        """
+        member = self._members.get(name.lower())
+        if member is not None and member.name == name:
+            return member
+        return _ANYONE if name == LOCAL and not self._gated else Member(name, disabled=True)
+
+    def find(self, name: str) -> Member:
+        """The member of that name, however it is capitalised. Raises `UnknownMemberError`."""
+        try:
+            return self._members[name.lower()]
+        except KeyError:
+            raise UnknownMemberError(
+                f"There is no member {_quoted(name)}: see comfy-cloud-proxy member list."
+            ) from None
+
+    def members(self) -> list[Member]:
+        """All members, by name."""
+        return [self._members[key] for key in sorted(self._members)]
+
+    def tokens(self, name: str | None = None) -> list[Token]:
+        """All tokens, or those of a member, oldest first."""
+        found = [one for one in self._tokens.values() if name is None or one.member == name]
+        return sorted(found, key=lambda token: (token.created, token.id))
+
+    def last_use(self, token: Token) -> Use | None:
+        """When and from where the token was used last."""
+        return self._uses.get(token.id)
+
+    def authenticate(self, token: str) -> Member | None:
+        """Whose the token is, if it lets them in."""
+        access = self.access(token)
+        return access.member if access is not None else None
+
+    def access(self, token: str) -> Access | None:
+        """The token, if it is one that is neither revoked nor expired, of a member not disabled."""
+        known = self._tokens.get(tokens.id_of(token) or "")
+        if not tokens.matches(token, known) or known is None:
+            return None
+        return self.access_by_id(known.id)
+
+    def access_by_id(self, token_id: str) -> Access | None:
+        """The same of a token that was shown before."""
+        token = self._tokens.get(token_id)
+        if token is None or token.expired(self._ms()):
+            return None
+        member = self.get(token.member)
+        return None if member.disabled else Access(member, token)
+
+    def used(self, token: Token, address: str) -> None:
+        """Note a use. It is written later, at most once a minute."""
+        self._uses[token.id] = Use(self._ms(), address)
+
+    def subscribe(self, callback: Callable[[], None]) -> None:
+        """Call back after each change of members or tokens, and when a token expires."""
+        self._changed.append(callback)
+
+    # --- changing --------------------------------------------------------------------------
+
+    async def add(self, member: Member, *, restore: bool = False) -> Member:
+        """Take in a new member.
+
+        The data of removed members stay. Only with `restore` a new member gets such a name, and
+        the data. Raises `DirectoryError` for a name that cannot be one, `NameTakenError`.
+        """
+        if not _NAME.fullmatch(member.name):
+            raise DirectoryError(
+                f"{_quoted(member.name)} cannot be the name of a member: take 1 to 40 letters, "
+                "digits, dots, hyphens and underscores that begin with a letter or digit and do "
+                "not end with a dot."
+            )
+        async with self._change():
+            key = member.name.lower()
+            if key in self._members:
+                raise NameTakenError(
+                    f"There is a member {self._members[key].name} already: choose another name."
+                )
+            if key in self._removed and not restore:
+                raise NameTakenError(
+                    f"{self._removed[key]} was a member, whose history and files are still here: "
+                    "choose another name, or restore that member with its data (--restore)."
+                )
+            member = replace(member, name=self._removed.get(key, member.name), created=self._ms())
+            await self._write(_put(_MEMBERS, key, member), Delete(_REMOVED, key))
+            self._removed.pop(key, None)
+            self._members[key] = member
+        return member
+
+    async def change(
+        self, name: str, *, limits: dict[str, Any] | None = None, **fields: Any
+    ) -> Member:
+        """Give other values to fields of a member (`role`, `weight`, `disabled`) and its limits."""
+        async with self._change():
+            member = self.find(name)
+            changed = replace(member, limits=replace(member.limits, **(limits or {})), **fields)
+            await self._write(_put(_MEMBERS, name.lower(), changed))
+            self._members[name.lower()] = changed
+        return changed
+
+    async def remove(self, name: str) -> Member:
+        """Remove a member and its tokens. Jobs, history and files stay, for nobody to see."""
+        async with self._change():
+            member = self.find(name)
+            key = name.lower()
+            gone = [token.id for token in self.tokens(member.name)]
+            await self._write(
+                Delete(_MEMBERS, key),
+                _put(_REMOVED, key, member.name),
+                *(Delete(kind, id_) for id_ in gone for kind in (_TOKENS, _USES)),
+            )
+            del self._members[key]
+            self._removed[key] = member.name
+            for id_ in gone:
+                self._tokens.pop(id_, None)
+                self._uses.pop(id_, None)
+        return member
+
+    async def new_token(
+        self, name: str, *, note: str = "", lifetime: float | None = None
+    ) -> tuple[str, Token]:
+        """A new token of a member, which expires after `lifetime` seconds, and what is kept."""
+        async with self._change():
+            member = self.find(name)
+            now = self._ms()
+            expires = None if lifetime is None else now + round(lifetime * 1000)
+            text, token = tokens.make(member.name, note=note, created=now, expires=expires)
+            while token.id in self._tokens:
+                text, token = tokens.make(member.name, note=note, created=now, expires=expires)
+            await self._write(_put(_TOKENS, token.id, token))
+            self._tokens[token.id] = token
+        return text, token
+
+    def find_token(self, prefix: str) -> Token:
+        """The one token whose id begins so. Raises `UnknownTokenError`."""
+        start = tokens.id_prefix(prefix)
+        found = [token for id_, token in self._tokens.items() if start and id_.startswith(start)]
+        if len(found) == 1:
+            return found[0]
+        problem = "Several tokens begin" if found else "No token begins"
+        shown = f"{tokens.PREFIX}{start}" if start.isalnum() else "this"
+        raise UnknownTokenError(f"{problem} with {shown}: see comfy-cloud-proxy token list.")
+
+    async def revoke(self, prefix: str) -> Token:
+        """Revoke the one token whose id begins so. Raises `UnknownTokenError`."""
+        async with self._change():
+            token = self.find_token(prefix)
+            await self._write(Delete(_TOKENS, token.id), Delete(_USES, token.id))
+            del self._tokens[token.id]
+            self._uses.pop(token.id, None)
+        return token
+
+    # --- the database ----------------------------------------------------------------------
+
+    def _ms(self) -> int:
+        return int(self._now() * 1000)
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        """One change at a time among all processes, each on what the one before has left."""
+        async with self._changing:
+            if self._lock is not None:
+                try:
+                    await asyncio.to_thread(self._lock.acquire, timeout=_PATIENCE)
+                except (Timeout, OSError) as error:
+                    raise StoreError(f"the members cannot be changed: {error}") from error
+            try:
+                await self._load_if_changed()
+                yield
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
+            self._gated = self._gated or bool(self._members)
+        self._tell()
+
+    async def _write(self, *changes: Put | Delete) -> None:
+        if self._store is not None:
+            await self._store.write(changes)
+
+    async def _load_if_changed(self) -> bool:
+        if self._store is None or await self._store.version() == self._version:
+            return False
+        await self._load()
+        return True
+
+    async def _load(self) -> None:
+        store = self._store
+        if store is None:
+            return
+        version = await store.version()
+        try:
+            members = {k: _MEMBER.decode(v) async for k, v in store.scan(_MEMBERS)}
+            known = {k: _TOKEN.decode(v) async for k, v in store.scan(_TOKENS)}
+            uses = {k: _USE.decode(v) async for k, v in store.scan(_USES)}
+            removed = {k: _TEXT.decode(v) async for k, v in store.scan(_REMOVED)}
+        except msgspec.DecodeError as error:
+            raise StoreError(f"the members' database holds what is no member: {error}") from error
+        self._members, self._tokens, self._removed = members, known, removed
+        for id_ in self._uses.keys() - known.keys():
+            del self._uses[id_]
+        for id_, use in uses.items():
+            ours = self._uses.get(id_)
+            if id_ in known and (ours is None or ours.at < use.at):
+                self._uses[id_] = use
+                self._written[id_] = use.at
+        self._version = version
+        self._gated = self._gated or bool(members)
+
+    async def _watch(self) -> None:
+        last, failing = self._ms(), False
+        while True:
+            await asyncio.sleep(INTERVAL)
+            try:
+                changed = await self._look()
+                await self._write_uses()
+                failing = False
+            except StoreError as error:
+                changed = False
+                if not failing:
+                    log.error("members_unreadable", error=str(error))
+                failing = True
+            now = self._ms()
+            ended = any(last < (one.expires or 0) <= now for one in self._tokens.values())
+            last = now
+            if changed or ended:
+                self._tell()
+
+    async def _look(self) -> bool:
+        async with self._changing:
+            return await self._load_if_changed()
+
+    async def _write_uses(self, *, every: bool = False) -> None:
+        due = {
+            id_: use
+            for id_, use in self._uses.items()
+            if use.at > self._written.get(id_, 0) + (0 if every else USE_INTERVAL)
+            and id_ in self._tokens
+        }
+        if due:
+            await self._write(*(_put(_USES, id_, use) for id_, use in due.items()))
+            self._written.update((id_, use.at) for id_, use in due.items())
+
+    def _tell(self) -> None:
+        for callback in self._changed:
+            callback()
+
+
+async def any_members(folder: Path) -> bool:
+    """Whether the data folder has members. Raises `StoreError`."""
+    if not await asyncio.to_thread((folder / FILE).exists):
+        return False
+    directory = await Directory.open(folder)
+    try:
+        return directory.has_members
+    finally:
+        await directory.close()
+
+
+_MEMBER = msgspec.json.Decoder(Member)
+_TOKEN = msgspec.json.Decoder(Token)
+_USE = msgspec.json.Decoder(Use)
+_TEXT = msgspec.json.Decoder(str)
+
+
+def _put(collection: str, key: str, value: Member | Token | Use | str) -> Put:
+    return Put(collection, key, msgspec.json.encode(value))
+
+
+def _quoted(name: str) -> str:
+    text = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return f"“{text[:60]}”"

@@ -1,0 +1,314 @@
+"""The directory: who is a member, whose a token is, and how other processes' changes arrive."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from proxy.members import tokens
+from proxy.members.directory import (
+    FILE,
+    Directory,
+    DirectoryError,
+    NameTakenError,
+    UnknownMemberError,
+    UnknownTokenError,
+    any_members,
+)
+from proxy.members.member import LOCAL, Limits, Member
+from proxy.store.base import StoreError
+
+PATIENCE = 10.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def directory(clock: Clock) -> Directory:
+    return Directory(now=clock)
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Directory]:
+    directory = await Directory.open(tmp_path)
+    yield directory
+    await directory.close()
+
+
+async def test_without_members_everybody_is_an_admin_named_local(directory: Directory) -> None:
+    assert not directory.has_members
+    assert directory.get(LOCAL) == Member(LOCAL, role="admin")
+    assert directory.members() == []
+
+
+async def test_a_member_is_found_by_name_and_token(directory: Directory) -> None:
+    ann = await directory.add(Member("Ann", weight=2.0, limits=Limits(max_queued=3)))
+    text, _ = await directory.new_token("ann", note="laptop")
+    assert directory.has_members
+    assert directory.authenticate(text) == ann == directory.get("Ann") == directory.find("ANN")
+    assert directory.get(LOCAL) == Member(LOCAL, disabled=True)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", ".ann", "-ann", "ann.", "a/b", "..", "a b", "änne", "a\r\nb", "a" * 41, "ann\n", "%2e"],
+)
+async def test_names_are_plain(directory: Directory, name: str) -> None:
+    with pytest.raises(DirectoryError, match="cannot be the name of a member"):
+        await directory.add(Member(name))
+    assert not directory.has_members
+
+
+@pytest.mark.parametrize("name", ["a", "Ann", "ann.b-c_d", "krita-bot", "7", "a" * 40, "local"])
+async def test_names_are_readable(directory: Directory, name: str) -> None:
+    assert (await directory.add(Member(name))).name == name
+
+
+async def test_names_are_unique_however_they_are_capitalised(directory: Directory) -> None:
+    await directory.add(Member("Ann"))
+    with pytest.raises(NameTakenError, match="There is a member Ann already"):
+        await directory.add(Member("aNN"))
+
+
+async def test_the_name_of_a_removed_member_comes_back_only_with_its_data(
+    directory: Directory,
+) -> None:
+    await directory.add(Member("Ann"))
+    text, _ = await directory.new_token("Ann")
+    await directory.remove("ann")
+    assert directory.authenticate(text) is None
+    assert directory.get("Ann").disabled
+    with pytest.raises(NameTakenError, match="restore"):
+        await directory.add(Member("ann"))
+    again = await directory.add(Member("ann"), restore=True)
+    assert again.name == "Ann"
+    assert directory.authenticate(text) is None
+
+
+async def test_the_door_stays_shut_when_the_last_member_goes(directory: Directory) -> None:
+    await directory.add(Member("ann"))
+    await directory.remove("ann")
+    assert directory.has_members
+    assert directory.get(LOCAL).disabled
+
+
+async def test_a_disabled_member_is_not_let_in_until_enabled(directory: Directory) -> None:
+    await directory.add(Member("ann"))
+    text, _ = await directory.new_token("ann")
+    await directory.change("ann", disabled=True)
+    assert directory.authenticate(text) is None
+    await directory.change("ann", disabled=False, limits={"max_running": 2})
+    member = directory.authenticate(text)
+    assert member is not None
+    assert member.limits == Limits(max_running=2)
+
+
+async def test_an_expired_or_revoked_token_lets_nobody_in(
+    directory: Directory, clock: Clock
+) -> None:
+    await directory.add(Member("ann"))
+    lasting, token = await directory.new_token("ann")
+    short, _ = await directory.new_token("ann", lifetime=60)
+    assert directory.authenticate(short) is not None
+    clock.time += 60
+    assert directory.authenticate(short) is None
+    assert directory.authenticate(lasting) is not None
+    await directory.revoke(token.shown)
+    assert directory.authenticate(lasting) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "ccp_", "x", "ccp_" + "a" * 40, "CCP_" + "a" * 40, "\udc80", "ccp_" + "a" * 100_000, "é"],
+)
+async def test_what_is_no_token_lets_nobody_in(directory: Directory, wrong: str) -> None:
+    await directory.add(Member("ann"))
+    assert directory.authenticate(wrong) is None
+
+
+async def test_every_letter_of_a_token_counts(directory: Directory) -> None:
+    await directory.add(Member("ann"))
+    text, _ = await directory.new_token("ann")
+    for position in range(len(tokens.PREFIX), len(text)):
+        other = "a" if text[position] != "a" else "b"
+        assert directory.authenticate(text[:position] + other + text[position + 1 :]) is None
+    assert directory.authenticate(text + "a") is None
+    assert directory.authenticate(text[:-1]) is None
+    assert directory.authenticate(text.upper()) is None
+
+
+async def test_a_token_is_found_by_the_beginning_of_its_id(directory: Directory) -> None:
+    await directory.add(Member("ann"))
+    text, token = await directory.new_token("ann")
+    for prefix in (token.id, token.id[:4], f"ccp_{token.id[:4]}", token.shown, text):
+        assert directory.find_token(prefix) == token
+    for prefix in ("", "ccp_", "…", "0189"):
+        with pytest.raises(UnknownTokenError, match="No token begins"):
+            directory.find_token(prefix)
+
+
+async def test_unknown_members_are_told(directory: Directory) -> None:
+    for change in (
+        directory.change("bob", disabled=True),
+        directory.remove("bob"),
+        directory.new_token("bob"),
+    ):
+        with pytest.raises(UnknownMemberError, match="There is no member “bob”"):
+            await change
+
+
+async def test_subscribers_hear_of_changes(directory: Directory) -> None:
+    heard: list[int] = []
+    directory.subscribe(lambda: heard.append(len(directory.members())))
+    await directory.add(Member("ann"))
+    await directory.add(Member("bob"))
+    with pytest.raises(NameTakenError):
+        await directory.add(Member("bob"))
+    await directory.remove("bob")
+    assert heard == [1, 2, 1]
+
+
+async def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
+    first = await Directory.open(tmp_path)
+    ann = await first.add(Member("Ann", limits=Limits(denied_classes=("A", "B"))))
+    text, token = await first.new_token("Ann", note="laptop", lifetime=3600)
+    first.used(token, "192.0.2.1")
+    await first.close()
+    second = await Directory.open(tmp_path)
+    try:
+        assert second.has_members
+        assert second.members() == [ann]
+        assert second.authenticate(text) == ann
+        assert second.tokens("Ann") == [token]
+        use = second.last_use(token)
+        assert use is not None
+        assert use.address == "192.0.2.1"
+    finally:
+        await second.close()
+
+
+def _contents(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+async def test_the_token_itself_is_nowhere_on_disk(opened: Directory, tmp_path: Path) -> None:
+    await opened.add(Member("ann"))
+    text, token = await opened.new_token("ann")
+    await opened.close()
+    found = _contents(tmp_path)
+    assert token.id.encode() in found
+    assert text.encode() not in found
+    assert text[12:].encode() not in found
+
+
+async def test_a_running_server_sees_the_changes_of_another_process(
+    opened: Directory, tmp_path: Path
+) -> None:
+    changed = asyncio.Event()
+    opened.subscribe(changed.set)
+    opened.start()
+    other = await Directory.open(tmp_path)
+    try:
+        await other.add(Member("ann"))
+        text, token = await other.new_token("ann")
+        async with asyncio.timeout(PATIENCE):
+            while opened.authenticate(text) is None:
+                await changed.wait()
+                changed.clear()
+        await opened.change("ann", weight=3.0)
+        await other.revoke(token.id)  # on what `opened` has just written
+        assert other.get("ann").weight == 3.0
+        async with asyncio.timeout(PATIENCE):
+            while opened.authenticate(text) is not None:
+                await changed.wait()
+                changed.clear()
+    finally:
+        await other.close()
+
+
+async def test_the_end_of_a_token_is_told(tmp_path: Path) -> None:
+    directory = await Directory.open(tmp_path)
+    try:
+        await directory.add(Member("ann"))
+        text, _ = await directory.new_token("ann", lifetime=0.6)
+        ended = asyncio.Event()
+        directory.subscribe(ended.set)
+        directory.start()
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
+        assert directory.authenticate(text) is None
+    finally:
+        await directory.close()
+
+
+async def test_uses_are_written_at_most_once_a_minute(tmp_path: Path) -> None:
+    server = await Directory.open(tmp_path)
+    try:
+        await server.add(Member("ann"))
+        _, token = await server.new_token("ann")
+        server.start()
+        server.used(token, "192.0.2.1")
+        other = await Directory.open(tmp_path)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while other.last_use(token) is None:
+                    await asyncio.sleep(0.05)
+                    await other._look()
+            server.used(token, "192.0.2.2")
+            await server._write_uses()
+            await other._look()
+            use = other.last_use(token)
+            assert use is not None
+            assert use.address == "192.0.2.1"
+        finally:
+            await other.close()
+    finally:
+        await server.close()
+
+
+async def test_a_damaged_file_never_passes_for_no_members(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"not a database at all" * 100)
+    with pytest.raises(StoreError):
+        await Directory.open(tmp_path)
+    with pytest.raises(StoreError):
+        await any_members(tmp_path)
+
+
+async def test_a_record_that_is_none_never_passes_for_no_member(tmp_path: Path) -> None:
+    directory = await Directory.open(tmp_path)
+    await directory.add(Member("ann"))
+    await directory.close()
+    with sqlite3.connect(tmp_path / FILE) as connection:
+        connection.execute(
+            "UPDATE documents SET value = CAST('[]' AS BLOB) WHERE collection = 'members'"
+        )
+    connection.close()
+    with pytest.raises(StoreError, match="no member"):
+        await Directory.open(tmp_path)
+
+
+async def test_whether_there_are_members_can_be_asked_without_making_anything(
+    tmp_path: Path,
+) -> None:
+    assert not await any_members(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    directory = await Directory.open(tmp_path)
+    assert not await any_members(tmp_path)
+    await directory.add(Member("ann"))
+    assert await any_members(tmp_path)
+    await directory.close()
