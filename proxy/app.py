@@ -31,7 +31,9 @@ from proxy.local.services import Services
 from proxy.readiness import Readiness
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
-from proxy.userdata.service import UserData
+from proxy.userdata.base import UserData
+from proxy.userdata.on_cloud import UserDataOnCloud
+from proxy.userdata.on_disk import UserDataOnDisk
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +96,9 @@ async def rooms(
         catalogue = Catalogue(cloud, path / "catalogue", max_age=settings.catalogue_max_age)
         await catalogue.start()
         stack.push_async_callback(catalogue.close)
-        userdata = UserData(path / "userdata")
+        userdata: UserData = UserDataOnDisk(path / "userdata")
+        if settings.userdata == "cloud":
+            userdata = UserDataOnCloud(cloud.user_data)
         await userdata.start()
         socket = EventSocket(
             base_url,
@@ -151,6 +155,7 @@ async def rooms(
             journal=journal,
             max_upload_bytes=settings.max_upload_bytes,
             cors_origins=settings.cors_origins,
+            compress=settings.compress,
             checks=Readiness(store, cloud, socket, max_age=tempo.ready_age).checks,
             ping_interval=settings.ping_interval,
         )

@@ -27,6 +27,7 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.http import Answer, Http
 from proxy.cloud.restraint import Restraint
+from proxy.cloud.user_data import UserDataCalls
 from proxy.cloud.waits import Patience
 from proxy.translate import codec
 from proxy.translate.snapshot import Snapshot, from_job
@@ -83,6 +84,8 @@ class CloudClient:
         )
         self._details = asyncio.Semaphore(_DETAILS)
         self._downloads = Downloads(self._http)
+        #: The account's own settings and files.
+        self.user_data = UserDataCalls(self._http)
 
     async def start(self) -> None:
         """Open the sessions. No call is made."""

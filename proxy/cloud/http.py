@@ -106,6 +106,7 @@ class Http:
         parse: Callable[[Answer], T],
         *,
         body: Body = nullcontext,
+        headers: Mapping[str, str] | None = None,
         total: float | None = None,
     ) -> T:
         """A request that may be repeated; what `parse` makes of its answer.
@@ -118,7 +119,12 @@ class Http:
             with attempt:
                 async with body() as data:
                     answer = await self.once(
-                        method, url, data=data, total=total, attempts=attempt.num
+                        method,
+                        url,
+                        data=data,
+                        headers=headers,
+                        total=total,
+                        attempts=attempt.num,
                     )
                 parsed = parse(answer)
         return parsed

@@ -8,8 +8,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.local import socket
+from proxy.local.cors import cors_headers
 from proxy.local.crowd import Crowd
-from proxy.local.middleware import cors_headers, gate
+from proxy.local.middleware import gate
 from proxy.local.routes import add_routes
 from proxy.local.services import SERVICES, Services
 from proxy.translate.errors import LocalError
@@ -20,7 +21,7 @@ __all__ = ["SERVICES", "Services", "make_app", "server_logger"]
 def make_app(services: Services) -> web.Application:
     """The application. Whoever runs it starts and closes the services."""
     app = web.Application(
-        middlewares=[gate(services.cors_origins)],
+        middlewares=[gate(services.cors_origins, compress=services.compress)],
         client_max_size=services.max_upload_bytes,
     )
     app[SERVICES] = services

@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from structlog.contextvars import bind_contextvars
 
-from proxy.local import answers
+from proxy.local import answers, compression
 from proxy.local.guard import guard_of
 from proxy.local.origin import OriginCheck
 from proxy.members import LOCAL
@@ -22,12 +22,6 @@ from proxy.translate.errors import LocalError
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = structlog.get_logger(__name__)
-
-_CORS = {
-    "Access-Control-Allow-Methods": "POST, GET, DELETE, PUT, OPTIONS, PATCH",
-    "Access-Control-Allow-Headers": "Content-Type, Authorization",
-    "Access-Control-Allow-Credentials": "true",
-}
 
 MEMBER = web.RequestKey("member", str)
 
@@ -53,8 +47,11 @@ def cache_control(path: str, status: int) -> str | None:
     return "no-cache" if status in _ELSEWHERE else None
 
 
-def gate(cors_origins: Iterable[str] = ()) -> Middleware:
-    """The middleware. Requests from pages of `cors_origins` are spared the origin check."""
+def gate(cors_origins: Iterable[str] = (), *, compress: bool = False) -> Middleware:
+    """The middleware. Requests from pages of `cors_origins` are spared the origin check.
+
+    With `compress` JSON and text are packed for clients that can unpack them.
+    """
     check = OriginCheck(cors_origins)
 
     @web.middleware
@@ -73,6 +70,8 @@ def gate(cors_origins: Iterable[str] = ()) -> Middleware:
             cached = cache_control(request.path, answer.status)
             if cached is not None:
                 answer.headers.setdefault("Cache-Control", cached)
+        if compress:
+            compression.pack(request, answer)
         log.debug(
             "request",
             method=request.method,
@@ -83,28 +82,6 @@ def gate(cors_origins: Iterable[str] = ()) -> Middleware:
         return answer
 
     return pass_through
-
-
-def cors_headers(
-    cors_origins: Iterable[str],
-) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
-    """A signal that tells browsers so, in the words of ComfyUI's `--enable-cors-header`."""
-    allowed = frozenset(cors_origins)
-
-    async def add(request: web.Request, response: web.StreamResponse) -> None:
-        if isinstance(response, web.HTTPException):
-            return
-        origin = request.headers.get("Origin")
-        if "*" in allowed:
-            response.headers["Access-Control-Allow-Origin"] = "*"
-        elif origin in allowed:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers.add("Vary", "Origin")
-        else:
-            return
-        response.headers.update(_CORS)
-
-    return add
 
 
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:

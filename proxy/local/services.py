@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from proxy.files.service import Files
     from proxy.jobs.service import Jobs
     from proxy.local.journal import Journal
-    from proxy.userdata.service import UserData
+    from proxy.userdata.base import UserData
 
 #: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
@@ -32,6 +32,7 @@ class Services:
 
     `max_upload_bytes` bounds every request body and is announced to clients. Pages of
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
+    With `compress` JSON and text are packed for clients that can unpack them.
     `checks` tells what keeps the server from taking jobs, by name; `None` is nothing.
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     """
@@ -43,6 +44,7 @@ class Services:
     journal: Journal
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     cors_origins: tuple[str, ...] = ()
+    compress: bool = False
     checks: Callable[[], Awaitable[Mapping[str, str | None]]] = nothing_wrong
     ping_interval: float = 30.0
 

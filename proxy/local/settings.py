@@ -19,8 +19,8 @@ async def get_settings(request: web.Request) -> web.Response:
 
 async def get_setting(request: web.Request) -> web.Response:
     """The bare value of one setting, or `null`."""
-    settings = await of(request).userdata.settings(member_of(request))
-    return answers.json(settings.get(request.match_info["id"]))
+    name = request.match_info["id"]
+    return answers.json(await of(request).userdata.setting(member_of(request), name))
 
 
 async def post_settings(request: web.Request) -> web.Response:

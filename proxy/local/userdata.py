@@ -16,7 +16,7 @@ from proxy.local import answers, bodies
 from proxy.local.services import member_of, of
 from proxy.translate.errors import LocalError
 from proxy.translate.media import UNKNOWN, is_active, media_type
-from proxy.userdata.disk import Entry, IsFileError, IsFolderError, TakenError
+from proxy.userdata.base import Entry, IsFileError, IsFolderError, TakenError
 from proxy.userdata.names import BadNameError, LeadsOutError, parts_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -87,19 +87,25 @@ async def list_tree(request: web.Request) -> web.Response:
 
 @_with_refusals
 async def get_file(request: web.Request) -> web.StreamResponse:
-    """A file, as an attachment; ranges and conditions are heeded. Refusals have no body."""
+    """A file, as an attachment; ranges and conditions are heeded. Refusals have no body.
+
+    A file that is in the cloud is sent whole: the cloud tells neither a tag nor a time with it.
+    """
     name = request.match_info["file"]
-    path = await of(request).userdata.find(member_of(request), name)
+    file = await of(request).userdata.read(member_of(request), name)
+    steps = parts_of(name)
     headers = {
-        "Content-Type": media_type(path.name),
+        "Content-Type": media_type(steps[-1] if steps else ""),
         "X-Content-Type-Options": "nosniff",
         "Content-Disposition": "attachment",
     }
-    if parts_of(name) == (STYLE_SHEET,):
+    if steps == (STYLE_SHEET,):
         headers["Content-Disposition"] = "inline"
     elif is_active(headers["Content-Type"]):
         headers["Content-Type"] = UNKNOWN
-    return web.FileResponse(path, headers=headers)
+    if isinstance(file, bytes):
+        return web.Response(body=file, headers=headers)
+    return web.FileResponse(file, headers=headers)
 
 
 @_with_refusals

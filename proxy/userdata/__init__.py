@@ -1,1 +1,1 @@
-"""A member's own files and settings on the proxy's disk, as a local ComfyUI keeps them."""
+"""A member's own files and settings, as a local ComfyUI keeps them: on disk, or in the account."""

@@ -12,10 +12,10 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.store.base import StoreError
+from proxy.userdata.base import Entry, IsFileError, IsFolderError, TakenError, in_tree_order
 from proxy.userdata.names import DRAFT, BadNameError, LeadsOutError, parts_of
 
 #: What the system says when the name is at fault and not the disk.
@@ -31,37 +31,6 @@ _FAULTS_OF_NAMES = frozenset(
         errno.ENOTEMPTY,
     }
 )
-
-
-class TakenError(Exception):
-    """There is a file of that name, and it was not to be overwritten."""
-
-
-class IsFolderError(Exception):
-    """What was to be a file is a folder."""
-
-
-class IsFileError(Exception):
-    """What was to be a folder is a file."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A file or folder: its path from the member's folder or from the one that was listed.
-
-    Times are seconds since 1970; `created` is what the system has nearest to that.
-    """
-
-    path: str
-    size: int
-    modified: float
-    created: float
-    is_folder: bool = False
-
-    @property
-    def name(self) -> str:
-        """The last part of the path."""
-        return self.path.rpartition("/")[2]
 
 
 class Disk:
@@ -159,7 +128,7 @@ class Disk:
             if not top.is_dir():
                 raise IsFileError
             found = self._walk(top, steps, recurse=True, hidden=True)
-            return sorted(found, key=lambda entry: (not entry.is_folder, entry.name.lower()))
+            return sorted(found, key=in_tree_order)
 
     def tidy(self) -> None:
         """Remove what a process that was killed had begun to write."""

@@ -21,7 +21,7 @@ from proxy.local.journal import Journal
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
-from proxy.userdata.service import UserData
+from proxy.userdata.on_disk import UserDataOnDisk
 
 MEMBER = "local"
 JOB = "14a1c0de-0000-4000-8000-000000000001"
@@ -242,7 +242,7 @@ def serve(
             jobs=room_of_jobs,  # type: ignore[arg-type]
             files=room_of_files,  # type: ignore[arg-type]
             catalogue=room_of_nodes,  # type: ignore[arg-type]
-            userdata=UserData(tmp_path / "userdata"),
+            userdata=UserDataOnDisk(tmp_path / "userdata"),
             journal=Journal(room_of_jobs.hub),
             **settings,
         )

@@ -23,7 +23,7 @@ from proxy.local.guard import Limits
 from proxy.local.journal import Journal
 from proxy.local.server import Server
 from proxy.local.services import Services
-from proxy.userdata.service import UserData
+from proxy.userdata.on_disk import UserDataOnDisk
 
 HEAD = b"GET /queue HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /prompt HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
@@ -70,7 +70,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path:
             jobs=room_of_jobs,
             files=room_of_files,
             catalogue=room_of_nodes,
-            userdata=UserData(tmp_path / "userdata"),
+            userdata=UserDataOnDisk(tmp_path / "userdata"),
             journal=Journal(room_of_jobs.hub),
         )
         server = Server(services, Limits(**limits), stop_timeout=stop_timeout)

@@ -12,7 +12,7 @@ import pytest
 from proxy.store.base import StoreError
 from proxy.userdata.disk import Disk, TakenError
 from proxy.userdata.names import DRAFT
-from proxy.userdata.service import UserData
+from proxy.userdata.on_disk import UserDataOnDisk
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_readers_see_one_version_or_the_other(disk: Disk) -> None:
 
 
 async def test_what_a_killed_process_had_begun_is_removed(tmp_path: Path) -> None:
-    data = UserData(tmp_path)
+    data = UserDataOnDisk(tmp_path)
     await data.write("local", "workflows/a", b"x")
     (tmp_path / "local/workflows" / f"{DRAFT}1").write_bytes(b"half")
     assert [entry.path for entry in await data.tree("local", "")] == ["workflows", "workflows/a"]
@@ -66,15 +66,15 @@ async def test_what_a_killed_process_had_begun_is_removed(tmp_path: Path) -> Non
 
 
 async def test_members_do_not_see_each_other(tmp_path: Path) -> None:
-    data = UserData(tmp_path)
+    data = UserDataOnDisk(tmp_path)
     await data.write("ann", "a", b"x")
     assert await data.tree("bob", "") == []
     with pytest.raises(FileNotFoundError):
-        await data.find("bob", "a")
+        await data.read("bob", "a")
 
 
 async def test_a_client_that_leaves_does_not_undo_a_change(tmp_path: Path) -> None:
-    data = UserData(tmp_path)
+    data = UserDataOnDisk(tmp_path)
     leaving = asyncio.create_task(data.change_settings("local", {"a": 1}))
     await asyncio.sleep(0)
     leaving.cancel()

@@ -1,4 +1,4 @@
-"""Every member's user data and settings, without blocking the event loop.
+"""Every member's user data and settings on the proxy's disk, without blocking the event loop.
 
 A change that has begun goes on to its end in its thread, whether or not the client waits for it.
 """
@@ -10,12 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from proxy.userdata.disk import Disk, Entry
+from proxy.userdata.base import Entry
+from proxy.userdata.disk import Disk
 from proxy.userdata.names import member_folder
 from proxy.userdata.settings import SettingsFile
 
 
-class UserData:
+class UserDataOnDisk:
     """The members' folders below `folder`. Methods raise what those of `Disk` raise."""
 
     def __init__(self, folder: Path) -> None:
@@ -26,7 +27,7 @@ class UserData:
         """Remove what a process that was killed had begun to write."""
         await asyncio.to_thread(Disk(self._folder).tidy)
 
-    async def find(self, member: str, name: str) -> Path:
+    async def read(self, member: str, name: str) -> Path:
         """Where a file or folder is."""
         return await asyncio.to_thread(self._disk(member).find, name)
 
@@ -53,6 +54,10 @@ class UserData:
     async def settings(self, member: str) -> dict[str, Any]:
         """All settings of the member."""
         return await asyncio.to_thread(self._of(member)[1].read)
+
+    async def setting(self, member: str, name: str) -> Any:
+        """The value of one setting, or `None`."""
+        return (await self.settings(member)).get(name)
 
     async def change_settings(self, member: str, changes: Mapping[str, Any]) -> None:
         """Set some settings and keep the others."""

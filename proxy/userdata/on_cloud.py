@@ -1,0 +1,199 @@
+"""User data and settings of the Comfy Cloud account itself: what its own web interface shows.
+
+The cloud has files and no folders: a folder is there while a file is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.translate.errors import LocalError, from_cloud, retry_header
+from proxy.translate.user_files import UserFile
+from proxy.userdata.base import Entry, IsFileError, TakenError, in_tree_order
+from proxy.userdata.names import BadNameError, parts_of
+
+
+class Calls(Protocol):
+    """What this room needs of the cloud. Each may raise `CloudError`."""
+
+    async def settings(self) -> dict[str, Any]:
+        """All settings."""
+
+    async def setting(self, name: str) -> Any:
+        """The value of one setting, or `None`."""
+
+    async def change_settings(self, changes: Mapping[str, Any]) -> None:
+        """Set some settings and keep the others."""
+
+    async def files(self, folder: str) -> list[UserFile]:
+        """All files below a folder (`""`: all), by their paths from it."""
+
+    async def read(self, path: str) -> bytes:
+        """A file's content."""
+
+    async def write(self, path: str, data: bytes, *, overwrite: bool) -> UserFile:
+        """Write a file."""
+
+    async def delete(self, path: str) -> None:
+        """Remove a file."""
+
+    async def move(self, path: str, target: str, *, overwrite: bool) -> UserFile:
+        """Give a file another name."""
+
+
+class UserDataOnCloud:
+    """The account's settings and files, whoever asks: it is for a proxy without members."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+
+    async def start(self) -> None:
+        """Nothing is asked beforehand."""
+
+    async def read(self, _: str, name: str) -> bytes:
+        """A file's content."""
+        with _told_of_files():
+            return await self._calls.read(_there(name))
+
+    async def write(self, _: str, name: str, data: bytes, *, overwrite: bool = True) -> Entry:
+        """Write a file. Raises `TakenError` unless it may `overwrite`."""
+        path = _place(name)
+        with _told_of_files():
+            return _entry(await self._calls.write(path, data, overwrite=overwrite))
+
+    async def delete(self, _: str, name: str) -> None:
+        """Remove a file."""
+        with _told_of_files():
+            await self._calls.delete(_there(name))
+
+    async def move(self, _: str, name: str, target: str, *, overwrite: bool = True) -> Entry:
+        """Give a file another name. Raises `TakenError`."""
+        path, there = _there(name), _place(target)
+        with _told_of_files():
+            return _entry(await self._calls.move(path, there, overwrite=overwrite))
+
+    async def files(self, _: str, name: str, *, recurse: bool) -> list[Entry]:
+        """The files in a folder, by their paths from it; hidden ones are left out."""
+        found = [_entry(file) for file in await self._below("/".join(_steps(name)))]
+        return sorted(
+            (entry for entry in found if _is_shown(entry.path, recurse=recurse)),
+            key=lambda entry: entry.path,
+        )
+
+    async def tree(self, _: str, name: str) -> list[Entry]:
+        """All folders and files below a folder, by their paths from the top."""
+        folder = "/".join(_steps(name))
+        prefix = f"{folder}/" if folder else ""
+        try:
+            below = await self._below(folder)
+        except FileNotFoundError:
+            above, _, last = folder.rpartition("/")
+            if last in {file.path for file in await self._below(above)}:
+                raise IsFileError from None
+            raise
+        files = [_entry(file, prefix) for file in below]
+        return sorted([*files, *_folders(files, prefix)], key=in_tree_order)
+
+    async def settings(self, _: str) -> dict[str, Any]:
+        """All settings."""
+        with _told():
+            return await self._calls.settings()
+
+    async def setting(self, _: str, name: str) -> Any:
+        """The value of one setting, or `None`."""
+        with _told():
+            return await self._calls.setting(name)
+
+    async def change_settings(self, _: str, changes: Mapping[str, Any]) -> None:
+        """Set some settings and keep the others."""
+        with _told():
+            await self._calls.change_settings(changes)
+
+    async def _below(self, folder: str) -> list[UserFile]:
+        """Raises `FileNotFoundError` for a folder without files, unless it is the top."""
+        with _told_of_files():
+            found = await self._calls.files(folder)
+        if folder and not found:
+            raise FileNotFoundError(folder)
+        return found
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say what the cloud's refusals to do with settings mean here."""
+    try:
+        yield
+    except CloudRefused as error:
+        raise from_cloud(error.status, error.body, error.retry_after) from error
+    except CloudError as error:
+        raise LocalError(
+            503,
+            "user_data_unavailable",
+            "Comfy Cloud did not answer about the account's user data; try again in a moment.",
+            details=str(error),
+            headers=retry_header(error.retry_after),
+        ) from error
+
+
+@contextmanager
+def _told_of_files() -> Iterator[None]:
+    """Say what the cloud's refusals to do with files mean here."""
+    with _told():
+        try:
+            yield
+        except CloudRefused as error:
+            if error.status == 404:
+                raise FileNotFoundError from error
+            if error.status == 409:
+                raise TakenError from error
+            if error.status == 400:
+                raise BadNameError(str(error)) from error
+            raise
+
+
+def _steps(name: str) -> tuple[str, ...]:
+    """The way to what is to be there already. Raises `FileNotFoundError` and `LeadsOutError`."""
+    try:
+        return parts_of(name)
+    except BadNameError as error:
+        raise FileNotFoundError(name) from error
+
+
+def _there(name: str) -> str:
+    """The path of a file that is to be there already; the top is none."""
+    steps = _steps(name)
+    if not steps:
+        raise FileNotFoundError(name)
+    return "/".join(steps)
+
+
+def _place(name: str) -> str:
+    """A path to write to. Raises `BadNameError` and `LeadsOutError`."""
+    steps = parts_of(name)
+    if not steps:
+        raise BadNameError(name)
+    return "/".join(steps)
+
+
+def _is_shown(path: str, *, recurse: bool) -> bool:
+    steps = path.split("/")
+    return not any(step.startswith(".") for step in steps) and (recurse or len(steps) == 1)
+
+
+def _folders(files: Iterable[Entry], prefix: str) -> list[Entry]:
+    """The folders in which files are, each with the time of the newest file below it."""
+    newest: dict[str, float] = {}
+    for file in files:
+        steps = file.path.removeprefix(prefix).split("/")[:-1]
+        for count in range(1, len(steps) + 1):
+            path = prefix + "/".join(steps[:count])
+            newest[path] = max(newest.get(path, 0.0), file.modified)
+    return [Entry(path, 0, time, time, is_folder=True) for path, time in newest.items()]
+
+
+def _entry(file: UserFile, prefix: str = "") -> Entry:
+    """The cloud does not tell when a file was made."""
+    return Entry(prefix + file.path, file.size, file.modified, file.modified)
