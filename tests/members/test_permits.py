@@ -1,0 +1,105 @@
+"""Node classes that a member may not use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.members.member import Limits, Member
+from proxy.members.permits import check_classes
+from proxy.simulator.nodes import object_info, standard_nodes
+from proxy.translate.errors import LocalError
+
+CLASSES = object_info(standard_nodes())
+GRAPH: dict[str, Any] = {
+    "1": {"class_type": "FluxProUltraImageNode", "inputs": {}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}},
+    "3": {"class_type": "SaveAnimatedPNG", "inputs": {"images": ["1", 0]}},
+}
+
+
+def refusal(limits: Limits, graph: dict[str, Any] = GRAPH, classes: Any = CLASSES) -> LocalError:
+    with pytest.raises(LocalError) as caught:
+        check_classes(Member("anna", limits=limits), graph, classes.get)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(),
+        Limits(denied_classes=("Load*", "saveimage", "Save")),
+        Limits(denied_classes=("SaveImage?",)),
+    ],
+)
+def test_what_no_limit_names_is_allowed(limits: Limits) -> None:
+    check_classes(Member("anna", limits=limits), GRAPH, CLASSES.get)
+
+
+def test_a_refusal_names_the_member_the_node_and_the_limit() -> None:
+    error = refusal(Limits(denied_classes=("Save*",)))
+    assert error.status == 403
+    assert error.body() == {
+        "error": {
+            "type": "node_not_allowed",
+            "message": "The member anna may not use the node SaveImage (denied_classes: Save*); "
+            "remove it from the workflow, or ask an admin of this server to allow it.",
+            "details": "Node ID '#2'",
+            "extra_info": {
+                "node_id": "2",
+                "class_type": "SaveImage",
+                "limit": "denied_classes: Save*",
+            },
+        },
+        "node_errors": {
+            node_id: {
+                "errors": [
+                    {
+                        "type": "node_not_allowed",
+                        "message": "You may not use this node",
+                        "details": "denied_classes: Save*",
+                        "extra_info": {"limit": "denied_classes: Save*"},
+                    }
+                ],
+                "dependent_outputs": [],
+                "class_type": class_type,
+            }
+            for node_id, class_type in (("2", "SaveImage"), ("3", "SaveAnimatedPNG"))
+        },
+    }
+
+
+def test_partner_nodes_are_known_by_the_catalogue() -> None:
+    error = refusal(Limits(deny_partner_nodes=True))
+    assert error.status == 403
+    assert list(error.node_errors) == ["1"]
+    assert error.extra_info["limit"] == "deny_partner_nodes"
+
+
+def test_partner_nodes_do_not_slip_through_before_the_catalogue_is_there() -> None:
+    error = refusal(Limits(deny_partner_nodes=True), classes={})
+    assert error.status == 503
+    assert error.headers["Retry-After"]
+
+
+def test_a_name_with_brackets_is_its_own_pattern() -> None:
+    graph = {"1": {"class_type": "Load [pack]", "inputs": {}}}
+    assert refusal(Limits(denied_classes=("Load [pack]",)), graph).status == 403
+
+
+def test_names_are_denied_without_a_catalogue() -> None:
+    assert refusal(Limits(denied_classes=("SaveImage",)), classes={}).status == 403
+
+
+@given(
+    graph=st.dictionaries(
+        st.text(max_size=2),
+        st.none() | st.dictionaries(st.sampled_from(["class_type", "inputs"]), st.integers()),
+    )
+)
+def test_nodes_without_a_class_are_not_its_business(graph: dict[str, Any]) -> None:
+    limits = Limits(denied_classes=("*",), deny_partner_nodes=True)
+    check_classes(Member("anna", limits=limits), graph, CLASSES.get)
