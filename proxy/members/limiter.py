@@ -1,0 +1,235 @@
+"""What a member may not do (yet): each limit with the refusal that says when it ends."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from proxy.members.member import Limits
+from proxy.members.usage import Job, Usage, end_of_day
+from proxy.translate.errors import LocalError, retry_header
+
+#: So many seconds' worth of requests may come at once.
+BURST_SECONDS = 10.0
+#: When to ask again, in seconds, where nobody knows when a place in the queue gets free.
+QUEUE_WAIT = 5.0
+
+
+class Request(Protocol):
+    """What is judged of a submission."""
+
+    @property
+    def graph(self) -> Mapping[str, Any]:
+        """The nodes by id."""
+
+
+class Backlog(Protocol):
+    """A member's jobs that have not ended."""
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+
+
+@dataclass(slots=True)
+class Bucket:
+    """A token bucket: `rate` tokens a second flow in, `size` at most. Pure: `now` is any clock."""
+
+    rate: float
+    size: float
+    filled: float = field(init=False)
+    at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.filled = self.size
+
+    def take(self, now: float) -> float:
+        """Take a token. Returns 0, or the seconds until there will be one."""
+        if self.at is not None:
+            self.filled = min(self.size, self.filled + max(0.0, now - self.at) * self.rate)
+        self.at = now
+        if self.filled >= 1:
+            self.filled -= 1
+            return 0.0
+        return (1 - self.filled) / self.rate
+
+
+@dataclass(slots=True, eq=False)
+class _Reservation:
+    """A submission under way, which holds its place in the day until it is counted or refused."""
+
+    member: str
+    counted: bool = False
+
+
+_current: ContextVar[_Reservation | None] = ContextVar("submission", default=None)
+
+
+class Limiter:
+    """The limits of all members.
+
+    `limits` gives those of a member by name, `node_class` the catalogue's word on a class. Days
+    end at midnight UTC. `now` gives seconds since 1970, `clock` seconds that never jump.
+    """
+
+    def __init__(
+        self,
+        limits: Callable[[str], Limits],
+        usage: Usage,
+        *,
+        node_class: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._usage = usage
+        self._node_class = node_class
+        self._now = now
+        self._clock = clock
+        self._buckets: dict[str, Bucket] = {}
+        self._under_way: set[_Reservation] = set()
+        usage.on_submitted = self._submitted
+
+    # --- requests --------------------------------------------------------------------------
+
+    def request(self, member: str) -> None:
+        """Count a request. Raises `LocalError` (429)."""
+        rate = self._limits(member).requests_per_second
+        if rate is None:
+            return
+        bucket = self._buckets.get(member)
+        if bucket is None or bucket.rate != rate:
+            bucket = self._buckets[member] = Bucket(rate, max(1.0, rate * BURST_SECONDS))
+        wait = bucket.take(self._clock())
+        if wait > 0:
+            raise _refusal(
+                "requests_per_second",
+                rate,
+                f"You send more than {rate:g} requests a second, which is your limit; "
+                f"wait {max(1, math.ceil(wait))} s, then go on more slowly.",
+                wait,
+            )
+
+    # --- jobs ------------------------------------------------------------------------------
+
+    @contextmanager
+    def submission(self, member: str) -> Iterator[None]:
+        """The block submits a job, which holds its place among the day's until that is counted."""
+        reservation = _Reservation(member)
+        self._under_way.add(reservation)
+        token = _current.set(reservation)
+        try:
+            yield
+        finally:
+            _current.reset(token)
+            self._under_way.discard(reservation)
+
+    def admit(self, member: str, request: Request, backlog: Backlog) -> None:
+        """Judge a submission. Raises `LocalError`: 429 for a limit, 403 for a node not allowed."""
+        limits = self._limits(member)
+        self._refuse_nodes(limits, request.graph)
+        others = sum(
+            one.member == member and not one.counted and one is not _current.get()
+            for one in self._under_way
+        )
+        if limits.max_queued is not None and backlog.waiting + others >= limits.max_queued:
+            raise _refusal(
+                "max_queued",
+                limits.max_queued,
+                f"{backlog.waiting + others} of your jobs wait already, and your limit is "
+                f"{limits.max_queued}; submit again when one of them has started or is deleted.",
+                QUEUE_WAIT,
+            )
+        most = limits.jobs_per_day
+        if most is not None and self._usage.today(member).submitted + others >= most:
+            raise self._until_midnight(
+                "jobs_per_day", most, f"You have submitted your {most} jobs of today"
+            )
+
+    def _submitted(self, job: Job) -> None:
+        """A job was counted: its submission holds no place any more."""
+        reservation = _current.get()
+        if reservation is not None and reservation.member == job.member:
+            reservation.counted = True
+
+    def _refuse_nodes(self, limits: Limits, graph: Mapping[str, Any]) -> None:
+        if not limits.denied_classes and not limits.deny_partner_nodes:
+            return
+        for node_id, node in graph.items():
+            name = node.get("class_type") if isinstance(node, dict) else None
+            if not isinstance(name, str):
+                continue
+            known = (self._node_class(name) or {}) if limits.deny_partner_nodes else {}
+            if name in limits.denied_classes or known.get("api_node") is True:
+                raise LocalError(
+                    403,
+                    "node_not_allowed",
+                    f"You may not use the node {name}; take it out of the workflow, or ask an "
+                    "admin of this proxy to allow it.",
+                    details=f"Node ID '#{node_id}'",
+                    extra_info={"node_id": node_id, "class_type": name},
+                )
+
+    # --- uploads ---------------------------------------------------------------------------
+
+    def upload_room(self, member: str) -> int | None:
+        """How many bytes the member may still upload today; `None` is no limit."""
+        limit = self._limits(member).upload_bytes_per_day
+        return None if limit is None else max(0, limit - self._usage.today(member).bytes_up)
+
+    def upload_refusal(self, member: str) -> LocalError:
+        """The answer to an upload for which there is no room."""
+        limit = self._limits(member).upload_bytes_per_day or 0
+        used = self._usage.today(member).bytes_up
+        return self._until_midnight(
+            "upload_bytes_per_day",
+            limit,
+            f"This upload and your {used:,} bytes of today are more than the {limit:,} bytes "
+            "that you may upload a day",
+        )
+
+    @contextmanager
+    def uploading(self, member: str, count: int) -> Iterator[None]:
+        """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429)."""
+        room = self.upload_room(member)
+        if room is not None and count > room:
+            raise self.upload_refusal(member)
+        began = self._now()
+        self._usage.uploaded(member, count, at=began)
+        try:
+            yield
+        except BaseException:
+            self._usage.uploaded(member, -count, at=began)
+            raise
+
+    def _until_midnight(self, limit: str, value: int, said: str) -> LocalError:
+        now = self._now()
+        end = end_of_day(now)
+        return _refusal(
+            limit,
+            value,
+            f"{said}; this ends at {end:%Y-%m-%d %H:%M} UTC.",
+            end.timestamp() - now,
+            ends_at=end.isoformat(),
+        )
+
+
+def _refusal(
+    limit: str, value: float, sentence: str, wait: float, *, ends_at: str | None = None
+) -> LocalError:
+    info: dict[str, Any] = {"limit": limit, "value": value, "retry_after": math.ceil(wait)}
+    if ends_at is not None:
+        info["ends_at"] = ends_at
+    return LocalError(
+        429,
+        "limit_reached",
+        sentence,
+        details=limit,
+        extra_info=info,
+        headers=retry_header(math.ceil(wait)),
+    )

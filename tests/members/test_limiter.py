@@ -1,0 +1,208 @@
+"""Limits of members: what is refused, which limit is named, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.members.limiter import BURST_SECONDS, Bucket, Limiter
+from proxy.members.member import Limits
+from proxy.members.usage import Usage
+from proxy.store.sqlite import SqliteStore
+from proxy.translate.errors import LocalError
+
+#: 2026-11-24 18:00 UTC.
+EVENING = 1_795_543_200.0
+
+
+@dataclass
+class Clock:
+    at: float = EVENING
+
+    def __call__(self) -> float:
+        return self.at
+
+
+@dataclass
+class Job:
+    prompt_id: str = "one"
+    member: str = "alice"
+    create_time: int = int(EVENING * 1000)
+
+
+@dataclass
+class Submission:
+    graph: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Backlog:
+    waiting: int = 0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path / "store.sqlite")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def usage(store: SqliteStore, clock: Clock) -> Usage:
+    return Usage(store, now=clock)
+
+
+def limiter(usage: Usage, clock: Clock, **limits: Any) -> Limiter:
+    classes = {"Paid": {"api_node": True}, "Free": {"api_node": False}}
+    return Limiter(
+        lambda _: Limits(**limits), usage, node_class=classes.get, now=clock, clock=clock
+    )
+
+
+def test_without_limits_nothing_is_refused(usage: Usage, clock: Clock) -> None:
+    free = limiter(usage, clock)
+    for _ in range(10_000):
+        free.request("alice")
+    free.admit("alice", Submission(), Backlog(waiting=10_000))
+    assert free.upload_room("alice") is None
+
+
+def test_requests_come_in_bursts_and_then_by_the_rate(usage: Usage, clock: Clock) -> None:
+    strict = limiter(usage, clock, requests_per_second=2)
+    for _ in range(int(2 * BURST_SECONDS)):
+        strict.request("alice")
+    with pytest.raises(LocalError) as refused:
+        strict.request("alice")
+    assert refused.value.status == 429
+    assert refused.value.extra_info["limit"] == "requests_per_second"
+    assert refused.value.headers == {"Retry-After": "1"}
+    strict.request("bob")
+    clock.at += 0.5
+    strict.request("alice")
+    with pytest.raises(LocalError):
+        strict.request("alice")
+
+
+@given(
+    rate=st.floats(0.01, 1000),
+    size=st.floats(1, 100),
+    gaps=st.lists(st.floats(0, 10), min_size=1, max_size=50),
+)
+def test_a_bucket_never_gives_more_than_flows_in(
+    rate: float, size: float, gaps: list[float]
+) -> None:
+    bucket = Bucket(rate, size)
+    now = taken = 0.0
+    for gap in gaps:
+        now += gap
+        wait = bucket.take(now)
+        taken += wait == 0
+        assert taken <= size + rate * now + 1e-6
+        assert wait <= 1 / rate
+
+
+@given(rate=st.floats(0.1, 1000))
+def test_whoever_waits_as_told_is_let_in(rate: float) -> None:
+    bucket, now = Bucket(rate, 1), 0.0
+    assert bucket.take(now) == 0
+    wait = bucket.take(now)
+    assert bucket.take(now + wait + 1e-9) == 0
+
+
+def test_waiting_jobs_are_bounded(usage: Usage, clock: Clock) -> None:
+    strict = limiter(usage, clock, max_queued=3)
+    strict.admit("alice", Submission(), Backlog(waiting=2))
+    with pytest.raises(LocalError) as refused:
+        strict.admit("alice", Submission(), Backlog(waiting=3))
+    assert (refused.value.status, refused.value.details) == (429, "max_queued")
+    assert "Retry-After" in refused.value.headers
+
+
+def test_the_days_jobs_are_bounded_until_midnight(usage: Usage, clock: Clock) -> None:
+    strict = limiter(usage, clock, jobs_per_day=2)
+    for name in ("one", "two"):
+        strict.admit("alice", Submission(), Backlog())
+        usage.accepted(Job(name))
+    with pytest.raises(LocalError) as refused:
+        strict.admit("alice", Submission(), Backlog())
+    error = refused.value
+    assert error.extra_info["limit"] == "jobs_per_day"
+    assert error.extra_info["ends_at"] == "2026-11-25T00:00:00+00:00"
+    assert error.headers == {"Retry-After": str(6 * 3600)}
+    assert "2026-11-25 00:00 UTC" in error.message
+    clock.at += 6 * 3600 - 0.001
+    with pytest.raises(LocalError):
+        strict.admit("alice", Submission(), Backlog())
+    clock.at += 0.001
+    strict.admit("alice", Submission(), Backlog())
+
+
+def test_a_job_that_is_taken_back_does_not_count(usage: Usage, clock: Clock) -> None:
+    strict = limiter(usage, clock, jobs_per_day=1)
+    usage.accepted(Job())
+    usage.discarded(Job())
+    strict.admit("alice", Submission(), Backlog())
+
+
+def test_submissions_under_way_hold_their_place(usage: Usage, clock: Clock) -> None:
+    strict = limiter(usage, clock, jobs_per_day=2)
+    with strict.submission("alice"):
+        strict.admit("alice", Submission(), Backlog())
+        with strict.submission("alice"):
+            strict.admit("alice", Submission(), Backlog())
+            with strict.submission("alice"), pytest.raises(LocalError):
+                strict.admit("alice", Submission(), Backlog())
+            with strict.submission("bob"):
+                strict.admit("bob", Submission(), Backlog())
+        with strict.submission("alice"):
+            strict.admit("alice", Submission(), Backlog())
+            usage.accepted(Job())
+            with strict.submission("bob"):
+                strict.admit("bob", Submission(), Backlog())
+            with strict.submission("alice"), pytest.raises(LocalError):
+                strict.admit("alice", Submission(), Backlog())
+    with strict.submission("alice"):
+        strict.admit("alice", Submission(), Backlog())
+
+
+@pytest.mark.parametrize(
+    ("limits", "node"),
+    [({"denied_classes": ("Free",)}, "Free"), ({"deny_partner_nodes": True}, "Paid")],
+)
+def test_nodes_may_be_forbidden(
+    usage: Usage, clock: Clock, limits: dict[str, Any], node: str
+) -> None:
+    strict = limiter(usage, clock, **limits)
+    other = "Paid" if node == "Free" else "Free"
+    strict.admit("alice", Submission({"1": {"class_type": other}}), Backlog())
+    with pytest.raises(LocalError) as refused:
+        strict.admit("alice", Submission({"7": {"class_type": node}}), Backlog())
+    assert refused.value.status == 403
+    assert refused.value.extra_info == {"node_id": "7", "class_type": node}
+
+
+def test_uploads_count_unless_they_fail(usage: Usage, clock: Clock) -> None:
+    strict = limiter(usage, clock, upload_bytes_per_day=100)
+    with strict.uploading("alice", 60):
+        pass
+    assert strict.upload_room("alice") == 40
+    with pytest.raises(ValueError, match="refused"), strict.uploading("alice", 40):
+        raise ValueError("refused by the cloud")
+    assert strict.upload_room("alice") == 40
+    with pytest.raises(LocalError) as refused, strict.uploading("alice", 41):
+        pass
+    assert (refused.value.status, refused.value.details) == (429, "upload_bytes_per_day")
+    assert strict.upload_room("alice") == 40
+    clock.at += 6 * 3600
+    assert strict.upload_room("alice") == 100
