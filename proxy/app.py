@@ -86,7 +86,7 @@ async def rooms(
         stack.push_async_callback(cloud.close)
         files = Files(
             store,
-            cloud,
+            {"default": cloud},
             path / "files",
             cache_bytes=settings.cache_bytes,
             prefetch=settings.prefetch,

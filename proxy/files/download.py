@@ -2,7 +2,7 @@
 
 The bytes go to a file on disk; readers follow it as it grows and never slow it down or stop it.
 A connection that breaks is taken up where it broke; contents that turn out wrong are fetched
-again from the start.
+again from the start. What the cloud refuses is refused: its client has been patient already.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Protocol
@@ -18,7 +18,7 @@ from typing import Protocol
 import structlog
 from blake3 import blake3
 
-from proxy.cloud.errors import CloudDown, CloudError, CloudRefused
+from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.files.cache import Cache, Lease
 
 _log = structlog.get_logger(__name__)
@@ -59,7 +59,7 @@ class ContentWrongError(Exception):
 
 
 class Fetch:
-    """A content on its way into the cache.
+    """A content of an account on its way into the cache.
 
     `expected` is its BLAKE3 in hexadecimal if the cloud's name tells it, else `None`: then nothing
     but its length can be checked. `generation` counts how often the bytes had to be thrown away;
@@ -70,10 +70,12 @@ class Fetch:
         self,
         source: DownloadSource,
         cache: Cache,
+        account: str,
         cloud_name: str,
         type_: str,
         expected: str | None,
     ) -> None:
+        self.account = account
         self.cloud_name = cloud_name
         self.expected = expected
         self.generation = 0
@@ -89,6 +91,7 @@ class Fetch:
         self._hasher = blake3()
         self._file = -1
         self._wrong = 0
+        self._opened = False
         self._news = asyncio.Event()
 
     @property
@@ -137,6 +140,7 @@ class Fetch:
         idle = 0
         for _ in range(TRIES):
             before = (self.generation, self.received)
+            self._opened = False
             try:
                 await self._receive()
                 if self._is_whole():
@@ -146,10 +150,10 @@ class Fetch:
                 if self._is_expected():
                     return
                 idle = idle + 1 if before == (self.generation, self.received) else 0
-                not_even_tried = isinstance(error, CloudDown) and not self.received
-                if not_even_tried or idle > len(PAUSES):
+                nothing_there = isinstance(error, CloudRefused) and error.status == 416
+                if not (self._opened or nothing_there) or idle > len(PAUSES):
                     raise
-                if isinstance(error, CloudRefused) and error.status == 416:
+                if nothing_there:
                     self._start_over()
             await asyncio.sleep(PAUSES[max(0, idle - 1)])
         raise ContentWrongError("the storage does not deliver the whole of it")
@@ -159,6 +163,7 @@ class Fetch:
         async with self._source.download(
             self.cloud_name, type=self._type, offset=self.received
         ) as download:
+            self._opened = True
             if self.size is not None and download.size not in (None, self.size):
                 self._start_over()
             if download.offset > self.received:
@@ -216,28 +221,29 @@ class Fetch:
 
 
 class Downloads:
-    """The downloads in flight, one for each content."""
+    """The downloads in flight, one for each content of an account."""
 
     def __init__(
         self,
-        source: DownloadSource,
+        sources: Mapping[str, DownloadSource],
         cache: Cache,
         *,
         on_fetched: Callable[[Fetch], None] = lambda _: None,
     ) -> None:
-        self._source = source
+        self._sources = sources
         self._cache = cache
         self._on_fetched = on_fetched
-        self._running: dict[str, tuple[Fetch, asyncio.Task[None]]] = {}
+        self._running: dict[tuple[str, str], tuple[Fetch, asyncio.Task[None]]] = {}
 
-    def fetch(self, cloud_name: str, type_: str, expected: str | None) -> Fetch:
+    def fetch(self, account: str, cloud_name: str, type_: str, expected: str | None) -> Fetch:
         """The download of a content, joined if it is under way."""
-        running = self._running.get(cloud_name)
+        running = self._running.get((account, cloud_name))
         if running is not None and not running[0].ended:
             return running[0]
-        fetch = Fetch(self._source, self._cache, cloud_name, type_, expected)
+        source = self._sources[account]
+        fetch = Fetch(source, self._cache, account, cloud_name, type_, expected)
         task = asyncio.create_task(self._run(fetch), name=f"fetch {cloud_name}")
-        self._running[cloud_name] = (fetch, task)
+        self._running[account, cloud_name] = (fetch, task)
         return fetch
 
     async def _run(self, fetch: Fetch) -> None:
@@ -246,9 +252,10 @@ class Downloads:
             if fetch.error is None:
                 self._on_fetched(fetch)
         finally:
-            running = self._running.get(fetch.cloud_name)
+            place = fetch.account, fetch.cloud_name
+            running = self._running.get(place)
             if running is not None and running[0] is fetch:
-                del self._running[fetch.cloud_name]
+                del self._running[place]
 
     async def close(self) -> None:
         """Stop all downloads; what follows them gets an error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -30,15 +30,21 @@ PREFETCHES = 4
 
 
 class Library:
-    """Opens contents. `prefetch` says which of the outputs `fetch_ahead` fetches."""
+    """Opens contents of accounts. `prefetch` says which outputs `fetch_ahead` fetches."""
 
     def __init__(
-        self, source: DownloadSource, cache: Cache, contents: Contents, *, prefetch: Prefetch
+        self,
+        sources: Mapping[str, DownloadSource],
+        cache: Cache,
+        contents: Contents,
+        *,
+        prefetch: Prefetch,
     ) -> None:
+        self._sources = sources
         self._cache = cache
         self._contents = contents
         self._prefetch = prefetch
-        self._downloads = Downloads(source, cache, on_fetched=self._learn)
+        self._downloads = Downloads(sources, cache, on_fetched=self._learn)
         self._turn = asyncio.Semaphore(PREFETCHES)
         self._ahead: set[asyncio.Task[None]] = set()
         self._learning: set[asyncio.Task[None]] = set()
@@ -64,11 +70,34 @@ class Library:
                 lease = await asyncio.to_thread(self._cache.lease, hash_)
             if lease is not None:
                 return Content(lease)
-        fetch = self._downloads.fetch(record.cloud_name, record.cloud_type, hash_)
-        await fetch.began(HELD_BACK)
-        if fetch.error is not None:
-            raise unavailable(record.filename, fetch.error)
-        return Content(fetch)
+        problem: Exception | None = None
+        for account, cloud_name, cloud_type in self._origins(record, hash_):
+            fetch = self._downloads.fetch(account, cloud_name, cloud_type, hash_)
+            await fetch.began(HELD_BACK)
+            if fetch.error is None:
+                return Content(fetch)
+            problem = problem or fetch.error
+            if not isinstance(fetch.error, CloudError):
+                break
+        raise unavailable(record.filename, problem)
+
+    def _origins(self, record: FileRecord, hash_: str | None) -> Iterator[tuple[str, str, str]]:
+        """Which accounts may have the content, under which name and in which folder.
+
+        First the one that made it or got it first, then those that were sent it. Where that one
+        is no longer among the accounts, it may be under another name, so each is asked.
+        """
+        asked = {record.account}
+        if record.account in self._sources:
+            yield record.account, record.cloud_name, record.cloud_type
+        for account, cloud_name in self._contents.names(hash_) if hash_ is not None else ():
+            if account not in asked:
+                asked.add(account)
+                yield account, cloud_name, "input"
+        if record.account not in self._sources:
+            for account in self._sources:
+                if account not in asked:
+                    yield account, record.cloud_name, record.cloud_type
 
     @asynccontextmanager
     async def whole(self, record: FileRecord) -> AsyncIterator[Path]:
@@ -110,17 +139,17 @@ class Library:
             _log.info("an output could not be fetched ahead", reason=str(error))
 
     def _hash(self, record: FileRecord) -> str | None:
-        return record.hash or self._contents.hash_of(record.cloud_name)
+        return record.hash or self._contents.hash_of(record.account, record.cloud_name)
 
     def _learn(self, fetch: Fetch) -> None:
         """Keep the hash of a content whose name does not tell it, so that it is found again."""
         if fetch.expected is None and fetch.hash is not None and fetch.size is not None:
-            learning = self._learn_hash(fetch.cloud_name, fetch.hash, fetch.size)
+            learning = self._learn_hash(fetch.account, fetch.cloud_name, fetch.hash, fetch.size)
             _spawn(learning, self._learning)
 
-    async def _learn_hash(self, cloud_name: str, hash_: str, size: int) -> None:
+    async def _learn_hash(self, account: str, cloud_name: str, hash_: str, size: int) -> None:
         try:
-            await self._contents.was_fetched(cloud_name, hash_, size)
+            await self._contents.was_fetched(account, cloud_name, hash_, size)
         except StoreError as error:
             _log.warning("the hash of a content could not be stored", reason=str(error))
 
@@ -131,7 +160,7 @@ def _spawn(work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> N
     task.add_done_callback(among.discard)
 
 
-def unavailable(filename: str, error: Exception) -> LocalError:
+def unavailable(filename: str, error: Exception | None) -> LocalError:
     """The answer to a request for a content that cannot be had."""
     if isinstance(error, CloudRefused):
         return _refused(filename, error)

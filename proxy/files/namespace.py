@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -112,8 +112,19 @@ class Namespace:
         return self._spaces[member].local_names
 
     def upload_named(self, member: str, cloud_name: str) -> FileRecord | None:
-        """The upload of the member that the cloud calls so."""
+        """The file of the member that was sent to the cloud and is called so there."""
         return self._spaces[member].uploads.get(cloud_name)
+
+    def also_called(self, record: FileRecord, cloud_name: str) -> None:
+        """Another account calls the content of a file so."""
+        space = self._spaces[record.member]
+        space.local_names.setdefault(cloud_name, record.path)
+        space.uploads.setdefault(cloud_name, record)
+
+    def everything(self) -> Iterator[FileRecord]:
+        """The files of all members."""
+        for space in self._spaces.values():
+            yield from space.files.values()
 
     async def put(
         self, records: Sequence[FileRecord], *, beside: Sequence[Put | Delete] = ()

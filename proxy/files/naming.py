@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from proxy.files.namespace import Namespace
 from proxy.files.record import FileRecord, Named, make_record
-from proxy.files.uploads import Received
+from proxy.files.uploads import Received, Sent
 from proxy.translate import names
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -54,9 +54,7 @@ class Naming:
             filename, _, _ = await self._choose(hash_)
         return self._named(filename)
 
-    async def take(
-        self, hash_: str, content: Received, cloud_name: str, *, modified: float
-    ) -> Named:
+    async def take(self, hash_: str, content: Received, sent: Sent, *, modified: float) -> Named:
         """Give the content a name. `hash_` is of the bytes that were sent, for masks not the same.
 
         Raises `StoreError`; then the name is not given.
@@ -65,12 +63,13 @@ class Naming:
             filename, place, found = await self._choose(hash_)
             known = self._namespace.get(self._member, place) if found else None
             moved = known is not None and known.hash == content.hash
-            if known is None or (moved and known.cloud_name != cloud_name):
+            if known is None or (moved and (known.account, known.cloud_name) != sent):
                 record = make_record(
                     self._member,
                     place,
-                    cloud_name=cloud_name,
+                    cloud_name=sent.cloud_name,
                     cloud_type="input",
+                    account=sent.account,
                     modified=modified if known is None else known.modified,
                     content=(content.hash, content.size),
                 )

@@ -63,6 +63,7 @@ class _Job:
     prompt_id: str
     node_id: str
     node: Mapping[str, Any] | None
+    account: str
 
     @property
     def key(self) -> str:
@@ -100,13 +101,15 @@ class Outputs:
         node_id: str,
         node: Mapping[str, Any] | None,
         output: Mapping[str, Any],
+        *,
+        account: str,
     ) -> dict[str, Any]:
-        """A node's output in local form. The same for the same files, whenever it is asked.
+        """An account's output of a node in local form. The same for the same files at any time.
 
         A file keeps the name that it was first given, whether the cloud's event or the job's
         detail was first to tell of it. Raises `StoreError`; then no name was given.
         """
-        job = _Job(member, prompt_id, node_id, node)
+        job = _Job(member, prompt_id, node_id, node, account)
         shaped = outputs.with_core_keys(output)
         items = [_Item(*found) for found in outputs.files(shaped)]
         local = reveal(shaped, self._namespace.local_names(member))
@@ -178,6 +181,7 @@ class Outputs:
                     cloud_name=cloud_name,
                     cloud_type=_cloud_type(item, place),
                     modified=self._now(),
+                    account=job.account,
                 )
         await self._namespace.put(
             list(records.values()), beside=[Put(COLLECTION, job.key, msgspec.json.encode(kept))]
@@ -245,6 +249,7 @@ class Outputs:
             cloud_name=item.cloud_name,
             cloud_type=_cloud_type(item, place),
             modified=self._now(),
+            account=job.account,
         )
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(self._measure(record), MEASURE_TIMEOUT)

@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from proxy.translate.media import media_type
 from proxy.translate.names import Place
 
+#: The account of files from before there could be several.
+DEFAULT_ACCOUNT = "default"
+
 
 @dataclass(frozen=True, slots=True)
 class FileRecord:
     """A local name and the content behind it.
 
+    `account` has it: it is that of the job that made it, or the first that it was sent to.
     `cloud_name` is opaque and used verbatim; `cloud_type` is the folder under which the cloud has
-    it (uploads are always `input` there). `hash` is the content's BLAKE3 in hexadecimal and
-    `size` its length in bytes, both `None` until the content was seen. `modified` is in seconds
-    since 1970.
+    it (uploads are always `input` there). `hash` is the content's BLAKE3 in hexadecimal and `size`
+    its length in bytes, both `None` until the content was seen. `modified` is in seconds since
+    1970.
     """
 
     member: str
@@ -29,6 +33,7 @@ class FileRecord:
     size: int | None
     media_type: str
     modified: float
+    account: str = DEFAULT_ACCOUNT
 
     @property
     def path(self) -> str:
@@ -48,6 +53,7 @@ def make_record(
     cloud_name: str,
     cloud_type: str,
     modified: float,
+    account: str = DEFAULT_ACCOUNT,
     content: tuple[str, int] | None = None,
 ) -> FileRecord:
     """A record for a place; `content` is hash and size where they are known."""
@@ -64,6 +70,7 @@ def make_record(
         size=size,
         media_type=media_type(filename),
         modified=modified,
+        account=account,
     )
 
 

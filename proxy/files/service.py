@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +19,12 @@ from proxy.files.contents import Contents
 from proxy.files.convert import Conversion, conversion, convert_picture
 from proxy.files.download import DownloadSource
 from proxy.files.library import Library, Prefetch
+from proxy.files.moving import Moving
 from proxy.files.namespace import Namespace
 from proxy.files.naming import Naming
 from proxy.files.outputs import Outputs
 from proxy.files.pictures import NotAPictureError, Workshop, size_of, unreadable
-from proxy.files.record import FileRecord, Named
+from proxy.files.record import DEFAULT_ACCOUNT, FileRecord, Named
 from proxy.files.uploads import Received, Uploads, UploadTarget, received_file
 from proxy.store.base import Store
 from proxy.translate import graph as graphs
@@ -37,32 +37,46 @@ WORKERS = 2
 
 
 class Cloud(DownloadSource, UploadTarget, Protocol):
-    """What the files need of the cloud. Its address tells it from another one, which does not
-    have what this one was sent."""
+    """What the files need of an account. Its address tells it from one of the same name at another
+    cloud, which does not have what this one was sent."""
 
     base_url: URL
 
 
 class Files:
-    """The files of all members. `folder` is the cache's, `cache_bytes` its bound."""
+    """The files of all members. `folder` is the cache's, `cache_bytes` its bound.
+
+    `clouds` are the accounts by name; `preferred` names those to which a member's upload may go,
+    the best first (all, in their order, if it is not given).
+    """
 
     def __init__(
         self,
         store: Store,
-        cloud: Cloud,
+        clouds: Mapping[str, Cloud],
         folder: Path,
         *,
         cache_bytes: int,
         prefetch: Prefetch = "images",
+        preferred: Callable[[str], Sequence[str]] | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
         self._cache = Cache(folder, cache_bytes)
         self._workshop = Workshop(WORKERS)
         self._namespace = Namespace(store)
-        self._contents = Contents(store, str(cloud.base_url))
-        self._library = Library(cloud, self._cache, self._contents, prefetch=prefetch)
-        self._uploads = Uploads(cloud, self._cache, self._contents, self._workshop)
+        self._contents = Contents(store, {name: one.base_url for name, one in clouds.items()})
+        self._library = Library(clouds, self._cache, self._contents, prefetch=prefetch)
+        self._uploads = Uploads(
+            clouds,
+            preferred or (lambda _: tuple(clouds)),
+            self._cache,
+            self._contents,
+            self._workshop,
+        )
+        self._moving = Moving(
+            self._namespace, self._library, self._cache, self._contents, self._uploads
+        )
         self._outputs = Outputs(
             store,
             self._namespace,
@@ -76,6 +90,7 @@ class Files:
         """Read names from the store and the cache from disk. Raises `StoreError`, `OSError`."""
         await self._namespace.load()
         await self._contents.load()
+        self._moving.recall()
         await asyncio.to_thread(self._cache.start)
 
     async def close(self) -> None:
@@ -106,10 +121,10 @@ class Files:
         naming = self._naming(member, filename, subfolder, type, overwrite)
         async with self._uploads.received(body, filename) as received:
             same = await naming.same(received.hash)
-            if same is not None and self._contents.sent_as(received.hash) is not None:
+            if same is not None and self._uploads.had(member, received.hash) is not None:
                 return same
-            cloud_name = await self._uploads.send(received, posixpath.basename(filename))
-            return await naming.take(received.hash, received, cloud_name, modified=self._now())
+            sent = await self._uploads.send(member, received, posixpath.basename(filename))
+            return await naming.take(received.hash, received, sent, modified=self._now())
 
     async def upload_mask(
         self,
@@ -139,8 +154,8 @@ class Files:
                 return await naming.name_only(mask.hash)
             async with self._uploads.partial() as path:
                 composed = await self._compose(record, mask.path, path, filename)
-                cloud_name = await self._uploads.send(composed, posixpath.basename(filename))
-                return await naming.take(mask.hash, composed, cloud_name, modified=self._now())
+                sent = await self._uploads.send(member, composed, posixpath.basename(filename))
+                return await naming.take(mask.hash, composed, sent, modified=self._now())
 
     def find(self, member: str, type: str, subfolder: str, filename: str) -> FileRecord | None:  # noqa: A002
         """The member's file of that name, or `None`. The names may be hostile."""
@@ -168,7 +183,7 @@ class Files:
         wanted = conversion(preview, channel)
         if wanted is None:
             raise ValueError("nothing is to be converted")
-        key = f"{record.cloud_name} {wanted.key}"
+        key = f"{record.account} {record.cloud_name} {wanted.key}"
         task = self._converting.get(key)
         if task is None:
             task = asyncio.create_task(self._convert(record, wanted))
@@ -190,23 +205,22 @@ class Files:
         graph: Mapping[str, Any],
         *,
         choices: Callable[[str], Mapping[str, Any] | None],
+        account: str = DEFAULT_ACCOUNT,
     ) -> None:
-        """Send the uploads that a graph names to this cloud, if an earlier one has had them.
+        """Send the files that a graph names to the account that is to run it, unless it has them.
 
-        Nothing is to do unless the proxy was pointed at another cloud since; call it before
-        `substitute`. An upload that is not in the cache any more stays as it is. Raises
-        `LocalError` if the cloud does not take one, `StoreError`.
+        Call it before `substitute`. Raises `LocalError` if a file cannot be had or the cloud does
+        not take it, `StoreError`.
         """
-        strangers: dict[Place, FileRecord] = {}
+        named: dict[Place, FileRecord] = {}
 
         def note(place: Place) -> None:
             record = self._namespace.get(member, place)
-            if record is not None and self._is_elsewhere(record):
-                strangers[place] = record
+            if record is not None:
+                named[place] = record
 
         graphs.substitute(graph, choices=choices, cloud_name=note)
-        for record in strangers.values():
-            await self._send_again(record)
+        await self._moving.ensure_sent(named.values(), account)
 
     def substitute(
         self,
@@ -214,17 +228,16 @@ class Files:
         graph: Mapping[str, Any],
         *,
         choices: Callable[[str], Mapping[str, Any] | None],
+        account: str = DEFAULT_ACCOUNT,
     ) -> dict[str, Any]:
-        """The graph with the cloud's names in place of the member's.
+        """The graph with the account's names in place of the member's.
 
         `choices` gives a class's entry in `object_info`, or `None` if it is not known.
         """
 
         def cloud_name(place: Place) -> str | None:
             record = self._namespace.get(member, place)
-            if record is None:
-                return None
-            return names.annotate(record.cloud_name, record.cloud_type)
+            return None if record is None else self._moving.name_at(record, account)
 
         return graphs.substitute(graph, choices=choices, cloud_name=cloud_name)
 
@@ -239,9 +252,13 @@ class Files:
         node_id: str,
         node: Mapping[str, Any] | None,
         output: Mapping[str, Any],
+        *,
+        account: str = DEFAULT_ACCOUNT,
     ) -> dict[str, Any]:
-        """A node's output in local form, its files named; see `Outputs.localise`."""
-        return await self._outputs.localise(member, prompt_id, node_id, node, output)
+        """What a node put out on an account in local form; see `Outputs.localise`."""
+        return await self._outputs.localise(
+            member, prompt_id, node_id, node, output, account=account
+        )
 
     def records(self, member: str, type: str) -> list[FileRecord]:  # noqa: A002
         """The files of a folder and what is below it, the oldest first."""
@@ -250,23 +267,6 @@ class Files:
     def listing(self, member: str, type: str) -> list[str]:  # noqa: A002
         """The sorted paths of a folder's files, those in subfolders as `sub/x.png`."""
         return self._namespace.listing(member, type)
-
-    def _is_elsewhere(self, record: FileRecord) -> bool:
-        sent = record.cloud_type == "input" and record.hash is not None
-        return sent and self._contents.sent_as(record.hash or "") is None
-
-    async def _send_again(self, record: FileRecord) -> None:
-        lease = await asyncio.to_thread(self._cache.lease, record.hash or "")
-        if lease is None:
-            return
-        try:
-            received = Received(lease.path, lease.path.name, lease.size)
-            cloud_name = await self._uploads.ensure_sent(received, record.filename)
-        finally:
-            lease.release()
-        async with self._namespace.lock(record.member):
-            if self._namespace.get(record.member, record.place) is record:
-                await self._namespace.put([replace(record, cloud_name=cloud_name)])
 
     def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool

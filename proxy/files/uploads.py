@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 import structlog
@@ -48,17 +48,33 @@ class Received:
     size: int
 
 
+class Sent(NamedTuple):
+    """Bytes that an account has, and how it calls them."""
+
+    account: str
+    cloud_name: str
+
+
 class Uploads:
-    """Receives bytes and sends them to the cloud, each content once."""
+    """Receives bytes and sends them to accounts, to each a content once.
+
+    `preferred` names the accounts that a member may use, the best first.
+    """
 
     def __init__(
-        self, cloud: UploadTarget, cache: Cache, contents: Contents, workshop: Workshop
+        self,
+        clouds: Mapping[str, UploadTarget],
+        preferred: Callable[[str], Sequence[str]],
+        cache: Cache,
+        contents: Contents,
+        workshop: Workshop,
     ) -> None:
-        self._cloud = cloud
+        self._clouds = clouds
+        self._preferred = preferred
         self._cache = cache
         self._contents = contents
         self._workshop = workshop
-        self._sending: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._sending: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def partial(self) -> AsyncIterator[Path]:
@@ -88,43 +104,67 @@ class Uploads:
                 await asyncio.to_thread(file.close)
             yield Received(path, hasher.hexdigest(), size)
 
-    async def send(self, received: Received, filename: str) -> str:
-        """The cloud's name for the bytes, sent now unless it has them; they stay in the cache.
+    def had(self, member: str, hash_: str) -> Sent | None:
+        """Where the bytes are already, of the accounts that the member may use."""
+        for account in self._preferred(member):
+            cloud_name = self._contents.sent_as(account, hash_)
+            if cloud_name is not None:
+                return Sent(account, cloud_name)
+        return None
 
-        Raises `LocalError` if the cloud does not take them, `StoreError`.
+    async def send(self, member: str, received: Received, filename: str) -> Sent:
+        """Send the bytes to one of the member's accounts unless one has them; the cache keeps them.
+
+        An account that cannot be reached or does not let us in is passed over. Raises
+        `LocalError` if the cloud does not take them or no account can be used, `StoreError`.
         """
-        cloud_name = await self.ensure_sent(received, filename)
+        sent = self.had(member, received.hash) or await self._send_to_any(
+            self._preferred(member), received, filename
+        )
         try:
             self._cache.keep(received.path, received.hash)
         except OSError as error:
             _log.warning("an upload could not be kept in the cache", reason=str(error))
-        return cloud_name
+        return sent
 
-    async def ensure_sent(self, received: Received, filename: str) -> str:
-        """As `send`, but the file stays where it is."""
-        lock = self._sending.setdefault(received.hash, asyncio.Lock())
+    async def ensure_sent(self, account: str, received: Received, filename: str) -> str:
+        """The account's name for the bytes, sent now unless it has them; the file stays.
+
+        Raises as `send`.
+        """
+        try:
+            return await self._deliver(account, received, filename)
+        except CloudError as error:
+            raise _not_sent(filename, error) from error
+
+    async def _send_to_any(
+        self, accounts: Sequence[str], received: Received, filename: str
+    ) -> Sent:
+        problem: CloudError | None = None
+        for account in accounts:
+            try:
+                return Sent(account, await self._deliver(account, received, filename))
+            except CloudError as error:
+                problem = problem or error
+                if isinstance(error, CloudRefused) and error.status in _REFUSALS:
+                    break
+        if problem is None:
+            raise _no_account(filename)
+        raise _not_sent(filename, problem) from problem
+
+    async def _deliver(self, account: str, received: Received, filename: str) -> str:
+        """As `ensure_sent`. Raises `CloudError`, `LocalError` beyond the cloud's limits."""
+        lock = self._sending.setdefault((account, received.hash), asyncio.Lock())
         async with lock:
-            cloud_name = self._contents.sent_as(received.hash)
+            cloud_name = self._contents.sent_as(account, received.hash)
             if cloud_name is None:
                 await self._check_limits(received, filename)
-                cloud_name = await self._send(received.path, filename)
-                await self._contents.was_sent(received.hash, received.size, cloud_name)
+                type_ = media_type(filename).partition(";")[0]
+                cloud_name = await self._clouds[account].upload(
+                    received.path, filename=filename, content_type=type_
+                )
+                await self._contents.was_sent(account, received.hash, received.size, cloud_name)
         return cloud_name
-
-    async def _send(self, path: Path, filename: str) -> str:
-        type_ = media_type(filename).partition(";")[0]
-        try:
-            return await self._cloud.upload(path, filename=filename, content_type=type_)
-        except CloudRefused as error:
-            raise _refused(filename, error) from error
-        except CloudError as error:
-            raise LocalError(
-                503,
-                "cloud_unreachable",
-                f"{filename} could not be sent to Comfy Cloud: no answer; check the network of "
-                "the machine that runs the proxy, then upload it again.",
-                headers={"Retry-After": "10"},
-            ) from error
 
     async def _check_limits(self, received: Received, filename: str) -> None:
         if received.size > MAX_BYTES:
@@ -157,6 +197,27 @@ def received_file(path: Path) -> Received:
             hasher.update(block)
             size += len(block)
     return Received(path, hasher.hexdigest(), size)
+
+
+def _not_sent(filename: str, error: CloudError) -> LocalError:
+    if isinstance(error, CloudRefused):
+        return _refused(filename, error)
+    return LocalError(
+        503,
+        "cloud_unreachable",
+        f"{filename} could not be sent to Comfy Cloud: no answer; check the network of "
+        "the machine that runs the proxy, then upload it again.",
+        headers={"Retry-After": "10"},
+    )
+
+
+def _no_account(filename: str) -> LocalError:
+    return LocalError(
+        403,
+        "no_account",
+        f"{filename} cannot be sent: you may use none of the proxy's Comfy Cloud accounts; ask "
+        "whoever runs the proxy.",
+    )
 
 
 def _too_long(filename: str) -> LocalError:

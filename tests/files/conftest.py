@@ -25,7 +25,10 @@ def cloud() -> MemoryCloud:
 
 @pytest.fixture
 async def open_files(cloud: MemoryCloud, tmp_path: Path) -> AsyncIterator[OpenFiles]:
-    """`await open_files()` starts a `Files` on the test's folder; again is a restart."""
+    """`await open_files()` starts a `Files` on the test's folder; again is a restart.
+
+    It may be given another cloud, or several by the names of their accounts.
+    """
     async with AsyncExitStack() as stack:
         running = AsyncExitStack()
         stack.push_async_callback(lambda: running.aclose())
@@ -37,7 +40,10 @@ async def open_files(cloud: MemoryCloud, tmp_path: Path) -> AsyncIterator[OpenFi
             store = await SqliteStore.open(tmp_path / "proxy.db")
             running.push_async_callback(store.close)
             options = {"cache_bytes": 10**9, "prefetch": "off", **options}
-            files = Files(store, other_cloud or cloud, tmp_path / "cache", **options)
+            clouds = (
+                other_cloud if isinstance(other_cloud, dict) else {"default": other_cloud or cloud}
+            )
+            files = Files(store, clouds, tmp_path / "cache", **options)
             await files.start()
             running.push_async_callback(files.close)
             return files

@@ -64,7 +64,9 @@ class LikeADisk(RuleBasedStateMachine):
 
     async def open(self) -> None:
         self.store = await SqliteStore.open(self.folder / "proxy.db")
-        self.files = Files(self.store, self.cloud, self.folder / "cache", cache_bytes=10)
+        self.files = Files(
+            self.store, {"default": self.cloud}, self.folder / "cache", cache_bytes=10
+        )
         await self.files.start()
 
     async def close(self) -> None:

@@ -1,0 +1,108 @@
+"""Files on their way to the account that needs them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
+
+from proxy.files.cache import Cache
+from proxy.files.contents import Contents
+from proxy.files.library import Library
+from proxy.files.namespace import Namespace
+from proxy.files.record import FileRecord
+from proxy.files.uploads import Received, Uploads
+from proxy.translate import names
+
+#: Files of one graph that are sent at once.
+AT_ONCE = 4
+
+
+class Moving:
+    """Knows how an account calls a file, and sends it there if it does not have it.
+
+    A file stays where it was made or sent first; other accounts get its content as an upload.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        library: Library,
+        cache: Cache,
+        contents: Contents,
+        uploads: Uploads,
+    ) -> None:
+        self._namespace = namespace
+        self._library = library
+        self._cache = cache
+        self._contents = contents
+        self._uploads = uploads
+
+    def recall(self) -> None:
+        """Learn, after a restart, how other accounts call the files that they were sent."""
+        for record in self._namespace.everything():
+            hash_ = self._hash(record)
+            for account, cloud_name in self._contents.names(hash_) if hash_ is not None else ():
+                if account != record.account:
+                    self._namespace.also_called(record, cloud_name)
+
+    def name_at(self, record: FileRecord, account: str) -> str:
+        """What a graph for the account calls the file, with the folder that it is in there."""
+        if record.account != account:
+            hash_ = self._hash(record)
+            sent = None if hash_ is None else self._contents.sent_as(account, hash_)
+            if sent is not None:
+                return names.annotate(sent, "input")
+        return names.annotate(record.cloud_name, record.cloud_type)
+
+    async def ensure_sent(self, records: Iterable[FileRecord], account: str) -> None:
+        """Send what the account does not have. Raises `LocalError`, `StoreError`."""
+        missing = [record for record in records if not self._is_at(record, account)]
+        if not missing:
+            return
+        turn = asyncio.Semaphore(AT_ONCE)
+
+        async def send(record: FileRecord) -> None:
+            async with turn:
+                if record.account == account:
+                    await self._send_again(record, account)
+                else:
+                    await self._send(record, account)
+
+        results = await asyncio.gather(*map(send, missing), return_exceptions=True)
+        for result in results:
+            if result is not None:
+                raise result
+
+    def _is_at(self, record: FileRecord, account: str) -> bool:
+        if record.account == account and record.cloud_type != "input":
+            return True
+        hash_ = self._hash(record)
+        return hash_ is not None and self._contents.sent_as(account, hash_) is not None
+
+    async def _send(self, record: FileRecord, account: str) -> None:
+        """Send a file of another account, fetched from there unless it is in the cache."""
+        async with self._library.whole(record) as path:
+            hash_, size = path.name, path.stat().st_size
+            await self._contents.was_fetched(record.account, record.cloud_name, hash_, size)
+            cloud_name = await self._uploads.ensure_sent(
+                account, Received(path, hash_, size), record.filename
+            )
+        self._namespace.also_called(record, cloud_name)
+
+    async def _send_again(self, record: FileRecord, account: str) -> None:
+        """Send an upload to an account that is now at another cloud, if it is in the cache."""
+        lease = await asyncio.to_thread(self._cache.lease, record.hash or "")
+        if lease is None:
+            return
+        try:
+            received = Received(lease.path, lease.path.name, lease.size)
+            cloud_name = await self._uploads.ensure_sent(account, received, record.filename)
+        finally:
+            lease.release()
+        async with self._namespace.lock(record.member):
+            if self._namespace.get(record.member, record.place) is record:
+                await self._namespace.put([replace(record, cloud_name=cloud_name)])
+
+    def _hash(self, record: FileRecord) -> str | None:
+        return record.hash or self._contents.hash_of(record.account, record.cloud_name)

@@ -1,0 +1,257 @@
+"""Files of several accounts: each stays where it was made or sent, and goes where it is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from files.conftest import OpenFiles
+from files.helpers import MemoryCloud, body, bytes_of, png
+from yarl import URL
+
+from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
+from proxy.files.contents import COLLECTION
+from proxy.files.record import FileRecord
+from proxy.files.service import Files
+from proxy.store.sqlite import SqliteStore
+from proxy.translate.errors import LocalError
+
+RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
+
+
+class Named(MemoryCloud):
+    """An account that gives names of its own: `NAME-1.png`, `NAME-2.png`…"""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def add(self, data: bytes, extension: str = ".png") -> str:
+        for name, known in self.contents.items():
+            if known == data:
+                return name
+        name = f"{self.name}-{len(self.contents) + 1}{extension}"
+        self.contents[name] = data
+        return name
+
+
+@pytest.fixture(params=["hashes", "own names"])
+def clouds(request: Any) -> dict[str, MemoryCloud]:
+    if request.param == "hashes":
+        return {"one": MemoryCloud(), "two": MemoryCloud()}
+    return {"one": Named("one"), "two": Named("two")}
+
+
+@pytest.fixture
+async def files(open_files: OpenFiles, clouds: dict[str, MemoryCloud]) -> Files:
+    return await open_files(clouds)
+
+
+async def upload(files: Files, data: bytes, name: str = "cat.png", member: str = "ann") -> str:
+    return (await files.upload(member, body(data), filename=name)).name
+
+
+async def loaded(files: Files, value: str, account: str, member: str = "ann") -> str:
+    """What the account is told to load for a member's name."""
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": value}}}
+    await files.ensure_sent(member, graph, choices=lambda _: None, account=account)
+    sent = files.substitute(member, graph, choices=lambda _: None, account=account)
+    return str(sent["1"]["inputs"]["image"])
+
+
+async def output(files: Files, cloud_name: str, account: str, **more: Any) -> FileRecord:
+    """The record of an output that an account has made."""
+    item = {"filename": cloud_name, "subfolder": "", "type": "output", **more}
+    local = await files.localise(
+        "ann", f"job {cloud_name}", "9", None, {"images": [item]}, account=account
+    )
+    found = files.find("ann", "output", "", local["images"][0]["filename"])
+    assert found is not None
+    return found
+
+
+def found(files: Files, name: str) -> FileRecord:
+    record = files.find("ann", "input", "", name)
+    assert record is not None
+    return record
+
+
+async def test_an_upload_goes_to_one_account_and_to_another_when_a_job_needs_it(
+    files: Files, clouds: dict[str, MemoryCloud]
+) -> None:
+    one, two = clouds.values()
+    await upload(files, RED)
+    assert (one.sent, two.sent, found(files, "cat.png").account) == (["cat.png"], [], "one")
+    assert await loaded(files, "cat.png", "one") in one.contents
+    assert two.sent == []
+    for _ in range(2):
+        name = await loaded(files, "cat.png", "two")
+        assert two.contents[name.removesuffix(" [input]")] == RED
+    assert (one.sent, two.sent) == (["cat.png"], ["cat.png"])
+    assert one.fetched == two.fetched == []
+
+
+async def test_what_was_sent_where_outlives_a_restart(
+    open_files: OpenFiles, clouds: dict[str, MemoryCloud]
+) -> None:
+    files = await open_files(clouds)
+    await upload(files, RED)
+    name = await loaded(files, "cat.png", "two")
+    files = await open_files(clouds)
+    assert await loaded(files, "cat.png", "two") == name
+    assert clouds["two"].sent == ["cat.png"]
+    assert files.reveal("ann", f"cannot read {name}") == "cannot read cat.png"
+
+
+async def test_an_upload_passes_over_an_account_that_cannot_be_used(
+    files: Files, clouds: dict[str, MemoryCloud]
+) -> None:
+    for error in (CloudUnreachable("x"), CloudUnauthorized("x", 401), CloudRefused("x", 503)):
+        clouds["one"].refuse = error
+        data = png(colour=(error.__class__.__name__.__len__(), 1, 1))
+        name = await upload(files, data, f"{type(error).__name__}.png")
+        assert found(files, name).account == "two"
+
+
+async def test_what_no_account_takes_is_told_in_the_words_of_the_first(
+    files: Files, clouds: dict[str, MemoryCloud]
+) -> None:
+    clouds["one"].refuse = CloudUnauthorized("x", 401)
+    clouds["two"].refuse = CloudUnreachable("x")
+    with pytest.raises(LocalError, match="API key") as refusal:
+        await upload(files, RED)
+    assert refusal.value.status == 503
+
+
+async def test_bytes_that_one_account_refuses_are_not_offered_to_the_next(
+    files: Files, clouds: dict[str, MemoryCloud]
+) -> None:
+    clouds["one"].refuse = CloudRefused("x", 400, {"message": "not a picture"})
+    with pytest.raises(LocalError, match="not a picture"):
+        await upload(files, RED)
+    assert clouds["two"].sent == []
+
+
+async def test_a_member_uploads_to_the_accounts_that_are_theirs(
+    open_files: OpenFiles, clouds: dict[str, MemoryCloud]
+) -> None:
+    theirs = {"ann": ("two", "one"), "bob": ("one",), "cid": ()}
+    files = await open_files(clouds, preferred=theirs.__getitem__)
+    await upload(files, RED)
+    assert (clouds["one"].sent, clouds["two"].sent) == ([], ["cat.png"])
+    await upload(files, RED, member="bob")
+    assert clouds["one"].sent == ["cat.png"]
+    with pytest.raises(LocalError, match="you may use none") as refusal:
+        await upload(files, RED, member="cid")
+    assert refusal.value.status == 403
+
+
+async def test_an_output_is_fetched_from_the_account_that_made_it(
+    files: Files, clouds: dict[str, MemoryCloud]
+) -> None:
+    record = await output(files, clouds["two"].add(BLUE), "two")
+    assert record.account == "two"
+    assert await bytes_of(files, record) == BLUE
+    assert (len(clouds["one"].fetched), len(clouds["two"].fetched)) == (0, 1)
+
+
+async def test_one_name_on_two_accounts_is_two_contents(open_files: OpenFiles) -> None:
+    clouds = {name: MemoryCloud() for name in ("one", "two")}
+    files = await open_files(clouds)
+    for cloud, data in zip(clouds.values(), (RED, BLUE), strict=True):
+        cloud.contents["opaque.png"] = data
+    records = [await output(files, "opaque.png", "one", display_name="a.png")]
+    records.append(
+        await _second(files, {"filename": "opaque.png", "display_name": "b.png", "type": "output"})
+    )
+    assert [await bytes_of(files, record) for record in records] == [RED, BLUE]
+    files = await open_files(clouds)
+    assert [await bytes_of(files, record) for record in records] == [RED, BLUE]
+    assert [cloud.fetched for cloud in clouds.values()] == [["opaque.png"]] * 2
+
+
+async def _second(files: Files, item: dict[str, Any]) -> FileRecord:
+    await files.localise("ann", "job", "9", None, {"images": [item]}, account="two")
+    record = files.find("ann", "output", "", "b.png")
+    assert record is not None
+    return record
+
+
+async def test_an_output_of_one_account_is_an_input_on_the_other(
+    files: Files, clouds: dict[str, MemoryCloud]
+) -> None:
+    one, two = clouds.values()
+    record = await output(files, one.add(RED), "one")
+    value = f"{record.filename} [output]"
+    assert await loaded(files, value, "one") == f"{record.cloud_name} [output]"
+    assert one.fetched == two.sent == []
+    name = await loaded(files, value, "two")
+    assert two.contents[name.removesuffix(" [input]")] == RED
+    assert await loaded(files, value, "two") == name
+    assert (len(one.fetched), two.sent) == (1, [record.filename])
+    assert files.reveal("ann", {"x": name.removesuffix(" [input]")}) == {"x": record.filename}
+
+
+async def test_an_output_that_cannot_be_fetched_stops_the_job_in_words(
+    files: Files, clouds: dict[str, MemoryCloud]
+) -> None:
+    record = await output(files, clouds["one"].add(RED), "one")
+    clouds["one"].contents.clear()
+    with pytest.raises(LocalError, match=record.filename) as refusal:
+        await loaded(files, f"{record.filename} [output]", "two")
+    assert refusal.value.status == 404
+
+
+async def test_an_upload_that_its_account_hands_out_no_more_comes_from_the_other(
+    open_files: OpenFiles, clouds: dict[str, MemoryCloud]
+) -> None:
+    files = await open_files(clouds, cache_bytes=0)
+    await upload(files, RED)
+    await loaded(files, "cat.png", "two")
+    clouds["one"].contents.clear()
+    assert await bytes_of(files, found(files, "cat.png")) == RED
+
+
+async def test_files_of_an_account_that_got_another_name_are_looked_for_everywhere(
+    open_files: OpenFiles, clouds: dict[str, MemoryCloud]
+) -> None:
+    one, two = clouds.values()
+    files = await open_files(one)
+    await upload(files, RED)
+    record = await output(files, one.add(BLUE), "default")
+    files = await open_files({"renamed": two, "moved": one}, cache_bytes=0)
+    assert await bytes_of(files, record) == BLUE
+    assert await bytes_of(files, found(files, "cat.png")) == RED
+    name = await loaded(files, "cat.png", "renamed")
+    assert two.contents[name.removesuffix(" [input]")] == RED
+
+
+async def test_a_store_from_before_there_were_accounts_is_read(
+    open_files: OpenFiles, tmp_path: Any
+) -> None:
+    cloud = MemoryCloud(base_url=URL("http://cloud"))
+    await (await open_files(cloud)).close()
+    store = await SqliteStore.open(tmp_path / "proxy.db")
+    name = cloud.add(RED)
+    hash_ = name.removesuffix(".png")
+    await store.put(
+        COLLECTION,
+        f"http://cloud {name}",
+        f'{{"cloud_name":"{name}","hash":"{hash_}","size":{len(RED)},"sent_to":"http://cloud"}}'.encode(),
+    )
+    await store.put(
+        COLLECTION,
+        " odd.png",
+        f'{{"cloud_name":"odd.png","hash":"{hash_}","size":{len(RED)},"sent_to":null}}'.encode(),
+    )
+    old = (
+        '{"member":"ann","type":"input","subfolder":"","filename":"cat.png","cloud_name":"%s",'
+        '"cloud_type":"input","hash":"%s","size":%d,"media_type":"image/png","modified":1.0}'
+    )
+    await store.put("files", "ann/input/cat.png", (old % (name, hash_, len(RED))).encode())
+    await store.close()
+    files = await open_files(cloud)
+    assert found(files, "cat.png").account == "default"
+    assert await upload(files, RED) == "cat.png"
+    assert await loaded(files, "cat.png", "default") == name
+    assert cloud.sent == []
