@@ -24,10 +24,12 @@ from proxy.config import ConfigError, Settings
 from proxy.files.service import Files
 from proxy.jobs.request import Policy
 from proxy.jobs.service import Jobs
+from proxy.local import web_packages
 from proxy.local.guard import Limits
 from proxy.local.journal import Journal
 from proxy.local.server import Server
 from proxy.local.services import Services
+from proxy.local.web_packages import WebInterface
 from proxy.readiness import Readiness
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
@@ -70,10 +72,12 @@ async def rooms(
     policy: Policy | None = None,
     tempo: Tempo | None = None,
     reread_key: asyncio.Event | None = None,
+    interface: WebInterface | None = None,
 ) -> AsyncIterator[Services]:
     """All rooms, started; closed in the opposite order behind the block.
 
-    `policy` replaces that of the settings. When `reread_key` is set the key is read again.
+    `policy` replaces that of the settings. When `reread_key` is set the key is read again. Without
+    an `interface` the one that is installed is served.
     Raises `ConfigError` when the data folder cannot be used.
     """
     tempo = tempo or Tempo()
@@ -158,6 +162,7 @@ async def rooms(
             compress=settings.compress,
             checks=Readiness(store, cloud, socket, max_age=tempo.ready_age).checks,
             ping_interval=settings.ping_interval,
+            interface=web_packages.installed() if interface is None else interface,
         )
 
 

@@ -20,6 +20,7 @@ from proxy.jobs.request import Policy
 from proxy.jobs.runner import Waits
 from proxy.local.server import Server
 from proxy.local.services import Services
+from proxy.local.web_packages import WebInterface
 from proxy.simulator import Simulator
 
 #: No test waits longer for an event that has to come.
@@ -50,13 +51,22 @@ async def running_proxy(
     *,
     policy: dict[str, Any] | None = None,
     tempo: app.Tempo | None = None,
+    interface: WebInterface | None = None,
     **settings: Any,
 ) -> AsyncIterator[Proxy]:
-    """The proxy before `simulator`, with its data in `folder`, on a free port."""
+    """The proxy before `simulator`, with its data in `folder`, on a free port.
+
+    Without an `interface` there is none, whether it is installed or not.
+    """
     chosen = Settings(data_dir=folder, **settings)
     jobs_policy = Policy(key=simulator.key, **{**QUICK, **(policy or {})})
     async with app.rooms(
-        chosen, base_url=simulator.base_url, key=simulator.key, policy=jobs_policy, tempo=tempo
+        chosen,
+        base_url=simulator.base_url,
+        key=simulator.key,
+        policy=jobs_policy,
+        tempo=tempo,
+        interface=interface or WebInterface(),
     ) as services:
         server = Server(services, stop_timeout=0.5)
         try:

@@ -22,6 +22,7 @@ from proxy.local import (
     upload,
     userdata,
     view,
+    web_interface,
 )
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -41,7 +42,7 @@ class Route:
 
 
 ROUTES = (
-    Route("GET", "/", system.get_root),
+    Route("GET", "/", web_interface.get_root),
     Route("GET", "/healthz", health.get_health, twin=False),
     Route("GET", "/readyz", health.get_readiness, twin=False),
     Route("GET", "/ws", socket.serve),
@@ -93,7 +94,7 @@ ROUTES = (
     Route("GET", "/features", system.get_features),
     Route("POST", "/free", system.post_free),
     Route("GET", "/users", system.get_users),
-    Route("GET", "/extensions", system.get_empty_list),
+    Route("GET", "/extensions", web_interface.get_extensions),
     Route("GET", "/i18n", system.get_empty_object),
     Route("GET", "/workflow_templates", system.get_empty_object),
     Route("GET", "/node_replacements", system.get_empty_object),
@@ -108,6 +109,10 @@ ROUTES = (
     Route("*", "/api/assets", system.assets_disabled, twin=False),
     Route("*", "/api/assets/{rest:.*}", system.assets_disabled, twin=False),
     Route("*", "/api/tags", system.assets_disabled, twin=False),
+    # the web interface
+    Route("GET", "/templates/{path:.*}", web_interface.get_template, twin=False),
+    Route("GET", "/docs/{path:.*}", web_interface.get_docs, twin=False),
+    Route("GET", r"/{path:(?!internal\b).*}", web_interface.get_file, twin=False),
 )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from proxy.local.middleware import MEMBER
+from proxy.local.web_packages import WebInterface
 
 if TYPE_CHECKING:
     from proxy.catalogue.service import Catalogue
@@ -35,6 +36,7 @@ class Services:
     With `compress` JSON and text are packed for clients that can unpack them.
     `checks` tells what keeps the server from taking jobs, by name; `None` is nothing.
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
+    `interface` is what is served at `/`.
     """
 
     jobs: Jobs
@@ -47,6 +49,7 @@ class Services:
     compress: bool = False
     checks: Callable[[], Awaitable[Mapping[str, str | None]]] = nothing_wrong
     ping_interval: float = 30.0
+    interface: WebInterface = field(default_factory=WebInterface)
 
 
 SERVICES = web.AppKey("services", Services)

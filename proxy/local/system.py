@@ -22,27 +22,6 @@ GIBIBYTE = 1024**3
 #: Memory of the cloud's GPUs, by Comfy Cloud's own description.
 VRAM_BYTES = 96 * GIBIBYTE
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>comfy-cloud-proxy</title></head>
-<body>
-<h1>comfy-cloud-proxy</h1>
-<p>This server answers like a local ComfyUI and runs every workflow on Comfy Cloud.</p>
-<p>Point a ComfyUI client at this address: scripts, SDKs, plug-ins and bots need no change.
-Its websocket is at <code>/ws</code>; <a href="/system_stats">/system_stats</a>,
-<a href="/queue">/queue</a> and <a href="/history">/history</a> show that it lives,
-<a href="/healthz">/healthz</a> is the health check.</p>
-</body>
-</html>
-"""
-
-_PAGE_HEADERS = {
-    "Content-Type": "text/html",
-    "Cache-Control": "no-store, must-revalidate",
-    "Pragma": "no-cache",
-    "Expires": "0",
-}
-
 
 def features(max_upload_bytes: int) -> dict[str, Any]:
     """The server's feature flags, ours and never the cloud's.
@@ -60,19 +39,16 @@ def features(max_upload_bytes: int) -> dict[str, Any]:
     }
 
 
-async def get_root(_: web.Request) -> web.Response:
-    """A page that says what this is."""
-    return web.Response(body=_PAGE.encode(), headers=_PAGE_HEADERS)
-
-
 async def get_features(request: web.Request) -> web.Response:
     """The feature flags."""
     return answers.json(features(of(request).max_upload_bytes))
 
 
-async def get_system_stats(_: web.Request) -> web.Response:
+async def get_system_stats(request: web.Request) -> web.Response:
     """This machine's memory and a GPU that stands for the cloud's."""
     total, free = memory()
+    interface = of(request).interface
+    templates = interface.templates_version or TEMPLATES_VERSION
     return answers.json(
         {
             "system": {
@@ -80,9 +56,9 @@ async def get_system_stats(_: web.Request) -> web.Response:
                 "ram_total": total,
                 "ram_free": free,
                 "comfyui_version": COMFYUI_VERSION,
-                "required_frontend_version": FRONTEND_VERSION,
-                "installed_templates_version": TEMPLATES_VERSION,
-                "required_templates_version": TEMPLATES_VERSION,
+                "required_frontend_version": interface.frontend_version or FRONTEND_VERSION,
+                "installed_templates_version": templates,
+                "required_templates_version": templates,
                 "comfy_package_versions": [],
                 "python_version": sys.version,
                 "pytorch_version": PYTORCH_VERSION,
@@ -131,11 +107,6 @@ async def post_free(request: web.Request) -> web.Response:
 async def get_users(_: web.Request) -> web.Response:
     """There is one user, as without `--multi-user`."""
     return answers.json({"storage": "server", "migrated": True})
-
-
-async def get_empty_list(_: web.Request) -> web.Response:
-    """A listing of what a ComfyUI without custom nodes does not have."""
-    return answers.json([])
 
 
 async def get_empty_object(_: web.Request) -> web.Response:

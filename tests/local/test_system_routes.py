@@ -12,15 +12,6 @@ from proxy.translate.errors import LocalError
 Client = TestClient[Any, Any]
 
 
-async def test_the_root_says_what_this_is(client: Client) -> None:
-    response = await client.get("/")
-    assert response.status == 200
-    assert response.headers["Content-Type"] == "text/html"
-    assert response.headers["Cache-Control"] == "no-store, must-revalidate"
-    assert (response.headers["Pragma"], response.headers["Expires"]) == ("no-cache", "0")
-    assert "Comfy Cloud" in await response.text()
-
-
 async def test_the_stats_have_what_clients_read(client: Client) -> None:
     stats = await (await client.get("/system_stats")).json()
     assert all(type(stats["system"][key]) is int for key in ("ram_total", "ram_free"))
@@ -43,7 +34,6 @@ async def test_the_features_announce_the_limit_and_no_long_texts(serve: Any) -> 
     [
         ("/healthz", {"status": "ok"}),
         ("/users", {"storage": "server", "migrated": True}),
-        ("/extensions", []),
         ("/i18n", {}),
         ("/workflow_templates", {}),
         ("/node_replacements", {}),
