@@ -28,6 +28,9 @@ from proxy.translate.validation_inputs import (
 )
 from proxy.translate.validation_shape import Shape, shape
 
+#: Blames of all nodes together; their number grows with the square of a graph of faults.
+_MOST_BLAMED = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Validation:
@@ -148,6 +151,8 @@ class _Walk:
         self._shapes = shapes
         self._has_file = has_file
         self._verdicts: dict[str, _Verdict] = {}
+        self._wrong: dict[str, None] = {}
+        self._blamed = 0
 
     def outputs(self, wanted: Iterable[str]) -> Validation:
         good: list[str] = []
@@ -168,22 +173,28 @@ class _Walk:
 
     def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
         """Every node found bad so far is blamed for every output that fails after it."""
-        for node_id, verdict in self._verdicts.items():
-            if verdict.valid or not verdict.reasons:
-                continue
+        for node_id in self._wrong:
+            if self._blamed >= _MOST_BLAMED:
+                return
+            self._blamed += 1
             if node_id not in node_errors:
                 node_errors[node_id] = {
-                    "errors": verdict.reasons,
+                    "errors": self._verdicts[node_id].reasons,
                     "dependent_outputs": [],
                     "class_type": self._graph[node_id]["class_type"],
                 }
             node_errors[node_id]["dependent_outputs"].append(output)
 
+    def _give(self, node_id: str, verdict: _Verdict) -> _Verdict:
+        self._verdicts[node_id] = verdict
+        if verdict.reasons:
+            self._wrong[node_id] = None
+        return verdict
+
     def _judge(self, output: str) -> _Verdict:
         first = self._look(output)
         if first.crash is not None:
-            verdict = self._verdicts[output] = _Verdict(False, [_exception(first.crash)])
-            return verdict
+            return self._give(output, _Verdict(False, [_exception(first.crash)]))
         way = [_Step(output, first, iter(first.links))]
         on_the_way = {output}
         while way:
@@ -204,7 +215,7 @@ class _Walk:
                 found = self._look(link.source)
                 if found.crash is not None:
                     told = _inner_exception(found.crash, link)
-                    self._verdicts[link.source] = _Verdict(False, [told])
+                    self._give(link.source, _Verdict(False, [told]))
                     step.valid = False
                 else:
                     way.append(_Step(link.source, found, iter(found.links)))
@@ -219,8 +230,7 @@ class _Walk:
         else:
             more = [one for one in step.found.reasons if one not in cycle.reasons]
             verdict = _Verdict(False, cycle.reasons + more)
-        self._verdicts[step.node_id] = verdict
-        return verdict.valid
+        return self._give(step.node_id, verdict).valid
 
     def _close(self, way: list[str], start: str) -> None:
         """Every node of a cycle is told of it."""
@@ -231,7 +241,7 @@ class _Walk:
         for member in members:
             message = "Dependency cycle detected"
             told = reason("dependency_cycle", message, details, node_id=member, cycle_nodes=members)
-            self._verdicts[member] = _Verdict(False, [told])
+            self._give(member, _Verdict(False, [told]))
 
     def _look(self, node_id: str) -> Look:
         node = self._graph[node_id]

@@ -237,6 +237,13 @@ def test_a_chain_of_ten_thousand_nodes_is_looked_at_whole() -> None:
     assert len(types(check(graph), "0")) == 4
 
 
+def test_a_graph_of_nothing_but_faults_has_an_answer_of_bounded_size() -> None:
+    graph = {str(number): {"class_type": "SaveImage", "inputs": {}} for number in range(5000)}
+    found = check(graph)
+    assert found.error is not None
+    assert sum(len(one["dependent_outputs"]) for one in found.node_errors.values()) == 100_000
+
+
 @pytest.mark.parametrize(
     ("spec", "value", "found"),
     [
@@ -285,6 +292,7 @@ def test_a_chain_of_ten_thousand_nodes_is_looked_at_whole() -> None:
             {"__value__": ["a", "z"]},
             ["value_not_in_list"],
         ),
+        (["COMBO", {"options": ["a", "b"], "multiselect": True}], {"__value__": ["z"] * 99}, []),
         (["COMBO", {"options": ["a", "b"]}], {"__value__": ["a"]}, ["value_not_in_list"]),
         ([["x.png"], {"image_upload": True}], "y.png", []),
         ([["x.latent"]], "mine.latent", []),
