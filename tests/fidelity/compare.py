@@ -5,11 +5,13 @@ Every difference is one line, `where: recorded → ours`.
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import math
 import re
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -157,10 +159,11 @@ def headers(recorded: list[list[str]], actual: list[tuple[str, str]], names: Nam
 def body(event: Event, answer: Answer, names: Names) -> list[str]:
     """The differences of bodies: JSON value by value, pictures by their nature, bytes exactly."""
     recorded = event.response_body
+    answer = replace(answer, body=_unpacked(answer))
     if recorded.kind == "empty" or not answer.body:
         whole = recorded.fields["len"], len(answer.body)
         return [] if whole == (0, 0) else [f"body: {whole[0]} bytes → {whole[1]} bytes"]
-    if _is_json(event.response["headers"]) and "content_encoding" not in recorded.fields:
+    if _is_json(event.response["headers"]):
         return _json_body(event, recorded, answer, names)
     data = recorded.data
     if data is None:
@@ -213,6 +216,18 @@ def shape(value: Any) -> Any:
                 shapes.append(one)
         return shapes
     return _kind(value)
+
+
+def _unpacked(answer: Answer) -> bytes:
+    """The body before it was packed; bodies were recorded so."""
+    codings = {name.lower(): value for name, value in answer.headers}
+    match codings.get("content-encoding"):
+        case "gzip":
+            return gzip.decompress(answer.body) if answer.body else b""
+        case "deflate":
+            return zlib.decompress(answer.body) if answer.body else b""
+        case _:
+            return answer.body
 
 
 def _objects(

@@ -69,7 +69,7 @@ DEVIATIONS = (
         r"|vary:  → Sec-Fetch-Dest|content-disposition: (filename.*) → attachment; \2"
         r"|content-type: .* → application/octet-stream)",
         "Newest: what a browser could run is an attachment of octets."),
-    Row("info_small", "system_stats", r"body\.system: \+ (comfy_package_versions"
+    Row("info_small|compress", "system_stats", r"body\.system: \+ (comfy_package_versions"
         r"|deploy_environment)",
         "Newest: more about the system."),
     Row("validation_errors", "class", r"body\.error\.(type: invalid_prompt → missing_node_type"
@@ -98,6 +98,19 @@ DEVIATIONS = (
 
     Row("upload_image", "/internal/files", r"body: 52 items → 51 items",
         "Newest: hidden files are not listed."),
+
+    Row("cors", "", r"header access-control-allow-methods: (.*) → \1, PATCH",
+        "Newest: PATCH is allowed."),
+
+    # --- compressed answers
+    Row("compress", "", r"header vary:  → Accept-Encoding",
+        "Caches are told that an answer that may be packed depends on who asks."),
+    Row("compress", r"tiny|sub-application|a 400", r"header content-encoding: gzip → ",
+        "Bodies below 256 bytes are not packed: they would grow."),
+    Row("compress", r"\[deflate\]", r"header content-encoding:  → deflate",
+        "Who takes deflate alone gets it; ComfyUI looks for the word gzip first."),
+    Row("compress", r"\[gzip;q=0\]", r"header content-encoding: gzip → ",
+        "gzip;q=0 says that gzip is not taken."),
 
     # --- what kills or cripples a ComfyUI
     Row("fatal_(client_id_list|extra_data_null)", "POST /prompt", REFUSED,
@@ -149,20 +162,28 @@ DEVIATIONS = (
         "How far the first job was when the second was submitted.", chance=True),
     Row("queue_clear", "ws a", r"status: .*",
         "Each job that is taken out of the queue is told, also when all are."),
-    Row("object_info_class", "object_info", r"body\..*(tooltip|display_name|description"
+    Row("object_info_class|compress", "object_info", r"body\..*(tooltip|display_name|description"
         r"|output_tooltips).*",
         "The words in the catalogue are the cloud's."),
+
+    # --- node packs: the answers are those of a ComfyUI without the pack
+    Row("http_custom_routes", "(GET|HEAD) |raw", r"status: .*|reason: .*|header .*|body: .*",
+        "The cloud has no routes of node packs: 404."),
+    Row("http_custom_routes", "(POST|PUT|DELETE|PATCH) ", r"status: .*|header .*|body: .*",
+        "The cloud has no routes of node packs: 405."),
+    Row("ws_custom_node_socket", "ws_open", r"status: 101 → 404",
+        "The cloud has no routes of node packs: 404."),
 
     # --- the machine
     Row("internal", "/internal/folder_paths", r"body.*",
         "The model folders are the cloud's."),
-    Row("internal", "/internal/files", r"body: \d+ items → 0 items",
+    Row("internal|compress", "/internal/files", r"body: \d+ items → \d+ items",
         "The recorded server had the files of all recordings before it."),
     Row("internal_logs_subscribe", "ws a", r"messages: - 2 logs",
         "The lines are the proxy's own, and the replay has no log."),
     Row("view_full", "gzip accepted", r"header .*|text: .*",
         "A packed file beside a file is a file of its own."),
-    Row("info_small", "system_stats", r"body\.devices\[\]\.index: null → int",
+    Row("info_small|compress", "system_stats", r"body\.devices\[\]\.index: null → int",
         "The recorded server had no GPU."),
     Row("info_small", "users", r"body\.migrated: false → true",
         "The recorded server had been started for the first time."),
@@ -186,9 +207,5 @@ NOT_YET = (
 
 #: Recordings of later work as a whole.
 RECORDINGS_NOT_YET = {
-    "compress": "Compressed answers.",
-    "cors": "The headers of --enable-cors-header.",
-    "http_custom_routes": "Routes of a node pack of the recorder's own.",
     "http_static": "The web interface's own files.",
-    "ws_custom_node_socket": "A websocket of a node pack of the recorder's own.",
 }

@@ -130,7 +130,10 @@ def message(event: Event) -> Any:
     if fields["type"] == "binary":
         return base64.b64decode(fields["b64"]) if "b64" in fields else Opaque("")
     if "raw" in fields:
-        return json.loads(fields["raw"])
+        try:
+            return json.loads(fields["raw"])
+        except ValueError:
+            return Opaque(fields["raw"])
     if fields["type"] in ("ping", "pong"):
         return {"type": fields["type"], "data": base64.b64decode(fields["b64"]).hex()}
     return Opaque(fields.get("first200", ""))

@@ -16,8 +16,12 @@ from stack import running_proxy
 
 SCENARIOS = sorted(path.stem for path in FOLDER.glob("*.json"))
 
-#: What `--max-upload-size 0.01` is for us.
-SETTINGS: dict[str, dict[str, Any]] = {"small_upload_limit": {"max_upload_mb": 0.01}}
+#: What the options of the recorded server are for us.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "compress": {"compress": True},
+    "cors": {"cors_origins": ("*",)},
+    "small_upload_limit": {"max_upload_mb": 0.01},
+}
 
 Record = Callable[[str, object], None]
 
