@@ -26,7 +26,8 @@ class Kept(Generic[T]):
 
     It is served from memory, then from `path`, and only without either does a caller wait for the
     cloud; callers that wait together cause one call. Older than `max_age` (seconds) it is still
-    served, while it is being fetched anew.
+    served, while it is being fetched anew. How old a copy on disk is, only the clock on the wall
+    can tell; from then on its age does not depend on that clock.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Kept(Generic[T]):
         self._read = read
         self._max_age = max_age
         self._value: T | None = None
-        self._fetched_at = 0.0
+        self._fetched_at = 0.0  # by the monotonic clock
         self._looking = asyncio.Lock()
         self._looked_on_disk = False
         self._refreshing: asyncio.Task[None] | None = None
@@ -59,7 +60,7 @@ class Kept(Generic[T]):
     async def get(self) -> T:
         """The document. Raises `LocalError` (503) when there is none and the cloud gives none."""
         await self._look_on_disk()
-        if self._value is None or time.time() - self._fetched_at > self._max_age:
+        if self._value is None or time.monotonic() - self._fetched_at > self._max_age:
             refreshing = self._refresh()
             if self._value is None and refreshing is not None:
                 await asyncio.shield(refreshing)
@@ -96,7 +97,7 @@ class Kept(Generic[T]):
             self._failure = str(error)
             log.warning("catalogue_not_refreshed", what=self._name, error=self._failure)
             return
-        self._fetched_at = time.time()
+        self._fetched_at = time.monotonic()
         self._failed_at = None
         try:
             await asyncio.to_thread(_write, self._path, body)
@@ -112,7 +113,7 @@ class Kept(Generic[T]):
             try:
                 body, modified = await asyncio.to_thread(_read_file, self._path)
                 self._value = await asyncio.to_thread(self._read, body)
-                self._fetched_at = modified
+                self._fetched_at = time.monotonic() - max(0.0, time.time() - modified)
             except FileNotFoundError:
                 pass
             except (OSError, ValueError) as error:

@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import structlog
-from yarl import URL
 
 from proxy.catalogue import nodes
 from proxy.catalogue.bodies import Bodies
 from proxy.catalogue.kept import Kept
 from proxy.catalogue.nodes import Nodes
+from proxy.catalogue.source import Cloud
 from proxy.catalogue.whole import Body, Coding
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -34,23 +34,8 @@ _STANDARD_FOLDERS = (
 )
 
 
-class Cloud(Protocol):
-    """What the catalogue needs of the cloud."""
-
-    base_url: URL
-
-    async def object_info(self) -> bytes:
-        """All node classes, as JSON."""
-
-    async def model_folders(self) -> list[dict[str, Any]]:
-        """`[{"name", "folders"}]`."""
-
-    async def models(self, folder: str) -> list[dict[str, Any]] | None:
-        """`[{"name", "pathIndex"}]`, or `None` for an unknown or empty folder."""
-
-
 class Catalogue:
-    """The catalogue of one account, with a copy in `folder`.
+    """The catalogue of one cloud, with a copy in `folder`.
 
     What is older than `max_age` (seconds) is fetched anew while the old is still served. The
     answers raise `LocalError` (503) as long as there is neither a copy nor the cloud.

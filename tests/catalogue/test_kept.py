@@ -110,6 +110,35 @@ async def test_an_old_copy_is_served_while_it_is_fetched_anew(make: Make, path: 
     assert (document.value, age(path) < 60) == ("new", True)
 
 
+@pytest.mark.parametrize("jump", [-1e9, 1e9])
+async def test_a_clock_that_jumps_makes_nothing_older_or_younger(
+    make: Make, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    source = Source(b"first", b"second")
+    document = make(source, max_age=0.2)
+    await document.get()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + jump)
+    assert await document.get() == "first"
+    assert source.calls == 1
+    await asyncio.sleep(0.25)
+    await document.get()
+    await settle(document)
+    assert document.value == "second"
+
+
+async def test_a_copy_from_the_future_is_a_new_one(make: Make, path: Path) -> None:
+    await make(Source(b"old")).get()
+    os.utime(path, (time.time() + 1e9,) * 2)
+    source = Source(b"new")
+    document = make(source, max_age=0.2)
+    assert (await document.get(), source.calls) == ("old", 0)
+    await asyncio.sleep(0.25)
+    await document.get()
+    await settle(document)
+    assert document.value == "new"
+
+
 async def test_an_old_value_is_refreshed_and_kept_when_that_fails(make: Make) -> None:
     source = Source(b"old", CloudUnreachable("down"))
     document = make(source, max_age=0.0)

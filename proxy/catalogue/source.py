@@ -1,0 +1,66 @@
+"""Where the catalogue comes from: the first account that gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+import structlog
+from yarl import URL
+
+from proxy.cloud.errors import CloudError, CloudUnreachable
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class Cloud(Protocol):
+    """What the catalogue needs of an account."""
+
+    base_url: URL
+
+    async def object_info(self) -> bytes:
+        """All node classes, as JSON."""
+
+    async def model_folders(self) -> list[dict[str, Any]]:
+        """`[{"name", "folders"}]`."""
+
+    async def models(self, folder: str) -> list[dict[str, Any]] | None:
+        """`[{"name", "pathIndex"}]`, or `None` for an unknown or empty folder."""
+
+
+class Accounts:
+    """Several accounts as one source.
+
+    `order` gives those that may be asked, the best first. One that fails is passed over; where
+    all do, the error of the first goes to the caller. Accounts of one cloud have one catalogue,
+    so whose it is makes no difference; where they are at different clouds it is still one
+    account's, for all jobs.
+    """
+
+    def __init__(self, base_url: URL, order: Callable[[], Sequence[Cloud]]) -> None:
+        self.base_url = base_url
+        self._order = order
+
+    async def object_info(self) -> bytes:
+        """All node classes, as JSON."""
+        return await self._first(lambda cloud: cloud.object_info())
+
+    async def model_folders(self) -> list[dict[str, Any]]:
+        """`[{"name", "folders"}]`."""
+        return await self._first(lambda cloud: cloud.model_folders())
+
+    async def models(self, folder: str) -> list[dict[str, Any]] | None:
+        """`[{"name", "pathIndex"}]`, or `None` for an unknown or empty folder."""
+        return await self._first(lambda cloud: cloud.models(folder))
+
+    async def _first(self, ask: Callable[[Cloud], Awaitable[T]]) -> T:
+        problem: CloudError | None = None
+        for cloud in self._order():
+            try:
+                return await ask(cloud)
+            except CloudError as error:
+                log.info("account_passed_over", reason=str(error))
+                problem = problem or error
+        raise problem or CloudUnreachable("there is no account to ask")
