@@ -43,7 +43,7 @@ def following(tmp_path: Path) -> Following:
         )
         task = asyncio.create_task(account_key.follow())
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 yield used
         finally:
             task.cancel()

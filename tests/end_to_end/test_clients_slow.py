@@ -106,7 +106,7 @@ async def test_a_silent_socket_gets_pings(
         socket = await session.ws_connect(proxy.url / "ws", autoping=False)
         await socket.receive()
         for _ in range(3):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(20):
                 assert (await socket.receive()).type is aiohttp.WSMsgType.PING
         assert not socket.closed, "nobody has answered, and the socket lives"
         await socket.close()

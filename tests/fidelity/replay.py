@@ -27,7 +27,7 @@ from proxy.members import LOCAL
 
 #: Seconds until something that was recorded is taken not to come any more: in all, and of
 #: silence while no job is live (while one is, the proxy is never silent for so long).
-PATIENCE = 10.0
+PATIENCE = 20.0
 SILENCE = 0.4
 #: Headers that the client must not add to the recorded ones.
 AUTOMATIC = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")

@@ -28,6 +28,9 @@ from proxy.userdata.on_disk import UserDataOnDisk
 HEAD = b"GET /queue HTTP/1.1\r\nHost: x\r\n"
 POST = b"POST /prompt HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
 
+#: How many seconds late a loaded machine may be.
+UNDER_LOAD = 10.0
+
 
 @dataclass
 class Running:
@@ -89,7 +92,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path:
 async def rest(reader: asyncio.StreamReader) -> bytes:
     """All that comes until the connection is closed."""
     data = b""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(65536):
                 data += chunk
@@ -120,11 +123,11 @@ async def test_headers_that_trickle_close_the_connection(running: Any) -> None:
 
 
 async def test_a_connection_without_a_request_may_stay(running: Any) -> None:
-    async with running(header_timeout=0.05) as server:
+    async with running(header_timeout=0.4) as server:
         fresh, fresh_writer = await server.connect()
         used, used_writer = await server.connect(HEAD + b"\r\n")
         await used.readuntil(b"}")
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.8)
         for reader, writer in ((fresh, fresh_writer), (used, used_writer)):
             writer.write(HEAD + b"\r\n")
             assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
@@ -168,19 +171,19 @@ async def test_a_long_body_that_comes_on_may_take_long(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(guard, "LEAST_PROGRESS", 10)
-    async with running(body_timeout=0.1) as server:
+    async with running(body_timeout=1.0) as server:
         reader, writer = await server.connect(POST.replace(b"100000", b"200"))
         for _ in range(20):
             writer.write(b" " * 10)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.08)
         assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
 
 
 async def test_an_answer_that_takes_long_is_not_the_clients_fault(running: Any) -> None:
-    async with running(header_timeout=0.05, body_timeout=0.05) as server:
+    async with running(header_timeout=0.4, body_timeout=0.4) as server:
         reader, writer = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
         await server.began.wait()
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.8)
         server.go.set()
         assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
         writer.close()
@@ -223,7 +226,7 @@ async def test_a_place_that_becomes_free_is_given_again(running: Any) -> None:
         refused, _ = await server.connect(HEAD + b"\r\n")
         assert b" 503 " in await rest(refused)
         writer.close()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while True:
                 reader, _ = await server.connect(HEAD + b"\r\n")
                 if b" 200 " in await reader.readline():
@@ -244,11 +247,11 @@ async def test_a_refused_client_that_says_nothing_is_closed(
 
 
 async def test_stopping_waits_for_an_answer_under_way(running: Any) -> None:
-    async with running(stop_timeout=5) as server:
+    async with running(stop_timeout=20) as server:
         reader, _ = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
         await server.began.wait()
         stopping = asyncio.create_task(server.server.stop())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while not await server.refuses():
                 pass
         assert not stopping.done()
@@ -258,19 +261,19 @@ async def test_stopping_waits_for_an_answer_under_way(running: Any) -> None:
 
 
 async def test_an_answer_that_takes_too_long_becomes_503(running: Any) -> None:
-    async with running(stop_timeout=0.4) as server:
+    async with running(stop_timeout=1) as server:
         reader, _ = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
         await server.began.wait()
         begun = time.monotonic()
         await server.server.stop()
-        assert time.monotonic() - begun < 0.4
+        assert time.monotonic() - begun < 1 + UNDER_LOAD
         answer = await rest(reader)
         assert answer.startswith(b"HTTP/1.1 503 ")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "stopping"
 
 
 async def test_idle_and_lingering_connections_do_not_hold_the_stop(running: Any) -> None:
-    async with running(stop_timeout=10) as server:
+    async with running(stop_timeout=60) as server:
         idle, _ = await server.connect(HEAD + b"\r\n")
         await idle.readuntil(b"}")
         too_large = POST.replace(b"100000", b"%d" % (10**9))
@@ -279,7 +282,7 @@ async def test_idle_and_lingering_connections_do_not_hold_the_stop(running: Any)
         unfinished, _ = await server.connect(HEAD)
         begun = time.monotonic()
         await server.server.stop()
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < UNDER_LOAD
         for reader in (idle, lingering, unfinished):
             await rest(reader)
 
@@ -312,7 +315,7 @@ async def test_websockets_are_closed_with_1001_and_a_reason(running: Any) -> Non
 
 
 async def test_a_websocket_that_does_not_read_does_not_hold_the_stop(running: Any) -> None:
-    async with running(stop_timeout=0.4) as server:
+    async with running(stop_timeout=1) as server:
         reader, writer = await server.connect(
             b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -321,4 +324,4 @@ async def test_a_websocket_that_does_not_read_does_not_hold_the_stop(running: An
         writer.transport.pause_reading()
         begun = time.monotonic()
         await server.server.stop()
-        assert time.monotonic() - begun < 0.4
+        assert time.monotonic() - begun < 1 + UNDER_LOAD

@@ -118,4 +118,4 @@ async def test_it_runs_in_a_process_of_its_own() -> None:
     ):
         assert answer.status == 200
     process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), 10) == 0
+    assert await asyncio.wait_for(process.wait(), 30) == 0
