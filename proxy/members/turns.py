@@ -1,0 +1,139 @@
+"""Whose job goes next: weighted fair turns among members, without I/O and without a clock.
+
+Start-time fair queuing: each member has a virtual time at which its next job starts, and the
+smallest one goes first. A job moves its member's start on by its cost divided by the member's
+weight. A member that was away, or could not be served for a reason of its own, starts where
+the others are: it gets neither credit nor debt for that time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FairBy = Literal["jobs", "time"]
+
+#: How much the last job's running time counts in what a member's next one is taken to need.
+_NEWEST = 0.3
+
+#: Seconds that a job is taken to need while nothing is known. Also the least that one costs.
+_UNKNOWN, _LEAST = 10.0, 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A member that could be served now: its weight, and when its first job was accepted."""
+
+    weight: float
+    order: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A member's waiting jobs in their order, by when they were accepted.
+
+    `blocked` is the reason why none of them may go, whoever's turn it is.
+    """
+
+    weight: float
+    orders: Sequence[int]
+    blocked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a waiting job stands: `index` among its member's, `before` it so many of anyone.
+
+    `reason` is what it waits for: `slot`, `turn`, or what blocks its member.
+    """
+
+    member: str
+    index: int
+    before: int
+    reason: str
+
+
+class Turns:
+    """The virtual times of all members. `by` says what a job costs: 1, or its running seconds."""
+
+    def __init__(self, by: FairBy = "jobs") -> None:
+        self._by = by
+        self._now = 0.0
+        self._starts: dict[str, float] = {}
+        self._typical: dict[str, float] = {}
+
+    def choose(self, claims: Mapping[str, Claim]) -> str | None:
+        """The member whose turn it is, `None` if there is no claim."""
+        return min(
+            claims,
+            key=lambda member: (self._start(member), claims[member].order, member),
+            default=None,
+        )
+
+    def take(self, member: str, weight: float) -> float:
+        """A job of the member goes; the cost that it was charged."""
+        cost = self._cost(member)
+        self._now = max(self._now, self._start(member))
+        self._starts[member] = self._start(member) + cost / weight
+        return cost
+
+    def give_back(self, member: str, weight: float, cost: float) -> None:
+        """The job did not go after all."""
+        if member in self._starts:
+            self._starts[member] -= cost / weight
+
+    def ended(self, member: str, weight: float, cost: float, seconds: float) -> None:
+        """A job has run for so long; it had been charged `cost` before anybody knew."""
+        if self._by == "jobs":
+            return
+        real = max(seconds, _LEAST)
+        before = self._typical.get(member, real)
+        self._typical[member] = before + _NEWEST * (real - before)
+        self._starts[member] = self._starts.get(member, self._now) + (real - cost) / weight
+
+    def places(self, queues: Mapping[str, Queue]) -> list[Place]:
+        """All waiting jobs in the order in which they will go, if nothing changes."""
+        return list(self._places(queues))
+
+    def state(self) -> dict[str, Any]:
+        """What must be kept to go on with the same order: members that are ahead of the time."""
+        starts = {member: at for member, at in self._starts.items() if at > self._now}
+        return {"now": self._now, "starts": starts, "typical": self._typical}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `state()` was taken. Raises `ValueError`, `TypeError` or `KeyError`."""
+        now = float(state["now"])
+        starts = {str(member): float(at) for member, at in state["starts"].items()}
+        typical = {str(member): float(cost) for member, cost in state["typical"].items()}
+        self._now, self._starts, self._typical = now, starts, typical
+
+    def _start(self, member: str) -> float:
+        return max(self._now, self._starts.get(member, 0.0))
+
+    def _cost(self, member: str) -> float:
+        if self._by == "jobs":
+            return 1.0
+        known = self._typical.values()
+        usual = sum(known) / len(known) if known else _UNKNOWN
+        return max(self._typical.get(member, usual), _LEAST)
+
+    def _places(self, queues: Mapping[str, Queue]) -> Iterator[Place]:
+        heap = [
+            (self._start(member), queue.orders[0], member, 0)
+            for member, queue in queues.items()
+            if queue.orders
+        ]
+        heapq.heapify(heap)
+        before = 0
+        while heap:
+            start, _, member, index = heap[0]
+            queue = queues[member]
+            yield Place(member, index, before, queue.blocked or ("turn" if before else "slot"))
+            before += 1
+            if index + 1 < len(queue.orders):
+                onward = start + self._cost(member) / queue.weight
+                heapq.heapreplace(heap, (onward, queue.orders[index + 1], member, index + 1))
+            else:
+                heapq.heappop(heap)

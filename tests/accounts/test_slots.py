@@ -1,0 +1,69 @@
+"""How many jobs an account may have on the cloud."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.accounts.slots import MOST, Slots
+
+
+def test_a_fixed_number_and_what_may_be_ahead() -> None:
+    slots = Slots(3, ahead=2)
+    slots.running(5)
+    slots.held(2, 1)
+    assert (slots.count, slots.limit, slots.certain) == (3, 5, True)
+    assert slots.free(4)
+    assert not slots.free(5)
+
+
+def test_it_grows_while_everything_runs_at_once() -> None:
+    slots = Slots()
+    for running in range(1, MOST + 3):
+        slots.running(min(running, slots.limit))
+    assert slots.count == MOST
+    assert slots.certain
+
+
+def test_with_none_ahead_one_probes_until_the_limit_is_told() -> None:
+    slots = Slots(ahead=0)
+    assert slots.limit == 2
+    slots.running(1)
+    slots.held(1, 1)
+    assert (slots.limit, slots.certain) == (1, True)
+
+
+def test_it_shrinks_when_jobs_keep_waiting_for_slots() -> None:
+    slots = Slots()
+    slots.running(4)
+    slots.held(3, 1)
+    slots.held(3, 1)
+    assert slots.count == 4
+    slots.held(3, 1)
+    assert slots.count == 1
+
+
+def test_one_reading_without_held_jobs_ends_the_doubts() -> None:
+    slots = Slots()
+    slots.running(4)
+    for held in (3, 3, 0, 3, 3):
+        slots.held(held, 1)
+    assert slots.count == 4
+
+
+@given(
+    st.integers(0, 2),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.integers(0, 8))),
+)
+def test_there_is_always_room_for_one_and_never_for_many(
+    ahead: int, readings: list[tuple[bool, int, int]]
+) -> None:
+    slots = Slots(ahead=ahead)
+    for running, one, other in readings:
+        if running:
+            slots.running(one)
+        else:
+            slots.held(one, other)
+        assert 1 <= slots.count <= MOST
+        assert slots.free(0)
+        assert slots.limit <= MOST + max(1, ahead)

@@ -1,0 +1,142 @@
+"""Whose turn it is, by table and by property."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import count, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.members.turns import Claim, Queue, Turns
+
+WEIGHTS = st.dictionaries(
+    st.sampled_from("abcdefgh"), st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=1
+)
+
+
+def serve(turns: Turns, weights: dict[str, float], times: int) -> list[str]:
+    """All members always have jobs; whom `times` turns go to."""
+    served = []
+    claims = {member: Claim(weight, at) for at, (member, weight) in enumerate(weights.items())}
+    for _ in range(times):
+        member = turns.choose(claims)
+        assert member is not None
+        turns.take(member, weights[member])
+        served.append(member)
+    return served
+
+
+def test_equal_members_take_turns() -> None:
+    assert serve(Turns(), {"a": 1.0, "b": 1.0}, 6) == ["a", "b"] * 3
+
+
+def test_nobody_wants_anything() -> None:
+    assert Turns().choose({}) is None
+
+
+@given(WEIGHTS)
+def test_shares_converge_to_the_weights(weights: dict[str, float]) -> None:
+    rounds = 40
+    served = Counter(serve(Turns(), weights, int(rounds * sum(weights.values()))))
+    for member, weight in weights.items():
+        assert abs(served[member] - rounds * weight) <= 1 + len(weights)
+
+
+@given(WEIGHTS)
+def test_nobody_starves(weights: dict[str, float]) -> None:
+    served = serve(Turns(), weights, 400)
+    for member, weight in weights.items():
+        places = [-1, *(at for at, one in enumerate(served) if one == member)]
+        longest = max(after - before for before, after in pairwise(places))
+        assert longest <= sum(weights.values()) / weight + len(weights) + 1
+
+
+@given(st.lists(st.sampled_from(["come", "serve", "leave"]), max_size=60), WEIGHTS)
+def test_the_same_happenings_give_the_same_order(
+    happenings: list[str], weights: dict[str, float]
+) -> None:
+    def run() -> list[str | None]:
+        turns, here, order, served = Turns(), {}, count(), []
+        for at, what in enumerate(happenings):
+            member = sorted(weights)[at % len(weights)]
+            if what == "come":
+                here[member] = Claim(weights[member], next(order))
+            elif what == "leave":
+                here.pop(member, None)
+            elif (chosen := turns.choose(here)) is not None:
+                turns.take(chosen, weights[chosen])
+                served.append(chosen)
+        return served
+
+    assert run() == run()
+
+
+def test_idle_time_gives_no_credit() -> None:
+    turns = Turns()
+    serve(turns, {"a": 1.0}, 50)
+    assert serve(turns, {"a": 1.0, "b": 1.0}, 6).count("b") == 3
+
+
+def test_a_turn_that_was_not_used_is_given_back() -> None:
+    turns = Turns()
+    cost = turns.take("a", 1.0)
+    turns.give_back("a", 1.0, cost)
+    assert serve(turns, {"a": 1.0, "b": 1.0}, 2) == ["a", "b"]
+
+
+@given(WEIGHTS, st.integers(0, 30))
+def test_a_restart_changes_no_order(weights: dict[str, float], served: int) -> None:
+    whole = Turns()
+    serve(whole, weights, served)
+    restored = Turns()
+    restored.restore(json.loads(json.dumps(whole.state())))
+    assert serve(restored, weights, 30) == serve(whole, weights, 30)
+
+
+def test_by_time_who_runs_long_gets_fewer_turns() -> None:
+    turns, seconds, ran = Turns("time"), {"long": 30.0, "short": 10.0}, Counter[str]()
+    for _ in range(400):
+        member = turns.choose({one: Claim(1.0, 0) for one in seconds})
+        assert member is not None
+        cost = turns.take(member, 1.0)
+        turns.ended(member, 1.0, cost, seconds[member])
+        ran[member] += int(seconds[member])
+    assert ran["long"] == pytest.approx(ran["short"], rel=0.05)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcd"),
+        st.tuples(st.sampled_from([1.0, 2.0]), st.integers(1, 8)),
+        min_size=1,
+    ),
+    st.integers(0, 9),
+)
+def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], before: int) -> None:
+    turns, order = Turns(), count()
+    serve(turns, {member: weight for member, (weight, _) in waiting.items()}, before)
+    queues = {
+        member: Queue(weight, [next(order) for _ in range(jobs)])
+        for member, (weight, jobs) in waiting.items()
+    }
+    forecast = turns.places(queues)
+    left = {member: list(queue.orders) for member, queue in queues.items()}
+    for at, place in enumerate(forecast):
+        claims = {one: Claim(queues[one].weight, jobs[0]) for one, jobs in left.items() if jobs}
+        assert turns.choose(claims) == place.member
+        assert place.before == at
+        turns.take(place.member, queues[place.member].weight)
+        left[place.member].pop(0)
+    assert not any(left.values())
+
+
+def test_each_place_says_why_it_waits() -> None:
+    queues = {"a": Queue(1.0, [1, 2]), "b": Queue(1.0, [3], blocked="limit")}
+    assert [(one.member, one.index, one.reason) for one in Turns().places(queues)] == [
+        ("a", 0, "slot"),
+        ("b", 0, "limit"),
+        ("a", 1, "turn"),
+    ]
