@@ -30,6 +30,8 @@ from proxy.local.journal import Journal
 from proxy.local.server import Server
 from proxy.local.services import Services
 from proxy.local.web_packages import WebInterface
+from proxy.members import directory
+from proxy.members.directory import Directory
 from proxy.readiness import Readiness
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
@@ -85,6 +87,9 @@ async def rooms(
         path = stack.enter_context(folder.held(settings.data_dir))
         store = await _open_store(path / "proxy.sqlite")
         stack.push_async_callback(store.close)
+        members = await _open_members(path)
+        stack.push_async_callback(members.close)
+        members.start()
         cloud = CloudClient(base_url, key, patience=tempo.patience, circuit=tempo.circuit())
         await cloud.start()
         stack.push_async_callback(cloud.close)
@@ -157,6 +162,7 @@ async def rooms(
             catalogue=catalogue,
             userdata=userdata,
             journal=journal,
+            members=members,
             max_upload_bytes=settings.max_upload_bytes,
             cors_origins=settings.cors_origins,
             compress=settings.compress,
@@ -200,6 +206,16 @@ def _hangup() -> asyncio.Event:
     with suppress(AttributeError, NotImplementedError, RuntimeError):
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, event.set)
     return event
+
+
+async def _open_members(folder: Path) -> Directory:
+    try:
+        return await Directory.open(folder)
+    except StoreError as error:
+        raise ConfigError(
+            f"The members cannot be read ({error}): repair {folder / directory.FILE}, or restore "
+            "it from a copy."
+        ) from error
 
 
 async def _open_store(path: Path) -> SqliteStore:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from proxy.local.middleware import MEMBER
 from proxy.local.web_packages import WebInterface
+from proxy.members.directory import Directory
 
 if TYPE_CHECKING:
     from proxy.catalogue.service import Catalogue
@@ -44,6 +45,7 @@ class Services:
     catalogue: Catalogue
     userdata: UserData
     journal: Journal
+    members: Directory = field(default_factory=Directory)
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     cors_origins: tuple[str, ...] = ()
     compress: bool = False
