@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import aiohttp
 from yarl import URL
@@ -22,6 +23,9 @@ _CALL = "the signed download"
 
 #: A storage refuses a signature that has run out with one of these.
 _EXPIRED = frozenset({400, 401, 403})
+
+#: Seconds for which the opening of a content is tried again: somebody waits for its first byte.
+_PATIENCE = 10.0
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 4
@@ -55,6 +59,7 @@ class Downloads:
         self._limits = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT, sock_read=http.timeout
         )
+        self._patience = replace(http.patience, budget=min(http.patience.budget, _PATIENCE))
         self._session: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
@@ -74,7 +79,7 @@ class Downloads:
         Raises `CloudRefused` (404: no such file; 416: nothing begins at `offset`),
         `CloudUnreachable` or `CloudGarbage`.
         """
-        async for attempt in self._http.attempts():
+        async for attempt in self._patience.attempts():
             with attempt:
                 response = await self._begin(cloud_name, type, offset)
                 try:

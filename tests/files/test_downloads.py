@@ -13,6 +13,7 @@ from files.conftest import OpenFiles
 from files.helpers import bytes_of
 
 from proxy.cloud.client import CloudClient
+from proxy.cloud.waits import Patience, Waits
 from proxy.files import download
 from proxy.files.content import Content, ContentBrokenError
 from proxy.files.record import FileRecord, make_record
@@ -225,6 +226,33 @@ async def test_a_content_that_the_cloud_does_not_have_is_404(
     with pytest.raises(LocalError, match=r"content of a.png") as refusal:
         await files.open(record)
     assert refusal.value.status == 404
+
+
+@pytest.mark.parametrize(("status", "asked"), [(403, 2), (404, 1), (410, 1)])
+async def test_what_is_refused_for_good_is_not_asked_for_again(
+    files: Files, simulator: Simulator, status: int, asked: int
+) -> None:
+    simulator.faults.add(HttpFault("GET storage", status=status), times=None)
+    with pytest.raises(LocalError):
+        await files.open(stored(simulator, BIG))
+    assert downloads(simulator) == asked
+
+
+async def test_a_storage_that_is_overloaded_for_good_uses_up_one_patience(
+    open_files: OpenFiles, simulator: Simulator
+) -> None:
+    waits = Waits(first=0.01, longest=0.01)
+    client = CloudClient(simulator.base_url, simulator.key, patience=Patience(0.05, waits))
+    await client.start()
+    try:
+        simulator.faults.add(HttpFault("GET storage", status=503), times=None)
+        with pytest.raises(LocalError, match=r"does not hand out a\.png") as refusal:
+            await (await open_files(client)).open(stored(simulator, BIG))
+        assert refusal.value.status == 503
+        assert refusal.value.headers is not None
+        assert 1 < downloads(simulator) <= 11
+    finally:
+        await client.close()
 
 
 async def test_opaque_names_are_taken_as_they_are_and_found_again(
