@@ -15,6 +15,7 @@ from aiohttp import MultipartWriter
 from yarl import URL
 
 from proxy.cloud.brake import Brake
+from proxy.cloud.calls import Calls
 from proxy.cloud.circuit import Circuit
 from proxy.cloud.downloads import Download, Downloads
 from proxy.cloud.errors import (
@@ -96,6 +97,11 @@ class CloudClient:
         """Close all connections."""
         await self._downloads.close()
         await self._http.close()
+
+    @property
+    def calls(self) -> Calls:
+        """What the calls since the start came to."""
+        return self._http.calls
 
     def use_key(self, key: str) -> None:
         """Take another key from the next call on."""
@@ -197,13 +203,15 @@ class CloudClient:
         one name.
         """
         size = (await asyncio.to_thread(path.stat)).st_size
-        return await self._http.read(
+        name = await self._http.read(
             "POST",
             self._http.url("upload", "image"),
             _uploaded_name,
             body=partial(_form, path, filename, content_type),
             total=self._http.timeout + size / _UPLOAD_RATE,
         )
+        self.calls.uploaded += size
+        return name
 
     def download(
         self,

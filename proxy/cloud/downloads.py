@@ -15,6 +15,7 @@ from dataclasses import replace
 import aiohttp
 from yarl import URL
 
+from proxy.cloud.calls import Calls
 from proxy.cloud.errors import CloudGarbage, refusal
 from proxy.cloud.http import CONNECT_TIMEOUT, Http, bare_session, reported
 from proxy.cloud.outward import outward_proxy
@@ -38,8 +39,9 @@ class Download:
     ranges. `size` is the whole content's in bytes, `None` where the storage does not tell.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, asked: int) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, asked: int, calls: Calls) -> None:
         self._response = response
+        self._calls = calls
         self.status = response.status
         self.content_type = response.content_type
         self.offset, self.size = _extent(response, asked)
@@ -48,6 +50,7 @@ class Download:
         """The bytes as they come. Raises `CloudUnreachable` if they end too early or stall."""
         with reported(_CALL, sent=True):
             async for chunk in self._response.content.iter_any():
+                self._calls.downloaded += len(chunk)
                 yield chunk
 
 
@@ -83,7 +86,7 @@ class Downloads:
             with attempt:
                 response = await self._begin(cloud_name, type, offset)
                 try:
-                    download = Download(response, offset)
+                    download = Download(response, offset, self._http.calls)
                 except BaseException:
                     response.close()
                     raise

@@ -15,6 +15,7 @@ import stamina
 from yarl import URL
 
 from proxy import __version__
+from proxy.cloud.calls import Calls, route_of
 from proxy.cloud.errors import (
     CloudGarbage,
     CloudRefused,
@@ -63,7 +64,10 @@ class Answer:
 
 
 class Http:
-    """The session with the cloud's host. `timeout` is in seconds for each attempt."""
+    """The session with the cloud's host. `timeout` is in seconds for each attempt.
+
+    `calls` counts what goes out.
+    """
 
     def __init__(
         self, base_url: URL, key: str, *, timeout: float, patience: Patience, restraint: Restraint
@@ -72,6 +76,7 @@ class Http:
         self.key = key
         self.timeout = timeout
         self.patience = patience
+        self.calls = Calls()
         self._restraint = restraint
         self._session: aiohttp.ClientSession | None = None
 
@@ -179,6 +184,7 @@ class Http:
         key = self.key
         self._restraint.check(call, key)
         mark = SimpleNamespace(sent=False)
+        began, status = time.perf_counter(), None
         try:
             with reported(call, mark=mark):
                 response = await self._session.request(
@@ -191,11 +197,15 @@ class Http:
                     proxy=outward_proxy(url),
                     trace_request_ctx=mark,
                 )
+                status = response.status
                 if response.status >= 400:
                     raise await self._refusal(call, response)
         except (CloudRefused, CloudUnreachable) as error:
             self._restraint.failed(error, key)
             raise
+        finally:
+            path = url.raw_path.removeprefix(self.base_url.raw_path.rstrip("/"))
+            self.calls.note(method, route_of(path), status, time.perf_counter() - began)
         self._restraint.answered(key)
         return response
 
