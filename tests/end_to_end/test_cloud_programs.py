@@ -135,7 +135,7 @@ async def test_submit_poll_and_download(program: CloudProgram) -> None:
 
 
 async def test_submit_listen_and_download(program: CloudProgram) -> None:
-    prompt_id = await program.submit(graphs.waiting(0.5))
+    prompt_id = await program.submit(graphs.waiting(1.5))
     async with program.listen() as socket:
         outputs = await program.follow(socket, prompt_id)
     assert outputs == await program.outputs(prompt_id)

@@ -76,13 +76,13 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_was_comes_to_its_end(
     async with running_proxy(simulator, disk / "data") as proxy:
         client = Client(session, proxy.url)
         async with client.listening() as listener:
-            accepted = await client.submit(graphs.waiting(0.2))
+            accepted = await client.submit(graphs.waiting(1.5))
             (job,) = simulator.jobs
             filler = fill(disk)
             assert await refusal(client) == (503, "store_unavailable")
             await simulator.wait_for_end(job)
             with capture_logs() as logs:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(20):
                     while not any(one["event"] == "store_refuses" for one in logs):
                         await listener.next()
             assert (await client.get(f"history/{accepted}"))[1] == {}

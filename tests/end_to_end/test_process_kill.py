@@ -93,7 +93,7 @@ async def killed_while_submitting(
         answer = asyncio.create_task(client.submit(graphs.plain(), prompt_id=prompt_id))
         await simulator.wait_for_calls("POST /api/prompt")
         if simulator.switches.late_answer:
-            await simulator.signal.until(lambda: len(simulator.jobs) == 1, 10)
+            await simulator.signal.until(lambda: len(simulator.jobs) == 1, 20)
         await process.kill()
         await asyncio.wait([answer])
         assert answer.exception() is not None
@@ -121,7 +121,7 @@ async def test_it_is_adopted_although_the_account_cannot_be_read_at_first(
     broken = simulator.faults.add(HttpFault("GET /api/*", reset=True), times=None)
     policy = {"adoption_patience": 0.0}
     async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
-        await simulator.signal.until(lambda: broken.happened > 0, 10)
+        await simulator.signal.until(lambda: broken.happened > 0, 20)
         simulator.faults.remove(broken)
         entry = await until_in_history(Client(session, proxy.url), prompt_id)
         assert entry["status"]["completed"] is True
@@ -147,7 +147,7 @@ async def test_a_submission_that_never_arrived_leaves_nothing(
 async def submit_as_soon_as_it_is_taken(client: Client, prompt_id: str) -> None:
     """Its id is free again when it is certain that the first one never arrived."""
     body = {"prompt": graphs.plain(), "prompt_id": prompt_id}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while True:
             status, _ = await client.post("prompt", body)
             if status == 200:

@@ -52,7 +52,7 @@ async def test_a_socket_with_metadata_gets_each_preview_before_its_progress(
 
 async def test_a_returning_client_learns_the_node_and_hears_the_rest(client: Client) -> None:
     async with client.listening() as listener:
-        prompt_id = await client.submit(graphs.waiting(1.0))
+        prompt_id = await client.submit(graphs.waiting(60.0))
         await listener.until("executing", node="2")
     url = (client.url / "ws").with_query(clientId=client.client_id)
     async with client.session.ws_connect(url) as socket:

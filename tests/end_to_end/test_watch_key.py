@@ -13,7 +13,7 @@ import graphs
 import pytest
 from lives import assert_whole
 from process import serving
-from stack import Client, running_proxy
+from stack import PATIENCE, Client, running_proxy
 
 from proxy.app import Tempo
 from proxy.cloud.waits import Patience, Waits
@@ -90,7 +90,7 @@ async def test_a_job_in_flight_is_kept_and_followed_to_its_end_with_another_key(
     account: Account, client: Client
 ) -> None:
     async with client.listening() as listener:
-        prompt_id = await client.submit(graphs.waiting(0.3))
+        prompt_id = await client.submit(graphs.waiting(1.5))
         await listener.until("executing", node="2")
         await account.withdraw_key()
         await account.simulator.wait_for_end(next(iter(account.simulator.jobs)))
@@ -140,8 +140,9 @@ async def test_hangup_makes_a_process_read_its_settings_file_again(
         status, _ = await client.post("prompt", {"prompt": graphs.plain()})
         assert status == 503
         process.process.send_signal(signal.SIGHUP)
-        await asyncio.sleep(0.1)
-        await client.until_ready()
-        await client.submit(graphs.plain())
+        async with asyncio.timeout(PATIENCE):
+            while status != 200:
+                await asyncio.sleep(0.02)
+                status, _ = await client.post("prompt", {"prompt": graphs.plain()})
         assert await process.stop() == 0
         assert not any(OTHER.encode() in line for line in process.said)
