@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import structlog
 
-from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused
 from proxy.files.cache import Cache
 from proxy.files.content import HELD_BACK, Content, ContentBrokenError
 from proxy.files.contents import Contents
@@ -193,11 +193,12 @@ def _refused(filename: str, error: CloudRefused) -> LocalError:
             404, "file_not_found", f"Comfy Cloud has the content of {filename} no longer."
         )
     said = from_cloud(error.status, error.body, error.retry_after)
+    passing = error.status in PASSING_STATUSES
     return LocalError(
         502 if said.status == 400 else said.status,
         said.type,
         f"Comfy Cloud does not hand out {filename}: {said.message}",
-        headers=said.headers,
+        headers=said.headers or (retry_header(10.0) if passing else {}),
     )
 
 

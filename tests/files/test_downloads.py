@@ -249,7 +249,7 @@ async def test_a_storage_that_is_overloaded_for_good_uses_up_one_patience(
         with pytest.raises(LocalError, match=r"does not hand out a\.png") as refusal:
             await (await open_files(client)).open(stored(simulator, BIG))
         assert refusal.value.status == 503
-        assert refusal.value.headers is not None
+        assert refusal.value.headers == {"Retry-After": "10"}
         assert 1 < downloads(simulator) <= 11
     finally:
         await client.close()
