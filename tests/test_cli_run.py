@@ -187,6 +187,15 @@ async def test_an_output_that_is_not_given_fails(comfy: FakeComfy, tmp_path: Pat
     assert names_in(tmp_path) == []
 
 
+async def test_a_folder_that_cannot_be_written_is_named_before_anything_is_submitted(
+    comfy: FakeComfy, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandError, match=r"cannot be written .* with --output"):
+        await ran(comfy, tmp_path / "file" / "output")
+    assert comfy.calls == []
+
+
 async def test_nodes_steps_and_previews_are_told(comfy: FakeComfy, tmp_path: Path) -> None:
     ours = json.dumps({"node_id": "1", "image_type": "image/jpeg"}).encode()
     other = json.dumps({"node_id": "1", "prompt_id": "another"}).encode()
@@ -206,6 +215,17 @@ async def test_nodes_steps_and_previews_are_told(comfy: FakeComfy, tmp_path: Pat
     assert "done  EmptyImage (1)  4/4 steps  2 previews" in text
     assert 'done  SaveImage (2) "Keep"' in text
     assert "0 files and 2 live previews" in text
+
+
+async def test_one_preview_is_one(comfy: FakeComfy, tmp_path: Path) -> None:
+    comfy.events = [
+        ("executing", {"node": "1"}),
+        struct.pack(">II", 1, 1) + b"\xff\xd8\xff",
+        ("executing", {"node": None}),
+    ]
+    _, text = await ran(comfy, tmp_path)
+    assert "done  EmptyImage (1)  1 preview  " in text
+    assert "0 files and 1 live preview\n" in text
 
 
 async def test_previews_with_metadata_are_asked_for(comfy: FakeComfy, tmp_path: Path) -> None:

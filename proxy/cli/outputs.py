@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -43,6 +44,16 @@ def _items(entry: dict[str, Any], key: str | None = None) -> Iterator[Any]:
                 yield from items
 
 
+def require_folder(folder: Path) -> None:
+    """Make the folder and try whether it can be written. Raises `CommandError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"comfy-cloud-proxy")
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+
+
 async def download(comfy: Comfy, file: dict[str, str], folder: Path) -> Path:
     """Save a file beneath the folder and say where; nothing that is there is overwritten.
 
@@ -51,18 +62,24 @@ async def download(comfy: Comfy, file: dict[str, str], folder: Path) -> Path:
     try:
         path, target = await asyncio.to_thread(_claim, folder, file)
     except OSError as error:
-        raise CommandError(
-            f"{folder} cannot be written ({error.strerror}): choose another folder with --output."
-        ) from None
+        raise _not_writable(folder, error) from None
     complete = False
     try:
         with target:
             await _fetch(comfy, file, target)
             complete = True
+    except OSError as error:
+        raise _not_writable(folder, error) from None
     finally:
         if not complete:
             path.unlink(missing_ok=True)
     return path
+
+
+def _not_writable(folder: Path, error: OSError) -> CommandError:
+    return CommandError(
+        f"{folder} cannot be written ({error.strerror}): choose another folder with --output."
+    )
 
 
 async def _fetch(comfy: Comfy, file: dict[str, str], target: BinaryIO) -> None:

@@ -153,7 +153,7 @@ class Display:
 
     def _update(self, node_id: str) -> None:
         running = self._running[node_id]
-        previews = f", {running.previews} previews" if running.previews else ""
+        previews = f", {counted(running.previews, 'preview')}" if running.previews else ""
         self._bars.update(
             running.task,
             description=self.name(node_id) + previews,
@@ -173,9 +173,14 @@ class Display:
             if running.maximum > 1:
                 line += f"  {running.value:g}/{running.maximum:g} steps"
             if running.previews:
-                line += f"  {running.previews} previews"
+                line += f"  {counted(running.previews, 'preview')}"
             line += f"  {time.monotonic() - running.started:.1f} s"
         self.say(line)
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _metadata(frame: bytes) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from rich.console import Console
 from proxy.cli.comfy import Comfy, RefusedError
 from proxy.cli.failure import CommandError
 from proxy.cli.follow import Follower
-from proxy.cli.outputs import download, failure_of, files_of, texts_of
-from proxy.cli.progress import Display
+from proxy.cli.outputs import download, failure_of, files_of, require_folder, texts_of
+from proxy.cli.progress import Display, counted
 from proxy.cli.workflow import Graph, assign, load_workflow
 
 #: The exit code of a program that Ctrl-C ended.
@@ -33,8 +33,9 @@ def run(
 ) -> int:
     """Run the workflow. Returns 0, or 130 if Ctrl-C cancelled it.
 
-    Raises `CommandError` for a workflow or an assignment that makes no sense, for a server that is
-    not there, and with the node's error when the workflow was refused or failed.
+    Raises `CommandError` for a workflow or an assignment that makes no sense, for a folder that
+    cannot be written, for a server that is not there, and with the node's error when the workflow
+    was refused or failed.
     """
     graph = load_workflow(workflow)
     for assignment in assignments:
@@ -46,6 +47,7 @@ def run(
 
 async def run_graph(graph: Graph, server: str, output: Path, console: Console) -> int:
     """`run` for a graph; cancelling it cancels the job."""
+    await asyncio.to_thread(require_folder, output)
     async with Comfy.at(server) as comfy:
         display = Display(graph, console)
         prompt_id = str(uuid4())
@@ -93,9 +95,9 @@ async def _collect(comfy: Comfy, entry: dict[str, Any], output: Path, display: D
     for file in files:
         path = await download(comfy, file, output)
         display.say(f"saved {path.relative_to(output)}")
-    previews = f" and {display.previews} live previews" if display.previews else ""
+    previews = f" and {counted(display.previews, 'live preview')}" if display.previews else ""
     where = f" in {output}" if files else ""
-    display.say(f"{_counted(len(files), 'file')}{where}{previews}")
+    display.say(f"{counted(len(files), 'file')}{where}{previews}")
 
 
 async def _cancel(comfy: Comfy, prompt_id: str) -> None:
@@ -146,7 +148,3 @@ def _failure(display: Display, kind: str, data: dict[str, Any]) -> str:
     message = str(data.get("exception_message") or "the server does not say why").strip()
     kind = data.get("exception_type") or ""
     return f"{where}: {f'{kind}: ' if kind else ''}{message}"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
