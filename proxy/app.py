@@ -163,6 +163,8 @@ async def rooms(
             userdata=userdata,
             journal=journal,
             members=members,
+            base_path=settings.base_path,
+            trusted_proxies=settings.trusted_proxies,
             max_upload_bytes=settings.max_upload_bytes,
             cors_origins=settings.cors_origins,
             compress=settings.compress,

@@ -7,6 +7,7 @@ the keys of the TOML file, `config.example.toml` and the reference in `docs/` ar
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,13 +16,14 @@ from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 from yarl import URL
 
 from proxy.config.accounts import AccountSettings
+from proxy.config.gateway import to_base_path, to_networks
 from proxy.config.table import STRICT, Entry, entries, to_lower, to_path, to_url
 
 NAME = "comfy-cloud-proxy"
 PREFIX = "COMFY_PROXY_"
 
 #: The headings under which the settings stand, in this order.
-GROUPS = ("General", "Comfy Cloud", "Clients", "Files and history", "Logs")
+GROUPS = ("General", "Comfy Cloud", "Clients", "Gateway", "Files and history", "Logs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class Settings(BaseModel):
         Field(min_length=1),
         Entry(
             group="General",
-            help="The address to listen on. Other than loopback only with insecure_allow_anyone.",
+            help="The address to listen on. Other than loopback only with members, or with "
+            "insecure_allow_anyone.",
             expects="an IP address or a host name of this machine",
             metavar="HOST",
         ),
@@ -279,6 +282,52 @@ class Settings(BaseModel):
             metavar="SECONDS",
         ),
     ] = 10
+    base_path: Annotated[
+        str,
+        BeforeValidator(to_base_path),
+        Entry(
+            group="Gateway",
+            help="A path before all routes, as `/comfy/`, for a reverse proxy that gives this "
+            "server a part of a site. Routes answer with and without it.",
+            expects="a path such as /comfy/ of plain letters, and not below /t/",
+            metavar="PATH",
+            example="/comfy/",
+        ),
+    ] = ""
+    trusted_proxies: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        BeforeValidator(to_networks),
+        Entry(
+            group="Gateway",
+            help="Addresses and networks of reverse proxies, separated by commas, whose "
+            "`X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are believed.",
+            expects="a list of addresses or networks such as 10.0.0.0/8",
+            metavar="NETWORKS",
+        ),
+    ] = ()
+    tls_cert: Annotated[
+        Path | None,
+        BeforeValidator(to_path),
+        Entry(
+            group="Gateway",
+            help="A PEM file with the certificate of this server and those above it; with tls_key "
+            "it listens on https. Both are read again when they change.",
+            expects="the path of a PEM file that can be read",
+            metavar="FILE",
+            example="/etc/comfy/fullchain.pem",
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        BeforeValidator(to_path),
+        Entry(
+            group="Gateway",
+            help="A PEM file with the private key of tls_cert, without a passphrase.",
+            expects="the path of a PEM file that can be read",
+            metavar="FILE",
+            example="/etc/comfy/privkey.pem",
+        ),
+    ] = None
     history_size: Annotated[
         int,
         Field(ge=1),

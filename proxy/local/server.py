@@ -13,6 +13,7 @@ from aiohttp import web
 from proxy.local.app import make_app, server_logger
 from proxy.local.descriptors import room_for
 from proxy.local.guard import AnswerLog, Limits
+from proxy.local.prefix import stripping
 from proxy.local.services import Services
 from proxy.local.watch import Watch
 
@@ -33,6 +34,7 @@ class Server:
     def __init__(
         self, services: Services, limits: Limits | None = None, *, stop_timeout: float = 10.0
     ) -> None:
+        self._services = services
         self._limits = limits or Limits()
         self._stop_timeout = stop_timeout
         self._runner = web.AppRunner(
@@ -61,6 +63,11 @@ class Server:
         await self._runner.setup()
         inner = self._runner.server
         assert inner is not None  # noqa: S101
+        inner.request_factory = stripping(
+            inner.request_factory,
+            self._services.base_path,
+            lambda: self._services.members.has_members,
+        )
         self._listening = await loop.create_server(
             lambda: watch.guard(inner()), host, port, backlog=BACKLOG
         )

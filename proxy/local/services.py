@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from proxy.local.forwarded import Network
 from proxy.local.middleware import MEMBER
 from proxy.local.web_packages import WebInterface
 from proxy.members.directory import Directory
@@ -37,6 +38,8 @@ class Services:
     With `compress` JSON and text are packed for clients that can unpack them.
     `checks` tells what keeps the server from taking jobs, by name; `None` is nothing.
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
+    `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
+    believed when they say who a client is.
     `interface` is what is served at `/`.
     """
 
@@ -46,6 +49,8 @@ class Services:
     userdata: UserData
     journal: Journal
     members: Directory = field(default_factory=Directory)
+    base_path: str = ""
+    trusted_proxies: tuple[Network, ...] = ()
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     cors_origins: tuple[str, ...] = ()
     compress: bool = False

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from proxy.members import tokens
 from proxy.members.member import LOCAL, Member
+from proxy.members.sessions import Sessions
 from proxy.members.tokens import Token, Use
 from proxy.store.base import Delete, Put, StoreError
 from proxy.store.sqlite import SqliteStore
@@ -80,6 +81,7 @@ class Directory:
     def __init__(
         self, store: SqliteStore | None = None, *, now: Callable[[], float] = time.time
     ) -> None:
+        self.sessions = Sessions(store, now=now)
         self._store = store
         self._now = now
         self._members: dict[str, Member] = {}
@@ -109,6 +111,7 @@ class Directory:
         directory._lock = FileLock(folder / "members.lock", thread_local=False)
         try:
             await directory._load()
+            await directory.sessions.load()
         except StoreError:
             await directory.close()
             raise
@@ -353,6 +356,7 @@ class Directory:
             try:
                 changed = await self._look()
                 await self._write_uses()
+                await self.sessions.forget(self._tokens.__contains__)
                 failing = False
             except StoreError as error:
                 changed = False
