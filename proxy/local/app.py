@@ -8,6 +8,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.local import socket
+from proxy.local.books import limited
 from proxy.local.cors import cors_headers
 from proxy.local.crowd import Crowd
 from proxy.local.middleware import gate
@@ -21,7 +22,10 @@ __all__ = ["SERVICES", "Services", "make_app", "server_logger"]
 def make_app(services: Services) -> web.Application:
     """The application. Whoever runs it starts and closes the services."""
     app = web.Application(
-        middlewares=[gate(services.cors_origins, compress=services.compress)],
+        middlewares=[
+            gate(services.cors_origins, compress=services.compress, tally=services.books.tally),
+            limited(services.books),
+        ],
         client_max_size=services.max_upload_bytes,
     )
     app[SERVICES] = services

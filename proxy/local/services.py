@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from proxy.local.books import Books
 from proxy.local.forwarded import Network
 from proxy.local.middleware import MEMBER
 from proxy.local.web_packages import WebInterface
@@ -40,7 +41,7 @@ class Services:
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
-    `interface` is what is served at `/`.
+    `interface` is what is served at `/`. `books` has what is counted, limited and recorded.
     """
 
     jobs: Jobs
@@ -57,6 +58,7 @@ class Services:
     checks: Callable[[], Awaitable[Mapping[str, str | None]]] = nothing_wrong
     ping_interval: float = 30.0
     interface: WebInterface = field(default_factory=WebInterface)
+    books: Books = field(default_factory=Books)
 
 
 SERVICES = web.AppKey("services", Services)
