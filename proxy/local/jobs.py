@@ -34,7 +34,10 @@ async def get_job(request: web.Request) -> web.Response:
 
 async def cancel_job(request: web.Request) -> web.Response:
     """Cancel one job; an unknown or ended one is no error."""
-    cancelled = await of(request).jobs.cancel(member_of(request), request.match_info["job_id"])
+    job_id = request.match_info["job_id"]
+    cancelled = await of(request).jobs.cancel(member_of(request), job_id)
+    if cancelled:
+        of(request).books.note(request, "cancel", job=job_id)
     return answers.json({"cancelled": cancelled})
 
 
@@ -53,7 +56,9 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     jobs, member = of(request).jobs, member_of(request)
     cancelled = False
     for job_id in dict.fromkeys(job_ids):
-        cancelled |= await jobs.cancel(member, job_id)
+        if await jobs.cancel(member, job_id):
+            of(request).books.note(request, "cancel", job=job_id)
+            cancelled = True
     return answers.json({"cancelled": cancelled})
 
 

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 
 import structlog
 from aiohttp import web
@@ -16,6 +17,7 @@ from proxy.local import answers, compression
 from proxy.local.guard import guard_of
 from proxy.local.origin import OriginCheck
 from proxy.members import LOCAL
+from proxy.metrics.tally import Tally
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError
 
@@ -24,6 +26,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = structlog.get_logger(__name__)
 
 MEMBER = web.RequestKey("member", str)
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 _HOUR = 3600
 _DAY = 86400
@@ -47,12 +51,15 @@ def cache_control(path: str, status: int) -> str | None:
     return "no-cache" if status in _ELSEWHERE else None
 
 
-def gate(cors_origins: Iterable[str] = (), *, compress: bool = False) -> Middleware:
+def gate(
+    cors_origins: Iterable[str] = (), *, compress: bool = False, tally: Tally | None = None
+) -> Middleware:
     """The middleware. Requests from pages of `cors_origins` are spared the origin check.
 
     With `compress` JSON and text are packed for clients that can unpack them.
     """
     check = OriginCheck(cors_origins)
+    count = partial(_count, tally or Tally())
 
     @web.middleware
     async def pass_through(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -65,7 +72,12 @@ def gate(cors_origins: Iterable[str] = (), *, compress: bool = False) -> Middlew
         else:
             request[MEMBER] = LOCAL
             bind_contextvars(member=LOCAL)
-            answer = await _guarded(request, handler)
+            try:
+                answer = await _guarded(request, handler)
+            except web.HTTPException as error:
+                count(request, error.status, began)
+                raise
+        count(request, answer.status, began)
         if not answer.prepared:
             cached = cache_control(request.path, answer.status)
             if cached is not None:
@@ -82,6 +94,17 @@ def gate(cors_origins: Iterable[str] = (), *, compress: bool = False) -> Middlew
         return answer
 
     return pass_through
+
+
+def _count(tally: Tally, request: web.Request, status: int, began: float) -> None:
+    resource = request.match_info.route.resource
+    tally.answered(
+        request.get(MEMBER, ""),
+        request.method if request.method in _METHODS else "other",
+        "other" if resource is None else resource.canonical,
+        status,
+        time.perf_counter() - began,
+    )
 
 
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -7,6 +7,7 @@ even the rest grows over the limit, the outbox overflows and the socket has to g
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.translate.messages import Event, Message, Preview
@@ -48,11 +49,18 @@ class Outbox:
 
     A preview that leads its `progress` is sent in its place to a socket that asked for metadata,
     and behind that `progress` to any other, as a local ComfyUI does. `metadata` says whether the
-    socket asked.
+    socket asked. `on_drop` is called for each preview that is left out.
     """
 
-    def __init__(self, *, limit: int = LIMIT, preview_limit: int = PREVIEW_LIMIT) -> None:
+    def __init__(
+        self,
+        *,
+        limit: int = LIMIT,
+        preview_limit: int = PREVIEW_LIMIT,
+        on_drop: Callable[[], None] = lambda: None,
+    ) -> None:
         self.overflowed = False
+        self._on_drop = on_drop
         self._limit = limit
         self._preview_limit = preview_limit
         self.metadata = False
@@ -114,6 +122,7 @@ class Outbox:
         self._next += 1
         while len(self._previews) > 1 and self._preview_size > self._preview_limit:
             dropped = self._parcels.pop(self._previews.popleft())
+            self._on_drop()
             self._size -= dropped.size
             self._preview_size -= dropped.size
         self.overflowed = self._size > self._limit

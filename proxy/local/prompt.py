@@ -28,11 +28,13 @@ async def get_prompt(request: web.Request) -> web.Response:
 
 async def post_prompt(request: web.Request) -> web.StreamResponse:
     """Submit a job. Its messages start to flow when the answer has been written."""
-    jobs, member = of(request).jobs, member_of(request)
+    jobs, member, books = of(request).jobs, member_of(request), of(request).books
     body = await bodies.read_json(request)
     wanted = parse(body, request.headers.get("Comfy-Usage-Source"))
-    accepted = await jobs.submit(member, wanted)
+    with books.submission(member):
+        accepted = await jobs.submit(member, wanted)
     try:
+        books.note(request, "submit", job=accepted.prompt_id)
         log.info("accepted", job=accepted.prompt_id, number=accepted.number)
         answer = answers.json(
             {

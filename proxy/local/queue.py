@@ -19,11 +19,13 @@ async def get_queue(request: web.Request) -> web.Response:
 async def post_queue(request: web.Request) -> web.Response:
     """Take waiting jobs out of the queue: all (`clear`) or some (`delete`)."""
     clear, delete = removals(await bodies.read_object(request))
-    jobs, member = of(request).jobs, member_of(request)
+    jobs, member, books = of(request).jobs, member_of(request), of(request).books
     if clear:
         await jobs.clear_pending(member)
+        books.note(request, "clear_queue")
     if delete:
         await jobs.delete_pending(member, delete)
+        books.note(request, "delete", jobs=delete)
     return answers.empty()
 
 
@@ -40,10 +42,13 @@ async def post_interrupt(request: web.Request) -> web.Response:
             f"The request body must be a JSON object or empty, not {bodies.kind(body)}.",
         )
     prompt_id = body.get("prompt_id")
+    jobs, member, books = of(request).jobs, member_of(request), of(request).books
     if not prompt_id:
-        await of(request).jobs.interrupt(member_of(request), None)
+        await jobs.interrupt(member, None)
+        books.note(request, "interrupt")
     elif isinstance(prompt_id, str):
-        await of(request).jobs.interrupt(member_of(request), prompt_id)
+        await jobs.interrupt(member, prompt_id)
+        books.note(request, "interrupt", job=prompt_id)
     return answers.empty()
 
 

@@ -22,21 +22,24 @@ async def send(
     content: Content,
     start: int,
     stop: int | None,
-) -> None:
-    """Answer with the bytes from `start` to `stop` (excluded; the end if `None`).
+) -> int:
+    """Answer with the bytes from `start` to `stop` (excluded; the end if `None`); their number.
 
     A complete file is handed to the kernel, one that is still arriving is passed on as it grows.
     When it breaks off or is cancelled the connection is cut, so that the client does not take it
     for whole; a client that leaves ends it quietly.
     """
+    sent = 0
     try:
         await response.prepare(request)
         if content.path is not None and stop is not None:
             with content.path.open("rb") as file:
                 await _send_file(request, response, file, start, stop - start)
+            sent = stop - start
         else:
             async for chunk in content.read(start, stop):
                 await response.write(chunk)
+                sent += len(chunk)
         await response.write_eof()
     except ContentBrokenError as error:
         log.warning("content_broken_off", reason=str(error))
@@ -50,6 +53,7 @@ async def send(
         if request.transport is not None:
             request.transport.abort()
         raise
+    return sent
 
 
 async def _send_file(

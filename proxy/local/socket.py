@@ -17,6 +17,7 @@ import asyncio
 import contextlib
 import socket as tcp
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -61,12 +62,13 @@ class ClientSocket:
         transport: asyncio.Transport,
         flags: dict[str, Any],
         crowd: Crowd,
+        on_drop: Callable[[], None],
     ) -> None:
         self._web_socket = web_socket
         self._transport = transport
         self._flags = flags
         self._crowd = crowd
-        self._outbox = Outbox()
+        self._outbox = Outbox(on_drop=on_drop)
         self._written_at = 0.0
         self._ping_timer: asyncio.TimerHandle | None = None
         self._ping_due = False
@@ -215,11 +217,17 @@ async def serve(request: web.Request) -> web.StreamResponse:
     services, member = of(request), member_of(request)
     flags = features(services.max_upload_bytes)
     crowd = request.app[CROWD]
-    client = ClientSocket(web_socket, transport, flags, crowd)
+    tally = services.books.tally
+
+    def count_drop() -> None:
+        tally.previews_dropped[member] += 1
+
+    client = ClientSocket(web_socket, transport, flags, crowd, count_drop)
     sid = request.query.get("clientId") or uuid.uuid4().hex
     executing = services.jobs.hub.attach(member, sid, client, hears_all="token" in request.query)
     client.greet(services.jobs.queue_remaining(member), sid, executing)
     crowd.join(client)
+    tally.websockets[member] += 1
     if services.ping_interval > 0:
         client.ping_after(services.ping_interval)
     delivering = asyncio.create_task(client.deliver())
@@ -231,6 +239,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     finally:
         services.jobs.hub.detach(member, sid, client)
         crowd.leave(client)
+        tally.websockets[member] -= 1
         delivering.cancel()
         await asyncio.gather(delivering, client.end(), return_exceptions=True)
         log.debug("socket_closed", sid=sid, code=web_socket.close_code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
@@ -21,6 +22,8 @@ Form = Mapping[str, str | bytes | bytearray | web.FileField]
 
 #: Bytes passed on at once.
 CHUNK = 256 * 1024
+#: Bytes of a form beside its files, about.
+FORM_BYTES = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,16 @@ async def post_image(request: web.Request) -> web.Response:
     upload = read_form(await _form(request))
     if upload is None:
         return answers.empty(400)
-    named = await of(request).files.upload(
-        member_of(request),
-        _chunks(upload.file),
-        filename=upload.filename,
-        subfolder=upload.subfolder,
-        type=upload.type,
-        overwrite=upload.overwrite,
-    )
+    member = member_of(request)
+    with of(request).books.uploading(member, _size(upload.file)):
+        named = await of(request).files.upload(
+            member,
+            _chunks(upload.file),
+            filename=upload.filename,
+            subfolder=upload.subfolder,
+            type=upload.type,
+            overwrite=upload.overwrite,
+        )
     return _answer(named)
 
 
@@ -56,15 +61,17 @@ async def post_mask(request: web.Request) -> web.Response:
     upload = read_form(form)
     if upload is None:
         return answers.empty(400)
-    named = await of(request).files.upload_mask(
-        member_of(request),
-        _chunks(upload.file),
-        filename=upload.filename,
-        subfolder=upload.subfolder,
-        type=upload.type,
-        overwrite=upload.overwrite,
-        original=original_ref(form.get("original_ref")),
-    )
+    member, original = member_of(request), original_ref(form.get("original_ref"))
+    with of(request).books.uploading(member, _size(upload.file)):
+        named = await of(request).files.upload_mask(
+            member,
+            _chunks(upload.file),
+            filename=upload.filename,
+            subfolder=upload.subfolder,
+            type=upload.type,
+            overwrite=upload.overwrite,
+            original=original,
+        )
     return _answer(named)
 
 
@@ -117,11 +124,22 @@ def original_ref(value: object) -> dict[str, Any]:
 
 
 async def _form(request: web.Request) -> Form:
-    """The fields in any order, files spooled to disk; what is no form is an empty one."""
-    if request.content_type == "multipart/form-data":
-        bodies.check_length(request)
+    """The fields in any order, files spooled to disk; what is no form is an empty one.
+
+    Reading stops where the member may upload no more today. Raises `LocalError` (429).
+    """
+    room = of(request).books.upload_room(member_of(request))
+    narrow = room is not None and room + FORM_BYTES < request.client_max_size
+    if room is not None and narrow:
+        request = request.clone(client_max_size=room + FORM_BYTES)
     try:
+        if request.content_type == "multipart/form-data":
+            bodies.check_length(request)
         return await request.post()
+    except web.HTTPRequestEntityTooLarge:
+        if narrow:
+            raise of(request).books.upload_refusal(member_of(request)) from None
+        raise
     except (ValueError, AssertionError, web.RequestPayloadError, HttpProcessingError) as error:
         raise LocalError(
             400,
@@ -130,6 +148,12 @@ async def _form(request: web.Request) -> Form:
             "type, subfolder and overwrite.",
             details=str(error)[:200],
         ) from None
+
+
+def _size(file: IO[bytes]) -> int:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    return size
 
 
 async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:

@@ -33,6 +33,8 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     if files.wants_conversion(preview=preview, channel=channel):
         picture, type_ = await files.convert(record, preview=preview, channel=channel)
         headers = {"Content-Disposition": _disposition(record.filename), "Content-Type": type_}
+        if request.method != "HEAD":
+            _count(request, len(picture))
         return web.Response(body=picture, headers=headers)
     return redirect(request) or await _file(request, record)
 
@@ -49,7 +51,7 @@ async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
         if content.size is None:
             response = web.StreamResponse(headers=headers)
             if request.method != "HEAD":
-                await send(request, response, content, 0, None)
+                _count(request, await send(request, response, content, 0, None))
             return response
         stamp = Stamp(content.size, record.modified)
         part = decide(request, stamp)
@@ -59,10 +61,14 @@ async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
         response = web.StreamResponse(
             status=part.status, headers={**headers, **_stamped(stamp, part)}
         )
-        await send(request, response, content, part.start, part.stop)
+        _count(request, await send(request, response, content, part.start, part.stop))
         return response
     finally:
         content.close()
+
+
+def _count(request: web.Request, sent: int) -> None:
+    of(request).books.served(member_of(request), sent)
 
 
 def _without_body(

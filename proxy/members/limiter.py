@@ -14,6 +14,8 @@ from proxy.members.member import Limits
 from proxy.members.usage import Job, Usage, end_of_day
 from proxy.translate.errors import LocalError, retry_header
 
+#: The `type` of every refusal for a limit; its `details` name the limit.
+LIMIT_REACHED = "limit_reached"
 #: So many seconds' worth of requests may come at once.
 BURST_SECONDS = 10.0
 #: When to ask again, in seconds, where nobody knows when a place in the queue gets free.
@@ -227,7 +229,7 @@ def _refusal(
         info["ends_at"] = ends_at
     return LocalError(
         429,
-        "limit_reached",
+        LIMIT_REACHED,
         sentence,
         details=limit,
         extra_info=info,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -285,7 +286,7 @@ async def test_head_of_the_websocket_is_400(client: Client) -> None:
 async def test_a_client_that_does_not_read_hinders_nobody_and_is_cut_off(
     client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_socket, "Outbox", lambda: Outbox(limit=1024 * 1024))
+    monkeypatch.setattr(client_socket, "Outbox", partial(Outbox, limit=1024 * 1024))
     monkeypatch.setattr(client_socket, "CLOSE_SECONDS", 0.05)
     reader, writer = await raw_socket(client)
     writer.transport.pause_reading()
@@ -306,7 +307,7 @@ async def test_a_client_that_does_not_read_hinders_nobody_and_is_cut_off(
 async def test_a_client_that_reads_too_slowly_is_told_1013(
     client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_socket, "Outbox", lambda: Outbox(limit=1000))
+    monkeypatch.setattr(client_socket, "Outbox", partial(Outbox, limit=1000))
     socket = await connect(client)
     for _ in range(10):
         room_of_jobs.hub.tell("local", "aaa", status(1))
