@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
-from yarl import URL
 
 from proxy import folder, telemetry
-from proxy.account_key import AccountKey
+from proxy.account_key import AccountKeys
+from proxy.accounts import opening
+from proxy.accounts.opening import Ears
+from proxy.accounts.order import best_first
 from proxy.catalogue.service import Catalogue
-from proxy.cloud.circuit import Circuit
-from proxy.cloud.client import CloudClient
-from proxy.cloud.silence import Silence
-from proxy.cloud.socket import EventSocket
-from proxy.cloud.waits import Patience, Waits
-from proxy.config import ConfigError, Settings
+from proxy.catalogue.source import Accounts
+from proxy.config import AccountAccess, ConfigError, Settings
 from proxy.files.service import Files
 from proxy.jobs.request import Policy
 from proxy.jobs.service import Jobs
@@ -35,6 +32,7 @@ from proxy.members.directory import Directory
 from proxy.readiness import Readiness
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
+from proxy.tempo import Tempo
 from proxy.userdata.base import UserData
 from proxy.userdata.on_cloud import UserDataOnCloud
 from proxy.userdata.on_disk import UserDataOnDisk
@@ -45,41 +43,20 @@ log = structlog.get_logger(__name__)
 _SHARE_OF_ROOMS = 0.2
 
 
-@dataclass(frozen=True, slots=True)
-class Tempo:
-    """How soon trouble with the cloud is noticed and things are tried again.
-
-    Times are seconds. `heartbeat`, `silence` and `socket_waits` are the event socket's, for which
-    a submission waits up to `socket_patience`; a key's file is looked at every `key_interval`; an
-    answer about readiness is at most `ready_age` old.
-    """
-
-    patience: Patience = field(default_factory=Patience)
-    circuit: Callable[[], Circuit] = Circuit
-    heartbeat: float = 20.0
-    silence: Callable[[], Silence] = Silence
-    socket_waits: Waits = field(default_factory=lambda: Waits(first=0.5, longest=30.0))
-    socket_patience: float = 3.0
-    catalogue_patience: float = 10.0
-    key_interval: float = 2.0
-    ready_age: float = 3.0
-
-
 @asynccontextmanager
 async def rooms(
     settings: Settings,
     *,
-    base_url: URL,
-    key: str,
+    accounts: Sequence[AccountAccess],
     policy: Policy | None = None,
     tempo: Tempo | None = None,
-    reread_key: asyncio.Event | None = None,
+    reread_keys: asyncio.Event | None = None,
     interface: WebInterface | None = None,
 ) -> AsyncIterator[Services]:
-    """All rooms, started; closed in the opposite order behind the block.
+    """All rooms over the accounts, started; closed in the opposite order behind the block.
 
-    `policy` replaces that of the settings. When `reread_key` is set the key is read again. Without
-    an `interface` the one that is installed is served.
+    `policy` replaces that of the settings. When `reread_keys` is set the keys are read again.
+    Without an `interface` the one that is installed is served.
     Raises `ConfigError` when the data folder cannot be used.
     """
     tempo = tempo or Tempo()
@@ -90,42 +67,44 @@ async def rooms(
         members = await _open_members(path)
         stack.push_async_callback(members.close)
         members.start()
-        cloud = CloudClient(base_url, key, patience=tempo.patience, circuit=tempo.circuit())
-        await cloud.start()
-        stack.push_async_callback(cloud.close)
+        opened = await stack.enter_async_context(
+            opening.opened(
+                accounts,
+                tempo,
+                lambda _: Ears(
+                    on_event=lambda type_, data: jobs.router.on_event(type_, data),
+                    on_frame=lambda frame: jobs.router.on_frame(frame),
+                    on_up=lambda: jobs.socket_opened(),
+                    on_down=lambda: jobs.socket_lost(),
+                    due=lambda: jobs.any_running(),
+                ),
+            )
+        )
+        by_name = {account.name: account for account in opened}
+        cloud = opened[0].cloud
         files = Files(
             store,
-            {"default": cloud},
+            {account.name: account.cloud for account in opened},
             path / "files",
             cache_bytes=settings.cache_bytes,
             prefetch=settings.prefetch,
+            preferred=lambda member: [account.name for account in best_first(opened, member)],
         )
         await files.start()
         stack.push_async_callback(files.close)
-        catalogue = Catalogue(cloud, path / "catalogue", max_age=settings.catalogue_max_age)
+        source = Accounts(cloud.base_url, lambda: [one.cloud for one in best_first(opened)])
+        catalogue = Catalogue(source, path / "catalogue", max_age=settings.catalogue_max_age)
         await catalogue.start()
         stack.push_async_callback(catalogue.close)
         userdata: UserData = UserDataOnDisk(path / "userdata")
         if settings.userdata == "cloud":
             userdata = UserDataOnCloud(cloud.user_data)
         await userdata.start()
-        socket = EventSocket(
-            base_url,
-            key,
-            on_event=lambda type_, data: jobs.router.on_event(type_, data),
-            on_frame=lambda frame: jobs.router.on_frame(frame),
-            on_up=lambda: jobs.socket_opened(),
-            on_down=lambda: jobs.socket_lost(),
-            due=lambda: jobs.any_running(),
-            heartbeat=tempo.heartbeat,
-            silence=tempo.silence(),
-            waits=tempo.socket_waits,
-        )
 
-        async def opened() -> bool:
+        async def listened_to(name: str) -> bool:
             _, connected = await asyncio.gather(
                 catalogue.wait_loaded(tempo.catalogue_patience),
-                socket.wait_connected(tempo.socket_patience),
+                by_name[name].socket.wait_connected(tempo.socket_patience),
             )
             return connected
 
@@ -134,28 +113,32 @@ async def rooms(
             cloud=cloud,
             files=files,
             known_class=catalogue.known,
-            connected=lambda: socket.connected,
-            opened=opened,
-            policy=policy or _policy(settings, key),
+            connected=lambda: opened[0].socket.connected,
+            opened=lambda: listened_to(opened[0].name),
+            policy=policy or _policy(settings, opened[0].key),
         )
         journal = Journal(jobs.hub)
         stack.enter_context(telemetry.lines_told(journal.add))
-        await socket.start()
-        stack.push_async_callback(socket.close)
+        await stack.enter_async_context(opening.listening(opened))
         await jobs.start()
         stack.push_async_callback(jobs.close)
 
-        async def use_key(new: str) -> None:
-            cloud.use_key(new)
-            jobs.use_key(new)
-            await socket.use_key(new)
+        async def use_key(name: str, key: str) -> None:
+            await by_name[name].use_key(key)
+            jobs.use_key(key)
 
         if not settings.simulate:
-            asked = reread_key or asyncio.Event()
-            interval = tempo.key_interval
-            account_key = AccountKey(settings, key, use_key, asked=asked, interval=interval)
-            following = asyncio.create_task(account_key.follow(), name="follow the key")
+            keys = AccountKeys(
+                settings,
+                accounts,
+                use_key,
+                asked=reread_keys or asyncio.Event(),
+                interval=tempo.key_interval,
+            )
+            following = asyncio.create_task(keys.follow(), name="follow the keys")
             stack.push_async_callback(_end, following)
+        readiness = Readiness(store, opened, max_age=tempo.ready_age)
+        stack.push_async_callback(readiness.close)
         yield Services(
             jobs=jobs,
             files=files,
@@ -168,7 +151,7 @@ async def rooms(
             max_upload_bytes=settings.max_upload_bytes,
             cors_origins=settings.cors_origins,
             compress=settings.compress,
-            checks=Readiness(store, cloud, socket, max_age=tempo.ready_age).checks,
+            readiness=readiness.report,
             ping_interval=settings.ping_interval,
             interface=web_packages.installed() if interface is None else interface,
         )
@@ -177,16 +160,15 @@ async def rooms(
 async def serve(
     settings: Settings,
     *,
-    base_url: URL,
-    key: str,
+    accounts: Sequence[AccountAccess],
     ready: Callable[[str], None],
     stop: asyncio.Event,
 ) -> None:
     """Serve until `stop` is set. `ready` gets `http://HOST:PORT` when clients can connect.
 
-    SIGHUP lets the key be read again. Raises `OSError` when the address cannot be listened on.
+    SIGHUP lets the keys be read again. Raises `OSError` when the address cannot be listened on.
     """
-    async with rooms(settings, base_url=base_url, key=key, reread_key=_hangup()) as services:
+    async with rooms(settings, accounts=accounts, reread_keys=_hangup()) as services:
         stop_timeout = (1 - _SHARE_OF_ROOMS) * settings.shutdown_timeout
         server = Server(services, _limits(settings), stop_timeout=stop_timeout)
         try:

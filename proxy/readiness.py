@@ -1,73 +1,129 @@
-"""Whether jobs can be taken: the store can be written, the key works, the event socket is open."""
+"""Whether jobs can be taken: the store can be written, and an account can be used."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from proxy.cloud.errors import CloudError, CloudRefused, CloudUnauthorized
+from proxy.local.services import Report
 from proxy.store.base import Store, StoreError
 
 #: The collection of the one document that is written to see whether it can be.
 _COLLECTION = "readiness"
 
+_NOT_YET = "Comfy Cloud has not answered yet; ask again in a moment."
+
 
 class Cloud(Protocol):
-    """What the question needs of the cloud."""
+    """What the question needs of an account's calls."""
 
     async def user(self) -> None:
         """Raises `CloudUnauthorized` if the key does not work."""
 
 
 class Socket(Protocol):
-    """What the question needs of the event socket."""
+    """What the question needs of an account's event socket."""
 
-    refused: int | None
+    @property
+    def refused(self) -> int | None:
+        """The status with which the cloud refused it last."""
 
     @property
     def connected(self) -> bool:
         """Whether it is open."""
 
 
-class Readiness:
-    """Answers from what was found at most `max_age` seconds ago.
+class Health(Protocol):
+    """What the question needs of an account's health."""
 
-    However many ask, the cloud is asked once in that time, and not waited for longer than
-    `patience` seconds.
+    @property
+    def reason(self) -> str | None:
+        """Why it takes no jobs now."""
+
+
+class Account(Protocol):
+    """What the question needs of an account."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def cloud(self) -> Cloud: ...
+
+    @property
+    def socket(self) -> Socket: ...
+
+    @property
+    def health(self) -> Health: ...
+
+
+class Readiness:
+    """Answers from what is known, at most `max_age` seconds old where the cloud answers quickly.
+
+    However many ask, each account is asked once in that time; who asks waits no longer than `wait`
+    seconds for it, while it may take `patience` seconds behind the scenes.
     """
 
     def __init__(
         self,
         store: Store,
-        cloud: Cloud,
-        socket: Socket,
+        accounts: Iterable[Account],
         *,
         max_age: float = 3.0,
         patience: float = 5.0,
+        wait: float = 1.0,
     ) -> None:
         self._store = store
-        self._cloud = cloud
-        self._socket = socket
+        self._accounts = list(accounts)
         self._max_age = max_age
         self._patience = patience
-        self._asking = asyncio.Lock()
-        self._checks: dict[str, str | None] = {}
-        self._checked_at: float | None = None
+        self._wait = wait
+        self._keys: dict[str, str | None] = {}
+        self._written: str | None = "The data folder has not been tried yet; ask again in a moment."
+        self._looked_at: float | None = None
+        self._looking: asyncio.Task[None] | None = None
 
-    async def checks(self) -> Mapping[str, str | None]:
-        """What is wrong with `store`, `key` and `socket`, in a sentence each; `None` is nothing."""
-        async with self._asking:
-            now = time.monotonic()
-            if self._checked_at is None or now - self._checked_at > self._max_age:
-                self._checks = {
-                    "store": await self._store_problem(),
-                    "key": await self._key_problem(),
-                    "socket": self._socket_problem(),
-                }
-                self._checked_at = time.monotonic()
-            return self._checks
+    async def report(self) -> Report:
+        """`reason` is why no job can be taken, `checks` what is wrong with what.
+
+        With one account these are `store`, `key` and `socket`; with several `store` and
+        `accounts`, which has `key` and `socket` of each. A check is `ok` or a sentence.
+        """
+        if self._looked_at is None or time.monotonic() - self._looked_at > self._max_age:
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
+            await asyncio.wait([self._looking], timeout=self._wait)
+        problems = {account.name: self._problems(account) for account in self._accounts}
+        unusable = [next(filter(None, found.values()), None) for found in problems.values()]
+        reason = self._written or (unusable[0] if unusable and all(unusable) else None)
+        if len(problems) > 1:
+            checks = {name: _shown(found) for name, found in problems.items()}
+            return Report(reason, {"store": self._written or "ok", "accounts": checks})
+        (found,) = problems.values()
+        return Report(reason, {"store": self._written or "ok", **_shown(found)})
+
+    async def close(self) -> None:
+        """Stop looking."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def _look(self) -> None:
+        async def look_at(account: Account) -> None:
+            self._keys[account.name] = await self._key_problem(account.cloud)
+
+        self._written = await self._store_problem()
+        await asyncio.gather(*map(look_at, self._accounts))
+        self._looked_at = time.monotonic()
+
+    def _problems(self, account: Account) -> dict[str, str | None]:
+        key = self._keys.get(account.name, _NOT_YET)
+        if key is None and account.health.reason == "no_credits":
+            key = "The account has no credits left: buy some, or wait for its plan to renew."
+        return {"key": key, "socket": _socket_problem(account.socket)}
 
     async def _store_problem(self) -> str | None:
         try:
@@ -76,14 +132,14 @@ class Readiness:
             return f"The data folder cannot be written ({error}): free or repair the disk."
         return None
 
-    async def _key_problem(self) -> str | None:
+    async def _key_problem(self, cloud: Cloud) -> str | None:
         try:
             async with asyncio.timeout(self._patience):
-                await self._cloud.user()
+                await cloud.user()
         except CloudUnauthorized:
             return (
                 "Comfy Cloud does not take the API key: put one that works into the file of "
-                "COMFY_CLOUD_API_KEY_FILE, or set COMFY_CLOUD_API_KEY and start anew."
+                f"{self._key_setting}."
             )
         except CloudRefused as error:
             if error.status == 403:
@@ -96,9 +152,20 @@ class Readiness:
             return "Comfy Cloud cannot be reached: check the network of this machine."
         return None
 
-    def _socket_problem(self) -> str | None:
-        if self._socket.connected:
-            return None
-        if self._socket.refused is not None:
-            return f"Comfy Cloud refuses the event socket (status {self._socket.refused})."
-        return "The event socket to Comfy Cloud is not open; until it is, jobs have no progress."
+    @property
+    def _key_setting(self) -> str:
+        if len(self._accounts) > 1:
+            return "the account's key_file, or into the settings file and send SIGHUP"
+        return "COMFY_CLOUD_API_KEY_FILE, or set COMFY_CLOUD_API_KEY and start anew"
+
+
+def _shown(problems: Mapping[str, str | None]) -> dict[str, str]:
+    return {name: problem or "ok" for name, problem in problems.items()}
+
+
+def _socket_problem(socket: Socket) -> str | None:
+    if socket.connected:
+        return None
+    if socket.refused is not None:
+        return f"Comfy Cloud refuses the event socket (status {socket.refused})."
+    return "The event socket to Comfy Cloud is not open; until it is, jobs have no progress."

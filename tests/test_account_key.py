@@ -8,9 +8,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from yarl import URL
 
-from proxy.account_key import AccountKey
-from proxy.config import Settings
+from proxy.account_key import AccountKeys
+from proxy.config import AccountAccess, AccountSettings, Settings
 from proxy.telemetry import scrub
 
 FIRST, SECOND = "comfyui-first-key-012345", "comfyui-second-key-012345"
@@ -34,14 +35,19 @@ def following(tmp_path: Path) -> Following:
         asked: asyncio.Event | None = None, **settings: Path
     ) -> AsyncIterator[asyncio.Queue[str]]:
         used: asyncio.Queue[str] = asyncio.Queue()
-        account_key = AccountKey(
+        account = AccountAccess("default", URL("http://cloud"), FIRST)
+
+        async def use(_: str, key: str) -> None:
+            used.put_nowait(key)
+
+        account_keys = AccountKeys(
             Settings(data_dir=tmp_path, **settings),
-            FIRST,
-            used.put,
+            [account],
+            use,
             asked=asked or asyncio.Event(),
             interval=0.01,
         )
-        task = asyncio.create_task(account_key.follow())
+        task = asyncio.create_task(account_keys.follow())
         try:
             async with asyncio.timeout(20):
                 yield used
@@ -123,3 +129,71 @@ async def test_settings_that_cannot_be_read_change_nothing(
         write(config, f'api_key = "{SECOND}"')
         asked.set()
         assert await used.get() == SECOND
+
+
+@pytest.fixture
+async def several(tmp_path: Path) -> AsyncIterator[tuple[asyncio.Queue[tuple[str, str]], Path]]:
+    """Two accounts with a file each, `a` and `b`; what was taken up, and the folder."""
+    used: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+    tables, accounts = [], []
+    for name in "a", "b":
+        write(tmp_path / name, f"comfyui-first-key-of-{name}")
+        tables.append(AccountSettings(name=name, key_file=tmp_path / name))
+        accounts.append(AccountAccess(name, URL("http://cloud"), f"comfyui-first-key-of-{name}"))
+
+    async def use(name: str, key: str) -> None:
+        used.put_nowait((name, key))
+
+    settings = Settings(data_dir=tmp_path, accounts=tuple(tables))
+    keys = AccountKeys(settings, accounts, use, asked=asyncio.Event(), interval=0.01)
+    task = asyncio.create_task(keys.follow())
+    try:
+        async with asyncio.timeout(5):
+            yield used, tmp_path
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_each_account_has_its_own_file(
+    several: tuple[asyncio.Queue[tuple[str, str]], Path],
+) -> None:
+    used, folder = several
+    write(folder / "b", SECOND)
+    assert await used.get() == ("b", SECOND)
+    write(folder / "a", FIRST)
+    assert await used.get() == ("a", FIRST)
+    assert used.empty()
+
+
+async def test_the_key_of_another_account_is_not_taken_up(
+    several: tuple[asyncio.Queue[tuple[str, str]], Path],
+) -> None:
+    used, folder = several
+    write(folder / "a", "comfyui-first-key-of-b")
+    await asyncio.sleep(0.05)
+    write(folder / "a", SECOND)
+    assert await used.get() == ("a", SECOND)
+
+
+async def test_a_key_in_a_table_is_read_when_asked_for(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    asked, used = asyncio.Event(), asyncio.Queue[tuple[str, str]]()
+    table = AccountSettings(name="a", key=FIRST)
+
+    async def use(name: str, key: str) -> None:
+        used.put_nowait((name, key))
+
+    keys = AccountKeys(
+        Settings(data_dir=tmp_path, config=config, accounts=(table,)),
+        [AccountAccess("a", URL("http://cloud"), FIRST)],
+        use,
+        asked=asked,
+    )
+    write(config, f'[[accounts]]\nname = "a"\nkey = "{SECOND}"')
+    task = asyncio.create_task(keys.follow())
+    asked.set()
+    async with asyncio.timeout(5):
+        assert await used.get() == ("a", SECOND)
+    task.cancel()
+    await asyncio.wait([task])

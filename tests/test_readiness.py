@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from proxy.cloud.errors import CloudDown, refusal
+from proxy.local.services import Report
 from proxy.readiness import Readiness
 from proxy.store.base import StoreError
 
@@ -21,6 +23,7 @@ class World:
     refused: int | None = None
     store_error: StoreError | None = None
     user: Any = None
+    rests: str | None = None
     asked: int = 0
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -29,8 +32,12 @@ class World:
             raise self.store_error
 
     def readiness(self, **options: float) -> Readiness:
-        cloud = type("Cloud", (), {"user": self._user})()
-        return Readiness(self, cloud, self, **options)  # type: ignore[arg-type]
+        return Readiness(self, [self.account("default")], **options)  # type: ignore[arg-type]
+
+    def account(self, name: str) -> SimpleNamespace:
+        """An account of this world."""
+        cloud, health = SimpleNamespace(user=self._user), SimpleNamespace(reason=self.rests)
+        return SimpleNamespace(name=name, cloud=cloud, socket=self, health=health)
 
     async def _user(self, *_: object) -> None:
         self.asked += 1
@@ -41,7 +48,8 @@ class World:
 
 
 async def test_all_is_well() -> None:
-    assert await World().readiness().checks() == {"store": None, "key": None, "socket": None}
+    checks = {"store": "ok", "key": "ok", "socket": "ok"}
+    assert await World().readiness().report() == Report(None, checks)
 
 
 @pytest.mark.parametrize(
@@ -52,29 +60,66 @@ async def test_all_is_well() -> None:
         (World(user=refusal("x", 403, "", None)), "key", "plan with API access"),
         (World(user=refusal("x", 429, "", None)), "key", "status 429"),
         (World(user=CloudDown("x")), "key", "cannot be reached"),
+        (World(rests="no_credits"), "key", "no credits left"),
         (World(connected=False), "socket", "is not open"),
         (World(connected=False, refused=401), "socket", "status 401"),
     ],
 )
 async def test_what_is_wrong_is_said_in_a_sentence(world: World, check: str, words: str) -> None:
-    checks = dict(await world.readiness().checks())
+    report = await world.readiness().report()
+    checks = dict(report.checks)
     problem = checks.pop(check)
-    assert problem is not None
     assert words in problem
-    assert set(checks.values()) == {None}
+    assert report.reason == problem
+    assert set(checks.values()) == {"ok"}
 
 
 async def test_a_cloud_that_does_not_answer_is_not_waited_for() -> None:
-    async with asyncio.timeout(20):
-        checks = await World(user="silence").readiness(patience=0.05).checks()
-    assert "cannot be reached" in (checks["key"] or "")
+    world = World()
+    readiness = world.readiness(max_age=0.0, wait=0.05, patience=0.3)
+    assert (await readiness.report()).reason is None
+    world.user = "silence"
+    assert (await readiness.report()).reason is None
+    async with asyncio.timeout(5):
+        while "cannot be reached" not in ((await readiness.report()).reason or ""):
+            pass
+    await readiness.close()
+
+
+async def test_before_the_cloud_has_answered_once_nothing_is_ready() -> None:
+    readiness = World(user="silence").readiness(wait=0.02)
+    async with asyncio.timeout(5):
+        assert "has not answered yet" in ((await readiness.report()).reason or "")
+    await readiness.close()
 
 
 async def test_an_answer_is_good_for_a_while_and_for_all_who_ask() -> None:
     world = World()
-    readiness = world.readiness(max_age=0.5)
-    await asyncio.gather(*(readiness.checks() for _ in range(10)))
+    readiness = world.readiness(max_age=0.1)
+    await asyncio.gather(*(readiness.report() for _ in range(10)))
     assert world.asked == 1
-    await asyncio.sleep(0.6)
-    await readiness.checks()
+    await asyncio.sleep(0.15)
+    await readiness.report()
     assert world.asked == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (World(), None),
+        (World(connected=False), "does not take the API key"),
+        (World(rests="no_credits"), "does not take the API key"),
+    ],
+)
+async def test_one_account_that_can_be_used_is_enough(other: World, reason: str | None) -> None:
+    bad = World(user=refusal("x", 401, "", None))
+    accounts: list[Any] = [bad.account("bad"), other.account("other")]
+    readiness = Readiness(bad, accounts)  # type: ignore[arg-type]
+    report = await readiness.report()
+    assert (report.reason is None) == (reason is None)
+    assert (reason or "") in (report.reason or "")
+    assert report.checks["store"] == "ok"
+    assert "key_file" in report.checks["accounts"]["bad"]["key"]
+    assert report.checks["accounts"]["bad"]["socket"] == "ok"
+    if reason is None:
+        assert report.checks["accounts"]["other"] == {"key": "ok", "socket": "ok"}

@@ -6,18 +6,27 @@ import asyncio
 import logging
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from yarl import URL
 
 from proxy import telemetry
-from proxy.cli.clouds import chosen_cloud
+from proxy.cli.clouds import chosen_accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.socket import EventSocket
 from proxy.cloud.waits import Patience
-from proxy.config import ConfigError, Settings, read_key
+from proxy.config import (
+    AccountAccess,
+    AccountSettings,
+    ConfigError,
+    Settings,
+    read_account_key,
+    read_key,
+)
 
 #: How long the cloud may take for each answer, in seconds.
 PATIENCE = 10.0
@@ -41,21 +50,65 @@ def check(settings: Settings) -> int:
 
 async def _check(settings: Settings) -> int:
     if settings.simulate:
-        async with chosen_cloud(settings) as cloud:
-            fine = await _check_cloud(cloud.base_url, cloud.key)
+        async with chosen_accounts(settings) as chosen:
+            fine = await _check_accounts(_found(chosen.accounts))
     else:
-        try:
-            key, missing = read_key(settings), f"There is no API key: {_NEW_KEY}."
-        except ConfigError as problem:
-            key, missing = None, str(problem)
-        fine = await _check_cloud(settings.base_url, key, missing)
+        fine = await _check_accounts(_accounts(settings))
     fine &= await _passes("data folder", lambda: _data_folder(settings.data_dir))
     return 0 if fine else 1
 
 
-async def _check_cloud(base_url: URL, key: str | None, missing: str = "") -> bool:
+@dataclass(frozen=True, slots=True)
+class _Account:
+    """An account to be checked; without a key `missing` says why there is none."""
+
+    name: str
+    base_url: URL
+    key: str | None = field(repr=False)
+    missing: str = ""
+
+
+def _found(accounts: Iterable[AccountAccess]) -> list[_Account]:
+    return [_Account(account.name, account.base_url, account.key) for account in accounts]
+
+
+def _accounts(settings: Settings) -> list[_Account]:
+    """All accounts of the settings, those too whose key cannot be read."""
+    if settings.accounts:
+        return [_account_of(settings, table) for table in settings.accounts]
+    try:
+        key, missing = read_key(settings), f"There is no API key: {_NEW_KEY}."
+    except ConfigError as problem:
+        key, missing = None, str(problem)
+    return [_Account("default", settings.base_url, key, missing)]
+
+
+def _account_of(settings: Settings, table: AccountSettings) -> _Account:
+    url = table.base_url or settings.base_url
+    try:
+        return _Account(table.name, url, read_account_key(table))
+    except ConfigError as problem:
+        return _Account(table.name, url, None, str(problem))
+
+
+async def _check_accounts(accounts: list[_Account]) -> bool:
+    fine = True
+    for account in accounts:
+        if len(accounts) > 1:
+            sys.stdout.write(f"account {account.name}\n")
+        fine &= await _check_account(account)
+    same = Counter(account.key for account in accounts if account.key is not None)
+    if any(count > 1 for count in same.values()):
+        names = " and ".join(one.name for one in accounts if one.key and same[one.key] > 1)
+        _say("accounts", problem=f"{names} have the same key: remove all but one of them.")
+        return False
+    return fine
+
+
+async def _check_account(account: _Account) -> bool:
+    key = account.key
     client = CloudClient(
-        base_url, key or "", timeout=PATIENCE, patience=Patience(budget=PATIENCE / 2)
+        account.base_url, key or "", timeout=PATIENCE, patience=Patience(budget=PATIENCE / 2)
     )
     await client.start()
     try:
@@ -64,11 +117,11 @@ async def _check_cloud(base_url: URL, key: str | None, missing: str = "") -> boo
                 _say(what, problem="Not tried: the cloud must answer first.")
             return False
         if key is None:
-            _say("key", problem=missing)
+            _say("key", problem=account.missing)
         if key is None or not await _passes("key", lambda: _key_works(client)):
             _say("event socket", problem="Not tried: it needs a key that works.")
             return False
-        return await _passes("event socket", lambda: _socket_opens(base_url, key))
+        return await _passes("event socket", lambda: _socket_opens(account.base_url, key))
     finally:
         await client.close()
 

@@ -1,33 +1,43 @@
-"""The cloud that the settings choose: Comfy Cloud, or the simulator inside this process."""
+"""The accounts that the settings choose: at Comfy Cloud, or at a simulator in this process."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
 
-from yarl import URL
+import structlog
 
-from proxy.config import ConfigError, Settings, read_key
+from proxy.config import AccountAccess, ConfigError, Settings, read_accounts, slots_of
 from proxy.telemetry import register_secret
+
+if TYPE_CHECKING:
+    from proxy.simulator import Simulator
+    from proxy.simulator.account import Plan
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Cloud:
-    """Where the cloud answers, and the key that it takes."""
+class Chosen:
+    """At least one account, and whether it is simulated."""
 
-    base_url: URL
-    key: str = field(repr=False)
+    accounts: tuple[AccountAccess, ...]
     simulated: bool
 
     def __str__(self) -> str:
         name = "Comfy Cloud simulator" if self.simulated else "Comfy Cloud"
-        return f"{name} at {str(self.base_url).rstrip('/')}"
+        urls = dict.fromkeys(str(account.base_url).rstrip("/") for account in self.accounts)
+        count = len(self.accounts)
+        return f"{f'{count} accounts of ' if count > 1 else ''}{name} at {' and '.join(urls)}"
 
 
 @asynccontextmanager
-async def chosen_cloud(settings: Settings) -> AsyncIterator[Cloud]:
-    """The cloud, for as long as the block runs.
+async def chosen_accounts(settings: Settings) -> AsyncIterator[Chosen]:
+    """The accounts, for as long as the block runs.
 
     Raises `ConfigError` when Comfy Cloud is chosen and there is no key.
     """
@@ -35,14 +45,55 @@ async def chosen_cloud(settings: Settings) -> AsyncIterator[Cloud]:
         from proxy.simulator import Simulator, Switches
 
         async with Simulator(switches=Switches(pace=settings.simulate_pace)) as simulator:
-            register_secret(simulator.key)
-            yield Cloud(simulator.base_url, simulator.key, simulated=True)
+            yield _registered(_simulated(simulator, settings), simulated=True)
         return
-    key = read_key(settings)
-    if key is None:
+    accounts = read_accounts(settings)
+    if not accounts:
         raise ConfigError(
             "There is no API key: set COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE "
             "(keys are made at https://platform.comfy.org), or try it without one by --simulate."
         )
-    register_secret(key)
-    yield Cloud(settings.base_url, key, simulated=False)
+    _warn_of_readers(settings)
+    yield _registered(accounts, simulated=False)
+
+
+def _registered(accounts: list[AccountAccess], *, simulated: bool) -> Chosen:
+    for account in accounts:
+        register_secret(account.key)
+    return Chosen(tuple(accounts), simulated)
+
+
+def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
+    """An account of the simulator for each table, whose own key stays where it is."""
+    if not settings.accounts:
+        return [AccountAccess("default", simulator.base_url, simulator.key)]
+    accounts = []
+    for table in settings.accounts:
+        slots = slots_of(table)
+        key = simulator.add_account(f"comfyui-{uuid4().hex}", _plan(slots)).key
+        accounts.append(
+            AccountAccess(table.name, simulator.base_url, key, slots, table.weight, table.members)
+        )
+    return accounts
+
+
+def _plan(slots: int) -> Plan:
+    """The smallest plan that runs so many jobs at once."""
+    return "standard" if slots <= 1 else "creator" if slots <= 3 else "pro"
+
+
+def _warn_of_readers(settings: Settings) -> None:
+    """Tell of files with keys that every user of this machine can read."""
+    files = [settings.api_key_file, *(table.key_file for table in settings.accounts)]
+    if settings.api_key is not None or any(table.key is not None for table in settings.accounts):
+        files.append(settings.config)
+    for path in filter(None, files):
+        if _is_open(path):
+            log.warning("key_readable_by_all", file=str(path), remedy=f"chmod o-r {path}")
+
+
+def _is_open(path: Path) -> bool:
+    try:
+        return bool(path.stat().st_mode & 0o004)
+    except OSError:
+        return False

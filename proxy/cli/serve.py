@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from proxy import app, telemetry
-from proxy.cli.clouds import chosen_cloud
+from proxy.cli.clouds import chosen_accounts
 from proxy.config import ConfigError, Settings
 
 #: Seconds that stopping may take whatever the setting says.
@@ -35,16 +35,16 @@ async def _serve(settings: Settings) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop, settings.shutdown_timeout)
     listening = False
-    async with chosen_cloud(settings) as cloud:
+    async with chosen_accounts(settings) as chosen:
 
         def tell(url: str) -> None:
             nonlocal listening
             listening = True
-            sys.stdout.write(f"listening on {url} ({cloud})\n")
+            sys.stdout.write(f"listening on {url} ({chosen})\n")
             sys.stdout.flush()
 
         try:
-            await app.serve(settings, base_url=cloud.base_url, key=cloud.key, ready=tell, stop=stop)
+            await app.serve(settings, accounts=chosen.accounts, ready=tell, stop=stop)
         except OSError as error:
             sentence = None if listening else _binding_problem(error, settings)
             if sentence is None:

@@ -1,6 +1,6 @@
 """The settings of the proxy: their table, and where their values come from."""
 
-from proxy.config.accounts import ACCOUNT_ENTRIES, AccountAccess, AccountSettings
+from proxy.config.accounts import ACCOUNT_ENTRIES, AccountAccess, AccountSettings, slots_of
 from proxy.config.key import read_account_key, read_accounts, read_key
 from proxy.config.loading import load
 from proxy.config.settings import SETTINGS, Setting, Settings
@@ -18,4 +18,5 @@ __all__ = [
     "read_account_key",
     "read_accounts",
     "read_key",
+    "slots_of",
 ]

@@ -18,11 +18,12 @@ async def get_readiness(request: web.Request) -> web.Response:
 
     200 `{"status": "ready", "checks": {"store": "ok", "key": "ok", "socket": "ok"}}`, or 503 with
     the status `not ready`, a sentence in place of each `ok` that is none, and the first of these
-    sentences as `reason`. The answer is at most a few seconds old.
+    sentences as `reason`. With several accounts there is `accounts` in place of `key` and
+    `socket`, an object that has both for each account; one account that can be used is enough.
+    What the answer says is a few seconds old at most, unless the cloud is slow to answer.
     """
-    found = await of(request).checks()
-    checks = {name: problem or "ok" for name, problem in found.items()}
-    problems = [problem for problem in found.values() if problem]
-    if problems:
-        return answers.json({"status": "not ready", "reason": problems[0], "checks": checks}, 503)
-    return answers.json({"status": "ready", "checks": checks})
+    report = await of(request).readiness()
+    if report.reason is not None:
+        body = {"status": "not ready", "reason": report.reason, "checks": report.checks}
+        return answers.json(body, 503)
+    return answers.json({"status": "ready", "checks": report.checks})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -25,9 +25,17 @@ if TYPE_CHECKING:
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
 
 
-async def nothing_wrong() -> Mapping[str, str | None]:
-    """The checks of a server that has nothing to check."""
-    return {}
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Whether jobs can be taken: `reason` says why not. `checks` goes to whoever asks, as JSON."""
+
+    reason: str | None = None
+    checks: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def nothing_wrong() -> Report:
+    """The report of a server that has nothing to check."""
+    return Report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +45,7 @@ class Services:
     `max_upload_bytes` bounds every request body and is announced to clients. Pages of
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
     With `compress` JSON and text are packed for clients that can unpack them.
-    `checks` tells what keeps the server from taking jobs, by name; `None` is nothing.
+    `readiness` tells whether jobs can be taken.
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
@@ -55,7 +63,7 @@ class Services:
     max_upload_bytes: int = MAX_UPLOAD_BYTES
     cors_origins: tuple[str, ...] = ()
     compress: bool = False
-    checks: Callable[[], Awaitable[Mapping[str, str | None]]] = nothing_wrong
+    readiness: Callable[[], Awaitable[Report]] = nothing_wrong
     ping_interval: float = 30.0
     interface: WebInterface = field(default_factory=WebInterface)
     books: Books = field(default_factory=Books)

@@ -1,0 +1,81 @@
+"""Opens the accounts of the settings: to each its own client, event socket, slots and health."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.accounts.account import Account
+from proxy.accounts.slots import Slots
+from proxy.cloud.client import CloudClient
+from proxy.cloud.socket import EventSocket
+from proxy.config import AccountAccess
+from proxy.tempo import Tempo
+
+
+@dataclass(frozen=True, slots=True)
+class Ears:
+    """Who hears an account's event socket, and whether it should be heard: see `EventSocket`."""
+
+    on_event: Callable[[str, dict[str, Any]], None]
+    on_frame: Callable[[bytes], None]
+    on_up: Callable[[], None]
+    on_down: Callable[[], None]
+    due: Callable[[], bool]
+
+
+@asynccontextmanager
+async def opened(
+    accounts: Iterable[AccountAccess], tempo: Tempo, ears: Callable[[str], Ears]
+) -> AsyncIterator[list[Account]]:
+    """The accounts with clients that can be called, closed behind the block.
+
+    Their sockets are not connected before `listening`. `ears` gives those of an account by name.
+    """
+    async with AsyncExitStack() as stack:
+        found = []
+        for access in accounts:
+            account = _made(access, tempo, ears(access.name))
+            await account.cloud.start()
+            stack.push_async_callback(account.cloud.close)
+            found.append(account)
+        yield found
+
+
+@asynccontextmanager
+async def listening(accounts: Iterable[Account]) -> AsyncIterator[None]:
+    """Keep the event sockets connected for as long as the block runs."""
+    async with AsyncExitStack() as stack:
+        for account in accounts:
+            await account.socket.start()
+            stack.push_async_callback(account.socket.close)
+        yield
+
+
+def _made(access: AccountAccess, tempo: Tempo, ears: Ears) -> Account:
+    cloud = CloudClient(
+        access.base_url, access.key, patience=tempo.patience, circuit=tempo.circuit()
+    )
+    socket = EventSocket(
+        access.base_url,
+        access.key,
+        on_event=ears.on_event,
+        on_frame=ears.on_frame,
+        on_up=ears.on_up,
+        on_down=ears.on_down,
+        due=ears.due,
+        heartbeat=tempo.heartbeat,
+        silence=tempo.silence(),
+        waits=tempo.socket_waits,
+    )
+    return Account(
+        access.name,
+        cloud,
+        socket,
+        access.key,
+        slots=Slots(access.slots),
+        weight=access.weight,
+        members=access.members,
+    )
