@@ -12,6 +12,8 @@ import pytest
 
 from proxy.cli import reference
 from proxy.config import ACCOUNT_ENTRIES, SETTINGS, load
+from proxy.local import deviations
+from proxy.local.routes import ROUTES
 
 ROOT = Path(__file__).parent.parent
 PAGES_WITH_LINKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/*.md"))
@@ -47,6 +49,23 @@ def test_every_setting_is_documented_in_its_forms(setting) -> None:
     section = page("docs/settings.md").split(f"### {setting.name}\n")[1].split("###")[0]
     for form in (setting.option, setting.environment, setting.key):
         assert form is None or f"`{form}`" in section
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_says_where_its_answer_is_from_and_how_it_differs(route) -> None:
+    assert route.source, "name the source of the answer in the table of routes"
+    assert route.deviation is not None, "name the deviation from ComfyUI, or SAME"
+    assert route.deviation in ("", *vars(deviations).values())
+    method = "any" if route.method == "*" else route.method
+    start = f"| {method} | `{reference.shown_path(route)}` |"
+    (row,) = [line for line in page("docs/routes.md").splitlines() if line.startswith(start)]
+    assert row.endswith(f"| {route.deviation} |")
+
+
+def test_every_deviation_is_that_of_a_route() -> None:
+    texts = [text for name, text in vars(deviations).items() if name.isupper()]
+    assert all(text.endswith(".") and "\n" not in text and "|" not in text for text in texts)
+    assert {route.deviation for route in ROUTES} - {""} == set(texts)
 
 
 def test_the_example_file_is_a_settings_file(tmp_path: Path) -> None:

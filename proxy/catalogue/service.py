@@ -13,6 +13,7 @@ import structlog
 
 from proxy.catalogue import nodes
 from proxy.catalogue.bodies import Bodies
+from proxy.catalogue.extras import Extras
 from proxy.catalogue.kept import Kept
 from proxy.catalogue.nodes import Nodes
 from proxy.catalogue.source import Cloud
@@ -61,6 +62,8 @@ class Catalogue:
             max_age=max_age,
         )
         self._models: dict[str, Kept[list[dict[str, Any]]]] = {}
+        #: What clients could do without.
+        self.extras = Extras(cloud, folder, max_age=max_age)
         self._warming: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -73,7 +76,7 @@ class Catalogue:
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.gather(self._warming, return_exceptions=True)
-        kept = [self._nodes.close(), self._folders.close(), self._bodies.close()]
+        kept = [one.close() for one in (self._nodes, self._folders, self._bodies, self.extras)]
         await asyncio.gather(*kept, *(models.close() for models in self._models.values()))
 
     async def _warm(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 from yarl import URL
 
+from proxy.catalogue.pictures import Picture
 from proxy.cloud.errors import CloudError, CloudUnreachable
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,18 @@ class Cloud(Protocol):
 
     async def models(self, folder: str) -> list[dict[str, Any]] | None:
         """`[{"name", "pathIndex"}]`, or `None` for an unknown or empty folder."""
+
+    async def model_preview(self, folder: str, index: int, file: str) -> Picture | None:
+        """A model's picture and its media type."""
+
+    async def global_subgraphs(self) -> dict[str, Any]:
+        """Subgraphs by id, `{"source", "name", "info"}` of each."""
+
+    async def global_subgraph(self, id_: str) -> dict[str, Any] | None:
+        """One subgraph with its `data`, JSON as text."""
+
+    async def node_replacements(self) -> dict[str, Any]:
+        """What may stand in place of old node classes, by class."""
 
 
 class Accounts:
@@ -54,6 +67,22 @@ class Accounts:
     async def models(self, folder: str) -> list[dict[str, Any]] | None:
         """`[{"name", "pathIndex"}]`, or `None` for an unknown or empty folder."""
         return await self._first(lambda cloud: cloud.models(folder))
+
+    async def model_preview(self, folder: str, index: int, file: str) -> Picture | None:
+        """A model's picture and its media type."""
+        return await self._first(lambda cloud: cloud.model_preview(folder, index, file))
+
+    async def global_subgraphs(self) -> dict[str, Any]:
+        """Subgraphs by id, `{"source", "name", "info"}` of each."""
+        return await self._first(lambda cloud: cloud.global_subgraphs())
+
+    async def global_subgraph(self, id_: str) -> dict[str, Any] | None:
+        """One subgraph with its `data`, JSON as text."""
+        return await self._first(lambda cloud: cloud.global_subgraph(id_))
+
+    async def node_replacements(self) -> dict[str, Any]:
+        """What may stand in place of old node classes, by class."""
+        return await self._first(lambda cloud: cloud.node_replacements())
 
     async def _first(self, ask: Callable[[Cloud], Awaitable[T]]) -> T:
         problem: CloudError | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from pathlib import Path
 from proxy.cli.commands import app
 from proxy.cli.options import shown_default
 from proxy.config import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
-from proxy.local.routes import ROUTES
+from proxy.local.routes import ROUTES, Route, Source
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
@@ -85,25 +86,49 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
+_SOURCES = {
+    Source.OWN: ("own record", "what the proxy has of the member on its disk"),
+    Source.CACHE: ("cache", "a copy of what the cloud said, asked for again when it is old"),
+    Source.CLOUD: ("cloud", "the request makes a call to Comfy Cloud, or waits for one"),
+    Source.PROCESS: ("process", "the proxy's own state"),
+    Source.PACKAGE: ("package", "the installed packages of the web interface"),
+    Source.CONSTANT: ("constant", "the same for everybody and always"),
+}
+
+
 def routes_page() -> str:
-    """`docs/routes.md`: every route with what its handler says of itself."""
+    """`docs/routes.md`: every route, where its answer is from and how it differs from ComfyUI's."""
     parts = [
         "# Routes\n",
         f"<!-- {_REGENERATE} -->\n",
         "What a program can ask of the proxy: the routes of a local ComfyUI, with its statuses, "
         "bodies and headers. A route with a twin answers at its path and below `/api`. GET "
         "answers HEAD too, and OPTIONS is answered with 200 and no body everywhere. Any other path "
-        "is a 404 without a body for GET and HEAD, and a 405 for the rest. Where ComfyUI would "
+        "is a 404 without a body for GET and HEAD, and a 405 for the rest; so are the routes of "
+        "node packs and of ComfyUI-Manager, as in a ComfyUI without them. Where ComfyUI would "
         "answer a bare 500 to bad input, there is a 400 in its error form.\n",
-        "| Method | Path | Twin | Answers with |",
-        "|---|---|---|---|",
+        "Where an answer is from:\n",
+        *(f"* {name}: {says}" for name, says in _SOURCES.values()),
+        "",
+        "The last column says what is not as in a local ComfyUI, and why; it is empty where "
+        "nothing is.\n",
+        "| Method | Path | Twin | Answers with | From | Unlike ComfyUI |",
+        "|---|---|---|---|---|---|",
     ]
     for route in ROUTES:
         method = "any" if route.method == "*" else route.method
         says = (route.handler.__doc__ or "").strip().splitlines()[0]
-        twin = f"`/api{route.path}`" if route.twin else ""
-        parts.append(f"| {method} | `{route.path}` | {twin} | {says} |")
+        path = shown_path(route)
+        twin = f"`/api{path}`" if route.twin else ""
+        source = ", ".join(_SOURCES[one][0] for one in route.source or ())
+        cells = [method, f"`{path}`", twin, says, source, route.deviation or ""]
+        parts.append("| " + " | ".join(cells) + " |")
     return "\n".join(parts) + "\n"
+
+
+def shown_path(route: Route) -> str:
+    """The path of a route without the patterns of its parts."""
+    return re.sub(r":[^{}]*}", "}", route.path)
 
 
 def help_text(command: str) -> str:

@@ -245,6 +245,18 @@ class CloudClient:
         path = ("experiment", "models", "preview", folder, str(index), *file.split("/"))
         return await self._lookup(_picture, *path)
 
+    async def global_subgraphs(self) -> dict[str, Any]:
+        """`GET /api/global_subgraphs`: `{id: {"source", "name", "info"}}`."""
+        return await self._get(Answer.object, "global_subgraphs")
+
+    async def global_subgraph(self, id_: str) -> dict[str, Any] | None:
+        """`GET /api/global_subgraphs/{id}`: one with its `data`, `None` on 404."""
+        return await self._lookup(Answer.object, "global_subgraphs", id_)
+
+    async def node_replacements(self) -> dict[str, Any]:
+        """`GET /api/node_replacements`: `{old class: [{"new_node_id", …}]}`."""
+        return await self._get(Answer.object, "node_replacements")
+
     async def user(self) -> None:
         """`GET /api/user`: raises `CloudUnauthorized` if the key does not work."""
         await self._get(_status_only, "user")

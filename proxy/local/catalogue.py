@@ -1,4 +1,4 @@
-"""`/object_info`, `/models` and `/embeddings`: what there is to build workflows of."""
+"""`/object_info`, `/models` and their kin: what there is to build workflows of."""
 
 from __future__ import annotations
 
@@ -61,6 +61,39 @@ async def get_models_in_detail(request: web.Request) -> web.Response:
 async def get_embeddings(request: web.Request) -> web.Response:
     """The names of the embeddings."""
     return answers.json(await of(request).catalogue.embeddings())
+
+
+async def get_model_preview(request: web.Request) -> web.Response:
+    """The picture of a model; 404 without a body where there is none."""
+    match = request.match_info
+    try:
+        index = int(match["path_index"])
+    except ValueError:
+        return answers.empty(400)
+    catalogue, folder, name = of(request).catalogue, match["folder"], match["filename"]
+    models = await catalogue.models(folder) or []
+    if name not in models and name.removesuffix(".webp") not in models:
+        return answers.empty(404)
+    picture = await catalogue.extras.preview(folder, index, name) if index >= 0 else None
+    if picture is None:
+        return answers.empty(404)
+    body, type_ = picture
+    return web.Response(body=body, headers={"Content-Type": type_})
+
+
+async def get_subgraphs(request: web.Request) -> web.Response:
+    """The subgraphs that everybody has, without their contents."""
+    return answers.json(await of(request).catalogue.extras.subgraphs())
+
+
+async def get_subgraph(request: web.Request) -> web.Response:
+    """One of them with its content as `data`, JSON as text; `null` for an unknown one."""
+    return answers.json(await of(request).catalogue.extras.subgraph(request.match_info["id"]))
+
+
+async def get_node_replacements(request: web.Request) -> web.Response:
+    """Which node classes stand in place of old ones."""
+    return answers.json(await of(request).catalogue.extras.node_replacements())
 
 
 async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> web.StreamResponse:

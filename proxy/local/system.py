@@ -114,13 +114,8 @@ async def get_empty_object(_: web.Request) -> web.Response:
     return answers.json({})
 
 
-async def get_null(_: web.Request) -> web.Response:
-    """The answer of ComfyUI for a global subgraph that is not there."""
-    return answers.json(None)
-
-
 async def get_nothing(_: web.Request) -> web.Response:
-    """404 without a body."""
+    """404 without a body, ComfyUI's answer where no metadata is found."""
     return answers.empty(404)
 
 

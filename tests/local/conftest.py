@@ -177,10 +177,28 @@ class RoomOfFiles:
         return await self.upload(member, body, **named)
 
 
+class RoomOfExtras:
+    """One subgraph, one replacement and one picture."""
+
+    async def subgraphs(self) -> dict[str, Any]:
+        return {"x": {"source": "templates", "name": "X", "info": {"node_pack": "y"}}}
+
+    async def subgraph(self, id_: str) -> dict[str, Any] | None:
+        about = (await self.subgraphs()).get(id_)
+        return None if about is None else {**about, "data": "{}"}
+
+    async def node_replacements(self) -> dict[str, Any]:
+        return {"Old": [{"new_node_id": "New"}]}
+
+    async def preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
+        return (b"picture", "image/webp") if (folder, index) == ("loras", 0) else None
+
+
 @dataclass
 class RoomOfNodes:
     """A catalogue of one class and one model folder, or one that is not to be had."""
 
+    extras: RoomOfExtras = field(default_factory=RoomOfExtras)
     refusal: LocalError | None = None
     files: list[str] = field(default_factory=list)
 

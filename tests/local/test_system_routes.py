@@ -10,6 +10,7 @@ from aiohttp.test_utils import TestClient
 from proxy.translate.errors import LocalError
 
 Client = TestClient[Any, Any]
+SUBGRAPH = {"source": "templates", "name": "X", "info": {"node_pack": "y"}}
 
 
 async def test_the_stats_have_what_clients_read(client: Client) -> None:
@@ -36,9 +37,10 @@ async def test_the_features_announce_the_limit_and_no_long_texts(serve: Any) -> 
         ("/users", {"storage": "server", "migrated": True}),
         ("/i18n", {}),
         ("/workflow_templates", {}),
-        ("/node_replacements", {}),
-        ("/global_subgraphs", {}),
-        ("/global_subgraphs/x", None),
+        ("/node_replacements", {"Old": [{"new_node_id": "New"}]}),
+        ("/global_subgraphs", {"x": SUBGRAPH}),
+        ("/global_subgraphs/x", {**SUBGRAPH, "data": "{}"}),
+        ("/global_subgraphs/y", None),
         ("/object_info", {"LoadImage": {}}),
         ("/object_info/LoadImage", {"LoadImage": {}}),
         ("/object_info/NoSuchNode", {}),
@@ -62,6 +64,67 @@ async def test_an_unknown_folder_is_404_without_a_body(client: Client, path: str
     response = await client.get(path)
     assert (response.status, await response.read()) == (404, b"")
     assert "Content-Type" not in response.headers
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.safetensors.webp"])
+async def test_a_model_may_have_a_picture(client: Client, name: str) -> None:
+    response = await client.get(f"/experiment/models/preview/loras/0/{name}")
+    assert (response.status, await response.read()) == (200, b"picture")
+    assert response.headers["Content-Type"] == "image/webp"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("loras/1/a.safetensors", 404),
+        ("loras/-1/a.safetensors", 404),
+        ("loras/x/a.safetensors", 400),
+        ("loras/0/b.safetensors", 404),
+        ("nope/0/a.safetensors", 404),
+        ("loras/0/", 404),
+    ],
+)
+async def test_a_picture_that_is_not_to_be_had(client: Client, path: str, status: int) -> None:
+    response = await client.get(f"/experiment/models/preview/{path}")
+    assert (response.status, await response.read()) == (status, b"")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/etn/model_info",
+        "/api/etn/model_info/checkpoints",
+        "/etn/languages",
+        "/vhs/queryvideo?filename=x.mp4",
+        "/vhs/getpath?path=x",
+        "/manager/queue/status",
+        "/api/manager/version",
+        "/v2/manager/queue/status",
+        "/customnode/getmappings?mode=local",
+        "/externalmodel/getlist",
+        "/pysssss/autocomplete",
+        "/api/pysssss/workflows",
+        "/rgthree/api/config",
+        "/easyuse/version",
+        "/impact/wildcards/list",
+        "/crystools/monitor",
+    ],
+)
+async def test_node_packs_that_are_not_there_have_no_routes(client: Client, path: str) -> None:
+    response = await client.get(path)
+    assert (response.status, await response.read()) == (404, b"")
+    posted = await client.post(path, json={})
+    assert (posted.status, posted.headers["Allow"]) == (405, "GET,HEAD")
+
+
+async def test_a_video_has_the_names_that_the_cloud_has_for_it(
+    client: Client, room_of_files: Any
+) -> None:
+    room_of_files.add("clip.mp4", b"video")
+    for path in ("/viewvideo", "/api/vhs/viewvideo", "/vhs/viewaudio"):
+        response = await client.get(path, params={"filename": "clip.mp4", "format": "video/mp4"})
+        assert (response.status, await response.read()) == (200, b"video")
+        assert response.headers["Content-Type"] == "video/mp4"
 
 
 async def test_the_members_files_go_into_the_catalogue(

@@ -20,6 +20,18 @@ _SUBGRAPH = {
 SUBGRAPHS = {"text_to_image_simulator": _SUBGRAPH}
 _SUBGRAPH_DATA = codec.dumps({"nodes": [], "links": [], "definitions": {"subgraphs": []}})
 
+REPLACEMENTS = {
+    "ImageScaleOld": [
+        {
+            "new_node_id": "ImageScale",
+            "old_node_id": "ImageScaleOld",
+            "old_widget_ids": None,
+            "input_mapping": [{"new_id": "image", "old_id": "image"}],
+            "output_mapping": [{"new_idx": 0, "old_idx": 0}],
+        }
+    ]
+}
+
 
 async def object_info(call: Call) -> web.Response:
     """`GET /api/object_info`."""
@@ -80,8 +92,13 @@ async def extensions(_call: Call) -> web.Response:
 
 
 async def empty(_call: Call) -> web.Response:
-    """`GET /api/workflow_templates`, `GET /api/node_replacements`."""
+    """`GET /api/workflow_templates`."""
     return answer({})
+
+
+async def node_replacements(_call: Call) -> web.Response:
+    """`GET /api/node_replacements`."""
+    return answer(REPLACEMENTS)
 
 
 async def subgraphs(_call: Call) -> web.Response:
@@ -134,7 +151,7 @@ ROUTES = [
     Route("GET", "/api/system_stats", system_stats, Access.PUBLIC),
     Route("GET", "/api/extensions", extensions, Access.PUBLIC),
     Route("GET", "/api/workflow_templates", empty, Access.PUBLIC),
-    Route("GET", "/api/node_replacements", empty, Access.PUBLIC),
+    Route("GET", "/api/node_replacements", node_replacements, Access.PUBLIC),
     Route("GET", "/api/global_subgraphs", subgraphs, Access.PUBLIC),
     Route("GET", "/api/global_subgraphs/{id}", subgraph, Access.PUBLIC),
     Route("GET", "/health", health, Access.PUBLIC),
