@@ -203,6 +203,14 @@ def test_the_setting_that_was_meant_is_suggested(monkeypatch: pytest.MonkeyPatch
     )
 
 
+def test_a_misspelt_variable_of_the_cloud_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFY_CLOUD_APIKEY", "comfyui-012345")
+    assert complaint() == (
+        "The environment variable COMFY_CLOUD_APIKEY is not a setting: "
+        "remove it, or write COMFY_CLOUD_API_KEY."
+    )
+
+
 def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
     assert f"{tmp_path / 'none.toml'} cannot be read" in complaint(
         config=str(tmp_path / "none.toml")

@@ -51,10 +51,12 @@ def settings_page() -> str:
         "Every setting has three forms: an option of `comfy-cloud-proxy serve`, a variable of the "
         "environment and a key of the TOML file that `--config` or `COMFY_PROXY_CONFIG` names "
         "([`config.example.toml`](../config.example.toml) has them all). The strongest wins: "
-        "command line, environment, TOML file, default. An empty variable counts as not set. An "
-        "option that is on by itself, like `--simulate`, is turned off by its `--no-` form.\n",
-        "An unknown variable that begins with `COMFY_PROXY_`, an unknown key and a value that is "
-        "not allowed end the program with exit code 2 and a sentence that says what to do.\n",
+        "command line, environment, TOML file, default. An empty variable counts as not set. A "
+        "flag such as `--simulate` has a `--no-` form, which turns off what another place "
+        "turned on.\n",
+        "An unknown variable that begins with `COMFY_PROXY_` or `COMFY_CLOUD_`, an unknown key "
+        "and a value that is not allowed end the program with exit code 2 and a "
+        "sentence that says what to do.\n",
     ]
     for group, rows in _groups():
         parts.append(f"## {group}\n")
@@ -78,7 +80,7 @@ def commands_page() -> str:
         f"<!-- {_REGENERATE} -->\n",
         "`python -m proxy` is the same as `comfy-cloud-proxy`. The exit code is 0 when all went "
         "well, 1 when something failed, 2 when something was asked wrongly (a setting, an option, "
-        "a file), 130 when Ctrl-C ended it.\n",
+        "a file), 130 when Ctrl-C cancelled a `run`. `serve` ends with 0 when a signal stops it.\n",
     ]
     for command in ("", "serve", "check", "run"):
         name = f"comfy-cloud-proxy {command}".strip()

@@ -23,7 +23,7 @@ from pydantic_settings import (
 )
 
 from proxy.config import accounts
-from proxy.config.settings import PREFIX, SETTINGS, Setting, Settings
+from proxy.config.settings import PREFIXES, SETTINGS, Setting, Settings
 from proxy.config.table import ConfigError
 
 #: Two ways to say the same: the stronger source silences both forms of the weaker one.
@@ -141,7 +141,7 @@ def _refuse_unusable_file(path: Path) -> None:
 def _refuse_unknown_variables() -> None:
     known = [setting.environment for setting in SETTINGS]
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIXES) and name not in known:
             raise ConfigError(
                 f"The environment variable {name} is not a setting: {_remedy(name, known)}."
             )

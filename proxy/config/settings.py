@@ -17,10 +17,12 @@ from yarl import URL
 
 from proxy.config.accounts import AccountSettings
 from proxy.config.gateway import to_base_path, to_networks
-from proxy.config.table import STRICT, Entry, entries, to_lower, to_path, to_url
+from proxy.config.table import STRICT, Entry, entries, to_address, to_lower, to_path, to_url
 
 NAME = "comfy-cloud-proxy"
 PREFIX = "COMFY_PROXY_"
+#: How the variables begin that are meant for this program: an unknown one is a mistake.
+PREFIXES = (PREFIX, "COMFY_CLOUD_")
 
 #: The headings under which the settings stand, in this order.
 GROUPS = ("General", "Comfy Cloud", "Clients", "Gateway", "Files and history", "Logs")
@@ -381,6 +383,36 @@ class Settings(BaseModel):
             metavar="SECONDS",
         ),
     ] = 3600
+    metrics: Annotated[
+        bool,
+        Entry(
+            group="Logs",
+            help="Answer GET /metrics in Prometheus' format.",
+            expects="true or false",
+        ),
+    ] = True
+    admin_listen: Annotated[
+        tuple[str, int] | None,
+        BeforeValidator(to_address),
+        Entry(
+            group="Logs",
+            help="Serve /metrics and the dashboard at an address of their own, and there alone. "
+            "Whoever reaches it may read all metrics: let nobody but Prometheus and admins.",
+            expects="an address such as 127.0.0.1:9188 or [::1]:9188",
+            metavar="HOST:PORT",
+            example="127.0.0.1:9188",
+        ),
+    ] = None
+    audit_days: Annotated[
+        int,
+        Field(ge=0, le=36_500),
+        Entry(
+            group="Logs",
+            help="For how many days the record of who did what is kept; 0 keeps none.",
+            expects="a whole number of days from 0",
+            metavar="DAYS",
+        ),
+    ] = 90
     log_format: Annotated[
         Literal["console", "json"],
         BeforeValidator(to_lower),
