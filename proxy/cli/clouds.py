@@ -83,13 +83,12 @@ def _plan(slots: int) -> Plan:
 
 
 def _warn_of_readers(settings: Settings) -> None:
-    """Tell of files with keys that every user of this machine can read."""
-    files = [settings.api_key_file, *(table.key_file for table in settings.accounts)]
-    if settings.api_key is not None or any(table.key is not None for table in settings.accounts):
-        files.append(settings.config)
-    for path in filter(None, files):
-        if _is_open(path):
-            log.warning("key_readable_by_all", file=str(path), remedy=f"chmod o-r {path}")
+    """Tell of a settings file with a key in it that every user of this machine can read."""
+    has_key = any(table.key is not None for table in settings.accounts)
+    if settings.config is not None and has_key and _is_open(settings.config):
+        log.warning(
+            "key_readable_by_all", file=str(settings.config), remedy="chmod o-r, or key_file"
+        )
 
 
 def _is_open(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """`python -m proxy.simulator`: a simulator in a process of its own.
 
-The key is taken from `COMFY_CLOUD_API_KEY`; without it a new one is made and shown.
+The key is taken from `COMFY_CLOUD_API_KEY`; without it a new one is made and shown. There may be
+more accounts beside that one; several simulators have switches of their own too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--plan", choices=list(SLOTS), default="standard")
+    parser.add_argument(
+        "--account",
+        action="append",
+        default=[],
+        metavar="KEY=PLAN",
+        help="one more account, with jobs and files of its own",
+    )
     parser.add_argument(
         "--switch",
         action="append",
@@ -52,6 +60,9 @@ async def serve(options: argparse.Namespace, switches: Switches) -> None:
     """Run until SIGINT or SIGTERM."""
     key = os.environ.get("COMFY_CLOUD_API_KEY")
     simulator = Simulator(key=key, plan=options.plan, switches=switches)
+    for account in options.account:
+        other, _, plan = account.rpartition("=")
+        simulator.add_account(other, plan)
     await simulator.start(options.host, options.port)
     ended = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

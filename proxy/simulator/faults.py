@@ -32,7 +32,7 @@ class _HttpEffects:
 
 @dataclass(frozen=True, slots=True)
 class HttpFault(_HttpEffects):
-    """A fault of an answer.
+    """A fault of an answer, with a `key` only of answers to those who have offered it.
 
     `route` is a pattern (`*` matches anything) over the route as `sim.calls` counts it
     (`GET /api/jobs/{id}`) and over method and path as sent; the storage origin is
@@ -49,6 +49,7 @@ class HttpFault(_HttpEffects):
     """
 
     route: str
+    key: str | None = None
 
 
 SocketKind: TypeAlias = Literal[
@@ -138,10 +139,13 @@ class Faults:
         """Take all back."""
         self.planned.clear()
 
-    def http(self, *names: str) -> HttpFault | None:
-        """The fault for an answer, which has happened then."""
+    def http(self, *names: str, key: str | None = None) -> HttpFault | None:
+        """The fault for an answer to who offered `key`, which has happened then."""
         return self._take(
-            HttpFault, lambda fault: any(fnmatchcase(name, fault.route) for name in names)
+            HttpFault,
+            lambda fault: (
+                fault.key in (None, key) and any(fnmatchcase(name, fault.route) for name in names)
+            ),
         )
 
     def handshake(self) -> SocketFault | None:

@@ -63,7 +63,8 @@ def middleware(world: World) -> Middleware:
         )
         world.record.add(record)
         world.signal.notify()
-        fault = world.faults.http(record.route, f"{request.method} {request.path}")
+        key = offered_key(request.headers, request.query)
+        fault = world.faults.http(record.route, f"{request.method} {request.path}", key=key)
 
         async def formed(request: web.Request) -> web.StreamResponse:
             return await _formed(request, handler)

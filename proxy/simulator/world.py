@@ -65,7 +65,7 @@ class World:
         credits: int | None = None,  # noqa: A002
     ) -> Account:
         """One more account. Raises `ValueError` for an unknown plan or a key that is taken."""
-        if self.tenant(key) is not None:
+        if not key or self.tenant(key) is not None:
             raise ValueError("this key belongs to another account already")
         account = Account(key, plan, credits)
         hub = Hub(self.switches, self.faults, self.signal.notify)

@@ -21,6 +21,13 @@ async def test_a_status_instead_of_the_answer(sim: Simulator, visitor: Visitor) 
     assert (answers[0].body, answers[0].headers["Retry-After"]) == (b"busy", "3")
 
 
+async def test_a_fault_of_one_account_alone(sim: Simulator, visitor: Visitor) -> None:
+    other = Visitor(sim, visitor.session, sim.add_account("other").key)
+    sim.faults.add(HttpFault("*", key="other", status=503), times=None)
+    assert (await visitor.get("/api/jobs")).status == 200
+    assert (await other.get("/api/jobs")).status == 503
+
+
 @pytest.mark.parametrize("processed", [False, True])
 async def test_a_reset_before_and_after_the_job_was_taken(
     sim: Simulator, visitor: Visitor, processed: bool

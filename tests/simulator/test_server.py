@@ -93,6 +93,15 @@ def test_switches_on_the_command_line() -> None:
     assert (switches.pace, switches.preview, switches.timestamps) == (0.5, "plain", True)
 
 
+@pytest.mark.parametrize("account", ["other=gold", "=pro", "canary=pro"])
+def test_a_wrong_account_ends_with_2(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, account: str
+) -> None:
+    monkeypatch.setenv("COMFY_CLOUD_API_KEY", "canary")
+    assert main(["--account", account]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_wrong_switch_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--switch", "preview=x"]) == 2
     assert "preview" in capsys.readouterr().err
@@ -105,17 +114,18 @@ async def test_it_runs_in_a_process_of_its_own() -> None:
         "proxy.simulator",
         "--plan",
         "pro",
+        "--account",
+        "other=creator",
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "COMFY_CLOUD_API_KEY": "canary"},
     )
     assert process.stdout is not None
     line = (await process.stdout.readline()).decode().split()
     assert line[:2] == ["listening", "on"]
-    headers = {"X-API-Key": "canary"}
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.get(f"{line[2]}/api/user") as answer,
-    ):
-        assert answer.status == 200
+    async with aiohttp.ClientSession() as session:
+        for key, status in (("canary", 200), ("other", 200), ("wrong", 401)):
+            headers = {"X-API-Key": key}
+            async with session.get(f"{line[2]}/api/user", headers=headers) as answer:
+                assert answer.status == status
     process.send_signal(signal.SIGTERM)
     assert await asyncio.wait_for(process.wait(), 30) == 0
