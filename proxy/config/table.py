@@ -51,6 +51,20 @@ def entries(model: type[BaseModel]) -> list[tuple[str, Entry]]:
     return found
 
 
+def to_address(value: object) -> object:
+    """Host and port from `HOST:PORT`; an IPv6 address is in brackets."""
+    if not isinstance(value, str):
+        return value
+    host, colon, port = value.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise ValueError("an IPv6 address without brackets")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError("no address")
+    return host, int(port)
+
+
 def to_url(value: object) -> URL:
     """The address of a cloud: http or https, perhaps with a path, and nothing else."""
     url = URL(str(value))

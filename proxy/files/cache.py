@@ -51,6 +51,8 @@ class Lease:
 class Cache:
     """At most `limit` bytes below `folder`, except for what is in use.
 
+    `hits` and `misses` count the contents that were sought here.
+
     Its methods are quick or touch the disk once; `start`, `check` and those that carry data
     belong in a thread.
     """
@@ -63,6 +65,8 @@ class Cache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._total = 0
         self._mutex = threading.RLock()
+        self.hits = 0
+        self.misses = 0
 
     @property
     def total(self) -> int:

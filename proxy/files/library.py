@@ -69,7 +69,9 @@ class Library:
             else:
                 lease = await asyncio.to_thread(self._cache.lease, hash_)
             if lease is not None:
+                self._cache.hits += 1
                 return Content(lease)
+        self._cache.misses += 1
         problem: Exception | None = None
         for account, cloud_name, cloud_type in self._origins(record, hash_):
             fetch = self._downloads.fetch(account, cloud_name, cloud_type, hash_)

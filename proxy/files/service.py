@@ -102,6 +102,11 @@ class Files:
         await asyncio.gather(*converting, return_exceptions=True)
         self._workshop.close()
 
+    @property
+    def cache(self) -> Cache:
+        """The contents on disk."""
+        return self._cache
+
     async def upload(
         self,
         member: str,

@@ -8,15 +8,16 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.local import socket
+from proxy.local.admin.metrics import open_metrics
 from proxy.local.books import limited
 from proxy.local.cors import cors_headers
 from proxy.local.crowd import Crowd
 from proxy.local.middleware import gate
-from proxy.local.routes import add_routes
+from proxy.local.routes import add_routes, of_admins, of_clients
 from proxy.local.services import SERVICES, Services
 from proxy.translate.errors import LocalError
 
-__all__ = ["SERVICES", "Services", "make_app", "server_logger"]
+__all__ = ["SERVICES", "Services", "make_admin_app", "make_app", "server_logger"]
 
 
 def make_app(services: Services) -> web.Application:
@@ -30,10 +31,24 @@ def make_app(services: Services) -> web.Application:
     )
     app[SERVICES] = services
     app[socket.CROWD] = Crowd()
-    add_routes(app)
+    add_routes(app, of_clients(apart=services.admin_apart))
     if services.cors_origins:
         app.on_response_prepare.append(cors_headers(services.cors_origins))
     app.on_shutdown.append(socket.close_all)
+    return app
+
+
+def make_admin_app(services: Services) -> web.Application:
+    """The application of the admin listener: metrics for whoever reaches it, the rest for members.
+
+    Whoever runs it starts and closes the services.
+    """
+    app = web.Application(
+        middlewares=[open_metrics(), gate(compress=services.compress), limited(services.books)],
+        client_max_size=services.max_upload_bytes,
+    )
+    app[SERVICES] = services
+    add_routes(app, of_admins())
     return app
 
 

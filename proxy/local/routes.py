@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Flag, auto
 
@@ -26,6 +26,7 @@ from proxy.local import (
     web_interface,
 )
 from proxy.local import deviations as but
+from proxy.local.admin import audit, metrics, usage
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -50,7 +51,8 @@ class Route:
     """A route of the local API; with a `twin` it answers below `/api` as well.
 
     A GET route answers HEAD too. `source` and `deviation` (how it differs from ComfyUI and why,
-    `SAME` where it does not) are for the page of the routes; each route has them.
+    `SAME` where it does not) are for the page of the routes; each route has them. One that is
+    `apart` is served by the admin listener alone where there is one.
     """
 
     method: str
@@ -59,6 +61,7 @@ class Route:
     source: Source | None = None
     deviation: str | None = None
     twin: bool = True
+    apart: bool = False
 
 
 #: As in ComfyUI.
@@ -69,6 +72,12 @@ ROUTES = (
     Route("GET", "/healthz", health.get_health, PROCESS, but.FOR_WATCHERS, twin=False),
     Route("GET", "/readyz", health.get_readiness, PROCESS | CLOUD, but.FOR_WATCHERS, twin=False),
     Route("GET", "/ws", socket.serve, OWN | CLOUD, but.WEBSOCKET),
+    # for admins
+    Route(
+        "GET", metrics.PATH, metrics.get_metrics, PROCESS, but.FOR_ADMINS, twin=False, apart=True
+    ),
+    Route("GET", "/proxy/api/usage", usage.get_usage, OWN, but.FOR_ADMINS, twin=False),
+    Route("GET", "/proxy/api/audit", audit.get_audit, OWN, but.FOR_ADMINS, twin=False, apart=True),
     # submitting and following
     Route("GET", "/prompt", prompt.get_prompt, OWN, SAME),
     Route("POST", "/prompt", prompt.post_prompt, OWN | CLOUD, but.SUBMISSION),
@@ -187,9 +196,19 @@ ROUTES = (
 )
 
 
-def add_routes(app: web.Application) -> None:
-    """Put the table into the application."""
-    for route in ROUTES:
+def of_clients(*, apart: bool) -> list[Route]:
+    """The routes of the clients' listener, with or without an admin listener beside it."""
+    return [route for route in ROUTES if not (apart and route.apart)]
+
+
+def of_admins() -> list[Route]:
+    """The routes of the admin listener."""
+    return [route for route in ROUTES if route.apart or route.path.startswith("/proxy/")]
+
+
+def add_routes(app: web.Application, routes: Iterable[Route] = ROUTES) -> None:
+    """Put routes into the application."""
+    for route in routes:
         for path in (route.path, f"/api{route.path}") if route.twin else (route.path,):
             if route.method == "GET":
                 app.router.add_get(path, route.handler, allow_head=True)

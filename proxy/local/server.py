@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -26,19 +27,25 @@ GOODBYE = 1.0
 
 
 class Server:
-    """Serves the local API. Whoever makes it starts and closes the services.
+    """Serves the local API, or what else `make` makes. Whoever makes it starts and closes the
+    services.
 
     `stop_timeout` bounds `stop`, in seconds.
     """
 
     def __init__(
-        self, services: Services, limits: Limits | None = None, *, stop_timeout: float = 10.0
+        self,
+        services: Services,
+        limits: Limits | None = None,
+        *,
+        stop_timeout: float = 10.0,
+        make: Callable[[Services], web.Application] = make_app,
     ) -> None:
         self._services = services
         self._limits = limits or Limits()
         self._stop_timeout = stop_timeout
         self._runner = web.AppRunner(
-            make_app(services),
+            make(services),
             access_log=logging.getLogger(__name__),
             access_log_class=AnswerLog,
             logger=server_logger(),

@@ -50,6 +50,7 @@ class Services:
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
     `interface` is what is served at `/`. `books` has what is counted, limited and recorded.
+    With `admin_apart` what is for admins is served elsewhere.
     """
 
     jobs: Jobs
@@ -67,6 +68,7 @@ class Services:
     ping_interval: float = 30.0
     interface: WebInterface = field(default_factory=WebInterface)
     books: Books = field(default_factory=Books)
+    admin_apart: bool = False
 
 
 SERVICES = web.AppKey("services", Services)

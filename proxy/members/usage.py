@@ -142,8 +142,15 @@ class Usage:
 
     def discarded(self, job: Job) -> None:
         """A waiting job has left without a trace: it does not count as submitted."""
-        self._count(job.member, Row(submitted=-1, withdrawn=1), at=job.create_time / 1000)
-        self._mark(job, None)
+        mark = Mark(job.create_time, ended=False)
+        self.withdrawn(f"{job.member}/{job.prompt_id}", mark)
+
+    def withdrawn(self, key: str, mark: Mark) -> None:
+        """The same of a job of which only the mark is left."""
+        row = Row(submitted=-1, withdrawn=1)
+        self._count(key.partition("/")[0], row, at=mark.create_time / 1000)
+        self._unwritten_marks[key] = None
+        self._urgent.set()
 
     def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
         """Bytes of files that came from a client; less than 0 takes some back."""

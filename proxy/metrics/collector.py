@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -19,7 +20,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from proxy import __version__
-from proxy.cloud.calls import Calls
+from proxy.accounts.account import Account
 from proxy.counting import Histogram
 from proxy.metrics.table import METRICS, PREFIX
 from proxy.metrics.tally import Labels, Tally
@@ -27,16 +28,20 @@ from proxy.metrics.tally import Labels, Tally
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class AccountState:
-    """How an account stands. `reason` is why it rests, empty if it does not."""
+class LiveJob(Protocol):
+    """What is read of a job that has not ended."""
 
-    name: str
-    calls: Calls
-    slots: int
-    slots_used: int
-    connected: bool
-    reason: str = ""
+    @property
+    def member(self) -> str:
+        """Whose it is."""
+
+    @property
+    def account(self) -> str | None:
+        """Where it is, if it has an account."""
+
+    @property
+    def state(self) -> str:
+        """How far it is."""
 
 
 class Cache(Protocol):
@@ -54,14 +59,13 @@ class Cache(Protocol):
 class Sources:
     """Where the numbers come from.
 
-    `jobs` gives how many jobs have not ended by member, account and state, `queues` the length of
-    the queue by member.
+    `live` gives all jobs that have not ended, `queue_remaining` what a member's clients are told.
     """
 
     tally: Tally
-    jobs: Callable[[], Mapping[Labels, int]]
-    queues: Callable[[], Mapping[str, int]]
-    accounts: Callable[[], Iterable[AccountState]]
+    live: Callable[[], Iterable[LiveJob]]
+    queue_remaining: Callable[[str], int]
+    accounts: Sequence[Account]
     cache: Cache
 
 
@@ -100,8 +104,12 @@ class ProxyCollector(Collector):
                     yield InfoMetricFamily(name, metric.help, {"version": __version__})
 
     def _counts(self) -> dict[str, Mapping[Labels, float]]:
-        tally, cache = self._sources.tally, self._sources.cache
-        accounts = list(self._sources.accounts())
+        tally, cache, accounts = self._sources.tally, self._sources.cache, self._sources.accounts
+        jobs: Counter[Labels] = Counter()
+        used: Counter[str] = Counter()
+        for job in self._sources.live():
+            jobs[job.member, job.account or "", job.state] += 1
+            used[job.account or ""] += job.state == "running"
         return {
             "requests": tally.requests,
             "websocket_clients": _alone(tally.websockets),
@@ -111,19 +119,23 @@ class ProxyCollector(Collector):
             "limit_refusals": tally.limit_refusals,
             "jobs_accepted": _alone(tally.accepted_jobs),
             "jobs_ended": tally.ended_jobs,
-            "jobs": self._sources.jobs(),
-            "queue_length": _alone(self._sources.queues()),
-            "account_slots": {(one.name,): one.slots for one in accounts},
-            "account_slots_used": {(one.name,): one.slots_used for one in accounts},
-            "account_ready": {(one.name, one.reason): not one.reason for one in accounts},
-            "event_socket_up": {(one.name,): one.connected for one in accounts},
+            "jobs": jobs,
+            "queue_length": {
+                (member,): self._sources.queue_remaining(member) for member, _, _ in jobs
+            },
+            "account_slots": {(one.name,): one.slots.count for one in accounts},
+            "account_slots_used": {(one.name,): used[one.name] for one in accounts},
+            "account_ready": {
+                (one.name, one.health.reason or ""): one.health.well for one in accounts
+            },
+            "event_socket_up": {(one.name,): one.socket.connected for one in accounts},
             "cloud_calls": {
                 (one.name, *key): count
                 for one in accounts
-                for key, count in one.calls.counts.items()
+                for key, count in one.cloud.calls.counts.items()
             },
-            "cloud_bytes_uploaded": {(one.name,): one.calls.uploaded for one in accounts},
-            "cloud_bytes_downloaded": {(one.name,): one.calls.downloaded for one in accounts},
+            "cloud_bytes_uploaded": {(one.name,): one.cloud.calls.uploaded for one in accounts},
+            "cloud_bytes_downloaded": {(one.name,): one.cloud.calls.downloaded for one in accounts},
             "cache_hits": {(): cache.hits},
             "cache_misses": {(): cache.misses},
             "cache_bytes": {(): cache.total},
@@ -137,8 +149,8 @@ class ProxyCollector(Collector):
             "job_running_seconds": tally.running_seconds,
             "cloud_call_seconds": {
                 (one.name, *key): histogram
-                for one in self._sources.accounts()
-                for key, histogram in one.calls.seconds.items()
+                for one in self._sources.accounts
+                for key, histogram in one.cloud.calls.seconds.items()
             },
         }
 

@@ -69,8 +69,8 @@ METRICS = (
         "jobs",
         "gauge",
         ("member", "account", "state"),
-        "Jobs that have not ended: waiting in the proxy, submitted to the cloud, running. "
-        "Of a job that has no account yet account is empty.",
+        "Jobs that have not ended: waiting in the proxy, sending to the cloud, pending or running "
+        "there. Without an account account is empty.",
     ),
     Metric(
         "queue_length",

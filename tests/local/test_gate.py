@@ -13,6 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from proxy.local import socket, userdata, view
+from proxy.local.admin import metrics
 from proxy.local.app import server_logger
 from proxy.local.middleware import cache_control
 from proxy.local.routes import ROUTES
@@ -83,7 +84,7 @@ GETS = [
     for route in ROUTES
     if route.method == "GET"
     and "{" not in route.path
-    and route.handler not in (socket.serve, view.get_view, userdata.list_files)
+    and route.handler not in (socket.serve, view.get_view, userdata.list_files, metrics.get_metrics)
 ]
 
 
