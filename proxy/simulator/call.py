@@ -30,6 +30,7 @@ class Access(Enum):
     PUBLIC = "anybody"
     ACCOUNT = "any account"
     PAID = "accounts whose plan has access by API"
+    CONTROL = "any account, whatever the cloud refuses it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,3 +102,16 @@ async def test_the_record_is_read_over_http(visitor: Visitor) -> None:
     record = (await visitor.get("/simulator/record")).json
     assert record["calls"]["POST /api/prompt"] == 1
     assert record["leaks"] == []
+
+
+async def test_no_trouble_of_the_cloud_locks_the_control_routes(
+    sim: Simulator, visitor: Visitor
+) -> None:
+    sim.switches.update({"refuse_account": "FORBIDDEN", "rate_limit": 1})
+    sim.faults.add(HttpFault("*", status=503), times=None)
+    assert (await visitor.get("/api/user")).status == 503
+    assert (await visitor.ask("DELETE", "/simulator/faults")).status == 204
+    assert (await visitor.get("/api/user")).status == 403
+    change = {"refuse_account": None, "rate_limit": 0}
+    assert (await visitor.ask("PATCH", "/simulator/switches", json=change)).status == 200
+    assert (await visitor.get("/api/user")).status == 200

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from proxy.simulator.call import Call, Route, answer
+from proxy.simulator.call import Access, Call, Route, answer
 from proxy.simulator.errors import bad_request
 from proxy.simulator.faults import Fault, HttpFault, JobFault, SocketFault
 from proxy.translate import codec
@@ -65,10 +65,10 @@ async def drop_sockets(call: Call) -> web.Response:
 
 
 ROUTES = [
-    Route("GET", "/simulator/switches", switches),
-    Route("PATCH", "/simulator/switches", change_switches),
-    Route("POST", "/simulator/faults", add_fault),
-    Route("DELETE", "/simulator/faults", clear_faults),
-    Route("GET", "/simulator/record", record),
-    Route("DELETE", "/simulator/sockets", drop_sockets),
+    Route("GET", "/simulator/switches", switches, Access.CONTROL),
+    Route("PATCH", "/simulator/switches", change_switches, Access.CONTROL),
+    Route("POST", "/simulator/faults", add_fault, Access.CONTROL),
+    Route("DELETE", "/simulator/faults", clear_faults, Access.CONTROL),
+    Route("GET", "/simulator/record", record, Access.CONTROL),
+    Route("DELETE", "/simulator/sockets", drop_sockets, Access.CONTROL),
 ]
