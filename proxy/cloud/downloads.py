@@ -16,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from proxy.cloud.calls import Calls
-from proxy.cloud.errors import CloudGarbage, refusal
+from proxy.cloud.errors import CloudGarbage, CloudRefused, refusal
 from proxy.cloud.http import CONNECT_TIMEOUT, Http, bare_session, reported
 from proxy.cloud.outward import outward_proxy
 
@@ -79,8 +79,8 @@ class Downloads:
     async def open(self, cloud_name: str, *, type: str, offset: int) -> AsyncIterator[Download]:  # noqa: A002
         """The bytes of a file from `offset` on.
 
-        Raises `CloudRefused` (404: no such file; 416: nothing begins at `offset`),
-        `CloudUnreachable` or `CloudGarbage`.
+        Raises `CloudRefused` (404: no such file; 416: nothing begins at `offset`; 403: the storage
+        does not take the signature), `CloudUnreachable` or `CloudGarbage`.
         """
         async for attempt in self._patience.attempts():
             with attempt:
@@ -110,7 +110,7 @@ class Downloads:
             response.close()
             if last or response.status not in _EXPIRED:
                 break
-        raise refusal(_CALL, response.status, "the storage refused it", None)
+        raise _storage_refusal(response.status)
 
     async def _follow(
         self, response: aiohttp.ClientResponse, headers: dict[str, str]
@@ -132,6 +132,14 @@ class Downloads:
                 return response
         response.close()
         raise CloudGarbage(f"{_CALL}: too many redirects")
+
+
+def _storage_refusal(status: int) -> CloudRefused:
+    """Never a `CloudUnauthorized`: the storage has not seen the key."""
+    if status not in _EXPIRED:
+        return refusal(_CALL, status, "the storage refused it", None)
+    said = f"the storage refused the signed address ({status})"
+    return refusal(_CALL, 403, {"code": "STORAGE_REFUSED", "message": said}, None)
 
 
 def redirect_target(response: aiohttp.ClientResponse) -> URL:

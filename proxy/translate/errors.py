@@ -45,7 +45,8 @@ class LocalError(Exception):
         }
 
 
-#: What a refusal of `POST /api/prompt` means for the person, by the cloud's `error.type`.
+#: What a refusal of `POST /api/prompt` means for the person, by the cloud's `error.type`, and one
+#: of a download.
 _WAYS_OUT = {
     "PAYMENT_REQUIRED": "add credits to the Comfy Cloud account",
     "CLOUD_SUBSCRIPTION_REQUIRED": "subscribe to a Comfy Cloud plan with API access",
@@ -57,6 +58,7 @@ _WAYS_OUT = {
     "FREE_TIER_UNAVAILABLE": "try again later, or subscribe to a plan",
     "BILLING_UNAVAILABLE": "try again in a moment",
     "PLATFORM_REFUSED": "try again in a moment",
+    "STORAGE_REFUSED": "try again in a moment",
 }
 
 _BY_STATUS = {

@@ -126,7 +126,7 @@ async def test_a_length_that_the_storage_does_not_tell_is_none(
         assert [chunk async for chunk in download.chunks()] == [b"bytes"]
 
 
-@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("status", [400, 401, 403])
 async def test_a_signature_that_ran_out_is_replaced_once(
     serve: Serve, connect: Connect, status: int
 ) -> None:
@@ -136,12 +136,16 @@ async def test_a_signature_that_ran_out_is_replaced_once(
     assert len(cloud.seen) == 2
 
 
-async def test_a_storage_that_goes_on_refusing_is_believed(serve: Serve, connect: Connect) -> None:
-    storage = await serve(answer(text="StringToSign", status=403))
+@pytest.mark.parametrize("status", [400, 401, 403])
+async def test_a_storage_that_goes_on_refusing_is_believed_and_the_key_is_not_blamed(
+    serve: Serve, connect: Connect, status: int
+) -> None:
+    storage = await serve(answer(text="StringToSign", status=status))
     cloud = await serve(signed(storage))
     with pytest.raises(CloudRefused) as caught:
         await fetch(await connect(cloud.url))
-    assert caught.value.status == 403
+    assert (caught.value.status, type(caught.value)) == (403, CloudRefused)
+    assert f"refused the signed address ({status})" in str(caught.value)
     assert "StringToSign" not in f"{caught.value} {caught.value.body}"
     assert len(storage.seen) == 2
 
