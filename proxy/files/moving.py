@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from proxy.files.cache import Cache
 from proxy.files.contents import Contents
@@ -13,6 +15,7 @@ from proxy.files.namespace import Namespace
 from proxy.files.record import FileRecord
 from proxy.files.uploads import Received, Uploads
 from proxy.translate import names
+from proxy.translate.errors import LocalError
 
 #: Files of one graph that are sent at once.
 AT_ONCE = 4
@@ -56,7 +59,11 @@ class Moving:
         return names.annotate(record.cloud_name, record.cloud_type)
 
     async def ensure_sent(self, records: Iterable[FileRecord], account: str) -> None:
-        """Send what the account does not have. Raises `LocalError`, `StoreError`."""
+        """Send what the account does not have.
+
+        Raises `LocalError` (424 if the account that has a file does not hand it out, otherwise
+        what is wrong with this one), `StoreError`.
+        """
         missing = [record for record in records if not self._is_at(record, account)]
         if not missing:
             return
@@ -81,14 +88,30 @@ class Moving:
         return hash_ is not None and self._contents.sent_as(account, hash_) is not None
 
     async def _send(self, record: FileRecord, account: str) -> None:
-        """Send a file of another account, fetched from there unless it is in the cache."""
-        async with self._library.whole(record) as path:
+        """Send a file of another account, fetched from there unless it is in the cache.
+
+        That the other account does not hand it out is not the fault of this one.
+        """
+        async with self._fetched(record) as path:
             hash_, size = path.name, path.stat().st_size
             await self._contents.was_fetched(record.account, record.cloud_name, hash_, size)
             cloud_name = await self._uploads.ensure_sent(
                 account, Received(path, hash_, size), record.filename
             )
         self._namespace.also_called(record, cloud_name)
+
+    @asynccontextmanager
+    async def _fetched(self, record: FileRecord) -> AsyncIterator[Path]:
+        async with AsyncExitStack() as stack:
+            try:
+                path = await stack.enter_async_context(self._library.whole(record))
+            except LocalError as error:
+                raise LocalError(
+                    424,
+                    "input_unavailable",
+                    f"The job needs a file that cannot be had: {error.message}",
+                ) from error
+            yield path
 
     async def _send_again(self, record: FileRecord, account: str) -> None:
         """Send an upload to an account that is now at another cloud, if it is in the cache."""

@@ -214,8 +214,8 @@ class Files:
     ) -> None:
         """Send the files that a graph names to the account that is to run it, unless it has them.
 
-        Call it before `substitute`. Raises `LocalError` if a file cannot be had or the cloud does
-        not take it, `StoreError`.
+        Call it before `substitute`. Raises `LocalError` (424 if the file cannot be had from the
+        account that has it, otherwise what this account says), `StoreError`.
         """
         named: dict[Place, FileRecord] = {}
 

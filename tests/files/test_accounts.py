@@ -199,7 +199,18 @@ async def test_an_output_that_cannot_be_fetched_stops_the_job_in_words(
     clouds["one"].contents.clear()
     with pytest.raises(LocalError, match=record.filename) as refusal:
         await loaded(files, f"{record.filename} [output]", "two")
-    assert refusal.value.status == 404
+    assert refusal.value.status == 424
+    assert clouds["two"].sent == []
+
+
+async def test_an_account_that_takes_no_file_is_to_blame_itself(
+    files: Files, clouds: dict[str, MemoryCloud]
+) -> None:
+    await upload(files, RED)
+    clouds["two"].refuse = CloudUnreachable("x")
+    with pytest.raises(LocalError) as refusal:
+        await loaded(files, "cat.png", "two")
+    assert refusal.value.status == 503
 
 
 async def test_an_upload_that_its_account_hands_out_no_more_comes_from_the_other(
