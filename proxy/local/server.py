@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 #: Connections that may wait to be accepted.
 BACKLOG = 2048
+#: So few connections are worth a line even where nobody has asked for more.
+SCANTY = 1000
 #: Seconds of the time to stop that are kept, at most, for what was cut short.
 GOODBYE = 1.0
 
@@ -65,7 +67,9 @@ class Server:
         loop = asyncio.get_running_loop()
         most = room_for(self._limits.max_connections)
         if most < self._limits.max_connections:
-            log.info("fewer_connections", limit=most, reason="the limit of open files")
+            asked = self._limits.max_connections != Limits().max_connections
+            tell = log.info if asked or most < SCANTY else log.debug
+            tell("fewer_connections", limit=most, reason="the limit of open files")
         watch = Watch(replace(self._limits, max_connections=most), loop.time)
         await self._runner.setup()
         inner = self._runner.server

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 from yarl import URL
 
 from proxy.jobs.request import Accepted, Request
@@ -241,6 +242,21 @@ async def test_a_refused_client_that_says_nothing_is_closed(
         await server.connect()
         reader, _ = await server.connect()
         assert await rest(reader) == b""
+
+
+@pytest.mark.parametrize(
+    ("asked", "room", "level"),
+    [(20_000, 19_000, "debug"), (30_000, 19_000, "info"), (20_000, 500, "info")],
+)
+async def test_fewer_connections_are_told_where_they_matter(
+    running: Any, monkeypatch: pytest.MonkeyPatch, asked: int, room: int, level: str
+) -> None:
+    monkeypatch.setattr("proxy.local.server.room_for", lambda _: room)
+    with capture_logs() as logs:
+        async with running(max_connections=asked):
+            pass
+    [line] = [line for line in logs if line["event"] == "fewer_connections"]
+    assert (line["log_level"], line["limit"]) == (level, room)
 
 
 # --- the end -----------------------------------------------------------------------------------
