@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import stamina
+import structlog
+from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from proxy.cloud.errors import (
     PASSING_STATUSES,
@@ -17,6 +19,8 @@ from proxy.cloud.errors import (
     CloudRefused,
     CloudUnreachable,
 )
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,19 @@ class Patience:
             return wait if time.monotonic() + wait <= deadline else False
 
         return aiter(stamina.retry_context(backoff, attempts=None, timeout=None))
+
+
+def _tell(details: RetryDetails) -> None:
+    """One line for each repetition; what caused it is a `CloudError`, which names no secret."""
+    log.info(
+        "cloud_asked_again",
+        error=str(details.caused_by),
+        attempt=details.retry_num + 1,
+        seconds=round(details.wait_for, 2),
+    )
+
+
+set_on_retry_hooks([_tell])
 
 
 def may_pass(error: Exception) -> bool:

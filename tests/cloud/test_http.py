@@ -178,7 +178,10 @@ async def test_nothing_that_is_logged_or_raised_has_the_key(
     with pytest.raises(CloudRefused) as caught:
         await client.user()
     out, err = capsys.readouterr()
-    assert "retry_scheduled" in out + err
+    lines = [line for line in (out + err).splitlines() if "cloud_asked_again" in line]
+    assert "GET /api/user: 503" in lines[0]
+    assert "attempt=2" in lines[0]
+    assert "stamina" not in out + err
     assert KEY not in out + err + caplog.text + repr(caught.value)
 
 
