@@ -474,6 +474,20 @@ async def test_sampling_with_little_denoise_stays_near_the_latent() -> None:
     assert all(abs(level - 128) <= 13 for level in near.pictures[0].tobytes())
 
 
+async def test_samplers_paint_where_the_noise_mask_is_white() -> None:
+    left_half = Image.new("L", (16, 16), 0)
+    left_half.paste(255, (0, 0, 8, 16))
+    masked = await value("SetLatentNoiseMask", samples=_GREY, mask=Masks((left_half,)))
+    kept = _GREY.pictures[0]
+    sampled = await value("KSampler", **_ASKED, seed=1, steps=1, latent_image=masked, denoise=1.0)
+    [picture] = sampled.pictures
+    across, down = picture.size
+    left, right = (0, 0, across // 2, down), (across // 2, 0, across, down)
+    assert picture.crop(left).tobytes() != kept.crop(left).tobytes()
+    assert picture.crop(right).tobytes() == kept.crop(right).tobytes()
+    assert sampled.masks == (left_half,)
+
+
 async def test_a_sampler_in_two_halves_paints_what_one_paints() -> None:
     whole = await value("KSampler", **_ASKED, seed=5, steps=4, latent_image=_GREY, denoise=1.0)
     half = await value(

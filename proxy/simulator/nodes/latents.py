@@ -84,7 +84,11 @@ def _encode_for_inpaint(
         hollow = picture.copy()
         hollow.paste(_GREY, mask=mask.pictures[i % len(mask.pictures)].resize(picture.size))
         holes.append(hollow)
-    return (replace(latent, pictures=tuple(holes)),)
+    return (replace(latent, pictures=tuple(holes), masks=mask.pictures),)
+
+
+def _set_noise_mask(samples: Latent, mask: Masks) -> tuple[Latent]:
+    return (replace(samples, masks=mask.pictures),)
 
 
 def _require_vae(vae: Weights) -> None:
@@ -146,6 +150,13 @@ NODES = [
         {"samples": link("LATENT"), "amount": integer(1, 1, 64)},
         display_name="Repeat Latent Batch",
         category="latent/batch",
+    ),
+    _node(
+        "SetLatentNoiseMask",
+        _set_noise_mask,
+        {"samples": link("LATENT"), "mask": link("MASK")},
+        display_name="Set Latent Noise Mask",
+        category="latent/inpaint",
     ),
     _node(
         "VAEDecode",

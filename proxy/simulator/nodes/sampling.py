@@ -70,7 +70,7 @@ async def sample(
         context.picture(preview)
         context.progress(step, taken)
     left = max(0.0, 1 - stretch.end / stretch.steps) if stretch.leftover else 0.0
-    return Latent(goals, left, grains)
+    return Latent(goals, left, grains, latent.masks)
 
 
 def _goals(latent: Latent, guider: Guider, seed: int, denoise: float) -> tuple[Image.Image, ...]:
@@ -79,7 +79,12 @@ def _goals(latent: Latent, guider: Guider, seed: int, denoise: float) -> tuple[I
     goals = []
     for i, picture in enumerate(latent.pictures):
         painted = paint(subject, f"{seed + i}\n{against}\n{guider.model}", picture.size)
-        goals.append(painted if denoise >= 1 else Image.blend(picture, painted, denoise))
+        if denoise < 1:
+            painted = Image.blend(picture, painted, denoise)
+        if latent.masks:
+            mask = latent.masks[i % len(latent.masks)].resize(picture.size)
+            painted = Image.composite(painted, picture, mask)
+        goals.append(painted)
     return tuple(goals)
 
 

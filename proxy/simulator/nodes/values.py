@@ -46,11 +46,15 @@ class Masks:
 
 @dataclass(frozen=True, slots=True)
 class Latent:
-    """A LATENT, kept as the pictures that it will decode to; `noise` says how much is left."""
+    """A LATENT, kept as the pictures that it will decode to; `noise` says how much is left.
+
+    `masks` are "L" pictures of any size, white where samplers may paint; without one, everywhere.
+    """
 
     pictures: tuple[Image.Image, ...]
     noise: float = 0.0
     seed: int = 0
+    masks: tuple[Image.Image, ...] = ()
 
     def __str__(self) -> str:
         return f"Latent({_sizes(self.pictures)}, noise={self.noise:g})"
