@@ -1,4 +1,4 @@
-"""The command line: `serve`, `check` and `run`."""
+"""The command line."""
 
 from proxy.cli.commands import main
 

@@ -118,3 +118,55 @@ def _run(
     from proxy.cli.run import run
 
     return run(workflow, server=server, output=output, assignments=assignments or [])
+
+
+_MEMBER = typer.Option(metavar="NAME", help="Of this member alone.", show_default=False)
+
+
+@app.command("usage")
+@takes_settings({"config", "data_dir", "simulate"})
+def _usage(
+    options: dict[str, Any],
+    first: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="DAY",
+            help="The first day (UTC), as 2026-01-31. Without it the last one alone.",
+            show_default=False,
+        ),
+    ] = None,
+    last: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="DAY", help="The last day. Without it today.", show_default=False
+        ),
+    ] = None,
+    member: Annotated[str | None, _MEMBER] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Tell who used what: jobs, running seconds, outputs and bytes by day and member."""
+    from proxy.cli.usage import Form, usage
+
+    form: Form = "csv" if as_csv else "json" if as_json else "table"
+    return usage(load(options), first=first, last=last, member=member, form=form)
+
+
+@app.command("audit")
+@takes_settings({"config", "data_dir", "simulate"})
+def _audit(
+    options: dict[str, Any],
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, metavar="COUNT", help="How many entries at most.")
+    ] = 100,
+    member: Annotated[str | None, _MEMBER] = None,
+    action: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Of this action alone.", show_default=False),
+    ] = None,
+) -> int:
+    """Print the audit record, a line of JSON for each entry, newest first."""
+    from proxy.cli.usage import audit
+
+    return audit(load(options), limit=limit, member=member, action=action)

@@ -14,22 +14,32 @@ from proxy.config import SETTINGS, Setting
 
 def takes_settings(
     names: Collection[str] | None = None,
-) -> Callable[[Callable[[dict[str, Any]], int]], Callable[..., int]]:
-    """Give a command an option for each setting, or for those in `names`.
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command an option for each setting, or for those in `names`, behind its own.
 
-    The command gets a dictionary of those that were given, for `config.load`.
+    The command gets a dictionary of those that were given, for `config.load`, as the first
+    argument and its own by name.
     """
     rows = [
         (row, row.option) for row in SETTINGS if row.option and (names is None or row.name in names)
     ]
 
-    def decorate(command: Callable[[dict[str, Any]], int]) -> Callable[..., int]:
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
         @wraps(command)
         def with_options(**options: Any) -> int:
-            return command({name: value for name, value in options.items() if value is not None})
+            others = {parameter.name: options.pop(parameter.name) for parameter in own}
+            given = {name: value for name, value in options.items() if value is not None}
+            return command(given, **others)
 
+        keyword = inspect.Parameter.KEYWORD_ONLY
         with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [_parameter(row, option) for row, option in rows], return_annotation=int
+            [
+                *(parameter.replace(kind=keyword) for parameter in own),
+                *(_parameter(row, option) for row, option in rows),
+            ],
+            return_annotation=int,
         )
         with_options.__annotations__ = {}
         return with_options

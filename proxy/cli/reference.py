@@ -82,7 +82,7 @@ def commands_page() -> str:
         "well, 1 when something failed, 2 when something was asked wrongly (a setting, an option, "
         "a file), 130 when Ctrl-C cancelled a `run`. `serve` ends with 0 when a signal stops it.\n",
     ]
-    for command in ("", "serve", "check", "run"):
+    for command in ("", "serve", "check", "run", "usage", "audit"):
         name = f"comfy-cloud-proxy {command}".strip()
         parts += [f"## {name}\n", f"```text\n{help_text(command)}```\n"]
     return "\n".join(parts)
