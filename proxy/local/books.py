@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 from aiohttp.typedefs import Middleware
@@ -13,9 +14,14 @@ from proxy.local.middleware import MEMBER
 from proxy.members.audit import Audit, Value
 from proxy.members.limiter import LIMIT_REACHED, Limiter
 from proxy.members.usage import Usage
-from proxy.metrics.collector import Metrics
+from proxy.metrics.collector import Cache, Metrics, Sources
 from proxy.metrics.tally import Tally
 from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.accounts.account import Account
+    from proxy.jobs.observer import Observer
+    from proxy.jobs.service import Jobs
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -32,6 +38,16 @@ class Books:
     limiter: Limiter | None = None
     audit: Audit | None = None
     metrics: Metrics | None = None
+
+    @property
+    def observers(self) -> list[Observer]:
+        """Who wants to be told what becomes of jobs."""
+        return [self.tally, *filter(None, (self.usage,))]
+
+    def with_metrics(self, jobs: Jobs, accounts: Sequence[Account], cache: Cache) -> Books:
+        """The same books with metrics, which are read from the rooms."""
+        sources = Sources(self.tally, jobs.overview, jobs.queue_remaining, accounts, cache)
+        return replace(self, metrics=Metrics(sources))
 
     def note(self, request: web.Request, action: str, **about: Value) -> None:
         """Record an action of the request's member."""

@@ -1,0 +1,179 @@
+"""Metrics are read from what the rooms have counted, in Prometheus' formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from prometheus_client.openmetrics.parser import (
+    text_string_to_metric_families as parse_openmetrics,
+)
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from proxy.accounts.account import Account
+from proxy.cloud.calls import Calls
+from proxy.metrics.collector import Metrics, Sources
+from proxy.metrics.table import METRICS, PREFIX, lines
+from proxy.metrics.tally import Tally
+
+DOCS = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
+
+
+@dataclass
+class Job:
+    member: str
+    account: str
+    state: str = "waiting"
+
+
+@dataclass
+class Cloud:
+    calls: Calls = field(default_factory=Calls)
+
+
+@dataclass
+class Socket:
+    connected: bool = True
+
+
+@dataclass
+class Cache:
+    hits: int = 3
+    misses: int = 1
+    total: int = 4096
+
+
+@pytest.fixture
+def tally() -> Tally:
+    tally = Tally()
+    tally.answered("alice", "GET", "/view", 200, 0.003)
+    tally.answered("bob", "GET", "/view", 404, 0.001)
+    tally.answered("", "GET", "/queue", 401, 0.001)
+    tally.answered("alice", "GET", "/ws", 101, 3600.0)
+    tally.websockets["alice"] += 1
+    tally.previews_dropped["alice"] += 2
+    tally.uploaded["alice"] += 10
+    tally.served["bob"] += 20
+    tally.limit_refusals["bob", "jobs_per_day"] += 1
+    job = Job("alice", "main")
+    tally.accepted(job)
+    tally.dispatched(job, 1.5)
+    tally.ended(job, "completed", 12.0, 2)
+    tally.discarded(Job("bob", ""))
+    return tally
+
+
+@pytest.fixture
+def metrics(tally: Tally) -> Metrics:
+    account = Account("main", Cloud(), Socket(), key="")  # type: ignore[arg-type]
+    account.cloud.calls.note("GET", "/api/jobs/{id}", 200, 0.2)
+    account.cloud.calls.downloaded = 77
+    live = [Job("alice", "main", "running"), Job("alice", ""), Job("bob", "main", "running")]
+    return Metrics(
+        Sources(tally, lambda: live, {"alice": 2, "bob": 1}.__getitem__, [account], Cache())
+    )
+
+
+#: In the order of the table, for short names in the tests.
+ORDER = ("member", "account", "method", "route", "status", "limit", "outcome", "state")
+
+
+def short(name: str, labels: dict[str, str]) -> str:
+    known = [labels[one] for one in ORDER if one in labels]
+    rest = [value for one, value in labels.items() if one not in ORDER]
+    return " ".join([name.removeprefix(PREFIX), *known, *rest])
+
+
+async def samples(metrics: Metrics, member: str | None = None) -> dict[str, float]:
+    body, _ = await metrics.page("", member=member)
+    return {
+        short(sample.name, sample.labels): sample.value
+        for family in parse_text(body.decode())
+        for sample in family.samples
+    }
+
+
+async def test_everything_is_there_for_who_may_see_it(metrics: Metrics) -> None:
+    found = await samples(metrics)
+    assert found["requests_total alice GET /view 2xx"] == 1
+    assert found["requests_total bob GET /view 4xx"] == 1
+    assert found["request_seconds_count GET /view"] == 2
+    assert "request_seconds_count GET /ws" not in found
+    assert found["jobs alice main running"] == 1
+    assert found["jobs alice  waiting"] == 1
+    assert found["queue_length alice"] == 2
+    assert found["account_slots_used main"] == 2
+    assert found["account_ready main "] == 1
+    assert found["event_socket_up main"] == 1
+    assert found["job_wait_seconds_bucket alice main 5.0"] == 1
+    assert found["job_wait_seconds_bucket alice main 1.0"] == 0
+    assert found["jobs_ended_total alice main completed"] == 1
+    assert found["jobs_ended_total bob  withdrawn"] == 1
+    assert found["cloud_calls_total main GET /api/jobs/{id} 200"] == 1
+    assert found["cloud_bytes_downloaded_total main"] == 77
+    assert (found["cache_hits_total"], found["cache_bytes"]) == (3, 4096)
+    assert found["process_resident_memory_bytes"] > 0
+
+
+async def test_a_member_sees_what_is_its_own_and_nothing_else(metrics: Metrics) -> None:
+    found = await samples(metrics, "bob")
+    assert found["bytes_served_total bob"] == 20
+    assert found["limit_refusals_total bob jobs_per_day"] == 1
+    body, _ = await metrics.page("", member="bob")
+    for family in parse_text(body.decode()):
+        assert all(sample.labels["member"] == "bob" for sample in family.samples)
+    assert b"alice" not in body
+    assert await samples(metrics, "carol") == {}
+
+
+@pytest.mark.parametrize(
+    ("accept", "type_"),
+    [
+        ("", "text/plain"),
+        ("text/plain;version=0.0.4", "text/plain"),
+        ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "application/openmetrics"),
+    ],
+)
+async def test_the_format_is_the_one_that_is_asked_for(
+    metrics: Metrics, accept: str, type_: str
+) -> None:
+    body, media_type = await metrics.page(accept)
+    assert media_type.startswith(type_)
+    parse = parse_openmetrics if "openmetrics" in type_ else parse_text
+    assert PREFIX + "requests" in {family.name for family in parse(body.decode())}
+
+
+async def test_two_applications_in_one_process_do_not_share_metrics(metrics: Metrics) -> None:
+    other = Metrics(Sources(Tally(), list, lambda _: 0, [], Cache(0, 0, 0)))
+    assert "requests_total alice GET /view 2xx" not in await samples(other)
+
+
+async def test_every_metric_is_in_the_table_and_every_row_is_a_metric(metrics: Metrics) -> None:
+    body, _ = await metrics.page("")
+    ours = {
+        (family.name.removeprefix(PREFIX).removesuffix("_info"), family.type, family.documentation)
+        for family in parse_text(body.decode())
+        if family.name.startswith(PREFIX)
+    }
+    in_text = {"info": "gauge"}
+    assert ours == {
+        (metric.name, in_text.get(metric.kind, metric.kind), metric.help) for metric in METRICS
+    }
+
+
+async def test_series_have_the_labels_of_the_table(metrics: Metrics) -> None:
+    labels = {PREFIX + metric.name: set(metric.labels) for metric in METRICS}
+    body, _ = await metrics.page("")
+    for family in parse_text(body.decode()):
+        for sample in family.samples if family.name in labels else ():
+            assert set(sample.labels) - {"le"} == labels[family.name]
+
+
+def documented() -> Iterator[str]:
+    return (line for line in DOCS.read_text().splitlines() if line.startswith("| `" + PREFIX))
+
+
+def test_the_page_has_the_table() -> None:
+    assert list(documented()) == lines()[2:]
