@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+from quiet import logging_restored
 from stack import Client, Proxy, running_proxy
 
 from proxy.simulator import Simulator
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """No test leaves its logging to the next."""
+    with logging_restored():
+        yield
 
 
 @pytest.fixture

@@ -50,8 +50,11 @@ def test_it_uploads_a_picture_and_loads_it(api: Any, tmp_path: Path) -> None:
 
 
 def test_it_sees_a_node_fail(api: Any) -> None:
+    graph = graphs.raising()
+    graph["4"] = {"class_type": "SimulatorWait", "inputs": {"value": ["1", 0], "seconds": 2.0}}
+    graph["3"]["inputs"]["value"] = ["4", 0]  # for it opens its websocket when it has submitted
     with pytest.raises(simplified.ComfyApiError, match="Execution error"):
-        api.queue_and_wait_images(workflow(graphs.raising()), "SaveImage")
+        api.queue_and_wait_images(workflow(graph), "SaveImage")
 
 
 def test_it_sees_a_workflow_refused(api: Any) -> None:

@@ -66,7 +66,7 @@ async def test_previews_for_a_client_that_does_not_read_take_no_memory(
 async def test_a_client_that_does_not_read_stops_nobody_and_goes_on_when_it_comes_back(
     tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_socket, "Outbox", lambda: Outbox(limit=MEBIBYTE))
+    monkeypatch.setattr(client_socket, "Outbox", lambda **how: Outbox(limit=MEBIBYTE, **how))
     opened = asyncio.Event()
     async with (
         Simulator(plan="creator", extra_nodes=[gated.gate(opened)]) as simulator,
