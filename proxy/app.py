@@ -98,7 +98,12 @@ async def rooms(
         stack.push_async_callback(catalogue.close)
         userdata: UserData = UserDataOnDisk(path / "userdata")
         if settings.userdata == "cloud":
-            userdata = UserDataOnCloud(cloud.user_data)
+            if members.has_members:
+                raise ConfigError(
+                    "userdata = cloud is for one person, and there are members: set it to disk, or "
+                    "remove the members."
+                )
+            userdata = UserDataOnCloud(cloud.user_data, shared=lambda: members.has_members)
         await userdata.start()
 
         async def listened_to(name: str) -> bool:

@@ -5,7 +5,7 @@ The cloud has files and no folders: a folder is there while a file is in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -45,10 +45,25 @@ class Calls(Protocol):
 
 
 class UserDataOnCloud:
-    """The account's settings and files, whoever asks: it is for a proxy without members."""
+    """The account's settings and files, whoever asks.
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    It is for a proxy without members: as soon as `shared` says that there are some, it refuses.
+    """
+
+    def __init__(self, calls: Calls, *, shared: Callable[[], bool] = lambda: False) -> None:
+        self._account = calls
+        self._shared = shared
+
+    @property
+    def _calls(self) -> Calls:
+        if self._shared():
+            raise LocalError(
+                403,
+                "user_data_of_one",
+                "User data is kept in the Comfy Cloud account, which is for one person, and there "
+                "are members: start the proxy with userdata = disk.",
+            )
+        return self._account
 
     async def start(self) -> None:
         """Nothing is asked beforehand."""

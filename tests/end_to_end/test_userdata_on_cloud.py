@@ -15,8 +15,12 @@ from yarl import URL
 
 from proxy import app
 from proxy.cloud.waits import Patience, Waits
+from proxy.config import ConfigError
+from proxy.members.directory import Directory
+from proxy.members.member import Member
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import UserFile
+from proxy.translate.errors import LocalError
 
 QUICK = app.Tempo(patience=Patience(budget=0.3, waits=Waits(first=0.01, longest=0.05)))
 
@@ -199,6 +203,27 @@ async def test_a_cloud_that_fails_is_503_with_a_sentence(
         pytest.skip("there is nothing to cut off")
     assert status == 503, text
     assert json.loads(text)["error"]["message"].endswith(".")
+
+
+async def test_with_members_it_is_refused_at_start(simulator: Simulator, tmp_path: Path) -> None:
+    directory = await Directory.open(tmp_path / "data")
+    await directory.add(Member("ann"))
+    await directory.close()
+    with pytest.raises(ConfigError, match="userdata = cloud is for one person"):
+        async with running_proxy(simulator, tmp_path / "data", userdata="cloud"):
+            pass
+
+
+async def test_once_there_is_a_member_nobody_gets_at_the_accounts(
+    simulator: Simulator, proxy: Proxy, program: Program
+) -> None:
+    simulator.account.settings["secret"] = 1
+    await proxy.services.members.add(Member("ann"))
+    with pytest.raises(LocalError, match="userdata = disk"):
+        await proxy.services.userdata.settings("ann")
+    status, text = await program.ask("GET", "/settings")
+    assert status in (401, 403)
+    assert "secret" not in text
 
 
 async def test_a_refused_key_is_503(simulator: Simulator, program: Program) -> None:
