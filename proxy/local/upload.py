@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -39,39 +40,40 @@ class Upload:
 
 async def post_image(request: web.Request) -> web.Response:
     """Take a file of any kind into the member's folder."""
-    upload = read_form(await _form(request))
-    if upload is None:
-        return answers.empty(400)
-    member = member_of(request)
-    with of(request).books.uploading(member, _size(upload.file)):
-        named = await of(request).files.upload(
-            member,
-            _chunks(upload.file),
-            filename=upload.filename,
-            subfolder=upload.subfolder,
-            type=upload.type,
-            overwrite=upload.overwrite,
-        )
+    async with _form(request) as form:
+        upload = read_form(form)
+        if upload is None:
+            return answers.empty(400)
+        member = member_of(request)
+        with of(request).books.uploading(member, _size(upload.file)):
+            named = await of(request).files.upload(
+                member,
+                _chunks(upload.file),
+                filename=upload.filename,
+                subfolder=upload.subfolder,
+                type=upload.type,
+                overwrite=upload.overwrite,
+            )
     return _answer(named)
 
 
 async def post_mask(request: web.Request) -> web.Response:
     """Put the alpha of an upload on an earlier picture, and take the result."""
-    form = await _form(request)
-    upload = read_form(form)
-    if upload is None:
-        return answers.empty(400)
-    member, original = member_of(request), original_ref(form.get("original_ref"))
-    with of(request).books.uploading(member, _size(upload.file)):
-        named = await of(request).files.upload_mask(
-            member,
-            _chunks(upload.file),
-            filename=upload.filename,
-            subfolder=upload.subfolder,
-            type=upload.type,
-            overwrite=upload.overwrite,
-            original=original,
-        )
+    async with _form(request) as form:
+        upload = read_form(form)
+        if upload is None:
+            return answers.empty(400)
+        member, original = member_of(request), original_ref(form.get("original_ref"))
+        with of(request).books.uploading(member, _size(upload.file)):
+            named = await of(request).files.upload_mask(
+                member,
+                _chunks(upload.file),
+                filename=upload.filename,
+                subfolder=upload.subfolder,
+                type=upload.type,
+                overwrite=upload.overwrite,
+                original=original,
+            )
     return _answer(named)
 
 
@@ -123,7 +125,8 @@ def original_ref(value: object) -> dict[str, Any]:
     return original
 
 
-async def _form(request: web.Request) -> Form:
+@asynccontextmanager
+async def _form(request: web.Request) -> AsyncIterator[Form]:
     """The fields in any order, files spooled to disk; what is no form is an empty one.
 
     Reading stops where the member may upload no more today. Raises `LocalError` (429).
@@ -135,7 +138,7 @@ async def _form(request: web.Request) -> Form:
     try:
         if request.content_type == "multipart/form-data":
             bodies.check_length(request)
-        return await request.post()
+        form = await request.post()
     except web.HTTPRequestEntityTooLarge:
         if narrow:
             raise of(request).books.upload_refusal(member_of(request)) from None
@@ -148,6 +151,12 @@ async def _form(request: web.Request) -> Form:
             "type, subfolder and overwrite.",
             details=str(error)[:200],
         ) from None
+    try:
+        yield form
+    finally:
+        for field in form.values():
+            if isinstance(field, web.FileField):
+                field.file.close()
 
 
 def _size(file: IO[bytes]) -> int:
