@@ -8,11 +8,14 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.local import socket
+from proxy.local.access import DOOR, Door
 from proxy.local.admin.metrics import open_metrics
 from proxy.local.books import limited
 from proxy.local.cors import cors_headers
 from proxy.local.crowd import Crowd
 from proxy.local.middleware import gate
+from proxy.local.presence import PRESENCE, Presence
+from proxy.local.privacy import keep_private
 from proxy.local.routes import add_routes, of_admins, of_clients
 from proxy.local.services import SERVICES, Services
 from proxy.translate.errors import LocalError
@@ -30,6 +33,7 @@ def make_app(services: Services) -> web.Application:
         client_max_size=services.max_upload_bytes,
     )
     app[SERVICES] = services
+    _add_door(app, services)
     app[socket.CROWD] = Crowd()
     add_routes(app, of_clients(apart=services.admin_apart))
     if services.cors_origins:
@@ -48,8 +52,22 @@ def make_admin_app(services: Services) -> web.Application:
         client_max_size=services.max_upload_bytes,
     )
     app[SERVICES] = services
+    _add_door(app, services)
     add_routes(app, of_admins())
     return app
+
+
+def _add_door(app: web.Application, services: Services) -> None:
+    door = Door(
+        services.members,
+        base_path=services.base_path,
+        trusted_proxies=services.trusted_proxies,
+        cors_origins=services.cors_origins,
+    )
+    presence = Presence(door)
+    app[DOOR], app[PRESENCE] = door, presence
+    services.members.subscribe(presence.review)
+    app.on_response_prepare.append(keep_private)
 
 
 class _OneLineForClientFaults(logging.Filter):

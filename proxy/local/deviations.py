@@ -46,6 +46,7 @@ WITHOUT_PACKAGES = (
     "Without the packages of the web interface `/` is a page of our own and the rest 404."
 )
 FOR_WATCHERS = "Not in ComfyUI: for whoever watches over the process."
+FOR_BROWSERS = "Not in ComfyUI: with members, browsers sign in by a token."
 FOR_ADMINS = "Not in ComfyUI: for admins, and for members with what is their own."
 THE_CLOUDS = "Not in ComfyUI: for programs that were written for Comfy Cloud."
 OF_VIDEO_HELPER = (

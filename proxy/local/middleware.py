@@ -14,9 +14,9 @@ from aiohttp.typedefs import Middleware
 from structlog.contextvars import bind_contextvars
 
 from proxy.local import answers, compression
+from proxy.local.access import DOOR
 from proxy.local.guard import guard_of
 from proxy.local.origin import OriginCheck
-from proxy.members import LOCAL
 from proxy.metrics.tally import Tally
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError
@@ -65,13 +65,12 @@ def gate(
     async def pass_through(request: web.Request, handler: Handler) -> web.StreamResponse:
         bind_contextvars(request_id=secrets.token_hex(6))
         began = time.perf_counter()
-        if await check.refuses(request.headers):
+        caller = request.app[DOOR].identify(request)
+        if await check.refuses(request.headers, host=caller.host):
             answer: web.StreamResponse = answers.empty(403)
         elif request.method == "OPTIONS":
             answer = answers.empty()
         else:
-            request[MEMBER] = LOCAL
-            bind_contextvars(member=LOCAL)
             try:
                 answer = await _guarded(request, handler)
             except web.HTTPException as error:
@@ -133,10 +132,13 @@ async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse
 
 
 async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    unmatched = request.match_info.http_exception
-    if unmatched is not None:
-        return _unknown(request, unmatched)
     try:
+        admission = request.app[DOOR].admit(request)
+        if admission is not None:
+            request[MEMBER] = admission.member
+        unmatched = request.match_info.http_exception
+        if unmatched is not None:
+            return _unknown(request, unmatched)
         return await handler(request)
     except LocalError as error:
         tell = log.warning if error.status >= 500 else log.info

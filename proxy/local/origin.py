@@ -57,8 +57,11 @@ class OriginCheck:
         self._allowed = frozenset(allowed)
         self._loopback: dict[str, bool] = {}
 
-    async def refuses(self, headers: Mapping[str, str]) -> bool:
-        """Whether the request is to be answered with 403."""
+    async def refuses(self, headers: Mapping[str, str], *, host: str | None = None) -> bool:
+        """Whether the request is to be answered with 403.
+
+        `host` is what the client called us, where that is not `Host`.
+        """
         origin = headers.get("Origin")
         if self._allowed and ("*" in self._allowed or origin in self._allowed):
             return False
@@ -66,7 +69,7 @@ class OriginCheck:
             return True
         if not origin:
             return False
-        host = headers.get("Host", "")
+        host = headers.get("Host", "") if host is None else host
         return differs(host, origin) and await self._is_loopback(host)
 
     async def _is_loopback(self, host: str) -> bool:

@@ -18,6 +18,7 @@ from proxy.local import (
     prompt,
     queue,
     settings,
+    sign_in,
     socket,
     system,
     upload,
@@ -26,6 +27,7 @@ from proxy.local import (
     web_interface,
 )
 from proxy.local import deviations as but
+from proxy.local.access import SIGN_IN, SIGN_OUT
 from proxy.local.admin import audit, metrics, usage
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -167,6 +169,10 @@ ROUTES = (
     Route("PATCH", "/internal/logs/subscribe", internal.subscribe, PROCESS, but.LOG, twin=False),
     Route("GET", "/internal/folder_paths", internal.get_folders, CACHE, but.NO_PATHS, twin=False),
     Route("GET", "/internal/files/{type}", internal.get_files, OWN, SAME, twin=False),
+    # members
+    Route("GET", SIGN_IN, sign_in.get_sign_in, OWN, but.FOR_BROWSERS, twin=False),
+    Route("POST", SIGN_IN, sign_in.post_sign_in, OWN, but.FOR_BROWSERS, twin=False),
+    Route("POST", SIGN_OUT, sign_in.post_sign_out, OWN, but.FOR_BROWSERS, twin=False),
     # what this server does not have
     Route("*", "/api/assets", system.assets_disabled, CONSTANT, but.NO_ASSETS, twin=False),
     Route(

@@ -24,9 +24,12 @@ import aiohttp
 import structlog
 from aiohttp import web
 
+from proxy.local.access import ADMISSION
 from proxy.local.crowd import Crowd
 from proxy.local.guard import guard_of
 from proxy.local.outbox import Outbox, Parcel
+from proxy.local.prefix import way_of
+from proxy.local.presence import PRESENCE
 from proxy.local.services import member_of, of
 from proxy.local.system import features
 from proxy.translate import codec, frames
@@ -170,16 +173,19 @@ class ClientSocket:
             case text:
                 await self._web_socket.send_bytes(frames.encode_text(text), compress)
 
-    def leave(self, code: int, reason: str) -> asyncio.Task[None]:
+    def leave(
+        self, code: int, reason: str, *, patience: float = CLOSE_SECONDS
+    ) -> asyncio.Task[None]:
         """Say goodbye, and cut the connection when the client does not say so too."""
         self._silent = True
         if self._leaving is None:
-            self._leaving = asyncio.create_task(self._leave(code, reason), name="goodbye")
+            goodbye = self._leave(code, reason, patience)
+            self._leaving = asyncio.create_task(goodbye, name="goodbye")
         return self._leaving
 
-    async def _leave(self, code: int, reason: str) -> None:
+    async def _leave(self, code: int, reason: str, patience: float) -> None:
         with contextlib.suppress(ConnectionError, TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(patience):
                 payload = code.to_bytes(2, "big") + reason.encode()
                 await self._web_socket.send_frame(payload, aiohttp.WSMsgType.CLOSE)
                 await self._left.wait()
@@ -203,7 +209,8 @@ CROWD = web.AppKey("crowd", Crowd)
 async def serve(request: web.Request) -> web.StreamResponse:
     """Take a websocket in and serve it until it closes. A bad handshake is a 400 with a text.
 
-    A `token` in the query is the mark of a program written for Comfy Cloud, and nothing else.
+    A `token` in the query is the mark of a program written for Comfy Cloud; with members it has
+    to be valid besides.
     """
     web_socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, autoclose=False)
     await web_socket.prepare(request)
@@ -224,9 +231,10 @@ async def serve(request: web.Request) -> web.StreamResponse:
 
     client = ClientSocket(web_socket, transport, flags, crowd, count_drop)
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    executing = services.jobs.hub.attach(member, sid, client, hears_all="token" in request.query)
+    executing = services.jobs.hub.attach(member, sid, client, hears_all=_cloud_way(request))
     client.greet(services.jobs.queue_remaining(member), sid, executing)
     crowd.join(client)
+    request.app[PRESENCE].enter(client, request[ADMISSION])
     tally.websockets[member] += 1
     if services.ping_interval > 0:
         client.ping_after(services.ping_interval)
@@ -239,6 +247,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     finally:
         services.jobs.hub.detach(member, sid, client)
         crowd.leave(client)
+        request.app[PRESENCE].exit(client)
         tally.websockets[member] -= 1
         delivering.cancel()
         await asyncio.gather(delivering, client.end(), return_exceptions=True)
@@ -249,6 +258,11 @@ async def serve(request: web.Request) -> web.StreamResponse:
 async def close_all(app: web.Application) -> None:
     """Tell every client that the server goes away."""
     await app[CROWD].close(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY)
+
+
+def _cloud_way(request: web.Request) -> bool:
+    """Whether the socket was opened as Comfy Cloud's are, with a `token` in the query."""
+    return bool(way_of(request).query_tokens) or "token" in request.query
 
 
 def _is_status(message: Message) -> bool:

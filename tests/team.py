@@ -1,0 +1,54 @@
+"""A proxy with members, for tests: Ann, an admin, and Bob."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stack import Proxy, running_proxy
+from yarl import URL
+
+from proxy.members.directory import Directory
+from proxy.members.member import Member
+from proxy.simulator import Simulator
+
+
+@dataclass
+class Team:
+    """A running proxy and the tokens of its members."""
+
+    proxy: Proxy
+    ann: str
+    bob: str
+
+    @property
+    def url(self) -> URL:
+        return self.proxy.url
+
+    @property
+    def members(self) -> Directory:
+        return self.proxy.services.members
+
+
+@asynccontextmanager
+async def running_team(simulator: Simulator, folder: Path, **settings: Any) -> AsyncIterator[Team]:
+    """The proxy before `simulator`, shared by two members."""
+    async with running_proxy(simulator, folder, **settings) as proxy:
+        members = proxy.services.members
+        await members.add(Member("ann", role="admin"))
+        await members.add(Member("bob"))
+        ann, _ = await members.new_token("ann")
+        bob, _ = await members.new_token("bob")
+        yield Team(proxy, ann, bob)
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def basic(token: str, user: str = "x") -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"{user}:{token}".encode()).decode()}
