@@ -48,8 +48,8 @@ class EventSocket:
     that some should come is given up as `silence` has it. `waits` lie between two tries and grow
     until a connection has lasted `steady` seconds; a refused key waits the longest.
 
-    `server_flags` are the feature flags that the cloud pushed last. `refused` is the HTTP status
-    that refused the last handshake (401: the key does not work), `None` if none did.
+    `refused` is the HTTP status that refused the last handshake (401: the key does not work),
+    `None` if none did.
     """
 
     def __init__(
@@ -83,7 +83,6 @@ class EventSocket:
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._up = asyncio.Event()
         self._hurry = asyncio.Event()
-        self.server_flags: dict[str, Any] = {}
         self.refused: int | None = None
 
     @property
@@ -223,8 +222,6 @@ class EventSocket:
         data = data or {}
         if self._key and self._key in text:
             data = redact(data, self._key)
-        if type_ == "feature_flags":
-            self.server_flags = data
         self._tell(self._on_event, type_, data)
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:

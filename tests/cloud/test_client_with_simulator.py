@@ -236,12 +236,11 @@ async def open_socket(simulator: Simulator) -> AsyncIterator[Open]:
 
 
 async def test_the_events_of_a_job(client: CloudClient, open_socket: Open) -> None:
-    socket, events = await open_socket()
+    _, events = await open_socket()
     await client.submit(graph(), extra_data={})
     await events.until(lambda: "execution_success" in events.types)
     assert events.types[0] == "status"
     assert events.types.index("execution_start") < events.types.index("executed")
-    assert socket.server_flags["supports_preview_metadata"] is True
 
 
 @pytest.mark.parametrize("kind", ["drop", "close", "stall", "garbage", "duplicate"])

@@ -109,16 +109,6 @@ async def test_text_and_binary_arrive_in_order(serve: Serve, open_socket: Open) 
     assert await heard.next() == ("other", {})
 
 
-async def test_the_clouds_flags_are_kept(serve: Serve, open_socket: Open) -> None:
-    cloud = Cloud()
-    socket, heard = await open_socket((await serve(cloud)).url)
-    peer = await cloud.next()
-    await peer.send_str('{"type":"feature_flags","data":{"supports_progress_text_metadata":true}}')
-    assert await heard.next() == "up"
-    await heard.next()
-    assert socket.server_flags == {"supports_progress_text_metadata": True}
-
-
 async def test_nonsense_is_left_out(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
     _, heard = await open_socket((await serve(cloud)).url)
