@@ -20,6 +20,9 @@ T = TypeVar("T")
 #: What the tests of clients for Node.js install.
 NODE_PACKAGES = ("@stable-canvas/comfyui-client@1.5.9", "ws@8")
 
+#: A registry that cannot be reached is given up after seconds.
+NPM_SOON = ("--fetch-retries=0", "--fetch-timeout=10000")
+
 
 class BackgroundLoop:
     """An event loop in a thread, so that a process is looked after while a client blocks."""
@@ -61,7 +64,8 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "installed").exists():
-            command = [npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder)]
+            options = ("--no-audit", "--no-fund", *NPM_SOON, "--prefix", str(folder))
+            command = [npm, "install", *options]
             try:
                 subprocess.run(
                     [*command, *NODE_PACKAGES],
