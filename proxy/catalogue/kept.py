@@ -74,6 +74,16 @@ class Kept(Generic[T]):
             )
         return self._value
 
+    async def renewed(self, age: float, *, patience: float) -> bool:
+        """Fetch the document anew if it is older than `age`, and wait up to `patience` seconds.
+
+        Says whether it is another one now.
+        """
+        before = self._value
+        if time.monotonic() - self._fetched_at > age and (refreshing := self._refresh()):
+            await asyncio.wait([refreshing], timeout=patience)
+        return self._value is not before
+
     async def close(self) -> None:
         """Stop fetching."""
         if self._refreshing is not None:

@@ -23,6 +23,9 @@ from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
+#: How long a renewal is waited for, in seconds.
+RENEWAL = 10.0
+
 #: Model folders that ComfyUI leaves out of `GET /experiment/models`.
 _NOT_MODELS = frozenset({"configs", "custom_nodes"})
 
@@ -91,6 +94,14 @@ class Catalogue:
         if self._nodes.value is None and self._warming is not None:
             await asyncio.wait([self._warming], timeout=timeout)
         return self._nodes.value is not None
+
+    async def renewed(self, age: float) -> bool:
+        """Fetch the node classes anew if they are older than `age` (seconds).
+
+        Says whether they are others now. Waits at most a few seconds; what takes longer is there
+        the next time.
+        """
+        return await self._nodes.renewed(age, patience=RENEWAL)
 
     # --- node classes ----------------------------------------------------------------------
 

@@ -188,3 +188,30 @@ async def test_closing_stops_the_call(make: Make) -> None:
     await document.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_a_renewal_fetches_what_is_too_old_and_waits_for_it(make: Make) -> None:
+    source = Source(b"old", b"new")
+    document = make(source)
+    await document.get()
+    assert not await document.renewed(60.0, patience=5.0)
+    assert await document.renewed(0.0, patience=5.0)
+    assert document.value == "new"
+
+
+async def test_a_renewal_that_takes_too_long_goes_on_without_its_caller(make: Make) -> None:
+    source = Source(b"old", b"new")
+    document = make(source)
+    await document.get()
+    source.open.clear()
+    assert not await document.renewed(0.0, patience=0.01)
+    source.open.set()
+    await settle(document)
+    assert document.value == "new"
+
+
+async def test_a_renewal_that_fails_leaves_what_there_is(make: Make) -> None:
+    document = make(Source(b"old", CloudUnreachable("down")))
+    await document.get()
+    assert not await document.renewed(0.0, patience=5.0)
+    assert document.value == "old"

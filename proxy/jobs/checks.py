@@ -1,0 +1,147 @@
+"""What a graph has to pass before its job is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from proxy.jobs.request import Request
+from proxy.translate.errors import LocalError
+from proxy.translate.names import is_hash_name, split_annotated, written_place
+from proxy.translate.validation import Validation, validate
+from proxy.translate.validation_files import foreign_files
+
+log = structlog.get_logger(__name__)
+
+#: A catalogue that is older (seconds) is fetched anew before a graph is refused by it. So a typing
+#: error costs a call of the cloud at most once in this time, and new classes and models are known.
+FRESH = 60.0
+
+#: Graphs with more nodes are left to the cloud: nothing else goes on while one is looked at.
+_MOST = 5_000
+
+
+class Catalogue(Protocol):
+    """What the checks need of the catalogue."""
+
+    def known(self, name: str) -> Mapping[str, Any] | None:
+        """A node class, `None` if there is none."""
+
+    async def wait_loaded(self, timeout: float) -> bool:  # noqa: ASYNC109
+        """Wait until the node classes are there, at most `timeout` seconds, if they may come."""
+
+    async def renewed(self, age: float) -> bool:
+        """Fetch the node classes anew unless they are younger than `age` seconds."""
+
+
+class Files(Protocol):
+    """What the checks need of the files."""
+
+    def find(self, member: str, type: str, subfolder: str, filename: str) -> object:  # noqa: A002
+        """The member's file of that name, or `None`."""
+
+    def reveal(self, member: str, value: Any) -> Any:
+        """The value with the member's names in place of the cloud's."""
+
+
+class Checks:
+    """The checks of all members' graphs.
+
+    `replaced` gives the old classes that the cloud replaces before it looks at a graph. `permit`
+    raises `LocalError` for a graph that the member may not run. `private` says whether there are
+    members whom the account's files are to be kept from. Without `validates` only these two are
+    looked at. The catalogue is waited for at most `patience` seconds.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        files: Files,
+        *,
+        replaced: Callable[[], Awaitable[Mapping[str, Any]]],
+        permit: Callable[[str, Mapping[str, Any]], None],
+        private: Callable[[], bool],
+        validates: bool,
+        patience: float,
+    ) -> None:
+        self._catalogue = catalogue
+        self._files = files
+        self._replaced = replaced
+        self._permit = permit
+        self._private = private
+        self._validates = validates
+        self._patience = patience
+
+    async def check(self, member: str, request: Request) -> Validation | None:
+        """What is right and wrong with a graph; `None` if nobody can tell before the cloud does.
+
+        Raises `LocalError`: 400 as ComfyUI refuses graphs, 403 for nodes that the member may not
+        use.
+        """
+        loaded = await self._catalogue.wait_loaded(self._patience)
+        found = await self._validated(member, request) if loaded and self._validates else None
+        if found is not None and found.error is not None:
+            kinds = {one["type"] for about in found.node_errors.values() for one in about["errors"]}
+            log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
+            raise _refusal(found)
+        if self._private():
+            node_errors = foreign_files(request.graph, lambda name: self._has_file(member, name))
+            if node_errors:
+                raise LocalError(
+                    400,
+                    "prompt_outputs_failed_validation",
+                    "Prompt outputs failed validation",
+                    node_errors=node_errors,
+                )
+        self._permit(member, request.graph)
+        return found
+
+    async def _validated(self, member: str, request: Request) -> Validation | None:
+        if len(request.graph) > _MOST:
+            return None
+        found = self._validate(member, request)
+        if not found.faultless and await self._catalogue.renewed(FRESH):
+            found = self._validate(member, request)
+        if not found.faultless and await self._is_replaced(request.graph):
+            return None
+        return found
+
+    def _validate(self, member: str, request: Request) -> Validation:
+        return validate(
+            request.graph,
+            request.targets,
+            self._catalogue.known,
+            has_file=lambda name: self._has_file(member, name),
+        )
+
+    async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
+        """Whether the cloud will look at another graph than this, with newer classes."""
+        replaced = await self._replaced()
+        return any(str(node.get("class_type")) in replaced for node in graph.values())
+
+    def _has_file(self, member: str, name: str) -> bool:
+        """Whether the member may use a file, by its name as it stands in a graph.
+
+        A name of the cloud's may be used by who has the file, or where all files are of one.
+        """
+        place = written_place(name)
+        if place is not None and self._files.find(member, place.type, "", place.path) is not None:
+            return True
+        if not is_hash_name(name):
+            return False
+        bare = split_annotated(name)[0]
+        return not self._private() or self._files.reveal(member, bare) != bare
+
+
+def _refusal(found: Validation) -> LocalError:
+    error = found.error or {}
+    return LocalError(
+        400,
+        error["type"],
+        error["message"],
+        details=error["details"],
+        extra_info=error["extra_info"],
+        node_errors=found.node_errors,
+    )

@@ -1,0 +1,271 @@
+"""What graphs have to pass before their jobs are taken, over a real catalogue."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import graphs
+import pytest
+from yarl import URL
+
+from proxy.catalogue import Catalogue
+from proxy.cloud.errors import CloudUnreachable
+from proxy.jobs.checks import FRESH, Checks
+from proxy.jobs.request import Request
+from proxy.simulator.nodes import object_info, standard_nodes
+from proxy.translate.errors import LocalError
+
+HASH = "ab" * 32 + ".png"
+HIDDEN = "cd" * 32 + ".png"
+
+
+@dataclass
+class Cloud:
+    """A cloud's catalogue, whose calls are counted."""
+
+    classes: dict[str, Any] = field(default_factory=lambda: object_info(standard_nodes()))
+    base_url: URL = field(default_factory=lambda: URL("https://cloud.example"))
+    calls: int = 0
+    down: bool = False
+
+    async def object_info(self) -> bytes:
+        self.calls += 1
+        if self.down:
+            raise CloudUnreachable("down")
+        return json.dumps(self.classes).encode()
+
+    async def model_folders(self) -> list[dict[str, Any]]:
+        return []
+
+    async def models(self, folder: str) -> list[dict[str, Any]] | None:
+        return None
+
+    async def global_subgraphs(self) -> dict[str, Any]:
+        return {}
+
+    async def global_subgraph(self, id_: str) -> dict[str, Any] | None:
+        return None
+
+    async def node_replacements(self) -> dict[str, Any]:
+        return {}
+
+    async def model_preview(self, folder: str, index: int, file: str) -> None:
+        return None
+
+
+class Files:
+    """Anna has `cat.png`, which the cloud calls HASH."""
+
+    def find(self, member: str, type: str, subfolder: str, filename: str) -> object:  # noqa: A002
+        return (
+            self if (member, type, subfolder + filename) == ("anna", "input", "cat.png") else None
+        )
+
+    def reveal(self, member: str, value: Any) -> Any:
+        return "cat.png" if member == "anna" and value == HASH else value
+
+
+@dataclass
+class Bench:
+    """A catalogue and checks upon it."""
+
+    cloud: Cloud
+    catalogue: Catalogue
+    private: bool = False
+    replaced: dict[str, Any] = field(default_factory=dict)
+    denied: set[str] = field(default_factory=set)
+    validates: bool = True
+
+    async def check(self, graph: dict[str, Any], member: str = "anna", **fields: Any) -> Any:
+        checks = Checks(
+            self.catalogue,
+            Files(),
+            replaced=self._replaced,
+            permit=self._permit,
+            private=lambda: self.private,
+            validates=self.validates,
+            patience=5.0,
+        )
+        return await checks.check(member, Request(graph=graph, **fields))
+
+    async def refusal(self, graph: dict[str, Any], member: str = "anna") -> LocalError:
+        with pytest.raises(LocalError) as caught:
+            await self.check(graph, member)
+        return caught.value
+
+    async def _replaced(self) -> Mapping[str, Any]:
+        return self.replaced
+
+    def _permit(self, member: str, graph: Mapping[str, Any]) -> None:
+        if any(node["class_type"] in self.denied for node in graph.values()):
+            raise LocalError(403, "node_not_allowed", "You may not use a node")
+
+    def age(self, seconds: float) -> None:
+        """Let time pass since the catalogue was fetched."""
+        self.catalogue._nodes._fetched_at -= seconds
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
+    cloud = Cloud()
+    catalogue = Catalogue(cloud, tmp_path, max_age=3600.0)  # type: ignore[arg-type]
+    await catalogue.start()
+    yield Bench(cloud, catalogue)
+    await catalogue.close()
+
+
+async def test_a_good_graph_passes(bench: Bench) -> None:
+    found = await bench.check(graphs.plain())
+    assert found.faultless
+    assert found.outputs == ["2"]
+
+
+async def test_a_refusal_has_comfyuis_form(bench: Bench) -> None:
+    error = await bench.refusal({"1": {"class_type": "SaveImage", "inputs": {}}})
+    assert error.status == 400
+    body = error.body()
+    assert body["error"] == {
+        "type": "prompt_outputs_failed_validation",
+        "message": "Prompt outputs failed validation",
+        "details": "Required input is missing: images\nRequired input is missing: filename_prefix",
+        "extra_info": {},
+    }
+    assert list(body["node_errors"]) == ["1"]
+
+
+async def test_good_outputs_pass_with_what_is_wrong_with_the_others(bench: Bench) -> None:
+    graph = graphs.plain()
+    graph["3"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}
+    found = await bench.check(graph)
+    assert found.outputs == ["2"]
+    assert list(found.node_errors) == ["3"]
+
+
+async def test_typing_errors_cost_no_call_as_long_as_the_catalogue_is_fresh(bench: Bench) -> None:
+    for _ in range(5):
+        error = await bench.refusal({"1": {"class_type": "NoSuchNode", "inputs": {}}})
+        assert error.type == "missing_node_type"
+    assert bench.cloud.calls == 1
+
+
+async def test_typing_errors_together_cost_one_call_when_it_is_not(bench: Bench) -> None:
+    await bench.check(graphs.plain())
+    bench.age(FRESH + 1)
+    wrong = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
+    await asyncio.gather(*(bench.refusal(wrong) for _ in range(9)))
+    await bench.refusal(wrong)
+    assert bench.cloud.calls == 2
+
+
+async def test_good_graphs_never_wait_for_a_fresh_catalogue(bench: Bench) -> None:
+    await bench.check(graphs.plain())
+    bench.age(FRESH + 1)
+    await bench.check(graphs.plain())
+    assert bench.cloud.calls == 1
+
+
+async def test_a_class_that_is_new_at_the_cloud_is_known(bench: Bench) -> None:
+    await bench.check(graphs.plain())
+    bench.cloud.classes["SaveBetter"] = bench.cloud.classes["SaveImage"]
+    graph = graphs.plain()
+    graph["2"]["class_type"] = "SaveBetter"
+    bench.age(FRESH + 1)
+    assert (await bench.check(graph)).outputs == ["2"]
+
+
+async def test_a_model_that_is_new_at_the_cloud_is_known(bench: Bench) -> None:
+    await bench.check(graphs.plain())
+    spec = bench.cloud.classes["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"]
+    spec[0] = [*spec[0], "new.safetensors"]
+    graph = graphs.sampled()
+    graph["4"]["inputs"]["ckpt_name"] = "new.safetensors"
+    bench.age(FRESH + 1)
+    assert (await bench.check(graph)).faultless
+
+
+async def test_when_the_cloud_is_down_the_copy_decides(bench: Bench) -> None:
+    await bench.check(graphs.plain())
+    bench.cloud.down = True
+    bench.age(FRESH + 1)
+    error = await bench.refusal({"1": {"class_type": "NoSuchNode", "inputs": {}}})
+    assert error.type == "missing_node_type"
+
+
+async def test_without_a_catalogue_the_cloud_decides(tmp_path: Path) -> None:
+    cloud = Cloud(down=True)
+    catalogue = Catalogue(cloud, tmp_path, max_age=3600.0)  # type: ignore[arg-type]
+    await catalogue.start()
+    try:
+        wrong = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
+        assert await Bench(cloud, catalogue).check(wrong) is None
+    finally:
+        await catalogue.close()
+
+
+async def test_a_class_that_the_cloud_replaces_is_its_own_business(bench: Bench) -> None:
+    bench.replaced = {"OldNode": [{"new_node_id": "SaveImage"}]}
+    assert await bench.check({"1": {"class_type": "OldNode", "inputs": {}}}) is None
+
+
+async def test_nothing_is_validated_where_that_is_not_wished(bench: Bench) -> None:
+    bench.validates = False
+    assert await bench.check({"1": {"class_type": "NoSuchNode", "inputs": {}}}) is None
+
+
+async def test_what_a_member_may_not_use_is_refused_also_then(bench: Bench) -> None:
+    bench.denied = {"SaveImage"}
+    assert (await bench.refusal(graphs.plain())).status == 403
+    bench.validates = False
+    assert (await bench.refusal(graphs.plain())).status == 403
+
+
+async def test_a_great_graph_is_checked_and_a_giant_one_is_the_clouds(bench: Bench) -> None:
+    graph = {str(number): graphs.plain()["1"] for number in range(3, 2000)} | graphs.plain()
+    assert (await bench.check(graph)).outputs == ["2"]
+    graph = {str(number): {"class_type": "NoSuchNode"} for number in range(20_000)}
+    assert await bench.check(graph) is None
+
+
+@pytest.mark.parametrize("name", ["cat.png", HASH])
+async def test_a_member_may_use_its_own_files(bench: Bench, name: str) -> None:
+    bench.private = True
+    assert (await bench.check(graphs.inverted(name))).faultless
+
+
+@pytest.mark.parametrize("name", [HASH, HIDDEN, f"{HIDDEN} [output]", "cat.png", "dog.png"])
+async def test_other_members_files_are_as_unknown_as_what_there_is_not(
+    bench: Bench, name: str
+) -> None:
+    bench.private = True
+    bench.cloud.classes = object_info(standard_nodes(), [HASH])
+    error = await bench.refusal(graphs.inverted(name), "bert")
+    (reason,) = error.node_errors["1"]["errors"]
+    assert reason == {
+        "type": "custom_validation_failed",
+        "message": "Custom validation failed for node",
+        "details": f"image - Invalid image file: {name}",
+        "extra_info": {"input_name": "image"},
+    }
+
+
+async def test_without_members_a_name_of_the_clouds_is_taken(bench: Bench) -> None:
+    assert (await bench.check(graphs.inverted(HASH))).faultless
+
+
+@pytest.mark.parametrize(
+    "value",
+    [HASH, f"sub/{HASH}", f"blake3:{HASH}", f"./{HASH} [input]", HASH.upper(), {"a": [HASH]}],
+)
+async def test_a_name_of_the_clouds_is_looked_for_in_every_input(bench: Bench, value: Any) -> None:
+    bench.private = True
+    graph = graphs.plain()
+    graph["3"] = {"class_type": "PreviewAny", "inputs": {"source": value}}
+    error = await bench.refusal(graph, "bert")
+    assert list(error.node_errors) == ["3"]
+    bench.private = False
+    assert (await bench.check(graph, "bert")).faultless
