@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from process import serving
 
 from proxy import __version__
@@ -245,6 +247,21 @@ async def test_check_finds_a_cloud_that_is_away(tmp_path: Path) -> None:
     assert code == 1
     assert "cannot be reached" in lines["cloud"][1]
     assert lines["data folder"][0] == "ok"
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, "<html>"), (405, "{}"), (200, "{}")])
+async def test_check_finds_that_somebody_else_answers(
+    tmp_path: Path, status: int, body: str
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    async with TestServer(app) as other:
+        code, lines = await checked(tmp_path, other.make_url("/"))
+    assert code == 1
+    assert "is not Comfy Cloud: correct COMFY_CLOUD_BASE_URL" in lines["cloud"][1]
 
 
 async def test_check_finds_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

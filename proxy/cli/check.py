@@ -142,17 +142,20 @@ def _say(what: str, *, fine: str = "", problem: str = "") -> None:
 
 async def _reachable(client: CloudClient) -> str:
     address = str(client.base_url).rstrip("/")
+    stranger = f"What answers at {address} is not Comfy Cloud: correct COMFY_CLOUD_BASE_URL."
     try:
-        await client.system_stats()
+        stats = await client.system_stats()
+        if not isinstance(stats.get("system"), dict):
+            raise _ProblemError(stranger)
     except CloudRefused as error:
         if error.status >= 500:
             raise _ProblemError(
                 f"{address} answers with status {error.status}: try again in a while."
             ) from None
+        if error.status in (404, 405) or not isinstance(error.body, dict):
+            raise _ProblemError(stranger) from None
     except CloudGarbage:
-        raise _ProblemError(
-            f"What answers at {address} is not Comfy Cloud: correct COMFY_CLOUD_BASE_URL."
-        ) from None
+        raise _ProblemError(stranger) from None
     except CloudError as error:
         raise _ProblemError(
             f"{address} cannot be reached ({error}): check the network and COMFY_CLOUD_BASE_URL."
