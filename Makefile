@@ -34,6 +34,7 @@ bench: $(DEV) ## measure, and print the tables of the README
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/view.py
 	$(BIN)/python benchmarks/object_info.py
+	$(BIN)/python benchmarks/sockets.py
 
 chaos: $(DEV) ## a thousand jobs, faults everywhere, kills in between, and the accounting
 	PYTHONPATH=tests $(BIN)/python -m chaos.run

@@ -1,6 +1,6 @@
 """`make demo`: a workflow through the proxy's local API, from nothing.
 
-Starts the proxy on a free port, before the simulator or, where COMFY_CLOUD_API_KEY or
+Starts the proxy on a free port, in front of the simulator or, where COMFY_CLOUD_API_KEY or
 COMFY_CLOUD_API_KEY_FILE is set, before Comfy Cloud; submits `text-to-image.json` as any client
 would, and saves the pictures to `./demo-output/`.
 """
