@@ -78,7 +78,10 @@ _RETRYABLE = frozenset(
 )
 
 #: The proxy's credential is at fault, never the client's: a local client has none to correct.
-_AS_STATUS = {401: 503, 429: 429, 413: 413}
+_AS_STATUS = {401: 503, 413: 413}
+
+#: Seconds after which it is worth asking a busy cloud again, where it does not say.
+_BUSY_WAIT = 10.0
 
 
 def from_cloud(status: int, body: object, retry_after: float | None = None) -> LocalError:
@@ -86,7 +89,9 @@ def from_cloud(status: int, body: object, retry_after: float | None = None) -> L
 
     Reads `{"error": {…}, "node_errors": {…}}`, `{"code", "message"}` and plain text; fills what
     node errors lack. A 4xx becomes 400, but 401 becomes 503 since the client has no credential
-    to correct; 413 and 429 stay, as does every 5xx as 503. `retry_after` is in seconds.
+    to correct; 413 stays; every 5xx becomes 503. So does a 429 that passes by itself, with a
+    `Retry-After`: a local ComfyUI never says 429, and it is the account that has asked too often,
+    not this client. `retry_after` is in seconds.
     """
     error, node_errors = _read(body)
     type_ = str(error.get("type") or error.get("code") or f"cloud_{status}")
@@ -95,8 +100,11 @@ def from_cloud(status: int, body: object, retry_after: float | None = None) -> L
     if way_out is not None:
         message = f"{message.rstrip('. ')}: {way_out}."
     extra_info = error.get("extra_info")
+    busy = is_retryable(status, body)
+    if busy and retry_after is None:
+        retry_after = _BUSY_WAIT
     return LocalError(
-        _AS_STATUS.get(status, 400 if status < 500 else 503),
+        503 if busy else _AS_STATUS.get(status, 400 if status < 500 else 503),
         type_,
         message,
         details=str(error.get("details") or ""),

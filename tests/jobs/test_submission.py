@@ -47,7 +47,7 @@ async def test_a_cloud_that_stays_busy_is_an_error_with_its_name(
     simulator.switches.refuse_prompt = "QUEUE_LIMIT"
     async with running_proxy(simulator, tmp_path, policy={"submit_patience": 0.6}) as proxy:
         status, body = await Client(session, proxy.url).post("prompt", {"prompt": graphs.plain()})
-    assert status == 429
+    assert status == 503
     assert body["error"]["type"] == "QUEUE_LIMIT"
 
 

@@ -51,7 +51,8 @@ def test_code_and_message_become_an_error() -> None:
         (402, "PAYMENT_REQUIRED", 400, "credits"),
         (402, "CLOUD_SUBSCRIPTION_REQUIRED", 400, "plan"),
         (403, "PARTNER_NODE_DISABLED", 400, "remove the node"),
-        (429, "QUEUE_LIMIT", 429, "have ended"),
+        (429, "QUEUE_LIMIT", 503, "have ended"),
+        (429, "FREE_TIER_EXHAUSTED", 400, "allowance"),
         (401, "UNAUTHORIZED", 503, "COMFY_CLOUD_API_KEY"),
         (413, "TOO_LARGE", 413, "smaller"),
         (500, "INTERNAL", 503, "again"),
@@ -62,6 +63,12 @@ def test_a_refusal_names_the_way_out(status: int, type_: str, local: int, says: 
     assert refusal.status == local
     assert refusal.type == type_
     assert says in refusal.message
+
+
+@pytest.mark.parametrize(("asked", "told"), [(None, "10"), (3.0, "3")])
+def test_a_busy_cloud_says_when_to_ask_again(asked: float | None, told: str) -> None:
+    refusal = from_cloud(429, {"error": {"type": "QUEUE_LIMIT"}}, asked)
+    assert (refusal.status, refusal.headers) == (503, {"Retry-After": told})
 
 
 def test_what_the_cloud_adds_is_passed_on() -> None:
