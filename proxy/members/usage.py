@@ -90,7 +90,7 @@ class Usage:
         self._interval = interval
         self._unwritten: dict[str, Row] = {}
         self._unwritten_marks: dict[str, Mark | None] = {}
-        self._day = day_of(now())
+        self._day, self._day_ends = "", 0.0
         self._today: dict[str, Row] = {}
         self._flushing = asyncio.Lock()
         self._urgent = asyncio.Event()
@@ -99,8 +99,7 @@ class Usage:
 
     async def start(self) -> None:
         """Read today's counts, and write from now on. Raises `StoreError`."""
-        self._day = day_of(self._now())
-        async for key, data in self._store.scan(USAGE, f"{self._day}/"):
+        async for key, data in self._store.scan(USAGE, f"{self._current_day()}/"):
             self._today[key.partition("/")[2]] = _ROW.decode(data)
         self._writer = asyncio.create_task(self._write_now_and_then(), name="write usage")
 
@@ -158,10 +157,12 @@ class Usage:
 
     def served(self, member: str, count: int) -> None:
         """Bytes of files that went to a client."""
-        self._count(member, Row(bytes_down=count))
+        day = self._current_day()
+        self._unwritten.setdefault(f"{day}/{member}", Row()).bytes_down += count
+        self._today.setdefault(member, Row()).bytes_down += count
 
     def _count(self, member: str, row: Row, *, at: float | None = None) -> None:
-        day = day_of(self._now() if at is None else at)
+        day = self._current_day() if at is None else day_of(at)
         self._unwritten.setdefault(f"{day}/{member}", Row()).add(row)
         if day == self._current_day():
             self._today.setdefault(member, Row()).add(row)
@@ -171,9 +172,9 @@ class Usage:
         self._urgent.set()
 
     def _current_day(self) -> str:
-        day = day_of(self._now())
-        if day > self._day:
-            self._day, self._today = day, {}
+        now = self._now()
+        if now >= self._day_ends:
+            self._day, self._day_ends, self._today = day_of(now), end_of_day(now).timestamp(), {}
         return self._day
 
     # --- asking ----------------------------------------------------------------------------
