@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from proxy import folder, telemetry
+from proxy import bookkeeping, folder, telemetry
 from proxy.account_key import AccountKeys
 from proxy.accounts import opening
 from proxy.accounts.opening import Ears
@@ -22,6 +22,7 @@ from proxy.files.service import Files
 from proxy.jobs.request import Policy
 from proxy.jobs.service import Jobs
 from proxy.local import web_packages
+from proxy.local.app import make_admin_app
 from proxy.local.guard import Limits
 from proxy.local.journal import Journal
 from proxy.local.server import Server
@@ -71,13 +72,15 @@ async def rooms(
             opening.opened(
                 accounts,
                 tempo,
-                lambda _: Ears(
-                    on_event=lambda type_, data: jobs.router.on_event(type_, data),
-                    on_frame=lambda frame: jobs.router.on_frame(frame),
-                    on_up=lambda: jobs.socket_opened(),
-                    on_down=lambda: jobs.socket_lost(),
-                    due=lambda: jobs.any_running(),
+                lambda name: Ears(
+                    on_event=lambda type_, data: jobs.on_event(name, type_, data),
+                    on_frame=lambda frame: jobs.on_frame(name, frame),
+                    on_up=lambda: jobs.socket_opened(name),
+                    on_down=lambda: jobs.socket_lost(name),
+                    due=lambda: jobs.any_running(name),
                 ),
+                slots=settings.slots,
+                ahead=settings.slots_ahead,
             )
         )
         by_name = {account.name: account for account in opened}
@@ -113,15 +116,21 @@ async def rooms(
             )
             return connected
 
+        books = await stack.enter_async_context(
+            bookkeeping.kept(settings, path, store, members, catalogue.known)
+        )
         jobs = Jobs(
             store=store,
-            cloud=cloud,
+            accounts=opened,
             files=files,
             known_class=catalogue.known,
-            connected=lambda: opened[0].socket.connected,
-            opened=lambda: listened_to(opened[0].name),
-            policy=policy or _policy(settings, opened[0].key),
+            opened=listened_to,
+            policy=policy or _policy(settings),
+            member=members.get,
+            admit=books.limiter.admit if books.limiter is not None else None,
+            observers=books.observers,
         )
+        members.subscribe(jobs.members_changed)
         journal = Journal(jobs.hub)
         stack.enter_context(telemetry.lines_told(journal.add))
         await stack.enter_async_context(opening.listening(opened))
@@ -130,7 +139,7 @@ async def rooms(
 
         async def use_key(name: str, key: str) -> None:
             await by_name[name].use_key(key)
-            jobs.use_key(key)
+            jobs.use_key(name, key)
 
         if not settings.simulate:
             keys = AccountKeys(
@@ -159,6 +168,8 @@ async def rooms(
             readiness=readiness.report,
             ping_interval=settings.ping_interval,
             interface=web_packages.installed() if interface is None else interface,
+            books=books.with_metrics(jobs, opened, files.cache) if settings.metrics else books,
+            admin_apart=settings.admin_listen is not None,
         )
 
 
@@ -175,13 +186,30 @@ async def serve(
     """
     async with rooms(settings, accounts=accounts, reread_keys=_hangup()) as services:
         stop_timeout = (1 - _SHARE_OF_ROOMS) * settings.shutdown_timeout
-        server = Server(services, _limits(settings), stop_timeout=stop_timeout)
+        limits = _limits(settings)
+        server = Server(services, limits, stop_timeout=stop_timeout)
+        servers = [server]
         try:
+            if settings.admin_listen is not None:
+                admin = Server(services, limits, stop_timeout=stop_timeout, make=make_admin_app)
+                await _listen_for_admins(admin, *settings.admin_listen)
+                servers.append(admin)
             ready(await server.start(settings.host, settings.port))
             await stop.wait()
             log.info("stopping")
         finally:
-            await server.stop()
+            await asyncio.gather(*(one.stop() for one in servers))
+
+
+async def _listen_for_admins(server: Server, host: str, port: int) -> None:
+    try:
+        address = await server.start(host, port)
+    except OSError as error:
+        raise ConfigError(
+            f"The address {host}:{port} of admin_listen cannot be listened on "
+            f"({error.strerror}): choose another one."
+        ) from error
+    log.info("listening_for_admins", address=address)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -223,9 +251,9 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _policy(settings: Settings, key: str) -> Policy:
+def _policy(settings: Settings) -> Policy:
     return Policy(
-        key=key,
         send_partner_key=settings.send_partner_key,
         history_size=settings.history_size,
+        fair_by=settings.fair_by,
     )

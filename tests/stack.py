@@ -15,7 +15,7 @@ import aiohttp
 from yarl import URL
 
 from proxy import app
-from proxy.config import AccountAccess, Settings
+from proxy.config import AccountAccess, Settings, read_accounts
 from proxy.jobs.request import Policy
 from proxy.jobs.runner import Waits
 from proxy.local.server import Server
@@ -51,19 +51,21 @@ async def running_proxy(
     *,
     policy: dict[str, Any] | None = None,
     tempo: app.Tempo | None = None,
-    accounts: list[AccountAccess] | None = None,
     interface: WebInterface | None = None,
     **settings: Any,
 ) -> AsyncIterator[Proxy]:
     """The proxy before `simulator`, with its data in `folder`, on a free port.
 
-    Without `accounts` the simulator's own is the only one. Without an `interface` there is none,
-    whether it is installed or not.
+    Without the setting `accounts` the simulator's own is the only one. Without an `interface`
+    there is none, whether it is installed or not.
     """
     chosen = Settings(data_dir=folder, **settings)
-    jobs_policy = Policy(key=simulator.key, **{**QUICK, **(policy or {})})
-    if accounts is None:
-        accounts = [AccountAccess("default", simulator.base_url, simulator.key)]
+    jobs_policy = Policy(**{**QUICK, **(policy or {})})
+    accounts = (
+        read_accounts(chosen)
+        if chosen.accounts
+        else [AccountAccess("default", simulator.base_url, simulator.key)]
+    )
     async with app.rooms(
         chosen,
         accounts=accounts,

@@ -60,6 +60,11 @@ class Health:
         """The job that tried came back without a word on the account."""
         self._trying = False
 
+    def eased(self, now: float) -> None:
+        """A job has left the account: one that had too many may be tried at once."""
+        if self.reason == "rate_limited":
+            self.until = min(self.until, now)
+
     def renewed(self) -> None:
         """Another key, or proof that it works: nothing is known against the account any more."""
         self.reason = None

@@ -28,16 +28,23 @@ class Ears:
 
 @asynccontextmanager
 async def opened(
-    accounts: Iterable[AccountAccess], tempo: Tempo, ears: Callable[[str], Ears]
+    accounts: Iterable[AccountAccess],
+    tempo: Tempo,
+    ears: Callable[[str], Ears],
+    *,
+    slots: int = 0,
+    ahead: int = 1,
 ) -> AsyncIterator[list[Account]]:
     """The accounts with clients that can be called, closed behind the block.
 
     Their sockets are not connected before `listening`. `ears` gives those of an account by name.
+    `slots` is how many jobs an account runs that does not say it, `ahead` how many more it may be
+    sent.
     """
     async with AsyncExitStack() as stack:
         found = []
         for access in accounts:
-            account = _made(access, tempo, ears(access.name))
+            account = _made(access, tempo, ears(access.name), Slots(access.slots or slots, ahead))
             await account.cloud.start()
             stack.push_async_callback(account.cloud.close)
             found.append(account)
@@ -54,7 +61,7 @@ async def listening(accounts: Iterable[Account]) -> AsyncIterator[None]:
         yield
 
 
-def _made(access: AccountAccess, tempo: Tempo, ears: Ears) -> Account:
+def _made(access: AccountAccess, tempo: Tempo, ears: Ears, slots: Slots) -> Account:
     cloud = CloudClient(
         access.base_url, access.key, patience=tempo.patience, circuit=tempo.circuit()
     )
@@ -75,7 +82,7 @@ def _made(access: AccountAccess, tempo: Tempo, ears: Ears) -> Account:
         cloud,
         socket,
         access.key,
-        slots=Slots(access.slots),
+        slots=slots,
         weight=access.weight,
         members=access.members,
     )

@@ -187,6 +187,37 @@ class Settings(BaseModel):
             expects="true or false",
         ),
     ] = True
+    slots: Annotated[
+        int,
+        Field(ge=0, le=1000),
+        Entry(
+            group="Comfy Cloud",
+            help="How many jobs an account runs at once, where its table does not say it; 0 learns "
+            "it from what the account does.",
+            expects="a whole number from 0 to 1000",
+            metavar="JOBS",
+        ),
+    ] = 0
+    slots_ahead: Annotated[
+        int,
+        Field(ge=0, le=100),
+        Entry(
+            group="Comfy Cloud",
+            help="How many jobs more than an account runs are sent to it, so that the next one "
+            "begins at once; all others wait in the proxy, where their order can be changed.",
+            expects="a whole number from 0 to 100",
+            metavar="JOBS",
+        ),
+    ] = 1
+    fair_by: Annotated[
+        Literal["jobs", "time"],
+        BeforeValidator(to_lower),
+        Entry(
+            group="Gateway",
+            help="What is shared out fairly among members: jobs, or the time that they run.",
+            expects="jobs or time",
+        ),
+    ] = "jobs"
     cors_origins: Annotated[
         tuple[str, ...],
         BeforeValidator(_origins),

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
 from proxy.cloud.errors import CloudError
-from proxy.jobs.keeper import Keeper
 from proxy.jobs.record import JobRecord
 from proxy.jobs.submission import Submitter
 
@@ -24,23 +23,24 @@ class Adoption:
     """The unsettled submissions.
 
     A job that is not found for `certain` seconds, counted from the first look that succeeded, is
-    given up; looks are `first` seconds apart, and ever more up to `longest`. `on_found` is called
-    when one has been found.
+    not there; looks are `first` seconds apart, and ever more up to `longest`. `submitter` gives
+    that of the job's account. What comes of it is for `found(record, cloud_id)` and
+    `absent(record)`, which must not fail.
     """
 
     def __init__(
         self,
-        keeper: Keeper,
-        submitter: Submitter,
-        on_found: Callable[[], None],
+        submitter: Callable[[JobRecord], Submitter],
+        found: Callable[[JobRecord, str], Awaitable[None]],
+        absent: Callable[[JobRecord], Awaitable[None]],
         *,
         first: float = 0.5,
         longest: float = 10.0,
         certain: float = 15.0,
     ) -> None:
-        self._keeper = keeper
         self._submitter = submitter
-        self._on_found = on_found
+        self._found = found
+        self._absent = absent
         self._first = first
         self._longest = longest
         self._certain = certain
@@ -67,22 +67,18 @@ class Adoption:
         structlog.contextvars.bind_contextvars(job=record.prompt_id, member=record.member)
         cloud_id = await self._look(record)
         if cloud_id is None:
-            await self._keeper.discard(record)
-            log.info("unanswered_job_dropped")
-            return
-        record.cloud_id = cloud_id
-        await self._keeper.save(record)
-        self._keeper.follow(record).release()
-        self._keeper.tell_status(record.member)
-        self._on_found()
-        log.info("unanswered_job_adopted", cloud_job=cloud_id)
+            log.info("unanswered_job_absent")
+            await self._absent(record)
+        else:
+            log.info("unanswered_job_adopted", cloud_job=cloud_id)
+            await self._found(record, cloud_id)
 
     async def _look(self, record: JobRecord) -> str | None:
         wait, since = self._first, None
         while True:
             begun = time.monotonic()
             try:
-                cloud_id = await self._submitter.find(record)
+                cloud_id = await self._submitter(record).find(record)
             except CloudError as error:
                 log.warning("unanswered_job_unread", error=str(error))
             else:

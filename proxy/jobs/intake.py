@@ -1,113 +1,79 @@
-"""Takes jobs in: from a checked request to a job that is on disk, on the cloud and followed."""
+"""Takes jobs in: from a checked request to a job that is on disk, and on the cloud or in line."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
 
 import structlog
 
-from proxy.jobs.adoption import Adoption
+from proxy.jobs.dispatcher import Dispatcher, Files, KnownClass
 from proxy.jobs.keeper import Keeper, now
-from proxy.jobs.reconcile import Reconciler
 from proxy.jobs.record import JobRecord, Number
-from proxy.jobs.request import Accepted, Policy, Request
-from proxy.jobs.runner import Names, Runner
-from proxy.jobs.submission import Submitter, UnansweredError
+from proxy.jobs.request import Accepted, Backlog, Request
+from proxy.jobs.submission import SubmissionError, UnansweredError
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError, fill_node_errors
-from proxy.translate.redact import credentials, without_credentials
+from proxy.translate.redact import without_credentials
+from proxy.translate.validation import Validation
 
 log = structlog.get_logger(__name__)
 
-#: The catalogue's word on a node class, or `None` while it has none.
-KnownClass = Callable[[str], Mapping[str, Any] | None]
+#: Whether a member may submit now: raises `LocalError` (429, 403) if not.
+Admit = Callable[[str, Request, Backlog], None]
+
+#: What is right and wrong with a graph, `None` if only the cloud can tell. Raises `LocalError`.
+Check = Callable[[str, Request], Awaitable[Validation | None]]
 
 
-class Files(Names, Protocol):
-    """What the intake needs of the files."""
-
-    async def ensure_sent(
-        self,
-        member: str,
-        graph: Mapping[str, Any],
-        *,
-        choices: KnownClass,
-    ) -> None:
-        """Send the uploads that a graph names, where another cloud has had them."""
-
-    def substitute(
-        self,
-        member: str,
-        graph: dict[str, Any],
-        *,
-        choices: KnownClass,
-    ) -> dict[str, Any]:
-        """The graph with the cloud's names in place of the member's."""
+class _ElsewhereError(Exception):
+    """The account cannot take the job, but another one that is well may."""
 
 
 class Intake:
-    """Numbers, records and submits.
-
-    `opened` waits a little until the event socket is open, so that no event of a job comes before
-    anybody hears it, and until the catalogue is there. It says whether the socket is; it is not
-    waited for again until `socket_opened`.
-    """
+    """Admits, checks, numbers and records; submits at once what has its turn."""
 
     def __init__(
         self,
         keeper: Keeper,
-        submitter: Submitter,
-        adoption: Adoption,
-        reconciler: Reconciler,
+        dispatcher: Dispatcher,
         files: Files,
         known_class: KnownClass,
-        opened: Callable[[], Awaitable[bool]],
-        policy: Policy,
+        admit: Admit | None,
+        check: Check | None,
     ) -> None:
         self._keeper = keeper
-        self._submitter = submitter
-        self._adoption = adoption
-        self._reconciler = reconciler
+        self._dispatcher = dispatcher
         self._files = files
         self._known_class = known_class
-        self._opened = opened
-        self._worth_waiting = True
-        self._key = policy.key
-        self._send_partner_key = policy.send_partner_key
-        self._unreleased: dict[tuple[str, str], Runner] = {}
+        self._admit = admit
+        self._check = check
         self._submitting: set[tuple[str, str]] = set()
-        self._number = 0
+        self._numbers: defaultdict[str, int] = defaultdict(int)
+        self._order = 0
 
-    def use_key(self, key: str) -> None:
-        """Lend another key to partner nodes from now on."""
-        self._key = key
-
-    def socket_opened(self) -> None:
-        """The event socket is open (again)."""
-        self._worth_waiting = True
+    def restore(self, records: Iterable[JobRecord]) -> None:
+        """Number on behind the jobs that were kept; a client's own numbers are no whole ones."""
+        for record in records:
+            self._order = max(self._order, record.order + 1)
+            if isinstance(record.number, int):
+                number = max(self._numbers[record.member], abs(record.number) + 1)
+                self._numbers[record.member] = number
 
     async def submit(self, member: str, request: Request) -> Accepted:
-        """Submit a job and follow it. Raises `LocalError`.
+        """Take a job in and follow it. Raises `LocalError`.
 
         Messages about the job wait for `release`. The number advances for refused requests too,
         as in ComfyUI.
         """
-        number = self._next_number(request)
-        record = JobRecord(
-            prompt_id=request.prompt_id or str(uuid.uuid4()),
-            member=member,
-            number=number,
-            graph=request.graph,
-            extra_data=without_credentials(request.extra_data),
-            targets=request.targets,
-            client_id=request.client_id,
-            create_time=now(),
-        )
-        record.extra_data["create_time"] = record.create_time
+        if self._admit is not None:
+            self._admit(member, request, self.backlog(member))
+        record = self._record(member, request)
         place = (member, record.prompt_id)
-        taken = place in self._submitting or record in self._adoption
+        taken = place in self._submitting or record in self._dispatcher.adoption
         if taken or record.prompt_id in self._keeper.ledgers[member].live:
             raise LocalError(
                 400,
@@ -115,9 +81,24 @@ class Intake:
                 "A job with this prompt_id is in the queue already; choose another one.",
                 details=record.prompt_id,
             )
+        if not self._dispatcher.places.has_account(member):
+            raise LocalError(
+                403,
+                "no_account",
+                "No Comfy Cloud account takes jobs of this member; ask who runs the proxy to add "
+                "the member to an account.",
+            )
         self._submitting.add(place)
         try:
-            return await self._submit(record, request)
+            found = None if self._check is None else await self._check(member, request)
+            while self._dispatcher.claim(record, request.extra_data):
+                try:
+                    node_errors = await self._submit(record, found)
+                    break
+                except _ElsewhereError:
+                    continue
+            else:
+                node_errors = await self._enqueue(record, found)
         except StoreError as error:
             raise LocalError(
                 503,
@@ -127,53 +108,102 @@ class Intake:
             ) from error
         finally:
             self._submitting.discard(place)
-
-    async def _submit(self, record: JobRecord, request: Request) -> Accepted:
-        if self._worth_waiting:
-            self._worth_waiting = await self._opened()
-        member, choices = record.member, self._known_class
-        await self._files.ensure_sent(member, request.graph, choices=choices)
-        graph = self._files.substitute(member, request.graph, choices=choices)
-        extra_data = {key: value for key, value in request.extra_data.items() if key != "client_id"}
-        if self._send_partner_key and "auth_token_comfy_org" not in extra_data:
-            extra_data.setdefault("api_key_comfy_org", self._key)
-        await self._keeper.save(record)
-        try:
-            submitted = await self._submitter.submit(record, graph, extra_data)
-        except UnansweredError:
-            self._adoption.add(record)
-            raise
-        except LocalError as error:
-            await self._keeper.discard(record)
-            error.node_errors = self._files.reveal(member, error.node_errors)
-            error.details = self._files.reveal(member, error.details)
-            raise
-        node_errors = self._files.reveal(member, fill_node_errors(submitted.node_errors))
-        record.cloud_id = submitted.cloud_id
-        record.outputs_to_execute = self._output_nodes(record, node_errors)
-        self._unreleased[record.member, record.prompt_id] = self._keeper.follow(
-            record, credentials(request.extra_data)
-        )
-        self._reconciler.job_added()
-        try:
-            await self._keeper.save(record)
-        except StoreError as error:
-            log.error("accepted_job_unsaved", job=record.prompt_id, error=str(error))
+        self._keeper.observers.accepted(record)
         return Accepted(record.prompt_id, record.number, node_errors)
+
+    def backlog(self, member: str) -> Backlog:
+        """How many jobs of the member wait and how many are on the cloud."""
+        places = self._dispatcher.places
+        return Backlog(places.line.count(member), places.on_cloud(member))
 
     def release(self, member: str, prompt_id: str) -> None:
         """The client has its answer: `status` and the job's messages may go out."""
-        runner = self._unreleased.pop((member, prompt_id), None)
+        key = JobRecord.key_of(member, prompt_id)
+        if key not in self._dispatcher.unreleased:
+            return
+        runner = self._dispatcher.unreleased.pop(key)
+        record = self._keeper.ledgers[member].live.get(prompt_id)
+        if record is not None:
+            record.watched = self._keeper.hub.listens(member, record.client_id)
+        self._keeper.tell_status(member)
         if runner is not None:
-            runner.job.watched = self._keeper.hub.listens(member, runner.job.client_id)
-            self._keeper.tell_status(member)
             runner.release()
 
-    def _next_number(self, request: Request) -> Number:
+    async def _submit(self, record: JobRecord, found: Validation | None) -> dict[str, Any]:
+        """Send a job that has its place within the request, so that a refusal is the answer.
+
+        Raises `_ElsewhereError` if the account cannot take it and another one may.
+        """
+        dispatcher, member = self._dispatcher, record.member
+        elsewhere = dispatcher.places.has_other(record)
+        try:
+            submitted = await dispatcher.send(record, patient=not elsewhere)
+        except (UnansweredError, asyncio.CancelledError):
+            dispatcher.adoption.add(record)
+            raise
+        except SubmissionError as error:
+            dispatcher.rest(record, error)
+            if elsewhere and error.fault is not None:
+                dispatcher.places.give_back(record)
+                raise _ElsewhereError from error
+            await dispatcher.drop(record)
+            refusal = error.refusal
+            refusal.node_errors = self._files.reveal(member, refusal.node_errors)
+            refusal.details = self._files.reveal(member, refusal.details)
+            raise refusal from error
+        except LocalError as error:
+            if elsewhere and error.status >= 500:
+                dispatcher.rest(record, SubmissionError(error, "unreachable"))
+                dispatcher.places.give_back(record)
+                raise _ElsewhereError from error
+            await dispatcher.drop(record)
+            raise
+        except BaseException:
+            await dispatcher.drop(record)
+            raise
+        node_errors = fill_node_errors(submitted.node_errors)
+        if found is not None:
+            node_errors = {**found.node_errors, **node_errors}
+        told: dict[str, Any] = self._files.reveal(member, node_errors)
+        record.outputs_to_execute = self._output_nodes(record, told)
+        dispatcher.unreleased[record.key] = None
+        await dispatcher.taken(record, submitted.cloud_id)
+        return told
+
+    async def _enqueue(self, record: JobRecord, found: Validation | None) -> dict[str, Any]:
+        """Accept a job that has to wait: on disk first, then in line."""
+        node_errors = {} if found is None else found.node_errors
+        record.accepted = True
+        record.outputs_to_execute = self._output_nodes(record, node_errors)
+        try:
+            await self._keeper.save(record)
+        except StoreError:
+            await self._dispatcher.drop(record)
+            raise
+        self._dispatcher.enqueue(record)
+        return node_errors
+
+    def _record(self, member: str, request: Request) -> JobRecord:
+        record = JobRecord(
+            prompt_id=request.prompt_id or str(uuid.uuid4()),
+            member=member,
+            number=self._next_number(member, request),
+            graph=request.graph,
+            extra_data=without_credentials(request.extra_data),
+            targets=request.targets,
+            client_id=request.client_id,
+            create_time=now(),
+            order=self._order,
+        )
+        self._order += 1
+        record.extra_data["create_time"] = record.create_time
+        return record
+
+    def _next_number(self, member: str, request: Request) -> Number:
         if request.number is not None:
             return request.number
-        number = self._number
-        self._number += 1
+        number = self._numbers[member]
+        self._numbers[member] += 1
         return -number if request.front else number
 
     def _output_nodes(self, record: JobRecord, node_errors: Mapping[str, Any]) -> list[str]:

@@ -7,21 +7,23 @@ import contextlib
 import itertools
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
 from proxy.jobs import listing
-from proxy.jobs.happenings import Record
+from proxy.jobs.happenings import Record, Seen
 from proxy.jobs.hub import Hub
+from proxy.jobs.lane import Lane
 from proxy.jobs.ledger import Ledger
-from proxy.jobs.record import EndedJob, JobRecord
-from proxy.jobs.router import Router
-from proxy.jobs.runner import Cloud, Names, Runner, Waits
-from proxy.store.base import Delete, Put, Store
+from proxy.jobs.observer import Observers
+from proxy.jobs.record import EndedJob, JobRecord, Outcome
+from proxy.jobs.runner import Names, Runner, Waits
+from proxy.store.base import Delete, Put, Store, StoreError
 from proxy.translate import codec
 from proxy.translate.messages import Message, status
+from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -32,62 +34,81 @@ TURN_PATIENCE = 2.0
 
 LIVE = "jobs"
 HISTORY = "history"
+TURNS = "turns"
+
+
+class Places(Protocol):
+    """What the keeper tells of the places on the accounts, and asks about the queue."""
+
+    def started(self, job: JobRecord) -> None:
+        """A job runs."""
+
+    def left(self, job: JobRecord, running_seconds: float | None = None) -> None:
+        """A job needs its slot no more; once it has been recorded it is known how long it ran."""
+
+    def remaining(self, member: str) -> int:
+        """How many jobs a member has before it and of its own."""
 
 
 class Keeper:
     """Where the runners report (a `runner.Desk`).
 
-    `runners` has the live jobs by cloud id. `secret` is the account's key, which no record may
-    show; `history_size` bounds the entries of each member.
+    `runners` has the jobs on the cloud by cloud id, and refused ones by their key. `secrets` are
+    the accounts' keys, which no record may show; `history_size` bounds the entries of each
+    member. `places` is set by who hands out the slots.
     """
+
+    places: Places
 
     def __init__(
         self,
         *,
         store: Store,
-        cloud: Cloud,
+        lanes: Mapping[str, Lane],
         names: Names,
-        secret: str,
+        secrets: Iterable[str],
         history_size: int,
         waits: Waits,
+        observers: Observers | None = None,
     ) -> None:
         self.hub = Hub()
-        self.router = Router(time.monotonic)
+        self.observers = observers or Observers()
         self.ledgers: defaultdict[str, Ledger] = defaultdict(Ledger)
         self.runners: dict[str, Runner] = {}
         self._store = store
-        self._cloud = cloud
+        self._lanes = lanes
         self._names = names
-        self._secrets: tuple[str, ...] = (secret,)
+        self._secrets: tuple[str, ...] = tuple(secrets)
         self._history_size = history_size
         self._waits = waits
         self._sequence = 0
         self._ended_ids: set[str] = set()
+        self._ends: dict[str, tuple[Outcome, float, int]] = {}
+        self.told: dict[str, int] = {}
 
     async def load(self) -> list[JobRecord]:
-        """Read what was kept and follow again what has not ended.
+        """Read what was kept; returns the jobs that have not ended, in the order of their coming.
 
-        Returns the jobs whose submission had not been answered when they were written. A record
-        that cannot be read is left where it is, and out.
+        A record that cannot be read is left where it is, and out.
         """
         ended = [job async for job in self._scan(HISTORY, EndedJob.from_bytes)]
         for job in sorted(ended, key=lambda job: job.sequence):
             self.ledgers[job.member].add_ended(job)
             self._ended_ids.add(job.cloud_id)
             self._sequence = max(self._sequence, job.sequence + 1)
-        unanswered = []
-        async for record in self._scan(LIVE, JobRecord.from_bytes):
-            if record.cloud_id:
-                self.follow(record).release()
-            else:
-                unanswered.append(record)
-        return unanswered
+        live = [record async for record in self._scan(LIVE, JobRecord.from_bytes)]
+        return sorted(live, key=lambda record: (record.order, record.create_time))
+
+    async def load_turns(self, restore: Callable[[Mapping[str, Any]], None]) -> None:
+        """Give the kept state of the turns to `restore`, if there is one that can be read."""
+        async for _ in self._scan(TURNS, lambda data: restore(codec.loads(data))):
+            pass
 
     async def _scan(self, collection: str, read: Callable[[bytes], T]) -> AsyncIterator[T]:
         async for key, data in self._store.scan(collection):
             try:
                 yield read(data)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, KeyError) as error:
                 log.error("record_unreadable", kind=collection, key=key, error=str(error))
 
     async def close(self) -> None:
@@ -103,13 +124,16 @@ class Keeper:
         """Keep one more key of the account out of the records of later jobs."""
         self._secrets = (secret, *self._secrets)
 
-    async def save(self, record: JobRecord) -> None:
-        """Write a live job to disk. Raises `StoreError`."""
-        await self._store.put(LIVE, record.key, record.to_bytes())
+    async def save(self, record: JobRecord, turns: Mapping[str, Any] | None = None) -> None:
+        """Write a live job to disk, with the state of the turns if given. Raises `StoreError`."""
+        changes = [Put(LIVE, record.key, record.to_bytes())]
+        if turns is not None:
+            changes.append(Put(TURNS, "state", codec.dump_bytes(turns)))
+        await self._store.write(changes)
 
-    async def discard(self, record: JobRecord) -> None:
-        """Take a live job from the disk without a trace. Raises `StoreError`."""
-        await self._store.delete(LIVE, record.key)
+    async def discard(self, *records: JobRecord) -> None:
+        """Take live jobs from the disk without a trace. Raises `StoreError`."""
+        await self._store.write([Delete(LIVE, record.key) for record in records])
 
     async def forget(self, member: str, prompt_ids: list[str]) -> None:
         """Take ended jobs out of the history, on disk too. Raises `StoreError`."""
@@ -122,9 +146,10 @@ class Keeper:
 
         `credentials` are the client's own, which are on no disk and so unknown after a restart.
         """
+        lane = self._lanes[record.account]
         runner = Runner(
             record,
-            cloud=self._cloud,
+            cloud=lane.cloud,
             names=self._names,
             desk=self,
             secrets=(*self._secrets, *credentials),
@@ -133,20 +158,43 @@ class Keeper:
         )
         self.runners[record.cloud_id] = runner
         self.ledgers[record.member].add(record)
-        self.router.add(record.cloud_id, runner.post)
+        lane.router.add(record.cloud_id, runner.post)
         runner.start()
+        lane.reconciler.job_added()
+        return runner
+
+    def refuse(self, record: JobRecord, error: Mapping[str, Any]) -> Runner:
+        """Let a waiting job, which is on no account, end as failed with a life of its own."""
+        lane = next(iter(self._lanes.values()))
+        runner = Runner(
+            record,
+            cloud=lane.cloud,
+            names=self._names,
+            desk=self,
+            secrets=self._secrets,
+            now=now,
+            waits=self._waits,
+        )
+        self.runners[record.key] = runner
+        runner.start()
+        runner.post(
+            Seen(Snapshot(record.prompt_id, "failed", settled=True, execution_error=dict(error)))
+        )
         return runner
 
     def leave(self, job: JobRecord) -> None:
         """Take a job out of the queue and tell everybody how many are left."""
-        self.router.remove(job.cloud_id)
-        self.runners.pop(job.cloud_id, None)
+        if job.account in self._lanes:
+            self._lanes[job.account].router.remove(job.cloud_id)
+        self.runners.pop(job.cloud_id or job.key, None)
         self.ledgers[job.member].remove(job.prompt_id)
+        self.places.left(job)
         self.tell_status(job.member)
 
     def tell_status(self, member: str) -> None:
         """Tell all sockets of the member how many jobs wait or run."""
-        self.hub.broadcast(member, status(len(self.ledgers[member])))
+        remaining = self.told[member] = self.places.remaining(member)
+        self.hub.broadcast(member, status(remaining))
 
     # --- what the runners report -----------------------------------------------------------
 
@@ -170,10 +218,23 @@ class Keeper:
                 async with asyncio.timeout(TURN_PATIENCE):
                     await asyncio.gather(*ending)
 
-    def job_started(self, job: JobRecord, at: int) -> None:
+    async def job_started(self, job: JobRecord, at: int) -> None:
         """The job runs now (`at` in ms)."""
-        self.ledgers[job.member].started(job.prompt_id, at)
+        ledger = self.ledgers[job.member]
+        again = job.started_at is not None
+        if ledger.live.get(job.prompt_id) is job and not again:
+            ledger.started(job.prompt_id, at)
+        self.places.started(job)
         self.tell_status(job.member)
+        if job.cloud_id and not again:
+            try:
+                await self.save(job)
+            except StoreError as error:
+                log.warning("start_unsaved", error=str(error))
+
+    def job_over(self, job: JobRecord) -> None:
+        """The cloud has told of the end: the slot is free."""
+        self.places.left(job)
 
     async def record_end(self, job: JobRecord, end: Record) -> None:
         """Put the history entry on disk and among the records."""
@@ -210,12 +271,21 @@ class Keeper:
         await self._store.write(changes)
         ledger.forget(old.prompt_id for old in oldest)
         ledger.add_ended(ended)
-        self._ended_ids.add(job.cloud_id)
+        if job.cloud_id:
+            self._ended_ids.add(job.cloud_id)
+        self._ends[job.key] = (
+            end.outcome,
+            (end.ended_at - end.started_at) / 1000,
+            int(listed.job.get("outputs_count", 0)),
+        )
 
     def job_ended(self, job: JobRecord) -> None:
         """The job leaves the queue."""
+        outcome, seconds, count = self._ends.pop(job.key)
+        self.places.left(job, seconds)
         self.leave(job)
-        log.info("job_ended", cloud_job=job.cloud_id)
+        log.info("job_ended", cloud_job=job.cloud_id, outcome=outcome, seconds=round(seconds, 3))
+        self.observers.ended(job, outcome, seconds, count)
 
 
 def now() -> int:

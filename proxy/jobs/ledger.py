@@ -59,9 +59,9 @@ class Ledger:
         return [record for record in self.live.values() if record.started_at is not None]
 
     def pending(self) -> list[JobRecord]:
-        """The jobs that wait, in the order of their numbers."""
+        """The jobs that wait, in the order of their numbers, then of their coming."""
         waiting = [record for record in self.live.values() if record.started_at is None]
-        return sorted(waiting, key=lambda record: record.number)
+        return sorted(waiting, key=lambda record: (record.number, record.order))
 
     def queue_json(self) -> bytes:
         """The body of `GET /queue`."""

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import structlog
 
+from proxy.accounts.slots import Slots
 from proxy.cloud.errors import CloudError
 from proxy.cloud.waits import jittered
 from proxy.jobs.happenings import Seen
@@ -26,13 +27,17 @@ class Cloud(Protocol):
     ) -> list[Snapshot]:
         """The account's jobs with one of the statuses."""
 
+    async def job(self, cloud_id: str) -> Snapshot | None:
+        """A job's detail, which says why it waits."""
+
 
 class Reconciler:
     """One list call for all live jobs; those that the list lacks are read one by one.
 
     `connected_wait` and `lost_wait` are the seconds between two readings while the event socket
     is open and while it is not; each is jittered. After a reading that failed they are twice as
-    long each time, at most `longest_wait`, and never shorter than the cloud asked for.
+    long each time, at most `longest_wait`, and never shorter than the cloud asked for. While
+    `slots` are being learnt, one waiting job is asked why it waits.
     """
 
     def __init__(
@@ -44,6 +49,7 @@ class Reconciler:
         connected_wait: float = 10.0,
         lost_wait: float = 1.5,
         longest_wait: float = 60.0,
+        slots: Slots | None = None,
     ) -> None:
         self._cloud = cloud
         self._runners = runners
@@ -51,6 +57,7 @@ class Reconciler:
         self._connected_wait = connected_wait
         self._lost_wait = lost_wait
         self._longest_wait = longest_wait
+        self._slots = slots
         self._live = asyncio.Event()
         self._now = asyncio.Event()
         self._failures = 0
@@ -92,12 +99,26 @@ class Reconciler:
             log.warning("live_jobs_unread", error=str(error))
             return
         self._failures, self._least_wait = 0, 0.0
+        await self._learn([one for one in snapshots if one.cloud_id in live])
         for snapshot in snapshots:
             runner = live.pop(snapshot.cloud_id, None)
             if runner is not None and not runner.reading:
                 runner.post(Seen(snapshot, detail=False))
         for runner in live.values():
             runner.read_detail()
+
+    async def _learn(self, ours: list[Snapshot]) -> None:
+        """Find out whether jobs wait because the account runs no more at once."""
+        slots = self._slots
+        if slots is None or not slots.learning:
+            return
+        pending = [one for one in ours if one.status == "pending"]
+        running = len(ours) - len(pending)
+        if pending and not (slots.certain and running >= slots.count):
+            with contextlib.suppress(CloudError):
+                oldest = await self._cloud.job(pending[-1].cloud_id)
+                limited = oldest is not None and oldest.queue_reason == "concurrency_limit"
+                slots.held(len(pending) if limited else 0, running)
 
     async def _pause(self) -> None:
         """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""

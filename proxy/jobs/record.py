@@ -15,9 +15,11 @@ Outcome = Literal["completed", "failed", "cancelled"]
 class JobRecord:
     """A job that has not ended. Times are ms since 1970.
 
-    `graph` and `extra_data` are what the client sent, credentials removed; `cloud_id` is empty
-    until the cloud has answered the submission. `watched` says whether its client had a socket
-    when it had submitted the job.
+    `graph` and `extra_data` are what the client sent, credentials removed. `account` is empty while
+    the job waits with us, `cloud_id` until the cloud has answered the submission. `order` counts
+    all jobs as they came. `accepted` says that the client may know of the job, `cancelled` that it
+    wants it no more though it may be on the cloud, `watched` whether it had a socket when it had
+    submitted the job. `charge` is what the turn has cost the member.
     """
 
     prompt_id: str
@@ -32,11 +34,26 @@ class JobRecord:
     cloud_id: str = ""
     started_at: int | None = None
     watched: bool = True
+    account: str = ""
+    order: int = 0
+    accepted: bool = False
+    cancelled: bool = False
+    charge: float = 0.0
 
     @property
     def key(self) -> str:
         """The key in the store."""
         return store_key(self.member, self.prompt_id)
+
+    @staticmethod
+    def key_of(member: str, prompt_id: str) -> str:
+        """The key of a job in the store."""
+        return store_key(member, prompt_id)
+
+    @property
+    def waits(self) -> bool:
+        """Whether the job is accepted and has not gone to an account."""
+        return self.accepted and not self.account and not self.cloud_id
 
     @property
     def wants_previews(self) -> bool:

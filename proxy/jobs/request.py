@@ -7,6 +7,7 @@ from typing import Any
 
 from proxy.jobs.record import Number
 from proxy.jobs.runner import Waits
+from proxy.members.turns import FairBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,21 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """A member's jobs: so many wait with us, so many are on the cloud."""
+
+    waiting: int
+    on_cloud: int
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """Settings of the jobs room. Times are seconds; `history_size` counts entries a member.
 
-    `key` is the account's; it is lent to partner nodes if `send_partner_key`.
+    Partner nodes are lent the key of the account that runs them if `send_partner_key`. `fair_by`
+    says what a turn costs.
     """
 
-    key: str
     send_partner_key: bool = True
     history_size: int = 10_000
     submit_patience: float = 30.0
@@ -47,3 +56,4 @@ class Policy:
     waits: Waits = field(default_factory=Waits)
     connected_wait: float = 10.0
     lost_wait: float = 1.5
+    fair_by: FairBy = "jobs"

@@ -59,8 +59,10 @@ class Names(Protocol):
         node_id: str,
         node: Mapping[str, Any] | None,
         output: dict[str, Any],
+        *,
+        account: str,
     ) -> dict[str, Any]:
-        """A node's output with the cloud's names replaced by the member's."""
+        """A node's output with the cloud's names on the account replaced by the member's."""
 
 
 class Desk(Protocol):
@@ -72,8 +74,11 @@ class Desk(Protocol):
     async def turn(self, job: JobRecord) -> None:
         """Wait until a job may begin to be told of: not in the middle of another one's end."""
 
-    def job_started(self, job: JobRecord, at: int) -> None:
+    async def job_started(self, job: JobRecord, at: int) -> None:
         """The job runs now (`at` in ms)."""
+
+    def job_over(self, job: JobRecord) -> None:
+        """The cloud has told of the end: the job's slot is free, whatever is still to be read."""
 
     async def record_end(self, job: JobRecord, end: Record) -> None:
         """Write the history entry; raises `StoreError` if the disk refuses."""
@@ -146,6 +151,7 @@ class Runner:
         self._released = asyncio.Event()
         self.finished = asyncio.Event()
         self.ending = False
+        self._is_over = False
         self._reader: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -163,7 +169,15 @@ class Runner:
             return
         if isinstance(happening, CloudEvent) and happening.type in TERMINAL_EVENTS:
             self.ending = True
+            self._over()
+        elif isinstance(happening, Seen) and happening.snapshot.ended:
+            self._over()
         self._inbox.put_nowait(happening)
+
+    def _over(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._desk.job_over(self.job)
 
     def read_detail(self) -> None:
         """Read the job's detail until it has ended; asking again changes nothing."""
@@ -213,7 +227,7 @@ class Runner:
             case Tell(message=message):
                 self._desk.tell(self.job, message)
             case Started(at=at):
-                self._desk.job_started(self.job, at)
+                await self._desk.job_started(self.job, at)
             case ReadDetail():
                 self.read_detail()
             case Record():
@@ -265,7 +279,12 @@ class Runner:
     async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any]:
         job = self.job
         local = await self._names.localise(
-            job.member, job.prompt_id, node, job.graph.get(node), output
+            job.member,
+            job.prompt_id,
+            node,
+            job.graph.get(node),
+            output,
+            account=job.account,
         )
         return redact(local, *self._secrets)
 

@@ -4,149 +4,148 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
-from proxy.cloud.errors import CloudError, CloudRefused
-from proxy.jobs import submission
-from proxy.jobs.adoption import Adoption
-from proxy.jobs.intake import Files, Intake, KnownClass
+from proxy.jobs import lane, overview
+from proxy.jobs.cancelling import Canceller
+from proxy.jobs.dispatcher import Dispatcher, Files, KnownClass
+from proxy.jobs.intake import Admit, Check, Intake
 from proxy.jobs.keeper import Keeper
+from proxy.jobs.lane import Account, Lane
 from proxy.jobs.listing import JobQuery
-from proxy.jobs.reconcile import Reconciler
-from proxy.jobs.record import JobRecord
-from proxy.jobs.request import Accepted, Policy, Request
-from proxy.jobs.submission import Submitter
+from proxy.jobs.observer import Observer, Observers
+from proxy.jobs.overview import JobView
+from proxy.jobs.request import Accepted, Backlog, Policy, Request
+from proxy.members.member import Member
 from proxy.store.base import Store
-from proxy.translate.errors import LocalError, from_cloud, retry_header
 from proxy.translate.messages import status
 
 
-class Cloud(submission.Cloud, Protocol):
-    """What the jobs need of the cloud."""
-
-    async def cancel(self, cloud_id: str) -> bool:
-        """Cancel a job; false if it had ended."""
-
-
 class Jobs:
-    """The jobs of every member; `hub` knows who listens and `router` is fed by the socket.
+    """The jobs of every member on all `accounts`; `hub` knows who listens.
 
     `known_class` gives the catalogue's word on a node class, or `None` while it has none.
-    `connected` tells whether the event socket is open; `opened` waits a little until it is, so that
-    no event of a job comes before anybody hears it, and says whether it is.
+    `opened(name)` waits a little until the account's event socket is open, so that no event of a
+    job comes before anybody hears it, and says whether it is. `member` gives weight and limits of
+    a member; call `members_changed` when they are others. `admit` is asked before anything else
+    whether a member may submit now, `check` whether the graph can run. `observers` are told what
+    becomes of jobs.
     """
 
     def __init__(
         self,
         *,
         store: Store,
-        cloud: Cloud,
+        accounts: Iterable[Account],
         files: Files,
         known_class: KnownClass,
-        connected: Callable[[], bool],
-        opened: Callable[[], Awaitable[bool]],
+        opened: Callable[[str], Awaitable[bool]],
         policy: Policy,
+        member: Callable[[str], Member] = Member,
+        admit: Admit | None = None,
+        check: Check | None = None,
+        observers: Iterable[Observer] = (),
     ) -> None:
+        accounts = list(accounts)
+        self._lanes = lane.by_name(
+            Lane(
+                account,
+                lambda: self._keeper.runners,
+                lambda cloud_id: self._keeper.knows(cloud_id),
+                opened,
+                policy,
+            )
+            for account in accounts
+        )
         self._keeper = Keeper(
             store=store,
-            cloud=cloud,
+            lanes=self._lanes,
             names=files,
-            secret=policy.key,
+            secrets=[account.key for account in accounts],
             history_size=policy.history_size,
             waits=policy.waits,
+            observers=Observers(observers),
         )
+        self._dispatcher = Dispatcher(self._keeper, self._lanes, files, known_class, member, policy)
+        self._intake = Intake(self._keeper, self._dispatcher, files, known_class, admit, check)
+        self._canceller = Canceller(self._keeper, self._dispatcher, self._lanes)
         self.hub = self._keeper.hub
-        self.router = self._keeper.router
-        self._cloud = cloud
-        self._status_interval = policy.status_interval
         self._ledgers = self._keeper.ledgers
-        self._runners = self._keeper.runners
+        self._status_interval = policy.status_interval
         self._tasks: list[asyncio.Task[None]] = []
-        submitter = Submitter(
-            cloud,
-            known=self._keeper.knows,
-            expecting=self.router.submission,
-            patience=policy.submit_patience,
-        )
-        self.reconciler = Reconciler(
-            cloud,
-            lambda: self._runners,
-            connected,
-            connected_wait=policy.connected_wait,
-            lost_wait=policy.lost_wait,
-        )
-        self._adoption = Adoption(
-            self._keeper,
-            submitter,
-            self.reconciler.job_added,
-            certain=policy.adoption_patience,
-        )
-        self._intake = Intake(
-            self._keeper,
-            submitter,
-            self._adoption,
-            self.reconciler,
-            files,
-            known_class,
-            opened,
-            policy,
-        )
 
     # --- life of the room ------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Read what was kept and follow again what has not ended."""
-        for record in await self._keeper.load():
-            self._adoption.add(record)
-        self._tasks = [
-            asyncio.create_task(self.reconciler.run(), name="reconcile"),
-            asyncio.create_task(self._keep_alive(), name="status heartbeat"),
-        ]
-        if self._runners:
-            self.reconciler.job_added()
-            self.reconciler.read_soon()
+        """Read what was kept, follow again what has not ended, and go on with the queue."""
+        records = await self._keeper.load()
+        await self._keeper.load_turns(self._dispatcher.places.turns.restore)
+        self._intake.restore(records)
+        self._dispatcher.restore(records)
+        self._tasks = [asyncio.create_task(self._keep_alive(), name="status heartbeat")]
+        for one in self._lanes.values():
+            self._tasks.append(
+                asyncio.create_task(one.reconciler.run(), name=f"reconcile {one.name}")
+            )
+            if one.runners():
+                one.reconciler.read_soon()
+        self._dispatcher.pump()
 
     async def close(self) -> None:
         """Stop following; the jobs go on on the cloud."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._adoption.close()
+        await self._dispatcher.close()
         await self._keeper.close()
 
     async def _keep_alive(self) -> None:
         """A `status` now and then, for clients that take a silent socket for a dead server."""
         while True:
             await asyncio.sleep(self._status_interval)
-            for member, ledger in self._ledgers.items():
-                clients = {job.client_id for job in ledger.live.values()} - {None}
-                for client_id in clients:
-                    self.hub.tell(member, client_id, status(len(ledger)))
+            for member, ledger in list(self._ledgers.items()):
+                news = status(self.queue_remaining(member))
+                for client_id in {job.client_id for job in ledger.live.values()}:
+                    self.hub.tell(member, client_id, news)
 
-    def use_key(self, key: str) -> None:
-        """Lend and hide another key from now on, and read the live jobs with it."""
-        self._intake.use_key(key)
+    # --- what belongs to one account -------------------------------------------------------
+
+    def on_event(self, account: str, type_: str, data: dict[str, Any]) -> None:
+        """Take a text message of the account's event socket."""
+        self._lanes[account].router.on_event(type_, data)
+
+    def on_frame(self, account: str, frame: bytes) -> None:
+        """Take a binary message of the account's event socket."""
+        self._lanes[account].router.on_frame(frame)
+
+    def use_key(self, account: str, key: str) -> None:
+        """The account has another key: hide it, read its jobs with it, and let jobs go again."""
         self._keeper.hide(key)
-        self.reconciler.read_soon()
+        one = self._lanes[account]
+        one.account.health.renewed()
+        one.reconciler.read_soon()
+        self._dispatcher.pump()
 
-    def any_running(self) -> bool:
-        """Whether a job of any member runs, so that events should come."""
-        return any(runner.job.started_at is not None for runner in self._runners.values())
+    def any_running(self, account: str) -> bool:
+        """Whether a job runs on the account, so that events should come."""
+        return self._lanes[account].any_running()
 
-    def socket_opened(self) -> None:
-        """Events come (again): read what was missed."""
-        self._intake.socket_opened()
-        self.reconciler.read_soon()
+    def socket_opened(self, account: str) -> None:
+        """Events of the account come (again): read what was missed."""
+        self._lanes[account].socket_opened()
 
-    def socket_lost(self) -> None:
-        """No events come: read instead."""
-        self.router.socket_lost()
-        self.reconciler.read_soon()
+    def socket_lost(self, account: str) -> None:
+        """No events of the account come: read instead."""
+        self._lanes[account].socket_lost()
+
+    def members_changed(self) -> None:
+        """Weights or limits are others: look whether a job may go now."""
+        self._dispatcher.pump()
 
     # --- taking a job in -------------------------------------------------------------------
 
     async def submit(self, member: str, request: Request) -> Accepted:
-        """Submit a job and follow it; its messages wait for `release`. Raises `LocalError`."""
+        """Take a job in and follow it; its messages wait for `release`. Raises `LocalError`."""
         return await self._intake.submit(member, request)
 
     def release(self, member: str, prompt_id: str) -> None:
@@ -156,8 +155,8 @@ class Jobs:
     # --- what clients see ------------------------------------------------------------------
 
     def queue_remaining(self, member: str) -> int:
-        """How many jobs wait or run."""
-        return len(self._ledgers[member])
+        """The member's jobs that wait or run, and others' that go before its last one."""
+        return self._dispatcher.remaining(member)
 
     def queue_json(self, member: str) -> bytes:
         """The body of `GET /queue`."""
@@ -179,31 +178,63 @@ class Jobs:
         """The answer of `GET /api/jobs/{id}`, or `None`."""
         return self._ledgers[member].job(prompt_id)
 
+    # --- what admins see -------------------------------------------------------------------
+
+    def overview(self, member: str | None = None) -> list[JobView]:
+        """All live jobs, or those of one member: what runs first, what waits in order."""
+        views = overview.of(self._keeper, self._dispatcher)
+        return [view for view in views if member is None or view.member == member]
+
+    def failures(self) -> list[tuple[str, str]]:
+        """Member and id of all failed jobs in the history, in the order in which they ended."""
+        ended = [job for ledger in self._ledgers.values() for job in ledger.ended.values()]
+        failed = [job for job in ended if job.outcome == "failed"]
+        failed.sort(key=lambda job: job.sequence)
+        return [(job.member, job.prompt_id) for job in failed]
+
+    def ended_summary(self, member: str, prompt_id: str) -> dict[str, Any] | None:
+        """An ended job as `GET /api/jobs` lists it, or `None`."""
+        ledger = self._ledgers.get(member)
+        job = None if ledger is None else ledger.ended.get(prompt_id)
+        return None if job is None else job.summary
+
+    def backlog(self, member: str) -> Backlog:
+        """How many jobs of the member wait and how many are on the cloud."""
+        return self._intake.backlog(member)
+
+    def slots_used(self, account: str) -> int:
+        """How many jobs are on the account or on their way."""
+        return self._dispatcher.places.used(account)
+
     # --- what clients end ------------------------------------------------------------------
 
     async def delete_pending(self, member: str, prompt_ids: Iterable[str]) -> None:
         """Take waiting jobs out of the queue; they leave no trace, as in ComfyUI."""
         live = self._ledgers[member].live
         wanted = dict.fromkeys(prompt_ids)
-        await self._cancel_all(
+        await self._canceller.cancel(
             [live[one] for one in wanted if one in live and live[one].started_at is None]
         )
 
     async def clear_pending(self, member: str) -> None:
         """Take all of the member's waiting jobs out of the queue."""
-        await self._cancel_all(self._ledgers[member].pending())
+        await self._canceller.cancel(self._ledgers[member].pending())
 
     async def interrupt(self, member: str, prompt_id: str | None) -> None:
         """Stop what runs: the job named, if it runs, or else every running job of the member."""
         running = self._ledgers[member].running()
-        await self._cancel_all(
+        await self._canceller.cancel(
             [job for job in running if prompt_id is None or job.prompt_id == prompt_id]
         )
 
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""
         job = self._ledgers[member].live.get(prompt_id)
-        return job is not None and await self._cancel(job)
+        return job is not None and await self._canceller.cancel([job])
+
+    async def cancel_all(self, member: str) -> bool:
+        """Cancel everything of a member that waits or runs; false if there was nothing."""
+        return await self._canceller.cancel(list(self._ledgers[member].live.values()))
 
     async def delete_history(self, member: str, prompt_ids: Iterable[str]) -> None:
         """Forget ended jobs; nothing is deleted on the cloud."""
@@ -212,34 +243,3 @@ class Jobs:
     async def clear_history(self, member: str) -> None:
         """Forget all ended jobs of the member."""
         await self.delete_history(member, list(self._ledgers[member].ended))
-
-    async def _cancel_all(self, jobs: list[JobRecord]) -> None:
-        results = await asyncio.gather(*map(self._cancel, jobs), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-
-    async def _cancel(self, job: JobRecord) -> bool:
-        """Cancel by id. A waiting job is gone at once, a running one when the cloud says so."""
-        runner = self._runners.get(job.cloud_id)
-        if runner is None:
-            return False
-        try:
-            cancelled = await self._cloud.cancel(job.cloud_id)
-        except CloudRefused as error:
-            raise from_cloud(error.status, error.body, error.retry_after) from error
-        except CloudError as error:
-            raise LocalError(
-                503,
-                "cloud_unreachable",
-                "Comfy Cloud could not be told to cancel the job, which goes on; try again.",
-                details=job.prompt_id,
-                headers=retry_header(error.retry_after or 10.0),
-            ) from error
-        if cancelled and job.started_at is None and self._runners.get(job.cloud_id) is runner:
-            await self._keeper.discard(job)
-            self._keeper.leave(job)
-            await runner.stop()
-        else:
-            runner.read_detail()
-        return cancelled

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from proxy.accounts.health import Reason
 from proxy.cloud.client import Submission
 from proxy.cloud.errors import (
     CloudAmbiguous,
@@ -70,6 +71,42 @@ class UnansweredError(LocalError):
         )
 
 
+class SubmissionError(Exception):
+    """The cloud does not take the job, and does not have it.
+
+    `refusal` is what a client is told, `fault` what is wrong with the account (`None`: with the
+    job), `retry_after` the seconds that the cloud asked for.
+    """
+
+    def __init__(
+        self, refusal: LocalError, fault: Reason | None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+        self.fault = fault
+        self.retry_after = retry_after
+
+
+#: Refusals with a status of the account's that are about what the job wants.
+_OF_THE_JOB = frozenset(
+    {"PARTNER_NODE_PAYMENT_REQUIRED", "MODEL_PAYMENT_REQUIRED", "PARTNER_NODE_DISABLED"}
+)
+
+_FAULTS: dict[int, Reason] = {
+    401: "dead_key",
+    402: "no_credits",
+    403: "dead_key",
+    429: "rate_limited",
+}
+
+
+def fault_of(status: int, type_: str) -> Reason | None:
+    """What a refusal of a submission says of the account, `None` if it is about the job."""
+    if type_ in _OF_THE_JOB:
+        return None
+    return "unreachable" if status >= 500 else _FAULTS.get(status)
+
+
 class Submitter:
     """Submits jobs.
 
@@ -94,15 +131,22 @@ class Submitter:
         self._marks: dict[str, object] = {}
 
     async def submit(
-        self, job: JobRecord, graph: dict[str, Any], extra_data: dict[str, Any]
+        self,
+        job: JobRecord,
+        graph: dict[str, Any],
+        extra_data: dict[str, Any],
+        *,
+        patient: bool = True,
     ) -> Submission:
-        """Submit until the cloud has taken or refused the job. Raises `LocalError`.
+        """Submit until the cloud has taken or refused the job.
 
         After an answer that got lost the account's jobs are searched for this one's mark before
-        anything is sent again.
+        anything is sent again. Without `patient` no "not now" is waited out. Raises
+        `SubmissionError`, or `UnansweredError` if nobody can tell.
         """
         marked = {**extra_data, MARK: _mark(job)}
-        waits = _waits(self._patience)
+        patience = self._patience if patient else 0.0
+        waits = _waits(patience)
         with self._expecting():
             while True:
                 try:
@@ -110,26 +154,28 @@ class Submitter:
                         graph, extra_data=marked, partial_execution_targets=job.targets
                     )
                 except CloudAmbiguous as error:
-                    refusal, least, lost = _unreachable(), 0.0, True
+                    refusal, least, lost = SubmissionError(_unreachable(), _SILENT), 0.0, True
                     log.warning("submission_unanswered", error=str(error))
                 except CloudDown as error:
-                    raise _unreachable(error.retry_after) from error
+                    raise SubmissionError(
+                        _unreachable(error.retry_after), _SILENT, error.retry_after
+                    ) from error
                 except CloudUnreachable as error:
-                    refusal, least, lost = _unreachable(), 0.0, False
+                    refusal, least, lost = SubmissionError(_unreachable(), _SILENT), 0.0, False
                     log.warning("submission_unsent", error=str(error))
                 except CloudRefused as error:
-                    refusal = from_cloud(error.status, error.body, error.retry_after)
+                    refusal = _refused(error)
                     least, lost = error.retry_after or 0.0, error.status in _MAY_HAVE_WORKED
                     if not lost and not is_retryable(error.status, error.body):
                         raise refusal from error
                 except CloudError as error:
-                    refusal, least, lost = _unreadable(), 0.0, True
+                    refusal, least, lost = SubmissionError(_unreadable(), _SILENT), 0.0, True
                     log.warning("submission_answer_unreadable", error=str(error))
                 if lost and (cloud_id := await self._find_patiently(job)) is not None:
                     log.info("submission_adopted", cloud_job=cloud_id)
                     return Submission(cloud_id, {})
                 wait = next(waits, None)
-                if wait is None or least > self._patience:
+                if wait is None or least > patience:
                     raise refusal
                 log.info("submission_waits", seconds=max(wait, least))
                 await asyncio.sleep(max(wait, least))
@@ -167,6 +213,14 @@ class Submitter:
         except CloudError as error:
             raise UnansweredError from error
         return None
+
+
+_SILENT: Reason = "unreachable"
+
+
+def _refused(error: CloudRefused) -> SubmissionError:
+    told = from_cloud(error.status, error.body, error.retry_after)
+    return SubmissionError(told, fault_of(error.status, told.type), error.retry_after)
 
 
 def _mark(job: JobRecord) -> str:

@@ -72,6 +72,17 @@ class Tracker:
             return None
         return self._display.get(self._current, self._current)
 
+    @property
+    def progress(self) -> float:
+        """How much of the graph is done, from 0 to 1: nodes, and the part of those that run."""
+        done = dict.fromkeys((*self._cached, *self._outputs), 1.0)
+        for node, state in self._nodes.items():
+            if node in self.node_types:
+                value, most = state["value"], state["max"]
+                numbers = isinstance(value, int | float) and isinstance(most, int | float)
+                done[node] = min(1.0, max(0.0, value / most)) if numbers and most else 0.0
+        return sum(done.values()) / max(len(self.node_types), len(done), 1)
+
     def receive(self, happening: Happening, now: int) -> list[Command]:
         """Take what happened at `now` (ms) and return what to do, in order."""
         if self.ended:

@@ -51,6 +51,7 @@ class Snapshot:
 
     `settled` is true when the run has ended for good: a friendly `failed` or `cancelled` may
     come while the cloud is still tidying up, and then lacks its end time.
+    `queue_reason` is why a pending job waits (`concurrency_limit`: for a slot of the plan).
     `outputs` is `None` where the answer does not carry them (lists), `{}` where there are none.
     """
 
@@ -66,6 +67,7 @@ class Snapshot:
     execution_error: dict[str, Any] | None = None
     meta: dict[str, Any] | None = None
     extra_data: dict[str, Any] | None = None
+    queue_reason: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -96,6 +98,7 @@ def from_job(job: dict[str, Any]) -> Snapshot:
     count = job.get("outputs_count")
     workflow = job.get("workflow")
     extra_data = workflow.get("extra_data") if isinstance(workflow, dict) else None
+    reason = job.get("queue_reason")
     return Snapshot(
         cloud_id=str(job["id"]),
         status=status,
@@ -109,6 +112,7 @@ def from_job(job: dict[str, Any]) -> Snapshot:
         execution_error=error,
         meta=meta if isinstance(meta, dict) else None,
         extra_data=extra_data if isinstance(extra_data, dict) else None,
+        queue_reason=reason if isinstance(reason, str) else None,
     )
 
 

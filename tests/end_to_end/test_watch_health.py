@@ -34,7 +34,9 @@ QUICK = Tempo(
 async def client(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> AsyncIterator[Client]:
-    async with running_proxy(simulator, tmp_path / "data", tempo=QUICK, cache_mb=0) as proxy:
+    async with running_proxy(
+        simulator, tmp_path / "data", tempo=QUICK, cache_mb=0, slots=3
+    ) as proxy:
         await simulator.wait_for_sockets()
         yield Client(session, proxy.url)
 

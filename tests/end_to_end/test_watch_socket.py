@@ -120,7 +120,9 @@ async def test_a_new_socket_means_that_every_live_job_is_read_with_one_call(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     never = {"connected_wait": 600.0, "lost_wait": 600.0}
-    async with running_proxy(simulator, tmp_path / "data", policy=never, tempo=TALKING) as proxy:
+    async with running_proxy(
+        simulator, tmp_path / "data", policy=never, tempo=TALKING, slots=20
+    ) as proxy:
         client = Client(session, proxy.url)
         for _ in range(20):
             await client.submit(graphs.waiting())

@@ -1,0 +1,204 @@
+"""The places on the accounts: who has one, who gets the next, and why the others wait."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from proxy.accounts.choice import Choice
+from proxy.jobs.lane import Lane
+from proxy.jobs.line import Line
+from proxy.jobs.record import JobRecord
+from proxy.members.member import Member
+from proxy.members.turns import Claim, FairBy, Place, Queue, Turns
+
+
+class Places:
+    """Slots, turns and the line together; in memory, without waiting.
+
+    A job has its place from the moment at which its turn comes until the cloud has told of its
+    end. `member` gives weight and limits of a member.
+    """
+
+    def __init__(
+        self, lanes: Mapping[str, Lane], member: Callable[[str], Member], fair_by: FairBy
+    ) -> None:
+        self.line = Line()
+        self.turns = Turns(fair_by)
+        self._lanes = lanes
+        self._member = member
+        self._choice = Choice()
+        self._taken: dict[str, JobRecord] = {}
+        self._running: dict[str, set[str]] = {name: set() for name in lanes}
+        self._forecast: list[Place] | None = None
+        self._before: dict[str, int] = {}
+
+    # --- who has a place -------------------------------------------------------------------
+
+    def on_cloud(self, member: str) -> int:
+        """How many places the member has."""
+        return sum(record.member == member for record in self._taken.values())
+
+    def used(self, account: str) -> int:
+        """How many places of the account are taken."""
+        return sum(record.account == account for record in self._taken.values())
+
+    def keep(self, record: JobRecord) -> None:
+        """A job has its place already, from before a restart."""
+        self._taken[record.key] = record
+        if record.started_at is not None:
+            self.started(record)
+
+    def take(self, record: JobRecord, lane: Lane) -> None:
+        """Give a job a place on an account; it is its turn."""
+        record.account = lane.name
+        record.charge = self.turns.take(record.member, self._weight(record.member))
+        self._choice.took(lane.name, lane.account.weight)
+        lane.account.health.sent()
+        self._taken[record.key] = record
+
+    def give_back(self, record: JobRecord) -> None:
+        """The job did not go after all: it has neither a place nor used its turn."""
+        if self._taken.get(record.key) is record:
+            del self._taken[record.key]
+        self.turns.give_back(record.member, self._weight(record.member), record.charge)
+        record.charge, record.account = 0.0, ""
+
+    def started(self, record: JobRecord) -> bool:
+        """A job runs. Says whether the account turns out to have more slots than was thought."""
+        if self._taken.get(record.key) is not record:
+            return False
+        running = self._running[record.account]
+        running.add(record.key)
+        return self._lanes[record.account].account.slots.running(len(running))
+
+    def leave(self, record: JobRecord) -> bool:
+        """A job needs its place no more. Says whether it had one."""
+        if self._taken.get(record.key) is not record:
+            return False
+        del self._taken[record.key]
+        self._running[record.account].discard(record.key)
+        return True
+
+    def ended(self, record: JobRecord, seconds: float) -> None:
+        """It is known how long a job ran."""
+        if record.charge:
+            weight = self._weight(record.member)
+            self.turns.ended(record.member, weight, record.charge, seconds)
+
+    # --- who gets the next -----------------------------------------------------------------
+
+    def next(self) -> tuple[JobRecord, Lane] | None:
+        """The waiting job that may go now, out of the line, and where to; `None` if none may."""
+        ready = {}
+        for member in self.line.members():
+            lane = self.lane_for(member)
+            if lane is not None:
+                ready[member] = lane
+        claims = {
+            member: Claim(self._weight(member), self.line.first(member).order) for member in ready
+        }
+        chosen = self.turns.choose(claims)
+        if chosen is None:
+            return None
+        record = self.line.first(chosen)
+        self.line.remove(record)
+        return record, ready[chosen]
+
+    def lane_for(self, member: str, *, probing: bool = False) -> Lane | None:
+        """Where a job of the member may go now, if anywhere.
+
+        With `probing` an account that rests is tried, if there is none that is well.
+        """
+        if self._limited(member) is not None:
+            return None
+        allowed = self._allowed(member)
+        free = [lane for lane in allowed if lane.account.slots.free(self.used(lane.name))]
+        now = time.monotonic()
+        ready = [lane for lane in free if lane.account.health.ready(now)]
+        if not ready and probing and not any(lane.account.health.well for lane in allowed):
+            ready = free
+        name = self._choice.of({lane.name: lane.account.weight for lane in ready})
+        return None if name is None else self._lanes[name]
+
+    def has_account(self, member: str) -> bool:
+        """Whether any account takes the member's jobs."""
+        return bool(self._allowed(member))
+
+    def has_other(self, record: JobRecord) -> bool:
+        """Whether another account that takes the member's jobs is well."""
+        return any(
+            lane.name != record.account and lane.account.health.well
+            for lane in self._allowed(record.member)
+        )
+
+    def wake(self) -> float | None:
+        """When (`time.monotonic()`) a resting account is to be tried again, if one is."""
+        rests = [
+            lane.account.health.until
+            for lane in self._lanes.values()
+            if not lane.account.health.well
+        ]
+        later = [until for until in rests if until > time.monotonic()]
+        return min(later, default=None)
+
+    # --- why the others wait ---------------------------------------------------------------
+
+    def changed(self) -> None:
+        """The line, the turns or what blocks a member have changed."""
+        self._forecast = None
+
+    def forecast(self) -> list[Place]:
+        """All waiting jobs in the order in which they will go, if nothing changes."""
+        if self._forecast is None:
+            self._forecast = self.turns.places(
+                {
+                    member: Queue(
+                        self._weight(member), self.line.orders(member), self._blocked(member)
+                    )
+                    for member in self.line.members()
+                }
+            )
+            self._before = _before(self._forecast)
+        return self._forecast
+
+    def before(self, member: str) -> int:
+        """How many jobs of others go before the member's last waiting one."""
+        if len(self.line.members()) < 2:
+            return 0
+        self.forecast()
+        return self._before.get(member, 0)
+
+    def _blocked(self, member: str) -> str | None:
+        limited = self._limited(member)
+        if limited is not None:
+            return limited
+        allowed = self._allowed(member)
+        if not allowed:
+            return "no_account"
+        resting = [lane.account.health.reason for lane in allowed]
+        return None if None in resting else resting[0]
+
+    def _limited(self, member: str) -> str | None:
+        who = self._member(member)
+        limit = who.limits.max_running
+        if who.disabled:
+            return "disabled"
+        return "limit" if limit is not None and self.on_cloud(member) >= limit else None
+
+    def _allowed(self, member: str) -> list[Lane]:
+        return [lane for lane in self._lanes.values() if lane.account.allows(member)]
+
+    def _weight(self, member: str) -> float:
+        return self._member(member).weight
+
+
+def _before(places: Iterable[Place]) -> dict[str, int]:
+    """For each member the others' jobs before its last one."""
+    own: Counter[str] = Counter()
+    last: dict[str, int] = {}
+    for place in places:
+        own[place.member] += 1
+        last[place.member] = place.before
+    return {member: before - (own[member] - 1) for member, before in last.items()}
