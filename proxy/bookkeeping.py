@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -26,11 +25,7 @@ log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def kept(
-    settings: Settings,
-    folder: Path,
-    store: Store,
-    members: Directory,
-    known_class: Callable[[str], Mapping[str, Any] | None],
+    settings: Settings, folder: Path, store: Store, members: Directory
 ) -> AsyncIterator[Books]:
     """The books of the data folder, closed behind the block. Enter it before the jobs start.
 
@@ -42,7 +37,7 @@ async def kept(
     await record.start()
     try:
         await recount(usage, store)
-        limiter = Limiter(lambda name: members.get(name).limits, usage, node_class=known_class)
+        limiter = Limiter(lambda name: members.get(name).limits, usage)
         yield Books(Tally(), usage, limiter, record)
     finally:
         await record.close()

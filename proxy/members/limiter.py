@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -20,14 +20,6 @@ LIMIT_REACHED = "limit_reached"
 BURST_SECONDS = 10.0
 #: When to ask again, in seconds, where nobody knows when a place in the queue gets free.
 QUEUE_WAIT = 5.0
-
-
-class Request(Protocol):
-    """What is judged of a submission."""
-
-    @property
-    def graph(self) -> Mapping[str, Any]:
-        """The nodes by id."""
 
 
 class Backlog(Protocol):
@@ -75,8 +67,8 @@ _current: ContextVar[_Reservation | None] = ContextVar("submission", default=Non
 class Limiter:
     """The limits of all members.
 
-    `limits` gives those of a member by name, `node_class` the catalogue's word on a class. Days
-    end at midnight UTC. `now` gives seconds since 1970, `clock` seconds that never jump.
+    `limits` gives those of a member by name. Days end at midnight UTC. `now` gives seconds since
+    1970, `clock` seconds that never jump.
     """
 
     def __init__(
@@ -84,13 +76,11 @@ class Limiter:
         limits: Callable[[str], Limits],
         usage: Usage,
         *,
-        node_class: Callable[[str], Mapping[str, Any] | None] = lambda _: None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limits = limits
         self._usage = usage
-        self._node_class = node_class
         self._now = now
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
@@ -131,10 +121,9 @@ class Limiter:
             _current.reset(token)
             self._under_way.discard(reservation)
 
-    def admit(self, member: str, request: Request, backlog: Backlog) -> None:
-        """Judge a submission. Raises `LocalError`: 429 for a limit, 403 for a node not allowed."""
+    def admit(self, member: str, request: object, backlog: Backlog) -> None:
+        """Let a submission in, whatever its `request` is. Raises `LocalError` (429)."""
         limits = self._limits(member)
-        self._refuse_nodes(limits, request.graph)
         others = sum(
             one.member == member and not one.counted and one is not _current.get()
             for one in self._under_way
@@ -158,24 +147,6 @@ class Limiter:
         reservation = _current.get()
         if reservation is not None and reservation.member == job.member:
             reservation.counted = True
-
-    def _refuse_nodes(self, limits: Limits, graph: Mapping[str, Any]) -> None:
-        if not limits.denied_classes and not limits.deny_partner_nodes:
-            return
-        for node_id, node in graph.items():
-            name = node.get("class_type") if isinstance(node, dict) else None
-            if not isinstance(name, str):
-                continue
-            known = (self._node_class(name) or {}) if limits.deny_partner_nodes else {}
-            if name in limits.denied_classes or known.get("api_node") is True:
-                raise LocalError(
-                    403,
-                    "node_not_allowed",
-                    f"You may not use the node {name}; take it out of the workflow, or ask an "
-                    "admin of this proxy to allow it.",
-                    details=f"Node ID '#{node_id}'",
-                    extra_info={"node_id": node_id, "class_type": name},
-                )
 
     # --- uploads ---------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,6 @@ class Job:
 
 
 @dataclass
-class Submission:
-    graph: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
 class Backlog:
     waiting: int = 0
 
@@ -64,17 +59,14 @@ def usage(store: SqliteStore, clock: Clock) -> Usage:
 
 
 def limiter(usage: Usage, clock: Clock, **limits: Any) -> Limiter:
-    classes = {"Paid": {"api_node": True}, "Free": {"api_node": False}}
-    return Limiter(
-        lambda _: Limits(**limits), usage, node_class=classes.get, now=clock, clock=clock
-    )
+    return Limiter(lambda _: Limits(**limits), usage, now=clock, clock=clock)
 
 
 def test_without_limits_nothing_is_refused(usage: Usage, clock: Clock) -> None:
     free = limiter(usage, clock)
     for _ in range(10_000):
         free.request("alice")
-    free.admit("alice", Submission(), Backlog(waiting=10_000))
+    free.admit("alice", None, Backlog(waiting=10_000))
     assert free.upload_room("alice") is None
 
 
@@ -122,9 +114,9 @@ def test_whoever_waits_as_told_is_let_in(rate: float) -> None:
 
 def test_waiting_jobs_are_bounded(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, max_queued=3)
-    strict.admit("alice", Submission(), Backlog(waiting=2))
+    strict.admit("alice", None, Backlog(waiting=2))
     with pytest.raises(LocalError) as refused:
-        strict.admit("alice", Submission(), Backlog(waiting=3))
+        strict.admit("alice", None, Backlog(waiting=3))
     assert (refused.value.status, refused.value.details) == (429, "max_queued")
     assert "Retry-After" in refused.value.headers
 
@@ -132,10 +124,10 @@ def test_waiting_jobs_are_bounded(usage: Usage, clock: Clock) -> None:
 def test_the_days_jobs_are_bounded_until_midnight(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, jobs_per_day=2)
     for name in ("one", "two"):
-        strict.admit("alice", Submission(), Backlog())
+        strict.admit("alice", None, Backlog())
         usage.accepted(Job(name))
     with pytest.raises(LocalError) as refused:
-        strict.admit("alice", Submission(), Backlog())
+        strict.admit("alice", None, Backlog())
     error = refused.value
     assert error.extra_info["limit"] == "jobs_per_day"
     assert error.extra_info["ends_at"] == "2026-11-25T00:00:00+00:00"
@@ -143,53 +135,37 @@ def test_the_days_jobs_are_bounded_until_midnight(usage: Usage, clock: Clock) ->
     assert "2026-11-25 00:00 UTC" in error.message
     clock.at += 6 * 3600 - 0.001
     with pytest.raises(LocalError):
-        strict.admit("alice", Submission(), Backlog())
+        strict.admit("alice", None, Backlog())
     clock.at += 0.001
-    strict.admit("alice", Submission(), Backlog())
+    strict.admit("alice", None, Backlog())
 
 
 def test_a_job_that_is_taken_back_does_not_count(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, jobs_per_day=1)
     usage.accepted(Job())
     usage.discarded(Job())
-    strict.admit("alice", Submission(), Backlog())
+    strict.admit("alice", None, Backlog())
 
 
 def test_submissions_under_way_hold_their_place(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, jobs_per_day=2)
     with strict.submission("alice"):
-        strict.admit("alice", Submission(), Backlog())
+        strict.admit("alice", None, Backlog())
         with strict.submission("alice"):
-            strict.admit("alice", Submission(), Backlog())
+            strict.admit("alice", None, Backlog())
             with strict.submission("alice"), pytest.raises(LocalError):
-                strict.admit("alice", Submission(), Backlog())
+                strict.admit("alice", None, Backlog())
             with strict.submission("bob"):
-                strict.admit("bob", Submission(), Backlog())
+                strict.admit("bob", None, Backlog())
         with strict.submission("alice"):
-            strict.admit("alice", Submission(), Backlog())
+            strict.admit("alice", None, Backlog())
             usage.accepted(Job())
             with strict.submission("bob"):
-                strict.admit("bob", Submission(), Backlog())
+                strict.admit("bob", None, Backlog())
             with strict.submission("alice"), pytest.raises(LocalError):
-                strict.admit("alice", Submission(), Backlog())
+                strict.admit("alice", None, Backlog())
     with strict.submission("alice"):
-        strict.admit("alice", Submission(), Backlog())
-
-
-@pytest.mark.parametrize(
-    ("limits", "node"),
-    [({"denied_classes": ("Free",)}, "Free"), ({"deny_partner_nodes": True}, "Paid")],
-)
-def test_nodes_may_be_forbidden(
-    usage: Usage, clock: Clock, limits: dict[str, Any], node: str
-) -> None:
-    strict = limiter(usage, clock, **limits)
-    other = "Paid" if node == "Free" else "Free"
-    strict.admit("alice", Submission({"1": {"class_type": other}}), Backlog())
-    with pytest.raises(LocalError) as refused:
-        strict.admit("alice", Submission({"7": {"class_type": node}}), Backlog())
-    assert refused.value.status == 403
-    assert refused.value.extra_info == {"node_id": "7", "class_type": node}
+        strict.admit("alice", None, Backlog())
 
 
 def test_uploads_count_unless_they_fail(usage: Usage, clock: Clock) -> None:
