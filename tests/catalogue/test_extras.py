@@ -20,7 +20,7 @@ from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.nodes import MODEL_FILES
 
 QUICK = Patience(budget=0.2, waits=Waits(first=0.01, longest=0.05))
-ID = "text_to_image_simulator"
+ID = "invert_picture_simulator"
 
 
 @asynccontextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from simulator.visitor import Visitor
 
@@ -41,7 +43,8 @@ async def test_subgraphs_have_data_only_one_by_one(visitor: Visitor) -> None:
     subgraphs = (await visitor.get("/api/global_subgraphs")).json
     (name,) = subgraphs
     assert subgraphs[name]["data"] == ""
-    assert (await visitor.get(f"/api/global_subgraphs/{name}")).json["data"]
+    data = json.loads((await visitor.get(f"/api/global_subgraphs/{name}")).json["data"])
+    assert data["nodes"][0]["type"] == data["definitions"]["subgraphs"][0]["id"]
     assert (await visitor.get("/api/global_subgraphs/x")).status == 404
 
 

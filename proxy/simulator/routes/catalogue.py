@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.simulator import events, media
+from proxy.simulator import blueprint, events, media
 from proxy.simulator.call import Access, Call, Route, answer
 from proxy.simulator.errors import not_found
 from proxy.simulator.nodes import MODEL_FILES
@@ -14,11 +14,10 @@ from proxy.translate import codec
 
 _SUBGRAPH = {
     "source": "templates",
-    "name": "Text to Image (simulator)",
+    "name": "Invert Picture (simulator)",
     "info": {"node_pack": "comfyui"},
 }
-SUBGRAPHS = {"text_to_image_simulator": _SUBGRAPH}
-_SUBGRAPH_DATA = codec.dumps({"nodes": [], "links": [], "definitions": {"subgraphs": []}})
+SUBGRAPHS = {"invert_picture_simulator": _SUBGRAPH}
 
 REPLACEMENTS = {
     "ImageScaleOld": [
@@ -111,7 +110,7 @@ async def subgraph(call: Call) -> web.Response:
     info = SUBGRAPHS.get(call.path("id"))
     if info is None:
         raise not_found("subgraph not found")
-    return answer({**info, "data": _SUBGRAPH_DATA})
+    return answer({**info, "data": codec.dumps(blueprint.inverted_picture(info["name"]))})
 
 
 async def health(call: Call) -> web.Response:
