@@ -116,9 +116,7 @@ async def rooms(
             )
             return connected
 
-        books = await stack.enter_async_context(
-            bookkeeping.kept(settings, path, store, members, catalogue.known)
-        )
+        books = await stack.enter_async_context(bookkeeping.kept(settings, path, store, members))
         jobs = Jobs(
             store=store,
             accounts=opened,
