@@ -223,14 +223,19 @@ def _hangup() -> asyncio.Event:
     return event
 
 
+def unreadable_members(folder: Path, error: StoreError) -> str:
+    """The sentence for a data folder whose members cannot be read."""
+    return (
+        f"The members cannot be read ({error}): repair {folder / directory.FILE}, or restore it "
+        "from a copy."
+    )
+
+
 async def _open_members(folder: Path) -> Directory:
     try:
         return await Directory.open(folder)
     except StoreError as error:
-        raise ConfigError(
-            f"The members cannot be read ({error}): repair {folder / directory.FILE}, or restore "
-            "it from a copy."
-        ) from error
+        raise ConfigError(unreadable_members(folder, error)) from error
 
 
 async def _open_store(path: Path) -> SqliteStore:

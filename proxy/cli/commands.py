@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from proxy import __version__
+from proxy.cli import member_commands
 from proxy.cli.failure import CommandError
 from proxy.cli.options import takes_settings
 from proxy.config import ConfigError, load
@@ -170,3 +171,7 @@ def _audit(
     from proxy.cli.usage import audit
 
     return audit(load(options), limit=limit, member=member, action=action)
+
+
+app.add_typer(member_commands.member, name="member")
+app.add_typer(member_commands.token, name="token")

@@ -21,6 +21,17 @@ from proxy.cli.options import shown_default
 from proxy.config import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
 from proxy.local.routes import ROUTES, Route, Source
 
+_MEMBER_COMMANDS = (
+    "member add",
+    "member list",
+    "member set",
+    "member disable",
+    "member enable",
+    "member remove",
+    "token new",
+    "token revoke",
+    "token list",
+)
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
 
@@ -82,7 +93,7 @@ def commands_page() -> str:
         "well, 1 when something failed, 2 when something was asked wrongly (a setting, an option, "
         "a file), 130 when Ctrl-C cancelled a `run`. `serve` ends with 0 when a signal stops it.\n",
     ]
-    for command in ("", "serve", "check", "run", "usage", "audit"):
+    for command in ("", "serve", "check", "run", "usage", "audit", *_MEMBER_COMMANDS):
         name = f"comfy-cloud-proxy {command}".strip()
         parts += [f"## {name}\n", f"```text\n{help_text(command)}```\n"]
     return "\n".join(parts)
@@ -138,7 +149,7 @@ def help_text(command: str) -> str:
     text = io.StringIO()
     with redirect_stdout(text):
         app(
-            [*filter(None, [command]), "--help"],
+            [*command.split(), "--help"],
             prog_name="comfy-cloud-proxy",
             standalone_mode=False,
             terminal_width=100,

@@ -16,6 +16,8 @@ from contextlib import suppress
 from proxy import app, telemetry
 from proxy.cli.clouds import chosen_accounts
 from proxy.config import ConfigError, Settings
+from proxy.members.directory import any_members
+from proxy.store.base import StoreError
 
 #: Seconds that stopping may take whatever the setting says.
 _LEAST_TIME_TO_STOP = 1.0
@@ -23,7 +25,7 @@ _LEAST_TIME_TO_STOP = 1.0
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError` for what must be set otherwise."""
-    refuse_open_door(settings)
+    refuse_open_door(settings, has_members=_has_members(settings))
     telemetry.configure(log_format=settings.log_format, log_level=settings.log_level)
     telemetry.log_crashes()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -52,14 +54,22 @@ async def _serve(settings: Settings) -> None:
             raise ConfigError(sentence) from None
 
 
-def refuse_open_door(settings: Settings) -> None:
+def _has_members(settings: Settings) -> bool:
+    try:
+        return asyncio.run(any_members(settings.data_dir))
+    except StoreError as error:
+        raise ConfigError(app.unreadable_members(settings.data_dir, error)) from None
+
+
+def refuse_open_door(settings: Settings, *, has_members: bool = False) -> None:
     """Raise `ConfigError` when others than this machine could come in without being asked to."""
-    if settings.insecure_allow_anyone or is_loopback(settings.host):
+    if has_members or settings.insecure_allow_anyone or is_loopback(settings.host):
         return
     raise ConfigError(
         f"Listening on {settings.host} would let anyone who reaches it spend your Comfy Cloud "
-        "credits and read your files: use --host 127.0.0.1, or add --insecure-allow-anyone "
-        "where only trusted programs can reach the port."
+        "credits and read your files: use --host 127.0.0.1, give each a token "
+        "(comfy-cloud-proxy member add NAME), or add --insecure-allow-anyone where only trusted "
+        "programs can reach the port."
     )
 
 

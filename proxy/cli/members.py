@@ -1,0 +1,247 @@
+"""`member` and `token`: who may use a proxy. They work while it runs, and without it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from proxy.cli.failure import CommandError
+from proxy.config import Settings
+from proxy.members import audit, fields
+from proxy.members.directory import Directory, DirectoryError
+from proxy.members.member import Member
+from proxy.members.tokens import Token
+from proxy.store.base import StoreError
+
+T = TypeVar("T")
+
+#: What takes a limit away again.
+NONE = "none"
+
+
+def add_member(settings: Settings, name: str, given: Mapping[str, Any], *, restore: bool) -> int:
+    """Add a member."""
+
+    async def add(directory: Directory) -> Member:
+        wanted = {**_member(given), "name": name, "restore": restore}
+        return await fields.add(directory, fields.checked(wanted, fields.NewMember, strict=False))
+
+    member = _with_directory(settings, add)
+    _note(settings, "member_added", name=member.name, role=member.role)
+    _say(
+        f"{member.name} is a member now ({member.role}). "
+        f"Next: comfy-cloud-proxy token new {member.name}"
+    )
+    return 0
+
+
+def set_member(settings: Settings, name: str, given: Mapping[str, Any]) -> int:
+    """Change a member."""
+    wanted = _member(given)
+    if not wanted:
+        raise CommandError("Nothing to set: name an option, see --help.", exit_code=2)
+
+    async def change(directory: Directory) -> Member:
+        checked = fields.checked(wanted, fields.MemberFields, strict=False)
+        return await fields.change(directory, name, checked)
+
+    member = _with_directory(settings, change)
+    _note(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
+    _say(f"{member.name} is changed.")
+    return 0
+
+
+def enable_member(settings: Settings, name: str, *, enabled: bool) -> int:
+    """Let a member in again, or not any more."""
+    member = _with_directory(settings, lambda one: one.change(name, disabled=not enabled))
+    _note(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
+    _say(f"{member.name} may come in again." if enabled else f"{member.name} is shut out.")
+    return 0
+
+
+def remove_member(settings: Settings, name: str) -> int:
+    """Remove a member and its tokens."""
+
+    async def remove(directory: Directory) -> tuple[Member, bool]:
+        return await directory.remove(name), not directory.members()
+
+    member, last = _with_directory(settings, remove)
+    _note(settings, "member_removed", name=member.name)
+    _say(
+        f"{member.name} and its tokens are removed. Its history and files stay in the data folder "
+        "for nobody to see; only `member add --restore` gives them back."
+    )
+    if last:
+        _say(
+            "That was the last member: a running proxy lets nobody in until it is restarted, "
+            "which makes it a tool for one without tokens."
+        )
+    return 0
+
+
+def list_members(settings: Settings, *, as_json: bool) -> int:
+    """Print the members."""
+
+    async def rows(directory: Directory) -> list[dict[str, Any]]:
+        return [fields.describe_member(directory, member) for member in directory.members()]
+
+    found = _with_directory(settings, rows)
+    if as_json:
+        return _print_json(found)
+    columns = ("Name", "Role", "State", "Weight", "Tokens", "Limits", "Since")
+    _print_table(
+        columns,
+        (
+            (
+                one["name"],
+                one["role"],
+                "disabled" if one["disabled"] else "enabled",
+                f"{one['weight']:g}",
+                str(one["tokens"]),
+                _limits(one["limits"]),
+                _day(one["created"]),
+            )
+            for one in found
+        ),
+    )
+    return 0
+
+
+def new_token(
+    settings: Settings, name: str, *, expires: str | None, note: str, as_json: bool
+) -> int:
+    """Make a token and print it, once."""
+
+    async def make(directory: Directory) -> tuple[str, dict[str, Any]]:
+        wanted = {"member": name, "expires": expires, "note": note}
+        checked = fields.checked(wanted, fields.NewToken)
+        text, token = await fields.new_token(directory, checked)
+        return text, fields.describe_token(directory, token)
+
+    text, described = _with_directory(settings, make)
+    _note(settings, "token_made", name=described["member"], of=described["shown"])
+    if as_json:
+        return _print_json({**described, "token": text})
+    _say(text)
+    sys.stderr.write("This is the only time that the token is shown; keep it like a password.\n")
+    return 0
+
+
+def revoke_token(settings: Settings, prefix: str) -> int:
+    """Revoke a token."""
+    token: Token = _with_directory(settings, lambda one: one.revoke(prefix))
+    _note(settings, "token_revoked", name=token.member, of=token.shown)
+    _say(f"The token {token.shown} of {token.member} is revoked.")
+    return 0
+
+
+def list_tokens(settings: Settings, name: str | None, *, as_json: bool) -> int:
+    """Print tokens, never whole."""
+
+    async def rows(directory: Directory) -> list[dict[str, Any]]:
+        member = None if name is None else directory.find(name).name
+        return [fields.describe_token(directory, token) for token in directory.tokens(member)]
+
+    found = _with_directory(settings, rows)
+    if as_json:
+        return _print_json(found)
+    _print_table(
+        ("Token", "Member", "Note", "Made", "Expires", "Last used", "From"),
+        (
+            (
+                one["shown"],
+                one["member"],
+                one["note"],
+                _day(one["created"]),
+                _day(one["expires"]) if one["expires"] else "never",
+                _minute(one["last_used"]["at"]) if one["last_used"] else "never",
+                one["last_used"]["address"] if one["last_used"] else "",
+            )
+            for one in found
+        ),
+    )
+    return 0
+
+
+def _with_directory(settings: Settings, use: Callable[[Directory], Awaitable[T]]) -> T:
+    async def run() -> T:
+        directory = await Directory.open(settings.data_dir)
+        try:
+            return await use(directory)
+        finally:
+            await directory.close()
+
+    try:
+        return asyncio.run(run())
+    except DirectoryError as error:
+        raise CommandError(str(error), exit_code=2) from None
+    except StoreError as error:
+        raise CommandError(
+            f"The members in {settings.data_dir} cannot be used ({error}): choose the proxy's own "
+            "folder with --data-dir, or correct its permissions."
+        ) from None
+
+
+def _member(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given options as `MemberFields` takes them."""
+    values = {
+        name: None if value == NONE else value for name, value in given.items() if value is not None
+    }
+    if "denied_classes" in values:
+        classes = values["denied_classes"]
+        values["denied_classes"] = [] if classes == [NONE] else classes
+    chosen: dict[str, Any] = {
+        name: values.pop(name) for name in ("role", "weight") if name in values
+    }
+    return {**chosen, **({"limits": values} if values else {})}
+
+
+def _note(settings: Settings, action: str, **about: str) -> None:
+    try:
+        audit.note(settings.data_dir / audit.FOLDER, action, **about)
+    except OSError as error:
+        sys.stderr.write(f"The audit record could not be written ({error.strerror}).\n")
+
+
+def _limits(limits: Mapping[str, Any]) -> str:
+    said = [
+        f"{name} {', '.join(value) if isinstance(value, list | tuple) else f'{value:,}'}"
+        for name, value in limits.items()
+        if value not in (None, False, (), []) and not isinstance(value, bool)
+    ]
+    return "; ".join([*said, *(["no partner nodes"] if limits["deny_partner_nodes"] else [])])
+
+
+def _day(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d")
+
+
+def _minute(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+def _print_json(value: object) -> int:
+    _say(json.dumps(value, indent=2))
+    return 0
+
+
+def _print_table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
+    table = Table(box=None, pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 200)

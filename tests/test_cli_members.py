@@ -1,0 +1,150 @@
+"""`member` and `token` on the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from process import PATIENCE, serving
+from quiet import logging_restored
+from team import bearer
+
+from proxy.cli import main
+from proxy.cli.serve import refuse_open_door
+from proxy.config import ConfigError, Settings
+from proxy.members.directory import FILE
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Run a command; its exit code, output and complaint."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "--data-dir", str(tmp_path)])
+        said = capsys.readouterr()
+        return int(end.value.code or 0), said.out, said.err
+
+    return call
+
+
+def test_the_life_of_a_member(run: Any) -> None:
+    code, said, _ = run("member", "add", "Ann", "--role", "admin", "--max-queued", "5")
+    assert (code, said.split(".")[0]) == (0, "Ann is a member now (admin)")
+    assert run("member", "set", "ann", "--max-queued", "none", "--deny-class", "A")[0] == 0
+    (ann,) = json.loads(run("member", "list", "--json")[1])
+    assert (ann["name"], ann["role"]) == ("Ann", "admin")
+    assert ann["limits"]["max_queued"] is None
+    assert ann["limits"]["denied_classes"] == ["A"]
+    assert run("member", "disable", "Ann")[0] == 0
+    assert "disabled" in run("member", "list")[1]
+    assert run("member", "enable", "Ann")[0] == 0
+    code, said, _ = run("member", "remove", "Ann")
+    assert code == 0
+    assert "That was the last member" in said
+    assert run("member", "add", "Ann")[0] == 2
+    assert run("member", "add", "Ann", "--restore")[0] == 0
+
+
+def test_the_life_of_a_token(run: Any) -> None:
+    run("member", "add", "ann")
+    code, said, hint = run("token", "new", "ann", "--expires", "90d", "--note", "laptop")
+    token = said.strip()
+    assert code == 0
+    assert len(token) == 44
+    assert "only time" in hint
+    listed = run("token", "list", "ann", "--json")[1]
+    assert token not in listed
+    (row,) = json.loads(listed)
+    assert row["expires"] - row["created"] == 90 * 86_400_000
+    assert row["shown"] in run("token", "list")[1]
+    assert run("token", "revoke", token[:8])[0] == 0
+    assert json.loads(run("token", "list", "--json")[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("member", "add", "a/b"), "“a/b” cannot be the name of a member"),
+        (("member", "add", "a", "--weight", "0"), "weight"),
+        (("member", "add", "a", "--role", "king"), "role"),
+        (("member", "add", "a", "--max-queued", "many"), "max_queued"),
+        (("member", "set", "a"), "Nothing to set"),
+        (("member", "set", "a", "--weight", "2"), "There is no member “a”"),
+        (("member", "remove", "a\r\nb"), "There is no member “a??b”"),
+        (("token", "new", "a"), "There is no member “a”"),
+        (("token", "new", "a", "--expires", "soon"), "as in 90d or 12h"),
+        (("token", "revoke", "ccp_zz"), "No token begins with ccp_zz"),
+        (("token", "list", "a"), "There is no member “a”"),
+    ],
+)
+def test_what_is_asked_wrongly_is_one_sentence(
+    run: Any, arguments: tuple[str, ...], sentence: str
+) -> None:
+    code, said, complaint = run(*arguments)
+    assert (code, said) == (2, "")
+    assert sentence in complaint
+    assert complaint.count("\n") == 1
+
+
+def test_members_make_other_addresses_than_loopback_safe(tmp_path: Path) -> None:
+    settings = Settings(host="0.0.0.0", data_dir=tmp_path)
+    refuse_open_door(settings, has_members=True)
+    with pytest.raises(ConfigError, match="member add NAME"):
+        refuse_open_door(settings, has_members=False)
+
+
+def test_damaged_members_keep_the_server_from_starting(run: Any, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no database" * 1000)
+    with logging_restored():
+        code, _, complaint = run("serve", "--simulate", "--port", "0")
+    assert code == 2
+    assert complaint.startswith("The members cannot be read")
+
+
+async def test_a_running_server_hears_of_it_within_a_second(tmp_path: Path) -> None:
+    async def command(*arguments: str) -> str:
+        import sys
+
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "proxy",
+            *arguments,
+            "--data-dir",
+            str(tmp_path),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
+        assert process.returncode == 0
+        return output.decode().strip()
+
+    async with (
+        serving(tmp_path, "--simulate") as server,
+        aiohttp.ClientSession() as session,
+    ):
+        await command("member", "add", "ann")
+        token = await command("token", "new", "ann")
+        await _until(session, server.url / "queue", {}, 401)
+        await _until(session, server.url / "queue", bearer(token), 200)
+        async with session.ws_connect(server.url / "ws", headers=bearer(token)) as socket:
+            await socket.receive(timeout=PATIENCE)
+            await command("token", "revoke", token[:12])
+            closed = await socket.receive(timeout=PATIENCE)
+            assert closed.data == 1008
+        await _until(session, server.url / "queue", bearer(token), 401)
+
+
+async def _until(
+    session: aiohttp.ClientSession, url: Any, headers: dict[str, str], status: int
+) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            async with session.get(url, headers=headers) as answer:
+                if answer.status == status:
+                    return
+            await asyncio.sleep(0.05)
