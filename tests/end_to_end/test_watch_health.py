@@ -66,6 +66,7 @@ async def test_healthz_lives_without_the_cloud(simulator: Simulator, client: Cli
 
 async def test_readyz_says_that_all_is_well(client: Client) -> None:
     checks = {"store": "ok", "key": "ok", "socket": "ok"}
+    await client.until_ready()
     assert await client.get("readyz") == (200, {"status": "ready", "checks": checks})
 
 
