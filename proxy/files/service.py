@@ -24,7 +24,7 @@ from proxy.files.namespace import Namespace
 from proxy.files.naming import Naming
 from proxy.files.outputs import Outputs
 from proxy.files.pictures import NotAPictureError, Workshop, size_of, unreadable
-from proxy.files.record import DEFAULT_ACCOUNT, FileRecord, Named
+from proxy.files.record import FileRecord, Named
 from proxy.files.uploads import Received, Uploads, UploadTarget, received_file
 from proxy.store.base import Store
 from proxy.translate import graph as graphs
@@ -210,7 +210,7 @@ class Files:
         graph: Mapping[str, Any],
         *,
         choices: Callable[[str], Mapping[str, Any] | None],
-        account: str = DEFAULT_ACCOUNT,
+        account: str,
     ) -> None:
         """Send the files that a graph names to the account that is to run it, unless it has them.
 
@@ -233,7 +233,7 @@ class Files:
         graph: Mapping[str, Any],
         *,
         choices: Callable[[str], Mapping[str, Any] | None],
-        account: str = DEFAULT_ACCOUNT,
+        account: str,
     ) -> dict[str, Any]:
         """The graph with the account's names in place of the member's.
 
@@ -258,7 +258,7 @@ class Files:
         node: Mapping[str, Any] | None,
         output: Mapping[str, Any],
         *,
-        account: str = DEFAULT_ACCOUNT,
+        account: str,
     ) -> dict[str, Any]:
         """What a node put out on an account in local form; see `Outputs.localise`."""
         return await self._outputs.localise(

@@ -127,7 +127,7 @@ class LikeADisk(RuleBasedStateMachine):
             self.disks[member].tidy()
             return
         job = str(len(self.jobs))
-        local = self.run(self.files.localise(member, job, "9", node, output))
+        local = self.run(self.files.localise(member, job, "9", node, output, account="default"))
         shown = [f"{one['subfolder']}/{one['filename']}".lstrip("/") for one in local["images"]]
         assert shown == paths
         self.jobs.append((member, job, node, output, local))
@@ -136,13 +136,18 @@ class LikeADisk(RuleBasedStateMachine):
     def ask_again(self, data: st.DataObject) -> None:
         if self.jobs:
             member, job, node, output, local = data.draw(st.sampled_from(self.jobs))
-            assert self.run(self.files.localise(member, job, "9", node, output)) == local
+            assert (
+                self.run(self.files.localise(member, job, "9", node, output, account="default"))
+                == local
+            )
 
     @rule(member=MEMBERS, type_=FOLDERS, name=NAMES, subfolder=SUBFOLDERS)
     def load_in_a_graph(self, member: str, type_: str, name: str, subfolder: str) -> None:
         written = f"{subfolder}/{name} [{type_}]" if subfolder else f"{name} [{type_}]"
         graph = {"1": {"class_type": "LoadImage", "inputs": {"image": written}}}
-        value = self.files.substitute(member, graph, choices=lambda _: None)["1"]["inputs"]["image"]
+        value = self.files.substitute(member, graph, choices=lambda _: None, account="default")[
+            "1"
+        ]["inputs"]["image"]
         root = self.disks[member].base / type_
         path = os.path.normpath(os.path.join(root, written.rpartition(" [")[0]))  # noqa: PTH118
         inside = not written.startswith("/") and path.startswith(f"{root}/")

@@ -34,7 +34,7 @@ def load(value: Any) -> dict[str, Any]:
 
 
 def loaded(files: Files, value: Any, member: str = "local") -> Any:
-    graph = files.substitute(member, load(value), choices=lambda _: None)
+    graph = files.substitute(member, load(value), choices=lambda _: None, account="default")
     return graph["1"]["inputs"]["image"]
 
 
@@ -77,7 +77,7 @@ async def test_an_output_is_an_input_without_a_download_or_an_upload(
 ) -> None:
     red = cloud.add(RED)
     output = {"images": [{"filename": red, "subfolder": "", "type": "output"}]}
-    await files.localise("local", "job", "9", None, output)
+    await files.localise("local", "job", "9", None, output, account="default")
     assert loaded(files, "ComfyUI_00001_.png [output]") == f"{red} [output]"
     assert loaded(files, "ComfyUI_00001_.png") == "ComfyUI_00001_.png"
     assert cloud.sent == cloud.fetched == []
@@ -120,7 +120,7 @@ async def test_a_name_that_is_an_output_is_compared_by_content(
 ) -> None:
     cloud.contents["opaque.png"] = RED
     output = {"images": [{"filename": "opaque.png", "display_name": "a.png", "type": "output"}]}
-    await files.localise("local", "job", "9", None, output)
+    await files.localise("local", "job", "9", None, output, account="default")
     assert await upload(files, RED, "a.png", type="output") == "a.png"
     assert await upload(files, BLUE, "a.png", type="output") == "a (1).png"
 
@@ -334,7 +334,7 @@ async def test_names_that_look_like_other_hashes_are_opaque(
     name = odd.add(BLUE)
     output = {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
     for _ in range(2):
-        await files.localise("local", "job", "9", None, output)
+        await files.localise("local", "job", "9", None, output, account="default")
         found = files.find("local", "output", "", "ComfyUI_00001_.png")
         assert await bytes_of(files, found) == BLUE
         files = await open_files(odd, cache_bytes=0)
@@ -348,15 +348,15 @@ async def test_another_cloud_is_sent_what_a_graph_names(
     await upload(files, BLUE, "dog.png")
     other = MemoryCloud(base_url=URL("http://other"))
     files = await open_files(other)
-    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None)
-    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None)
+    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None, account="default")
+    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None, account="default")
     assert other.sent == ["cat.png"]
     assert loaded(files, "cat.png") in other.contents
     assert await bytes_of(files, record_of(files, "cat.png")) == RED
     assert await upload(files, BLUE, "dog.png") == "dog.png"
     assert other.sent == ["cat.png", "dog.png"]
     files = await open_files()
-    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None)
+    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None, account="default")
     assert cloud.sent == ["cat.png", "dog.png"]
 
 
@@ -364,7 +364,7 @@ async def test_an_upload_that_no_cache_has_cannot_be_sent_on(open_files: OpenFil
     await upload(await open_files(cache_bytes=0), RED)
     other = MemoryCloud(base_url=URL("http://other"))
     files = await open_files(other, cache_bytes=0)
-    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None)
+    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None, account="default")
     assert other.sent == []
 
 
@@ -409,7 +409,7 @@ async def test_only_a_conversion_is_converted(files: Files) -> None:
 async def test_a_decompression_bomb_is_not_unpacked(files: Files, cloud: MemoryCloud) -> None:
     name = cloud.add(picture_of(16000, 16000))
     output = {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
-    await files.localise("local", "job", "9", None, output)
+    await files.localise("local", "job", "9", None, output, account="default")
     record = files.find("local", "output", "", "ComfyUI_00001_.png")
     assert record is not None
     with pytest.raises(LocalError, match="too many pixels") as refusal:
