@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -52,7 +52,7 @@ ADMISSION = web.RequestKey("admission", Admission)
 
 
 class Door:
-    """Lets members in."""
+    """Lets members in. `on_wrong(address, shown)` is told of tokens that are not valid."""
 
     def __init__(
         self,
@@ -61,8 +61,10 @@ class Door:
         base_path: str = "",
         trusted_proxies: Sequence[Network] = (),
         cors_origins: Iterable[str] = (),
+        on_wrong: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         self.members = members
+        self._on_wrong = on_wrong
         self.base_path = base_path
         self._trusted = trusted_proxies
         self._origins = frozenset(cors_origins)
@@ -123,6 +125,8 @@ class Door:
         id_ = tokens.id_of(token)
         shown = f"{tokens.PREFIX}{id_}…" if id_ else "not one of ours"
         log.warning("wrong_token", address=caller.address, sent=shown, slowed_down=wait > 0)
+        if not wait:
+            self._on_wrong(caller.address, shown)
         if wait:
             return LocalError(
                 429,

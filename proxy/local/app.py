@@ -48,7 +48,11 @@ def make_admin_app(services: Services) -> web.Application:
     Whoever runs it starts and closes the services.
     """
     app = web.Application(
-        middlewares=[open_metrics(), gate(compress=services.compress), limited(services.books)],
+        middlewares=[
+            open_metrics(),
+            gate(compress=services.compress, tally=services.books.tally),
+            limited(services.books),
+        ],
         client_max_size=services.max_upload_bytes,
     )
     app[SERVICES] = services
@@ -63,6 +67,7 @@ def _add_door(app: web.Application, services: Services) -> None:
         base_path=services.base_path,
         trusted_proxies=services.trusted_proxies,
         cors_origins=services.cors_origins,
+        on_wrong=services.books.wrong_token,
     )
     presence = Presence(door)
     app[DOOR], app[PRESENCE] = door, presence

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
+from proxy.local.forwarded import caller_of
 from proxy.local.middleware import MEMBER
 from proxy.members.audit import Audit, Value
 from proxy.members.limiter import LIMIT_REACHED, Limiter
@@ -52,8 +53,13 @@ class Books:
     def note(self, request: web.Request, action: str, **about: Value) -> None:
         """Record an action of the request's member."""
         if self.audit is not None:
-            member, address = request.get(MEMBER, ""), request.remote or ""
+            member, address = request.get(MEMBER, ""), caller_of(request).address
             self.audit.note(action, member=member, address=address, **about)
+
+    def wrong_token(self, address: str, shown: str) -> None:
+        """Record that somebody came with a token that is not valid; `shown` is what may be told."""
+        if self.audit is not None:
+            self.audit.note("sign_in_refused", address=address, token=shown)
 
     def served(self, member: str, count: int) -> None:
         """Count bytes of files that went to a client."""
@@ -98,13 +104,16 @@ def limited(books: Books) -> Middleware:
 
     @web.middleware
     async def pass_within_limits(request: web.Request, handler: Handler) -> web.StreamResponse:
+        member = request.get(MEMBER)
+        if member is None:
+            return await handler(request)
         try:
             if limiter is not None and request.path not in _FREE:
-                limiter.request(request[MEMBER])
+                limiter.request(member)
             return await handler(request)
         except LocalError as error:
             if error.type == LIMIT_REACHED:
-                refusals[request[MEMBER], error.details] += 1
+                refusals[member, error.details] += 1
             raise
 
     return pass_within_limits

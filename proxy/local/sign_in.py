@@ -12,7 +12,9 @@ from aiohttp import web
 
 from proxy.local.access import COOKIE, DOOR, SIGN_IN, SIGN_OUT
 from proxy.local.forwarded import caller_of
+from proxy.local.middleware import MEMBER
 from proxy.local.presence import PRESENCE
+from proxy.local.services import of
 from proxy.members.sessions import LIFETIME, name_of
 from proxy.translate.errors import LocalError
 
@@ -64,6 +66,8 @@ async def post_sign_in(request: web.Request) -> web.Response:
     session = await door.members.sessions.begin(access.token.id)
     door.members.used(access.token, caller.address)
     log.info("signed_in", member=access.member.name, address=caller.address)
+    request[MEMBER] = access.member.name
+    of(request).books.note(request, "sign_in", token=access.token.shown)
     answer = _leads_to(f"{door.base_path}{target if _is_local(target) else '/'}")
     answer.set_cookie(
         COOKIE,
@@ -81,6 +85,10 @@ async def post_sign_out(request: web.Request) -> web.Response:
     """End the browser's session, and its websockets."""
     door = request.app[DOOR]
     door.refuse_foreign(request, caller_of(request))
+    member = _signed_in(request)
+    if member is not None:
+        request[MEMBER] = member
+        of(request).books.note(request, "sign_out")
     await _end_session(request)
     request.app[PRESENCE].review()
     answer = _leads_to(f"{door.base_path}{SIGN_IN}")

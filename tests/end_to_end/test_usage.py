@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
 import sys
@@ -329,3 +330,67 @@ async def test_requests_are_limited_but_not_messages_or_health(proxy: Proxy) -> 
         assert (await client.get("healthz"))[0] == 200
         await listener.socket.send_json({"type": "feature_flags", "data": {}})
         await listener.until("feature_flags")
+
+
+async def test_sign_ins_and_refused_ones_are_recorded_without_a_token(proxy: Proxy) -> None:
+    directory = proxy.services.members
+    await directory.add(Member("ada", role="admin"))
+    token, kept = await directory.new_token("ada")
+    wrong = token[:-4] + ("aaaa" if not token.endswith("aaaa") else "bbbb")
+    url = proxy.url / "proxy/sign-in"
+    async with aiohttp.ClientSession() as session:
+        async with session.post(url, data={"token": wrong}) as answer:
+            assert answer.status == 401
+        async with session.get(proxy.url / "queue", headers={"X-API-Key": wrong}) as answer:
+            assert answer.status == 401
+        async with session.post(url, data={"token": token}, allow_redirects=False) as answer:
+            assert answer.status in (302, 303)
+    headers = {"Authorization": f"Bearer {token}", "X-Forwarded-For": "203.0.113.9"}
+    async with aiohttp.ClientSession(headers=headers) as session:
+        client = Client(session, proxy.url)
+        _, page = await client.get("proxy/api/audit")
+        _, usage = await client.get("proxy/api/usage")
+    entries = page["entries"]
+    assert [one["action"] for one in entries] == ["sign_in", "sign_in_refused", "sign_in_refused"]
+    assert (entries[0]["member"], entries[0]["token"]) == ("ada", kept.shown)
+    assert entries[1]["member"] == ""
+    assert {one["address"] for one in entries} == {"127.0.0.1"}
+    assert token[-20:] not in json.dumps(page)
+    assert usage["usage"] == []
+
+
+async def test_members_see_their_own_and_admins_see_all(proxy: Proxy) -> None:
+    directory = proxy.services.members
+    clients = {}
+    async with contextlib.AsyncExitStack() as stack:
+        for name, role in (("ada", "admin"), ("bob", "user"), ("eve", "user")):
+            await directory.add(Member(name, role=role))  # type: ignore[arg-type]
+            token, _ = await directory.new_token(name)
+            headers = {"Authorization": f"Bearer {token}"}
+            session = await stack.enter_async_context(aiohttp.ClientSession(headers=headers))
+            clients[name] = Client(session, proxy.url)
+        for name, color in (("bob", 1), ("eve", 2)):
+            await clients[name].run(graphs.plain(color))
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                _, answer = await clients["ada"].get("proxy/api/usage")
+                if sum(one["completed"] for one in answer["usage"]) == 2:
+                    break
+                await asyncio.sleep(0.02)
+        assert [one["member"] for one in answer["usage"]] == ["bob", "eve"]
+        _, answer = await clients["bob"].get("proxy/api/usage", member="eve")
+        assert [one["member"] for one in answer["usage"]] == ["bob"]
+        status, answer = await clients["bob"].get("proxy/api/audit")
+        assert (status, answer["error"]["type"]) == (403, "admins_only")
+        async with clients["bob"].session.get(proxy.url / "metrics") as page:
+            text = await page.text()
+        assert 'member="bob"' in text
+        assert "eve" not in text
+        assert "cloud_calls" not in text
+        found = await metrics(clients["ada"].session, proxy.url)
+        assert found["jobs_accepted_total", "eve"] == 1
+        async with aiohttp.ClientSession() as stranger:
+            async with stranger.get(proxy.url / "metrics") as page:
+                assert page.status == 401
+            async with stranger.get(proxy.url / "proxy/sign-in") as page:
+                assert page.status == 200
