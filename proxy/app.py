@@ -27,6 +27,7 @@ from proxy.local.guard import Limits
 from proxy.local.journal import Journal
 from proxy.local.server import Server
 from proxy.local.services import Services
+from proxy.local.tls import Certificate, CertificateError
 from proxy.local.web_packages import WebInterface
 from proxy.members import directory
 from proxy.members.directory import Directory
@@ -180,22 +181,30 @@ async def serve(
 ) -> None:
     """Serve until `stop` is set. `ready` gets `http://HOST:PORT` when clients can connect.
 
-    SIGHUP lets the keys be read again. Raises `OSError` when the address cannot be listened on.
+    SIGHUP lets the keys be read again. Raises `OSError` when the address cannot be listened on,
+    and `ConfigError` when the certificate cannot be used.
     """
+    certificate = _certificate(settings)
+    context = certificate.context if certificate is not None else None
     async with rooms(settings, accounts=accounts, reread_keys=_hangup()) as services:
         stop_timeout = (1 - _SHARE_OF_ROOMS) * settings.shutdown_timeout
         limits = _limits(settings)
         server = Server(services, limits, stop_timeout=stop_timeout)
         servers = [server]
+        following: asyncio.Task[None] | None = None
         try:
             if settings.admin_listen is not None:
                 admin = Server(services, limits, stop_timeout=stop_timeout, make=make_admin_app)
                 await _listen_for_admins(admin, *settings.admin_listen)
                 servers.append(admin)
-            ready(await server.start(settings.host, settings.port))
+            ready(await server.start(settings.host, settings.port, context=context))
+            if certificate is not None:
+                following = asyncio.create_task(certificate.follow(), name="follow the certificate")
             await stop.wait()
             log.info("stopping")
         finally:
+            if following is not None:
+                await _end(following)
             await asyncio.gather(*(one.stop() for one in servers))
 
 
@@ -208,6 +217,18 @@ async def _listen_for_admins(server: Server, host: str, port: int) -> None:
             f"({error.strerror}): choose another one."
         ) from error
     log.info("listening_for_admins", address=address)
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert is None and settings.tls_key is None:
+        return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        missing = "tls_key" if settings.tls_key is None else "tls_cert"
+        raise ConfigError(f"The setting {missing} is missing: tls_cert and tls_key go together.")
+    try:
+        return Certificate(settings.tls_cert, settings.tls_key)
+    except CertificateError as error:
+        raise ConfigError(str(error)) from None
 
 
 async def _end(task: asyncio.Task[None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -59,8 +60,10 @@ class Server:
         self._watching: asyncio.Task[None] | None = None
         self._listening: asyncio.Server | None = None
 
-    async def start(self, host: str, port: int) -> str:
+    async def start(self, host: str, port: int, *, context: ssl.SSLContext | None = None) -> str:
         """Listen; returns `http://HOST:PORT`, with the port that the system chose for 0.
+
+        With a `context` it is `https`.
 
         Raises `OSError` when the address cannot be listened on.
         """
@@ -80,12 +83,13 @@ class Server:
             lambda: self._services.members.has_members,
         )
         self._listening = await loop.create_server(
-            lambda: watch.guard(inner()), host, port, backlog=BACKLOG
+            lambda: watch.guard(inner()), host, port, backlog=BACKLOG, ssl=context
         )
         self._watch = watch
         self._watching = asyncio.create_task(watch.run(), name="watch over connections")
         chosen = self._listening.sockets[0].getsockname()[1]
-        return f"http://[{host}]:{chosen}" if ":" in host else f"http://{host}:{chosen}"
+        scheme = "http" if context is None else "https"
+        return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"
 
     async def stop(self) -> None:
         """Take nothing more, finish the answers under way, close the websockets with 1001.

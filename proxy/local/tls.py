@@ -1,0 +1,85 @@
+"""The listener's certificate, taken up anew when its files change."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from pathlib import Path
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two looks at the files.
+INTERVAL = 2.0
+
+
+class CertificateError(Exception):
+    """The files cannot be used. The text is one sentence that says what to do."""
+
+
+class Certificate:
+    """A certificate and its private key, in PEM files. `context` is for the listener.
+
+    Raises `CertificateError` when the files cannot be used.
+    """
+
+    def __init__(self, cert: Path, key: Path) -> None:
+        self._cert, self._key = cert, key
+        self._seen = self._look()
+        self.context = _context(cert, key)
+
+    async def follow(self, interval: float = INTERVAL) -> None:
+        """Take up changed files, until cancelled; open connections go on with what they have.
+
+        Files that do not fit together, such as while they are being changed, are tried again when
+        they change once more.
+        """
+        while True:
+            await asyncio.sleep(interval)
+            seen = await asyncio.to_thread(self._look)
+            if seen == self._seen:
+                continue
+            self._seen = seen
+            try:
+                await asyncio.to_thread(_context, self._cert, self._key)
+                self.context.load_cert_chain(self._cert, self._key, password=_no_password)
+            except (CertificateError, OSError) as error:
+                log.error("certificate_unusable", error=str(error))
+            else:
+                log.info("certificate_taken_up", file=str(self._cert))
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stamp(path) for path in (self._cert, self._key))
+
+
+def _context(cert: Path, key: Path) -> ssl.SSLContext:
+    for path, what in ((cert, "tls_cert"), (key, "tls_key")):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise CertificateError(
+                f"The file {path} of {what} cannot be read ({error.strerror}): correct its path or "
+                "its permissions."
+            ) from None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (ssl.SSLError, ValueError):
+        raise CertificateError(
+            f"The files {cert} and {key} are not a certificate and its private key, in PEM and "
+            "without a passphrase: correct tls_cert and tls_key."
+        ) from None
+    return context
+
+
+def _no_password() -> str:
+    return ""
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
