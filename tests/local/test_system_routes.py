@@ -23,6 +23,20 @@ async def test_the_stats_have_what_clients_read(client: Client) -> None:
     assert all(type(device[key]) is int for key in ("vram_total", "vram_free"))
 
 
+async def test_the_announced_limit_is_the_real_one(serve: Any) -> None:
+    client = await serve(max_upload_bytes=1000)
+    limit = (await (await client.get("/features")).json())["max_upload_size"]
+    async with client.ws_connect("/ws") as socket:
+        await socket.receive_json()
+        await socket.send_json({"type": "feature_flags", "data": {}})
+        assert (await socket.receive_json())["data"]["max_upload_size"] == limit
+    for path in ("/userdata/x", "/settings/x", "/upload/image"):
+        headers = {"Content-Type": "multipart/form-data; boundary=b"} if "up" in path else {}
+        within = await client.post(path, data=b"1" * limit, headers=headers)
+        beyond = await client.post(path, data=b"1" * (limit + 1), headers=headers)
+        assert (within.status != 413, beyond.status) == (True, 413)
+
+
 async def test_the_features_announce_the_limit_and_no_long_texts(serve: Any) -> None:
     client = await serve(max_upload_bytes=1000)
     features = await (await client.get("/features")).json()
