@@ -4,7 +4,9 @@ WORKDIR /src
 RUN python -m venv /opt/proxy
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy ./proxy
-RUN /opt/proxy/bin/pip install --no-cache-dir --disable-pip-version-check .
+# What else of pyproject.toml's extras is wanted: `ui,templates` has the templates' pictures too.
+ARG EXTRAS=ui
+RUN /opt/proxy/bin/pip install --no-cache-dir --disable-pip-version-check ".[$EXTRAS]"
 
 FROM python:3.13-slim
 LABEL org.opencontainers.image.title="comfy-cloud-proxy" \

@@ -4,11 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := $(VENV)/.run-installed
 DEV := $(VENV)/.dev-installed
+BROWSER := $(VENV)/.browser-installed
+HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
+	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-.PHONY: help demo test check format docs bench chaos clean
+.PHONY: help demo test check browser screenshots format docs bench chaos clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN) ## run a workflow and save its pictures to ./demo-output
 	@$(BIN)/python examples/demo.py
@@ -21,6 +24,14 @@ check: $(DEV) ## lint, formatting, types, and pages drawn from the code
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m proxy.cli.reference --check
+
+browser: $(BROWSER) ## test the web interface in Chromium, which the machine must have
+	@$(HAS_CHROMIUM)
+	$(BIN)/python -m pytest -q tests/browser
+
+screenshots: $(BROWSER) ## take the pictures of the documents, in Chromium
+	@$(HAS_CHROMIUM)
+	PYTHONPATH=tests $(BIN)/python -m browser.screenshot
 
 format: $(DEV) ## format the code
 	$(BIN)/ruff check --fix .
@@ -55,3 +66,7 @@ $(RUN): pyproject.toml | $(VENV)/bin/python
 $(DEV): pyproject.toml | $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
 	@touch $@ $(RUN)
+
+$(BROWSER): $(DEV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ui,browser]'
+	@touch $@

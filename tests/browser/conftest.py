@@ -1,0 +1,45 @@
+"""A real browser before the whole stack, where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from browser.frontend import chromium, headless
+from stack import Proxy, running_proxy
+
+from proxy.local import web_packages
+from proxy.simulator import Simulator
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+_MISSING = [
+    f"{what} is not installed"
+    for what, found in (
+        ("the extra `browser`", find_spec("playwright")),
+        ("the extra `ui`", find_spec("comfyui_frontend_package")),
+        ("Chromium", chromium()),
+    )
+    if not found
+]
+
+
+@pytest.fixture
+async def chrome() -> AsyncIterator[Browser]:
+    """The browser. Skips where something is missing."""
+    if _MISSING:
+        pytest.skip("; ".join(_MISSING))
+    async with headless(chromium() or "") as running:
+        yield running
+
+
+@pytest.fixture
+async def proxy(chrome: Browser, simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
+    """The proxy with the web interface."""
+    interface = web_packages.installed()
+    async with running_proxy(simulator, tmp_path / "data", interface=interface) as running:
+        yield running
