@@ -219,6 +219,31 @@ async def test_an_account_that_is_down_alone_is_passed_over(studio: Studio) -> N
     assert studio.jobs("one") == []
 
 
+@pytest.mark.parametrize(("members", "status"), [((), 200), (("ann",), 403)])
+async def test_jobs_and_files_go_only_to_accounts_of_the_member(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    members: tuple[str, ...],
+    status: int,
+) -> None:
+    """There are no members, so it is `local` who asks."""
+    url, key = simulator.base_url, simulator.add_account("comfyui-key-of-everybody").key
+    tables = (
+        AccountSettings(name="anns", key=simulator.key, base_url=url, members=("ann",)),
+        AccountSettings(name="other", key=key, base_url=url, members=members),
+    )
+    async with running_proxy(simulator, tmp_path / "data", accounts=tables, tempo=QUICK) as proxy:
+        client = Client(session, proxy.url)
+        answer, _ = await client.post("prompt", {"prompt": graphs.plain()})
+        form = aiohttp.FormData({"type": "input"})
+        form.add_field("image", graphs.png(), filename="cat.png", content_type="image/png")
+        async with session.post(client.url / "upload/image", data=form) as uploaded:
+            assert (answer, uploaded.status) == (status, status)
+    assert not simulator.account.jobs
+    assert not list(simulator.account.library)
+
+
 async def test_after_a_restart_every_job_is_on_its_account(studio: Studio) -> None:
     async with studio.proxy() as client:
         jobs = [await client.submit(graphs.waiting(1.0 + number / 100)) for number in range(4)]
