@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Literal, Protocol
 
@@ -187,10 +187,18 @@ class Usage:
     async def days(self, first: str, last: str, member: str | None = None) -> list[MemberDay]:
         """The usage from day to day, both included, of everybody or one member.
 
-        By day, then by name. Raises `StoreError`.
+        By day, then by name; today's alone comes from memory. Raises `StoreError`.
         """
+        today = self._current_day()
+        if self._writer is not None and first == last == today:
+            return [
+                MemberDay(today, name, replace(row))
+                for name, row in sorted(self._today.items())
+                if member in (None, name)
+            ]
         await self.flush()
-        found = {key: data async for key, data in self._store.scan(USAGE)}
+        prefix = f"{first}/" if first == last else ""
+        found = {key: data async for key, data in self._store.scan(USAGE, prefix)}
         return select(found, first, last, member)
 
     async def marks(self) -> dict[str, Mark]:

@@ -80,6 +80,11 @@ async def test_counts_of_today_are_there_after_a_restart(store: SqliteStore, clo
     again = Usage(store, now=clock)
     await again.start()
     assert again.today("alice").submitted == 1
+    today = await again.days("2026-11-24", "2026-11-24")
+    assert [(one.member, one.used.submitted, one.used.bytes_up) for one in today] == [
+        ("alice", 1, 0),
+        ("bob", 0, 7),
+    ]
     again.uploaded("bob", 3)
     await again.close()
     assert [row.used.bytes_up for row in await again.days("2026-11-24", "2026-11-24", "bob")] == [
