@@ -12,7 +12,7 @@ from proxy.simulator.errors import not_found
 from proxy.simulator.nodes import MODEL_FILES
 from proxy.translate import codec
 
-_SUBGRAPH = {
+_SUBGRAPH: dict[str, Any] = {
     "source": "templates",
     "name": "Invert Picture (simulator)",
     "info": {"node_pack": "comfyui"},
