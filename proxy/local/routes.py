@@ -28,7 +28,7 @@ from proxy.local import (
 )
 from proxy.local import deviations as but
 from proxy.local.access import SIGN_IN, SIGN_OUT
-from proxy.local.admin import audit, metrics, usage
+from proxy.local.admin import audit, members, metrics, usage
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -173,6 +173,29 @@ ROUTES = (
     Route("GET", SIGN_IN, sign_in.get_sign_in, OWN, but.FOR_BROWSERS, twin=False),
     Route("POST", SIGN_IN, sign_in.post_sign_in, OWN, but.FOR_BROWSERS, twin=False),
     Route("POST", SIGN_OUT, sign_in.post_sign_out, OWN, but.FOR_BROWSERS, twin=False),
+    Route("GET", "/proxy/api/members", members.list_members, OWN, but.FOR_ADMINS, twin=False),
+    Route("POST", "/proxy/api/members", members.add_member, OWN, but.FOR_ADMINS, twin=False),
+    Route(
+        "PATCH", "/proxy/api/members/{name}", members.change_member, OWN, but.FOR_ADMINS, twin=False
+    ),
+    Route(
+        "DELETE",
+        "/proxy/api/members/{name}",
+        members.remove_member,
+        OWN,
+        but.FOR_ADMINS,
+        twin=False,
+    ),
+    Route("GET", "/proxy/api/tokens", members.list_tokens, OWN, but.FOR_ADMINS, twin=False),
+    Route("POST", "/proxy/api/tokens", members.make_token, OWN, but.FOR_ADMINS, twin=False),
+    Route(
+        "DELETE",
+        "/proxy/api/tokens/{prefix}",
+        members.revoke_token,
+        OWN,
+        but.FOR_ADMINS,
+        twin=False,
+    ),
     # what this server does not have
     Route("*", "/api/assets", system.assets_disabled, CONSTANT, but.NO_ASSETS, twin=False),
     Route(
