@@ -205,6 +205,8 @@ def _member(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _note(settings: Settings, action: str, **about: str) -> None:
+    if settings.audit_days == 0:
+        return
     try:
         audit.note(settings.data_dir / audit.FOLDER, action, **about)
     except OSError as error:

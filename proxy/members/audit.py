@@ -29,6 +29,8 @@ FOLDER = "audit"
 
 #: Letters of a value that are kept.
 LONGEST = 500
+#: Items of a list that are kept, and letters of each.
+MOST_ITEMS, LONGEST_ITEM = 50, 100
 #: Lines that may wait for a disk that is slow or refuses; what comes then is counted and dropped.
 MOST_WAITING = 10_000
 #: Bytes of a file that are read at once, from its end.
@@ -233,7 +235,7 @@ def _lines_from_the_end(folder: Path) -> Iterator[bytes]:
 
 def _shown(value: Value) -> Value:
     if isinstance(value, list):
-        return [_text(str(one)) for one in value[:LONGEST]]
+        return [_text(str(one))[:LONGEST_ITEM] for one in value[:MOST_ITEMS]]
     return _text(value) if isinstance(value, str) else value
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import stat
 from datetime import date
 from pathlib import Path
@@ -17,6 +19,7 @@ from proxy.telemetry import register_secret
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0
+ROOT = Path(__file__).parent.parent.parent
 TOKEN = "ccp_" + "a2b3c4d5" + "abcdefgh234567abcdefgh234567abcd"
 
 
@@ -98,6 +101,8 @@ def test_neither_tokens_nor_registered_secrets_are_kept() -> None:
     assert "secret of the account" not in line
     assert TOKEN[12:20] not in line
     assert len(line) < 5 * audit.LONGEST
+    _, line = audit.line(LATE, "delete", "bob", "", {"jobs": ["x" * 10_000] * 10_000})
+    assert len(line) < 10_000
 
 
 def test_files_older_than_the_setting_are_removed(tmp_path: Path) -> None:
@@ -142,3 +147,22 @@ async def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path, clock: Clock)
     (tmp_path / "2026-11-24.jsonl").write_text('{"action": "submit", "mem')
     audit.append(tmp_path, [audit.line(LATE, "cancel", "bob", "", {})])
     assert [entry["action"] for entry in audit.read(tmp_path, limit=9)] == ["cancel"]
+
+
+def recorded() -> set[str]:
+    """The actions that the code records: the texts among the first arguments of a `note`."""
+    found = set()
+    for path in (ROOT / "proxy").rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("note"):
+                texts = [one for argument in call.args for one in ast.walk(argument)]
+                found |= {one.value for one in texts if isinstance(one, ast.Constant)}
+    return {text for text in found if isinstance(text, str) and text.isidentifier()}
+
+
+def test_every_action_is_documented_and_every_documented_one_is_recorded() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    table = page.partition("| Action |")[2].partition("\n\n")[0]
+    rows = [row.split("|")[1] for row in table.splitlines()[2:]]
+    documented = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    assert documented == recorded() | {"lines_dropped"}
