@@ -19,9 +19,11 @@ from proxy.catalogue.service import Catalogue
 from proxy.catalogue.source import Accounts
 from proxy.config import AccountAccess, ConfigError, Settings
 from proxy.files.service import Files
+from proxy.jobs.checks import Checks
 from proxy.jobs.request import Policy
 from proxy.jobs.service import Jobs
 from proxy.local import web_packages
+from proxy.local.admin.board import Bell, Board
 from proxy.local.app import make_admin_app
 from proxy.local.guard import Limits
 from proxy.local.journal import Journal
@@ -31,6 +33,7 @@ from proxy.local.tls import Certificate, CertificateError
 from proxy.local.web_packages import WebInterface
 from proxy.members import directory
 from proxy.members.directory import Directory
+from proxy.members.permits import check_classes
 from proxy.readiness import Readiness
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
@@ -118,6 +121,16 @@ async def rooms(
             return connected
 
         books = await stack.enter_async_context(bookkeeping.kept(settings, path, store, members))
+        checks = Checks(
+            catalogue,
+            files,
+            replaced=catalogue.extras.node_replacements,
+            permit=lambda name, graph: check_classes(members.get(name), graph, catalogue.known),
+            private=lambda: members.has_members,
+            validates=settings.validate_graphs,
+            patience=tempo.catalogue_patience,
+        )
+        bell = Bell()
         jobs = Jobs(
             store=store,
             accounts=opened,
@@ -127,9 +140,11 @@ async def rooms(
             policy=policy or _policy(settings),
             member=members.get,
             admit=books.limiter.admit if books.limiter is not None else None,
-            observers=books.observers,
+            check=checks.check,
+            observers=[*books.observers, bell],
         )
         members.subscribe(jobs.members_changed)
+        members.subscribe(bell.members_changed)
         journal = Journal(jobs.hub)
         stack.enter_context(telemetry.lines_told(journal.add))
         await stack.enter_async_context(opening.listening(opened))
@@ -152,6 +167,8 @@ async def rooms(
             stack.push_async_callback(_end, following)
         readiness = Readiness(store, opened, max_age=tempo.ready_age)
         stack.push_async_callback(readiness.close)
+        board = Board(jobs, opened, books.usage, bell)
+        board.remember_failures()
         yield Services(
             jobs=jobs,
             files=files,
@@ -169,6 +186,7 @@ async def rooms(
             interface=web_packages.installed() if interface is None else interface,
             books=books.with_metrics(jobs, opened, files.cache) if settings.metrics else books,
             admin_apart=settings.admin_listen is not None,
+            board=board,
         )
 
 

@@ -9,6 +9,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.local import socket
 from proxy.local.access import DOOR, Door
+from proxy.local.admin import dashboard
 from proxy.local.admin.metrics import open_metrics
 from proxy.local.books import limited
 from proxy.local.cors import cors_headers
@@ -39,6 +40,7 @@ def make_app(services: Services) -> web.Application:
     if services.cors_origins:
         app.on_response_prepare.append(cors_headers(services.cors_origins))
     app.on_shutdown.append(socket.close_all)
+    app.on_shutdown.append(dashboard.close)
     return app
 
 
@@ -58,6 +60,7 @@ def make_admin_app(services: Services) -> web.Application:
     app[SERVICES] = services
     _add_door(app, services)
     add_routes(app, of_admins())
+    app.on_shutdown.append(dashboard.close)
     return app
 
 

@@ -28,7 +28,7 @@ from proxy.local import (
 )
 from proxy.local import deviations as but
 from proxy.local.access import SIGN_IN, SIGN_OUT
-from proxy.local.admin import audit, members, metrics, usage
+from proxy.local.admin import audit, dashboard, members, metrics, usage
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -80,6 +80,16 @@ ROUTES = (
     ),
     Route("GET", "/proxy/api/usage", usage.get_usage, OWN, but.FOR_ADMINS, twin=False),
     Route("GET", "/proxy/api/audit", audit.get_audit, OWN, but.FOR_ADMINS, twin=False, apart=True),
+    Route("GET", "/proxy", dashboard.get_bare, CONSTANT, but.FOR_ADMINS, twin=False),
+    Route("GET", "/proxy/", dashboard.get_page, CONSTANT, but.FOR_ADMINS, twin=False),
+    Route(
+        "GET", "/proxy/dashboard.{kind}", dashboard.get_part, CONSTANT, but.FOR_ADMINS, twin=False
+    ),
+    Route("GET", "/proxy/api/state", dashboard.get_state, OWN, but.FOR_ADMINS, twin=False),
+    Route("GET", "/proxy/api/events", dashboard.get_events, OWN, but.FOR_ADMINS, twin=False),
+    Route(
+        "POST", "/proxy/api/jobs/cancel", dashboard.cancel, OWN | CLOUD, but.FOR_ADMINS, twin=False
+    ),
     # submitting and following
     Route("GET", "/prompt", prompt.get_prompt, OWN, SAME),
     Route("POST", "/prompt", prompt.post_prompt, OWN | CLOUD, but.SUBMISSION),
@@ -232,7 +242,7 @@ def of_clients(*, apart: bool) -> list[Route]:
 
 def of_admins() -> list[Route]:
     """The routes of the admin listener."""
-    return [route for route in ROUTES if route.apart or route.path.startswith("/proxy/")]
+    return [route for route in ROUTES if route.apart or f"{route.path}/".startswith("/proxy/")]
 
 
 def add_routes(app: web.Application, routes: Iterable[Route] = ROUTES) -> None:

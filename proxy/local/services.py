@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from proxy.catalogue.service import Catalogue
     from proxy.files.service import Files
     from proxy.jobs.service import Jobs
+    from proxy.local.admin.board import Board
     from proxy.local.journal import Journal
     from proxy.userdata.base import UserData
 
@@ -50,7 +51,7 @@ class Services:
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
     `interface` is what is served at `/`. `books` has what is counted, limited and recorded.
-    With `admin_apart` what is for admins is served elsewhere.
+    With `admin_apart` what is for admins is served elsewhere; `board` is what they look at.
     """
 
     jobs: Jobs
@@ -69,6 +70,7 @@ class Services:
     interface: WebInterface = field(default_factory=WebInterface)
     books: Books = field(default_factory=Books)
     admin_apart: bool = False
+    board: Board | None = None
 
 
 SERVICES = web.AppKey("services", Services)

@@ -1,0 +1,301 @@
+// The dashboard: draws each state that the server sends, row by row, so that the focus stays.
+
+const $ = (selector, root = document) => root.querySelector(selector);
+let now = Date.now();
+let state = null;
+
+// --- drawing -----------------------------------------------------------------------------------
+
+/** An element with properties and children; strings become text, never markup. */
+function el(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children.filter((child) => child != null));
+  return made;
+}
+
+/** Let the rows of a section's table be `items`: kept by key, changed where they differ, in order. */
+function rows(section, items, key, cells) {
+  const body = $("tbody", section);
+  const before = new Map([...body.rows].map((row) => [row.dataset.key, row]));
+  items.forEach((item, index) => {
+    const id = key(item);
+    const row = before.get(id) ?? el("tr");
+    before.delete(id);
+    row.dataset.key = id;
+    cells(item).forEach((cell, column) => fill(row, column, cell));
+    if (body.rows[index] !== row) body.insertBefore(row, body.rows[index] ?? null);
+  });
+  before.forEach((row) => row.remove());
+  section.classList.toggle("void", items.length === 0);
+}
+
+/** A cell is `{text, title, css}`, `{bar, label}` or `{make}`, which is called once for a row. */
+function fill(row, column, cell) {
+  const td = row.cells[column] ?? row.insertCell();
+  if (cell?.make) {
+    if (cell.key !== td.dataset.key || !td.firstChild) {
+      td.dataset.key = cell.key;
+      td.className = "act";
+      td.replaceChildren(...[cell.make()].flat());
+    }
+  } else if (cell?.bar !== undefined) {
+    if (!td.firstChild) {
+      td.className = "wide";
+      const track = el("span", {}, el("span"));
+      track.setAttribute("aria-hidden", "true");
+      td.append(el("div", { className: "bar" }, track, el("span")));
+    }
+    const [track, label] = td.firstChild.children;
+    track.firstChild.style.width = `${Math.round(1000 * Math.min(1, Math.max(0, cell.bar))) / 10}%`;
+    set(label, cell.label);
+  } else {
+    const { text = "", title = "", css = "" } = typeof cell === "object" && cell ? cell : { text: cell ?? "" };
+    set(td, String(text));
+    if (td.title !== title) td.title = title;
+    if (td.className !== css) td.className = css;
+  }
+}
+
+function set(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+// --- words -------------------------------------------------------------------------------------
+
+function duration(ms) {
+  const seconds = Math.max(0, Math.round(ms / 1000));
+  if (seconds < 60) return `${seconds} s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${seconds % 60} s`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.floor(hours / 24)} days`;
+}
+
+const clock = (ms) => (ms ? new Date(ms).toLocaleString() : "");
+const short = (id) => ({ text: id.slice(0, 8), title: id });
+const plain = (value) => (value == null ? "" : String(value));
+
+function limits(member) {
+  const names = {
+    max_queued: "waiting", max_running: "running", jobs_per_day: "jobs a day",
+    upload_bytes_per_day: "bytes uploaded a day", requests_per_second: "requests a second",
+  };
+  const said = Object.entries(names)
+    .filter(([name]) => member.limits?.[name] != null)
+    .map(([name, words]) => `${member.limits[name]} ${words}`);
+  if (member.limits?.denied_classes?.length) said.push(`not ${member.limits.denied_classes.join(", ")}`);
+  if (member.limits?.deny_partner_nodes) said.push("no partner nodes");
+  return said.join(" · ") || "none";
+}
+
+// --- the state ---------------------------------------------------------------------------------
+
+function draw() {
+  if (!state) return;
+  const { viewer, running, waiting, accounts, usage, failures } = state;
+  set($("#viewer"), viewer.gateway ? `${viewer.name} (${viewer.role})` : "");
+  $("#sign-out").hidden = !viewer.signed_in;
+  $("#alone").hidden = viewer.gateway;
+  const slots = accounts.reduce((sum, account) => sum + account.slots, 0);
+  const used = accounts.reduce((sum, account) => sum + account.used, 0);
+  const sum = (field) => usage.reduce((total, row) => total + row[field], 0);
+  const shown = {
+    running: running.length, waiting: waiting.length, slots: accounts.length ? `${used} / ${slots}` : "–",
+    jobs: sum("jobs"), failed: sum("failed"),
+  };
+  for (const [name, value] of Object.entries(shown)) set($(`#summary [data-of=${name}]`), String(value));
+
+  rows($("#running"), running, (job) => job.id, (job) => [
+    job.member, short(job.id),
+    { bar: job.progress, label: `${Math.round(100 * job.progress)} %` },
+    plain(job.node), duration(now - job.started), job.account, cancelButton(job),
+  ]);
+  rows($("#waiting"), waiting, (job) => job.id, (job) => [
+    job.turn, job.member, short(job.id), plain(job.number), { text: job.reason, css: "text" },
+    duration(now - job.created), cancelButton(job),
+  ]);
+  const most = Math.max(1, ...usage.map((row) => row.seconds));
+  rows($("#usage"), usage, (row) => row.member, (row) => [
+    row.member, { bar: row.seconds / most, label: duration(1000 * row.seconds) },
+    row.jobs, { text: row.failed, css: row.failed ? "bad" : "" }, row.outputs,
+  ]);
+  $("#accounts").hidden = accounts.length === 0;
+  rows($("#accounts"), accounts, (account) => account.name, (account) => [
+    account.name,
+    { bar: account.slots ? account.used / account.slots : 0, label: `${account.used} / ${account.slots}` },
+    account.reason
+      ? { text: account.until ? `${account.reason} (again in ${duration(account.until - now)})` : account.reason, css: "text bad" }
+      : { text: "good", css: "good" },
+    account.events ? { text: "connected", css: "good" } : { text: "not connected", css: "quiet" },
+  ]);
+  rows($("#failures"), failures, (job) => job.id, (job) => [
+    { text: `${duration(now - job.ended)} ago`, title: clock(job.ended) }, job.member, short(job.id),
+    { text: job.node, css: "text" }, { text: job.message, css: "text" },
+  ]);
+}
+
+function cancelButton(job) {
+  return {
+    key: "cancel",
+    make: () => {
+      const button = el("button", { type: "button" }, "Cancel");
+      button.setAttribute("aria-label", `Cancel job ${job.id.slice(0, 8)} of ${job.member}`);
+      button.addEventListener("click", async () => {
+        if (await ask(`Cancel the job ${job.id.slice(0, 8)} of ${job.member}?`, "Cancel it")) {
+          await act("POST", "api/jobs/cancel", { member: job.member, id: job.id });
+        }
+      });
+      return button;
+    },
+  };
+}
+
+// --- members and tokens ------------------------------------------------------------------------
+
+async function drawMembers() {
+  if (state?.viewer.role !== "admin" || !state.viewer.gateway) return;
+  const [members, tokens] = await Promise.all([act("GET", "api/members"), act("GET", "api/tokens")]);
+  if (!members || !tokens) return;
+  $("#members").hidden = false;
+  rows($("#members"), members.members, (member) => member.name, (member) => [
+    member.name, member.role, member.weight, { text: limits(member), css: "text" },
+    member.disabled ? { text: "disabled", css: "bad" } : { text: "active", css: "good" },
+    { key: String(member.disabled), make: () => memberButtons(member) },
+  ]);
+  rows($("#tokens"), tokens.tokens, (token) => token.id, (token) => [
+    { text: `${token.prefix}…` }, token.member, { text: plain(token.note), css: "text" },
+    token.last_used
+      ? { text: `${duration(now - token.last_used)} ago`, title: `${clock(token.last_used)} from ${plain(token.last_address)}` }
+      : { text: "never", css: "quiet" },
+    token.expires ? { text: clock(token.expires), css: token.expires < now ? "bad" : "" } : { text: "never", css: "quiet" },
+    { key: token.id, make: () => revokeButton(token) },
+  ]);
+}
+
+function memberButtons(member) {
+  const token = el("button", { type: "button" }, "New token");
+  token.addEventListener("click", async () => {
+    const made = await act("POST", "api/tokens", { member: member.name });
+    if (made) showToken(member.name, made.token);
+    await drawMembers();
+  });
+  const word = member.disabled ? "Enable" : "Disable";
+  const toggle = el("button", { type: "button" }, word);
+  toggle.setAttribute("aria-label", `${word} ${member.name}`);
+  toggle.addEventListener("click", async () => {
+    if (member.disabled || (await ask(`Disable ${member.name}? Open connections are cut.`, "Disable"))) {
+      await act("PATCH", `api/members/${encodeURIComponent(member.name)}`, { disabled: !member.disabled });
+      await drawMembers();
+    }
+  });
+  token.setAttribute("aria-label", `New token for ${member.name}`);
+  return [token, " ", toggle];
+}
+
+function revokeButton(token) {
+  const button = el("button", { type: "button" }, "Revoke");
+  button.setAttribute("aria-label", `Revoke token ${token.prefix} of ${token.member}`);
+  button.addEventListener("click", async () => {
+    if (await ask(`Revoke ${token.prefix}… of ${token.member}? It works no more within a second.`, "Revoke")) {
+      await act("DELETE", `api/tokens/${encodeURIComponent(token.id)}`);
+      await drawMembers();
+    }
+  });
+  return button;
+}
+
+function showToken(member, token) {
+  const dialog = $("#token-made");
+  set($("[data-of=member]", dialog), member);
+  set($("[data-of=token]", dialog), token);
+  dialog.showModal();
+}
+$("#token-made").addEventListener("close", (event) => set($("[data-of=token]", event.target), ""));
+$("#token-made [data-act=copy]").addEventListener("click", () =>
+  navigator.clipboard?.writeText($("#token-made [data-of=token]").textContent));
+
+$("#new-member").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const form = event.target;
+  const said = Object.fromEntries(new FormData(form));
+  const number = (name) => (said[name] === "" ? null : Number(said[name]));
+  const member = {
+    name: said.name.trim(), role: said.role,
+    limits: { max_queued: number("max_queued"), max_running: number("max_running"), jobs_per_day: number("jobs_per_day") },
+  };
+  if (await act("POST", "api/members", member)) {
+    form.reset();
+    await drawMembers();
+  }
+});
+
+// --- speaking with the server ------------------------------------------------------------------
+
+/** Call the API; the parsed answer, or null after a problem that is then shown. */
+async function act(method, path, body) {
+  try {
+    const answer = await fetch(path, {
+      method,
+      headers: body === undefined ? {} : { "Content-Type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+    const said = await answer.json().catch(() => ({}));
+    if (!answer.ok) throw new Error(said.error?.message ?? said.error ?? `The server answered ${answer.status}.`);
+    problem("");
+    return said;
+  } catch (error) {
+    problem(error.message);
+    return null;
+  }
+}
+
+function problem(text) {
+  const place = $("#problem");
+  place.hidden = !text;
+  set(place, text);
+}
+
+function ask(text, yes) {
+  const dialog = $("#ask");
+  set($("#ask-text"), text);
+  set($("[data-of=yes]", dialog), yes);
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((answer) =>
+    dialog.addEventListener("close", () => answer(dialog.returnValue === "yes"), { once: true }));
+}
+
+function link(live) {
+  const place = $("#link");
+  place.classList.toggle("live", live);
+  set(place, live ? "live" : "connecting…");
+}
+
+const source = new EventSource("api/events");
+let skew = 0;
+source.addEventListener("open", () => link(true));
+source.addEventListener("error", () => link(false));
+source.addEventListener("state", (event) => {
+  const first = state === null;
+  state = JSON.parse(event.data);
+  skew = state.time - Date.now();
+  now = state.time;
+  draw();
+  if (first) drawMembers();
+});
+source.addEventListener("members", drawMembers);
+setInterval(() => {
+  now = Date.now() + skew;
+  draw();
+}, 1000);
+
+const theme = localStorage.getItem("theme");
+if (theme) document.documentElement.dataset.theme = theme;
+$("#theme").addEventListener("click", () => {
+  const root = document.documentElement;
+  const dark = root.dataset.theme
+    ? root.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  localStorage.setItem("theme", root.dataset.theme);
+});
