@@ -1,0 +1,317 @@
+"""The proxy's own queue: what waits with us, what goes to the cloud, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import gated
+import graphs
+import pytest
+from pydantic import SecretStr
+from stack import PATIENCE, Client, running_proxy
+
+from proxy.config import AccountSettings
+from proxy.jobs.request import Request
+from proxy.members.member import Limits, Member
+from proxy.simulator import HttpFault, Simulator
+
+SUBMIT = "POST /api/prompt"
+ONE = {"slots": 1, "slots_ahead": 0}
+
+
+@pytest.fixture
+def opened() -> asyncio.Event:
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
+    async with Simulator(extra_nodes=[gated.gate(opened)]) as running:
+        yield running
+
+
+@pytest.fixture
+async def client(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> AsyncIterator[Client]:
+    async with running_proxy(simulator, tmp_path / "data", **ONE) as proxy:
+        yield Client(session, proxy.url)
+
+
+async def until(is_so: Callable[[], Any]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not is_so():  # noqa: ASYNC110 (what is asked for has no event)
+            await asyncio.sleep(0.005)
+
+
+async def ids(client: Client, state: str = "queue_pending") -> list[str]:
+    return [item[1] for item in (await client.get("queue"))[1][state]]
+
+
+async def ended(client: Client) -> list[str]:
+    return list((await client.get("history"))[1])
+
+
+async def until_ended(client: Client, count: int) -> list[str]:
+    async with asyncio.timeout(PATIENCE):
+        while len(done := await ended(client)) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return done
+
+
+async def test_what_has_no_slot_waits_with_us(
+    simulator: Simulator, client: Client, opened: asyncio.Event
+) -> None:
+    running = await client.submit(gated.GRAPH)
+    waiting = [await client.submit(graphs.plain(color)) for color in range(3)]
+    assert len(simulator.jobs) == 1
+    assert await ids(client) == waiting
+    assert (await client.get("prompt"))[1] == {"exec_info": {"queue_remaining": 4}}
+    opened.set()
+    assert await until_ended(client, 4) == [running, *waiting]
+
+
+async def test_one_more_is_sent_ahead(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+) -> None:
+    async with running_proxy(simulator, tmp_path / "data", slots=1) as proxy:
+        client = Client(session, proxy.url)
+        for _ in range(4):
+            await client.submit(gated.GRAPH)
+        assert len(simulator.jobs) == 2
+
+
+async def test_the_plan_is_learnt_from_what_runs(
+    opened: asyncio.Event, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with (
+        Simulator(plan="creator", extra_nodes=[gated.gate(opened)]) as simulator,
+        running_proxy(simulator, tmp_path / "data") as proxy,
+    ):
+        client = Client(session, proxy.url)
+        for _ in range(8):
+            await client.submit(gated.GRAPH)
+        await until(lambda: len(simulator.jobs) == 4)
+        queue = (await client.get("queue"))[1]
+        assert len(queue["queue_running"]) == 3
+        opened.set()
+        await until_ended(client, 8)
+
+
+async def test_numbers_and_front_decide_the_order(client: Client, opened: asyncio.Event) -> None:
+    first = await client.submit(gated.GRAPH)
+    late = await client.submit(graphs.plain(1), number=50)
+    usual = await client.submit(graphs.plain(2))
+    front = await client.submit(graphs.plain(3), front=True)
+    early = await client.submit(graphs.plain(4), number=-99.5)
+    assert await ids(client) == [early, front, usual, late]
+    opened.set()
+    assert await until_ended(client, 5) == [first, early, front, usual, late]
+
+
+async def test_deleted_and_cleared_jobs_leave_no_trace(
+    simulator: Simulator, client: Client, opened: asyncio.Event
+) -> None:
+    running = await client.submit(gated.GRAPH)
+    waiting = [await client.submit(graphs.plain(color)) for color in range(4)]
+    calls = simulator.calls.copy()
+    await client.post("queue", {"delete": [waiting[1], "unknown"]})
+    assert await ids(client) == [waiting[0], waiting[2], waiting[3]]
+    status, answer = await client.post(f"api/jobs/{waiting[2]}/cancel")
+    assert (status, answer) == (200, {"cancelled": True})
+    await client.post("queue", {"clear": True})
+    assert await ids(client) == []
+    assert set(simulator.calls - calls) <= {"GET /api/jobs", "GET /api/jobs/{id}"}
+    opened.set()
+    assert await until_ended(client, 1) == [running]
+    assert len(simulator.jobs) == 1
+    assert (await client.get(f"api/jobs/{waiting[0]}"))[0] == 404
+
+
+async def test_an_interrupt_leaves_what_waits(client: Client, opened: asyncio.Event) -> None:
+    async with client.listening() as listener:
+        running = await client.submit(gated.GRAPH)
+        waiting = await client.submit(graphs.plain())
+        await listener.until("executing", node="1", prompt_id=running)
+        await client.post("interrupt", {"prompt_id": waiting})
+        assert await ids(client) == [waiting]
+        await client.post("interrupt")
+        await listener.until_end(running)
+        await listener.until_end(waiting)
+    assert (await client.history(waiting))["status"]["completed"] is True
+
+
+async def test_a_slot_passes_on_as_soon_as_an_end_is_known(
+    simulator: Simulator, client: Client, opened: asyncio.Event
+) -> None:
+    simulator.switches.late_detail = 5.0
+    await client.submit(gated.GRAPH)
+    await client.submit(graphs.plain())
+    begun = time.monotonic()
+    opened.set()
+    await until(lambda: simulator.calls[SUBMIT] == 2)
+    assert time.monotonic() - begun < 2.0, "it waits for the outputs of the one before"
+
+
+async def test_a_waiting_job_that_is_refused_fails_for_its_client(
+    simulator: Simulator, client: Client, opened: asyncio.Event
+) -> None:
+    async with client.listening() as listener:
+        first = await client.submit(gated.GRAPH)
+        refused = await client.submit(graphs.plain())
+        simulator.switches.refuse_prompt = "PARTNER_NODE_DISABLED"
+        opened.set()
+        await listener.until_end(first)
+        listener.heard.clear()
+        await listener.until_end(refused)
+    assert [type_ for type_ in listener.types() if type_ != "executing"] == [
+        "execution_start",
+        "execution_cached",
+        "execution_error",
+    ]
+    (error,) = listener.of("execution_error")
+    assert error["exception_type"] == "PARTNER_NODE_DISABLED"
+    assert "remove the node" in error["exception_message"]
+    status = (await client.history(refused))["status"]
+    assert (status["status_str"], status["completed"]) == ("error", False)
+    assert await ids(client) == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "expected"), [("PAYMENT_REQUIRED", 400), ("QUEUE_LIMIT", 503), ("UNAVAILABLE", 503)]
+)
+async def test_a_job_keeps_its_place_while_the_account_rests(
+    simulator: Simulator, client: Client, opened: asyncio.Event, refusal: str, expected: int
+) -> None:
+    await client.submit(gated.GRAPH)
+    waiting = [await client.submit(graphs.plain(color)) for color in range(2)]
+    simulator.switches.update({"refuse_prompt": refusal})
+    opened.set()
+    await simulator.wait_for_calls(SUBMIT, 2)
+    await until_ended(client, 1)
+    assert await ids(client) == waiting
+    status, told = await client.post("prompt", {"prompt": graphs.plain()})
+    assert status == expected, told
+    simulator.switches.refuse_prompt = None
+    assert (await until_ended(client, 3))[1:] == waiting
+
+
+async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
+    simulator: Simulator, client: Client, opened: asyncio.Event
+) -> None:
+    await client.submit(gated.GRAPH)
+    sent = await client.submit(graphs.waiting())
+    simulator.switches.late_answer = 0.5
+    opened.set()
+    await simulator.signal.until(lambda: len(simulator.jobs) == 2, 10)
+    status, answer = await client.post(f"api/jobs/{sent}/cancel")
+    assert (status, answer) == (200, {"cancelled": True})
+    assert await ids(client) == []
+    job = list(simulator.jobs.values())[1]
+    await simulator.signal.until(lambda: job.status == "cancelled", 10)
+    assert simulator.calls["POST /api/jobs/{id}/cancel"] == 1
+    assert (await client.get(f"history/{sent}"))[1] == {}
+    simulator.switches.late_answer = 0.0
+    after = await client.submit(graphs.plain())
+    assert after in await until_ended(client, 2)
+
+
+async def test_an_answer_that_got_lost_is_found_again_for_waiting_jobs_too(
+    simulator: Simulator, client: Client, opened: asyncio.Event
+) -> None:
+    await client.submit(gated.GRAPH)
+    simulator.faults.add(HttpFault(SUBMIT, reset=True, processed=True))
+    await client.submit(graphs.plain())
+    opened.set()
+    await until_ended(client, 2)
+    assert len(simulator.jobs) == 2
+
+
+async def test_a_restart_changes_no_order(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    folder = tmp_path / "kept"
+    async with running_proxy(simulator, folder, **ONE) as proxy:
+        client = Client(session, proxy.url)
+        async with client.listening() as listener:
+            first = await client.submit(gated.GRAPH)
+            await listener.until("executing", node="1")
+        waiting = [await client.submit(graphs.plain(color)) for color in range(3)]
+        front = await client.submit(graphs.plain(9), front=True)
+        queue = (await client.get("queue"))[1]
+    async with running_proxy(simulator, folder, **ONE) as proxy:
+        client = Client(session, proxy.url)
+        assert (await client.get("queue"))[1] == queue, "what ran runs, what waited waits"
+        last = await client.submit(graphs.plain(10))
+        opened.set()
+        assert await until_ended(client, 6) == [first, front, *waiting, last]
+    assert len(simulator.jobs) == 6
+
+
+async def test_members_take_turns_and_see_what_is_before_them(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    async with running_proxy(simulator, tmp_path / "data", **ONE) as proxy:
+        directory, jobs = proxy.services.members, proxy.services.jobs
+        await directory.add(Member("anna"))
+        await directory.add(Member("ben"))
+        await directory.add(Member("limited", limits=Limits(max_running=0)))
+
+        async def submit(member: str, graph: dict[str, Any]) -> str:
+            accepted = await jobs.submit(member, Request(graph))
+            jobs.release(member, accepted.prompt_id)
+            return str(accepted.prompt_id)
+
+        await submit("anna", gated.GRAPH)
+        annas = [await submit("anna", graphs.plain(color)) for color in range(3)]
+        bens = [await submit("ben", graphs.plain(color)) for color in range(10, 12)]
+        never = await submit("limited", graphs.plain(20))
+        assert jobs.queue_remaining("anna") == 4 + 3
+        assert jobs.queue_remaining("ben") == 2 + 2
+        assert jobs.queue_remaining("nobody") == 0
+        views = jobs.overview()
+        assert [view.state for view in views[:2]] == ["running", "waiting"]
+        why = {view.prompt_id: view.reason for view in views}
+        assert why[never] == "limit"
+        assert why[bens[0]] == "slot"
+        opened.set()
+        await until(lambda: not jobs.queue_remaining("anna") and not jobs.queue_remaining("ben"))
+        served = [
+            job.extra_data["comfy_cloud_proxy"].split("/")[1]
+            for job in list(simulator.jobs.values())[1:]
+        ]
+        assert served == [bens[0], annas[0], bens[1], annas[1], annas[2]]
+        assert await jobs.cancel("limited", never)
+        assert not await jobs.cancel("limited", never)
+        assert jobs.overview() == []
+
+
+async def test_a_job_moves_to_the_account_that_takes_it(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
+) -> None:
+    async with Simulator(extra_nodes=[gated.gate(opened)]) as other:
+        accounts = [
+            AccountSettings(
+                name="one", base_url=simulator.base_url, key=SecretStr(simulator.key), slots=1
+            ),
+            AccountSettings(name="two", base_url=other.base_url, key=SecretStr(other.key), slots=1),
+        ]
+        async with running_proxy(
+            simulator, tmp_path / "data", accounts=accounts, slots_ahead=0
+        ) as proxy:
+            client = Client(session, proxy.url)
+            for _ in range(2):
+                await client.submit(gated.GRAPH)
+            assert (len(simulator.jobs), len(other.jobs)) == (1, 1)
+            waiting = [await client.submit(graphs.plain(color)) for color in range(3)]
+            simulator.switches.refuse_prompt = "PAYMENT_REQUIRED"
+            opened.set()
+            assert set(waiting) <= set(await until_ended(client, 5))
+            assert (len(simulator.jobs), len(other.jobs)) == (1, 4)
