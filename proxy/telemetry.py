@@ -38,6 +38,7 @@ _SHAPES = re.compile(
     r"|(?P<user>\b[a-z][a-z0-9+.-]*://)[^\s/@'\"]+(?=@)"
     r"|(?P<signed>\b(?:x-goog-|x-amz-)?(?:signature|credential|security-token)=)[^\s&'\"]+"
     rf"|(?P<field>(?<![\w-])(?:{_KEY_NAMES})['\"]?\s*[:=]\s*['\"]?)[^\s&'\",}})\]]+"
+    r"|(?P<member>ccp_[a-z2-7]{8})[a-z2-7]{8,}"
     r"|\bcomfyui-[A-Za-z0-9_-]{6,}",
     re.IGNORECASE,
 )
@@ -75,13 +76,22 @@ def remove_secrets(logger: WrappedLogger, method: str, event_dict: EventDict) ->
 _SECRET_NAME = re.compile(rf"(?:{_KEY_NAMES}|authorization|cookie|set-cookie)\Z", re.IGNORECASE)
 
 
+#: Fields that have line ends of their own; of the rest one would look like another entry.
+_OF_MANY_LINES = frozenset({"exception", "stack"})
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _one_line(text: str) -> str:
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _scrub_value(value: object, name: str = "") -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
     if name and _SECRET_NAME.match(name):
         return REMOVED
     if isinstance(value, str):
-        return scrub(value)
+        return scrub(value if name in _OF_MANY_LINES else _one_line(value))
     if isinstance(value, Mapping):
         return {scrub(str(key)): _scrub_value(item, str(key)) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
