@@ -83,8 +83,8 @@ async def command(folder: Path, *words: str) -> str:
 async def limited(proxy: Proxy, **limits: Any) -> AsyncIterator[Client]:
     """A client of a member with limits."""
     directory = proxy.services.members
-    await directory.add(Member(LOCAL, limits=Limits(**limits)))
-    token, _ = await directory.new_token(LOCAL)
+    await directory.add(Member("alice", limits=Limits(**limits)))
+    token, _ = await directory.new_token("alice")
     headers = {"Authorization": f"Bearer {token}"}
     async with aiohttp.ClientSession(headers=headers) as session:
         yield Client(session, proxy.url)
@@ -394,3 +394,25 @@ async def test_members_see_their_own_and_admins_see_all(proxy: Proxy) -> None:
                 assert page.status == 401
             async with stranger.get(proxy.url / "proxy/sign-in") as page:
                 assert page.status == 200
+
+
+async def test_waiting_jobs_are_limited(tmp_path: Path) -> None:
+    opened = asyncio.Event()
+    async with (
+        Simulator(extra_nodes=[gated.gate(opened)]) as simulator,
+        running_proxy(simulator, tmp_path / "data", slots=1, slots_ahead=0) as proxy,
+        limited(proxy, max_queued=1) as client,
+        client.listening() as listener,
+    ):
+        running = await client.submit(gated.GRAPH)
+        await listener.until("executing", node="1")
+        waiting = await client.submit(graphs.plain(1))
+        status, answer = await client.post("prompt", {"prompt": graphs.plain(2)})
+        assert status == 429
+        assert answer["error"]["details"] == "max_queued"
+        assert answer["error"]["extra_info"]["value"] == 1
+        await client.post("queue", {"delete": [waiting]})
+        again = await client.submit(graphs.plain(3))
+        opened.set()
+        await listener.until_end(running)
+        await listener.until_end(again)
