@@ -15,6 +15,7 @@ from yarl import URL
 from proxy.local.credentials import Credential, credentials
 from proxy.local.forwarded import Caller, Network, caller_of, identify
 from proxy.local.prefix import Way, way_of
+from proxy.local.ticket import Tickets
 from proxy.members import tokens
 from proxy.members.directory import Access, Directory
 from proxy.members.member import LOCAL
@@ -27,6 +28,9 @@ log = structlog.get_logger(__name__)
 COOKIE = "comfy_proxy_session"
 SIGN_IN = "/proxy/sign-in"
 SIGN_OUT = "/proxy/sign-out"
+
+#: Where tickets let in.
+TICKETED = "/view"
 
 #: What is open to everybody: it tells no more than that the server is well.
 OPEN = frozenset({"/healthz", "/readyz", SIGN_IN, SIGN_OUT})
@@ -68,6 +72,7 @@ class Door:
         self.base_path = base_path
         self._trusted = trusted_proxies
         self._origins = frozenset(cors_origins)
+        self.tickets = Tickets(time.monotonic)
         self._throttle = Throttle(time.monotonic)
 
     def identify(self, request: web.Request) -> Caller:
@@ -104,7 +109,7 @@ class Door:
     def _let_in(self, request: web.Request, caller: Caller) -> tuple[Admission, Access]:
         found = self._known(credentials(request), caller)
         if found is None:
-            return self._by_session(request, caller)
+            return self._by_ticket(request) or self._by_session(request, caller)
         access, credential = found
         if credential.ambient:
             self.refuse_foreign(request, caller)
@@ -179,6 +184,15 @@ class Door:
         if given:
             raise self.wrong(given[0].token, caller)
         return None
+
+    def _by_ticket(self, request: web.Request) -> tuple[Admission, Access] | None:
+        if request.path != TICKETED or request.method not in ("GET", "HEAD"):
+            return None
+        token_id = self.tickets.token_of(request.rel_url)
+        access = self.members.access_by_id(token_id) if token_id is not None else None
+        if access is None:
+            return None
+        return Admission(access.member.name, access.token.id), access
 
     def _by_session(self, request: web.Request, caller: Caller) -> tuple[Admission, Access]:
         cookie = request.cookies.get(COOKIE)

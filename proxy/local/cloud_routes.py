@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
 from proxy.jobs.listing import JobQuery
 from proxy.local import answers
+from proxy.local.access import ADMISSION, DOOR, TICKETED
+from proxy.local.forwarded import caller_of
 from proxy.local.services import member_of, of
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile
@@ -121,11 +124,15 @@ def redirect(request: web.Request) -> web.Response | None:
 
     By the cloud's documentation such programs send `X-API-Key`, insist on a 302 and fetch the
     address that it names without the key. Here it is that of `/view`, which never redirects; it
-    is a whole URL, since programs take it as it is.
+    is a whole URL, since programs take it as it is, and with members it has a ticket.
     """
     if "X-API-Key" not in request.headers or request.path != "/api/view":
         return None
-    address = request.url.with_path("/view", keep_query=True).without_query_params("token")
+    door, caller, token = request.app[DOOR], caller_of(request), request[ADMISSION].token
+    address = request.rel_url.with_path(TICKETED, keep_query=True).without_query_params("token")
+    if token is not None:
+        address = door.tickets.add(address, token)
+    address = URL(f"{caller.scheme}://{caller.host}{door.base_path}{address}")
     return web.Response(status=302, headers={"Location": str(address)})
 
 
