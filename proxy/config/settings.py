@@ -414,6 +414,15 @@ class Settings(BaseModel):
             metavar="SECONDS",
         ),
     ] = 3600
+    validate_graphs: Annotated[
+        bool,
+        Entry(
+            group="Comfy Cloud",
+            help="Check each workflow against the list of nodes before its job waits. What cannot "
+            "be told from the list is left to the cloud; without this everything is.",
+            expects="true or false",
+        ),
+    ] = True
     metrics: Annotated[
         bool,
         Entry(
