@@ -5,7 +5,7 @@ Only what is certain from the catalogue is called wrong; the cloud decides where
 * a class whose entry has an unknown form, and inputs with such specs;
 * lists, bounds and types of links of classes that belong to a node pack: its own checks
   (`VALIDATE_INPUTS`), which the catalogue does not show, may waive them. Missing inputs, values of
-  which no number can be made, and links to nowhere are wrong there, too;
+  which no number can be made, and links to nowhere are wrong there, too, and then the rest is told;
 * combos whose list is empty or fetched from elsewhere, and bounds that are no numbers;
 * dynamic inputs of other kinds than Autogrow and DynamicCombo;
 * whether a file can be read, and whatever else a class looks at by itself.
@@ -27,6 +27,9 @@ from proxy.translate.validation_inputs import (
     reason,
 )
 from proxy.translate.validation_shape import Shape, shape
+
+#: Clients show it; ComfyUI's names its own lines.
+_TRACEBACK = ('  File "validation.py", in validate\n',)
 
 #: Blames of all nodes together; their number grows with the square of a graph of faults.
 _MOST_BLAMED = 100_000
@@ -258,7 +261,7 @@ def _exception(crash: Crash) -> Reason:
         "Exception when validating node",
         crash.text,
         exception_type=crash.type,
-        traceback=[],
+        traceback=list(_TRACEBACK),
     )
 
 
@@ -271,6 +274,6 @@ def _inner_exception(crash: Crash, link: Link) -> Reason:
         input_config=link.input.config,
         exception_message=crash.text,
         exception_type=crash.type,
-        traceback=[],
+        traceback=list(_TRACEBACK),
         linked_node=link.value,
     )

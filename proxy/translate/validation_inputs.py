@@ -36,6 +36,10 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 
+#: What no class can waive by checks of its own.
+_CERTAIN = frozenset({"required_input_missing", "bad_linked_input", "invalid_input_type"})
+
+
 class Crash(NamedTuple):
     """The exception with which ComfyUI's own validation of a node ends."""
 
@@ -71,7 +75,10 @@ def look(
     shape_of: Callable[[str], Shape | None],
     has_file: HasFile | None,
 ) -> Look:
-    """Look at a node. `shape_of` gives the shape of a node by its id, `None` if there is none."""
+    """Look at a node. `shape_of` gives the shape of a node by its id, `None` if there is none.
+
+    What a node pack may waive counts only beside what it may not.
+    """
     found = Look()
     if "inputs" not in node:
         found.crash = Crash("KeyError", "'inputs'")
@@ -98,6 +105,8 @@ def look(
             wrong = _value(one, value, shape, has_file)
             if wrong is not None:
                 found.reasons.append(wrong)
+    if not shape.core and not any(one["type"] in _CERTAIN for one in found.reasons):
+        found.reasons = []
     return found
 
 
@@ -139,7 +148,7 @@ def _follow(
             received = giver.outputs[slot]
         except IndexError:
             return Crash("IndexError", "tuple index out of range")
-        if shape.core and not _fits(received, one.type):
+        if not _fits(received, one.type):
             found.reasons.append(
                 reason(
                     "return_type_mismatch",
@@ -151,7 +160,8 @@ def _follow(
                     linked_node=link,
                 )
             )
-            return None
+            if shape.core:
+                return None
     found.links.append(Link(one, source, link))
     return None
 
@@ -187,13 +197,11 @@ def _value(one: Input, value: Any, shape: Shape, has_file: HasFile | None) -> Re
                 received_value=value,
                 exception_message=str(error),
             )
-    if not shape.core:
-        return None
     if one.low is not None or one.high is not None:
         wrong = _bounds(one, value)
         if wrong is not None:
             return wrong
-    if (shape.name, one.name) in _LOADERS:
+    if shape.core and (shape.name, one.name) in _LOADERS:
         return _file(one, value, _LOADERS[shape.name, one.name], has_file)
     if one.choices is None or one.uploads:
         return None

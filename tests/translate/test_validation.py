@@ -325,6 +325,14 @@ def test_what_the_checks_of_a_node_pack_may_waive_is_left_to_the_cloud(
     assert one(spec, {"x": value}, core=False) == found
 
 
+def test_what_a_pack_may_waive_is_told_beside_what_it_may_not() -> None:
+    inputs = {"x": ["INT", {"max": 1}], "y": ["INT"], "z": [["a", "b"]]}
+    info = {**PACK, "input": {"required": inputs}, "output_node": True}
+    graph = {"1": {"class_type": "One", "inputs": {"x": 2, "z": "c"}}}
+    found = check(graph, classes={"One": info})
+    assert types(found) == ["value_bigger_than_max", "required_input_missing", "value_not_in_list"]
+
+
 @pytest.mark.parametrize("spec", [["INT"], ["IMAGE"], [["a"]], ["COMBO", {"options": []}], ["*"]])
 @pytest.mark.parametrize("core", [True, False])
 def test_a_required_input_has_to_be_there(spec: Any, core: bool) -> None:
