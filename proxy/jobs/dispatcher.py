@@ -33,6 +33,9 @@ KnownClass = Callable[[str], Mapping[str, Any] | None]
 #: Seconds until jobs are tried again after a failure that is nobody's but ours (a full disk).
 _OWN_FAULT = 2.0
 
+#: How long, in seconds, a "not now" is waited out before a waiting job goes back into the line.
+_BRIEFLY = 2.0
+
 #: Seconds in which changes for others' queues are gathered before they are told.
 _TELLING = 0.05
 
@@ -217,7 +220,7 @@ class Dispatcher:
 
     # --- one job to the cloud --------------------------------------------------------------
 
-    async def send(self, record: JobRecord, *, patient: bool) -> Submission:
+    async def send(self, record: JobRecord, *, patience: float | None = None) -> Submission:
         """Send a job that has a place; its intent is on disk before.
 
         Raises `SubmissionError`, `UnansweredError`, `WithdrawnError`, `StoreError`, and
@@ -239,7 +242,7 @@ class Dispatcher:
             await self._keeper.save(record, self.places.turns.state())
         if record.cancelled:
             raise WithdrawnError
-        return await lane.submitter.submit(record, graph, extra_data, patient=patient)
+        return await lane.submitter.submit(record, graph, extra_data, patience=patience)
 
     async def taken(self, record: JobRecord, cloud_id: str) -> None:
         """The cloud has the job: follow it, or cancel it if it is not wanted any more."""
@@ -287,7 +290,7 @@ class Dispatcher:
     async def _dispatch(self, record: JobRecord) -> None:
         structlog.contextvars.bind_contextvars(job=record.prompt_id, member=record.member)
         try:
-            submitted = await self.send(record, patient=False)
+            submitted = await self.send(record, patience=_BRIEFLY)
         except WithdrawnError:
             await self.drop(record)
         except UnansweredError:

@@ -137,7 +137,7 @@ class Intake:
         dispatcher, member = self._dispatcher, record.member
         elsewhere = dispatcher.places.has_other(record)
         try:
-            submitted = await dispatcher.send(record, patient=not elsewhere)
+            submitted = await dispatcher.send(record, patience=0.0 if elsewhere else None)
         except (UnansweredError, asyncio.CancelledError):
             dispatcher.adoption.add(record)
             raise

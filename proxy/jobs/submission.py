@@ -136,16 +136,16 @@ class Submitter:
         graph: dict[str, Any],
         extra_data: dict[str, Any],
         *,
-        patient: bool = True,
+        patience: float | None = None,
     ) -> Submission:
         """Submit until the cloud has taken or refused the job.
 
         After an answer that got lost the account's jobs are searched for this one's mark before
-        anything is sent again. Without `patient` no "not now" is waited out. Raises
-        `SubmissionError`, or `UnansweredError` if nobody can tell.
+        anything is sent again. `patience` replaces the usual one. Raises `SubmissionError`, or
+        `UnansweredError` if nobody can tell.
         """
         marked = {**extra_data, MARK: _mark(job)}
-        patience = self._patience if patient else 0.0
+        patience = self._patience if patience is None else min(patience, self._patience)
         waits = _waits(patience)
         with self._expecting():
             while True:

@@ -184,23 +184,33 @@ async def test_a_waiting_job_that_is_refused_fails_for_its_client(
     assert await ids(client) == []
 
 
-@pytest.mark.parametrize(
-    ("refusal", "expected"), [("PAYMENT_REQUIRED", 400), ("QUEUE_LIMIT", 503), ("UNAVAILABLE", 503)]
-)
+@pytest.mark.parametrize("refusal", ["PAYMENT_REQUIRED", "QUEUE_LIMIT", "UNAVAILABLE"])
 async def test_a_job_keeps_its_place_while_the_account_rests(
-    simulator: Simulator, client: Client, opened: asyncio.Event, refusal: str, expected: int
+    simulator: Simulator, client: Client, opened: asyncio.Event, refusal: str
 ) -> None:
     await client.submit(gated.GRAPH)
     waiting = [await client.submit(graphs.plain(color)) for color in range(2)]
     simulator.switches.update({"refuse_prompt": refusal})
     opened.set()
-    await simulator.wait_for_calls(SUBMIT, 2)
+    await simulator.wait_for_calls(SUBMIT, 3)
     await until_ended(client, 1)
     assert await ids(client) == waiting
-    status, told = await client.post("prompt", {"prompt": graphs.plain()})
-    assert status == expected, told
     simulator.switches.refuse_prompt = None
     assert (await until_ended(client, 3))[1:] == waiting
+
+
+async def test_a_new_job_tries_a_resting_account_and_tells_its_client_why_it_rests(
+    simulator: Simulator, client: Client, opened: asyncio.Event
+) -> None:
+    await client.submit(gated.GRAPH)
+    waiting = await client.submit(graphs.plain())
+    simulator.switches.refuse_prompt = "PAYMENT_REQUIRED"
+    opened.set()
+    await simulator.wait_for_calls(SUBMIT, 2)
+    await until_ended(client, 1)
+    status, told = await client.post("prompt", {"prompt": graphs.plain(1)})
+    assert (status, told["error"]["type"]) == (400, "PAYMENT_REQUIRED")
+    assert await ids(client) == [waiting]
 
 
 async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
