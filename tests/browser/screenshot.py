@@ -10,13 +10,14 @@ from pathlib import Path
 
 from browser import sketch
 from browser.frontend import SAVE, WORKFLOW, Frontend, chromium, headless
+from browser.gallery import busy_gateway
 from PIL import Image
 from stack import running_proxy
 
 from proxy.local import web_packages
 from proxy.simulator import Simulator
 
-PICTURE = Path(__file__).parents[2] / "docs/images/web-interface.png"
+PICTURES = Path(__file__).parents[2] / "docs/images"
 
 
 async def web_interface(path: str) -> bytes:
@@ -41,12 +42,26 @@ async def web_interface(path: str) -> bytes:
             return await page.screenshot()
 
 
+async def dashboard(path: str) -> bytes:
+    """The dashboard while several members work, as PNG."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with busy_gateway(Path(folder)) as (url, token), headless(path) as browser:
+            page = await browser.new_page(viewport={"width": 1280, "height": 1150})
+            await page.goto(str(url / "proxy/"))
+            await page.get_by_label("Your token").fill(token)
+            await page.keyboard.press("Enter")
+            await page.locator("#waiting tbody tr").nth(6).wait_for()
+            await page.locator("#tokens tbody tr").nth(4).wait_for(state="attached")
+            return await page.screenshot()
+
+
 def main() -> None:
-    """Write the picture, packed as small as PNG can be."""
-    taken = asyncio.run(web_interface(chromium() or sys.exit("Chromium is missing.")))
-    PICTURE.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(io.BytesIO(taken)) as picture:
-        picture.convert("RGB").save(PICTURE, optimize=True)
+    """Write the pictures, packed as small as PNG can be."""
+    path = chromium() or sys.exit("Chromium is missing.")
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    for name, take in (("web-interface", web_interface), ("dashboard", dashboard)):
+        with Image.open(io.BytesIO(asyncio.run(take(path)))) as picture:
+            picture.convert("RGB").save(PICTURES / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,8 @@ function draw() {
   rows($("#running"), running, (job) => job.id, (job) => [
     job.member, short(job.id),
     { bar: job.progress, label: `${Math.round(100 * job.progress)} %` },
-    plain(job.node), duration(now - job.started), job.account, cancelButton(job),
+    job.started ? plain(job.node) : { text: "about to start", css: "quiet" },
+    duration(now - (job.started ?? job.created)), job.account, cancelButton(job),
   ]);
   rows($("#waiting"), waiting, (job) => job.id, (job) => [
     job.turn, job.member, short(job.id), plain(job.number), { text: job.reason, css: "text" },
@@ -163,9 +164,9 @@ async function drawMembers() {
     { key: String(member.disabled), make: () => memberButtons(member) },
   ]);
   rows($("#tokens"), tokens.tokens, (token) => token.id, (token) => [
-    { text: `${token.prefix}…` }, token.member, { text: plain(token.note), css: "text" },
+    token.shown, token.member, { text: plain(token.note), css: "text" },
     token.last_used
-      ? { text: `${duration(now - token.last_used)} ago`, title: `${clock(token.last_used)} from ${plain(token.last_address)}` }
+      ? { text: `${duration(now - token.last_used.at)} ago from ${token.last_used.address}`, title: clock(token.last_used.at) }
       : { text: "never", css: "quiet" },
     token.expires ? { text: clock(token.expires), css: token.expires < now ? "bad" : "" } : { text: "never", css: "quiet" },
     { key: token.id, make: () => revokeButton(token) },
@@ -194,9 +195,9 @@ function memberButtons(member) {
 
 function revokeButton(token) {
   const button = el("button", { type: "button" }, "Revoke");
-  button.setAttribute("aria-label", `Revoke token ${token.prefix} of ${token.member}`);
+  button.setAttribute("aria-label", `Revoke ${token.shown} of ${token.member}`);
   button.addEventListener("click", async () => {
-    if (await ask(`Revoke ${token.prefix}… of ${token.member}? It works no more within a second.`, "Revoke")) {
+    if (await ask(`Revoke ${token.shown} of ${token.member}? It stops working within a second.`, "Revoke")) {
       await act("DELETE", `api/tokens/${encodeURIComponent(token.id)}`);
       await drawMembers();
     }
