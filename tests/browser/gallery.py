@@ -29,7 +29,9 @@ _WAITING = {"ben": 2, "chiara": 2, "night-bot": 3}
 
 
 async def _idle(jobs: Jobs) -> None:
-    while jobs.overview():
+    while True:
+        if not jobs.overview():
+            return
         await asyncio.sleep(0.05)
 
 
