@@ -1,0 +1,80 @@
+"""A proxy that a team shares, and what its cloud was given: for `fairness.py` and `dispatch.py`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+from api import HERE, KEY, server
+from yarl import URL
+
+from proxy.members.directory import Directory
+from proxy.members.member import Member
+from proxy.translate import codec
+
+
+@dataclass(frozen=True)
+class CloudJob:
+    """A job as the cloud had it. Times are seconds since 1970."""
+
+    member: str
+    prompt_id: str
+    arrived: float
+    started: float
+    ended: float
+
+
+@dataclass
+class Shop:
+    """A running proxy, the tokens of its members, and where its cloud keeps its record."""
+
+    url: URL
+    tokens: dict[str, str]
+    record: Path
+
+    def cloud_jobs(self) -> list[CloudJob]:
+        """All jobs in the order of their arrival, when the cloud has stopped."""
+        return [
+            CloudJob(
+                *job["mark"].split("/")[:2],
+                arrived=job["created"] / 1000,
+                started=job["started"] / 1000,
+                ended=job["ended"] / 1000,
+            )
+            for job in codec.loads(self.record.read_bytes())
+        ]
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, names: Iterable[str], *options: str, plan: str = "pro", pace: float = 0.0
+) -> AsyncIterator[Shop]:
+    """The proxy and its cloud, each in a process of its own, with members of these names."""
+    tokens = {}
+    directory = await Directory.open(folder / "data")
+    for name in names:
+        await directory.add(Member(name))
+        tokens[name], _ = await directory.new_token(name)
+    await directory.close()
+    record = folder / "jobs.json"
+    cloud_options = ("--plan", plan, "--pace", str(pace), "--record", str(record))
+    async with (
+        server(str(HERE / "cloud.py"), KEY, *cloud_options) as cloud,
+        server(
+            *("-m", "proxy", "serve", "--port", "0", "--data-dir", str(folder / "data")),
+            *options,
+            COMFY_CLOUD_API_KEY=KEY,
+            COMFY_CLOUD_BASE_URL=str(cloud),
+        ) as url,
+    ):
+        yield Shop(url, tokens, record)
+
+
+def session(token: str) -> aiohttp.ClientSession:
+    """The connections of a client that has this token."""
+    return aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {token}"}, connector=aiohttp.TCPConnector(limit=0)
+    )
