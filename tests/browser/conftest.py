@@ -39,7 +39,9 @@ async def chrome() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 async def proxy(chrome: Browser, simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
-    """The proxy with the web interface."""
+    """The proxy with the web interface, which is below `/comfy/` too."""
     interface = web_packages.installed()
-    async with running_proxy(simulator, tmp_path / "data", interface=interface) as running:
+    async with running_proxy(
+        simulator, tmp_path / "data", interface=interface, base_path="/comfy/"
+    ) as running:
         yield running

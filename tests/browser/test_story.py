@@ -36,6 +36,19 @@ async def test_a_day_at_the_web_interface(
         assert frontend.watch.unexpected() == []
 
 
+@pytest.mark.timeout(600)
+async def test_it_is_the_same_below_a_base_path(
+    chrome: Browser, simulator: Simulator, proxy: Proxy, tmp_path: Path
+) -> None:
+    simulator.switches.pace = PACE
+    below = proxy.url / "comfy/"
+    async with Frontend.opened(chrome, below, tmp_path / "failure.png") as frontend:
+        await runs_a_workflow_and_sees_the_picture(frontend)
+        await saves_the_workflow_and_finds_it_again(frontend)
+        await looks_into_the_libraries(frontend)
+        assert frontend.watch.unexpected() == []
+
+
 async def runs_a_workflow_and_sees_the_picture(frontend: Frontend) -> None:
     await frontend.open_file(WORKFLOW)
     await frontend.upload(sketch.upload())

@@ -25,13 +25,17 @@ REFUSED_BY_COMFYUI_TOO = {
     r"404 GET /templates/[\w.-]+\.(webp|png|jpg)": "the templates' pictures are a package apart",
 }
 
-#: Where the frontend goes beside its own server, whichever that is.
-ELSEWHERE = {"api.comfy.org/releases": "it looks for news of ComfyUI"}
+#: Where the frontend goes beside its own address, whichever that is.
+ELSEWHERE = {
+    r"api\.comfy\.org/releases": "it looks for news of ComfyUI",
+    r"127\.0\.0\.1/api/experiment/models/preview/.*": "it forgets its base path for these",
+    r"127\.0\.0\.1/assets/images/favicon_progress_16x16/.*": "and for the tab's moving icon",
+}
 
 
 @dataclass
 class Watch:
-    """The faults of a page whose own server is at `home`."""
+    """The faults of a page whose own server is at `home`, with nothing of it beside that path."""
 
     home: URL
     errors: list[str] = field(default_factory=list)
@@ -46,17 +50,19 @@ class Watch:
 
     def unexpected(self) -> list[str]:
         """Each fault that is not known."""
-        known = [re.compile(rf"{pattern}") for pattern in REFUSED_BY_COMFYUI_TOO]
-        strange = [one for one in self.refused if not any(rule.fullmatch(one) for rule in known)]
-        return [*self.errors, *strange, *sorted(self.abroad - ELSEWHERE.keys())]
+        known = [*REFUSED_BY_COMFYUI_TOO, *ELSEWHERE]
+        seen = [*self.errors, *self.refused, *sorted(self.abroad)]
+        return [fault for fault in seen if not any(re.fullmatch(rule, fault) for rule in known)]
 
     def _answered(self, response: Response) -> None:
         if response.status >= 400:
             url = URL(response.url, encoded=True)
-            path = url.raw_path_qs.removeprefix(self.home.raw_path.rstrip("/"))
+            path = url.raw_path_qs.removeprefix(self.home.raw_path.removesuffix("/"))
             self.refused.append(f"{response.status} {response.request.method} {path}")
 
     def _asked(self, request: Request) -> None:
         url = URL(request.url, encoded=True)
-        if url.scheme in ("http", "https") and url.origin() != self.home.origin():
+        if url.scheme not in ("http", "https"):
+            return
+        if url.origin() != self.home.origin() or not url.path.startswith(self.home.path):
             self.abroad.add(f"{url.host}{url.path}")
