@@ -385,6 +385,7 @@ class Dispatcher:
         """Tell members whose waiting jobs have moved up because of somebody else."""
         self._telling = None
         waiting = {key.partition("/")[0] for key in self.unreleased}
+        self.places.forecast()  # of all members at once
         for member in self.places.line.members():
             if member in waiting:
                 continue

@@ -165,10 +165,15 @@ class Places:
 
     def before(self, member: str) -> int:
         """How many jobs of others go before the member's last waiting one."""
-        if len(self.line.members()) < 2:
+        if len(self.line.members()) < 2 or not self.line.count(member):
             return 0
-        self.forecast()
-        return self._before.get(member, 0)
+        if self._forecast is not None:
+            return self._before[member]
+        queues = {
+            other: Queue(self._weight(other), self.line.orders(other))
+            for other in self.line.members()
+        }
+        return self.turns.before(queues, member)
 
     def _blocked(self, member: str) -> str | None:
         limited = self._limited(member)

@@ -9,8 +9,10 @@ the others are: it gets neither credit nor debt for that time.
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 from typing import Any, Literal
 
 FairBy = Literal["jobs", "time"]
@@ -97,6 +99,19 @@ class Turns:
         """All waiting jobs in the order in which they will go, if nothing changes."""
         return list(self._places(queues))
 
+    def before(self, queues: Mapping[str, Queue], member: str) -> int:
+        """How many jobs of others go before the member's last one; without counting them all."""
+        mine = queues[member]
+        at, order = self._starts_of(member, mine)[-1], mine.orders[-1]
+        count = 0
+        for other, queue in queues.items():
+            if other != member:
+                starts = self._starts_of(other, queue)
+                first = bisect_left(starts, at)
+                tied = first < len(starts) and starts[first] == at
+                count += first + (tied and queue.orders[first] < order)
+        return count
+
     def state(self) -> dict[str, Any]:
         """What must be kept to go on with the same order: members that are ahead of the time."""
         starts = {member: at for member, at in self._starts.items() if at > self._now}
@@ -111,6 +126,11 @@ class Turns:
 
     def _start(self, member: str) -> float:
         return max(self._now, self._starts.get(member, 0.0))
+
+    def _starts_of(self, member: str, queue: Queue) -> list[float]:
+        """When each of the member's waiting jobs starts."""
+        step = self._cost(member) / queue.weight
+        return list(accumulate(repeat(step, len(queue.orders) - 1), initial=self._start(member)))
 
     def _cost(self, member: str) -> float:
         if self._by == "jobs":

@@ -123,6 +123,9 @@ def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], bef
         for member, (weight, jobs) in waiting.items()
     }
     forecast = turns.places(queues)
+    last = {place.member: place for place in forecast}
+    for member, place in last.items():
+        assert turns.before(queues, member) == place.before - place.index
     left = {member: list(queue.orders) for member, queue in queues.items()}
     for at, place in enumerate(forecast):
         claims = {one: Claim(queues[one].weight, jobs[0]) for one, jobs in left.items() if jobs}
