@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeAlias
 
 from proxy.translate import codec
@@ -72,7 +72,7 @@ class JobRecord:
 
     def to_bytes(self) -> bytes:
         """The record as it is stored."""
-        return codec.dump_bytes(asdict(self))
+        return codec.dump_bytes({each.name: getattr(self, each.name) for each in fields(self)})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> JobRecord:
