@@ -25,10 +25,13 @@ from yarl import URL
 
 from proxy.members import LOCAL
 
-#: Seconds until something that was recorded is taken not to come any more: in all, and of
-#: silence while no job is live (while one is, the proxy is never silent for so long).
-PATIENCE = 20.0
-SILENCE = 0.4
+#: Until something that was recorded is taken not to come any more: seconds in all, and waits of
+#: seconds without news while no job is live (while one is, the proxy is never silent for so long).
+#: Many short waits give the proxy its turns on a busy machine, where one long wait is over before
+#: anything could be said.
+PATIENCE = 30.0
+SILENCE = 40
+WAIT = 0.01
 #: Headers that the client must not add to the recorded ones.
 AUTOMATIC = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 #: What is done to a websocket that is open.
@@ -312,11 +315,11 @@ class Replay:
     async def _heard_something(self) -> bool:
         """Wait for news, or for a while."""
         self._news.clear()
-        try:
-            await asyncio.wait_for(self._news.wait(), SILENCE)
-        except TimeoutError:
-            return False
-        return True
+        for _ in range(SILENCE):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), WAIT)
+                return True
+        return False
 
     async def _listen(self, name: str, socket: aiohttp.ClientWebSocketResponse) -> None:
         ear = self._ears[name] = Ear(socket)

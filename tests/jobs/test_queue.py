@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -151,13 +150,11 @@ async def test_an_interrupt_leaves_what_waits(client: Client, opened: asyncio.Ev
 async def test_a_slot_passes_on_as_soon_as_an_end_is_known(
     simulator: Simulator, client: Client, opened: asyncio.Event
 ) -> None:
-    simulator.switches.late_detail = 5.0
+    simulator.switches.late_detail = 2 * PATIENCE  # the outputs of the first never come
     await client.submit(gated.GRAPH)
     await client.submit(graphs.plain())
-    begun = time.monotonic()
     opened.set()
     await until(lambda: simulator.calls[SUBMIT] == 2)
-    assert time.monotonic() - begun < 2.0, "it waits for the outputs of the one before"
 
 
 async def test_a_waiting_job_that_is_refused_fails_for_its_client(

@@ -177,7 +177,7 @@ async def test_garbage_and_too_much_come_before_a_message(sim: Simulator, visito
     await visitor.submit(plain())
     received = []
     while True:
-        message = await ears.socket.receive(timeout=10)
+        message = await ears.socket.receive(timeout=30)
         received.append(message.data)
         if isinstance(message.data, str) and '"node": null' in message.data:
             break

@@ -81,7 +81,7 @@ async def test_a_failure_is_an_object_or_a_json_text(sim: Simulator, visitor: Vi
 
 
 async def test_failed_comes_before_the_run_has_settled(sim: Simulator, visitor: Visitor) -> None:
-    sim.switches.settle = 0.5
+    sim.switches.settle = 1.0
     job_id = await visitor.submit(raising())
     await sim.wait_for(job_id, "erroring")
     detail = (await visitor.get(f"/api/jobs/{job_id}")).json
@@ -100,7 +100,7 @@ async def test_times_may_be_seconds(sim: Simulator, visitor: Visitor) -> None:
 
 
 async def test_the_detail_may_come_late(sim: Simulator, visitor: Visitor) -> None:
-    sim.switches.late_detail = 0.5
+    sim.switches.late_detail = 1.0
     ears = await visitor.listen()
     job_id = await visitor.submit(plain())
     await ears.until("execution_success", prompt_id=job_id)
@@ -111,7 +111,7 @@ async def test_the_detail_may_come_late(sim: Simulator, visitor: Visitor) -> Non
 
 
 async def test_or_say_completed_without_outputs(sim: Simulator, visitor: Visitor) -> None:
-    sim.switches.update({"late_detail": 0.5, "late_detail_form": "no_outputs"})
+    sim.switches.update({"late_detail": 1.0, "late_detail_form": "no_outputs"})
     detail = await visitor.run(plain())
     assert detail["status"] == "completed"
     assert "outputs" not in detail

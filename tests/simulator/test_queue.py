@@ -60,7 +60,7 @@ async def test_queue_tuples_have_the_outputs_fourth(sim: Simulator, visitor: Vis
 
 
 async def test_a_running_job_is_cancelled_a_little_later(sim: Simulator, visitor: Visitor) -> None:
-    sim.switches.settle = 0.5
+    sim.switches.settle = 1.0
     job_id = await visitor.submit(waiting())
     job = await sim.wait_for(job_id, "executing")
     assert (await visitor.post(f"/api/jobs/{job_id}/cancel")).json == {"cancelled": True}
@@ -172,7 +172,7 @@ async def test_interrupt_may_take_all_running_jobs(sim: Simulator, visitor: Visi
 async def test_a_job_whose_result_is_saved_is_allowed_to_finish(
     sim: Simulator, visitor: Visitor
 ) -> None:
-    sim.switches.late_detail = 0.3
+    sim.switches.late_detail = 1.0
     job_id = await visitor.submit(plain())
     await sim.wait_for(job_id, "executed")
     assert (await visitor.post(f"/api/jobs/{job_id}/cancel")).json == {"cancelled": False}

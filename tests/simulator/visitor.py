@@ -39,7 +39,7 @@ class Ears:
 
     async def next(self) -> Any:
         """The next message: an object, or bytes; `None` at the end of the connection."""
-        message = await self.socket.receive(timeout=10)
+        message = await self.socket.receive(timeout=30)
         if message.type is aiohttp.WSMsgType.TEXT:
             heard = json.loads(message.data)
         elif message.type is aiohttp.WSMsgType.BINARY:
