@@ -253,7 +253,7 @@ class Tracker:
         self.ended = True
 
     def _last_event(self, snapshot: Snapshot, now: int) -> tuple[str, dict[str, Any]]:
-        ended_at = snapshot.end_time or now
+        ended_at = self._ended_at(snapshot, now)
         common: dict[str, Any] = {
             "prompt_id": self.prompt_id,
             "node_id": self._current,
@@ -263,7 +263,7 @@ class Tracker:
         }
         if snapshot.status == "completed":
             data = self._terminal.get("execution_success", {})
-            at = events.timestamp(data, ended_at)
+            at = max(events.timestamp(data, ended_at), self.started_at or 0)
             return "execution_success", {"prompt_id": self.prompt_id, "timestamp": at}
         if snapshot.status == "cancelled":
             data = self._known("execution_interrupted", snapshot) or {}
@@ -317,8 +317,17 @@ class Tracker:
             },
             meta={node: self._meta_of(node) for node in self._outputs},
             started_at=started_at,
-            ended_at=max(started_at, snapshot.end_time or now),
+            ended_at=self._ended_at(snapshot, now),
         )
+
+    def _ended_at(self, snapshot: Snapshot, now: int) -> int:
+        """The end as many ms after the start that was told as the cloud's clock has between its."""
+        started_at = now if self.started_at is None else self.started_at
+        if snapshot.end_time is None:
+            return max(started_at, now)
+        if snapshot.start_time is None:
+            return max(started_at, snapshot.end_time)
+        return started_at + max(0, snapshot.end_time - snapshot.start_time)
 
     def _meta_of(self, node: str) -> dict[str, Any]:
         given = self._meta.get(node)

@@ -202,6 +202,20 @@ def test_the_history_entry_is_recorded_before_the_end_is_told() -> None:
     }
 
 
+def test_a_run_is_as_long_as_the_clouds_clock_says_whatever_ours_says() -> None:
+    commands = play(event("execution_start"), done(start_time=4_000, end_time=4_700))
+    record = next(command for command in commands if isinstance(command, Record))
+    assert (record.started_at, record.ended_at) == (5_000, 5_700)
+    assert last_event(commands, "execution_success")["timestamp"] == 5_700
+
+
+def test_no_run_ends_before_it_has_begun() -> None:
+    commands = play(event("execution_start"), done(start_time=None, end_time=4_700))
+    record = next(command for command in commands if isinstance(command, Record))
+    assert record.ended_at == record.started_at == 5_000
+    assert last_event(commands, "execution_success")["timestamp"] == 5_000
+
+
 def test_a_failed_run_tells_the_node_and_its_error() -> None:
     commands = play(
         event("executing", node="1"),
@@ -233,7 +247,7 @@ def test_a_failed_run_tells_the_node_and_its_error() -> None:
         "traceback": ["line\n"],
         "current_inputs": {"seed": ["7"]},
         "current_outputs": ["2"],
-        "timestamp": 20_000,
+        "timestamp": 15_000,
     }
 
 
