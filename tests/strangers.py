@@ -1,0 +1,277 @@
+"""Members who share a server and must not notice each other, driven from synchronous tests."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+import secrets
+import threading
+import uuid
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+from PIL import Image
+from stack import PATIENCE, running_proxy
+from yarl import URL
+
+from proxy.local.services import Services
+from proxy.members.member import Member
+from proxy.simulator import Simulator, Switches
+
+T = TypeVar("T")
+
+#: What members call their websocket, all of them.
+CLIENT_ID = "shared"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    @property
+    def parsed(self) -> Any:
+        return json.loads(self.body)
+
+    def whole(self) -> bytes:
+        return b"\n".join([*(f"{k}: {v}".encode() for k, v in self.headers), self.body])
+
+    def without(self, value: str) -> tuple[int, tuple[tuple[str, str], ...], bytes]:
+        """What may be compared of two answers that differ by the value they were asked about."""
+        headers = [(k, v.replace(value, "?")) for k, v in self.headers if k.lower() != "date"]
+        return self.status, tuple(headers), self.body.replace(value.encode(), b"?")
+
+
+@dataclass
+class Job:
+    """A job of a member. `left_alone` is false when its member may have stopped it."""
+
+    fails: bool = False
+    left_alone: bool = True
+
+
+@dataclass(eq=False)
+class Stranger:
+    """A member with everything that is its own. All its names and texts hold its `marker`."""
+
+    name: str
+    token: str
+    marker: str
+    jobs: dict[str, Job] = field(default_factory=dict)
+    files: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    userdata: dict[str, bytes] = field(default_factory=dict)
+    history_touched: bool = False
+    heard: list[bytes] = field(default_factory=list)
+    socket: aiohttp.ClientWebSocketResponse | None = None
+    listening: asyncio.Task[None] | None = None
+
+
+class House:
+    """A proxy before a simulator, on a loop of its own, and everybody who ever lived there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._stack = AsyncExitStack()
+        self.people: list[Stranger] = []
+        self.services: Services
+        self._url: URL
+        self._session: aiohttp.ClientSession
+
+    def do(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+    def __enter__(self) -> House:
+        self._thread.start()
+        self.do(self._open())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.do(self._stack.aclose())
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(PATIENCE)
+            self._loop.close()
+
+    async def _open(self) -> None:
+        simulator = Simulator(plan="pro", switches=Switches(pace=0.01))
+        await self._stack.enter_async_context(simulator)
+        proxy = await self._stack.enter_async_context(running_proxy(simulator, self._folder))
+        self.services, self._url = proxy.services, proxy.url
+        self._session = await self._stack.enter_async_context(
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        )
+
+    # --- people ----------------------------------------------------------------------------
+
+    def move_in(self) -> Stranger:
+        """A new member with an open websocket."""
+        return self.do(self._move_in())
+
+    async def _move_in(self) -> Stranger:
+        marker = f"zq{secrets.token_hex(5)}"
+        name = f"m{len(self.people)}-{marker}"
+        await self.services.members.add(Member(name))
+        token, _ = await self.services.members.new_token(name)
+        person = Stranger(name, token, marker)
+        url = (self._url / "ws").with_query(clientId=CLIENT_ID)
+        socket = await self._session.ws_connect(url, headers=_credentials(person))
+        await socket.send_json(
+            {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+        )
+        person.socket = socket
+        person.listening = asyncio.create_task(_listen(person, socket))
+        self.people.append(person)
+        return person
+
+    def move_out(self, person: Stranger) -> None:
+        """Close the websocket; the rest stays, for others to find."""
+
+        if person.socket is not None:
+            self.do(person.socket.close())
+
+    # --- asking ----------------------------------------------------------------------------
+
+    def ask(
+        self,
+        person: Stranger,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        data: Any = None,
+        told: str = "",
+        **query: str,
+    ) -> Answer:
+        """A request, whose answer must not know of others; `told` is what the request says."""
+
+        async def ask() -> Answer:
+            answer = await self._ask(person, method, path, json=json, data=data, query=query)
+            self._check(person, answer.whole(), told=told)
+            return answer
+
+        return self.do(ask())
+
+    async def _ask(
+        self, person: Stranger, method: str, path: str, *, json: Any, data: Any, query: Any
+    ) -> Answer:
+        url = URL(f"{self._url.origin()}/{path}", encoded=True)
+        url = url.update_query(query) if query else url
+        form = _form(data) if isinstance(data, dict) else data
+        async with self._session.request(
+            method, url, json=json, data=form, headers=_credentials(person), allow_redirects=False
+        ) as answer:
+            return Answer(answer.status, tuple(answer.headers.items()), await answer.read())
+
+    def guess(self, person: Stranger, method: str, path: str, value: str, **fields: Any) -> None:
+        """Ask about something that is another's: it has to be as unknown as what there is not.
+
+        `{value}` stands for it in the path, the query and the JSON.
+        """
+        answers = []
+        for one in (value, _unknown(value)):
+            filled = json.loads(json.dumps(fields).replace("{value}", one))
+            answer = self.ask(person, method, path.replace("{value}", one), told=one, **filled)
+            answers.append(answer.without(one))
+        assert answers[0] == answers[1], f"{method} {path}: {answers[0]} is not {answers[1]}"
+
+    def watch(self, person: Stranger, path: str) -> None:
+        """Look at the beginning of a stream of events."""
+
+        async def look() -> None:
+            url = self._url.origin().join(URL(path))
+            async with self._session.get(url, headers=_credentials(person)) as answer:
+                assert answer.status == 200
+                self._check(person, await answer.content.readany())
+
+        self.do(look())
+
+    def listen(self, person: Stranger) -> None:
+        """Look through what came over the websocket."""
+
+        async def look() -> None:
+            heard, person.heard = person.heard, []
+            for message in heard:
+                self._check(person, message)
+
+        self.do(look())
+
+    def hashes(self, person: Stranger) -> set[str]:
+        """What the cloud calls the files of a person."""
+
+        async def ask() -> set[str]:
+            return self._hashes(person)
+
+        return self.do(ask())
+
+    def _check(self, person: Stranger, seen: bytes, *, told: str = "") -> None:
+        """What a member sees has nothing in it of another, but for what the member said itself."""
+        text = seen.replace(told.encode(), b"") if told else seen
+        for other in self.people:
+            if other is not person:
+                for secret in self._secrets(other, person):
+                    assert secret.encode() not in text, f"{secret} of {other.name}: {text!r}"
+
+    def _secrets(self, person: Stranger, before: Stranger) -> Iterator[str]:
+        """What `before` must not see of a person."""
+        yield person.marker
+        yield person.token
+        for prompt_id in person.jobs:
+            if prompt_id not in before.jobs:
+                yield prompt_id
+        yield from self._hashes(person) - self._hashes(before)
+
+    def _hashes(self, person: Stranger) -> set[str]:
+        return {
+            record.cloud_name
+            for type_ in ("input", "output", "temp")
+            for record in self.services.files.records(person.name, type_)
+        }
+
+
+async def _listen(person: Stranger, socket: aiohttp.ClientWebSocketResponse) -> None:
+    async for message in socket:
+        data = message.data
+        person.heard.append(data if isinstance(data, bytes) else str(data).encode())
+
+
+def _credentials(person: Stranger) -> dict[str, str]:
+    return {"Authorization": f"Bearer {person.token}"}
+
+
+def _form(fields: dict[str, Any]) -> aiohttp.FormData:
+    form = aiohttp.FormData()
+    for name, value in fields.items():
+        if isinstance(value, tuple):
+            form.add_field(name, value[1], filename=value[0], content_type="image/png")
+        else:
+            form.add_field(name, value)
+    return form
+
+
+def _unknown(value: str) -> str:
+    """A value of the same form that nobody has."""
+    if re.fullmatch(r"[0-9a-f-]{36}", value):
+        return str(uuid.uuid4())
+    value = re.sub("[0-9a-f]{64}", lambda _: secrets.token_hex(32), value)
+    return re.sub("zq[0-9a-f]{10}", lambda _: f"zq{secrets.token_hex(5)}", value)
+
+
+def picture(color: tuple[int, int, int]) -> bytes:
+    """A small PNG of one colour."""
+    written = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(written, "PNG")
+    return written.getvalue()
