@@ -35,6 +35,9 @@ _MAX_MESSAGE = 64 * 1024 * 1024
 #: The longest time that a `Retry-After` of a refused handshake is obeyed for, in seconds.
 _MAX_RETRY_AFTER = 300.0
 
+#: Statuses of a handshake that another try will not change.
+_KEY_REFUSED = (401, 403)
+
 
 class EventSocket:
     """One event socket for one account. The callbacks are plain functions and must not block.
@@ -82,6 +85,7 @@ class EventSocket:
         self._task: asyncio.Task[None] | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._up = asyncio.Event()
+        self._decided = asyncio.Event()
         self._hurry = asyncio.Event()
         self.refused: int | None = None
 
@@ -96,10 +100,13 @@ class EventSocket:
             self._task = asyncio.create_task(self._run(), name="cloud event socket")
 
     async def wait_connected(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
-        """Wait until the socket is open, at most `timeout` seconds. Says whether it is."""
+        """Wait until the socket is open, at most `timeout` seconds. Says whether it is.
+
+        A refused key ends the wait: the next handshake is far off.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await self._up.wait()
+                await self._decided.wait()
         return self.connected
 
     async def reopen(self) -> None:
@@ -111,6 +118,8 @@ class EventSocket:
     async def use_key(self, key: str) -> None:
         """Reopen with another key."""
         self._key = key
+        if not self.connected:
+            self._decided.clear()
         await self.reopen()
 
     async def close(self) -> None:
@@ -142,6 +151,7 @@ class EventSocket:
             return self._handshake_refused(error)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.refused = None
+            self._decided.clear()
             log.warning("event_socket_unreachable", error=type(error).__name__)
             return 0.0
         socket = self._socket
@@ -150,11 +160,13 @@ class EventSocket:
             if self._hurry.is_set():
                 return 0.0
             self._up.set()
+            self._decided.set()
             log.info("event_socket_open")
             self._tell(self._on_up)
             await self._listen(socket)
         finally:
             self._up.clear()
+            self._decided.clear()
             self._socket = None
             await socket.close()
         log.warning("event_socket_lost", code=socket.close_code)
@@ -227,8 +239,10 @@ class EventSocket:
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:
         self.refused = error.status
         log.warning("event_socket_refused", status=error.status)
-        if error.status in (401, 403):
+        if error.status in _KEY_REFUSED:
+            self._decided.set()
             return jittered(self._waits.longest)
+        self._decided.clear()
         named = error.headers.get("Retry-After") if error.headers is not None else None
         asked = retry_after(named, time.time())
         return min(asked or 0.0, _MAX_RETRY_AFTER)

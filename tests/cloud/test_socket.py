@@ -219,6 +219,23 @@ async def test_a_refused_handshake_is_told_and_tried_again(
     assert socket.refused is None
 
 
+async def test_a_socket_whose_key_is_refused_is_not_waited_for(
+    serve: Serve, open_socket: Open
+) -> None:
+    cloud = Cloud()
+
+    async def refuse(_: web.Request) -> web.StreamResponse:
+        return web.Response(status=401)
+
+    server = await serve(refuse, cloud)
+    socket, _ = await open_socket(server.url, waits=Waits(first=60, longest=60))
+    async with asyncio.timeout(20):
+        assert not await socket.wait_connected(600)
+    server.replies[:] = [cloud]
+    await socket.use_key("comfyui-other")
+    assert await socket.wait_connected(20)
+
+
 async def test_another_key_is_tried_at_once(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
     refused = asyncio.Event()
