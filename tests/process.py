@@ -14,8 +14,8 @@ from yarl import URL
 
 from proxy.simulator import Simulator
 
-#: No process needs longer to come up or to go.
-PATIENCE = 30.0
+#: No process needs longer to come up or to go, however busy the machine.
+PATIENCE = 90.0
 
 
 @dataclass
@@ -51,6 +51,40 @@ def before(simulator: Simulator) -> dict[str, str]:
 
 
 @asynccontextmanager
+async def child(
+    *arguments: str, environment: Mapping[str, str] | None = None, errors: bool = True
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A Python with these arguments; killed behind it, and its streams read to their ends.
+
+    `environment` is all that it has of one; without it has ours. What it writes to its standard
+    error is piped, or without `errors` left to ours.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE if errors else None,
+        env=environment,
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def command(
+    *words: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Run a command of the proxy; its exit code and what it wrote to its two streams."""
+    async with child("-m", "proxy", *words, environment=environment) as process:
+        async with asyncio.timeout(PATIENCE):
+            out, err = await process.communicate()
+        return process.returncode or 0, out.decode(), err.decode()
+
+
+@asynccontextmanager
 async def serving(
     folder: Path,
     *options: str,
@@ -58,37 +92,24 @@ async def serving(
     port: int = 0,
 ) -> AsyncIterator[Process]:
     """`serve` on a port (0: a free one) with its data in `folder`; killed behind it."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "proxy",
-        "serve",
-        "--port",
-        str(port),
-        "--data-dir",
-        str(folder),
-        *options,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**_clean_environment(), **(environment or {})},
-    )
+    place = ("--port", str(port), "--data-dir", str(folder))
+    whole = {**_clean_environment(), **(environment or {})}
     said: list[bytes] = []
-    assert process.stdout is not None
-    assert process.stderr is not None
-    errors = asyncio.create_task(_collect(process.stderr, said))
-    try:
-        async with asyncio.timeout(PATIENCE):
-            line = await process.stdout.readline()
-        said.append(line)
-        assert line.startswith(b"listening on "), (line, said)
-        output = asyncio.create_task(_collect(process.stdout, said))
-        yield Process(URL(line.split()[2].decode()), process, said)
-        await output if process.returncode is not None else output.cancel()
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-        await errors
+    async with child("-m", "proxy", "serve", *place, *options, environment=whole) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        reading = [asyncio.create_task(_collect(process.stderr, said))]
+        try:
+            async with asyncio.timeout(PATIENCE):
+                line = await process.stdout.readline()
+            said.append(line)
+            assert line.startswith(b"listening on "), (line, said)
+            reading.append(asyncio.create_task(_collect(process.stdout, said)))
+            yield Process(URL(line.split()[2].decode()), process, said)
+        finally:
+            if process.returncode is None:
+                process.kill()
+            await asyncio.gather(*reading)
 
 
 async def _collect(stream: asyncio.StreamReader, said: list[bytes]) -> None:

@@ -24,7 +24,7 @@ from proxy.local.web_packages import WebInterface
 from proxy.simulator import Simulator
 
 #: No test waits longer for an event that has to come.
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 QUICK = {
     "waits": Waits(first=0.01, most=0.05, settle=2.0, settle_stopped=1.0, lost=0.5),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from process import serving
+from process import PATIENCE, child, command, serving
 
 from proxy import __version__
 from proxy.cli.commands import main, with_default_command
@@ -43,18 +42,7 @@ def ended(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str
 
 
 async def spawned(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "proxy",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=environment or None,
-    )
-    async with asyncio.timeout(30):
-        out, err = await process.communicate()
-    return process.returncode or 0, out.decode(), err.decode()
+    return await command(*arguments, environment=environment or None)
 
 
 # --- what was asked wrongly: exit code 2 and one sentence ---
@@ -172,8 +160,7 @@ async def test_the_cloud_of_the_settings_is_named(tmp_path: Path) -> None:
 async def test_a_signal_stops_it_in_good_order(tmp_path: Path, number: int) -> None:
     async with serving(tmp_path, "--simulate") as process:
         process.process.send_signal(number)
-        async with asyncio.timeout(30):
-            assert await process.process.wait() == 0
+        assert await process.ended() == 0
 
 
 async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
@@ -184,17 +171,15 @@ async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
             "COMFY_CLOUD_BASE_URL": str(simulator.base_url),
         }
         async with serving(tmp_path, environment=environment) as process:
-            run = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "proxy", "run", workflow, "--set", "5.steps=600"),
-                *("--server", str(process.url), "--output", str(tmp_path / "out")),
-                stdout=asyncio.subprocess.PIPE,
-            )
-            assert run.stdout is not None
-            async with asyncio.timeout(20):
-                while b"EmptyLatentImage" not in await run.stdout.readline():
-                    pass
-                run.send_signal(signal.SIGINT)
-                out, _ = await run.communicate()
+            words = ("-m", "proxy", "run", workflow, "--set", "5.steps=600")
+            places = ("--server", str(process.url), "--output", str(tmp_path / "out"))
+            async with child(*words, *places, errors=False) as run:
+                assert run.stdout is not None
+                async with asyncio.timeout(PATIENCE):
+                    while b"EmptyLatentImage" not in await run.stdout.readline():
+                        pass
+                    run.send_signal(signal.SIGINT)
+                    out, _ = await run.communicate()
             assert (run.returncode, out.splitlines()[-1]) == (130, b"cancelled")
         assert any(record.path.endswith("/cancel") for record in simulator.requests)
 

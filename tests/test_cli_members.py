@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from process import PATIENCE, serving
+from process import PATIENCE, command, serving
 from quiet import logging_restored
 from team import bearer
 
@@ -107,33 +107,22 @@ def test_damaged_members_keep_the_server_from_starting(run: Any, tmp_path: Path)
 
 
 async def test_a_running_server_hears_of_it_within_a_second(tmp_path: Path) -> None:
-    async def command(*arguments: str) -> str:
-        import sys
-
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "proxy",
-            *arguments,
-            "--data-dir",
-            str(tmp_path),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        output, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
-        assert process.returncode == 0
-        return output.decode().strip()
+    async def told(*words: str) -> str:
+        code, out, _ = await command(*words, "--data-dir", str(tmp_path))
+        assert code == 0
+        return out.strip()
 
     async with (
         serving(tmp_path, "--simulate") as server,
         aiohttp.ClientSession() as session,
     ):
-        await command("member", "add", "ann")
-        token = await command("token", "new", "ann")
+        await told("member", "add", "ann")
+        token = await told("token", "new", "ann")
         await _until(session, server.url / "queue", {}, 401)
         await _until(session, server.url / "queue", bearer(token), 200)
         async with session.ws_connect(server.url / "ws", headers=bearer(token)) as socket:
             await socket.receive(timeout=PATIENCE)
-            await command("token", "revoke", token[:12])
+            await told("token", "revoke", token[:12])
             closed = await socket.receive(timeout=PATIENCE)
             assert closed.data == 1008
         await _until(session, server.url / "queue", bearer(token), 401)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-import sys
 from pathlib import Path
 
 import aiohttp
 import pytest
-from process import serving
+from process import command, serving
 from stack import Client
 
 from proxy.simulator import Simulator
@@ -31,15 +29,10 @@ def config(tmp_path: Path, simulator: Simulator) -> Path:
 
 async def checked(config: Path) -> tuple[int, list[str]]:
     """The exit code of `check`, and what it wrote."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "check", "--config", str(config)),
-        *("--data-dir", str(config.parent / "data")),
-        stdout=asyncio.subprocess.PIPE,
-        env={"PATH": os.environ["PATH"], "HOME": str(config.parent)},
-    )
-    async with asyncio.timeout(60):
-        out, _ = await process.communicate()
-    return process.returncode or 0, out.decode().splitlines()
+    words = ("check", "--config", str(config), "--data-dir", str(config.parent / "data"))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(config.parent)}
+    code, out, _ = await command(*words, environment=environment)
+    return code, out.splitlines()
 
 
 async def test_check_looks_at_every_account(simulator: Simulator, config: Path) -> None:

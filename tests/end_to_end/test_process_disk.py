@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import graphs
 import pytest
-from process import before, serving
+from process import before, command, serving
 from stack import Client, running_proxy
 from structlog.testing import capture_logs
 
@@ -57,17 +57,11 @@ async def refusal(client: Client, path: str = "prompt", **body: Any) -> tuple[in
     return status, answer["error"]["type"]
 
 
-async def exit_of(folder: Path, environment: dict[str, str]) -> tuple[int | None, str]:
+async def exit_of(folder: Path, environment: dict[str, str]) -> tuple[int, str]:
     """Start a process that should not start; its exit code, and what it says."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", "serve", "--port", "0", "--data-dir", str(folder)),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **environment},
-    )
-    async with asyncio.timeout(30):
-        _, said = await process.communicate()
-    return process.returncode, said.decode()
+    words = ("serve", "--port", "0", "--data-dir", str(folder))
+    code, _, said = await command(*words, environment={**os.environ, **environment})
+    return code, said
 
 
 async def test_on_a_full_disk_nothing_is_accepted_and_what_was_comes_to_its_end(

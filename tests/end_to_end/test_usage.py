@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import io
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import aiohttp
 import gated
 import graphs
 from PIL import Image
-from process import PATIENCE, before, serving
+from process import PATIENCE, before, command, serving
 from prometheus_client.parser import text_string_to_metric_families
 from stack import Client, Proxy, running_proxy
 from yarl import URL
@@ -67,16 +66,11 @@ async def metrics(session: aiohttp.ClientSession, url: URL) -> dict[tuple[str, .
     }
 
 
-async def command(folder: Path, *words: str) -> str:
+async def printed(folder: Path, *words: str) -> str:
     """What a command prints about a data folder."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "proxy", *words, "--data-dir", str(folder)),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(PATIENCE):
-        said, _ = await process.communicate()
-    assert process.returncode == 0
-    return said.decode()
+    code, out, _ = await command(*words, "--data-dir", str(folder))
+    assert code == 0
+    return out
 
 
 @asynccontextmanager
@@ -174,18 +168,18 @@ async def test_a_crash_loses_no_job_and_the_command_tells_while_the_server_runs(
             client = Client(session, process.url)
             await client.run(graphs.plain(5))
             await until_used(client, completed=6, submitted=6)
-            (row,) = json.loads(await command(tmp_path, "usage", "--json"))
+            (row,) = json.loads(await printed(tmp_path, "usage", "--json"))
             assert (row["member"], row["submitted"], row["completed"]) == (LOCAL, 6, 6)
-            head, line = (await command(tmp_path, "usage", "--csv")).splitlines()
+            head, line = (await printed(tmp_path, "usage", "--csv")).splitlines()
             assert head.startswith("day,member,submitted,")
             assert line.split(",")[1:5] == [LOCAL, "6", "0", "6"]
-            table = await command(tmp_path, "usage", "--from", "2026-01-01")
+            table = await printed(tmp_path, "usage", "--from", "2026-01-01")
             assert "running seconds" in table
             assert LOCAL in table
-            entries = (await command(tmp_path, "audit", "--action", "submit")).splitlines()
+            entries = (await printed(tmp_path, "audit", "--action", "submit")).splitlines()
             assert len(entries) == 6
             assert await process.stop() == 0
-        (row,) = json.loads(await command(tmp_path, "usage", "--json"))
+        (row,) = json.loads(await printed(tmp_path, "usage", "--json"))
         assert row["completed"] == 6
 
 

@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 from stack import PATIENCE, Client, running_proxy
 
+from proxy.accounts import health
 from proxy.config import AccountSettings
 from proxy.jobs.request import Request
 from proxy.members.member import Limits, Member
@@ -183,8 +184,14 @@ async def test_a_waiting_job_that_is_refused_fails_for_its_client(
 
 @pytest.mark.parametrize("refusal", ["PAYMENT_REQUIRED", "QUEUE_LIMIT", "UNAVAILABLE"])
 async def test_a_job_keeps_its_place_while_the_account_rests(
-    simulator: Simulator, client: Client, opened: asyncio.Event, refusal: str
+    simulator: Simulator,
+    client: Client,
+    opened: asyncio.Event,
+    monkeypatch: pytest.MonkeyPatch,
+    refusal: str,
 ) -> None:
+    for reason in health.RESTS:
+        monkeypatch.setitem(health.RESTS, reason, (0.1, 1.0))
     await client.submit(gated.GRAPH)
     waiting = [await client.submit(graphs.plain(color)) for color in range(2)]
     simulator.switches.update({"refuse_prompt": refusal})

@@ -22,7 +22,7 @@ from proxy.members.directory import (
 from proxy.members.member import LOCAL, Limits, Member
 from proxy.store.base import StoreError
 
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 class Clock:

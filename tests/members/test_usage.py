@@ -17,7 +17,7 @@ from proxy.store.sqlite import SqliteStore
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0
-PATIENCE = 10.0
+PATIENCE = 60.0
 
 
 @dataclass

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 
 import aiohttp
 import pytest
 from graphs import plain, waiting
+from process import PATIENCE, child
 from simulator.visitor import Visitor
 
 from proxy.simulator import Simulator
@@ -108,24 +108,16 @@ def test_a_wrong_switch_ends_with_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 async def test_it_runs_in_a_process_of_its_own() -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "proxy.simulator",
-        "--plan",
-        "pro",
-        "--account",
-        "other=creator",
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "COMFY_CLOUD_API_KEY": "canary"},
-    )
-    assert process.stdout is not None
-    line = (await process.stdout.readline()).decode().split()
-    assert line[:2] == ["listening", "on"]
-    async with aiohttp.ClientSession() as session:
-        for key, status in (("canary", 200), ("other", 200), ("wrong", 401)):
-            headers = {"X-API-Key": key}
-            async with session.get(f"{line[2]}/api/user", headers=headers) as answer:
-                assert answer.status == status
-    process.send_signal(signal.SIGTERM)
-    assert await asyncio.wait_for(process.wait(), 30) == 0
+    words = ("-m", "proxy.simulator", "--plan", "pro", "--account", "other=creator")
+    environment = {**os.environ, "COMFY_CLOUD_API_KEY": "canary"}
+    async with child(*words, environment=environment, errors=False) as process:
+        assert process.stdout is not None
+        line = (await process.stdout.readline()).decode().split()
+        assert line[:2] == ["listening", "on"]
+        async with aiohttp.ClientSession() as session:
+            for key, status in (("canary", 200), ("other", 200), ("wrong", 401)):
+                headers = {"X-API-Key": key}
+                async with session.get(f"{line[2]}/api/user", headers=headers) as answer:
+                    assert answer.status == status
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(process.wait(), PATIENCE) == 0
