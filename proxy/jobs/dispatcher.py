@@ -239,7 +239,7 @@ class Dispatcher:
         if self._send_partner_key and "auth_token_comfy_org" not in extra_data:
             extra_data.setdefault("api_key_comfy_org", lane.account.key)
         if not record.cancelled:
-            await self._keeper.save(record, self.places.turns.state())
+            await self._keeper.save(record, self.places.turns_with(record))
         if record.cancelled:
             raise WithdrawnError
         return await lane.submitter.submit(record, graph, extra_data, patience=patience)
@@ -283,7 +283,7 @@ class Dispatcher:
             self.places.give_back(record)
         self.pump()
         try:
-            await self._keeper.discard(record)
+            await self._keeper.discard(record, turns=self.places.turns_with(record))
         except StoreError as error:
             log.error("record_left_behind", job=record.prompt_id, error=str(error))
 
@@ -327,7 +327,7 @@ class Dispatcher:
             self.places.line.add(record)
             self.pump()
             try:
-                await self._keeper.save(record)
+                await self._keeper.save(record, self.places.turns_with(record))
             except StoreError as error:
                 log.warning("return_unsaved", error=str(error))
             return

@@ -126,14 +126,11 @@ class Keeper:
 
     async def save(self, record: JobRecord, turns: Mapping[str, Any] | None = None) -> None:
         """Write a live job to disk, with the state of the turns if given. Raises `StoreError`."""
-        changes = [Put(LIVE, record.key, record.to_bytes())]
-        if turns is not None:
-            changes.append(Put(TURNS, "state", codec.dump_bytes(turns)))
-        await self._store.write(changes)
+        await self._store.write([Put(LIVE, record.key, record.to_bytes()), *_kept(turns)])
 
-    async def discard(self, *records: JobRecord) -> None:
+    async def discard(self, *records: JobRecord, turns: Mapping[str, Any] | None = None) -> None:
         """Take live jobs from the disk without a trace. Raises `StoreError`."""
-        await self._store.write([Delete(LIVE, record.key) for record in records])
+        await self._store.write([*(Delete(LIVE, one.key) for one in records), *_kept(turns)])
 
     async def forget(self, member: str, prompt_ids: list[str]) -> None:
         """Take ended jobs out of the history, on disk too. Raises `StoreError`."""
@@ -286,6 +283,11 @@ class Keeper:
         self.leave(job)
         log.info("job_ended", cloud_job=job.cloud_id, outcome=outcome, seconds=round(seconds, 3))
         self.observers.ended(job, outcome, seconds, count)
+
+
+def _kept(turns: Mapping[str, Any] | None) -> list[Put]:
+    """The writing of the state of the turns, if there is one to write."""
+    return [] if turns is None else [Put(TURNS, "state", codec.dump_bytes(turns))]
 
 
 def now() -> int:

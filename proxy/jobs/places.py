@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from proxy.accounts.choice import Choice
 from proxy.jobs.lane import Lane
@@ -30,6 +31,7 @@ class Places:
         self._member = member
         self._choice = Choice()
         self._taken: dict[str, JobRecord] = {}
+        self._unsaved: dict[str, JobRecord] = {}
         self._running: dict[str, set[str]] = {name: set() for name in lanes}
         self._forecast: list[Place] | None = None
         self._before: dict[str, int] = {}
@@ -56,10 +58,23 @@ class Places:
         record.charge = self.turns.take(record.member, self._weight(record.member))
         self._choice.took(lane.name, lane.account.weight)
         lane.account.health.sent()
-        self._taken[record.key] = record
+        self._taken[record.key] = self._unsaved[record.key] = record
+
+    def turns_with(self, record: JobRecord) -> dict[str, Any]:
+        """The turns as they are to be kept together with the place of a job.
+
+        Other jobs of which the disk does not know yet that they have a place have not used a turn,
+        as far as a restart is concerned: they wait.
+        """
+        self._unsaved.pop(record.key, None)
+        unused: defaultdict[str, float] = defaultdict(float)
+        for other in self._unsaved.values():
+            unused[other.member] += other.charge / self._weight(other.member)
+        return self.turns.state(unused)
 
     def give_back(self, record: JobRecord) -> None:
         """The job did not go after all: it has neither a place nor used its turn."""
+        self._unsaved.pop(record.key, None)
         if self._taken.get(record.key) is record:
             del self._taken[record.key]
         self.turns.give_back(record.member, self._weight(record.member), record.charge)
@@ -78,6 +93,7 @@ class Places:
         if self._taken.get(record.key) is not record:
             return False
         del self._taken[record.key]
+        self._unsaved.pop(record.key, None)
         self._running[record.account].discard(record.key)
         return True
 

@@ -112,10 +112,17 @@ class Turns:
                 count += first + (tied and queue.orders[first] < order)
         return count
 
-    def state(self) -> dict[str, Any]:
-        """What must be kept to go on with the same order: members that are ahead of the time."""
-        starts = {member: at for member, at in self._starts.items() if at > self._now}
-        return {"now": self._now, "starts": starts, "typical": self._typical}
+    def state(self, unused: Mapping[str, float] | None = None) -> dict[str, Any]:
+        """What must be kept to go on with the same order: members that are ahead of the time.
+
+        `unused` is, by member, what turns have cost that are not to be kept as taken, divided by
+        the weight.
+        """
+        starts = {
+            member: at - (unused or {}).get(member, 0.0) for member, at in self._starts.items()
+        }
+        ahead = {member: at for member, at in starts.items() if at > self._now}
+        return {"now": self._now, "starts": ahead, "typical": self._typical}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on where `state()` was taken. Raises `ValueError`, `TypeError` or `KeyError`."""

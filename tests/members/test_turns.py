@@ -96,6 +96,24 @@ def test_a_restart_changes_no_order(weights: dict[str, float], served: int) -> N
     assert serve(restored, weights, 30) == serve(whole, weights, 30)
 
 
+@given(WEIGHTS, st.integers(0, 30), st.sets(st.sampled_from("abcdefgh")))
+def test_turns_that_nobody_has_used_yet_are_not_kept(
+    weights: dict[str, float], served: int, going: set[str]
+) -> None:
+    turns, untouched = Turns(), Turns()
+    for one in (turns, untouched):
+        serve(one, weights, served)
+    unused = {
+        member: turns.take(member, weights[member]) / weights[member]
+        for member in sorted(going & weights.keys())
+    }
+    kept = turns.state(unused)["starts"]
+    for member, at in untouched.state()["starts"].items():
+        assert kept.get(member, turns.state()["now"]) == pytest.approx(
+            max(at, turns.state()["now"])
+        )
+
+
 def test_by_time_who_runs_long_gets_fewer_turns() -> None:
     turns, seconds, ran = Turns("time"), {"long": 30.0, "short": 10.0}, Counter[str]()
     for _ in range(400):
