@@ -8,7 +8,7 @@ BROWSER := $(VENV)/.browser-installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-.PHONY: help demo test check browser screenshots format docs bench chaos clean
+.PHONY: help demo test check browser screenshots format docs bench load chaos clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ bench: $(DEV) ## measure, and print the tables of the README
 	$(BIN)/python benchmarks/view.py
 	$(BIN)/python benchmarks/object_info.py
 	$(BIN)/python benchmarks/sockets.py
+
+load: $(DEV) ## a thousand jobs of twenty members on five slots: who had which turns
+	$(BIN)/python benchmarks/fairness.py
+	$(BIN)/python benchmarks/dispatch.py
 
 chaos: $(DEV) ## a thousand jobs, faults everywhere, kills in between, and the accounting
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
