@@ -16,8 +16,7 @@ from proxy.local import deviations
 from proxy.local.routes import ROUTES
 
 ROOT = Path(__file__).parent.parent
-PAGES_WITH_LINKS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("[!.]*/*.md"))
-PAGES_WITH_LINKS += ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DOCS = sorted(path.name for path in ROOT.glob("docs/*.md"))
 
 
 def page(name: str) -> str:
@@ -27,6 +26,11 @@ def page(name: str) -> str:
 def uncommented(text: str) -> str:
     """An example with its lines of settings in force."""
     return re.sub(r"(?m)^#(?=[\w\[])", "", text)
+
+
+def anchor(heading: str) -> str:
+    """The part of an address behind `#` that leads to a heading."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("name", reference.PAGES)
@@ -99,12 +103,18 @@ def test_the_example_file_changes_nothing_as_it_is() -> None:
     assert tomllib.loads(page("config.example.toml")) == {}
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", *map(str, Path("docs").glob("*.md"))]
-)
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *(f"docs/{d}" for d in DOCS)])
 def test_links_within_the_project_lead_somewhere(name: str) -> None:
-    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", page(name)):
-        assert ((ROOT / name).parent / target).exists(), target
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", page(name)):
+        path, _, heading = target.partition("#")
+        place = (ROOT / name).parent / path if path else ROOT / name
+        assert place.exists(), target
+        headings = re.findall(r"(?m)^#+ (.+)$", place.read_text("utf-8")) if heading else ()
+        assert not heading or heading in map(anchor, headings), target
+
+
+def test_the_index_has_every_document() -> None:
+    assert set(re.findall(r"\]\((\w+\.md)\)", page("docs/index.md"))) == {*DOCS} - {"index.md"}
 
 
 def test_what_the_readme_makes_can_be_made() -> None:
