@@ -91,6 +91,9 @@ class Intake:
         self._submitting.add(place)
         try:
             found = None if self._check is None else await self._check(member, request)
+            if found is not None and found.node_errors:
+                # The cloud may take a graph that is partly wrong for one that is refused.
+                record.targets = found.outputs
             while self._dispatcher.claim(record, request.extra_data):
                 try:
                     node_errors = await self._submit(record, found)
