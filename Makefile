@@ -45,6 +45,7 @@ bench: $(DEV) ## measure, and print the tables of the README
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/view.py
 	$(BIN)/python benchmarks/object_info.py
+	$(BIN)/python benchmarks/validation.py
 	$(BIN)/python benchmarks/sockets.py
 
 load: $(DEV) ## a thousand jobs of twenty members on five slots: who had which turns

@@ -1,6 +1,6 @@
 """How long it takes to check a graph before it is queued.
 
-    python -m benchmarks.validation
+    python benchmarks/validation.py
 
 The graphs are chains of the usual nodes, against the simulator's catalogue with a list of 2,000
 models in every loader.
