@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -76,6 +76,9 @@ class Mark:
     ended: bool
 
 
+Counted = TypeVar("Counted", Row, Mark)
+
+
 class Usage:
     """Counts, and is an observer of the jobs. `now` gives seconds since 1970.
 
@@ -100,7 +103,7 @@ class Usage:
     async def start(self) -> None:
         """Read today's counts, and write from now on. Raises `StoreError`."""
         async for key, data in self._store.scan(USAGE, f"{self._current_day()}/"):
-            self._today[key.partition("/")[2]] = _ROW.decode(data)
+            self._today[key.partition("/")[2]] = _read(_ROW, key, data) or Row()
         self._writer = asyncio.create_task(self._write_now_and_then(), name="write usage")
 
     async def close(self) -> None:
@@ -203,7 +206,8 @@ class Usage:
 
     async def marks(self) -> dict[str, Mark]:
         """How far each job has been counted, by member and id (`member/prompt_id`)."""
-        return {key: _MARK.decode(data) async for key, data in self._store.scan(MARKS)}
+        read = {key: _read(_MARK, key, data) async for key, data in self._store.scan(MARKS)}
+        return {key: mark for key, mark in read.items() if mark is not None}
 
     async def forget_marks(self, keys: list[str]) -> None:
         """Drop the marks of jobs that are kept no longer."""
@@ -228,7 +232,8 @@ class Usage:
         changes: list[Put | Delete] = []
         for key, row in rows.items():
             stored = await self._store.get(USAGE, key)
-            total = Row() if stored is None else _ROW.decode(stored)
+            total = None if stored is None else _read(_ROW, key, stored)
+            total = total or Row()
             total.add(row)
             changes.append(Put(USAGE, key, msgspec.json.encode(total)))
         for key, mark in marks.items():
@@ -265,6 +270,15 @@ _ROW = msgspec.json.Decoder(Row)
 _MARK = msgspec.json.Decoder(Mark)
 
 
+def _read(decoder: msgspec.json.Decoder[Counted], key: str, data: bytes) -> Counted | None:
+    """A stored document; `None` if it is damaged, which must not keep the others from use."""
+    try:
+        return decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        log.warning("usage_unreadable", key=key, reason=str(error))
+        return None
+
+
 def select(
     documents: Mapping[str, bytes], first: str, last: str, member: str | None = None
 ) -> list[MemberDay]:
@@ -273,7 +287,9 @@ def select(
     for key in sorted(documents):
         day, _, name = key.partition("/")
         if first <= day <= last and member in (None, name):
-            chosen.append(MemberDay(day, name, _ROW.decode(documents[key])))
+            used = _read(_ROW, key, documents[key])
+            if used is not None:
+                chosen.append(MemberDay(day, name, used))
     return chosen
 
 

@@ -152,7 +152,7 @@ async def test_a_damaged_record_is_left_out_and_the_others_are_known(
     collections = [
         name for (name,) in connection.execute("SELECT DISTINCT collection FROM documents")
     ]
-    for collection in {*collections, "jobs"}:
+    for collection in {*collections, "jobs", "usage", "usage_marks"}:
         for number, value in enumerate((b"", b"{", b"null", b"{}", b"\xff\x00")):
             row = (collection, f"local/damaged-{number}", value)
             connection.execute("INSERT INTO documents VALUES (?, ?, ?)", row)

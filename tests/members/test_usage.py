@@ -71,6 +71,25 @@ async def test_a_job_that_left_is_taken_back_on_its_day(store: SqliteStore, cloc
     assert await usage.marks() == {}
 
 
+@pytest.mark.parametrize(
+    "damaged", [b"", b"{", b"null", b"[]", b"\xff\x00", b'{"outputs": "\xff"}']
+)
+async def test_a_damaged_count_is_left_out_and_counted_anew(
+    store: SqliteStore, clock: Clock, damaged: bytes
+) -> None:
+    for key in "2026-11-23/bob", "2026-11-24/alice":
+        await store.put("usage", key, damaged)
+    await store.put("usage_marks", "alice/none", damaged)
+    usage = Usage(store, now=clock)
+    await usage.start()
+    assert await usage.marks() == {}
+    usage.accepted(Job())
+    await usage.close()
+    (row,) = await usage.days("2026-11-23", "2026-11-24")
+    assert (row.member, row.used) == ("alice", Row(submitted=1))
+    assert await usage.marks() == {"alice/one": Mark(Job().create_time, ended=False)}
+
+
 async def test_counts_of_today_are_there_after_a_restart(store: SqliteStore, clock: Clock) -> None:
     usage = Usage(store, now=clock)
     await usage.start()
