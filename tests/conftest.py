@@ -7,10 +7,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from hypothesis import settings
 from quiet import logging_restored
 from stack import Client, Proxy, running_proxy
 
 from proxy.simulator import Simulator
+
+# The same examples everywhere, and none is too slow: a busy machine is no counterexample.
+settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)
