@@ -127,7 +127,7 @@ class Board:
         return [
             {
                 "member": one.member,
-                "jobs": one.used.submitted - one.used.withdrawn,
+                "jobs": one.used.submitted,
                 "failed": one.used.failed,
                 "seconds": one.used.running_seconds,
                 "outputs": one.used.outputs,
@@ -189,5 +189,5 @@ def _failure(member: str, summary: Mapping[str, Any]) -> dict[str, Any]:
         "member": member,
         "ended": summary["execution_end_time"],
         "node": error.get("node_type") or error.get("node_id") or "",
-        "message": error.get("exception_message") or "",
+        "message": str(error.get("exception_message") or "").strip(),
     }

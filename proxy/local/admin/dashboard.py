@@ -72,6 +72,8 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     )
     door, admission = request.app[DOOR], request[ADMISSION]
     await stream.prepare(request)
+    if request.method == "HEAD":
+        return stream
     told = board.bell.members_version
     with board.bell.heard() as woken, contextlib.suppress(ConnectionError):
         while not board.bell.closed and door.stands(admission):

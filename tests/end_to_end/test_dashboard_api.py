@@ -1,0 +1,140 @@
+"""What the dashboard is made of, as programs see it: state, events, cancelling."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from stack import PATIENCE
+from team import Team, bearer, running_team
+
+from proxy.simulator import Simulator
+
+
+@pytest.fixture
+async def team(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Team]:
+    async with running_team(simulator, tmp_path, slots=1, slots_ahead=0) as team:
+        yield team
+
+
+async def submit(session: aiohttp.ClientSession, team: Team, token: str, graph: Any) -> str:
+    async with session.post(
+        team.url / "prompt", json={"prompt": graph}, headers=bearer(token)
+    ) as answer:
+        assert answer.status == 200, await answer.text()
+        return str((await answer.json())["prompt_id"])
+
+
+async def state(session: aiohttp.ClientSession, team: Team, token: str) -> dict[str, Any]:
+    async with session.get(team.url / "proxy/api/state", headers=bearer(token)) as answer:
+        assert answer.status == 200
+        return dict(await answer.json())
+
+
+async def events(stream: aiohttp.ClientResponse) -> AsyncIterator[tuple[str, Any]]:
+    """The server-sent events, as name and data."""
+    async with asyncio.timeout(PATIENCE):
+        name = ""
+        async for line in stream.content:
+            field, _, value = line.decode().rstrip("\n").partition(":")
+            if field == "event":
+                name = value.strip()
+            elif field == "data":
+                yield name, json.loads(value) if value.strip() else None
+
+
+async def test_an_admin_sees_all_and_a_member_the_own(
+    simulator: Simulator, team: Team, session: aiohttp.ClientSession
+) -> None:
+    runs = await submit(session, team, team.ann, graphs.waiting())
+    waits = await submit(session, team, team.bob, graphs.waiting())
+    seen = await state(session, team, team.ann)
+    assert [job["id"] for job in seen["running"]] == [runs]
+    assert [(job["id"], job["turn"], job["reason"]) for job in seen["waiting"]] == [
+        (waits, 1, "every slot is taken")
+    ]
+    assert [account["used"] for account in seen["accounts"]] == [1]
+    assert {row["member"] for row in seen["usage"]} == {"ann", "bob"}
+    assert seen["viewer"] == {"name": "ann", "role": "admin", "gateway": True, "signed_in": False}
+    own = await state(session, team, team.bob)
+    assert (own["running"], own["accounts"]) == ([], [])
+    assert [job["id"] for job in own["waiting"]] == [waits]
+    assert {row["member"] for row in own["usage"]} == {"bob"}
+
+
+async def test_events_follow_a_job_to_its_failure(
+    team: Team, session: aiohttp.ClientSession
+) -> None:
+    url = team.url / "proxy/api/events"
+    async with session.get(url, headers=bearer(team.ann)) as stream:
+        assert stream.content_type == "text/event-stream"
+        told = events(stream)
+        assert (await anext(told))[1]["failures"] == []
+        failing = await submit(session, team, team.bob, graphs.raising())
+        async for _, seen in told:
+            if seen["failures"]:
+                break
+        (failure,) = seen["failures"]
+        assert (failure["id"], failure["member"], failure["node"], failure["message"]) == (
+            failing,
+            "bob",
+            "SimulatorRaise",
+            "boom",
+        )
+    async with session.delete(url, headers=bearer(team.ann)) as answer:
+        assert answer.status == 405
+
+
+async def test_the_events_end_with_the_access(team: Team, session: aiohttp.ClientSession) -> None:
+    url = team.url / "proxy/api/events"
+    async with (
+        session.get(url, headers=bearer(team.bob)) as bobs,
+        session.get(url, headers=bearer(team.ann)) as anns,
+    ):
+        bob, ann = events(bobs), events(anns)
+        await anext(bob)
+        await anext(ann)
+        await team.members.change("bob", disabled=True)
+        async for name, _ in ann:
+            if name == "members":
+                break
+        async for _ in bob:
+            pass
+
+
+async def test_head_brings_no_stream(team: Team, session: aiohttp.ClientSession) -> None:
+    url = team.url / "proxy/api/events"
+    async with session.head(url, headers=bearer(team.ann)) as answer:
+        assert (answer.status, answer.content_type) == (200, "text/event-stream")
+
+
+@pytest.mark.parametrize("who", ["ann", "bob"])
+async def test_an_admin_cancels_for_others_and_a_member_for_nobody_else(
+    team: Team, session: aiohttp.ClientSession, who: str
+) -> None:
+    other = "bob" if who == "ann" else "ann"
+    prompt_id = await submit(session, team, getattr(team, other), graphs.waiting())
+    async with session.post(
+        team.url / "proxy/api/jobs/cancel",
+        json={"member": other, "id": prompt_id},
+        headers=bearer(getattr(team, who)),
+    ) as answer:
+        assert answer.status == (200 if who == "ann" else 403)
+        said = await answer.json()
+    assert said == {"cancelled": True} if who == "ann" else said["error"]["type"] == "admins_only"
+
+
+@pytest.mark.parametrize("body", [{}, {"member": "ann"}, {"member": 1, "id": "x"}, []])
+async def test_what_names_no_job_is_400(
+    team: Team, session: aiohttp.ClientSession, body: Any
+) -> None:
+    async with session.post(
+        team.url / "proxy/api/jobs/cancel", json=body, headers=bearer(team.ann)
+    ) as answer:
+        assert answer.status == 400
