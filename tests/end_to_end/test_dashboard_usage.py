@@ -1,0 +1,35 @@
+"""Today's usage on the dashboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+from team import Team, bearer, running_team
+
+from proxy.simulator import Simulator
+
+
+async def used(session: aiohttp.ClientSession, team: Team) -> list[dict[str, Any]]:
+    url = team.url / "proxy/api/state"
+    async with session.get(url, headers=bearer(team.bob)) as answer:
+        return list((await answer.json())["usage"])
+
+
+async def test_a_job_that_left_while_it_waited_is_not_counted(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with running_team(simulator, tmp_path, slots=1, slots_ahead=0) as team:
+        ids = []
+        for seconds in (30.0, 31.0):
+            body = {"prompt": graphs.waiting(seconds)}
+            url = team.url / "prompt"
+            async with session.post(url, json=body, headers=bearer(team.bob)) as answer:
+                ids.append((await answer.json())["prompt_id"])
+        assert [row["jobs"] for row in await used(session, team)] == [2]
+        url, body = team.url / "queue", {"delete": ids[1:]}
+        async with session.post(url, json=body, headers=bearer(team.bob)) as answer:
+            assert answer.status == 200
+        assert [row["jobs"] for row in await used(session, team)] == [1]
