@@ -227,6 +227,8 @@ def ask(connection: socket.socket, sent: bytes) -> tuple[int, bytes, bool]:
         answer.begin()
         if answer.status == 101:
             return 101, b"", False
+        if answer.headers.get_content_type() == "text/event-stream":
+            return answer.status, answer.readline(), False
         return answer.status, answer.read(), not answer.will_close
 
 
