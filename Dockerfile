@@ -19,7 +19,9 @@ COPY --from=build /opt/proxy /opt/proxy
 # A container's own loopback is of no use to others, hence 0.0.0.0. The proxy refuses it until
 # --insecure-allow-anyone or COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 says that the network is private.
 # Docker kills ten seconds after SIGTERM, so running requests have a little less to finish.
+# Uploads under way are files without a name: in the volume, since a tmpfs would be memory.
 ENV PATH=/opt/proxy/bin:$PATH \
+    TMPDIR=/data \
     COMFY_PROXY_HOST=0.0.0.0 \
     COMFY_PROXY_PORT=8188 \
     COMFY_PROXY_DATA_DIR=/data \

@@ -104,11 +104,12 @@ def test_nothing_declared_is_left_over(path: Path) -> None:
 def test_its_proxy_is_bounded_and_reached_by_no_published_port(path: Path) -> None:
     (service,) = proxies(path)
     assert (path.parent / service["build"] / "Dockerfile").resolve() == ROOT / "Dockerfile"
-    assert not {"ports", "user"} & service.keys()
+    assert not {"ports", "user", "tmpfs"} & service.keys()
     assert {"mem_limit", "cpus", "pids_limit", "read_only", "cap_drop"} <= service.keys()
     grace = int(service["stop_grace_period"].removesuffix("s"))
     assert grace > int(image_environment()["COMFY_PROXY_SHUTDOWN_TIMEOUT"])
     assert f":{instruction('VOLUME')}" in service["volumes"][0]
+    assert image_environment()["TMPDIR"] == instruction("VOLUME")
 
 
 @each_project
