@@ -49,7 +49,7 @@ def following(tmp_path: Path) -> Following:
         )
         task = asyncio.create_task(account_keys.follow())
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 yield used
         finally:
             task.cancel()
@@ -148,7 +148,7 @@ async def several(tmp_path: Path) -> AsyncIterator[tuple[asyncio.Queue[tuple[str
     keys = AccountKeys(settings, accounts, use, asked=asyncio.Event(), interval=0.01)
     task = asyncio.create_task(keys.follow())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             yield used, tmp_path
     finally:
         task.cancel()
@@ -193,7 +193,7 @@ async def test_a_key_in_a_table_is_read_when_asked_for(tmp_path: Path) -> None:
     write(config, f'[[accounts]]\nname = "a"\nkey = "{SECOND}"')
     task = asyncio.create_task(keys.follow())
     asked.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert await used.get() == ("a", SECOND)
     task.cancel()
     await asyncio.wait([task])

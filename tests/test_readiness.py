@@ -80,7 +80,7 @@ async def test_a_cloud_that_does_not_answer_is_not_waited_for() -> None:
     assert (await readiness.report()).reason is None
     world.user = "silence"
     assert (await readiness.report()).reason is None
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while "cannot be reached" not in ((await readiness.report()).reason or ""):
             pass
     await readiness.close()
@@ -88,7 +88,7 @@ async def test_a_cloud_that_does_not_answer_is_not_waited_for() -> None:
 
 async def test_before_the_cloud_has_answered_once_nothing_is_ready() -> None:
     readiness = World(user="silence").readiness(wait=0.02)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert "has not answered yet" in ((await readiness.report()).reason or "")
     await readiness.close()
 

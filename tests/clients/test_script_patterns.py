@@ -67,7 +67,7 @@ def script(server: URL) -> Script:
 def socket(script: Script) -> Iterator[Any]:
     opened = websocket.WebSocket()
     url = script.server.with_scheme("ws") / "ws"
-    opened.connect(str(url.with_query(clientId=script.client_id)), timeout=20)
+    opened.connect(str(url.with_query(clientId=script.client_id)), timeout=60)
     yield opened
     opened.close()
 

@@ -48,7 +48,7 @@ async def client(simulator: Simulator) -> AsyncIterator[CloudClient]:
 
 
 async def ended(client: CloudClient, cloud_id: str) -> Snapshot:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             job = await client.job(cloud_id)
             if job is not None and job.settled and job.outputs is not None:
@@ -200,7 +200,7 @@ class Events:
         self.changed.set()
 
     async def until(self, happened: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not happened():
                 self.changed.clear()
                 await self.changed.wait()

@@ -76,7 +76,7 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_was_comes_to_its_end(
             assert await refusal(client) == (503, "store_unavailable")
             await simulator.wait_for_end(job)
             with capture_logs() as logs:
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(60):
                     while not any(one["event"] == "store_refuses" for one in logs):
                         await listener.next()
             assert (await client.get(f"history/{accepted}"))[1] == {}

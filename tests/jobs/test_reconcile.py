@@ -52,7 +52,7 @@ class Cloud:
         return self.listed
 
     async def until_asked(self, times: int) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(self.asked) < times:
                 self._news.clear()
                 await self._news.wait()

@@ -47,7 +47,7 @@ Gather = Callable[[int], tuple[Crowd, list[Ear]]]
 
 
 async def everybody(ears: list[Ear]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for ear in ears:
             await ear.pricked.wait()
 

@@ -93,7 +93,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path:
 async def rest(reader: asyncio.StreamReader) -> bytes:
     """All that comes until the connection is closed."""
     data = b""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(65536):
                 data += chunk
@@ -227,7 +227,7 @@ async def test_a_place_that_becomes_free_is_given_again(running: Any) -> None:
         refused, _ = await server.connect(HEAD + b"\r\n")
         assert b" 503 " in await rest(refused)
         writer.close()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 reader, _ = await server.connect(HEAD + b"\r\n")
                 if b" 200 " in await reader.readline():
@@ -267,7 +267,7 @@ async def test_stopping_waits_for_an_answer_under_way(running: Any) -> None:
         reader, _ = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
         await server.began.wait()
         stopping = asyncio.create_task(server.server.stop())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await server.refuses():
                 pass
         assert not stopping.done()
