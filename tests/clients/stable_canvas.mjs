@@ -1,9 +1,10 @@
 // Does what its first argument names with @stable-canvas/comfyui-client; prints JSON.
-import { Client, Workflow } from "@stable-canvas/comfyui-client";
+import { Client, Workflow, plugins } from "@stable-canvas/comfyui-client";
 import WebSocket from "ws";
 
-const [scenario, host] = process.argv.slice(2);
+const [scenario, host, token] = process.argv.slice(2);
 const client = new Client({ api_host: host, WebSocket, fetch });
+if (token) client.use(new plugins.LoginAuthPlugin({ token }));
 
 function textToImage(seed) {
   const workflow = new Workflow();
@@ -30,7 +31,8 @@ const failing = {
 
 async function fetched(result) {
   const urls = result.images.filter((image) => image.type === "url").map((image) => image.data);
-  const answers = await Promise.all(urls.map((url) => fetch(url)));
+  const query = token ? `&token=${token}` : "";
+  const answers = await Promise.all(urls.map((url) => fetch(url + query)));
   return answers.map((answer) => [answer.status, answer.headers.get("content-type")]);
 }
 
