@@ -35,11 +35,11 @@ class Gateway:
     tokens: dict[str, str]
     session: aiohttp.ClientSession
 
-    async def submit(self, member: str, graph: dict[str, object]) -> str:
+    async def submit(self, member: str, graph: dict[str, object], **more: object) -> str:
         """Submit a job; its id."""
         headers = {"Authorization": f"Bearer {self.tokens[member]}"}
         async with self.session.post(
-            self.url / "prompt", json={"prompt": graph}, headers=headers
+            self.url / "prompt", json={"prompt": graph, **more}, headers=headers
         ) as answer:
             assert answer.status == 200, await answer.text()
             return str(json.loads(await answer.read())["prompt_id"])
@@ -95,6 +95,28 @@ async def test_an_admin_sees_everybody_and_cancels_a_waiting_job(
         await page.keyboard.press("Enter")
         await waiting.wait_for(state="detached")
         await page.locator("#usage tbody tr").filter(has_text="ben").wait_for()
+
+
+async def test_jobs_of_two_members_may_have_one_id(
+    chrome: Browser, gateway: Gateway, simulator: Simulator
+) -> None:
+    simulator.switches.pace = 0.5
+    prompt_id = "0f0f0f0f-0000-4000-8000-000000000000"
+    async with signed_in(chrome, gateway, "anna") as page:
+        await gateway.submit("anna", graphs.sampled(steps=60))
+        for member in ("anna", "ben"):
+            await gateway.submit(member, graphs.sampled(steps=60), prompt_id=prompt_id)
+        waiting = page.locator("#waiting tbody tr")
+        for member in ("anna", "ben"):
+            await waiting.filter(has_text=member).wait_for()
+        for member in ("ben", "anna"):
+            headers = {"Authorization": f"Bearer {gateway.tokens[member]}"}
+            async with gateway.session.post(
+                gateway.url / "queue", json={"clear": True}, headers=headers
+            ) as answer:
+                assert answer.status == 200
+            await waiting.filter(has_text=member).wait_for(state="detached")
+        assert await waiting.count() == 0
 
 
 async def test_a_failure_is_shown_with_its_node(

@@ -1,12 +1,14 @@
-"""Today's usage on the dashboard."""
+"""What the dashboard counts, and how often."""
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import graphs
+from stack import PATIENCE
 from team import Team, bearer, running_team
 
 from proxy.simulator import Simulator
@@ -33,3 +35,23 @@ async def test_a_job_that_left_while_it_waited_is_not_counted(
         async with session.post(url, json=body, headers=bearer(team.bob)) as answer:
             assert answer.status == 200
         assert [row["jobs"] for row in await used(session, team)] == [1]
+
+
+async def test_a_job_that_failed_twice_under_one_id_is_one_failure(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    prompt_id = "0f0f0f0f-0000-4000-8000-000000000000"
+    body = {"prompt": graphs.raising(), "prompt_id": prompt_id}
+    async with running_team(simulator, tmp_path) as team, asyncio.timeout(PATIENCE):
+        headers = bearer(team.bob)
+        for _ in range(2):
+            async with session.post(team.url / "prompt", json=body, headers=headers) as answer:
+                assert answer.status == 200
+            remaining = 1
+            while remaining:
+                await asyncio.sleep(0.05)
+                async with session.get(team.url / "prompt", headers=headers) as answer:
+                    remaining = (await answer.json())["exec_info"]["queue_remaining"]
+        async with session.get(team.url / "proxy/api/state", headers=headers) as answer:
+            failures = (await answer.json())["failures"]
+        assert [failure["id"] for failure in failures] == [prompt_id]

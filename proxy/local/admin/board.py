@@ -152,7 +152,7 @@ class Board:
         shown = [
             _failure(one, summary)
             for one in members
-            for prompt_id in self.bell.failed.get(one, ())
+            for prompt_id in dict.fromkeys(self.bell.failed.get(one, ()))
             if (summary := self.jobs.ended_summary(one, prompt_id)) is not None
         ]
         return sorted(shown, key=lambda job: -job["ended"])[:FAILURES]

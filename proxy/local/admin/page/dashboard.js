@@ -73,6 +73,8 @@ function duration(ms) {
 
 const clock = (ms) => (ms ? new Date(ms).toLocaleString() : "");
 const short = (id) => ({ text: id.slice(0, 8), title: id });
+/** Two members' jobs may have the same id: clients choose them. */
+const keyOf = (job) => `${job.member}/${job.id}`;
 const plain = (value) => (value == null ? "" : String(value));
 
 function limits(member) {
@@ -105,13 +107,13 @@ function draw() {
   };
   for (const [name, value] of Object.entries(shown)) set($(`#summary [data-of=${name}]`), String(value));
 
-  rows($("#running"), running, (job) => job.id, (job) => [
+  rows($("#running"), running, keyOf, (job) => [
     job.member, short(job.id),
     { bar: job.progress, label: `${Math.round(100 * job.progress)} %` },
     job.started ? plain(job.node) : { text: "about to start", css: "quiet" },
     duration(now - (job.started ?? job.created)), job.account, cancelButton(job),
   ]);
-  rows($("#waiting"), waiting, (job) => job.id, (job) => [
+  rows($("#waiting"), waiting, keyOf, (job) => [
     job.turn, job.member, short(job.id), plain(job.number), { text: job.reason, css: "text" },
     duration(now - job.created), cancelButton(job),
   ]);
@@ -129,7 +131,7 @@ function draw() {
       : { text: "good", css: "good" },
     account.events ? { text: "connected", css: "good" } : { text: "not connected", css: "quiet" },
   ]);
-  rows($("#failures"), failures, (job) => job.id, (job) => [
+  rows($("#failures"), failures, keyOf, (job) => [
     { text: `${duration(now - job.ended)} ago`, title: clock(job.ended) }, job.member, short(job.id),
     { text: job.node, css: "text" }, { text: job.message, css: "text" },
   ]);
