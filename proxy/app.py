@@ -31,7 +31,7 @@ from proxy.local.server import Server
 from proxy.local.services import Services
 from proxy.local.tls import Certificate, CertificateError
 from proxy.local.web_packages import WebInterface
-from proxy.members import directory
+from proxy.members.database import FILE
 from proxy.members.directory import Directory
 from proxy.members.permits import check_classes
 from proxy.readiness import Readiness
@@ -265,8 +265,7 @@ def _hangup() -> asyncio.Event:
 def unreadable_members(folder: Path, error: StoreError) -> str:
     """The sentence for a data folder whose members cannot be read."""
     return (
-        f"The members cannot be read ({error}): repair {folder / directory.FILE}, or restore it "
-        "from a copy."
+        f"The members cannot be read ({error}): repair {folder / FILE}, or restore it from a copy."
     )
 
 

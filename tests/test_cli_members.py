@@ -16,7 +16,7 @@ from team import bearer
 from proxy.cli import main
 from proxy.cli.serve import refuse_open_door
 from proxy.config import ConfigError, Settings
-from proxy.members.directory import FILE
+from proxy.members.database import FILE
 
 
 @pytest.fixture

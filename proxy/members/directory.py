@@ -11,36 +11,28 @@ import contextlib
 import re
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
-from filelock import FileLock, Timeout
 
 from proxy.members import tokens
+from proxy.members.database import FILE, MEMBERS, REMOVED, TOKENS, USES, Database, put
 from proxy.members.member import LOCAL, Member
 from proxy.members.sessions import Sessions
 from proxy.members.tokens import Token, Use
 from proxy.store.base import Delete, Put, StoreError
-from proxy.store.sqlite import SqliteStore
 
 log = structlog.get_logger(__name__)
-
-FILE = "members.sqlite"
 
 #: Seconds between two looks for changes by another process.
 INTERVAL = 0.25
 #: The last use of a token is written at most once in so many ms.
 USE_INTERVAL = 60_000
-#: How long a change waits for that of another process, in seconds.
-_PATIENCE = 5.0
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9_-])?", re.ASCII)
-
-_MEMBERS, _TOKENS, _USES, _REMOVED = "members", "tokens", "uses", "removed"
 
 #: The one member of a proxy without members.
 _ANYONE = Member(LOCAL, role="admin")
@@ -71,7 +63,7 @@ class Access:
 
 
 class Directory:
-    """The members and their tokens. Without a store they are kept in memory alone.
+    """The members and their tokens. Without a database they are kept in memory alone.
 
     Without members the proxy is a tool for one: everybody is the member `local`. Once a process
     has known a member this is over for its life, so that removing the last member does not open
@@ -79,21 +71,19 @@ class Directory:
     """
 
     def __init__(
-        self, store: SqliteStore | None = None, *, now: Callable[[], float] = time.time
+        self, database: Database | None = None, *, now: Callable[[], float] = time.time
     ) -> None:
-        self.sessions = Sessions(store, now=now)
-        self._store = store
+        self.sessions = Sessions(database.store if database is not None else None, now=now)
+        self._database = database
         self._now = now
         self._members: dict[str, Member] = {}
         self._tokens: dict[str, Token] = {}
         self._uses: dict[str, Use] = {}
         self._removed: dict[str, str] = {}
         self._gated = False
-        self._version = -1
         self._written: dict[str, int] = {}
         self._changed: list[Callable[[], None]] = []
         self._changing = asyncio.Lock()
-        self._lock: FileLock | None = None
         self._watching: asyncio.Task[None] | None = None
 
     @classmethod
@@ -103,14 +93,9 @@ class Directory:
         Raises `StoreError` when its file cannot be opened or is damaged: never does a broken file
         pass for a proxy without members.
         """
+        directory = cls(await Database.open(folder))
         try:
-            await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"cannot make the folder {folder}: {error}") from error
-        directory = cls(await SqliteStore.open(folder / FILE, set_aside=False))
-        directory._lock = FileLock(folder / "members.lock", thread_local=False)
-        try:
-            await directory._load()
+            await directory._load_if_changed()
             await directory.sessions.load()
         except StoreError:
             await directory.close()
@@ -126,10 +111,10 @@ class Directory:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])
-        if self._store is not None:
+        if self._database is not None:
             with contextlib.suppress(StoreError):
                 await self._write_uses(every=True)
-            await self._store.close()
+            await self._database.close()
 
     # --- asking ----------------------------------------------------------------------------
 
@@ -225,7 +210,7 @@ class Directory:
                     "choose another name, or restore that member with its data (--restore)."
                 )
             member = replace(member, name=self._removed.get(key, member.name), created=self._ms())
-            await self._write(_put(_MEMBERS, key, member), Delete(_REMOVED, key))
+            await self._write(put(MEMBERS, key, member), Delete(REMOVED, key))
             self._removed.pop(key, None)
             self._members[key] = member
         return member
@@ -237,7 +222,7 @@ class Directory:
         async with self._change():
             member = self.find(name)
             changed = replace(member, limits=replace(member.limits, **(limits or {})), **fields)
-            await self._write(_put(_MEMBERS, name.lower(), changed))
+            await self._write(put(MEMBERS, name.lower(), changed))
             self._members[name.lower()] = changed
         return changed
 
@@ -248,9 +233,9 @@ class Directory:
             key = name.lower()
             gone = [token.id for token in self.tokens(member.name)]
             await self._write(
-                Delete(_MEMBERS, key),
-                _put(_REMOVED, key, member.name),
-                *(Delete(kind, id_) for id_ in gone for kind in (_TOKENS, _USES)),
+                Delete(MEMBERS, key),
+                put(REMOVED, key, member.name),
+                *(Delete(kind, id_) for id_ in gone for kind in (TOKENS, USES)),
             )
             del self._members[key]
             self._removed[key] = member.name
@@ -270,7 +255,7 @@ class Directory:
             text, token = tokens.make(member.name, note=note, created=now, expires=expires)
             while token.id in self._tokens:
                 text, token = tokens.make(member.name, note=note, created=now, expires=expires)
-            await self._write(_put(_TOKENS, token.id, token))
+            await self._write(put(TOKENS, token.id, token))
             self._tokens[token.id] = token
         return text, token
 
@@ -288,7 +273,7 @@ class Directory:
         """Revoke the one token whose id begins so. Raises `UnknownTokenError`."""
         async with self._change():
             token = self.find_token(prefix)
-            await self._write(Delete(_TOKENS, token.id), Delete(_USES, token.id))
+            await self._write(Delete(TOKENS, token.id), Delete(USES, token.id))
             del self._tokens[token.id]
             self._uses.pop(token.id, None)
         return token
@@ -301,53 +286,31 @@ class Directory:
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
         """One change at a time among all processes, each on what the one before has left."""
-        async with self._changing:
-            if self._lock is not None:
-                try:
-                    await asyncio.to_thread(self._lock.acquire, timeout=_PATIENCE)
-                except (Timeout, OSError) as error:
-                    raise StoreError(f"the members cannot be changed: {error}") from error
-            try:
-                await self._load_if_changed()
-                yield
-            finally:
-                if self._lock is not None:
-                    self._lock.release()
+        alone = self._database.locked() if self._database is not None else nullcontext()
+        async with self._changing, alone:
+            await self._load_if_changed()
+            yield
             self._gated = self._gated or bool(self._members)
         self._tell()
 
     async def _write(self, *changes: Put | Delete) -> None:
-        if self._store is not None:
-            await self._store.write(changes)
+        if self._database is not None:
+            await self._database.write(*changes)
 
     async def _load_if_changed(self) -> bool:
-        if self._store is None or await self._store.version() == self._version:
+        held = await self._database.news() if self._database is not None else None
+        if held is None:
             return False
-        await self._load()
-        return True
-
-    async def _load(self) -> None:
-        store = self._store
-        if store is None:
-            return
-        version = await store.version()
-        try:
-            members = {k: _MEMBER.decode(v) async for k, v in store.scan(_MEMBERS)}
-            known = {k: _TOKEN.decode(v) async for k, v in store.scan(_TOKENS)}
-            uses = {k: _USE.decode(v) async for k, v in store.scan(_USES)}
-            removed = {k: _TEXT.decode(v) async for k, v in store.scan(_REMOVED)}
-        except msgspec.DecodeError as error:
-            raise StoreError(f"the members' database holds what is no member: {error}") from error
-        self._members, self._tokens, self._removed = members, known, removed
-        for id_ in self._uses.keys() - known.keys():
+        self._members, self._tokens, self._removed = held.members, held.tokens, held.removed
+        for id_ in self._uses.keys() - held.tokens.keys():
             del self._uses[id_]
-        for id_, use in uses.items():
+        for id_, use in held.uses.items():
             ours = self._uses.get(id_)
-            if id_ in known and (ours is None or ours.at < use.at):
+            if id_ in held.tokens and (ours is None or ours.at < use.at):
                 self._uses[id_] = use
                 self._written[id_] = use.at
-        self._version = version
-        self._gated = self._gated or bool(members)
+        self._gated = self._gated or bool(held.members)
+        return True
 
     async def _watch(self) -> None:
         last, failing = self._ms(), False
@@ -381,7 +344,7 @@ class Directory:
             and id_ in self._tokens
         }
         if due:
-            await self._write(*(_put(_USES, id_, use) for id_, use in due.items()))
+            await self._write(*(put(USES, id_, use) for id_, use in due.items()))
             self._written.update((id_, use.at) for id_, use in due.items())
 
     def _tell(self) -> None:
@@ -398,16 +361,6 @@ async def any_members(folder: Path) -> bool:
         return directory.has_members
     finally:
         await directory.close()
-
-
-_MEMBER = msgspec.json.Decoder(Member)
-_TOKEN = msgspec.json.Decoder(Token)
-_USE = msgspec.json.Decoder(Use)
-_TEXT = msgspec.json.Decoder(str)
-
-
-def _put(collection: str, key: str, value: Member | Token | Use | str) -> Put:
-    return Put(collection, key, msgspec.json.encode(value))
 
 
 def _quoted(name: str) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.members import tokens
+from proxy.members.database import FILE
 from proxy.members.directory import (
-    FILE,
     Directory,
     DirectoryError,
     NameTakenError,
