@@ -232,10 +232,6 @@ class Jobs:
         job = self._ledgers[member].live.get(prompt_id)
         return job is not None and await self._canceller.cancel([job])
 
-    async def cancel_all(self, member: str) -> bool:
-        """Cancel everything of a member that waits or runs; false if there was nothing."""
-        return await self._canceller.cancel(list(self._ledgers[member].live.values()))
-
     async def delete_history(self, member: str, prompt_ids: Iterable[str]) -> None:
         """Forget ended jobs; nothing is deleted on the cloud."""
         await self._keeper.forget(member, list(prompt_ids))
