@@ -100,14 +100,17 @@ async def test_a_partly_valid_graph_runs_and_tells_its_errors(client: Client) ->
 
 
 async def test_a_job_that_was_only_announced_ends_as_lost(
-    simulator: Simulator, client: Client
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     simulator.switches.partly_valid = "ghost"
     graph = graphs.plain()
     graph["5"] = {"class_type": "SaveImage", "inputs": {"filename_prefix": "x"}}
-    async with client.listening() as listener:
-        _, body = await client.post("prompt", {"prompt": graph, "client_id": client.client_id})
-        await listener.until_end(body["prompt_id"])
+    async with running_proxy(simulator, tmp_path, validate_graphs=False) as proxy:
+        client = Client(session, proxy.url)
+        async with client.listening() as listener:
+            body = {"prompt": graph, "client_id": client.client_id}
+            _, answer = await client.post("prompt", body)
+            await listener.until_end(answer["prompt_id"])
     assert listener.of("execution_error")[0]["exception_type"] == "JobLost"
 
 
