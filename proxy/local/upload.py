@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.files.record import Named
-from proxy.local import answers, bodies
+from proxy.local import answers, bodies, forms
+from proxy.local.forms import Form
 from proxy.local.services import member_of, of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, upload_refusal
-
-Form = Mapping[str, str | bytes | bytearray | web.FileField]
 
 #: Bytes passed on at once.
 CHUNK = 256 * 1024
@@ -135,28 +133,24 @@ async def _form(request: web.Request) -> AsyncIterator[Form]:
     narrow = room is not None and room + FORM_BYTES < request.client_max_size
     if room is not None and narrow:
         request = request.clone(client_max_size=room + FORM_BYTES)
-    try:
-        if request.content_type == "multipart/form-data":
-            bodies.check_length(request)
-        form = await request.post()
-    except web.HTTPRequestEntityTooLarge:
-        if narrow:
-            raise of(request).books.upload_refusal(member_of(request)) from None
-        raise
-    except (ValueError, AssertionError, web.RequestPayloadError, HttpProcessingError) as error:
-        raise LocalError(
-            400,
-            "invalid_form",
-            "The request body is not a whole multipart/form-data body; send the fields image, "
-            "type, subfolder and overwrite.",
-            details=str(error)[:200],
-        ) from None
-    try:
+    async with AsyncExitStack() as stack:
+        try:
+            if request.content_type == "multipart/form-data":
+                bodies.check_length(request)
+            form = await stack.enter_async_context(forms.reading(request))
+        except web.HTTPRequestEntityTooLarge:
+            if narrow:
+                raise of(request).books.upload_refusal(member_of(request)) from None
+            raise
+        except forms.BROKEN as error:
+            raise LocalError(
+                400,
+                "invalid_form",
+                "The request body is not a whole multipart/form-data body; send the fields image, "
+                "type, subfolder and overwrite.",
+                details=str(error)[:200],
+            ) from None
         yield form
-    finally:
-        for field in form.values():
-            if isinstance(field, web.FileField):
-                field.file.close()
 
 
 def _size(file: IO[bytes]) -> int:

@@ -260,8 +260,6 @@ def methods(route: Route) -> st.SearchStrategy[str]:
     return st.sampled_from(every if route.method == "*" else own * 4 + every)
 
 
-# aiohttp leaves the file of a part that breaks off to the garbage collector.
-@pytest.mark.filterwarnings("ignore:.*SpooledTemporaryFile")
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 @settings(
     max_examples=EXAMPLES,

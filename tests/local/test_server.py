@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import json
 import time
 from collections.abc import AsyncIterator
@@ -156,7 +155,6 @@ async def test_a_body_that_trickles_is_408(running: Any) -> None:
         trickling.cancel()
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 async def test_a_body_of_a_form_that_stops_is_408(running: Any) -> None:
     async with running(body_timeout=0.1) as server:
         reader, _ = await server.connect(
@@ -165,7 +163,6 @@ async def test_a_body_of_a_form_that_stops_is_408(running: Any) -> None:
             b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\nxx'
         )
         assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
-    gc.collect()  # aiohttp leaves its temporary file of an unfinished form to the collector
 
 
 async def test_a_long_body_that_comes_on_may_take_long(
