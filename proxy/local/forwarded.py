@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -40,7 +41,7 @@ def caller(
     host = headers.get("Host", "")
     address = parse_address(peer)
     if address is None or not _is_trusted(address, trusted):
-        return Caller(peer if address is None else str(address), scheme, host)
+        return Caller(_shown(peer), scheme, host)
     said = _last(headers, "X-Forwarded-Proto").lower()
     return Caller(
         str(_behind(address, headers, trusted)),
@@ -59,6 +60,7 @@ def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> A
     return address
 
 
+@lru_cache(maxsize=4096)
 def parse_address(text: str) -> Address | None:
     """The address, perhaps with a port; an IPv4 address in IPv6's clothes is an IPv4 address."""
     text = text.strip().strip('"')
@@ -72,6 +74,12 @@ def parse_address(text: str) -> Address | None:
         return None
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return mapped or address
+
+
+@lru_cache(maxsize=4096)
+def _shown(peer: str) -> str:
+    """The one spelling of an address, by which it is counted."""
+    return str(parse_address(peer) or peer)
 
 
 def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:

@@ -18,7 +18,7 @@ async def keep_private(request: web.Request, response: web.StreamResponse) -> No
     way, headers = way_of(request), response.headers
     if way.path_token is not None or way.query_tokens:
         headers["Referrer-Policy"] = "no-referrer"
-    elif response.content_type == "text/html":
+    elif headers.get("Content-Type", "").startswith("text/html"):
         headers.setdefault("Referrer-Policy", "same-origin")
     if request.app[DOOR].members.has_members:
         kept = headers.get("Cache-Control", "")
