@@ -173,7 +173,7 @@ class _MembersLines(logging.Handler):
 
 def _for_members(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
     """Without what is told beside the line, and without the insides of the server."""
-    hidden = ("timestamp", "member", "exception", "stack")
+    hidden = ("timestamp", "member", "exception", "stack", "account", "cloud_job", "token_id")
     return {name: value for name, value in event_dict.items() if name not in hidden}
 
 

@@ -32,8 +32,8 @@ SIGN_OUT = "/proxy/sign-out"
 #: Where tickets let in.
 TICKETED = "/view"
 
-#: What is open to everybody: it tells no more than that the server is well.
-OPEN = frozenset({"/healthz", "/readyz", SIGN_IN, SIGN_OUT})
+#: What is open to everybody: that the server lives, and the way in.
+OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT})
 
 _REALM = 'realm="comfy-cloud-proxy"'
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})

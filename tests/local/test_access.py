@@ -109,13 +109,13 @@ async def test_a_page_is_never_made_to_ask_for_a_password(
         assert answer.headers["WWW-Authenticate"] == 'Bearer realm="comfy-cloud-proxy"'
 
 
-@pytest.mark.parametrize("path", ["healthz", "readyz"])
-async def test_who_watches_needs_no_token(
-    team: Team, session: aiohttp.ClientSession, path: str
+async def test_everybody_may_ask_whether_the_process_lives_and_no_more(
+    team: Team, session: aiohttp.ClientSession
 ) -> None:
     client = Client(session, team.url)
-    await client.until_ready()
-    assert (await client.get(path))[0] == 200
+    assert (await client.get("healthz"))[0] == 200
+    assert (await client.get("readyz"))[0] == 401
+    await Client(session, team.url / "t" / team.bob).until_ready()
 
 
 async def test_a_job_below_a_token_in_the_path(team: Team, session: aiohttp.ClientSession) -> None:
