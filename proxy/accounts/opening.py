@@ -33,7 +33,7 @@ async def opened(
     ears: Callable[[str], Ears],
     *,
     slots: int = 0,
-    ahead: int = 1,
+    ahead: int = 0,
 ) -> AsyncIterator[list[Account]]:
     """The accounts with clients that can be called, closed behind the block.
 

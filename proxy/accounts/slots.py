@@ -17,7 +17,7 @@ class Slots:
     when everything on the cloud runs at once, and shrinks when jobs keep waiting for a slot.
     """
 
-    def __init__(self, fixed: int = 0, ahead: int = 1) -> None:
+    def __init__(self, fixed: int = 0, ahead: int = 0) -> None:
         self._fixed = fixed
         self._ahead = ahead
         self._learnt = 1

@@ -12,6 +12,7 @@ from uuid import uuid4
 import structlog
 
 from proxy.config import AccountAccess, ConfigError, Settings, read_accounts, slots_of
+from proxy.config.accounts import PLANS
 from proxy.telemetry import register_secret
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ async def chosen_accounts(settings: Settings) -> AsyncIterator[Chosen]:
     if settings.simulate:
         from proxy.simulator import Simulator, Switches
 
-        async with Simulator(switches=Switches(pace=settings.simulate_pace)) as simulator:
+        switches = Switches(pace=settings.simulate_pace)
+        async with Simulator(plan=_plan(settings.slots), switches=switches) as simulator:
             yield _registered(_simulated(simulator, settings), simulated=True)
         return
     accounts = read_accounts(settings)
@@ -66,7 +68,8 @@ def _registered(accounts: list[AccountAccess], *, simulated: bool) -> Chosen:
 def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
     """An account of the simulator for each table, whose own key stays where it is."""
     if not settings.accounts:
-        return [AccountAccess("default", simulator.base_url, simulator.key)]
+        slots = PLANS[_plan(settings.slots)]
+        return [AccountAccess("default", simulator.base_url, simulator.key, slots)]
     accounts = []
     for table in settings.accounts:
         slots = slots_of(table)

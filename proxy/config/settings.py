@@ -204,11 +204,12 @@ class Settings(BaseModel):
         Entry(
             group="Comfy Cloud",
             help="How many jobs more than an account runs are sent to it, so that the next one "
-            "begins at once; all others wait in the proxy, where their order can be changed.",
+            "begins without a round trip; all others wait in the proxy, where their order can "
+            "still be changed. Until the proxy has learnt how many run, it is at least one.",
             expects="a whole number from 0 to 100",
             metavar="JOBS",
         ),
-    ] = 1
+    ] = 0
     fair_by: Annotated[
         Literal["jobs", "time"],
         BeforeValidator(to_lower),

@@ -81,7 +81,7 @@ async def test_one_more_is_sent_ahead(
     session: aiohttp.ClientSession,
     tmp_path: Path,
 ) -> None:
-    async with running_proxy(simulator, tmp_path / "data", slots=1) as proxy:
+    async with running_proxy(simulator, tmp_path / "data", slots=1, slots_ahead=1) as proxy:
         client = Client(session, proxy.url)
         for _ in range(4):
             await client.submit(gated.GRAPH)
