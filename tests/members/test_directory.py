@@ -245,7 +245,7 @@ async def test_the_end_of_a_token_is_told(tmp_path: Path) -> None:
     directory = await Directory.open(tmp_path)
     try:
         await directory.add(Member("ann"))
-        text, _ = await directory.new_token("ann", lifetime=0.6)
+        text, _ = await directory.new_token("ann", lifetime=2.0)
         ended = asyncio.Event()
         directory.subscribe(ended.set)
         directory.start()
