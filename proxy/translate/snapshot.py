@@ -74,6 +74,26 @@ class Snapshot:
         """Whether the status is one of the three last ones, settled or not."""
         return self.status in ("completed", "failed", "cancelled")
 
+    def message(self, type_: str) -> dict[str, Any] | None:
+        """The first message of this type among the worker's own, or `None`."""
+        messages = (self.execution_status or {}).get("messages")
+        for message in messages if isinstance(messages, list) else []:
+            match message:
+                case [str(name), dict(data)] if name == type_:
+                    return data
+        return None
+
+    def ended_at(self, started_at: int, now: int) -> int:
+        """The end as many ms after `started_at` as the cloud's clock has between its two.
+
+        Where the cloud tells no end it is `now`; it never is before the start.
+        """
+        if self.end_time is None:
+            return max(started_at, now)
+        if self.start_time is None:
+            return max(started_at, self.end_time)
+        return started_at + max(0, self.end_time - self.start_time)
+
 
 def milliseconds(value: object) -> int | None:
     """A time in seconds or milliseconds, told apart by its size (over 1e11 is ms)."""

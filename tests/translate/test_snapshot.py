@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.translate.snapshot import STATUSES, from_job, milliseconds
+from proxy.translate.snapshot import STATUSES, Snapshot, from_job, milliseconds
 
 
 @pytest.mark.parametrize(
@@ -84,3 +84,28 @@ def test_every_status_has_one_of_five_names() -> None:
         "failed",
         "cancelled",
     }
+
+
+@pytest.mark.parametrize(
+    ("start_time", "end_time", "ended_at"),
+    [
+        (None, None, 5_000),
+        (None, 4_500, 4_500),
+        (None, 500, 1_000),
+        (90_000, 92_500, 3_500),
+        (90_000, 80_000, 1_000),
+    ],
+)
+def test_a_run_that_was_told_from_1000_on_ends_by_the_clouds_clock(
+    start_time: int | None, end_time: int | None, ended_at: int
+) -> None:
+    seen = Snapshot("c", "completed", True, start_time=start_time, end_time=end_time)
+    assert seen.ended_at(1_000, 5_000) == ended_at
+
+
+def test_of_the_workers_messages_only_readable_ones_are_found() -> None:
+    messages = [None, ["execution_error"], ["execution_error", 3], ["execution_error", {"a": 1}]]
+    seen = Snapshot("c", "failed", True, execution_status={"messages": messages})
+    assert seen.message("execution_error") == {"a": 1}
+    assert seen.message("execution_success") is None
+    assert Snapshot("c", "failed", True, execution_status={"messages": 7}).message("x") is None

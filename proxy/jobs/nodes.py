@@ -1,0 +1,194 @@
+"""What is known of a job's nodes, and what of it has been told: a state without I/O or clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from proxy.translate import events
+from proxy.translate.frames import CloudPicture
+from proxy.translate.messages import Event, Message, Preview
+
+#: Their pictures are the result itself, not a preview of it.
+RESULT_CLASSES = frozenset({"SaveImageWebsocket"})
+
+
+class Nodes:
+    """The nodes of the job `prompt_id`: which runs, how far it is, and what they have put out.
+
+    Whatever is lost on the way, `tell` is given for each node, in this order: `progress_state`,
+    `executing`, `executed`. `types` maps node ids to class names, `current` is the node that runs,
+    `cached` those that need not run, `outputs` what has been told by `executed`.
+    """
+
+    def __init__(
+        self, prompt_id: str, types: Mapping[str, str], tell: Callable[[Message], None]
+    ) -> None:
+        self.current: str | None = None
+        self.cached: list[str] = []
+        self.outputs: dict[str, Any] = {}
+        self._prompt_id = prompt_id
+        self._types = types
+        self._tell = tell
+        self._display: dict[str, str] = {}
+        self._states: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, dict[str, Any]] = {}
+        self._stated: set[str] = set()
+        self._executing: set[str] = set()
+
+    @property
+    def display_node(self) -> str | None:
+        """The node that runs, as it is shown."""
+        return None if self.current is None else self._display.get(self.current, self.current)
+
+    @property
+    def progress(self) -> float:
+        """How much of the graph is done, from 0 to 1: nodes, and the part of those that run."""
+        done = dict.fromkeys((*self.cached, *self.outputs), 1.0)
+        for node, state in self._states.items():
+            if node in self._types:
+                value, most = state["value"], state["max"]
+                numbers = isinstance(value, int | float) and isinstance(most, int | float)
+                done[node] = min(1.0, max(0.0, value / most)) if numbers and most else 0.0
+        return sum(done.values()) / max(len(self._types), len(done), 1)
+
+    @property
+    def finished(self) -> list[str]:
+        """The nodes that have run to their end in this run; cached ones have not run."""
+        ended = [node for node, state in self._states.items() if state["state"] == "finished"]
+        nodes = dict.fromkeys([*ended, *self.outputs])
+        return [node for node in nodes if node not in self.cached]
+
+    def meta(self, node: str) -> dict[str, Any]:
+        """A node's entry in the `meta` of the history."""
+        state = self._states.get(node, {})
+        return {
+            "node_id": node,
+            "display_node": self._display.get(node, node),
+            "parent_node": state.get("parent_node_id"),
+            "real_node_id": state.get("real_node_id", node),
+        }
+
+    # --- what happened to them --------------------------------------------------------------
+
+    def executing(self, data: dict[str, Any]) -> None:
+        """The cloud's `executing` of a node, as a client gets it."""
+        self._display[data["node"]] = data["display_node"]
+        self.enter(data["node"], data)
+
+    def stated(self, nodes: Mapping[str, Any]) -> None:
+        """The `nodes` of the cloud's `progress_state`."""
+        for node_id, node in nodes.items():
+            if not isinstance(node, dict):
+                continue
+            if "state" in node:
+                self._stated.add(node_id)
+            elif node_id not in self._states:
+                self._finish_before(node_id)
+            known = self._states.get(node_id) or {"prompt_id": self._prompt_id}
+            state = events.node_state(node_id, node, known)
+            if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
+                state = known
+            self._states[node_id] = state
+        self._tell_states()
+
+    def progressed(self, node: str, data: Mapping[str, Any]) -> None:
+        """The cloud's `progress` of a node."""
+        self.enter(node)
+        state = self._states[node]
+        state["value"], state["max"] = data.get("value", 0), data.get("max", 1)
+        self._tell_states()
+        self._tell(Event("progress", {**data, "node": node, "prompt_id": self._prompt_id}))
+
+    def pictured(self, node: str, frame: CloudPicture) -> None:
+        """The cloud's picture of a node."""
+        self.enter(node)
+        state = self._states[node]
+        self._tell(
+            Preview(
+                prompt_id=self._prompt_id,
+                node_id=node,
+                display_node_id=frame.display_node_id or state["display_node_id"],
+                parent_node_id=frame.parent_node_id or state["parent_node_id"],
+                real_node_id=frame.real_node_id or state["real_node_id"],
+                image=frame.image,
+                image_type=frame.image_type,
+                result=self._types.get(node) in RESULT_CLASSES,
+                leads=frame.leads,
+            )
+        )
+
+    def executed(self, node: str, output: object, display: object = None) -> None:
+        """What a node has put out; the first word on it counts."""
+        if display is not None:
+            self._display[node] = str(display)
+        if node in self.outputs:
+            return
+        if node not in self.cached:
+            self.enter(node)
+        self.outputs[node] = output
+        shown = self._display.get(node, node)
+        self._tell(Event("executed", events.executed(node, shown, output, self._prompt_id)))
+        self._finish_executed(node)
+
+    def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
+        """Make `node` one that has been announced as running, whatever was lost before."""
+        if node in self._executing:
+            if executing is not None and node not in self.outputs:
+                self.current = node
+            return
+        self._executing.add(node)
+        self._finish_before(node)
+        self._ensure_running(node)
+        self.current = node
+        display = self._display.setdefault(node, node)
+        data = executing or {"node": node, "display_node": display, "prompt_id": self._prompt_id}
+        self._tell(Event("executing", data))
+
+    def finish(self) -> None:
+        """The run has succeeded: what ran has finished."""
+        for state in self._states.values():
+            _finish(state)
+        self._tell_states()
+
+    # --- what the cloud has not told --------------------------------------------------------
+
+    def _ensure_running(self, node: str) -> None:
+        """Tell the `progress_state` that belongs here if the cloud's has not come."""
+        known = self._states.get(node)
+        if known is None or known["state"] == "pending":
+            base = known or {"prompt_id": self._prompt_id}
+            display = self._display.get(node, node)
+            fresh = {"display_node_id": display, **(known or {}), "state": "running"}
+            self._states[node] = events.node_state(node, fresh, base)
+        self._tell_states()
+
+    def _finish_before(self, node: str) -> None:
+        """Tell that what ran before `node` has finished, where the cloud has not told it."""
+        unstated = {other for other in self._states if other not in self._stated}
+        if node not in self._states and self.current in self._states:
+            unstated.add(self.current)
+        for other in unstated - {node}:
+            _finish(self._states[other])
+        self._tell_states()
+
+    def _finish_executed(self, node: str) -> None:
+        """Tell that a node has finished whose output has been told."""
+        if node in self.cached and node not in self._states:
+            whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
+            self._states[node] = events.node_state(node, whole, {"prompt_id": self._prompt_id})
+        if node in self._states and node not in self._stated:
+            _finish(self._states[node])
+        self._tell_states()
+
+    def _tell_states(self) -> None:
+        """Tell the states of all nodes if they differ from what was told last."""
+        if self._states == self._told:
+            return
+        told = self._told = {node: dict(state) for node, state in self._states.items()}
+        self._tell(Event("progress_state", {"prompt_id": self._prompt_id, "nodes": told}))
+
+
+def _finish(state: dict[str, Any]) -> None:
+    if state["state"] == "running":
+        state["state"], state["value"] = "finished", state["max"]
