@@ -111,7 +111,7 @@ class Office:
     async def fill_slots(self) -> None:
         """From here on nothing ends; every other job waits."""
         self.opened.clear()
-        for _ in range(SLOTS + 1):
+        for _ in range(SLOTS):
             await self.people["m0"].send(gated.GRAPH)
 
     def order(self) -> list[str]:
@@ -168,13 +168,13 @@ def check_turns(order: list[str], waiting: dict[str, int]) -> None:
 async def test_greed_gives_nobody_more_turns(office: Office) -> None:
     await office.fill_slots()
     await asyncio.gather(*(office.people[name].send_all(count) for name, count in GREED.items()))
-    assert len(office.order()) == SLOTS + 1, "everything else waits with us"
+    assert len(office.order()) == SLOTS, "everything else waits with us"
     office.opened.set()
     await asyncio.gather(*(one.until_ended() for one in office.people.values()))
-    check_turns(office.order()[SLOTS + 1 :], GREED)
+    check_turns(office.order()[SLOTS:], GREED)
     for one in office.people.values():
         one.check()
-    assert len(office.simulator.jobs) == SLOTS + 1 + sum(GREED.values())
+    assert len(office.simulator.jobs) == SLOTS + sum(GREED.values())
 
 
 @pytest.mark.timeout(120)
@@ -189,6 +189,6 @@ async def test_who_comes_late_is_served_among_the_others(office: Office) -> None
     await asyncio.gather(*(office.people[name].send_all(12) for name in (*early, *late)))
     office.opened.set()
     await asyncio.gather(*(one.until_ended() for one in office.people.values()))
-    check_turns(office.order()[before + SLOTS + 1 :], dict.fromkeys((*early, *late), 12))
+    check_turns(office.order()[before + SLOTS :], dict.fromkeys((*early, *late), 12))
     for one in office.people.values():
         one.check()
