@@ -9,7 +9,7 @@ import pytest
 from chaos.run import Chaos
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
     seed = random.randrange(1_000_000)
     chaos = Chaos(jobs=80, clients=20, kills=2, seed=seed, folder=tmp_path)

@@ -164,7 +164,7 @@ def check_turns(order: list[str], waiting: dict[str, int]) -> None:
     assert had == waiting
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_greed_gives_nobody_more_turns(office: Office) -> None:
     await office.fill_slots()
     await asyncio.gather(*(office.people[name].send_all(count) for name, count in GREED.items()))
@@ -177,7 +177,7 @@ async def test_greed_gives_nobody_more_turns(office: Office) -> None:
     assert len(office.simulator.jobs) == SLOTS + sum(GREED.values())
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 async def test_who_comes_late_is_served_among_the_others(office: Office) -> None:
     early, late = ("m0", "m1"), ("m2", "m3")
     await office.fill_slots()
