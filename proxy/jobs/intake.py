@@ -10,10 +10,11 @@ from typing import Any
 
 import structlog
 
-from proxy.jobs.dispatcher import Dispatcher, Files, KnownClass
+from proxy.jobs.dispatcher import Dispatcher
 from proxy.jobs.keeper import Keeper, now
 from proxy.jobs.record import JobRecord, Number
 from proxy.jobs.request import Accepted, Backlog, Request
+from proxy.jobs.sending import Files, KnownClass
 from proxy.jobs.submission import SubmissionError, UnansweredError
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError, fill_node_errors
@@ -47,6 +48,7 @@ class Intake:
     ) -> None:
         self._keeper = keeper
         self._dispatcher = dispatcher
+        self._sender = dispatcher.sender
         self._files = files
         self._known_class = known_class
         self._admit = admit
@@ -73,7 +75,7 @@ class Intake:
             self._admit(member, request, self.backlog(member))
         record = self._record(member, request)
         place = (member, record.prompt_id)
-        taken = place in self._submitting or record in self._dispatcher.adoption
+        taken = place in self._submitting or record in self._sender.adoption
         if taken or record.prompt_id in self._keeper.ledgers[member].live:
             raise LocalError(
                 400,
@@ -122,9 +124,9 @@ class Intake:
     def release(self, member: str, prompt_id: str) -> None:
         """The client has its answer: `status` and the job's messages may go out."""
         key = JobRecord.key_of(member, prompt_id)
-        if key not in self._dispatcher.unreleased:
+        if key not in self._sender.unreleased:
             return
-        runner = self._dispatcher.unreleased.pop(key)
+        runner = self._sender.unreleased.pop(key)
         record = self._keeper.ledgers[member].live.get(prompt_id)
         if record is not None:
             record.watched = self._keeper.hub.listens(member, record.client_id)
@@ -137,40 +139,40 @@ class Intake:
 
         Raises `_ElsewhereError` if the account cannot take it and another one may.
         """
-        dispatcher, member = self._dispatcher, record.member
-        elsewhere = dispatcher.places.has_other(record)
+        sender, places, member = self._sender, self._dispatcher.places, record.member
+        elsewhere = places.has_other(record)
         try:
-            submitted = await dispatcher.send(record, patience=0.0 if elsewhere else None)
+            submitted = await sender.send(record, patience=0.0 if elsewhere else None)
         except (UnansweredError, asyncio.CancelledError):
-            dispatcher.adoption.add(record)
+            sender.adoption.add(record)
             raise
         except SubmissionError as error:
-            dispatcher.rest(record, error)
+            sender.rest(record, error)
             if elsewhere and error.fault is not None:
-                dispatcher.places.give_back(record)
+                places.give_back(record)
                 raise _ElsewhereError from error
-            await dispatcher.drop(record)
+            await sender.drop(record)
             refusal = error.refusal
             refusal.node_errors = self._files.reveal(member, refusal.node_errors)
             refusal.details = self._files.reveal(member, refusal.details)
             raise refusal from error
         except LocalError as error:
             if elsewhere and error.status >= 500:
-                dispatcher.rest(record, SubmissionError(error, "unreachable"))
-                dispatcher.places.give_back(record)
+                sender.rest(record, SubmissionError(error, "unreachable"))
+                places.give_back(record)
                 raise _ElsewhereError from error
-            await dispatcher.drop(record)
+            await sender.drop(record)
             raise
         except BaseException:
-            await dispatcher.drop(record)
+            await sender.drop(record)
             raise
         node_errors = fill_node_errors(submitted.node_errors)
         if found is not None:
             node_errors = {**found.node_errors, **node_errors}
         told: dict[str, Any] = self._files.reveal(member, node_errors)
         record.outputs_to_execute = self._output_nodes(record, told)
-        dispatcher.unreleased[record.key] = None
-        await dispatcher.taken(record, submitted.cloud_id)
+        sender.unreleased[record.key] = None
+        await sender.taken(record, submitted.cloud_id)
         return told
 
     async def _enqueue(self, record: JobRecord, found: Validation | None) -> dict[str, Any]:
@@ -181,7 +183,7 @@ class Intake:
         try:
             await self._keeper.save(record)
         except StoreError:
-            await self._dispatcher.drop(record)
+            await self._sender.drop(record)
             raise
         self._dispatcher.enqueue(record)
         return node_errors

@@ -8,7 +8,7 @@ from typing import Any
 
 from proxy.jobs import lane, overview
 from proxy.jobs.cancelling import Canceller
-from proxy.jobs.dispatcher import Dispatcher, Files, KnownClass
+from proxy.jobs.dispatcher import Dispatcher
 from proxy.jobs.intake import Admit, Check, Intake
 from proxy.jobs.keeper import Keeper
 from proxy.jobs.lane import Account, Lane
@@ -16,6 +16,7 @@ from proxy.jobs.listing import JobQuery
 from proxy.jobs.observer import Observer, Observers
 from proxy.jobs.overview import JobView
 from proxy.jobs.request import Accepted, Backlog, Policy, Request
+from proxy.jobs.sending import Files, KnownClass
 from proxy.members.member import Member
 from proxy.store.base import Store
 from proxy.translate.messages import status
