@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from proxy.cloud.errors import CloudError, CloudRefused, CloudUnauthorized
+from proxy.cloud.errors import CloudDown, CloudError, CloudRefused, CloudUnauthorized
 from proxy.local.services import Report
 from proxy.store.base import Store, StoreError
 
@@ -148,7 +148,12 @@ class Readiness:
                     "with API access (Standard, Creator or Pro)."
                 )
             return f"Comfy Cloud does not say whether it takes the API key (status {error.status})."
-        except (CloudError, TimeoutError):
+        except (CloudError, TimeoutError) as error:
+            if isinstance(error, CloudDown) and error.status is not None:
+                return (
+                    f"Comfy Cloud answers that it is unavailable (status {error.status}): wait "
+                    "until it has recovered."
+                )
             return "Comfy Cloud cannot be reached: check the network of this machine."
         return None
 

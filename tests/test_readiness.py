@@ -60,6 +60,7 @@ async def test_all_is_well() -> None:
         (World(user=refusal("x", 403, "", None)), "key", "plan with API access"),
         (World(user=refusal("x", 429, "", None)), "key", "status 429"),
         (World(user=CloudDown("x")), "key", "cannot be reached"),
+        (World(user=CloudDown("x", status=503)), "key", "unavailable (status 503)"),
         (World(rests="no_credits"), "key", "no credits left"),
         (World(connected=False), "socket", "is not open"),
         (World(connected=False, refused=401), "socket", "status 401"),

@@ -4,7 +4,7 @@
 
   * `CloudUnreachable`: no answer, and nothing is lost by asking again
 
-    * `CloudDown`: not even tried, since the cloud has been silent for a while
+    * `CloudDown`: not even tried, since the cloud has been silent or unavailable for a while
 
   * `CloudAmbiguous`: a submission without an answer; the job may exist
   * `CloudRefused`: an answer with an HTTP status of 400 or more
@@ -22,6 +22,11 @@ from __future__ import annotations
 
 import re
 from email.utils import parsedate_to_datetime
+
+from proxy.translate.errors import LocalError, retry_header
+
+#: Seconds after which a client may ask again, where nobody knows better.
+_WAIT = 10.0
 
 
 class CloudError(Exception):
@@ -49,7 +54,16 @@ class CloudUnreachable(CloudError):
 
 
 class CloudDown(CloudUnreachable):
-    """The circuit is open: nothing was sent, nothing will be for `retry_after` seconds."""
+    """The circuit is open: nothing was sent, nothing will be for `retry_after` seconds.
+
+    `status` is what the cloud answered last (503, or a gateway's), `None` if it did not answer.
+    """
+
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.status = status
 
 
 class CloudAmbiguous(CloudError):
@@ -93,6 +107,20 @@ def refusal(call: str, status: int, body: object, retry_after: float | None) -> 
     kind = CloudUnauthorized if status == 401 else CloudRefused
     said = _said(body)
     return kind(f"{call}: {status}{': ' if said else ''}{said}", status, body, retry_after)
+
+
+def unanswered(error: CloudError, lead: str, then: str) -> LocalError:
+    """What a client is told of a call that got no answer.
+
+    `lead` begins the sentence, `then` ends it with what to do once the cloud answers again.
+    """
+    type_ = "cloud_unreachable"
+    why = "Comfy Cloud cannot be reached; check the network of the machine that runs the proxy"
+    if isinstance(error, CloudDown) and error.status is not None:
+        type_ = "cloud_unavailable"
+        why = f"Comfy Cloud answers that it is unavailable ({error.status}); wait a moment"
+    wait = retry_header(error.retry_after or _WAIT)
+    return LocalError(503, type_, f"{lead}: {why}, then {then}.", headers=wait)
 
 
 def retry_after(value: str | None, now: float) -> float | None:

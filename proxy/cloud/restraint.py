@@ -24,15 +24,16 @@ log = structlog.get_logger(__name__)
 class Restraint:
     """Refuses calls by what the calls before them met.
 
-    While the cloud is silent (`circuit`) they fail with `CloudDown`; after a 429 (`brake`) with
-    that 429; after two 401 in a row with the last one, but for a try now and then, until the key
-    is another one.
+    While the cloud is silent or unavailable (`circuit`) they fail with `CloudDown`; after a 429
+    (`brake`) with that 429; after two 401 in a row with the last one, but for a try now and then,
+    until the key is another one.
     """
 
     def __init__(self, circuit: Circuit, brake: Brake) -> None:
         self._circuit = circuit
         self._brake = brake
         self._throttled: object = ""
+        self._unavailable: int | None = None
         self._key = ""
         self._refused: object = ""
         self._lock = _lock()
@@ -50,7 +51,9 @@ class Restraint:
             raise refusal(call, 401, self._refused, None)
         wait = self._circuit.wait(now)
         if wait > 0:
-            raise CloudDown(f"{call}: the cloud does not answer", retry_after=wait)
+            status = self._unavailable
+            said = "does not answer" if status is None else f"answers {status}"
+            raise CloudDown(f"{call}: the cloud {said}", status=status, retry_after=wait)
 
     def answered(self, key: str) -> None:
         """A call was answered as it should be."""
@@ -62,6 +65,7 @@ class Restraint:
         """A call was refused or not answered."""
         now = time.monotonic()
         if isinstance(error, CloudUnreachable) or error.status in GATEWAY_STATUSES | {503}:
+            self._unavailable = error.status if isinstance(error, CloudRefused) else None
             if self._circuit.failed(now):
                 log.warning("cloud_silent")
             return

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import structlog
 
-from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused
+from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.cache import Cache
 from proxy.files.content import HELD_BACK, Content, ContentBrokenError
 from proxy.files.contents import Contents
@@ -167,13 +167,7 @@ def unavailable(filename: str, error: Exception | None) -> LocalError:
     if isinstance(error, CloudRefused):
         return _refused(filename, error)
     if isinstance(error, CloudError):
-        return LocalError(
-            503,
-            "cloud_unreachable",
-            f"{filename} is on Comfy Cloud, which cannot be reached; check the network of the "
-            "machine that runs the proxy, then ask again.",
-            headers=retry_header(error.retry_after or 10.0),
-        )
+        return unanswered(error, f"{filename} is not here yet", "ask again")
     if isinstance(error, ContentWrongError | ContentBrokenError):
         return LocalError(
             502,

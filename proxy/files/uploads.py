@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 import structlog
 from blake3 import blake3
 
-from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.errors import CloudError, CloudRefused, unanswered
 from proxy.files.cache import Cache
 from proxy.files.contents import Contents
 from proxy.files.pictures import NotAPictureError, TooManyPixelsError, Workshop, size_of
@@ -202,13 +202,7 @@ def received_file(path: Path) -> Received:
 def _not_sent(filename: str, error: CloudError) -> LocalError:
     if isinstance(error, CloudRefused):
         return _refused(filename, error)
-    return LocalError(
-        503,
-        "cloud_unreachable",
-        f"{filename} could not be sent to Comfy Cloud: no answer; check the network of "
-        "the machine that runs the proxy, then upload it again.",
-        headers={"Retry-After": "10"},
-    )
+    return unanswered(error, f"{filename} could not be sent", "upload it again")
 
 
 def _no_account(filename: str) -> LocalError:

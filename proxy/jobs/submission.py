@@ -17,6 +17,7 @@ from proxy.cloud.errors import (
     CloudError,
     CloudRefused,
     CloudUnreachable,
+    unanswered,
 )
 from proxy.jobs.record import JobRecord
 from proxy.translate.errors import LocalError, from_cloud, is_retryable
@@ -154,14 +155,12 @@ class Submitter:
                         graph, extra_data=marked, partial_execution_targets=job.targets
                     )
                 except CloudAmbiguous as error:
-                    refusal, least, lost = SubmissionError(_unreachable(), _SILENT), 0.0, True
+                    refusal, least, lost = _silent(error), 0.0, True
                     log.warning("submission_unanswered", error=str(error))
                 except CloudDown as error:
-                    raise SubmissionError(
-                        _unreachable(error.retry_after), _SILENT, error.retry_after
-                    ) from error
+                    raise _silent(error) from error
                 except CloudUnreachable as error:
-                    refusal, least, lost = SubmissionError(_unreachable(), _SILENT), 0.0, False
+                    refusal, least, lost = _silent(error), 0.0, False
                     log.warning("submission_unsent", error=str(error))
                 except CloudRefused as error:
                     refusal = _refused(error)
@@ -169,7 +168,7 @@ class Submitter:
                     if not lost and not is_retryable(error.status, error.body):
                         raise refusal from error
                 except CloudError as error:
-                    refusal, least, lost = SubmissionError(_unreadable(), _SILENT), 0.0, True
+                    refusal, least, lost = SubmissionError(_unreadable(), "unreachable"), 0.0, True
                     log.warning("submission_answer_unreadable", error=str(error))
                 if lost and (cloud_id := await self._find_patiently(job)) is not None:
                     log.info("submission_adopted", cloud_job=cloud_id)
@@ -215,7 +214,9 @@ class Submitter:
         return None
 
 
-_SILENT: Reason = "unreachable"
+def _silent(error: CloudError) -> SubmissionError:
+    told = unanswered(error, "The job was not submitted", "submit it again")
+    return SubmissionError(told, "unreachable", error.retry_after)
 
 
 def _refused(error: CloudRefused) -> SubmissionError:
@@ -234,16 +235,6 @@ def _waits(patience: float) -> Iterator[float]:
         yield wait
         spent += wait
         wait = min(wait * 2, 8.0)
-
-
-def _unreachable(retry_after: float | None = None) -> LocalError:
-    return LocalError(
-        503,
-        "cloud_unreachable",
-        "Comfy Cloud cannot be reached; check the network of the machine that runs the proxy, "
-        "then submit again. The job was not submitted.",
-        headers={"Retry-After": str(max(1, round(retry_after or 10)))},
-    )
 
 
 def _unreadable() -> LocalError:

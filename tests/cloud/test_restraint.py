@@ -113,6 +113,7 @@ async def test_a_silent_cloud_is_left_alone_and_comes_back_by_itself(
     with pytest.raises(CloudDown) as caught:
         await client.user()
     assert len(cloud.seen) == 2
+    assert caught.value.status == 503
     await asyncio.sleep(caught.value.retry_after or 0.0)
     await client.user()
 

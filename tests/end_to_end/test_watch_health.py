@@ -44,7 +44,7 @@ async def client(
 async def silence(simulator: Simulator, client: Client) -> None:
     """Let the cloud fail until the proxy has noticed."""
     simulator.faults.add(HttpFault("*", status=503), times=None)
-    await until_said(client, "cannot be reached")
+    await until_said(client, "is unavailable")
 
 
 async def until_said(client: Client, words: str) -> tuple[int, dict[str, Any]]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import aiohttp
 import graphs
 import pytest
-from stack import Client, running_proxy
+from stack import PATIENCE, Client, running_proxy
 
+from proxy.cloud.circuit import Circuit
 from proxy.simulator import HttpFault, Simulator
+from proxy.tempo import Tempo
 
 SUBMIT = "POST /api/prompt"
 
@@ -49,6 +52,38 @@ async def test_a_cloud_that_stays_busy_is_an_error_with_its_name(
         status, body = await Client(session, proxy.url).post("prompt", {"prompt": graphs.plain()})
     assert status == 503
     assert body["error"]["type"] == "QUEUE_LIMIT"
+
+
+@pytest.mark.parametrize(
+    ("fault", "type_", "why"),
+    [
+        (HttpFault("*", status=503), "cloud_unavailable", "is unavailable (503)"),
+        (HttpFault("*", status=502), "cloud_unavailable", "is unavailable (502)"),
+        (HttpFault("*", reset=True), "cloud_unreachable", "cannot be reached"),
+    ],
+    ids=["busy", "gateway", "silent"],
+)
+async def test_a_cloud_that_is_not_asked_any_more_is_told_by_its_last_answer(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    fault: HttpFault,
+    type_: str,
+    why: str,
+) -> None:
+    circuit = Circuit(failures=1, silence=0.0, first_wait=600.0)
+    async with running_proxy(simulator, tmp_path, tempo=Tempo(circuit=lambda: circuit)) as proxy:
+        client = Client(session, proxy.url)
+        await client.run(graphs.plain())
+        simulator.faults.add(fault, times=None)
+        async with asyncio.timeout(PATIENCE):
+            while not circuit.open:
+                await client.get("readyz")
+                await asyncio.sleep(0.05)
+        status, body = await client.post("prompt", {"prompt": graphs.plain()})
+    assert (status, body["error"]["type"]) == (503, type_)
+    assert why in body["error"]["message"]
+    assert len(simulator.jobs) == 1
 
 
 @pytest.mark.parametrize(
