@@ -48,6 +48,11 @@ class Slots:
         """Whether another job may go there beside `on_cloud` ones."""
         return on_cloud < self.limit
 
+    def restore(self, learnt: int) -> None:
+        """Go on with a number that was learnt before; the plan may be another one since."""
+        self._learnt = max(1, min(learnt, MOST))
+        self._is_limit, self._doubts = self._learnt >= MOST, 0
+
     def running(self, count: int) -> bool:
         """So many jobs of ours run at once now. Says whether more may go there than before."""
         before = self.limit

@@ -61,7 +61,7 @@ class Places:
         self._taken[record.key] = self._unsaved[record.key] = record
 
     def turns_with(self, record: JobRecord) -> dict[str, Any]:
-        """The turns as they are to be kept together with the place of a job.
+        """The turns and the learnt slots as they are to be kept together with a job's place.
 
         Other jobs of which the disk does not know yet that they have a place have not used a turn,
         as far as a restart is concerned: they wait.
@@ -70,7 +70,16 @@ class Places:
         unused: defaultdict[str, float] = defaultdict(float)
         for other in self._unsaved.values():
             unused[other.member] += other.charge / self._weight(other.member)
-        return self.turns.state(unused)
+        slots = {name: lane.account.slots for name, lane in self._lanes.items()}
+        learnt = {name: its.count for name, its in slots.items() if its.learning}
+        return {**self.turns.state(unused), "slots": learnt}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where `turns_with` left off. Raises `ValueError`, `TypeError` or `KeyError`."""
+        self.turns.restore(state)
+        for name, learnt in dict(state.get("slots", {})).items():
+            if name in self._lanes:
+                self._lanes[name].account.slots.restore(int(learnt))
 
     def give_back(self, record: JobRecord) -> None:
         """The job did not go after all: it has neither a place nor used its turn."""

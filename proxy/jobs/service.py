@@ -80,7 +80,7 @@ class Jobs:
     async def start(self) -> None:
         """Read what was kept, follow again what has not ended, and go on with the queue."""
         records = await self._keeper.load()
-        await self._keeper.load_turns(self._dispatcher.places.turns.restore)
+        await self._keeper.load_turns(self._dispatcher.places.restore)
         self._intake.restore(records)
         self._dispatcher.restore(records)
         self._tasks = [asyncio.create_task(self._keep_alive(), name="status heartbeat")]

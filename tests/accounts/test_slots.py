@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,22 @@ def test_one_reading_without_held_jobs_ends_the_doubts() -> None:
     for held in (3, 3, 0, 3, 3):
         slots.held(held, 1)
     assert slots.count == 4
+
+
+def test_what_was_learnt_before_is_probed_again_for_the_plan_may_be_larger_now() -> None:
+    slots = Slots()
+    slots.restore(3)
+    assert (slots.count, slots.certain, slots.limit) == (3, False, 4)
+    slots.held(1, 3)
+    assert (slots.count, slots.certain, slots.limit) == (3, True, 3)
+
+
+@pytest.mark.parametrize(("kept", "count"), [(-4, 1), (0, 1), (MOST, MOST), (99, MOST)])
+def test_no_kept_number_goes_beyond_what_plans_run(kept: int, count: int) -> None:
+    slots = Slots()
+    slots.restore(kept)
+    assert slots.count == count
+    assert slots.certain is (count == MOST)
 
 
 @given(

@@ -105,6 +105,25 @@ async def test_the_plan_is_learnt_from_what_runs(
         await until_ended(client, 8)
 
 
+async def test_what_was_learnt_of_the_plan_survives_a_restart(
+    opened: asyncio.Event, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async def slots(client: Client) -> int:
+        return int((await client.get("proxy/api/state"))[1]["accounts"][0]["slots"])
+
+    async with Simulator(plan="creator", extra_nodes=[gated.gate(opened)]) as simulator:
+        async with running_proxy(simulator, tmp_path / "data") as proxy:
+            client = Client(session, proxy.url)
+            assert await slots(client) == 1
+            for _ in range(8):
+                await client.submit(gated.GRAPH)
+            await until(lambda: len(simulator.jobs) == 4)
+            opened.set()
+            await until_ended(client, 8)
+        async with running_proxy(simulator, tmp_path / "data") as proxy:
+            assert await slots(Client(session, proxy.url)) == 3
+
+
 async def test_numbers_and_front_decide_the_order(client: Client, opened: asyncio.Event) -> None:
     first = await client.submit(gated.GRAPH)
     late = await client.submit(graphs.plain(1), number=50)
