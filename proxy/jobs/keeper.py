@@ -17,9 +17,10 @@ from proxy.jobs.happenings import Record, Seen
 from proxy.jobs.hub import Hub
 from proxy.jobs.lane import Lane
 from proxy.jobs.ledger import Ledger
+from proxy.jobs.localising import Names
 from proxy.jobs.observer import Observers
 from proxy.jobs.record import EndedJob, JobRecord, Outcome
-from proxy.jobs.runner import Names, Runner, Waits
+from proxy.jobs.runner import Runner, Waits
 from proxy.store.base import Delete, Put, Store, StoreError
 from proxy.translate import codec
 from proxy.translate.messages import Message, status

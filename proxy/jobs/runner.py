@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -22,13 +22,13 @@ from proxy.jobs.happenings import (
     Started,
     Tell,
 )
+from proxy.jobs.localising import Localiser, Names
 from proxy.jobs.record import JobRecord
 from proxy.jobs.tracker import Tracker
 from proxy.store.base import StoreError
 from proxy.translate.events import TERMINAL_EVENTS
 from proxy.translate.frames import CloudFrame, CloudPicture
 from proxy.translate.messages import Message, Preview
-from proxy.translate.redact import redact
 from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -44,25 +44,6 @@ class Cloud(Protocol):
 
     async def job(self, cloud_id: str) -> Snapshot | None:
         """The job's detail, or `None` if the cloud does not know it."""
-
-
-class Names(Protocol):
-    """What a runner needs of the files: local names for outputs."""
-
-    def reveal(self, member: str, value: Any) -> Any:
-        """A value with the member's names in place of the cloud's, at any depth."""
-
-    async def localise(
-        self,
-        member: str,
-        prompt_id: str,
-        node_id: str,
-        node: Mapping[str, Any] | None,
-        output: dict[str, Any],
-        *,
-        account: str,
-    ) -> dict[str, Any]:
-        """A node's output with the cloud's names on the account replaced by the member's."""
 
 
 class Desk(Protocol):
@@ -142,9 +123,8 @@ class Runner:
             },
         )
         self._cloud = cloud
-        self._names = names
         self._desk = desk
-        self._secrets = secrets
+        self._localiser = Localiser(job, names, secrets)
         self._now = now
         self._waits = waits or Waits()
         self._inbox: asyncio.Queue[Happening] = asyncio.Queue()
@@ -216,7 +196,7 @@ class Runner:
     async def _take(self, happening: Happening) -> None:
         if self.tracker.started_at is None:
             await self._desk.turn(self.job)
-        local = await self._until_stored(lambda: self._localise(happening))
+        local = await self._until_stored(lambda: self._localiser.localise(happening))
         for command in self.tracker.receive(local, self._now()):
             await self._do(command)
 
@@ -243,50 +223,6 @@ class Runner:
             except StoreError as error:
                 log.error("store_refuses", error=str(error), next_try=wait)
         raise AssertionError("the waits never end")
-
-    async def _localise(self, happening: Happening) -> Happening:
-        """Replace the cloud's names, and the account's key wherever a node shows it."""
-        match happening:
-            case CloudEvent(type="executed", data=data) if isinstance(data.get("output"), dict):
-                node = str(data.get("node"))
-                output = await self._local_output(node, data["output"])
-                return CloudEvent("executed", {**data, "output": output})
-            case CloudEvent(type="execution_error", data=data):
-                return CloudEvent("execution_error", self._shown(dict(data)))
-            case Seen(snapshot=snapshot):
-                return replace(happening, snapshot=await self._local_snapshot(snapshot))
-        return happening
-
-    async def _local_snapshot(self, snapshot: Snapshot) -> Snapshot:
-        outputs = None
-        if snapshot.outputs is not None:
-            outputs = {
-                node: await self._local_output(node, output) if isinstance(output, dict) else output
-                for node, output in snapshot.outputs.items()
-            }
-        return replace(
-            snapshot,
-            outputs=outputs,
-            execution_error=self._shown(snapshot.execution_error),
-            execution_status=self._shown(snapshot.execution_status),
-        )
-
-    def _shown(self, value: T) -> T:
-        """What a failure shows, without secrets and without the cloud's names."""
-        shown: T = self._names.reveal(self.job.member, redact(value, *self._secrets))
-        return shown
-
-    async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any]:
-        job = self.job
-        local = await self._names.localise(
-            job.member,
-            job.prompt_id,
-            node,
-            job.graph.get(node),
-            output,
-            account=job.account,
-        )
-        return redact(local, *self._secrets)
 
     async def _read_detail(self) -> None:
         """Read until the tracker has ended, and tell it when the cloud has no more to say."""

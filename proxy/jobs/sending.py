@@ -15,10 +15,11 @@ from proxy.cloud.waits import Waits
 from proxy.jobs.adoption import Adoption
 from proxy.jobs.keeper import Keeper, now
 from proxy.jobs.lane import Lane
+from proxy.jobs.localising import Names
 from proxy.jobs.places import Places
 from proxy.jobs.record import JobRecord
 from proxy.jobs.request import Policy
-from proxy.jobs.runner import Names, Runner
+from proxy.jobs.runner import Runner
 from proxy.jobs.submission import SubmissionError, UnansweredError
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError
