@@ -54,6 +54,19 @@ async def test_the_life_of_a_member_and_a_token(team: Team, ask: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "body"),
+    [("PATCH", {"disabled": True}), ("PATCH", {"role": "user"}), ("DELETE", None)],
+)
+async def test_no_admin_shuts_oneself_out(
+    team: Team, ask: Any, method: str, body: dict[str, Any] | None
+) -> None:
+    status, said = await ask(method, "members/Ann", body)
+    assert (status, said["error"]["type"]) == (409, "own_access")
+    assert team.members.authenticate(team.ann) == team.members.get("ann")
+    assert (await ask("PATCH", "members/ann", {"weight": 2}))[0] == 200
+
+
+@pytest.mark.parametrize(
     ("method", "path", "body"),
     [
         ("GET", "members", None),

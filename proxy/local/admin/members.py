@@ -10,7 +10,7 @@ from aiohttp import web
 
 from proxy.local import answers, bodies
 from proxy.local.admin.asking import require_admin
-from proxy.local.services import of
+from proxy.local.services import member_of, of
 from proxy.members import fields
 from proxy.members.directory import (
     Directory,
@@ -52,6 +52,8 @@ async def change_member(request: web.Request) -> web.Response:
     with _told():
         wanted = await _body(request)
         checked = fields.checked(wanted, fields.MemberFields)
+        if checked.disabled is True or checked.role == "user":
+            _spare_oneself(request)
         member = await fields.change(directory, request.match_info["name"], checked)
     what = ", ".join(sorted(wanted))
     of(request).books.note(request, "member_changed", name=member.name, what=what)
@@ -61,6 +63,7 @@ async def change_member(request: web.Request) -> web.Response:
 async def remove_member(request: web.Request) -> web.Response:
     """Remove a member and its tokens; history and files stay on disk."""
     directory = _directory(request)
+    _spare_oneself(request)
     with _told():
         member = await directory.remove(request.match_info["name"])
     of(request).books.note(request, "member_removed", name=member.name)
@@ -101,6 +104,16 @@ async def revoke_token(request: web.Request) -> web.Response:
 def _directory(request: web.Request) -> Directory:
     require_admin(request)
     return of(request).members
+
+
+def _spare_oneself(request: web.Request) -> None:
+    """Raise `LocalError` (409) for an admin who would not be one any more."""
+    if request.match_info["name"].lower() == member_of(request).lower():
+        raise LocalError(
+            409,
+            "own_access",
+            "You would shut yourself out; let another admin do this, or the command line.",
+        )
 
 
 async def _body(request: web.Request) -> dict[str, Any]:
