@@ -1,0 +1,80 @@
+"""The walls of the house: which room may know which, and what is free of I/O and of clocks."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "proxy"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+#: Free of I/O, of tasks and of clocks.
+PURE = [
+    *(path for path in MODULES if path.parent.name == "translate"),
+    *(PACKAGE / "members" / name for name in ("turns.py", "permits.py", "member.py")),
+    *(PACKAGE / "accounts" / name for name in ("slots.py", "health.py", "choice.py")),
+    *(PACKAGE / "jobs" / name for name in ("tracker.py", "happenings.py", "record.py")),
+]
+IMPURE = {"asyncio", "aiohttp", "aiosqlite", "os", "random", "secrets", "socket", "threading"}
+CLOCKS = re.compile(r"\btime\.(?:time|monotonic|perf_counter|sleep)|\buuid[14]\b|\bnow\(\)|utcnow")
+
+
+def imports(path: Path) -> set[str]:
+    """The modules that a file imports, whole names."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{name.name}" for name in node.names}
+    return found
+
+
+def room(path: Path) -> str:
+    """The folder or the single module of the package that a file is in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def rooms_that(path: Path) -> set[str]:
+    """The rooms that a file knows, beside its own."""
+    names = [name.split(".") for name in imports(path) if name.startswith("proxy.")]
+    known = {parts[1] for parts in names}
+    return {one for one in known - {room(path)} if (PACKAGE / one).is_dir() or _is_module(one)}
+
+
+def _is_module(name: str) -> bool:
+    return (PACKAGE / f"{name}.py").exists()
+
+
+def test_no_arrow_leads_back() -> None:
+    arrows: defaultdict[str, set[str]] = defaultdict(set)
+    for path in MODULES:
+        arrows[room(path)] |= rooms_that(path)
+    order = list(TopologicalSorter(arrows).static_order())
+    assert order.index("translate") < order.index("cloud") < order.index("jobs")
+    assert order.index("jobs") < order.index("local") < order.index("app") < order.index("cli")
+    assert arrows["translate"] == set()
+    assert arrows["simulator"] == {"translate"}
+    assert {one for one, known in arrows.items() if "simulator" in known} == {"cli"}
+
+
+@pytest.mark.parametrize("path", PURE, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_decides_has_no_io_and_no_clock(path: Path) -> None:
+    assert {name.partition(".")[0] for name in imports(path)} & IMPURE == set()
+    assert CLOCKS.findall(path.read_text(encoding="utf-8")) == []
+
+
+def test_only_the_cloud_room_and_the_command_line_open_connections() -> None:
+    openers = {
+        room(path)
+        for path in MODULES
+        if {"aiohttp.ClientSession", "aiohttp.TCPConnector"} & imports(path)
+        or "ClientSession(" in path.read_text(encoding="utf-8")
+    }
+    assert openers <= {"cloud", "cli", "simulator"}
