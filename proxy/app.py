@@ -152,8 +152,9 @@ async def rooms(
         stack.push_async_callback(jobs.close)
 
         async def use_key(name: str, key: str) -> None:
+            jobs.hide(key)
             await by_name[name].use_key(key)
-            jobs.use_key(name, key)
+            jobs.key_renewed(name)
 
         if not settings.simulate:
             keys = AccountKeys(

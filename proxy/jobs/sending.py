@@ -23,7 +23,7 @@ from proxy.jobs.runner import Runner
 from proxy.jobs.submission import SubmissionError, UnansweredError
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError
-from proxy.translate.redact import credentials
+from proxy.translate.redact import CREDENTIAL_KEYS, credentials
 
 log = structlog.get_logger(__name__)
 
@@ -127,13 +127,18 @@ class Sender:
         extra_data.pop("client_id", None)
         if given is None:
             extra_data.pop("create_time", None)
-        if self._send_partner_key and "auth_token_comfy_org" not in extra_data:
-            extra_data.setdefault("api_key_comfy_org", lane.account.key)
+        lends = self._send_partner_key and not CREDENTIAL_KEYS & extra_data.keys()
         if not record.cancelled:
             await self._keeper.save(record, self._places.turns_with(record))
         if record.cancelled:
             raise WithdrawnError
-        return await lane.submitter.submit(record, graph, extra_data, patience=patience)
+        return await lane.submitter.submit(
+            record,
+            graph,
+            extra_data,
+            lent=lambda: {"api_key_comfy_org": lane.account.key} if lends else {},
+            patience=patience,
+        )
 
     async def taken(self, record: JobRecord, cloud_id: str) -> None:
         """The cloud has the job: follow it, or cancel it if it is not wanted any more."""

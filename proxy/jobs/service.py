@@ -119,9 +119,12 @@ class Jobs:
         """Take a binary message of the account's event socket."""
         self._lanes[account].router.on_frame(frame)
 
-    def use_key(self, account: str, key: str) -> None:
-        """The account has another key: hide it, read its jobs with it, and let jobs go again."""
+    def hide(self, key: str) -> None:
+        """A key is about to be used: it is to be shown to nobody."""
         self._keeper.hide(key)
+
+    def key_renewed(self, account: str) -> None:
+        """The account has another key: read its jobs with it, and let jobs go again."""
         one = self._lanes[account]
         one.account.health.renewed()
         one.reconciler.read_soon()

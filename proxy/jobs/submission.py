@@ -137,22 +137,26 @@ class Submitter:
         graph: dict[str, Any],
         extra_data: dict[str, Any],
         *,
+        lent: Callable[[], dict[str, Any]] = dict,
         patience: float | None = None,
     ) -> Submission:
         """Submit until the cloud has taken or refused the job.
 
-        After an answer that got lost the account's jobs are searched for this one's mark before
-        anything is sent again. `patience` replaces the usual one. Raises `SubmissionError`, or
-        `UnansweredError` if nobody can tell.
+        `lent` is asked with each call for what goes beside `extra_data`: by then the account may
+        have another key. After an answer that got lost the account's jobs are searched for this
+        one's mark before anything is sent again. `patience` replaces the usual one. Raises
+        `SubmissionError`, or `UnansweredError` if nobody can tell.
         """
-        marked = {**extra_data, MARK: _mark(job)}
+        mark = _mark(job)
         patience = self._patience if patience is None else min(patience, self._patience)
         waits = _waits(patience)
         with self._expecting():
             while True:
                 try:
                     return await self._cloud.submit(
-                        graph, extra_data=marked, partial_execution_targets=job.targets
+                        graph,
+                        extra_data={**extra_data, **lent(), MARK: mark},
+                        partial_execution_targets=job.targets,
                     )
                 except CloudAmbiguous as error:
                     refusal, least, lost = _silent(error), 0.0, True

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import graphs
@@ -11,6 +13,10 @@ import pytest
 from stack import PATIENCE, Client, running_proxy
 
 from proxy.cloud.circuit import Circuit
+from proxy.cloud.client import Submission
+from proxy.cloud.errors import refusal
+from proxy.jobs.record import JobRecord
+from proxy.jobs.submission import Submitter
 from proxy.simulator import HttpFault, Simulator
 from proxy.tempo import Tempo
 
@@ -224,3 +230,29 @@ async def test_the_first_submission_waits_for_the_catalogue(
 ) -> None:
     entry = await client.run(graphs.plain())
     assert entry["prompt"][4] == ["2"]
+
+
+async def test_every_call_lends_the_key_of_its_moment() -> None:
+    lent: list[str] = []
+
+    class BusyOnce:
+        async def submit(self, _graph: Any, *, extra_data: dict[str, Any], **_: Any) -> Submission:
+            lent.append(extra_data["api_key_comfy_org"])
+            if len(lent) == 1:
+                raise refusal("POST /api/prompt", 503, {}, None)
+            return Submission("cloud-id", {})
+
+    record = JobRecord(
+        prompt_id="one",
+        member="local",
+        number=0,
+        graph={},
+        extra_data={},
+        targets=None,
+        client_id=None,
+        create_time=0,
+    )
+    keys = iter(("the old key", "the new key"))
+    submitter = Submitter(BusyOnce(), lambda _: False, nullcontext)  # type: ignore[arg-type]
+    await submitter.submit(record, {}, {}, lent=lambda: {"api_key_comfy_org": next(keys)})
+    assert lent == ["the old key", "the new key"]
