@@ -45,7 +45,10 @@ async def answer(
         return web.Response(status=fault.status, text=fault.body, headers=headers)
     if not isinstance(response, web.Response) or not isinstance(response.body, bytes):
         return response
-    return await _spoilt(request, response, response.body, fault)
+    try:
+        return await _spoilt(request, response, response.body, fault)
+    except ConnectionError:  # whoever asked is gone
+        return response
 
 
 async def _spoilt(
