@@ -15,12 +15,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+from processes import server
 from yarl import URL
 
 HERE = Path(__file__).parent
@@ -36,24 +35,6 @@ def graph(number: int) -> dict[str, Any]:
         "1": {"class_type": "EmptyImage", "inputs": inputs},
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     }
-
-
-@asynccontextmanager
-async def server(*command: str, **environment: str) -> AsyncIterator[URL]:
-    """A process that prints a line with its address when it listens."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        stdout=asyncio.subprocess.PIPE,
-        env={"COMFY_PROXY_LOG_LEVEL": "warning", **environment},
-    )
-    assert process.stdout is not None
-    try:
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
-        yield URL(next(word for word in line.split() if word.startswith("http")))
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 async def rate(url: URL) -> float:
@@ -79,7 +60,7 @@ async def polls(proxy: URL, paths: dict[str, str], folder: Path) -> list[tuple[s
                 ours, theirs = [], []
                 for _ in range(ROUNDS):
                     ours.append(await rate(proxy.join(URL(path))))
-                    theirs.append(await rate(bare))
+                    theirs.append(await rate(bare.url))
             rows.append((name, statistics.median(ours), statistics.median(theirs)))
     return rows
 
@@ -129,13 +110,13 @@ async def main() -> None:
             server(
                 *("-m", "proxy", "serve", "--port", "0", "--data-dir", str(folder / "data")),
                 COMFY_CLOUD_API_KEY=KEY,
-                COMFY_CLOUD_BASE_URL=str(cloud),
+                COMFY_CLOUD_BASE_URL=str(cloud.url),
             ) as proxy,
         ):
-            prompt_id = await finished_job(proxy)
+            prompt_id = await finished_job(proxy.url)
             paths = {"GET /queue": "/queue", "GET /history/{id}": f"/history/{prompt_id}"}
-            rows = await polls(proxy, paths, folder)
-            ours, theirs = await submissions(proxy, cloud)
+            rows = await polls(proxy.url, paths, folder)
+            ours, theirs = await submissions(proxy.url, cloud.url)
     print("| | through the proxy | without it | |")
     print("|---|---:|---:|---:|")
     for name, mine, bare in rows:

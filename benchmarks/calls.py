@@ -13,7 +13,8 @@ import tempfile
 from collections import Counter
 
 import aiohttp
-from api import graph, server
+from api import graph
+from processes import server
 from yarl import URL
 
 from proxy.simulator import Simulator, Switches
@@ -62,9 +63,9 @@ async def main() -> None:
                     ) as proxy,
                     aiohttp.ClientSession() as session,
                 ):
-                    await job(session, proxy, 0, 1)  # the catalogue is loaded with the first one
+                    await job(session, proxy.url, 0, 1)  # the first loads the catalogue
                     before = Counter(simulator.calls)
-                    asked = [await job(session, proxy, n, clients) for n in range(1, JOBS + 1)]
+                    asked = [await job(session, proxy.url, n, clients) for n in range(1, JOBS + 1)]
                     made = Counter(simulator.calls)
                     made.subtract(before)
             calls = {route: count / JOBS for route, count in made.items() if count}

@@ -26,7 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import aiohttp
-from api import HERE, server
+from api import HERE
+from processes import server
 from yarl import URL
 
 from proxy.catalogue.nodes import Nodes
@@ -141,7 +142,7 @@ async def measure(proxy: URL, folder: Path, given: argparse.Namespace) -> None:
             body = await answer.read()
         (folder / "body").write_bytes(body)
         async with server(str(HERE / "comfyui.py"), str(folder / "body")) as other:
-            theirs = other / "object_info"
+            theirs = other.url / "object_info"
             async with session.get(theirs) as answer:
                 if await answer.read() != body:
                     raise RuntimeError("the bodies differ")
@@ -179,7 +180,7 @@ async def main() -> None:
                 COMFY_CLOUD_BASE_URL=str(simulator.base_url),
             ) as proxy,
         ):
-            await measure(proxy, folder, given)
+            await measure(proxy.url, folder, given)
 
 
 if __name__ == "__main__":

@@ -15,18 +15,17 @@ import asyncio
 import json
 import resource
 import statistics
-import sys
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import uvloop
+from processes import server
 from yarl import URL
 
 HERE = Path(__file__).parent
@@ -56,43 +55,6 @@ def graph(number: int) -> dict[str, Any]:
         "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["1", 2]}},
         "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
     }
-
-
-@dataclass
-class Server:
-    """A process that listens at `url`."""
-
-    url: URL
-    pid: int
-
-    def memory(self) -> float:
-        """Its resident memory in MiB."""
-        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
-        return pages * resource.getpagesize() / 1024**2
-
-    def seconds(self) -> float:
-        """The processor time that it has used."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / 100
-
-
-@asynccontextmanager
-async def server(*command: str, **environment: str) -> AsyncIterator[Server]:
-    """A process that prints a line with its address when it listens."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *command,
-        stdout=asyncio.subprocess.PIPE,
-        env={"COMFY_PROXY_LOG_LEVEL": "warning", **environment},
-    )
-    assert process.stdout is not None
-    try:
-        line = (await asyncio.wait_for(process.stdout.readline(), 30)).decode()
-        url = URL(next(word for word in line.split() if word.startswith("http")))
-        yield Server(url, process.pid)
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 class Idle(asyncio.Protocol):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
-from api import HERE, KEY, server
+from api import HERE, KEY
+from processes import server
 from yarl import URL
 
 from proxy.members.directory import Directory
@@ -67,10 +68,10 @@ async def running(
             *("-m", "proxy", "serve", "--port", "0", "--data-dir", str(folder / "data")),
             *options,
             COMFY_CLOUD_API_KEY=KEY,
-            COMFY_CLOUD_BASE_URL=str(cloud),
-        ) as url,
+            COMFY_CLOUD_BASE_URL=str(cloud.url),
+        ) as proxy,
     ):
-        yield Shop(url, tokens, record)
+        yield Shop(proxy.url, tokens, record)
 
 
 def session(token: str) -> aiohttp.ClientSession:
