@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
-import pytest
-
 from proxy.bookkeeping import recount
 from proxy.jobs.keeper import HISTORY, LIVE
 from proxy.jobs.record import EndedJob, JobRecord
@@ -17,13 +12,6 @@ from proxy.store.sqlite import SqliteStore
 #: 2026-11-24 18:00 UTC in seconds since 1970.
 NOW = 1_795_543_200.0
 DAY = "2026-11-24"
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "store.sqlite")
-    yield opened
-    await opened.close()
 
 
 def live(prompt_id: str, *, accepted: bool = True) -> JobRecord:
