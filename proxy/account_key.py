@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 import structlog
 
-from proxy.config import (
+from proxy.settings import (
     AccountAccess,
     AccountSettings,
     ConfigError,

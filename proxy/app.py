@@ -15,26 +15,26 @@ from proxy.account_key import AccountKeys
 from proxy.accounts import opening
 from proxy.accounts.opening import Ears
 from proxy.accounts.order import best_first
-from proxy.catalogue.service import Catalogue
-from proxy.catalogue.source import Accounts
-from proxy.config import AccountAccess, ConfigError, Settings
+from proxy.api import web_packages
+from proxy.api.admin.board import Bell, Board
+from proxy.api.app import make_admin_app
+from proxy.api.guard import Limits
+from proxy.api.journal import Journal
+from proxy.api.server import Server
+from proxy.api.services import Services
+from proxy.api.tls import Certificate, CertificateError
+from proxy.api.web_packages import WebInterface
+from proxy.catalog.service import Catalogue
+from proxy.catalog.source import Accounts
 from proxy.files.service import Files
 from proxy.jobs.checks import Checks
 from proxy.jobs.request import Policy
 from proxy.jobs.service import Jobs
-from proxy.local import web_packages
-from proxy.local.admin.board import Bell, Board
-from proxy.local.app import make_admin_app
-from proxy.local.guard import Limits
-from proxy.local.journal import Journal
-from proxy.local.server import Server
-from proxy.local.services import Services
-from proxy.local.tls import Certificate, CertificateError
-from proxy.local.web_packages import WebInterface
 from proxy.members.database import FILE
 from proxy.members.directory import Directory
 from proxy.members.permits import check_classes
 from proxy.readiness import Readiness
+from proxy.settings import AccountAccess, ConfigError, Settings
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
 from proxy.tempo import Tempo

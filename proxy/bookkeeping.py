@@ -8,16 +8,16 @@ from pathlib import Path
 
 import structlog
 
-from proxy.config import Settings
+from proxy.api.books import Books
 from proxy.jobs.keeper import HISTORY, LIVE
 from proxy.jobs.record import EndedJob, JobRecord
-from proxy.local.books import Books
 from proxy.members import audit
 from proxy.members.audit import Audit
 from proxy.members.directory import Directory
 from proxy.members.limiter import Limiter
 from proxy.members.usage import Usage
 from proxy.metrics.tally import Tally
+from proxy.settings import Settings
 from proxy.store.base import Store
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from proxy.config import ConfigError
+from proxy.settings import ConfigError
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from proxy.api.services import Report
 from proxy.cloud.errors import CloudDown, CloudError, CloudRefused, CloudUnauthorized
-from proxy.local.services import Report
 from proxy.store.base import Store, StoreError
 
 #: The collection of the one document that is written to see whether it can be.

@@ -15,12 +15,12 @@ import aiohttp
 from yarl import URL
 
 from proxy import app
-from proxy.config import AccountAccess, Settings, read_accounts
+from proxy.api.server import Server
+from proxy.api.services import Services
+from proxy.api.web_packages import WebInterface
 from proxy.jobs.request import Policy
 from proxy.jobs.runner import Waits
-from proxy.local.server import Server
-from proxy.local.services import Services
-from proxy.local.web_packages import WebInterface
+from proxy.settings import AccountAccess, Settings, read_accounts
 from proxy.simulator import Simulator
 
 #: No test waits longer for an event that has to come.

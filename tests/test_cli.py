@@ -16,7 +16,7 @@ from process import PATIENCE, child, command, serving
 from proxy import __version__
 from proxy.cli.commands import main, with_default_command
 from proxy.cli.serve import is_loopback
-from proxy.config import SETTINGS, ConfigError, Settings
+from proxy.settings import SETTINGS, ConfigError, Settings
 from proxy.simulator import Simulator, Switches
 
 KEY = "comfyui-0123456789"

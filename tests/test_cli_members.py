@@ -15,8 +15,8 @@ from team import bearer
 
 from proxy.cli import main
 from proxy.cli.serve import refuse_open_door
-from proxy.config import ConfigError, Settings
 from proxy.members.database import FILE
+from proxy.settings import ConfigError, Settings
 
 
 @pytest.fixture

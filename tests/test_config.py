@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from proxy.config import SETTINGS, ConfigError, Settings, load, read_key
+from proxy.settings import SETTINGS, ConfigError, Settings, load, read_key
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from proxy.api import deviations
+from proxy.api.routes import ROUTES
 from proxy.cli import reference
-from proxy.config import ACCOUNT_ENTRIES, SETTINGS, load
-from proxy.local import deviations
-from proxy.local.routes import ROUTES
+from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, load
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(path.name for path in ROOT.glob("docs/*.md"))

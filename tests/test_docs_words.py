@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import typer.main
 
+from proxy.api.routes import ROUTES
 from proxy.cli import reference
 from proxy.cli.commands import app, with_default_command
-from proxy.config import ACCOUNT_ENTRIES, SETTINGS, load
-from proxy.local.routes import ROUTES
+from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, load
 
 ROOT = Path(__file__).parent.parent
 #: Written by hand; those drawn from the code are right by birth.

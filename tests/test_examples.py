@@ -15,7 +15,7 @@ import pytest
 from process import serving
 from ruamel.yaml import YAML
 
-from proxy.config import SETTINGS, load
+from proxy.settings import SETTINGS, load
 
 ROOT = Path(__file__).parent.parent
 COMPOSE = sorted((ROOT / "examples").glob("*/compose.yaml"))

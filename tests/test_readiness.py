@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from proxy.api.services import Report
 from proxy.cloud.errors import CloudDown, refusal
-from proxy.local.services import Report
 from proxy.readiness import Readiness
 from proxy.store.base import StoreError
 

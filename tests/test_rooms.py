@@ -58,7 +58,7 @@ def test_no_arrow_leads_back() -> None:
         arrows[room(path)] |= rooms_that(path)
     order = list(TopologicalSorter(arrows).static_order())
     assert order.index("translate") < order.index("cloud") < order.index("jobs")
-    assert order.index("jobs") < order.index("local") < order.index("app") < order.index("cli")
+    assert order.index("jobs") < order.index("api") < order.index("app") < order.index("cli")
     assert arrows["translate"] == set()
     assert arrows["simulator"] == {"translate"}
     assert {one for one, known in arrows.items() if "simulator" in known} == {"cli"}

@@ -11,7 +11,7 @@ from proxy.accounts.account import Account
 from proxy.accounts.slots import Slots
 from proxy.cloud.client import CloudClient
 from proxy.cloud.socket import EventSocket
-from proxy.config import AccountAccess
+from proxy.settings import AccountAccess
 from proxy.tempo import Tempo
 
 

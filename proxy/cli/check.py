@@ -19,7 +19,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.socket import EventSocket
 from proxy.cloud.waits import Patience
-from proxy.config import (
+from proxy.settings import (
     AccountAccess,
     AccountSettings,
     ConfigError,

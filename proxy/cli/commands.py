@@ -13,7 +13,7 @@ from proxy import __version__
 from proxy.cli import member_commands
 from proxy.cli.failure import CommandError
 from proxy.cli.options import takes_settings
-from proxy.config import ConfigError, load
+from proxy.settings import ConfigError, load
 
 app = typer.Typer(
     add_completion=False,

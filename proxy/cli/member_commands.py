@@ -8,7 +8,7 @@ import typer
 from typer.models import OptionInfo
 
 from proxy.cli.options import takes_settings
-from proxy.config import load
+from proxy.settings import load
 
 _WHERE = {"config", "data_dir", "simulate"}
 

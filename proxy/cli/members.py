@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.cli.failure import CommandError
-from proxy.config import Settings
 from proxy.members import audit, fields
 from proxy.members.directory import Directory, DirectoryError
 from proxy.members.member import Member
 from proxy.members.tokens import Token
+from proxy.settings import Settings
 from proxy.store.base import StoreError
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from proxy.config import SETTINGS, Setting
+from proxy.settings import SETTINGS, Setting
 
 
 def takes_settings(

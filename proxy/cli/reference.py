@@ -16,10 +16,10 @@ from contextlib import redirect_stdout
 from itertools import groupby
 from pathlib import Path
 
+from proxy.api.routes import ROUTES, Route, Source
 from proxy.cli.commands import app
 from proxy.cli.options import shown_default
-from proxy.config import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
-from proxy.local.routes import ROUTES, Route, Source
+from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
 
 _MEMBER_COMMANDS = (
     "member add",

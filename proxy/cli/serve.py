@@ -15,8 +15,8 @@ from contextlib import suppress
 
 from proxy import app, telemetry
 from proxy.cli.clouds import chosen_accounts
-from proxy.config import ConfigError, Settings
 from proxy.members.directory import any_members
+from proxy.settings import ConfigError, Settings
 from proxy.store.base import StoreError
 
 #: Seconds that stopping may take whatever the setting says.

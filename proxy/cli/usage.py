@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from proxy.cli.failure import CommandError
-from proxy.config import Settings
 from proxy.members import audit as record
 from proxy.members.usage import USAGE, MemberDay, Row, day_of, select
+from proxy.settings import Settings
 
 Form = Literal["table", "csv", "json"]
 

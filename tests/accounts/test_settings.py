@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from proxy.config import SETTINGS, ConfigError, load, read_accounts
+from proxy.settings import SETTINGS, ConfigError, load, read_accounts
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from browser.frontend import chromium, headless
 from stack import Proxy, running_proxy
 
-from proxy.local import web_packages
+from proxy.api import web_packages
 from proxy.simulator import Simulator
 
 if TYPE_CHECKING:

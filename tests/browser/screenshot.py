@@ -14,7 +14,7 @@ from browser.gallery import busy_gateway
 from PIL import Image
 from stack import running_proxy
 
-from proxy.local import web_packages
+from proxy.api import web_packages
 from proxy.simulator import Simulator
 
 PICTURES = Path(__file__).parents[2] / "docs/images"

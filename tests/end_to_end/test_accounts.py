@@ -17,7 +17,7 @@ from stack import PATIENCE, Client, running_proxy
 from proxy.accounts import health
 from proxy.app import Tempo
 from proxy.cloud.waits import Patience, Waits
-from proxy.config import AccountSettings
+from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import Account
 from proxy.simulator.jobs import Job

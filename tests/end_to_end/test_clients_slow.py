@@ -12,8 +12,8 @@ import gated
 import pytest
 from stack import Client, Proxy, running_proxy
 
-from proxy.local import socket as client_socket
-from proxy.local.outbox import Outbox
+from proxy.api import socket as client_socket
+from proxy.api.outbox import Outbox
 from proxy.simulator import Simulator
 from proxy.translate.messages import Event, Preview
 

@@ -26,8 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stack import PATIENCE, running_proxy
 
-from proxy.local import system
-from proxy.local.routes import ROUTES, Route
+from proxy.api import system
+from proxy.api.routes import ROUTES, Route
 from proxy.simulator import Simulator
 
 EXAMPLES = 12

@@ -18,7 +18,7 @@ from process import before, command, serving
 from stack import Client, running_proxy
 from structlog.testing import capture_logs
 
-from proxy.config import ConfigError
+from proxy.settings import ConfigError
 from proxy.simulator import Simulator
 from proxy.store import sqlite
 

@@ -15,9 +15,9 @@ from yarl import URL
 
 from proxy import app
 from proxy.cloud.waits import Patience, Waits
-from proxy.config import ConfigError
 from proxy.members.directory import Directory
 from proxy.members.member import Member
+from proxy.settings import ConfigError
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import UserFile
 from proxy.translate.errors import LocalError

@@ -13,7 +13,7 @@ import graphs
 import pytest
 from yarl import URL
 
-from proxy.catalogue import Catalogue
+from proxy.catalog import Catalogue
 from proxy.cloud.errors import CloudUnreachable
 from proxy.jobs.checks import FRESH, Checks
 from proxy.jobs.request import Request

@@ -15,9 +15,9 @@ from pydantic import SecretStr
 from stack import PATIENCE, Client, running_proxy
 
 from proxy.accounts import health
-from proxy.config import AccountSettings
 from proxy.jobs.request import Request
 from proxy.members.member import Limits, Member
+from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 
 SUBMIT = "POST /api/prompt"

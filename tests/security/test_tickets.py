@@ -10,7 +10,7 @@ from stack import Client
 from team import running_team
 from yarl import URL
 
-from proxy.local.ticket import LIFETIME, Tickets
+from proxy.api.ticket import LIFETIME, Tickets
 from proxy.simulator import Simulator
 
 

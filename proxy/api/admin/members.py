@@ -1,0 +1,138 @@
+"""`/proxy/api/members` and `/proxy/api/tokens`: who may use the proxy, for admins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from aiohttp import web
+
+from proxy.api import answers, bodies
+from proxy.api.admin.asking import require_admin
+from proxy.api.services import member_of, of
+from proxy.members import fields
+from proxy.members.directory import (
+    Directory,
+    DirectoryError,
+    NameTakenError,
+    UnknownMemberError,
+    UnknownTokenError,
+)
+from proxy.translate.errors import LocalError
+
+
+async def list_members(request: web.Request) -> web.Response:
+    """All members with their limits."""
+    directory = _directory(request)
+    found = [fields.describe_member(directory, one) for one in directory.members()]
+    return answers.json({"members": found})
+
+
+async def add_member(request: web.Request) -> web.Response:
+    """Add a member: `name`, and what else `PATCH` takes; `restore` takes a removed one back."""
+    directory = _directory(request)
+    if not directory.has_members:
+        raise LocalError(
+            409,
+            "no_members",
+            "The first member would shut you out; add it by comfy-cloud-proxy member add NAME "
+            "--role admin, and a token by comfy-cloud-proxy token new NAME.",
+        )
+    with _told():
+        wanted = fields.checked(await _body(request), fields.NewMember)
+        member = await fields.add(directory, wanted)
+    of(request).books.note(request, "member_added", name=member.name, role=member.role)
+    return answers.json(fields.describe_member(directory, member), 201)
+
+
+async def change_member(request: web.Request) -> web.Response:
+    """Change a member: `role`, `weight`, `disabled`, and in `limits` any of the limits."""
+    directory = _directory(request)
+    with _told():
+        wanted = await _body(request)
+        checked = fields.checked(wanted, fields.MemberFields)
+        if checked.disabled is True or checked.role == "user":
+            _spare_oneself(request)
+        member = await fields.change(directory, request.match_info["name"], checked)
+    what = ", ".join(sorted(wanted))
+    of(request).books.note(request, "member_changed", name=member.name, what=what)
+    return answers.json(fields.describe_member(directory, member))
+
+
+async def remove_member(request: web.Request) -> web.Response:
+    """Remove a member and its tokens; history and files stay on disk."""
+    directory = _directory(request)
+    _spare_oneself(request)
+    with _told():
+        member = await directory.remove(request.match_info["name"])
+    of(request).books.note(request, "member_removed", name=member.name)
+    return answers.empty(204)
+
+
+async def list_tokens(request: web.Request) -> web.Response:
+    """The tokens, or those of a `member`, with their last use; never whole."""
+    directory = _directory(request)
+    with _told():
+        name = request.query.get("member")
+        member = directory.find(name).name if name else None
+    found = [fields.describe_token(directory, one) for one in directory.tokens(member)]
+    return answers.json({"tokens": found})
+
+
+async def make_token(request: web.Request) -> web.Response:
+    """Make a token for a `member`, with a `note` and `expires` as `90d`; shown this once."""
+    directory = _directory(request)
+    with _told():
+        wanted = fields.checked(await _body(request), fields.NewToken)
+        text, token = await fields.new_token(directory, wanted)
+    of(request).books.note(request, "token_made", name=token.member, of=token.shown)
+    answer = answers.json({**fields.describe_token(directory, token), "token": text}, 201)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+async def revoke_token(request: web.Request) -> web.Response:
+    """Revoke the one token that begins so; whoever came in by it is shown out."""
+    directory = _directory(request)
+    with _told():
+        token = await directory.revoke(request.match_info["prefix"])
+    of(request).books.note(request, "token_revoked", name=token.member, of=token.shown)
+    return answers.empty(204)
+
+
+def _directory(request: web.Request) -> Directory:
+    require_admin(request)
+    return of(request).members
+
+
+def _spare_oneself(request: web.Request) -> None:
+    """Raise `LocalError` (409) for an admin who would not be one any more."""
+    if request.match_info["name"].lower() == member_of(request).lower():
+        raise LocalError(
+            409,
+            "own_access",
+            "You would shut yourself out; let another admin do this, or the command line.",
+        )
+
+
+async def _body(request: web.Request) -> dict[str, Any]:
+    """A JSON object. Pages of other sites cannot send its content type without asking first."""
+    if request.content_type != "application/json":
+        raise LocalError(
+            415, "not_json", "Send the body as JSON, with the content type application/json."
+        )
+    return await bodies.read_object(request)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What the directory refuses, as an answer."""
+    try:
+        yield
+    except (UnknownMemberError, UnknownTokenError) as error:
+        raise LocalError(404, "unknown", str(error)) from None
+    except NameTakenError as error:
+        raise LocalError(409, "name_taken", str(error)) from None
+    except DirectoryError as error:
+        raise LocalError(400, "invalid", str(error)) from None

@@ -1,0 +1,115 @@
+"""`/object_info`, `/models` and their kin: what there is to build workflows of."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from aiohttp import web
+
+from proxy.api import accept, answers
+from proxy.api.services import member_of, of
+from proxy.catalog.whole import Body, Coding
+
+#: Ways to compress `object_info`, the best first.
+_CODINGS: tuple[Coding, ...] = ("zstd", "gzip")
+
+
+async def get_object_info(request: web.Request) -> web.StreamResponse:
+    """All node classes, with the member's files where a class lists the input folder.
+
+    Compressed only for who asks for it. The entity tag is that of the bytes as they are sent.
+    """
+    coding = cast(Coding, accept.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
+    body = await of(request).catalogue.object_info(_files(request), coding)
+    headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}
+    if any(tag.value in ("*", body.etag) for tag in request.if_none_match or ()):
+        return web.Response(status=304, headers=headers)
+    headers["Content-Type"] = answers.JSON_TYPE
+    if coding != accept.IDENTITY:
+        headers["Content-Encoding"] = coding
+    return await _send(request, body, headers)
+
+
+async def get_node_class(request: web.Request) -> web.Response:
+    """One node class, or `{}`."""
+    name = request.match_info["node_class"]
+    return answers.ready(await of(request).catalogue.node_class_json(name, _files(request)))
+
+
+async def get_model_folders(request: web.Request) -> web.Response:
+    """The names of the model folders."""
+    return answers.json(await of(request).catalogue.model_folders())
+
+
+async def get_models(request: web.Request) -> web.Response:
+    """The names of a folder's models; 404 without a body for an unknown folder."""
+    models = await of(request).catalogue.models(request.match_info["folder"])
+    return answers.empty(404) if models is None else answers.json(models)
+
+
+async def get_model_folders_in_detail(request: web.Request) -> web.Response:
+    """The model folders with their places."""
+    return answers.json(await of(request).catalogue.model_folders_in_detail())
+
+
+async def get_models_in_detail(request: web.Request) -> web.Response:
+    """A folder's models with what is known of them; 404 without a body for an unknown folder."""
+    models = await of(request).catalogue.models_in_detail(request.match_info["folder"])
+    return answers.empty(404) if models is None else answers.json(models)
+
+
+async def get_embeddings(request: web.Request) -> web.Response:
+    """The names of the embeddings."""
+    return answers.json(await of(request).catalogue.embeddings())
+
+
+async def get_model_preview(request: web.Request) -> web.Response:
+    """The picture of a model; 404 without a body where there is none."""
+    match = request.match_info
+    try:
+        index = int(match["path_index"])
+    except ValueError:
+        return answers.empty(400)
+    catalogue, folder, name = of(request).catalogue, match["folder"], match["filename"]
+    models = await catalogue.models(folder) or []
+    if name not in models and name.removesuffix(".webp") not in models:
+        return answers.empty(404)
+    picture = await catalogue.extras.preview(folder, index, name) if index >= 0 else None
+    if picture is None:
+        return answers.empty(404)
+    body, type_ = picture
+    return web.Response(body=body, headers={"Content-Type": type_})
+
+
+async def get_subgraphs(request: web.Request) -> web.Response:
+    """The subgraphs that everybody has, without their contents."""
+    return answers.json(await of(request).catalogue.extras.subgraphs())
+
+
+async def get_subgraph(request: web.Request) -> web.Response:
+    """One of them with its content as `data`, JSON as text; `null` for an unknown one."""
+    return answers.json(await of(request).catalogue.extras.subgraph(request.match_info["id"]))
+
+
+async def get_node_replacements(request: web.Request) -> web.Response:
+    """Which node classes stand in place of old ones."""
+    return answers.json(await of(request).catalogue.extras.node_replacements())
+
+
+async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> web.StreamResponse:
+    """Piece by piece, so that nothing is copied; a client that leaves ends it quietly."""
+    response = web.StreamResponse(headers={**headers, "Content-Length": str(body.length)})
+    try:
+        await response.prepare(request)
+        if request.method != "HEAD":
+            for piece in body.pieces:
+                await response.write(piece)
+        await response.write_eof()
+    except ConnectionError:
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+def _files(request: web.Request) -> list[str]:
+    return of(request).files.listing(member_of(request), "input")

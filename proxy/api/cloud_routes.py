@@ -1,0 +1,160 @@
+"""What Comfy Cloud has beyond a local ComfyUI, for programs that were written for it.
+
+Everything is answered from the member's own jobs. The `X-API-Key` and the `token` that such a
+program sends belong to nobody here: they are neither looked at nor passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+from yarl import URL
+
+from proxy.api import answers
+from proxy.api.access import ADMISSION, DOOR, TICKETED
+from proxy.api.forwarded import caller_of
+from proxy.api.services import member_of, of
+from proxy.jobs.listing import JobQuery
+from proxy.translate import as_cloud, codec
+from proxy.translate.as_cloud import OutputFile
+
+#: Items of a page of assets: how many the cloud gives unasked, and at most.
+ASSETS = 20
+MOST_ASSETS = 500
+
+_ENDED = frozenset({"completed", "failed", "cancelled"})
+
+
+class _BadNumberError(Exception):
+    """A query value that must be a whole number and is none."""
+
+
+async def get_user(request: web.Request) -> web.Response:
+    """Who is asking: `{"id": …, "status": "active"}`."""
+    return answers.json({"id": member_of(request), "status": "active"})
+
+
+async def get_status(request: web.Request) -> web.Response:
+    """The state of one job, in one of five words."""
+    job = _job(request)
+    return _unknown("Job not found") if job is None else answers.json(as_cloud.status(job))
+
+
+async def list_history(request: web.Request) -> web.Response:
+    """Ended jobs, the newest first: all, or those that `max_items` and `offset` ask for."""
+    try:
+        limit = _whole(request.query, "max_items")
+        offset = _whole(request.query, "offset") or 0
+    except _BadNumberError as error:
+        return _bad(str(error))
+    if limit == 0:
+        return answers.json({"history": []})
+    jobs, member = of(request).jobs, member_of(request)
+    query = JobQuery(statuses=_ENDED, limit=limit, offset=offset)
+    listed = jobs.list_jobs(member, query)["jobs"]
+    entries = [(job, jobs.history_entry_json(member, job["id"])) for job in listed]
+    return answers.ready(await asyncio.to_thread(_history, entries))
+
+
+def _history(listed: list[tuple[dict[str, Any], bytes]]) -> bytes:
+    items = [
+        as_cloud.history_item(job, entry)
+        for job, data in listed
+        for entry in codec.loads(data).values()
+    ]
+    return codec.dump_bytes({"history": items})
+
+
+async def get_history(request: web.Request) -> web.Response:
+    """One ended job by its id; 404 until it has ended."""
+    data = of(request).jobs.history_entry_json(member_of(request), request.match_info["prompt_id"])
+    found = codec.loads(data)
+    if not found:
+        return _unknown("History not found")
+    return answers.json({key: as_cloud.history_detail(entry) for key, entry in found.items()})
+
+
+async def list_assets(request: web.Request) -> web.Response:
+    """The files that a job made, in pages of `limit` items from `offset`."""
+    try:
+        limit = _whole(request.query, "limit")
+        offset = _whole(request.query, "offset") or 0
+    except _BadNumberError as error:
+        return _bad(str(error))
+    limit = ASSETS if limit is None else limit
+    if not 1 <= limit <= MOST_ASSETS:
+        return _bad(f"limit must be between 1 and {MOST_ASSETS}")
+    job = _job(request)
+    if job is None:
+        return _unknown("Job not found")
+    found = [
+        asset
+        for file in as_cloud.output_files(job.get("outputs", {}))
+        if (asset := _asset(request, file)) is not None
+    ]
+    page = found[offset : offset + limit]
+    pagination = {
+        "offset": offset,
+        "limit": limit,
+        "total": len(found),
+        "has_more": offset + len(page) < len(found),
+    }
+    return answers.json({"job_id": job["id"], "assets": page, "pagination": pagination})
+
+
+def _asset(request: web.Request, file: OutputFile) -> dict[str, Any] | None:
+    record = of(request).files.find(member_of(request), file.type, file.subfolder, file.filename)
+    if record is None:
+        return None
+    return as_cloud.asset(
+        request.match_info["job_id"],
+        file,
+        hash_=record.hash,
+        size=record.size,
+        media_type=record.media_type,
+        modified=record.modified,
+    )
+
+
+def redirect(request: web.Request) -> web.Response | None:
+    """The cloud's answer to `GET /api/view`, if the program that asks was written for the cloud.
+
+    By the cloud's documentation such programs send `X-API-Key`, insist on a 302 and fetch the
+    address that it names without the key. Here it is that of `/view`, which never redirects; it
+    is a whole URL, since programs take it as it is, and with members it has a ticket.
+    """
+    if "X-API-Key" not in request.headers or request.path != "/api/view":
+        return None
+    door, caller, token = request.app[DOOR], caller_of(request), request[ADMISSION].token
+    address = request.rel_url.with_path(TICKETED, keep_query=True).without_query_params("token")
+    if token is not None:
+        address = door.tickets.add(address, token)
+    address = URL(f"{caller.scheme}://{caller.host}{door.base_path}{address}")
+    return web.Response(status=302, headers={"Location": str(address)})
+
+
+def _job(request: web.Request) -> dict[str, Any] | None:
+    return of(request).jobs.job(member_of(request), request.match_info["job_id"])
+
+
+def _unknown(message: str) -> web.Response:
+    return answers.json(as_cloud.error("NOT_FOUND", message), 404)
+
+
+def _bad(message: str) -> web.Response:
+    return answers.json(as_cloud.error("BAD_REQUEST", message), 400)
+
+
+def _whole(query: Mapping[str, str], name: str) -> int | None:
+    if name not in query:
+        return None
+    try:
+        value = int(query[name])
+    except ValueError:
+        value = -1
+    if value < 0:
+        raise _BadNumberError(f"{name} must be a whole number")
+    return value

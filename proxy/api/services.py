@@ -1,0 +1,86 @@
+"""What the handlers stand on."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from proxy.api.books import Books
+from proxy.api.forwarded import Network
+from proxy.api.middleware import MEMBER
+from proxy.api.web_packages import WebInterface
+from proxy.members.directory import Directory
+
+if TYPE_CHECKING:
+    from proxy.api.admin.board import Board
+    from proxy.api.journal import Journal
+    from proxy.catalog.service import Catalogue
+    from proxy.files.service import Files
+    from proxy.jobs.service import Jobs
+    from proxy.userdata.base import UserData
+
+#: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
+MAX_UPLOAD_BYTES = 100 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Whether jobs can be taken: `reason` says why not. `checks` goes to whoever asks, as JSON."""
+
+    reason: str | None = None
+    checks: Mapping[str, Any] = field(default_factory=dict)
+
+
+async def nothing_wrong() -> Report:
+    """The report of a server that has nothing to check."""
+    return Report()
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The rooms below, and plain values of the settings.
+
+    `max_upload_bytes` bounds every request body and is announced to clients. Pages of
+    `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
+    With `compress` JSON and text are packed for clients that can unpack them.
+    `readiness` tells whether jobs can be taken.
+    A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
+    `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
+    believed when they say who a client is.
+    `interface` is what is served at `/`. `books` has what is counted, limited and recorded.
+    With `admin_apart` what is for admins is served elsewhere; `board` is what they look at.
+    """
+
+    jobs: Jobs
+    files: Files
+    catalogue: Catalogue
+    userdata: UserData
+    journal: Journal
+    members: Directory = field(default_factory=Directory)
+    base_path: str = ""
+    trusted_proxies: tuple[Network, ...] = ()
+    max_upload_bytes: int = MAX_UPLOAD_BYTES
+    cors_origins: tuple[str, ...] = ()
+    compress: bool = False
+    readiness: Callable[[], Awaitable[Report]] = nothing_wrong
+    ping_interval: float = 30.0
+    interface: WebInterface = field(default_factory=WebInterface)
+    books: Books = field(default_factory=Books)
+    admin_apart: bool = False
+    board: Board | None = None
+
+
+SERVICES = web.AppKey("services", Services)
+
+
+def of(request: web.Request) -> Services:
+    """The services of the application that got the request."""
+    return request.app[SERVICES]
+
+
+def member_of(request: web.Request) -> str:
+    """Who is behind the client."""
+    return request[MEMBER]

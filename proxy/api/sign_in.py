@@ -1,0 +1,150 @@
+"""The sign-in page for browsers, which cannot be told to send a token: it gives them a session."""
+
+from __future__ import annotations
+
+import html
+import secrets
+from pathlib import Path
+from string import Template
+
+import structlog
+from aiohttp import web
+
+from proxy.api.access import COOKIE, DOOR, SIGN_IN, SIGN_OUT
+from proxy.api.forwarded import caller_of
+from proxy.api.middleware import MEMBER
+from proxy.api.presence import PRESENCE
+from proxy.api.services import of
+from proxy.members.sessions import LIFETIME, name_of
+from proxy.translate.errors import LocalError
+
+log = structlog.get_logger(__name__)
+
+#: The largest form that is read, in bytes.
+MAX_FORM_BYTES = 16 * 1024
+
+_PAGE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+
+_FORM = """<form method="post" action="{base}{action}">
+<label for="token">Your token, which an admin of this server has given you</label>
+<input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
+<input name="next" type="hidden" value="{next}">
+<button>Sign in</button>
+</form>"""
+
+_SIGNED_IN = """<p>You are signed in as <strong>{member}</strong>.</p>
+<p><a href="{base}/">Go to ComfyUI</a></p>
+<form method="post" action="{base}{action}"><button>Sign out</button></form>"""
+
+
+async def get_sign_in(request: web.Request) -> web.Response:
+    """The page that takes a token and gives the browser a session; or says who is signed in."""
+    door = request.app[DOOR]
+    if not door.members.has_members:
+        raise web.HTTPFound(f"{door.base_path}/")
+    member = _signed_in(request)
+    if member is not None:
+        return _page(
+            _SIGNED_IN.format(
+                member=html.escape(member), base=html.escape(door.base_path), action=SIGN_OUT
+            )
+        )
+    return _page(_form(request, request.query.get("next", "/")))
+
+
+async def post_sign_in(request: web.Request) -> web.Response:
+    """Take the form's `token`, set a session's cookie and lead to `next`."""
+    door, caller = request.app[DOOR], caller_of(request)
+    door.refuse_foreign(request, caller)
+    form = await _read_form(request)
+    token, target = form.get("token", "").strip(), form.get("next", "/")
+    access = door.members.access(token)
+    if access is None:
+        problem = door.wrong(token, caller)
+        return _page(_form(request, target), problem)
+    await _end_session(request)
+    session = await door.members.sessions.begin(access.token.id)
+    door.members.used(access.token, caller.address)
+    log.info("signed_in", member=access.member.name, address=caller.address)
+    request[MEMBER] = access.member.name
+    of(request).books.note(request, "sign_in", token=access.token.shown)
+    answer = _leads_to(f"{door.base_path}{target if _is_local(target) else '/'}")
+    answer.set_cookie(
+        COOKIE,
+        session,
+        max_age=LIFETIME // 1000,
+        path=door.base_path or "/",
+        secure=caller.scheme == "https",
+        httponly=True,
+        samesite="Lax",
+    )
+    return answer
+
+
+async def post_sign_out(request: web.Request) -> web.Response:
+    """End the browser's session, and its websockets."""
+    door = request.app[DOOR]
+    door.refuse_foreign(request, caller_of(request))
+    member = _signed_in(request)
+    if member is not None:
+        request[MEMBER] = member
+        of(request).books.note(request, "sign_out")
+    await _end_session(request)
+    request.app[PRESENCE].review()
+    answer = _leads_to(f"{door.base_path}{SIGN_IN}")
+    answer.del_cookie(COOKIE, path=door.base_path or "/")
+    return answer
+
+
+def _signed_in(request: web.Request) -> str | None:
+    cookie, members = request.cookies.get(COOKIE), request.app[DOOR].members
+    token_id = members.sessions.token_of(name_of(cookie)) if cookie else None
+    access = members.access_by_id(token_id) if token_id is not None else None
+    return access.member.name if access is not None else None
+
+
+async def _end_session(request: web.Request) -> None:
+    cookie = request.cookies.get(COOKIE)
+    if cookie:
+        await request.app[DOOR].members.sessions.end(name_of(cookie))
+
+
+async def _read_form(request: web.Request) -> dict[str, str]:
+    if request.content_type != "application/x-www-form-urlencoded":
+        raise LocalError(415, "not_a_form", "Send the sign-in form as the page does.")
+    if request.content_length is None or request.content_length > MAX_FORM_BYTES:
+        raise LocalError(413, "form_too_large", "The sign-in form is too large; send a token.")
+    fields = await request.post()
+    return {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
+def _is_local(target: str) -> bool:
+    """Whether it is a path of this server, which no browser takes for another site's address."""
+    plain = target.isascii() and target.isprintable() and "\\" not in target
+    return plain and target.startswith("/") and not target.startswith("//")
+
+
+def _form(request: web.Request, target: str) -> str:
+    base = html.escape(request.app[DOOR].base_path)
+    return _FORM.format(base=base, action=SIGN_IN, next=html.escape(target))
+
+
+def _page(form: str, problem: LocalError | None = None) -> web.Response:
+    nonce = secrets.token_urlsafe(16)
+    told = f'<p role="alert">{html.escape(str(problem))}</p>' if problem is not None else ""
+    return web.Response(
+        status=problem.status if problem is not None else 200,
+        text=_PAGE.substitute(nonce=nonce, problem=told, form=form),
+        content_type="text/html",
+        headers={
+            **(problem.headers if problem is not None else {}),
+            "Cache-Control": "no-store",
+            "Content-Security-Policy": f"default-src 'none'; style-src 'nonce-{nonce}'; "
+            "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+            "X-Content-Type-Options": "nosniff",
+        },
+    )
+
+
+def _leads_to(address: str) -> web.Response:
+    return web.Response(status=303, headers={"Location": address, "Cache-Control": "no-store"})

@@ -1,0 +1,280 @@
+"""`/ws`: what a client hears.
+
+One task reads all the time, another one writes what waits in the outbox; nobody waits for a slow
+client.
+
+A ping follows a long silence. A local ComfyUI sends none, but every client must answer them (RFC
+6455, 5.5.2) and libraries do so unasked. Still no client is closed for want of a pong: many read
+their socket only while they wait for a job, and a local ComfyUI would keep them. It is TCP that
+judges: the ping has to be acknowledged, by the system of a peer that is there and by nobody where
+it is not. `TCP_USER_TIMEOUT` bounds the wait for that, and for a peer that takes nothing more;
+where it is missing the system's own, longer bound counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket as tcp
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import aiohttp
+import structlog
+from aiohttp import web
+
+from proxy.api.access import ADMISSION
+from proxy.api.crowd import Crowd
+from proxy.api.guard import guard_of
+from proxy.api.outbox import Outbox, Parcel
+from proxy.api.prefix import way_of
+from proxy.api.presence import PRESENCE
+from proxy.api.services import member_of, of
+from proxy.api.system import features
+from proxy.translate import codec, frames
+from proxy.translate.messages import Event, Message, Preview, status
+
+log = structlog.get_logger(__name__)
+
+#: The largest message that a client may send, as in ComfyUI; a larger one closes with 1009.
+MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+#: How long a client has to take the close frame.
+CLOSE_SECONDS = 2.0
+
+#: The reason in the close frame of a server that stops.
+GOING_AWAY = "The proxy is stopping."
+#: The reason in the close frame of a client that lets too much pile up.
+TOO_SLOW = "This client reads too slowly; connect again to go on."
+
+#: In seconds, but `TCP_USER_TIMEOUT` in milliseconds.
+_KEEP_ALIVE = {
+    "TCP_KEEPIDLE": 60,
+    "TCP_KEEPINTVL": 15,
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 180_000,
+}
+
+
+class ClientSocket:
+    """One client's websocket, as the hub knows it."""
+
+    def __init__(
+        self,
+        web_socket: web.WebSocketResponse,
+        transport: asyncio.Transport,
+        flags: dict[str, Any],
+        crowd: Crowd,
+        on_drop: Callable[[], None],
+    ) -> None:
+        self._web_socket = web_socket
+        self._transport = transport
+        self._flags = flags
+        self._crowd = crowd
+        self._outbox = Outbox(on_drop=on_drop)
+        self._written_at = 0.0
+        self._ping_timer: asyncio.TimerHandle | None = None
+        self._ping_due = False
+        self._wake = asyncio.Event()
+        self._negotiated = False
+        self._silent = False
+        self._leaving: asyncio.Task[None] | None = None
+        self._left = asyncio.Event()
+
+    def send(self, message: Message, *, for_all: bool) -> None:
+        """Take a message without waiting; a client that lets too much pile up has to go."""
+        if self._silent:
+            return
+        if for_all and _is_status(message) and self._crowd.hold(self, message):
+            return
+        held = self._crowd.take(self)
+        if held is not None:
+            self._put(held, for_all=True)
+        self._put(message, for_all=for_all)
+
+    def deliver_held(self, message: Message) -> None:
+        """Take a message that the crowd has held back."""
+        if not self._silent:
+            self._put(message, for_all=True)
+
+    def _put(self, message: Message, *, for_all: bool) -> None:
+        self._outbox.put(message, for_all=for_all)
+        self._wake.set()
+        if self._outbox.overflowed:
+            log.warning("socket_too_slow", waiting=len(self._outbox))
+            self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
+
+    @property
+    def asks_for_previews(self) -> bool:
+        """Whether the client's feature flags ask for previews with metadata."""
+        return self._outbox.metadata
+
+    def superseded(self) -> None:
+        """The connection stays open and gets nothing more."""
+        self._silent = True
+
+    def greet(self, remaining: int, sid: str, executing: str | None) -> None:
+        """The first messages: the queue with the `sid`, and where the client's own job stands."""
+        self.send(status(remaining, sid), for_all=False)
+        if executing is not None:
+            self.send(Event("executing", {"node": executing}), for_all=False)
+
+    def hear(self, text: str) -> None:
+        """Take a client's message: its feature flags, if the first JSON object has them."""
+        if self._negotiated:
+            return
+        try:
+            message = codec.loads(text)
+        except ValueError:
+            return
+        if not isinstance(message, dict):
+            return
+        self._negotiated = True
+        if message.get("type") == "feature_flags":
+            wanted = message.get("data")
+            self._outbox.want_metadata(
+                isinstance(wanted, dict) and wanted.get("supports_preview_metadata") is True
+            )
+            self.send(Event("feature_flags", self._flags), for_all=False)
+
+    async def deliver(self) -> None:
+        """Send what comes into the outbox, until the connection is gone."""
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                while not self._leaving and (parcel := self._outbox.pop()) is not None:
+                    await self._write(parcel)
+                self._written_at = asyncio.get_running_loop().time()
+                if self._ping_due:
+                    self._ping_due = False
+                    await self._web_socket.ping()
+
+    def ping_after(self, interval: float) -> None:
+        """From now on let a ping follow `interval` seconds without a message."""
+        loop = asyncio.get_running_loop()
+        silence = loop.time() - self._written_at
+        if silence >= interval:
+            self._ping_due = self._written_at > 0
+            self._wake.set()
+            silence = 0.0
+        self._ping_timer = loop.call_later(interval - silence, self.ping_after, interval)
+
+    async def _write(self, parcel: Parcel) -> None:
+        # A compressor of its own for each message: one a socket would hold 256 KiB for its life.
+        compress = self._web_socket.compress or None
+        match parcel.message:
+            case Event() as event:
+                await self._web_socket.send_str(event.text, compress)
+            case Preview() as preview:
+                frame = frames.encode_preview(preview, metadata=parcel.metadata)
+                if frame is not None:
+                    await self._web_socket.send_bytes(frame, compress)
+            case text:
+                await self._web_socket.send_bytes(frames.encode_text(text), compress)
+
+    def leave(
+        self, code: int, reason: str, *, patience: float = CLOSE_SECONDS
+    ) -> asyncio.Task[None]:
+        """Say goodbye, and cut the connection when the client does not say so too."""
+        self._silent = True
+        if self._leaving is None:
+            goodbye = self._leave(code, reason, patience)
+            self._leaving = asyncio.create_task(goodbye, name="goodbye")
+        return self._leaving
+
+    async def _leave(self, code: int, reason: str, patience: float) -> None:
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with asyncio.timeout(patience):
+                payload = code.to_bytes(2, "big") + reason.encode()
+                await self._web_socket.send_frame(payload, aiohttp.WSMsgType.CLOSE)
+                await self._left.wait()
+        self._transport.abort()
+
+    async def end(self) -> None:
+        """The client has closed the connection: answer that, unless it is the answer."""
+        self._left.set()
+        if self._ping_timer is not None:
+            self._ping_timer.cancel()
+        if self._leaving is None:
+            await self._web_socket.close(drain=False)
+        else:
+            self._transport.close()
+            await self._leaving
+
+
+CROWD = web.AppKey("crowd", Crowd)
+
+
+async def serve(request: web.Request) -> web.StreamResponse:
+    """Take a websocket in and serve it until it closes. A bad handshake is a 400 with a text.
+
+    A `token` in the query is the mark of a program written for Comfy Cloud; with members it has
+    to be valid besides.
+    """
+    web_socket = web.WebSocketResponse(max_msg_size=MAX_MESSAGE_BYTES, autoclose=False)
+    await web_socket.prepare(request)
+    transport = request.transport
+    if transport is None:
+        return web_socket
+    _keep_alive(transport)
+    guard = guard_of(request)
+    if guard is not None:
+        guard.upgraded()
+    services, member = of(request), member_of(request)
+    flags = features(services.max_upload_bytes)
+    crowd = request.app[CROWD]
+    tally = services.books.tally
+
+    def count_drop() -> None:
+        tally.previews_dropped[member] += 1
+
+    client = ClientSocket(web_socket, transport, flags, crowd, count_drop)
+    sid = request.query.get("clientId") or uuid.uuid4().hex
+    executing = services.jobs.hub.attach(member, sid, client, hears_all=_cloud_way(request))
+    client.greet(services.jobs.queue_remaining(member), sid, executing)
+    crowd.join(client)
+    request.app[PRESENCE].enter(client, request[ADMISSION])
+    tally.websockets[member] += 1
+    if services.ping_interval > 0:
+        client.ping_after(services.ping_interval)
+    delivering = asyncio.create_task(client.deliver())
+    log.debug("socket_opened", sid=sid)
+    try:
+        async for message in web_socket:
+            if message.type is aiohttp.WSMsgType.TEXT:
+                client.hear(message.data)
+    finally:
+        services.jobs.hub.detach(member, sid, client)
+        crowd.leave(client)
+        request.app[PRESENCE].exit(client)
+        tally.websockets[member] -= 1
+        delivering.cancel()
+        await asyncio.gather(delivering, client.end(), return_exceptions=True)
+        log.debug("socket_closed", sid=sid, code=web_socket.close_code)
+    return web_socket
+
+
+async def close_all(app: web.Application) -> None:
+    """Tell every client that the server goes away."""
+    await app[CROWD].close(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY)
+
+
+def _cloud_way(request: web.Request) -> bool:
+    """Whether the socket was opened as Comfy Cloud's are, with a `token` in the query."""
+    return bool(way_of(request).query_tokens) or "token" in request.query
+
+
+def _is_status(message: Message) -> bool:
+    return isinstance(message, Event) and message.type == "status"
+
+
+def _keep_alive(transport: asyncio.Transport) -> None:
+    connection = transport.get_extra_info("socket")
+    if connection is None:
+        return
+    with contextlib.suppress(OSError):
+        connection.setsockopt(tcp.SOL_SOCKET, tcp.SO_KEEPALIVE, 1)
+        for option, value in _KEEP_ALIVE.items():
+            if hasattr(tcp, option):
+                connection.setsockopt(tcp.IPPROTO_TCP, getattr(tcp, option), value)

@@ -1,0 +1,172 @@
+"""`/userdata`: a member's own files, such as the saved workflows of the web interface.
+
+Times of `full_info` are whole ms as in the newest ComfyUI, those of `/v2/userdata` seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from proxy.api import answers, bodies
+from proxy.api.services import member_of, of
+from proxy.translate.errors import LocalError
+from proxy.translate.media import UNKNOWN, is_active, media_type
+from proxy.userdata.base import Entry, IsFileError, IsFolderError, TakenError
+from proxy.userdata.names import BadNameError, LeadsOutError, parts_of
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: ComfyUI says it in the status line, above an empty body.
+BAD_NAME = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
+#: The one file that a page may use as it is.
+STYLE_SHEET = "user.css"
+
+
+def _with_refusals(handler: Handler) -> Handler:
+    """Answer as ComfyUI does when a name is not to be had."""
+
+    @wraps(handler)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except LeadsOutError:
+            return answers.empty(403)
+        except FileNotFoundError:
+            return answers.empty(404)
+        except TakenError:
+            return answers.text("File already exists", 409)
+        except BadNameError:
+            return web.Response(status=400, reason=BAD_NAME)
+        except IsFolderError:
+            raise LocalError(
+                400, "is_a_directory", "This name is a folder's; only files can be changed."
+            ) from None
+
+    return answer
+
+
+async def list_files(request: web.Request) -> web.Response:
+    """The files in the folder `dir`: paths from it, or with `full_info` or `split` more of each."""
+    query = request.query
+    folder = query.get("dir", "")
+    if not folder:
+        return answers.text("Directory not provided", 400)
+    try:
+        entries = await of(request).userdata.files(
+            member_of(request), folder, recurse=_says_true(query.get("recurse"))
+        )
+    except LeadsOutError:
+        return answers.text("Invalid directory", 403)
+    except FileNotFoundError:
+        return answers.text("Directory not found", 404)
+    if _says_true(query.get("full_info")):
+        return answers.json([_full_info(entry) for entry in entries])
+    if _says_true(query.get("split")):
+        return answers.json([[entry.path, *entry.path.split("/")] for entry in entries])
+    return answers.json([entry.path for entry in entries])
+
+
+async def list_tree(request: web.Request) -> web.Response:
+    """Folders and files below `path`, or all of them."""
+    path = unquote(request.query.get("path", ""))
+    try:
+        entries = await of(request).userdata.tree(member_of(request), path)
+    except LeadsOutError:
+        return answers.text("Invalid path requested", 400)
+    except FileNotFoundError:
+        return answers.text("Requested path not found", 404)
+    except IsFileError:
+        return answers.text("Requested path is not a directory", 400)
+    return answers.json([_in_tree(entry) for entry in entries])
+
+
+@_with_refusals
+async def get_file(request: web.Request) -> web.StreamResponse:
+    """A file, as an attachment; ranges and conditions are heeded. Refusals have no body.
+
+    A file that is in the cloud is sent whole: the cloud tells neither a tag nor a time with it.
+    """
+    name = request.match_info["file"]
+    file = await of(request).userdata.read(member_of(request), name)
+    steps = parts_of(name)
+    headers = {
+        "Content-Type": media_type(steps[-1] if steps else ""),
+        "X-Content-Type-Options": "nosniff",
+        "Content-Disposition": "attachment",
+    }
+    if steps == (STYLE_SHEET,):
+        headers["Content-Disposition"] = "inline"
+    elif is_active(headers["Content-Type"]):
+        headers["Content-Type"] = UNKNOWN
+    if isinstance(file, bytes):
+        return web.Response(body=file, headers=headers)
+    return web.FileResponse(file, headers=headers)
+
+
+@_with_refusals
+async def post_file(request: web.Request) -> web.StreamResponse:
+    """Write the body to a file; the folders on the way are made. Answers with its path."""
+    data = await bodies.read(request)
+    entry = await of(request).userdata.write(
+        member_of(request), request.match_info["file"], data, overwrite=_may_overwrite(request)
+    )
+    return _written(request, entry)
+
+
+@_with_refusals
+async def delete_file(request: web.Request) -> web.StreamResponse:
+    """Remove a file: 204."""
+    await of(request).userdata.delete(member_of(request), request.match_info["file"])
+    return answers.empty(204)
+
+
+@_with_refusals
+async def move_file(request: web.Request) -> web.StreamResponse:
+    """Give a file another name. Answers with its new path."""
+    entry = await of(request).userdata.move(
+        member_of(request),
+        request.match_info["file"],
+        request.match_info["dest"],
+        overwrite=_may_overwrite(request),
+    )
+    return _written(request, entry)
+
+
+def _written(request: web.Request, entry: Entry) -> web.Response:
+    if _says_true(request.query.get("full_info")):
+        return answers.json(_full_info(entry))
+    return answers.json(entry.path)
+
+
+def _full_info(entry: Entry) -> dict[str, Any]:
+    return {
+        "path": entry.path,
+        "size": entry.size,
+        "modified": int(entry.modified * 1000),
+        "created": int(entry.created * 1000),
+    }
+
+
+def _in_tree(entry: Entry) -> dict[str, Any]:
+    if entry.is_folder:
+        return {"name": entry.name, "path": entry.path, "type": "directory"}
+    return {
+        "name": entry.name,
+        "path": entry.path,
+        "type": "file",
+        "size": entry.size,
+        "modified": entry.modified,
+    }
+
+
+def _says_true(value: str | None) -> bool:
+    return (value or "").lower() == "true"
+
+
+def _may_overwrite(request: web.Request) -> bool:
+    return request.query.get("overwrite") != "false"

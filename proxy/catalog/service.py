@@ -1,0 +1,204 @@
+"""`object_info` and the model lists, answered from a copy that is kept fresh."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+import structlog
+
+from proxy.catalog import nodes
+from proxy.catalog.bodies import Bodies
+from proxy.catalog.extras import Extras
+from proxy.catalog.kept import Kept
+from proxy.catalog.nodes import Nodes
+from proxy.catalog.source import Cloud
+from proxy.catalog.whole import Body, Coding
+from proxy.translate import codec
+from proxy.translate.errors import LocalError
+
+log = structlog.get_logger(__name__)
+
+#: How long a renewal is waited for, in seconds.
+RENEWAL = 10.0
+
+#: Model folders that ComfyUI leaves out of `GET /experiment/models`.
+_NOT_MODELS = frozenset({"configs", "custom_nodes"})
+
+#: The folders that every ComfyUI has; those that the cloud lacks are empty ones.
+_STANDARD_FOLDERS = (
+    *("checkpoints", "configs", "loras", "vae", "text_encoders", "diffusion_models"),
+    *("clip_vision", "style_models", "embeddings", "diffusers", "vae_approx", "controlnet"),
+    *("gligen", "upscale_models", "custom_nodes", "hypernetworks", "photomaker", "classifiers"),
+    *("model_patches", "audio_encoders"),
+)
+
+
+class Catalogue:
+    """The catalogue of one cloud, with a copy in `folder`.
+
+    What is older than `max_age` (seconds) is fetched anew while the old is still served. The
+    answers raise `LocalError` (503) as long as there is neither a copy nor the cloud.
+    """
+
+    def __init__(self, cloud: Cloud, folder: Path, *, max_age: float) -> None:
+        self._cloud = cloud
+        self._folder = folder
+        self._max_age = max_age
+        self._nodes: Kept[Nodes] = Kept(
+            "node catalogue",
+            folder / "object_info.json",
+            cloud.object_info,
+            nodes.read,
+            max_age=max_age,
+        )
+        self._bodies = Bodies()
+        self._folders: Kept[list[dict[str, Any]]] = Kept(
+            "list of model folders",
+            folder / "model_folders.json",
+            self._fetch_folders,
+            _read_list,
+            max_age=max_age,
+        )
+        self._models: dict[str, Kept[list[dict[str, Any]]]] = {}
+        #: What clients could do without.
+        self.extras = Extras(cloud, folder, max_age=max_age)
+        self._warming: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Drop the copy of another cloud, and begin to load without waiting for it."""
+        await asyncio.to_thread(_claim, self._folder, str(self._cloud.base_url))
+        self._warming = asyncio.create_task(self._warm(), name="load the catalogue")
+
+    async def close(self) -> None:
+        """Stop fetching."""
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
+        kept = [one.close() for one in (self._nodes, self._folders, self._bodies, self.extras)]
+        await asyncio.gather(*kept, *(models.close() for models in self._models.values()))
+
+    async def _warm(self) -> None:
+        with contextlib.suppress(LocalError):
+            await self._nodes.get()
+
+    async def wait_loaded(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
+        """Wait until the node classes are there, at most `timeout` seconds. Says whether they are.
+
+        Does not wait for a catalogue that could not be had.
+        """
+        if self._nodes.value is None and self._warming is not None:
+            await asyncio.wait([self._warming], timeout=timeout)
+        return self._nodes.value is not None
+
+    async def renewed(self, age: float) -> bool:
+        """Fetch the node classes anew if they are older than `age` (seconds).
+
+        Says whether they are others now. Waits at most a few seconds; what takes longer is there
+        the next time.
+        """
+        return await self._nodes.renewed(age, patience=RENEWAL)
+
+    # --- node classes ----------------------------------------------------------------------
+
+    def known(self, name: str) -> dict[str, Any] | None:
+        """A node class without waiting; `None` if there is none or nothing is loaded yet."""
+        loaded = self._nodes.value
+        return None if loaded is None else loaded.get(name)
+
+    async def node_class(self, name: str) -> dict[str, Any] | None:
+        """A node class."""
+        return (await self._nodes.get()).get(name)
+
+    async def classes(self) -> Mapping[str, dict[str, Any]]:
+        """All node classes; each is parsed when it is looked at."""
+        return await self._nodes.get()
+
+    async def object_info(self, files: Sequence[str], coding: Coding = "identity") -> Body:
+        """The body of `GET /object_info` for a member whose input folder holds `files`."""
+        return await self._bodies.get((await self._nodes.get()).whole, files, coding)
+
+    async def node_class_json(self, name: str, files: Iterable[str]) -> bytes:
+        """The body of `GET /object_info/{class}`: `{}` for a class that there is not."""
+        return (await self._nodes.get()).one_json(name, files)
+
+    # --- models ----------------------------------------------------------------------------
+
+    async def model_folders(self) -> list[str]:
+        """The names of the model folders."""
+        return [str(folder["name"]) for folder in await self._all_folders()]
+
+    async def model_folders_in_detail(self) -> list[dict[str, Any]]:
+        """`[{"name", "folders"}]`, models alone."""
+        return [one for one in await self._all_folders() if one["name"] not in _NOT_MODELS]
+
+    async def _all_folders(self) -> list[dict[str, Any]]:
+        listed = await self._folders.get()
+        known = {folder["name"] for folder in listed}
+        empty = [{"name": one, "folders": [one]} for one in _STANDARD_FOLDERS if one not in known]
+        return [*listed, *empty]
+
+    async def models(self, folder: str) -> list[str] | None:
+        """The names of a folder's models, in order; `None` for an unknown folder."""
+        models = await self.models_in_detail(folder)
+        return None if models is None else sorted(model["name"] for model in models)
+
+    async def models_in_detail(self, folder: str) -> list[dict[str, Any]] | None:
+        """`[{"name", "pathIndex", "modified", "created", "size"}]`; the cloud tells no times."""
+        if folder not in {one["name"] for one in await self._folders.get()}:
+            return [] if folder in _STANDARD_FOLDERS else None
+        kept = self._models.get(folder)
+        if kept is None:
+            kept = self._models[folder] = Kept(
+                f"list of {folder}",
+                self._folder / f"models-{quote(folder, safe='')}.json",
+                lambda: self._fetch_models(folder),
+                _read_list,
+                max_age=self._max_age,
+            )
+        unknown = {"pathIndex": 0, "modified": 0.0, "created": 0.0, "size": 0}
+        return [{**unknown, **model} for model in await kept.get()]
+
+    async def embeddings(self) -> list[str]:
+        """The names of the embeddings, without extension."""
+        return [_without_suffix(name) for name in await self.models("embeddings") or []]
+
+    async def _fetch_folders(self) -> bytes:
+        return codec.dump_bytes(await self._cloud.model_folders())
+
+    async def _fetch_models(self, folder: str) -> bytes:
+        return codec.dump_bytes(await self._cloud.models(folder) or [])
+
+
+def _read_list(body: bytes) -> list[dict[str, Any]]:
+    items = codec.loads(body)
+    if not isinstance(items, list):
+        raise ValueError("the list is none")
+    return [item for item in items if isinstance(item, dict) and isinstance(item.get("name"), str)]
+
+
+def _without_suffix(name: str) -> str:
+    path = PurePosixPath(name)
+    return name.removesuffix(path.suffix)
+
+
+def _claim(folder: Path, base_url: str) -> None:
+    """The folder holds the copies of one cloud; what another one left there is removed."""
+    mark = folder / "cloud"
+    try:
+        mine = mark.read_text(encoding="utf-8") == base_url
+    except (OSError, ValueError):
+        mine = False
+    if mine:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for copy in folder.glob("*.json"):
+            copy.unlink(missing_ok=True)
+        mark.write_text(base_url, encoding="utf-8")
+    except OSError as error:
+        log.warning("catalogue_folder_unusable", error=str(error))

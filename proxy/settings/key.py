@@ -1,0 +1,86 @@
+"""The keys of the accounts, from where they are set or from the files that hold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from proxy.settings.accounts import DEFAULT, AccountAccess, AccountSettings, slots_of
+from proxy.settings.model import Settings
+from proxy.settings.table import ConfigError
+
+
+def read_key(settings: Settings) -> str | None:
+    """The key, or `None` where none is set.
+
+    Raises `ConfigError` when it is set twice in one place, when its file cannot be read and when
+    what is there cannot be a key.
+    """
+    if settings.api_key is not None and settings.api_key_file is not None:
+        raise ConfigError(
+            "The API key is set both as itself and as a file: "
+            "unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
+        )
+    if settings.api_key_file is not None:
+        return _usable(_read(settings.api_key_file), f"the file {settings.api_key_file}")
+    if settings.api_key is not None:
+        return _usable(settings.api_key.get_secret_value(), "COMFY_CLOUD_API_KEY")
+    return None
+
+
+def read_accounts(settings: Settings) -> list[AccountAccess]:
+    """The accounts with their keys, in the order of their tables; none if no key is set at all.
+
+    Without tables it is the single key's account, which is called "default". Raises `ConfigError`
+    as `read_key`, and when two accounts have one key: they would be one account of the cloud.
+    """
+    if not settings.accounts:
+        key = read_key(settings)
+        return [] if key is None else [AccountAccess(DEFAULT, settings.base_url, key)]
+    found: dict[str, AccountAccess] = {}
+    for account in settings.accounts:
+        key = read_account_key(account)
+        if key in found:
+            raise ConfigError(
+                f"The accounts {found[key].name} and {account.name} have the same key: "
+                "remove one of them."
+            )
+        found[key] = AccountAccess(
+            account.name,
+            account.base_url or settings.base_url,
+            key,
+            slots_of(account),
+            account.weight,
+            account.members,
+        )
+    return list(found.values())
+
+
+def read_account_key(account: AccountSettings) -> str:
+    """The key of an account that has a table. Raises `ConfigError`."""
+    if account.key is not None:
+        return _usable(account.key.get_secret_value(), f"`key` of the account {account.name}")
+    if account.key_file is None:
+        raise ConfigError(f"The account {account.name} has no key: add key_file.")
+    remedy = f"`key_file` of the account {account.name}"
+    return _usable(_read(account.key_file, remedy), f"the file {account.key_file}")
+
+
+def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"The key file {path} cannot be read ({error.strerror}): "
+            f"correct {setting} or the permissions of the file."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"The key file {path} is not text: put the API key into it and nothing else."
+        ) from None
+
+
+def _usable(text: str, where: str) -> str:
+    key = text.strip()
+    if not key or not key.isascii() or not key.isprintable() or " " in key:
+        raise ConfigError(f"There is no API key in {where}: put it there, one line without spaces.")
+    return key

@@ -1,0 +1,174 @@
+"""Where the values of the settings come from.
+
+Strongest first: command line, environment, TOML file, default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from proxy.settings import accounts
+from proxy.settings.model import PREFIXES, SETTINGS, Setting, Settings
+from proxy.settings.table import ConfigError
+
+#: Two ways to say the same: the stronger source silences both forms of the weaker one.
+_KEY_FORMS = frozenset({"api_key", "api_key_file"})
+
+
+def load(options: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings. `options` are those given on the command line, by setting name.
+
+    Raises `ConfigError` for an unknown setting, a value that is not allowed and a file that
+    cannot be read.
+    """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    _refuse_unknown_variables()
+    path = _config_path(given)
+    if path is not None:
+        _refuse_unusable_file(path)
+    try:
+        settings = _LoadedSettings(**given)
+    except ValidationError as error:
+        place = error.errors(include_url=False, include_context=False)[0]["loc"]
+    else:
+        accounts.refuse_contradictions(
+            settings.accounts, single_key=_single_key(settings, given), where=path
+        )
+        return settings
+    if place[0] == "accounts" and path is not None:
+        raise ConfigError(accounts.complaint(place, _read_document(path), path))
+    raise ConfigError(_complaint(str(place[0]), given, path))
+
+
+class _Environment(PydanticBaseSettingsSource):
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        return _environment().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return _beneath(_environment(), self.current_state)
+
+
+class _File(TomlConfigSettingsSource):
+    def __call__(self) -> dict[str, Any]:
+        return _beneath(super().__call__(), self.current_state)
+
+
+class _LoadedSettings(Settings, BaseSettings):
+    model_config = SettingsConfigDict(extra="forbid")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        options = init_settings.init_kwargs if isinstance(init_settings, InitSettingsSource) else {}
+        path = _config_path(options)
+        return init_settings, _Environment(settings_cls), _File(settings_cls, path)
+
+
+def _single_key(settings: Settings, options: Mapping[str, Any]) -> str | None:
+    """How the key of a single account is set, if it is."""
+    for name in ("api_key", "api_key_file"):
+        if getattr(settings, name) is not None:
+            setting = next(row for row in SETTINGS if row.name == name)
+            if name in options:
+                return setting.option
+            return setting.environment if name in _environment() else f"`{name}` in it"
+    return None
+
+
+def _environment() -> dict[str, str]:
+    """The settings that the environment gives; an empty variable counts as not set."""
+    return {
+        setting.name: os.environ[setting.environment]
+        for setting in SETTINGS
+        if os.environ.get(setting.environment)
+    }
+
+
+def _beneath(values: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    hidden = _KEY_FORMS if _KEY_FORMS & stronger.keys() else frozenset()
+    return {name: value for name, value in values.items() if name not in hidden}
+
+
+def _config_path(options: Mapping[str, Any]) -> Path | None:
+    value = options.get("config") or _environment().get("config")
+    return Path(value).expanduser() if value else None
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(
+            f"The settings file {path} cannot be read ({error.strerror}): "
+            "correct the path given by --config or COMFY_PROXY_CONFIG."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The settings file {path} is not TOML: correct it ({error}).") from None
+
+
+def _refuse_unusable_file(path: Path) -> None:
+    known = [*(setting.key for setting in SETTINGS if setting.key), "accounts"]
+    for name in _read_document(path):
+        if name not in known:
+            raise ConfigError(
+                f"The settings file {path} has `{name}`, which is not a setting: "
+                f"{_remedy(name, known)}."
+            )
+
+
+def _refuse_unknown_variables() -> None:
+    known = [setting.environment for setting in SETTINGS]
+    for name in sorted(os.environ):
+        if name.startswith(PREFIXES) and name not in known:
+            raise ConfigError(
+                f"The environment variable {name} is not a setting: {_remedy(name, known)}."
+            )
+
+
+def _remedy(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"remove it, or write {near[0]}" if near else "remove it"
+
+
+def _complaint(name: str, options: Mapping[str, Any], path: Path | None) -> str:
+    setting = next(row for row in SETTINGS if row.name == name)
+    where, value = _origin(setting, options, path)
+    shown = "" if setting.entry.secret else f" is {_short(value)}, but"
+    return f"{where}{shown} must be {setting.entry.expects}."
+
+
+def _origin(setting: Setting, options: Mapping[str, Any], path: Path | None) -> tuple[str, object]:
+    environment = _environment()
+    if setting.name in options:
+        return setting.option or setting.name, options[setting.name]
+    if setting.name in environment:
+        return setting.environment, environment[setting.name]
+    value = _read_document(path).get(setting.name) if path is not None else None
+    return f"`{setting.name}` in {path}", value
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,517 @@
+"""The table of the settings.
+
+Every setting is one annotated field of `Settings`. The command line, the names of the environment,
+the keys of the TOML file, `config.example.toml` and the reference in `docs/` are drawn from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+from yarl import URL
+
+from proxy.settings.accounts import AccountSettings
+from proxy.settings.gateway import to_base_path, to_networks
+from proxy.settings.table import STRICT, Entry, entries, to_address, to_lower, to_path, to_url
+
+NAME = "comfy-cloud-proxy"
+PREFIX = "COMFY_PROXY_"
+#: How the variables begin that are meant for this program: an unknown one is a mistake.
+PREFIXES = (PREFIX, "COMFY_CLOUD_")
+
+#: The headings under which the settings stand, in this order.
+GROUPS = ("General", "Comfy Cloud", "Clients", "Gateway", "Files and history", "Logs")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A row of the table, with its three forms: option, environment, TOML key."""
+
+    name: str
+    entry: Entry
+    default: object
+    environment: str
+    option: str | None
+    key: str | None
+    is_flag: bool
+
+
+def _origins(value: object) -> object:
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("not a list")
+    origins = [str(part).strip().rstrip("/") for part in parts]
+    for origin in filter(None, origins):
+        if origin != "*" and URL(origin) != URL(origin).origin():
+            raise ValueError("not an origin")
+    return tuple(filter(None, origins))
+
+
+def default_data_dir(*, simulated: bool) -> Path:
+    """The platform's folder for a user's data; what was simulated has a folder of its own."""
+    folder = platformdirs.user_data_path(NAME, appauthor=False)
+    return folder / "simulator" if simulated else folder
+
+
+class Settings(BaseModel):
+    """All settings, checked. `load` builds it from where people set them."""
+
+    model_config = STRICT
+
+    host: Annotated[
+        str,
+        Field(min_length=1),
+        Entry(
+            group="General",
+            help="The address to listen on. Other than loopback only with members, or with "
+            "insecure_allow_anyone.",
+            expects="an IP address or a host name of this machine",
+            metavar="HOST",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[
+        int,
+        Field(ge=0, le=65535),
+        Entry(
+            group="General",
+            help="The port to listen on; 0 picks a free one.",
+            expects="a whole number from 0 to 65535",
+            metavar="PORT",
+        ),
+    ] = 8188
+    config: Annotated[
+        Path | None,
+        BeforeValidator(to_path),
+        Entry(
+            group="General",
+            help="A TOML file with settings.",
+            expects="the path of a TOML file",
+            metavar="FILE",
+            in_file=False,
+        ),
+    ] = None
+    simulate: Annotated[
+        bool,
+        Entry(
+            group="General",
+            help="Run workflows on a Comfy Cloud simulator inside this process. Needs no key.",
+            expects="true or false",
+        ),
+    ] = False
+    simulate_pace: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Entry(
+            group="General",
+            help="How many seconds the simulator takes for a sampling step.",
+            expects="a number of seconds from 0 to 3600",
+            metavar="SECONDS",
+        ),
+    ] = 0.05
+    data_dir: Annotated[
+        Path,
+        Field(
+            default_factory=lambda checked: default_data_dir(
+                simulated=bool(checked.get("simulate"))
+            )
+        ),
+        BeforeValidator(to_path),
+        Entry(
+            group="General",
+            help="The folder for records, files and the catalogue. It is made if it is missing.",
+            expects="the path of a folder that can be written",
+            metavar="DIR",
+            shown="the platform's folder for user data, on Linux ~/.local/share/comfy-cloud-proxy "
+            "(with simulate its subfolder simulator)",
+            example="/var/lib/comfy-cloud-proxy",
+        ),
+    ]
+    insecure_allow_anyone: Annotated[
+        bool,
+        Entry(
+            group="General",
+            help="Listen beyond this machine although anyone who reaches the port can run jobs on "
+            "your account and read its files. For private networks only.",
+            expects="true or false",
+        ),
+    ] = False
+    api_key: Annotated[
+        SecretStr | None,
+        Entry(
+            group="Comfy Cloud",
+            help="The API key of the Comfy Cloud account. No option, so that it never shows in a "
+            "list of processes. Prefer the file form where others can read the environment.",
+            expects="one line of printable characters without spaces",
+            environment="COMFY_CLOUD_API_KEY",
+            option=False,
+            secret=True,
+            metavar="KEY",
+            example="comfyui-...",
+        ),
+    ] = None
+    api_key_file: Annotated[
+        Path | None,
+        BeforeValidator(to_path),
+        Entry(
+            group="Comfy Cloud",
+            help="A file that holds nothing but the API key, such as a Docker secret. It is read "
+            "again when it changes and on SIGHUP, so that another key needs no restart.",
+            expects="the path of a file that can be read",
+            environment="COMFY_CLOUD_API_KEY_FILE",
+            metavar="FILE",
+            example="/run/secrets/comfy_cloud_api_key",
+        ),
+    ] = None
+    base_url: Annotated[
+        URL,
+        BeforeValidator(to_url),
+        Entry(
+            group="Comfy Cloud",
+            help="Where Comfy Cloud answers.",
+            expects="an address such as https://cloud.comfy.org, without user, query or fragment",
+            environment="COMFY_CLOUD_BASE_URL",
+            metavar="URL",
+        ),
+    ] = URL("https://cloud.comfy.org/")
+    send_partner_key: Annotated[
+        bool,
+        Entry(
+            group="Comfy Cloud",
+            help="Give the API key to partner nodes (as `extra_data.api_key_comfy_org`) when the "
+            "client brought none.",
+            expects="true or false",
+        ),
+    ] = True
+    slots: Annotated[
+        int,
+        Field(ge=0, le=1000),
+        Entry(
+            group="Comfy Cloud",
+            help="How many jobs an account runs at once, where its table does not say it; 0 learns "
+            "it from what the account does.",
+            expects="a whole number from 0 to 1000",
+            metavar="JOBS",
+        ),
+    ] = 0
+    slots_ahead: Annotated[
+        int,
+        Field(ge=0, le=100),
+        Entry(
+            group="Comfy Cloud",
+            help="How many jobs more than an account runs are sent to it, so that the next one "
+            "begins without a round trip; all others wait in the proxy, where their order can "
+            "still be changed. Until the proxy has learnt how many run, it is at least one.",
+            expects="a whole number from 0 to 100",
+            metavar="JOBS",
+        ),
+    ] = 0
+    fair_by: Annotated[
+        Literal["jobs", "time"],
+        BeforeValidator(to_lower),
+        Entry(
+            group="Gateway",
+            help="What is shared out fairly among members: jobs, or the time that they run.",
+            expects="jobs or time",
+        ),
+    ] = "jobs"
+    cors_origins: Annotated[
+        tuple[str, ...],
+        BeforeValidator(_origins),
+        Entry(
+            group="Clients",
+            help="Origins of web pages elsewhere that may use the API from a browser, as "
+            "`https://app.example`, separated by commas; `*` is any. "
+            "Other pages are refused, as a local ComfyUI does.",
+            expects="a list of origins such as https://app.example",
+            metavar="ORIGINS",
+        ),
+    ] = ()
+    compress: Annotated[
+        bool,
+        Entry(
+            group="Clients",
+            help="Pack JSON and text (gzip, deflate) for clients that say they can unpack it, as "
+            "ComfyUI does with --enable-compress-response-body. `/object_info` is packed anyway.",
+            expects="true or false",
+        ),
+    ] = False
+    max_upload_mb: Annotated[
+        float,
+        Field(gt=0, le=1_000_000),
+        Entry(
+            group="Clients",
+            help="The largest body of a request in MiB; a larger one is answered with 413.",
+            expects="a number greater than 0",
+            metavar="MIB",
+        ),
+    ] = 100
+    ping_interval: Annotated[
+        float,
+        Field(ge=0, le=86_400),
+        Entry(
+            group="Clients",
+            help="A websocket to which nothing was sent for so many seconds gets a ping, so that "
+            "clients that have vanished are noticed; 0 sends none.",
+            expects="a number of seconds from 0 to 86400",
+            metavar="SECONDS",
+        ),
+    ] = 30
+    max_connections: Annotated[
+        int,
+        Field(ge=1, le=1_000_000),
+        Entry(
+            group="Clients",
+            help="How many connections may be open at once; one more is answered with 503. "
+            "The system's limit of open files may allow fewer.",
+            expects="a whole number from 1 to 1000000",
+            metavar="COUNT",
+        ),
+    ] = 20_000
+    max_header_kb: Annotated[
+        float,
+        Field(ge=1, le=1024),
+        Entry(
+            group="Clients",
+            help="The largest header of a request, and the longest first line, in KiB; "
+            "more is answered with 400.",
+            expects="a number from 1 to 1024",
+            metavar="KIB",
+        ),
+    ] = 16
+    header_timeout: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Entry(
+            group="Clients",
+            help="How many seconds a client may take to send the headers of a request before the "
+            "connection is closed; 0 is no limit.",
+            expects="a number of seconds from 0 to 3600",
+            metavar="SECONDS",
+        ),
+    ] = 20
+    body_timeout: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Entry(
+            group="Clients",
+            help="In so many seconds the next 16 KiB of a request's body, or its rest, have to "
+            "come, else it is answered with 408; 0 is no limit.",
+            expects="a number of seconds from 0 to 3600",
+            metavar="SECONDS",
+        ),
+    ] = 60
+    shutdown_timeout: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Entry(
+            group="Clients",
+            help="How many seconds the proxy may take to stop after SIGTERM: requests under way "
+            "finish, websockets are closed. Jobs go on on the cloud.",
+            expects="a number of seconds from 0 to 3600",
+            metavar="SECONDS",
+        ),
+    ] = 10
+    base_path: Annotated[
+        str,
+        BeforeValidator(to_base_path),
+        Entry(
+            group="Gateway",
+            help="A path before all routes, as `/comfy/`, for a reverse proxy that gives this "
+            "server a part of a site. Routes answer with and without it.",
+            expects="a path such as /comfy/ of plain letters, and not below /t/",
+            metavar="PATH",
+            example="/comfy/",
+        ),
+    ] = ""
+    trusted_proxies: Annotated[
+        tuple[IPv4Network | IPv6Network, ...],
+        BeforeValidator(to_networks),
+        Entry(
+            group="Gateway",
+            help="Addresses and networks of reverse proxies, separated by commas, whose "
+            "`X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are believed.",
+            expects="a list of addresses or networks such as 10.0.0.0/8",
+            metavar="NETWORKS",
+        ),
+    ] = ()
+    tls_cert: Annotated[
+        Path | None,
+        BeforeValidator(to_path),
+        Entry(
+            group="Gateway",
+            help="A PEM file with the certificate of this server and those above it; with tls_key "
+            "it listens on https. Both are read again when they change.",
+            expects="the path of a PEM file that can be read",
+            metavar="FILE",
+            example="/etc/comfy/fullchain.pem",
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None,
+        BeforeValidator(to_path),
+        Entry(
+            group="Gateway",
+            help="A PEM file with the private key of tls_cert, without a passphrase.",
+            expects="the path of a PEM file that can be read",
+            metavar="FILE",
+            example="/etc/comfy/privkey.pem",
+        ),
+    ] = None
+    history_size: Annotated[
+        int,
+        Field(ge=1),
+        Entry(
+            group="Files and history",
+            help="How many finished jobs the history keeps; the oldest go first.",
+            expects="a whole number from 1",
+            metavar="JOBS",
+        ),
+    ] = 10_000
+    cache_mb: Annotated[
+        float,
+        Field(ge=0),
+        Entry(
+            group="Files and history",
+            help="How many MiB of pictures and other files are kept on disk; the least recently "
+            "used go first.",
+            expects="a number from 0",
+            metavar="MIB",
+        ),
+    ] = 2048
+    prefetch: Annotated[
+        Literal["off", "images", "all"],
+        BeforeValidator(to_lower),
+        Entry(
+            group="Files and history",
+            help="Which outputs are fetched from the cloud when a job ends: off, images or all.",
+            expects="one of off, images, all",
+            metavar="WHICH",
+        ),
+    ] = "images"
+    userdata: Annotated[
+        Literal["disk", "cloud"],
+        BeforeValidator(to_lower),
+        Entry(
+            group="Files and history",
+            help="Where the web interface's settings and saved workflows are: on disk, each "
+            "member's apart, or in the Comfy Cloud account, whose own web interface shows them "
+            "too. cloud is for one person: it is refused where there are members.",
+            expects="disk or cloud",
+            metavar="WHERE",
+        ),
+    ] = "disk"
+    catalogue_max_age: Annotated[
+        float,
+        Field(ge=0),
+        Entry(
+            group="Files and history",
+            help="After how many seconds the list of nodes and models is asked for again.",
+            expects="a number of seconds from 0",
+            metavar="SECONDS",
+        ),
+    ] = 3600
+    validate_graphs: Annotated[
+        bool,
+        Entry(
+            group="Comfy Cloud",
+            help="Check each workflow against the list of nodes before its job waits. What cannot "
+            "be told from the list is left to the cloud; without this everything is.",
+            expects="true or false",
+        ),
+    ] = True
+    metrics: Annotated[
+        bool,
+        Entry(
+            group="Logs",
+            help="Answer GET /metrics in Prometheus' format.",
+            expects="true or false",
+        ),
+    ] = True
+    admin_listen: Annotated[
+        tuple[str, int] | None,
+        BeforeValidator(to_address),
+        Entry(
+            group="Logs",
+            help="Serve /metrics and the dashboard at an address of their own, and there alone. "
+            "Whoever reaches it may read all metrics: let nobody but Prometheus and admins.",
+            expects="an address such as 127.0.0.1:9188 or [::1]:9188",
+            metavar="HOST:PORT",
+            example="127.0.0.1:9188",
+        ),
+    ] = None
+    audit_days: Annotated[
+        int,
+        Field(ge=0, le=36_500),
+        Entry(
+            group="Logs",
+            help="For how many days the record of who did what is kept; 0 keeps none.",
+            expects="a whole number of days from 0",
+            metavar="DAYS",
+        ),
+    ] = 90
+    log_format: Annotated[
+        Literal["console", "json"],
+        BeforeValidator(to_lower),
+        Entry(
+            group="Logs",
+            help="How log lines look: console for people, json for machines.",
+            expects="console or json",
+            metavar="FORMAT",
+        ),
+    ] = "console"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        BeforeValidator(to_lower),
+        Entry(
+            group="Logs",
+            help="The least level that is logged: debug, info, warning or error.",
+            expects="one of debug, info, warning, error",
+            metavar="LEVEL",
+        ),
+    ] = "info"
+
+    #: Tables, which have no option and no variable: their rows are a table of their own.
+    accounts: tuple[AccountSettings, ...] = ()
+
+    @property
+    def max_upload_bytes(self) -> int:
+        """`max_upload_mb` in bytes, rounded as ComfyUI rounds it."""
+        return round(self.max_upload_mb * 1024 * 1024)
+
+    @property
+    def max_header_bytes(self) -> int:
+        """`max_header_kb` in bytes."""
+        return int(self.max_header_kb * 1024)
+
+    @property
+    def cache_bytes(self) -> int:
+        """`cache_mb` in bytes."""
+        return int(self.cache_mb * 1024 * 1024)
+
+
+def _table() -> tuple[Setting, ...]:
+    rows = []
+    for name, entry in entries(Settings):
+        field = Settings.model_fields[name]
+        option = "--" + name.replace("_", "-")
+        rows.append(
+            Setting(
+                name=name,
+                entry=entry,
+                default=None if entry.shown else field.default,
+                environment=entry.environment or PREFIX + name.upper(),
+                option=option if entry.option else None,
+                key=name if entry.in_file else None,
+                is_flag=field.annotation is bool,
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: GROUPS.index(row.entry.group)))
+
+
+#: The table, in the order of `GROUPS`.
+SETTINGS = _table()

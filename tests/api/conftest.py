@@ -1,0 +1,276 @@
+"""The local API on a real socket, above small rooms that do and remember what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+
+from proxy.api.app import Services, make_app
+from proxy.api.journal import Journal
+from proxy.catalog.whole import Body, Coding, Whole
+from proxy.files.record import FileRecord, Named, make_record
+from proxy.jobs.hub import Hub
+from proxy.jobs.listing import JobQuery
+from proxy.jobs.request import Accepted, Request
+from proxy.translate import codec
+from proxy.translate.errors import LocalError
+from proxy.translate.names import Place
+from proxy.userdata.on_disk import UserDataOnDisk
+
+MEMBER = "local"
+JOB = "14a1c0de-0000-4000-8000-000000000001"
+LETTERS = b"abcdefghijklmnopqrstuvwxyz"
+#: 2024-01-02 03:04:05 UTC
+WRITTEN = 1704164645.0
+
+
+@dataclass
+class RoomOfJobs:
+    """Answers what it is told to, and remembers what it was asked."""
+
+    hub: Hub = field(default_factory=Hub)
+    asked: list[tuple[Any, ...]] = field(default_factory=list)
+    remaining: int = 0
+    refusal: LocalError | None = None
+    failure: Exception | None = None
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    async def submit(self, member: str, request: Request) -> Accepted:
+        self.asked.append(("submit", member, request))
+        if self.refusal is not None:
+            raise self.refusal
+        if self.failure is not None:
+            raise self.failure
+        return Accepted(request.prompt_id or JOB, request.number or 0, {})
+
+    def release(self, member: str, prompt_id: str) -> None:
+        self.asked.append(("release", member, prompt_id))
+
+    def queue_remaining(self, member: str) -> int:
+        return self.remaining
+
+    def queue_json(self, member: str) -> bytes:
+        if self.failure is not None:
+            raise self.failure
+        return b'{"queue_running": [], "queue_pending": []}'
+
+    def history_json(self, member: str, *, max_items: int | None, offset: int | None) -> bytes:
+        self.asked.append(("history", max_items, offset))
+        return b"{}"
+
+    def history_entry_json(self, member: str, prompt_id: str) -> bytes:
+        self.asked.append(("history entry", prompt_id))
+        return b"{}"
+
+    def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
+        self.asked.append(("list", query))
+        return {"jobs": [], "pagination": {}}
+
+    def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
+        return self.jobs.get(prompt_id)
+
+    async def delete_pending(self, member: str, ids: list[str]) -> None:
+        self.asked.append(("delete pending", *ids))
+
+    async def clear_pending(self, member: str) -> None:
+        self.asked.append(("clear pending",))
+
+    async def interrupt(self, member: str, prompt_id: str | None) -> None:
+        self.asked.append(("interrupt", prompt_id))
+
+    async def cancel(self, member: str, prompt_id: str) -> bool:
+        self.asked.append(("cancel", prompt_id))
+        return prompt_id in self.jobs
+
+    async def delete_history(self, member: str, ids: list[str]) -> None:
+        self.asked.append(("delete history", *ids))
+
+    async def clear_history(self, member: str) -> None:
+        self.asked.append(("clear history",))
+
+
+@dataclass
+class OpenFile:
+    """A content: complete on disk, or (with `pieces`) still arriving."""
+
+    path: Path | None
+    size: int | None
+    pieces: list[bytes | Exception] = field(default_factory=list)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def close(self) -> None:
+        self.closed.set()
+
+
+@dataclass
+class RoomOfFiles:
+    """Files that a test put there, and uploads as they came."""
+
+    folder: Path
+    records: dict[tuple[str, str, str], FileRecord] = field(default_factory=dict)
+    contents: dict[str, OpenFile] = field(default_factory=dict)
+    opened: list[OpenFile] = field(default_factory=list)
+    uploads: list[dict[str, Any]] = field(default_factory=list)
+    conversions: list[tuple[str | None, str | None]] = field(default_factory=list)
+
+    def add(
+        self, filename: str, data: bytes = LETTERS, *, type_: str = "output", subfolder: str = ""
+    ) -> FileRecord:
+        """A complete file on disk, last written at `WRITTEN`."""
+        path = self.folder / f"content-{len(self.records)}"
+        path.write_bytes(data)
+        record = make_record(
+            MEMBER,
+            Place(type_, f"{subfolder}/{filename}" if subfolder else filename),
+            cloud_name="0" * 64,
+            cloud_type=type_,
+            modified=WRITTEN,
+            content=("0" * 64, len(data)),
+        )
+        self.records[type_, subfolder, filename] = record
+        self.contents[record.path] = OpenFile(path, len(data))
+        return record
+
+    def add_arriving(self, filename: str, *pieces: bytes | Exception, size: int | None) -> None:
+        """A file that is not there yet and arrives in pieces."""
+        record = replace(self.add(filename), size=None, hash=None)
+        self.records["output", "", filename] = record
+        self.contents[record.path] = OpenFile(None, size, list(pieces))
+
+    def find(self, member: str, type_: str, subfolder: str, filename: str) -> FileRecord | None:
+        return self.records.get((type_, subfolder, filename))
+
+    async def open(self, record: FileRecord) -> OpenFile:
+        self.opened.append(self.contents[record.path])
+        return self.opened[-1]
+
+    async def convert(
+        self, record: FileRecord, *, preview: str | None, channel: str | None
+    ) -> tuple[bytes, str]:
+        self.conversions.append((preview, channel))
+        return b"picture", "image/webp"
+
+    def wants_conversion(self, *, preview: str | None, channel: str | None) -> bool:
+        return preview is not None or channel in ("rgb", "a")
+
+    def listing(self, member: str, type_: str) -> list[str]:
+        return sorted(record.path for (kind, _, _), record in self.records.items() if kind == type_)
+
+    async def upload(self, member: str, body: AsyncIterator[bytes], **named: Any) -> Named:
+        data = b"".join([chunk async for chunk in body])
+        self.uploads.append({"data": data, **named})
+        return Named(named["filename"], named["subfolder"], named["type"])
+
+    async def upload_mask(self, member: str, body: AsyncIterator[bytes], **named: Any) -> Named:
+        return await self.upload(member, body, **named)
+
+
+class RoomOfExtras:
+    """One subgraph, one replacement and one picture."""
+
+    async def subgraphs(self) -> dict[str, Any]:
+        return {"x": {"source": "templates", "name": "X", "info": {"node_pack": "y"}}}
+
+    async def subgraph(self, id_: str) -> dict[str, Any] | None:
+        about = (await self.subgraphs()).get(id_)
+        return None if about is None else {**about, "data": "{}"}
+
+    async def node_replacements(self) -> dict[str, Any]:
+        return {"Old": [{"new_node_id": "New"}]}
+
+    async def preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
+        return (b"picture", "image/webp") if (folder, index) == ("loras", 0) else None
+
+
+@dataclass
+class RoomOfNodes:
+    """A catalogue of one class and one model folder, or one that is not to be had."""
+
+    extras: RoomOfExtras = field(default_factory=RoomOfExtras)
+    refusal: LocalError | None = None
+    files: list[str] = field(default_factory=list)
+
+    async def object_info(self, files: list[str], coding: Coding) -> Body:
+        if self.refusal is not None:
+            raise self.refusal
+        self.files = files
+        return Whole([b'{"LoadImage": {}}']).body(files, coding)
+
+    async def node_class_json(self, name: str, files: list[str]) -> bytes:
+        return codec.dump_bytes({name: {}} if name == "LoadImage" else {})
+
+    async def model_folders(self) -> list[str]:
+        return ["loras"]
+
+    async def models(self, folder: str) -> list[str] | None:
+        return ["a.safetensors"] if folder == "loras" else None
+
+    async def model_folders_in_detail(self) -> list[dict[str, Any]]:
+        return [{"name": "loras", "folders": ["loras"]}]
+
+    async def models_in_detail(self, folder: str) -> list[dict[str, Any]] | None:
+        return [{"name": "a.safetensors", "pathIndex": 0}] if folder == "loras" else None
+
+    async def embeddings(self) -> list[str]:
+        return ["bad-hands"]
+
+
+@pytest.fixture
+def room_of_jobs() -> RoomOfJobs:
+    return RoomOfJobs()
+
+
+@pytest.fixture
+def room_of_files(tmp_path: Path) -> RoomOfFiles:
+    return RoomOfFiles(tmp_path)
+
+
+@pytest.fixture
+def room_of_nodes() -> RoomOfNodes:
+    return RoomOfNodes()
+
+
+Serve = Callable[..., Awaitable[TestClient[Any, Any]]]
+
+
+@pytest.fixture
+def serve(
+    aiohttp_client: Any,
+    room_of_jobs: RoomOfJobs,
+    room_of_files: RoomOfFiles,
+    room_of_nodes: RoomOfNodes,
+    tmp_path: Path,
+) -> Serve:
+    """Start the local API with settings of the test's own."""
+
+    async def start(**settings: Any) -> TestClient[Any, Any]:
+        services = Services(
+            jobs=room_of_jobs,  # type: ignore[arg-type]
+            files=room_of_files,  # type: ignore[arg-type]
+            catalogue=room_of_nodes,  # type: ignore[arg-type]
+            userdata=UserDataOnDisk(tmp_path / "userdata"),
+            journal=Journal(room_of_jobs.hub),
+            **settings,
+        )
+        client: TestClient[Any, Any] = await aiohttp_client(make_app(services))
+        return client
+
+    return start
+
+
+@pytest.fixture
+async def client(serve: Serve) -> TestClient[Any, Any]:
+    """The local API with the settings that it has by itself."""
+    return await serve()

@@ -1,0 +1,98 @@
+"""JSON and text, packed for who can unpack them."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from proxy.api.compression import LEAST
+
+Client = TestClient[Any, Any]
+STATS = "/system_stats"
+
+
+@pytest.fixture
+async def packing(serve: Any) -> Any:
+    """A client that shows what is sent, and a server that packs."""
+    served = await serve(compress=True)
+    server: TestServer[Any, Any] = served.server
+    async with aiohttp.ClientSession(
+        server.make_url("/"), auto_decompress=False, skip_auto_headers=("Accept-Encoding",)
+    ) as session:
+        yield session
+
+
+@pytest.mark.parametrize(
+    ("accepted", "coding"),
+    [
+        ("gzip", "gzip"),
+        ("gzip, deflate, br", "deflate"),
+        ("gzip;q=1, deflate;q=0.5", "gzip"),
+        ("gzip;q=0", None),
+        ("identity", None),
+        ("br", None),
+        ("*", None),
+    ],
+)
+async def test_the_coding_is_one_that_was_asked_for(
+    packing: aiohttp.ClientSession, accepted: str, coding: str | None
+) -> None:
+    async with packing.get(STATS, headers={"Accept-Encoding": accepted}) as answer:
+        assert answer.headers.get("Content-Encoding") == coding
+        assert answer.headers["Vary"] == "Accept-Encoding"
+        body = await answer.read()
+    assert len(body) == int(answer.headers["Content-Length"])
+    unpacked = {"gzip": gzip.decompress, "deflate": zlib.decompress, None: bytes}[coding](body)
+    assert json.loads(unpacked)["devices"]
+
+
+async def test_a_head_says_what_a_get_would(packing: aiohttp.ClientSession) -> None:
+    async with packing.head(STATS, headers={"Accept-Encoding": "gzip"}) as answer:
+        assert answer.headers["Content-Encoding"] == "gzip"
+        assert await answer.read() == b""
+
+
+@pytest.mark.parametrize("path", ["/prompt", "/nope", "/queue"])
+async def test_what_is_small_or_empty_goes_as_it_is(
+    packing: aiohttp.ClientSession, path: str
+) -> None:
+    async with packing.get(path, headers={"Accept-Encoding": "gzip"}) as answer:
+        assert "Content-Encoding" not in answer.headers
+        assert "Vary" not in answer.headers
+        assert len(await answer.read()) < LEAST
+
+
+async def test_files_go_as_they_are(packing: aiohttp.ClientSession, room_of_files: Any) -> None:
+    room_of_files.add("long.txt", b"a" * 10_000)
+    query = {"filename": "long.txt"}
+    async with packing.get("/view", params=query, headers={"Accept-Encoding": "gzip"}) as answer:
+        assert "Content-Encoding" not in answer.headers
+        assert await answer.read() == b"a" * 10_000
+
+
+async def test_the_catalogue_is_packed_once(packing: aiohttp.ClientSession) -> None:
+    async with packing.get("/object_info", headers={"Accept-Encoding": "gzip"}) as answer:
+        assert answer.headers.getall("Content-Encoding") == ["gzip"]
+        assert json.loads(gzip.decompress(await answer.read())) == {"LoadImage": {}}
+
+
+async def test_a_large_answer_is_packed_whole(packing: aiohttp.ClientSession) -> None:
+    settings = {"text": "letters " * 500_000}
+    body = io.BytesIO(json.dumps(settings).encode())
+    async with packing.post("/settings", data=body) as answer:
+        assert answer.status == 200
+    async with packing.get("/settings", headers={"Accept-Encoding": "gzip"}) as answer:
+        assert json.loads(gzip.decompress(await answer.read())) == settings
+
+
+async def test_without_the_setting_nothing_is_packed(client: Client) -> None:
+    answer = await client.get(STATS, headers={"Accept-Encoding": "gzip"})
+    assert "Content-Encoding" not in answer.headers
+    assert "Vary" not in answer.headers

@@ -1,0 +1,186 @@
+"""The catalogue over a cloud that counts its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from yarl import URL
+
+from proxy.catalog import Catalogue
+from proxy.cloud.errors import CloudUnreachable
+from proxy.translate.errors import LocalError
+
+NODES = {
+    "LoadImage": {"input": {"required": {"image": [["x.png"], {"image_upload": True}]}}},
+    "SaveImage": {"output_node": True},
+}
+
+
+class CountingCloud:
+    """Two node classes and three model folders."""
+
+    def __init__(self, url: str = "https://cloud.example") -> None:
+        self.base_url = URL(url)
+        self.calls: list[str] = []
+        self.down = False
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if self.down:
+            raise CloudUnreachable("down")
+
+    async def object_info(self) -> bytes:
+        self._called("object_info")
+        return json.dumps(NODES).encode()
+
+    async def model_folders(self) -> list[dict[str, Any]]:
+        self._called("folders")
+        names = "loras", "embeddings", "vae", "configs"
+        return [{"name": name, "folders": [name]} for name in names]
+
+    async def models(self, folder: str) -> list[dict[str, Any]] | None:
+        self._called(folder)
+        found = {
+            "loras": ["b.safetensors", "a/c.safetensors"],
+            "embeddings": ["bad.pt", "n/x.y.pt"],
+        }
+        names = found.get(folder)
+        return None if names is None else [{"name": name, "pathIndex": 0} for name in names]
+
+
+@asynccontextmanager
+async def catalogue_of(cloud: CountingCloud, folder: Path) -> AsyncIterator[Catalogue]:
+    catalogue = Catalogue(cloud, folder, max_age=3600)
+    await catalogue.start()
+    yield catalogue
+    await catalogue.close()
+
+
+@pytest.fixture
+def cloud() -> CountingCloud:
+    return CountingCloud()
+
+
+@pytest.fixture
+async def catalogue(cloud: CountingCloud, tmp_path: Path) -> AsyncIterator[Catalogue]:
+    async with catalogue_of(cloud, tmp_path) as made:
+        yield made
+
+
+async def test_it_knows_nothing_before_it_is_loaded_and_does_not_wait(
+    catalogue: Catalogue,
+) -> None:
+    assert catalogue.known("SaveImage") is None
+
+
+async def test_start_begins_to_load(catalogue: Catalogue, cloud: CountingCloud) -> None:
+    assert (await catalogue.node_class("SaveImage") or {})["output_node"]
+    assert (catalogue.known("SaveImage") or {})["output_node"]
+    assert catalogue.known("Nope") is None
+    assert cloud.calls == ["object_info"]
+
+
+async def test_the_members_files_are_in_both_answers(catalogue: Catalogue) -> None:
+    one = json.loads(await catalogue.node_class_json("LoadImage", ["cat.png"]))
+    whole = json.loads(b"".join((await catalogue.object_info(["cat.png"])).pieces))
+    choices = one["LoadImage"]["input"]["required"]["image"][0]
+    assert choices == ["cat.png", "x.png"]
+    assert whole["LoadImage"] == one["LoadImage"]
+    assert list(await catalogue.classes()) == list(whole)
+
+
+async def test_clients_of_a_cold_start_wait_for_one_call_together(
+    catalogue: Catalogue, cloud: CountingCloud
+) -> None:
+    bodies = await asyncio.gather(*(catalogue.object_info([]) for _ in range(20)))
+    assert len({body.etag for body in bodies}) == 1
+    assert cloud.calls == ["object_info"]
+
+
+async def test_the_entity_tag_outlives_the_copy(cloud: CountingCloud, tmp_path: Path) -> None:
+    tags = []
+    for run in "first", "second":
+        async with catalogue_of(cloud, tmp_path / run) as catalogue:
+            tags.append((await catalogue.object_info([], "gzip")).etag)
+    assert tags[0] == tags[1]
+
+
+async def test_models_are_asked_for_once_a_folder(
+    catalogue: Catalogue, cloud: CountingCloud
+) -> None:
+    for _ in range(3):
+        assert await catalogue.models("loras") == ["a/c.safetensors", "b.safetensors"]
+    assert cloud.calls.count("loras") == 1
+    assert cloud.calls.count("folders") == 1
+
+
+async def test_an_empty_folder_is_a_list_and_an_unknown_one_is_none(
+    catalogue: Catalogue, cloud: CountingCloud
+) -> None:
+    assert await catalogue.models("vae") == []
+    assert await catalogue.models("../etc") is None
+    assert await catalogue.models_in_detail("nope") is None
+    assert not {"../etc", "nope"} & set(cloud.calls)
+
+
+async def test_details_have_every_field(catalogue: Catalogue) -> None:
+    models = await catalogue.models_in_detail("loras")
+    assert (models or [])[0] == {
+        "name": "b.safetensors",
+        "pathIndex": 0,
+        "modified": 0.0,
+        "created": 0.0,
+        "size": 0,
+    }
+
+
+async def test_folders_are_named_and_the_detailed_ones_hold_models(catalogue: Catalogue) -> None:
+    named = await catalogue.model_folders()
+    detailed = [folder["name"] for folder in await catalogue.model_folders_in_detail()]
+    assert named[:4] == ["loras", "embeddings", "vae", "configs"]
+    assert detailed[:3] == ["loras", "embeddings", "vae"]
+    assert set(named) - set(detailed) == {"configs", "custom_nodes"}
+
+
+async def test_a_folder_of_every_comfyui_that_the_cloud_lacks_is_empty(
+    catalogue: Catalogue,
+) -> None:
+    assert "checkpoints" in await catalogue.model_folders()
+    assert await catalogue.models("checkpoints") == []
+
+
+async def test_embeddings_have_no_extension(catalogue: Catalogue) -> None:
+    assert await catalogue.embeddings() == ["bad", "n/x.y"]
+
+
+async def test_a_restart_does_not_ask_again(cloud: CountingCloud, tmp_path: Path) -> None:
+    for _ in range(2):
+        async with catalogue_of(cloud, tmp_path) as catalogue:
+            await catalogue.classes()
+            await catalogue.models("loras")
+    assert sorted(cloud.calls) == ["folders", "loras", "object_info"]
+
+
+async def test_the_copy_of_another_cloud_is_dropped(cloud: CountingCloud, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("not the catalogue's")
+    async with catalogue_of(cloud, tmp_path) as catalogue:
+        await catalogue.classes()
+    other = CountingCloud("http://127.0.0.1:9")
+    async with catalogue_of(other, tmp_path) as catalogue:
+        await catalogue.classes()
+    assert other.calls == ["object_info"]
+    assert (tmp_path / "mine.txt").exists()
+
+
+async def test_without_cloud_and_copy_it_is_503(cloud: CountingCloud, tmp_path: Path) -> None:
+    cloud.down = True
+    async with catalogue_of(cloud, tmp_path) as catalogue:
+        for ask in (catalogue.classes(), catalogue.model_folders(), catalogue.models("loras")):
+            with pytest.raises(LocalError, match="Comfy Cloud did not give"):
+                await ask
