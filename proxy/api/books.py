@@ -87,6 +87,19 @@ class Books:
                 yield
         self.tally.uploaded[member] += count
 
+    @contextmanager
+    def storing(self, member: str, count: int, *, stored: int, replaced: int = 0) -> Iterator[None]:
+        """The block writes `count` bytes that stay, beside `stored` and in place of `replaced`.
+
+        They count as an upload unless the block raises. Raises `LocalError` (413, 429).
+        """
+        if self.limiter is None:
+            yield
+        else:
+            with self.limiter.storing(member, count, stored=stored, replaced=replaced):
+                yield
+        self.tally.uploaded[member] += count
+
     def upload_refusal(self, member: str) -> LocalError:
         """The answer to an upload for which there is no room."""
         if self.limiter is None:

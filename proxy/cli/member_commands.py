@@ -41,6 +41,10 @@ Upload = Annotated[
         "N", "How many bytes of uploads a day (UTC); none is no limit.", "--upload-bytes-per-day"
     ),
 ]
+Stored = Annotated[
+    str | None,
+    _limit("N", "How many bytes of user data and settings; none is no limit.", "--stored-bytes"),
+]
 Requests = Annotated[
     str | None,
     _limit("N", "Most requests a second; none: no limit.", "--requests-per-second"),
@@ -75,6 +79,7 @@ def _add(
     max_running: Running = None,
     jobs_per_day: PerDay = None,
     upload_bytes_per_day: Upload = None,
+    stored_bytes: Stored = None,
     requests_per_second: Requests = None,
     denied_classes: Denied = None,
     deny_partner_nodes: Partner = None,
@@ -98,6 +103,7 @@ _FIELDS = (
     "max_running",
     "jobs_per_day",
     "upload_bytes_per_day",
+    "stored_bytes",
     "requests_per_second",
     "denied_classes",
     "deny_partner_nodes",
@@ -124,6 +130,7 @@ def _set(
     max_running: Running = None,
     jobs_per_day: PerDay = None,
     upload_bytes_per_day: Upload = None,
+    stored_bytes: Stored = None,
     requests_per_second: Requests = None,
     denied_classes: Denied = None,
     deny_partner_nodes: Partner = None,

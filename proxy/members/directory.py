@@ -20,7 +20,7 @@ import structlog
 
 from proxy.members import tokens
 from proxy.members.database import FILE, MEMBERS, REMOVED, TOKENS, USES, Database, put
-from proxy.members.member import LOCAL, Member
+from proxy.members.member import LOCAL, Limits, Member
 from proxy.members.sessions import Sessions
 from proxy.members.tokens import Token, Use
 from proxy.store.base import Delete, Put, StoreError
@@ -35,7 +35,7 @@ USE_INTERVAL = 60_000
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9_-])?", re.ASCII)
 
 #: The one member of a proxy without members.
-_ANYONE = Member(LOCAL, role="admin")
+_ANYONE = Member(LOCAL, role="admin", limits=Limits(stored_bytes=None))
 
 
 class DirectoryError(Exception):

@@ -31,6 +31,7 @@ class LimitFields(Struct, forbid_unknown_fields=True):
     max_running: Count = UNSET
     jobs_per_day: Count = UNSET
     upload_bytes_per_day: Count = UNSET
+    stored_bytes: Count = UNSET
     requests_per_second: Rate = UNSET
     denied_classes: Classes | UnsetType = UNSET
     deny_partner_nodes: bool | UnsetType = UNSET

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -85,6 +86,7 @@ class Limiter:
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
         self._under_way: set[_Reservation] = set()
+        self._storing: Counter[str] = Counter()
         usage.on_submitted = self._submitted
 
     # --- requests --------------------------------------------------------------------------
@@ -179,6 +181,34 @@ class Limiter:
         except BaseException:
             self._usage.uploaded(member, -count, at=began)
             raise
+
+    @contextmanager
+    def storing(self, member: str, count: int, *, stored: int, replaced: int = 0) -> Iterator[None]:
+        """The block writes `count` bytes that stay on the proxy's disk.
+
+        `stored` is what the member has there, `replaced` what of it goes. The bytes count as an
+        upload. Raises `LocalError` (413, 429).
+        """
+        limit = self._limits(member).stored_bytes
+        more = max(0, count - replaced)
+        kept = stored + self._storing[member]
+        if limit is not None and more and kept + more > limit:
+            raise LocalError(
+                413,
+                LIMIT_REACHED,
+                f"This and the {kept:,} bytes that you have stored are more than the {limit:,} "
+                "bytes that you may; delete saved files, or ask an admin of this server for more.",
+                details="stored_bytes",
+                extra_info={"limit": "stored_bytes", "value": limit},
+            )
+        self._storing[member] += more
+        try:
+            with self.uploading(member, count):
+                yield
+        finally:
+            self._storing[member] -= more
+            if not self._storing[member]:
+                del self._storing[member]
 
     def _until_midnight(self, limit: str, value: int, said: str) -> LocalError:
         now = self._now()

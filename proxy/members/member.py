@@ -8,6 +8,9 @@ from typing import Literal
 #: The one member of a proxy that has no members.
 LOCAL = "local"
 
+#: What a member may keep on the proxy's disk unless an admin says otherwise, in bytes.
+STORED_BYTES = 1_000_000_000
+
 Role = Literal["user", "admin"]
 
 
@@ -16,6 +19,8 @@ class Limits:
     """What a member may use; `None` is no limit.
 
     `max_queued` counts jobs that wait, `max_running` those on the cloud at once; days are UTC's.
+    `stored_bytes` bounds user data and settings, which stay on the proxy's disk until the member
+    deletes them.
     `denied_classes` are node classes that no graph of the member may have, and with
     `deny_partner_nodes` none may have a node that is paid for by use.
     """
@@ -24,6 +29,7 @@ class Limits:
     max_running: int | None = None
     jobs_per_day: int | None = None
     upload_bytes_per_day: int | None = None
+    stored_bytes: int | None = STORED_BYTES
     requests_per_second: float | None = None
     denied_classes: tuple[str, ...] = ()
     deny_partner_nodes: bool = False

@@ -54,7 +54,7 @@ METRICS = (
         "limit_refusals",
         "counter",
         ("member", "limit"),
-        "Requests and jobs refused with 429 because of a limit of the member.",
+        "Requests and jobs refused because of a limit of the member.",
     ),
     # jobs
     Metric("jobs_accepted", "counter", ("member",), "Jobs taken in."),

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.members.directory import Directory
 from proxy.members.limiter import BURST_SECONDS, Bucket, Limiter
-from proxy.members.member import Limits
+from proxy.members.member import LOCAL, STORED_BYTES, Limits
 from proxy.members.usage import Usage
 from proxy.store.sqlite import SqliteStore
 from proxy.translate.errors import LocalError
@@ -173,3 +174,32 @@ def test_uploads_count_unless_they_fail(usage: Usage, clock: Clock) -> None:
     assert strict.upload_room("alice") == 40
     clock.at += 6 * 3600
     assert strict.upload_room("alice") == 100
+
+
+def test_what_stays_on_the_disk_has_a_limit_of_its_own(usage: Usage, clock: Clock) -> None:
+    strict = limiter(usage, clock, stored_bytes=100)
+    with strict.storing("alice", 60, stored=40):
+        pass
+    assert usage.today("alice").bytes_up == 60
+    with pytest.raises(LocalError) as refused, strict.storing("alice", 61, stored=40):
+        pass
+    assert (refused.value.status, refused.value.details) == (413, "stored_bytes")
+    assert refused.value.extra_info == {"limit": "stored_bytes", "value": 100}
+    with strict.storing("alice", 90, stored=100, replaced=90):
+        pass
+
+
+def test_what_is_being_written_counts_as_stored(usage: Usage, clock: Clock) -> None:
+    strict = limiter(usage, clock, stored_bytes=100)
+    with strict.storing("alice", 60, stored=0):
+        with pytest.raises(LocalError), strict.storing("alice", 60, stored=0):
+            pass
+        with strict.storing("bob", 60, stored=0):
+            pass
+    with strict.storing("alice", 60, stored=0):
+        pass
+
+
+def test_members_have_a_limit_of_what_they_store_and_the_lone_user_has_none() -> None:
+    assert Limits().stored_bytes == STORED_BYTES
+    assert Directory().get(LOCAL).limits.stored_bytes is None

@@ -80,7 +80,8 @@ const plain = (value) => (value == null ? "" : String(value));
 function limits(member) {
   const names = {
     max_queued: "waiting", max_running: "running", jobs_per_day: "jobs a day",
-    upload_bytes_per_day: "bytes uploaded a day", requests_per_second: "requests a second",
+    upload_bytes_per_day: "bytes uploaded a day",
+    stored_bytes: "bytes stored", requests_per_second: "requests a second",
   };
   const said = Object.entries(names)
     .filter(([name]) => member.limits?.[name] != null)
