@@ -16,9 +16,12 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Free of I/O, of tasks and of clocks.
 PURE = [
     *(path for path in MODULES if path.parent.name == "translate"),
-    *(PACKAGE / "members" / name for name in ("turns.py", "permits.py", "member.py")),
+    *(PACKAGE / "members" / name for name in ("permits.py", "member.py")),
     *(PACKAGE / "accounts" / name for name in ("slots.py", "health.py", "choice.py")),
-    *(PACKAGE / "jobs" / name for name in ("tracker.py", "nodes.py", "happenings.py", "record.py")),
+    *(
+        PACKAGE / "jobs" / name
+        for name in ("tracker.py", "nodes.py", "happenings.py", "record.py", "fair_share.py")
+    ),
 ]
 IMPURE = {"asyncio", "aiohttp", "aiosqlite", "os", "random", "secrets", "socket", "threading"}
 CLOCKS = re.compile(r"\btime\.(?:time|monotonic|perf_counter|sleep)|\buuid[14]\b|\bnow\(\)|utcnow")

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from proxy.accounts.choice import Choice
+from proxy.jobs.fair_share import Claim, FairBy, FairShare, MemberQueue, QueuePosition
 from proxy.jobs.lane import Lane
 from proxy.jobs.line import Line
 from proxy.jobs.record import JobRecord
 from proxy.members.member import Member
-from proxy.members.turns import Claim, FairBy, Place, Queue, Turns
 
 
 class Places:
@@ -26,14 +26,14 @@ class Places:
         self, lanes: Mapping[str, Lane], member: Callable[[str], Member], fair_by: FairBy
     ) -> None:
         self.line = Line()
-        self.turns = Turns(fair_by)
+        self.turns = FairShare(fair_by)
         self._lanes = lanes
         self._member = member
         self._choice = Choice()
         self._taken: dict[str, JobRecord] = {}
         self._unsaved: dict[str, JobRecord] = {}
         self._running: dict[str, set[str]] = {name: set() for name in lanes}
-        self._forecast: list[Place] | None = None
+        self._forecast: list[QueuePosition] | None = None
         self._before: dict[str, int] = {}
 
     # --- who has a place -------------------------------------------------------------------
@@ -174,12 +174,12 @@ class Places:
         """The line, the turns or what blocks a member have changed."""
         self._forecast = None
 
-    def forecast(self) -> list[Place]:
+    def forecast(self) -> list[QueuePosition]:
         """All waiting jobs in the order in which they will go, if nothing changes."""
         if self._forecast is None:
             self._forecast = self.turns.places(
                 {
-                    member: Queue(
+                    member: MemberQueue(
                         self._weight(member), self.line.orders(member), self._blocked(member)
                     )
                     for member in self.line.members()
@@ -195,7 +195,7 @@ class Places:
         if self._forecast is not None:
             return self._before[member]
         queues = {
-            other: Queue(self._weight(other), self.line.orders(other))
+            other: MemberQueue(self._weight(other), self.line.orders(other))
             for other in self.line.members()
         }
         return self.turns.before(queues, member)
@@ -224,7 +224,7 @@ class Places:
         return self._member(member).weight
 
 
-def _before(places: Iterable[Place]) -> dict[str, int]:
+def _before(places: Iterable[QueuePosition]) -> dict[str, int]:
     """For each member the others' jobs before its last one."""
     own: Counter[str] = Counter()
     last: dict[str, int] = {}

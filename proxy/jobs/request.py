@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.jobs.fair_share import FairBy
 from proxy.jobs.record import Number
 from proxy.jobs.runner import Waits
-from proxy.members.turns import FairBy
 
 
 @dataclass(frozen=True, slots=True)

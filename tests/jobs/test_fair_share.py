@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.members.turns import Claim, Queue, Turns
+from proxy.jobs.fair_share import Claim, FairShare, MemberQueue
 
 WEIGHTS = st.dictionaries(
     st.sampled_from("abcdefgh"), st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=1
 )
 
 
-def serve(turns: Turns, weights: dict[str, float], times: int) -> list[str]:
+def serve(turns: FairShare, weights: dict[str, float], times: int) -> list[str]:
     """All members always have jobs; whom `times` turns go to."""
     served = []
     claims = {member: Claim(weight, at) for at, (member, weight) in enumerate(weights.items())}
@@ -30,24 +30,24 @@ def serve(turns: Turns, weights: dict[str, float], times: int) -> list[str]:
 
 
 def test_equal_members_take_turns() -> None:
-    assert serve(Turns(), {"a": 1.0, "b": 1.0}, 6) == ["a", "b"] * 3
+    assert serve(FairShare(), {"a": 1.0, "b": 1.0}, 6) == ["a", "b"] * 3
 
 
 def test_nobody_wants_anything() -> None:
-    assert Turns().choose({}) is None
+    assert FairShare().choose({}) is None
 
 
 @given(WEIGHTS)
 def test_shares_converge_to_the_weights(weights: dict[str, float]) -> None:
     rounds = 40
-    served = Counter(serve(Turns(), weights, int(rounds * sum(weights.values()))))
+    served = Counter(serve(FairShare(), weights, int(rounds * sum(weights.values()))))
     for member, weight in weights.items():
         assert abs(served[member] - rounds * weight) <= 1 + len(weights)
 
 
 @given(WEIGHTS)
 def test_nobody_starves(weights: dict[str, float]) -> None:
-    served = serve(Turns(), weights, 400)
+    served = serve(FairShare(), weights, 400)
     for member, weight in weights.items():
         places = [-1, *(at for at, one in enumerate(served) if one == member)]
         longest = max(after - before for before, after in pairwise(places))
@@ -59,7 +59,7 @@ def test_the_same_happenings_give_the_same_order(
     happenings: list[str], weights: dict[str, float]
 ) -> None:
     def run() -> list[str | None]:
-        turns, here, order, served = Turns(), {}, count(), []
+        turns, here, order, served = FairShare(), {}, count(), []
         for at, what in enumerate(happenings):
             member = sorted(weights)[at % len(weights)]
             if what == "come":
@@ -75,13 +75,13 @@ def test_the_same_happenings_give_the_same_order(
 
 
 def test_idle_time_gives_no_credit() -> None:
-    turns = Turns()
+    turns = FairShare()
     serve(turns, {"a": 1.0}, 50)
     assert serve(turns, {"a": 1.0, "b": 1.0}, 6).count("b") == 3
 
 
 def test_a_turn_that_was_not_used_is_given_back() -> None:
-    turns = Turns()
+    turns = FairShare()
     cost = turns.take("a", 1.0)
     turns.give_back("a", 1.0, cost)
     assert serve(turns, {"a": 1.0, "b": 1.0}, 2) == ["a", "b"]
@@ -89,9 +89,9 @@ def test_a_turn_that_was_not_used_is_given_back() -> None:
 
 @given(WEIGHTS, st.integers(0, 30))
 def test_a_restart_changes_no_order(weights: dict[str, float], served: int) -> None:
-    whole = Turns()
+    whole = FairShare()
     serve(whole, weights, served)
-    restored = Turns()
+    restored = FairShare()
     restored.restore(json.loads(json.dumps(whole.state())))
     assert serve(restored, weights, 30) == serve(whole, weights, 30)
 
@@ -100,7 +100,7 @@ def test_a_restart_changes_no_order(weights: dict[str, float], served: int) -> N
 def test_turns_that_nobody_has_used_yet_are_not_kept(
     weights: dict[str, float], served: int, going: set[str]
 ) -> None:
-    turns, untouched = Turns(), Turns()
+    turns, untouched = FairShare(), FairShare()
     for one in (turns, untouched):
         serve(one, weights, served)
     unused = {
@@ -115,7 +115,7 @@ def test_turns_that_nobody_has_used_yet_are_not_kept(
 
 
 def test_by_time_who_runs_long_gets_fewer_turns() -> None:
-    turns, seconds, ran = Turns("time"), {"long": 30.0, "short": 10.0}, Counter[str]()
+    turns, seconds, ran = FairShare("time"), {"long": 30.0, "short": 10.0}, Counter[str]()
     for _ in range(400):
         member = turns.choose({one: Claim(1.0, 0) for one in seconds})
         assert member is not None
@@ -134,10 +134,10 @@ def test_by_time_who_runs_long_gets_fewer_turns() -> None:
     st.integers(0, 9),
 )
 def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], before: int) -> None:
-    turns, order = Turns(), count()
+    turns, order = FairShare(), count()
     serve(turns, {member: weight for member, (weight, _) in waiting.items()}, before)
     queues = {
-        member: Queue(weight, [next(order) for _ in range(jobs)])
+        member: MemberQueue(weight, [next(order) for _ in range(jobs)])
         for member, (weight, jobs) in waiting.items()
     }
     forecast = turns.places(queues)
@@ -155,8 +155,8 @@ def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], bef
 
 
 def test_each_place_says_why_it_waits() -> None:
-    queues = {"a": Queue(1.0, [1, 2]), "b": Queue(1.0, [3], blocked="limit")}
-    assert [(one.member, one.index, one.reason) for one in Turns().places(queues)] == [
+    queues = {"a": MemberQueue(1.0, [1, 2]), "b": MemberQueue(1.0, [3], blocked="limit")}
+    assert [(one.member, one.index, one.reason) for one in FairShare().places(queues)] == [
         ("a", 0, "slot"),
         ("b", 0, "limit"),
         ("a", 1, "turn"),

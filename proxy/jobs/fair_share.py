@@ -33,7 +33,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class MemberQueue:
     """A member's waiting jobs in their order, by when they were accepted.
 
     `blocked` is the reason why none of them may go, whoever's turn it is.
@@ -45,7 +45,7 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class QueuePosition:
     """Where a waiting job stands: `index` among its member's, `before` it so many of anyone.
 
     `reason` is what it waits for: `slot`, `turn`, or what blocks its member.
@@ -57,7 +57,7 @@ class Place:
     reason: str
 
 
-class Turns:
+class FairShare:
     """The virtual times of all members. `by` says what a job costs: 1, or its running seconds."""
 
     def __init__(self, by: FairBy = "jobs") -> None:
@@ -95,11 +95,11 @@ class Turns:
         self._typical[member] = before + _NEWEST * (real - before)
         self._starts[member] = self._starts.get(member, self._now) + (real - cost) / weight
 
-    def places(self, queues: Mapping[str, Queue]) -> list[Place]:
+    def places(self, queues: Mapping[str, MemberQueue]) -> list[QueuePosition]:
         """All waiting jobs in the order in which they will go, if nothing changes."""
         return list(self._places(queues))
 
-    def before(self, queues: Mapping[str, Queue], member: str) -> int:
+    def before(self, queues: Mapping[str, MemberQueue], member: str) -> int:
         """How many jobs of others go before the member's last one; without counting them all."""
         mine = queues[member]
         at, order = self._starts_of(member, mine)[-1], mine.orders[-1]
@@ -134,7 +134,7 @@ class Turns:
     def _start(self, member: str) -> float:
         return max(self._now, self._starts.get(member, 0.0))
 
-    def _starts_of(self, member: str, queue: Queue) -> list[float]:
+    def _starts_of(self, member: str, queue: MemberQueue) -> list[float]:
         """When each of the member's waiting jobs starts."""
         step = self._cost(member) / queue.weight
         return list(accumulate(repeat(step, len(queue.orders) - 1), initial=self._start(member)))
@@ -146,7 +146,7 @@ class Turns:
         usual = sum(known) / len(known) if known else _UNKNOWN
         return max(self._typical.get(member, usual), _LEAST)
 
-    def _places(self, queues: Mapping[str, Queue]) -> Iterator[Place]:
+    def _places(self, queues: Mapping[str, MemberQueue]) -> Iterator[QueuePosition]:
         heap = [
             (self._start(member), queue.orders[0], member, 0)
             for member, queue in queues.items()
@@ -157,7 +157,9 @@ class Turns:
         while heap:
             start, _, member, index = heap[0]
             queue = queues[member]
-            yield Place(member, index, before, queue.blocked or ("turn" if before else "slot"))
+            yield QueuePosition(
+                member, index, before, queue.blocked or ("turn" if before else "slot")
+            )
             before += 1
             if index + 1 < len(queue.orders):
                 onward = start + self._cost(member) / queue.weight
