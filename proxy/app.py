@@ -31,7 +31,7 @@ from proxy.jobs.checks import Checks
 from proxy.jobs.request import Policy
 from proxy.jobs.service import Jobs
 from proxy.members.database import FILE
-from proxy.members.directory import Directory
+from proxy.members.directory import MARKER, Directory
 from proxy.members.permits import check_classes
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, ConfigError, Settings
@@ -71,6 +71,7 @@ async def rooms(
         stack.push_async_callback(store.close)
         members = await _open_members(path)
         stack.push_async_callback(members.close)
+        refuse_lost_members(settings, has_members=members.has_members)
         members.start()
         opened = await stack.enter_async_context(
             opening.opened(
@@ -268,6 +269,28 @@ def unreadable_members(folder: Path, error: StoreError) -> str:
     return (
         f"The members cannot be read ({error}): repair {folder / FILE}, or restore it from a copy."
     )
+
+
+def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
+    """Raise `ConfigError` where there are no members although there should be some."""
+    if has_members:
+        return
+    folder = settings.data_dir
+    add = f"add one (comfy-cloud-proxy member add NAME --role admin --data-dir {folder})"
+    if (folder / MARKER).exists():
+        raise ConfigError(
+            f"The members of {folder} are gone, and without them everybody could use this proxy: "
+            f"restore {folder / FILE} from a copy, {add}, or delete {folder / MARKER} to go on "
+            "without members."
+        )
+    if settings.require_members:
+        raise ConfigError(f"require_members is set and there are no members: {add}.")
+    if settings.trusted_proxies and not settings.insecure_allow_anyone:
+        raise ConfigError(
+            "trusted_proxies is set and there are no members, so that everybody whom the reverse "
+            f"proxy lets through could use this proxy: {add}, or add --insecure-allow-anyone if "
+            "the reverse proxy asks who they are."
+        )
 
 
 async def _open_members(folder: Path) -> Directory:

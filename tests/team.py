@@ -37,12 +37,13 @@ class Team:
 @asynccontextmanager
 async def running_team(simulator: Simulator, folder: Path, **settings: Any) -> AsyncIterator[Team]:
     """The proxy before `simulator`, shared by two members."""
+    members = await Directory.open(folder)
+    await members.add(Member("ann", role="admin"))
+    await members.add(Member("bob"))
+    ann, _ = await members.new_token("ann")
+    bob, _ = await members.new_token("bob")
+    await members.close()
     async with running_proxy(simulator, folder, **settings) as proxy:
-        members = proxy.services.members
-        await members.add(Member("ann", role="admin"))
-        await members.add(Member("bob"))
-        ann, _ = await members.new_token("ann")
-        bob, _ = await members.new_token("bob")
         yield Team(proxy, ann, bob)
 
 

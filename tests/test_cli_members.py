@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from team import bearer
 from proxy.cli import main
 from proxy.cli.serve import refuse_open_door
 from proxy.members.database import FILE
+from proxy.members.directory import MARKER
 from proxy.settings import ConfigError, Settings
 
 
@@ -104,6 +106,50 @@ def test_damaged_members_keep_the_server_from_starting(run: Any, tmp_path: Path)
         code, _, complaint = run("serve", "--simulate", "--port", "0")
     assert code == 2
     assert complaint.startswith("The members cannot be read")
+
+
+@pytest.mark.parametrize("loss", [Path.unlink, Path.touch, lambda file: file.write_bytes(b"")])
+def test_a_gateway_does_not_open_to_everybody_when_its_members_are_lost(
+    run: Any, tmp_path: Path, loss: Callable[[Path], object]
+) -> None:
+    run("member", "add", "ann")
+    for file in tmp_path.glob(f"{FILE}*"):
+        file.unlink()
+    (tmp_path / FILE).touch()
+    loss(tmp_path / FILE)
+    with logging_restored():
+        code, _, complaint = run("serve", "--simulate", "--port", "0")
+    assert code == 2
+    assert f"restore {tmp_path / FILE}" in complaint
+    assert str(tmp_path / MARKER) in complaint
+
+
+async def test_the_last_member_may_be_removed_for_good(tmp_path: Path) -> None:
+    for words in (("member", "add", "ann"), ("member", "remove", "ann")):
+        code, _, _ = await command(*words, "--data-dir", str(tmp_path))
+        assert code == 0
+    async with serving(tmp_path, "--simulate") as server, aiohttp.ClientSession() as session:
+        await _until(session, server.url / "queue", {}, 200)
+
+
+@pytest.mark.parametrize(
+    "option", [("--require-members",), ("--trusted-proxies", "10.0.0.0/8")], ids=lambda one: one[0]
+)
+def test_some_settings_ask_for_members(run: Any, option: tuple[str, ...]) -> None:
+    with logging_restored():
+        code, _, complaint = run("serve", "--simulate", "--port", "0", *option)
+    assert code == 2
+    assert "there are no members" in complaint
+    assert "member add NAME --role admin" in complaint
+
+
+async def test_a_reverse_proxy_that_asks_itself_needs_no_members(tmp_path: Path) -> None:
+    options = ("--trusted-proxies", "10.0.0.0/8", "--insecure-allow-anyone")
+    async with (
+        serving(tmp_path, "--simulate", *options) as server,
+        aiohttp.ClientSession() as session,
+    ):
+        await _until(session, server.url / "queue", {}, 200)
 
 
 async def test_a_running_server_hears_of_it_within_a_second(tmp_path: Path) -> None:

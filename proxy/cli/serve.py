@@ -25,7 +25,9 @@ _LEAST_TIME_TO_STOP = 1.0
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError` for what must be set otherwise."""
-    refuse_open_door(settings, has_members=_has_members(settings))
+    has_members = _has_members(settings)
+    app.refuse_lost_members(settings, has_members=has_members)
+    refuse_open_door(settings, has_members=has_members)
     telemetry.configure(log_format=settings.log_format, log_level=settings.log_level)
     telemetry.log_crashes()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:

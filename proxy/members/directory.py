@@ -27,6 +27,14 @@ from proxy.store.base import Delete, Put, StoreError
 
 log = structlog.get_logger(__name__)
 
+#: A file of the data folder that says that there are members. It outlives their database, so that
+#: a lost or emptied one does not pass for a proxy that is open to everybody.
+MARKER = "has-members"
+_MARKER_TEXT = """\
+This proxy has members. Without them it does not start while this file is here, because everybody
+who reaches it could use it then. Delete this file only to give up asking for tokens.
+"""
+
 #: Seconds between two looks for changes by another process.
 INTERVAL = 0.25
 #: The last use of a token is written at most once in so many ms.
@@ -71,11 +79,16 @@ class Directory:
     """
 
     def __init__(
-        self, database: Database | None = None, *, now: Callable[[], float] = time.time
+        self,
+        database: Database | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+        marker: Path | None = None,
     ) -> None:
         self.sessions = Sessions(database.store if database is not None else None, now=now)
         self._database = database
         self._now = now
+        self._marker = marker
         self._members: dict[str, Member] = {}
         self._tokens: dict[str, Token] = {}
         self._uses: dict[str, Use] = {}
@@ -93,10 +106,12 @@ class Directory:
         Raises `StoreError` when its file cannot be opened or is damaged: never does a broken file
         pass for a proxy without members.
         """
-        directory = cls(await Database.open(folder))
+        directory = cls(await Database.open(folder), marker=folder / MARKER)
         try:
             await directory._load_if_changed()
             await directory.sessions.load()
+            if directory.has_members:
+                await directory._mark(expected=True)
         except StoreError:
             await directory.close()
             raise
@@ -210,6 +225,7 @@ class Directory:
                     "choose another name, or restore that member with its data (--restore)."
                 )
             member = replace(member, name=self._removed.get(key, member.name), created=self._ms())
+            await self._mark(expected=True)
             await self._write(put(MEMBERS, key, member), Delete(REMOVED, key))
             self._removed.pop(key, None)
             self._members[key] = member
@@ -227,7 +243,10 @@ class Directory:
         return changed
 
     async def remove(self, name: str) -> Member:
-        """Remove a member and its tokens. Jobs, history and files stay, for nobody to see."""
+        """Remove a member and its tokens. Jobs, history and files stay, for nobody to see.
+
+        Without the last one no members are expected any more at the next start.
+        """
         async with self._change():
             member = self.find(name)
             key = name.lower()
@@ -242,6 +261,8 @@ class Directory:
             for id_ in gone:
                 self._tokens.pop(id_, None)
                 self._uses.pop(id_, None)
+            if not self._members:
+                await self._mark(expected=False)
         return member
 
     async def new_token(
@@ -335,6 +356,18 @@ class Directory:
     async def _look(self) -> bool:
         async with self._changing:
             return await self._load_if_changed()
+
+    async def _mark(self, *, expected: bool) -> None:
+        """Say in the folder whether there have to be members. Raises `StoreError`."""
+        if self._marker is None or await asyncio.to_thread(self._marker.exists) is expected:
+            return
+        try:
+            if expected:
+                await asyncio.to_thread(self._marker.write_text, _MARKER_TEXT)
+            else:
+                await asyncio.to_thread(self._marker.unlink, missing_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot change {self._marker}: {error.strerror}") from error
 
     async def _write_uses(self, *, every: bool = False) -> None:
         due = {

@@ -328,6 +328,15 @@ class Settings(BaseModel):
             example="/comfy/",
         ),
     ] = ""
+    require_members: Annotated[
+        bool,
+        Entry(
+            group="Gateway",
+            help="Refuse to start without members. A data folder that has had members, and "
+            "trusted_proxies, ask for them too.",
+            expects="true or false",
+        ),
+    ] = False
     trusted_proxies: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
         BeforeValidator(to_networks),
