@@ -9,6 +9,7 @@ from aiohttp import web
 
 from proxy.api import answers, bodies
 from proxy.api.services import member_of, of
+from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 
@@ -42,5 +43,11 @@ async def post_setting(request: web.Request) -> web.Response:
 
 
 async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Response:
-    await of(request).userdata.change_settings(member_of(request), changes)
+    member, userdata = member_of(request), of(request).userdata
+    stored, _ = await userdata.usage(member)
+    before = await userdata.settings(member) if stored else {}
+    replaced = {name: before[name] for name in changes if name in before}
+    count, less = len(codec.dump_bytes(changes)), len(codec.dump_bytes(replaced))
+    with of(request).books.storing(member, count, stored=stored, replaced=less):
+        await userdata.change_settings(member, changes)
     return answers.empty()

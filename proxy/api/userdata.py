@@ -6,6 +6,7 @@ Times of `full_info` are whole ms as in the newest ComfyUI, those of `/v2/userda
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Any
 from urllib.parse import unquote
@@ -112,9 +113,10 @@ async def get_file(request: web.Request) -> web.StreamResponse:
 async def post_file(request: web.Request) -> web.StreamResponse:
     """Write the body to a file; the folders on the way are made. Answers with its path."""
     data = await bodies.read(request)
-    entry = await of(request).userdata.write(
-        member_of(request), request.match_info["file"], data, overwrite=_may_overwrite(request)
-    )
+    member, name, userdata = member_of(request), request.match_info["file"], of(request).userdata
+    stored, replaced = await userdata.usage(member, name)
+    with of(request).books.storing(member, len(data), stored=stored, replaced=replaced):
+        entry = await userdata.write(member, name, data, overwrite=_may_overwrite(request))
     return _written(request, entry)
 
 
@@ -128,12 +130,14 @@ async def delete_file(request: web.Request) -> web.StreamResponse:
 @_with_refusals
 async def move_file(request: web.Request) -> web.StreamResponse:
     """Give a file another name. Answers with its new path."""
-    entry = await of(request).userdata.move(
-        member_of(request),
-        request.match_info["file"],
-        request.match_info["dest"],
-        overwrite=_may_overwrite(request),
-    )
+    member, match, userdata = member_of(request), request.match_info, of(request).userdata
+    stored = replaced = 0
+    with suppress(LeadsOutError, BadNameError, FileNotFoundError):  # the move says it in its order
+        stored, replaced = await userdata.usage(member, match["dest"])
+    with of(request).books.storing(member, 0, stored=stored, replaced=replaced):
+        entry = await userdata.move(
+            member, match["file"], match["dest"], overwrite=_may_overwrite(request)
+        )
     return _written(request, entry)
 
 

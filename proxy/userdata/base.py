@@ -53,6 +53,10 @@ class UserData(Protocol):
     async def read(self, member: str, name: str) -> Path | bytes:
         """A file: where it is on this machine's disk, or else its content."""
 
+    async def usage(self, member: str, name: str = ...) -> tuple[int, int]:
+        """The bytes that a member has on the proxy's disk, and how many of them a write to `name`
+        (the settings if it is not given) takes the place of; negative for what it adds beside."""
+
     async def write(self, member: str, name: str, data: bytes, *, overwrite: bool = True) -> Entry:
         """Write a file, whole or not at all. Raises `TakenError` unless it may `overwrite`."""
 

@@ -18,6 +18,9 @@ from proxy.store.base import StoreError
 from proxy.userdata.base import Entry, IsFileError, IsFolderError, TakenError, in_tree_order
 from proxy.userdata.names import DRAFT, BadNameError, LeadsOutError, parts_of
 
+#: What a file or a folder takes on a disk at least, in bytes.
+BLOCK = 4096
+
 #: What the system says when the name is at fault and not the disk.
 _FAULTS_OF_NAMES = frozenset(
     {
@@ -43,6 +46,7 @@ class Disk:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._changing = threading.Lock()
+        self._stored: int | None = None  # counted when it is first asked for
 
     def find(self, name: str) -> Path:
         """Where the file or folder of that name is."""
@@ -62,10 +66,23 @@ class Disk:
         with _told():
             return self._write(path, steps, data, overwrite=overwrite)
 
+    def usage(self, name: str) -> tuple[int, int]:
+        """The bytes that everything takes, and how many a file of the name would take the place of.
+
+        A file or a folder counts as a block at least. Folders that a write would make are
+        subtracted from the second number, which may be negative.
+        """
+        path, _ = self._place(name)
+        with _told(), self._changing:
+            if self._stored is None:
+                entries = self._walk(self._root, (), recurse=True, hidden=True)
+                self._stored = sum(map(_taken, entries))
+            return self._stored, _taken_at(path) - BLOCK * _missing_folders(path)
+
     def _write(self, path: Path, steps: tuple[str, ...], data: bytes, *, overwrite: bool) -> Entry:
         if not overwrite and os.path.lexists(path):
             raise TakenError
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folders(path)
         number, name = tempfile.mkstemp(prefix=DRAFT, dir=path.parent)
         draft = Path(name)
         try:
@@ -76,7 +93,9 @@ class Disk:
             with self._changing:
                 if not overwrite and os.path.lexists(path):
                     raise TakenError
+                before = _taken_at(path)
                 draft.replace(path)
+                self._count(_taken_at(path) - before)
         except BaseException:
             with suppress(OSError):
                 draft.unlink()
@@ -90,7 +109,10 @@ class Disk:
         with _told():
             if path.is_dir() and not path.is_symlink():
                 raise IsFolderError
-            path.unlink()
+            with self._changing:
+                before = _taken_at(path)
+                path.unlink()
+                self._count(-before)
             _settle(path.parent)
 
     def move(self, name: str, target: str, *, overwrite: bool = True) -> Entry:
@@ -98,13 +120,15 @@ class Disk:
         source, _ = self._found(name)
         path, steps = self._place(target)
         with _told():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._make_folders(path)
             with self._changing:
                 if not overwrite and os.path.lexists(path):
                     raise TakenError
                 if path.is_dir():
                     raise IsFolderError
+                before = 0 if path == source else _taken_at(path)
                 _rename(source, path)
+                self._count(-before)
             _settle(path.parent)
             _settle(source.parent)
             return _entry(path, steps)
@@ -137,6 +161,17 @@ class Disk:
                 if name.startswith(DRAFT):
                     with suppress(OSError):
                         Path(folder, name).unlink()
+
+    def _make_folders(self, path: Path) -> None:
+        """Make the folders above a path."""
+        with self._changing:
+            missing = _missing_folders(path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._count(BLOCK * missing)
+
+    def _count(self, more: int) -> None:
+        if self._stored is not None:
+            self._stored += more
 
     def _found(self, name: str) -> tuple[Path, tuple[str, ...]]:
         """The place of what is there, and its steps."""
@@ -207,6 +242,25 @@ def _entry(path: Path, steps: tuple[str, ...]) -> Entry:
         created=found.st_ctime,
         is_folder=path.is_dir(),
     )
+
+
+def _taken(entry: Entry) -> int:
+    """What an entry counts for; of what is in a folder its own entries tell."""
+    return BLOCK if entry.is_folder else max(entry.size, BLOCK)
+
+
+def _taken_at(path: Path) -> int:
+    """What the file at a path counts for, 0 if there is none."""
+    return max(path.lstat().st_size, BLOCK) if os.path.lexists(path) and not path.is_dir() else 0
+
+
+def _missing_folders(path: Path) -> int:
+    missing = 0
+    for folder in path.parents:
+        if folder.exists():
+            break
+        missing += 1
+    return missing
 
 
 def _rename(source: Path, path: Path) -> None:

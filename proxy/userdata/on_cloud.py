@@ -73,6 +73,10 @@ class UserDataOnCloud:
         with _told_of_files():
             return await self._calls.read(_there(name))
 
+    async def usage(self, _: str, name: str = "") -> tuple[int, int]:
+        """Nothing is on the proxy's disk."""
+        return 0, 0
+
     async def write(self, _: str, name: str, data: bytes, *, overwrite: bool = True) -> Entry:
         """Write a file. Raises `TakenError` unless it may `overwrite`."""
         path = _place(name)

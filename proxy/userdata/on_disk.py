@@ -13,7 +13,7 @@ from typing import Any
 from proxy.userdata.base import Entry
 from proxy.userdata.disk import Disk
 from proxy.userdata.names import member_folder
-from proxy.userdata.settings import SettingsFile
+from proxy.userdata.settings import FILE, SettingsFile
 
 
 class UserDataOnDisk:
@@ -30,6 +30,10 @@ class UserDataOnDisk:
     async def read(self, member: str, name: str) -> Path:
         """Where a file or folder is."""
         return await asyncio.to_thread(self._disk(member).find, name)
+
+    async def usage(self, member: str, name: str = FILE) -> tuple[int, int]:
+        """The bytes that a member has stored, and how many a write to `name` takes the place of."""
+        return await asyncio.to_thread(self._disk(member).usage, name)
 
     async def write(self, member: str, name: str, data: bytes, *, overwrite: bool = True) -> Entry:
         """Write a file, whole or not at all."""

@@ -410,3 +410,33 @@ async def test_waiting_jobs_are_limited(tmp_path: Path) -> None:
         opened.set()
         await listener.until_end(running)
         await listener.until_end(again)
+
+
+async def test_what_a_member_stores_is_bounded(proxy: Proxy) -> None:
+    async with limited(proxy, stored_bytes=20_000, upload_bytes_per_day=100_000) as alice:
+        session, userdata = alice.session, alice.url / "userdata"
+
+        async def write(name: str, count: int) -> tuple[int, dict[str, Any]]:
+            async with session.post(userdata / name, data=b"x" * count) as answer:
+                body = await answer.json()
+                return answer.status, body["error"] if answer.status != 200 else {}
+
+        assert (await write("a", 12_000))[0] == 200
+        status, error = await write("b", 12_000)
+        assert (status, error["type"], error["details"]) == (413, "limit_reached", "stored_bytes")
+        assert (await write("a", 15_000))[0] == 200  # in place of the first
+        async with session.post(alice.url / "settings", json={"a": "x" * 9000}) as answer:
+            assert answer.status == 413
+        deep = (userdata / "a/move").joinpath("f%2Fg%2Fh", encoded=True)
+        async with session.post(deep) as answer:  # folders take their place too
+            assert answer.status == 413
+        async with session.delete(userdata / "a") as answer:
+            assert answer.status == 204
+        for value in ("x" * 12_000, "y" * 12_000):
+            async with session.post(alice.url / "settings", json={"a": value}) as answer:
+                assert answer.status == 200
+        status, error = await write("c", 90_000)
+        assert (status, error["details"]) == (413, "stored_bytes")
+        row = proxy.services.books.usage
+        assert row is not None
+        assert row.today("alice").bytes_up == 12_000 + 15_000 + 2 * 12_009

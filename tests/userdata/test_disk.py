@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from proxy.store.base import StoreError
-from proxy.userdata.disk import Disk, TakenError
+from proxy.userdata.disk import BLOCK, Disk, TakenError
 from proxy.userdata.names import DRAFT
 from proxy.userdata.on_disk import UserDataOnDisk
 
@@ -81,3 +81,18 @@ async def test_a_client_that_leaves_does_not_undo_a_change(tmp_path: Path) -> No
     await data.change_settings("local", {"b": 2})
     settings = await data.settings("local")
     assert settings["b"] == 2
+
+
+def test_what_is_stored_is_counted_along(disk: Disk, tmp_path: Path) -> None:
+    disk.write("workflows/a", b"x" * 3 * BLOCK)
+    assert disk.usage("workflows/a") == (4 * BLOCK, 3 * BLOCK)
+    assert disk.usage("b/c/new") == (4 * BLOCK, -2 * BLOCK)
+    disk.write("workflows/a", b"x")
+    disk.write("b/c/new", b"x" * (BLOCK + 1))
+    disk.write("b/c/old", b"")
+    disk.move("b/c/new", "d/old")
+    disk.move("d/old", "b/c/old")
+    disk.write("e", b"x")
+    disk.delete("e")
+    stored, _ = disk.usage("e")
+    assert stored == Disk(tmp_path).usage("e")[0] == (4 + 1) * BLOCK + BLOCK + 1
