@@ -34,7 +34,10 @@ MACHINE = (
     "Versions are those of the ComfyUI that is followed, the GPU stands for the cloud's "
     "and its memory is never in use: the cloud shows neither."
 )
-FEATURES = "`max_upload_size` is in whole bytes. `assets` is false."
+FEATURES = (
+    "`max_upload_size` is in whole bytes and at most the 50 MiB that Comfy Cloud takes. "
+    "`assets` is false."
+)
 FREE = "Nothing is freed: the cloud minds its own memory."
 USERS = "Members, where there are any, are told by their tokens, not by `--multi-user`."
 EXTENSIONS = "Those of the web interface alone: the cloud's call routes that only the cloud has."

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from proxy.api import answers, bodies
 from proxy.api.services import of
+from proxy.files.uploads import MAX_BYTES
 from proxy.translate.errors import LocalError
 
 #: The release whose behaviour is followed.
@@ -27,12 +28,13 @@ def features(max_upload_bytes: int) -> dict[str, Any]:
     """The server's feature flags, ours and never the cloud's.
 
     `supports_progress_text_metadata` is absent: with it the web client would expect the long form
-    of text frames. `max_upload_size` is in bytes.
+    of text frames. `max_upload_size` is in bytes: Comfy Cloud's own limit for a file, or that of a
+    request body where it is lower.
     """
     return {
         "supports_preview_metadata": True,
         "supports_model_type_tags": False,
-        "max_upload_size": max_upload_bytes,
+        "max_upload_size": min(max_upload_bytes, MAX_BYTES),
         "extension": {"manager": {"supports_v4": True}},
         "node_replacements": True,
         "assets": False,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 
+from proxy.files.uploads import MAX_BYTES
 from proxy.translate.errors import LocalError
 
 Client = TestClient[Any, Any]
@@ -42,6 +43,12 @@ async def test_the_features_announce_the_limit_and_no_long_texts(serve: Any) -> 
     features = await (await client.get("/features")).json()
     assert (features["max_upload_size"], features["supports_preview_metadata"]) == (1000, True)
     assert "supports_progress_text_metadata" not in features
+
+
+async def test_no_more_is_announced_than_the_cloud_takes(serve: Any) -> None:
+    client = await serve(max_upload_bytes=2 * MAX_BYTES)
+    features = await (await client.get("/features")).json()
+    assert features["max_upload_size"] == MAX_BYTES
 
 
 @pytest.mark.parametrize(
