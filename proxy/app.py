@@ -181,6 +181,7 @@ async def rooms(
             base_path=settings.base_path,
             trusted_proxies=settings.trusted_proxies,
             max_upload_bytes=settings.max_upload_bytes,
+            max_json_bytes=settings.max_json_bytes,
             cors_origins=settings.cors_origins,
             compress=settings.compress,
             readiness=readiness.report,

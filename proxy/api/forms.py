@@ -7,9 +7,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from tempfile import SpooledTemporaryFile
 from typing import IO
+from urllib.parse import parse_qsl
 
+import aiohttp
 from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
+
+from proxy.api import bodies
 
 Field = str | bytes | bytearray | web.FileField
 Form = Mapping[str, Field]
@@ -21,10 +25,13 @@ BROKEN = (
     AssertionError,
     LookupError,
     RuntimeError,
+    aiohttp.ClientPayloadError,
     web.RequestPayloadError,
     HttpProcessingError,
 )
 
+#: The largest form without files, in bytes, and its fields.
+MOST_BYTES, MOST_FIELDS = 64 * 1024, 100
 #: Bytes of a file that lie in memory; one that is longer lies on disk.
 IN_MEMORY = 1024 * 1024
 #: Bytes read at once.
@@ -39,22 +46,35 @@ async def reading(request: web.Request) -> AsyncIterator[Form]:
     own `request.post()` leaves them to the garbage collector. Of fields with one name the first
     counts. Raises `HTTPRequestEntityTooLarge`, and `BROKEN` of what is no whole form.
     """
-    with ExitStack() as files:
-        if request.content_type == "multipart/form-data":
-            yield await _fields(request, files)
-        else:
-            yield dict(await request.post())
+    if request.content_type == "multipart/form-data":
+        with ExitStack() as files:
+            async with bodies.unpacked(request) as body:
+                yield await _fields(request, body, files)
+    elif request.content_type in ("", "application/x-www-form-urlencoded"):
+        text = (await bodies.read(request, MOST_BYTES)).decode()
+        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FIELDS)
+        yield dict(reversed(fields))
+    else:
+        yield {}
 
 
-async def _fields(request: web.Request, files: ExitStack) -> Form:
+async def _fields(request: web.Request, body: aiohttp.StreamReader, files: ExitStack) -> Form:
     form: dict[str, Field] = {}
-    parts = await request.multipart()
+    most = request.client_max_size
+    parts = aiohttp.MultipartReader(
+        request.headers,
+        body,
+        client_max_size=most,
+        max_field_size=request.protocol.max_field_size,
+        max_headers=request.protocol.max_headers,
+        max_size_error_cls=web.HTTPRequestEntityTooLarge,
+    )
     while (part := await parts.next()) is not None:
         if not isinstance(part, BodyPartReader) or part.name is None:
             raise ValueError("Each part of the form must be a field with a name.")
         if len(form) >= request.client_max_fields:
             raise ValueError(f"The form has more than {request.client_max_fields} fields.")
-        pieces = _pieces(request, part)
+        pieces = _pieces(body, part, most)
         if part.filename:
             file = files.enter_context(SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
             async for piece in pieces:
@@ -70,11 +90,12 @@ async def _fields(request: web.Request, files: ExitStack) -> Form:
     return form
 
 
-async def _pieces(request: web.Request, part: BodyPartReader) -> AsyncIterator[Buffer]:
-    most = request.client_max_size
+async def _pieces(
+    body: aiohttp.StreamReader, part: BodyPartReader, most: int
+) -> AsyncIterator[Buffer]:
     while True:
         chunk = await part.read_chunk(CHUNK)
-        if 0 < most < request.content.total_bytes:
+        if 0 < most < body.total_bytes:
             raise web.HTTPRequestEntityTooLarge(most)
         if not chunk:
             return

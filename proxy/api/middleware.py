@@ -66,7 +66,7 @@ def gate(
         bind_contextvars(request_id=secrets.token_hex(6))
         began = time.perf_counter()
         caller = request.app[DOOR].identify(request)
-        if await check.refuses(request.headers, host=caller.host):
+        if check.refuses(request.headers, host=caller.host):
             answer: web.StreamResponse = answers.empty(403)
         elif request.method == "OPTIONS":
             answer = answers.empty()

@@ -1,18 +1,20 @@
 """Which browser pages may speak to a server on the loopback interface.
 
 As in ComfyUI: a page of another site is refused when the browser says so (`Sec-Fetch-Site`), or
-when `Host` is a loopback name and `Origin` names another host or port.
+when `Host` is a loopback name and `Origin` names another host or port. ComfyUI resolves `Host` for
+this. Here nothing that a stranger sends is looked up: loopback names are those that are so by
+themselves and those of the hosts file.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
+import os
+import sys
 from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
-
-_LOOKUP_SECONDS = 1.0
-_REMEMBERED = 256
 
 
 def differs(host: str, origin: str) -> bool:
@@ -38,26 +40,47 @@ def _name(address: SplitResult) -> str:
     return f"{user}{at}{address.hostname or ''}"
 
 
-def _is_loopback_literal(name: str) -> bool | None:
+def is_loopback(host: str) -> bool:
+    """Whether a `Host` (perhaps with a port) is the loopback interface; garbage counts as such."""
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return True
     if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(name).is_loopback
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
     except ValueError:
-        return None
+        return name in _loopback_names()
+
+
+@cache
+def _loopback_names() -> frozenset[str]:
+    """The names that this machine's hosts file gives to loopback addresses; read once."""
+    folder = Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "drivers")
+    path = (folder if sys.platform == "win32" else Path("/")) / "etc" / "hosts"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    names: set[str] = set()
+    for line in lines:
+        address, *found = line.partition("#")[0].split() or [""]
+        try:
+            if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+                names.update(name.lower() for name in found)
+        except ValueError:
+            continue
+    return frozenset(names)
 
 
 class OriginCheck:
-    """The check, with a small memory of which names are loopback ones.
-
-    Pages of the `allowed` origins pass it; `*` lets all pages pass.
-    """
+    """The check. Pages of the `allowed` origins pass it; `*` lets all pages pass."""
 
     def __init__(self, allowed: Iterable[str] = ()) -> None:
         self._allowed = frozenset(allowed)
-        self._loopback: dict[str, bool] = {}
 
-    async def refuses(self, headers: Mapping[str, str], *, host: str | None = None) -> bool:
+    def refuses(self, headers: Mapping[str, str], *, host: str | None = None) -> bool:
         """Whether the request is to be answered with 403.
 
         `host` is what the client called us, where that is not `Host`.
@@ -70,30 +93,4 @@ class OriginCheck:
         if not origin:
             return False
         host = headers.get("Host", "") if host is None else host
-        return differs(host, origin) and await self._is_loopback(host)
-
-    async def _is_loopback(self, host: str) -> bool:
-        try:
-            name = urlsplit("//" + host).hostname or ""
-        except ValueError:
-            return True
-        literal = _is_loopback_literal(name)
-        if literal is not None:
-            return literal
-        known = self._loopback.get(name)
-        if known is None:
-            if len(self._loopback) >= _REMEMBERED:
-                self._loopback.clear()
-            known = self._loopback[name] = await _resolves_to_loopback(name)
-        return known
-
-
-async def _resolves_to_loopback(name: str) -> bool:
-    try:
-        async with asyncio.timeout(_LOOKUP_SECONDS):
-            found = await asyncio.get_running_loop().getaddrinfo(name, None)
-    except (OSError, UnicodeError, TimeoutError):
-        return False
-    return bool(found) and all(
-        ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found
-    )
+        return differs(host, origin) and is_loopback(host)

@@ -52,6 +52,7 @@ class Server:
             access_log=logging.getLogger(__name__),
             access_log_class=AnswerLog,
             logger=server_logger(),
+            auto_decompress=False,
             max_line_size=self._limits.header_bytes,
             max_field_size=self._limits.header_bytes,
             shutdown_timeout=0.1,

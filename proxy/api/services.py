@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
+#: The default limit of a body of JSON, in bytes.
+MAX_JSON_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,8 @@ async def nothing_wrong() -> Report:
 class Services:
     """The rooms below, and plain values of the settings.
 
-    `max_upload_bytes` bounds every request body and is announced to clients. Pages of
+    `max_upload_bytes` bounds every request body and is announced to clients, `max_json_bytes` those
+    that are JSON. Pages of
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
     With `compress` JSON and text are packed for clients that can unpack them.
     `readiness` tells whether jobs can be taken.
@@ -63,6 +66,7 @@ class Services:
     base_path: str = ""
     trusted_proxies: tuple[Network, ...] = ()
     max_upload_bytes: int = MAX_UPLOAD_BYTES
+    max_json_bytes: int = MAX_JSON_BYTES
     cors_origins: tuple[str, ...] = ()
     compress: bool = False
     readiness: Callable[[], Awaitable[Report]] = nothing_wrong

@@ -6,10 +6,12 @@ import html
 import secrets
 from pathlib import Path
 from string import Template
+from urllib.parse import parse_qsl
 
 import structlog
 from aiohttp import web
 
+from proxy.api import bodies
 from proxy.api.access import COOKIE, DOOR, SIGN_IN, SIGN_OUT
 from proxy.api.forwarded import caller_of
 from proxy.api.middleware import MEMBER
@@ -112,10 +114,15 @@ async def _end_session(request: web.Request) -> None:
 async def _read_form(request: web.Request) -> dict[str, str]:
     if request.content_type != "application/x-www-form-urlencoded":
         raise LocalError(415, "not_a_form", "Send the sign-in form as the page does.")
-    if request.content_length is None or request.content_length > MAX_FORM_BYTES:
-        raise LocalError(413, "form_too_large", "The sign-in form is too large; send a token.")
-    fields = await request.post()
-    return {name: value for name, value in fields.items() if isinstance(value, str)}
+    if "Content-Encoding" in request.headers:
+        raise LocalError(415, "packed_form", "Send the sign-in form without Content-Encoding.")
+    try:
+        text = (await bodies.read(request, MAX_FORM_BYTES)).decode("utf-8", "replace")
+    except web.HTTPRequestEntityTooLarge:
+        raise LocalError(
+            413, "form_too_large", "The sign-in form is too large; send a token."
+        ) from None
+    return dict(parse_qsl(text, keep_blank_values=True))
 
 
 def _is_local(target: str) -> bool:

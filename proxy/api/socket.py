@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 #: The largest message that a client may send, as in ComfyUI; a larger one closes with 1009.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
+#: Letters of the largest message that is read for feature flags, which take some hundred.
+MAX_FLAGS = 64 * 1024
 #: How long a client has to take the close frame.
 CLOSE_SECONDS = 2.0
 
@@ -121,7 +123,7 @@ class ClientSocket:
 
     def hear(self, text: str) -> None:
         """Take a client's message: its feature flags, if the first JSON object has them."""
-        if self._negotiated:
+        if self._negotiated or len(text) > MAX_FLAGS:
             return
         try:
             message = codec.loads(text)

@@ -250,6 +250,17 @@ class Settings(BaseModel):
             metavar="MIB",
         ),
     ] = 100
+    max_json_mb: Annotated[
+        float,
+        Field(gt=0, le=1024),
+        Entry(
+            group="Clients",
+            help="The largest JSON of a request, unpacked, in MiB; a larger one is "
+            "answered with 413.",
+            expects="a number greater than 0, at most 1024",
+            metavar="MIB",
+        ),
+    ] = 32
     ping_interval: Annotated[
         float,
         Field(ge=0, le=86_400),
@@ -486,6 +497,11 @@ class Settings(BaseModel):
 
     #: Tables, which have no option and no variable: their rows are a table of their own.
     accounts: tuple[AccountSettings, ...] = ()
+
+    @property
+    def max_json_bytes(self) -> int:
+        """`max_json_mb` in bytes."""
+        return round(self.max_json_mb * 1024 * 1024)
 
     @property
     def max_upload_bytes(self) -> int:
