@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
-from proxy.translate import events
+from proxy.translate import events, graph
 from proxy.translate.frames import CloudPicture
 from proxy.translate.messages import Event, Message, Preview
 
@@ -19,22 +20,32 @@ class Nodes:
     Whatever is lost on the way, `tell` is given for each node, in this order: `progress_state`,
     `executing`, `executed`. `types` maps node ids to class names, `current` is the node that runs,
     `cached` those that need not run, `outputs` what has been told by `executed`.
+
+    A node of which another one with the same inputs has run takes its output from there and has no
+    `executing`. A node with lazy inputs has one more behind the nodes that it asked for.
     """
 
     def __init__(
-        self, prompt_id: str, types: Mapping[str, str], tell: Callable[[Message], None]
+        self, prompt_id: str, prompt: Mapping[str, Any], tell: Callable[[Message], None]
     ) -> None:
         self.current: str | None = None
         self.cached: list[str] = []
         self.outputs: dict[str, Any] = {}
+        self.types = {
+            node_id: str(node.get("class_type", ""))
+            for node_id, node in prompt.items()
+            if isinstance(node, Mapping)
+        }
         self._prompt_id = prompt_id
-        self._types = types
+        self._prompt = prompt
         self._tell = tell
         self._display: dict[str, str] = {}
         self._states: dict[str, dict[str, Any]] = {}
         self._told: dict[str, dict[str, Any]] = {}
         self._stated: set[str] = set()
-        self._executing: set[str] = set()
+        #: Of each node that was announced, how many nodes had been heard of then.
+        self._executing: dict[str, int] = {}
+        self._twins: set[str] = set()
 
     @property
     def display_node(self) -> str | None:
@@ -46,18 +57,18 @@ class Nodes:
         """How much of the graph is done, from 0 to 1: nodes, and the part of those that run."""
         done = dict.fromkeys((*self.cached, *self.outputs), 1.0)
         for node, state in self._states.items():
-            if node in self._types:
+            if node in self.types:
                 value, most = state["value"], state["max"]
                 numbers = isinstance(value, int | float) and isinstance(most, int | float)
                 done[node] = min(1.0, max(0.0, value / most)) if numbers and most else 0.0
-        return sum(done.values()) / max(len(self._types), len(done), 1)
+        return sum(done.values()) / max(len(self.types), len(done), 1)
 
     @property
     def finished(self) -> list[str]:
         """The nodes that have run to their end in this run; cached ones have not run."""
         ended = [node for node, state in self._states.items() if state["state"] == "finished"]
         nodes = dict.fromkeys([*ended, *self.outputs])
-        return [node for node in nodes if node not in self.cached]
+        return [node for node in nodes if node not in self.cached and node not in self._twins]
 
     def meta(self, node: str) -> dict[str, Any]:
         """A node's entry in the `meta` of the history."""
@@ -113,7 +124,7 @@ class Nodes:
                 real_node_id=frame.real_node_id or state["real_node_id"],
                 image=frame.image,
                 image_type=frame.image_type,
-                result=self._types.get(node) in RESULT_CLASSES,
+                result=self.types.get(node) in RESULT_CLASSES,
                 leads=frame.leads,
             )
         )
@@ -124,7 +135,9 @@ class Nodes:
             self._display[node] = str(display)
         if node in self.outputs:
             return
-        if node not in self.cached:
+        if self._is_twin(node):
+            self._twins.add(node)
+        elif node not in self.cached:
             self.enter(node)
         self.outputs[node] = output
         shown = self._display.get(node, node)
@@ -133,13 +146,13 @@ class Nodes:
 
     def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
         """Make `node` one that has been announced as running, whatever was lost before."""
-        if node in self._executing:
+        if node in self._executing and not (executing is not None and self._goes_on(node)):
             if executing is not None and node not in self.outputs:
                 self.current = node
             return
-        self._executing.add(node)
         self._finish_before(node)
         self._ensure_running(node)
+        self._executing[node] = len(self._states)
         self.current = node
         display = self._display.setdefault(node, node)
         data = executing or {"node": node, "display_node": display, "prompt_id": self._prompt_id}
@@ -151,30 +164,56 @@ class Nodes:
             _finish(state)
         self._tell_states()
 
+    def _goes_on(self, node: str) -> bool:
+        """Whether a node that was announced goes on, behind others that it has waited for."""
+        if node in self.outputs:
+            return False
+        since = islice(self._states, self._executing[node], None)
+        return not graph.sources(self._prompt, node).isdisjoint(since)
+
+    def _is_twin(self, node: str) -> bool:
+        """Whether a node has not run because another one has given its output."""
+        if node in self._executing or node in self.cached:
+            return False
+        ran = (other for other in self._executing if other in self.outputs)
+        return graph.is_twin(self._prompt, node, ran)
+
     # --- what the cloud has not told --------------------------------------------------------
 
     def _ensure_running(self, node: str) -> None:
-        """Tell the `progress_state` that belongs here if the cloud's has not come."""
+        """Tell the `progress_state` that belongs here if the cloud's has not come.
+
+        A node that goes on had not finished, though it looked so.
+        """
         known = self._states.get(node)
-        if known is None or known["state"] == "pending":
+        again = node in self._executing and known is not None and known["state"] == "finished"
+        if known is None or known["state"] == "pending" or again:
             base = known or {"prompt_id": self._prompt_id}
             display = self._display.get(node, node)
             fresh = {"display_node_id": display, **(known or {}), "state": "running"}
+            if again:
+                fresh |= {"value": 0.0, "max": 1.0}
             self._states[node] = events.node_state(node, fresh, base)
         self._tell_states()
 
     def _finish_before(self, node: str) -> None:
-        """Tell that what ran before `node` has finished, where the cloud has not told it."""
+        """Tell that what ran before `node` has finished, where the cloud has not told it.
+
+        What takes an input from `node` has not: it waits for it.
+        """
         unstated = {other for other in self._states if other not in self._stated}
         if node not in self._states and self.current in self._states:
             unstated.add(self.current)
         for other in unstated - {node}:
-            _finish(self._states[other])
+            state = self._states[other]
+            if state["state"] == "running" and node not in graph.sources(self._prompt, other):
+                _finish(state)
         self._tell_states()
 
     def _finish_executed(self, node: str) -> None:
         """Tell that a node has finished whose output has been told."""
-        if node in self.cached and node not in self._states:
+        spared = node in self.cached or node in self._twins
+        if spared and node not in self._states:
             whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
             self._states[node] = events.node_state(node, whole, {"prompt_id": self._prompt_id})
         if node in self._states and node not in self._stated:

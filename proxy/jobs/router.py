@@ -66,7 +66,8 @@ class Router:
         cloud_id = events.concerns_a_job(type_, data)
         if cloud_id is None:
             return
-        if type_ in events.TERMINAL_EVENTS or (type_ == "executing" and data.get("node") is None):
+        over = type_ == "executing" and data.get("node") is None
+        if over or events.is_terminal(type_, data):
             self._running.discard(cloud_id)
         elif type_ in ("executing", "progress", "progress_state"):
             self._running.add(cloud_id)

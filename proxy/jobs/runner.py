@@ -26,7 +26,7 @@ from proxy.jobs.localising import Localiser, Names
 from proxy.jobs.record import JobRecord
 from proxy.jobs.tracker import Tracker
 from proxy.store.base import StoreError
-from proxy.translate.events import TERMINAL_EVENTS
+from proxy.translate.events import is_terminal
 from proxy.translate.frames import CloudFrame, CloudPicture
 from proxy.translate.messages import Message, Preview
 from proxy.translate.snapshot import Snapshot
@@ -114,14 +114,7 @@ class Runner:
         waits: Waits | None = None,
     ) -> None:
         self.job = job
-        self.tracker = Tracker(
-            job.prompt_id,
-            {
-                node_id: str(node.get("class_type", ""))
-                for node_id, node in job.graph.items()
-                if isinstance(node, dict)
-            },
-        )
+        self.tracker = Tracker(job.prompt_id, job.graph)
         self._cloud = cloud
         self._desk = desk
         self._localiser = Localiser(job, names, secrets)
@@ -147,7 +140,7 @@ class Runner:
         """Add to what happened; of a job that is far behind, previews are left out."""
         if isinstance(happening, CloudPicture) and self._inbox.qsize() > _CROWDED:
             return
-        if isinstance(happening, CloudEvent) and happening.type in TERMINAL_EVENTS:
+        if isinstance(happening, CloudEvent) and is_terminal(happening.type, happening.data):
             self.ending = True
             self._over()
         elif isinstance(happening, Seen) and happening.snapshot.ended:

@@ -41,22 +41,29 @@ from proxy.translate.snapshot import Snapshot
 
 @dataclass(slots=True)
 class Tracker:
-    """One job, known to the client as `prompt_id`. `node_types` maps node ids to class names."""
+    """One job, known to the client as `prompt_id`, that runs `graph` (in API format)."""
 
     prompt_id: str
-    node_types: Mapping[str, str]
+    graph: Mapping[str, Any]
     started_at: int | None = None
     ended: bool = False
     _told_cached: bool = False
     _reading: bool = False
     _history: list[list[Any]] = field(default_factory=list)
     _terminal: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _errors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    _blocked: set[str] = field(default_factory=set)
     _last_end: Snapshot | None = None
     _commands: list[Command] = field(default_factory=list)
     _nodes: Nodes = field(init=False)
 
     def __post_init__(self) -> None:
-        self._nodes = Nodes(self.prompt_id, self.node_types, self._tell)
+        self._nodes = Nodes(self.prompt_id, self.graph, self._tell)
+
+    @property
+    def node_types(self) -> Mapping[str, str]:
+        """The class names of the graph's nodes by their ids."""
+        return self._nodes.types
 
     @property
     def display_node(self) -> str | None:
@@ -101,8 +108,13 @@ class Tracker:
                 self._on_progress(data, now)
             case "executed":
                 self._on_executed(data, now)
+            case "execution_error" if events.is_blocked_branch(type_, data):
+                self._running(now)
+                self._tell_blocked(data)
             case "execution_success" | "execution_error" | "execution_interrupted":
                 self._terminal.setdefault(type_, data)
+                if type_ == "execution_error":
+                    self._errors.setdefault(str(data.get("node_id")), data)
                 self._read_detail()
             case _:
                 self._running(now)
@@ -189,8 +201,9 @@ class Tracker:
         if snapshot.status == "completed":
             self._nodes.finish()
         type_, data = self._last_event(snapshot, started_at, ended_at)
-        if snapshot.status == "completed" and "execution_error" in self._terminal:
-            self._tell_blocked(self._terminal["execution_error"], now)
+        if snapshot.status == "completed":
+            for error in self._errors.values():
+                self._tell_blocked(error)
         self._history.append([type_, data])
         self._commands.append(self._record(snapshot, started_at, ended_at))
         self._tell(Event(type_, data))
@@ -204,7 +217,7 @@ class Tracker:
         common: dict[str, Any] = {
             "prompt_id": self.prompt_id,
             "node_id": self._nodes.current,
-            "node_types": self.node_types,
+            "node_types": self._nodes.types,
             "executed": self._nodes.finished,
             "now": ended_at,
         }
@@ -222,18 +235,18 @@ class Tracker:
         """The terminal event itself, from the socket or from the worker's own messages."""
         return self._terminal[type_] if type_ in self._terminal else snapshot.message(type_)
 
-    def _tell_blocked(self, data: Mapping[str, Any], now: int) -> None:
+    def _tell_blocked(self, data: Mapping[str, Any]) -> None:
         """A blocked branch: an `execution_error` that did not end the run and is not recorded."""
-        error = events.execution_error(
+        error = events.blocked_branch(
             data,
             prompt_id=self.prompt_id,
             node_id=self._nodes.current,
-            node_types=self.node_types,
-            executed=self._nodes.outputs,
-            now=now,
+            node_types=self._nodes.types,
+            executed=self._nodes.finished,
         )
-        del error["timestamp"]
-        self._tell(Event("execution_error", error))
+        if error["node_id"] not in self._blocked:
+            self._blocked.add(error["node_id"])
+            self._tell(Event("execution_error", error))
 
     def _record(self, snapshot: Snapshot, started_at: int, ended_at: int) -> Record:
         succeeded = snapshot.status == "completed"

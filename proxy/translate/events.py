@@ -15,7 +15,7 @@ from proxy.translate.snapshot import milliseconds
 _CLOUD_ONLY = frozenset({"notification", "feature_flags", "status", "logs"})
 _CLOUD_ONLY_PREFIXES = ("asset_", "agent_")
 
-#: Types that tell of the end of a run.
+#: Types that tell of the end of a run, but for an `execution_error` of a blocked branch.
 TERMINAL_EVENTS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
 Data = dict[str, Any]
@@ -27,6 +27,16 @@ def concerns_a_job(type_: str, data: Mapping[str, Any]) -> str | None:
         return None
     prompt_id = data.get("prompt_id")
     return prompt_id if isinstance(prompt_id, str) else None
+
+
+def is_blocked_branch(type_: str, data: Mapping[str, Any]) -> bool:
+    """Whether an `execution_error` tells of a branch that a node blocked: the run goes on."""
+    return type_ == "execution_error" and data.get("exception_type") == "ExecutionBlocked"
+
+
+def is_terminal(type_: str, data: Mapping[str, Any]) -> bool:
+    """Whether an event says how the run has ended."""
+    return type_ in TERMINAL_EVENTS and not is_blocked_branch(type_, data)
 
 
 def timestamp(data: Mapping[str, Any], now: int) -> int:
@@ -87,8 +97,7 @@ def execution_error(
     """The whole event of a failed run, from an event or from `execution_error` of a job.
 
     `node_id` is the node that ran last; it stands in where the cloud names none. The cloud gives
-    `current_outputs` as an object, ComfyUI as a list of node ids. ComfyUI ends the message with a
-    line break.
+    `current_outputs` as an object, ComfyUI as a list of node ids.
     """
     node = data.get("node_id")
     failed = str(node) if node is not None else node_id
@@ -98,13 +107,35 @@ def execution_error(
         "node_id": failed,
         "node_type": data.get("node_type") or node_types.get(failed or "", ""),
         "executed": _ids(data.get("executed"), executed),
-        "exception_message": message if message.endswith("\n") else message + "\n",
+        "exception_message": message,
         "exception_type": str(data.get("exception_type") or "RuntimeError"),
         "traceback": _lines(data.get("traceback")),
         "current_inputs": _inputs(data.get("current_inputs")),
         "current_outputs": _ids(data.get("current_outputs"), ()),
         "timestamp": timestamp(data, now),
     }
+
+
+def blocked_branch(
+    data: Mapping[str, Any],
+    *,
+    prompt_id: str,
+    node_id: str | None,
+    node_types: Mapping[str, str],
+    executed: Iterable[str],
+) -> Data:
+    """The event of a blocked branch: without a time, and with empty lists for what it lacks."""
+    error = execution_error(
+        data,
+        prompt_id=prompt_id,
+        node_id=node_id,
+        node_types=node_types,
+        executed=executed,
+        now=0,
+    )
+    del error["timestamp"]
+    error["current_inputs"] = error["current_inputs"] or []
+    return error
 
 
 def execution_interrupted(

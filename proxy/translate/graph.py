@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from proxy.translate.names import Place, written_place
@@ -75,6 +75,56 @@ def is_link(value: object) -> bool:
         and isinstance(value[1], int)
         and not isinstance(value[1], bool)
     )
+
+
+def sources(graph: Mapping[str, Any], node_id: str) -> set[str]:
+    """The ids of all nodes that a node's inputs come from, over any number of links."""
+    found: set[str] = set()
+    pending = [node_id]
+    while pending:
+        for value in _inputs(graph.get(pending.pop())).values():
+            if is_link(value) and value[0] not in found:
+                found.add(value[0])
+                pending.append(value[0])
+    return found
+
+
+def is_twin(graph: Mapping[str, Any], node_id: str, others: Iterable[str]) -> bool:
+    """Whether one of `others` computes the same as a node: its class, values and sources.
+
+    ComfyUI runs only the first of such nodes; the rest take what it gave from the cache.
+    """
+    return any(_same(graph, node_id, other) for other in others if other != node_id)
+
+
+def _same(graph: Mapping[str, Any], one: str, other: str) -> bool:
+    pending = [(one, other)]
+    compared: set[tuple[str, str]] = set()
+    while pending:
+        pair = pending.pop()
+        if pair[0] == pair[1] or pair in compared:
+            continue
+        compared.add(pair)
+        nodes = graph.get(pair[0]), graph.get(pair[1])
+        if not isinstance(nodes[0], Mapping) or not isinstance(nodes[1], Mapping):
+            return False
+        if nodes[0].get("class_type") != nodes[1].get("class_type"):
+            return False
+        inputs = _inputs(nodes[0]), _inputs(nodes[1])
+        if inputs[0].keys() != inputs[1].keys():
+            return False
+        for name, value in inputs[0].items():
+            against = inputs[1][name]
+            if is_link(value) and is_link(against) and value[1] == against[1]:
+                pending.append((value[0], against[0]))
+            elif value != against:
+                return False
+    return True
+
+
+def _inputs(node: Any) -> Mapping[str, Any]:
+    inputs = node.get("inputs") if isinstance(node, Mapping) else None
+    return inputs if isinstance(inputs, Mapping) else {}
 
 
 def _specs(info: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -149,9 +149,6 @@ DEVIATIONS = (
         "The cloud stops a job at once; it does not wait for a node that pays no heed."),
     Row("prompt_race_history", r"right after execution_success|still counts", r"body.*",
         "The record is there before execution_success is told."),
-    Row("error_execution_blocker", "ws a", r"order: .*",
-        "An error that does not end the run is told at its end: earlier nobody knows that it "
-        "does not."),
     Row("prompt_secrets", r"GET /history|ws a", r".*\.output(s\.3)?\.text\[\]: .*",
         "Credentials are taken out of what a node shows."),
     Row("prompt_load_scale_save", "ws a", r"(progress_state|executing|executed)\..*",

@@ -102,6 +102,15 @@ def test_a_job_that_has_ended_is_no_candidate(router: Router) -> None:
     assert types(inbox) == ["executing", "frame"]
 
 
+def test_a_job_with_a_blocked_branch_runs_on(router: Router) -> None:
+    inbox = follow(router, "a")
+    router.on_event("executing", {"prompt_id": "a", "node": "1"})
+    blocked = {"prompt_id": "a", "node_id": "1", "exception_type": "ExecutionBlocked"}
+    router.on_event("execution_error", blocked)
+    router.on_frame(PLAIN)
+    assert types(inbox)[-1] == "frame"
+
+
 def test_after_a_lost_socket_nobody_is_known_to_run(router: Router) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})

@@ -22,7 +22,11 @@ from proxy.translate.messages import Event, NodeText, Preview
 from proxy.translate.snapshot import Snapshot
 
 ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
-NODES = {"1": "KSampler", "2": "SaveImage", "3": "SaveImageWebsocket"}
+GRAPH = {
+    "1": {"class_type": "KSampler", "inputs": {}},
+    "2": {"class_type": "SaveImage", "inputs": {}},
+    "3": {"class_type": "SaveImageWebsocket", "inputs": {}},
+}
 PICTURE = {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}
 STATUS = {"status_str": "success", "completed": True, "messages": []}
 
@@ -42,8 +46,10 @@ def done(**fields: Any) -> Seen:
     return Seen(Snapshot("cloud-id", values.pop("status", "completed"), settled=True, **values))
 
 
-def play(*happenings: Happening, now: int = 5_000) -> list[Command]:
-    tracker = Tracker(ID, NODES)
+def play(
+    *happenings: Happening, now: int = 5_000, graph: dict[str, Any] | None = None
+) -> list[Command]:
+    tracker = Tracker(ID, graph or GRAPH)
     return [command for happening in happenings for command in tracker.receive(happening, now)]
 
 
@@ -242,7 +248,7 @@ def test_a_failed_run_tells_the_node_and_its_error() -> None:
         "node_id": "1",
         "node_type": "KSampler",
         "executed": [],
-        "exception_message": "boom\n",
+        "exception_message": "boom",
         "exception_type": "ValueError",
         "traceback": ["line\n"],
         "current_inputs": {"seed": ["7"]},
@@ -270,7 +276,7 @@ def test_the_workers_own_messages_are_preferred_to_the_summary() -> None:
             execution_error={"exception_message": "short"},
         )
     )
-    assert last_event(commands, "execution_error")["exception_message"] == "full\n"
+    assert last_event(commands, "execution_error")["exception_message"] == "full"
 
 
 def test_a_blocked_branch_is_an_error_that_does_not_end_the_run() -> None:
@@ -281,6 +287,137 @@ def test_a_blocked_branch_is_an_error_that_does_not_end_the_run() -> None:
     )
     assert heard(commands)[-5:] == ["execution_error 1", *SUCCESS]
     assert "timestamp" not in last_event(commands, "execution_error")
+
+
+def test_blocked_branches_are_told_when_they_are_met_each_once() -> None:
+    def blocked(node: str, message: str) -> CloudEvent:
+        return event(
+            "execution_error",
+            node_id=node,
+            exception_type="ExecutionBlocked",
+            exception_message=f"Execution Blocked: {message}",
+            current_inputs={},
+            current_outputs={},
+        )
+
+    commands = play(
+        event("executing", node="1"),
+        blocked("1", "why"),
+        blocked("1", "why"),
+        event("executing", node="2"),
+        blocked("2", "why not"),
+        event("execution_success"),
+        done(),
+    )
+    told = [word for word in heard(commands) if not word.startswith("progress_state")]
+    assert told[3:] == [
+        "executing 1",
+        "execution_error 1",
+        "executing 2",
+        "execution_error 2",
+        "-> read",
+        "executed 2",
+        *SUCCESS,
+    ]
+    assert last_event(commands, "execution_error") == {
+        "prompt_id": ID,
+        "node_id": "2",
+        "node_type": "SaveImage",
+        "executed": ["1"],
+        "exception_message": "Execution Blocked: why not",
+        "exception_type": "ExecutionBlocked",
+        "traceback": [],
+        "current_inputs": [],
+        "current_outputs": [],
+    }
+
+
+def test_errors_that_turn_out_to_be_of_blocked_branches_are_all_told() -> None:
+    commands = play(
+        event("execution_error", node_id="1", exception_message="blocked"),
+        event("execution_error", node_id="2", exception_message="blocked too"),
+        done(),
+    )
+    assert heard(commands)[-6:] == ["execution_error 1", "execution_error 2", *SUCCESS]
+
+
+LAZY = {
+    "switch": {"class_type": "Switch", "inputs": {"on": ["picture", 0]}},
+    "picture": {"class_type": "Picture", "inputs": {}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["switch", 0]}},
+}
+
+
+def test_a_node_that_waits_for_a_lazy_input_is_executing_twice() -> None:
+    commands = play(
+        event("executing", node="switch"),
+        event("executing", node="picture"),
+        event("executing", node="switch"),
+        event("executing", node="switch"),
+        event("executing", node="2"),
+        done(),
+        graph=LAZY,
+    )
+    executing = [word for word in heard(commands) if word.startswith("executing")]
+    assert executing == [
+        "executing switch",
+        "executing picture",
+        "executing switch",
+        "executing 2",
+        "executing None",
+    ]
+    assert states(commands)[1]["switch"] == ("running", 0.0, 1.0)
+    assert states(commands)[2]["picture"] == ("finished", 1.0, 1.0)
+    assert states(commands)[3]["switch"] == ("finished", 1.0, 1.0)
+
+
+def test_a_doubled_executing_is_told_once_where_no_input_is_lazy() -> None:
+    commands = play(
+        event("executing", node="picture"),
+        event("executing", node="switch"),
+        event("executing", node="picture"),
+        done(),
+        graph=LAZY,
+    )
+    assert heard(commands).count("executing picture") == 1
+
+
+TWINS = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+    "2": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+    "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    "5": {"class_type": "PreviewImage", "inputs": {"images": ["2", 1]}},
+}
+
+
+def test_a_node_whose_twin_has_run_is_executed_without_executing() -> None:
+    commands = play(
+        event("executing", node="1"),
+        event("executing", node="3"),
+        event("executed", node="3", output=PICTURE),
+        event("executed", node="4", output=PICTURE),
+        event("execution_error", node_id="5", exception_message="boom"),
+        done(status="failed", outputs={}),
+        graph=TWINS,
+    )
+    assert "executing 4" not in heard(commands)
+    assert "executed 4" in heard(commands)
+    assert states(commands)[-1]["4"] == ("finished", 1, 1)
+    assert last_event(commands, "execution_error")["executed"] == ["1", "3"]
+
+
+def test_the_detail_gives_the_twins_what_they_share() -> None:
+    commands = play(done(outputs=dict.fromkeys("345", PICTURE)), graph=TWINS)
+    told = [word for word in heard(commands) if word.startswith("exec")]
+    assert told[2:8] == [
+        "executing 3",
+        "executed 3",
+        "executed 4",
+        "executing 5",
+        "executed 5",
+        "execution_success",
+    ]
 
 
 def test_an_interrupted_run_names_the_node_that_ran() -> None:
@@ -435,11 +572,11 @@ def test_giving_up_on_a_job_that_goes_on_changes_nothing() -> None:
 def test_a_lost_job_fails_with_the_reason() -> None:
     commands = play(Settle("Comfy Cloud does not know it.", lost=True))
     told = last_event(commands, "execution_error")
-    assert told["exception_message"] == "Comfy Cloud does not know it.\n"
+    assert told["exception_message"] == "Comfy Cloud does not know it."
 
 
 def test_the_display_node_is_that_of_the_outer_node() -> None:
-    tracker = Tracker(ID, NODES)
+    tracker = Tracker(ID, GRAPH)
     tracker.receive(event("executing", node="1.0.0.2", display_node="1"), 0)
     assert tracker.display_node == "1"
 

@@ -26,6 +26,7 @@ from proxy.translate.snapshot import Snapshot
 ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
 TERMINAL = {"execution_success", "execution_error", "execution_interrupted"}
 NODES = ["1", "2", "3", "4"]
+GRAPH = {node: {"class_type": "SaveImage", "inputs": {"filename_prefix": node}} for node in NODES}
 
 
 @st.composite
@@ -110,7 +111,7 @@ def interleavings(draw: st.DrawFn, *, giving_up: bool = False) -> tuple[list[Hap
 
 
 def _play(happenings: list[Happening]) -> list[Command]:
-    tracker = Tracker(ID, dict.fromkeys(NODES, "SaveImage"))
+    tracker = Tracker(ID, GRAPH)
     return [
         command
         for now, happening in enumerate(happenings)

@@ -64,7 +64,7 @@ def test_an_error_without_any_word_still_has_every_field() -> None:
         "node_id": "2",
         "node_type": "VAEDecode",
         "executed": ["1"],
-        "exception_message": "The run failed without saying why.\n",
+        "exception_message": "The run failed without saying why.",
         "exception_type": "RuntimeError",
         "traceback": [],
         "current_inputs": {},

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.graph import is_link, reveal, substitute
+from proxy.translate.graph import is_link, is_twin, reveal, sources, substitute
 from proxy.translate.names import Place
 
 FILES = {
@@ -202,3 +202,43 @@ def test_the_clouds_names_are_shown_as_the_members(cloud: str, local: str) -> No
 @given(JSON)
 def test_revealing_nothing_changes_nothing(value: Any) -> None:
     assert reveal(value, {}) == value
+
+
+CHAIN: dict[str, Any] = {
+    "1": {"class_type": "Load", "inputs": {"image": "a.png"}},
+    "2": {"class_type": "Scale", "inputs": {"image": ["1", 0], "width": 8}},
+    "3": {"class_type": "Save", "inputs": {"images": ["2", 0]}},
+    "4": {"class_type": "Load", "inputs": {"image": "a.png"}},
+    "5": {"class_type": "Scale", "inputs": {"image": ["4", 0], "width": 8}},
+    "6": {"class_type": "Scale", "inputs": {"image": ["4", 1], "width": 8}},
+    "7": {"class_type": "Scale", "inputs": {"image": ["4", 0], "width": 9}},
+    "8": {"class_type": "Scale", "inputs": {"image": ["nowhere", 0], "width": 8}},
+}
+
+
+def test_sources_are_all_nodes_that_an_input_comes_from() -> None:
+    assert sources(CHAIN, "3") == {"1", "2"}
+    assert sources(CHAIN, "1") == sources(CHAIN, "missing") == set()
+
+
+def test_the_sources_of_a_cycle_end() -> None:
+    cycle = {node: {"inputs": {"x": [other, 0]}} for node, other in ("ab", "ba")}
+    assert sources(cycle, "a") == {"a", "b"}
+    assert is_twin(cycle, "a", ["b"])
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("1", "4", True),
+        ("2", "5", True),
+        ("2", "6", False),
+        ("2", "7", False),
+        ("2", "8", False),
+        ("2", "1", False),
+        ("2", "2", False),
+        ("2", "missing", False),
+    ],
+)
+def test_twins_have_the_same_class_values_and_sources(one: str, other: str, same: bool) -> None:
+    assert is_twin(CHAIN, one, [other]) is same
