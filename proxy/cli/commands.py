@@ -13,6 +13,7 @@ from proxy import __version__
 from proxy.cli import member_commands
 from proxy.cli.failure import CommandError
 from proxy.cli.options import takes_settings
+from proxy.probe.points import Level
 from proxy.settings import ConfigError, load
 
 app = typer.Typer(
@@ -88,6 +89,28 @@ def _check(options: dict[str, Any]) -> int:
     from proxy.cli.check import check
 
     return check(load(options))
+
+
+@app.command("probe")
+@takes_settings({"config", "simulate", "api_key_file", "base_url"})
+def _probe(
+    options: dict[str, Any],
+    level: Annotated[
+        Level, typer.Option(metavar="read|run", help="Only look, or run small jobs too.")
+    ] = "read",
+    to: Annotated[
+        Path | None,
+        typer.Option("--json", metavar="FILE", help="Write the report there.", show_default=False),
+    ] = None,
+    consent: Annotated[bool, typer.Option("--yes", help="Do not ask before jobs are run.")] = False,
+) -> int:
+    """Measure how Comfy Cloud answers where its documents leave it open.
+
+    The report holds no key, no signed URL and no prompt of others.
+    """
+    from proxy.cli.probe import run_probe
+
+    return run_probe(load(options), level=level, to=to, consent=consent)
 
 
 @app.command("run")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from proxy.simulator.nodes.node_class import InputSpec, NodeClass, Output
-from proxy.simulator.nodes.specs import NEW_STYLE, pure, string
+from proxy.simulator.nodes.specs import NEW_STYLE, boolean, integer, pure, string
 
 
 def _value(value: Any) -> tuple[Any]:
@@ -15,6 +16,19 @@ def _value(value: Any) -> tuple[Any]:
 
 def _concatenate(string_a: str, string_b: str, delimiter: str) -> tuple[str]:
     return (f"{string_a}{delimiter}{string_b}",)
+
+
+def _replace(
+    string: str,
+    regex_pattern: str,
+    replace: str,
+    case_insensitive: bool = True,
+    multiline: bool = False,
+    dotall: bool = False,
+    count: int = 0,
+) -> tuple[str]:
+    flags = re.IGNORECASE * case_insensitive | re.MULTILINE * multiline | re.DOTALL * dotall
+    return (re.sub(regex_pattern, replace, string, count=count, flags=flags),)
 
 
 def _preview(source: Any = None) -> Output:
@@ -65,6 +79,26 @@ NODES = [
         },
         outputs=("STRING",),
         display_name="Concatenate",
+        category="utils/string",
+        python_module="comfy_extras.nodes_string",
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "RegexReplace",
+        pure(_replace),
+        required={
+            "string": string(multiline=True),
+            "regex_pattern": string(multiline=True),
+            "replace": string(multiline=True),
+        },
+        optional={
+            "case_insensitive": boolean(True),
+            "multiline": boolean(False),
+            "dotall": boolean(False),
+            "count": integer(0, 0, 100),
+        },
+        outputs=("STRING",),
+        display_name="Regex Replace",
         category="utils/string",
         python_module="comfy_extras.nodes_string",
         info=NEW_STYLE,

@@ -1,0 +1,1 @@
+"""Measures what the documents of Comfy Cloud leave open, with the user's own key."""

@@ -1,0 +1,232 @@
+"""The open points: what the proxy assumes, what it accepts, and what was observed.
+
+An observation is a short text made of words of this module, so that two runs against an unchanged
+cloud give the same one, and so that no key, no signed URL and no prompt can be in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from proxy import __version__
+
+Level: TypeAlias = Literal["read", "run"]
+Verdict: TypeAlias = Literal["as_assumed", "tolerated", "not_understood", "not_seen"]
+Overall: TypeAlias = Literal["works", "limited", "fails"]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One open point.
+
+    `assumed` is the observation that the proxy expects. `accepted` are patterns (whole matches) of
+    the others that it understands. A point that is `needed` decides whether the cloud can be used;
+    `costs` says what a client misses when the observation is one of its keys.
+    """
+
+    id: str
+    level: Level
+    question: str
+    assumed: str
+    accepted: tuple[str, ...] = ()
+    needed: bool = False
+    costs: dict[str, str] = field(default_factory=dict)
+
+    def verdict(self, observed: str | None) -> Verdict:
+        """How an observation stands to what the proxy expects; `None` is no observation."""
+        if observed is None:
+            return "not_seen"
+        if observed == self.assumed:
+            return "as_assumed"
+        known = any(re.fullmatch(pattern, observed) for pattern in self.accepted)
+        return "tolerated" if known else "not_understood"
+
+
+#: `id | question | assumed | accepted | …`, in the order of the report. An exclamation mark says
+#: that nothing works without it; a line that ends with a bar goes on in the next one.
+_READ = r"""
+health | Answer of GET /health | 200 | 503 | 404
+user! | Answer of GET /api/user with the key | 200
+bearer_key | The key as Authorization: Bearer | 200 | 40[13]\b.*
+features | GET /api/features | object
+max_upload_size | Announced max_upload_size | 52428800 | \d+ | absent
+system_stats | GET /api/system_stats | system and devices | system
+billing_status | GET /api/billing/status | 401 | \d{3}\b.*
+billing_balance | GET /api/billing/balance | 401 | \d{3}\b.*
+rate_limit_headers | Headers that tell of rate limits | none | [a-z, -]+
+v2_jobs | GET /api/v2/jobs with the key as Bearer | 200 | \d{3}\b.*
+object_info! | GET /api/object_info | classes
+object_info_class | GET /api/object_info/{class} | 404 | 200
+model_folders | GET /api/experiment/models | name and folders | name
+model_files | GET /api/experiment/models/{folder} | name and pathIndex | name
+model_preview | GET /api/experiment/models/preview | 404 | picture
+local_history | GET /api/history | 404 | 200
+history_v2 | GET /api/history_v2 | history list | 404
+local_routes | GET of i18n, embeddings and internal/logs | 404 | [\d, ]+
+unknown_job | A job that does not exist | 404 code and message | 404.*
+settings_absent | A setting that is not set | 404 | 200
+userdata_dir | dir of GET /api/userdata without a slash | 400 | 200 | 404
+socket_token! | Socket with the key in the query | open
+socket_header | Socket with the key in a header | refused 401 | open | refused \d+
+socket_cap | Three sockets at once | 3 open | 2 open
+first_frame | First message of a socket | status with sid | status
+feature_flags | The socket's feature_flags | pushed | asked | never
+text_flag | The socket's supports_progress_text_metadata | absent | true | false
+"""
+
+_RUN = r"""
+upload! | POST /api/upload/image of a PNG | 200
+upload_name | Form of the name | <64 hex>.<ext> | <64 hex> | blake3:<64 hex>.<ext> |
+  blake3:<64 hex> | <64 HEX>.<EXT> | as sent | other
+upload_hash | Hash in the name | blake3 of the bytes | another | none
+upload_kinds | Kinds of file that uploads take | images and audio | images | any
+annotated_name | A file named as NAME [input] in a graph | accepted | refused
+view! | GET /api/view | redirect | bytes
+signed_url_life | Cache-Control of the redirect | max-age | none
+storage_range | Range at the storage | 206 | 200
+storage_content_type | Content-Type at the storage | of the file | octet-stream | none
+invalid_prompt | A graph that cannot run | 400 error and node_errors |
+  200 error and node_errors | 400 code and message | 400 error
+node_error_details | Errors of nodes carry details | yes | no
+partly_valid | A graph of which a part can run | runs, node_errors told | runs, nothing told |
+  no job, node_errors told | refused
+submission! | POST /api/prompt | accepted
+retry_after | Retry-After of a refused submission | none | \d+ s
+answer_order | The answer or the job's first event | answer first | event first
+prompt_id | prompt_id in the body | minted | honoured
+client_id | client_id in the job's extra_data | absent | echoed
+cache | Nodes of a graph that ran before | reused | run again
+job_events | Events of a job | execution_start to execution_success
+cached_when_empty | execution_cached without cached nodes | not sent | sent
+timestamps | timestamp in execution_* events | absent | milliseconds | seconds
+progress_state | Fields of progress_state | documented | full | not sent
+executing_null | executing with node null, and the end event | after | before | not sent
+final_status | The last status, and the end event | after | before | not sent
+notifications | notification messages | sent | not sent
+foreign_messages | asset_* and agent_* messages | not sent | sent
+preview | Previews | type 4 | type 4 with image_type | type 1 | none
+preview_flags | Previews of a socket without flags | the same | type 1
+preview_format | Format of a PNG preview | png | jpeg | webp
+text_frames | Progress texts | without job id | with job id | with job id if announced | none
+executed_names | filename in executed | hash | display
+executed_display_name | display_name in executed | absent | present
+detail_delay | Detail of a job that has ended | complete within 1 s | later, in_progress |
+  later, no outputs
+display_name | display_name in the detail | present | absent
+output_ids | id and hash in the detail | absent | present
+output_subfolder | Folder of a filename_prefix | subfolder | display_name | nowhere
+video_keys | Key of a saved video | video | video, videos | animated, images | images
+job_assets | GET /api/jobs/{id}/assets | 200 | 404
+create_time | Unit of create_time | milliseconds | seconds
+raw_status | GET /api/job/{id}/status of an ended job | success | completed | 404
+error_detail | A failure in the detail | object | text
+error_node | Node in execution_error | named | not named
+exception_type | exception_type | python | cloud
+queue_prompt | Third element of queue tuples | graph | wrapper
+queue_reason | queue_reason of a waiting job | concurrency_limit | capacity | absent
+queue_delete | POST /api/queue delete of a running job | cancels it | leaves it
+cancel_pending | Event of a job cancelled while it waits | none | execution_interrupted
+cancel_running | Event of a job cancelled while it runs | execution_interrupted | none
+history_delete | Body of POST /api/history | empty | object
+userdata_modified | modified of user data | milliseconds | seconds | date
+"""
+
+#: What a client misses, by point and observation.
+_COSTS = {
+    "socket_cap": {"1 open": "another program's socket of the account stops progress"},
+    "annotated_name": {"refused": "outputs cannot be inputs by their annotated names"},
+    "preview": {"none": "clients see no previews"},
+    "display_name": {"absent": "outputs are named by hash"},
+}
+
+
+def _points(level: Level, table: str) -> Iterator[Point]:
+    for line in table.replace("|\n", "|").strip().splitlines():
+        id_, question, assumed, *accepted = (cell.strip() for cell in line.split(" | "))
+        name = id_.removesuffix("!")
+        costs = _COSTS.get(name, {})
+        yield Point(name, level, question, assumed, tuple(accepted), id_ != name, costs)
+
+
+#: Every point in the order of the report.
+POINTS = (*_points("read", _READ), *_points("run", _RUN))
+
+_BY_ID = {point.id: point for point in POINTS}
+
+
+@dataclass(slots=True)
+class Findings:
+    """What a probe observes. `catalog` counts the classes by node pack."""
+
+    level: Level
+    observed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    catalog: dict[str, int] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
+
+    def see(self, id_: str, observed: str, note: str = "") -> None:
+        """Record an observation; the first one of a point stays. Raises `KeyError`."""
+        self.observed.setdefault(_BY_ID[id_].id, (observed, note))
+
+    def miss(self, ids: Iterable[str], why: str) -> None:
+        """Say why points were not seen."""
+        for id_ in ids:
+            self.notes.setdefault(_BY_ID[id_].id, why)
+
+    def value(self, id_: str) -> str | None:
+        """What was observed."""
+        return self.observed.get(id_, (None, ""))[0]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """`{"id", "question", "observed", "assumed", "verdict", "note"}` for each point."""
+        rows = []
+        for point in POINTS:
+            if point.level == "run" and self.level == "read":
+                continue
+            observed, note = self.observed.get(point.id, (None, self.notes.get(point.id, "")))
+            rows.append(
+                {
+                    "id": point.id,
+                    "question": point.question,
+                    "observed": observed,
+                    "assumed": point.assumed,
+                    "verdict": point.verdict(observed),
+                    "note": note,
+                }
+            )
+        return rows
+
+    def conclusion(self) -> tuple[Overall, str]:
+        """Whether the proxy works with this cloud, and a sentence that says why."""
+        broken, limits = [], []
+        for point in POINTS:
+            observed = self.value(point.id)
+            verdict = point.verdict(observed)
+            if point.needed and (point.level == "read" or self.level == "run"):
+                if verdict in ("not_understood", "not_seen"):
+                    broken.append(f"{point.id} is {observed or 'not seen'}")
+                continue
+            if observed in point.costs:
+                limits.append(point.costs[observed])
+            elif verdict == "not_understood":
+                limits.append(f"{point.id} is not understood ({observed})")
+        if broken:
+            return "fails", f"The proxy does not work with this account: {'; '.join(broken)}."
+        if limits:
+            return "limited", f"The proxy works with these limits: {'; '.join(limits)}."
+        return "works", "The proxy works with this account."
+
+    def report(self) -> dict[str, Any]:
+        """The whole result, ready to be written as JSON."""
+        verdict, sentence = self.conclusion()
+        return {
+            "verdict": verdict,
+            "conclusion": sentence,
+            "version": __version__,
+            "level": self.level,
+            "points": self.rows(),
+            "catalog": dict(sorted(self.catalog.items())),
+        }

@@ -1,0 +1,401 @@
+"""The level `run`: uploads a picture, runs small workflows, and removes what it made."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import time
+import wave
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+from blake3 import blake3
+from PIL import Image
+from yarl import URL
+
+from proxy.probe import frames, graphs
+from proxy.probe.graphs import Graph
+from proxy.probe.points import Findings
+from proxy.probe.reading import form_of
+from proxy.probe.wire import Reply, Socket, Wire
+
+#: Seconds until a small job must have ended, its wait for a machine included.
+_JOB = 45.0
+
+#: Seconds in which the answers about a job catch up with its events.
+_LATE = 20.0
+
+#: Seconds in which the detail of an ended job counts as complete at once.
+_AT_ONCE = 1.0
+
+#: Between two looks at a job, in seconds.
+_LOOK = 0.2
+
+#: More jobs than any plan runs at once, so that the last one waits.
+_MOST_JOBS = 6
+
+_ENDS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+@dataclass(slots=True)
+class Run:
+    """What the steps of a run share. `jobs` and `files` are what is to be removed."""
+
+    wire: Wire
+    findings: Findings
+    classes: dict[str, Any]
+    announced: Socket
+    silent: Socket
+    upload: str = ""
+    jobs: list[str] = field(default_factory=list)
+
+    async def submit(self, graph: Graph, **more: Any) -> Reply:
+        """`POST /api/prompt`; the job is known to the clean-up."""
+        reply = await self.wire.call("POST", "api/prompt", json={"prompt": graph, **more})
+        if (job := job_of(reply)) is not None:
+            self.jobs.append(job)
+        return reply
+
+    async def ended(self, job: str) -> bool:
+        """Wait for the event that ends a job, and for what comes directly behind it."""
+        done = await self.announced.until(
+            lambda seen: any(f.type in _ENDS and frames.job_of(f) == job for f in seen), _JOB
+        )
+        await self.announced.quiet(0.4, 2.0)
+        return done
+
+    async def detail(self, job: str) -> Reply:
+        """`GET /api/jobs/{id}`."""
+        return await self.wire.call("GET", f"api/jobs/{job}")
+
+    async def reaches(self, job: str, statuses: Iterable[str], seconds: float) -> str | None:
+        """Wait until a job has one of the friendly statuses; which one, or `None`."""
+        wanted, deadline = set(statuses), time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            status = (await self.detail(job)).dict().get("status")
+            if status in wanted:
+                return str(status)
+            await asyncio.sleep(_LOOK)
+        return None
+
+    async def cancel(self, job: str) -> None:
+        """`POST /api/jobs/{id}/cancel`."""
+        await self.wire.call("POST", f"api/jobs/{job}/cancel")
+
+
+def job_of(reply: Reply) -> str | None:
+    """The job that an answer to a submission names."""
+    job = reply.dict().get("prompt_id")
+    return job if isinstance(job, str) and reply.status == 200 else None
+
+
+# --- files ---------------------------------------------------------------------------------
+
+
+async def uploads(run: Run) -> None:
+    """The name of an upload, and the kinds of file that are taken."""
+    picture = _picture()
+    reply = await _upload(run, "probe.png", picture, "image/png")
+    run.findings.see("upload", reply.said())
+    name = reply.dict().get("name")
+    if not isinstance(name, str):
+        return
+    run.upload = name
+    run.findings.see("upload_name", _name_form(name))
+    digest = re.search(r"[0-9a-f]{64}", name.lower())
+    same = digest is not None and digest.group() == blake3(picture).hexdigest()
+    run.findings.see(
+        "upload_hash", "blake3 of the bytes" if same else "another" if digest else "none"
+    )
+    audio = (await _upload(run, "probe.wav", _sound(), "audio/wav")).status == 200
+    text = (await _upload(run, "probe.txt", os.urandom(16).hex().encode(), "text/plain")).status
+    kinds = "any" if text == 200 else "images and audio" if audio else "images"
+    run.findings.see("upload_kinds", kinds)
+
+
+async def _upload(run: Run, filename: str, data: bytes, content_type: str) -> Reply:
+    form = aiohttp.FormData()
+    form.add_field("type", "input")
+    form.add_field("image", data, filename=filename, content_type=content_type)
+    return await run.wire.call("POST", "api/upload/image", data=form)
+
+
+def _name_form(name: str) -> str:
+    for pattern, form in (
+        (r"[0-9a-f]{64}\.[a-z0-9]+", "<64 hex>.<ext>"),
+        (r"[0-9a-f]{64}", "<64 hex>"),
+        (r"blake3:[0-9a-f]{64}\.[a-z0-9]+", "blake3:<64 hex>.<ext>"),
+        (r"blake3:[0-9a-f]{64}", "blake3:<64 hex>"),
+        (r"[0-9A-Fa-f]{64}\.[A-Za-z0-9]+", "<64 HEX>.<EXT>"),
+        (r"probe( \(\d+\))?\.png", "as sent"),
+    ):
+        if re.fullmatch(pattern, name):
+            return form
+    return "other"
+
+
+def _picture() -> bytes:
+    """Noise, so that no cache of the account knows it."""
+    with io.BytesIO() as file:
+        Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(file, "PNG")
+        return file.getvalue()
+
+
+def _sound() -> bytes:
+    with io.BytesIO() as file:
+        with wave.open(file, "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(8000)
+            sound.writeframes(os.urandom(1600))
+        return file.getvalue()
+
+
+async def downloads(run: Run, item: dict[str, Any]) -> None:
+    """How an output comes: the redirect, and what the storage says of the bytes."""
+    query = {"filename": str(item.get("filename")), "type": "output"}
+    reply = await run.wire.call("GET", "api/view", query=query)
+    if reply.status == 200:
+        run.findings.see("view", "bytes", "No redirect to a storage.")
+        return
+    place = reply.headers.get("Location")
+    if not 300 <= reply.status < 400 or place is None:
+        run.findings.see("view", reply.said())
+        return
+    life = re.search(r"max-age=(\d+)", reply.headers.get("Cache-Control", ""))
+    run.findings.see(
+        "signed_url_life",
+        "max-age" if life else "none",
+        f"{life.group(1)} s" if life else "",
+    )
+    url = URL(place, encoded=True)
+    whole = await run.wire.fetch(url, {})
+    run.findings.see("view", "redirect" if whole.status == 200 else f"storage {whole.status}")
+    kind = whole.headers.get("Content-Type", "")
+    named = "none" if not kind else "octet-stream" if kind.endswith("octet-stream") else ""
+    run.findings.see("storage_content_type", named or "of the file", kind)
+    part = await run.wire.fetch(url, {"Range": "bytes=0-9"})
+    right = part.status == 206 and part.body == whole.body[:10]
+    run.findings.see("storage_range", "206" if right else str(part.status))
+
+
+# --- submissions ---------------------------------------------------------------------------
+
+
+async def refusals(run: Run) -> None:
+    """What is said of graphs that cannot run, or not as a whole."""
+    reply = await run.submit(graphs.invalid())
+    if job_of(reply) is None:
+        run.findings.see("invalid_prompt", f"{reply.status} {form_of(reply)}".strip())
+    errors = reply.dict().get("node_errors")
+    about = [one for node in errors.values() for one in node["errors"]] if errors else []
+    reply = await run.submit(graphs.partly_valid(int.from_bytes(os.urandom(3))))
+    job, errors = job_of(reply), reply.dict().get("node_errors")
+    about += [one for node in errors.values() for one in node["errors"]] if errors else []
+    if about:
+        run.findings.see("node_error_details", "yes" if "details" in about[0] else "no")
+    if job is None:
+        run.findings.see("partly_valid", "refused", reply.said())
+        return
+    found = await run.reaches(job, ("pending", "in_progress", "completed"), 3.0)
+    told = "node_errors told" if errors else "nothing told"
+    run.findings.see("partly_valid", f"{'runs' if found else 'no job'}, {told}")
+
+
+async def annotated(run: Run) -> None:
+    """Whether `NAME [input]` is understood."""
+    if run.upload:
+        reply = await run.submit(graphs.annotated(run.upload))
+        run.findings.see("annotated_name", "accepted" if job_of(reply) else "refused")
+
+
+async def main(run: Run) -> None:
+    """A whole job, and the same once more."""
+    graph = graphs.main(run.upload, run.classes)
+    wanted, client = str(uuid4()), f"probe-{uuid4()}"
+    before = len(run.announced.frames)
+    reply = await run.submit(graph, prompt_id=wanted, client_id=client)
+    job = job_of(reply)
+    if job is None:
+        run.findings.see("submission", reply.said())
+        after = reply.headers.get("Retry-After", "")
+        run.findings.see("retry_after", f"{after} s" if after.isdigit() else "none")
+        return
+    run.findings.see("submission", "accepted")
+    run.findings.see("prompt_id", "honoured" if job == wanted else "minted")
+    ended = await run.ended(job)
+    early = await _detail(run, job)
+    heard = run.announced.frames[before:]
+    first = next((frame.at for frame in heard if frames.job_of(frame) == job), reply.at)
+    run.findings.see("answer_order", "event first" if reply.at - first > 0.3 else "answer first")
+    if not ended:
+        run.findings.miss(("job_events", "detail_delay"), "The job did not end in time.")
+        return
+    await run.silent.quiet(0.2, 2.0)
+    frames.of_job(run.findings, job, heard, run.silent.frames)
+    await _answers(run, job, early, client)
+    before = len(run.announced.frames)
+    again = job_of(await run.submit(graph))
+    if again is not None and await run.ended(again):
+        frames.of_repetition(run.findings, again, run.announced.frames[before:])
+
+
+async def _detail(run: Run, job: str) -> dict[str, Any]:
+    """The detail of an ended job once it is complete, and how late that is."""
+    begun, late = time.monotonic(), ""
+    while True:
+        detail = (await run.detail(job)).dict()
+        if detail.get("status") not in ("pending", "in_progress") and detail.get("outputs"):
+            break
+        now = time.monotonic() - begun
+        if now > _AT_ONCE and not late:
+            late = "no outputs" if detail.get("status") == "completed" else "in_progress"
+        if now > _LATE:
+            return detail
+        await asyncio.sleep(_LOOK)
+    run.findings.see(
+        "detail_delay", f"later, {late}" if late else f"complete within {_AT_ONCE:g} s"
+    )
+    return detail
+
+
+async def _answers(run: Run, job: str, detail: dict[str, Any], client: str) -> None:
+    see = run.findings.see
+    created = detail.get("create_time")
+    if isinstance(created, int | float):
+        see("create_time", "milliseconds" if created > 1e11 else "seconds")
+    workflow = detail.get("workflow")
+    extra = workflow.get("extra_data") if isinstance(workflow, dict) else None
+    echoed = isinstance(extra, dict) and extra.get("client_id") == client
+    see("client_id", "echoed" if echoed else "absent")
+    outputs = detail.get("outputs") or {}
+    items = _items(outputs.get("3"))
+    if items:
+        item = items[0]
+        see("display_name", "present" if "display_name" in item else "absent")
+        see("output_ids", "present" if {"id", "hash"} <= item.keys() else "absent")
+        folder, _, _ = graphs.PREFIX.partition("/")
+        named = str(item.get("display_name", "")).startswith(f"{folder}/")
+        where = "subfolder" if item.get("subfolder") == folder else ""
+        see("output_subfolder", where or ("display_name" if named else "nowhere"))
+        await downloads(run, item)
+    video = outputs.get("8")
+    if isinstance(video, dict) and video:
+        see("video_keys", ", ".join(sorted(video)))
+    see("job_assets", str((await run.wire.call("GET", f"api/jobs/{job}/assets")).status))
+    raw = await run.wire.call("GET", f"api/job/{job}/status")
+    see("raw_status", str(raw.dict().get("status") or raw.status))
+
+
+def _items(output: Any) -> list[dict[str, Any]]:
+    images = output.get("images") if isinstance(output, dict) else None
+    return [one for one in images or [] if isinstance(one, dict)]
+
+
+async def failure(run: Run) -> None:
+    """A job that fails when it runs."""
+    graph = graphs.failing(run.classes)
+    if not graph:
+        ids = ("error_detail", "error_node", "exception_type")
+        run.findings.miss(ids, "The catalog has no class that fails on purpose.")
+        return
+    before = len(run.announced.frames)
+    job = job_of(await run.submit(graph))
+    if job is None or not await run.ended(job):
+        return
+    frames.of_failure(run.findings, job, run.announced.frames[before:])
+    await run.reaches(job, ("failed",), _LATE)
+    detail = (await run.detail(job)).dict()
+    if isinstance(detail.get("execution_error"), dict):
+        run.findings.see("error_detail", "object")
+    elif isinstance(detail.get("error_message"), str):
+        run.findings.see("error_detail", "text")
+
+
+# --- cancelling ----------------------------------------------------------------------------
+
+
+async def cancels(run: Run) -> None:
+    """A job that is cancelled while it waits, and one while it runs."""
+    before = len(run.announced.frames)
+    first = job_of(await run.submit(graphs.slow(run.classes, int.from_bytes(os.urandom(3)))))
+    if first is None:
+        return
+    await _cancel_waiting(run, before)
+    if await run.reaches(first, ("in_progress",), _JOB) is None:
+        ids = ("queue_delete", "cancel_running")
+        run.findings.miss(ids, "No job was seen running before it ended.")
+        return
+    await run.wire.call("POST", "api/queue", json={"delete": [first]})
+    stopped = await run.reaches(first, ("cancelled",), 1.5) is not None
+    run.findings.see("queue_delete", "cancels it" if stopped else "leaves it")
+    await run.cancel(first)
+    if await run.reaches(first, ("cancelled",), 5.0) is None:
+        run.findings.miss(("cancel_running",), "The job ended before it was cancelled.")
+        return
+    await run.announced.quiet(0.5, 3.0)
+    frames.of_cancel(run.findings, "cancel_running", first, run.announced.frames[before:])
+
+
+async def _cancel_waiting(run: Run, before: int) -> None:
+    """Fill the plan's slots until a job waits, look at it, and cancel it."""
+    waiting = None
+    for _ in range(_MOST_JOBS):
+        job = job_of(await run.submit(graphs.slow(run.classes, int.from_bytes(os.urandom(3)))))
+        if job is None:
+            break
+        await asyncio.sleep(_LOOK)
+        detail = (await run.detail(job)).dict()
+        queue = (await run.wire.call("GET", "api/queue")).dict()
+        entries = [
+            entry
+            for entry in queue.get("queue_pending") or []
+            if isinstance(entry, list) and len(entry) > 2 and entry[1] == job
+        ]
+        if detail.get("status") == "pending" and entries:
+            waiting = job
+            run.findings.see("queue_reason", str(detail.get("queue_reason") or "absent"))
+            wrapped = isinstance(entries[0][2], dict) and "prompt" in entries[0][2]
+            run.findings.see("queue_prompt", "wrapper" if wrapped else "graph")
+            break
+    if waiting is None:
+        ids = ("queue_reason", "queue_prompt", "cancel_pending")
+        run.findings.miss(ids, "No job was seen waiting.")
+        return
+    await run.cancel(waiting)
+    if await run.reaches(waiting, ("cancelled",), 5.0) is not None:
+        await run.announced.quiet(0.3, 1.5)
+        frames.of_cancel(run.findings, "cancel_pending", waiting, run.announced.frames[before:])
+
+
+# --- the user's data, and the end ----------------------------------------------------------
+
+
+async def userdata(run: Run) -> None:
+    """Write a file of a few bytes among the user's data, and remove it."""
+    path = f"api/userdata/comfy-cloud-proxy-probe-{uuid4().hex}.txt"
+    written = (await run.wire.call("POST", path, data=b"probe")).dict()
+    modified = written.get("modified")
+    if isinstance(modified, int | float):
+        run.findings.see("userdata_modified", "milliseconds" if modified > 1e11 else "seconds")
+    elif isinstance(modified, str):
+        run.findings.see("userdata_modified", "date")
+    await run.wire.call("DELETE", path)
+
+
+async def clean_up(run: Run) -> None:
+    """Cancel what goes on, and delete the jobs with their files."""
+    for job in run.jobs:
+        await run.cancel(job)
+    if run.jobs:
+        reply = await run.wire.call("POST", "api/history", json={"delete": run.jobs[:1]})
+        if reply.status == 200:
+            run.findings.see("history_delete", "object" if reply.dict() or reply.body else "empty")
+    for job in run.jobs:
+        await run.reaches(job, ("completed", "failed", "cancelled"), 2.0)
+        await run.wire.call("DELETE", f"api/jobs/{job}")

@@ -1,0 +1,102 @@
+"""One probe from its beginning to its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+from yarl import URL
+
+from proxy.probe import reading, running
+from proxy.probe.points import POINTS, Findings, Level
+from proxy.probe.running import Run
+from proxy.probe.wire import Wire
+
+#: Seconds for a whole probe: what takes longer is not seen.
+DEADLINE = 170.0
+
+#: What the level `run` does, and what it costs, for the person who is asked.
+CONSENT = (
+    "It uploads a picture, a sound and a text of a few kilobytes, submits about ten workflows that "
+    "need no model (some seconds of machine time, usually less than one credit), cancels those "
+    "that go on, and deletes its jobs with their files. The uploads stay in the account's inputs."
+)
+
+
+async def probe(base_url: URL, key: str, level: Level) -> Findings:
+    """Observe every point of the level, as far as the cloud lets it be seen. Never raises for
+    what the cloud does: a step that fails leaves its points unseen."""
+    findings = Findings(level)
+    async with Wire(base_url, key) as wire:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await _observe(wire, findings, level)
+        except TimeoutError:
+            _unseen(findings, f"The probe ended after {DEADLINE:g} seconds.")
+        findings.see("rate_limit_headers", ", ".join(sorted(wire.limits)) or "none")
+    _unseen(findings, "Nothing was seen of it.")
+    return findings
+
+
+async def _observe(wire: Wire, findings: Findings, level: Level) -> None:
+    classes: dict[str, Any] = {}
+
+    async def catalog() -> None:
+        classes.update(await reading.catalog(wire, findings))
+
+    for step in (
+        lambda: reading.account(wire, findings),
+        catalog,
+        lambda: reading.routes(wire, findings),
+        lambda: reading.sockets(wire, findings),
+    ):
+        await _step(findings, step)
+    usable = findings.value("user") == "200" and findings.value("socket_token") == "open"
+    if level == "run" and usable:
+        await _step(findings, lambda: _run(wire, findings, classes))
+
+
+async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
+    announced = await wire.socket()
+    silent = await wire.socket()
+    run = Run(wire, findings, classes, announced, silent)
+    try:
+        await announced.announce()
+        await announced.quiet(0.3, 2.0)
+        for step in (
+            running.uploads,
+            running.main,
+            running.refusals,
+            running.annotated,
+            running.failure,
+            running.cancels,
+            running.userdata,
+        ):
+            await _step(findings, lambda step=step: step(run))  # type: ignore[misc]
+    finally:
+        await _step(findings, lambda: running.clean_up(run))
+        await announced.close()
+        await silent.close()
+
+
+async def _step(findings: Findings, step: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await step()
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        if isinstance(error, TimeoutError) and asyncio.current_task() is not None:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+        findings.failures.append(type(error).__name__)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        findings.failures.append(f"an answer of unknown form ({type(error).__name__})")
+
+
+def _unseen(findings: Findings, why: str) -> None:
+    failed = (
+        f" Failures: {', '.join(dict.fromkeys(findings.failures))}." if findings.failures else ""
+    )
+    seen = findings.observed
+    findings.miss((point.id for point in POINTS if point.id not in seen), f"{why}{failed}")

@@ -1,0 +1,202 @@
+"""Raw calls and sockets: answers as they come, before anything interprets them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+from yarl import URL
+
+from proxy.translate import codec
+
+#: Seconds for one call. The catalog of about 9 MB is the largest answer.
+CALL_TIMEOUT = 30.0
+
+#: Bytes of an answer or a message that are read at most: several times the catalog.
+_MOST = 64 * 1024 * 1024
+
+_FLAGS = {"supports_preview_metadata": True, "supports_progress_text_metadata": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer. `seconds` is the time until it was there, `at` when that was (`monotonic`)."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    seconds: float
+    at: float
+
+    def json(self) -> Any:
+        """The body as JSON, `None` if it is none."""
+        try:
+            return codec.loads(self.body)
+        except ValueError:
+            return None
+
+    def dict(self) -> dict[str, Any]:
+        """The body as a JSON object, empty if it is none."""
+        value = self.json()
+        return value if isinstance(value, dict) else {}
+
+    def code(self) -> str:
+        """The error code of a refusal, whichever form it has; empty if there is none."""
+        body = self.dict()
+        error = body.get("error")
+        code = error.get("type") if isinstance(error, dict) else body.get("code")
+        return code if isinstance(code, str) and len(code) <= 60 else ""
+
+    def said(self) -> str:
+        """Status and error code, such as `403 FORBIDDEN`."""
+        return f"{self.status} {self.code()}".strip() if self.status >= 400 else str(self.status)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A message of the event socket; `data` is the payload of a binary one or of the JSON."""
+
+    at: float
+    type: str
+    data: Any
+
+
+@dataclass(slots=True)
+class Socket:
+    """An open event socket; `frames` are the messages so far."""
+
+    connection: aiohttp.ClientWebSocketResponse
+    frames: list[Frame] = field(default_factory=list)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _reader: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._reader = asyncio.create_task(self._read(), name="probe socket")
+
+    async def announce(self) -> None:
+        """Send the flags that the official web interface sends."""
+        await self.connection.send_str(codec.dumps({"type": "feature_flags", "data": _FLAGS}))
+
+    async def until(self, reached: Callable[[list[Frame]], bool], seconds: float) -> bool:
+        """Wait until `reached` says so of the frames, at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not reached(self.frames):
+                    self._news.clear()
+                    await self._news.wait()
+                return True
+        return False
+
+    async def quiet(self, seconds: float, most: float) -> None:
+        """Wait until nothing has come for so long, at most `most` seconds."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most):
+                while True:
+                    self._news.clear()
+                    try:
+                        async with asyncio.timeout(seconds):
+                            await self._news.wait()
+                    except TimeoutError:
+                        return
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._reader is not None:
+            self._reader.cancel()
+            await asyncio.wait([self._reader])
+        await self.connection.close()
+
+    async def _read(self) -> None:
+        async for message in self.connection:
+            now = time.monotonic()
+            if message.type is aiohttp.WSMsgType.BINARY:
+                self.frames.append(Frame(now, "binary", message.data))
+            elif message.type is aiohttp.WSMsgType.TEXT:
+                with suppress(ValueError):
+                    value = codec.loads(message.data)
+                    if isinstance(value, dict):
+                        frame = Frame(now, str(value.get("type")), value.get("data"))
+                        self.frames.append(frame)
+            self._news.set()
+
+
+class Wire:
+    """Calls of one account. Use it as a context. Raises `aiohttp.ClientError`, `TimeoutError`."""
+
+    def __init__(self, base_url: URL, key: str) -> None:
+        self._base_url = base_url
+        self._key = key
+        self._session: aiohttp.ClientSession | None = None
+        #: Names of headers that tell of rate limits, as they were seen on any answer.
+        self.limits: set[str] = set()
+
+    async def __aenter__(self) -> Wire:
+        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
+        self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=True)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._open.close()
+
+    @property
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the wire is used outside of its context")
+        return self._session
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Any = None,
+        data: Any = None,
+        query: Mapping[str, str] | None = None,
+        bearer: bool = False,
+    ) -> Reply:
+        """A call below the cloud's address, with the key; redirects are not followed."""
+        headers = {"Authorization": f"Bearer {self._key}"} if bearer else {"X-API-Key": self._key}
+        if json is not None:
+            data, headers["Content-Type"] = codec.dump_bytes(json), "application/json"
+        url = self._base_url.joinpath(*path.strip("/").split("/"))
+        return await self._send(method, url.with_query(query or {}), data=data, headers=headers)
+
+    async def fetch(self, url: URL, headers: Mapping[str, str]) -> Reply:
+        """`GET` of a signed URL: nothing of the account goes along."""
+        return await self._send("GET", url, headers=headers)
+
+    async def socket(self, *, header: bool = False) -> Socket:
+        """Open an event socket. Raises `aiohttp.WSServerHandshakeError`."""
+        query = {"clientId": str(uuid4())} | ({} if header else {"token": self._key})
+        headers = {"X-API-Key": self._key} if header else {}
+        url = self._base_url.joinpath("ws").with_query(query)
+        async with asyncio.timeout(CALL_TIMEOUT):
+            connection = await self._open.ws_connect(
+                url, headers=headers, heartbeat=20, max_msg_size=_MOST
+            )
+        socket = Socket(connection)
+        socket.start()
+        return socket
+
+    async def _send(self, method: str, url: URL, **options: Any) -> Reply:
+        begun = time.monotonic()
+        async with self._open.request(method, url, allow_redirects=False, **options) as answer:
+            body = bytearray()
+            async for chunk in answer.content.iter_any():
+                body += chunk
+                if len(body) > _MOST:
+                    raise aiohttp.ClientPayloadError("the answer is too large")
+            at = time.monotonic()
+            self.limits |= {
+                name.lower()
+                for name in answer.headers
+                if "ratelimit" in name.lower().replace("-", "") or name.lower() == "retry-after"
+            }
+            return Reply(answer.status, answer.headers, bytes(body), at - begun, at)

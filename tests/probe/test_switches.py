@@ -1,0 +1,316 @@
+"""The simulator and the probe keep each other honest: each reports every position of the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+from yarl import URL
+
+from proxy.probe.points import POINTS, Findings
+from proxy.probe.service import probe
+from proxy.simulator import Simulator, Switches
+
+#: Switches that no probe can see, or should not, with the reason.
+UNSEEN = {
+    "pace": "only changes how long a node takes",
+    "dispatch": "only changes how long a job waits",
+    "capacity_wait": "only changes how long a job waits",
+    "answer_after_first_event": "the event and the answer are too close to tell their order",
+    "settle": "lasts too short a time to be the same in two runs",
+    "queue_limit": "would take as many jobs as fit into the queue",
+    "max_workflow_bytes": "would take a graph of several megabytes",
+    "socket_idle": "would take an idle socket for minutes",
+    "interrupt_scope": "could stop a job of another program",
+    "expired_status": "would take the life of a signed URL",
+    "signed_url_life": "its seconds are in the note; they change nothing",
+    "rate_limit": "would take a burst of requests",
+    "rate_limit_retry_after": "would take a burst of requests",
+}
+
+#: Positions of a visible switch that look like another one, with the reason.
+ALIKE = {
+    ("preview_format", "png"): "the picture is made as PNG",
+}
+
+_REFUSED = {"PAYMENT_REQUIRED": 402, "CLOUD_SUBSCRIPTION_REQUIRED": 402, "FREE_TIER_EXHAUSTED": 402}
+_REFUSED |= {"PARTNER_NODE_PAYMENT_REQUIRED": 402, "MODEL_PAYMENT_REQUIRED": 402}
+_REFUSED |= {"PARTNER_NODE_DISABLED": 403, "QUEUE_LIMIT": 429, "FREE_TIER_UNAVAILABLE": 429}
+_REFUSED |= {"BILLING_UNAVAILABLE": 429, "PLATFORM_REFUSED": 429}
+
+#: What each position of each switch looks like: switch, position, point, observation.
+SEEN: list[tuple[str, Any, str, str | None]] = [
+    ("late_answer", 0.0, "answer_order", "answer first"),
+    ("late_answer", 1.0, "answer_order", "event first"),
+    ("late_detail", 0.0, "detail_delay", "complete within 1 s"),
+    ("late_detail", 2.0, "detail_delay", "later, in_progress"),
+    ("late_detail_form", "in_progress", "detail_delay", "later, in_progress"),
+    ("late_detail_form", "no_outputs", "detail_delay", "later, no outputs"),
+    ("refuse_prompt", None, "submission", "accepted"),
+    *(("refuse_prompt", code, "submission", f"{at} {code}") for code, at in _REFUSED.items()),
+    ("refuse_prompt", "INTERNAL", "submission", "500 INTERNAL_SERVER_ERROR"),
+    ("refuse_prompt", "UNAVAILABLE", "submission", "503 SERVICE_UNAVAILABLE"),
+    ("retry_after", 7, "retry_after", "7 s"),
+    ("retry_after", 0, "retry_after", "none"),
+    ("invalid_prompt", "400", "invalid_prompt", "400 error and node_errors"),
+    ("invalid_prompt", "200", "invalid_prompt", "200 error and node_errors"),
+    ("invalid_prompt", "flat", "invalid_prompt", "400 code and message"),
+    ("partly_valid", "run", "partly_valid", "runs, node_errors told"),
+    ("partly_valid", "ghost", "partly_valid", "no job, node_errors told"),
+    ("partly_valid", "silent", "partly_valid", "runs, nothing told"),
+    ("node_error_details", True, "node_error_details", "yes"),
+    ("node_error_details", False, "node_error_details", "no"),
+    ("honour_prompt_id", True, "prompt_id", "honoured"),
+    ("honour_prompt_id", False, "prompt_id", "minted"),
+    ("echo_client_id", True, "client_id", "echoed"),
+    ("echo_client_id", False, "client_id", "absent"),
+    ("cache_nodes", True, "cache", "reused"),
+    ("cache_nodes", False, "cache", "run again"),
+    ("preview", "metadata", "preview", "type 4"),
+    ("preview", "metadata_with_type", "preview", "type 4 with image_type"),
+    ("preview", "plain", "preview", "type 1"),
+    ("preview", "none", "preview", "none"),
+    ("preview_follows_flags", True, "preview_flags", "type 1"),
+    ("preview_follows_flags", False, "preview_flags", "the same"),
+    ("preview_format", "as_made", "preview_format", "png"),
+    ("preview_format", "jpeg", "preview_format", "jpeg"),
+    ("preview_format", "webp", "preview_format", "webp"),
+    ("feature_flags", "pushed", "feature_flags", "pushed"),
+    ("feature_flags", "asked", "feature_flags", "asked"),
+    ("feature_flags", "never", "feature_flags", "never"),
+    ("text_frames", "short", "text_frames", "without job id"),
+    ("text_frames", "long", "text_frames", "with job id"),
+    ("text_frames", "long_if_announced", "text_frames", "with job id if announced"),
+    ("cached_when_empty", True, "cached_when_empty", "sent"),
+    ("cached_when_empty", False, "cached_when_empty", "not sent"),
+    ("executing_null", "before", "executing_null", "before"),
+    ("executing_null", "after", "executing_null", "after"),
+    ("executing_null", "never", "executing_null", "not sent"),
+    ("final_status", "before", "final_status", "before"),
+    ("final_status", "after", "final_status", "after"),
+    ("final_status", "never", "final_status", "not sent"),
+    ("timestamps", True, "timestamps", "milliseconds"),
+    ("timestamps", False, "timestamps", "absent"),
+    ("progress_state", "documented", "progress_state", "documented"),
+    ("progress_state", "full", "progress_state", "full"),
+    ("progress_state", "none", "progress_state", "not sent"),
+    ("notifications", True, "notifications", "sent"),
+    ("notifications", False, "notifications", "not sent"),
+    ("foreign_messages", True, "foreign_messages", "sent"),
+    ("foreign_messages", False, "foreign_messages", "not sent"),
+    ("interrupted_pending", True, "cancel_pending", "execution_interrupted"),
+    ("interrupted_pending", False, "cancel_pending", "none"),
+    ("interrupted_running", True, "cancel_running", "execution_interrupted"),
+    ("interrupted_running", False, "cancel_running", "none"),
+    ("error_node", True, "error_node", "named"),
+    ("error_node", False, "error_node", "not named"),
+    ("exception_types", "python", "exception_type", "python"),
+    ("exception_types", "cloud", "exception_type", "cloud"),
+    ("handshake_headers", True, "socket_header", "open"),
+    ("handshake_headers", False, "socket_header", "refused 401"),
+    ("socket_cap", 0, "socket_cap", "3 open"),
+    ("socket_cap", 2, "socket_cap", "2 open"),
+    ("display_name", True, "display_name", "present"),
+    ("display_name", False, "display_name", "absent"),
+    ("executed_display_name", True, "executed_display_name", "present"),
+    ("executed_display_name", False, "executed_display_name", "absent"),
+    ("output_ids", True, "output_ids", "present"),
+    ("output_ids", False, "output_ids", "absent"),
+    ("executed_names", "hash", "executed_names", "hash"),
+    ("executed_names", "display", "executed_names", "display"),
+    ("output_subfolder", "item", "output_subfolder", "subfolder"),
+    ("output_subfolder", "display_name", "output_subfolder", "display_name"),
+    ("output_subfolder", "nowhere", "output_subfolder", "nowhere"),
+    ("video_keys", "video", "video_keys", "video"),
+    ("video_keys", "both", "video_keys", "video, videos"),
+    ("video_keys", "images", "video_keys", "animated, images"),
+    ("create_time", "ms", "create_time", "milliseconds"),
+    ("create_time", "s", "create_time", "seconds"),
+    ("error_detail", "object", "error_detail", "object"),
+    ("error_detail", "string", "error_detail", "text"),
+    ("raw_statuses", True, "raw_status", "success"),
+    ("raw_statuses", False, "raw_status", "completed"),
+    ("queue_prompt", "graph", "queue_prompt", "graph"),
+    ("queue_prompt", "wrapper", "queue_prompt", "wrapper"),
+    ("queue_delete_running", True, "queue_delete", "cancels it"),
+    ("queue_delete_running", False, "queue_delete", "leaves it"),
+    ("bare_answers", "empty", "history_delete", "empty"),
+    ("bare_answers", "object", "history_delete", "object"),
+    ("upload_kinds", "images", "upload_kinds", "images"),
+    ("upload_kinds", "media", "upload_kinds", "images and audio"),
+    ("upload_kinds", "any", "upload_kinds", "any"),
+    ("upload_names", "extension", "upload_name", "<64 hex>.<ext>"),
+    ("upload_names", "bare", "upload_name", "<64 hex>"),
+    ("upload_names", "prefixed", "upload_name", "blake3:<64 hex>.<ext>"),
+    ("upload_names", "upper", "upload_name", "<64 HEX>.<EXT>"),
+    ("annotated_names", True, "annotated_name", "accepted"),
+    ("annotated_names", False, "annotated_name", "refused"),
+    ("storage_range", True, "storage_range", "206"),
+    ("storage_range", False, "storage_range", "200"),
+    ("storage_content_type", True, "storage_content_type", "of the file"),
+    ("storage_content_type", False, "storage_content_type", "octet-stream"),
+    ("model_previews", True, "model_preview", "picture"),
+    ("model_previews", False, "model_preview", "404"),
+    ("refuse_account", None, "user", "200"),
+    ("refuse_account", "FORBIDDEN", "user", "403 FORBIDDEN"),
+    ("refuse_account", "workspace_access_denied", "user", "403 workspace_access_denied"),
+    ("refuse_account", "no_workspace_access", "user", "403 no_workspace_access"),
+    ("refuse_account", "origin_not_allowed", "user", "403 origin_not_allowed"),
+    ("refuse_account", "sso_required", "user", "403 sso_required"),
+    ("refuse_account", "auth_type_not_allowed", "user", "403 auth_type_not_allowed"),
+    ("healthy", True, "health", "200"),
+    ("healthy", False, "health", "503"),
+    ("userdata_modified", "ms", "userdata_modified", "milliseconds"),
+    ("userdata_modified", "s", "userdata_modified", "seconds"),
+    ("userdata_modified", "iso", "userdata_modified", "date"),
+    ("userdata_dir_slash", True, "userdata_dir", "400"),
+    ("userdata_dir_slash", False, "userdata_dir", "200"),
+]
+
+#: What must be set too for a switch to show.
+_TOGETHER: dict[str, dict[str, Any]] = {
+    "late_detail_form": {"late_detail": 2.0},
+    "retry_after": {"refuse_prompt": "BILLING_UNAVAILABLE"},
+}
+
+#: Switches that end a probe early or hide other points: each position has a probe of its own.
+_ALONE = {
+    "refuse_prompt",
+    "refuse_account",
+    "retry_after",
+    "late_detail",
+    "late_detail_form",
+    "late_answer",
+}
+
+_DEFAULTS = Switches().values()
+
+
+def test_every_switch_is_seen_or_has_a_reason_not_to_be() -> None:
+    assert {name for name, *_ in SEEN} & UNSEEN.keys() == set()
+    assert {name for name, *_ in SEEN} | UNSEEN.keys() == _DEFAULTS.keys()
+
+
+def test_every_position_of_a_seen_switch_is_in_the_table() -> None:
+    positions: defaultdict[str, set[Any]] = defaultdict(set)
+    for name, position, *_ in SEEN:
+        positions[name].add(position)
+    for name, position in ALIKE:
+        positions[name].add(position)
+    hints = get_type_hints(Switches)
+    for name, seen in positions.items():
+        assert len(seen) > 1, name
+        if (choices := _choices(hints[name])) is not None:
+            assert seen == choices, name
+
+
+def _choices(hint: Any) -> set[Any] | None:
+    if hint is bool:
+        return {True, False}
+    if get_origin(hint) is Literal:
+        return set(get_args(hint))
+    parts = [_choices(one) for one in get_args(hint) if one is not type(None)]
+    if parts and all(part is not None for part in parts):
+        return {None}.union(*(part for part in parts if part is not None))
+    return None
+
+
+def _rounds() -> list[tuple[dict[str, Any], dict[str, str | None]]]:
+    """Switches to set together, and what is to be observed then."""
+    together: list[tuple[dict[str, Any], dict[str, str | None]]] = []
+    alone = []
+    for name, position, point, observed in SEEN:
+        setting = {name: position, **_TOGETHER.get(name, {})}
+        if name in _ALONE:
+            alone.append((setting, {point: observed}))
+            continue
+        for switches, expected in together:
+            if name not in switches and point not in expected and _fits(name, position, switches):
+                switches[name] = position
+                expected[point] = observed
+                break
+        else:
+            together.append((setting, {point: observed}))
+    return together + alone
+
+
+def _fits(name: str, position: Any, switches: dict[str, Any]) -> bool:
+    """Whether a position can be seen beside the others."""
+    merged = {**switches, name: position}
+    no_previews = merged.get("preview") in ("none", "plain")
+    hidden_names = merged.get("display_name") is False or merged.get("upload_names") == "bare"
+    return not (
+        (no_previews and merged.keys() & {"preview_format", "preview_follows_flags"})
+        or (merged.get("preview_follows_flags") and merged.get("preview") not in (None, "metadata"))
+        or (hidden_names and merged.get("output_subfolder") == "display_name")
+        or (merged.get("executed_names") == "display" and merged.get("output_subfolder"))
+        or (merged.get("invalid_prompt") == "flat" and merged.get("partly_valid") == "silent")
+        or (merged.get("node_error_details") is False and merged.get("partly_valid") == "silent")
+    )
+
+
+async def _probed(switches: dict[str, Any]) -> Findings:
+    async with Simulator(switches=Switches(**switches)) as simulator:
+        return await probe(simulator.base_url, simulator.key, "run")
+
+
+@pytest.mark.parametrize("index", range(len(_rounds())))
+async def test_the_probe_reports_the_position_of_each_switch(index: int) -> None:
+    switches, expected = _rounds()[index]
+    findings = await _probed(switches)
+    observed = {point: findings.value(point) for point in expected}
+    assert observed == expected, findings.notes
+    verdicts = {row["id"]: row["verdict"] for row in findings.rows()}
+    known = {point for point in expected if point not in ("submission", "user")}
+    assert {verdicts[point] for point in known} <= {"as_assumed", "tolerated"}
+
+
+async def test_two_probes_of_one_cloud_observe_the_same() -> None:
+    async with Simulator() as simulator:
+        first = await probe(simulator.base_url, simulator.key, "run")
+        second = await probe(simulator.base_url, simulator.key, "run")
+    seen = [{row["id"]: row["observed"] for row in one.rows()} for one in (first, second)]
+    assert seen[0] == seen[1]
+    assert first.conclusion() == ("works", "The proxy works with this account.")
+    assert [point.id for point in POINTS if first.value(point.id) is None] == ["retry_after"]
+
+
+async def test_a_probe_removes_its_jobs_and_shows_no_secret() -> None:
+    async with Simulator() as simulator:
+        findings = await probe(simulator.base_url, simulator.key, "run")
+        assert simulator.jobs == {}
+        await simulator.wait_for_sockets(0)
+        assert simulator.leaks == []
+        text = str(findings.report())
+        assert simulator.key not in text
+        assert str(simulator.storage_url.port) not in text
+
+
+async def test_reading_submits_nothing() -> None:
+    async with Simulator() as simulator:
+        findings = await probe(simulator.base_url, simulator.key, "read")
+        assert {name.partition(" ")[0] for name in simulator.calls} == {"GET"}
+    assert {row["verdict"] for row in findings.rows()} <= {"as_assumed", "tolerated"}
+
+
+async def test_probes_of_an_account_that_is_refused_fail() -> None:
+    async with Simulator() as simulator:
+        findings = await probe(simulator.base_url, "comfyui-wrong", "run")
+    assert findings.conclusion()[0] == "fails"
+    assert "user is 401 UNAUTHORIZED" in findings.conclusion()[1]
+
+
+async def test_the_answers_of_another_server_end_no_probe() -> None:
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[1, null]")
+        await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(garbage, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        findings = await probe(URL(f"http://{host}:{port}"), "comfyui-key", "run")
+    assert findings.conclusion()[0] == "fails"
