@@ -322,4 +322,5 @@ def _policy(settings: Settings) -> Policy:
         send_partner_key=settings.send_partner_key,
         history_size=settings.history_size,
         fair_by=settings.fair_by,
+        unable_timeout=settings.unable_timeout,
     )

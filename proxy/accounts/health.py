@@ -4,27 +4,36 @@ from __future__ import annotations
 
 from typing import Literal
 
-Reason = Literal["no_credits", "dead_key", "rate_limited", "unreachable"]
+from proxy.translate.errors import LocalError
+
+Reason = Literal["no_credits", "dead_key", "queue_limit", "rate_limited", "unreachable"]
 
 #: The first and the longest rest in seconds. What a person must repair is tried less often.
 RESTS: dict[Reason, tuple[float, float]] = {
     "no_credits": (5.0, 300.0),
     "dead_key": (5.0, 300.0),
+    "queue_limit": (1.0, 60.0),
     "rate_limited": (1.0, 60.0),
     "unreachable": (1.0, 30.0),
 }
+
+#: What does not pass by itself within any time that a client may be left to wait.
+UNABLE = frozenset({"no_credits", "dead_key", "queue_limit"})
 
 
 class Health:
     """An account that is well, or rests for a reason until some time.
 
     `now` is any clock in seconds that does not run backwards. After a rest one job is let through
-    to try; if that fails for the same reason, the next rest is twice as long.
+    to try; if that fails for the same reason, the next rest is twice as long. `refusal` is what the
+    last failure tells a client, `unable_since` when the account began to be `UNABLE` to take jobs.
     """
 
     def __init__(self) -> None:
         self.reason: Reason | None = None
         self.until = 0.0
+        self.refusal: LocalError | None = None
+        self.unable_since: float | None = None
         self._rest = 0.0
         self._trying = False
 
@@ -45,9 +54,20 @@ class Health:
         """The account took a job, or refused it for a reason of the job's own."""
         self.renewed()
 
-    def failed(self, reason: Reason, now: float, asked: float | None = None) -> None:
+    def failed(
+        self,
+        reason: Reason,
+        now: float,
+        asked: float | None = None,
+        refusal: LocalError | None = None,
+    ) -> None:
         """The account refused a job for a reason of its own; `asked` is its `Retry-After`."""
         first, longest = RESTS[reason]
+        self.refusal = refusal
+        if reason not in UNABLE:
+            self.unable_since = None
+        elif self.unable_since is None:
+            self.unable_since = now
         again = reason == self.reason
         if again and not self._trying and now < self.until:
             return  # jobs that were sent together fail together: that is one failure
@@ -62,11 +82,11 @@ class Health:
 
     def eased(self, now: float) -> None:
         """A job has left the account: one that had too many may be tried at once."""
-        if self.reason == "rate_limited":
+        if self.reason in ("queue_limit", "rate_limited"):
             self.until = min(self.until, now)
 
     def renewed(self) -> None:
         """Another key, or proof that it works: nothing is known against the account any more."""
-        self.reason = None
+        self.reason = self.refusal = self.unable_since = None
         self.until = self._rest = 0.0
         self._trying = False

@@ -117,8 +117,8 @@ class CloudClient:
         """`POST /api/prompt`, once.
 
         Raises `CloudUnreachable` if nothing was sent, `CloudAmbiguous` if the job may exist (also
-        when only a gateway answered, or the answer cannot be read), `CloudRefused` otherwise;
-        a 200 with an `error` or without `prompt_id` is one with status 400. A call that is
+        when only a gateway answered, the answer cannot be read, or it does not name a job),
+        `CloudRefused` otherwise; a 200 with an `error` is one with status 400. A call that is
         cancelled is as ambiguous.
         """
         body: dict[str, Any] = {"prompt": graph, "extra_data": extra_data}
@@ -142,11 +142,7 @@ class CloudClient:
             raise
         except CloudGarbage as error:
             raise CloudAmbiguous(str(error)) from None
-        cloud_id = said.get("prompt_id")
-        if said.get("error") or not isinstance(cloud_id, str) or not cloud_id:
-            raise refusal(answer.call, 400, said, None)
-        node_errors = said.get("node_errors")
-        return Submission(cloud_id, node_errors if isinstance(node_errors, dict) else {})
+        return _submission(answer.call, said)
 
     async def job(self, cloud_id: str) -> Snapshot | None:
         """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
@@ -275,6 +271,21 @@ class CloudClient:
             if error.status == 404:
                 return None
             raise
+
+
+def _submission(call: str, said: dict[str, Any]) -> Submission:
+    """What the object of a 200 says of the job.
+
+    Documents show an `error` in place of a job on a 200. Where the answer names neither, only a
+    look at the account's jobs tells; if there is none, nodes in `node_errors` are why.
+    """
+    if said.get("error"):
+        raise refusal(call, 400, said, None)
+    cloud_id, node_errors = said.get("prompt_id"), said.get("node_errors")
+    if isinstance(cloud_id, str) and cloud_id:
+        return Submission(cloud_id, node_errors if isinstance(node_errors, dict) else {})
+    refused = refusal(call, 400, said, None) if node_errors else None
+    raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)
 
 
 def _job_page(answer: Answer) -> tuple[list[Any], dict[str, Any]]:

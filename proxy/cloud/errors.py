@@ -6,7 +6,7 @@
 
     * `CloudDown`: not even tried, since the cloud has been silent or unavailable for a while
 
-  * `CloudAmbiguous`: a submission without an answer; the job may exist
+  * `CloudAmbiguous`: a submission without a clear answer; the job may exist
   * `CloudRefused`: an answer with an HTTP status of 400 or more
 
     * `CloudUnauthorized`: 401, the key does not work
@@ -67,7 +67,18 @@ class CloudDown(CloudUnreachable):
 
 
 class CloudAmbiguous(CloudError):
-    """`POST /api/prompt` went out and no answer of the cloud came back: the job may exist."""
+    """`POST /api/prompt` went out and no clear answer came back: the job may exist.
+
+    `taken` says that the cloud answered as if it had taken the job, without naming it. `refused`
+    is what the answer means if the job turns out not to exist.
+    """
+
+    def __init__(
+        self, message: str, *, taken: bool = False, refused: CloudRefused | None = None
+    ) -> None:
+        super().__init__(message)
+        self.taken = taken
+        self.refused = refused
 
 
 class CloudRefused(CloudError):

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from proxy.jobs.keeper import Keeper
+from proxy.jobs.keeper import Keeper, now
 from proxy.jobs.lane import Lane
 from proxy.jobs.places import Places
 from proxy.jobs.record import JobRecord
@@ -42,6 +42,7 @@ class Dispatcher:
         )
         self._keeper = keeper
         self._lanes = lanes
+        self._unable_timeout = policy.unable_timeout
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
         self._closed = False
@@ -66,9 +67,7 @@ class Dispatcher:
                 record.accepted = True
                 self._keeper.follow(record).release()
             else:
-                if record.accepted and not record.cancelled:
-                    ledger.add(record)
-                self.sender.adoption.add(record)
+                self.sender.unsettled(record)
 
     async def close(self) -> None:
         """Stop; what waits is on disk."""
@@ -105,15 +104,38 @@ class Dispatcher:
                 record, lane = found
                 self.places.take(record, lane)
                 self.sender.begin(record)
+        given_up = self._give_up()
         self._changed()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        wakes = [self.places.wake(), self.sender.paused_until]
+        wakes = [self.places.wake(), self.sender.paused_until, given_up]
         later = [at for at in wakes if at is not None and at > time.monotonic()]
         if later and len(self.places.line):
             wait = min(later) - time.monotonic()
             self._timer = asyncio.get_running_loop().call_later(max(wait, 0.001), self.pump)
+
+    def _give_up(self) -> float | None:
+        """End waiting jobs that no account has been able to take for too long.
+
+        Returns when (`time.monotonic()`) the next one is due, if one is.
+        """
+        if not self._unable_timeout:
+            return None
+        at, wall, due = time.monotonic(), now(), []
+        for member in self.places.line.members():
+            found = self.places.unable(member)
+            if found is None:
+                continue
+            since, refusal = found
+            for record in self.places.line.of(member):
+                waited = min(at - since, max(0, wall - record.create_time) / 1000)
+                if waited < self._unable_timeout:
+                    due.append(at + self._unable_timeout - waited)
+                    continue
+                self.places.line.remove(record)
+                self.sender.refuse(record, refusal)
+        return min(due, default=None)
 
     async def withdraw(self, records: list[JobRecord]) -> None:
         """Take waiting jobs out without a trace. Raises `StoreError`, and then they still wait."""
@@ -145,7 +167,8 @@ class Dispatcher:
         self._keeper.ledgers[record.member].remove(record.prompt_id)
         self._keeper.tell_status(record.member)
         log.info("job_discarded", job=record.prompt_id, member=record.member)
-        self._keeper.observers.discarded(record)
+        if record.accepted:
+            self._keeper.observers.discarded(record)
 
     # --- what the keeper tells and asks (`keeper.Places`) -----------------------------------
 

@@ -141,10 +141,12 @@ class Intake:
         """
         sender, places, member = self._sender, self._dispatcher.places, record.member
         elsewhere = places.has_other(record)
+        record.outputs_to_execute = self._output_nodes(record, found.node_errors if found else {})
         try:
             submitted = await sender.send(record, patience=0.0 if elsewhere else None)
         except (UnansweredError, asyncio.CancelledError):
-            sender.adoption.add(record)
+            sender.unsettled(record)
+            self._keeper.tell_status(member)
             raise
         except SubmissionError as error:
             sender.rest(record, error)

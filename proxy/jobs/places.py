@@ -13,6 +13,7 @@ from proxy.jobs.lane import Lane
 from proxy.jobs.line import Line
 from proxy.jobs.record import JobRecord
 from proxy.members.member import Member
+from proxy.translate.errors import LocalError
 
 
 class Places:
@@ -199,6 +200,30 @@ class Places:
             for other in self.line.members()
         }
         return self.turns.before(queues, member)
+
+    def unable(self, member: str) -> tuple[float, LocalError] | None:
+        """Since when (`time.monotonic()`) no account can take the member's jobs, and why.
+
+        `None` if one may: it is well, it rests for something that passes, or its queue is full of
+        jobs of ours, which end.
+        """
+        since, refusal = 0.0, None
+        for lane in self._allowed(member):
+            health = lane.account.health
+            passes = health.reason == "queue_limit" and self.used(lane.name)
+            if health.unable_since is None or health.refusal is None or passes:
+                return None
+            if health.unable_since >= since:
+                since, refusal = health.unable_since, health.refusal
+        return None if refusal is None else (since, refusal)
+
+    def blocked(self, record: JobRecord) -> tuple[str, str | None] | None:
+        """Why a waiting job's accounts take no job, in a word and in a sentence if there is one."""
+        allowed = self._allowed(record.member)
+        if record not in self.line or (reason := self._blocked(record.member)) is None:
+            return None
+        told = allowed[0].account.health.refusal if allowed else None
+        return reason, None if told is None else told.message
 
     def _blocked(self, member: str) -> str | None:
         limited = self._limited(member)

@@ -45,13 +45,15 @@ class Policy:
     """Settings of the jobs room. Times are seconds; `history_size` counts entries a member.
 
     Partner nodes are lent the key of the account that runs them if `send_partner_key`. `fair_by`
-    says what a turn costs.
+    says what a turn costs. A job that no account can take ends after `unable_timeout`; 0 lets it
+    wait for ever.
     """
 
     send_partner_key: bool = True
     history_size: int = 10_000
     submit_patience: float = 30.0
     adoption_patience: float = 15.0
+    unable_timeout: float = 60.0
     status_interval: float = 5.0
     waits: Waits = field(default_factory=Waits)
     connected_wait: float = 10.0

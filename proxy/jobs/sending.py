@@ -103,6 +103,15 @@ class Sender:
         """Cancel on the cloud what a client cancelled while it was on its way."""
         self._spawn(self._cancel(record))
 
+    def unsettled(self, record: JobRecord) -> None:
+        """List a job of which nobody knows whether the cloud has it, and look for it there.
+
+        It counts as pending, so that a client which looks for it does not submit it again.
+        """
+        if not record.cancelled:
+            self._keeper.ledgers[record.member].add(record)
+        self.adoption.add(record)
+
     async def close(self) -> None:
         """Stop; what waits is on disk."""
         tasks = list(self._tasks)
@@ -167,7 +176,7 @@ class Sender:
             health.worked()
             return
         was_well = health.well
-        health.failed(error.fault, time.monotonic(), error.retry_after)
+        health.failed(error.fault, time.monotonic(), error.retry_after, error.refusal)
         if was_well:
             log.warning("account_rests", account=record.account, reason=error.fault)
 
@@ -190,7 +199,7 @@ class Sender:
         except WithdrawnError:
             await self.drop(record)
         except UnansweredError:
-            self.adoption.add(record)
+            self.unsettled(record)
         except SubmissionError as error:
             self.rest(record, error)
             await self._not_taken(record, None if error.fault else error.refusal)
@@ -227,14 +236,18 @@ class Sender:
             except StoreError as error:
                 log.warning("return_unsaved", error=str(error))
             return
-        log.warning("job_refused", type=refusal.type, message=refusal.message)
+        self.refuse(record, refusal)
+        self._freed()
+
+    def refuse(self, record: JobRecord, refusal: LocalError) -> None:
+        """Let an accepted job that has no place end as failed."""
+        log.warning("job_refused", job=record.prompt_id, type=refusal.type, message=refusal.message)
         self.extra_data.pop(record.key, None)
         runner = self._keeper.refuse(record, _as_failure(refusal))
         if record.key in self.unreleased:
             self.unreleased[record.key] = runner
         else:
             runner.release()
-        self._freed()
 
     # --- what an unanswered submission turns out to be -------------------------------------
 
@@ -248,8 +261,10 @@ class Sender:
     async def _absent(self, record: JobRecord) -> None:
         if record.accepted:
             await self._not_taken(record, None)
-        else:
-            await self.drop(record)
+            return
+        self._keeper.ledgers[record.member].remove(record.prompt_id)
+        await self.drop(record)
+        self._keeper.tell_status(record.member)
 
     async def _cancel(self, record: JobRecord) -> None:
         structlog.contextvars.bind_contextvars(job=record.prompt_id, member=record.member)

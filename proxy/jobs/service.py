@@ -179,8 +179,20 @@ class Jobs:
         return self._ledgers[member].list_jobs(query)
 
     def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
-        """The answer of `GET /api/jobs/{id}`, or `None`."""
-        return self._ledgers[member].job(prompt_id)
+        """The answer of `GET /api/jobs/{id}`, or `None`.
+
+        A job that waits because no account takes it has `queue_reason` (see `JobView`) and, where
+        the cloud said something, `queue_message`.
+        """
+        found = self._ledgers[member].job(prompt_id)
+        record = self._ledgers[member].live.get(prompt_id)
+        blocked = None if record is None else self._dispatcher.places.blocked(record)
+        if found is not None and blocked is not None:
+            reason, message = blocked
+            found["queue_reason"] = reason
+            if message is not None:
+                found["queue_message"] = message
+        return found
 
     # --- what admins see -------------------------------------------------------------------
 

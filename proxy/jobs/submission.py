@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -20,7 +21,14 @@ from proxy.cloud.errors import (
     unanswered,
 )
 from proxy.jobs.record import JobRecord
-from proxy.translate.errors import LocalError, from_cloud, is_retryable
+from proxy.translate.errors import (
+    LocalError,
+    from_cloud,
+    is_billing,
+    is_retryable,
+    is_throttling,
+    type_of,
+)
 from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -60,15 +68,15 @@ class Cloud(Protocol):
 
 
 class UnansweredError(LocalError):
-    """The call was sent, no answer came, and the account cannot be read to find out."""
+    """The call was sent, no clear answer came, and the account does not tell what it came to."""
 
     def __init__(self) -> None:
         super().__init__(
             503,
             "submission_unanswered",
-            "The connection to Comfy Cloud broke while the job was being submitted, and nobody "
-            "can tell yet whether it arrived; if it did, it will appear in the queue. Look there "
-            "before you submit it again.",
+            "Comfy Cloud did not confirm the job, and it is not known yet whether the job "
+            "arrived. It is listed in the queue until that is known; if it leaves the queue "
+            "without an entry in the history, submit it again.",
         )
 
 
@@ -93,18 +101,17 @@ _OF_THE_JOB = frozenset(
     {"PARTNER_NODE_PAYMENT_REQUIRED", "MODEL_PAYMENT_REQUIRED", "PARTNER_NODE_DISABLED"}
 )
 
-_FAULTS: dict[int, Reason] = {
-    401: "dead_key",
-    402: "no_credits",
-    403: "dead_key",
-    429: "rate_limited",
-}
+_FAULTS: dict[int, Reason] = {401: "dead_key", 402: "no_credits", 403: "dead_key"}
 
 
-def fault_of(status: int, type_: str) -> Reason | None:
+def fault_of(status: int, body: object) -> Reason | None:
     """What a refusal of a submission says of the account, `None` if it is about the job."""
-    if type_ in _OF_THE_JOB:
+    if type_of(body) in _OF_THE_JOB:
         return None
+    if status == 429:
+        if is_billing(body):
+            return "no_credits"
+        return "rate_limited" if is_throttling(body) else "queue_limit"
     return "unreachable" if status >= 500 else _FAULTS.get(status)
 
 
@@ -149,9 +156,10 @@ class Submitter:
         """
         mark = _mark(job)
         patience = self._patience if patience is None else min(patience, self._patience)
-        waits = _waits(patience)
+        waits, spent = _waits(patience), 0.0
         with self._expecting():
             while True:
+                unclear = None
                 try:
                     return await self._cloud.submit(
                         graph,
@@ -159,7 +167,7 @@ class Submitter:
                         partial_execution_targets=job.targets,
                     )
                 except CloudAmbiguous as error:
-                    refusal, least, lost = _silent(error), 0.0, True
+                    refusal, least, lost, unclear = _silent(error), 0.0, True, error
                     log.warning("submission_unanswered", error=str(error))
                 except CloudDown as error:
                     raise _silent(error) from error
@@ -177,11 +185,16 @@ class Submitter:
                 if lost and (cloud_id := await self._find_patiently(job)) is not None:
                     log.info("submission_adopted", cloud_job=cloud_id)
                     return Submission(cloud_id, {})
-                wait = next(waits, None)
-                if wait is None or least > patience:
+                if unclear is not None and unclear.taken:
+                    raise UnansweredError
+                if unclear is not None and unclear.refused is not None:
+                    raise _refused(unclear.refused)
+                wait = max(next(waits, math.inf), least)
+                spent += wait
+                if spent > patience:
                     raise refusal
-                log.info("submission_waits", seconds=max(wait, least))
-                await asyncio.sleep(max(wait, least))
+                log.info("submission_waits", seconds=round(wait, 2))
+                await asyncio.sleep(wait)
 
     async def find(self, job: JobRecord) -> str | None:
         """The cloud id of a job whose submission was not answered, or `None` if it is not there.
@@ -225,7 +238,7 @@ def _silent(error: CloudError) -> SubmissionError:
 
 def _refused(error: CloudRefused) -> SubmissionError:
     told = from_cloud(error.status, error.body, error.retry_after)
-    return SubmissionError(told, fault_of(error.status, told.type), error.retry_after)
+    return SubmissionError(told, fault_of(error.status, error.body), error.retry_after)
 
 
 def _mark(job: JobRecord) -> str:

@@ -210,6 +210,18 @@ class Settings(BaseModel):
             metavar="JOBS",
         ),
     ] = 0
+    unable_timeout: Annotated[
+        float,
+        Field(ge=0, le=86_400),
+        Entry(
+            group="Comfy Cloud",
+            help="Seconds after which an accepted job fails that no account can take: the credits "
+            "are used up, the key does not work, or the cloud's own queue is full. The error says "
+            "which. 0 lets the job wait.",
+            expects="a number of seconds from 0 to 86400",
+            metavar="SECONDS",
+        ),
+    ] = 60.0
     fair_by: Annotated[
         Literal["jobs", "time"],
         BeforeValidator(to_lower),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proxy.simulator.switches import AccountRefusal, PromptRefusal
+from proxy.simulator.switches import AccountRefusal, PromptRefusal, Switches
 
 
 class Refusal(Exception):  # noqa: N818 - it is an answer
@@ -72,20 +72,40 @@ _PROMPT: dict[str, tuple[int, str, dict[str, Any]]] = {
 _WITH_RETRY_AFTER = ("BILLING_UNAVAILABLE", "PLATFORM_REFUSED")
 
 
-def prompt_refusal(name: PromptRefusal, retry_after: int) -> Refusal:
+def prompt_refusal(name: PromptRefusal, switches: Switches) -> Refusal:
     """The answer of `POST /api/prompt` for `error.type` = `name`.
 
     `INTERNAL` and `UNAVAILABLE` are 500 and 503 in the flat shape.
     """
+    retry_after = switches.retry_after
     if name == "INTERNAL":
         return flat(500, "INTERNAL_SERVER_ERROR", "internal error")
     if name == "UNAVAILABLE":
         return flat(503, "SERVICE_UNAVAILABLE", "the service is not available")
     status, message, more = _PROMPT[name]
+    if status == 402:
+        status = switches.billing_status
     headers = {}
     if retry_after and name in _WITH_RETRY_AFTER:
         headers["Retry-After"] = str(retry_after)
     return Refusal(status, {"error": {"type": name, "message": message, **more}}, headers)
+
+
+def rate_limited(switches: Switches) -> Refusal:
+    """A 429 for too many requests, in one of the forms that it may have."""
+    message, code = "too many requests", switches.rate_limit_code
+    named = {"message": message}
+    match switches.rate_limit_form:
+        case "flat":
+            body: dict[str, Any] | str = {"code": code, **named} if code else named
+        case "nested":
+            body = {"error": {"type": code, **named} if code else named}
+        case "text":
+            body = f"{code} {message}".strip()
+        case "empty":
+            body = ""
+    headers = {"Retry-After": "1"} if switches.rate_limit_retry_after else {}
+    return Refusal(429, body, headers)
 
 
 def account_refusal(name: AccountRefusal) -> Refusal:

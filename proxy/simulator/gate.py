@@ -40,10 +40,7 @@ def admitted(world: World, request: web.Request, access: Access) -> Tenant | Non
     if access is Access.PAID and tenant.account.plan == "free":
         raise errors.no_api_access()
     if switches.rate_limit and tenant.account.over_rate(switches.rate_limit):
-        refusal = errors.flat(429, "RATE_LIMITED", "too many requests")
-        if switches.rate_limit_retry_after:
-            refusal.headers["Retry-After"] = "1"
-        raise refusal
+        raise errors.rate_limited(switches)
     return tenant
 
 

@@ -68,6 +68,10 @@ class Switches:
     """Refuse every submission with this error and the status that belongs to it."""
     retry_after: Count = 1
     """The `Retry-After` of BILLING_UNAVAILABLE and PLATFORM_REFUSED; 0 leaves it out."""
+    billing_status: Literal[402, 429] = 402
+    """Status of refusals for want of a plan or of credits: 402, or 429 as older documents say."""
+    bare_acceptance: bool = False
+    """Whether `POST /api/prompt` leaves the `prompt_id` out of its answer to a job it takes."""
     queue_limit: Count = 0
     """Most jobs that may wait; more get 429 QUEUE_LIMIT. 0 is no limit."""
     max_workflow_bytes: Count = 10_000_000
@@ -184,6 +188,11 @@ class Switches:
     """Requests per second of an account before 429. 0 is no limit."""
     rate_limit_retry_after: bool = False
     """Whether that 429 has a `Retry-After`."""
+    rate_limit_form: Literal["text", "flat", "nested", "empty"] = "text"
+    """Body of that 429, which no document shows: text, `{code, message}`, `{error: {type,
+    message}}`, or nothing."""
+    rate_limit_code: str = ""
+    """The `code` or `type` in it; empty leaves it out. No document names one."""
     healthy: bool = True
     """Whether `GET /health` says so."""
     userdata_modified: Literal["ms", "s", "iso"] = "ms"

@@ -73,7 +73,22 @@ _BY_STATUS = {
     504: "try again in a moment",
 }
 
-_RETRYABLE = frozenset(
+#: Refusals of a job that no wait mends, whatever their status: the documents have them under 402,
+#: older ones under 429.
+_BILLING = frozenset(
+    {
+        "PAYMENT_REQUIRED",
+        "CLOUD_SUBSCRIPTION_REQUIRED",
+        "FREE_TIER_EXHAUSTED",
+        "PARTNER_NODE_PAYMENT_REQUIRED",
+        "MODEL_PAYMENT_REQUIRED",
+        "INSUFFICIENTFUNDSERROR",
+        "INACTIVESUBSCRIPTIONERROR",
+    }
+)
+
+#: Refusals with 429 that are about the job and not about the number of requests.
+_NOT_NOW = frozenset(
     {"QUEUE_LIMIT", "FREE_TIER_UNAVAILABLE", "BILLING_UNAVAILABLE", "PLATFORM_REFUSED"}
 )
 
@@ -123,20 +138,27 @@ def is_retryable(status: int, body: object) -> bool:
     """Whether the same submission may be taken later.
 
     The meaning of 402 and 429 has changed between the cloud's documents, so a 429 is judged by
-    its type; one without a known type is plain throttling, which is worth a short wait.
+    its type. No document names the type of an ordinary rate limit: every one that is not about
+    billing may pass.
     """
-    error, _ = _read(body)
-    type_ = error.get("type") or error.get("code")
-    if status == 429:
-        return type_ in _RETRYABLE or is_throttling(body)
-    return status == 503
+    return status == 503 or (status == 429 and not is_billing(body))
+
+
+def is_billing(body: object) -> bool:
+    """Whether a refusal says that the account's plan or credits do not cover the job."""
+    return type_of(body) in _BILLING
 
 
 def is_throttling(body: object) -> bool:
     """Whether the body of a 429 is about the number of requests and not about the job."""
+    return type_of(body) not in _BILLING | _NOT_NOW
+
+
+def type_of(body: object) -> str | None:
+    """`error.type` or `code` in capital letters, `None` where there is none."""
     error, _ = _read(body)
     type_ = error.get("type") or error.get("code")
-    return type_ is None or str(type_).upper() == "RATE_LIMITED"
+    return None if type_ is None else str(type_).upper()
 
 
 def fill_node_errors(node_errors: object) -> dict[str, Any]:

@@ -61,16 +61,28 @@ async def test_submit_leaves_targets_out_where_there_are_none(
     assert set(json.loads(cloud.seen[0].body)) == {"prompt", "extra_data"}
 
 
-@pytest.mark.parametrize(
-    "body", [{"prompt_id": "a", "error": {"type": "x"}}, {"node_errors": {"3": {}}}, {}]
-)
-async def test_submit_takes_a_200_without_a_job_as_a_refusal(
+@pytest.mark.parametrize("body", [{"prompt_id": "a", "error": {"type": "x"}}, {"error": "no"}])
+async def test_submit_takes_a_200_with_an_error_as_a_refusal(
     serve: Serve, connect: Connect, body: dict
 ) -> None:
     cloud = await serve(answer(body))
     with pytest.raises(CloudRefused) as caught:
         await (await connect(cloud.url)).submit(GRAPH, extra_data={})
     assert (caught.value.status, caught.value.body) == (400, body)
+
+
+@pytest.mark.parametrize(
+    "body", [{"number": 1, "node_errors": {"3": {}}}, {}, {"prompt_id": None, "error": None}]
+)
+async def test_submit_does_not_know_what_a_200_without_a_job_means(
+    serve: Serve, connect: Connect, body: dict
+) -> None:
+    cloud = await serve(answer(body))
+    with pytest.raises(CloudAmbiguous) as caught:
+        await (await connect(cloud.url)).submit(GRAPH, extra_data={})
+    assert caught.value.taken is not bool(body.get("node_errors"))
+    assert (caught.value.refused is None) is caught.value.taken
+    assert len(cloud.seen) == 1
 
 
 @pytest.mark.parametrize("status", [400, 402, 403, 413, 429, 500, 503])

@@ -144,6 +144,60 @@ async def test_a_submission_that_never_arrived_leaves_nothing(
     assert len(simulator.jobs) == 1
 
 
+async def test_what_may_be_on_the_cloud_is_listed_from_the_start(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    simulator.switches.late_answer = 30.0
+    prompt_id = await killed_while_submitting(simulator, tmp_path, session)
+    unread = simulator.faults.add(HttpFault("GET /api/jobs*", reset=True), times=None)
+    async with running_proxy(simulator, tmp_path) as proxy:
+        client = Client(session, proxy.url)
+        _, queue = await client.get("queue")
+        assert [item[1] for item in queue["queue_pending"]] == [prompt_id]
+        assert queue["queue_pending"][0][4] == ["2"]
+        _, job = await client.get(f"api/jobs/{prompt_id}")
+        assert job["status"] == "pending"
+        assert (await client.get("prompt"))[1] == {"exec_info": {"queue_remaining": 1}}
+        simulator.faults.remove(unread)
+        await until_in_history(client, prompt_id)
+        assert ids((await client.get("queue"))[1]) == set()
+    assert len(simulator.jobs) == 1
+
+
+async def test_one_that_is_listed_can_be_deleted(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    simulator.switches.late_answer = 30.0
+    prompt_id = await killed_while_submitting(simulator, tmp_path, session)
+    unread = simulator.faults.add(HttpFault("GET /api/jobs*", reset=True), times=None)
+    async with running_proxy(simulator, tmp_path) as proxy:
+        client = Client(session, proxy.url)
+        await client.post("queue", {"delete": [prompt_id]})
+        assert ids((await client.get("queue"))[1]) == set()
+        simulator.faults.remove(unread)
+        await simulator.wait_for_calls("POST /api/jobs/{id}/cancel")
+        assert await client.get(f"history/{prompt_id}") == (200, {})
+
+
+async def test_one_that_never_arrived_leaves_the_list_silently(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    simulator.faults.add(HttpFault("POST /api/prompt", delay=60))
+    prompt_id = await killed_while_submitting(simulator, tmp_path, session)
+    policy = {"adoption_patience": 0.0}
+    unread = simulator.faults.add(HttpFault("GET /api/jobs*", reset=True), times=None)
+    async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
+        client = Client(session, proxy.url)
+        async with client.listening() as listener:
+            assert ids((await client.get("queue"))[1]) == {prompt_id}
+            simulator.faults.remove(unread)
+            await listener.until("status", status={"exec_info": {"queue_remaining": 0}})
+            assert listener.types() == []
+        assert ids((await client.get("queue"))[1]) == set()
+        assert await client.get(f"history/{prompt_id}") == (200, {})
+    assert simulator.jobs == {}
+
+
 async def submit_as_soon_as_it_is_taken(client: Client, prompt_id: str) -> None:
     """Its id is free again when it is certain that the first one never arrived."""
     body = {"prompt": graphs.plain(), "prompt_id": prompt_id}

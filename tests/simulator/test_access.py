@@ -138,6 +138,34 @@ async def test_more_requests_than_the_rate_get_429(sim: Simulator, visitor: Visi
     assert answers[-1].headers["Retry-After"] == "1"
 
 
+@pytest.mark.parametrize(
+    ("form", "code", "body"),
+    [
+        ("text", "", "too many requests"),
+        ("empty", "", ""),
+        ("flat", "SLOW_DOWN", {"code": "SLOW_DOWN", "message": "too many requests"}),
+        ("flat", "", {"message": "too many requests"}),
+        ("nested", "X", {"error": {"type": "X", "message": "too many requests"}}),
+    ],
+)
+async def test_a_429_has_the_body_that_is_chosen(
+    sim: Simulator, visitor: Visitor, form: str, code: str, body: object
+) -> None:
+    sim.switches.update({"rate_limit": 1, "rate_limit_form": form, "rate_limit_code": code})
+    await visitor.get("/api/user")
+    answer = await visitor.get("/api/user")
+    assert answer.status == 429
+    assert (answer.body.decode() if isinstance(body, str) else answer.json) == body
+
+
+async def test_billing_refusals_may_have_the_older_status(sim: Simulator, visitor: Visitor) -> None:
+    sim.switches.update({"refuse_prompt": "MODEL_PAYMENT_REQUIRED", "billing_status": 429})
+    answer = await visitor.post("/api/prompt", {"prompt": plain()})
+    assert (answer.status, answer.code) == (429, "MODEL_PAYMENT_REQUIRED")
+    sim.switches.refuse_prompt = "PARTNER_NODE_DISABLED"
+    assert (await visitor.post("/api/prompt", {"prompt": plain()})).status == 403
+
+
 async def test_a_foreign_job_is_403_and_cannot_be_cancelled(
     sim: Simulator, visitor: Visitor
 ) -> None:

@@ -30,6 +30,7 @@ REASONS = {
     "no_account": "the member may use no account",
     "no_credits": "the account has no credits left",
     "dead_key": "the account's key does not work",
+    "queue_limit": "the cloud takes no more jobs now",
     "rate_limited": "the cloud asks to wait",
     "unreachable": "the cloud cannot be reached",
 }

@@ -43,7 +43,7 @@ async def submit(call: Call) -> web.Response:
         raise errors.bad_request("Content-Type must be application/json")
     request = await call.json(PromptRequest, switches.max_workflow_bytes)
     if switches.queue_limit and len(call.queue.waiting) >= switches.queue_limit:
-        raise errors.prompt_refusal("QUEUE_LIMIT", switches.retry_after)
+        raise errors.prompt_refusal("QUEUE_LIMIT", switches)
     library = call.account.library
     found = validate(
         request.prompt,
@@ -67,15 +67,16 @@ async def submit(call: Call) -> web.Response:
     if switches.late_answer:
         await asyncio.sleep(switches.late_answer)
     shown = {} if switches.partly_valid == "silent" else node_errors
-    return answer({"prompt_id": job.id, "number": number, "node_errors": shown})
+    named = {} if switches.bare_acceptance else {"prompt_id": job.id}
+    return answer({**named, "number": number, "node_errors": shown})
 
 
 def _refuse(call: Call) -> None:
     switches = call.switches
     if switches.refuse_prompt is not None:
-        raise errors.prompt_refusal(switches.refuse_prompt, switches.retry_after)
+        raise errors.prompt_refusal(switches.refuse_prompt, switches)
     if call.account.credits is not None and call.account.credits <= 0:
-        raise errors.prompt_refusal("PAYMENT_REQUIRED", switches.retry_after)
+        raise errors.prompt_refusal("PAYMENT_REQUIRED", switches)
 
 
 def _invalid(call: Call, error: dict[str, Any], node_errors: dict[str, Any]) -> Refusal:
