@@ -52,9 +52,10 @@ async def running_proxy(
     policy: dict[str, Any] | None = None,
     tempo: app.Tempo | None = None,
     interface: WebInterface | None = None,
+    port: int = 0,
     **settings: Any,
 ) -> AsyncIterator[Proxy]:
-    """The proxy before `simulator`, with its data in `folder`, on a free port.
+    """The proxy before `simulator`, with its data in `folder`, on `port` or a free one.
 
     Without the setting `accounts` the simulator's own is the only one. Without an `interface`
     there is none, whether it is installed or not.
@@ -75,7 +76,7 @@ async def running_proxy(
     ) as services:
         server = Server(services, stop_timeout=0.5)
         try:
-            yield Proxy(URL(await server.start("127.0.0.1", 0)), services)
+            yield Proxy(URL(await server.start("127.0.0.1", port)), services)
         finally:
             await server.stop()
 

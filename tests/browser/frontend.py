@@ -69,10 +69,13 @@ def chromium() -> str | None:
 
 @asynccontextmanager
 async def headless(path: str) -> AsyncIterator[Browser]:
-    """That Chromium, without a window, and with no way to other machines."""
+    """That Chromium, without a window, and with no way to other machines.
+
+    `http://gateway.test` is this machine under a name that is no secure context for a browser.
+    """
     from playwright.async_api import async_playwright
 
-    rules = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    rules = "MAP gateway.test 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
     options = [f"--host-resolver-rules={rules}", "--force-color-profile=srgb"]
     if os.geteuid() == 0:
         options.append("--no-sandbox")

@@ -16,13 +16,14 @@ function el(tag, properties = {}, ...children) {
 /** Let the rows of a section's table be `items`: kept by key, changed where they differ, in order. */
 function rows(section, items, key, cells) {
   const body = $("tbody", section);
+  const heads = $("thead", body.parentElement).rows[0].cells;
   const before = new Map([...body.rows].map((row) => [row.dataset.key, row]));
   items.forEach((item, index) => {
     const id = key(item);
     const row = before.get(id) ?? el("tr");
     before.delete(id);
     row.dataset.key = id;
-    cells(item).forEach((cell, column) => fill(row, column, cell));
+    cells(item).forEach((cell, column) => fill(row, column, cell, heads[column]));
     if (body.rows[index] !== row) body.insertBefore(row, body.rows[index] ?? null);
   });
   before.forEach((row) => row.remove());
@@ -30,8 +31,9 @@ function rows(section, items, key, cells) {
 }
 
 /** A cell is `{text, title, css}`, `{bar, label}` or `{make}`, which is called once for a row. */
-function fill(row, column, cell) {
+function fill(row, column, cell, head) {
   const td = row.cells[column] ?? row.insertCell();
+  if (cell?.make === undefined) td.dataset.label = head.textContent;
   if (cell?.make) {
     if (cell.key !== td.dataset.key || !td.firstChild) {
       td.dataset.key = cell.key;
@@ -77,6 +79,12 @@ const short = (id) => ({ text: id.slice(0, 8), title: id });
 const keyOf = (job) => `${job.member}/${job.id}`;
 const plain = (value) => (value == null ? "" : String(value));
 
+function bytes(count) {
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
+  const power = Math.min(units.length - 1, Math.floor(Math.log10(Math.max(1, count)) / 3));
+  return `${+(count / 1000 ** power).toFixed(1)} ${units[power]}`;
+}
+
 function limits(member) {
   const names = {
     max_queued: "waiting", max_running: "running", jobs_per_day: "jobs a day",
@@ -85,7 +93,9 @@ function limits(member) {
   };
   const said = Object.entries(names)
     .filter(([name]) => member.limits?.[name] != null)
-    .map(([name, words]) => `${member.limits[name]} ${words}`);
+    .map(([name, words]) => words.startsWith("bytes")
+      ? `${bytes(member.limits[name])} ${words.slice("bytes ".length)}`
+      : `${member.limits[name]} ${words}`);
   if (member.limits?.denied_classes?.length) said.push(`not ${member.limits.denied_classes.join(", ")}`);
   if (member.limits?.deny_partner_nodes) said.push("no partner nodes");
   return said.join(" · ") || "none";
@@ -158,8 +168,12 @@ function cancelButton(job) {
 
 async function drawMembers() {
   if (state?.viewer.role !== "admin" || !state.viewer.gateway) return;
-  const [members, tokens] = await Promise.all([act("GET", "api/members"), act("GET", "api/tokens")]);
-  if (!members || !tokens) return;
+  let members, tokens;
+  try {
+    [members, tokens] = await Promise.all([call("GET", "api/members"), call("GET", "api/tokens")]);
+  } catch {
+    return; // drawn again with the next change, or when the connection is back
+  }
   $("#members").hidden = false;
   rows($("#members"), members.members, (member) => member.name, (member) => [
     member.name, member.role, member.weight, { text: limits(member), css: "text" },
@@ -214,20 +228,32 @@ function showToken(member, token) {
   set($("[data-of=token]", dialog), token);
   dialog.showModal();
 }
-$("#token-made").addEventListener("close", (event) => set($("[data-of=token]", event.target), ""));
-$("#token-made [data-act=copy]").addEventListener("click", () =>
-  navigator.clipboard?.writeText($("#token-made [data-of=token]").textContent));
+$("#token-made").addEventListener("close", (event) => {
+  for (const name of ["token", "copied"]) set($(`[data-of=${name}]`, event.target), "");
+});
+$("#token-made [data-act=copy]").addEventListener("click", async () => {
+  const copied = await copy($("#token-made [data-of=token]"));
+  set($("#token-made [data-of=copied]"), copied ? "Copied." : "Copy the selected text yourself.");
+});
 
 $("#new-member").addEventListener("submit", async (event) => {
   event.preventDefault();
   const form = event.target;
   const said = Object.fromEntries(new FormData(form));
   const number = (name) => (said[name] === "" ? null : Number(said[name]));
+  const stored = said.stored_mb === "" ? {} : { stored_bytes: 1e6 * Number(said.stored_mb) };
   const member = {
     name: said.name.trim(), role: said.role,
-    limits: { max_queued: number("max_queued"), max_running: number("max_running"), jobs_per_day: number("jobs_per_day") },
+    limits: {
+      max_queued: number("max_queued"), max_running: number("max_running"),
+      jobs_per_day: number("jobs_per_day"), ...stored,
+    },
   };
-  if (await act("POST", "api/members", member)) {
+  const tell = (text) => {
+    $(".problem", form).hidden = !text;
+    set($(".problem", form), text);
+  };
+  if (await act("POST", "api/members", member, tell)) {
     form.reset();
     await drawMembers();
   }
@@ -235,29 +261,35 @@ $("#new-member").addEventListener("submit", async (event) => {
 
 // --- speaking with the server ------------------------------------------------------------------
 
-/** Call the API; the parsed answer, or null after a problem that is then shown. */
-async function act(method, path, body) {
+/** Ask the API; the parsed answer. Throws an Error that says what is wrong. */
+async function call(method, path, body) {
+  const answer = await fetch(path, {
+    method,
+    headers: body === undefined ? {} : { "Content-Type": "application/json" },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  const said = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Error(said.error?.message ?? said.error ?? `The server answered ${answer.status}.`);
+  return said;
+}
+
+/** Do what the viewer asked for; the answer, or null after a problem that `tell` has shown. */
+async function act(method, path, body, tell = problem) {
+  tell("");
   try {
-    const answer = await fetch(path, {
-      method,
-      headers: body === undefined ? {} : { "Content-Type": "application/json" },
-      body: body === undefined ? undefined : JSON.stringify(body),
-    });
-    const said = await answer.json().catch(() => ({}));
-    if (!answer.ok) throw new Error(said.error?.message ?? said.error ?? `The server answered ${answer.status}.`);
-    problem("");
-    return said;
+    return await call(method, path, body);
   } catch (error) {
-    problem(error.message);
+    tell(error.message);
     return null;
   }
 }
 
+/** Show a problem above everything until it is dismissed or the viewer does something else. */
 function problem(text) {
-  const place = $("#problem");
-  place.hidden = !text;
-  set(place, text);
+  $("#problem").hidden = !text;
+  set($("#problem [data-of=text]"), text);
 }
+$("#problem [data-act=dismiss]").addEventListener("click", () => problem(""));
 
 function ask(text, yes) {
   const dialog = $("#ask");
@@ -269,25 +301,91 @@ function ask(text, yes) {
     dialog.addEventListener("close", () => answer(dialog.returnValue === "yes"), { once: true }));
 }
 
-function link(live) {
-  const place = $("#link");
-  place.classList.toggle("live", live);
-  set(place, live ? "live" : "connecting…");
+/** Put an element's text on the clipboard; false where the browser lets nobody. */
+async function copy(element) {
+  try {
+    await navigator.clipboard.writeText(element.textContent); // exists on https and loopback alone
+    return true;
+  } catch {
+    getSelection().selectAllChildren(element);
+    return document.execCommand("copy");
+  }
 }
 
-const source = new EventSource("api/events");
-let skew = 0;
-source.addEventListener("open", () => link(true));
-source.addEventListener("error", () => link(false));
-source.addEventListener("state", (event) => {
-  const first = state === null;
-  state = JSON.parse(event.data);
-  skew = state.time - Date.now();
-  now = state.time;
-  draw();
-  if (first) drawMembers();
-});
-source.addEventListener("members", drawMembers);
+// --- live updates ------------------------------------------------------------------------------
+
+/** Milliseconds: the first and the longest wait before another try, and the silence of a connection
+ * that is lost. The server sends something every 15 s. */
+const FIRST_WAIT = 1000, LONGEST_WAIT = 15_000, SILENCE = 45_000;
+let source = null, skew = 0, wait = FIRST_WAIT, timer = null;
+
+function link(words, live = false) {
+  $("#link").classList.toggle("live", live);
+  set($("#link"), words);
+}
+
+function connect() {
+  source?.close();
+  source = new EventSource("api/events");
+  source.addEventListener("open", () => {
+    wait = FIRST_WAIT;
+    link("live", true);
+    heard();
+  });
+  source.addEventListener("error", lost);
+  source.addEventListener("state", (event) => {
+    heard();
+    const first = state === null;
+    state = JSON.parse(event.data);
+    skew = state.time - Date.now();
+    now = state.time;
+    draw();
+    if (first) drawMembers();
+  });
+  source.addEventListener("members", drawMembers);
+}
+
+function heard() {
+  clearTimeout(timer);
+  timer = setTimeout(lost, SILENCE);
+}
+
+/** A browser gives up after an answer such as the 502 of a reverse proxy: try again ourselves. */
+function lost() {
+  source.close();
+  clearTimeout(timer);
+  link("connection lost, trying again…");
+  timer = setTimeout(retry, wait);
+  wait = Math.min(2 * wait, LONGEST_WAIT);
+}
+
+/** Connect again if the server is there. An EventSource does not tell why it ended. */
+async function retry() {
+  clearTimeout(timer);
+  try {
+    const answer = await fetch("api/state", { cache: "no-store", signal: AbortSignal.timeout(LONGEST_WAIT) });
+    if (answer.status === 401) return signedOut();
+    if (answer.ok) {
+      connect();
+      return drawMembers();
+    }
+  } catch {
+    // still away
+  }
+  lost();
+}
+
+function signedOut() {
+  link("signed out");
+  $("#signed-out").hidden = false;
+}
+
+for (const happened of ["online", "visibilitychange"]) {
+  (happened === "online" ? window : document).addEventListener(happened, () => {
+    if (source.readyState === EventSource.CLOSED && $("#signed-out").hidden && !document.hidden) retry();
+  });
+}
+connect();
 setInterval(() => {
   now = Date.now() + skew;
   draw();
