@@ -6,6 +6,7 @@ import ipaddress
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -195,3 +196,49 @@ async def test_the_gateway_takes_its_first_member_before_its_first_start(tmp_pat
     async with serving(tmp_path / "data", environment=environment) as running:
         assert running.url.host == "0.0.0.0"
         assert await running.stop() == 0
+
+
+MONITORING = ROOT / "examples/monitoring"
+
+
+def documented_metrics() -> set[str]:
+    table = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    return set(re.findall(r"(?m)^\| `(comfy_cloud_proxy_\w+)` \|", table))
+
+
+@pytest.mark.parametrize("name", ["alerts.yaml", "dashboard.json"])
+def test_monitoring_uses_metrics_that_exist(name: str) -> None:
+    used = set(re.findall(r"comfy_cloud_proxy_\w+", (MONITORING / name).read_text("utf-8")))
+    assert {re.sub(r"_bucket$", "", metric) for metric in used} <= documented_metrics()
+
+
+def test_the_dashboard_shows_every_metric_that_is_documented() -> None:
+    shown = (MONITORING / "dashboard.json").read_text(encoding="utf-8")
+    missing = {name for name in documented_metrics() if name not in shown}
+    assert missing == {"comfy_cloud_proxy_build_info"}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+def test_prometheus_takes_the_alerts() -> None:
+    command = ["promtool", "check", "rules", str(MONITORING / "alerts.yaml")]
+    assert subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize("unit", sorted((ROOT / "examples/systemd").glob("*.service")), ids=str)
+def test_systemd_units_name_settings_that_exist(unit: Path) -> None:
+    text = unit.read_text(encoding="utf-8")
+    known = {setting.environment for setting in SETTINGS}
+    assert set(re.findall(r"(?m)^Environment=(\w+)=", text)) <= known
+    assert "TimeoutStopSec=30" in text
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("name", ["comfy-cloud-proxy.service", "comfy-cloud-proxy-user.service"])
+def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
+    text = (ROOT / "examples/systemd" / name).read_text(encoding="utf-8")
+    unit = tmp_path / name
+    unit.write_text(re.sub(r"(?m)^ExecStart=\S+", "ExecStart=/bin/true", text), encoding="utf-8")
+    verified = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True
+    )
+    assert (verified.returncode, verified.stderr) == (0, "")
