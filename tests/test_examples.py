@@ -242,3 +242,24 @@ def test_systemd_takes_the_units(name: str, tmp_path: Path) -> None:
         ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True
     )
     assert (verified.returncode, verified.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").glob("*.yml")), ids=str)
+def test_workflows_follow_their_schema(path: Path) -> None:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "github-workflows"]
+    checked = subprocess.run([*command, str(path)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout
+
+
+def test_workflows_run_the_projects_own_commands() -> None:
+    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    for path in (ROOT / ".github/workflows").glob("*.yml"):
+        used = re.findall(r"(?m)- run: make (\w+)", path.read_text(encoding="utf-8"))
+        assert set(used) <= targets
+
+
+def test_workflows_test_every_python_that_the_package_takes() -> None:
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    (lowest,) = re.findall(r'requires-python = ">=(3\.\d+)"', pyproject)
+    jobs = project(ROOT / ".github/workflows/ci.yml")["jobs"]
+    assert jobs["test"]["strategy"]["matrix"]["python"][0] == lowest
