@@ -24,7 +24,13 @@ FORGETTING = (
 )
 ENTRY = "Filled before execution_success is sent, not after it."
 VIEW = (
-    "Below /api and with X-API-Key it redirects to /view, as programs written for the cloud insist."
+    "Below /api and with X-API-Key it redirects to /view, as programs written for the cloud "
+    "insist. "
+    "A picture of more than 67,108,864 pixels is not converted for `preview` and `channel`: 400."
+)
+UPLOADS = (
+    "Comfy Cloud's limits hold: 50 MiB (413), and pictures of 16,384 pixels along an edge and "
+    "67,108,864 in all (400). A mask of another size than its picture is a 400, not a 500."
 )
 PACKED = "Packed with zstd or gzip for who asks for it, with an entity tag: it is large."
 NO_PATHS = "Folders have names instead of paths: they are on the cloud."

@@ -130,8 +130,8 @@ ROUTES = (
     Route("GET", "/viewvideo", view.get_view, OWN | CACHE | CLOUD, but.OF_VIDEO_HELPER),
     Route("GET", "/vhs/viewvideo", view.get_view, OWN | CACHE | CLOUD, but.OF_VIDEO_HELPER),
     Route("GET", "/vhs/viewaudio", view.get_view, OWN | CACHE | CLOUD, but.OF_VIDEO_HELPER),
-    Route("POST", "/upload/image", upload.post_image, OWN, SAME),
-    Route("POST", "/upload/mask", upload.post_mask, OWN, SAME),
+    Route("POST", "/upload/image", upload.post_image, OWN, but.UPLOADS),
+    Route("POST", "/upload/mask", upload.post_mask, OWN, but.UPLOADS),
     # catalogue
     Route("GET", "/object_info", catalogue.get_object_info, CACHE, but.PACKED),
     Route("GET", "/object_info/{node_class}", catalogue.get_node_class, CACHE, SAME),

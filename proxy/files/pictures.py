@@ -1,22 +1,43 @@
-"""Opening pictures of strangers: known formats only, and none that unpacks without end."""
+"""Pictures of strangers: looked at, converted for `GET /view`, and given masks, as by ComfyUI.
+
+Pillow does the work in threads. Known formats only are opened, how large a picture is its header
+tells, and what would unpack to too many pixels is never unpacked.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import io
+import posixpath
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
+from proxy.members.member import LOCAL
 from proxy.translate.errors import LocalError
+from proxy.translate.names import TYPES, Place, resolve, split_annotated
 
 T = TypeVar("T")
 
-# Pillow warns from half of the size on at which it refuses; the refusal is what counts here.
+#: Pixels of a picture that is unpacked: the cloud's limit for uploads. Pillow takes up to 18 bytes
+#: for each, about 1.2 GB for the largest.
+MAX_PIXELS = 67_108_864
+#: Pictures beyond this many pixels are unpacked one at a time, whoever asks.
+LARGE_PIXELS = 16_777_216
+#: Pictures that are unpacked at once.
+WORKERS = 2
+
+# Pillow refuses what has more than twice as many pixels as this, also where a picture turns out to
+# be larger than its header said, and warns from half of that on.
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 #: Formats that are looked into. Others, such as PostScript, would start programs.
@@ -35,6 +56,8 @@ FORMATS = (
     "DDS",
     "QOI",
 )
+#: TIFF 6.0, section 15: the size of the tiles in which a picture is unpacked.
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 
 class NotAPictureError(Exception):
@@ -42,17 +65,21 @@ class NotAPictureError(Exception):
 
 
 class TooManyPixelsError(NotAPictureError):
-    """The picture would unpack to more pixels than anyone needs."""
+    """The picture would unpack to more than `MAX_PIXELS`."""
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """The picture in a file. Raises `NotAPictureError` for whatever goes wrong with it."""
+    """The picture in a file, not unpacked yet. Raises `NotAPictureError` for whatever goes wrong
+    with it, in the block too."""
     try:
         with Image.open(path, formats=FORMATS) as picture:
+            tags = getattr(picture, "tag_v2", {})
+            if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0) > MAX_PIXELS:
+                raise Image.DecompressionBombError
             yield picture
     except Image.DecompressionBombError as error:
-        raise TooManyPixelsError("it has too many pixels to be unpacked") from error
+        raise TooManyPixelsError(f"it has more than {MAX_PIXELS} pixels") from error
     except UnidentifiedImageError as error:
         raise NotAPictureError("it is not a picture in a known format") from error
     except (OSError, ValueError, SyntaxError, OverflowError, TypeError, EOFError) as error:
@@ -65,23 +92,203 @@ def size_of(path: Path) -> tuple[int, int]:
         return picture.size
 
 
+def pixels_of(*paths: Path) -> int:
+    """How many pixels the largest of some pictures may unpack to, by their headers.
+
+    An icon may hold a larger picture than its header says. Raises `NotAPictureError`.
+    """
+    most = 0
+    for path in paths:
+        with opened(path) as picture:
+            width, height = picture.size
+            most = max(most, MAX_PIXELS if picture.format == "ICO" else width * height)
+    return most
+
+
 def unreadable(filename: str, error: NotAPictureError) -> LocalError:
-    """The answer to a request that needs a picture and got another thing."""
+    """The answer to a request that needs a picture and got another thing, or too large a one."""
+    if isinstance(error, TooManyPixelsError):
+        return LocalError(
+            400,
+            "image_too_large",
+            f"{filename} has more than {MAX_PIXELS} pixels, which is the most that the proxy "
+            "unpacks; use a smaller picture, or ask for the file as it is, without preview and "
+            "channel.",
+            extra_info={"max_pixels": MAX_PIXELS},
+        )
     return LocalError(
         400, "invalid_image", f"{filename} cannot be used as a picture: {error}; send a whole one."
     )
 
 
 class Workshop:
-    """Does the work of Pillow in a few threads, so that many requests do not unpack at once."""
+    """Does the work of Pillow in a few threads, so that many requests do not unpack at once.
 
-    def __init__(self, workers: int) -> None:
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="pictures")
+    A member has one picture in work at a time, so that nobody takes all threads; the lone member
+    of a proxy without tokens may. Of large pictures one is in work, whoever's it is.
+    """
 
-    async def run(self, work: Callable[..., T], *arguments: object) -> T:
-        """The result of the work, when its turn has come."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="pictures")
+        self._large = asyncio.Semaphore(1)
+        self._turn = asyncio.Semaphore(WORKERS)
+        self._places: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+
+    async def run(self, member: str, pixels: int, work: Callable[[], T]) -> T:
+        """The result of a member's work on a picture, when its turn has come.
+
+        Who is cancelled does not end work that has begun, and keeps its place until it is done.
+        """
+        with ExitStack() as held:
+            for turn in self._turns(member, pixels):
+                await turn.acquire()
+                held.callback(turn.release)
+            working = asyncio.get_running_loop().run_in_executor(self._pool, work)
+            try:
+                return await asyncio.shield(working)
+            except asyncio.CancelledError:
+                kept = held.pop_all()
+                working.add_done_callback(lambda _: kept.close())
+                raise
+
+    def _turns(self, member: str, pixels: int) -> list[asyncio.Semaphore]:
+        """What is to be waited for, in this order."""
+        place = self._places.get(member)
+        if place is None:
+            places = WORKERS if member == LOCAL else 1
+            place = self._places[member] = asyncio.Semaphore(places)
+        return [place, *([self._large] if pixels > LARGE_PIXELS else []), self._turn]
 
     def close(self) -> None:
         """Give up what has not begun."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What `preview` and `channel` ask for. `format` is `webp`, `jpeg` or `png`."""
+
+    format: str
+    channel: str
+    quality: int = 0
+
+    @property
+    def media_type(self) -> str:
+        """The type of the result."""
+        return f"image/{self.format}"
+
+    @property
+    def key(self) -> str:
+        """Tells conversions of one content apart."""
+        return f"{self.format} {self.quality} {self.channel}"
+
+
+def conversion(preview: str | None, channel: str | None) -> Conversion | None:
+    """The conversion that the query asks for, or `None` if the file is answered as it is.
+
+    `preview` is `FORMAT;QUALITY`: anything but `jpeg` is WebP, and so is `jpeg` with a channel
+    that has an `a` in it; a quality that is not a number is 90. Without `preview` only the
+    channels `rgb` and `a` convert. Raises `LocalError` (400) for a quality beyond WebP's 100,
+    with which ComfyUI fails.
+    """
+    if preview is None:
+        return Conversion("png", channel) if channel in ("rgb", "a") else None
+    parts = preview.split(";")
+    format_ = "jpeg" if parts[0] == "jpeg" and "a" not in (channel or "") else "webp"
+    quality = _quality(parts[-1])
+    if format_ == "webp" and quality > 100:
+        raise LocalError(
+            400, "invalid_preview", "The quality of a WebP preview is at most 100: preview=webp;90."
+        )
+    return Conversion(format_, "rgb" if channel == "rgb" else "", min(quality, 100))
+
+
+def _quality(text: str) -> int:
+    if not text.isdigit():
+        return 90
+    try:
+        return int(text)
+    except ValueError:
+        raise LocalError(
+            400, "invalid_preview", "The quality of a preview is a number: preview=webp;90."
+        ) from None
+
+
+def convert_picture(path: Path, wanted: Conversion) -> bytes:
+    """The converted picture. Raises `NotAPictureError`; blocks."""
+    target = io.BytesIO()
+    with opened(path) as picture:
+        if wanted.format != "png":
+            rgb = wanted.format == "jpeg" or wanted.channel == "rgb"
+            result = picture.convert("RGB") if rgb else picture
+            result.save(target, format=wanted.format, quality=wanted.quality)
+        elif wanted.channel == "rgb":
+            picture.convert("RGB").save(target, format="PNG")
+        else:
+            _alpha_alone(picture).save(target, format="PNG")
+    return target.getvalue()
+
+
+def _alpha_alone(picture: Image.Image) -> Image.Image:
+    """Black with the picture's alpha; opaque where the picture is not RGBA."""
+    opaque = Image.new("L", picture.size, 255)
+    alpha = picture.getchannel("A") if picture.mode == "RGBA" else opaque
+    result = Image.new("RGBA", picture.size)
+    result.putalpha(alpha)
+    return result
+
+
+def original_place(original: Mapping[str, Any]) -> Place | None:
+    """Where `original_ref` says that the picture is, `None` if it is refused.
+
+    Its fields are `filename` (annotated or not), `subfolder` and `type` (`output` if absent). A
+    refusal is no error to the client: ComfyUI answers 200 and stores nothing. Raises `LocalError`
+    (400) where ComfyUI fails: without a filename, or with one that is not a string.
+    """
+    filename, subfolder = original.get("filename"), original.get("subfolder", "")
+    if not isinstance(filename, str) or not isinstance(subfolder, str):
+        raise LocalError(
+            400,
+            "invalid_original_ref",
+            'original_ref needs a filename: {"filename": "cat.png", "subfolder": "", '
+            '"type": "input"}.',
+        )
+    name, annotated = split_annotated(filename)
+    if not name or name.startswith("/") or ".." in name:
+        return None
+    type_ = annotated or original.get("type", "output")
+    if type_ not in TYPES:
+        return None
+    folder = resolve(type_, subfolder)
+    path = None if folder is None else resolve(type_, folder, name)
+    return Place(type_, path) if path else None
+
+
+def compose(original: Path, mask: Path, target: Path, filename: str) -> None:
+    """Write the original with the mask's alpha to `target`, in the format of `filename`.
+
+    The text chunks of a PNG original (its workflow) are kept in a PNG result. Raises
+    `NotAPictureError`, also where the sizes differ, which the headers tell; blocks.
+    """
+    extension = posixpath.splitext(filename)[1].lower()
+    format_ = Image.registered_extensions().get(extension)
+    if format_ is None:
+        raise NotAPictureError(f"a mask cannot be saved as {extension or 'a file of no kind'}")
+    wanted, got = size_of(original), size_of(mask)
+    if wanted != got:
+        raise NotAPictureError(
+            f"the mask has {got[0]} x {got[1]} pixels and its picture {wanted[0]} x {wanted[1]}"
+        )
+    with opened(original) as picture:
+        notes = PngInfo()
+        for key, text in getattr(picture, "text", {}).items():
+            notes.add_text(key, text)
+        composed = picture.convert("RGBA")
+    with opened(mask) as picture:
+        rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        alpha = rgba.getchannel("A")
+    try:
+        composed.putalpha(alpha)
+        composed.save(target, format=format_, compress_level=4, pnginfo=notes)
+    except (OSError, ValueError, KeyError) as error:
+        raise NotAPictureError(f"the mask cannot be put onto its picture: {error}") from error

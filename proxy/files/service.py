@@ -6,24 +6,34 @@ import asyncio
 import posixpath
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from blake3 import blake3
 from yarl import URL
 
-from proxy.files import masks
 from proxy.files.cache import Cache
 from proxy.files.content import Content
 from proxy.files.contents import Contents
-from proxy.files.convert import Conversion, conversion, convert_picture
 from proxy.files.download import DownloadSource
 from proxy.files.library import Library, Prefetch
 from proxy.files.moving import Moving
 from proxy.files.namespace import Namespace
 from proxy.files.naming import Naming
 from proxy.files.outputs import Outputs
-from proxy.files.pictures import NotAPictureError, Workshop, size_of, unreadable
+from proxy.files.pictures import (
+    Conversion,
+    NotAPictureError,
+    Workshop,
+    compose,
+    conversion,
+    convert_picture,
+    original_place,
+    pixels_of,
+    size_of,
+    unreadable,
+)
 from proxy.files.record import FileRecord, Named
 from proxy.files.uploads import Received, Uploads, UploadTarget, received_file
 from proxy.store.base import Store
@@ -31,9 +41,6 @@ from proxy.translate import graph as graphs
 from proxy.translate import names
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
-
-#: Pictures that are unpacked at once.
-WORKERS = 2
 
 
 class Cloud(DownloadSource, UploadTarget, Protocol):
@@ -63,7 +70,7 @@ class Files:
     ) -> None:
         self._now = now
         self._cache = Cache(folder, cache_bytes)
-        self._workshop = Workshop(WORKERS)
+        self._workshop = Workshop()
         self._namespace = Namespace(store)
         self._contents = Contents(store, {name: one.base_url for name, one in clouds.items()})
         self._library = Library(clouds, self._cache, self._contents, prefetch=prefetch)
@@ -72,7 +79,6 @@ class Files:
             preferred or (lambda _: tuple(clouds)),
             self._cache,
             self._contents,
-            self._workshop,
         )
         self._moving = Moving(
             self._namespace, self._library, self._cache, self._contents, self._uploads
@@ -149,7 +155,7 @@ class Files:
         otherwise as `upload`.
         """
         naming = self._naming(member, filename, subfolder, type, overwrite)
-        place = masks.original_place(original)
+        place = original_place(original)
         async with self._uploads.received(body, filename) as mask:
             same = await naming.same(mask.hash)
             if same is not None:
@@ -188,7 +194,7 @@ class Files:
         wanted = conversion(preview, channel)
         if wanted is None:
             raise ValueError("nothing is to be converted")
-        key = f"{record.account} {record.cloud_name} {wanted.key}"
+        key = f"{record.member} {record.account} {record.cloud_name} {wanted.key}"
         task = self._converting.get(key)
         if task is None:
             task = asyncio.create_task(self._convert(record, wanted))
@@ -291,8 +297,10 @@ class Files:
     ) -> Received:
         try:
             async with self._library.whole(record) as original:
-                await self._workshop.run(masks.compose, original, mask, target, filename)
-            return await self._workshop.run(received_file, target)
+                pixels = await asyncio.to_thread(pixels_of, original, mask)
+                work = partial(compose, original, mask, target, filename)
+                await self._workshop.run(record.member, pixels, work)
+            return await asyncio.to_thread(received_file, target)
         except NotAPictureError as error:
             raise unreadable(filename, error) from error
 
@@ -302,7 +310,9 @@ class Files:
             kept = await asyncio.to_thread(self._cache.conversion, key)
             if kept is not None:
                 return kept
-            data = await self._workshop.run(convert_picture, path, wanted)
+            pixels = await asyncio.to_thread(pixels_of, path)
+            work = partial(convert_picture, path, wanted)
+            data = await self._workshop.run(record.member, pixels, work)
             await asyncio.to_thread(self._cache.keep_conversion, key, data)
             return data
 
@@ -310,6 +320,6 @@ class Files:
         """Width and height of a picture, 0 and 0 if they cannot be known."""
         try:
             async with self._library.whole(record) as path:
-                return await self._workshop.run(size_of, path)
+                return await asyncio.to_thread(size_of, path)
         except (LocalError, NotAPictureError):
             return 0, 0

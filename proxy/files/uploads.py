@@ -17,16 +17,15 @@ from blake3 import blake3
 from proxy.cloud.errors import CloudError, CloudRefused, unanswered
 from proxy.files.cache import Cache
 from proxy.files.contents import Contents
-from proxy.files.pictures import NotAPictureError, TooManyPixelsError, Workshop, size_of
+from proxy.files.pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError, size_of
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.media import kind, media_type
 
 _log = structlog.get_logger(__name__)
 
-#: The cloud's limits for uploads: bytes, pixels along an edge, pixels in all.
+#: The cloud's limits for uploads: bytes, and pixels along an edge beside `MAX_PIXELS`.
 MAX_BYTES = 50 * 1024 * 1024
 MAX_EDGE = 16384
-MAX_PIXELS = 67_108_864
 
 #: Statuses with which the cloud says that it does not take these bytes.
 _REFUSALS = frozenset({400, 413, 415, 422})
@@ -67,13 +66,11 @@ class Uploads:
         preferred: Callable[[str], Sequence[str]],
         cache: Cache,
         contents: Contents,
-        workshop: Workshop,
     ) -> None:
         self._clouds = clouds
         self._preferred = preferred
         self._cache = cache
         self._contents = contents
-        self._workshop = workshop
         self._sending: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
@@ -170,7 +167,7 @@ class Uploads:
         if received.size > MAX_BYTES:
             raise _too_long(filename)
         try:
-            width, height = await self._workshop.run(size_of, received.path)
+            width, height = await asyncio.to_thread(size_of, received.path)
         except TooManyPixelsError:
             raise _too_large(filename, "more pixels than that") from None
         except NotAPictureError:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import posixpath
+import struct
+import zlib
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -93,6 +95,13 @@ def png(size: tuple[int, int] = (8, 6), colour: Any = (200, 10, 30), mode: str =
     target = io.BytesIO()
     Image.new(mode, size, colour).save(target, format="PNG")
     return target.getvalue()
+
+
+def header(width: int, height: int) -> bytes:
+    """A PNG of which there is nothing but the header."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    whole = struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + whole + struct.pack(">I", 0) + b"IDAT" + b"\x35\xaf\x06\x1e"
 
 
 def pixels(data: bytes) -> tuple[str, tuple[int, int], bytes]:

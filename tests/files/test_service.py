@@ -407,14 +407,14 @@ async def test_only_a_conversion_is_converted(files: Files) -> None:
 
 
 async def test_a_decompression_bomb_is_not_unpacked(files: Files, cloud: MemoryCloud) -> None:
-    name = cloud.add(picture_of(16000, 16000))
+    name = cloud.add(picture_of(8192, 8193))
     output = {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
     await files.localise("local", "job", "9", None, output, account="default")
     record = files.find("local", "output", "", "ComfyUI_00001_.png")
     assert record is not None
-    with pytest.raises(LocalError, match="too many pixels") as refusal:
+    with pytest.raises(LocalError, match="more than 67108864 pix") as refusal:
         await files.convert(record, preview="webp", channel=None)
-    assert refusal.value.status == 400
+    assert (refusal.value.status, refusal.value.type) == (400, "image_too_large")
 
 
 async def mask(files: Files, data: bytes, name: str = "mask.png", **options: Any) -> str:

@@ -1,0 +1,156 @@
+"""Pictures that are too large, and whose turn it is."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from files.helpers import header, png
+from PIL import Image
+
+from proxy.files.pictures import (
+    LARGE_PIXELS,
+    MAX_PIXELS,
+    NotAPictureError,
+    TooManyPixelsError,
+    Workshop,
+    compose,
+    conversion,
+    convert_picture,
+    pixels_of,
+    size_of,
+    unreadable,
+)
+from proxy.members.member import LOCAL
+
+
+def test_a_picture_with_too_many_pixels_is_refused_by_its_header(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(header(8192, 8193))
+    wanted = conversion("webp;90", None)
+    assert wanted is not None
+    with pytest.raises(TooManyPixelsError) as refused:
+        convert_picture(path, wanted)
+    answer = unreadable("a.png", refused.value)
+    assert (answer.status, answer.type) == (400, "image_too_large")
+    assert answer.extra_info == {"max_pixels": MAX_PIXELS}
+
+
+def test_the_largest_that_the_cloud_takes_is_none_too_many(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(header(8192, 8192))
+    assert size_of(path) == (8192, 8192)
+    assert pixels_of(path) == MAX_PIXELS
+
+
+def test_a_mask_of_another_size_is_refused_by_the_headers(tmp_path: Path) -> None:
+    original, mask, target = (tmp_path / name for name in ("original", "mask", "target"))
+    original.write_bytes(png((8, 6)))
+    mask.write_bytes(header(8192, 8192))
+    with pytest.raises(NotAPictureError, match="8192 x 8192 pixels and its picture 8 x 6"):
+        compose(original, mask, target, "a.png")
+    assert not target.exists()
+
+
+def test_the_tiles_of_a_small_tiff_are_not_too_large(tmp_path: Path) -> None:
+    width, length, offset = 322, 323, 324
+    tags = {
+        256: 16,
+        257: 16,
+        258: 8,
+        259: 1,
+        262: 1,
+        277: 1,
+        width: 2**16,
+        length: 2**16,
+        offset: 8,
+    }
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    path = tmp_path / "a"
+    path.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4))
+    with pytest.raises(TooManyPixelsError):
+        size_of(path)
+
+
+def test_an_icon_counts_as_the_largest_that_it_may_hold(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    Image.new("RGB", (32, 32)).save(path, format="ICO")
+    assert pixels_of(path) == MAX_PIXELS
+
+
+class Work:
+    """Work that ends when it is told to."""
+
+    def __init__(self, workshop: Workshop, member: str, pixels: int = 1) -> None:
+        self.begun = asyncio.Event()
+        self.end = threading.Event()
+        self._loop = asyncio.get_running_loop()
+        self.task = asyncio.create_task(workshop.run(member, pixels, self._run))
+
+    def _run(self) -> None:
+        self._loop.call_soon_threadsafe(self.begun.set)
+        assert self.end.wait(30)
+
+
+@pytest.fixture
+async def workshop() -> AsyncIterator[Workshop]:
+    shop = Workshop()
+    yield shop
+    shop.close()
+
+
+async def settled(*works: Work) -> list[bool]:
+    """Which have begun, when nothing more can begin."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+    return [work.begun.is_set() for work in works]
+
+
+async def test_a_member_has_one_picture_in_work(workshop: Workshop) -> None:
+    first, second = Work(workshop, "ann"), Work(workshop, "ann")
+    await first.begun.wait()
+    other = Work(workshop, "bob")
+    await other.begun.wait()
+    other.end.set()
+    await other.task
+    assert await settled(second) == [False]
+    first.end.set()
+    await second.begun.wait()
+    second.end.set()
+    await second.task
+
+
+async def test_the_lone_member_may_have_all_threads(workshop: Workshop) -> None:
+    works = [Work(workshop, LOCAL), Work(workshop, LOCAL)]
+    for work in works:
+        await work.begun.wait()
+    for work in works:
+        work.end.set()
+
+
+async def test_of_large_pictures_one_is_in_work(workshop: Workshop) -> None:
+    first = Work(workshop, "ann", LARGE_PIXELS + 1)
+    await first.begun.wait()
+    second, small = Work(workshop, "bob", LARGE_PIXELS + 1), Work(workshop, "carl")
+    await small.begun.wait()
+    small.end.set()
+    await small.task
+    assert await settled(second) == [False]
+    first.end.set()
+    await second.begun.wait()
+    second.end.set()
+
+
+async def test_who_leaves_keeps_the_place_until_the_work_is_done(workshop: Workshop) -> None:
+    first = Work(workshop, "ann")
+    await first.begun.wait()
+    first.task.cancel()
+    second = Work(workshop, "ann")
+    assert await settled(second) == [False]
+    first.end.set()
+    await second.begun.wait()
+    second.end.set()
