@@ -1,0 +1,1 @@
+"""What is new: messages between the api and the engine."""

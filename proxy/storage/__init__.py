@@ -1,0 +1,1 @@
+"""What is true: tables, migrations and repositories over SQLite or PostgreSQL."""

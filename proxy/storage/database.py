@@ -1,0 +1,352 @@
+"""The database: units of work, one transaction each, off the event loop.
+
+A unit is a synchronous function over a Core connection, so that a repository is written once for
+SQLite and PostgreSQL. It has no effect but on the database, and it never commits.
+
+SQLite has one writer. Units that arrive while a transaction is being synced wait and share the
+next one, each in a savepoint of its own: many small writers cost one sync and not one each, and a
+unit that fails fails alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import queue
+import sqlite3
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import structlog
+from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+#: The file of a data folder.
+FILE = "proxy.db"
+
+#: Milliseconds for which a write waits for another process that writes.
+BUSY_TIMEOUT = 5000
+#: Units that share a transaction at most, so that the first does not wait for ever.
+MOST_UNITS = 256
+#: Reads that run at once; more wait.
+READERS = 2
+#: Bytes of a database that is checked whole at each start; of a larger one the first pages are.
+CHECKED_BYTES = 128 * 1024 * 1024
+#: Bytes of the write-ahead log that are kept on disk behind a checkpoint.
+_LOG_BYTES = 16 * 1024 * 1024
+
+#: Primary result codes of SQLite that mean a broken file, and not a busy or unwritable one.
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+class StorageError(Exception):
+    """The database cannot be read or written. The text is one sentence that says why."""
+
+
+class DamagedError(StorageError):
+    """The file is not a database any more."""
+
+
+class FencedError(StorageError):
+    """The writer is not the engine any more: another replica holds the lease."""
+
+
+class Database(ABC):
+    """Runs units of work. `commits` counts transactions, `units` what was written in them."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+        self.units = 0
+
+    @abstractmethod
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
+
+    @abstractmethod
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run a unit that writes; it is on disk when this returns.
+
+        What the unit raises is raised here, and then nothing of it is written. A caller that is
+        cancelled does not stop its unit. Raises `StorageError`.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish the units that were asked for, and close."""
+
+
+class SqliteDatabase(Database):
+    """A database in one file. Make one with `open_sqlite`."""
+
+    def __init__(self, path: Path, engine: Engine, writer: Connection) -> None:
+        super().__init__()
+        self.path = path
+        self._engine = engine
+        self._queue: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
+        self._local = threading.local()
+        self._opened: list[Connection] = []
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="database reader")
+        self._writer = threading.Thread(
+            target=self._write_on, args=(writer,), name="database writer", daemon=True
+        )
+        self._closed = False
+        self._writer.start()
+
+    async def read(self, work: Callable[[Connection], T]) -> T:
+        """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
+        self._refuse_if_closed()
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self._read, work)
+
+    async def write(self, work: Callable[[Connection], T]) -> T:
+        """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
+        self._refuse_if_closed()
+        result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        result.add_done_callback(_fetched)
+        self._queue.put(_Unit(work, result))
+        return cast(T, await asyncio.shield(result))
+
+    async def close(self) -> None:
+        """Finish the units that were asked for, and close."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            await asyncio.to_thread(self._end)
+
+    def _end(self) -> None:
+        self._writer.join()
+        self._readers.shutdown()
+        for connection in self._opened:
+            connection.close()
+        self._engine.dispose()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise StorageError(f"the database {self.path} is closed")
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with _translated(self.path):
+            connection: Connection | None = getattr(self._local, "connection", None)
+            if connection is None:
+                connection = self._local.connection = self._engine.connect()
+                self._opened.append(connection)
+            raw = _raw(connection)
+            raw.execute("BEGIN")
+            try:
+                return work(connection)
+            finally:
+                raw.execute("ROLLBACK")
+
+    # --- the writer's thread ----------------------------------------------------------------
+
+    def _write_on(self, connection: Connection) -> None:
+        open_ = True
+        while open_:
+            units: list[_Unit] = []
+            unit = self._queue.get()
+            while unit is not None:
+                units.append(unit)
+                if len(units) == MOST_UNITS or self._queue.empty():
+                    break
+                unit = self._queue.get()
+            open_ = unit is not None
+            if units:
+                _deliver(units, self._transaction(connection, units))
+        connection.close()
+
+    def _transaction(self, connection: Connection, units: Sequence[_Unit]) -> list[_Outcome]:
+        """The outcome of each unit, when the transaction has been synced or has failed."""
+        raw = _raw(connection)
+        try:
+            with _translated(self.path):
+                raw.execute("BEGIN IMMEDIATE")
+                apart = len(units) > 1
+                outcomes = [self._apply(connection, raw, unit, apart) for unit in units]
+                if apart or outcomes[0].error is None:
+                    raw.execute("COMMIT")
+                    self.commits += 1
+                    self.units += len(units)
+                else:
+                    raw.execute("ROLLBACK")
+                return outcomes
+        except BaseException as error:  # noqa: BLE001 (whoever waits must hear of it)
+            with contextlib.suppress(sqlite3.Error):
+                if raw.in_transaction:
+                    raw.execute("ROLLBACK")
+            return [_Outcome(error=error) for _ in units]
+
+    def _apply(
+        self, connection: Connection, raw: sqlite3.Connection, unit: _Unit, apart: bool
+    ) -> _Outcome:
+        """Run one unit of several, `apart` from the others. Raises what ends the transaction."""
+        if apart:
+            raw.execute("SAVEPOINT unit")
+        try:
+            with _translated(self.path):
+                outcome = _Outcome(unit.work(connection))
+        except BaseException as error:
+            if not raw.in_transaction:  # the database has given up all units: a full disk
+                raise
+            outcome = _Outcome(error=error)
+            if apart:
+                raw.execute("ROLLBACK TO unit")
+        if apart:
+            raw.execute("RELEASE unit")
+        return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A unit that waits for the writer, and where its result goes."""
+
+    work: Callable[[Connection], Any]
+    result: asyncio.Future[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    value: Any = None
+    error: BaseException | None = None
+
+
+def _deliver(units: Sequence[_Unit], outcomes: Sequence[_Outcome]) -> None:
+    """Hand results to the event loop, in one call while there is one loop."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Unit, _Outcome]]] = {}
+    for unit, outcome in zip(units, outcomes, strict=True):
+        by_loop.setdefault(unit.result.get_loop(), []).append((unit, outcome))
+    for loop, settled in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_settle, settled)
+
+
+def _settle(settled: Sequence[tuple[_Unit, _Outcome]]) -> None:
+    for unit, outcome in settled:
+        if unit.result.done():
+            continue
+        if outcome.error is not None:
+            unit.result.set_exception(outcome.error)
+        else:
+            unit.result.set_result(outcome.value)
+
+
+def _fetched(result: asyncio.Future[Any]) -> None:
+    """A caller that was cancelled does not fetch the error of its unit."""
+    if not result.cancelled():
+        result.exception()
+
+
+@contextlib.asynccontextmanager
+async def opened(path: Path) -> AsyncIterator[SqliteDatabase]:
+    """`open_sqlite` for the length of a block."""
+    database = await open_sqlite(path)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+async def open_sqlite(path: Path) -> SqliteDatabase:
+    """Open the file, or make it, for its owner alone: it holds prompts.
+
+    Raises `DamagedError`, and `StorageError` when the file cannot be opened or written.
+    """
+    return await asyncio.to_thread(_open, path)
+
+
+def _open(path: Path) -> SqliteDatabase:
+    with _translated(path):
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        engine = create_engine(
+            URL.create("sqlite", database=str(path)),
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",  # transactions are begun here, at once for writing
+            connect_args={"check_same_thread": False},
+        )
+        event.listen(engine, "connect", _prepare)
+        writer = engine.connect()
+        try:
+            _check(writer, path.stat().st_size)
+        except BaseException:
+            writer.close()
+            raise
+        return SqliteDatabase(path, engine, writer)
+
+
+def _prepare(connection: Any, _record: object) -> None:
+    for pragma in (
+        f"busy_timeout = {BUSY_TIMEOUT}",
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        f"journal_size_limit = {_LOG_BYTES}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _check(connection: Connection, size: int) -> None:
+    """Look whether the file is sound. Raises `DamagedError` or what the database raises."""
+    raw = _raw(connection)
+    raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if size <= CHECKED_BYTES:
+        ((verdict,),) = raw.execute("PRAGMA quick_check(1)").fetchall()
+        if verdict != "ok":
+            raise _damaged(Path(_file_of(raw)), verdict)
+
+
+def _file_of(raw: sqlite3.Connection) -> str:
+    return str(raw.execute("PRAGMA database_list").fetchone()[2])
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    """SQLite's own connection, for what costs more than it should through Core."""
+    return cast(sqlite3.Connection, connection.connection.driver_connection)
+
+
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise _storage_error(path, error.orig or error) from error
+    except (sqlite3.Error, SQLAlchemyError, OSError, OverflowError, UnicodeError) as error:
+        raise _storage_error(path, error) from error
+
+
+def _storage_error(path: Path, error: BaseException) -> StorageError:
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:  # details are in higher bits
+        return _damaged(path, str(error))
+    return StorageError(f"the database {path} refused: {error}")
+
+
+def _damaged(path: Path, reason: str) -> DamagedError:
+    return DamagedError(
+        f"the database {path} is damaged ({reason}): bring back a copy with "
+        "`comfy-cloud-proxy restore FILE`, or begin without its records with --start-empty, which "
+        "keeps the damaged file"
+    )
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged database to `NAME.damaged-N`, with its log; its new name.
+
+    Raises `OSError`.
+    """
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    for suffix in ("-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+    return aside

@@ -1,0 +1,678 @@
+"""Jobs that live, their payloads, the history, and the fair shares.
+
+A payload (graph and `extra_data`) is written once, when the job is taken in, and belongs to its
+history entry in the end. What goes together goes in one unit: a job's end with its history entry,
+its usage and the fair shares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+import structlog
+from sqlalchemy import (
+    BigInteger,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    union_all,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+
+from proxy.storage.database import Database, StorageError
+from proxy.storage.encryption import Cipher
+from proxy.storage.files import CHUNK, forget_outputs
+from proxy.storage.leases import Fence, check_fence
+from proxy.storage.statements import Upsert, get_meta, put_meta
+from proxy.storage.tables import history, job_payloads, jobs, shares
+from proxy.storage.usage import UsageRow, add_usage
+from proxy.translate import codec
+
+log = structlog.get_logger(__name__)
+
+Number: TypeAlias = int | float
+
+#: History entries that are read at once when many are sent.
+PAGE = 64
+#: Rows of a history that are forgotten in one unit.
+FORGOTTEN_AT_ONCE = 500
+
+_FAIR_SHARE = "fair_share"
+
+
+@dataclass(slots=True)
+class StoredJob:
+    """A job that has not ended. Times are in ms since 1970.
+
+    `key` counts all jobs as they came; 0 before the job is inserted. `account` is empty while the
+    job waits here, `cloud_id` is `None` until the cloud has answered. `changed_at` is when the job
+    came into its `state`. `charge` is what the turn has cost the member, `reason` why the job waits
+    or cannot be followed.
+    """
+
+    member: str
+    id: str
+    state: str
+    number: Number
+    created_at: int
+    changed_at: int
+    key: int = 0
+    client_id: str | None = None
+    workflow_id: str | None = None
+    account: str = ""
+    cloud_id: str | None = None
+    started_at: int | None = None
+    outputs_to_execute: list[str] = field(default_factory=list)
+    watched: bool = True
+    cancel_requested: bool = False
+    charge: float = 0.0
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What a client sent, as JSON; `credentials` are not in `extra_data`, and not in the clear on
+    the disk."""
+
+    graph: bytes
+    extra_data: bytes
+    targets: bytes | None = None
+    credentials: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """How a job ended. `summary` is what lists show of it, `result` a JSON object of the rest of
+    its history entry."""
+
+    state: str
+    started_at: int
+    ended_at: int
+    summary: bytes
+    result: bytes
+    outputs_to_execute: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """An ended job with its payload. All bytes are JSON, as are `number` and
+    `outputs_to_execute`."""
+
+    member: str
+    id: str
+    sequence: int
+    state: str
+    number: str
+    outputs_to_execute: str
+    summary: bytes
+    result: bytes
+    graph: bytes
+    extra_data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class JobPage:
+    """A part of the list of a member's jobs: those that live, and the summaries of ended ones."""
+
+    jobs: list[StoredJob | bytes]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """When a member's next job starts in virtual time, and how long its jobs run, in seconds."""
+
+    start: float | None = None
+    typical: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """The state of the fair shares: the virtual time, members that are not where it is, and the
+    slots that were learnt of accounts. To write is to replace the members that are named."""
+
+    now: float = 0.0
+    members: Mapping[str, Share] = field(default_factory=dict)
+    slots: Mapping[str, int] = field(default_factory=dict)
+
+
+class JobLivesError(StorageError):
+    """The member has a job of this id that has not ended."""
+
+
+_ADD_JOB = insert(jobs)
+_ADD_PAYLOAD = insert(job_payloads)
+_ADD_HISTORY = insert(history)
+_KEY = bindparam("job_key", type_=BigInteger)
+_UPDATE = update(jobs).where(jobs.c.key == _KEY)
+_SENT = update(job_payloads).where(job_payloads.c.key == _KEY).values(credentials=None)
+_DROP = delete(jobs).where(jobs.c.key == _KEY)
+_DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.key == _KEY)
+_DROP_HISTORY = delete(history).where(history.c.key == _KEY)
+_LIVE = select(jobs).order_by(jobs.c.key)
+_LIVE_OF = _LIVE.where(jobs.c.member == bindparam("m"))
+_JOB = select(jobs).where(jobs.c.member == bindparam("m"), jobs.c.id == bindparam("i"))
+_BY_KEY = select(jobs).where(jobs.c.key == _KEY)
+_PAYLOAD = select(job_payloads).where(job_payloads.c.key == _KEY)
+_EARLIER = select(history.c.key, history.c.sequence).where(
+    history.c.member == bindparam("m"), history.c.id == bindparam("i")
+)
+_LAST = select(func.max(history.c.sequence)).where(history.c.member == bindparam("m"))
+_TOO_MANY = (
+    select(history.c.key, history.c.id)
+    .where(history.c.member == bindparam("m"))
+    .order_by(history.c.sequence.desc())
+    .limit(FORGOTTEN_AT_ONCE)
+    .offset(bindparam("keep", type_=BigInteger))
+)
+_SUMMARY = select(history.c.summary).where(
+    history.c.member == bindparam("m"), history.c.id == bindparam("i")
+)
+_KNOWN = union_all(
+    select(jobs.c.key).where(jobs.c.cloud_id == bindparam("c")),
+    select(history.c.key).where(history.c.cloud_id == bindparam("c")),
+)
+_ENTRY = (
+    select(
+        history.c.member,
+        history.c.id,
+        history.c.sequence,
+        history.c.state,
+        history.c.number,
+        history.c.outputs_to_execute,
+        history.c.summary,
+        history.c.result,
+        job_payloads.c.graph,
+        job_payloads.c.extra_data,
+    )
+    .join(job_payloads, job_payloads.c.key == history.c.key)
+    .where(history.c.member == bindparam("m"))
+)
+_ENTRY_OF = _ENTRY.where(history.c.id == bindparam("i"))
+_ENTRIES = (
+    _ENTRY.where(
+        history.c.sequence >= bindparam("first", type_=BigInteger),
+        history.c.sequence <= bindparam("last", type_=BigInteger),
+    )
+    .order_by(history.c.sequence)
+    .limit(PAGE)
+)
+_SEQUENCES = select(history.c.sequence).where(history.c.member == bindparam("m"))
+_PUT_SHARE = Upsert(shares, ["member"], ["start", "typical"])
+
+
+class JobRepository:
+    """Jobs and history of all members. Everything raises `StorageError`.
+
+    A `fence` makes a write the engine's: it raises `FencedError` when another replica has the
+    lease. Usage rows and shares are written in the same unit as what they come from.
+    """
+
+    def __init__(self, database: Database, cipher: Cipher | None = None) -> None:
+        self._database = database
+        self._cipher = cipher or Cipher()
+
+    # --- jobs that live --------------------------------------------------------------------
+
+    async def insert(
+        self,
+        job: StoredJob,
+        payload: Payload,
+        *,
+        usage: Sequence[UsageRow] = (),
+        shares: Shares | None = None,
+        fence: Fence | None = None,
+    ) -> int:
+        """Take in a job; its key. Raises `JobLivesError`."""
+        values = _values(job)
+        secret = payload.credentials
+        kept = {
+            "graph": payload.graph,
+            "extra_data": payload.extra_data,
+            "targets": payload.targets,
+            "credentials": None if secret is None else self._cipher.encrypt(secret),
+        }
+
+        def work(connection: Connection) -> int:
+            check_fence(connection, fence)
+            try:
+                (key,) = connection.execute(_ADD_JOB, values).inserted_primary_key or (0,)
+            except IntegrityError as error:
+                raise JobLivesError(f"the job {job.id} has not ended") from error
+            connection.execute(_ADD_PAYLOAD, {"key": key, **kept})
+            _put_beside(connection, usage, shares)
+            return int(key)
+
+        return await self._database.write(work)
+
+    async def update(
+        self,
+        changes: Iterable[tuple[int, Mapping[str, Any]]],
+        *,
+        sent: Collection[int] = (),
+        usage: Sequence[UsageRow] = (),
+        shares: Shares | None = None,
+        fence: Fence | None = None,
+    ) -> None:
+        """Write fields of jobs, by key, under the names of `StoredJob`.
+
+        The credentials of jobs that were `sent` are deleted. A job that is gone is left out.
+        """
+        written = [(key, _encoded(values)) for key, values in changes]
+
+        def work(connection: Connection) -> None:
+            check_fence(connection, fence)
+            for key, values in written:
+                connection.execute(_UPDATE, {"job_key": key, **values})
+            for key in sent:
+                connection.execute(_SENT, {"job_key": key})
+            _put_beside(connection, usage, shares)
+
+        await self._database.write(work)
+
+    async def discard(
+        self,
+        keys: Collection[int],
+        *,
+        usage: Sequence[UsageRow] = (),
+        shares: Shares | None = None,
+        fence: Fence | None = None,
+    ) -> None:
+        """Take jobs out without a trace."""
+
+        def work(connection: Connection) -> None:
+            check_fence(connection, fence)
+            for key in keys:
+                connection.execute(_DROP, {"job_key": key})
+                connection.execute(_DROP_PAYLOAD, {"job_key": key})
+            _put_beside(connection, usage, shares)
+
+        await self._database.write(work)
+
+    async def finish(
+        self,
+        key: int,
+        ended: EndedJob,
+        *,
+        keep: int,
+        usage: Sequence[UsageRow] = (),
+        shares: Shares | None = None,
+        fence: Fence | None = None,
+    ) -> list[str]:
+        """Move a job into the history, of which the newest `keep` entries of its member stay.
+
+        An id that is used again keeps its place in the history, with the new entry. Returns the
+        ids of the entries that were forgotten; nothing happens to a job that is gone.
+        """
+
+        def work(connection: Connection) -> list[str]:
+            check_fence(connection, fence)
+            row = connection.execute(_BY_KEY, {"job_key": key}).one_or_none()
+            if row is None:
+                return []
+            connection.execute(_DROP, {"job_key": key})
+            add_history(connection, _job(row), ended)
+            connection.execute(_SENT, {"job_key": key})
+            over = connection.execute(_TOO_MANY, {"m": row.member, "keep": keep}).all()
+            _forget(connection, row.member, over, with_files=True)
+            _put_beside(connection, usage, shares)
+            return [old.id for old in over]
+
+        return await self._database.write(work)
+
+    async def live(self, member: str | None = None) -> list[StoredJob]:
+        """The jobs that have not ended, of everybody or one member, as they came."""
+        query, key = (_LIVE, {}) if member is None else (_LIVE_OF, {"m": member})
+        rows = await self._database.read(lambda connection: connection.execute(query, key).all())
+        return [_job(row) for row in rows]
+
+    async def get(self, member: str, id_: str) -> StoredJob | None:
+        """A job that has not ended."""
+        key = {"m": member, "i": id_}
+        row = await self._database.read(
+            lambda connection: connection.execute(_JOB, key).one_or_none()
+        )
+        return None if row is None else _job(row)
+
+    async def payload(self, key: int) -> Payload | None:
+        """What the client sent; credentials only until they are sent, and as long as they can be
+        decrypted."""
+        row = await self._database.read(
+            lambda connection: connection.execute(_PAYLOAD, {"job_key": key}).one_or_none()
+        )
+        return None if row is None else self._payload(row)
+
+    async def payloads(self, keys: Iterable[int]) -> dict[int, Payload]:
+        """What clients sent, by the keys of the jobs."""
+        wanted = list(keys)
+
+        def work(connection: Connection) -> list[Row[Any]]:
+            found: list[Row[Any]] = []
+            for start in range(0, len(wanted), CHUNK):
+                some = job_payloads.c.key.in_(wanted[start : start + CHUNK])
+                found += connection.execute(select(job_payloads).where(some)).all()
+            return found
+
+        return {row.key: self._payload(row) for row in await self._database.read(work)}
+
+    def _payload(self, row: Row[Any]) -> Payload:
+        credentials = None
+        if row.credentials is not None:
+            credentials = self._cipher.decrypt(row.credentials)
+            if credentials is None:
+                log.error("credentials_unreadable", job=row.key)
+        return Payload(row.graph, row.extra_data, row.targets, credentials)
+
+    async def load_shares(self) -> Shares:
+        """The state of the fair shares as it was written last."""
+
+        def work(connection: Connection) -> Shares:
+            rows = connection.execute(select(shares))
+            members = {member: Share(start, typical) for member, start, typical in rows}
+            state = get_meta(connection, _FAIR_SHARE) or {}
+            return Shares(float(state.get("now", 0.0)), members, dict(state.get("slots", {})))
+
+        return await self._database.read(work)
+
+    # --- the history -----------------------------------------------------------------------
+
+    async def entry(self, member: str, id_: str) -> HistoryEntry | None:
+        """An entry of the history."""
+        key = {"m": member, "i": id_}
+        row = await self._database.read(
+            lambda connection: connection.execute(_ENTRY_OF, key).one_or_none()
+        )
+        return None if row is None else HistoryEntry(**row._mapping)
+
+    async def entries(
+        self, member: str, *, last: int | None = None, offset: int = 0, limit: int | None = None
+    ) -> AsyncIterator[list[HistoryEntry]]:
+        """Entries, the oldest first, some at a time: the `last` ones, or `limit` of them behind the
+        first `offset`. Entries that end meanwhile are not among them."""
+        bounds = await self._bounds(member, last, offset, limit)
+        while bounds is not None:
+            first, end = bounds
+            key = {"m": member, "first": first, "last": end}
+            rows = await self._database.read(partial(_all, _ENTRIES, key))
+            if rows:
+                yield [HistoryEntry(**row._mapping) for row in rows]
+            bounds = (rows[-1].sequence + 1, end) if len(rows) == PAGE else None
+
+    async def _bounds(
+        self, member: str, last: int | None, offset: int, limit: int | None
+    ) -> tuple[int, int] | None:
+        """The first and the last sequence of a part of the history; `None` if it is empty."""
+        if limit == 0 or last == 0:
+            return None
+        newest_first = _SEQUENCES.order_by(history.c.sequence.desc()).limit(1)
+        oldest_first = _SEQUENCES.order_by(history.c.sequence).limit(1)
+        if last is not None:
+            starts = [newest_first.offset(last - 1), oldest_first]
+        else:
+            starts = [oldest_first.offset(offset)]
+        ends = [newest_first]
+        if limit is not None:
+            ends.insert(0, oldest_first.offset(offset + limit - 1))
+
+        def work(connection: Connection) -> tuple[int, int] | None:
+            first, end = (_first(connection, some, {"m": member}) for some in (starts, ends))
+            return None if first is None or end is None else (first, end)
+
+        return await self._database.read(work)
+
+    async def summary(self, member: str, id_: str) -> bytes | None:
+        """What lists show of an ended job."""
+        key = {"m": member, "i": id_}
+        return await self._database.read(
+            lambda connection: connection.execute(_SUMMARY, key).scalar_one_or_none()
+        )
+
+    async def page(
+        self,
+        member: str,
+        *,
+        states: Collection[str] | None = None,
+        workflow_id: str | None = None,
+        by: Literal["created", "duration"] = "created",
+        descending: bool = True,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> JobPage:
+        """A part of the member's jobs, live and ended ones, in order.
+
+        Of an id that is used again the ended one counts. Jobs that are equal in order come as they
+        came, live ones first.
+        """
+        live, ended = _listed(member, states, workflow_id)
+        found = union_all(live, ended).subquery()
+        order = found.c.created_at if by == "created" else found.c.duration
+        ordered = select(found.c.kind, found.c.key).order_by(
+            order.desc() if descending else order, found.c.kind, found.c.place
+        )
+        wanted = ordered.limit(limit).offset(offset)
+        count = select(func.count()).select_from(found)
+
+        def work(connection: Connection) -> JobPage:
+            rows = connection.execute(wanted).all()
+            total = connection.execute(count).scalar_one()
+            known: dict[tuple[int, int], StoredJob | bytes] = {}
+            for row in _by_keys(connection, jobs, [key for kind, key in rows if not kind]):
+                known[0, row.key] = _job(row)
+            for row in _by_keys(connection, history, [key for kind, key in rows if kind]):
+                known[1, row.key] = row.summary
+            return JobPage([known[kind, key] for kind, key in rows], total)
+
+        return await self._database.read(work)
+
+    async def ended_in(self, state: str, limit: int) -> list[tuple[str, str]]:
+        """Member and id of the jobs that ended last in that state, the oldest first."""
+        query = (
+            select(history.c.member, history.c.id)
+            .where(history.c.state == state)
+            .order_by(history.c.ended_at.desc(), history.c.sequence.desc())
+            .limit(limit)
+        )
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [(member, id_) for member, id_ in reversed(rows)]
+
+    async def knows(self, cloud_id: str) -> bool:
+        """Whether a job of an account is one of ours, live or in the history."""
+        return await self._database.read(
+            lambda connection: connection.execute(_KNOWN, {"c": cloud_id}).first() is not None
+        )
+
+    async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
+        """Take entries out of the history, all without `ids`; those that were there."""
+        wanted = None if ids is None else list(dict.fromkeys(ids))
+        gone: list[str] = []
+        newest = None
+        if wanted is None:
+            last = {"m": member}
+            newest = await self._database.read(
+                lambda connection: connection.execute(_LAST, last).scalar_one()
+            )
+            if newest is None:
+                return []
+        while wanted is None or wanted:
+            some = history.c.member == member
+            if wanted is None:
+                some &= history.c.sequence <= newest
+            else:
+                some &= history.c.id.in_(wanted[:FORGOTTEN_AT_ONCE])
+                wanted = wanted[FORGOTTEN_AT_ONCE:]
+            query = select(history.c.key, history.c.id).where(some).limit(FORGOTTEN_AT_ONCE)
+
+            def work(connection: Connection, query: Select[Any] = query) -> list[str]:
+                rows = connection.execute(query).all()
+                _forget(connection, member, rows, with_files=False)
+                return [row.id for row in rows]
+
+            forgotten = await self._database.write(work)
+            gone += forgotten
+            if wanted is None and len(forgotten) < FORGOTTEN_AT_ONCE:
+                break
+        return gone
+
+    async def count_history(self, member: str | None = None) -> int:
+        """How many entries there are."""
+        query = select(func.count()).select_from(history)
+        if member is not None:
+            query = query.where(history.c.member == member)
+        return await self._database.read(lambda connection: connection.execute(query).scalar_one())
+
+
+def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None:
+    """Write an entry of the history in the caller's unit, in place of one with the same id."""
+    sequence = None
+    earlier = connection.execute(_EARLIER, {"m": job.member, "i": job.id}).one_or_none()
+    if earlier is not None:
+        sequence = earlier.sequence
+        connection.execute(_DROP_HISTORY, {"job_key": earlier.key})
+        connection.execute(_DROP_PAYLOAD, {"job_key": earlier.key})
+    if sequence is None:
+        sequence = (connection.execute(_LAST, {"m": job.member}).scalar_one() or 0) + 1
+    connection.execute(
+        _ADD_HISTORY,
+        {
+            "key": job.key,
+            "member": job.member,
+            "id": job.id,
+            "sequence": sequence,
+            "state": ended.state,
+            "number": codec.dumps(job.number),
+            "workflow_id": job.workflow_id,
+            "cloud_id": job.cloud_id,
+            "created_at": job.created_at,
+            "started_at": ended.started_at,
+            "ended_at": ended.ended_at,
+            "outputs_to_execute": codec.dumps(ended.outputs_to_execute),
+            "summary": ended.summary,
+            "result": ended.result,
+        },
+    )
+
+
+def put_shares(connection: Connection, state: Shares) -> None:
+    """Write the state of the fair shares, in the caller's unit."""
+    put_meta(connection, _FAIR_SHARE, {"now": state.now, "slots": dict(state.slots)})
+    values = [
+        {"member": member, "start": share.start, "typical": share.typical}
+        for member, share in sorted(state.members.items())
+    ]
+    if values:
+        connection.execute(_PUT_SHARE(connection), values)
+
+
+def _put_beside(connection: Connection, usage: Sequence[UsageRow], state: Shares | None) -> None:
+    if usage:
+        add_usage(connection, usage)
+    if state is not None:
+        put_shares(connection, state)
+
+
+def _forget(connection: Connection, member: str, rows: Sequence[Any], *, with_files: bool) -> None:
+    if rows:
+        keys = [{"job_key": row.key} for row in rows]
+        connection.execute(_DROP_HISTORY, keys)
+        connection.execute(_DROP_PAYLOAD, keys)
+        forget_outputs(connection, member, [row.id for row in rows], with_files=with_files)
+
+
+def _listed(
+    member: str, states: Collection[str] | None, workflow_id: str | None
+) -> tuple[Select[Any], Select[Any]]:
+    """Keys and order of the live and the ended jobs that are asked for."""
+    again = select(history.c.key).where(
+        history.c.member == jobs.c.member, history.c.id == jobs.c.id
+    )
+    live = select(
+        literal(0).label("kind"),
+        jobs.c.key,
+        jobs.c.created_at,
+        (-func.coalesce(jobs.c.started_at, 0)).label("duration"),
+        jobs.c.key.label("place"),
+    ).where(jobs.c.member == member, ~again.exists())
+    ended = select(
+        literal(1).label("kind"),
+        history.c.key,
+        history.c.created_at,
+        (history.c.ended_at - history.c.started_at).label("duration"),
+        history.c.sequence.label("place"),
+    ).where(history.c.member == member)
+    if states is not None:
+        live = live.where(jobs.c.state.in_(sorted(states)))
+        ended = ended.where(history.c.state.in_(sorted(states)))
+    if workflow_id is not None:
+        live = live.where(jobs.c.workflow_id == workflow_id)
+        ended = ended.where(history.c.workflow_id == workflow_id)
+    return live, ended
+
+
+def _first(
+    connection: Connection, queries: Sequence[Select[int]], key: Mapping[str, Any]
+) -> int | None:
+    """What the first query finds that finds something."""
+    found = (connection.execute(query, key).scalar_one_or_none() for query in queries)
+    return next((value for value in found if value is not None), None)
+
+
+def _all(query: Select[Any], key: Mapping[str, Any], connection: Connection) -> Sequence[Row[Any]]:
+    return connection.execute(query, key).all()
+
+
+def _by_keys(connection: Connection, table: Any, keys: list[int]) -> Iterable[Row[Any]]:
+    for start in range(0, len(keys), CHUNK):
+        query = select(table).where(table.c.key.in_(keys[start : start + CHUNK]))
+        yield from connection.execute(query)
+
+
+def _values(job: StoredJob) -> dict[str, Any]:
+    return {
+        "member": job.member,
+        "id": job.id,
+        "state": job.state,
+        "number": codec.dumps(job.number),
+        "client_id": job.client_id,
+        "workflow_id": job.workflow_id,
+        "account": job.account,
+        "cloud_id": job.cloud_id,
+        "created_at": job.created_at,
+        "changed_at": job.changed_at,
+        "started_at": job.started_at,
+        "outputs_to_execute": codec.dumps(job.outputs_to_execute),
+        "watched": job.watched,
+        "cancel_requested": job.cancel_requested,
+        "charge": job.charge,
+        "reason": job.reason,
+    }
+
+
+def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields as they are in their columns."""
+    unknown = values.keys() - _FIELDS
+    if unknown:
+        raise ValueError(f"a job has no field {sorted(unknown)}")
+    return {
+        name: codec.dumps(value) if name in ("number", "outputs_to_execute") else value
+        for name, value in values.items()
+    }
+
+
+_FIELDS = frozenset(column.name for column in jobs.c) - {"key", "member", "id"}
+
+
+def _job(row: Row[Any]) -> StoredJob:
+    values = dict(row._mapping)
+    values["number"] = codec.loads(row.number)
+    values["outputs_to_execute"] = codec.loads(row.outputs_to_execute)
+    return StoredJob(**values)

@@ -1,0 +1,152 @@
+"""Leases: who may do what only one replica may do, and the fence behind which writes stay.
+
+Time is the database's. Each acquisition has a higher epoch than all before; a write that carries
+an older one is refused in its own transaction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import BigInteger, Connection, bindparam, select, update
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from proxy.storage.database import Database, FencedError
+from proxy.storage.statements import Upsert
+from proxy.storage.tables import leases
+
+#: The lease of the engine.
+ENGINE = "engine"
+
+
+class database_now(FunctionElement[int]):  # noqa: N801 (reads as the SQL function that it is)
+    """The clock of the database, in ms since 1970."""
+
+    type = BigInteger()
+    inherit_cache = True
+
+
+@compiles(database_now, "sqlite")
+def _sqlite_now(*_: Any, **__: Any) -> str:
+    return "CAST(ROUND((julianday('now') - 2440587.5) * 86400000) AS INTEGER)"
+
+
+@compiles(database_now, "postgresql")
+def _postgresql_now(*_: Any, **__: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+
+@dataclass(frozen=True, slots=True)
+class Fence:
+    """What a write must carry: the epoch of the lease under which it was decided."""
+
+    name: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease that `holder` has, until it is not renewed in time."""
+
+    name: str
+    holder: str
+    epoch: int
+
+    @property
+    def fence(self) -> Fence:
+        """The fence of the holder's writes."""
+        return Fence(self.name, self.epoch)
+
+
+_FREE = Upsert(leases, ["name"])
+_LOCKED = select(leases).where(leases.c.name == bindparam("lease")).with_for_update()
+_EPOCH = (
+    select(leases.c.epoch).where(leases.c.name == bindparam("lease")).with_for_update(read=True)
+)
+_NOW = select(database_now())
+_MINE = update(leases).where(
+    leases.c.name == bindparam("lease"),
+    leases.c.holder == bindparam("by"),
+    leases.c.epoch == bindparam("at"),
+)
+_RENEW = _MINE.values(expires=database_now() + bindparam("ttl", type_=BigInteger))
+_RELEASE = _MINE.values(expires=0)
+_TAKE = (
+    update(leases)
+    .where(leases.c.name == bindparam("lease"))
+    .values(
+        holder=bindparam("by"),
+        epoch=bindparam("at"),
+        expires=database_now() + bindparam("ttl", type_=BigInteger),
+    )
+)
+
+
+class LeaseRepository:
+    """The leases of a database. Times to live are in seconds."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def acquire(
+        self, name: str, holder: str, ttl: float, *, alone: bool = False
+    ) -> Lease | None:
+        """Take the lease if it is free, has run out or is the holder's; `None` if it is not.
+
+        With `alone` nobody else can be there (the data folder is locked), and one that an earlier
+        process has left is taken at once. Raises `StorageError`.
+        """
+
+        def work(connection: Connection) -> Lease | None:
+            free = {"name": name, "holder": "", "epoch": 0, "expires": 0}
+            connection.execute(_FREE(connection), free)
+            row = connection.execute(_LOCKED, {"lease": name}).one()
+            now = connection.execute(_NOW).scalar_one()
+            if row.expires > now and row.holder != holder and not alone:
+                return None
+            epoch = row.epoch + 1
+            taken = {"lease": name, "by": holder, "at": epoch, "ttl": round(ttl * 1000)}
+            connection.execute(_TAKE, taken)
+            return Lease(name, holder, epoch)
+
+        return await self._database.write(work)
+
+    async def renew(self, lease: Lease, ttl: float) -> bool:
+        """Keep the lease for another while; false if another holder has it. Raises
+        `StorageError`."""
+        mine = {"lease": lease.name, "by": lease.holder, "at": lease.epoch}
+
+        def work(connection: Connection) -> bool:
+            return connection.execute(_RENEW, {**mine, "ttl": round(ttl * 1000)}).rowcount == 1
+
+        return await self._database.write(work)
+
+    async def release(self, lease: Lease) -> None:
+        """Give the lease back, so that another replica need not wait. Raises `StorageError`."""
+        mine = {"lease": lease.name, "by": lease.holder, "at": lease.epoch}
+        await self._database.write(lambda connection: connection.execute(_RELEASE, mine).rowcount)
+
+    async def holder(self, name: str) -> Lease | None:
+        """Who has the lease, if it has not run out. Raises `StorageError`."""
+
+        def work(connection: Connection) -> Lease | None:
+            now = connection.execute(_NOW).scalar_one()
+            query = select(leases).where(leases.c.name == name, leases.c.expires > now)
+            row = connection.execute(query).one_or_none()
+            return None if row is None else Lease(row.name, row.holder, row.epoch)
+
+        return await self._database.read(work)
+
+
+def check_fence(connection: Connection, fence: Fence | None) -> None:
+    """Refuse a unit whose epoch is over. Raises `FencedError`."""
+    if fence is None:
+        return
+    epoch = connection.execute(_EPOCH, {"lease": fence.name}).scalar_one_or_none()
+    if epoch != fence.epoch:
+        raise FencedError(
+            f"the lease {fence.name} has epoch {epoch} now and this write {fence.epoch}: "
+            "another replica runs the jobs"
+        )

@@ -1,0 +1,86 @@
+"""The schema and its versions: made, brought up to date, or refused.
+
+A new database gets the tables as they are in `tables.py`; an older one goes through the revisions
+in `versions` (Alembic). Both happen in one unit, so that two processes do not do it at once. A
+change within a release only adds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import structlog
+from sqlalchemy import Connection, inspect, text
+
+from proxy.storage.database import Database, StorageError
+from proxy.storage.tables import metadata
+
+log = structlog.get_logger(__name__)
+
+#: The revision of `tables.py`.
+HEAD = "0001"
+
+#: A number for PostgreSQL's lock, any that nothing else uses.
+_LOCK = 0x636F6D6679
+
+
+class UnknownSchemaError(StorageError):
+    """The database was written by a version of the program that is newer than this one."""
+
+
+async def migrate(database: Database) -> bool:
+    """Bring the schema to `HEAD`; says whether there was something to do.
+
+    Raises `UnknownSchemaError`, `StorageError`.
+    """
+    if await database.read(revision) == HEAD:
+        return False
+    before = await database.write(_migrate)
+    if before is not None:
+        log.info("schema_migrated", before=before, now=HEAD)
+    return before != HEAD
+
+
+def revision(connection: Connection) -> str | None:
+    """The schema's revision, `None` where there is no schema."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def _migrate(connection: Connection) -> str | None:
+    """Bring the schema to `HEAD`; the revision that was there before."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    before = revision(connection)
+    if before is None:
+        metadata.create_all(connection)
+        connection.execute(
+            text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        )
+        connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+    elif before != HEAD:
+        upgrade(connection, before)
+    return before
+
+
+def upgrade(connection: Connection, before: str | None) -> None:
+    """Run the revisions behind `before` in the caller's unit. Raises `UnknownSchemaError`."""
+    from alembic import command  # a start with a current schema does without
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["connection"] = connection
+    connection.execute(text("SELECT 1"))  # Alembic leaves a transaction alone that is under way
+    try:
+        if before is not None:
+            ScriptDirectory.from_config(config).get_revision(before)
+    except CommandError as error:
+        raise UnknownSchemaError(
+            f"the database has the schema {before}, and this version of comfy-cloud-proxy knows "
+            f"none behind {HEAD}: run the version that wrote it, or restore a copy from before"
+        ) from error
+    command.upgrade(config, "head")

@@ -1,0 +1,80 @@
+"""Statements that each database says in words of its own, and the single values of `meta`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from sqlalchemy import Connection, Insert, Table, bindparam, select
+from sqlalchemy.dialects import sqlite
+
+from proxy.storage.tables import meta
+from proxy.translate import codec
+
+
+class Upsert:
+    """An insert that replaces `columns` of a row that is there, in the words of each database.
+
+    Where `how` is `add` their new values are added to the old ones, where it is `highest` the
+    larger value of the one column stays. Without `columns` a row that is there stays as it is.
+    """
+
+    def __init__(
+        self, table: Table, keys: Sequence[str], columns: Sequence[str] = (), *, how: str = "set"
+    ) -> None:
+        self._table, self._keys, self._columns, self._how = table, keys, columns, how
+        self._made: dict[str, Insert] = {}
+
+    def __call__(self, connection: Connection) -> Insert:
+        """The statement for the connection's database."""
+        name = connection.dialect.name
+        if name not in self._made:
+            self._made[name] = self._make(name)
+        return self._made[name]
+
+    def _make(self, name: str) -> Insert:
+        statement: Any
+        if name == "sqlite":
+            statement = sqlite.insert(self._table)
+        else:
+            from sqlalchemy.dialects import postgresql
+
+            statement = postgresql.insert(self._table)
+        if not self._columns:
+            return cast(Insert, statement.on_conflict_do_nothing(index_elements=self._keys))
+        new = {column: statement.excluded[column] for column in self._columns}
+        if self._how == "add":
+            new = {column: self._table.c[column] + value for column, value in new.items()}
+        return cast(
+            Insert,
+            statement.on_conflict_do_update(
+                index_elements=self._keys,
+                set_=new,
+                where=_larger(self._table, new) if self._how == "highest" else None,
+            ),
+        )
+
+
+def _larger(table: Table, new: dict[str, Any]) -> Any:
+    ((column, value),) = new.items()
+    return table.c[column] < value
+
+
+_PUT_META = Upsert(meta, ["name"], ["value"])
+_ADD_META = Upsert(meta, ["name"])
+_GET_META = select(meta.c.value).where(meta.c.name == bindparam("meta"))
+_LOCK_META = _GET_META.with_for_update()
+
+
+def get_meta(connection: Connection, name: str, *, lock: bool = False) -> Any:
+    """A value, `None` if there is none. With `lock` no other unit changes it before this ends."""
+    if lock:
+        connection.execute(_ADD_META(connection), {"name": name, "value": b"null"})
+    query = _LOCK_META if lock else _GET_META
+    value = connection.execute(query, {"meta": name}).scalar_one_or_none()
+    return None if value is None else codec.loads(value)
+
+
+def put_meta(connection: Connection, name: str, value: object) -> None:
+    """Write a value."""
+    connection.execute(_PUT_META(connection), {"name": name, "value": codec.dump_bytes(value)})

@@ -1,0 +1,45 @@
+"""The schema: made, migrated, the same either way, and refused where it is not known."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from proxy.storage.database import Database
+from proxy.storage.migrations import HEAD, UnknownSchemaError, migrate, revision, upgrade
+from proxy.storage.tables import metadata
+
+
+def _differences(connection: Connection) -> list[Any]:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+    return list(compare_metadata(context, metadata))
+
+
+async def test_a_new_database_gets_the_newest_schema_once(empty_database: Database) -> None:
+    assert await migrate(empty_database)
+    assert not await migrate(empty_database)
+    assert await empty_database.read(revision) == HEAD
+
+
+async def test_revisions_lead_to_the_tables(empty_database: Database) -> None:
+    await empty_database.write(lambda connection: upgrade(connection, None))
+    assert await empty_database.read(revision) == HEAD
+    assert await empty_database.read(_differences) == []
+
+
+async def test_two_that_migrate_at_once_make_one_schema(empty_database: Database) -> None:
+    await asyncio.gather(migrate(empty_database), migrate(empty_database))
+    assert await empty_database.read(_differences) == []
+
+
+async def test_a_schema_of_a_newer_version_is_refused(database: Database) -> None:
+    newer = text("UPDATE alembic_version SET version_num = '9999'")
+    await database.write(lambda connection: connection.execute(newer).rowcount)
+    with pytest.raises(UnknownSchemaError, match=r"schema 9999.*run the version that wrote it"):
+        await migrate(database)
