@@ -8,15 +8,12 @@ class Brake:
 
     Pure: `now` is any clock in seconds that does not run backwards. A 429 that says nothing means
     `first_wait` seconds, twice as long each time until an answer comes, at most `longest_wait`;
-    one with `Retry-After` means what it says, at most `longest_asked`.
+    one with `Retry-After` means what it says.
     """
 
-    def __init__(
-        self, *, first_wait: float = 1.0, longest_wait: float = 30.0, longest_asked: float = 300.0
-    ) -> None:
+    def __init__(self, *, first_wait: float = 1.0, longest_wait: float = 30.0) -> None:
         self._first_wait = first_wait
         self._longest_wait = longest_wait
-        self._longest_asked = longest_asked
         self._pause = first_wait
         self._on_until = 0.0
 
@@ -30,7 +27,7 @@ class Brake:
         Answers to calls that were under way when the first came do not make the pause longer.
         """
         if asked is not None:
-            self._on_until = max(self._on_until, now + min(asked, self._longest_asked))
+            self._on_until = max(self._on_until, now + asked)
         elif now >= self._on_until:
             self._on_until = now + self._pause
             self._pause = min(self._pause * 2, self._longest_wait)

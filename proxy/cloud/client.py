@@ -147,8 +147,7 @@ class CloudClient:
     async def job(self, cloud_id: str) -> Snapshot | None:
         """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
-            answer = await self._lookup(Answer.object, "jobs", cloud_id)
-        return None if answer is None else from_job({**answer, "id": cloud_id})
+            return await self._lookup(partial(_job, cloud_id), "jobs", cloud_id)
 
     async def jobs(
         self, statuses: Iterable[str] = (), *, limit: int | None = None
@@ -286,6 +285,10 @@ def _submission(call: str, said: dict[str, Any]) -> Submission:
         return Submission(cloud_id, node_errors if isinstance(node_errors, dict) else {})
     refused = refusal(call, 400, said, None) if node_errors else None
     raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)
+
+
+def _job(cloud_id: str, answer: Answer) -> Snapshot:
+    return from_job({**answer.object(), "id": cloud_id})
 
 
 def _job_page(answer: Answer) -> tuple[list[Any], dict[str, Any]]:

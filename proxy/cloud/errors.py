@@ -28,6 +28,10 @@ from proxy.translate.errors import LocalError, retry_header
 #: Seconds after which a client may ask again, where nobody knows better.
 _WAIT = 10.0
 
+#: The longest wait in seconds that the cloud may dictate: what waits must notice within a minute
+#: or two that the cloud works again, and asking once a minute burdens nobody.
+LONGEST_RETRY_AFTER = 60.0
+
 
 class CloudError(Exception):
     """Any failure of a call to Comfy Cloud.
@@ -135,15 +139,19 @@ def unanswered(error: CloudError, lead: str, then: str) -> LocalError:
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from `now` (seconds since 1970) by a `Retry-After` header, `None` if unreadable."""
+    """Seconds from `now` (seconds since 1970) by a `Retry-After` header, `None` if unreadable.
+
+    At most `LONGEST_RETRY_AFTER`, whatever it says.
+    """
     if value is None:
         return None
-    if re.fullmatch(r"\s*\d{1,9}\s*", value):
-        return float(value)
+    if re.fullmatch(r"\s*[0-9]+\s*", value):
+        return float(min(int(value.strip()[:10]), LONGEST_RETRY_AFTER))
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        wait = parsedate_to_datetime(value).timestamp() - now
     except (ValueError, OverflowError):
         return None
+    return min(max(0.0, wait), LONGEST_RETRY_AFTER)
 
 
 def _said(body: object) -> str:

@@ -50,7 +50,7 @@ class Answer:
     def json(self) -> Any:
         """The parsed body, in which the account's key is redacted. Raises `CloudGarbage`."""
         try:
-            value = codec.loads(self.body)
+            value = codec.loads_text(self.body)
         except ValueError:
             raise CloudGarbage(f"{self.call}: the answer is not JSON") from None
         return redact(value, self.key) if self.key and self.key.encode() in self.body else value
@@ -214,7 +214,7 @@ class Http:
             raw = await response.read()
         wait = retry_after(response.headers.get("Retry-After"), time.time())
         try:
-            body = codec.loads(raw)
+            body = codec.loads_text(raw)
         except ValueError:
             body = raw.decode(errors="replace")
         return refusal(call, response.status, redact(body, self.key) if self.key else body, wait)

@@ -32,9 +32,6 @@ _FLAGS = codec.dumps({"type": "feature_flags", "data": {"supports_preview_metada
 
 _MAX_MESSAGE = 64 * 1024 * 1024
 
-#: The longest time that a `Retry-After` of a refused handshake is obeyed for, in seconds.
-_MAX_RETRY_AFTER = 300.0
-
 #: Statuses of a handshake that another try will not change.
 _KEY_REFUSED = (401, 403)
 
@@ -222,7 +219,7 @@ class EventSocket:
 
     def _text(self, text: str) -> None:
         try:
-            message = codec.loads(text)
+            message = codec.loads_text(text)
         except ValueError:
             message = None
         type_ = message.get("type") if isinstance(message, dict) else None
@@ -244,8 +241,7 @@ class EventSocket:
             return jittered(self._waits.longest)
         self._decided.clear()
         named = error.headers.get("Retry-After") if error.headers is not None else None
-        asked = retry_after(named, time.time())
-        return min(asked or 0.0, _MAX_RETRY_AFTER)
+        return retry_after(named, time.time()) or 0.0
 
     def _tell(self, callback: Callable[..., None], *arguments: Any) -> None:
         try:

@@ -6,11 +6,14 @@ ComfyUI sends NaN and Infinity literals and integers beyond 64 bits (seeds); nei
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
 
 _decoder = msgspec.json.Decoder()
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def loads(data: bytes | str) -> Any:
@@ -21,6 +24,32 @@ def loads(data: bytes | str) -> Any:
         return _loads_lenient(data)
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply") from error
+
+
+def loads_text(data: bytes | str) -> Any:
+    """`loads`, with U+FFFD for every lone surrogate, which neither a file nor a name can hold.
+
+    JSON can escape half of a surrogate pair, and Python takes it as it is.
+    """
+    try:
+        return _decoder.decode(data)  # refuses them
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        value = loads(data)
+    try:
+        return _storable(value)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+
+
+def _storable(value: Any) -> Any:
+    match value:
+        case str():
+            return _SURROGATES.sub("\ufffd", value)
+        case dict():
+            return {_storable(key): _storable(each) for key, each in value.items()}
+        case list():
+            return [_storable(each) for each in value]
+    return value
 
 
 def _loads_lenient(data: bytes | str) -> Any:

@@ -108,7 +108,7 @@ def encode_text(text: NodeText) -> bytes:
 
 def _picture_with_metadata(rest: bytes) -> CloudPicture | None:
     about, image = _counted(rest)
-    metadata = codec.loads(about)
+    metadata = codec.loads_text(about)
     if not isinstance(metadata, dict) or not image:
         return None
     node_id = metadata.get("node_id")

@@ -96,8 +96,11 @@ class Snapshot:
 
 
 def milliseconds(value: object) -> int | None:
-    """A time in seconds or milliseconds, told apart by its size (over 1e11 is ms)."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    """A time in seconds or milliseconds, told apart by its size (over 1e11 is ms).
+
+    `None` for what is no time since 1970: NaN, infinity, negative or beyond the year 5000.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e14:
         return None
     return int(value) if value > 1e11 else int(value * 1000)
 
@@ -166,7 +169,7 @@ def _execution_error(job: dict[str, Any]) -> dict[str, Any] | None:
     if not isinstance(text, str) or not text:
         return None
     try:
-        parsed = codec.loads(text)
+        parsed = codec.loads_text(text)
     except ValueError:
         parsed = None
     return parsed if isinstance(parsed, dict) else {"exception_message": text}

@@ -38,8 +38,5 @@ def _seconds(value: object) -> float:
         except ValueError:
             return 0.0
         return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
-    try:
-        ms = milliseconds(value)
-    except (ValueError, OverflowError):
-        ms = None
+    ms = milliseconds(value)
     return 0.0 if ms is None else ms / 1000

@@ -14,7 +14,7 @@ import graphs
 import pytest
 from stack import PATIENCE, Client, running_proxy
 
-from proxy.simulator import HttpFault, Simulator
+from proxy.simulator import HttpFault, Simulator, SocketFault
 
 SUBMIT = "POST /api/prompt"
 #: What a 429 may say of an ordinary rate limit: no document names a code.
@@ -162,6 +162,42 @@ async def test_without_a_timeout_a_job_that_cannot_go_waits(
             simulator.switches.refuse_prompt = None
             await listener.until_end(waiting)
         assert (await client.history(waiting))["status"]["completed"] is True
+
+
+async def test_a_name_that_no_file_can_have_stops_no_write(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    item = {"filename": "\ud800.png", "subfolder": "\udfff", "type": "output"}
+    body = {"status": "completed", "outputs": {"2": {"images": [item]}, "\ud800": {}}}
+    async with running_proxy(simulator, tmp_path) as proxy:
+        client = Client(session, proxy.url)
+        odd = simulator.faults.add(
+            HttpFault("GET /api/jobs/{id}", status=200, body=json.dumps(body)), times=None
+        )
+        simulator.faults.add(SocketFault("lose", event="*"), times=None)
+        first = await client.submit(graphs.plain())
+        await until_in_history(client, first)
+        assert (await client.history(first))["status"]["completed"] is True
+        simulator.faults.clear()
+        assert odd.happened
+        second = await client.run(graphs.plain(1))
+        assert second["status"]["completed"] is True
+        _, history = await client.get("history")
+    async with running_proxy(simulator, tmp_path) as proxy:
+        assert await Client(session, proxy.url).get("history") == (200, history)
+
+
+async def test_a_wait_of_a_day_is_cut_short(simulator: Simulator, client: Client) -> None:
+    asked = {"Retry-After": "86400"}
+    simulator.faults.add(HttpFault(SUBMIT, status=429, headers=asked), times=None)
+    async with client.session.post(client.url / "prompt", json={"prompt": graphs.plain()}) as told:
+        assert (told.status, told.headers["Retry-After"]) == (503, "60")
+
+
+async def until_in_history(client: Client, prompt_id: str) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not (await client.get(f"history/{prompt_id}"))[1]:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
 
 
 async def until_it_says_why(client: Client, prompt_id: str) -> dict[str, Any]:

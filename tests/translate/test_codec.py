@@ -42,3 +42,20 @@ def test_what_is_not_json_is_a_value_error(data: bytes) -> None:
 
 def test_it_is_written_as_python_writes_it() -> None:
     assert codec.dumps({"a": [1, "ü"]}) == '{"a": [1, "\\u00fc"]}'
+
+
+def test_half_a_surrogate_pair_becomes_a_sign_that_can_be_written() -> None:
+    data = rb'{"a\ud800": ["\udc00b\ud83d\ude00", NaN], "n": {"x": "\ud83d"}}'
+    value = codec.loads_text(data)
+    assert value["a\ufffd"][0] == "\ufffdb\U0001f600"
+    assert value["n"] == {"x": "\ufffd"}
+    assert codec.loads_text(b'{"a": "\xc3\xa9", "seed": 18446744073709551616}') == {
+        "a": "\u00e9",
+        "seed": 2**64,
+    }
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[" * 100_000, b'"\xed\xa0\x80"'])
+def test_text_that_is_not_json_is_a_value_error(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  (the words are the library's)
+        codec.loads_text(data)

@@ -42,7 +42,18 @@ def test_a_cancelled_run_is_final_with_its_end_time() -> None:
 
 @pytest.mark.parametrize(
     ("value", "ms"),
-    [(1795527685, 1795527685000), (1795527685850, 1795527685850), (None, None), ("x", None)],
+    [
+        (1795527685, 1795527685000),
+        (1795527685850, 1795527685850),
+        (None, None),
+        ("x", None),
+        (float("nan"), None),
+        (float("inf"), None),
+        (-float("inf"), None),
+        (-1, None),
+        (1e300, None),
+        (10**400, None),
+    ],
 )
 def test_times_are_told_apart_by_size(value: object, ms: int | None) -> None:
     assert milliseconds(value) == ms
