@@ -18,7 +18,7 @@ from proxy.accounts.order import best_first
 from proxy.api import web_packages
 from proxy.api.admin.board import Bell, Board
 from proxy.api.app import make_admin_app
-from proxy.api.guard import Limits
+from proxy.api.connections import Limits
 from proxy.api.journal import Journal
 from proxy.api.server import Server
 from proxy.api.services import Services
@@ -313,6 +313,8 @@ def _limits(settings: Settings) -> Limits:
         max_connections=settings.max_connections,
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,
+        write_timeout=settings.write_timeout,
+        idle_timeout=settings.idle_timeout,
         header_bytes=settings.max_header_bytes,
     )
 

@@ -15,7 +15,6 @@ from proxy.api.books import limited
 from proxy.api.cors import cors_headers
 from proxy.api.crowd import Crowd
 from proxy.api.middleware import gate
-from proxy.api.presence import PRESENCE, Presence
 from proxy.api.privacy import keep_private
 from proxy.api.routes import add_routes, of_admins, of_clients
 from proxy.api.services import SERVICES, Services
@@ -65,16 +64,13 @@ def make_admin_app(services: Services) -> web.Application:
 
 
 def _add_door(app: web.Application, services: Services) -> None:
-    door = Door(
+    app[DOOR] = Door(
         services.members,
         base_path=services.base_path,
         trusted_proxies=services.trusted_proxies,
         cors_origins=services.cors_origins,
         on_wrong=services.books.wrong_token,
     )
-    presence = Presence(door)
-    app[DOOR], app[PRESENCE] = door, presence
-    services.members.subscribe(presence.review)
     app.on_response_prepare.append(keep_private)
 
 

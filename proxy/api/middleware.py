@@ -15,7 +15,7 @@ from structlog.contextvars import bind_contextvars
 
 from proxy.api import answers, compression
 from proxy.api.access import DOOR
-from proxy.api.guard import guard_of
+from proxy.api.connections import connection_of
 from proxy.api.origin import OriginCheck
 from proxy.metrics.tally import Tally
 from proxy.store.base import StoreError
@@ -107,16 +107,13 @@ def _count(tally: Tally, request: web.Request, status: int, began: float) -> Non
 
 
 async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let the connection's guard know of the request, and answer for it when the server stops."""
-    guard = guard_of(request)
-    if guard is None:
-        return await _answer(request, handler)
+    """Answer for the handler when the server stops."""
+    connection = connection_of(request)
+    connection.task = task = asyncio.current_task()
     try:
-        with guard.handling(request):
-            return await _answer(request, handler)
+        return await _answer(request, handler)
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if not guard.cancelled or task is None:
+        if not connection.cancelled or task is None:
             raise
         task.uncancel()
         log.warning("cut_short", path=request.path)
@@ -136,6 +133,8 @@ async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
         admission = request.app[DOOR].admit(request)
         if admission is not None:
             request[MEMBER] = admission.member
+            connection = connection_of(request)
+            connection.keeper.admit(connection, admission)
         unmatched = request.match_info.http_exception
         if unmatched is not None:
             return _unknown(request, unmatched)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
 from yarl import URL
+
+if TYPE_CHECKING:
+    from proxy.api.connections import Connection
 
 _TOKEN_SEGMENT = "/t/"  # noqa: S105
 
@@ -77,13 +80,14 @@ def stripping(
     def make_stripped(
         message: RawRequestMessage,
         payload: Any,
-        protocol: Any,
+        protocol: Connection,
         writer: Any,
         task: asyncio.Task[Any],
     ) -> web.BaseRequest:
         url, way = strip(message.url, base, members=has_members())
         if url is not message.url:
             message = message._replace(url=url, path=str(url))
+        protocol.begin(payload)
         request = make(message, payload, protocol, writer, task)
         cast("web.Request", request)[WAY] = way
         return request

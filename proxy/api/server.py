@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import structlog
 from aiohttp import web
 
+from proxy.api.access import DOOR
 from proxy.api.app import make_app, server_logger
-from proxy.api.descriptors import room_for
-from proxy.api.guard import AnswerLog, Limits
+from proxy.api.connections import Connection, ConnectionManager, Limits, room_for
 from proxy.api.prefix import stripping
 from proxy.api.services import Services
-from proxy.api.watch import Watch
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +24,8 @@ log = structlog.get_logger(__name__)
 BACKLOG = 2048
 #: So few connections are worth a line even where nobody has asked for more.
 SCANTY = 1000
+#: Seconds after which aiohttp ends silent connections; here the `ConnectionManager` does.
+NEVER = 10.0 * 365 * 24 * 3600
 #: Seconds of the time to stop that are kept, at most, for what was cut short.
 GOODBYE = 1.0
 
@@ -47,19 +48,16 @@ class Server:
         self._services = services
         self._limits = limits or Limits()
         self._stop_timeout = stop_timeout
-        self._runner = web.AppRunner(
-            make(services),
-            access_log=logging.getLogger(__name__),
-            access_log_class=AnswerLog,
-            logger=server_logger(),
-            auto_decompress=False,
-            max_line_size=self._limits.header_bytes,
-            max_field_size=self._limits.header_bytes,
-            shutdown_timeout=0.1,
-        )
-        self._watch: Watch | None = None
+        self.app = make(services)
+        self._runner = web.AppRunner(self.app, shutdown_timeout=0.1)
+        self._connections: ConnectionManager | None = None
         self._watching: asyncio.Task[None] | None = None
         self._listening: asyncio.Server | None = None
+
+    @property
+    def connections(self) -> list[Connection]:
+        """Those that are open."""
+        return list(self._connections.connections) if self._connections is not None else []
 
     async def start(self, host: str, port: int, *, context: ssl.SSLContext | None = None) -> str:
         """Listen; returns `http://HOST:PORT`, with the port that the system chose for 0.
@@ -74,8 +72,24 @@ class Server:
             asked = self._limits.max_connections != Limits().max_connections
             tell = log.info if asked or most < SCANTY else log.debug
             tell("fewer_connections", limit=most, reason="the limit of open files")
-        watch = Watch(replace(self._limits, max_connections=most), loop.time)
         await self._runner.setup()
+        connections = ConnectionManager(
+            replace(self._limits, max_connections=most),
+            self.app[DOOR],
+            self._services.trusted_proxies,
+        )
+        self._services.members.subscribe(connections.review)
+        self._listening = await loop.create_server(
+            self._protocols(connections), host, port, backlog=BACKLOG, ssl=context
+        )
+        self._connections = connections
+        self._watching = asyncio.create_task(connections.run(), name="watch over connections")
+        chosen = self._listening.sockets[0].getsockname()[1]
+        scheme = "http" if context is None else "https"
+        return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"
+
+    def _protocols(self, connections: ConnectionManager) -> Callable[[], Connection]:
+        """What makes the protocol of each new connection."""
         inner = self._runner.server
         assert inner is not None  # noqa: S101
         inner.request_factory = stripping(
@@ -83,14 +97,17 @@ class Server:
             self._services.base_path,
             lambda: self._services.members.has_members,
         )
-        self._listening = await loop.create_server(
-            lambda: watch.guard(inner()), host, port, backlog=BACKLOG, ssl=context
+        return partial(
+            Connection,
+            connections,
+            inner,
+            access_log=None,
+            logger=server_logger(),
+            auto_decompress=False,
+            keepalive_timeout=NEVER,
+            max_line_size=self._limits.header_bytes,
+            max_field_size=self._limits.header_bytes,
         )
-        self._watch = watch
-        self._watching = asyncio.create_task(watch.run(), name="watch over connections")
-        chosen = self._listening.sockets[0].getsockname()[1]
-        scheme = "http" if context is None else "https"
-        return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"
 
     async def stop(self) -> None:
         """Take nothing more, finish the answers under way, close the websockets with 1001.
@@ -99,22 +116,22 @@ class Server:
         """
         if self._listening is not None:
             self._listening.close()
-        if self._watch is not None:
-            await self._end_connections(self._watch)
+        if self._connections is not None:
+            await self._end_connections(self._connections)
         if self._watching is not None:
             self._watching.cancel()
         await self._runner.cleanup()
 
-    async def _end_connections(self, watch: Watch) -> None:
+    async def _end_connections(self, connections: ConnectionManager) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._stop_timeout
         margin = min(GOODBYE, self._stop_timeout / 4)
         await asyncio.sleep(0)  # requests that have been read get to their handlers
         goodbyes = asyncio.create_task(self._runner.shutdown())
-        if not await watch.settle(end - loop.time() - margin):
-            log.warning("requests_cut_short", count=watch.cancel())
-            await watch.settle(margin / 2)
+        if not await connections.settle(end - loop.time() - margin):
+            log.warning("requests_cut_short", count=connections.cancel())
+            await connections.settle(margin / 2)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(end - margin / 2):
                 await goodbyes
-        await watch.cut(end - loop.time())
+        await connections.close(end - loop.time())

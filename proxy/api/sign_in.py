@@ -13,9 +13,9 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.access import COOKIE, DOOR, SIGN_IN, SIGN_OUT
+from proxy.api.connections import connection_of
 from proxy.api.forwarded import caller_of
 from proxy.api.middleware import MEMBER
-from proxy.api.presence import PRESENCE
 from proxy.api.services import of
 from proxy.members.sessions import LIFETIME, name_of
 from proxy.translate.errors import LocalError
@@ -92,7 +92,7 @@ async def post_sign_out(request: web.Request) -> web.Response:
         request[MEMBER] = member
         of(request).books.note(request, "sign_out")
     await _end_session(request)
-    request.app[PRESENCE].review()
+    connection_of(request).keeper.review()
     answer = _leads_to(f"{door.base_path}{SIGN_IN}")
     answer.del_cookie(COOKIE, path=door.base_path or "/")
     return answer

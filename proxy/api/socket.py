@@ -24,12 +24,10 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from proxy.api.access import ADMISSION
+from proxy.api.connections import connection_of
 from proxy.api.crowd import Crowd
-from proxy.api.guard import guard_of
 from proxy.api.outbox import Outbox, Parcel
 from proxy.api.prefix import way_of
-from proxy.api.presence import PRESENCE
 from proxy.api.services import member_of, of
 from proxy.api.system import features
 from proxy.translate import codec, frames
@@ -220,9 +218,6 @@ async def serve(request: web.Request) -> web.StreamResponse:
     if transport is None:
         return web_socket
     _keep_alive(transport)
-    guard = guard_of(request)
-    if guard is not None:
-        guard.upgraded()
     services, member = of(request), member_of(request)
     flags = features(services.max_upload_bytes)
     crowd = request.app[CROWD]
@@ -236,7 +231,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     executing = services.jobs.hub.attach(member, sid, client, hears_all=_cloud_way(request))
     client.greet(services.jobs.queue_remaining(member), sid, executing)
     crowd.join(client)
-    request.app[PRESENCE].enter(client, request[ADMISSION])
+    connection_of(request).upgraded(client)
     tally.websockets[member] += 1
     if services.ping_interval > 0:
         client.ping_after(services.ping_interval)
@@ -249,7 +244,6 @@ async def serve(request: web.Request) -> web.StreamResponse:
     finally:
         services.jobs.hub.detach(member, sid, client)
         crowd.leave(client)
-        request.app[PRESENCE].exit(client)
         tally.websockets[member] -= 1
         delivering.cancel()
         await asyncio.gather(delivering, client.end(), return_exceptions=True)

@@ -328,6 +328,29 @@ class Settings(BaseModel):
             metavar="SECONDS",
         ),
     ] = 60
+    write_timeout: Annotated[
+        float,
+        Field(ge=0, le=3600),
+        Entry(
+            group="Clients",
+            help="In so many seconds a client has to take the next part of an answer, else the "
+            "connection is closed; 0 is no limit. Websockets are not meant.",
+            expects="a number of seconds from 0 to 3600",
+            metavar="SECONDS",
+        ),
+    ] = 60
+    idle_timeout: Annotated[
+        float,
+        Field(ge=0, le=86_400),
+        Entry(
+            group="Clients",
+            help="How many seconds a connection may stay open between two requests; 0 is no "
+            "limit. One on which nothing was let in may stay 60 seconds at most. Reverse proxies "
+            "should give up theirs sooner.",
+            expects="a number of seconds from 0 to 86400",
+            metavar="SECONDS",
+        ),
+    ] = 660
     shutdown_timeout: Annotated[
         float,
         Field(ge=0, le=3600),

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestClient, TestServer
+from aiohttp.test_utils import BaseTestServer, TestClient
+from wire import Running
+from yarl import URL
 
-from proxy.api.app import Services, make_app
+from proxy.api.connections import Limits
 from proxy.api.journal import Journal
+from proxy.api.server import Server
+from proxy.api.services import Services
 from proxy.catalog.whole import Body, Coding, Whole
 from proxy.files.record import FileRecord, Named, make_record
 from proxy.jobs.hub import Hub
 from proxy.jobs.listing import JobQuery
 from proxy.jobs.request import Accepted, Request
+from proxy.members.directory import Directory
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -243,11 +248,24 @@ def room_of_nodes() -> RoomOfNodes:
     return RoomOfNodes()
 
 
-class ServerUnderTest(TestServer):  # type: ignore[type-arg]
-    """Leaves bodies packed, as `proxy.api.server.Server` does."""
+class ServerUnderTest(BaseTestServer):
+    """The server as it is run, for aiohttp's test client."""
 
-    async def _make_runner(self, **kwargs: Any) -> web.BaseRunner[Any]:
-        return await super()._make_runner(auto_decompress=False, **kwargs)
+    def __init__(self, services: Services) -> None:
+        super().__init__()
+        self.server = Server(services, stop_timeout=0.5)
+        self.app = self.server.app
+
+    async def start_server(self, *_: Any, **__: Any) -> None:
+        if self._root is None:
+            self._root = URL(await self.server.start("127.0.0.1", 0))
+            self.port = self._root.port
+
+    async def close(self) -> None:
+        await self.server.stop()
+
+    async def _make_runner(self, **_: Any) -> Any:
+        raise NotImplementedError
 
 
 Serve = Callable[..., Awaitable[TestClient[Any, Any]]]
@@ -272,7 +290,7 @@ def serve(
             journal=Journal(room_of_jobs.hub),
             **settings,
         )
-        client: TestClient[Any, Any] = await aiohttp_client(ServerUnderTest(make_app(services)))
+        client: TestClient[Any, Any] = await aiohttp_client(ServerUnderTest(services))
         return client
 
     return start
@@ -282,3 +300,38 @@ def serve(
 async def client(serve: Serve) -> TestClient[Any, Any]:
     """The local API with the settings that it has by itself."""
     return await serve()
+
+
+@pytest.fixture
+def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path: Path) -> Any:
+    @asynccontextmanager
+    async def run(
+        stop_timeout: float = 1.0, members: Directory | None = None, **limits: Any
+    ) -> AsyncIterator[Running]:
+        began, go = asyncio.Event(), asyncio.Event()
+
+        async def submit(_member: str, _request: Request) -> Accepted:
+            began.set()
+            await go.wait()
+            return Accepted("p", 0, {})
+
+        room_of_jobs.submit = submit
+        services = Services(
+            jobs=room_of_jobs,
+            files=room_of_files,
+            catalogue=room_of_nodes,
+            userdata=UserDataOnDisk(tmp_path / "userdata"),
+            journal=Journal(room_of_jobs.hub),
+            members=members or Directory(),
+        )
+        server = Server(services, Limits(**limits), stop_timeout=stop_timeout)
+        url = URL(await server.start("127.0.0.1", 0))
+        found = Running(server, url, began, go)
+        try:
+            yield found
+        finally:
+            for writer in found.writers:
+                writer.transport.abort()
+            await server.stop()
+
+    return run

@@ -332,6 +332,6 @@ async def test_in_a_crowd_a_status_keeps_its_place(
 async def test_when_the_server_goes_it_says_so(client: Client) -> None:
     socket = await connect(client)
     waiting = asyncio.create_task(socket.receive())
-    await client.server.runner.cleanup()
+    await client.server.close()
     assert (await waiting).type is aiohttp.WSMsgType.CLOSE
     assert socket.close_code == 1001

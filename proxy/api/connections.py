@@ -1,0 +1,559 @@
+"""All connections of a listener: how many there are, whose they are, how slow, and how they end.
+
+A `Connection` is aiohttp's protocol of one connection that also knows in which state it is. The
+`ConnectionManager` counts connections, ends those that are too slow, and ends what is under way for
+somebody whose access has ended.
+
+A connection is a *stranger's* until a request on it has been let in. Strangers never get all
+places: when theirs are taken, the one that has been silent for longest makes room.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Protocol, cast
+
+import structlog
+from aiohttp import StreamReader, WSCloseCode, web
+
+from proxy.api.access import Admission, Door
+from proxy.api.forwarded import Network, parse_address
+from proxy.translate import codec
+from proxy.translate.errors import LocalError
+
+log = structlog.get_logger(__name__)
+
+#: Bytes of a body that have to arrive within `Limits.body_timeout`, unless fewer are left.
+LEAST_PROGRESS = 16 * 1024
+#: Seconds in which a refused client has to say what it wanted.
+REFUSAL_PATIENCE = 2.0
+#: So many connections beyond the limit are told why they are refused; others are just cut.
+REFUSALS = 256
+#: Seconds that a stranger's connection may be silent, if `Limits.idle_timeout` is not less.
+STRANGER_TIMEOUT = 60.0
+#: Seconds of silence behind which a connection may have to make room for another.
+GRACE = 5.0
+#: So many connections are looked at for one that makes room.
+CANDIDATES = 1024
+#: The parts of all places that strangers, one address of theirs and one member may take.
+STRANGERS, ONE_ADDRESS, ONE_MEMBER = 3 / 4, 1 / 4, 1 / 2
+#: So many places an address or a member may always take.
+ALWAYS = 64
+#: Seconds that an answer under way and a close frame have when the access of their member ends.
+FAREWELL = 0.5
+#: The reason in the close frame.
+SHOWN_OUT = "Your access to this server has ended."
+#: Descriptors kept for files, the database and the connections to the cloud, unless that were more
+#: than half of all.
+RESERVE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds for connections. Times are seconds, 0 is no bound.
+
+    `header_timeout` runs from the first byte of a request to the end of its headers;
+    `body_timeout` is that in which a part of the body has to arrive, and `write_timeout` that in
+    which a client has to take a part of an answer. `idle_timeout` is that between two requests.
+    `header_bytes` bounds each header and the request line.
+    """
+
+    max_connections: int = 20_000
+    header_timeout: float = 20.0
+    body_timeout: float = 60.0
+    write_timeout: float = 60.0
+    idle_timeout: float = 660.0
+    header_bytes: int = 16 * 1024
+
+
+class Socket(Protocol):
+    """A client's websocket, which can be told to leave."""
+
+    def leave(self, code: int, reason: str, *, patience: float = ...) -> asyncio.Task[None]:
+        """Deliver nothing more, say goodbye, and cut the connection after `patience` seconds."""
+
+
+# The states of a connection. `_REST`: the answer has gone out before the whole body had come.
+_IDLE, _HEADERS, _BODY, _ANSWER, _REST, _SOCKET, _REFUSED = range(7)
+_SILENT = (_IDLE, _HEADERS, _REST)
+
+
+class Connection(web.RequestHandler):
+    """One connection: aiohttp's protocol, and in which state it is since when."""
+
+    __slots__ = (
+        "_body",
+        "_received",
+        "_since",
+        "_socket",
+        "_state",
+        "address",
+        "admission",
+        "cancelled",
+        "keeper",
+        "member",
+        "task",
+    )
+
+    def __init__(self, keeper: ConnectionManager, server: web.Server, **options: Any) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self.keeper = keeper
+        #: Who was let in by the request under way, and whose the connection is.
+        self.admission: Admission | None = None
+        self.member: str | None = None
+        #: The handler of the request under way, and whether it was cancelled because of the end.
+        self.task: asyncio.Task[object] | None = None
+        self.cancelled = False
+        self.address: str | bytes = ""
+        self._body: StreamReader | None = None
+        self._socket: Socket | None = None
+        self._received = 0
+        self._state = _IDLE
+        self._since = keeper.now()
+
+    # --- the course of a request -----------------------------------------------------------
+
+    def begin(self, body: StreamReader) -> None:
+        """The headers of a request have come."""
+        self._body = body
+        self.admission = None
+        if body.is_eof():
+            if self._state == _HEADERS:
+                self.keeper.timed.discard(self)
+            self._state = _ANSWER
+        else:
+            self._since, self._received = self.keeper.now(), 0
+            self._state = _BODY
+            self.keeper.timed.add(self)
+
+    def log_access(
+        self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
+    ) -> None:
+        """Aiohttp calls this when the answer has gone out."""
+        if self._state not in (_BODY, _ANSWER):
+            return
+        if self._state == _BODY:
+            self.keeper.timed.discard(self)
+        self.task = None
+        self._since = self.keeper.now()
+        self._state = _IDLE if self._body is None or self._body.is_eof() else _REST
+        self.keeper.answered(self)
+
+    def upgraded(self, socket: Socket) -> None:
+        """The connection is a websocket, which may be silent."""
+        self._state, self._socket = _SOCKET, socket
+        if self.admission is not None and not self.keeper.door.stands(self.admission):
+            self.show_out()  # its access ended while it shook hands
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being made or sent."""
+        return self._state in (_BODY, _ANSWER)
+
+    def silent_for(self, now: float) -> float:
+        """Seconds since it was last of use; 0 while it is."""
+        return now - self._since if self._state in _SILENT and not self._messages else 0.0
+
+    # --- the end ---------------------------------------------------------------------------
+
+    def check(self, now: float, limits: Limits) -> None:
+        """End what is too slow."""
+        passed = now - self._since
+        if self._state == _REFUSED and passed >= REFUSAL_PATIENCE:
+            self.end()
+        elif self._state == _HEADERS and 0 < limits.header_timeout <= passed:
+            log.info("headers_too_slow")
+            self.end()
+        elif self._state == _BODY:
+            self._check_body(now, limits.body_timeout)
+
+    def _check_body(self, now: float, patience: float) -> None:
+        body, transport = self._body, self.transport
+        if body is None or transport is None or body.is_eof():
+            self._state = _ANSWER
+            self.keeper.timed.discard(self)
+        elif 0 < patience <= now - self._since:
+            if self._received >= LEAST_PROGRESS or not transport.is_reading():
+                self._since, self._received = now, 0
+                return
+            log.info("body_too_slow", received=self._received)
+            self._state = _ANSWER
+            self.keeper.timed.discard(self)
+            body.set_exception(
+                LocalError(
+                    408,
+                    "request_timeout",
+                    "The request body came too slowly; send it again over a faster connection, "
+                    "or raise the setting `body_timeout`.",
+                )
+            )
+
+    def cancel(self) -> None:
+        """Cancel the handler; the middleware answers in its place."""
+        if self.task is not None and not self.cancelled:
+            self.cancelled = True
+            self.task.cancel()
+
+    def show_out(self) -> None:
+        """End what is under way for somebody whose access has ended, in `FAREWELL` seconds."""
+        log.info("shown_out", member=self.member)
+        if self._socket is not None:
+            leaving = self._socket.leave(WSCloseCode.POLICY_VIOLATION, SHOWN_OUT, patience=FAREWELL)
+            self.keeper.hold(leaving)
+        elif self.busy:  # an answer that is short, such as that to one's own removal, goes out
+            self._loop.call_later(FAREWELL, self._cut_unless_answered, self.task)
+        else:
+            self.end()
+
+    def _cut_unless_answered(self, task: asyncio.Task[object] | None) -> None:
+        if self.busy and self.task is task:
+            self.cut()
+
+    def end_unless_busy(self) -> None:
+        """Close the connection if nothing is under way that a client waits for."""
+        if self._state not in (_BODY, _ANSWER, _SOCKET):
+            self.end()
+
+    def end(self) -> None:
+        """Close the connection; what was written before is still sent."""
+        if self.transport is not None:
+            self.transport.close()
+
+    def drop(self) -> None:
+        """Close the connection; what the client does not take is not waited for."""
+        if self.transport is not None and self.transport.get_write_buffer_size() == 0:
+            self.transport.close()
+        else:
+            self.cut()
+
+    def cut(self) -> None:
+        """Close the connection at once."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    # --- the transport ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let the connection in, or refuse it."""
+        peer = transport.get_extra_info("peername")
+        taken = self.keeper.take_in(self, str(peer[0]) if isinstance(peer, tuple) else "")
+        if taken is None:
+            super().connection_made(transport)
+            return
+        self.transport = cast("asyncio.Transport", transport)
+        self._state = _REFUSED
+        self.keeper.timed.add(self)
+        if not taken:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Pass the bytes on, or tell a refused client why."""
+        state = self._state
+        if state == _REFUSED:
+            if self.transport is not None:
+                self.transport.write(_CROWDED)
+                self.transport.close()
+            return
+        self._received += len(data)
+        super().data_received(data)
+        if self._messages or not data:
+            return
+        if state == _IDLE and self._state == _IDLE:  # the headers have begun and not ended
+            self._state, self._since = _HEADERS, self.keeper.now()
+            self.keeper.timed.add(self)
+        elif state == _REST and (self._body is None or self._body.is_eof()):
+            self._state = _IDLE
+
+    def pause_writing(self) -> None:
+        """The client takes less than is written."""
+        super().pause_writing()
+        self.keeper.stalled[self] = self.keeper.now()
+
+    def resume_writing(self) -> None:
+        """The client has taken most of what was written."""
+        super().resume_writing()
+        self.keeper.stalled.pop(self, None)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Forget the connection."""
+        refused = self._state == _REFUSED
+        self.keeper.forget(self, refused=refused)
+        if refused:
+            self.transport = None
+        else:
+            super().connection_lost(exc)
+
+
+def connection_of(request: web.BaseRequest) -> Connection:
+    """The connection on which a request came."""
+    return cast(Connection, request.protocol)
+
+
+class ConnectionManager:
+    """The connections of a listener. Those from `trusted` proxies are not counted by address."""
+
+    def __init__(self, limits: Limits, door: Door, trusted: tuple[Network, ...] = ()) -> None:
+        self.now = asyncio.get_running_loop().time
+        self.door = door
+        #: Connections that `check` has to look at, and since when a client takes nothing more.
+        self.timed: set[Connection] = set()
+        self.stalled: dict[Connection, float] = {}
+        self._limits = limits
+        self._trusted = trusted
+        most = limits.max_connections
+        self._most_strangers = max(1, most - int(most * (1 - STRANGERS)))
+        self._most_of_address = max(ALWAYS, int(most * ONE_ADDRESS))
+        self._most_of_member = max(ALWAYS, int(most * ONE_MEMBER))
+        self.connections: set[Connection] = set()
+        self._refused = 0
+        # Dictionaries in place of sets, for their order: the first have been silent for longest.
+        self._strangers: dict[Connection, None] = {}
+        self._by_address: dict[str | bytes, dict[Connection, None]] = {}
+        self._by_member: dict[str, dict[Connection, None]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._settling = False
+        self._stirred = asyncio.Event()
+
+    # --- what the connections tell ---------------------------------------------------------
+
+    def take_in(self, connection: Connection, peer: str) -> bool | None:
+        """Count a new connection. `None` lets it in; `True` refuses it with words, `False` without.
+
+        Where all places are taken, or all of strangers or of the address, one that is silent for
+        long makes room.
+        """
+        connection.address = self._address(peer)
+        self.connections.add(connection)
+        neighbours = self._by_address.get(connection.address)
+        many = neighbours is not None and len(neighbours) >= self._most_of_address
+        full = len(self.connections) - self._refused > self._limits.max_connections
+        if many or full or len(self._strangers) >= self._most_strangers:
+            candidates = neighbours if many and neighbours is not None else self._strangers
+            if not self._make_room(candidates):
+                if self._refused == 0:
+                    log.warning(
+                        "too_many_connections",
+                        limit=self._limits.max_connections,
+                        strangers=len(self._strangers),
+                    )
+                self._refused += 1
+                return self._refused <= REFUSALS
+        self._join_strangers(connection)
+        return None
+
+    def admit(self, connection: Connection, admission: Admission) -> None:
+        """A request on the connection was let in. Raises `LocalError` (503) for one too many."""
+        connection.admission = admission
+        member = admission.member
+        if connection.member == member:
+            return
+        others = self._by_member.get(member)
+        if (
+            admission.token is not None
+            and others is not None
+            and len(others) >= self._most_of_member
+            and not self._make_room(others)
+        ):
+            raise LocalError(
+                503,
+                "too_many_connections",
+                f"You have {len(others)} connections, as many as one member may have here; close "
+                "some and try again.",
+                headers={"Retry-After": "5"},
+            )
+        self._leave(connection)
+        connection.member = member
+        self._by_member.setdefault(member, {})[connection] = None
+
+    def answered(self, connection: Connection) -> None:
+        """An answer has gone out."""
+        if connection.member is None:
+            self._leave(connection)
+            self._join_strangers(connection)
+        if self._settling:
+            self._stirred.set()
+
+    def forget(self, connection: Connection, *, refused: bool) -> None:
+        """A connection is gone."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self._refused -= refused
+        self._leave(connection)
+        self.timed.discard(connection)
+        self.stalled.pop(connection, None)
+        self._stirred.set()
+
+    def hold(self, task: asyncio.Task[None]) -> None:
+        """Keep a goodbye until it is said."""
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
+
+    def _join_strangers(self, connection: Connection) -> None:
+        self._strangers[connection] = None
+        if connection.address:
+            self._by_address.setdefault(connection.address, {})[connection] = None
+
+    def _leave(self, connection: Connection) -> None:
+        """Take it out of the strangers or its member's connections."""
+        groups: list[tuple[dict[Any, dict[Connection, None]], object]] = [
+            (self._by_address, connection.address)
+        ]
+        if connection.member is not None:
+            groups = [(self._by_member, connection.member)]
+        else:
+            self._strangers.pop(connection, None)
+        for group, key in groups:
+            found = group.get(key)
+            if found is not None:
+                found.pop(connection, None)
+                if not found:
+                    del group[key]
+
+    def _make_room(self, candidates: dict[Connection, None]) -> bool:
+        """Cut the connection that was the first to fall silent, if that is long ago."""
+        now = self.now()
+        for connection in islice(candidates, CANDIDATES):
+            if connection.silent_for(now) >= GRACE:
+                log.debug("made_room", member=connection.member)
+                connection.cut()
+                self.forget(connection, refused=False)
+                return True
+        return False
+
+    def _address(self, peer: str) -> str | bytes:
+        """By what connections of one place are counted: an IPv4 address, the /64 of an IPv6 one.
+
+        It is empty where they are not.
+        """
+        address = parse_address(peer)
+        if address is None or any(address in network for network in self._trusted):
+            return ""
+        return str(address) if address.version == 4 else address.packed[:8]
+
+    # --- what the server asks for ----------------------------------------------------------
+
+    def review(self) -> None:
+        """End what is under way for those whose access has ended."""
+        standing: dict[Admission, bool] = {}
+        for group in list(self._by_member.values()):
+            for connection in list(group):
+                admission = connection.admission
+                if admission is None:
+                    continue
+                if admission not in standing:
+                    standing[admission] = self.door.stands(admission)
+                if not standing[admission]:
+                    connection.show_out()
+
+    async def run(self) -> None:
+        """End what is too slow, until cancelled."""
+        limits = self._limits
+        idle = limits.idle_timeout
+        bounds = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
+        pause = min(1.0, REFUSAL_PATIENCE / 4, *(bound / 4 for bound in bounds if bound > 0))
+        strangers = min(idle or STRANGER_TIMEOUT, STRANGER_TIMEOUT)
+        swept = self.now()
+        while True:
+            await asyncio.sleep(pause)
+            now = self.now()
+            for connection in list(self.timed):
+                connection.check(now, limits)
+            for connection, since in list(self.stalled.items()):
+                if connection.busy and 0 < limits.write_timeout <= now - since:
+                    log.info("answer_not_taken", member=connection.member)
+                    connection.cut()
+            self._end_idle(self._strangers, now, strangers)
+            if 0 < idle <= 8 * (now - swept):
+                swept = now
+                for group in self._by_member.values():
+                    self._end_idle(group, now, idle)
+
+    @staticmethod
+    def _end_idle(group: dict[Connection, None], now: float, patience: float) -> None:
+        for connection in group:
+            if connection.silent_for(now) >= patience:
+                connection.drop()
+
+    async def settle(self, patience: float) -> bool:
+        """Close what is idle and wait for the answers under way, at most `patience` seconds.
+
+        Says whether all have gone out.
+        """
+        self._settling = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while True:
+                    self._stirred.clear()
+                    for connection in list(self.connections):
+                        connection.end_unless_busy()
+                    if not any(connection.busy for connection in self.connections):
+                        return True
+                    await self._stirred.wait()
+        return False
+
+    def cancel(self) -> int:
+        """Cancel the handlers that still run; their number."""
+        busy = [connection for connection in self.connections if connection.busy]
+        for connection in busy:
+            connection.cancel()
+        return len(busy)
+
+    async def close(self, patience: float) -> None:
+        """Close what is left, and cut what is not closed after `patience` seconds."""
+        for connection in list(self.connections):
+            connection.end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self.connections:
+                    self._stirred.clear()
+                    await self._stirred.wait()
+        for connection in list(self.connections):
+            connection.cut()
+
+
+def room_for(connections: int) -> int:
+    """Raise this process's limit of open files, and say how many connections fit into it.
+
+    A process out of descriptors could neither write its records nor reach the cloud; so it takes
+    fewer clients instead.
+    """
+    if sys.platform == "win32":
+        return connections
+    import resource
+
+    wanted = connections + RESERVE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (ValueError, OSError):  # macOS allows fewer than it says
+            pass
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, soft - min(RESERVE, soft // 2)))
+
+
+def _crowded() -> bytes:
+    """The whole answer to a client too many."""
+    error = LocalError(
+        503,
+        "too_many_connections",
+        "The proxy has as many connections as the setting `max_connections` allows; close some "
+        "and try again.",
+    )
+    body = codec.dump_bytes(error.body())
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_CROWDED = _crowded()

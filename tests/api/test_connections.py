@@ -1,0 +1,417 @@
+"""Connections: slow, silent, many and large ones, and those of somebody whose access ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from structlog.testing import capture_logs
+from wire import HEAD, POST, rest, until
+
+from proxy.api import connections
+from proxy.api.connections import RESERVE, room_for
+from proxy.members.directory import Directory
+from proxy.members.member import Member
+
+# --- slow clients ------------------------------------------------------------------------------
+
+
+async def test_headers_that_do_not_end_close_the_connection(running: Any) -> None:
+    async with running(header_timeout=0.1) as server:
+        reader, _ = await server.connect(HEAD)
+        assert await rest(reader) == b""
+
+
+async def test_headers_that_trickle_close_the_connection(running: Any) -> None:
+    async with running(header_timeout=0.2) as server:
+        reader, writer = await server.connect()
+
+        async def trickle() -> None:
+            while True:
+                writer.write(b"G")
+                await asyncio.sleep(0.02)
+
+        trickling = asyncio.create_task(trickle())
+        assert b"200" not in await rest(reader)
+        trickling.cancel()
+
+
+async def test_a_connection_without_a_request_may_stay(running: Any) -> None:
+    async with running(header_timeout=0.4) as server:
+        fresh, fresh_writer = await server.connect()
+        used, used_writer = await server.connect(HEAD + b"\r\n")
+        await used.readuntil(b"}")
+        await asyncio.sleep(0.8)
+        for reader, writer in ((fresh, fresh_writer), (used, used_writer)):
+            writer.write(HEAD + b"\r\n")
+            assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_a_body_that_stops_is_408(running: Any) -> None:
+    async with running(body_timeout=0.1) as server:
+        reader, _ = await server.connect(POST + b"{")
+        answer = await rest(reader)
+        assert answer.startswith(b"HTTP/1.1 408 ")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["error"]["type"] == "request_timeout"
+
+
+async def test_a_body_that_trickles_is_408(running: Any) -> None:
+    async with running(body_timeout=0.2) as server:
+        reader, writer = await server.connect(POST)
+
+        async def trickle() -> None:
+            while True:
+                writer.write(b" ")
+                await asyncio.sleep(0.02)
+
+        trickling = asyncio.create_task(trickle())
+        assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
+        trickling.cancel()
+
+
+async def test_a_body_of_a_form_that_stops_is_408(running: Any) -> None:
+    async with running(body_timeout=0.1) as server:
+        reader, _ = await server.connect(
+            b"POST /upload/image HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+            b'--b\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n\r\nxx'
+        )
+        assert (await rest(reader)).startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_long_body_that_comes_on_may_take_long(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "LEAST_PROGRESS", 10)
+    async with running(body_timeout=1.0) as server:
+        reader, writer = await server.connect(POST.replace(b"100000", b"200"))
+        for _ in range(20):
+            writer.write(b" " * 10)
+            await asyncio.sleep(0.08)
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_an_answer_that_takes_long_is_not_the_clients_fault(running: Any) -> None:
+    async with running(header_timeout=0.4, body_timeout=0.4) as server:
+        reader, writer = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
+        await server.began.wait()
+        await asyncio.sleep(0.8)
+        server.go.set()
+        assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
+
+
+# --- large and many ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "status"), [(15_000, 200), (17_000, 400)])
+async def test_a_header_beyond_the_limit_is_400(running: Any, size: int, status: int) -> None:
+    async with running() as server, aiohttp.ClientSession() as session:
+        headers = {"X-Large": "x" * size}
+        async with session.get(server.url / "queue", headers=headers) as answer:
+            assert answer.status == status
+
+
+async def test_headers_without_end_are_400(running: Any) -> None:
+    async with running() as server:
+        reader, _ = await server.connect(HEAD + b"X: y\r\n" * 200 + b"\r\n")
+        assert b" 400 Bad Request" in await reader.readline()
+
+
+async def test_a_connection_too_many_is_503_and_the_others_go_on(running: Any) -> None:
+    async with running(max_connections=2) as server:
+        first, second = await server.connect(), await server.connect()
+        third, _ = await server.connect(HEAD + b"\r\n")
+        answer = await rest(third)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b"Retry-After: 5" in head
+        assert json.loads(body)["error"]["type"] == "too_many_connections"
+        for reader, writer in (first, second):
+            writer.write(HEAD + b"\r\n")
+            assert (await reader.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_a_place_that_becomes_free_is_given_again(running: Any) -> None:
+    async with running(max_connections=1) as server:
+        reader, writer = await server.connect()
+        refused, _ = await server.connect(HEAD + b"\r\n")
+        assert b" 503 " in await rest(refused)
+        writer.close()
+        async with asyncio.timeout(60):
+            while True:
+                reader, _ = await server.connect(HEAD + b"\r\n")
+                if b" 200 " in await reader.readline():
+                    break
+
+
+async def test_a_refused_client_that_says_nothing_is_closed(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "REFUSAL_PATIENCE", 0.05)
+    async with running(max_connections=1, header_timeout=0.1) as server:
+        await server.connect()
+        reader, _ = await server.connect()
+        assert await rest(reader) == b""
+
+
+@pytest.mark.parametrize(
+    ("asked", "room", "level"),
+    [(20_000, 19_000, "debug"), (30_000, 19_000, "info"), (20_000, 500, "info")],
+)
+async def test_fewer_connections_are_told_where_they_matter(
+    running: Any, monkeypatch: pytest.MonkeyPatch, asked: int, room: int, level: str
+) -> None:
+    monkeypatch.setattr("proxy.api.server.room_for", lambda _: room)
+    with capture_logs() as logs:
+        async with running(max_connections=asked):
+            pass
+    [line] = [line for line in logs if line["event"] == "fewer_connections"]
+    assert (line["log_level"], line["limit"]) == (level, room)
+
+
+async def test_a_silent_stranger_is_closed(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "STRANGER_TIMEOUT", 0.1)
+    async with running(header_timeout=0.1) as server:
+        member, member_writer = await server.connect(HEAD + b"\r\n")
+        await member.readuntil(b"}")
+        reader, _ = await server.connect()
+        assert await rest(reader) == b""
+        member_writer.write(HEAD + b"\r\n")
+        assert (await member.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_a_connection_that_is_idle_for_too_long_is_closed(running: Any) -> None:
+    async with running(idle_timeout=0.2) as server:
+        reader, _ = await server.connect(HEAD + b"\r\n")
+        assert (await rest(reader)).startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+async def test_a_websocket_and_an_answer_under_way_are_not_idle(running: Any) -> None:
+    async with (
+        running(idle_timeout=0.2) as server,
+        aiohttp.ClientSession() as session,
+        session.ws_connect(server.url / "ws") as socket,
+    ):
+        await socket.receive()
+        busy, _ = await server.connect(POST.replace(b"100000", b"14") + b'{"prompt": {}}')
+        idle, _ = await server.connect(HEAD + b"\r\n")
+        await rest(idle)
+        await socket.send_str('{"type": "feature_flags", "data": {}}')
+        assert (await socket.receive_json())["type"] == "feature_flags"
+        server.go.set()
+        assert (await busy.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_who_has_been_silent_makes_room_for_who_speaks(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "GRACE", 0.0)
+    async with running(max_connections=4) as server:
+        member, member_writer = await server.connect(HEAD + b"\r\n")
+        await member.readuntil(b"}")
+        silent = [await server.connect() for _ in range(3)]
+        new, _ = await server.connect(HEAD + b"\r\n")
+        assert (await new.readline()) == b"HTTP/1.1 200 OK\r\n"
+        assert await rest(silent[0][0]) == b""
+        member_writer.write(HEAD + b"\r\n")
+        assert (await member.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+async def test_strangers_never_have_all_places(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "STRANGERS", 0.5)
+    async with running(max_connections=4) as server:
+        for _ in range(2):
+            await server.connect()
+        third, _ = await server.connect(HEAD + b"\r\n")
+        assert b" 503 " in await third.readline()
+
+
+async def test_one_address_never_has_all_places_of_strangers(
+    running: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "ALWAYS", 2)
+    async with running(max_connections=4) as server:
+        for _ in range(2):
+            await server.connect()
+        third, _ = await server.connect(HEAD + b"\r\n")
+        assert b" 503 " in await third.readline()
+        other = await asyncio.open_connection(
+            server.url.host, server.url.port, local_addr=("127.0.0.2", 0)
+        )
+        server.writers.append(other[1])
+        other[1].write(HEAD + b"\r\n")
+        assert (await other[0].readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+@pytest.fixture
+async def members() -> AsyncIterator[Directory]:
+    directory = Directory()
+    for name in ("ann", "bob"):
+        await directory.add(Member(name))
+    yield directory
+    await directory.close()
+
+
+#: `resource.RLIM_INFINITY`
+INFINITE = -1
+
+
+def asking(token: str, path: bytes = b"/queue") -> bytes:
+    return HEAD.replace(b"/queue", path) + b"X-API-Key: " + token.encode() + b"\r\n\r\n"
+
+
+async def test_one_member_never_has_all_places(
+    running: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "ALWAYS", 2)
+    ann, _ = await members.new_token("ann")
+    bob, _ = await members.new_token("bob")
+    async with running(max_connections=4, members=members) as server:
+        for _ in range(2):
+            reader, _ = await server.connect(asking(ann))
+            await reader.readuntil(b"}")
+        third, _ = await server.connect(asking(ann))
+        answer = await third.readuntil(b"node_errors")
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"too_many_connections" in answer
+        other, _ = await server.connect(asking(bob))
+        assert (await other.readline()) == b"HTTP/1.1 200 OK\r\n"
+        monkeypatch.setattr(connections, "GRACE", 0.0)
+        fourth, _ = await server.connect(asking(ann))
+        assert (await fourth.readline()) == b"HTTP/1.1 200 OK\r\n"
+
+
+# --- answers that nobody takes -----------------------------------------------------------------
+
+
+@pytest.fixture
+def large(room_of_jobs: Any) -> bytes:
+    """A history that fits into no socket's buffers."""
+    body = b'{"x": "' + b"y" * 50_000_000 + b'"}'
+    room_of_jobs.history_json = lambda *_, **__: body
+    return body
+
+
+HISTORY = HEAD.replace(b"/queue", b"/history") + b"\r\n"
+
+
+async def test_an_answer_that_is_not_taken_ends_the_connection(running: Any, large: bytes) -> None:
+    async with running(write_timeout=0.2) as server:
+        reader, writer = await server.connect(HISTORY)
+        writer.transport.pause_reading()
+        await until(lambda: bool(server.server.connections))
+        await until(lambda: not server.server.connections)
+        writer.transport.resume_reading()
+        assert len(await rest(reader)) < len(large)
+
+
+async def test_no_more_of_an_answer_waits_than_is_taken(running: Any, large: bytes) -> None:
+    async with running() as server:
+        reader, writer = await server.connect(HISTORY)
+        writer.transport.pause_reading()
+        await until(lambda: bool(server.server.connections))
+        (connection,) = server.server.connections
+        await until(lambda: connection.writing_paused)
+        assert connection.transport.get_write_buffer_size() < 1_000_000
+        writer.transport.resume_reading()
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert f"Content-Length: {len(large)}".encode() in head
+        assert await reader.readexactly(len(large)) == large
+
+
+# --- access that ends --------------------------------------------------------------------------
+
+
+async def test_a_download_under_way_ends_with_its_token(
+    running: Any, room_of_files: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "FAREWELL", 0.05)
+    room_of_files.add("a.bin", bytes(50_000_000))
+    ann, _ = await members.new_token("ann")
+    bob, _ = await members.new_token("bob")
+    async with running(members=members) as server:
+        path = b"/view?filename=a.bin&type=output"
+        readers = [(await server.connect(asking(token, path)))[0] for token in (ann, bob)]
+        for reader in readers:
+            await reader.readuntil(b"\r\n\r\n")
+        await members.revoke(ann)
+        assert len(await rest(readers[0])) < 50_000_000
+        assert len(await readers[1].readexactly(50_000_000)) == 50_000_000
+
+
+async def test_idle_connections_of_a_revoked_token_are_closed(
+    running: Any, members: Directory
+) -> None:
+    ann, _ = await members.new_token("ann")
+    async with running(members=members) as server:
+        reader, _ = await server.connect(asking(ann))
+        await reader.readuntil(b"}")
+        await members.revoke(ann)
+        assert await rest(reader) == b""
+
+
+# --- open files --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], list[tuple[int, int]]]:
+    """Give the process limits; what it sets itself is returned."""
+    resource = pytest.importorskip("resource")
+
+    def give(soft: int, hard: int) -> list[tuple[int, int]]:
+        asked: list[tuple[int, int]] = []
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+        monkeypatch.setattr(resource, "setrlimit", lambda _, pair: asked.append(pair))
+        return asked
+
+    return give
+
+
+Limits = Callable[[int, int], list[tuple[int, int]]]
+
+
+def test_a_low_limit_is_raised_by_what_is_needed(limits: Limits) -> None:
+    asked = limits(1024, 100_000)
+    assert room_for(20_000) == 20_000
+    assert asked == [(20_000 + RESERVE, 100_000)]
+
+
+def test_a_hard_limit_means_fewer_connections(limits: Limits) -> None:
+    asked = limits(1024, 4096)
+    assert room_for(20_000) == 4096 - RESERVE
+    assert asked == [(4096, 4096)]
+
+
+def test_a_very_low_limit_is_shared(limits: Limits) -> None:
+    limits(256, 256)
+    assert room_for(20_000) == 128
+
+
+def test_a_high_limit_is_left_alone(limits: Limits) -> None:
+    asked = limits(50_000, 100_000)
+    assert room_for(20_000) == 20_000
+    assert asked == []
+
+
+def test_without_a_limit_there_is_room_for_all(limits: Limits) -> None:
+    limits(INFINITE, INFINITE)
+    assert room_for(20_000) == 20_000
+
+
+def test_a_limit_that_may_not_be_raised_is_kept_to(
+    limits: Limits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits(1024, INFINITE)
+
+    def refuse(*_: object) -> None:
+        raise ValueError("not permitted")
+
+    monkeypatch.setattr("resource.setrlimit", refuse)
+    assert room_for(20_000) == 1024 - RESERVE

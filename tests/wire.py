@@ -1,0 +1,57 @@
+"""Bytes to and from a server that is under test, below any HTTP client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from yarl import URL
+
+from proxy.api.server import Server
+
+HEAD = b"GET /queue HTTP/1.1\r\nHost: x\r\n"
+POST = b"POST /prompt HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+
+
+@dataclass
+class Running:
+    """A server under test; `held` submissions wait for `go`."""
+
+    server: Server
+    url: URL
+    began: asyncio.Event
+    go: asyncio.Event
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    async def connect(self, sent: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(self.url.host, self.url.port)
+        self.writers.append(writer)
+        writer.write(sent)
+        return reader, writer
+
+    async def refuses(self) -> bool:
+        """Whether nobody listens any more."""
+        try:
+            await self.connect()
+        except ConnectionError:
+            return True
+        return False
+
+
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """All that comes until the connection is closed."""
+    data = b""
+    async with asyncio.timeout(60):
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(65536):
+                data += chunk
+    return data
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody tells of."""
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
