@@ -40,7 +40,7 @@ format: $(DEV) ## format the code
 docs: $(RUN) ## write the pages drawn from the code
 	$(BIN)/python -m proxy.cli.reference
 
-bench: $(DEV) ## measure, and print the tables of the README
+bench: $(DEV) ## measure, and print the tables of docs/performance.md
 	$(BIN)/python benchmarks/api.py
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/view.py

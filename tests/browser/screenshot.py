@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -12,6 +13,8 @@ from browser import sketch
 from browser.frontend import SAVE, WORKFLOW, Frontend, chromium, headless
 from browser.gallery import busy_gateway
 from PIL import Image
+from process import before, command, serving
+from rich.console import Console
 from stack import running_proxy
 
 from proxy.api import web_packages
@@ -55,6 +58,26 @@ async def dashboard(path: str) -> bytes:
             return await page.screenshot()
 
 
+async def terminal() -> str:
+    """The commands of a first try and what they print, as SVG."""
+    console = Console(record=True, width=80, file=io.StringIO())
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            Simulator() as simulator,
+            serving(Path(folder) / "data", environment=before(simulator)) as proxy,
+        ):
+            words = ("run", "examples/text-to-image.json", "--set", "5.seed=42")
+            output = ("--output", f"{folder}/pictures")
+            _, out, _ = await command(*words, "--server", str(proxy.url), *output)
+    console.print("[bold green]$[/] comfy-cloud-proxy --simulate", highlight=False)
+    console.print("listening on http://127.0.0.1:8188 (Comfy Cloud simulator)", highlight=False)
+    console.print(f"[bold green]$[/] comfy-cloud-proxy {' '.join(words)}", highlight=False)
+    shown = out.replace(f"{folder}/pictures", "output")
+    console.print(shown, markup=False, highlight=False, end="")
+    picture = console.export_svg(title="comfy-cloud-proxy", unique_id="terminal")
+    return re.sub(r"(?s)@font-face \{.*?\}\s*", "", picture)  # it would be fetched from elsewhere
+
+
 def main() -> None:
     """Write the pictures, packed as small as PNG can be."""
     path = chromium() or sys.exit("Chromium is missing.")
@@ -62,6 +85,7 @@ def main() -> None:
     for name, take in (("web-interface", web_interface), ("dashboard", dashboard)):
         with Image.open(io.BytesIO(asyncio.run(take(path)))) as picture:
             picture.convert("RGB").save(PICTURES / f"{name}.png", optimize=True)
+    (PICTURES / "terminal.svg").write_text(asyncio.run(terminal()), encoding="utf-8")
 
 
 if __name__ == "__main__":

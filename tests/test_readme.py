@@ -1,0 +1,41 @@
+"""What the README shows works as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from process import before, child, serving
+
+from proxy.simulator import Simulator
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"(?s)```{language}\n(.*?)```", README)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) <= 900
+
+
+def test_nothing_unpublished_is_installed_from_an_index() -> None:
+    assert not re.search(r"pip install '?comfy-cloud-proxy|uvx comfy-cloud-proxy", README)
+
+
+async def test_the_client_follows_a_job_to_its_end(tmp_path: Path) -> None:
+    (source,) = blocks("python")
+    program = tmp_path / "client.py"
+    async with (
+        Simulator() as simulator,
+        serving(tmp_path / "data", environment=before(simulator)) as proxy,
+    ):
+        program.write_text(source.replace("http://127.0.0.1:8188", str(proxy.url).rstrip("/")))
+        async with child(str(program)) as client:
+            out, err = await client.communicate()
+    assert client.returncode == 0, err.decode()
+    lines = out.decode().splitlines()
+    assert "20 of 20" in lines
+    assert re.fullmatch(r"done: [0-9a-f-]{36}", lines[-1])
