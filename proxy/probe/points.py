@@ -93,7 +93,7 @@ invalid_prompt | A graph that cannot run | 400 error and node_errors |
 node_error_details | Errors of nodes carry details | yes | no
 partly_valid | A graph of which a part can run | runs, node_errors told | runs, nothing told |
   no job, node_errors told | refused
-submission! | POST /api/prompt | accepted
+submission! | POST /api/prompt | accepted | accepted, no prompt_id
 retry_after | Retry-After of a refused submission | none | \d+ s
 answer_order | The answer or the job's first event | answer first | event first
 prompt_id | prompt_id in the body | minted | honoured

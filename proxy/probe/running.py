@@ -222,7 +222,8 @@ async def main(run: Run) -> None:
     reply = await run.submit(graph, prompt_id=wanted, client_id=client)
     job = job_of(reply)
     if job is None:
-        run.findings.see("submission", reply.said())
+        bare = reply.status == 200 and "error" not in reply.dict()
+        run.findings.see("submission", "accepted, no prompt_id" if bare else reply.said())
         after = reply.headers.get("Retry-After", "")
         run.findings.see("retry_after", f"{after} s" if after.isdigit() else "none")
         return

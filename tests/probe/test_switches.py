@@ -28,6 +28,8 @@ UNSEEN = {
     "signed_url_life": "its seconds are in the note; they change nothing",
     "rate_limit": "would take a burst of requests",
     "rate_limit_retry_after": "would take a burst of requests",
+    "rate_limit_form": "would take a burst of requests",
+    "rate_limit_code": "would take a burst of requests",
 }
 
 #: Positions of a visible switch that look like another one, with the reason.
@@ -52,6 +54,10 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     *(("refuse_prompt", code, "submission", f"{at} {code}") for code, at in _REFUSED.items()),
     ("refuse_prompt", "INTERNAL", "submission", "500 INTERNAL_SERVER_ERROR"),
     ("refuse_prompt", "UNAVAILABLE", "submission", "503 SERVICE_UNAVAILABLE"),
+    ("billing_status", 402, "submission", "402 PAYMENT_REQUIRED"),
+    ("billing_status", 429, "submission", "429 PAYMENT_REQUIRED"),
+    ("bare_acceptance", False, "submission", "accepted"),
+    ("bare_acceptance", True, "submission", "accepted, no prompt_id"),
     ("retry_after", 7, "retry_after", "7 s"),
     ("retry_after", 0, "retry_after", "none"),
     ("invalid_prompt", "400", "invalid_prompt", "400 error and node_errors"),
@@ -171,12 +177,15 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
 
 #: What must be set too for a switch to show.
 _TOGETHER: dict[str, dict[str, Any]] = {
+    "billing_status": {"refuse_prompt": "PAYMENT_REQUIRED"},
     "late_detail_form": {"late_detail": 2.0},
     "retry_after": {"refuse_prompt": "BILLING_UNAVAILABLE"},
 }
 
 #: Switches that end a probe early or hide other points: each position has a probe of its own.
 _ALONE = {
+    "bare_acceptance",
+    "billing_status",
     "refuse_prompt",
     "refuse_account",
     "retry_after",
