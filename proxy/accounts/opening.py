@@ -63,7 +63,11 @@ async def listening(accounts: Iterable[Account]) -> AsyncIterator[None]:
 
 def _made(access: AccountAccess, tempo: Tempo, ears: Ears, slots: Slots) -> Account:
     cloud = CloudClient(
-        access.base_url, access.key, patience=tempo.patience, circuit=tempo.circuit()
+        access.base_url,
+        access.key,
+        patience=tempo.patience,
+        circuit=tempo.circuit(),
+        plain_http=access.plain_http,
     )
     socket = EventSocket(
         access.base_url,
@@ -76,6 +80,7 @@ def _made(access: AccountAccess, tempo: Tempo, ears: Ears, slots: Slots) -> Acco
         heartbeat=tempo.heartbeat,
         silence=tempo.silence(),
         waits=tempo.socket_waits,
+        plain_http=access.plain_http,
     )
     return Account(
         access.name,

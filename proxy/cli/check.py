@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from yarl import URL
@@ -53,7 +53,9 @@ async def _check(settings: Settings) -> int:
         async with chosen_accounts(settings) as chosen:
             fine = await _check_accounts(_found(chosen.accounts))
     else:
-        fine = await _check_accounts(_accounts(settings))
+        plain = settings.allow_plain_http
+        accounts = [replace(one, plain_http=plain) for one in _accounts(settings)]
+        fine = await _check_accounts(accounts)
     fine &= await _passes("data folder", lambda: _data_folder(settings.data_dir))
     return 0 if fine else 1
 
@@ -66,6 +68,7 @@ class _Account:
     base_url: URL
     key: str | None = field(repr=False)
     missing: str = ""
+    plain_http: bool = False
 
 
 def _found(accounts: Iterable[AccountAccess]) -> list[_Account]:
@@ -108,7 +111,11 @@ async def _check_accounts(accounts: list[_Account]) -> bool:
 async def _check_account(account: _Account) -> bool:
     key = account.key
     client = CloudClient(
-        account.base_url, key or "", timeout=PATIENCE, patience=Patience(budget=PATIENCE / 2)
+        account.base_url,
+        key or "",
+        timeout=PATIENCE,
+        patience=Patience(budget=PATIENCE / 2),
+        plain_http=account.plain_http,
     )
     await client.start()
     try:
@@ -121,7 +128,7 @@ async def _check_account(account: _Account) -> bool:
         if key is None or not await _passes("key", lambda: _key_works(client)):
             _say("event socket", problem="Not tried: it needs a key that works.")
             return False
-        return await _passes("event socket", lambda: _socket_opens(account.base_url, key))
+        return await _passes("event socket", lambda: _socket_opens(account, key))
     finally:
         await client.close()
 
@@ -180,12 +187,18 @@ async def _key_works(client: CloudClient) -> str:
     return "The cloud takes it."
 
 
-async def _socket_opens(base_url: URL, key: str) -> str:
+async def _socket_opens(account: _Account, key: str) -> str:
     def ignore(*_: object) -> None:
         pass
 
     socket = EventSocket(
-        base_url, key, on_event=ignore, on_frame=ignore, on_up=ignore, on_down=ignore
+        account.base_url,
+        key,
+        on_event=ignore,
+        on_frame=ignore,
+        on_up=ignore,
+        on_down=ignore,
+        plain_http=account.plain_http,
     )
     await socket.start()
     try:
@@ -196,8 +209,8 @@ async def _socket_opens(base_url: URL, key: str) -> str:
     if socket.refused in (401, 403):
         raise _ProblemError(f"The cloud refused the key ({socket.refused}): {_NEW_KEY}.")
     raise _ProblemError(
-        f"It did not open within {PATIENCE:g} seconds: let websockets to {base_url.host} through "
-        "firewalls and proxies. Without it jobs run, but without progress and previews."
+        f"It did not open within {PATIENCE:g} seconds: let websockets to {account.base_url.host} "
+        "through firewalls and proxies. Without it jobs run, but without progress and previews."
     )
 
 

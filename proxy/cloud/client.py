@@ -61,7 +61,8 @@ class CloudClient:
 
     `timeout` is in seconds for one attempt of a call; reads are repeated within `patience`. Once
     the cloud has been silent for a while, `circuit` makes calls fail at once; after a 429 `brake`
-    holds all of them back. Every call may raise `CloudUnreachable`, `CloudRefused` or
+    holds all of them back. With `plain_http` the key goes to public addresses over http too. Every
+    call may raise `CloudUnreachable`, `CloudRefused` or
     `CloudGarbage`.
     """
 
@@ -74,6 +75,7 @@ class CloudClient:
         patience: Patience | None = None,
         circuit: Circuit | None = None,
         brake: Brake | None = None,
+        plain_http: bool = False,
     ) -> None:
         self.base_url = base_url
         self._http = Http(
@@ -82,6 +84,7 @@ class CloudClient:
             timeout=timeout,
             patience=patience or Patience(),
             restraint=Restraint(circuit or Circuit(), brake or Brake()),
+            plain_http=plain_http,
         )
         self._details = asyncio.Semaphore(_DETAILS)
         self._downloads = Downloads(self._http)

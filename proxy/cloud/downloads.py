@@ -13,12 +13,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import aiohttp
+import structlog
 from yarl import URL
 
 from proxy.cloud.calls import Calls
 from proxy.cloud.errors import CloudGarbage, CloudRefused, refusal
-from proxy.cloud.http import CONNECT_TIMEOUT, Http, bare_session, reported
-from proxy.cloud.outward import outward_proxy
+from proxy.cloud.http import CONNECT_TIMEOUT, Connections, Http, refused_address, reported
+
+log = structlog.get_logger(__name__)
 
 _CALL = "the signed download"
 
@@ -63,17 +65,15 @@ class Downloads:
             total=None, sock_connect=CONNECT_TIMEOUT, sock_read=http.timeout
         )
         self._patience = replace(http.patience, budget=min(http.patience.budget, _PATIENCE))
-        self._session: aiohttp.ClientSession | None = None
+        self._connections = Connections(http.addresses.check_storage)
 
     async def start(self) -> None:
         """Open the session with the storage, which knows no credential."""
-        self._session = bare_session()
+        await self._connections.start()
 
     async def close(self) -> None:
         """Close all connections."""
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._connections.close()
 
     @asynccontextmanager
     async def open(self, cloud_name: str, *, type: str, offset: int) -> AsyncIterator[Download]:  # noqa: A002
@@ -115,23 +115,32 @@ class Downloads:
     async def _follow(
         self, response: aiohttp.ClientResponse, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
-        if self._session is None:
-            raise RuntimeError("the cloud client is not started")
         for _ in range(_MAX_REDIRECTS):
             location = redirect_target(response)
             response.close()
             with reported(_CALL, sent=True):
-                response = await self._session.get(
-                    location,
-                    headers=headers,
-                    timeout=self._limits,
-                    allow_redirects=False,
-                    proxy=outward_proxy(location),
-                )
+                response = await self._get(location, headers)
             if response.status not in _REDIRECTS:
                 return response
         response.close()
         raise CloudGarbage(f"{_CALL}: too many redirects")
+
+    async def _get(self, location: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        try:
+            session, proxy = self._connections.choose(location)
+            return await session.get(
+                location,
+                headers=headers,
+                timeout=self._limits,
+                allow_redirects=False,
+                proxy=proxy,
+            )
+        except (aiohttp.ClientConnectorError, OSError) as error:
+            if (refused := refused_address(error)) is None:
+                raise
+            log.warning("redirect_refused", reason=str(refused))
+            said = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
+            raise refusal(_CALL, 403, said, None) from None
 
 
 def _storage_refusal(status: int) -> CloudRefused:

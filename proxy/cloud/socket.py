@@ -18,8 +18,7 @@ import structlog
 from yarl import URL
 
 from proxy.cloud.errors import retry_after
-from proxy.cloud.http import CONNECT_TIMEOUT, bare_session
-from proxy.cloud.outward import outward_proxy
+from proxy.cloud.http import CONNECT_TIMEOUT, CloudAddresses, Connections
 from proxy.cloud.silence import Silence
 from proxy.cloud.waits import Waits, jittered
 from proxy.translate import codec
@@ -66,8 +65,15 @@ class EventSocket:
         silence: Silence | None = None,
         waits: Waits | None = None,
         steady: float = 5.0,
+        plain_http: bool = False,
     ) -> None:
         self._base_url = base_url
+        redirects = aiohttp.TraceConfig()
+        redirects.on_request_redirect.append(_refuse_redirect)
+        self._connections = Connections(
+            CloudAddresses(base_url, plain_http=plain_http).check_cloud,
+            trace_configs=[redirects],
+        )
         self._key = key
         self._on_event = on_event
         self._on_frame = on_frame
@@ -128,22 +134,25 @@ class EventSocket:
 
     async def _run(self) -> None:
         failures = 0
-        async with self._session() as session:
+        await self._connections.start()
+        try:
             while True:
                 opened = time.monotonic()
-                wait = await self._connection(session)
+                wait = await self._connection()
                 failures = 1 if time.monotonic() - opened >= self._steady else failures + 1
                 wait = max(wait, self._waits.after(failures))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._hurry.wait()
                 self._hurry.clear()
+        finally:
+            await self._connections.close()
 
-    async def _connection(self, session: aiohttp.ClientSession) -> float:
+    async def _connection(self) -> float:
         """Live through one connection; the least number of seconds to wait behind it."""
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT):
-                self._socket = await self._open(session)
+                self._socket = await self._open()
         except aiohttp.WSServerHandshakeError as error:
             return self._handshake_refused(error)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -170,15 +179,16 @@ class EventSocket:
         self._tell(self._on_down)
         return 0.0
 
-    async def _open(self, session: aiohttp.ClientSession) -> aiohttp.ClientWebSocketResponse:
+    async def _open(self) -> aiohttp.ClientWebSocketResponse:
         url = (self._base_url / "ws").with_query(clientId=self._client_id, token=self._key)
+        session, proxy = self._connections.choose(url)
         socket = await session.ws_connect(
             url,
             heartbeat=self._heartbeat,
             compress=0,
             max_msg_size=_MAX_MESSAGE,
             timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
-            proxy=outward_proxy(url),
+            proxy=proxy,
         )
         try:
             await socket.send_str(_FLAGS)
@@ -249,15 +259,10 @@ class EventSocket:
         except Exception:
             log.exception("event_socket_callback_failed")
 
-    def _session(self) -> aiohttp.ClientSession:
-        """A session that follows no redirect: one would carry the token of the query along."""
-        redirects = aiohttp.TraceConfig()
-        redirects.on_request_redirect.append(_refuse_redirect)
-        return bare_session(trace_configs=[redirects])
-
 
 async def _refuse_redirect(
     _: object, __: object, redirect: aiohttp.TraceRequestRedirectParams
 ) -> None:
+    """A redirect would carry the token of the query along."""
     redirect.response.close()
     raise aiohttp.ClientConnectionError("redirected")

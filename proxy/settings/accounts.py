@@ -122,7 +122,7 @@ class AccountAccess:
     """An account as it is used: where it is, its key, and what may run on it.
 
     `slots` is how many jobs it runs at once, 0 if that is to be learnt; `members` whose jobs it
-    takes, none named is everybody.
+    takes, none named is everybody. `plain_http` lets the key go to public addresses over http.
     """
 
     name: str
@@ -131,6 +131,7 @@ class AccountAccess:
     slots: int = 0
     weight: float = 1.0
     members: tuple[str, ...] = ()
+    plain_http: bool = False
 
 
 def slots_of(account: AccountSettings) -> int:

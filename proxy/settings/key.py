@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from proxy.settings.accounts import DEFAULT, AccountAccess, AccountSettings, slots_of
 from proxy.settings.model import Settings
 from proxy.settings.table import ConfigError
+
+#: Domains of names that only a local network knows (RFC 6761, 6762, 8375, and ICANN's `internal`).
+_LOCAL_DOMAINS = (".localhost", ".local", ".home.arpa", ".internal", ".lan", ".test")
 
 
 def read_key(settings: Settings) -> str | None:
@@ -31,11 +36,14 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
     """The accounts with their keys, in the order of their tables; none if no key is set at all.
 
     Without tables it is the single key's account, which is called "default". Raises `ConfigError`
-    as `read_key`, and when two accounts have one key: they would be one account of the cloud.
+    as `read_key`, when two accounts have one key, for they would be one account of the cloud, and
+    when a key would be sent over the internet in the clear.
     """
     if not settings.accounts:
         key = read_key(settings)
-        return [] if key is None else [AccountAccess(DEFAULT, settings.base_url, key)]
+        if key is None:
+            return []
+        return [_access(settings, AccountAccess(DEFAULT, settings.base_url, key))]
     found: dict[str, AccountAccess] = {}
     for account in settings.accounts:
         key = read_account_key(account)
@@ -44,15 +52,40 @@ def read_accounts(settings: Settings) -> list[AccountAccess]:
                 f"The accounts {found[key].name} and {account.name} have the same key: "
                 "remove one of them."
             )
-        found[key] = AccountAccess(
-            account.name,
-            account.base_url or settings.base_url,
-            key,
-            slots_of(account),
-            account.weight,
-            account.members,
+        found[key] = _access(
+            settings,
+            AccountAccess(
+                account.name,
+                account.base_url or settings.base_url,
+                key,
+                slots_of(account),
+                account.weight,
+                account.members,
+            ),
         )
     return list(found.values())
+
+
+def _access(settings: Settings, account: AccountAccess) -> AccountAccess:
+    """The account, unless it would send its key over the internet in the clear.
+
+    A name without a dot, or below a domain of local networks, may be that of a private address:
+    what it turns out to be is checked with each connection.
+    """
+    url = account.base_url
+    if settings.allow_plain_http or url.scheme != "http" or not _is_public(url.host or ""):
+        return replace(account, plain_http=settings.allow_plain_http)
+    raise ConfigError(
+        f"The base_url {url} of the account {account.name} would send the API key over the "
+        "internet in the clear: write https:// in it, or set allow_plain_http = true."
+    )
+
+
+def _is_public(host: str) -> bool:
+    try:
+        return ip_address(host.partition("%")[0]).is_global
+    except ValueError:
+        return "." in host.rstrip(".") and not host.rstrip(".").endswith(_LOCAL_DOMAINS)
 
 
 def read_account_key(account: AccountSettings) -> str:

@@ -178,6 +178,15 @@ class Settings(BaseModel):
             metavar="URL",
         ),
     ] = URL("https://cloud.comfy.org/")
+    allow_plain_http: Annotated[
+        bool,
+        Entry(
+            group="Comfy Cloud",
+            help="Send the API key over `http://` beyond this machine and its private network. "
+            "Without this a public `base_url` must begin with `https://`.",
+            expects="true or false",
+        ),
+    ] = False
     send_partner_key: Annotated[
         bool,
         Entry(

@@ -59,6 +59,7 @@ _WAYS_OUT = {
     "BILLING_UNAVAILABLE": "try again in a moment",
     "PLATFORM_REFUSED": "try again in a moment",
     "STORAGE_REFUSED": "try again in a moment",
+    "REDIRECT_REFUSED": "check the setting base_url and who answers there",
 }
 
 _BY_STATUS = {

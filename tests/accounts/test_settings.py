@@ -126,3 +126,30 @@ def test_a_key_of_the_environment_beside_accounts_is_named(
 
 def test_no_accounts_are_as_if_nobody_spoke_of_them(tmp_path: Path) -> None:
     assert read_accounts(load(config(tmp_path, "accounts = []"))) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "refused"),
+    [
+        ("http://cloud.example.com", True),
+        ("http://8.8.8.8:8080", True),
+        ("http://[2600::1]", True),
+        ("https://cloud.example.com", False),
+        ("http://127.0.0.1:8189", False),
+        ("http://localhost:8189", False),
+        ("http://10.0.0.7", False),
+        ("http://simulator:8189", False),
+        ("http://cloud.internal", False),
+    ],
+)
+def test_a_key_is_not_sent_over_the_internet_in_the_clear(
+    tmp_path: Path, url: str, refused: bool
+) -> None:
+    text = f'base_url = "{url}"\n' + GOOD
+    if refused:
+        assert "in the clear: write https://" in complaint(tmp_path, text)
+    (account,) = read_accounts(load(config(tmp_path, "allow_plain_http = true\n" + text)))
+    assert account.plain_http
+    if not refused:
+        (account,) = read_accounts(load(config(tmp_path, text)))
+        assert not account.plain_http
