@@ -13,6 +13,7 @@ import json
 import os
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import structlog
 
 from proxy.members.tokens import SHAPE
+from proxy.members.usage import finish
 from proxy.telemetry import REMOVED, scrub
 
 log = structlog.get_logger(__name__)
@@ -55,7 +57,7 @@ class Audit:
         self._folder = folder
         self._days = days
         self._now = now
-        self._waiting: list[tuple[str, str]] = []
+        self._waiting: deque[tuple[str, str]] = deque()
         self._dropped = 0
         self._news = asyncio.Event()
         self._writing = asyncio.Lock()
@@ -87,18 +89,23 @@ class Audit:
         self._news.set()
 
     async def flush(self) -> None:
-        """Write what was noted. Raises `OSError`; then it is written with the next."""
+        """Write what was noted, to the end also if the caller is cancelled.
+
+        Raises `OSError`; then what is not written yet is written with the next.
+        """
+        await finish(self._flush())
+
+    async def _flush(self) -> None:
         async with self._writing:
-            waiting, self._waiting = self._waiting, []
             if self._dropped:
                 about: dict[str, Value] = {"lines": self._dropped}
-                waiting.append(line(self._now(), "lines_dropped", "", "", about))
+                self._waiting.append(line(self._now(), "lines_dropped", "", "", about))
+                self._dropped = 0
+            batch, self._waiting = self._waiting, deque()
             try:
-                await asyncio.to_thread(append, self._folder, waiting)
-            except BaseException:
-                self._waiting = waiting[: len(waiting) - bool(self._dropped)] + self._waiting
-                raise
-            self._dropped = 0
+                await asyncio.to_thread(append, self._folder, batch)
+            finally:
+                self._waiting.extendleft(reversed(batch))
 
     async def page(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None
@@ -149,28 +156,27 @@ def line(
     return moment.date().isoformat(), json.dumps(clean_entry, ensure_ascii=True) + "\n"
 
 
-def append(folder: Path, lines: list[tuple[str, str]]) -> None:
-    """Add lines to the files of their days; several processes may do so at once.
+def append(folder: Path, lines: deque[tuple[str, str]]) -> None:
+    """Move lines to the files of their days; several processes may do so at once.
 
-    Raises `OSError`; some may be written then.
+    Raises `OSError`; those that are not written are still in `lines` then.
     """
-    by_day: dict[str, list[str]] = {}
-    for day, text in lines:
-        by_day.setdefault(day, []).append(text)
-    if by_day:
+    if lines:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    for day, texts in by_day.items():
+    while lines:
+        day = lines[0][0]
         handle = os.open(folder / f"{day}.jsonl", flags, 0o600)
         with open(handle, "a+b", buffering=0) as file:  # noqa: PTH123 (a handle)
             if file.seek(0, os.SEEK_END) > 0:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a full disk has cut the last line
                     file.write(b"\n")
-            for text in texts:
-                data = text.encode("ascii")
+            while lines and lines[0][0] == day:
+                data = lines[0][1].encode("ascii")
                 if file.write(data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                lines.popleft()
 
 
 def note(folder: Path, action: str, **about: Value) -> None:
@@ -178,7 +184,7 @@ def note(folder: Path, action: str, **about: Value) -> None:
 
     Raises `OSError`.
     """
-    append(folder, [line(time.time(), action, "", "command line", about)])
+    append(folder, deque([line(time.time(), action, "", "command line", about)]))
 
 
 def read(

@@ -334,18 +334,23 @@ class Directory:
         return True
 
     async def _watch(self) -> None:
+        """Look every now and then, whatever goes wrong: revoked tokens must stop working."""
         last, failing = self._ms(), False
         while True:
             await asyncio.sleep(INTERVAL)
+            changed = False
             try:
                 changed = await self._look()
                 await self._write_uses()
                 await self.sessions.forget(self._tokens.__contains__)
                 failing = False
             except StoreError as error:
-                changed = False
                 if not failing:
                     log.error("members_unreadable", error=str(error))
+                failing = True
+            except Exception:
+                if not failing:
+                    log.exception("members_watch_failed")
                 failing = True
             now = self._ms()
             ended = any(last < (one.expires or 0) <= now for one in self._tokens.values())
@@ -381,8 +386,12 @@ class Directory:
             self._written.update((id_, use.at) for id_, use in due.items())
 
     def _tell(self) -> None:
+        """Call all subscribers; one that fails keeps no other from hearing."""
         for callback in self._changed:
-            callback()
+            try:
+                callback()
+            except Exception:
+                log.exception("members_subscriber_failed", subscriber=repr(callback))
 
 
 async def any_members(folder: Path) -> bool:

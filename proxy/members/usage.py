@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -76,6 +76,7 @@ class Mark:
     ended: bool
 
 
+T = TypeVar("T")
 Counted = TypeVar("Counted", Row, Mark)
 
 
@@ -216,13 +217,19 @@ class Usage:
     # --- writing ---------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Write what was counted. Raises `StoreError`; then it is written with the next."""
+        """Write what was counted, to the end also if the caller is cancelled.
+
+        Raises `StoreError`; then it is written with the next.
+        """
+        await finish(self._flush())
+
+    async def _flush(self) -> None:
         async with self._flushing:
             rows, self._unwritten = self._unwritten, {}
             marks, self._unwritten_marks = self._unwritten_marks, {}
             try:
                 await self._write(rows, marks)
-            except BaseException:
+            except StoreError:
                 for key, row in rows.items():
                     self._unwritten.setdefault(key, Row()).add(row)
                 self._unwritten_marks = {**marks, **self._unwritten_marks}
@@ -291,6 +298,21 @@ def select(
             if used is not None:
                 chosen.append(MemberDay(day, name, used))
     return chosen
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; a cancellation of the caller is raised when it has come to its end.
+
+    A write that is cancelled halfway leaves nobody who knows whether it was made.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # the caller, who is gone, does not fetch it
+        raise
 
 
 def day_of(at: float) -> str:

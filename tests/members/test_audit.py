@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 import re
 import stat
+import threading
+from collections import deque
 from datetime import date
 from pathlib import Path
 
@@ -20,6 +23,7 @@ from proxy.telemetry import register_secret
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0
 ROOT = Path(__file__).parent.parent.parent
+PATIENCE = 60.0
 TOKEN = "ccp_" + "a2b3c4d5" + "abcdefgh234567abcdefgh234567abcd"
 
 
@@ -131,6 +135,45 @@ async def test_a_disk_that_refuses_delays_the_record(tmp_path: Path, clock: Cloc
     assert [entry["number"] for entry in await record.page(limit=5)] == [2, 1]
 
 
+async def test_lines_are_written_once_when_the_disk_refuses_halfway(
+    tmp_path: Path, clock: Clock
+) -> None:
+    record = Audit(tmp_path, now=clock)
+    record.note("submit", number=1)
+    clock.at += 20
+    record.note("submit", number=2)
+    blocked = tmp_path / "2026-11-25.jsonl"
+    blocked.mkdir()
+    with pytest.raises(OSError, match="2026-11-25"):
+        await record.flush()
+    blocked.rmdir()
+    record.note("submit", number=3)
+    assert [entry["number"] for entry in await record.page(limit=5)] == [3, 2, 1]
+
+
+async def test_lines_are_written_once_when_the_process_stops_meanwhile(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, written = threading.Event(), threading.Event()
+    append = audit.append
+
+    def slowly(folder: Path, lines: deque[tuple[str, str]]) -> None:
+        append(folder, lines)
+        writing.set()
+        written.wait(PATIENCE)
+
+    monkeypatch.setattr(audit, "append", slowly)
+    record = Audit(tmp_path, now=clock)
+    await record.start()
+    record.note("submit")
+    await asyncio.to_thread(writing.wait, PATIENCE)
+    closing = asyncio.create_task(record.close())
+    await asyncio.sleep(0)
+    written.set()
+    await closing
+    assert len(audit.read(tmp_path, limit=5)) == 1
+
+
 async def test_what_does_not_fit_is_counted(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,7 +188,7 @@ async def test_what_does_not_fit_is_counted(
 
 async def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "2026-11-24.jsonl").write_text('{"action": "submit", "mem')
-    audit.append(tmp_path, [audit.line(LATE, "cancel", "bob", "", {})])
+    audit.append(tmp_path, deque([audit.line(LATE, "cancel", "bob", "", {})]))
     assert [entry["action"] for entry in audit.read(tmp_path, limit=9)] == ["cancel"]
 
 

@@ -241,6 +241,54 @@ async def test_a_running_server_sees_the_changes_of_another_process(
         await other.close()
 
 
+async def test_a_subscriber_that_fails_ends_neither_the_watch_nor_others_hearing(
+    opened: Directory, tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("a fault of a subscriber")
+
+    changed = asyncio.Event()
+    opened.subscribe(fail)
+    opened.subscribe(changed.set)
+    opened.start()
+    other = await Directory.open(tmp_path)
+    try:
+        await other.add(Member("ann"))
+        text, token = await other.new_token("ann")
+        for revoked in (False, True):
+            if revoked:
+                await other.revoke(token.id)
+            async with asyncio.timeout(PATIENCE):
+                while (opened.authenticate(text) is None) is not revoked:
+                    await changed.wait()
+                    changed.clear()
+    finally:
+        await other.close()
+
+
+async def test_the_watch_goes_on_after_any_fault(
+    opened: Directory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    async def fail(*_: object) -> None:
+        failed.set()
+        raise RuntimeError("a fault of ours")
+
+    opened.start()
+    monkeypatch.setattr(opened.sessions, "forget", fail)
+    await failed.wait()
+    monkeypatch.undo()
+    changed = asyncio.Event()
+    opened.subscribe(changed.set)
+    other = await Directory.open(tmp_path)
+    await other.add(Member("ann"))
+    await other.close()
+    async with asyncio.timeout(PATIENCE):
+        await changed.wait()
+    assert opened.has_members
+
+
 async def test_the_end_of_a_token_is_told(tmp_path: Path) -> None:
     directory = await Directory.open(tmp_path)
     try:

@@ -138,6 +138,47 @@ class FullDisk(SqliteStore):
         await super().write(changes)
 
 
+class SlowDisk(SqliteStore):
+    """Tells when it has written, and goes on only when `released`."""
+
+    written: asyncio.Event
+    released: asyncio.Event
+
+    async def write(self, changes: list[Put | Delete]) -> None:  # type: ignore[override]
+        await super().write(changes)
+        self.written.set()
+        await self.released.wait()
+
+
+@pytest.mark.parametrize("who", ["the process", "the client that asks for the usage"])
+async def test_nothing_is_counted_twice_when_somebody_leaves_during_a_write(
+    tmp_path: Path, clock: Clock, who: str
+) -> None:
+    store = await SlowDisk.open(tmp_path / "slow.sqlite")
+    assert isinstance(store, SlowDisk)
+    store.written, store.released = asyncio.Event(), asyncio.Event()
+    usage = Usage(store, now=clock)
+    if who == "the process":
+        await usage.start()
+        usage.accepted(Job())
+        await store.written.wait()
+        leaving = asyncio.create_task(usage.close())
+    else:
+        usage.accepted(Job())
+        leaving = asyncio.create_task(usage.flush())
+        await store.written.wait()
+        leaving.cancel()
+    await asyncio.sleep(0)
+    store.released.set()
+    await asyncio.wait([leaving])
+    (row,) = await usage.days("2026-11-24", "2026-11-24")
+    assert row.used.submitted == 1
+    again = Usage(store, now=clock)
+    (row,) = await again.days("2026-11-23", "2026-11-24")
+    assert row.used.submitted == 1
+    await store.close()
+
+
 async def test_nothing_is_lost_or_doubled_while_the_disk_refuses(
     tmp_path: Path, clock: Clock
 ) -> None:
