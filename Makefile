@@ -8,7 +8,7 @@ BROWSER := $(VENV)/.browser-installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-.PHONY: help demo test check browser screenshots format docs bench load chaos clean
+.PHONY: help demo test check browser screenshots format docs site bench load chaos clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ format: $(DEV) ## format the code
 docs: $(RUN) ## write the pages drawn from the code
 	$(BIN)/python -m proxy.cli.reference
 
+site: $(DEV) ## write the documents as a site to ./site, with all links checked
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 bench: $(DEV) ## measure, and print the tables of docs/performance.md
 	$(BIN)/python benchmarks/api.py
 	$(BIN)/python benchmarks/calls.py
@@ -56,7 +60,7 @@ chaos: $(DEV) ## a thousand jobs, faults everywhere, kills in between, and the a
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) build dist demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

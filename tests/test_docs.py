@@ -114,7 +114,11 @@ def test_links_within_the_project_lead_somewhere(name: str) -> None:
 
 
 def test_the_index_has_every_document() -> None:
-    assert set(re.findall(r"\]\((\w+\.md)\)", page("docs/index.md"))) == {*DOCS} - {"index.md"}
+    assert set(re.findall(r"\]\(([\w-]+\.md)\)", page("docs/index.md"))) == {*DOCS} - {"index.md"}
+
+
+def test_the_site_has_every_document() -> None:
+    assert set(re.findall(r": ([\w-]+\.md)$", page("mkdocs.yml"), re.MULTILINE)) == {*DOCS}
 
 
 def test_what_the_readme_makes_can_be_made() -> None:
