@@ -1,26 +1,48 @@
-# Two stages: the tools that build stay behind, the image has Python, one environment and a user.
-FROM python:3.13-slim AS build
+# Two stages: the tools that build stay behind. The image has Python, one environment and a user.
+#
+#   docker build -t comfy-cloud-proxy .                              the API and the dashboard
+#   docker build -t comfy-cloud-proxy:ui --build-arg EXTRAS=ui .     ComfyUI's web interface too
+#
+# The base is named by its tag, so that a build has the latest security fixes of Debian and Python.
+# For the same base in every build: --build-arg BASE=python:3.13-slim@sha256:...
+ARG BASE=python:3.13-slim
+
+FROM ${BASE} AS build
+RUN python3 -m venv /opt/build && python3 -m venv --without-pip /opt/comfy-cloud-proxy
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /src
-RUN python -m venv /opt/proxy
+COPY requirements ./requirements
+RUN /opt/build/bin/pip install --quiet --require-hashes -r requirements/build.lock
+# Extras of pyproject.toml, separated by commas: `ui,templates` has the templates' pictures too.
+ARG EXTRAS=
+RUN /opt/build/bin/pip --python /opt/comfy-cloud-proxy/bin/python install --quiet --require-hashes \
+        --only-binary :all: -r requirements/run.lock \
+        $(echo "$EXTRAS" | tr , '\n' | sed '/./s|.*|-r requirements/&.lock|')
+# The sources come last: a change to them installs nothing else anew.
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy ./proxy
-# What else of pyproject.toml's extras is wanted: `ui,templates` has the templates' pictures too.
-ARG EXTRAS=ui
-RUN /opt/proxy/bin/pip install --no-cache-dir --disable-pip-version-check ".[$EXTRAS]"
+RUN /opt/build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
+    && /opt/build/bin/pip --python /opt/comfy-cloud-proxy/bin/python install --quiet --no-deps \
+        /tmp/wheel/*.whl
 
-FROM python:3.13-slim
+FROM ${BASE}
 LABEL org.opencontainers.image.title="comfy-cloud-proxy" \
       org.opencontainers.image.description="A local ComfyUI API whose workflows run on Comfy Cloud" \
       org.opencontainers.image.licenses="MIT"
-RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin proxy \
-    && install --directory --owner=proxy --group=proxy --mode=0700 /data
-COPY --from=build /opt/proxy /opt/proxy
+# Debian has a user `proxy` already. Nothing is installed in a container, so pip goes.
+RUN useradd --uid 10001 --user-group --no-create-home --shell /usr/sbin/nologin comfy \
+    && install --directory --owner=comfy --group=comfy --mode=0700 /data \
+    && rm -rf /usr/local/bin/pip* /usr/local/lib/python3*/ensurepip \
+        /usr/local/lib/python3*/site-packages/pip*
+COPY --from=build /opt/comfy-cloud-proxy /opt/comfy-cloud-proxy
 
-# A container's own loopback is of no use to others, hence 0.0.0.0. The proxy refuses it until
-# --insecure-allow-anyone or COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 says that the network is private.
-# Docker kills ten seconds after SIGTERM, so running requests have a little less to finish.
-# Uploads under way are files without a name: in the volume, since a tmpfs would be memory.
-ENV PATH=/opt/proxy/bin:$PATH \
+# The loopback address of a container cannot be reached from outside, hence 0.0.0.0. The proxy refuses
+# it until it has members or COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 says that the network is private.
+# `container` tells programs that they run in one.
+# Docker kills ten seconds after SIGTERM, so requests under way have a little less to finish.
+# Uploads under way are files without a name in the volume, since a tmpfs would be memory.
+ENV PATH=/opt/comfy-cloud-proxy/bin:$PATH \
+    container=oci \
     TMPDIR=/data \
     COMFY_PROXY_HOST=0.0.0.0 \
     COMFY_PROXY_PORT=8188 \

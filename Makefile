@@ -8,7 +8,7 @@ BROWSER := $(VENV)/.browser-installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-.PHONY: help demo test check browser screenshots format docs site bench load chaos clean
+.PHONY: help demo test check browser container screenshots format docs site lock bench load chaos clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ browser: $(BROWSER) ## test the web interface in Chromium, which the machine mus
 	@$(HAS_CHROMIUM)
 	$(BIN)/python -m pytest -q tests/browser
 
+container: $(DEV) ## build the images and run them, as root, with buildah, mmdebstrap, runc and netavark
+	$(BIN)/python -m pytest -q -m container tests/container
+
 screenshots: $(BROWSER) ## take the pictures of the documents, in Chromium
 	@$(HAS_CHROMIUM)
 	PYTHONPATH=tests $(BIN)/python -m browser.screenshot
@@ -41,8 +44,13 @@ docs: $(RUN) ## write the pages drawn from the code
 	$(BIN)/python -m proxy.cli.reference
 
 site: $(DEV) ## write the documents as a site to ./site, with all links checked
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(LOCKED) -r requirements/docs.lock
+	$(INSTALL) --no-build-isolation --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+lock: $(DEV) ## write requirements/ after a change to pyproject.toml; UPGRADE=1 takes newest versions
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)
 
 bench: $(DEV) ## measure, and print the tables of docs/performance.md
 	$(BIN)/python benchmarks/api.py
@@ -63,19 +71,29 @@ clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/bin/python:
+# A failed `python -m venv` leaves a folder without pip: it is not kept for the next try.
+$(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "comfy-cloud-proxy needs Python 3.11 or newer: run make PYTHON=/path/to/python3.11"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -m venv --clear $(VENV) >$(VENV).log 2>&1 || { cat $(VENV).log; rm -rf $(VENV) $(VENV).log; \
+		echo "Python cannot make an environment: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+	@rm -f $(VENV).log
 
-$(RUN): pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+# What is locked comes first, with its hashes; then what pyproject.toml wants and no lock file has yet.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+LOCKED = $(INSTALL) --require-hashes -r requirements/build.lock -r requirements/run.lock
+
+$(RUN): pyproject.toml requirements/run.lock | $(VENV)/bin/pip
+	$(LOCKED)
+	$(INSTALL) --no-build-isolation --editable .
 	@touch $@
 
-$(DEV): pyproject.toml | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,check]'
+$(DEV): pyproject.toml $(wildcard requirements/*.lock) | $(VENV)/bin/pip
+	$(LOCKED) -r requirements/test.lock -r requirements/check.lock
+	$(INSTALL) --no-build-isolation --editable '.[test,check]'
 	@touch $@ $(RUN)
 
 $(BROWSER): $(DEV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[ui,browser]'
+	$(LOCKED) -r requirements/ui.lock -r requirements/browser.lock
+	$(INSTALL) --no-build-isolation --editable '.[ui,browser]'
 	@touch $@

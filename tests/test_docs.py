@@ -126,6 +126,23 @@ def test_what_the_readme_makes_can_be_made() -> None:
     assert set(re.findall(r"\bmake ([a-z]+)\b", page("README.md"))) <= targets
 
 
+def test_continuous_integration_calls_the_checks_and_the_tests_of_the_readme() -> None:
+    called = re.findall(r"(?m)^ *(make [a-z]+)$", page(".ci/run"))
+    assert {"make check", "make test", "make browser", "make container"} == {*called}
+    (tests,) = re.findall(r"`(make [a-z]+)` runs all tests", page("README.md"))
+    assert tests in called
+
+
+def test_the_welcome_page_tells_how_the_web_interface_comes() -> None:
+    text = page("proxy/api/welcome.html")
+    extras = tomllib.loads(page("pyproject.toml"))["project"]["optional-dependencies"]
+    (installed,) = re.findall(r"pip install '\.\[(\w+)\]'", text)
+    assert installed in extras
+    assert "comfy-cloud-proxy[" not in text, "the package is not published"
+    (command,) = re.findall(r"<code>(docker build .*)</code>", text)
+    assert command in page("docs/sidecar.md")
+
+
 def test_what_the_readme_sets_are_settings() -> None:
     known = {setting.environment for setting in SETTINGS}
     assert set(re.findall(r"\bCOMFY_(?:PROXY|CLOUD)_[A-Z_]+\b", page("README.md"))) <= known

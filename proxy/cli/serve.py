@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 
 from proxy import app, telemetry
 from proxy.cli.clouds import chosen_accounts
@@ -67,12 +68,25 @@ def refuse_open_door(settings: Settings, *, has_members: bool = False) -> None:
     """Raise `ConfigError` when others than this machine could come in without being asked to."""
     if has_members or settings.insecure_allow_anyone or is_loopback(settings.host):
         return
-    raise ConfigError(
+    danger = (
         f"Listening on {settings.host} would let anyone who reaches it spend your Comfy Cloud "
-        "credits and read your files: use --host 127.0.0.1, give each a token "
-        "(comfy-cloud-proxy member add NAME), or add --insecure-allow-anyone where only trusted "
-        "programs can reach the port."
+        "credits and read your files"
     )
+    if _in_container():
+        raise ConfigError(
+            f"{danger}: give each a token (comfy-cloud-proxy member add NAME), or set "
+            "COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 where only trusted programs can reach the port, "
+            "as on a network of its own or published by -p 127.0.0.1:8188:8188."
+        )
+    raise ConfigError(
+        f"{danger}: use --host 127.0.0.1, give each a token (comfy-cloud-proxy member add NAME), "
+        "or add --insecure-allow-anyone where only trusted programs can reach the port."
+    )
+
+
+def _in_container() -> bool:
+    """Whether this process is in a container, whose own loopback address nobody else reaches."""
+    return "container" in os.environ or Path("/.dockerenv").exists()
 
 
 def is_loopback(host: str) -> bool:

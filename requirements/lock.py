@@ -1,0 +1,93 @@
+"""Writes the lock files of this folder from pyproject.toml: `make lock`, with `UPGRADE=1` anew.
+
+`run.lock` has what the program needs, `build.lock` what makes its wheel, and each extra has a file
+of its own with what it adds to `run.lock`. All pin one set of versions, for every Python and every
+platform, with the hashes of the files.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = Path(__file__).parent
+RUN = "run"
+BUILD = "build"
+_PINNED = re.compile(r"(?m)^([a-z0-9][a-z0-9._-]*)==")
+
+
+def groups() -> dict[str, list[str]]:
+    """The requirements of each lock file as pyproject.toml has them."""
+    document = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    project = document["project"]
+    extras = project["optional-dependencies"]
+    own = re.compile(rf"{re.escape(project['name'])}\[(.*)\]")
+
+    def whole(lines: Iterable[str]) -> list[str]:
+        """The requirements with those of the extras that are named among them."""
+        found = []
+        for line in lines:
+            named = own.fullmatch(line)
+            found += (
+                [line]
+                if named is None
+                else whole(chain(*(extras[name] for name in named[1].split(","))))
+            )
+        return found
+
+    return {
+        RUN: project["dependencies"],
+        # hatchling asks for editables when it installs a folder as editable.
+        BUILD: [*document["build-system"]["requires"], "editables"],
+        **{name: whole(lines) for name, lines in extras.items()},
+    }
+
+
+def write(*, upgrade: bool) -> None:
+    """Write all lock files; versions that are locked stay unless `upgrade`."""
+    wanted = groups()
+    with tempfile.TemporaryDirectory() as scratch:
+        every = Path(scratch) / "every.txt"
+        if not upgrade:
+            locked = [path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.lock"))]
+            every.write_text("".join(locked), encoding="utf-8")
+        _compile([line for lines in wanted.values() for line in lines], every)
+        run = FOLDER / f"{RUN}.lock"
+        for name, lines in wanted.items():
+            path = run if name == RUN else FOLDER / f"{name}.lock"
+            path.unlink(missing_ok=True)
+            below = [] if name in (RUN, BUILD) else wanted[RUN]
+            left_out = _PINNED.findall(run.read_text(encoding="utf-8")) if below else []
+            options = [word for one in left_out for word in ("--no-emit-package", one)]
+            _compile([*below, *lines], path, "--generate-hashes", "-c", str(every), *options)
+    for path in FOLDER.glob("*.lock"):
+        if path.stem not in wanted:
+            path.unlink()
+
+
+def _compile(requirements: Iterable[str], target: Path, *options: str) -> None:
+    common = ("--universal", "--python-version", "3.11", "--no-annotate", "--no-header", "--quiet")
+    uv = Path(sys.executable).parent / "uv"
+    subprocess.run(
+        [uv, "pip", "compile", *common, *options, "-o", str(target), "-"],
+        input="\n".join(requirements),
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """`--upgrade` takes the newest versions."""
+    write(upgrade="--upgrade" in arguments)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
