@@ -17,6 +17,7 @@ from proxy.accounts.opening import Ears
 from proxy.accounts.order import best_first
 from proxy.api import web_packages
 from proxy.api.admin.board import Bell, Board
+from proxy.api.admin.metrics import Gauges
 from proxy.api.app import make_admin_app
 from proxy.api.connections import Limits
 from proxy.api.journal import Journal
@@ -33,6 +34,7 @@ from proxy.jobs.service import Jobs
 from proxy.members.database import FILE
 from proxy.members.directory import MARKER, Directory
 from proxy.members.permits import check_classes
+from proxy.metrics import Metrics
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, ConfigError, Settings
 from proxy.store.base import StoreError
@@ -65,6 +67,7 @@ async def rooms(
     Raises `ConfigError` when the data folder cannot be used.
     """
     tempo = tempo or Tempo()
+    metrics = Metrics()
     async with AsyncExitStack() as stack:
         path = stack.enter_context(folder.held(settings.data_dir))
         store = await _open_store(path / "proxy.sqlite")
@@ -84,6 +87,7 @@ async def rooms(
                     on_down=lambda: jobs.socket_lost(name),
                     due=lambda: jobs.any_running(name),
                 ),
+                metrics=metrics,
                 slots=settings.slots,
                 ahead=settings.slots_ahead,
             )
@@ -121,7 +125,9 @@ async def rooms(
             )
             return connected
 
-        books = await stack.enter_async_context(bookkeeping.kept(settings, path, store, members))
+        books = await stack.enter_async_context(
+            bookkeeping.kept(settings, path, store, members, metrics)
+        )
         checks = Checks(
             catalogue,
             files,
@@ -169,6 +175,7 @@ async def rooms(
             stack.push_async_callback(_end, following)
         readiness = Readiness(store, opened, max_age=tempo.ready_age)
         stack.push_async_callback(readiness.close)
+        metrics.registry.register(Gauges(jobs, opened, files.cache))
         board = Board(jobs, opened, books.usage, bell)
         board.remember_failures()
         yield Services(
@@ -187,7 +194,8 @@ async def rooms(
             readiness=readiness.report,
             ping_interval=settings.ping_interval,
             interface=web_packages.installed() if interface is None else interface,
-            books=books.with_metrics(jobs, opened, files.cache) if settings.metrics else books,
+            books=books,
+            metrics_shown=settings.metrics,
             admin_apart=settings.admin_listen is not None,
             board=board,
         )

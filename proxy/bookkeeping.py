@@ -16,7 +16,7 @@ from proxy.members.audit import Audit
 from proxy.members.directory import Directory
 from proxy.members.limiter import Limiter
 from proxy.members.usage import Usage
-from proxy.metrics.tally import Tally
+from proxy.metrics import Metrics
 from proxy.settings import Settings
 from proxy.store.base import Store
 
@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def kept(
-    settings: Settings, folder: Path, store: Store, members: Directory
+    settings: Settings, folder: Path, store: Store, members: Directory, metrics: Metrics
 ) -> AsyncIterator[Books]:
     """The books of the data folder, closed behind the block. Enter it before the jobs start.
 
@@ -38,7 +38,7 @@ async def kept(
     try:
         await recount(usage, store)
         limiter = Limiter(lambda name: members.get(name).limits, usage)
-        yield Books(Tally(), usage, limiter, record)
+        yield Books(metrics, usage, limiter, record)
     finally:
         await record.close()
         await usage.close()

@@ -11,6 +11,7 @@ from proxy.accounts.account import Account
 from proxy.accounts.slots import Slots
 from proxy.cloud.client import CloudClient
 from proxy.cloud.socket import EventSocket
+from proxy.metrics import Metrics
 from proxy.settings import AccountAccess
 from proxy.tempo import Tempo
 
@@ -32,6 +33,7 @@ async def opened(
     tempo: Tempo,
     ears: Callable[[str], Ears],
     *,
+    metrics: Metrics,
     slots: int = 0,
     ahead: int = 0,
 ) -> AsyncIterator[list[Account]]:
@@ -44,7 +46,9 @@ async def opened(
     async with AsyncExitStack() as stack:
         found = []
         for access in accounts:
-            account = _made(access, tempo, ears(access.name), Slots(access.slots or slots, ahead))
+            account = _made(
+                access, tempo, ears(access.name), Slots(access.slots or slots, ahead), metrics
+            )
             await account.cloud.start()
             stack.push_async_callback(account.cloud.close)
             found.append(account)
@@ -61,13 +65,16 @@ async def listening(accounts: Iterable[Account]) -> AsyncIterator[None]:
         yield
 
 
-def _made(access: AccountAccess, tempo: Tempo, ears: Ears, slots: Slots) -> Account:
+def _made(
+    access: AccountAccess, tempo: Tempo, ears: Ears, slots: Slots, metrics: Metrics
+) -> Account:
     cloud = CloudClient(
         access.base_url,
         access.key,
         patience=tempo.patience,
         circuit=tempo.circuit(),
         plain_http=access.plain_http,
+        calls=metrics.calls(access.name),
     )
     socket = EventSocket(
         access.base_url,

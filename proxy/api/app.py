@@ -27,7 +27,7 @@ def make_app(services: Services) -> web.Application:
     """The application. Whoever runs it starts and closes the services."""
     app = web.Application(
         middlewares=[
-            gate(services.cors_origins, compress=services.compress, tally=services.books.tally),
+            gate(services.cors_origins, compress=services.compress, metrics=services.books.metrics),
             limited(services.books),
         ],
         client_max_size=services.max_upload_bytes,
@@ -51,7 +51,7 @@ def make_admin_app(services: Services) -> web.Application:
     app = web.Application(
         middlewares=[
             open_metrics(),
-            gate(compress=services.compress, tally=services.books.tally),
+            gate(compress=services.compress, metrics=services.books.metrics),
             limited(services.books),
         ],
         client_max_size=services.max_upload_bytes,

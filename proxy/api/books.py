@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -15,14 +15,11 @@ from proxy.api.middleware import MEMBER
 from proxy.members.audit import Audit, Value
 from proxy.members.limiter import LIMIT_REACHED, Limiter
 from proxy.members.usage import Usage
-from proxy.metrics.collector import Cache, Metrics, Sources
-from proxy.metrics.tally import Tally
+from proxy.metrics import Metrics
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.accounts.account import Account
     from proxy.jobs.observer import Observer
-    from proxy.jobs.service import Jobs
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -34,21 +31,15 @@ _FREE = frozenset({"/healthz", "/readyz"})
 class Books:
     """Where the handlers write down what they did. What is `None` is not kept."""
 
-    tally: Tally = field(default_factory=Tally)
+    metrics: Metrics = field(default_factory=Metrics)
     usage: Usage | None = None
     limiter: Limiter | None = None
     audit: Audit | None = None
-    metrics: Metrics | None = None
 
     @property
     def observers(self) -> list[Observer]:
         """Who wants to be told what becomes of jobs."""
-        return [self.tally, *filter(None, (self.usage,))]
-
-    def with_metrics(self, jobs: Jobs, accounts: Sequence[Account], cache: Cache) -> Books:
-        """The same books with metrics, which are read from the rooms."""
-        sources = Sources(self.tally, jobs.overview, jobs.queue_remaining, accounts, cache)
-        return replace(self, metrics=Metrics(sources))
+        return [self.metrics, *filter(None, (self.usage,))]
 
     def note(self, request: web.Request, action: str, **about: Value) -> None:
         """Record an action of the request's member."""
@@ -64,7 +55,7 @@ class Books:
     def served(self, member: str, count: int) -> None:
         """Count bytes of files that went to a client."""
         if count > 0:
-            self.tally.served[member] += count
+            self.metrics.served.labels(member).inc(count)
             if self.usage is not None:
                 self.usage.served(member, count)
 
@@ -85,7 +76,7 @@ class Books:
         else:
             with self.limiter.uploading(member, count):
                 yield
-        self.tally.uploaded[member] += count
+        self.metrics.uploaded.labels(member).inc(count)
 
     @contextmanager
     def storing(self, member: str, count: int, *, stored: int, replaced: int = 0) -> Iterator[None]:
@@ -98,7 +89,7 @@ class Books:
         else:
             with self.limiter.storing(member, count, stored=stored, replaced=replaced):
                 yield
-        self.tally.uploaded[member] += count
+        self.metrics.uploaded.labels(member).inc(count)
 
     def upload_refusal(self, member: str) -> LocalError:
         """The answer to an upload for which there is no room."""
@@ -113,7 +104,7 @@ class Books:
 
 def limited(books: Books) -> Middleware:
     """The middleware that holds members to their requests a second and counts all refusals."""
-    limiter, refusals = books.limiter, books.tally.limit_refusals
+    limiter, refusals = books.limiter, books.metrics.limit_refusals
 
     @web.middleware
     async def pass_within_limits(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -126,7 +117,7 @@ def limited(books: Books) -> Middleware:
             return await handler(request)
         except LocalError as error:
             if error.type == LIMIT_REACHED:
-                refusals[member, error.details] += 1
+                refusals.labels(member, error.details).inc()
             raise
 
     return pass_within_limits

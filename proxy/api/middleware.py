@@ -17,7 +17,7 @@ from proxy.api import answers, compression
 from proxy.api.access import DOOR
 from proxy.api.connections import connection_of
 from proxy.api.origin import OriginCheck
-from proxy.metrics.tally import Tally
+from proxy.metrics import Metrics
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError
 
@@ -52,14 +52,14 @@ def cache_control(path: str, status: int) -> str | None:
 
 
 def gate(
-    cors_origins: Iterable[str] = (), *, compress: bool = False, tally: Tally | None = None
+    cors_origins: Iterable[str] = (), *, compress: bool = False, metrics: Metrics | None = None
 ) -> Middleware:
     """The middleware. Requests from pages of `cors_origins` are spared the origin check.
 
     With `compress` JSON and text are packed for clients that can unpack them.
     """
     check = OriginCheck(cors_origins)
-    count = partial(_count, tally or Tally())
+    count = partial(_count, metrics or Metrics())
 
     @web.middleware
     async def pass_through(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -95,9 +95,9 @@ def gate(
     return pass_through
 
 
-def _count(tally: Tally, request: web.Request, status: int, began: float) -> None:
+def _count(metrics: Metrics, request: web.Request, status: int, began: float) -> None:
     resource = request.match_info.route.resource
-    tally.answered(
+    metrics.answered(
         request.get(MEMBER, ""),
         request.method if request.method in _METHODS else "other",
         "other" if resource is None else resource.canonical,

@@ -73,6 +73,7 @@ class Services:
     ping_interval: float = 30.0
     interface: WebInterface = field(default_factory=WebInterface)
     books: Books = field(default_factory=Books)
+    metrics_shown: bool = False
     admin_apart: bool = False
     board: Board | None = None
 

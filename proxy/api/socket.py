@@ -221,10 +221,10 @@ async def serve(request: web.Request) -> web.StreamResponse:
     services, member = of(request), member_of(request)
     flags = features(services.max_upload_bytes)
     crowd = request.app[CROWD]
-    tally = services.books.tally
+    metrics = services.books.metrics
 
     def count_drop() -> None:
-        tally.previews_dropped[member] += 1
+        metrics.previews_dropped.labels(member).inc()
 
     client = ClientSocket(web_socket, transport, flags, crowd, count_drop)
     sid = request.query.get("clientId") or uuid.uuid4().hex
@@ -232,7 +232,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     client.greet(services.jobs.queue_remaining(member), sid, executing)
     crowd.join(client)
     connection_of(request).upgraded(client)
-    tally.websockets[member] += 1
+    metrics.websockets.labels(member).inc()
     if services.ping_interval > 0:
         client.ping_after(services.ping_interval)
     delivering = asyncio.create_task(client.deliver())
@@ -244,7 +244,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     finally:
         services.jobs.hub.detach(member, sid, client)
         crowd.leave(client)
-        tally.websockets[member] -= 1
+        metrics.websockets.labels(member).dec()
         delivering.cancel()
         await asyncio.gather(delivering, client.end(), return_exceptions=True)
         log.debug("socket_closed", sid=sid, code=web_socket.close_code)

@@ -15,7 +15,6 @@ from aiohttp import MultipartWriter
 from yarl import URL
 
 from proxy.cloud.brake import Brake
-from proxy.cloud.calls import Calls
 from proxy.cloud.circuit import Circuit
 from proxy.cloud.downloads import Download, Downloads
 from proxy.cloud.errors import (
@@ -30,6 +29,7 @@ from proxy.cloud.http import Answer, Http
 from proxy.cloud.restraint import Restraint
 from proxy.cloud.user_data import UserDataCalls
 from proxy.cloud.waits import Patience
+from proxy.metrics import CloudCalls, Metrics
 from proxy.translate import codec
 from proxy.translate.snapshot import Snapshot, from_job
 
@@ -76,6 +76,7 @@ class CloudClient:
         circuit: Circuit | None = None,
         brake: Brake | None = None,
         plain_http: bool = False,
+        calls: CloudCalls | None = None,
     ) -> None:
         self.base_url = base_url
         self._http = Http(
@@ -84,6 +85,7 @@ class CloudClient:
             timeout=timeout,
             patience=patience or Patience(),
             restraint=Restraint(circuit or Circuit(), brake or Brake()),
+            calls=calls or Metrics().calls(""),
             plain_http=plain_http,
         )
         self._details = asyncio.Semaphore(_DETAILS)
@@ -100,11 +102,6 @@ class CloudClient:
         """Close all connections."""
         await self._downloads.close()
         await self._http.close()
-
-    @property
-    def calls(self) -> Calls:
-        """What the calls since the start came to."""
-        return self._http.calls
 
     def use_key(self, key: str) -> None:
         """Take another key from the next call on."""
@@ -208,7 +205,7 @@ class CloudClient:
             body=partial(_form, path, filename, content_type),
             total=self._http.timeout + size / _UPLOAD_RATE,
         )
-        self.calls.uploaded += size
+        self._http.calls.uploaded(size)
         return name
 
     def download(

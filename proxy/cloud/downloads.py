@@ -16,9 +16,9 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from proxy.cloud.calls import Calls
 from proxy.cloud.errors import CloudGarbage, CloudRefused, refusal
 from proxy.cloud.http import CONNECT_TIMEOUT, Connections, Http, refused_address, reported
+from proxy.metrics import CloudCalls
 
 log = structlog.get_logger(__name__)
 
@@ -41,7 +41,7 @@ class Download:
     ranges. `size` is the whole content's in bytes, `None` where the storage does not tell.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, asked: int, calls: Calls) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, asked: int, calls: CloudCalls) -> None:
         self._response = response
         self._calls = calls
         self.status = response.status
@@ -52,7 +52,7 @@ class Download:
         """The bytes as they come. Raises `CloudUnreachable` if they end too early or stall."""
         with reported(_CALL, sent=True):
             async for chunk in self._response.content.iter_any():
-                self._calls.downloaded += len(chunk)
+                self._calls.downloaded(len(chunk))
                 yield chunk
 
 

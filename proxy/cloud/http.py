@@ -18,7 +18,7 @@ import stamina
 from yarl import URL
 
 from proxy import __version__
-from proxy.cloud.calls import Calls, route_of
+from proxy.cloud.calls import route_of
 from proxy.cloud.errors import (
     CloudGarbage,
     CloudRefused,
@@ -28,6 +28,7 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.restraint import Restraint
 from proxy.cloud.waits import Patience
+from proxy.metrics import CloudCalls
 from proxy.translate import codec
 from proxy.translate.redact import redact
 
@@ -177,6 +178,7 @@ class Http:
         timeout: float,
         patience: Patience,
         restraint: Restraint,
+        calls: CloudCalls,
         plain_http: bool = False,
     ) -> None:
         self.base_url = base_url
@@ -184,7 +186,7 @@ class Http:
         self.key = key
         self.timeout = timeout
         self.patience = patience
-        self.calls = Calls()
+        self.calls = calls
         self._restraint = restraint
         marks = aiohttp.TraceConfig()
         marks.on_request_headers_sent.append(_mark_sent)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from proxy.accounts.account import Account
-from proxy.cloud.calls import Calls
-from proxy.metrics.collector import Metrics, Sources
-from proxy.metrics.table import METRICS, PREFIX, lines
-from proxy.metrics.tally import Tally
+from proxy.api.admin.metrics import Gauges
+from proxy.metrics import METRICS, PREFIX, QUICK, Metrics, lines
 
-DOCS = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
+DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
 
 
 @dataclass
@@ -26,11 +26,6 @@ class Job:
     member: str
     account: str
     state: str = "waiting"
-
-
-@dataclass
-class Cloud:
-    calls: Calls = field(default_factory=Calls)
 
 
 @dataclass
@@ -45,35 +40,46 @@ class Cache:
     total: int = 4096
 
 
+@dataclass
+class Jobs:
+    live: list[Job]
+    waiting: dict[str, int]
+
+    def overview(self) -> list[Job]:
+        return self.live
+
+    def queue_remaining(self, member: str) -> int:
+        return self.waiting[member]
+
+
+def gauges(jobs: Jobs, *accounts: Account, cache: Cache | None = None) -> Gauges:
+    return Gauges(jobs, accounts, cache or Cache())  # type: ignore[arg-type]
+
+
 @pytest.fixture
-def tally() -> Tally:
-    tally = Tally()
-    tally.answered("alice", "GET", "/view", 200, 0.003)
-    tally.answered("bob", "GET", "/view", 404, 0.001)
-    tally.answered("", "GET", "/queue", 401, 0.001)
-    tally.answered("alice", "GET", "/ws", 101, 3600.0)
-    tally.websockets["alice"] += 1
-    tally.previews_dropped["alice"] += 2
-    tally.uploaded["alice"] += 10
-    tally.served["bob"] += 20
-    tally.limit_refusals["bob", "jobs_per_day"] += 1
+def metrics() -> Metrics:
+    metrics = Metrics()
+    metrics.answered("alice", "GET", "/view", 200, 0.003)
+    metrics.answered("bob", "GET", "/view", 404, 0.001)
+    metrics.answered("", "GET", "/queue", 401, 0.001)
+    metrics.answered("alice", "GET", "/ws", 101, 3600.0)
+    metrics.websockets.labels("alice").inc()
+    metrics.previews_dropped.labels("alice").inc(2)
+    metrics.uploaded.labels("alice").inc(10)
+    metrics.served.labels("bob").inc(20)
+    metrics.limit_refusals.labels("bob", "jobs_per_day").inc()
     job = Job("alice", "main")
-    tally.accepted(job)
-    tally.dispatched(job, 1.5)
-    tally.ended(job, "completed", 12.0, 2)
-    tally.discarded(Job("bob", ""))
-    return tally
-
-
-@pytest.fixture
-def metrics(tally: Tally) -> Metrics:
-    account = Account("main", Cloud(), Socket(), key="")  # type: ignore[arg-type]
-    account.cloud.calls.note("GET", "/api/jobs/{id}", 200, 0.2)
-    account.cloud.calls.downloaded = 77
+    metrics.accepted(job)
+    metrics.dispatched(job, 1.5)
+    metrics.ended(job, "completed", 12.0, 2)
+    metrics.discarded(Job("bob", ""))
+    calls = metrics.calls("main")
+    calls.note("GET", "/api/jobs/{id}", 200, 0.2)
+    calls.downloaded(77)
     live = [Job("alice", "main", "running"), Job("alice", ""), Job("bob", "main", "running")]
-    return Metrics(
-        Sources(tally, lambda: live, {"alice": 2, "bob": 1}.__getitem__, [account], Cache())
-    )
+    account = Account("main", None, Socket(), key="")  # type: ignore[arg-type]
+    metrics.registry.register(gauges(Jobs(live, {"alice": 2, "bob": 1}), account))
+    return metrics
 
 
 #: In the order of the table, for short names in the tests.
@@ -145,8 +151,23 @@ async def test_the_format_is_the_one_that_is_asked_for(
     assert PREFIX + "requests" in {family.name for family in parse(body.decode())}
 
 
+@given(st.lists(st.floats(0, 1e6)))
+def test_a_request_is_counted_by_every_bound_that_its_time_does_not_exceed(
+    times: list[float],
+) -> None:
+    metrics = Metrics()
+    for seconds in times:
+        metrics.answered("alice", "GET", "/view", 200, seconds)
+    name, labels = PREFIX + "request_seconds", {"method": "GET", "route": "/view"}
+    for bound in QUICK:
+        found = metrics.registry.get_sample_value(f"{name}_bucket", {**labels, "le": str(bound)})
+        assert (found or 0) == sum(seconds <= bound for seconds in times)
+    assert (metrics.registry.get_sample_value(f"{name}_count", labels) or 0) == len(times)
+
+
 async def test_two_applications_in_one_process_do_not_share_metrics(metrics: Metrics) -> None:
-    other = Metrics(Sources(Tally(), list, lambda _: 0, [], Cache(0, 0, 0)))
+    other = Metrics()
+    other.registry.register(gauges(Jobs([], {}), cache=Cache(0, 0, 0)))
     assert "requests_total alice GET /view 2xx" not in await samples(other)
 
 

@@ -1,0 +1,348 @@
+"""What the proxy counts, for Prometheus: counted where it happens, read when it is asked.
+
+One event loop counts and reads. What happens often keeps its series at hand, and requests, which
+are counted more often than all else together, are counted without the locks of the library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, Protocol, TypeVar
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+)
+from prometheus_client import Metric as Family
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.registry import Collector
+
+from proxy import __version__
+
+Kept = TypeVar("Kept", bound=MetricWrapperBase)
+
+PREFIX = "comfy_cloud_proxy_"
+
+#: Bounds in seconds for answers and calls.
+QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+#: Bounds in seconds for jobs.
+SLOW = (0.05, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
+
+_CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx", *("other",) * 4)
+
+Kind = Literal["counter", "gauge", "histogram", "info"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric. Members see those series on which `member` is their name, and no other."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    help: str
+
+    @property
+    def shown(self) -> str:
+        """The name as it is in the text format; a histogram has `_bucket`, `_sum` and `_count`."""
+        suffix = {"counter": "_total", "info": "_info"}.get(self.kind, "")
+        return f"{PREFIX}{self.name}{suffix}"
+
+
+#: The table; `docs/metrics.md` has the same.
+METRICS = (
+    Metric("build", "info", ("version",), "The version of the proxy."),
+    # requests
+    Metric(
+        "requests",
+        "counter",
+        ("member", "method", "route", "status"),
+        "Answered requests; status is a class such as 2xx. Without a valid token member is empty.",
+    ),
+    Metric(
+        "request_seconds",
+        "histogram",
+        ("method", "route"),
+        "Time from a request's headers to the end of its handler; without websockets.",
+    ),
+    Metric("websocket_clients", "gauge", ("member",), "Open websockets."),
+    Metric(
+        "previews_dropped",
+        "counter",
+        ("member",),
+        "Previews left out for a websocket whose client reads too slowly.",
+    ),
+    Metric("bytes_uploaded", "counter", ("member",), "Bytes of files taken from clients."),
+    Metric("bytes_served", "counter", ("member",), "Bytes of files sent to clients."),
+    Metric(
+        "limit_refusals",
+        "counter",
+        ("member", "limit"),
+        "Requests and jobs refused because of a limit of the member.",
+    ),
+    # jobs
+    Metric("jobs_accepted", "counter", ("member",), "Jobs taken in."),
+    Metric(
+        "jobs_ended",
+        "counter",
+        ("member", "account", "outcome"),
+        "Jobs that have ended: completed, failed or cancelled; withdrawn ones left the queue "
+        "while they waited.",
+    ),
+    Metric(
+        "jobs",
+        "gauge",
+        ("member", "account", "state"),
+        "Jobs that have not ended: waiting in the proxy, sending to the cloud, pending or running "
+        "there. Without an account account is empty.",
+    ),
+    Metric(
+        "queue_length",
+        "gauge",
+        ("member",),
+        "Jobs that wait or run, as queue_remaining tells the member's clients.",
+    ),
+    Metric(
+        "job_wait_seconds",
+        "histogram",
+        ("member", "account"),
+        "Time from the acceptance of a job to its submission to the cloud.",
+    ),
+    Metric(
+        "job_running_seconds",
+        "histogram",
+        ("member", "account"),
+        "Time that ended jobs were running on the cloud.",
+    ),
+    # accounts
+    Metric(
+        "account_slots",
+        "gauge",
+        ("account",),
+        "Jobs that the account runs at once, as set or as learnt.",
+    ),
+    Metric("account_slots_used", "gauge", ("account",), "Jobs of ours that run on the account."),
+    Metric(
+        "account_ready",
+        "gauge",
+        ("account", "reason"),
+        "1 if the account takes jobs, 0 if it rests, for the reason named.",
+    ),
+    Metric("event_socket_up", "gauge", ("account",), "1 if the account's event socket is open."),
+    Metric(
+        "cloud_calls",
+        "counter",
+        ("account", "method", "route", "status"),
+        "Calls to Comfy Cloud; status none: no answer came.",
+    ),
+    Metric(
+        "cloud_call_seconds",
+        "histogram",
+        ("account", "method", "route"),
+        "Time from a call to the headers of its answer.",
+    ),
+    Metric("cloud_bytes_uploaded", "counter", ("account",), "Bytes of files sent to the cloud."),
+    Metric(
+        "cloud_bytes_downloaded", "counter", ("account",), "Bytes of files fetched from the cloud."
+    ),
+    # files
+    Metric("cache_hits", "counter", (), "Contents found in the cache on disk."),
+    Metric("cache_misses", "counter", (), "Contents that had to be fetched from the cloud."),
+    Metric("cache_bytes", "gauge", (), "Bytes in the cache on disk."),
+)
+
+_BY_NAME = {metric.name: metric for metric in METRICS}
+
+
+def lines() -> list[str]:
+    """The table in Markdown."""
+    head = ["| Metric | Type | Labels | Meaning |", "|---|---|---|---|"]
+    return head + [
+        f"| `{metric.shown}` | {metric.kind} | "
+        f"{', '.join(f'`{label}`' for label in metric.labels)} | {metric.help} |"
+        for metric in METRICS
+    ]
+
+
+def find(name: str) -> Metric:
+    """The row of the table with that name."""
+    return _BY_NAME[name]
+
+
+class Job(Protocol):
+    """What is counted by, of a job."""
+
+    member: str
+    account: str
+
+
+class Metrics:
+    """The metrics of one application, in a registry of its own with those of the process.
+
+    Counts since the start; also an observer of the jobs. What is read from the rooms at the moment
+    of the scrape is collected by those who know them (`registry.register`).
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        self._new(Info, "build").info({"version": __version__})
+        self._requests = _Requests()
+        self.registry.register(self._requests)
+        self.answered = self._requests.answered
+        self.websockets = self._new(Gauge, "websocket_clients")
+        self.previews_dropped = self._new(Counter, "previews_dropped")
+        self.uploaded = self._new(Counter, "bytes_uploaded")
+        self.served = self._new(Counter, "bytes_served")
+        self.limit_refusals = self._new(Counter, "limit_refusals")
+        self._accepted = self._new(Counter, "jobs_accepted")
+        self._ended = self._new(Counter, "jobs_ended")
+        self._wait = self._times("job_wait_seconds", SLOW)
+        self._running = self._times("job_running_seconds", SLOW)
+        self._calls = self._new(Counter, "cloud_calls")
+        self._call_seconds = self._times("cloud_call_seconds", QUICK)
+        self._sent = self._new(Counter, "cloud_bytes_uploaded")
+        self._fetched = self._new(Counter, "cloud_bytes_downloaded")
+
+    def _new(self, kind: type[Kept], name: str) -> Kept:
+        row = find(name)
+        labels = () if kind is Info else row.labels  # an Info takes them with its values
+        return kind(PREFIX + name, row.help, labels, registry=self.registry)
+
+    def _times(self, name: str, bounds: Sequence[float]) -> Histogram:
+        row = find(name)
+        full = PREFIX + name
+        return Histogram(full, row.help, row.labels, registry=self.registry, buckets=bounds)
+
+    def calls(self, account: str) -> CloudCalls:
+        """Who counts the calls of an account."""
+        return CloudCalls(account, self._calls, self._call_seconds, self._sent, self._fetched)
+
+    # --- an observer of the jobs -----------------------------------------------------------
+
+    def accepted(self, job: Job) -> None:
+        """A job was taken in."""
+        self._accepted.labels(job.member).inc()
+
+    def dispatched(self, job: Job, waited: float) -> None:
+        """A job was submitted to the cloud after `waited` seconds."""
+        self._wait.labels(job.member, job.account).observe(waited)
+
+    def ended(self, job: Job, outcome: str, running_seconds: float, output_count: int) -> None:
+        """A job has ended."""
+        self._ended.labels(job.member, job.account, outcome).inc()
+        self._running.labels(job.member, job.account).observe(running_seconds)
+
+    def discarded(self, job: Job) -> None:
+        """A waiting job was taken out."""
+        self._ended.labels(job.member, job.account, "withdrawn").inc()
+
+    # --- reading ---------------------------------------------------------------------------
+
+    async def page(self, accept: str, *, member: str | None = None) -> tuple[bytes, str]:
+        """The text and its media type, by the `Accept` of the request.
+
+        With `member` it holds only what is labelled as this member's. The text is made in a
+        thread, so that events need not wait for it.
+        """
+        families = [_without_times(family) for family in self.registry.collect()]
+        if member is not None:
+            families = _of(member, families)
+        encode, media_type = choose_encoder(accept)
+        return await asyncio.to_thread(encode, _Collected(families)), media_type
+
+
+class CloudCalls:
+    """Counts the calls of one account, and the bytes of its files."""
+
+    def __init__(
+        self, account: str, calls: Counter, seconds: Histogram, sent: Counter, fetched: Counter
+    ) -> None:
+        self._account = account
+        self._calls = calls
+        self._seconds = seconds
+        self.uploaded = sent.labels(account).inc
+        self.downloaded = fetched.labels(account).inc
+
+    def note(self, method: str, route: str, status: int | None, seconds: float) -> None:
+        """Count a call by its route; `status` is `None` if it was not answered.
+
+        `seconds` is the time to the headers of the answer.
+        """
+        told = "none" if status is None else str(status)
+        self._calls.labels(self._account, method, route, told).inc()
+        self._seconds.labels(self._account, method, route).observe(seconds)
+
+
+class _Requests(Collector):
+    """Requests and their times: `Counter` and `Histogram` cost five times as much."""
+
+    def __init__(self) -> None:
+        self._counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        #: By method and route: how many lie in each bucket, and last the sum of all.
+        self._seconds: defaultdict[tuple[str, ...], list[float]] = defaultdict(
+            lambda: [0.0] * (len(QUICK) + 2)
+        )
+
+    def answered(self, member: str, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was answered; `route` is a template. Websockets have no time."""
+        self._counts[member, method, route, _CLASSES[status // 100]] += 1
+        if status != 101:
+            buckets = self._seconds[method, route]
+            buckets[bisect_left(QUICK, seconds)] += 1
+            buckets[-1] += seconds
+
+    def describe(self) -> Iterable[Family]:
+        """Nothing: the registry need not collect to know the names."""
+        return ()
+
+    def collect(self) -> Iterator[Family]:
+        """Both families."""
+        row = find("requests")
+        counts = CounterMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
+        for labels, count in self._counts.items():
+            counts.add_metric(labels, count)
+        yield counts
+        row = find("request_seconds")
+        times = HistogramMetricFamily(PREFIX + row.name, row.help, labels=row.labels)
+        bounds = [*map(str, QUICK), "+Inf"]
+        for labels, (*buckets, total) in self._seconds.items():
+            times.add_metric(labels, list(zip(bounds, accumulate(buckets), strict=True)), total)
+        yield times
+
+
+class _Collected(Collector):
+    """Families that have been collected already."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Family]:
+        return self._families
+
+
+def _without_times(family: Family) -> Family:
+    """Without the series that tell when another one was made, which nobody asks for."""
+    family.samples = [one for one in family.samples if not one.name.endswith("_created")]
+    return family
+
+
+def _of(member: str, families: Iterable[Family]) -> list[Family]:
+    found = []
+    for family in families:
+        samples = [one for one in family.samples if one.labels.get("member") == member]
+        if samples:
+            family.samples = samples
+            found.append(family)
+    return found

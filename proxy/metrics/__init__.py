@@ -1,1 +1,0 @@
-"""What the proxy counts, in Prometheus' format: counted where it happens, read when it is asked."""
