@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -220,21 +221,37 @@ async def serve(
         limits = _limits(settings)
         server = Server(services, limits, stop_timeout=stop_timeout)
         servers = [server]
-        following: asyncio.Task[None] | None = None
+        following: list[asyncio.Task[None]] = []
         try:
             if settings.admin_listen is not None:
                 admin = Server(services, limits, stop_timeout=stop_timeout, make=make_admin_app)
                 await _listen_for_admins(admin, *settings.admin_listen)
                 servers.append(admin)
             ready(await server.start(settings.host, settings.port, context=context))
+            following.append(asyncio.create_task(_tell_problems(services), name="tell problems"))
             if certificate is not None:
-                following = asyncio.create_task(certificate.follow(), name="follow the certificate")
+                follow = certificate.follow()
+                following.append(asyncio.create_task(follow, name="follow the certificate"))
             await stop.wait()
             log.info("stopping")
         finally:
-            if following is not None:
-                await _end(following)
+            for task in following:
+                await _end(task)
             await asyncio.gather(*(one.stop() for one in servers))
+
+
+async def _tell_problems(services: Services) -> None:
+    """Log what keeps jobs from being taken, as `GET /readyz` tells it.
+
+    The event sockets are left out: they open a little later, and say themselves if they cannot.
+    """
+    report = await services.readiness(patient=True)
+    accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
+    found = {("", report.checks.get("store", "ok"))}
+    found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
+    for name, problem in sorted(found):
+        if problem != "ok":
+            log.warning("not_ready", reason=problem, **({"account": name} if name else {}))
 
 
 async def _listen_for_admins(server: Server, host: str, port: int) -> None:

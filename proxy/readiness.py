@@ -86,8 +86,10 @@ class Readiness:
         self._looked_at: float | None = None
         self._looking: asyncio.Task[None] | None = None
 
-    async def report(self) -> Report:
+    async def report(self, *, patient: bool = False) -> Report:
         """`reason` is why no job can be taken, `checks` what is wrong with what.
+
+        Who is `patient` waits until every account has answered or used up its patience.
 
         With one account these are `store`, `key` and `socket`; with several `store` and
         `accounts`, which has `key` and `socket` of each. A check is `ok` or a sentence.
@@ -95,7 +97,7 @@ class Readiness:
         if self._looked_at is None or time.monotonic() - self._looked_at > self._max_age:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
-            await asyncio.wait([self._looking], timeout=self._wait)
+            await asyncio.wait([self._looking], timeout=None if patient else self._wait)
         problems = {account.name: self._problems(account) for account in self._accounts}
         unusable = [next(filter(None, found.values()), None) for found in problems.values()]
         reason = self._written or (unusable[0] if unusable and all(unusable) else None)

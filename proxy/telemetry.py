@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -126,14 +127,18 @@ def configure(
     log_level: Literal["debug", "info", "warning", "error"] = "info",
     stream: TextIO | None = None,
 ) -> None:
-    """Send all logs to `stream` (standard error), ours and the standard library's alike."""
+    """Send all logs to `stream` (standard error), ours and the standard library's alike.
+
+    A terminal gets colors unless the variable `NO_COLOR` is set (https://no-color.org).
+    """
     stream = stream or sys.stderr
     least = logging.getLevelNamesMapping()[log_level.upper()]
     renderer: Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(
-            colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+            colors=stream.isatty() and not os.environ.get("NO_COLOR"),
+            exception_formatter=structlog.dev.plain_traceback,
         )
     )
     handler = logging.StreamHandler(stream)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import socket
 from collections.abc import Iterator
@@ -156,6 +157,24 @@ async def test_the_cloud_of_the_settings_is_named(tmp_path: Path) -> None:
     assert KEY.encode() not in b"".join(process.said)
 
 
+async def test_a_key_that_does_not_work_is_told_at_the_start(tmp_path: Path) -> None:
+    async with Simulator(key=KEY) as simulator:
+        environment = {
+            "COMFY_CLOUD_API_KEY": "comfyui-wrong-one",
+            "COMFY_CLOUD_BASE_URL": str(simulator.base_url),
+            "COMFY_PROXY_LOG_FORMAT": "json",
+        }
+        place = ("--port", "0", "--data-dir", str(tmp_path))
+        async with child("-m", "proxy", "serve", *place, environment=environment) as process:
+            assert process.stderr is not None
+            async with asyncio.timeout(PATIENCE):
+                while b"not_ready" not in (line := await process.stderr.readline()):
+                    assert line, "it ended"
+    said = json.loads(line)
+    assert said["level"] == "warning"
+    assert said["reason"].startswith("Comfy Cloud does not take the API key: put one that works")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_stops_it_in_good_order(tmp_path: Path, number: int) -> None:
     async with serving(tmp_path, "--simulate") as process:
@@ -225,6 +244,33 @@ async def test_check_finds_a_missing_key(tmp_path: Path) -> None:
     assert code == 1
     assert lines["cloud"][0] == "ok"
     assert "set it as COMFY_CLOUD_API_KEY" in lines["key"][1]
+
+
+@pytest.mark.parametrize(
+    ("key", "flaw"),
+    [
+        ("comfyui-one two", "a space or a line break"),
+        ("\u201ccomfyui-one\u201d", "a quotation mark"),
+        ('"comfyui-one"', "a quotation mark"),
+        ("comfyui-\u00f6ne", "a letter beyond ASCII"),
+    ],
+)
+async def test_check_says_what_is_wrong_with_a_key_that_cannot_be_one(
+    tmp_path: Path, key: str, flaw: str
+) -> None:
+    async with Simulator(key=KEY) as simulator:
+        code, lines = await checked(tmp_path, simulator.base_url, key)
+    word, sentence = lines["key"]
+    assert (code, word) == (1, "FAILED")
+    assert f"cannot be right, because it has {flaw} in it: copy it again" in sentence
+    assert "one" not in sentence.replace("one line", "")
+
+
+async def test_check_names_a_missing_key_when_the_cloud_is_away_too(tmp_path: Path) -> None:
+    code, lines = await checked(tmp_path, "http://127.0.0.1:1", None)
+    assert code == 1
+    assert "set it as COMFY_CLOUD_API_KEY" in lines["key"][1]
+    assert "Not tried" in lines["event socket"][1]
 
 
 async def test_check_finds_a_cloud_that_is_away(tmp_path: Path) -> None:

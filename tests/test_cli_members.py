@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,54 @@ def test_the_life_of_a_member(run: Any) -> None:
     assert run("member", "add", "Ann", "--restore")[0] == 0
 
 
+def test_the_next_command_names_the_same_folder(run: Any, tmp_path: Path) -> None:
+    said = run("member", "add", "ann")[1]
+    words = shlex.split(said.strip().partition("Next: comfy-cloud-proxy ")[2])
+    assert words == ["token", "new", "ann", "--data-dir", str(tmp_path)]
+
+
+def test_the_next_command_needs_no_option_for_the_folder_of_everybody(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    for given in ([], ["--simulate"]):
+        with pytest.raises(SystemExit):
+            main(["member", "add", "ann", *given])
+        ending = " ".join(["token new ann", *given])
+        assert capsys.readouterr().out.endswith(f"Next: comfy-cloud-proxy {ending}\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("member", "list"),
+        ("member", "set", "ann", "--role", "admin"),
+        ("member", "disable", "ann"),
+        ("member", "remove", "ann"),
+        ("token", "new", "ann"),
+        ("token", "list"),
+        ("token", "revoke", "ccp_abcd"),
+    ],
+)
+def test_a_mistyped_folder_is_told_and_not_made(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    folder = tmp_path / "tpyo"
+    with pytest.raises(SystemExit) as end:
+        main([*words, "--data-dir", str(folder)])
+    said = capsys.readouterr()
+    assert (end.value.code, said.out) == (2, "")
+    assert said.err.startswith(f"There is no data folder {folder}: ")
+    assert not folder.exists()
+
+
+def test_a_folder_without_members_is_left_as_it_is(run: Any, tmp_path: Path) -> None:
+    assert run("member", "list", "--json") == (0, "[]\n", "")
+    assert "There is no member" in run("token", "new", "ann")[2]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_life_of_a_token(run: Any) -> None:
     run("member", "add", "ann")
     code, said, hint = run("token", "new", "ann", "--expires", "90d", "--note", "laptop")
@@ -98,6 +147,30 @@ def test_members_make_other_addresses_than_loopback_safe(tmp_path: Path) -> None
     refuse_open_door(settings, has_members=True)
     with pytest.raises(ConfigError, match="member add NAME"):
         refuse_open_door(settings, has_members=False)
+
+
+def test_the_simulator_s_refusal_names_its_own_members(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("container", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    with pytest.raises(ConfigError) as refused:
+        refuse_open_door(Settings(host="0.0.0.0", simulate=True))
+    assert (
+        "(comfy-cloud-proxy member add NAME --simulate), since the simulator has members of its own"
+    ) in str(refused.value)
+
+
+def test_the_refusal_in_a_container_names_what_helps_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("container", "oci")
+    with pytest.raises(ConfigError) as refused:
+        refuse_open_door(Settings(host="0.0.0.0", data_dir=tmp_path))
+    assert "--host" not in str(refused.value)
+    assert "set COMFY_PROXY_INSECURE_ALLOW_ANYONE=1" in str(refused.value)
+    assert "-p 127.0.0.1:8188:8188" in str(refused.value)
 
 
 def test_damaged_members_keep_the_server_from_starting(run: Any, tmp_path: Path) -> None:

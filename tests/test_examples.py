@@ -279,3 +279,29 @@ def test_workflows_test_every_python_that_the_package_takes() -> None:
     (lowest,) = re.findall(r'requires-python = ">=(3\.\d+)"', pyproject)
     jobs = project(ROOT / ".github/workflows/ci.yml")["jobs"]
     assert jobs["test"]["strategy"]["matrix"]["python"][0] == lowest
+
+
+def test_a_python_without_venv_is_told_each_time(tmp_path: Path) -> None:
+    """Debian's Python without python3-venv leaves a folder without pip behind."""
+    python = tmp_path / "python3"
+    python.write_text(
+        f'#!/bin/sh\n[ "$1" = -m ] || exec {sys.executable} "$@"\n'
+        f'for folder; do :; done\n{sys.executable} -m venv --without-pip "$folder"\n'
+        'echo "The virtual environment was not created successfully because ensurepip is not '
+        'available." >&2\nexit 1\n'
+    )
+    python.chmod(0o755)
+    venv = tmp_path / "venv"
+    for _ in range(2):
+        demo = subprocess.run(
+            ["make", "demo", f"PYTHON={python}", f"VENV={venv}"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert demo.returncode != 0
+        assert "apt install python3-venv" in demo.stdout
+        assert "No module named pip" not in demo.stdout + demo.stderr
+        assert not venv.exists()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import os
 
 import pytest
 import structlog
@@ -134,3 +135,19 @@ def test_lines_below_the_level_are_left_out() -> None:
     structlog.get_logger().info("quiet")
     logging.getLogger("aiohttp.access").info("quiet")
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize(("no_color", "colored"), [("", True), ("1", False)])
+def test_a_terminal_gets_colors_unless_they_are_not_wanted(
+    monkeypatch: pytest.MonkeyPatch, no_color: str, colored: bool
+) -> None:
+    pty = pytest.importorskip("pty")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    ours, theirs = pty.openpty()
+    try:
+        with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+            telemetry.configure(stream=terminal)
+            structlog.get_logger().info("something_happened")
+        assert (b"\x1b[" in os.read(ours, 4096)) is colored
+    finally:
+        os.close(ours)

@@ -36,7 +36,7 @@ class Report:
     checks: Mapping[str, Any] = field(default_factory=dict)
 
 
-async def nothing_wrong() -> Report:
+async def nothing_wrong(*, patient: bool = False) -> Report:
     """The report of a server that has nothing to check."""
     return Report()
 
@@ -69,7 +69,7 @@ class Services:
     max_json_bytes: int = MAX_JSON_BYTES
     cors_origins: tuple[str, ...] = ()
     compress: bool = False
-    readiness: Callable[[], Awaitable[Report]] = nothing_wrong
+    readiness: Callable[..., Awaitable[Report]] = nothing_wrong
     ping_interval: float = 30.0
     interface: WebInterface = field(default_factory=WebInterface)
     books: Books = field(default_factory=Books)

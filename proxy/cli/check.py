@@ -120,8 +120,9 @@ async def _check_account(account: _Account) -> bool:
     await client.start()
     try:
         if not await _passes("cloud", lambda: _reachable(client)):
-            for what in ("key", "event socket"):
-                _say(what, problem="Not tried: the cloud must answer first.")
+            not_tried = "Not tried: the cloud must answer first."
+            _say("key", problem=account.missing or not_tried)
+            _say("event socket", problem=not_tried)
             return False
         if key is None:
             _say("key", problem=account.missing)

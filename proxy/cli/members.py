@@ -15,10 +15,11 @@ from rich.text import Text
 
 from proxy.cli.failure import CommandError
 from proxy.members import audit, fields
+from proxy.members.database import FILE
 from proxy.members.directory import Directory, DirectoryError
 from proxy.members.member import Member
 from proxy.members.tokens import Token
-from proxy.settings import Settings
+from proxy.settings import Settings, place_options
 from proxy.store.base import StoreError
 
 T = TypeVar("T")
@@ -34,11 +35,11 @@ def add_member(settings: Settings, name: str, given: Mapping[str, Any], *, resto
         wanted = {**_member(given), "name": name, "restore": restore}
         return await fields.add(directory, fields.checked(wanted, fields.NewMember, strict=False))
 
-    member = _with_directory(settings, add)
+    member = _with_directory(settings, add, make=True)
     _note(settings, "member_added", name=member.name, role=member.role)
     _say(
         f"{member.name} is a member now ({member.role}). "
-        f"Next: comfy-cloud-proxy token new {member.name}"
+        f"Next: comfy-cloud-proxy token new {member.name}{place_options(settings)}"
     )
     return 0
 
@@ -171,9 +172,22 @@ def list_tokens(settings: Settings, name: str | None, *, as_json: bool) -> int:
     return 0
 
 
-def _with_directory(settings: Settings, use: Callable[[Directory], Awaitable[T]]) -> T:
+def _with_directory(
+    settings: Settings, use: Callable[[Directory], Awaitable[T]], *, make: bool = False
+) -> T:
+    """What `use` gives for the members of the data folder.
+
+    Where there are none yet, `make` lets their database be made; otherwise nothing is.
+    """
+    folder = settings.data_dir
+    known = make or (folder / FILE).exists()
+    if not known and not folder.is_dir():
+        raise CommandError(
+            f"There is no data folder {folder}: name the proxy's own with --data-dir.", exit_code=2
+        )
+
     async def run() -> T:
-        directory = await Directory.open(settings.data_dir)
+        directory = await Directory.open(folder) if known else Directory()
         try:
             return await use(directory)
         finally:
@@ -185,7 +199,7 @@ def _with_directory(settings: Settings, use: Callable[[Directory], Awaitable[T]]
         raise CommandError(str(error), exit_code=2) from None
     except StoreError as error:
         raise CommandError(
-            f"The members in {settings.data_dir} cannot be used ({error}): choose the proxy's own "
+            f"The members in {folder} cannot be used ({error}): choose the proxy's own "
             "folder with --data-dir, or correct its permissions."
         ) from None
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from proxy import app, telemetry
 from proxy.cli.clouds import chosen_accounts
 from proxy.members.directory import any_members
-from proxy.settings import ConfigError, Settings
+from proxy.settings import ConfigError, Settings, place_options
 from proxy.store.base import StoreError
 
 #: Seconds that stopping may take whatever the setting says.
@@ -72,15 +72,18 @@ def refuse_open_door(settings: Settings, *, has_members: bool = False) -> None:
         f"Listening on {settings.host} would let anyone who reaches it spend your Comfy Cloud "
         "credits and read your files"
     )
+    token = f"give each a token (comfy-cloud-proxy member add NAME{place_options(settings)})"
+    if settings.simulate:
+        token += ", since the simulator has members of its own"
     if _in_container():
         raise ConfigError(
-            f"{danger}: give each a token (comfy-cloud-proxy member add NAME), or set "
-            "COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 where only trusted programs can reach the port, "
-            "as on a network of its own or published by -p 127.0.0.1:8188:8188."
+            f"{danger}: {token}, or set COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 where only trusted "
+            "programs can reach the port, as on a network of its own or published by "
+            "-p 127.0.0.1:8188:8188."
         )
     raise ConfigError(
-        f"{danger}: use --host 127.0.0.1, give each a token (comfy-cloud-proxy member add NAME), "
-        "or add --insecure-allow-anyone where only trusted programs can reach the port."
+        f"{danger}: use --host 127.0.0.1, {token}, or add --insecure-allow-anyone where only "
+        "trusted programs can reach the port."
     )
 
 

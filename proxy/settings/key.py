@@ -112,8 +112,26 @@ def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
         ) from None
 
 
+#: Marks that word processors and chats put around a key, or in place of what was typed.
+_QUOTES = "\"'`\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e"
+
+
 def _usable(text: str, where: str) -> str:
     key = text.strip()
-    if not key or not key.isascii() or not key.isprintable() or " " in key:
+    if not key:
         raise ConfigError(f"There is no API key in {where}: put it there, one line without spaces.")
+    if flaw := _flaw(key):
+        raise ConfigError(
+            f"The API key in {where} cannot be right, because it has {flaw} in it: copy it again, "
+            "one line without spaces and quotation marks."
+        )
     return key
+
+
+def _flaw(key: str) -> str:
+    """What a key has that none can have; nothing of the key itself."""
+    if any(letter in _QUOTES for letter in key):
+        return "a quotation mark"
+    if any(letter.isspace() for letter in key):
+        return "a space or a line break"
+    return "" if key.isascii() and key.isprintable() else "a letter beyond ASCII"

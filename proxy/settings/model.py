@@ -6,6 +6,7 @@ the keys of the TOML file, `config.example.toml` and the reference in `docs/` ar
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -56,6 +57,13 @@ def default_data_dir(*, simulated: bool) -> Path:
     """The platform's folder for a user's data; what was simulated has a folder of its own."""
     folder = platformdirs.user_data_path(NAME, appauthor=False)
     return folder / "simulator" if simulated else folder
+
+
+def place_options(settings: Settings) -> str:
+    """The options by which another command finds the same data folder; empty for the default."""
+    if settings.data_dir != default_data_dir(simulated=settings.simulate):
+        return f" --data-dir {shlex.quote(str(settings.data_dir))}"
+    return " --simulate" if settings.simulate else ""
 
 
 class Settings(BaseModel):

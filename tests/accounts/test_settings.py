@@ -100,7 +100,7 @@ GOOD = table(name='"a"', key='"comfyui-a"')
         (table(name='"a"', key='"x"', base_url='"ftp://x"'), "must be an address such as https"),
         (table(name='"a"', key='"x"', kye_file='"x"'), "has `kye_file`, which is not a setting of"),
         (table(name='"a"', key="123"), "`key` of the account a in {path} must be one line of"),
-        (table(name='"a"', key='"two words"'), "There is no API key in `key` of the account a"),
+        (table(name='"a"', key='"two words"'), "The API key in `key` of the account a cannot be"),
         (table(name='"a"', key_file='"/none"'), "correct `key_file` of the account a or the perm"),
         (GOOD + GOOD, "The account a in {path} is there twice: give each account a name of its"),
         (GOOD + table(name='"b"', key='"comfyui-a"'), "The accounts a and b have the same key"),
