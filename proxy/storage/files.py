@@ -240,11 +240,9 @@ class FileRepository:
         """Write files in place of those that are there, and what belongs to them; all or
         nothing."""
 
-        def work(connection: Connection) -> None:
-            put_files(connection, records)
-            _put_beside(connection, member, counters, given)
-
-        await self._database.write(work)
+        await self._database.write(
+            lambda connection: put_file_names(connection, member, records, counters, given)
+        )
 
     async def rename_on_cloud(self, record: StoredFile, cloud_name: str) -> bool:
         """The account calls the file otherwise now; false if it is another file meanwhile."""
@@ -315,12 +313,9 @@ class FileRepository:
         """An account has, or was sent, a content. `names_are_opaque` notes that the cloud's names
         are not what they seem to be."""
 
-        def work(connection: Connection) -> None:
-            connection.execute(_PUT_BLOB(connection), asdict(blob))
-            if names_are_opaque:
-                put_meta(connection, "names_are_opaque", True)
-
-        await self._database.write(work)
+        await self._database.write(
+            lambda connection: put_blobs(connection, [blob], names_are_opaque=names_are_opaque)
+        )
 
     async def names_are_opaque(self) -> bool:
         """Whether it was noted that the cloud's names are not hashes."""
@@ -369,10 +364,27 @@ class _TakenError(Exception):
     """A place is taken: nothing of the unit is written."""
 
 
-def put_files(connection: Connection, records: Sequence[StoredFile]) -> None:
-    """Write files, in the caller's unit."""
+def put_file_names(
+    connection: Connection,
+    member: str,
+    records: Sequence[StoredFile] = (),
+    counters: Sequence[Counter] = (),
+    given: GivenNames | None = None,
+) -> None:
+    """Write files and what belongs to them, in the caller's unit."""
     if records:
         connection.execute(_PUT_FILE(connection), [asdict(record) for record in records])
+    _put_beside(connection, member, counters, given)
+
+
+def put_blobs(
+    connection: Connection, known: Sequence[Blob], *, names_are_opaque: bool = False
+) -> None:
+    """Write contents, in the caller's unit."""
+    if known:
+        connection.execute(_PUT_BLOB(connection), [asdict(blob) for blob in known])
+    if names_are_opaque:
+        put_meta(connection, "names_are_opaque", True)
 
 
 def forget_outputs(

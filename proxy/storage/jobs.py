@@ -8,7 +8,7 @@ its usage and the fair shares.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
@@ -234,24 +234,19 @@ class JobRepository:
         fence: Fence | None = None,
     ) -> int:
         """Take in a job; its key. Raises `JobLivesError`."""
-        values = _values(job)
-        secret = payload.credentials
-        kept = {
-            "graph": payload.graph,
-            "extra_data": payload.extra_data,
-            "targets": payload.targets,
-            "credentials": None if secret is None else self._cipher.encrypt(secret),
-        }
+        kept = payload
+        if payload.credentials is not None:
+            kept = replace(payload, credentials=self._cipher.encrypt(payload.credentials))
 
         def work(connection: Connection) -> int:
             check_fence(connection, fence)
             try:
-                (key,) = connection.execute(_ADD_JOB, values).inserted_primary_key or (0,)
+                key = add_job(connection, job)
             except IntegrityError as error:
                 raise JobLivesError(f"the job {job.id} has not ended") from error
-            connection.execute(_ADD_PAYLOAD, {"key": key, **kept})
+            add_payload(connection, key, kept)
             _put_beside(connection, usage, shares)
-            return int(key)
+            return key
 
         return await self._database.write(work)
 
@@ -529,6 +524,27 @@ class JobRepository:
         if member is not None:
             query = query.where(history.c.member == member)
         return await self._database.read(lambda connection: connection.execute(query).scalar_one())
+
+
+def add_job(connection: Connection, job: StoredJob) -> int:
+    """Write a job in the caller's unit, under its key or a new one; the key."""
+    values = _values(job)
+    if job.key:
+        values["key"] = job.key
+    (key,) = connection.execute(_ADD_JOB, values).inserted_primary_key or (0,)
+    return int(key)
+
+
+def add_payload(connection: Connection, key: int, payload: Payload) -> None:
+    """Write a payload, its credentials as they are, in the caller's unit."""
+    values = {
+        "key": key,
+        "graph": payload.graph,
+        "extra_data": payload.extra_data,
+        "targets": payload.targets,
+        "credentials": payload.credentials,
+    }
+    connection.execute(_ADD_PAYLOAD, values)
 
 
 def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None:

@@ -141,7 +141,7 @@ class MemberRepository:
         `StorageError`."""
 
         def work(connection: Connection) -> None:
-            connection.execute(insert(sessions), [asdict(session)])
+            put_session(connection, session)
             old = (
                 select(sessions.c.name)
                 .where(sessions.c.token == session.token)
@@ -178,6 +178,11 @@ def put_members(
         connection.execute(_PUT_MEMBER(connection), [asdict(one) for one in new])
     if new_tokens:
         connection.execute(_PUT_TOKEN(connection), [asdict(one) for one in new_tokens])
+
+
+def put_session(connection: Connection, session: StoredSession) -> None:
+    """Write a session, in the caller's unit."""
+    connection.execute(insert(sessions), asdict(session))
 
 
 def _revoke(connection: Connection, ids: Collection[str]) -> None:

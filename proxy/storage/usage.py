@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
@@ -119,3 +120,8 @@ def add_usage(connection: Connection, rows: Sequence[UsageRow]) -> None:
 def note_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:
     """Put entries into the record, in the caller's unit."""
     connection.execute(insert(audit), [asdict(entry) for entry in entries])
+
+
+def day_of(at: float) -> str:
+    """The day (UTC) of a time in seconds since 1970."""
+    return datetime.fromtimestamp(at, UTC).date().isoformat()

@@ -1,0 +1,55 @@
+"""What PostgreSQL alone can suffer: a server that goes away, an address that is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import Connection, text
+
+from proxy.storage.database import StorageError
+from proxy.storage.postgresql import open_postgresql
+
+
+def _kill_others(connection: Connection) -> None:
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid != pg_backend_pid()"
+    connection.execute(text(f"{others} AND backend_type = 'client backend'"))
+
+
+def _one(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT 1")).scalar_one())
+
+
+async def test_connections_that_were_cut_cost_no_unit(postgresql: str) -> None:
+    database, other = await open_postgresql(postgresql), await open_postgresql(postgresql)
+    await asyncio.gather(*(database.read(_one) for _ in range(5)))
+    await other.write(_kill_others)
+    assert await asyncio.gather(*(database.read(_one) for _ in range(5))) == [1] * 5
+    await database.close()
+    await other.close()
+
+
+async def test_a_unit_whose_connection_is_cut_fails_with_a_sentence(postgresql: str) -> None:
+    database = await open_postgresql(postgresql)
+
+    def die(connection: Connection) -> None:
+        connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    with pytest.raises(StorageError, match="the database refused"):
+        await database.write(die)
+    assert await database.read(_one) == 1
+    await database.close()
+
+
+async def test_a_unit_that_only_reads_cannot_write(postgresql: str) -> None:
+    database = await open_postgresql(postgresql)
+    with pytest.raises(StorageError, match="read-only"):
+        await database.read(lambda c: c.execute(text("CREATE TABLE never (a int)")).close())
+    await database.close()
+
+
+@pytest.mark.parametrize("url", ["nonsense", "postgresql://u:geheim@127.0.0.1:1/x", "mysql://a/b"])
+async def test_an_address_that_is_wrong_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(StorageError) as raised:
+        await open_postgresql(url)
+    assert "geheim" not in str(raised.value)

@@ -1,0 +1,48 @@
+"""The database of a data folder at the start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from proxy.storage.database import FILE, DamagedError
+from proxy.storage.jobs import JobRepository, Payload, StoredJob
+from proxy.storage.migrations import HEAD, revision
+from proxy.storage.start import open_folder
+
+
+async def test_a_new_folder_gets_a_database_with_the_newest_schema(tmp_path: Path) -> None:
+    database = await open_folder(tmp_path / "new" / "data")
+    assert await database.read(revision) == HEAD
+    await database.close()
+
+
+async def test_records_are_there_again(tmp_path: Path) -> None:
+    database = await open_folder(tmp_path)
+    job = StoredJob("anna", "a", "queued", 0, 1, 1)
+    await JobRepository(database).insert(job, Payload(b"{}", b"{}"))
+    await database.close()
+    database = await open_folder(tmp_path, start_empty=True)
+    assert len(await JobRepository(database).live()) == 1
+    await database.close()
+
+
+async def test_a_damaged_database_is_never_replaced_unasked(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no database" * 1000)
+    with pytest.raises(DamagedError, match="--start-empty"):
+        await open_folder(tmp_path)
+    assert (tmp_path / FILE).read_bytes() == b"no database" * 1000
+
+
+async def test_who_asks_for_it_starts_empty_and_the_damaged_file_is_kept(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no database" * 1000)
+    with capture_logs() as logs:
+        database = await open_folder(tmp_path, start_empty=True)
+    assert await JobRepository(database).live() == []
+    await database.close()
+    kept = tmp_path / f"{FILE}.damaged-1"
+    assert kept.read_bytes() == b"no database" * 1000
+    (line,) = [line for line in logs if line["event"] == "database_replaced"]
+    assert line["kept_as"] == str(kept)
