@@ -349,5 +349,6 @@ def _policy(settings: Settings) -> Policy:
         send_partner_key=settings.send_partner_key,
         history_size=settings.history_size,
         fair_by=settings.fair_by,
+        client_parallelism=settings.client_parallelism,
         unable_timeout=settings.unable_timeout,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import blake2s
 from urllib.parse import urlsplit
 
 import structlog
@@ -53,6 +54,19 @@ class Admission:
 
 
 ADMISSION = web.RequestKey("admission", Admission)
+
+
+def submitter_of(request: web.Request) -> str:
+    """What tells the program behind a request from others: its token, address and `User-Agent`.
+
+    It is kept with jobs, so it is a digest that shows none of them.
+    """
+    parts = (
+        request[ADMISSION].token or "",
+        caller_of(request).address,
+        request.headers.get("User-Agent", ""),
+    )
+    return blake2s("\n".join(parts).encode(errors="surrogateescape"), digest_size=12).hexdigest()
 
 
 class Door:

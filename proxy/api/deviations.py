@@ -13,7 +13,12 @@ SUBMISSION = (
     "so are targets that are no list. What the cloud refuses (plan, credits) is a 400 that says so."
 )
 QUEUE = "Several jobs may run at once."
-INTERRUPT = "A node that pays no heed is stopped too: the cloud does not wait for it."
+INTERRUPT = (
+    "Where several jobs run, one without a prompt_id stops those that the same program has "
+    "submitted (same token, address and User-Agent, or the client_id in the body), or else the "
+    "one that runs longest; never all. A node that pays no heed is stopped too: the cloud does "
+    "not wait for it."
+)
 HISTORY = (
     "Nodes that the cloud had cached have their files under names of this job: whose run "
     "filled the cache is not told."

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import structlog
 from aiohttp import web
 
 from proxy.api import answers, bodies
+from proxy.api.access import submitter_of
 from proxy.api.services import member_of, of
 from proxy.jobs.request import Request
 from proxy.translate.errors import LocalError
@@ -31,6 +33,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     jobs, member, books = of(request).jobs, member_of(request), of(request).books
     body = await bodies.read_json(request)
     wanted = parse(body, request.headers.get("Comfy-Usage-Source"))
+    wanted = replace(wanted, submitter=submitter_of(request))
     with books.submission(member):
         accepted = await jobs.submit(member, wanted)
     try:

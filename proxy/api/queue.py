@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import answers, bodies
+from proxy.api.access import submitter_of
 from proxy.api.services import member_of, of
 from proxy.translate.errors import LocalError
 
@@ -30,7 +31,11 @@ async def post_queue(request: web.Request) -> web.Response:
 
 
 async def post_interrupt(request: web.Request) -> web.Response:
-    """Stop what runs: one job, or everything when the body names none or is not JSON at all."""
+    """Stop what runs: one job, or the caller's own when the body names none or is not JSON.
+
+    The caller's own are those of the body's `client_id`, or else those that the same program has
+    submitted; where there is none, it is the job that runs longest.
+    """
     try:
         body = await bodies.read_json(request)
     except bodies.NotJsonError:
@@ -44,7 +49,13 @@ async def post_interrupt(request: web.Request) -> web.Response:
     prompt_id = body.get("prompt_id")
     jobs, member, books = of(request).jobs, member_of(request), of(request).books
     if not prompt_id:
-        await jobs.interrupt(member, None)
+        client_id = body.get("client_id")
+        await jobs.interrupt(
+            member,
+            None,
+            submitter=submitter_of(request),
+            client_id=client_id if isinstance(client_id, str) else None,
+        )
         books.note(request, "interrupt")
     elif isinstance(prompt_id, str):
         await jobs.interrupt(member, prompt_id)

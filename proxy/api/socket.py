@@ -66,12 +66,14 @@ class ClientSocket:
         flags: dict[str, Any],
         crowd: Crowd,
         on_drop: Callable[[], None],
+        on_metadata: Callable[[], None],
     ) -> None:
         self._web_socket = web_socket
         self._transport = transport
         self._flags = flags
         self._crowd = crowd
         self._outbox = Outbox(on_drop=on_drop)
+        self._on_metadata = on_metadata
         self._written_at = 0.0
         self._ping_timer: asyncio.TimerHandle | None = None
         self._ping_due = False
@@ -132,9 +134,10 @@ class ClientSocket:
         self._negotiated = True
         if message.get("type") == "feature_flags":
             wanted = message.get("data")
-            self._outbox.want_metadata(
-                isinstance(wanted, dict) and wanted.get("supports_preview_metadata") is True
-            )
+            metadata = isinstance(wanted, dict) and wanted.get("supports_preview_metadata") is True
+            self._outbox.want_metadata(metadata)
+            if metadata:
+                self._on_metadata()
             self.send(Event("feature_flags", self._flags), for_all=False)
 
     async def deliver(self) -> None:
@@ -226,8 +229,12 @@ async def serve(request: web.Request) -> web.StreamResponse:
     def count_drop() -> None:
         metrics.previews_dropped.labels(member).inc()
 
-    client = ClientSocket(web_socket, transport, flags, crowd, count_drop)
+    def several_understood() -> None:
+        services.jobs.clients.understands_several(member, sid)
+
     sid = request.query.get("clientId") or uuid.uuid4().hex
+    client = ClientSocket(web_socket, transport, flags, crowd, count_drop, several_understood)
+    services.jobs.clients.connected(member, sid)
     executing = services.jobs.hub.attach(member, sid, client, hears_all=_cloud_way(request))
     client.greet(services.jobs.queue_remaining(member), sid, executing)
     crowd.join(client)

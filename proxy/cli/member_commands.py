@@ -66,6 +66,14 @@ Partner = Annotated[
         show_default=False,
     ),
 ]
+Clients = Annotated[
+    str | None,
+    _limit(
+        "auto|one|many",
+        "How many jobs of one client run at once; none leaves it to the setting.",
+        "--client-parallelism",
+    ),
+]
 
 
 @member.command("add")
@@ -83,6 +91,7 @@ def _add(
     requests_per_second: Requests = None,
     denied_classes: Denied = None,
     deny_partner_nodes: Partner = None,
+    client_parallelism: Clients = None,
     restore: Annotated[
         bool,
         typer.Option("--restore", help="Take back a removed member, with history and files."),
@@ -107,6 +116,7 @@ _FIELDS = (
     "requests_per_second",
     "denied_classes",
     "deny_partner_nodes",
+    "client_parallelism",
 )
 
 
@@ -134,6 +144,7 @@ def _set(
     requests_per_second: Requests = None,
     denied_classes: Denied = None,
     deny_partner_nodes: Partner = None,
+    client_parallelism: Clients = None,
 ) -> int:
     """Change the role, the weight or limits of a member."""
     from proxy.cli import members

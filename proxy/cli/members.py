@@ -107,7 +107,7 @@ def list_members(settings: Settings, *, as_json: bool) -> int:
                 "disabled" if one["disabled"] else "enabled",
                 f"{one['weight']:g}",
                 str(one["tokens"]),
-                _limits(one["limits"]),
+                _limits(one["limits"] | {"client_parallelism": one["client_parallelism"]}),
                 _day(one["created"]),
             )
             for one in found
@@ -212,9 +212,8 @@ def _member(given: Mapping[str, Any]) -> dict[str, Any]:
     if "denied_classes" in values:
         classes = values["denied_classes"]
         values["denied_classes"] = [] if classes == [NONE] else classes
-    chosen: dict[str, Any] = {
-        name: values.pop(name) for name in ("role", "weight") if name in values
-    }
+    own = ("role", "weight", "client_parallelism")
+    chosen: dict[str, Any] = {name: values.pop(name) for name in own if name in values}
     return {**chosen, **({"limits": values} if values else {})}
 
 

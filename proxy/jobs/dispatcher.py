@@ -83,7 +83,7 @@ class Dispatcher:
         """Give a new job a place at once, if one is free for it. What waits could not use it."""
         self.sender.extra_data[record.key] = extra_data
         lane = self.places.lane_for(record.member, probing=True)
-        if lane is None:
+        if lane is None or not self.places.may_go_at_once(record, lane):
             return False
         self.places.take(record, lane)
         return True

@@ -48,7 +48,8 @@ class MemberQueue:
 class QueuePosition:
     """Where a waiting job stands: `index` among its member's, `before` it so many of anyone.
 
-    `reason` is what it waits for: `slot`, `turn`, or what blocks its member.
+    `reason` is what it waits for: `slot`, `turn`, `client` (an earlier job of its client, which
+    follows one at a time), or what blocks its member.
     """
 
     member: str

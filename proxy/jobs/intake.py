@@ -29,6 +29,9 @@ Admit = Callable[[str, Request, Backlog], None]
 #: What is right and wrong with a graph, `None` if only the cloud can tell. Raises `LocalError`.
 Check = Callable[[str, Request], Awaitable[Validation | None]]
 
+#: Whether a job of a member's `client_id` waits for others of that client.
+OneAtATime = Callable[[str, str | None], bool]
+
 
 class _ElsewhereError(Exception):
     """The account cannot take the job, but another one that is well may."""
@@ -45,6 +48,7 @@ class Intake:
         known_class: KnownClass,
         admit: Admit | None,
         check: Check | None,
+        one_at_a_time: OneAtATime,
     ) -> None:
         self._keeper = keeper
         self._dispatcher = dispatcher
@@ -53,6 +57,7 @@ class Intake:
         self._known_class = known_class
         self._admit = admit
         self._check = check
+        self._one_at_a_time = one_at_a_time
         self._submitting: set[tuple[str, str]] = set()
         self._numbers: defaultdict[str, int] = defaultdict(int)
         self._order = 0
@@ -201,6 +206,8 @@ class Intake:
             client_id=request.client_id,
             create_time=now(),
             order=self._order,
+            one_at_a_time=self._one_at_a_time(member, request.client_id),
+            submitter=request.submitter,
         )
         self._order += 1
         record.extra_data["create_time"] = record.create_time

@@ -41,9 +41,9 @@ class Line:
         """The members with waiting jobs."""
         return list(self._members)
 
-    def first(self, member: str) -> JobRecord:
-        """The member's next job; there must be one."""
-        return self._records[self._members[member][0][2]]
+    def in_order(self, member: str) -> Iterator[JobRecord]:
+        """The member's waiting jobs, the next one first."""
+        return (self._records[key] for _, _, key in self._members.get(member, []))
 
     def of(self, member: str) -> list[JobRecord]:
         """The member's waiting jobs in their order."""

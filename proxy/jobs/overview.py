@@ -19,10 +19,10 @@ class JobView:
 
     `waiting` jobs are with us, `sending` ones on their way, `pending` and `running` ones on the
     `account`. A waiting one has `before` it so many jobs of anyone, and a `reason`: `turn`,
-    `slot`, `limit` (the member's own), `disabled` (the member), `no_account`, or what the
-    account rests for (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`,
-    `unreachable`). `progress` of a
-    running job is from 0 to 1, `node` the one that runs.
+    `slot`, `client` (another job of its client has a slot), `limit` (the member's own), `disabled`
+    (the member), `no_account`, or what the account rests for (`no_credits`, `dead_key`,
+    `queue_limit`, `rate_limited`, `unreachable`). `progress` of a running job is from 0 to 1,
+    `node` the one that runs.
     """
 
     member: str

@@ -5,15 +5,23 @@ from __future__ import annotations
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from proxy.accounts.choice import Choice
+from proxy.jobs import clients
 from proxy.jobs.fair_share import Claim, FairBy, FairShare, MemberQueue, QueuePosition
 from proxy.jobs.lane import Lane
 from proxy.jobs.line import Line
 from proxy.jobs.record import JobRecord
 from proxy.members.member import Member
 from proxy.translate.errors import LocalError
+
+#: What a client is told of a job whose reason is `client`.
+WAITS_FOR_CLIENT = (
+    "Another job of the same client_id has to end first, as on a local ComfyUI; "
+    "client_parallelism = many runs them side by side."
+)
 
 
 class Places:
@@ -118,19 +126,53 @@ class Places:
     def next(self) -> tuple[JobRecord, Lane] | None:
         """The waiting job that may go now, out of the line, and where to; `None` if none may."""
         ready = {}
+        busy = clients.busy(self._taken.values())
         for member in self.line.members():
             lane = self.lane_for(member)
             if lane is not None:
-                ready[member] = lane
+                record = self._candidate(member, lane, busy)
+                if record is not None:
+                    ready[member] = record, lane
         claims = {
-            member: Claim(self._weight(member), self.line.first(member).order) for member in ready
+            member: Claim(self._weight(member), record.order)
+            for member, (record, _) in ready.items()
         }
         chosen = self.turns.choose(claims)
         if chosen is None:
             return None
-        record = self.line.first(chosen)
-        self.line.remove(record)
-        return record, ready[chosen]
+        self.line.remove(ready[chosen][0])
+        return ready[chosen]
+
+    def may_go_at_once(self, record: JobRecord, lane: Lane) -> bool:
+        """Whether a new job may go before those that wait."""
+        if self._waits_for_client(record):
+            return False
+        return not self.line.count(record.member) or self._has_slot(lane)
+
+    def _candidate(self, member: str, lane: Lane, busy: set[clients.Client]) -> JobRecord | None:
+        """The member's job that goes to the lane next: the first, unless its client is busy.
+
+        That one is overtaken where a slot is free, and not where the other would only wait on the
+        cloud, and then run first.
+        """
+        for record in self.line.in_order(member):
+            if not clients.waits_for_client(record, busy):
+                return record
+            if not self._has_slot(lane):
+                return None
+        return None
+
+    def _waits_for_client(self, record: JobRecord) -> bool:
+        return clients.waits_for_client(record, clients.busy(self._taken.values()))
+
+    def _any_slot(self, member: str) -> bool:
+        """Whether an account that takes the member's jobs could run one more at once."""
+        return any(self.used(one.name) < one.account.slots.count for one in self._allowed(member))
+
+    def _has_slot(self, lane: Lane) -> bool:
+        """Whether the lane has a slot free, or may have one as far as is known."""
+        slots = lane.account.slots
+        return not slots.certain or self.used(lane.name) < slots.count
 
     def lane_for(self, member: str, *, probing: bool = False) -> Lane | None:
         """Where a job of the member may go now, if anywhere.
@@ -186,8 +228,23 @@ class Places:
                     for member in self.line.members()
                 }
             )
+            self._forecast = self._with_clients(self._forecast)
             self._before = _before(self._forecast)
         return self._forecast
+
+    def _with_clients(self, positions: list[QueuePosition]) -> list[QueuePosition]:
+        """The positions, with the reason `client` where a job waits for one of its client."""
+        busy = clients.busy(self._taken.values())
+        lines = {member: self.line.of(member) for member in self.line.members()}
+        free = {member: self._any_slot(member) for member in lines}
+        return [
+            replace(one, reason="client")
+            if one.reason in ("slot", "turn")
+            and free[one.member]
+            and clients.waits_for_client(lines[one.member][one.index], busy)
+            else one
+            for one in positions
+        ]
 
     def before(self, member: str) -> int:
         """How many jobs of others go before the member's last waiting one."""
@@ -218,10 +275,14 @@ class Places:
         return None if refusal is None else (since, refusal)
 
     def blocked(self, record: JobRecord) -> tuple[str, str | None] | None:
-        """Why a waiting job's accounts take no job, in a word and in a sentence if there is one."""
+        """Why a waiting job could not go with a slot free: a word, perhaps a sentence."""
         allowed = self._allowed(record.member)
-        if record not in self.line or (reason := self._blocked(record.member)) is None:
+        if record not in self.line:
             return None
+        reason = self._blocked(record.member)
+        if reason is None:
+            waits = self._waits_for_client(record) and self._any_slot(record.member)
+            return ("client", WAITS_FOR_CLIENT) if waits else None
         told = allowed[0].account.health.refusal if allowed else None
         return reason, None if told is None else told.message
 

@@ -19,7 +19,8 @@ class JobRecord:
     the job waits with us, `cloud_id` until the cloud has answered the submission. `order` counts
     all jobs as they came. `accepted` says that the client may know of the job, `cancelled` that it
     wants it no more though it may be on the cloud, `watched` whether it had a socket when it had
-    submitted the job. `charge` is what the turn has cost the member.
+    submitted the job. `charge` is what the turn has cost the member. `one_at_a_time` says that the
+    job waits for others of its client, `submitter` which program sent it, if that is known.
     """
 
     prompt_id: str
@@ -39,6 +40,8 @@ class JobRecord:
     accepted: bool = False
     cancelled: bool = False
     charge: float = 0.0
+    one_at_a_time: bool = False
+    submitter: str = ""
 
     @property
     def key(self) -> str:

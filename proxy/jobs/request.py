@@ -8,11 +8,15 @@ from typing import Any
 from proxy.jobs.fair_share import FairBy
 from proxy.jobs.record import Number
 from proxy.jobs.runner import Waits
+from proxy.members.member import Parallelism
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`."""
+    """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`.
+
+    `submitter` tells the program that asks from others, `""` where it is not known.
+    """
 
     graph: dict[str, Any]
     client_id: str | None = None
@@ -21,6 +25,7 @@ class Request:
     front: bool = False
     extra_data: dict[str, Any] = field(default_factory=dict)
     targets: list[str] | None = None
+    submitter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +50,8 @@ class Policy:
     """Settings of the jobs room. Times are seconds; `history_size` counts entries a member.
 
     Partner nodes are lent the key of the account that runs them if `send_partner_key`. `fair_by`
-    says what a turn costs. A job that no account can take ends after `unable_timeout`; 0 lets it
-    wait for ever.
+    says what a turn costs, `client_parallelism` how many jobs of one client run at once. A job that
+    no account can take ends after `unable_timeout`; 0 lets it wait for ever.
     """
 
     send_partner_key: bool = True
@@ -59,3 +64,4 @@ class Policy:
     connected_wait: float = 10.0
     lost_wait: float = 1.5
     fair_by: FairBy = "jobs"
+    client_parallelism: Parallelism = "auto"

@@ -8,6 +8,7 @@ from typing import Any
 
 from proxy.jobs import lane, overview
 from proxy.jobs.cancelling import Canceller
+from proxy.jobs.clients import Clients, interrupted
 from proxy.jobs.dispatcher import Dispatcher
 from proxy.jobs.intake import Admit, Check, Intake
 from proxy.jobs.keeper import Keeper
@@ -23,7 +24,7 @@ from proxy.translate.messages import status
 
 
 class Jobs:
-    """The jobs of every member on all `accounts`; `hub` knows who listens.
+    """The jobs of every member on all `accounts`; `hub` knows who listens, `clients` who did.
 
     `known_class` gives the catalogue's word on a node class, or `None` while it has none.
     `opened(name)` waits a little until the account's event socket is open, so that no event of a
@@ -68,7 +69,16 @@ class Jobs:
             observers=Observers(observers),
         )
         self._dispatcher = Dispatcher(self._keeper, self._lanes, files, known_class, member, policy)
-        self._intake = Intake(self._keeper, self._dispatcher, files, known_class, admit, check)
+        self.clients = Clients(policy.client_parallelism)
+        self._intake = Intake(
+            self._keeper,
+            self._dispatcher,
+            files,
+            known_class,
+            admit,
+            check,
+            lambda name, client_id: self.clients.one_at_a_time(member(name), client_id),
+        )
         self._canceller = Canceller(self._keeper, self._dispatcher, self._lanes)
         self.hub = self._keeper.hub
         self._ledgers = self._keeper.ledgers
@@ -236,12 +246,24 @@ class Jobs:
         """Take all of the member's waiting jobs out of the queue."""
         await self._canceller.cancel(self._ledgers[member].pending())
 
-    async def interrupt(self, member: str, prompt_id: str | None) -> None:
-        """Stop what runs: the job named, if it runs, or else every running job of the member."""
+    async def interrupt(
+        self,
+        member: str,
+        prompt_id: str | None,
+        *,
+        submitter: str = "",
+        client_id: str | None = None,
+    ) -> None:
+        """Stop what runs: the job named, if it runs, or else what the caller has running.
+
+        See `proxy.jobs.clients.interrupted` for `submitter` and `client_id`.
+        """
         running = self._ledgers[member].running()
-        await self._canceller.cancel(
-            [job for job in running if prompt_id is None or job.prompt_id == prompt_id]
-        )
+        if prompt_id is None:
+            running = interrupted(running, submitter, client_id)
+        else:
+            running = [job for job in running if job.prompt_id == prompt_id]
+        await self._canceller.cancel(running)
 
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""

@@ -234,7 +234,7 @@ class Directory:
     async def change(
         self, name: str, *, limits: dict[str, Any] | None = None, **fields: Any
     ) -> Member:
-        """Give other values to fields of a member (`role`, `weight`, `disabled`) and its limits."""
+        """Give other values to fields of a member (but `name` and `created`) and its limits."""
         async with self._change():
             member = self.find(name)
             changed = replace(member, limits=replace(member.limits, **(limits or {})), **fields)

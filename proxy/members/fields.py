@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from proxy.members.directory import Directory, DirectoryError
-from proxy.members.member import Limits, Member, Role
+from proxy.members.member import Limits, Member, Parallelism, Role
 from proxy.members.tokens import Token
 
 Count = Annotated[int, Meta(ge=0, le=10**15)] | None | UnsetType
@@ -44,6 +44,7 @@ class MemberFields(Struct, forbid_unknown_fields=True):
     weight: Annotated[float, Meta(ge=0.01, le=1000)] | UnsetType = UNSET
     disabled: bool | UnsetType = UNSET
     limits: LimitFields | UnsetType = UNSET
+    client_parallelism: Parallelism | UnsetType | None = UNSET
 
 
 class NewMember(MemberFields, forbid_unknown_fields=True, kw_only=True):
@@ -73,8 +74,9 @@ def _changes(fields: MemberFields) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of a `Member` and those of its `Limits` that are given."""
     given = _given(fields)
     limits = given.pop("limits", None)
+    own = ("role", "weight", "disabled", "client_parallelism")
     return (
-        {name: given[name] for name in ("role", "weight", "disabled") if name in given},
+        {name: given[name] for name in own if name in given},
         {} if limits is None else _given(limits),
     )
 

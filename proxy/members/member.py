@@ -13,6 +13,9 @@ STORED_BYTES = 1_000_000_000
 
 Role = Literal["user", "admin"]
 
+#: How many jobs of one client run at once: as is known of it, one, or as many as slots are free.
+Parallelism = Literal["auto", "one", "many"]
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -37,7 +40,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A person or an integration. `weight` is the share of turns; `created` is in ms since 1970."""
+    """A person or an integration. `weight` is the share of turns; `created` is in ms since 1970.
+
+    `client_parallelism` stands in place of the setting of that name unless it is `None`.
+    """
 
     name: str
     role: Role = "user"
@@ -45,3 +51,4 @@ class Member:
     limits: Limits = field(default_factory=Limits)
     disabled: bool = False
     created: int = 0
+    client_parallelism: Parallelism | None = None

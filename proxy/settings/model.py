@@ -239,6 +239,17 @@ class Settings(BaseModel):
             metavar="SECONDS",
         ),
     ] = 60.0
+    client_parallelism: Annotated[
+        Literal["auto", "one", "many"],
+        BeforeValidator(to_lower),
+        Entry(
+            group="Clients",
+            help="How many jobs of one client_id run at once. auto: one, as on a local ComfyUI, "
+            "unless the client has announced that it understands several, or never listens on a "
+            "websocket. Members may have a choice of their own.",
+            expects="auto, one or many",
+        ),
+    ] = "auto"
     fair_by: Annotated[
         Literal["jobs", "time"],
         BeforeValidator(to_lower),

@@ -20,6 +20,7 @@ from proxy.api.server import Server
 from proxy.api.services import Services
 from proxy.catalog.whole import Body, Coding, Whole
 from proxy.files.record import FileRecord, Named, make_record
+from proxy.jobs.clients import Clients
 from proxy.jobs.hub import Hub
 from proxy.jobs.listing import JobQuery
 from proxy.jobs.request import Accepted, Request
@@ -41,6 +42,7 @@ class RoomOfJobs:
     """Answers what it is told to, and remembers what it was asked."""
 
     hub: Hub = field(default_factory=Hub)
+    clients: Clients = field(default_factory=Clients)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     remaining: int = 0
     refusal: LocalError | None = None
@@ -87,7 +89,14 @@ class RoomOfJobs:
     async def clear_pending(self, member: str) -> None:
         self.asked.append(("clear pending",))
 
-    async def interrupt(self, member: str, prompt_id: str | None) -> None:
+    async def interrupt(
+        self,
+        member: str,
+        prompt_id: str | None,
+        *,
+        submitter: str = "",
+        client_id: str | None = None,
+    ) -> None:
         self.asked.append(("interrupt", prompt_id))
 
     async def cancel(self, member: str, prompt_id: str) -> bool:

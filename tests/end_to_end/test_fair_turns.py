@@ -134,7 +134,12 @@ async def office(session: aiohttp.ClientSession, tmp_path: Path) -> AsyncIterato
             )
         )
         proxy = await stack.enter_async_context(
-            running_proxy(simulator, tmp_path / "data", slots=SLOTS)
+            running_proxy(
+                simulator,
+                tmp_path / "data",
+                policy={"client_parallelism": "many"},
+                slots=SLOTS,
+            )
         )
         directory = proxy.services.members
         people = {}

@@ -120,7 +120,7 @@ async def test_while_the_cloud_is_silent_every_call_for_it_is_refused_quickly_wi
 ) -> None:
     entry = await client.run(graphs.plain())
     running = await client.submit(graphs.waiting())
-    waiting = await client.submit(graphs.plain())
+    waiting = await client.submit(graphs.plain(), client_id="another")  # sent ahead
     await silence(simulator, client)
     job = client.url / "api/jobs" / running
     picture = entry["outputs"]["2"]["images"][0]

@@ -19,6 +19,7 @@ SCENARIOS = sorted(path.stem for path in FOLDER.glob("*.json"))
 #: What the options of the recorded server are for us.
 SETTINGS: dict[str, dict[str, Any]] = {
     "compress": {"compress": True},
+    "queue_running_pending": {"slots": 1},
     "cors": {"cors_origins": ("*",)},
     "small_upload_limit": {"max_upload_mb": 0.01},
 }

@@ -25,6 +25,7 @@ FAILURES = 20
 REASONS = {
     "turn": "others have their turn first",
     "slot": "every slot is taken",
+    "client": "another job of the same client_id runs, and this client follows one at a time",
     "limit": "as many as this member may run are running",
     "disabled": "the member is disabled",
     "no_account": "the member may use no account",
