@@ -67,7 +67,9 @@ class Call:
         """A variable part of the path, unescaped."""
         return self.request.match_info[name]
 
-    def number(self, name: str, default: int, low: int, high: int | None = None) -> int:
+    def number(
+        self, name: str, default: int, low: int | None = None, high: int | None = None
+    ) -> int:
         """An integer of the query. Raises `Refusal` (400) for text or outside of the bounds."""
         text = self.request.query.get(name)
         if text is None:
@@ -76,7 +78,7 @@ class Call:
             value = int(text)
         except ValueError:
             raise bad_request(f"{name} must be an integer") from None
-        if value < low or (high is not None and value > high):
+        if (low is not None and value < low) or (high is not None and value > high):
             bounds = f"at least {low}" if high is None else f"from {low} to {high}"
             raise bad_request(f"{name} must be {bounds}")
         return value

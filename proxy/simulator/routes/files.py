@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from aiohttp import BodyPartReader, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.simulator import media, uploads
 from proxy.simulator.assets import Asset, Layers
@@ -57,7 +58,7 @@ async def _form(call: Call) -> Form:
                 form.data = await _limited(part)
             elif part.name:
                 form.fields[part.name] = (await _limited(part)).decode(errors="replace")
-    except ValueError as error:
+    except (ValueError, HttpProcessingError) as error:
         raise bad_request(f"the multipart body cannot be read: {error}") from None
     return form
 

@@ -21,8 +21,8 @@ class HistoryManage(msgspec.Struct, forbid_unknown_fields=True):
 async def show_all(call: Call) -> web.Response:
     """`GET /api/history_v2`: a list, newest first."""
     jobs = [job for job in reversed(call.account.jobs.values()) if _recorded(job)]
-    offset = call.number("offset", 0, 0)
-    jobs = jobs[offset : offset + call.number("max_items", len(jobs), 0)]
+    offset = max(0, call.number("offset", 0))
+    jobs = jobs[offset : offset + max(0, call.number("max_items", len(jobs)))]
     return answer({"history": [answers.history_entry(job, call.switches) for job in jobs]})
 
 

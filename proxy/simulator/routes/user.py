@@ -74,7 +74,8 @@ async def files(call: Call) -> web.Response:
 
 async def file(call: Call) -> web.Response:
     """`GET /api/userdata/{file}`."""
-    return web.Response(body=_file(call, call.path("file")).data)
+    headers = {"Content-Type": "application/octet-stream"}
+    return web.Response(body=_file(call, call.path("file")).data, headers=headers)
 
 
 async def write_file(call: Call) -> web.Response:
