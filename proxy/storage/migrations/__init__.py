@@ -48,6 +48,12 @@ def revision(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
 
 
+def knows(schema: str) -> bool:
+    """Whether this version of the program can use or migrate a schema."""
+    versions = Path(__file__).parent / "versions"
+    return any(versions.glob(f"r{schema}_*.py"))
+
+
 def _migrate(connection: Connection) -> str | None:
     """Bring the schema to `HEAD`; the revision that was there before."""
     if connection.dialect.name == "postgresql":

@@ -1,0 +1,188 @@
+"""Copies of a data folder in one file, made while the server runs, and brought back.
+
+A copy is a tar file with a consistent copy of the database and all else that cannot be fetched
+again. What the cloud has (the cache of contents, the catalog) is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sqlite3
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from proxy import __version__
+from proxy.storage.database import FILE, StorageError
+from proxy.storage.legacy import KEPT, MEMBERS, RECORDS
+from proxy.storage.migrations import knows
+
+#: What tells a copy from another tar file: version, schema and time of its making.
+_MANIFEST = "backup.json"
+_FORMAT = 1
+
+#: Folders and files that are not copied: what can be fetched again, locks, and older copies.
+_LEFT_OUT = frozenset({"files", "catalogue", "catalog", "lock", "members.lock", KEPT, _MANIFEST})
+_DATABASES = frozenset({FILE, RECORDS, MEMBERS})
+_SUFFIXES = ("-wal", "-shm", "-journal")
+
+
+class BackupError(StorageError):
+    """A copy that cannot be made or brought back; the data folder is as it was."""
+
+
+def backup(folder: Path, target: Path) -> int:
+    """Copy the data folder, which may be in use, to the file `target`; its size in bytes.
+
+    The copy is gzipped where the name ends with `.gz` or `.tgz`. It holds prompts, digests of
+    tokens and the secret for credentials, and is readable by its owner alone. A file that is there
+    is replaced when the copy is whole. Raises `BackupError`.
+    """
+    if not any((folder / name).exists() for name in _DATABASES):
+        raise BackupError(f"there is no database in {folder}: name the data folder with --data-dir")
+    partial = target.with_name(f".{target.name}.partial")
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as scratch:
+            schema = _copy_databases(folder, Path(scratch))
+            handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            mode: Literal["w", "w:gz"] = "w:gz" if target.suffix in (".gz", ".tgz") else "w"
+            with open(handle, "wb") as file, tarfile.open(fileobj=file, mode=mode) as archive:  # noqa: PTH123 (a handle)
+                _add_manifest(archive, schema)
+                for name in sorted(os.listdir(scratch)):  # noqa: PTH208 (names)
+                    archive.add(Path(scratch, name), name)
+                for path in sorted(_others(folder)):
+                    with contextlib.suppress(FileNotFoundError):  # removed since
+                        archive.add(path, path.relative_to(folder).as_posix(), recursive=False)
+                archive.close()
+                file.flush()
+                os.fsync(file.fileno())
+        partial.replace(target)
+        return target.stat().st_size
+    except (OSError, sqlite3.Error, tarfile.TarError) as error:
+        raise BackupError(f"the copy {target} cannot be made: {error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def restore(source: Path, folder: Path) -> Path | None:
+    """Bring a copy back into the data folder, which nobody may use meanwhile.
+
+    What was there goes to a folder `replaced-N` in it, whose path is returned, so that nothing is
+    lost. Raises `BackupError`, and then the data folder is as it was.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".restore-") as scratch:
+            _extract(source, Path(scratch))
+            _check(source, Path(scratch))
+            return _exchange(Path(scratch), folder)
+    except (OSError, sqlite3.Error, tarfile.TarError, ValueError, EOFError) as error:
+        raise BackupError(f"the copy {source} cannot be brought back: {error}") from error
+
+
+def _copy_databases(folder: Path, scratch: Path) -> str | None:
+    """Copy the databases as they are at one moment each; the schema of the first."""
+    schema = None
+    for name in sorted(_DATABASES):
+        if (folder / name).exists():
+            with (
+                contextlib.closing(sqlite3.connect(folder / name)) as source,
+                contextlib.closing(sqlite3.connect(scratch / name)) as copy,
+            ):
+                source.execute("PRAGMA busy_timeout = 5000")
+                source.backup(copy)  # in one step: others write on, and it does not begin again
+                copy.execute("PRAGMA journal_mode = DELETE")  # the copy is one file
+                if name == FILE:
+                    schema = _schema(copy)
+            (scratch / name).chmod(0o600)
+    return schema
+
+
+def _schema(connection: sqlite3.Connection) -> str | None:
+    found = connection.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'")
+    if found.fetchone() is None:
+        return None
+    row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _add_manifest(archive: tarfile.TarFile, schema: str | None) -> None:
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    about = {"format": _FORMAT, "version": __version__, "schema": schema, "made": made}
+    data = json.dumps(about).encode()
+    entry = tarfile.TarInfo(_MANIFEST)
+    entry.size, entry.mode, entry.mtime = len(data), 0o600, int(time.time())
+    archive.addfile(entry, io.BytesIO(data))
+
+
+def _others(folder: Path) -> Iterator[Path]:
+    """The files and folders beside the databases that are to be copied."""
+    for path in folder.iterdir():
+        if path.name in _LEFT_OUT or path.name.startswith((".", "replaced-")):
+            continue
+        if any(path.name.startswith(name) for name in _DATABASES):
+            continue  # copied already; a log, or a damaged one that was set aside
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not path.is_symlink():
+            yield path
+            yield from (one for one in path.rglob("*") if one.is_file() or one.is_dir())
+
+
+def _extract(source: Path, scratch: Path) -> None:
+    with tarfile.open(source) as archive:
+        for entry in archive:
+            if entry.isfile() or entry.isdir():
+                archive.extract(entry, scratch, filter="data", set_attrs=entry.isfile())
+            else:
+                raise ValueError(f"{entry.name} in it is no file")
+
+
+def _check(source: Path, scratch: Path) -> None:
+    """Refuse what is no copy, or one that this program cannot read. Raises `ValueError`."""
+    manifest = scratch / _MANIFEST
+    if not manifest.is_file():
+        raise ValueError("it was not made by `comfy-cloud-proxy backup`")
+    about = json.loads(manifest.read_bytes())
+    schema = about.get("schema")
+    if about.get("format") != _FORMAT or (schema is not None and not knows(schema)):
+        version = about.get("version")
+        raise ValueError(f"it was made by the version {version}: restore it with that version")
+    manifest.unlink()
+    for name in _DATABASES & set(os.listdir(scratch)):  # noqa: PTH208 (names)
+        with contextlib.closing(sqlite3.connect(scratch / name)) as connection:
+            ((verdict,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        if verdict != "ok":
+            raise ValueError(f"its {name} is damaged ({verdict})")
+
+
+def _exchange(scratch: Path, folder: Path) -> Path | None:
+    """Put the files of the copy in the place of those that are there."""
+    names = {path.name for path in folder.iterdir()} - {scratch.name, "lock"}
+    old = {
+        name
+        for name in names
+        if not name.startswith("replaced-") and (name not in _LEFT_OUT or name == KEPT)
+    }
+    number = 1
+    while (replaced := folder / f"replaced-{number}").exists():
+        number += 1
+    if old:
+        replaced.mkdir(mode=0o700)
+    for name in sorted(old, key=_log_last):
+        shutil.move(folder / name, replaced)
+    for path in sorted(scratch.iterdir()):
+        shutil.move(path, folder)
+    return replaced if old else None
+
+
+def _log_last(name: str) -> tuple[bool, str]:
+    return name.endswith(_SUFFIXES), name
