@@ -12,7 +12,6 @@ from typing import Any
 import structlog
 
 from proxy import bookkeeping, folder, telemetry
-from proxy.account_key import AccountKeys
 from proxy.accounts import opening
 from proxy.accounts.opening import Ears
 from proxy.accounts.order import best_first
@@ -37,7 +36,7 @@ from proxy.members.directory import MARKER, Directory
 from proxy.members.permits import check_classes
 from proxy.metrics import Metrics
 from proxy.readiness import Readiness
-from proxy.settings import AccountAccess, ConfigError, Settings
+from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
 from proxy.tempo import Tempo

@@ -11,8 +11,7 @@ from uuid import uuid4
 
 import structlog
 
-from proxy.settings import AccountAccess, ConfigError, Settings, read_accounts, slots_of
-from proxy.settings.accounts import PLANS
+from proxy.settings import PLANS, AccountAccess, ConfigError, Settings, read_accounts, slots_of
 from proxy.telemetry import register_secret
 
 if TYPE_CHECKING:

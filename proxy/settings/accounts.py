@@ -1,120 +1,32 @@
-"""The accounts: their tables in the settings file, and the keys that they are used with."""
+"""The accounts as they are used: their keys, read where they are set and again when they change."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+import structlog
 from yarl import URL
 
-from proxy.settings.table import STRICT, ConfigError, Entry, entries, to_lower, to_path, to_url
+from proxy.settings.loading import load
+from proxy.settings.model import PLANS, AccountSettings, Settings
+from proxy.settings.table import ConfigError
+from proxy.telemetry import register_secret
+
+log = structlog.get_logger(__name__)
+
+_Stamp: TypeAlias = tuple[int, int, int] | None
 
 #: The account of a key that is set by itself, without any table.
 DEFAULT = "default"
 
-#: Jobs at once by plan.
-PLANS = {"standard": 1, "creator": 3, "pro": 5}
-
-_GROUP = "Accounts"
-
-
-class AccountSettings(BaseModel):
-    """One table of `[[accounts]]`, checked."""
-
-    model_config = STRICT
-
-    name: Annotated[
-        str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"),
-        Entry(
-            group=_GROUP,
-            help="How the account is called in logs, lists and metrics. Keep it: the files and "
-            "jobs of the account are found by it.",
-            expects="a name of at most 32 letters, digits, `.`, `_` and `-` that no other account "
-            "has",
-            example="studio",
-        ),
-    ]
-    key_file: Annotated[
-        Path | None,
-        BeforeValidator(to_path),
-        Entry(
-            group=_GROUP,
-            help="A file that holds nothing but the account's API key; the recommended form. It "
-            "is read again when it changes and on SIGHUP.",
-            expects="the path of a file that can be read",
-            example="/run/secrets/comfy_cloud_studio",
-        ),
-    ] = None
-    key: Annotated[
-        SecretStr | None,
-        Entry(
-            group=_GROUP,
-            help="The API key itself, in place of `key_file`. Whoever can read this file has it "
-            "then, so prefer the file form. Read again on SIGHUP.",
-            expects="one line of printable characters without spaces",
-            secret=True,
-            example="comfyui-...",
-        ),
-    ] = None
-    plan: Annotated[
-        Literal["standard", "creator", "pro"] | None,
-        BeforeValidator(to_lower),
-        Entry(
-            group=_GROUP,
-            help="The account's plan, which says how many jobs it runs at once: standard 1, "
-            "creator 3, pro 5. In place of `slots`.",
-            expects="one of standard, creator, pro",
-            example="creator",
-        ),
-    ] = None
-    slots: Annotated[
-        int,
-        Field(ge=0, le=1000, strict=True),
-        Entry(
-            group=_GROUP,
-            help="How many jobs the account runs at once; 0 learns it from what the account does.",
-            expects="a whole number from 0 to 1000",
-        ),
-    ] = 0
-    weight: Annotated[
-        float,
-        Field(gt=0, le=1000),
-        Entry(
-            group=_GROUP,
-            help="Among accounts with a free slot, one with twice the weight gets twice the jobs.",
-            expects="a number greater than 0, at most 1000",
-        ),
-    ] = 1.0
-    members: Annotated[
-        tuple[str, ...],
-        Entry(
-            group=_GROUP,
-            help="The names of the members whose jobs may run on the account; none named is "
-            "everybody.",
-            expects="a list of names of members",
-        ),
-    ] = ()
-    base_url: Annotated[
-        URL | None,
-        BeforeValidator(to_url),
-        Entry(
-            group=_GROUP,
-            help="Where the account's cloud answers, if that differs from the setting `base_url`. "
-            "The list of nodes and models is that of the first account that answers, whatever the "
-            "clouds of the others have.",
-            expects="an address such as https://cloud.comfy.org, without user, query or fragment",
-            shown="the setting base_url",
-            example="https://cloud.comfy.org",
-        ),
-    ] = None
-
-
-#: The keys of a table in the order in which they are documented.
-ACCOUNT_ENTRIES: tuple[tuple[str, Entry], ...] = tuple(entries(AccountSettings))
+#: Domains of names that only a local network knows (RFC 6761, 6762, 8375, and ICANN's `internal`).
+_LOCAL_DOMAINS = (".localhost", ".local", ".home.arpa", ".internal", ".lan", ".test")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,56 +51,211 @@ def slots_of(account: AccountSettings) -> int:
     return account.slots if account.plan is None else PLANS[account.plan]
 
 
-def refuse_contradictions(
-    accounts: Sequence[AccountSettings], *, single_key: str | None, where: Path | None
-) -> None:
-    """Raise `ConfigError` for tables that are right each by itself, but not together.
+def read_key(settings: Settings) -> str | None:
+    """The key, or `None` where none is set.
 
-    `single_key` is how a key outside of the tables is set, if one is.
+    Raises `ConfigError` when it is set twice in one place, when its file cannot be read and when
+    what is there cannot be a key.
     """
-    seen: set[str] = set()
-    for account in accounts:
-        the = f"The account {account.name} in {where}"
-        if account.name in seen:
-            raise ConfigError(f"{the} is there twice: give each account a name of its own.")
-        seen.add(account.name)
-        if account.key is not None and account.key_file is not None:
-            raise ConfigError(f"{the} has key and key_file: keep one of them, best key_file.")
-        if account.key is None and account.key_file is None:
-            raise ConfigError(
-                f"{the} has no key: add key_file with the path of a file that has it."
-            )
-        if account.plan is not None and account.slots:
-            raise ConfigError(f"{the} has plan and slots: keep one of them.")
-    if accounts and single_key is not None:
+    if settings.api_key is not None and settings.api_key_file is not None:
         raise ConfigError(
-            f"There are accounts in {where} and a key beside them: unset {single_key}, or give "
-            "that key an account of its own."
+            "The API key is set both as itself and as a file: "
+            "unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
         )
+    if settings.api_key_file is not None:
+        return _usable(_read(settings.api_key_file), f"the file {settings.api_key_file}")
+    if settings.api_key is not None:
+        return _usable(settings.api_key.get_secret_value(), "COMFY_CLOUD_API_KEY")
+    return None
 
 
-def complaint(path: tuple[int | str, ...], document: Mapping[str, Any], where: Path | None) -> str:
-    """What to say of the value at a place below `accounts` that cannot be used."""
-    tables = document.get("accounts")
-    if len(path) < 2 or not isinstance(tables, list) or not isinstance(path[1], int):
-        return f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
-    table = tables[path[1]]
-    if len(path) < 3 or not isinstance(table, dict):
-        return f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
-    name, key = table.get("name"), str(path[2])
-    the = f"account {name}" if isinstance(name, str) and name else f"account {path[1] + 1}"
-    known = dict(ACCOUNT_ENTRIES)
-    if key not in known:
-        return (
-            f"The {the} in {where} has `{key}`, which is not a setting of accounts: remove it, or "
-            f"write one of {', '.join(known)}."
+def read_accounts(settings: Settings) -> list[AccountAccess]:
+    """The accounts with their keys, in the order of their tables; none if no key is set at all.
+
+    Without tables it is the single key's account, which is called "default". Raises `ConfigError`
+    as `read_key`, when two accounts have one key, for they would be one account of the cloud, and
+    when a key would be sent over the internet in the clear.
+    """
+    if not settings.accounts:
+        key = read_key(settings)
+        if key is None:
+            return []
+        return [_access(settings, AccountAccess(DEFAULT, settings.base_url, key))]
+    found: dict[str, AccountAccess] = {}
+    for account in settings.accounts:
+        key = read_account_key(account)
+        if key in found:
+            raise ConfigError(
+                f"The accounts {found[key].name} and {account.name} have the same key: "
+                "remove one of them."
+            )
+        found[key] = _access(
+            settings,
+            AccountAccess(
+                account.name,
+                account.base_url or settings.base_url,
+                key,
+                slots_of(account),
+                account.weight,
+                account.members,
+            ),
         )
-    if key not in table:
-        return f"The {the} in {where} has no {key}: add {key} = {known[key].example!r}."
-    shown = "" if known[key].secret else f" is {_short(table[key])}, but"
-    return f"`{key}` of the {the} in {where}{shown} must be {known[key].expects}."
+    return list(found.values())
 
 
-def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+def _access(settings: Settings, account: AccountAccess) -> AccountAccess:
+    """The account, unless it would send its key over the internet in the clear.
+
+    A name without a dot, or below a domain of local networks, may be that of a private address:
+    what it turns out to be is checked with each connection.
+    """
+    url = account.base_url
+    if settings.allow_plain_http or url.scheme != "http" or not _is_public(url.host or ""):
+        return replace(account, plain_http=settings.allow_plain_http)
+    raise ConfigError(
+        f"The base_url {url} of the account {account.name} would send the API key over the "
+        "internet in the clear: write https:// in it, or set allow_plain_http = true."
+    )
+
+
+def _is_public(host: str) -> bool:
+    try:
+        return ip_address(host.partition("%")[0]).is_global
+    except ValueError:
+        return "." in host.rstrip(".") and not host.rstrip(".").endswith(_LOCAL_DOMAINS)
+
+
+def read_account_key(account: AccountSettings) -> str:
+    """The key of an account that has a table. Raises `ConfigError`."""
+    if account.key is not None:
+        return _usable(account.key.get_secret_value(), f"`key` of the account {account.name}")
+    if account.key_file is None:
+        raise ConfigError(f"The account {account.name} has no key: add key_file.")
+    remedy = f"`key_file` of the account {account.name}"
+    return _usable(_read(account.key_file, remedy), f"the file {account.key_file}")
+
+
+def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"The key file {path} cannot be read ({error.strerror}): "
+            f"correct {setting} or the permissions of the file."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"The key file {path} is not text: put the API key into it and nothing else."
+        ) from None
+
+
+#: Marks that word processors and chats put around a key, or in place of what was typed.
+_QUOTES = "\"'`\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e"
+
+
+def _usable(text: str, where: str) -> str:
+    key = text.strip()
+    if not key:
+        raise ConfigError(f"There is no API key in {where}: put it there, one line without spaces.")
+    if flaw := _flaw(key):
+        raise ConfigError(
+            f"The API key in {where} cannot be right, because it has {flaw} in it: copy it again, "
+            "one line without spaces and quotation marks."
+        )
+    return key
+
+
+def _flaw(key: str) -> str:
+    """What a key has that none can have; nothing of the key itself."""
+    if any(letter in _QUOTES for letter in key):
+        return "a quotation mark"
+    if any(letter.isspace() for letter in key):
+        return "a space or a line break"
+    return "" if key.isascii() and key.isprintable() else "a letter beyond ASCII"
+
+
+class AccountKeys:
+    """Reads an account's key again when its file changes, and all keys when `asked` is set.
+
+    `use` gets the account's name and its new key. The files are looked at every `interval` seconds.
+    A key that cannot be read changes nothing: the one before is used on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: Iterable[AccountAccess],
+        use: Callable[[str, str], Awaitable[None]],
+        *,
+        asked: asyncio.Event,
+        interval: float = 2.0,
+    ) -> None:
+        self._settings = settings
+        self._keys = {account.name: account.key for account in accounts}
+        self._use = use
+        self._asked = asked
+        self._interval = interval
+
+    async def follow(self) -> None:
+        """Go on until cancelled."""
+        seen: dict[str, _Stamp] = {}
+        while True:
+            stamps = await asyncio.to_thread(_stamps, self._settings, list(self._keys))
+            asked = self._asked.is_set()
+            self._asked.clear()
+            for name, stamp in stamps.items():
+                if asked or stamp != seen.get(name):
+                    await self._reload(name)
+            seen = stamps
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._asked.wait()
+
+    async def _reload(self, name: str) -> None:
+        try:
+            key = await asyncio.to_thread(_read_anew, self._settings, name)
+            if key is None or key == self._keys[name]:
+                return
+            if key in self._keys.values():
+                raise ConfigError("Another account has this key.")
+        except ConfigError as error:
+            log.error("key_not_reloaded", account=name, reason=str(error))
+            return
+        register_secret(key)
+        self._keys[name] = key
+        await self._use(name, key)
+        log.info("key_reloaded", account=name)
+
+
+def _read_anew(settings: Settings, name: str) -> str | None:
+    """The key as it is set now. The environment of a process does not change, files do."""
+    if _file(settings, name) is None and settings.config is not None:
+        settings = load({"config": settings.config})
+    table = _table(settings, name)
+    if table is not None:
+        return read_account_key(table)
+    return None if settings.accounts else read_key(settings)
+
+
+def _table(settings: Settings, name: str) -> AccountSettings | None:
+    return next((table for table in settings.accounts if table.name == name), None)
+
+
+def _file(settings: Settings, name: str) -> Path | None:
+    table = _table(settings, name)
+    return settings.api_key_file if table is None else table.key_file
+
+
+def _stamps(settings: Settings, names: Iterable[str]) -> dict[str, _Stamp]:
+    return {name: _stamp(_file(settings, name)) for name in names}
+
+
+def _stamp(path: Path | None) -> _Stamp:
+    """What changes when the file is written or replaced, behind links too."""
+    if path is None:
+        return None
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_ino, about.st_size

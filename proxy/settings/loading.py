@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,14 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from proxy.settings import accounts
-from proxy.settings.model import PREFIXES, SETTINGS, Setting, Settings
+from proxy.settings.model import (
+    ACCOUNT_ENTRIES,
+    PREFIXES,
+    SETTINGS,
+    AccountSettings,
+    Setting,
+    Settings,
+)
 from proxy.settings.table import ConfigError
 
 #: Two ways to say the same: the stronger source silences both forms of the weaker one.
@@ -46,12 +52,12 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
     except ValidationError as error:
         place = error.errors(include_url=False, include_context=False)[0]["loc"]
     else:
-        accounts.refuse_contradictions(
+        _refuse_contradictions(
             settings.accounts, single_key=_single_key(settings, given), where=path
         )
         return settings
     if place[0] == "accounts" and path is not None:
-        raise ConfigError(accounts.complaint(place, _read_document(path), path))
+        raise ConfigError(_account_complaint(place, _read_document(path), path))
     raise ConfigError(_complaint(str(place[0]), given, path))
 
 
@@ -172,3 +178,55 @@ def _origin(setting: Setting, options: Mapping[str, Any], path: Path | None) -> 
 def _short(value: object, limit: int = 80) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _refuse_contradictions(
+    accounts: Sequence[AccountSettings], *, single_key: str | None, where: Path | None
+) -> None:
+    """Raise `ConfigError` for tables that are right each by itself, but not together.
+
+    `single_key` is how a key outside of the tables is set, if one is.
+    """
+    seen: set[str] = set()
+    for account in accounts:
+        the = f"The account {account.name} in {where}"
+        if account.name in seen:
+            raise ConfigError(f"{the} is there twice: give each account a name of its own.")
+        seen.add(account.name)
+        if account.key is not None and account.key_file is not None:
+            raise ConfigError(f"{the} has key and key_file: keep one of them, best key_file.")
+        if account.key is None and account.key_file is None:
+            raise ConfigError(
+                f"{the} has no key: add key_file with the path of a file that has it."
+            )
+        if account.plan is not None and account.slots:
+            raise ConfigError(f"{the} has plan and slots: keep one of them.")
+    if accounts and single_key is not None:
+        raise ConfigError(
+            f"There are accounts in {where} and a key beside them: unset {single_key}, or give "
+            "that key an account of its own."
+        )
+
+
+def _account_complaint(
+    path: tuple[int | str, ...], document: Mapping[str, Any], where: Path | None
+) -> str:
+    """What to say of the value at a place below `accounts` that cannot be used."""
+    tables = document.get("accounts")
+    if len(path) < 2 or not isinstance(tables, list) or not isinstance(path[1], int):
+        return f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
+    table = tables[path[1]]
+    if len(path) < 3 or not isinstance(table, dict):
+        return f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
+    name, key = table.get("name"), str(path[2])
+    the = f"account {name}" if isinstance(name, str) and name else f"account {path[1] + 1}"
+    known = dict(ACCOUNT_ENTRIES)
+    if key not in known:
+        return (
+            f"The {the} in {where} has `{key}`, which is not a setting of accounts: remove it, or "
+            f"write one of {', '.join(known)}."
+        )
+    if key not in table:
+        return f"The {the} in {where} has no {key}: add {key} = {known[key].example!r}."
+    shown = "" if known[key].secret else f" is {_short(table[key])}, but"
+    return f"`{key}` of the {the} in {where}{shown} must be {known[key].expects}."

@@ -1,4 +1,4 @@
-"""The table of the settings.
+"""The tables of the settings: those of the program, and those of an account.
 
 Every setting is one annotated field of `Settings`. The command line, the names of the environment,
 the keys of the TOML file, `config.example.toml` and the reference in `docs/` are drawn from it.
@@ -16,9 +16,18 @@ import platformdirs
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 from yarl import URL
 
-from proxy.settings.accounts import AccountSettings
-from proxy.settings.gateway import to_base_path, to_networks
-from proxy.settings.table import STRICT, Entry, entries, to_address, to_lower, to_path, to_url
+from proxy.settings.table import (
+    STRICT,
+    Entry,
+    entries,
+    to_address,
+    to_base_path,
+    to_lower,
+    to_networks,
+    to_origins,
+    to_path,
+    to_url,
+)
 
 NAME = "comfy-cloud-proxy"
 PREFIX = "COMFY_PROXY_"
@@ -27,6 +36,10 @@ PREFIXES = (PREFIX, "COMFY_CLOUD_")
 
 #: The headings under which the settings stand, in this order.
 GROUPS = ("General", "Comfy Cloud", "Clients", "Gateway", "Files and history", "Logs")
+
+
+#: Jobs at once by plan.
+PLANS = {"standard": 1, "creator": 3, "pro": 5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +55,100 @@ class Setting:
     is_flag: bool
 
 
-def _origins(value: object) -> object:
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        raise ValueError("not a list")
-    origins = [str(part).strip().rstrip("/") for part in parts]
-    for origin in filter(None, origins):
-        if origin != "*" and URL(origin) != URL(origin).origin():
-            raise ValueError("not an origin")
-    return tuple(filter(None, origins))
+class AccountSettings(BaseModel):
+    """One table of `[[accounts]]`, checked."""
+
+    model_config = STRICT
+
+    name: Annotated[
+        str,
+        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"),
+        Entry(
+            group="Accounts",
+            help="How the account is called in logs, lists and metrics. Keep it: the files and "
+            "jobs of the account are found by it.",
+            expects="a name of at most 32 letters, digits, `.`, `_` and `-` that no other account "
+            "has",
+            example="studio",
+        ),
+    ]
+    key_file: Annotated[
+        Path | None,
+        BeforeValidator(to_path),
+        Entry(
+            group="Accounts",
+            help="A file that holds nothing but the account's API key; the recommended form. It "
+            "is read again when it changes and on SIGHUP.",
+            expects="the path of a file that can be read",
+            example="/run/secrets/comfy_cloud_studio",
+        ),
+    ] = None
+    key: Annotated[
+        SecretStr | None,
+        Entry(
+            group="Accounts",
+            help="The API key itself, in place of `key_file`. Whoever can read this file has it "
+            "then, so prefer the file form. Read again on SIGHUP.",
+            expects="one line of printable characters without spaces",
+            secret=True,
+            example="comfyui-...",
+        ),
+    ] = None
+    plan: Annotated[
+        Literal["standard", "creator", "pro"] | None,
+        BeforeValidator(to_lower),
+        Entry(
+            group="Accounts",
+            help="The account's plan, which says how many jobs it runs at once: standard 1, "
+            "creator 3, pro 5. In place of `slots`.",
+            expects="one of standard, creator, pro",
+            example="creator",
+        ),
+    ] = None
+    slots: Annotated[
+        int,
+        Field(ge=0, le=1000, strict=True),
+        Entry(
+            group="Accounts",
+            help="How many jobs the account runs at once; 0 learns it from what the account does.",
+            expects="a whole number from 0 to 1000",
+        ),
+    ] = 0
+    weight: Annotated[
+        float,
+        Field(gt=0, le=1000),
+        Entry(
+            group="Accounts",
+            help="Among accounts with a free slot, one with twice the weight gets twice the jobs.",
+            expects="a number greater than 0, at most 1000",
+        ),
+    ] = 1.0
+    members: Annotated[
+        tuple[str, ...],
+        Entry(
+            group="Accounts",
+            help="The names of the members whose jobs may run on the account; none named is "
+            "everybody.",
+            expects="a list of names of members",
+        ),
+    ] = ()
+    base_url: Annotated[
+        URL | None,
+        BeforeValidator(to_url),
+        Entry(
+            group="Accounts",
+            help="Where the account's cloud answers, if that differs from the setting `base_url`. "
+            "The list of nodes and models is that of the first account that answers, whatever the "
+            "clouds of the others have.",
+            expects="an address such as https://cloud.comfy.org, without user, query or fragment",
+            shown="the setting base_url",
+            example="https://cloud.comfy.org",
+        ),
+    ] = None
+
+
+#: The keys of a table in the order in which they are documented.
+ACCOUNT_ENTRIES: tuple[tuple[str, Entry], ...] = tuple(entries(AccountSettings))
 
 
 def default_data_dir(*, simulated: bool) -> Path:
@@ -261,7 +359,7 @@ class Settings(BaseModel):
     ] = "jobs"
     cors_origins: Annotated[
         tuple[str, ...],
-        BeforeValidator(_origins),
+        BeforeValidator(to_origins),
         Entry(
             group="Clients",
             help="Origins of web pages elsewhere that may use the API from a browser, as "

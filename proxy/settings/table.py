@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,9 @@ STRICT = ConfigDict(
     arbitrary_types_allowed=True,
     hide_input_in_errors=True,
 )
+
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 
 
 class ConfigError(Exception):
@@ -85,3 +90,36 @@ def to_path(value: object) -> object:
 def to_lower(value: object) -> object:
     """Words in small letters."""
     return value.lower() if isinstance(value, str) else value
+
+
+def to_base_path(value: object) -> str:
+    """`/comfy` from `/comfy/`, `comfy` and the like; `""` from `/` and nothing."""
+    if not isinstance(value, str):
+        raise ValueError("not a path")
+    segments = value.strip("/").split("/") if value.strip("/") else []
+    if segments and segments[0] == "t":
+        raise ValueError("that path is for tokens")
+    if not all(_SEGMENT.fullmatch(one) and one.strip(".") for one in segments):
+        raise ValueError("not plain")
+    return "".join(f"/{one}" for one in segments)
+
+
+def to_networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Networks from a list of them and of addresses, or from a text with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("not a list")
+    names = [str(part).strip() for part in parts]
+    return tuple(ipaddress.ip_network(name) for name in names if name)
+
+
+def to_origins(value: object) -> object:
+    """Origins of web pages from a list of them, or from a text with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("not a list")
+    origins = [str(part).strip().rstrip("/") for part in parts]
+    for origin in filter(None, origins):
+        if origin != "*" and URL(origin) != URL(origin).origin():
+            raise ValueError("not an origin")
+    return tuple(filter(None, origins))

@@ -6,7 +6,7 @@ import pytest
 from yarl import URL
 
 from proxy.api.prefix import strip
-from proxy.settings.gateway import to_base_path
+from proxy.settings.table import to_base_path
 
 TOKEN = "ccp_" + "a" * 40
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from proxy.account_key import AccountKeys
-from proxy.settings import AccountAccess, AccountSettings, Settings
+from proxy.settings import AccountAccess, AccountKeys, AccountSettings, Settings
 from proxy.telemetry import scrub
 
 FIRST, SECOND = "comfyui-first-key-012345", "comfyui-second-key-012345"
