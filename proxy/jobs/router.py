@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from proxy.jobs.happenings import CloudEvent
@@ -17,26 +18,90 @@ from proxy.translate.frames import CloudFrame, CloudPicture
 
 Inbox: TypeAlias = Callable[[CloudEvent | CloudFrame], None]
 
+#: Bytes of events of unknown jobs that are kept: some ten thousand usual ones.
+EVENT_BYTES = 8 * 1024 * 1024
+#: Bytes of pictures of unknown jobs that are kept while a submission is under way: those that a job
+#: sends as its result within the seconds that an answer takes.
+PICTURE_BYTES = 16 * 1024 * 1024
+#: Seconds that anything is kept while a submission is under way: longer than one is waited for.
+LONGEST = 120.0
+#: What a message weighs beside its contents, in bytes.
+_OVERHEAD = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A message that came before anybody knew its job."""
+
+    at: float
+    number: int
+    cloud_id: str
+    item: CloudEvent | CloudFrame
+    size: int
+
+
+class _Waiting:
+    """Early messages of one kind, no more than `limit` bytes of them: the oldest give way."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: deque[_Early] = deque()
+        self.size = 0
+
+    def append(self, early: _Early) -> None:
+        self._entries.append(early)
+        self.size += early.size
+        while self.size > self._limit:
+            self._drop()
+
+    def expire(self, before: float) -> None:
+        while self._entries and self._entries[0].at < before:
+            self._drop()
+
+    def take(self, cloud_id: str) -> list[_Early]:
+        taken = [early for early in self._entries if early.cloud_id == cloud_id]
+        if taken:
+            self._entries = deque(one for one in self._entries if one.cloud_id != cloud_id)
+            self.size -= sum(early.size for early in taken)
+        return taken
+
+    def _drop(self) -> None:
+        self.size -= self._entries.popleft().size
+
 
 class Router:
     """Knows which cloud id belongs to which job.
 
-    `clock` gives seconds. An event of an unknown job is kept while a submission is under way, or
-    for `keep` seconds, and never more than `most` of them.
+    `clock` gives seconds. An event of an unknown job is kept for `keep` seconds, or while a
+    submission is under way, and then pictures are too. What is kept is bounded in bytes.
     """
 
-    def __init__(self, clock: Callable[[], float], *, keep: float = 5.0, most: int = 4096) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        *,
+        keep: float = 5.0,
+        event_bytes: int = EVENT_BYTES,
+        picture_bytes: int = PICTURE_BYTES,
+    ) -> None:
         self._clock = clock
         self._keep = keep
         self._inboxes: dict[str, Inbox] = {}
-        self._waiting: deque[tuple[float, str, CloudEvent | CloudFrame]] = deque(maxlen=most)
+        self._events = _Waiting(event_bytes)
+        self._pictures = _Waiting(picture_bytes)
+        self._number = 0
         self._submissions = 0
         self._running: set[str] = set()
         self._latest: str | None = None
 
+    @property
+    def held(self) -> int:
+        """Bytes of unknown jobs' messages that are kept, about."""
+        return self._events.size + self._pictures.size
+
     @contextmanager
     def submission(self) -> Iterator[None]:
-        """While it lasts, no event of an unknown job is too old to wait."""
+        """While it lasts, messages of unknown jobs are kept longer: one may be the new job's."""
         self._submissions += 1
         try:
             yield
@@ -46,10 +111,9 @@ class Router:
     def add(self, cloud_id: str, inbox: Inbox) -> None:
         """Send the events of a job to `inbox`, beginning with those that came too early."""
         self._inboxes[cloud_id] = inbox
-        early = [entry for entry in self._waiting if entry[1] == cloud_id]
-        for entry in early:
-            self._waiting.remove(entry)
-            inbox(entry[2])
+        early = [*self._events.take(cloud_id), *self._pictures.take(cloud_id)]
+        for one in sorted(early, key=lambda one: one.number):
+            inbox(one.item)
 
     def remove(self, cloud_id: str) -> None:
         """Forget a job."""
@@ -95,7 +159,29 @@ class Router:
             inbox(item)
             return
         now = self._clock()
-        while self._waiting and not self._submissions and self._waiting[0][0] < now - self._keep:
-            self._waiting.popleft()
-        if self._submissions or not isinstance(item, CloudPicture):
-            self._waiting.append((now, cloud_id, item))
+        before = now - (LONGEST if self._submissions else self._keep)
+        self._events.expire(before)
+        self._pictures.expire(before)
+        picture = isinstance(item, CloudPicture)
+        if picture and not self._submissions:
+            return
+        self._number += 1
+        early = _Early(now, self._number, cloud_id, item, _size(item))
+        (self._pictures if picture else self._events).append(early)
+
+
+def _size(item: CloudEvent | CloudFrame) -> int:
+    """The bytes that a message takes, about: those of its strings, and some for each value."""
+    if isinstance(item, CloudPicture):
+        return _OVERHEAD + len(item.image)
+    size, pending = _OVERHEAD, [item.data if isinstance(item, CloudEvent) else item.text]
+    while pending:
+        value: Any = pending.pop()
+        size += 64
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, Mapping):
+            pending += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            pending += value
+    return size

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.jobs.happenings import CloudEvent
-from proxy.jobs.router import Router
+from proxy.jobs.router import LONGEST, PICTURE_BYTES, Router
 from proxy.translate.frames import CloudFrame, CloudPicture
 
 PLAIN = b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8picture"
@@ -25,7 +27,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def router(clock: Clock) -> Router:
-    return Router(clock, keep=5.0, most=4)
+    return Router(clock, keep=5.0, event_bytes=2000)
 
 
 def follow(router: Router, cloud_id: str) -> list[CloudEvent | CloudFrame]:
@@ -68,7 +70,63 @@ def test_nothing_is_forgotten_while_a_submission_is_under_way(router: Router, cl
 def test_strangers_never_take_more_than_their_room(router: Router) -> None:
     for number in range(10):
         router.on_event("progress", {"prompt_id": "a", "value": number})
-    assert len(follow(router, "a")) == 4
+    values = [item.data["value"] for item in follow(router, "a") if isinstance(item, CloudEvent)]
+    assert values == [7, 8, 9]
+
+
+def picture(cloud_id: str, size: int) -> bytes:
+    json = b'{"node_id": "1", "prompt_id": "%s"}' % cloud_id.encode()
+    return b"\x00\x00\x00\x04" + len(json).to_bytes(4, "big") + json + b"\xff\xd8" + bytes(size)
+
+
+def test_strangers_pictures_are_bounded_in_bytes_and_push_out_no_event(clock: Clock) -> None:
+    router = Router(clock)
+    with router.submission():
+        router.on_event("execution_start", {"prompt_id": "a"})
+        for _ in range(4096):
+            router.on_frame(picture("b", 100_000))
+        assert router.held < PICTURE_BYTES + 10_000
+        router.on_frame(picture("a", 10))
+        assert types(follow(router, "a")) == ["execution_start", "frame"]
+        assert 160 < len(follow(router, "b")) < 168
+    assert router.held == 0
+
+
+def test_pictures_of_strangers_are_kept_while_a_submission_is_under_way_alone(
+    router: Router, clock: Clock
+) -> None:
+    router.on_frame(picture("a", 10))
+    assert router.held == 0
+    with router.submission():
+        router.on_frame(picture("a", 10))
+    clock.now = 6.0
+    router.on_event("execution_start", {"prompt_id": "b"})
+    assert types(follow(router, "a")) == []
+
+
+def test_not_even_a_submission_keeps_anything_for_ever(router: Router, clock: Clock) -> None:
+    with router.submission():
+        router.on_event("execution_start", {"prompt_id": "a"})
+        clock.now = LONGEST + 1
+        router.on_event("execution_start", {"prompt_id": "b"})
+        assert types(follow(router, "a")) == []
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["event", "frame"]))))
+def test_what_waited_comes_in_its_order_and_leaves_nothing(
+    messages: list[tuple[str, str]],
+) -> None:
+    router = Router(Clock())
+    with router.submission():
+        for cloud_id, kind in messages:
+            if kind == "event":
+                router.on_event("event", {"prompt_id": cloud_id})
+            else:
+                router.on_frame(picture(cloud_id, 1))
+        for cloud_id in "ab":
+            expected = [kind for one, kind in messages if one == cloud_id]
+            assert types(follow(router, cloud_id)) == expected
+    assert router.held == 0
 
 
 def test_a_removed_job_gets_nothing(router: Router) -> None:
