@@ -6,13 +6,19 @@ WEBSOCKET = (
     "Who opens the socket only after submitting and sends no feature flags gets no "
     "previews: a ComfyUI sends none unless it is started with --preview-method, and such "
     "clients take every picture for a result. `extra_data.preview_method` `none` is heeded. "
-    "Messages of node packs do not leave the cloud."
+    "A progress text goes to the client that submitted the job alone. Messages of node packs "
+    "do not leave the cloud. A newer socket with the same `clientId` keeps its messages when "
+    "the older one ends."
 )
 SUBMISSION = (
     "A number that is not finite is refused with 400, since with it /queue would not be JSON, and "
-    "so are targets that are no list. What the cloud refuses (plan, credits) is a 400 that says so."
+    "so are targets that are no list. A `prompt_id` that waits or runs already is a 400. What the "
+    "cloud refuses (plan, credits) is a 400 that says so."
 )
-QUEUE = "Several jobs may run at once."
+QUEUE = (
+    "Several jobs may run at once. Pending jobs stand in the order in which they will run. The "
+    "queue survives a restart."
+)
 INTERRUPT = (
     "Where several jobs run, one without a prompt_id stops those that the same program has "
     "submitted (same token, address and User-Agent, or the client_id in the body), or else the "
@@ -20,8 +26,9 @@ INTERRUPT = (
     "not wait for it."
 )
 HISTORY = (
-    "Nodes that the cloud had cached have their files under names of this job: whose run "
-    "filled the cache is not told."
+    "It survives a restart. A list that was wrapped in `__value__` stays wrapped. Nodes that the "
+    "cloud had cached have their files under names of this job: whose run filled the cache is not "
+    "told."
 )
 FORGETTING = (
     "The jobs stay in the history of the Comfy Cloud account: it would delete their files"

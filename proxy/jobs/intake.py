@@ -98,6 +98,8 @@ class Intake:
         self._submitting.add(place)
         try:
             found = None if self._check is None else await self._check(member, request)
+            if found is not None:
+                record.graph = found.kept(record.graph)
             if found is not None and found.node_errors:
                 # The cloud may take a graph that is partly wrong for one that is refused.
                 record.targets = found.outputs

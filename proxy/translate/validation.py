@@ -42,11 +42,24 @@ class Validation:
     `outputs` are the output nodes that can run, in the graph's order; `node_errors` what is wrong
     with single nodes, `{id: {"errors", "dependent_outputs", "class_type"}}`; `error` refuses the
     whole graph (status 400). It is `None` when an output can run, also beside `node_errors`.
+    `converted` are the values that validation changes, by node and input.
     """
 
     outputs: list[str] = field(default_factory=list)
     node_errors: dict[str, Any] = field(default_factory=dict)
     error: Reason | None = None
+    converted: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def kept(self, graph: dict[str, Any]) -> dict[str, Any]:
+        """The graph as ComfyUI goes on with it and shows it: values have the types of their inputs.
+
+        `"7"` becomes 7 for an `INT`, and 8 becomes 8.0 for a `FLOAT`.
+        """
+        changed = {
+            node_id: {**graph[node_id], "inputs": {**graph[node_id]["inputs"], **values}}
+            for node_id, values in self.converted.items()
+        }
+        return {node_id: changed.get(node_id, node) for node_id, node in graph.items()}
 
     @property
     def faultless(self) -> bool:
@@ -155,6 +168,7 @@ class _Walk:
         self._has_file = has_file
         self._verdicts: dict[str, _Verdict] = {}
         self._wrong: dict[str, None] = {}
+        self._converted: dict[str, dict[str, Any]] = {}
         self._blamed = 0
 
     def outputs(self, wanted: Iterable[str]) -> Validation:
@@ -169,7 +183,7 @@ class _Walk:
             lines += [f"{one['message']}: {one['details']}" for one in verdict.reasons]
             self._blame(output, node_errors)
         if good:
-            return Validation(good, node_errors)
+            return Validation(good, node_errors, converted=self._converted)
         failed = "Prompt outputs failed validation"
         error = reason("prompt_outputs_failed_validation", failed, "\n".join(lines))
         return Validation([], node_errors, error)
@@ -248,7 +262,10 @@ class _Walk:
 
     def _look(self, node_id: str) -> Look:
         node = self._graph[node_id]
-        return look(node, self._shapes[node["class_type"]], self._shape_of, self._has_file)
+        found = look(node, self._shapes[node["class_type"]], self._shape_of, self._has_file)
+        if found.converted:
+            self._converted[node_id] = found.converted
+        return found
 
     def _shape_of(self, node_id: str) -> Shape | None:
         node = self._graph.get(node_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
@@ -57,9 +58,10 @@ class Link(NamedTuple):
 
 @dataclass(slots=True)
 class Look:
-    """What a look at one node alone has found."""
+    """What a look at one node alone has found; `converted` are values that ComfyUI changes."""
 
     reasons: list[Reason] = field(default_factory=list)
+    converted: dict[str, Any] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
     crash: Crash | None = None
 
@@ -102,7 +104,7 @@ def look(
             if found.crash is not None:
                 return found
         else:
-            wrong = _value(one, value, shape, has_file)
+            wrong = _value(one, value, shape, has_file, found.converted)
             if wrong is not None:
                 found.reasons.append(wrong)
     if not shape.core and not any(one["type"] in _CERTAIN for one in found.reasons):
@@ -179,8 +181,15 @@ def _fits(received: object, wanted: str | list[Any]) -> bool:
     return "*" in gives or "*" in takes or bool(gives & takes)
 
 
-def _value(one: Input, value: Any, shape: Shape, has_file: HasFile | None) -> Reason | None:
-    """Convert a value as ComfyUI does before it looks at bounds and lists."""
+def _value(
+    one: Input, given: Any, shape: Shape, has_file: HasFile | None, converted: dict[str, Any]
+) -> Reason | None:
+    """Convert a value as ComfyUI does before it looks at bounds and lists.
+
+    A list that was wrapped stays so where the graph goes on: bare it would be a link. So does what
+    becomes no finite number, which JSON does not know.
+    """
+    value = given
     if type(value) is dict and "__value__" in value:
         value = value["__value__"]
     kind = one.type
@@ -197,6 +206,9 @@ def _value(one: Input, value: Any, shape: Shape, has_file: HasFile | None) -> Re
                 received_value=value,
                 exception_message=str(error),
             )
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if value is not given and not isinstance(value, list) and not infinite:
+        converted[one.name] = value
     if one.low is not None or one.high is not None:
         wrong = _bounds(one, value)
         if wrong is not None:

@@ -24,6 +24,23 @@ async def test_a_typing_error_is_refused_at_once_and_the_cloud_hears_nothing_of_
     assert len(simulator.jobs) == submitted
 
 
+async def test_queue_and_history_show_inputs_as_validation_converts_them(client: Client) -> None:
+    graph = graphs.plain()
+    graph["1"]["inputs"] |= {"width": "64", "color": 7.0, "batch_size": {"__value__": 1}}
+    async with client.listening() as listener:
+        waiting = await client.submit(graphs.waiting())
+        await listener.until("executing", prompt_id=waiting)
+        prompt_id = await client.submit(graph)
+        (item,) = (await client.get("queue"))[1]["queue_pending"]
+        await client.post("interrupt", {"prompt_id": waiting})
+        await listener.until_end(prompt_id)
+    entry = await client.history(prompt_id)
+    for shown in (item, entry["prompt"]):
+        inputs = shown[2]["1"]["inputs"]
+        assert inputs == {"width": 64, "height": 64, "batch_size": 1, "color": 7}
+        assert type(inputs["color"]) is int
+
+
 async def test_good_outputs_run_beside_bad_ones(client: Client) -> None:
     graph = graphs.plain()
     graph["3"] = {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}}

@@ -493,3 +493,54 @@ def test_a_value_too_deep_to_be_written_out_is_left_to_the_cloud() -> None:
     info = {**CORE, "input": {"required": {"x": ["INT"]}}, "output_node": True}
     graph = {"1": {"class_type": "One", "inputs": {"x": {"__value__": deep}}}}
     assert validate(graph, None, {"One": info}.get) == Validation(["1"])
+
+
+def kept(**inputs: Any) -> dict[str, Any]:
+    info = {
+        "input": {
+            "required": {
+                "int": ["INT", {}],
+                "float": ["FLOAT", {}],
+                "string": ["STRING", {}],
+                "boolean": ["BOOLEAN", {}],
+                "combo": [["a", "b"], {"multiselect": True}],
+            }
+        },
+        **CORE,
+        "output_node": True,
+    }
+    usual = {"int": 1, "float": 1.0, "string": "", "boolean": True, "combo": "a"}
+    graph = {"1": {"class_type": "Typed", "inputs": usual | inputs, "_meta": {"title": "T"}}}
+    found = validate(graph, None, {"Typed": info}.get)
+    shown = found.kept(graph)
+    assert shown["1"]["_meta"] == {"title": "T"}
+    return dict(shown["1"]["inputs"])
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "shown"),
+    [
+        ("int", "7", 7),
+        ("int", 7.9, 7),
+        ("int", 2**64, 2**64),
+        ("float", 8, 8.0),
+        ("float", "0.5", 0.5),
+        ("string", 5, "5"),
+        ("boolean", 0, False),
+        ("boolean", "no", True),
+        ("int", {"__value__": "7"}, 7),
+        ("combo", {"__value__": "b"}, "b"),
+        ("combo", {"__value__": ["a", "b"]}, {"__value__": ["a", "b"]}),
+        ("float", "nan", "nan"),
+        ("other", "7", "7"),
+    ],
+)
+def test_values_are_kept_in_the_types_of_their_inputs(name: str, given: Any, shown: Any) -> None:
+    assert repr(kept(**{name: given})[name]) == repr(shown)
+
+
+def test_a_graph_of_the_right_types_is_kept_as_it_is() -> None:
+    graph = {"1": EMPTY, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
+    found = validate(graph, None, object_info(standard_nodes()).get)
+    assert found.converted == {}
+    assert all(found.kept(graph)[node_id] is node for node_id, node in graph.items())

@@ -121,6 +121,20 @@ def test_only_what_the_cloud_refuses_is_refused(classes: Any, data: st.DataObjec
             assert (one["type"], one["details"]) in told or "exception" in told[0][0]
 
 
+@given(data=st.data(), graph=good_graphs(CLASSES))
+def test_the_graph_is_kept_as_the_cloud_converts_it(data: st.DataObject, graph: Graph) -> None:
+    for node in graph.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, int | float):
+                put = data.draw(st.sampled_from([value, str(value), float(value), int(value)]))
+                node["inputs"][name] = data.draw(st.sampled_from([put, {"__value__": put}]))
+    ours = check(graph)
+    theirs = copy.deepcopy(graph)
+    cloud.validate(theirs, catalogue=NODES, targets=None, files=has_file)
+    assert repr(ours.kept(graph)) == repr(theirs)
+    assert not check(theirs).converted
+
+
 def is_of_a_pack(info: dict[str, Any]) -> bool:
     return str(info["python_module"]).startswith("custom_nodes")
 
