@@ -168,12 +168,12 @@ _EARLIER = select(history.c.key, history.c.sequence).where(
     history.c.member == bindparam("m"), history.c.id == bindparam("i")
 )
 _LAST = select(func.max(history.c.sequence)).where(history.c.member == bindparam("m"))
-_TOO_MANY = (
+_COUNT = select(func.count()).select_from(history).where(history.c.member == bindparam("m"))
+_OLDEST = (
     select(history.c.key, history.c.id)
     .where(history.c.member == bindparam("m"))
-    .order_by(history.c.sequence.desc())
-    .limit(FORGOTTEN_AT_ONCE)
-    .offset(bindparam("keep", type_=BigInteger))
+    .order_by(history.c.sequence)
+    .limit(bindparam("most", type_=BigInteger))
 )
 _SUMMARY = select(history.c.summary).where(
     history.c.member == bindparam("m"), history.c.id == bindparam("i")
@@ -318,7 +318,7 @@ class JobRepository:
             connection.execute(_DROP, {"job_key": key})
             add_history(connection, _job(row), ended)
             connection.execute(_SENT, {"job_key": key})
-            over = connection.execute(_TOO_MANY, {"m": row.member, "keep": keep}).all()
+            over = _beyond(connection, row.member, keep)
             _forget(connection, row.member, over, with_files=True)
             _put_beside(connection, usage, shares)
             return [old.id for old in over]
@@ -594,6 +594,15 @@ def _put_beside(connection: Connection, usage: Sequence[UsageRow], state: Shares
         add_usage(connection, usage)
     if state is not None:
         put_shares(connection, state)
+
+
+def _beyond(connection: Connection, member: str, keep: int) -> Sequence[Any]:
+    """The member's oldest entries beyond so many."""
+    over = connection.execute(_COUNT, {"m": member}).scalar_one() - keep
+    if over <= 0:
+        return ()
+    most = min(over, FORGOTTEN_AT_ONCE)
+    return connection.execute(_OLDEST, {"m": member, "most": most}).all()
 
 
 def _forget(connection: Connection, member: str, rows: Sequence[Any], *, with_files: bool) -> None:
