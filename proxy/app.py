@@ -31,12 +31,14 @@ from proxy.files.service import Files
 from proxy.jobs.checks import Checks
 from proxy.jobs.request import Policy
 from proxy.jobs.service import Jobs
-from proxy.members.database import FILE
 from proxy.members.directory import MARKER, Directory
 from proxy.members.permits import check_classes
 from proxy.metrics import Metrics
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
+from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.members import MemberRepository
+from proxy.storage.migrations import migrate
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
 from proxy.tempo import Tempo
@@ -72,7 +74,10 @@ async def rooms(
         path = stack.enter_context(folder.held(settings.data_dir))
         store = await _open_store(path / "proxy.sqlite")
         stack.push_async_callback(store.close)
-        members = await _open_members(path)
+        database = await _open_database(path)
+        stack.push_async_callback(database.close)
+        members = Directory(MemberRepository(database), marker=path / MARKER)
+        await _load(members)
         stack.push_async_callback(members.close)
         refuse_lost_members(settings, has_members=members.has_members)
         members.start()
@@ -289,13 +294,6 @@ def _hangup() -> asyncio.Event:
     return event
 
 
-def unreadable_members(folder: Path, error: StoreError) -> str:
-    """The sentence for a data folder whose members cannot be read."""
-    return (
-        f"The members cannot be read ({error}): repair {folder / FILE}, or restore it from a copy."
-    )
-
-
 def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
     """Raise `ConfigError` where there are no members although there should be some."""
     if has_members:
@@ -318,11 +316,20 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
         )
 
 
-async def _open_members(folder: Path) -> Directory:
+async def _open_database(folder: Path) -> Database:
     try:
-        return await Directory.open(folder)
-    except StoreError as error:
-        raise ConfigError(unreadable_members(folder, error)) from error
+        database = await open_sqlite(folder / FILE)
+        await migrate(database)
+    except StorageError as error:
+        raise ConfigError(f"The records cannot be opened: {error}.") from error
+    return database
+
+
+async def _load(members: Directory) -> None:
+    try:
+        await members.load()
+    except StorageError as error:
+        raise ConfigError(f"The members cannot be read: {error}.") from error
 
 
 async def _open_store(path: Path) -> SqliteStore:

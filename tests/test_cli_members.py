@@ -17,9 +17,9 @@ from team import bearer
 
 from proxy.cli import main
 from proxy.cli.serve import refuse_open_door
-from proxy.members.database import FILE
 from proxy.members.directory import MARKER
 from proxy.settings import ConfigError, Settings
+from proxy.storage.database import FILE
 
 
 @pytest.fixture
@@ -178,7 +178,8 @@ def test_damaged_members_keep_the_server_from_starting(run: Any, tmp_path: Path)
     with logging_restored():
         code, _, complaint = run("serve", "--simulate", "--port", "0")
     assert code == 2
-    assert complaint.startswith("The members cannot be read")
+    assert complaint.startswith("The records cannot be opened")
+    assert "is damaged" in complaint
 
 
 @pytest.mark.parametrize("loss", [Path.unlink, Path.touch, lambda file: file.write_bytes(b"")])

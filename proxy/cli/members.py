@@ -14,13 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from proxy.cli.failure import CommandError
+from proxy.folder import held
 from proxy.members import audit, fields
-from proxy.members.database import FILE
 from proxy.members.directory import Directory, DirectoryError
 from proxy.members.member import Member
 from proxy.members.tokens import Token
 from proxy.settings import Settings, place_options
-from proxy.store.base import StoreError
+from proxy.storage.database import FILE, StorageError
+from proxy.storage.legacy import MEMBERS
+from proxy.storage.start import open_folder
 
 T = TypeVar("T")
 
@@ -180,13 +182,17 @@ def _with_directory(
     Where there are none yet, `make` lets their database be made; otherwise nothing is.
     """
     folder = settings.data_dir
-    known = make or (folder / FILE).exists()
+    legacy = (folder / MEMBERS).exists()
+    known = make or legacy or (folder / FILE).exists()
     if not known and not folder.is_dir():
         raise CommandError(
             f"There is no data folder {folder}: name the proxy's own with --data-dir.", exit_code=2
         )
 
     async def run() -> T:
+        if legacy:  # no server of this version has run here yet
+            with held(folder):
+                await (await open_folder(folder)).close()
         directory = await Directory.open(folder) if known else Directory()
         try:
             return await use(directory)
@@ -197,7 +203,7 @@ def _with_directory(
         return asyncio.run(run())
     except DirectoryError as error:
         raise CommandError(str(error), exit_code=2) from None
-    except StoreError as error:
+    except StorageError as error:
         raise CommandError(
             f"The members in {folder} cannot be used ({error}): choose the proxy's own "
             "folder with --data-dir, or correct its permissions."

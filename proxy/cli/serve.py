@@ -18,7 +18,7 @@ from proxy import app, telemetry
 from proxy.cli.clouds import chosen_accounts
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options
-from proxy.store.base import StoreError
+from proxy.storage.database import StorageError
 
 #: Seconds that stopping may take whatever the setting says.
 _LEAST_TIME_TO_STOP = 1.0
@@ -60,8 +60,8 @@ async def _serve(settings: Settings) -> None:
 def _has_members(settings: Settings) -> bool:
     try:
         return asyncio.run(any_members(settings.data_dir))
-    except StoreError as error:
-        raise ConfigError(app.unreadable_members(settings.data_dir, error)) from None
+    except StorageError as error:
+        raise ConfigError(f"The members cannot be read: {error}.") from None
 
 
 def refuse_open_door(settings: Settings, *, has_members: bool = False) -> None:

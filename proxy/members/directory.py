@@ -1,7 +1,7 @@
-"""Who is a member, and whose a token is: in memory, over a small database of its own.
+"""Who is a member, and whose a token is: in memory, over the database.
 
-The command line changes the database while a server runs; the server looks for changes a few times
-a second.
+The command line and other replicas change the database while a server runs; the server looks for
+changes a few times a second. Each change is made on what the database holds, or made again.
 """
 
 from __future__ import annotations
@@ -9,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import structlog
 
 from proxy.members import tokens
-from proxy.members.database import FILE, MEMBERS, REMOVED, TOKENS, USES, Database, put
 from proxy.members.member import LOCAL, Limits, Member
-from proxy.members.sessions import Sessions
+from proxy.members.sessions import Session, Sessions
 from proxy.members.tokens import Token, Use
-from proxy.store.base import Delete, Put, StoreError
+from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.legacy import MEMBERS
+from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken
+from proxy.storage.migrations import migrate
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +43,7 @@ INTERVAL = 0.25
 #: The last use of a token is written at most once in so many ms.
 USE_INTERVAL = 60_000
 
+_MEMBER = msgspec.json.Decoder(Member)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9_-])?", re.ASCII)
 
 #: The one member of a proxy without members.
@@ -70,25 +74,39 @@ class Access:
     token: Token
 
 
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """What becomes of members and tokens: those that are others now, and tokens that are not any
+    more. A removed member keeps the name."""
+
+    members: Sequence[Member] = ()
+    removed: Sequence[str] = ()
+    tokens: Sequence[Token] = ()
+    revoked: Sequence[str] = field(default=())
+
+
 class Directory:
-    """The members and their tokens. Without a database they are kept in memory alone.
+    """The members and their tokens. Without a repository they are kept in memory alone.
 
     Without members the proxy is a tool for one: everybody is the member `local`. Once a process
     has known a member this is over for its life, so that removing the last member does not open
-    the door.
+    the door. `marker` is the file that says the same to the next process.
     """
 
     def __init__(
         self,
-        database: Database | None = None,
+        repository: MemberRepository | None = None,
         *,
         now: Callable[[], float] = time.time,
         marker: Path | None = None,
     ) -> None:
-        self.sessions = Sessions(database.store if database is not None else None, now=now)
-        self._database = database
+        self._changing = asyncio.Lock()
+        self.sessions = Sessions(repository, self._changing, now=now)
+        self._repository = repository
+        self._database: Database | None = None
         self._now = now
         self._marker = marker
+        self._revision = -1
         self._members: dict[str, Member] = {}
         self._tokens: dict[str, Token] = {}
         self._uses: dict[str, Use] = {}
@@ -96,39 +114,44 @@ class Directory:
         self._gated = False
         self._written: dict[str, int] = {}
         self._changed: list[Callable[[], None]] = []
-        self._changing = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
 
     @classmethod
     async def open(cls, folder: Path) -> Directory:
-        """The directory of a data folder, which may be another process's.
+        """The directory of a data folder, which may be another process's, with its own database.
 
-        Raises `StoreError` when its file cannot be opened or is damaged: never does a broken file
-        pass for a proxy without members.
+        Raises `StorageError` when the database cannot be opened or is damaged: never does a broken
+        file pass for a proxy without members.
         """
-        directory = cls(await Database.open(folder), marker=folder / MARKER)
+        database = await open_sqlite(folder / FILE)
         try:
-            await directory._load_if_changed()
-            await directory.sessions.load()
-            if directory.has_members:
-                await directory._mark(expected=True)
-        except StoreError:
-            await directory.close()
+            await migrate(database)
+            directory = cls(MemberRepository(database), marker=folder / MARKER)
+            await directory.load()
+        except BaseException:
+            await database.close()
             raise
+        directory._database = database
         return directory
+
+    async def load(self) -> None:
+        """Read what the database holds. Raises `StorageError`."""
+        await self._look()
+        if self.has_members:
+            await self._mark(expected=True)
 
     def start(self) -> None:
         """From now on look for changes by other processes, and write down uses."""
         self._watching = asyncio.create_task(self._watch(), name="watch the members")
 
     async def close(self) -> None:
-        """Write down the last uses, and close."""
+        """Write down the last uses, and close what `open` has opened."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])
+        with contextlib.suppress(StorageError):
+            await self._write_uses(every=True)
         if self._database is not None:
-            with contextlib.suppress(StoreError):
-                await self._write_uses(every=True)
             await self._database.close()
 
     # --- asking ----------------------------------------------------------------------------
@@ -213,8 +236,9 @@ class Directory:
                 "digits, dots, hyphens and underscores that begin with a letter or digit and do "
                 "not end with a dot."
             )
-        async with self._change():
-            key = member.name.lower()
+        key = member.name.lower()
+
+        def decide() -> _Change:
             if key in self._members:
                 raise NameTakenError(
                     f"There is a member {self._members[key].name} already: choose another name."
@@ -224,61 +248,61 @@ class Directory:
                     f"{self._removed[key]} was a member, whose history and files are still here: "
                     "choose another name, or restore that member with its data (--restore)."
                 )
-            member = replace(member, name=self._removed.get(key, member.name), created=self._ms())
-            await self._mark(expected=True)
-            await self._write(put(MEMBERS, key, member), Delete(REMOVED, key))
-            self._removed.pop(key, None)
-            self._members[key] = member
-        return member
+            name = self._removed.get(key, member.name)
+            return _Change(members=[replace(member, name=name, created=self._ms())])
+
+        await self._mark(expected=True)
+        return (await self._change(decide)).members[0]
 
     async def change(
         self, name: str, *, limits: dict[str, Any] | None = None, **fields: Any
     ) -> Member:
-        """Give other values to fields of a member (but `name` and `created`) and its limits."""
-        async with self._change():
+        """Give other values to fields of a member (`role`, `weight`, `disabled`) and its limits."""
+
+        def decide() -> _Change:
             member = self.find(name)
             changed = replace(member, limits=replace(member.limits, **(limits or {})), **fields)
-            await self._write(put(MEMBERS, name.lower(), changed))
-            self._members[name.lower()] = changed
-        return changed
+            return _Change(members=[changed])
+
+        return (await self._change(decide)).members[0]
 
     async def remove(self, name: str) -> Member:
         """Remove a member and its tokens. Jobs, history and files stay, for nobody to see.
 
         Without the last one no members are expected any more at the next start.
         """
-        async with self._change():
+        member: Member | None = None
+
+        def decide() -> _Change:
+            nonlocal member
             member = self.find(name)
-            key = name.lower()
             gone = [token.id for token in self.tokens(member.name)]
-            await self._write(
-                Delete(MEMBERS, key),
-                put(REMOVED, key, member.name),
-                *(Delete(kind, id_) for id_ in gone for kind in (TOKENS, USES)),
-            )
-            del self._members[key]
-            self._removed[key] = member.name
-            for id_ in gone:
-                self._tokens.pop(id_, None)
-                self._uses.pop(id_, None)
-            if not self._members:
-                await self._mark(expected=False)
+            return _Change(removed=[member.name], revoked=gone)
+
+        await self._change(decide)
+        if not self._members:
+            await self._mark(expected=False)
+        assert member is not None  # noqa: S101 (it was decided)
         return member
 
     async def new_token(
         self, name: str, *, note: str = "", lifetime: float | None = None
     ) -> tuple[str, Token]:
         """A new token of a member, which expires after `lifetime` seconds, and what is kept."""
-        async with self._change():
+        text = ""
+
+        def decide() -> _Change:
+            nonlocal text
             member = self.find(name)
             now = self._ms()
             expires = None if lifetime is None else now + round(lifetime * 1000)
-            text, token = tokens.make(member.name, note=note, created=now, expires=expires)
-            while token.id in self._tokens:
+            while True:
                 text, token = tokens.make(member.name, note=note, created=now, expires=expires)
-            await self._write(put(TOKENS, token.id, token))
-            self._tokens[token.id] = token
-        return text, token
+                if token.id not in self._tokens:
+                    return _Change(tokens=[token])
+
+        change = await self._change(decide)
+        return text, change.tokens[0]
 
     def find_token(self, prefix: str) -> Token:
         """The one token whose id begins so. Raises `UnknownTokenError`."""
@@ -292,45 +316,98 @@ class Directory:
 
     async def revoke(self, prefix: str) -> Token:
         """Revoke the one token whose id begins so. Raises `UnknownTokenError`."""
-        async with self._change():
+        token: Token | None = None
+
+        def decide() -> _Change:
+            nonlocal token
             token = self.find_token(prefix)
-            await self._write(Delete(TOKENS, token.id), Delete(USES, token.id))
-            del self._tokens[token.id]
-            self._uses.pop(token.id, None)
+            return _Change(revoked=[token.id])
+
+        await self._change(decide)
+        assert token is not None  # noqa: S101 (it was decided)
         return token
+
+    async def _change(self, decide: Callable[[], _Change]) -> _Change:
+        """Make one change at a time among all processes, each on what the one before has left."""
+        async with self._changing:
+            while True:
+                await self._load_if_changed()
+                change = decide()
+                try:
+                    await self._write(change)
+                    break
+                except StaleError:  # by another process, in between
+                    continue
+            self._take(change)
+        self._tell()
+        return change
+
+    async def _write(self, change: _Change) -> None:
+        if self._repository is None:
+            return
+        self._revision = await self._repository.change(
+            self._revision,
+            members=[
+                *(_stored_member(one) for one in change.members),
+                *(StoredMember(name.lower(), name, True, b"{}") for name in change.removed),
+            ],
+            tokens=[_stored_token(one) for one in change.tokens],
+            revoked=change.revoked,
+        )
+
+    def _take(self, change: _Change) -> None:
+        """Let the memory be as the database."""
+        for member in change.members:
+            self._members[member.name.lower()] = member
+            self._removed.pop(member.name.lower(), None)
+        for name in change.removed:
+            self._members.pop(name.lower(), None)
+            self._removed[name.lower()] = name
+        self._tokens.update({token.id: token for token in change.tokens})
+        for id_ in change.revoked:
+            self._tokens.pop(id_, None)
+            self._uses.pop(id_, None)
+        self.sessions.forget(self._tokens)
+        self._gated = self._gated or bool(self._members)
 
     # --- the database ----------------------------------------------------------------------
 
     def _ms(self) -> int:
         return int(self._now() * 1000)
 
-    @asynccontextmanager
-    async def _change(self) -> AsyncIterator[None]:
-        """One change at a time among all processes, each on what the one before has left."""
-        alone = self._database.locked() if self._database is not None else nullcontext()
-        async with self._changing, alone:
-            await self._load_if_changed()
-            yield
-            self._gated = self._gated or bool(self._members)
-        self._tell()
-
-    async def _write(self, *changes: Put | Delete) -> None:
-        if self._database is not None:
-            await self._database.write(*changes)
+    async def _look(self) -> bool:
+        async with self._changing:
+            return await self._load_if_changed()
 
     async def _load_if_changed(self) -> bool:
-        held = await self._database.news() if self._database is not None else None
-        if held is None:
+        """Read everything if it is not as it was; says whether. Raises `StorageError`."""
+        repository = self._repository
+        if repository is None or await repository.revision() == self._revision:
             return False
-        self._members, self._tokens, self._removed = held.members, held.tokens, held.removed
-        for id_ in self._uses.keys() - held.tokens.keys():
-            del self._uses[id_]
-        for id_, use in held.uses.items():
-            ours = self._uses.get(id_)
-            if id_ in held.tokens and (ours is None or ours.at < use.at):
-                self._uses[id_] = use
-                self._written[id_] = use.at
-        self._gated = self._gated or bool(held.members)
+        stored = await repository.load()
+        try:
+            members = {
+                one.key: _MEMBER.decode(one.data) for one in stored.members if not one.removed
+            }
+        except msgspec.DecodeError as error:
+            raise StorageError(f"the database holds what is no member: {error}") from error
+        self._members = members
+        self._removed = {one.key: one.name for one in stored.members if one.removed}
+        self._tokens = {
+            one.id: Token(one.id, one.member, one.digest, one.note, one.created, one.expires)
+            for one in stored.tokens
+        }
+        for one in stored.tokens:
+            ours = self._uses.get(one.id)
+            if one.used_at is not None and (ours is None or ours.at < one.used_at):
+                self._uses[one.id] = Use(one.used_at, one.used_from or "")
+                self._written[one.id] = one.used_at
+        self._uses = {id_: use for id_, use in self._uses.items() if id_ in self._tokens}
+        self.sessions.take(
+            {one.name: Session(one.token, one.created, one.expires) for one in stored.sessions}
+        )
+        self._gated = self._gated or bool(members)
+        self._revision = stored.revision
         return True
 
     async def _watch(self) -> None:
@@ -342,9 +419,8 @@ class Directory:
             try:
                 changed = await self._look()
                 await self._write_uses()
-                await self.sessions.forget(self._tokens.__contains__)
                 failing = False
-            except StoreError as error:
+            except StorageError as error:
                 if not failing:
                     log.error("members_unreadable", error=str(error))
                 failing = True
@@ -358,12 +434,8 @@ class Directory:
             if changed or ended:
                 self._tell()
 
-    async def _look(self) -> bool:
-        async with self._changing:
-            return await self._load_if_changed()
-
     async def _mark(self, *, expected: bool) -> None:
-        """Say in the folder whether there have to be members. Raises `StoreError`."""
+        """Say in the folder whether there have to be members. Raises `StorageError`."""
         if self._marker is None or await asyncio.to_thread(self._marker.exists) is expected:
             return
         try:
@@ -372,7 +444,7 @@ class Directory:
             else:
                 await asyncio.to_thread(self._marker.unlink, missing_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot change {self._marker}: {error.strerror}") from error
+            raise StorageError(f"cannot change {self._marker}: {error.strerror}") from error
 
     async def _write_uses(self, *, every: bool = False) -> None:
         due = {
@@ -381,8 +453,9 @@ class Directory:
             if use.at > self._written.get(id_, 0) + (0 if every else USE_INTERVAL)
             and id_ in self._tokens
         }
-        if due:
-            await self._write(*(put(USES, id_, use) for id_, use in due.items()))
+        if due and self._repository is not None:
+            uses = {id_: (use.at, use.address) for id_, use in due.items()}
+            await self._repository.note_uses(uses)
             self._written.update((id_, use.at) for id_, use in due.items())
 
     def _tell(self) -> None:
@@ -395,14 +468,42 @@ class Directory:
 
 
 async def any_members(folder: Path) -> bool:
-    """Whether the data folder has members. Raises `StoreError`."""
-    if not await asyncio.to_thread((folder / FILE).exists):
-        return False
-    directory = await Directory.open(folder)
+    """Whether the data folder has members, or has had some and is damaged; makes nothing.
+
+    Raises `StorageError` for a file of 0.1.0 that cannot be read.
+    """
+    return await asyncio.to_thread(_any_members, folder)
+
+
+def _any_members(folder: Path) -> bool:
     try:
-        return directory.has_members
-    finally:
-        await directory.close()
+        if _found(folder / FILE, "SELECT 1 FROM members WHERE NOT removed LIMIT 1"):
+            return True
+    except sqlite3.Error:  # whoever opens it says what to do
+        return (folder / MARKER).exists()
+    legacy = folder / MEMBERS
+    try:
+        return _found(legacy, "SELECT 1 FROM documents WHERE collection = 'members' LIMIT 1")
+    except sqlite3.Error as error:
+        raise StorageError(f"the database {legacy} cannot be read: {error}") from error
+
+
+def _found(path: Path, query: str) -> bool:
+    if not path.exists() or path.stat().st_size == 0:
+        return False
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+        return connection.execute(query).fetchone() is not None
+
+
+def _stored_member(member: Member) -> StoredMember:
+    return StoredMember(member.name.lower(), member.name, False, msgspec.json.encode(member))
+
+
+def _stored_token(token: Token) -> StoredToken:
+    return StoredToken(
+        token.id, token.member, token.digest, token.note, token.created, token.expires
+    )
 
 
 def _quoted(name: str) -> str:

@@ -6,23 +6,19 @@ token, with its time, and when the member signs out.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-import msgspec
-
-from proxy.store.base import Delete, StoreError
-from proxy.store.sqlite import SqliteStore
+from proxy.storage.members import MemberRepository, StoredSession
 
 #: How long a session lasts, in ms.
 LIFETIME = 30 * 24 * 3600 * 1000
 #: So many sessions of one token live at once; the oldest goes first.
 PER_TOKEN = 50
-
-_COLLECTION = "sessions"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,40 +30,41 @@ class Session:
     expires: int
 
 
-_SESSION = msgspec.json.Decoder(Session)
-
-
 class Sessions:
-    """The sessions, in memory and, with a store, over a restart."""
+    """The sessions, in memory and, with a repository, in the database.
+
+    `changing` is held by whoever changes them or reads all of them.
+    """
 
     def __init__(
-        self, store: SqliteStore | None = None, *, now: Callable[[], float] = time.time
+        self,
+        repository: MemberRepository | None,
+        changing: asyncio.Lock,
+        *,
+        now: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
+        self._repository = repository
+        self._changing = changing
         self._now = now
         self._sessions: dict[str, Session] = {}
 
-    async def load(self) -> None:
-        """Take up those in the store. Raises `StoreError`."""
-        if self._store is None:
-            return
-        try:
-            found = {key: _SESSION.decode(v) async for key, v in self._store.scan(_COLLECTION)}
-        except msgspec.DecodeError as error:
-            raise StoreError(f"the members' database holds what is no session: {error}") from error
-        now = self._ms()
-        self._sessions = {key: one for key, one in found.items() if one.expires > now}
-        await self._delete(found.keys() - self._sessions.keys())
+    def take(self, sessions: Mapping[str, Session]) -> None:
+        """Let these be all sessions, by `name_of`."""
+        self._sessions = dict(sessions)
 
     async def begin(self, token_id: str) -> str:
-        """A new session of a token; the secret id for the cookie."""
+        """A new session of a token; the secret id for the cookie. Raises `StorageError`."""
         now, text = self._ms(), secrets.token_urlsafe(32)
-        session = Session(token_id, now, now + LIFETIME)
-        if self._store is not None:
-            await self._store.put(_COLLECTION, name_of(text), msgspec.json.encode(session))
-        self._sessions[name_of(text)] = session
-        mine = [key for key, one in self._sessions.items() if one.token == token_id]
-        await self._delete(set(mine[:-PER_TOKEN]))
+        name, session = name_of(text), Session(token_id, now, now + LIFETIME)
+        async with self._changing:
+            if self._repository is not None:
+                stored = StoredSession(name, session.token, session.created, session.expires)
+                await self._repository.begin_session(stored, most=PER_TOKEN)
+                await self._repository.end_sessions(expired_at=now)
+            self._sessions[name] = session
+            mine = [key for key, one in self._sessions.items() if one.token == token_id]
+            for old in mine[:-PER_TOKEN]:
+                del self._sessions[old]
         return text
 
     def token_of(self, name: str) -> str | None:
@@ -76,18 +73,14 @@ class Sessions:
         return session.token if session is not None and session.expires > self._ms() else None
 
     async def end(self, name: str) -> None:
-        """Sign out."""
-        await self._delete({name} & self._sessions.keys())
+        """Sign out. Raises `StorageError`."""
+        async with self._changing:
+            if self._sessions.pop(name, None) is not None and self._repository is not None:
+                await self._repository.end_sessions([name])
 
-    async def forget(self, known: Callable[[str], bool]) -> None:
-        """Forget the sessions of tokens that are not known any more."""
-        await self._delete({key for key, one in self._sessions.items() if not known(one.token)})
-
-    async def _delete(self, names: set[str]) -> None:
-        for name in names:
-            self._sessions.pop(name, None)
-        if names and self._store is not None:
-            await self._store.write([Delete(_COLLECTION, name) for name in sorted(names)])
+    def forget(self, known: Collection[str]) -> None:
+        """Forget the sessions of tokens that are not known any more; the database does so too."""
+        self._sessions = {key: one for key, one in self._sessions.items() if one.token in known}
 
     def _ms(self) -> int:
         return int(self._now() * 1000)

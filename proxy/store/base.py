@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from proxy.storage.database import StorageError
+
 
 @dataclass(frozen=True, slots=True)
 class Put:
@@ -55,5 +57,5 @@ class Store(Protocol):
         """Flush and close."""
 
 
-class StoreError(Exception):
-    """The store cannot be read or written: disk full, read-only, locked or damaged."""
+#: The store cannot be read or written: disk full, read-only, locked or damaged.
+StoreError = StorageError
