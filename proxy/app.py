@@ -41,7 +41,7 @@ from proxy.storage.members import MemberRepository
 from proxy.storage.migrations import migrate
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
-from proxy.tempo import Tempo
+from proxy.timeouts import Timeouts
 from proxy.userdata.base import UserData
 from proxy.userdata.on_cloud import UserDataOnCloud
 from proxy.userdata.on_disk import UserDataOnDisk
@@ -58,7 +58,7 @@ async def rooms(
     *,
     accounts: Sequence[AccountAccess],
     policy: Policy | None = None,
-    tempo: Tempo | None = None,
+    timeouts: Timeouts | None = None,
     reread_keys: asyncio.Event | None = None,
     interface: WebInterface | None = None,
 ) -> AsyncIterator[Services]:
@@ -68,7 +68,7 @@ async def rooms(
     Without an `interface` the one that is installed is served.
     Raises `ConfigError` when the data folder cannot be used.
     """
-    tempo = tempo or Tempo()
+    timeouts = timeouts or Timeouts()
     metrics = Metrics()
     async with AsyncExitStack() as stack:
         path = stack.enter_context(folder.held(settings.data_dir))
@@ -84,7 +84,7 @@ async def rooms(
         opened = await stack.enter_async_context(
             opening.opened(
                 accounts,
-                tempo,
+                timeouts,
                 lambda name: Ears(
                     on_event=lambda type_, data: jobs.on_event(name, type_, data),
                     on_frame=lambda frame: jobs.on_frame(name, frame),
@@ -125,8 +125,8 @@ async def rooms(
 
         async def listened_to(name: str) -> bool:
             _, connected = await asyncio.gather(
-                catalogue.wait_loaded(tempo.catalogue_patience),
-                by_name[name].socket.wait_connected(tempo.socket_patience),
+                catalogue.wait_loaded(timeouts.catalogue_patience),
+                by_name[name].socket.wait_connected(timeouts.socket_patience),
             )
             return connected
 
@@ -140,7 +140,7 @@ async def rooms(
             permit=lambda name, graph: check_classes(members.get(name), graph, catalogue.known),
             private=lambda: members.has_members,
             validates=settings.validate_graphs,
-            patience=tempo.catalogue_patience,
+            patience=timeouts.catalogue_patience,
         )
         bell = Bell()
         jobs = Jobs(
@@ -174,11 +174,11 @@ async def rooms(
                 accounts,
                 use_key,
                 asked=reread_keys or asyncio.Event(),
-                interval=tempo.key_interval,
+                interval=timeouts.key_interval,
             )
             following = asyncio.create_task(keys.follow(), name="follow the keys")
             stack.push_async_callback(_end, following)
-        readiness = Readiness(store, opened, max_age=tempo.ready_age)
+        readiness = Readiness(store, opened, max_age=timeouts.ready_age)
         stack.push_async_callback(readiness.close)
         metrics.registry.register(Gauges(jobs, opened, files.cache))
         board = Board(jobs, opened, books.usage, bell)

@@ -50,7 +50,7 @@ async def running_proxy(
     folder: Path,
     *,
     policy: dict[str, Any] | None = None,
-    tempo: app.Tempo | None = None,
+    timeouts: app.Timeouts | None = None,
     interface: WebInterface | None = None,
     port: int = 0,
     **settings: Any,
@@ -71,7 +71,7 @@ async def running_proxy(
         chosen,
         accounts=accounts,
         policy=jobs_policy,
-        tempo=tempo,
+        timeouts=timeouts,
         interface=interface or WebInterface(),
     ) as services:
         server = Server(services, stop_timeout=0.5)

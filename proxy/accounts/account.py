@@ -8,7 +8,7 @@ from proxy.accounts.choice import may_use
 from proxy.accounts.health import Health
 from proxy.accounts.slots import Slots
 from proxy.cloud.client import CloudClient
-from proxy.cloud.socket import EventSocket
+from proxy.cloud.event_socket import EventSocket
 
 #: The account of a key that is set by itself.
 DEFAULT = "default"

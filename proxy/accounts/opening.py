@@ -10,10 +10,10 @@ from typing import Any
 from proxy.accounts.account import Account
 from proxy.accounts.slots import Slots
 from proxy.cloud.client import CloudClient
-from proxy.cloud.socket import EventSocket
+from proxy.cloud.event_socket import EventSocket
 from proxy.metrics import Metrics
 from proxy.settings import AccountAccess
-from proxy.tempo import Tempo
+from proxy.timeouts import Timeouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Ears:
 @asynccontextmanager
 async def opened(
     accounts: Iterable[AccountAccess],
-    tempo: Tempo,
+    timeouts: Timeouts,
     ears: Callable[[str], Ears],
     *,
     metrics: Metrics,
@@ -47,7 +47,7 @@ async def opened(
         found = []
         for access in accounts:
             account = _made(
-                access, tempo, ears(access.name), Slots(access.slots or slots, ahead), metrics
+                access, timeouts, ears(access.name), Slots(access.slots or slots, ahead), metrics
             )
             await account.cloud.start()
             stack.push_async_callback(account.cloud.close)
@@ -66,13 +66,13 @@ async def listening(accounts: Iterable[Account]) -> AsyncIterator[None]:
 
 
 def _made(
-    access: AccountAccess, tempo: Tempo, ears: Ears, slots: Slots, metrics: Metrics
+    access: AccountAccess, timeouts: Timeouts, ears: Ears, slots: Slots, metrics: Metrics
 ) -> Account:
     cloud = CloudClient(
         access.base_url,
         access.key,
-        patience=tempo.patience,
-        circuit=tempo.circuit(),
+        retries=timeouts.retries,
+        breaker=timeouts.breaker(),
         plain_http=access.plain_http,
         calls=metrics.calls(access.name),
     )
@@ -84,9 +84,9 @@ def _made(
         on_up=ears.on_up,
         on_down=ears.on_down,
         due=ears.due,
-        heartbeat=tempo.heartbeat,
-        silence=tempo.silence(),
-        waits=tempo.socket_waits,
+        heartbeat=timeouts.heartbeat,
+        watchdog=timeouts.watchdog(),
+        backoff=timeouts.socket_backoff,
         plain_http=access.plain_http,
     )
     return Account(

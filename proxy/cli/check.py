@@ -17,8 +17,8 @@ from proxy import telemetry
 from proxy.cli.clouds import chosen_accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
-from proxy.cloud.socket import EventSocket
-from proxy.cloud.waits import Patience
+from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.resilience import RetryPolicy
 from proxy.settings import (
     AccountAccess,
     AccountSettings,
@@ -114,7 +114,7 @@ async def _check_account(account: _Account) -> bool:
         account.base_url,
         key or "",
         timeout=PATIENCE,
-        patience=Patience(budget=PATIENCE / 2),
+        retries=RetryPolicy(budget=PATIENCE / 2),
         plain_http=account.plain_http,
     )
     await client.start()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 from aiohttp import MultipartWriter
 from yarl import URL
 
-from proxy.cloud.brake import Brake
-from proxy.cloud.circuit import Circuit
 from proxy.cloud.downloads import Download, Downloads
 from proxy.cloud.errors import (
     GATEWAY_STATUSES,
@@ -25,13 +23,12 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     refusal,
 )
-from proxy.cloud.http import Answer, Http
-from proxy.cloud.restraint import Restraint
-from proxy.cloud.user_data import UserDataCalls
-from proxy.cloud.waits import Patience
+from proxy.cloud.http import Answer, Body, Http
+from proxy.cloud.resilience import CallGate, CircuitBreaker, RateLimiter, RetryPolicy
 from proxy.metrics import CloudCalls, Metrics
 from proxy.translate import codec
 from proxy.translate.snapshot import Snapshot, from_job
+from proxy.translate.user_files import UserFile, user_file
 
 T = TypeVar("T")
 
@@ -47,6 +44,9 @@ _UPLOAD_RATE = 100_000
 #: Seconds for the whole catalogue, about 9 MB.
 _CATALOGUE_TIMEOUT = 120.0
 
+_JSON = {"Content-Type": "application/json"}
+_OCTETS = {"Content-Type": "application/octet-stream"}
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -59,11 +59,10 @@ class Submission:
 class CloudClient:
     """One account's calls to the cloud at `base_url`, which may have a path.
 
-    `timeout` is in seconds for one attempt of a call; reads are repeated within `patience`. Once
-    the cloud has been silent for a while, `circuit` makes calls fail at once; after a 429 `brake`
-    holds all of them back. With `plain_http` the key goes to public addresses over http too. Every
-    call may raise `CloudUnreachable`, `CloudRefused` or
-    `CloudGarbage`.
+    `timeout` is in seconds for one attempt of a call; reads are repeated by `retries`. Once the
+    cloud has been silent for a while, `breaker` makes calls fail at once; after a 429 `limiter`
+    holds all of them back. With `plain_http` the key goes to public addresses over http too.
+    Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
     """
 
     def __init__(
@@ -72,9 +71,9 @@ class CloudClient:
         key: str,
         *,
         timeout: float = 30.0,
-        patience: Patience | None = None,
-        circuit: Circuit | None = None,
-        brake: Brake | None = None,
+        retries: RetryPolicy | None = None,
+        breaker: CircuitBreaker | None = None,
+        limiter: RateLimiter | None = None,
         plain_http: bool = False,
         calls: CloudCalls | None = None,
     ) -> None:
@@ -83,8 +82,8 @@ class CloudClient:
             base_url,
             key,
             timeout=timeout,
-            patience=patience or Patience(),
-            restraint=Restraint(circuit or Circuit(), brake or Brake()),
+            retries=retries or RetryPolicy(),
+            gate=CallGate(breaker or CircuitBreaker(), limiter or RateLimiter()),
             calls=calls or Metrics().calls(""),
             plain_http=plain_http,
         )
@@ -272,6 +271,63 @@ class CloudClient:
             raise
 
 
+class UserDataCalls:
+    """Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
+
+    What cannot be repeated without another meaning (to delete, to move, to write only what is not
+    there) is tried once.
+    """
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+
+    async def settings(self) -> dict[str, Any]:
+        """`GET /api/settings`."""
+        return await self._http.read("GET", self._http.url("settings"), Answer.object)
+
+    async def setting(self, name: str) -> Any:
+        """`GET /api/settings/{id}`: the value alone, `None` if it is not set."""
+        try:
+            return await self._http.read("GET", self._http.url("settings", name), _value)
+        except CloudRefused as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def change_settings(self, changes: Mapping[str, Any]) -> None:
+        """`POST /api/settings`: sets some and keeps the others."""
+        body = codec.dump_bytes(dict(changes))
+        await self._http.read(
+            "POST", self._http.url("settings"), _ignored, body=_bytes(body), headers=_JSON
+        )
+
+    async def files(self, folder: str) -> list[UserFile]:
+        """`GET /api/userdata`: all files below a folder (`""`: all), by their paths from it."""
+        url = self._http.url("userdata", dir=f"{folder}/", recurse="true")
+        return await self._http.read("GET", url, _files)
+
+    async def read(self, path: str) -> bytes:
+        """`GET /api/userdata/{file}`."""
+        return await self._http.read("GET", self._http.url("userdata", path), _content)
+
+    async def write(self, path: str, data: bytes, *, overwrite: bool) -> UserFile:
+        """`POST /api/userdata/{file}`; refused with 409 unless it may `overwrite`."""
+        url = self._http.url("userdata", path, overwrite=_word(overwrite), full_info="true")
+        if overwrite:
+            return await self._http.read("POST", url, _file, body=_bytes(data), headers=_OCTETS)
+        return _file(await self._http.once("POST", url, data=BytesIO(data), headers=_OCTETS))
+
+    async def delete(self, path: str) -> None:
+        """`DELETE /api/userdata/{file}`."""
+        await self._http.once("DELETE", self._http.url("userdata", path))
+
+    async def move(self, path: str, target: str, *, overwrite: bool) -> UserFile:
+        """`POST /api/userdata/{file}/move/{dest}`; refused with 409 unless it may `overwrite`."""
+        query = {"overwrite": _word(overwrite), "full_info": "true"}
+        url = self._http.url("userdata", path, "move", target, **query)
+        return _file(await self._http.once("POST", url))
+
+
 def _submission(call: str, said: dict[str, Any]) -> Submission:
     """What the object of a 200 says of the job.
 
@@ -353,3 +409,45 @@ async def _form(path: Path, filename: str, content_type: str) -> AsyncIterator[M
         name = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
         picture.headers["Content-Disposition"] = f'form-data; name="image"; filename="{name}"'
         yield form
+
+
+def _word(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _bytes(data: bytes) -> Body:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[BytesIO]:
+        yield BytesIO(data)
+
+    return opened
+
+
+def _value(answer: Answer) -> Any:
+    said = answer.object()
+    if "value" not in said:
+        raise CloudGarbage(f"{answer.call}: no value in the answer")
+    return said["value"]
+
+
+def _content(answer: Answer) -> bytes:
+    return answer.body
+
+
+def _ignored(answer: Answer) -> None:
+    """A 2xx says it all."""
+
+
+def _files(answer: Answer) -> list[UserFile]:
+    items = answer.json()
+    if not isinstance(items, list):
+        raise CloudGarbage(f"{answer.call}: the answer is not a list")
+    found = [user_file(item) for item in items if isinstance(item, dict)]
+    return [file for file in found if file is not None]
+
+
+def _file(answer: Answer) -> UserFile:
+    file = user_file(answer.object())
+    if file is None:
+        raise CloudGarbage(f"{answer.call}: no path in the answer")
+    return file

@@ -16,8 +16,9 @@ import aiohttp
 import structlog
 from yarl import URL
 
+from proxy.cloud.connections import CONNECT_TIMEOUT, Connections, refused_address
 from proxy.cloud.errors import CloudGarbage, CloudRefused, refusal
-from proxy.cloud.http import CONNECT_TIMEOUT, Connections, Http, refused_address, reported
+from proxy.cloud.http import Http, reported
 from proxy.metrics import CloudCalls
 
 log = structlog.get_logger(__name__)
@@ -28,7 +29,7 @@ _CALL = "the signed download"
 _EXPIRED = frozenset({400, 401, 403})
 
 #: Seconds for which the opening of a content is tried again: somebody waits for its first byte.
-_PATIENCE = 10.0
+_BUDGET = 10.0
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MAX_REDIRECTS = 4
@@ -64,7 +65,7 @@ class Downloads:
         self._limits = aiohttp.ClientTimeout(
             total=None, sock_connect=CONNECT_TIMEOUT, sock_read=http.timeout
         )
-        self._patience = replace(http.patience, budget=min(http.patience.budget, _PATIENCE))
+        self._retries = replace(http.retries, budget=min(http.retries.budget, _BUDGET))
         self._connections = Connections(http.addresses.check_storage)
 
     async def start(self) -> None:
@@ -82,7 +83,7 @@ class Downloads:
         Raises `CloudRefused` (404: no such file; 416: nothing begins at `offset`; 403: the storage
         does not take the signature), `CloudUnreachable` or `CloudGarbage`.
         """
-        async for attempt in self._patience.attempts():
+        async for attempt in self._retries.attempts():
             with attempt:
                 response = await self._begin(cloud_name, type, offset)
                 try:

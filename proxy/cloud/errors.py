@@ -20,17 +20,10 @@ No message, body or cause of these holds a key, a token or a signed URL.
 
 from __future__ import annotations
 
-import re
-from email.utils import parsedate_to_datetime
-
 from proxy.translate.errors import LocalError, retry_header
 
 #: Seconds after which a client may ask again, where nobody knows better.
 _WAIT = 10.0
-
-#: The longest wait in seconds that the cloud may dictate: what waits must notice within a minute
-#: or two that the cloud works again, and asking once a minute burdens nobody.
-LONGEST_RETRY_AFTER = 60.0
 
 
 class CloudError(Exception):
@@ -136,22 +129,6 @@ def unanswered(error: CloudError, lead: str, then: str) -> LocalError:
         why = f"Comfy Cloud answers that it is unavailable ({error.status}); wait a moment"
     wait = retry_header(error.retry_after or _WAIT)
     return LocalError(503, type_, f"{lead}: {why}, then {then}.", headers=wait)
-
-
-def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from `now` (seconds since 1970) by a `Retry-After` header, `None` if unreadable.
-
-    At most `LONGEST_RETRY_AFTER`, whatever it says.
-    """
-    if value is None:
-        return None
-    if re.fullmatch(r"\s*[0-9]+\s*", value):
-        return float(min(int(value.strip()[:10]), LONGEST_RETRY_AFTER))
-    try:
-        wait = parsedate_to_datetime(value).timestamp() - now
-    except (ValueError, OverflowError):
-        return None
-    return min(max(0.0, wait), LONGEST_RETRY_AFTER)
 
 
 def _said(body: object) -> str:

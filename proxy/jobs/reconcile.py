@@ -11,7 +11,7 @@ import structlog
 
 from proxy.accounts.slots import Slots
 from proxy.cloud.errors import CloudError
-from proxy.cloud.waits import jittered
+from proxy.cloud.resilience import jittered
 from proxy.jobs.happenings import Seen
 from proxy.jobs.runner import Runner
 from proxy.translate.snapshot import Snapshot

@@ -11,7 +11,7 @@ import structlog
 
 from proxy.cloud.client import Submission
 from proxy.cloud.errors import CloudError
-from proxy.cloud.waits import Waits
+from proxy.cloud.resilience import Backoff
 from proxy.jobs.adoption import Adoption
 from proxy.jobs.keeper import Keeper, now
 from proxy.jobs.lane import Lane
@@ -37,7 +37,7 @@ _OWN_FAULT = 2.0
 _BRIEFLY = 2.0
 
 #: Between two tries to cancel a job on the cloud, or to write what must be written.
-_AGAIN = Waits(first=0.5, longest=30.0)
+_AGAIN = Backoff(first=0.5, longest=30.0)
 
 
 class Files(Names, Protocol):

@@ -189,7 +189,7 @@ class Submitter:
                     raise UnansweredError
                 if unclear is not None and unclear.refused is not None:
                     raise _refused(unclear.refused)
-                wait = max(next(waits, math.inf), least)
+                wait = least or next(waits, math.inf)
                 spent += wait
                 if spent > patience:
                     raise refusal

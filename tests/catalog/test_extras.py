@@ -15,17 +15,17 @@ from proxy.catalog.extras import Extras
 from proxy.catalog.pictures import Picture, Pictures
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudUnreachable
-from proxy.cloud.waits import Patience, Waits
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.nodes import MODEL_FILES
 
-QUICK = Patience(budget=0.2, waits=Waits(first=0.01, longest=0.05))
+QUICK = RetryPolicy(budget=0.2, backoff=Backoff(first=0.01, longest=0.05))
 ID = "invert_picture_simulator"
 
 
 @asynccontextmanager
 async def extras_of(simulator: Simulator, folder: Path) -> AsyncIterator[Extras]:
-    client = CloudClient(simulator.base_url, simulator.key, patience=QUICK)
+    client = CloudClient(simulator.base_url, simulator.key, retries=QUICK)
     await client.start()
     extras = Extras(client, folder, max_age=60)
     try:

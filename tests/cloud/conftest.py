@@ -12,14 +12,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
-from proxy.cloud.brake import Brake
-from proxy.cloud.circuit import Circuit
 from proxy.cloud.client import CloudClient
-from proxy.cloud.waits import Patience, Waits
+from proxy.cloud.resilience import Backoff, CircuitBreaker, RateLimiter, RetryPolicy
 
 KEY = "comfyui-canary-0123456789abcdef"
 
-QUICK = Patience(budget=2.0, waits=Waits(first=0.001, longest=0.004))
+QUICK = RetryPolicy(budget=2.0, backoff=Backoff(first=0.001, longest=0.004))
 
 Reply = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -112,14 +110,14 @@ async def connect() -> AsyncIterator[Connect]:
     """`await connect(url)` starts a client that repeats quickly."""
     async with AsyncExitStack() as stack:
 
-        async def start(url: URL, *, patience: Patience = QUICK, **options: Any) -> CloudClient:
+        async def start(url: URL, *, retries: RetryPolicy = QUICK, **options: Any) -> CloudClient:
             options = {
                 "timeout": 5.0,
-                "circuit": Circuit(failures=1000),
-                "brake": Brake(first_wait=0.01),
+                "breaker": CircuitBreaker(failures=1000),
+                "limiter": RateLimiter(Backoff(0.01, 30.0)),
                 **options,
             }
-            client = CloudClient(url, KEY, patience=patience, **options)
+            client = CloudClient(url, KEY, retries=retries, **options)
             await client.start()
             stack.push_async_callback(client.close)
             return client

@@ -10,7 +10,6 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from proxy.cloud.circuit import Circuit
 from proxy.cloud.client import Submission
 from proxy.cloud.errors import (
     CloudAmbiguous,
@@ -19,7 +18,7 @@ from proxy.cloud.errors import (
     CloudRefused,
     CloudUnreachable,
 )
-from proxy.cloud.waits import Patience
+from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy
 from tests.cloud.conftest import Connect, Serve, answer, cut_off, hang_up, redirect
 
 GRAPH = {"3": {"class_type": "KSampler", "inputs": {"seed": 2**64 - 1}}}
@@ -138,8 +137,8 @@ async def test_submit_to_nobody_is_unreachable(connect: Connect, unused_tcp_port
 
 async def test_submit_with_an_open_circuit_sends_nothing(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer({"prompt_id": "a"}))
-    circuit = Circuit(failures=1, silence=0.0, first_wait=60.0)
-    client = await connect(cloud.url, circuit=circuit)
+    circuit = CircuitBreaker(failures=1, silence=0.0, backoff=Backoff(60.0, 60.0))
+    client = await connect(cloud.url, breaker=circuit)
     circuit.failed(time.monotonic())
     with pytest.raises(CloudDown):
         await client.submit(GRAPH, extra_data={})
@@ -220,7 +219,7 @@ async def test_jobs_stop_when_pages_repeat_themselves(serve: Serve, connect: Con
 
 async def test_jobs_without_a_list_are_garbage(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer({"jobs": None}))
-    client = await connect(cloud.url, patience=Patience(budget=0.0))
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
     with pytest.raises(CloudGarbage):
         await client.jobs()
 
@@ -311,7 +310,7 @@ async def test_upload_without_a_name_in_the_answer_is_garbage(
     path = tmp_path / "content"
     path.write_bytes(b"abc")
     cloud = await serve(answer({"name": ""}))
-    client = await connect(cloud.url, patience=Patience(budget=0.0))
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
     with pytest.raises(CloudGarbage):
         await client.upload(path, filename="a", content_type="image/png")
 
@@ -351,7 +350,7 @@ async def test_lists_that_are_none_and_catalogues_that_are_no_object_are_garbage
     serve: Serve, connect: Connect
 ) -> None:
     cloud = await serve(answer({"not": "a list"}), answer(["not an object"]))
-    client = await connect(cloud.url, patience=Patience(budget=0.0))
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
     with pytest.raises(CloudGarbage):
         await client.model_folders()
     with pytest.raises(CloudGarbage):

@@ -14,13 +14,13 @@ from PIL import Image
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudAmbiguous, CloudRefused, CloudUnauthorized
-from proxy.cloud.socket import EventSocket
-from proxy.cloud.waits import Patience, Waits
+from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
 from proxy.translate.snapshot import Snapshot
 
-QUICK = Patience(budget=5.0, waits=Waits(first=0.005, longest=0.05))
+QUICK = RetryPolicy(budget=5.0, backoff=Backoff(first=0.005, longest=0.05))
 
 
 def graph(color: int = 255) -> dict[str, Any]:
@@ -41,7 +41,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 async def client(simulator: Simulator) -> AsyncIterator[CloudClient]:
-    client = CloudClient(simulator.base_url, simulator.key, timeout=10.0, patience=QUICK)
+    client = CloudClient(simulator.base_url, simulator.key, timeout=10.0, retries=QUICK)
     await client.start()
     yield client
     await client.close()
@@ -223,7 +223,7 @@ async def open_socket(simulator: Simulator) -> AsyncIterator[Open]:
             on_up=events.up,
             on_down=events.down,
             heartbeat=heartbeat,
-            waits=Waits(first=0.005, longest=0.05),
+            backoff=Backoff(first=0.005, longest=0.05),
         )
         sockets.append(socket)
         await socket.start()

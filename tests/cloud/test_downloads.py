@@ -15,7 +15,7 @@ from yarl import URL
 from proxy.cloud.client import CloudClient
 from proxy.cloud.downloads import redirect_target
 from proxy.cloud.errors import CloudGarbage, CloudRefused, CloudUnreachable
-from proxy.cloud.waits import Patience
+from proxy.cloud.resilience import RetryPolicy
 from tests.cloud.conftest import (
     KEY,
     Connect,
@@ -69,7 +69,7 @@ async def test_the_storage_may_redirect_again_but_not_for_ever(
 ) -> None:
     storage = await serve(redirect("/elsewhere", 307), answer(body=b"bytes"), redirect("/round"))
     cloud = await serve(signed(storage))
-    client = await connect(cloud.url, patience=Patience(budget=0.0))
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
     assert await fetch(client) == b"bytes"
     with pytest.raises(CloudGarbage, match="too many redirects"):
         await fetch(client)
@@ -106,7 +106,7 @@ async def test_another_range_than_the_one_asked_for_is_garbage(
     serve: Serve, connect: Connect, given: str
 ) -> None:
     storage = await serve(answer(body=b"tes", status=206, headers={"Content-Range": given}))
-    client = await connect((await serve(signed(storage))).url, patience=Patience(budget=0.0))
+    client = await connect((await serve(signed(storage))).url, retries=RetryPolicy(budget=0.0))
     with pytest.raises(CloudGarbage, match="range"):
         await fetch(client, offset=2)
 
@@ -211,7 +211,7 @@ async def test_a_redirect_to_nowhere_is_garbage(
     serve: Serve, connect: Connect, location: str
 ) -> None:
     cloud = await serve(redirect(location))
-    client = await connect(cloud.url, patience=Patience(budget=0.0))
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
     with pytest.raises((CloudGarbage, CloudUnreachable)):
         await fetch(client)
 
@@ -226,7 +226,7 @@ def test_a_redirect_from_https_to_http_is_garbage() -> None:
 
 async def test_a_status_that_has_no_bytes_is_garbage(serve: Serve, connect: Connect) -> None:
     storage = await serve(answer(status=204, body=b""))
-    client = await connect((await serve(signed(storage))).url, patience=Patience(budget=0.0))
+    client = await connect((await serve(signed(storage))).url, retries=RetryPolicy(budget=0.0))
     with pytest.raises(CloudGarbage, match="204"):
         await fetch(client)
 
@@ -248,7 +248,7 @@ async def test_no_signed_url_is_logged_or_raised(
     caplog.set_level(logging.DEBUG)
     cloud = await serve(redirect(URL(f"http://127.0.0.1:{unused_tcp_port}/x?sig=topsecret")))
     with pytest.raises(CloudUnreachable) as caught:
-        await fetch(await connect(cloud.url, patience=Patience(budget=0.1)))
+        await fetch(await connect(cloud.url, retries=RetryPolicy(budget=0.1)))
     out, err = capsys.readouterr()
     assert "topsecret" not in out + err + caplog.text + str(caught.value)
     assert caught.value.__suppress_context__

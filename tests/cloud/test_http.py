@@ -1,25 +1,28 @@
-"""One request: the key, the errors, the repetitions."""
+"""One request: its key, its errors, its repetitions, its place in the counts."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
 import pytest
 from aiohttp import web
+from PIL import Image
 from yarl import URL
 
-from proxy.cloud.circuit import Circuit
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import (
-    LONGEST_RETRY_AFTER,
     CloudDown,
     CloudGarbage,
     CloudRefused,
     CloudUnauthorized,
     CloudUnreachable,
 )
-from proxy.cloud.waits import Patience, Waits
+from proxy.cloud.http import ROUTES, route_of
+from proxy.cloud.resilience import LONGEST_RETRY_AFTER, Backoff, CircuitBreaker, RetryPolicy
+from proxy.metrics import PREFIX, Metrics
+from proxy.simulator import Simulator
 from tests.cloud.conftest import KEY, Connect, Serve, answer, cut_off, hang_up, redirect
 
 
@@ -90,8 +93,8 @@ async def test_a_read_is_repeated_after_a_fault(serve: Serve, connect: Connect, 
 
 async def test_a_read_gives_up_when_its_budget_is_spent(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer({}, 503))
-    patience = Patience(budget=0.1, waits=Waits(first=0.01, longest=0.02))
-    client = await connect(cloud.url, patience=patience)
+    patience = RetryPolicy(budget=0.1, backoff=Backoff(first=0.01, longest=0.02))
+    client = await connect(cloud.url, retries=patience)
     with pytest.raises(CloudRefused) as caught:
         await client.user()
     assert caught.value.status == 503
@@ -114,7 +117,7 @@ async def test_retry_after_is_waited_for(serve: Serve, connect: Connect) -> None
     cloud = await serve(answer({}, 429, headers={"Retry-After": "1"}), answer({}))
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await (await connect(cloud.url, patience=Patience(budget=30.0))).user()
+    await (await connect(cloud.url, retries=RetryPolicy(budget=30.0))).user()
     assert loop.time() - began >= 1.0
 
 
@@ -132,7 +135,7 @@ async def test_a_refused_connection_is_unreachable_and_unsent(
     connect: Connect, unused_tcp_port: int
 ) -> None:
     client = await connect(
-        URL(f"http://127.0.0.1:{unused_tcp_port}"), patience=Patience(budget=0.0)
+        URL(f"http://127.0.0.1:{unused_tcp_port}"), retries=RetryPolicy(budget=0.0)
     )
     with pytest.raises(CloudUnreachable, match=f"127.0.0.1:{unused_tcp_port}") as caught:
         await client.user()
@@ -141,7 +144,7 @@ async def test_a_refused_connection_is_unreachable_and_unsent(
 
 async def test_no_answer_in_time_is_unreachable(serve: Serve, connect: Connect) -> None:
     cloud = await serve(stay_silent)
-    client = await connect(cloud.url, timeout=0.5, patience=Patience(budget=0.0))
+    client = await connect(cloud.url, timeout=0.5, retries=RetryPolicy(budget=0.0))
     with pytest.raises(CloudUnreachable, match="no answer in time") as caught:
         await client.user()
     assert caught.value.sent
@@ -150,7 +153,7 @@ async def test_no_answer_in_time_is_unreachable(serve: Serve, connect: Connect) 
 async def test_no_redirect_is_followed_with_the_key(serve: Serve, connect: Connect) -> None:
     other = await serve(answer({}))
     cloud = await serve(redirect(other.url / "api" / "user"))
-    client = await connect(cloud.url, patience=Patience(budget=0.0))
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
     with pytest.raises(CloudGarbage, match="redirect"):
         await client.user()
     assert other.seen == []
@@ -175,11 +178,11 @@ async def test_nothing_that_is_logged_or_raised_has_the_key(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     cloud = await serve(answer({"code": KEY}, 503))
-    client = await connect(cloud.url, patience=Patience(budget=0.5, waits=Waits(0.2, 0.2)))
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.5, backoff=Backoff(0.2, 0.2)))
     with pytest.raises(CloudRefused) as caught:
         await client.user()
     out, err = capsys.readouterr()
-    lines = [line for line in (out + err).splitlines() if "cloud_asked_again" in line]
+    lines = [line for line in (out + err).splitlines() if "call_repeated" in line]
     assert "GET /api/user: 503" in lines[0]
     assert "attempt=2" in lines[0]
     assert "stamina" not in out + err
@@ -190,8 +193,8 @@ async def test_a_silent_cloud_opens_the_circuit_and_an_answer_closes_it(
     serve: Serve, connect: Connect
 ) -> None:
     cloud = await serve(answer({}, 503), answer({}, 504), answer({}))
-    circuit = Circuit(failures=2, silence=0.0, first_wait=1.0)
-    client = await connect(cloud.url, circuit=circuit)
+    circuit = CircuitBreaker(failures=2, silence=0.0, backoff=Backoff(1.0, 30.0))
+    client = await connect(cloud.url, breaker=circuit)
     with pytest.raises(CloudDown) as caught:
         await client.user()
     assert caught.value.retry_after == pytest.approx(0.5, abs=0.5)
@@ -203,7 +206,75 @@ async def test_a_silent_cloud_opens_the_circuit_and_an_answer_closes_it(
 
 async def test_refusals_do_not_open_the_circuit(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer({}, 404))
-    circuit = Circuit(failures=1, silence=0.0)
-    client = await connect(cloud.url, circuit=circuit)
+    circuit = CircuitBreaker(failures=1, silence=0.0)
+    client = await connect(cloud.url, breaker=circuit)
     assert await client.job("some") is None
     assert not circuit.open
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_is_found_whatever_its_names_are(route: str) -> None:
+    path = "/api/" + route.replace("{path}", "a/b.png")
+    for name in ("{id}", "{folder}", "{file}", "{dest}"):
+        path = path.replace(name, "9f%2Fcancel")
+    assert route_of(path) == f"/api/{route}"
+
+
+@pytest.mark.parametrize("path", ["/api", "/api/", "/api/jobs/1/2", "/other", "/api/prompt/x"])
+def test_what_is_no_route_of_ours_is_other(path: str) -> None:
+    assert route_of(path) == "other"
+
+
+def counted(metrics: Metrics, name: str, *labels: str) -> float:
+    names = ("account", "method", "route", "status")
+    found = dict(zip(names, ("main", *labels), strict=False))
+    return metrics.registry.get_sample_value(PREFIX + name, found) or 0
+
+
+async def test_answers_refusals_and_silence_are_counted(simulator: Simulator) -> None:
+    metrics = Metrics()
+    cloud = CloudClient(simulator.base_url, simulator.key, calls=metrics.calls("main"))
+    await cloud.start()
+    await cloud.user()
+    assert await cloud.job("7d4ab5a8-9d8c-4bb4-9e4b-1f2a6a3c1c55") is None
+    cloud.use_key("comfyui-wrong")
+    with pytest.raises(CloudRefused):
+        await cloud.user()
+    await cloud.close()
+    for method, route, status in (
+        ("GET", "/api/user", "200"),
+        ("GET", "/api/jobs/{id}", "404"),
+        ("GET", "/api/user", "401"),
+    ):
+        assert counted(metrics, "cloud_calls_total", method, route, status) == 1
+    assert counted(metrics, "cloud_call_seconds_count", "GET", "/api/user") == 2
+
+
+async def test_bytes_of_files_are_counted(simulator: Simulator, tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    Image.effect_noise((64, 64), 50).save(path)
+    size = path.stat().st_size
+    metrics = Metrics()
+    cloud = CloudClient(simulator.base_url, simulator.key, calls=metrics.calls("main"))
+    await cloud.start()
+    name = await cloud.upload(path, filename="picture.png", content_type="image/png")
+    async with cloud.download(name, type="input", offset=100) as download:
+        received = [chunk async for chunk in download.chunks()]
+    await cloud.close()
+    assert counted(metrics, "cloud_bytes_uploaded_total") == size
+    assert counted(metrics, "cloud_bytes_downloaded_total") == sum(map(len, received))
+
+
+async def test_a_call_without_an_answer_is_counted_as_none(unused_tcp_port: int) -> None:
+    metrics = Metrics()
+    cloud = CloudClient(
+        URL(f"http://127.0.0.1:{unused_tcp_port}"),
+        "key",
+        retries=RetryPolicy(budget=0.01),
+        calls=metrics.calls("main"),
+    )
+    await cloud.start()
+    with pytest.raises(CloudUnreachable):
+        await cloud.user()
+    await cloud.close()
+    assert counted(metrics, "cloud_calls_total", "GET", "/api/user", "none") >= 1

@@ -15,16 +15,16 @@ import pytest
 from stack import PATIENCE, Client, running_proxy
 
 from proxy.accounts import health
-from proxy.app import Tempo
-from proxy.cloud.waits import Patience, Waits
+from proxy.app import Timeouts
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import Account
 from proxy.simulator.jobs import Job
 
-QUICK = Tempo(
-    patience=Patience(budget=0.5),
-    socket_waits=Waits(first=0.01, longest=0.1),
+QUICK = Timeouts(
+    retries=RetryPolicy(budget=0.5),
+    socket_backoff=Backoff(first=0.01, longest=0.1),
     socket_patience=0.5,
     key_interval=0.02,
     ready_age=0.05,
@@ -64,7 +64,7 @@ class Studio:
             AccountSettings(name=name, key_file=self.key_file(name), plan="standard", base_url=url)
             for name in self.accounts
         )
-        settings = {"accounts": tables, "tempo": QUICK, **settings}
+        settings = {"accounts": tables, "timeouts": QUICK, **settings}
         async with running_proxy(self.simulator, self.folder / "data", **settings) as proxy:
             await self.simulator.wait_for_sockets(2)
             yield Client(self.session, proxy.url)
@@ -235,7 +235,9 @@ async def test_jobs_and_files_go_only_to_accounts_of_the_member(
         AccountSettings(name="anns", key=simulator.key, base_url=url, members=("ann",)),
         AccountSettings(name="other", key=key, base_url=url, members=members),
     )
-    async with running_proxy(simulator, tmp_path / "data", accounts=tables, tempo=QUICK) as proxy:
+    async with running_proxy(
+        simulator, tmp_path / "data", accounts=tables, timeouts=QUICK
+    ) as proxy:
         client = Client(session, proxy.url)
         answer, _ = await client.post("prompt", {"prompt": graphs.plain()})
         form = aiohttp.FormData({"type": "input"})
@@ -269,7 +271,7 @@ async def test_accounts_may_be_at_different_clouds(
             for name, cloud in clouds.items()
         )
         async with running_proxy(
-            simulator, tmp_path / "data", accounts=tables, tempo=QUICK
+            simulator, tmp_path / "data", accounts=tables, timeouts=QUICK
         ) as proxy:
             client = Client(session, proxy.url)
             await client.upload("cat.png", graphs.png())

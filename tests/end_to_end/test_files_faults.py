@@ -19,12 +19,12 @@ from PIL import Image
 from stack import Client, Proxy, running_proxy
 
 from proxy import app
-from proxy.cloud.waits import Patience, Waits
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import download
 from proxy.simulator import HttpFault, Simulator
 
 #: A cloud that is asked again soon.
-TEMPO = app.Tempo(patience=Patience(budget=0.2, waits=Waits(first=0.01, longest=0.05)))
+TIMEOUTS = app.Timeouts(retries=RetryPolicy(budget=0.2, backoff=Backoff(first=0.01, longest=0.05)))
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def proxy(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
-    async with running_proxy(simulator, tmp_path, prefetch="off", tempo=TEMPO) as running:
+    async with running_proxy(simulator, tmp_path, prefetch="off", timeouts=TIMEOUTS) as running:
         yield running
 
 

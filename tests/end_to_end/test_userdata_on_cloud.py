@@ -14,7 +14,7 @@ from stack import Proxy, running_proxy
 from yarl import URL
 
 from proxy import app
-from proxy.cloud.waits import Patience, Waits
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.members.directory import Directory
 from proxy.members.member import Member
 from proxy.settings import ConfigError
@@ -22,13 +22,13 @@ from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import UserFile
 from proxy.translate.errors import LocalError
 
-QUICK = app.Tempo(patience=Patience(budget=0.3, waits=Waits(first=0.01, longest=0.05)))
+QUICK = app.Timeouts(retries=RetryPolicy(budget=0.3, backoff=Backoff(first=0.01, longest=0.05)))
 
 
 @pytest.fixture
 async def proxy(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
     async with running_proxy(
-        simulator, tmp_path / "data", tempo=QUICK, userdata="cloud"
+        simulator, tmp_path / "data", timeouts=QUICK, userdata="cloud"
     ) as running:
         yield running
 

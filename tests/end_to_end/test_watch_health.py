@@ -14,17 +14,16 @@ import pytest
 from stack import PATIENCE, Client, running_proxy
 from yarl import URL
 
-from proxy.app import Tempo
-from proxy.cloud.circuit import Circuit
-from proxy.cloud.waits import Patience, Waits
+from proxy.app import Timeouts
+from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
 
-QUICK = Tempo(
-    patience=Patience(budget=0.2, waits=Waits(first=0.01, longest=0.05)),
-    circuit=lambda: Circuit(failures=2, silence=0.0, first_wait=0.4, longest_wait=0.4),
-    socket_waits=Waits(first=0.01, longest=0.05),
+QUICK = Timeouts(
+    retries=RetryPolicy(budget=0.2, backoff=Backoff(first=0.01, longest=0.05)),
+    breaker=lambda: CircuitBreaker(failures=2, silence=0.0, backoff=Backoff(0.4, 0.4)),
+    socket_backoff=Backoff(first=0.01, longest=0.05),
     socket_patience=0.1,
     ready_age=0.0,
 )
@@ -35,7 +34,7 @@ async def client(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> AsyncIterator[Client]:
     async with running_proxy(
-        simulator, tmp_path / "data", tempo=QUICK, cache_mb=0, slots=3
+        simulator, tmp_path / "data", timeouts=QUICK, cache_mb=0, slots=3
     ) as proxy:
         await simulator.wait_for_sockets()
         yield Client(session, proxy.url)
@@ -78,7 +77,7 @@ async def test_neither_has_a_twin_below_api(client: Client, path: str) -> None:
 async def test_however_many_ask_whether_it_is_ready_the_cloud_is_asked_once(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    async with running_proxy(simulator, tmp_path, tempo=Tempo(ready_age=60.0)) as proxy:
+    async with running_proxy(simulator, tmp_path, timeouts=Timeouts(ready_age=60.0)) as proxy:
         client = Client(session, proxy.url)
         await asyncio.gather(*(client.get("readyz") for _ in range(50)))
         await client.until_ready()

@@ -115,3 +115,19 @@ async def test_under_a_rate_limit_every_job_comes_to_its_end(
     async with running_proxy(simulator, tmp_path, policy={"submit_patience": 30.0}) as proxy:
         await asyncio.gather(*(run(Client(session, proxy.url), seed) for seed in range(4)))
     assert len(simulator.jobs) == 4
+
+
+@pytest.mark.parametrize("form", ["text", "nested"])
+async def test_a_burst_of_submissions_above_the_rate_is_taken_whole(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, form: str
+) -> None:
+    policy = {"submit_patience": 30.0, "connected_wait": 10.0}
+    async with running_proxy(simulator, tmp_path, slots=20, policy=policy) as proxy:
+        client = Client(session, proxy.url)
+        await client.until_ready()
+        simulator.switches.update({"rate_limit": 3, "rate_limit_form": form})
+        async with asyncio.TaskGroup() as group:
+            for seed in range(20):
+                group.create_task(client.submit(graphs.plain(seed)))
+        simulator.switches.rate_limit = 0
+    assert len(simulator.jobs) == 20

@@ -15,14 +15,14 @@ from lives import assert_whole
 from process import serving
 from stack import PATIENCE, Client, running_proxy
 
-from proxy.app import Tempo
-from proxy.cloud.waits import Patience, Waits
+from proxy.app import Timeouts
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.simulator import Simulator
 
 OTHER = "comfyui-another-key-0123456789"
-QUICK = Tempo(
-    patience=Patience(budget=0.5),
-    socket_waits=Waits(first=0.01, longest=60.0),
+QUICK = Timeouts(
+    retries=RetryPolicy(budget=0.5),
+    socket_backoff=Backoff(first=0.01, longest=60.0),
     socket_patience=0.1,
     key_interval=0.02,
     ready_age=0.0,
@@ -58,7 +58,7 @@ async def account(simulator: Simulator, tmp_path: Path) -> Account:
 async def client(
     account: Account, session: aiohttp.ClientSession, tmp_path: Path
 ) -> AsyncIterator[Client]:
-    options = {"api_key_file": account.file, "tempo": QUICK}
+    options = {"api_key_file": account.file, "timeouts": QUICK}
     async with running_proxy(account.simulator, tmp_path / "data", **options) as proxy:
         await account.simulator.wait_for_sockets()
         yield Client(session, proxy.url)

@@ -12,38 +12,38 @@ import pytest
 from lives import assert_whole
 from stack import Client, running_proxy
 
-from proxy.app import Tempo
-from proxy.cloud.silence import Silence
-from proxy.cloud.waits import Waits
+from proxy.app import Timeouts
+from proxy.cloud.event_socket import IdleWatchdog
+from proxy.cloud.resilience import Backoff
 from proxy.simulator import Simulator, SocketFault
 
 SOCKET = "GET /ws"
 LIST = "GET /api/jobs"
 DETAIL = "GET /api/jobs/{id}"
 
-RECONNECTS = Waits(first=0.01, longest=0.05)
-QUICK = Tempo(
-    socket_waits=RECONNECTS,
-    silence=lambda: Silence(first=0.2, longest=0.8),
+RECONNECTS = Backoff(first=0.01, longest=0.05)
+QUICK = Timeouts(
+    socket_backoff=RECONNECTS,
+    watchdog=lambda: IdleWatchdog(first=0.2, longest=0.8),
     socket_patience=0.1,
 )
-TALKING = Tempo(socket_waits=RECONNECTS)
-PINGING = Tempo(socket_waits=RECONNECTS, heartbeat=0.3)
+TALKING = Timeouts(socket_backoff=RECONNECTS)
+PINGING = Timeouts(socket_backoff=RECONNECTS, heartbeat=0.3)
 
 EVENTS = ["execution_start", "executing", "progress", "executed", "execution_success"]
 MISHAPS = ["drop", "close", "duplicate", "reorder", "lose", "garbage", "delay"]
 
 
 @pytest.fixture
-def tempo() -> Tempo:
+def timeouts() -> Timeouts:
     return QUICK
 
 
 @pytest.fixture
 async def client(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, tempo: Tempo
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, timeouts: Timeouts
 ) -> AsyncIterator[Client]:
-    async with running_proxy(simulator, tmp_path / "data", tempo=tempo) as proxy:
+    async with running_proxy(simulator, tmp_path / "data", timeouts=timeouts) as proxy:
         await simulator.wait_for_sockets()
         yield Client(session, proxy.url)
 
@@ -99,7 +99,7 @@ async def test_while_the_socket_is_refused_jobs_go_on_by_polling(
     await simulator.wait_for_sockets()
 
 
-@pytest.mark.parametrize("tempo", [QUICK, PINGING], ids=["silence", "ping"])
+@pytest.mark.parametrize("timeouts", [QUICK, PINGING], ids=["silence", "ping"])
 async def test_a_stalled_socket_is_replaced_and_brings_progress_again(
     simulator: Simulator, client: Client
 ) -> None:
@@ -121,7 +121,7 @@ async def test_a_new_socket_means_that_every_live_job_is_read_with_one_call(
 ) -> None:
     never = {"connected_wait": 600.0, "lost_wait": 600.0}
     async with running_proxy(
-        simulator, tmp_path / "data", policy=never, tempo=TALKING, slots=20
+        simulator, tmp_path / "data", policy=never, timeouts=TALKING, slots=20
     ) as proxy:
         client = Client(session, proxy.url)
         for _ in range(20):

@@ -13,7 +13,7 @@ from files.conftest import OpenFiles
 from files.helpers import bytes_of
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.waits import Patience, Waits
+from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import download
 from proxy.files.content import Content, ContentBrokenError
 from proxy.files.record import FileRecord, make_record
@@ -241,8 +241,8 @@ async def test_what_is_refused_for_good_is_not_asked_for_again(
 async def test_a_storage_that_is_overloaded_for_good_uses_up_one_patience(
     open_files: OpenFiles, simulator: Simulator
 ) -> None:
-    waits = Waits(first=0.01, longest=0.01)
-    client = CloudClient(simulator.base_url, simulator.key, patience=Patience(0.05, waits))
+    waits = Backoff(first=0.01, longest=0.01)
+    client = CloudClient(simulator.base_url, simulator.key, retries=RetryPolicy(0.05, waits))
     await client.start()
     try:
         simulator.faults.add(HttpFault("GET storage", status=503), times=None)

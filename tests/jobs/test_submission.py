@@ -12,13 +12,13 @@ import graphs
 import pytest
 from stack import PATIENCE, Client, running_proxy
 
-from proxy.cloud.circuit import Circuit
 from proxy.cloud.client import Submission
 from proxy.cloud.errors import refusal
+from proxy.cloud.resilience import Backoff, CircuitBreaker
 from proxy.jobs.record import JobRecord
 from proxy.jobs.submission import Submitter
 from proxy.simulator import HttpFault, Simulator
-from proxy.tempo import Tempo
+from proxy.timeouts import Timeouts
 
 SUBMIT = "POST /api/prompt"
 
@@ -77,8 +77,10 @@ async def test_a_cloud_that_is_not_asked_any_more_is_told_by_its_last_answer(
     type_: str,
     why: str,
 ) -> None:
-    circuit = Circuit(failures=1, silence=0.0, first_wait=600.0)
-    async with running_proxy(simulator, tmp_path, tempo=Tempo(circuit=lambda: circuit)) as proxy:
+    circuit = CircuitBreaker(failures=1, silence=0.0, backoff=Backoff(600.0, 600.0))
+    async with running_proxy(
+        simulator, tmp_path, timeouts=Timeouts(breaker=lambda: circuit)
+    ) as proxy:
         client = Client(session, proxy.url)
         await client.run(graphs.plain())
         simulator.faults.add(fault, times=None)

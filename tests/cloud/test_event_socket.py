@@ -1,4 +1,4 @@
-"""The event socket against a cloud that drops, stalls, refuses and talks nonsense."""
+"""The event socket: opened, watched, and opened again."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import pytest
 from aiohttp import WSMsgType, web
 from yarl import URL
 
-from proxy.cloud.silence import Silence
-from proxy.cloud.socket import EventSocket
-from proxy.cloud.waits import Waits
+from proxy.cloud.event_socket import EventSocket, IdleWatchdog
+from proxy.cloud.resilience import Backoff
 from tests.cloud.conftest import KEY, Serve, answer, redirect
 
-QUICK = Waits(first=0.001, longest=0.01)
+QUICK = Backoff(first=0.001, longest=0.01)
 
 
 class Cloud:
@@ -69,7 +68,7 @@ async def open_socket() -> AsyncIterator[Open]:
 
         async def start(url: URL, **options: Any) -> tuple[EventSocket, Heard]:
             heard = Heard()
-            options = {"waits": QUICK, "steady": 0.0, **heard.callbacks(), **options}
+            options = {"backoff": QUICK, "steady": 0.0, **heard.callbacks(), **options}
             socket = EventSocket(url, KEY, **options)
             stack.push_async_callback(socket.close)
             await socket.start()
@@ -166,7 +165,7 @@ async def test_a_socket_that_says_nothing_while_something_is_due_is_opened_again
     cloud = Cloud()
     due = False
     _, heard = await open_socket(
-        (await serve(cloud)).url, due=lambda: due, silence=Silence(first=0.1, longest=0.1)
+        (await serve(cloud)).url, due=lambda: due, watchdog=IdleWatchdog(first=0.1, longest=0.1)
     )
     assert await heard.next() == "up"
     with pytest.raises(TimeoutError):
@@ -210,7 +209,7 @@ async def test_a_refused_handshake_is_told_and_tried_again(
         return web.Response(status=status)
 
     server = await serve(refuse)
-    socket, heard = await open_socket(server.url, waits=Waits(first=0.2, longest=0.2))
+    socket, heard = await open_socket(server.url, backoff=Backoff(first=0.2, longest=0.2))
     await asyncio.wait_for(refused.wait(), 20)
     assert not await socket.wait_connected(0.05)
     assert socket.refused == status
@@ -228,7 +227,7 @@ async def test_a_socket_whose_key_is_refused_is_not_waited_for(
         return web.Response(status=401)
 
     server = await serve(refuse, cloud)
-    socket, _ = await open_socket(server.url, waits=Waits(first=60, longest=60))
+    socket, _ = await open_socket(server.url, backoff=Backoff(first=60, longest=60))
     async with asyncio.timeout(60):
         assert not await socket.wait_connected(600)
     server.replies[:] = [cloud]
@@ -245,7 +244,7 @@ async def test_another_key_is_tried_at_once(serve: Serve, open_socket: Open) -> 
         return web.Response(status=401)
 
     server = await serve(refuse, cloud)
-    socket, heard = await open_socket(server.url, waits=Waits(first=60, longest=60))
+    socket, heard = await open_socket(server.url, backoff=Backoff(first=60, longest=60))
     await asyncio.wait_for(refused.wait(), 20)
     await socket.use_key("comfyui-other")
     assert await heard.next() == "up"
@@ -274,7 +273,9 @@ async def test_a_connection_that_was_coming_about_with_the_old_key_is_not_used(
 
 async def test_reopen_replaces_a_live_connection(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
-    socket, heard = await open_socket((await serve(cloud)).url, waits=Waits(first=60, longest=60))
+    socket, heard = await open_socket(
+        (await serve(cloud)).url, backoff=Backoff(first=60, longest=60)
+    )
     await cloud.next()
     await socket.reopen()
     assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
@@ -327,3 +328,40 @@ async def test_the_token_is_not_logged(
     out, err = capsys.readouterr()
     assert "event_socket_refused" in out
     assert KEY not in out + err + caplog.text
+
+
+@pytest.fixture
+def silence() -> IdleWatchdog:
+    silence = IdleWatchdog(first=10.0, longest=30.0)
+    silence.begin(0.0)
+    return silence
+
+
+def test_a_message_begins_the_silence_anew(silence: IdleWatchdog) -> None:
+    silence.heard(9.0, "progress")
+    assert not silence.is_over(18.0)
+    assert silence.is_over(19.0)
+
+
+def test_each_silent_connection_may_be_silent_for_longer(silence: IdleWatchdog) -> None:
+    now = 0.0
+    for bound in (10.0, 20.0, 30.0, 30.0):
+        silence.begin(now)
+        assert not silence.is_over(now + bound - 0.1)
+        assert silence.is_over(now + bound)
+        now += bound
+
+
+@pytest.mark.parametrize("greeting", ["status", "feature_flags"])
+def test_a_greeting_proves_nothing(silence: IdleWatchdog, greeting: str) -> None:
+    assert silence.is_over(10.0)
+    silence.begin(10.0)
+    silence.heard(10.0, greeting)
+    assert not silence.is_over(29.0)
+
+
+def test_an_event_makes_the_next_silence_short_again(silence: IdleWatchdog) -> None:
+    assert silence.is_over(10.0)
+    silence.begin(10.0)
+    silence.heard(10.0, "executing")
+    assert silence.is_over(20.0)

@@ -17,10 +17,8 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from proxy.cloud.errors import retry_after
-from proxy.cloud.http import CONNECT_TIMEOUT, CloudAddresses, Connections
-from proxy.cloud.silence import Silence
-from proxy.cloud.waits import Waits, jittered
+from proxy.cloud.connections import CONNECT_TIMEOUT, CloudAddresses, Connections
+from proxy.cloud.resilience import Backoff, jittered, retry_after
 from proxy.translate import codec
 from proxy.translate.redact import redact
 
@@ -34,6 +32,42 @@ _MAX_MESSAGE = 64 * 1024 * 1024
 #: Statuses of a handshake that another try will not change.
 _KEY_REFUSED = (401, 403)
 
+#: What the cloud sends to every new connection, stalled later or not.
+_GREETINGS = frozenset({"status", "feature_flags"})
+
+
+class IdleWatchdog:
+    """How long a socket may be silent while messages are due.
+
+    Pure: `now` is any clock in seconds that does not run backwards. The first time it is `first`
+    seconds, then twice as long each time, at most `longest`, until a message has come that is
+    more than a greeting: a node may take long to say something, and each new connection may miss
+    an event.
+    """
+
+    def __init__(self, *, first: float = 15.0, longest: float = 120.0) -> None:
+        self.first = first
+        self._longest = longest
+        self._bound = first
+        self._since = 0.0
+
+    def begin(self, now: float) -> None:
+        """A connection has been opened, or nothing is due on it: count from now on."""
+        self._since = now
+
+    def heard(self, now: float, type_: str) -> None:
+        """A message came; `type_` is that of a text, anything for others."""
+        self._since = now
+        if type_ not in _GREETINGS:
+            self._bound = self.first
+
+    def is_over(self, now: float) -> bool:
+        """Whether to give the connection up; the next may be silent for longer."""
+        if now - self._since < self._bound:
+            return False
+        self._bound = min(self._bound * 2, self._longest)
+        return True
+
 
 class EventSocket:
     """One event socket for one account. The callbacks are plain functions and must not block.
@@ -44,8 +78,8 @@ class EventSocket:
 
     `heartbeat` is the seconds of silence after which a ping is sent; half of that later without an
     answer the socket is given up. One that answers pings but brings no message while `due()` says
-    that some should come is given up as `silence` has it. `waits` lie between two tries and grow
-    until a connection has lasted `steady` seconds; a refused key waits the longest.
+    that some should come is given up as `watchdog` has it. The waits between two tries, `backoff`,
+    grow until a connection has lasted `steady` seconds; a refused key waits the longest.
 
     `refused` is the HTTP status that refused the last handshake (401: the key does not work),
     `None` if none did.
@@ -62,8 +96,8 @@ class EventSocket:
         on_down: Callable[[], None],
         due: Callable[[], bool] = lambda: False,
         heartbeat: float = 20.0,
-        silence: Silence | None = None,
-        waits: Waits | None = None,
+        watchdog: IdleWatchdog | None = None,
+        backoff: Backoff | None = None,
         steady: float = 5.0,
         plain_http: bool = False,
     ) -> None:
@@ -81,8 +115,8 @@ class EventSocket:
         self._on_down = on_down
         self._due = due
         self._heartbeat = heartbeat
-        self._silence = silence or Silence()
-        self._waits = waits or Waits(first=0.5, longest=30.0)
+        self._watchdog = watchdog or IdleWatchdog()
+        self._backoff = backoff or Backoff(0.5, 30.0)
         self._steady = steady
         self._client_id = str(uuid4())
         self._task: asyncio.Task[None] | None = None
@@ -140,7 +174,7 @@ class EventSocket:
                 opened = time.monotonic()
                 wait = await self._connection()
                 failures = 1 if time.monotonic() - opened >= self._steady else failures + 1
-                wait = max(wait, self._waits.after(failures))
+                wait = max(wait, self._backoff.after(failures))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._hurry.wait()
@@ -199,7 +233,7 @@ class EventSocket:
 
     async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Receive until the connection ends or has been silent for too long."""
-        self._silence.begin(time.monotonic())
+        self._watchdog.begin(time.monotonic())
         watch = asyncio.create_task(self._watch(socket), name="cloud event socket's silence")
         try:
             await self._receive(socket)
@@ -209,10 +243,10 @@ class EventSocket:
 
     async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:
-            await asyncio.sleep(self._silence.first / 4)
+            await asyncio.sleep(self._watchdog.first / 4)
             if not self._due():
-                self._silence.begin(time.monotonic())
-            elif self._silence.is_over(time.monotonic()):
+                self._watchdog.begin(time.monotonic())
+            elif self._watchdog.is_over(time.monotonic()):
                 log.warning("event_socket_silent")
                 await socket.close()
                 return
@@ -224,7 +258,7 @@ class EventSocket:
             if message.type is aiohttp.WSMsgType.TEXT:
                 self._text(message.data)
             else:
-                self._silence.heard(time.monotonic(), "")
+                self._watchdog.heard(time.monotonic(), "")
                 self._tell(self._on_frame, message.data)
 
     def _text(self, text: str) -> None:
@@ -237,7 +271,7 @@ class EventSocket:
         if not isinstance(type_, str) or not isinstance(data, dict | None):
             log.warning("event_unreadable", length=len(text))
             return
-        self._silence.heard(time.monotonic(), type_)
+        self._watchdog.heard(time.monotonic(), type_)
         data = data or {}
         if self._key and self._key in text:
             data = redact(data, self._key)
@@ -248,7 +282,7 @@ class EventSocket:
         log.warning("event_socket_refused", status=error.status)
         if error.status in _KEY_REFUSED:
             self._decided.set()
-            return jittered(self._waits.longest)
+            return jittered(self._backoff.longest)
         self._decided.clear()
         named = error.headers.get("Retry-After") if error.headers is not None else None
         return retry_after(named, time.time()) or 0.0
