@@ -11,7 +11,8 @@ from typing import Any
 
 import structlog
 
-from proxy import bookkeeping, folder, telemetry
+from proxy import bookkeeping, folder
+from proxy import logging as logs
 from proxy.accounts import opening
 from proxy.accounts.opening import Ears
 from proxy.accounts.order import best_first
@@ -158,7 +159,7 @@ async def rooms(
         members.subscribe(jobs.members_changed)
         members.subscribe(bell.members_changed)
         journal = Journal(jobs.hub)
-        stack.enter_context(telemetry.lines_told(journal.add))
+        stack.enter_context(logs.lines_told(journal.add))
         await stack.enter_async_context(opening.listening(opened))
         await jobs.start()
         stack.push_async_callback(jobs.close)

@@ -8,14 +8,14 @@ from contextlib import contextmanager
 
 import structlog
 
-from proxy import telemetry
+from proxy import logging as logs
 
 
 @contextmanager
 def logging_restored() -> Iterator[None]:
-    """Put back every handler and level that `telemetry.configure` changes."""
+    """Put back every handler and level that `logs.configure` changes."""
     root = logging.getLogger()
-    loggers = [root, *map(logging.getLogger, telemetry.TALKATIVE)]
+    loggers = [root, *map(logging.getLogger, logs.TALKATIVE)]
     handlers, levels = root.handlers[:], [logger.level for logger in loggers]
     try:
         yield

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from yarl import URL
 
-from proxy import telemetry
+from proxy import logging as logs
 from proxy.cli.clouds import chosen_accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
@@ -40,7 +40,7 @@ class _ProblemError(Exception):
 
 def check(settings: Settings) -> int:
     """Print what works and what does not. Returns 0 if everything does, 1 otherwise."""
-    telemetry.configure()
+    logs.configure()
     logging.disable(logging.CRITICAL)  # what went wrong is told by the lines themselves
     try:
         return asyncio.run(_check(settings))

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 import structlog
 
+from proxy.logging import register_secret
 from proxy.settings import PLANS, AccountAccess, ConfigError, Settings, read_accounts, slots_of
-from proxy.telemetry import register_secret
 
 if TYPE_CHECKING:
     from proxy.simulator import Simulator

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from proxy import telemetry
+from proxy import logging as logs
 from proxy.cli.clouds import chosen_accounts
 from proxy.cli.failure import CommandError
 from proxy.probe.points import Findings, Level
@@ -29,7 +29,7 @@ _EXIT_CODES = {"works": 0, "limited": 1, "fails": 2}
 
 def run_probe(settings: Settings, *, level: Level, to: Path | None, consent: bool) -> int:
     """Probe the first account. Returns 0 if the proxy works with it, 1 with limits, 2 if not."""
-    telemetry.configure()
+    logs.configure()
     logging.disable(logging.CRITICAL)  # the report says what went wrong
     if level == "run" and not consent:
         _ask()

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from proxy import app, telemetry
+from proxy import app
+from proxy import logging as logs
 from proxy.cli.clouds import chosen_accounts
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options
@@ -29,8 +30,8 @@ def serve(settings: Settings) -> int:
     has_members = _has_members(settings)
     app.refuse_lost_members(settings, has_members=has_members)
     refuse_open_door(settings, has_members=has_members)
-    telemetry.configure(log_format=settings.log_format, log_level=settings.log_level)
-    telemetry.log_crashes()
+    logs.configure(log_format=settings.log_format, log_level=settings.log_level)
+    logs.log_crashes()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_serve(settings))
     return 0

@@ -21,9 +21,9 @@ from typing import Any
 
 import structlog
 
+from proxy.logging import REMOVED, scrub
 from proxy.members.tokens import SHAPE
 from proxy.members.usage import finish
-from proxy.telemetry import REMOVED, scrub
 
 log = structlog.get_logger(__name__)
 

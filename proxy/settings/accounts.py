@@ -13,10 +13,10 @@ from typing import TypeAlias
 import structlog
 from yarl import URL
 
+from proxy.logging import register_secret
 from proxy.settings.loading import load
 from proxy.settings.model import PLANS, AccountSettings, Settings
 from proxy.settings.table import ConfigError
-from proxy.telemetry import register_secret
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,7 @@ from aiohttp.test_utils import TestClient
 from quiet import logging_restored
 from stack import Client, Listener, running_proxy
 
-from proxy import telemetry
+from proxy import logging as logs
 from proxy.api.journal import KEPT, Journal
 from proxy.jobs.hub import Hub
 from proxy.simulator import Simulator
@@ -48,7 +48,7 @@ class Sink:
 def logging_on() -> Iterator[None]:
     """The proxy's logging as `serve` sets it up, into nowhere."""
     with logging_restored():
-        telemetry.configure(stream=io.StringIO())
+        logs.configure(stream=io.StringIO())
         yield
 
 
@@ -117,7 +117,7 @@ async def test_anyone_may_subscribe_before_there_is_a_socket(client: Small) -> N
 async def test_each_member_has_its_own_lines_and_the_rest_are_nobodys(logging_on: None) -> None:
     journal = Journal(Hub())
     log = structlog.get_logger("proxy.test")
-    with telemetry.lines_told(journal.add):
+    with logs.lines_told(journal.add):
         log.info("started")
         log.info("of ann", member="ann", key=SECRET)
         with structlog.contextvars.bound_contextvars(member="bob"):

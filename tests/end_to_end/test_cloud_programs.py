@@ -21,7 +21,7 @@ from PIL import Image
 from quiet import logging_restored
 from stack import PATIENCE, Client, Proxy
 
-from proxy import telemetry
+from proxy import logging as logs
 from proxy.simulator import Simulator
 
 API_KEY = "comfyui-the-programs-own-0123456789abcdef"
@@ -115,7 +115,7 @@ def log() -> Iterator[io.StringIO]:
     """Everything that the process logs, down to the smallest thing."""
     lines = io.StringIO()
     with logging_restored():
-        telemetry.configure(stream=lines, log_level="debug")
+        logs.configure(stream=lines, log_level="debug")
         yield lines
 
 

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.logging import register_secret
 from proxy.members import audit
 from proxy.members.audit import Audit
-from proxy.telemetry import register_secret
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0

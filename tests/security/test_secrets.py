@@ -11,7 +11,7 @@ from quiet import logging_restored
 from stack import PATIENCE, Client
 from team import basic, bearer, running_team
 
-from proxy import telemetry
+from proxy import logging as logs
 from proxy.members.directory import Directory
 from proxy.simulator import Simulator
 
@@ -26,7 +26,7 @@ async def test_a_token_leaves_no_trace(
     for form in ("console", "json"):
         stream = io.StringIO()
         with logging_restored():
-            telemetry.configure(log_format=form, log_level="debug", stream=stream)  # type: ignore[arg-type]
+            logs.configure(log_format=form, log_level="debug", stream=stream)  # type: ignore[arg-type]
             async with running_team(simulator, tmp_path / form) as team:
                 answers = await _use_everywhere(session, team.url, team.bob)
                 await team.members.revoke(team.bob)
@@ -91,7 +91,7 @@ async def test_what_a_client_writes_does_not_begin_a_line_of_the_log(
     forged = "2026-01-01 [info] forged"
     stream = io.StringIO()
     with logging_restored():
-        telemetry.configure(log_format="console", log_level="debug", stream=stream)
+        logs.configure(log_format="console", log_level="debug", stream=stream)
         async with running_team(simulator, tmp_path / "data") as team:
             client = Client(session, team.url / "t" / team.bob)
             await client.get(f"x\r\n{forged}")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
+from proxy.logging import scrub
 from proxy.settings import AccountAccess, AccountKeys, AccountSettings, Settings
-from proxy.telemetry import scrub
 
 FIRST, SECOND = "comfyui-first-key-012345", "comfyui-second-key-012345"
 

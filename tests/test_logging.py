@@ -11,15 +11,15 @@ import pytest
 import structlog
 from quiet import logging_restored
 
-from proxy import telemetry
+from proxy import logging as logs
 
 KEY = 'canary/+key "0123456789'
 
 
 @pytest.fixture(autouse=True)
 def _restore_logging(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(telemetry, "_registered", set())
-    monkeypatch.setattr(telemetry, "_registered_pattern", None)
+    monkeypatch.setattr(logs, "_registered", set())
+    monkeypatch.setattr(logs, "_registered_pattern", None)
     with logging_restored():
         yield
 
@@ -27,23 +27,23 @@ def _restore_logging(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture(params=["console", "json"])
 def stream(request: pytest.FixtureRequest) -> io.StringIO:
     stream = io.StringIO()
-    telemetry.configure(log_format=request.param, log_level="debug", stream=stream)
+    logs.configure(log_format=request.param, log_level="debug", stream=stream)
     return stream
 
 
 def test_a_registered_secret_is_removed_from_every_field(stream: io.StringIO) -> None:
-    telemetry.register_secret(KEY)
+    logs.register_secret(KEY)
     structlog.get_logger().info(
         f"key {KEY}", plain=KEY, nested={"a": [KEY, (KEY,)]}, other=ValueError(KEY)
     )
-    assert stream.getvalue().count(telemetry.REMOVED) == 5
+    assert stream.getvalue().count(logs.REMOVED) == 5
     assert "canary" not in stream.getvalue()
 
 
 def test_a_registered_secret_is_removed_from_an_exception_and_its_cause(
     stream: io.StringIO,
 ) -> None:
-    telemetry.register_secret(KEY)
+    logs.register_secret(KEY)
     try:
         try:
             raise KeyError(KEY)
@@ -89,7 +89,7 @@ def test_lines_of_the_standard_library_are_scrubbed_too(stream: io.StringIO) -> 
     ],
 )
 def test_what_has_the_shape_of_a_secret_is_removed(text: str, expected: str) -> None:
-    assert telemetry.scrub(text) == expected
+    assert logs.scrub(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ def test_what_has_the_shape_of_a_secret_is_removed(text: str, expected: str) -> 
     ],
 )
 def test_other_text_stays(text: str) -> None:
-    assert telemetry.scrub(text) == text
+    assert logs.scrub(text) == text
 
 
 def test_a_field_named_like_a_secret_is_removed_whole(stream: io.StringIO) -> None:
@@ -112,13 +112,13 @@ def test_a_field_named_like_a_secret_is_removed_whole(stream: io.StringIO) -> No
 
 
 def test_a_short_value_is_not_taken_for_a_secret() -> None:
-    telemetry.register_secret("a")
-    assert telemetry.scrub("a cat") == "a cat"
+    logs.register_secret("a")
+    assert logs.scrub("a cat") == "a cat"
 
 
 def test_json_lines_carry_what_is_bound() -> None:
     stream = io.StringIO()
-    telemetry.configure(log_format="json", stream=stream)
+    logs.configure(log_format="json", stream=stream)
     with structlog.contextvars.bound_contextvars(request_id="r1", job="j1", member="local"):
         structlog.get_logger("proxy.jobs").info("submitted", steps=20)
         logging.getLogger("aiohttp.server").warning("odd")
@@ -131,7 +131,7 @@ def test_json_lines_carry_what_is_bound() -> None:
 
 def test_lines_below_the_level_are_left_out() -> None:
     stream = io.StringIO()
-    telemetry.configure(log_level="warning", stream=stream)
+    logs.configure(log_level="warning", stream=stream)
     structlog.get_logger().info("quiet")
     logging.getLogger("aiohttp.access").info("quiet")
     assert stream.getvalue() == ""
@@ -146,7 +146,7 @@ def test_a_terminal_gets_colors_unless_they_are_not_wanted(
     ours, theirs = pty.openpty()
     try:
         with os.fdopen(theirs, "w", encoding="utf-8") as terminal:
-            telemetry.configure(stream=terminal)
+            logs.configure(stream=terminal)
             structlog.get_logger().info("something_happened")
         assert (b"\x1b[" in os.read(ours, 4096)) is colored
     finally:
