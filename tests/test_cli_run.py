@@ -16,10 +16,10 @@ from aiohttp import web
 from rich.console import Console
 from yarl import URL
 
-from proxy.cli import follow
-from proxy.cli.failure import CommandError
+from proxy.cli import run as running
+from proxy.cli.comfy import assign, load_workflow
+from proxy.cli.common import CommandError
 from proxy.cli.run import run_graph
-from proxy.cli.workflow import assign, load_workflow
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},
@@ -126,7 +126,7 @@ class FakeComfy:
 @pytest.fixture
 async def comfy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeComfy]:
     for name in ("POLL_WITH_SOCKET", "POLL_WITHOUT_SOCKET", "POLL_AT_THE_END"):
-        monkeypatch.setattr(follow, name, 0.02)
+        monkeypatch.setattr(running, name, 0.02)
     fake = FakeComfy()
     runner = await fake.start()
     yield fake

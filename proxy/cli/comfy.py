@@ -1,17 +1,95 @@
-"""A client of the local API: of a proxy, or of any ComfyUI."""
+"""A client of the local API, of a proxy or of any ComfyUI, and the files that a job left there."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import aiohttp
 from yarl import URL
 
-from proxy.cli.failure import CommandError
-from proxy.cli.workflow import Graph
+from proxy.cli.common import CommandError
 from proxy.translate import codec
+
+Graph = dict[str, dict[str, Any]]
+
+
+def load_workflow(path: Path) -> Graph:
+    """Read a workflow in API format: `{node id: {"class_type", "inputs"}}`.
+
+    Raises `CommandError` for a file that cannot be read, holds something else or is in the format
+    of ComfyUI's editor, which is for drawing and cannot be run by a server.
+    """
+    try:
+        graph = codec.loads(path.read_bytes())
+    except OSError as error:
+        raise _wrong(
+            f"The workflow {path} cannot be read ({error.strerror}): correct its path."
+        ) from None
+    except ValueError as error:
+        raise _wrong(f"The workflow {path} is not JSON: export it again ({error}).") from None
+    if isinstance(graph, dict) and isinstance(graph.get("nodes"), list) and "links" in graph:
+        raise _wrong(
+            f"The workflow {path} is in the format of ComfyUI's editor: open it there, choose "
+            "Workflow > Export (API), and run the file that this gives."
+        )
+    if (
+        not isinstance(graph, dict)
+        or not graph
+        or not all(isinstance(node, dict) and "class_type" in node for node in graph.values())
+    ):
+        raise _wrong(
+            f"The file {path} holds no workflow in API format (an object of nodes that each have a "
+            "class_type): export it from ComfyUI by Workflow > Export (API)."
+        )
+    return graph
+
+
+def assign(graph: Graph, assignment: str) -> None:
+    """Carry out `NODE.INPUT=VALUE` on the graph; VALUE is JSON if it reads as such, else text.
+
+    Raises `CommandError` when it is no assignment or the workflow has no such node or input.
+    """
+    target, equals, text = assignment.partition("=")
+    node_id, dot, name = _split(graph, target)
+    if not equals or not dot or not name:
+        raise _wrong(f"--set {assignment} is not NODE.INPUT=VALUE, as in --set 3.seed=42.")
+    if node_id not in graph:
+        known = ", ".join(f"{key} ({node['class_type']})" for key, node in graph.items())
+        raise _wrong(f"--set {assignment} names node {node_id}, but there are only: {known}.")
+    inputs = graph[node_id].setdefault("inputs", {})
+    if name not in inputs:
+        known = ", ".join(inputs) or "none"
+        raise _wrong(
+            f"--set {assignment} names the input {name}, but the inputs of node {node_id} "
+            f"({graph[node_id]['class_type']}) are: {known}."
+        )
+    inputs[name] = _value(text)
+
+
+def _split(graph: Graph, target: str) -> tuple[str, str, str]:
+    """Node and input: ids and names may have dots in them, so the graph decides where to cut."""
+    cuts = [position for position, letter in enumerate(target) if letter == "."]
+    for cut in reversed(cuts):
+        if target[:cut] in graph:
+            return target[:cut], ".", target[cut + 1 :]
+    return target.partition(".")
+
+
+def _value(text: str) -> Any:
+    try:
+        return codec.loads(text)
+    except ValueError:
+        return text
+
+
+def _wrong(sentence: str) -> CommandError:
+    return CommandError(sentence, exit_code=2)
+
 
 #: A server that takes longer to say something is taken for gone, in seconds.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
@@ -126,3 +204,131 @@ def _object(data: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+#: How often a download is begun before it is given up.
+_ATTEMPTS = 3
+
+
+def files_of(entry: dict[str, Any]) -> list[dict[str, str]]:
+    """The files that the outputs of a history entry name, each once, ready for `GET /view`."""
+    files: dict[tuple[str, ...], dict[str, str]] = {}
+    for item in _items(entry):
+        if isinstance(item, dict) and isinstance(item.get("filename"), str):
+            file = {
+                "filename": item["filename"],
+                "subfolder": str(item.get("subfolder") or ""),
+                "type": str(item.get("type") or "output"),
+            }
+            files.setdefault(tuple(file.values()), file)
+    return list(files.values())
+
+
+def texts_of(entry: dict[str, Any]) -> list[str]:
+    """The texts among the outputs of a history entry."""
+    return [item for item in _items(entry, key="text") if isinstance(item, str)]
+
+
+def _items(entry: dict[str, Any], key: str | None = None) -> Iterator[Any]:
+    outputs = entry.get("outputs")
+    for output in outputs.values() if isinstance(outputs, dict) else ():
+        for name, items in output.items() if isinstance(output, dict) else ():
+            if isinstance(items, list | tuple) and key in (None, name):
+                yield from items
+
+
+def require_folder(folder: Path) -> None:
+    """Make the folder and try whether it can be written. Raises `CommandError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"comfy-cloud-proxy")
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+
+
+async def download(comfy: Comfy, file: dict[str, str], folder: Path) -> Path:
+    """Save a file beneath the folder and say where; nothing that is there is overwritten.
+
+    Raises `CommandError` when the server does not give it or the folder cannot be written.
+    """
+    try:
+        path, target = await asyncio.to_thread(_claim, folder, file)
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    complete = False
+    try:
+        with target:
+            await _fetch(comfy, file, target)
+            complete = True
+    except OSError as error:
+        raise _not_writable(folder, error) from None
+    finally:
+        if not complete:
+            path.unlink(missing_ok=True)
+    return path
+
+
+def _not_writable(folder: Path, error: OSError) -> CommandError:
+    return CommandError(
+        f"{folder} cannot be written ({error.strerror}): choose another folder with --output."
+    )
+
+
+async def _fetch(comfy: Comfy, file: dict[str, str], target: BinaryIO) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            async with comfy.view(file) as content:
+                async for chunk in content.iter_chunked(1 << 16):
+                    await asyncio.to_thread(target.write, chunk)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            lasting = isinstance(error, aiohttp.ClientResponseError) and error.status < 500
+            if lasting or attempt == _ATTEMPTS:
+                raise CommandError(
+                    f"The output {file['filename']} cannot be downloaded ({_reason(error)}): "
+                    f"try {comfy.base_url / 'view' % file}."
+                ) from None
+            target.seek(0)
+            target.truncate()
+            await asyncio.sleep(attempt)
+        else:
+            return
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, aiohttp.ClientResponseError):
+        return f"status {error.status}"
+    return str(error) or type(error).__name__
+
+
+def _claim(folder: Path, file: dict[str, str]) -> tuple[Path, BinaryIO]:
+    """Open a new file of the output's name, or of the name with ` (1)`, ` (2)`… in it."""
+    wanted = folder.joinpath(*_parts(file["subfolder"]), (_parts(file["filename"]) or ["file"])[-1])
+    wanted.parent.mkdir(parents=True, exist_ok=True)
+    path, count = wanted, 0
+    while True:
+        try:
+            return path, path.open("xb")
+        except FileExistsError:
+            count += 1
+            path = wanted.with_stem(f"{wanted.stem} ({count})")
+
+
+def _parts(path: str) -> list[str]:
+    """The parts of a server's path that cannot lead out of a folder."""
+    pure = PurePosixPath("".join(filter(str.isprintable, path)).replace("\\", "/"))
+    return [part for part in pure.parts if part not in ("/", "..") and not part.endswith(":")]
+
+
+def failure_of(entry: dict[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """How the job failed: `execution_error` or `execution_interrupted` and its data.
+
+    `None` if it did not. Servers without a `status` in their history keep only what succeeded.
+    """
+    status = entry.get("status")
+    if not isinstance(status, dict) or status.get("status_str", "success") == "success":
+        return None
+    for message in reversed(status.get("messages") or ()):
+        if message[0] in ("execution_error", "execution_interrupted"):
+            return message[0], message[1]
+    return "execution_error", {}

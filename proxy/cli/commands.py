@@ -10,9 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from proxy import __version__
-from proxy.cli import member_commands
-from proxy.cli.failure import CommandError
-from proxy.cli.options import takes_settings
+from proxy.cli.common import CommandError, takes_settings
 from proxy.probe.points import Level
 from proxy.settings import ConfigError, load
 
@@ -108,7 +106,7 @@ def _probe(
 
     The report holds no key, no signed URL and no prompt of others.
     """
-    from proxy.cli.probe import run_probe
+    from proxy.cli.check import run_probe
 
     return run_probe(load(options), level=level, to=to, consent=consent)
 
@@ -171,7 +169,7 @@ def _usage(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Tell who used what: jobs, running seconds, outputs and bytes by day and member."""
-    from proxy.cli.usage import Form, usage
+    from proxy.cli.members import Form, usage
 
     form: Form = "csv" if as_csv else "json" if as_json else "table"
     return usage(load(options), first=first, last=last, member=member, form=form)
@@ -191,10 +189,182 @@ def _audit(
     ] = None,
 ) -> int:
     """Print the audit record, a line of JSON for each entry, newest first."""
-    from proxy.cli.usage import audit
+    from proxy.cli.members import audit
 
     return audit(load(options), limit=limit, member=member, action=action)
 
 
-app.add_typer(member_commands.member, name="member")
-app.add_typer(member_commands.token, name="token")
+member = typer.Typer(help="Say who may use the proxy, and how much.", no_args_is_help=True)
+token = typer.Typer(help="Make and revoke members' tokens.", no_args_is_help=True)
+app.add_typer(member, name="member")
+app.add_typer(token, name="token")
+
+_WHERE = {"config", "data_dir", "simulate"}
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The member.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _limit(metavar: str, text: str, *names: str) -> Any:
+    return Annotated[
+        str | None, typer.Option(*names, metavar=metavar, help=text, show_default=False)
+    ]
+
+
+#: The options for what a member may do, by their names in `MemberFields`.
+_LIMITS: dict[str, Any] = {
+    "role": _limit("ROLE", "user or admin."),
+    "weight": _limit("NUMBER", "The share of turns, beside others' 1."),
+    "max_queued": _limit("N", "Most jobs that may wait; none is no limit.", "--max-queued"),
+    "max_running": _limit("N", "Most jobs at once; none is no limit.", "--max-running"),
+    "jobs_per_day": _limit("N", "Most jobs a day (UTC); none is no limit.", "--jobs-per-day"),
+    "upload_bytes_per_day": _limit(
+        "N", "How many bytes of uploads a day (UTC); none is no limit.", "--upload-bytes-per-day"
+    ),
+    "stored_bytes": _limit(
+        "N", "How many bytes of user data and settings; none is no limit.", "--stored-bytes"
+    ),
+    "requests_per_second": _limit(
+        "N", "Most requests a second; none: no limit.", "--requests-per-second"
+    ),
+    "denied_classes": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--deny-class",
+            metavar="CLASS",
+            help="A node class that no workflow may have. May be repeated; none allows all again.",
+            show_default=False,
+        ),
+    ],
+    "deny_partner_nodes": Annotated[
+        bool | None,
+        typer.Option(
+            "--deny-partner-nodes/--allow-partner-nodes",
+            help="Whether nodes that are paid for by use are refused.",
+            show_default=False,
+        ),
+    ],
+    "client_parallelism": _limit(
+        "auto|one|many",
+        "How many jobs of one client run at once; none leaves it to the setting.",
+        "--client-parallelism",
+    ),
+}
+
+
+@member.command("add")
+@takes_settings(_WHERE, _LIMITS)
+def _add(
+    options: dict[str, Any],
+    name: Name,
+    restore: Annotated[
+        bool,
+        typer.Option("--restore", help="Take back a removed member, with history and files."),
+    ] = False,
+) -> int:
+    """Add a member. With the first one every client needs a token."""
+    from proxy.cli import members
+
+    wanted = {key: options.pop(key, None) for key in _LIMITS}
+    return members.add_member(load(options), name, wanted, restore=restore)
+
+
+@member.command("list")
+@takes_settings(_WHERE)
+def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
+    """Print the members with their limits."""
+    from proxy.cli import members
+
+    return members.list_members(load(options), as_json=as_json)
+
+
+@member.command("set")
+@takes_settings(_WHERE, _LIMITS)
+def _set(options: dict[str, Any], name: Name) -> int:
+    """Change the role, the weight or limits of a member."""
+    from proxy.cli import members
+
+    wanted = {key: options.pop(key, None) for key in _LIMITS}
+    return members.set_member(load(options), name, wanted)
+
+
+@member.command("disable")
+@takes_settings(_WHERE)
+def _disable(options: dict[str, Any], name: Name) -> int:
+    """Shut a member out, at once; its jobs, files and tokens stay."""
+    from proxy.cli import members
+
+    return members.enable_member(load(options), name, enabled=False)
+
+
+@member.command("enable")
+@takes_settings(_WHERE)
+def _enable(options: dict[str, Any], name: Name) -> int:
+    """Let a disabled member in again."""
+    from proxy.cli import members
+
+    return members.enable_member(load(options), name, enabled=True)
+
+
+@member.command("remove")
+@takes_settings(_WHERE)
+def _remove(options: dict[str, Any], name: Name) -> int:
+    """Remove a member and its tokens. History and files stay on disk for nobody to see."""
+    from proxy.cli import members
+
+    return members.remove_member(load(options), name)
+
+
+@token.command("new")
+@takes_settings(_WHERE)
+def _new(
+    options: dict[str, Any],
+    name: Name,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="After which time it expires, as 90d or 12h. Without it never.",
+            show_default=False,
+        ),
+    ] = None,
+    note: Annotated[
+        str, typer.Option(metavar="TEXT", help="What it is for.", show_default=False)
+    ] = "",
+    as_json: AsJson = False,
+) -> int:
+    """Make a token for a member and print it, this once."""
+    from proxy.cli import members
+
+    return members.new_token(load(options), name, expires=expires, note=note, as_json=as_json)
+
+
+@token.command("revoke")
+@takes_settings(_WHERE)
+def _revoke(
+    options: dict[str, Any],
+    prefix: Annotated[
+        str,
+        typer.Argument(metavar="PREFIX", help="How it begins, as ccp_ab12.", show_default=False),
+    ],
+) -> int:
+    """Revoke a token, at once: whoever came in by it is shown out."""
+    from proxy.cli import members
+
+    return members.revoke_token(load(options), prefix)
+
+
+@token.command("list")
+@takes_settings(_WHERE)
+def _list_tokens(
+    options: dict[str, Any],
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Of this member alone.", show_default=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """Print the tokens, by their beginnings, with when and from where each was used last."""
+    from proxy.cli import members
+
+    return members.list_tokens(load(options), name, as_json=as_json)

@@ -1,24 +1,34 @@
-"""`member` and `token`: who may use a proxy. They work while it runs, and without it."""
+"""`member` and `token`, `usage` and `audit`: who may use a proxy, and who used what."""
 
 from __future__ import annotations
 
 import asyncio
+import csv
 import json
+import sqlite3
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import UTC, datetime
-from typing import Any, TypeVar
+from contextlib import closing
+from dataclasses import asdict
+from dataclasses import fields as fields_of
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from proxy.cli.failure import CommandError
+from proxy.cli.common import CommandError
 from proxy.folder import held
-from proxy.members import audit, fields
+from proxy.members import audit as record
+from proxy.members import fields
 from proxy.members.directory import Directory, DirectoryError
 from proxy.members.member import Member
 from proxy.members.tokens import Token
+from proxy.members.usage import USAGE, MemberDay, Row, day_of, select
 from proxy.settings import Settings, place_options
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.legacy import MEMBERS
@@ -227,7 +237,7 @@ def _note(settings: Settings, action: str, **about: str) -> None:
     if settings.audit_days == 0:
         return
     try:
-        audit.note(settings.data_dir / audit.FOLDER, action, **about)
+        record.note(settings.data_dir / record.FOLDER, action, **about)
     except OSError as error:
         sys.stderr.write(f"The audit record could not be written ({error.strerror}).\n")
 
@@ -266,3 +276,110 @@ def _print_table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Non
         table.add_row(*map(Text, row))
     console = Console()
     console.print(table, width=None if console.is_terminal else 200)
+
+
+Form = Literal["table", "csv", "json"]
+
+#: Milliseconds to wait for a server that writes.
+_PATIENCE = 5000
+
+#: Letters of a line where nobody says how many there is room for.
+_WIDTH = 160
+
+_COLUMNS = ("day", "member", *(field.name for field in fields_of(Row)))
+
+
+def usage(
+    settings: Settings, *, first: str | None, last: str | None, member: str | None, form: Form
+) -> int:
+    """Print the usage from day to day, both included. Returns 0.
+
+    Raises `CommandError` for days that are none and a database that cannot be read.
+    """
+    until = _date("--to", last) if last else day_of(time.time())
+    since = _date("--from", first) if first else until
+    rows = select(_documents(settings.data_dir / "proxy.sqlite"), since, until, member)
+    match form:
+        case "csv":
+            lines = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+            lines.writeheader()
+            lines.writerows(map(_values, rows))
+        case "json":
+            sys.stdout.write(json.dumps([_values(row) for row in rows], indent=2) + "\n")
+        case "table":
+            _print_usage(rows, since, until)
+    return 0
+
+
+def audit(settings: Settings, *, limit: int, member: str | None, action: str | None) -> int:
+    """Print entries of the audit record as lines of JSON, newest first. Returns 0.
+
+    Raises `CommandError` when it cannot be read.
+    """
+    folder = settings.data_dir / record.FOLDER
+    try:
+        for entry in record.read(folder, limit=limit, member=member, action=action):
+            sys.stdout.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise CommandError(
+            f"The audit record in {folder} cannot be read ({error.strerror}): run this as the "
+            "user that runs the proxy."
+        ) from None
+    return 0
+
+
+def _documents(path: Path) -> dict[str, bytes]:
+    """The stored usage, which is nothing where no proxy has ever run."""
+    if not path.exists():
+        return {}
+    try:
+        uri = f"{path.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            database.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
+            return dict(
+                database.execute("SELECT key, value FROM documents WHERE collection = ?", (USAGE,))
+            )
+    except sqlite3.Error as error:
+        raise CommandError(
+            f"The database {path} cannot be read ({error}): run this as the user that runs the "
+            "proxy."
+        ) from None
+
+
+def _date(option: str, text: str) -> str:
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise CommandError(
+            f"{option} {text} is no day: write one such as 2026-01-31.", exit_code=2
+        ) from None
+
+
+def _values(row: MemberDay) -> dict[str, Any]:
+    used = asdict(row.used)
+    used["running_seconds"] = round(row.used.running_seconds, 3)
+    return {"day": row.day, "member": row.member, **used}
+
+
+def _print_usage(rows: list[MemberDay], first: str, last: str) -> None:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    if not rows:
+        days = f"on {first}" if first == last else f"from {first} to {last}"
+        console.print(f"Nothing was used {days} (UTC).")
+        return
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in _COLUMNS:
+        table.add_column(
+            name.replace("_", " "), justify="left" if name in _COLUMNS[:2] else "right"
+        )
+    for row in rows:
+        day, member, *numbers = _values(row).values()
+        table.add_row(day, member, *(f"{number:,}" for number in numbers))
+    if len(rows) > 1:
+        total = Row()
+        for row in rows:
+            total.add(row.used)
+        _, _, *numbers = _values(MemberDay("", "", total)).values()
+        table.add_section()
+        table.add_row("total", "", *(f"{number:,}" for number in numbers))
+    console.print(table)

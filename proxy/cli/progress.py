@@ -18,7 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from proxy.cli.workflow import Graph
+from proxy.cli.comfy import Graph
 
 #: Binary messages that are pictures of a running node (ComfyUI's `BinaryEventTypes`).
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4

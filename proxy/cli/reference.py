@@ -18,7 +18,7 @@ from pathlib import Path
 
 from proxy.api.routes import ROUTES, Route, Source
 from proxy.cli.commands import app
-from proxy.cli.options import shown_default
+from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
 
 _MEMBER_COMMANDS = (

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from proxy import app
 from proxy import logging as logs
-from proxy.cli.clouds import chosen_accounts
+from proxy.cli.common import chosen_accounts
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options
 from proxy.storage.database import StorageError

@@ -1,22 +1,112 @@
-"""The accounts that the settings choose: at Comfy Cloud, or at a simulator in this process."""
+"""What commands share: how they fail, the options of settings, the accounts that they choose."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import inspect
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import structlog
+import typer
 
 from proxy.logging import register_secret
-from proxy.settings import PLANS, AccountAccess, ConfigError, Settings, read_accounts, slots_of
+from proxy.settings import (
+    PLANS,
+    SETTINGS,
+    AccountAccess,
+    ConfigError,
+    Setting,
+    Settings,
+    read_accounts,
+    slots_of,
+)
 
 if TYPE_CHECKING:
     from proxy.simulator import Simulator
     from proxy.simulator.account import Plan
+
+
+class CommandError(Exception):
+    """Ends the command with one sentence on standard error.
+
+    `exit_code` is 2 for what was asked wrongly and 1 for what went wrong.
+    """
+
+    def __init__(self, sentence: str, *, exit_code: int = 1) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
+
+
+def takes_settings(
+    names: Collection[str] | None = None, more: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Give a command an option for each setting, or for those in `names`, behind its own.
+
+    `more` are further options, their annotations by name. The command gets a dictionary of all
+    those that were given as the first argument, for `load`, and its own by name.
+    """
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    rows = [
+        (row, row.option) for row in SETTINGS if row.option and (names is None or row.name in names)
+    ]
+    further = [
+        inspect.Parameter(name, keyword, default=None, annotation=kind)
+        for name, kind in (more or {}).items()
+    ]
+
+    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
+        @wraps(command)
+        def with_options(**options: Any) -> int:
+            others = {parameter.name: options.pop(parameter.name) for parameter in own}
+            given = {name: value for name, value in options.items() if value is not None}
+            return command(given, **others)
+
+        with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                *further,
+                *(parameter.replace(kind=keyword) for parameter in own),
+                *(_parameter(row, option) for row, option in rows),
+            ],
+            return_annotation=int,
+        )
+        with_options.__annotations__ = {}
+        return with_options
+
+    return decorate
+
+
+def _parameter(row: Setting, name: str) -> inspect.Parameter:
+    declaration = f"{name}/--no-{name[2:]}" if row.is_flag else name
+    notes = f"[default: {shown_default(row)}] [env: {row.environment}]"
+    option = typer.Option(
+        declaration,
+        metavar=None if row.is_flag else row.entry.metavar,
+        help=f"{row.entry.help} {notes}",
+        show_default=False,
+    )
+    kind: Any = Annotated[bool | None if row.is_flag else str | None, option]
+    return inspect.Parameter(
+        row.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind
+    )
+
+
+def shown_default(row: Setting) -> str:
+    """The default as people read it."""
+    if row.entry.shown:
+        return row.entry.shown
+    if row.default is None or row.default == ():
+        return "none"
+    if isinstance(row.default, bool):
+        return "true" if row.default else "false"
+    return str(row.default).removesuffix("/")
+
 
 log = structlog.get_logger(__name__)
 
