@@ -19,7 +19,6 @@ from proxy.accounts.order import best_first
 from proxy.api import web_packages
 from proxy.api.admin.board import Bell, Board
 from proxy.api.admin.metrics import Gauges
-from proxy.api.app import make_admin_app
 from proxy.api.connections import Limits
 from proxy.api.journal import Journal
 from proxy.api.server import Server
@@ -229,7 +228,7 @@ async def serve(
         following: list[asyncio.Task[None]] = []
         try:
             if settings.admin_listen is not None:
-                admin = Server(services, limits, stop_timeout=stop_timeout, make=make_admin_app)
+                admin = Server(services, limits, stop_timeout=stop_timeout, admin=True)
                 await _listen_for_admins(admin, *settings.admin_listen)
                 servers.append(admin)
             ready(await server.start(settings.host, settings.port, context=context))

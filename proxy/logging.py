@@ -1,7 +1,8 @@
 """Logs: structlog for ours and for those of the libraries, with secrets removed on the way.
 
-A line carries the names that are bound where it is written (`request_id`, `job`, `member`):
-bind them with `structlog.contextvars.bound_contextvars`.
+A line carries the names that are bound where it is written (`job`, `member`): bind them with
+`structlog.contextvars.bound_contextvars`. Lines on behalf of a request carry those of its
+`RequestContext` too.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import json
 import logging
 import os
 import re
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Literal, TextIO
 from urllib.parse import quote, quote_plus
@@ -100,8 +103,53 @@ def _scrub_value(value: object, name: str = "") -> object:
     return scrub(str(value))
 
 
+class RequestContext:
+    """What lines about one request carry: its id, its member and how logs name its token.
+
+    Made for each request, so that nothing is written down before a line asks for it.
+    """
+
+    __slots__ = ("_id", "member", "token_id")
+
+    def __init__(self) -> None:
+        self._id: str | None = None
+        self.member: str | None = None
+        self.token_id: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Twelve random letters."""
+        if self._id is None:
+            self._id = secrets.token_hex(6)
+        return self._id
+
+
+_request: ContextVar[RequestContext | None] = ContextVar("request", default=None)
+
+
+def begin_request() -> RequestContext:
+    """A context for the lines of this task and of those that it starts."""
+    context = RequestContext()
+    _request.set(context)
+    return context
+
+
+def _bound() -> dict[str, object]:
+    """The names that are bound where a line is written."""
+    context = _request.get()
+    names: dict[str, object] = {}
+    if context is not None:
+        about = {"member": context.member, "token_id": context.token_id, "request_id": context.id}
+        names = {name: value for name, value in about.items() if value is not None}
+    return {**names, **structlog.contextvars.get_contextvars()}
+
+
+def _merge_bound(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
+    return {**_bound(), **event_dict}
+
+
 _COMMON: tuple[Processor, ...] = (
-    structlog.contextvars.merge_contextvars,
+    _merge_bound,
     structlog.stdlib.add_logger_name,
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -168,9 +216,7 @@ class _MembersLines(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tell whom the line concerns, when it was written and what it says."""
-        bound = (
-            record.msg if isinstance(record.msg, dict) else structlog.contextvars.get_contextvars()
-        )
+        bound = record.msg if isinstance(record.msg, dict) else _bound()
         member = bound.get("member")
         if isinstance(member, str):
             self._tell(member, record.created, self.format(record))

@@ -1,6 +1,13 @@
-"""Answers in ComfyUI's manner: JSON by `json.dumps`, and empty bodies without a content type."""
+"""Answers in ComfyUI's manner: JSON by `json.dumps`, and empty bodies without a content type.
+
+JSON and text are packed for clients that can unpack them, if the setting `compress` says so, as by
+ComfyUI's `--enable-compress-response-body`.
+"""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
 
 from aiohttp import web
 
@@ -8,6 +15,15 @@ from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 JSON_TYPE = "application/json; charset=utf-8"
+
+IDENTITY = "identity"
+#: The codings of ComfyUI; of equal ones it takes the first.
+_CODINGS = ("deflate", "gzip")
+_PACKED = frozenset({"application/json", "text/plain"})
+#: Bytes below which packing costs more than it saves.
+LEAST = 256
+
+_ITEM = re.compile(r"\s*([\w!#$%&'*+.^`|~-]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 
 
 #: Bytes of an answer that are written at once.
@@ -64,3 +80,41 @@ def refusal(error: LocalError) -> web.Response:
 def job_error(message: str, status: int = 400, **more: object) -> web.Response:
     """An error in the form of ComfyUI's job routes: `{"error": message}`."""
     return json({"error": message, **more}, status)
+
+
+def pack(request: web.Request, answer: web.StreamResponse) -> None:
+    """Have an answer packed as it is sent, if it is one to pack and the client asked for it.
+
+    Files, pictures, websockets and what is packed already go as they are. Large bodies are packed
+    in a thread (aiohttp does so).
+    """
+    if not isinstance(answer, web.Response) or answer.prepared:
+        return
+    if answer.content_type not in _PACKED or "Content-Encoding" in answer.headers:
+        return
+    if not isinstance(answer.body, bytes | bytearray) or len(answer.body) < LEAST:
+        return
+    answer.headers.add("Vary", "Accept-Encoding")
+    chosen = coding(request.headers.getall("Accept-Encoding", ()), _CODINGS)
+    if chosen != IDENTITY:
+        answer.enable_compression(web.ContentCoding(chosen))
+
+
+def coding(accepted: Iterable[str], offered: Sequence[str]) -> str:
+    """The content coding for a request (RFC 9110, 12.5.3): one of `offered`, or `identity`.
+
+    `accepted` are the values of its `Accept-Encoding` headers, `offered` our codings, the best
+    first. Only what a client names is chosen, with a weight above 0 and not below that of
+    `identity`: the one of the highest weight, of equals the first offered. `*` names nothing, an
+    item that cannot be read neither, and who refuses everything gets `identity`, as from a server
+    that has no codings.
+    """
+    weights: dict[str, float] = {}
+    for value in accepted:
+        for item in value.split(","):
+            read = _ITEM.fullmatch(item)
+            if read:
+                weights[read[1].lower().removeprefix("x-")] = float(read[2] or 1)
+    named = [name for name in offered if weights.get(name, 0) > 0]
+    best = max(named, key=weights.__getitem__, default=IDENTITY)
+    return IDENTITY if weights.get(best, 0) < weights.get(IDENTITY, 0) else best

@@ -8,12 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from aiohttp.typedefs import Middleware
 
-from proxy.api.forwarded import caller_of
-from proxy.api.middleware import MEMBER
+from proxy.api.connections import caller_of, connection_of
 from proxy.members.audit import Audit, Value
-from proxy.members.limiter import LIMIT_REACHED, Limiter
+from proxy.members.limiter import Limiter
 from proxy.members.usage import Usage
 from proxy.metrics import Metrics
 from proxy.translate.errors import LocalError
@@ -44,7 +42,8 @@ class Books:
     def note(self, request: web.Request, action: str, **about: Value) -> None:
         """Record an action of the request's member."""
         if self.audit is not None:
-            member, address = request.get(MEMBER, ""), caller_of(request).address
+            admission, address = connection_of(request).admission, caller_of(request).address
+            member = admission.member if admission is not None else ""
             self.audit.note(action, member=member, address=address, **about)
 
     def wrong_token(self, address: str, shown: str) -> None:
@@ -100,24 +99,3 @@ class Books:
     def upload_room(self, member: str) -> int | None:
         """How many bytes the member may still upload today; `None` is no limit."""
         return None if self.limiter is None else self.limiter.upload_room(member)
-
-
-def limited(books: Books) -> Middleware:
-    """The middleware that holds members to their requests a second and counts all refusals."""
-    limiter, refusals = books.limiter, books.metrics.limit_refusals
-
-    @web.middleware
-    async def pass_within_limits(request: web.Request, handler: Handler) -> web.StreamResponse:
-        member = request.get(MEMBER)
-        if member is None:
-            return await handler(request)
-        try:
-            if limiter is not None and request.path not in _FREE:
-                limiter.request(member)
-            return await handler(request)
-        except LocalError as error:
-            if error.type == LIMIT_REACHED:
-                refusals.labels(member, error.details).inc()
-            raise
-
-    return pass_within_limits

@@ -6,7 +6,8 @@ from typing import cast
 
 from aiohttp import web
 
-from proxy.api import accept, answers
+from proxy.api import answers
+from proxy.api.middleware import prepare
 from proxy.api.services import member_of, of
 from proxy.catalog.whole import Body, Coding
 
@@ -19,13 +20,13 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
 
     Compressed only for who asks for it. The entity tag is that of the bytes as they are sent.
     """
-    coding = cast(Coding, accept.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
+    coding = cast(Coding, answers.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
     body = await of(request).catalogue.object_info(_files(request), coding)
     headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}
     if any(tag.value in ("*", body.etag) for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
     headers["Content-Type"] = answers.JSON_TYPE
-    if coding != accept.IDENTITY:
+    if coding != answers.IDENTITY:
         headers["Content-Encoding"] = coding
     return await _send(request, body, headers)
 
@@ -100,7 +101,7 @@ async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> we
     """Piece by piece, so that nothing is copied; a client that leaves ends it quietly."""
     response = web.StreamResponse(headers={**headers, "Content-Length": str(body.length)})
     try:
-        await response.prepare(request)
+        await prepare(request, response)
         if request.method != "HEAD":
             for piece in body.pieces:
                 await response.write(piece)

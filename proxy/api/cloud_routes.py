@@ -14,8 +14,8 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.api import answers
-from proxy.api.access import ADMISSION, DOOR, TICKETED
-from proxy.api.forwarded import caller_of
+from proxy.api.authenticator import KEY_HEADER, TICKETED
+from proxy.api.connections import admission_of, authenticator_of, caller_of
 from proxy.api.services import member_of, of
 from proxy.jobs.listing import JobQuery
 from proxy.translate import as_cloud, codec
@@ -126,13 +126,14 @@ def redirect(request: web.Request) -> web.Response | None:
     address that it names without the key. Here it is that of `/view`, which never redirects; it
     is a whole URL, since programs take it as it is, and with members it has a ticket.
     """
-    if "X-API-Key" not in request.headers or request.path != "/api/view":
+    if KEY_HEADER not in request.headers or request.path != "/api/view":
         return None
-    door, caller, token = request.app[DOOR], caller_of(request), request[ADMISSION].token
+    authenticator, caller = authenticator_of(request), caller_of(request)
+    token = admission_of(request).token
     address = request.rel_url.with_path(TICKETED, keep_query=True).without_query_params("token")
     if token is not None:
-        address = door.tickets.add(address, token)
-    address = URL(f"{caller.scheme}://{caller.host}{door.base_path}{address}")
+        address = authenticator.tickets.add(address, token)
+    address = URL(f"{caller.scheme}://{caller.host}{authenticator.base_path}{address}")
     return web.Response(status=302, headers={"Location": str(address)})
 
 

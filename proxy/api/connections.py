@@ -15,15 +15,18 @@ import contextlib
 import sys
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
 
-from proxy.api.access import Admission, Door
-from proxy.api.forwarded import Network, parse_address
+from proxy.api.addressing import STRAIGHT, Caller, Network, Way, caller, parse_address
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.api.authenticator import Admission, Authenticator
+    from proxy.api.services import Services
 
 log = structlog.get_logger(__name__)
 
@@ -93,21 +96,31 @@ class Connection(web.RequestHandler):
         "_state",
         "address",
         "admission",
+        "caller",
         "cancelled",
         "keeper",
         "member",
+        "peer",
+        "services",
         "task",
+        "way",
     )
 
     def __init__(self, keeper: ConnectionManager, server: web.Server, **options: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self.keeper = keeper
-        #: Who was let in by the request under way, and whose the connection is.
+        self.services: Services = keeper.services
+        #: How the request under way came, who sent it if that was asked, and who was let in by it.
+        self.way = STRAIGHT
+        self.caller: Caller | None = None
         self.admission: Admission | None = None
+        #: Whose the connection is.
         self.member: str | None = None
         #: The handler of the request under way, and whether it was cancelled because of the end.
         self.task: asyncio.Task[object] | None = None
         self.cancelled = False
+        #: Where it comes from, and by what it is counted.
+        self.peer = ""
         self.address: str | bytes = ""
         self._body: StreamReader | None = None
         self._socket: Socket | None = None
@@ -117,10 +130,11 @@ class Connection(web.RequestHandler):
 
     # --- the course of a request -----------------------------------------------------------
 
-    def begin(self, body: StreamReader) -> None:
+    def begin(self, body: StreamReader, way: Way) -> None:
         """The headers of a request have come."""
         self._body = body
-        self.admission = None
+        self.way = way
+        self.caller = self.admission = None
         if body.is_eof():
             if self._state == _HEADERS:
                 self.keeper.timed.discard(self)
@@ -146,7 +160,7 @@ class Connection(web.RequestHandler):
     def upgraded(self, socket: Socket) -> None:
         """The connection is a websocket, which may be silent."""
         self._state, self._socket = _SOCKET, socket
-        if self.admission is not None and not self.keeper.door.stands(self.admission):
+        if self.admission is not None and not self.keeper.authenticator.stands(self.admission):
             self.show_out()  # its access ended while it shook hands
 
     @property
@@ -240,7 +254,8 @@ class Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Let the connection in, or refuse it."""
         peer = transport.get_extra_info("peername")
-        taken = self.keeper.take_in(self, str(peer[0]) if isinstance(peer, tuple) else "")
+        self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
+        taken = self.keeper.take_in(self)
         if taken is None:
             super().connection_made(transport)
             return
@@ -293,17 +308,48 @@ def connection_of(request: web.BaseRequest) -> Connection:
     return cast(Connection, request.protocol)
 
 
-class ConnectionManager:
-    """The connections of a listener. Those from `trusted` proxies are not counted by address."""
+def way_of(request: web.BaseRequest) -> Way:
+    """How a request came."""
+    return connection_of(request).way
 
-    def __init__(self, limits: Limits, door: Door, trusted: tuple[Network, ...] = ()) -> None:
+
+def caller_of(request: web.BaseRequest) -> Caller:
+    """Who sent a request."""
+    connection = connection_of(request)
+    if connection.caller is None:
+        connection.caller = caller(
+            connection.peer,
+            request.headers,
+            connection.services.trusted_proxies,
+            scheme=request.scheme,
+        )
+    return connection.caller
+
+
+def authenticator_of(request: web.BaseRequest) -> Authenticator:
+    """Who lets clients of the listener in."""
+    return connection_of(request).keeper.authenticator
+
+
+def admission_of(request: web.BaseRequest) -> Admission:
+    """Who was let in by a request."""
+    admission = connection_of(request).admission
+    if admission is None:
+        raise RuntimeError("nobody was let in")
+    return admission
+
+
+class ConnectionManager:
+    """The connections of a listener. Those from trusted proxies are not counted by address."""
+
+    def __init__(self, limits: Limits, services: Services, authenticator: Authenticator) -> None:
         self.now = asyncio.get_running_loop().time
-        self.door = door
+        self.services = services
+        self.authenticator = authenticator
         #: Connections that `check` has to look at, and since when a client takes nothing more.
         self.timed: set[Connection] = set()
         self.stalled: dict[Connection, float] = {}
         self._limits = limits
-        self._trusted = trusted
         most = limits.max_connections
         self._most_strangers = max(1, most - int(most * (1 - STRANGERS)))
         self._most_of_address = max(ALWAYS, int(most * ONE_ADDRESS))
@@ -320,13 +366,13 @@ class ConnectionManager:
 
     # --- what the connections tell ---------------------------------------------------------
 
-    def take_in(self, connection: Connection, peer: str) -> bool | None:
+    def take_in(self, connection: Connection) -> bool | None:
         """Count a new connection. `None` lets it in; `True` refuses it with words, `False` without.
 
         Where all places are taken, or all of strangers or of the address, one that is silent for
         long makes room.
         """
-        connection.address = self._address(peer)
+        connection.address = _counted_by(connection.peer, self.services.trusted_proxies)
         self.connections.add(connection)
         neighbours = self._by_address.get(connection.address)
         many = neighbours is not None and len(neighbours) >= self._most_of_address
@@ -424,16 +470,6 @@ class ConnectionManager:
                 return True
         return False
 
-    def _address(self, peer: str) -> str | bytes:
-        """By what connections of one place are counted: an IPv4 address, the /64 of an IPv6 one.
-
-        It is empty where they are not.
-        """
-        address = parse_address(peer)
-        if address is None or any(address in network for network in self._trusted):
-            return ""
-        return str(address) if address.version == 4 else address.packed[:8]
-
     # --- what the server asks for ----------------------------------------------------------
 
     def review(self) -> None:
@@ -445,7 +481,7 @@ class ConnectionManager:
                 if admission is None:
                     continue
                 if admission not in standing:
-                    standing[admission] = self.door.stands(admission)
+                    standing[admission] = self.authenticator.stands(admission)
                 if not standing[admission]:
                     connection.show_out()
 
@@ -513,6 +549,17 @@ class ConnectionManager:
                     await self._stirred.wait()
         for connection in list(self.connections):
             connection.cut()
+
+
+def _counted_by(peer: str, trusted: tuple[Network, ...]) -> str | bytes:
+    """What connections of one place have in common: an IPv4 address, the /64 of an IPv6 one.
+
+    It is empty where they are not counted.
+    """
+    address = parse_address(peer)
+    if address is None or any(address in network for network in trusted):
+        return ""
+    return str(address) if address.version == 4 else address.packed[:8]
 
 
 def room_for(connections: int) -> int:

@@ -1,23 +1,27 @@
-"""What every request passes: a request id for the log, the origin check, errors, cache headers."""
+"""What every request passes, before its route is looked for and behind its handler.
+
+Authentication, the origin check, limits, errors, headers, counts and the log are done here, in one
+function around aiohttp's application: aiohttp's own middlewares cost a coroutine each and begin
+behind the look-up of the route.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
+import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from collections.abc import Awaitable, Callable
 
 import structlog
 from aiohttp import web
-from aiohttp.typedefs import Middleware
-from structlog.contextvars import bind_contextvars
 
-from proxy.api import answers, compression
-from proxy.api.access import DOOR
-from proxy.api.connections import connection_of
-from proxy.api.origin import OriginCheck
-from proxy.metrics import Metrics
+from proxy.api import answers
+from proxy.api.authenticator import Authenticator
+from proxy.api.connections import Connection, caller_of, connection_of
+from proxy.api.origins import OriginCheck, allow_all
+from proxy.api.services import Services
+from proxy.logging import RequestContext, begin_request
+from proxy.members.limiter import LIMIT_REACHED
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError
 
@@ -25,9 +29,9 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = structlog.get_logger(__name__)
 
-MEMBER = web.RequestKey("member", str)
-
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+#: What is asked by machines that look whether the server is well does not count as a request.
+_FREE = frozenset({"/healthz", "/readyz"})
 
 _HOUR = 3600
 _DAY = 86400
@@ -35,11 +39,197 @@ _NEVER_STORED = (".js", ".mjs", ".css")
 _PICTURES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _FOUND = frozenset({200, 201, 202, 203, 204, 205, 206, 301, 308})
 _ELSEWHERE = frozenset({302, 303, 307})
+_CREDENTIALS = "Cookie, Authorization, X-API-Key"
+
+_ROOT_LOGGER = logging.getLogger()
+
+
+class Gate:
+    """The way of a request to `handle`, aiohttp's application, and of its answer back.
+
+    `public` answers what is open to whoever reaches the listener, and `None` for the rest.
+    """
+
+    def __init__(
+        self,
+        app: web.Application,
+        services: Services,
+        authenticator: Authenticator,
+        handle: Handler,
+        public: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None,
+    ) -> None:
+        self._app = app
+        self._services = services
+        self._authenticator = authenticator
+        self._handle = handle
+        self._public = public
+        self._check = OriginCheck(services.cors_origins)
+        self._preflights = bool(services.cors_origins) and "*" not in services.cors_origins
+        self._limiter = services.books.limiter
+        self._metrics = services.books.metrics
+
+    async def __call__(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request."""
+        began = time.perf_counter()
+        connection = connection_of(request)
+        connection.task = asyncio.current_task()
+        context = begin_request()
+        try:
+            answer = await self._answer(request, connection, context)
+        except web.HTTPException as error:
+            self._count(request, connection, error.status, began)
+            if not error.prepared:
+                finish(request, error)
+            raise
+        except asyncio.CancelledError:
+            task = connection.task
+            if not connection.cancelled or task is None:
+                raise
+            task.uncancel()
+            log.warning("cut_short", path=request.path)
+            answer = answers.refusal(
+                LocalError(
+                    503,
+                    "stopping",
+                    "The proxy was stopped before this request was done. If it was a job, look "
+                    "into /history and /queue when the proxy runs again, before you submit it "
+                    "again.",
+                    headers={"Retry-After": "5"},
+                )
+            )
+        self._count(request, connection, answer.status, began)
+        if not answer.prepared:
+            finish(request, answer)
+            if self._services.compress:
+                answers.pack(request, answer)
+        if _ROOT_LOGGER.level <= logging.DEBUG:
+            log.debug(
+                "request",
+                method=request.method,
+                path=request.path,
+                status=answer.status,
+                ms=round(1000 * (time.perf_counter() - began), 1),
+            )
+        return answer
+
+    async def _answer(
+        self, request: web.Request, connection: Connection, context: RequestContext
+    ) -> web.StreamResponse:
+        headers = request.headers
+        if self._preflights:
+            await self._resolve(request)
+        if ("Origin" in headers or "Sec-Fetch-Site" in headers) and self._check.refuses(
+            headers, host=caller_of(request).host
+        ):
+            return answers.empty(403)
+        if request.method == "OPTIONS":
+            if self._preflights and "Access-Control-Request-Method" in headers:
+                return await self._handle(request)
+            return answers.empty()
+        try:
+            if self._public is not None:
+                answer = await self._public(request)
+                if answer is not None:
+                    return answer
+            admission = self._authenticator.authenticate(request)
+            if admission is not None:
+                context.member, context.token_id = admission.member, admission.shown
+                connection.keeper.admit(connection, admission)
+                if self._limiter is not None and request.path not in _FREE:
+                    self._limiter.request(admission.member)
+            return await self._handle(request)
+        except LocalError as error:
+            if error.type == LIMIT_REACHED and context.member is not None:
+                self._metrics.limit_refusals.labels(context.member, error.details).inc()
+            tell = log.warning if error.status >= 500 else log.info
+            tell("refused", path=request.path, status=error.status, error=error.type)
+            return answers.refusal(error)
+        except StoreError as error:
+            log.error("store_unavailable", path=request.path, error=str(error))
+            return answers.refusal(
+                LocalError(
+                    503,
+                    "store_unavailable",
+                    "The proxy cannot use its data folder; free or repair the disk, then try "
+                    "again.",
+                )
+            )
+        except web.HTTPException as error:
+            return _unknown(request, error)
+        except Exception as error:
+            if request.transport is None or request.transport.is_closing():
+                log.debug("client_left", path=request.path)
+                return answers.empty(499)
+            log.exception("request_failed", path=request.path, error=type(error).__name__)
+            return answers.refusal(
+                LocalError(
+                    500,
+                    "internal_error",
+                    "The proxy could not answer this request; its log says why, under the request "
+                    "id.",
+                    extra_info={"request_id": context.id},
+                )
+            )
+
+    async def _resolve(self, request: web.Request) -> None:
+        """Find the route, for what is answered before aiohttp looks for it."""
+        match_info = await self._app.router.resolve(request)
+        match_info.add_app(self._app)
+        request._match_info = match_info
+
+    def _count(
+        self, request: web.Request, connection: Connection, status: int, began: float
+    ) -> None:
+        match_info = request._match_info
+        resource = match_info.route.resource if match_info is not None else None
+        admission = connection.admission
+        self._metrics.answered(
+            admission.member if admission is not None else "",
+            request.method if request.method in _METHODS else "other",
+            "other" if resource is None else resource.canonical,
+            status,
+            time.perf_counter() - began,
+        )
+
+
+def finish(request: web.Request, response: web.StreamResponse) -> None:
+    """Put the headers on an answer that are the same for all handlers.
+
+    `Cache-Control` is ComfyUI's. No page tells other sites its address, one whose address has a
+    token tells it to nobody, and no cache gives one member's answer to another.
+    """
+    connection, headers = connection_of(request), response.headers
+    services, way = connection.services, connection.way
+    cached = cache_control(request.path, response.status)
+    if cached is not None:
+        headers.setdefault("Cache-Control", cached)
+    if way.path_token is not None or way.query_tokens:
+        headers["Referrer-Policy"] = "no-referrer"
+    elif headers.get("Content-Type", "").startswith("text/html"):
+        headers.setdefault("Referrer-Policy", "same-origin")
+    if services.members.has_members:
+        kept = headers.get("Cache-Control", "")
+        if kept.startswith("public"):
+            headers["Cache-Control"] = kept.replace("public", "private", 1)
+        headers.add("Vary", _CREDENTIALS)
+    if services.cors_origins:
+        if "*" in services.cors_origins:
+            allow_all(response)
+        else:
+            headers.add("Vary", "Origin")
+
+
+async def prepare(request: web.Request, response: web.StreamResponse) -> None:
+    """Begin to send an answer from within a handler."""
+    finish(request, response)
+    await response.prepare(request)
 
 
 def cache_control(path: str, status: int) -> str | None:
     """The `Cache-Control` of ComfyUI for the path of a request and the status of its answer."""
     name = path.rpartition("/")[2]
+    if "." not in name:
+        return None
     if name.endswith(_NEVER_STORED) or (name.startswith("index") and name.endswith(".json")):
         return "no-store"
     if not name.lower().endswith(_PICTURES):
@@ -51,137 +241,21 @@ def cache_control(path: str, status: int) -> str | None:
     return "no-cache" if status in _ELSEWHERE else None
 
 
-def gate(
-    cors_origins: Iterable[str] = (), *, compress: bool = False, metrics: Metrics | None = None
-) -> Middleware:
-    """The middleware. Requests from pages of `cors_origins` are spared the origin check.
+def _unknown(request: web.Request, error: web.HTTPException) -> web.StreamResponse:
+    """The answer where no route is. Raises what a handler has raised.
 
-    With `compress` JSON and text are packed for clients that can unpack them.
+    ComfyUI's static files at `/` take every GET, so that only other methods are not allowed.
     """
-    check = OriginCheck(cors_origins)
-    count = partial(_count, metrics or Metrics())
-
-    @web.middleware
-    async def pass_through(request: web.Request, handler: Handler) -> web.StreamResponse:
-        bind_contextvars(request_id=secrets.token_hex(6))
-        began = time.perf_counter()
-        caller = request.app[DOOR].identify(request)
-        if check.refuses(request.headers, host=caller.host):
-            answer: web.StreamResponse = answers.empty(403)
-        elif request.method == "OPTIONS":
-            answer = answers.empty()
-        else:
-            try:
-                answer = await _guarded(request, handler)
-            except web.HTTPException as error:
-                count(request, error.status, began)
-                raise
-        count(request, answer.status, began)
-        if not answer.prepared:
-            cached = cache_control(request.path, answer.status)
-            if cached is not None:
-                answer.headers.setdefault("Cache-Control", cached)
-        if compress:
-            compression.pack(request, answer)
-        log.debug(
-            "request",
-            method=request.method,
-            path=request.path,
-            status=answer.status,
-            ms=round(1000 * (time.perf_counter() - began), 1),
-        )
-        return answer
-
-    return pass_through
-
-
-def _count(metrics: Metrics, request: web.Request, status: int, began: float) -> None:
-    resource = request.match_info.route.resource
-    metrics.answered(
-        request.get(MEMBER, ""),
-        request.method if request.method in _METHODS else "other",
-        "other" if resource is None else resource.canonical,
-        status,
-        time.perf_counter() - began,
-    )
-
-
-async def _guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer for the handler when the server stops."""
-    connection = connection_of(request)
-    connection.task = task = asyncio.current_task()
-    try:
-        return await _answer(request, handler)
-    except asyncio.CancelledError:
-        if not connection.cancelled or task is None:
-            raise
-        task.uncancel()
-        log.warning("cut_short", path=request.path)
-        return answers.refusal(
-            LocalError(
-                503,
-                "stopping",
-                "The proxy was stopped before this request was done. If it was a job, look into "
-                "/history and /queue when the proxy runs again, before you submit it again.",
-                headers={"Retry-After": "5"},
-            )
-        )
-
-
-async def _answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        admission = request.app[DOOR].admit(request)
-        if admission is not None:
-            request[MEMBER] = admission.member
-            connection = connection_of(request)
-            connection.keeper.admit(connection, admission)
-        unmatched = request.match_info.http_exception
-        if unmatched is not None:
-            return _unknown(request, unmatched)
-        return await handler(request)
-    except LocalError as error:
-        tell = log.warning if error.status >= 500 else log.info
-        tell("refused", path=request.path, status=error.status, error=error.type)
-        return answers.refusal(error)
-    except StoreError as error:
-        log.error("store_unavailable", path=request.path, error=str(error))
-        return answers.refusal(
-            LocalError(
-                503,
-                "store_unavailable",
-                "The proxy cannot use its data folder; free or repair the disk, then try again.",
-            )
-        )
-    except web.HTTPException:
-        raise
-    except Exception as error:
-        if _client_left(request):
-            log.debug("client_left", path=request.path)
-            return answers.empty(499)
-        log.exception("request_failed", path=request.path, error=type(error).__name__)
-        return answers.refusal(
-            LocalError(
-                500,
-                "internal_error",
-                "The proxy could not answer this request; its log says why, under the request id.",
-                extra_info=structlog.contextvars.get_contextvars(),
-            )
-        )
-
-
-def _client_left(request: web.Request) -> bool:
-    return request.transport is None or request.transport.is_closing()
-
-
-def _unknown(request: web.Request, unmatched: web.HTTPException) -> web.StreamResponse:
-    """ComfyUI's static files at `/` take every GET, so that only other methods are not allowed."""
+    match_info = request._match_info
+    if match_info is None or match_info.http_exception is not error:
+        raise error
     if f"{request.path}/".startswith("/internal/"):
-        if isinstance(unmatched, web.HTTPMethodNotAllowed):
-            raise unmatched
+        if isinstance(error, web.HTTPMethodNotAllowed):
+            raise error
         return answers.text("404: Not Found", 404)
     if request.method in ("GET", "HEAD"):
         return web.StreamResponse(status=404)
     allowed = {"GET", "HEAD"}
-    if isinstance(unmatched, web.HTTPMethodNotAllowed):
-        allowed |= unmatched.allowed_methods
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed |= error.allowed_methods
     raise web.HTTPMethodNotAllowed(request.method, sorted(allowed))

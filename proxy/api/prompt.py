@@ -11,7 +11,8 @@ import structlog
 from aiohttp import web
 
 from proxy.api import answers, bodies
-from proxy.api.access import submitter_of
+from proxy.api.authenticator import submitter_of
+from proxy.api.middleware import prepare
 from proxy.api.services import member_of, of
 from proxy.jobs.request import Request
 from proxy.translate.errors import LocalError
@@ -46,7 +47,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
                 "node_errors": accepted.node_errors,
             }
         )
-        await answer.prepare(request)
+        await prepare(request, answer)
         await answer.write_eof()
         return answer
     finally:

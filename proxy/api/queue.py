@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import answers, bodies
-from proxy.api.access import submitter_of
+from proxy.api.authenticator import submitter_of
 from proxy.api.services import member_of, of
 from proxy.translate.errors import LocalError
 

@@ -27,8 +27,8 @@ from proxy.api import (
     web_interface,
 )
 from proxy.api import deviations as but
-from proxy.api.access import SIGN_IN, SIGN_OUT
 from proxy.api.admin import audit, dashboard, members, metrics, usage
+from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -251,5 +251,9 @@ def add_routes(app: web.Application, routes: Iterable[Route] = ROUTES) -> None:
         for path in (route.path, f"/api{route.path}") if route.twin else (route.path,):
             if route.method == "GET":
                 app.router.add_get(path, route.handler, allow_head=True)
+            elif route.method == "*":  # one by one, since aiohttp-cors takes no route for all
+                app.router.add_get(path, route.handler, allow_head=True)
+                for method in ("POST", "PUT", "PATCH", "DELETE"):
+                    app.router.add_route(method, path, route.handler)
             else:
                 app.router.add_route(route.method, path, route.handler)

@@ -8,6 +8,7 @@ from typing import BinaryIO
 import structlog
 from aiohttp import web
 
+from proxy.api.middleware import prepare
 from proxy.files.content import Content, ContentBrokenError
 
 log = structlog.get_logger(__name__)
@@ -31,7 +32,7 @@ async def send(
     """
     sent = 0
     try:
-        await response.prepare(request)
+        await prepare(request, response)
         if content.path is not None and stop is not None:
             with content.path.open("rb") as file:
                 await _send_file(request, response, file, start, stop - start)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import structlog
 from aiohttp import web
 
-from proxy.api.access import DOOR
-from proxy.api.app import make_app, server_logger
+from proxy.api.addressing import stripping
+from proxy.api.admin.metrics import get_open
+from proxy.api.app import make_admin_app, make_app, server_logger
+from proxy.api.authenticator import Authenticator
 from proxy.api.connections import Connection, ConnectionManager, Limits, room_for
-from proxy.api.prefix import stripping
+from proxy.api.middleware import Gate
 from proxy.api.services import Services
 
 log = structlog.get_logger(__name__)
@@ -31,8 +34,8 @@ GOODBYE = 1.0
 
 
 class Server:
-    """Serves the local API, or what else `make` makes. Whoever makes it starts and closes the
-    services.
+    """Serves the local API, or with `admin` what is for admins. Whoever makes it starts and closes
+    the services.
 
     `stop_timeout` bounds `stop`, in seconds.
     """
@@ -43,12 +46,13 @@ class Server:
         limits: Limits | None = None,
         *,
         stop_timeout: float = 10.0,
-        make: Callable[[Services], web.Application] = make_app,
+        admin: bool = False,
     ) -> None:
         self._services = services
         self._limits = limits or Limits()
         self._stop_timeout = stop_timeout
-        self.app = make(services)
+        self._admin = admin
+        self.app = make_admin_app(services) if admin else make_app(services)
         self._runner = web.AppRunner(self.app, shutdown_timeout=0.1)
         self._connections: ConnectionManager | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -73,10 +77,17 @@ class Server:
             tell = log.info if asked or most < SCANTY else log.debug
             tell("fewer_connections", limit=most, reason="the limit of open files")
         await self._runner.setup()
+        services = self._services
+        authenticator = Authenticator(
+            services.members,
+            base_path=services.base_path,
+            cors_origins=services.cors_origins,
+            on_wrong=services.books.wrong_token,
+        )
         connections = ConnectionManager(
             replace(self._limits, max_connections=most),
-            self.app[DOOR],
-            self._services.trusted_proxies,
+            self._services,
+            authenticator,
         )
         self._services.members.subscribe(connections.review)
         self._listening = await loop.create_server(
@@ -92,10 +103,19 @@ class Server:
         """What makes the protocol of each new connection."""
         inner = self._runner.server
         assert inner is not None  # noqa: S101
+        services = self._services
         inner.request_factory = stripping(
-            inner.request_factory,
-            self._services.base_path,
-            lambda: self._services.members.has_members,
+            inner.request_factory, services.base_path, services.members
+        )
+        inner.request_handler = cast(
+            "Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]",
+            Gate(
+                self.app,
+                services,
+                connections.authenticator,
+                inner.request_handler,
+                public=get_open if self._admin else None,
+            ),
         )
         return partial(
             Connection,

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from proxy.api.addressing import Network
 from proxy.api.books import Books
-from proxy.api.forwarded import Network
-from proxy.api.middleware import MEMBER
+from proxy.api.connections import admission_of, connection_of
 from proxy.api.web_packages import WebInterface
 from proxy.members.directory import Directory
 
@@ -81,11 +81,11 @@ class Services:
 SERVICES = web.AppKey("services", Services)
 
 
-def of(request: web.Request) -> Services:
-    """The services of the application that got the request."""
-    return request.app[SERVICES]
+def of(request: web.BaseRequest) -> Services:
+    """The services of the listener that got the request."""
+    return connection_of(request).services
 
 
-def member_of(request: web.Request) -> str:
+def member_of(request: web.BaseRequest) -> str:
     """Who is behind the client."""
-    return request[MEMBER]
+    return admission_of(request).member

@@ -12,10 +12,8 @@ import structlog
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.access import COOKIE, DOOR, SIGN_IN, SIGN_OUT
-from proxy.api.connections import connection_of
-from proxy.api.forwarded import caller_of
-from proxy.api.middleware import MEMBER
+from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, Admission
+from proxy.api.connections import authenticator_of, caller_of, connection_of
 from proxy.api.services import of
 from proxy.members.sessions import LIFETIME, name_of
 from proxy.translate.errors import LocalError
@@ -41,14 +39,16 @@ _SIGNED_IN = """<p>You are signed in as <strong>{member}</strong>.</p>
 
 async def get_sign_in(request: web.Request) -> web.Response:
     """The page that takes a token and gives the browser a session; or says who is signed in."""
-    door = request.app[DOOR]
-    if not door.members.has_members:
-        raise web.HTTPFound(f"{door.base_path}/")
+    authenticator = authenticator_of(request)
+    if not authenticator.members.has_members:
+        raise web.HTTPFound(f"{authenticator.base_path}/")
     member = _signed_in(request)
     if member is not None:
         return _page(
             _SIGNED_IN.format(
-                member=html.escape(member), base=html.escape(door.base_path), action=SIGN_OUT
+                member=html.escape(member),
+                base=html.escape(authenticator.base_path),
+                action=SIGN_OUT,
             )
         )
     return _page(_form(request, request.query.get("next", "/")))
@@ -56,26 +56,26 @@ async def get_sign_in(request: web.Request) -> web.Response:
 
 async def post_sign_in(request: web.Request) -> web.Response:
     """Take the form's `token`, set a session's cookie and lead to `next`."""
-    door, caller = request.app[DOOR], caller_of(request)
-    door.refuse_foreign(request, caller)
+    authenticator, caller = authenticator_of(request), caller_of(request)
+    authenticator.refuse_foreign(request, caller)
     form = await _read_form(request)
     token, target = form.get("token", "").strip(), form.get("next", "/")
-    access = door.members.access(token)
+    access = authenticator.members.access(token)
     if access is None:
-        problem = door.wrong(token, caller)
+        problem = authenticator.wrong(token, caller)
         return _page(_form(request, target), problem)
     await _end_session(request)
-    session = await door.members.sessions.begin(access.token.id)
-    door.members.used(access.token, caller.address)
+    session = await authenticator.members.sessions.begin(access.token.id)
+    authenticator.members.used(access.token, caller.address)
     log.info("signed_in", member=access.member.name, address=caller.address)
-    request[MEMBER] = access.member.name
+    connection_of(request).admission = Admission(access.member.name, access.token.id)
     of(request).books.note(request, "sign_in", token=access.token.shown)
-    answer = _leads_to(f"{door.base_path}{target if _is_local(target) else '/'}")
+    answer = _leads_to(f"{authenticator.base_path}{target if _is_local(target) else '/'}")
     answer.set_cookie(
         COOKIE,
         session,
         max_age=LIFETIME // 1000,
-        path=door.base_path or "/",
+        path=authenticator.base_path or "/",
         secure=caller.scheme == "https",
         httponly=True,
         samesite="Lax",
@@ -85,21 +85,21 @@ async def post_sign_in(request: web.Request) -> web.Response:
 
 async def post_sign_out(request: web.Request) -> web.Response:
     """End the browser's session, and its websockets."""
-    door = request.app[DOOR]
-    door.refuse_foreign(request, caller_of(request))
+    authenticator = authenticator_of(request)
+    authenticator.refuse_foreign(request, caller_of(request))
     member = _signed_in(request)
     if member is not None:
-        request[MEMBER] = member
+        connection_of(request).admission = Admission(member)
         of(request).books.note(request, "sign_out")
     await _end_session(request)
     connection_of(request).keeper.review()
-    answer = _leads_to(f"{door.base_path}{SIGN_IN}")
-    answer.del_cookie(COOKIE, path=door.base_path or "/")
+    answer = _leads_to(f"{authenticator.base_path}{SIGN_IN}")
+    answer.del_cookie(COOKIE, path=authenticator.base_path or "/")
     return answer
 
 
 def _signed_in(request: web.Request) -> str | None:
-    cookie, members = request.cookies.get(COOKIE), request.app[DOOR].members
+    cookie, members = request.cookies.get(COOKIE), authenticator_of(request).members
     token_id = members.sessions.token_of(name_of(cookie)) if cookie else None
     access = members.access_by_id(token_id) if token_id is not None else None
     return access.member.name if access is not None else None
@@ -108,7 +108,7 @@ def _signed_in(request: web.Request) -> str | None:
 async def _end_session(request: web.Request) -> None:
     cookie = request.cookies.get(COOKIE)
     if cookie:
-        await request.app[DOOR].members.sessions.end(name_of(cookie))
+        await authenticator_of(request).members.sessions.end(name_of(cookie))
 
 
 async def _read_form(request: web.Request) -> dict[str, str]:
@@ -132,7 +132,7 @@ def _is_local(target: str) -> bool:
 
 
 def _form(request: web.Request, target: str) -> str:
-    base = html.escape(request.app[DOOR].base_path)
+    base = html.escape(authenticator_of(request).base_path)
     return _FORM.format(base=base, action=SIGN_IN, next=html.escape(target))
 
 

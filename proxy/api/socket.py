@@ -24,10 +24,9 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from proxy.api.connections import connection_of
+from proxy.api.connections import connection_of, way_of
 from proxy.api.crowd import Crowd
 from proxy.api.outbox import Outbox, Parcel
-from proxy.api.prefix import way_of
 from proxy.api.services import member_of, of
 from proxy.api.system import features
 from proxy.translate import codec, frames

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.api.accept import coding
+from proxy.api.answers import coding
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from proxy.api.compression import LEAST
+from proxy.api.answers import LEAST
 
 Client = TestClient[Any, Any]
 STATS = "/system_stats"

@@ -17,6 +17,8 @@ from proxy.api.admin import dashboard, metrics
 from proxy.api.app import server_logger
 from proxy.api.middleware import cache_control
 from proxy.api.routes import ROUTES
+from proxy.members.directory import Directory
+from proxy.members.member import Member
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError
 
@@ -272,12 +274,68 @@ async def test_cache_control_is_sent_even_with_a_refusal(client: Client) -> None
     assert (response.status, response.headers["Cache-Control"]) == (403, "no-store")
 
 
+PAGE = "https://app.example"
+
+
 async def test_an_allowed_page_is_told_so(serve: Any) -> None:
-    client = await serve(cors_origins=("https://app.example",))
-    headers = {"Origin": "https://app.example", "Sec-Fetch-Site": "cross-site"}
-    for method, path in (("GET", "/prompt"), ("OPTIONS", "/prompt"), ("GET", "/nope")):
-        response = await client.request(method, path, headers=headers)
-        assert response.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    client = await serve(cors_origins=(PAGE,))
+    headers = {"Origin": PAGE, "Sec-Fetch-Site": "cross-site"}
+    for path in ("/prompt", "/api/prompt", "/nope", "/view", "/proxy/api/usage", "/api/assets"):
+        response = await client.get(path, headers=headers)
+        assert response.headers["Access-Control-Allow-Origin"] == PAGE
         assert response.headers["Access-Control-Allow-Credentials"] == "true"
+        assert "Origin" in response.headers.getall("Vary")
     refused = await client.get("/prompt", headers={"Origin": "https://evil.example"})
     assert (refused.status, "Access-Control-Allow-Origin" in refused.headers) == (403, False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/prompt"),
+        ("POST", "/api/queue"),
+        ("DELETE", "/userdata/a.json"),
+        ("PATCH", "/proxy/api/members/ann"),
+        ("DELETE", "/api/assets/x"),
+    ],
+)
+async def test_a_preflight_of_an_allowed_page_is_answered(
+    serve: Any, method: str, path: str
+) -> None:
+    client = await serve(cors_origins=(PAGE,))
+    asked = {
+        "Access-Control-Request-Method": method,
+        "Access-Control-Request-Headers": "authorization,content-type,x-api-key",
+    }
+    response = await client.options(path, headers={"Origin": PAGE, **asked})
+    assert response.status == 200
+    assert response.headers["Access-Control-Allow-Origin"] == PAGE
+    assert response.headers["Access-Control-Allow-Credentials"] == "true"
+    assert response.headers["Access-Control-Allow-Methods"] == method
+    allowed = response.headers["Access-Control-Allow-Headers"].lower().split(",")
+    assert {"authorization", "content-type", "x-api-key"} <= set(allowed)
+    other = await client.options(path, headers={"Origin": "https://evil.example", **asked})
+    assert (other.status, "Access-Control-Allow-Origin" in other.headers) == (403, False)
+
+
+async def test_an_allowed_page_may_read_refusals_and_their_headers(serve: Any) -> None:
+    members = Directory()
+    await members.add(Member("ann"))
+    client = await serve(cors_origins=(PAGE,), members=members)
+    response = await client.get("/queue", headers={"Origin": PAGE})
+    assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (401, PAGE)
+    exposed = response.headers["Access-Control-Expose-Headers"].split(",")
+    assert "WWW-Authenticate" in exposed
+
+
+async def test_with_a_star_the_headers_are_those_of_comfyui(serve: Any) -> None:
+    client = await serve(cors_origins=("*",))
+    for method, path in (("GET", "/prompt"), ("OPTIONS", "/prompt"), ("GET", "/nope")):
+        response = await client.request(method, path)
+        assert response.headers["Access-Control-Allow-Origin"] == "*"
+        assert response.headers["Access-Control-Allow-Methods"] == (
+            "POST, GET, DELETE, PUT, OPTIONS, PATCH"
+        )
+        assert response.headers["Access-Control-Allow-Headers"] == "Content-Type, Authorization"
+    wrong = await client.request("POST", "/nope")
+    assert (wrong.status, "Access-Control-Allow-Origin" in wrong.headers) == (405, False)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.api import origin
-from proxy.api.origin import OriginCheck, differs
+from proxy.api import origins
+from proxy.api.origins import OriginCheck, differs
 
 HERE = "127.0.0.1:8188"
 
@@ -101,7 +101,7 @@ def test_a_loopback_name_of_the_hosts_file_is_guarded(
 ) -> None:
     text = "# comment\n127.0.1.1 Studio studio.lan # mine\n::1 six\n192.0.2.7 elsewhere\nx y\n"
     monkeypatch.setattr("pathlib.Path.read_text", lambda *_, **__: text)
-    origin._loopback_names.cache_clear()
+    origins._loopback_names.cache_clear()
     try:
         for host, expected in (
             ("studio", True),
@@ -112,4 +112,4 @@ def test_a_loopback_name_of_the_hosts_file_is_guarded(
         ):
             assert refused(Host=host, Origin="http://evil.example") is expected
     finally:
-        origin._loopback_names.cache_clear()
+        origins._loopback_names.cache_clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from yarl import URL
 
-from proxy.api.prefix import strip
+from proxy.api.addressing import strip
 from proxy.settings.table import to_base_path
 
 TOKEN = "ccp_" + "a" * 40

@@ -10,7 +10,7 @@ from stack import Client
 from team import running_team
 from yarl import URL
 
-from proxy.api.ticket import LIFETIME, Tickets
+from proxy.api.authenticator import TICKET_LIFETIME, Tickets
 from proxy.simulator import Simulator
 
 
@@ -55,5 +55,5 @@ def test_a_ticket_is_good_for_its_time_and_its_process() -> None:
     for wrong in ("", ".", "..", "x.y.z", ticket.replace("abcdefgh", "abcdefgi"), f"9{ticket}",
                   f"{ticket}0", "é.é.é", "9" * 5000):  # fmt: skip
         assert tickets.token_of(url.update_query(ticket=wrong)) is None
-    now += LIFETIME
+    now += TICKET_LIFETIME
     assert tickets.token_of(url) is None

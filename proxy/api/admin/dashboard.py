@@ -10,9 +10,10 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import answers, bodies
-from proxy.api.access import ADMISSION, DOOR
 from proxy.api.admin import asking
 from proxy.api.admin.board import Board
+from proxy.api.connections import admission_of, authenticator_of
+from proxy.api.middleware import prepare
 from proxy.api.services import SERVICES, member_of, of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -70,13 +71,13 @@ async def get_events(request: web.Request) -> web.StreamResponse:
             "X-Accel-Buffering": "no",
         }
     )
-    door, admission = request.app[DOOR], request[ADMISSION]
-    await stream.prepare(request)
+    authenticator, admission = authenticator_of(request), admission_of(request)
+    await prepare(request, stream)
     if request.method == "HEAD":
         return stream
     told = board.bell.members_version
     with board.bell.heard() as woken, contextlib.suppress(ConnectionError):
-        while not board.bell.closed and door.stands(admission):
+        while not board.bell.closed and authenticator.stands(admission):
             woken.clear()
             state = await _state(request)
             await stream.write(b"event: state\ndata: " + codec.dump_bytes(state) + b"\n\n")
@@ -118,7 +119,7 @@ async def _state(request: web.Request) -> dict[str, Any]:
         "name": member,
         "role": "admin" if admin else "user",
         "gateway": services.members.has_members,
-        "signed_in": request[ADMISSION].session is not None,
+        "signed_in": admission_of(request).session is not None,
     }
     return state
 

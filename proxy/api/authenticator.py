@@ -1,22 +1,30 @@
-"""The door: who is behind a request, and whether they may come in."""
+"""Who is behind a request, and whether they may come in: tokens, sessions and tickets.
+
+Clients put a token into the path, `Authorization`, `X-API-Key` or the query. Browsers have a
+session in a cookie. A ticket is the address of one file that lets in for a while whoever has it, as
+the cloud's addresses do: programs that were written for the cloud fetch the address to which
+`/api/view` leads them without their key.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+import hmac
+import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2s
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
-from structlog.contextvars import bind_contextvars
 from yarl import URL
 
-from proxy.api.credentials import Credential, credentials
-from proxy.api.forwarded import Caller, Network, caller_of, identify
-from proxy.api.prefix import Way, way_of
-from proxy.api.ticket import Tickets
+from proxy.api.addressing import Caller, Way
+from proxy.api.connections import admission_of, caller_of, way_of
 from proxy.members import tokens
 from proxy.members.directory import Access, Directory
 from proxy.members.member import LOCAL
@@ -29,31 +37,41 @@ log = structlog.get_logger(__name__)
 COOKIE = "comfy_proxy_session"
 SIGN_IN = "/proxy/sign-in"
 SIGN_OUT = "/proxy/sign-out"
+#: The header that programs for Comfy Cloud send.
+KEY_HEADER = "X-API-Key"
 
-#: Where tickets let in.
+#: Where tickets let in, the name of their parameter, and how long they are good, in seconds.
 TICKETED = "/view"
+TICKET = "ticket"
+TICKET_LIFETIME = 600
 
 #: What is open to everybody: that the server lives, and the way in.
 OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT})
+
+#: So many tokens are remembered with their members.
+REMEMBERED = 4096
+#: The last use of a remembered token is noted once in so many seconds.
+USE_INTERVAL = 1.0
 
 _REALM = 'realm="comfy-cloud-proxy"'
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443}
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """Who was let in, by which token (its id) and, from a browser, by which session (its name).
 
-    Without members there is no token.
+    `shown` is how logs name the token. Without members there is no token.
     """
 
     member: str
     token: str | None = None
     session: str | None = None
+    shown: str | None = None
 
 
-ADMISSION = web.RequestKey("admission", Admission)
+#: Everybody, where there are no members.
+ANYONE = Admission(LOCAL)
 
 
 def submitter_of(request: web.Request) -> str:
@@ -62,14 +80,32 @@ def submitter_of(request: web.Request) -> str:
     It is kept with jobs, so it is a digest that shows none of them.
     """
     parts = (
-        request[ADMISSION].token or "",
+        admission_of(request).token or "",
         caller_of(request).address,
         request.headers.get("User-Agent", ""),
     )
-    return blake2s("\n".join(parts).encode(errors="surrogateescape"), digest_size=12).hexdigest()
+    text = "\n".join(parts).encode(errors="surrogateescape")
+    return hashlib.blake2s(text, digest_size=12).hexdigest()
 
 
-class Door:
+class Credential(NamedTuple):
+    """A token that a request carries. Browsers send `ambient` ones unasked, to any page's order."""
+
+    token: str
+    ambient: bool = False
+
+
+@dataclass(slots=True)
+class _Known:
+    """A header that was checked before: who is let in by it, and the digest of its token."""
+
+    admission: Admission
+    token_digest: str
+    noted: float = 0.0
+    address: str = ""
+
+
+class Authenticator:
     """Lets members in. `on_wrong(address, shown)` is told of tokens that are not valid."""
 
     def __init__(
@@ -77,28 +113,24 @@ class Door:
         members: Directory,
         *,
         base_path: str = "",
-        trusted_proxies: Sequence[Network] = (),
         cors_origins: Iterable[str] = (),
         on_wrong: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         self.members = members
-        self._on_wrong = on_wrong
         self.base_path = base_path
-        self._trusted = trusted_proxies
-        self._origins = frozenset(cors_origins)
         self.tickets = Tickets(time.monotonic)
+        self._on_wrong = on_wrong
+        self._origins = frozenset(cors_origins)
         self._throttle = Throttle(time.monotonic)
+        # By the SHA-256 of the header, so that no token stays in memory.
+        self._known: dict[bytes, _Known] = {}
 
-    def identify(self, request: web.Request) -> Caller:
-        """Where the request comes from."""
-        return identify(request, self._trusted)
-
-    def admit(self, request: web.Request) -> Admission | None:
+    def authenticate(self, request: web.Request) -> Admission | None:
         """Let the member behind a request in; `None` where everybody may come.
 
         Raises `LocalError` (400, 401, 403, 429), and `HTTPFound` to the sign-in page for browsers.
         """
-        way, caller = way_of(request), caller_of(request)
+        way = way_of(request)
         if way.crooked:
             raise LocalError(
                 400,
@@ -107,9 +139,35 @@ class Door:
                 "straight.",
             )
         if not self.members.has_members:
-            return self._welcome(request, Admission(LOCAL))
-        if request.path in OPEN:
+            admission = ANYONE
+        elif request.path in OPEN:
             return None
+        else:
+            admission = self._remembered(request, way) or self._of_member(request)
+        if way.bare and request.method in ("GET", "HEAD"):
+            raise web.HTTPPermanentRedirect(_with_slash(request, way))
+        return admission
+
+    def _remembered(self, request: web.Request, way: Way) -> Admission | None:
+        """The member of a token that was checked before, if it came alone and in a header."""
+        headers = request.headers
+        sent = headers.getall("Authorization", ()) or headers.getall(KEY_HEADER, ())
+        if len(sent) != 1 or way.path_token is not None or way.query_tokens:
+            return None
+        known = self._known.get(_digest(sent[0]))
+        if known is None or (KEY_HEADER in headers and "Authorization" in headers):
+            return None
+        access = self.members.access_by_id(known.admission.token or "")
+        if access is None or access.token.digest != known.token_digest:
+            return None
+        now, address = time.monotonic(), caller_of(request).address
+        if now - known.noted > USE_INTERVAL or address != known.address:
+            known.noted, known.address = now, address
+            self.members.used(access.token, address)
+        return known.admission
+
+    def _of_member(self, request: web.Request) -> Admission:
+        caller = caller_of(request)
         try:
             admission, access = self._let_in(request, caller)
         except LocalError as error:
@@ -117,17 +175,25 @@ class Door:
                 error.headers["WWW-Authenticate"] = _challenge(request)
             raise
         self.members.used(access.token, caller.address)
-        bind_contextvars(token_id=access.token.shown)
-        return self._welcome(request, admission)
+        return admission if admission.shown else admission._replace(shown=access.token.shown)
 
     def _let_in(self, request: web.Request, caller: Caller) -> tuple[Admission, Access]:
-        found = self._known(credentials(request), caller)
+        given = credentials(request)
+        found = self._valid(given, caller)
         if found is None:
             return self._by_ticket(request) or self._by_session(request, caller)
         access, credential = found
+        admission = Admission(access.member.name, access.token.id, shown=access.token.shown)
         if credential.ambient:
             self.refuse_foreign(request, caller)
-        return Admission(access.member.name, access.token.id), access
+        elif len(given) == 1:
+            headers = request.headers
+            for sent in (headers.get("Authorization"), headers.get(KEY_HEADER)):
+                if sent is not None and sent.endswith(credential.token):
+                    if len(self._known) >= REMEMBERED:
+                        self._known.clear()
+                    self._known[_digest(sent)] = _Known(admission, access.token.digest)
+        return admission, access
 
     def stands(self, admission: Admission) -> bool:
         """Whether who was let in may stay."""
@@ -181,7 +247,7 @@ class Door:
             "or let the program send a token itself.",
         )
 
-    def _known(
+    def _valid(
         self, given: Sequence[Credential], caller: Caller
     ) -> tuple[Access, Credential] | None:
         """The first token that is valid; `None` where none was given."""
@@ -231,16 +297,95 @@ class Door:
         wanted = request.rel_url.raw_path_qs
         return page if wanted == "/" else page.with_query(next=wanted)
 
-    def _welcome(self, request: web.Request, admission: Admission) -> Admission:
-        way = way_of(request)
-        if way.bare and request.method in ("GET", "HEAD"):
-            raise web.HTTPPermanentRedirect(_with_slash(request, way))
-        request[ADMISSION] = admission
-        bind_contextvars(member=admission.member)
-        return admission
+
+def credentials(request: web.Request) -> list[Credential]:
+    """The tokens, in the order in which they count: path, `Authorization`, `X-API-Key`, query.
+
+    Raises `LocalError` (400) for two in one place: what stands between client and server may have
+    looked at the other.
+    """
+    return list(_credentials(request))
 
 
-DOOR = web.AppKey("door", Door)
+def _credentials(request: web.Request) -> Iterator[Credential]:
+    way = way_of(request)
+    if way.path_token is not None:
+        yield Credential(way.path_token)
+    for value in _single(request, "Authorization"):
+        yield _of_authorization(value)
+    for value in _single(request, KEY_HEADER):
+        yield Credential(value.strip())
+    if len(way.query_tokens) > 1:
+        raise _ambiguous("the query")
+    for value in way.query_tokens:
+        yield Credential(value.strip())
+
+
+def _single(request: web.Request, header: str) -> list[str]:
+    values = request.headers.getall(header, [])
+    if len(values) > 1:
+        raise _ambiguous(f"the header {header}")
+    return [value for value in values if value.strip()]
+
+
+def _of_authorization(value: str) -> Credential:
+    scheme, _, rest = value.strip().partition(" ")
+    if scheme.lower() == "bearer":
+        return Credential(rest.strip())
+    if scheme.lower() == "basic":
+        return Credential(_of_basic(rest.strip()), ambient=True)
+    return Credential("")
+
+
+def _of_basic(encoded: str) -> str:
+    """The password, or the user name where there is no password."""
+    try:
+        text = base64.b64decode(encoded, validate=True).decode()
+    except (binascii.Error, ValueError):
+        return ""
+    user, _, password = text.partition(":")
+    return password or user
+
+
+def _ambiguous(where: str) -> LocalError:
+    return LocalError(
+        400,
+        "several_tokens",
+        f"There is more than one token in {where}; send one.",
+    )
+
+
+class Tickets:
+    """Makes tickets and checks them. They end with the process. `now` is in seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._secret = secrets.token_bytes(32)
+
+    def add(self, url: URL, token_id: str) -> URL:
+        """The address with a ticket, on the strength of the token with this id."""
+        until = int(self._now()) + TICKET_LIFETIME
+        return url.update_query({TICKET: f"{until}.{token_id}.{self._proof(url, until, token_id)}"})
+
+    def token_of(self, url: URL) -> str | None:
+        """The id of the token on whose strength the address lets in."""
+        until, _, rest = url.query.get(TICKET, "").partition(".")
+        token_id, _, proof = rest.partition(".")
+        if not (until.isascii() and until.isdigit() and len(until) < 16 and proof.isascii()):
+            return None
+        expected = self._proof(url, int(until), token_id)
+        good = hmac.compare_digest(expected, proof) and int(until) > self._now()
+        return token_id if good else None
+
+    def _proof(self, url: URL, until: int, token_id: str) -> str:
+        """Covers the name of the route, the rest of the query, the time and the token."""
+        query = sorted((key, value) for key, value in url.query.items() if key != TICKET)
+        said = repr((url.name, query, until, token_id)).encode(errors="surrogatepass")
+        return hmac.new(self._secret, said, hashlib.sha256).hexdigest()
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 def _challenge(request: web.Request) -> str:

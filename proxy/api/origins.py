@@ -16,6 +16,17 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+import aiohttp_cors
+from aiohttp import web
+
+#: The headers of ComfyUI's `--enable-cors-header`.
+_EVERYBODY = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET, DELETE, PUT, OPTIONS, PATCH",
+    "Access-Control-Allow-Headers": "Content-Type, Authorization",
+    "Access-Control-Allow-Credentials": "true",
+}
+
 
 def differs(host: str, origin: str) -> bool:
     """Whether `Origin` names another place than `Host`; ports count if both name one.
@@ -94,3 +105,30 @@ class OriginCheck:
             return False
         host = headers.get("Host", "") if host is None else host
         return differs(host, origin) and is_loopback(host)
+
+
+def allow_all(response: web.StreamResponse) -> None:
+    """Let pages of all origins read an answer (`cors_origins = *`).
+
+    As in ComfyUI the headers are the same for every request, and errors raised by aiohttp and
+    websockets go without them. aiohttp-cors cannot give them: it says nothing to a request without
+    `Origin`, and repeats the origin in place of `*`.
+    """
+    if not isinstance(response, web.HTTPException | web.WebSocketResponse):
+        response.headers.update(_EVERYBODY)
+
+
+def allow_some(app: web.Application, cors_origins: Iterable[str]) -> None:
+    """Let pages of these origins use all routes of an application, unless it is all of them.
+
+    aiohttp-cors answers the preflights and puts the headers of the CORS protocol on answers.
+    """
+    origins = set(cors_origins)
+    if not origins or "*" in origins:
+        return
+    options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
+        allow_credentials=True, expose_headers="*", allow_headers="*", allow_methods="*"
+    )
+    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
+    for route in list(app.router.routes()):
+        cors.add(route)
