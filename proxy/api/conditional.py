@@ -16,15 +16,20 @@ from aiohttp import ETag, web
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """A version of a file: its length in bytes and when it was written (seconds since 1970)."""
+    """A version of a file: its length in bytes and when it was written (seconds since 1970).
+
+    `tag` tells versions of the same length and time apart.
+    """
 
     size: int
     modified: float
+    tag: str = ""
 
     @property
     def etag(self) -> str:
         """The entity tag without quotes, in the form that aiohttp gives to a file on disk."""
-        return f"{int(self.modified * 1e9):x}-{self.size:x}"
+        tag = f"{int(self.modified * 1e9):x}-{self.size:x}"
+        return f"{tag}-{self.tag}" if self.tag else tag
 
     @property
     def last_modified(self) -> str:

@@ -38,7 +38,9 @@ ENTRY = "Filled before execution_success is sent, not after it."
 VIEW = (
     "Below /api and with X-API-Key it redirects to /view, as programs written for the cloud "
     "insist. "
-    "A picture of more than 67,108,864 pixels is not converted for `preview` and `channel`: 400."
+    "A picture of more than 67,108,864 pixels is not converted for `preview` and `channel`: 400. "
+    "The workflow in a PNG or WebP has the client's names of files; in videos and audio it has the "
+    "cloud's."
 )
 UPLOADS = (
     "Comfy Cloud's limits hold: 50 MiB (413), and pictures of 16,384 pixels along an edge and "

@@ -35,7 +35,12 @@ async def send(
         await prepare(request, response)
         if content.path is not None and stop is not None:
             with content.path.open("rb") as file:
-                await _send_file(request, response, file, start, stop - start)
+                for piece in content.edits.pieces(start, stop):
+                    if isinstance(piece, bytes):
+                        await response.write(piece)
+                    elif piece.stop is not None:
+                        count = piece.stop - piece.start
+                        await _send_file(request, response, file, piece.start, count)
             sent = stop - start
         else:
             async for chunk in content.read(start, stop):

@@ -53,7 +53,7 @@ async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
             if request.method != "HEAD":
                 _count(request, await send(request, response, content, 0, None))
             return response
-        stamp = Stamp(content.size, record.modified)
+        stamp = Stamp(content.size, record.modified, content.edits.tag)
         part = decide(request, stamp)
         answer = _without_body(request, stamp, part, headers)
         if answer is not None:

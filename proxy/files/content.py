@@ -15,6 +15,7 @@ from pathlib import Path
 
 from proxy.files.cache import Lease
 from proxy.files.download import Fetch
+from proxy.files.metadata import Edits, Slice, Text, texts
 
 #: Bytes read at once.
 CHUNK = 256 * 1024
@@ -29,7 +30,11 @@ class ContentBrokenError(Exception):
 
 
 class Content:
-    """A content that is open for reading. Close it, or forget it."""
+    """A content that is open for reading. Close it, or forget it.
+
+    With `edits` its size and the bytes that are read are those of the edited file; `path` and
+    `hash` are those of the cloud's.
+    """
 
     def __init__(self, origin: Lease | Fetch) -> None:
         self._fetch = origin if isinstance(origin, Fetch) else None
@@ -40,10 +45,17 @@ class Content:
         self._close_file = weakref.finalize(self, os.close, self._file)
         self._told_size = origin.size
         self._hash = path.name if isinstance(origin, Lease) else None
+        self._looked_at: int | None = None  # the generation that the texts are of
+        self.edits = Edits()
 
     @property
     def size(self) -> int | None:
         """Length in bytes; `None` while it is arriving and the storage has not told."""
+        size = self._size
+        return None if size is None else size + self.edits.added
+
+    @property
+    def _size(self) -> int | None:
         if self._told_size is None and self._fetch is not None:
             self._told_size = self._fetch.size
         return self._told_size
@@ -68,11 +80,53 @@ class Content:
             raise self._broken()
         return path
 
+    async def texts(self) -> list[Text]:
+        """The texts of a picture that name files as the cloud does, as soon as they are there."""
+        while True:
+            fetch = self._fetch
+            if fetch is None or fetch.ended:
+                return await asyncio.to_thread(self._texts, whole=True) or []
+            found = self._texts(whole=False)
+            if found is not None:
+                self._looked_at = fetch.generation
+                return found
+            await fetch.changed()
+
+    def _texts(self, *, whole: bool) -> list[Text] | None:
+        available = self._size if whole or self._fetch is None else self._fetch.received
+        return texts(
+            lambda offset, count: os.pread(self._file, count, offset), available or 0, whole=whole
+        )
+
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `start` to `stop` (excluded; the end if `None`).
 
         Raises `ContentBrokenError` in the place of bytes that cannot be had.
         """
+        if not self.edits.edits:
+            async for data in self._read_original(start, stop, last=stop):
+                yield data
+            return
+        pieces = list(self.edits.pieces(start, stop))
+        last = pieces[-1].stop if pieces and isinstance(pieces[-1], Slice) else None
+        generation = self._looked_at
+        if generation is None and self._fetch is not None:
+            generation = self._fetch.generation
+        for piece in pieces:
+            if piece is pieces[-1] and not isinstance(piece, Slice):
+                await self.whole()
+            if self._fetch is not None and self._fetch.generation != generation:
+                raise ContentBrokenError("the texts that were looked at turned out to be wrong")
+            if isinstance(piece, Slice):
+                async for data in self._read_original(piece.start, piece.stop, last=last):
+                    yield data
+            else:
+                yield piece
+
+    async def _read_original(
+        self, start: int, stop: int | None, *, last: int | None
+    ) -> AsyncIterator[bytes]:
+        """Read from the file; what a reader wants in all ends at `last` (the end if `None`)."""
         position = start
         generation = self._fetch.generation if self._fetch is not None else 0
         while True:
@@ -80,9 +134,9 @@ class Content:
                 if position > start:
                     raise ContentBrokenError("the bytes that were read turned out to be wrong")
                 generation = self._fetch.generation
-            if self._fetch is not None and self._fetch.size not in (None, self.size):
+            if self._fetch is not None and self._fetch.size not in (None, self._size):
                 raise ContentBrokenError("the content is not as long as the storage had said")
-            end, limit = self._extent(start, stop)
+            end, limit = self._extent(start, stop, last)
             if position < limit:
                 length = min(CHUNK, limit - position)
                 data = await self._read(length, position)
@@ -113,9 +167,9 @@ class Content:
             return os.pread(self._file, length, position)
         return await asyncio.to_thread(os.pread, self._file, length, position)
 
-    def _extent(self, start: int, stop: int | None) -> tuple[int | None, int]:
+    def _extent(self, start: int, stop: int | None, last: int | None) -> tuple[int | None, int]:
         """Where the reading ends, if that is known, and how far it may go now."""
-        size = self.size
+        size = self._size
         end = stop if size is None else min(size, size if stop is None else stop)
         fetch = self._fetch
         if fetch is None or fetch.lease is not None:
@@ -123,8 +177,8 @@ class Content:
             return end, end
         allowed = fetch.received
         if fetch.expected is not None:
-            last = fetch.received if size is None else min(size, end or 0)
-            allowed = min(allowed, last - HELD_BACK)
+            wanted = fetch.received if size is None else min(size, size if last is None else last)
+            allowed = min(allowed, wanted - HELD_BACK)
         if end is not None:
             allowed = min(allowed, end)
         return end, max(start, allowed)

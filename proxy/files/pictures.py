@@ -21,6 +21,7 @@ from weakref import WeakValueDictionary
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from proxy.files.metadata import Rename
 from proxy.members.member import LOCAL
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, Place, resolve, split_annotated
@@ -264,10 +265,10 @@ def original_place(original: Mapping[str, Any]) -> Place | None:
     return Place(type_, path) if path else None
 
 
-def compose(original: Path, mask: Path, target: Path, filename: str) -> None:
+def compose(original: Path, mask: Path, target: Path, filename: str, rename: Rename) -> None:
     """Write the original with the mask's alpha to `target`, in the format of `filename`.
 
-    The text chunks of a PNG original (its workflow) are kept in a PNG result. Raises
+    The text chunks of a PNG original (its workflow) are kept in a PNG result, renamed. Raises
     `NotAPictureError`, also where the sizes differ, which the headers tell; blocks.
     """
     extension = posixpath.splitext(filename)[1].lower()
@@ -282,7 +283,7 @@ def compose(original: Path, mask: Path, target: Path, filename: str) -> None:
     with opened(original) as picture:
         notes = PngInfo()
         for key, text in getattr(picture, "text", {}).items():
-            notes.add_text(key, text)
+            notes.add_text(key, rename(text.encode()).decode())
         composed = picture.convert("RGBA")
     with opened(mask) as picture:
         rgba = picture if picture.mode == "RGBA" else picture.convert("RGBA")

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import posixpath
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from blake3 import blake3
+from cachetools import LRUCache
 from yarl import URL
 
+from proxy.files import metadata
 from proxy.files.cache import Cache
-from proxy.files.content import Content
+from proxy.files.content import Content, ContentBrokenError
 from proxy.files.contents import Contents
 from proxy.files.download import DownloadSource
 from proxy.files.library import Library, Prefetch
+from proxy.files.metadata import Edits, Rename, Text
 from proxy.files.moving import Moving
 from proxy.files.namespace import Namespace
 from proxy.files.naming import Naming
@@ -40,7 +43,11 @@ from proxy.store.base import Store
 from proxy.translate import graph as graphs
 from proxy.translate import names
 from proxy.translate.errors import LocalError
+from proxy.translate.media import kind
 from proxy.translate.names import Place
+
+#: Bytes of workflows with local names that are remembered.
+EDITS_BYTES = 16 * 1024 * 1024
 
 
 class Cloud(DownloadSource, UploadTarget, Protocol):
@@ -89,6 +96,9 @@ class Files:
             measure=self._measure,
             on_named=self._library.fetch_ahead,
             now=now,
+        )
+        self._known_edits: LRUCache[tuple[str, str, str], Edits] = LRUCache(
+            EDITS_BYTES, getsizeof=lambda edits: edits.weight
         )
         self._converting: dict[str, asyncio.Task[bytes]] = {}
 
@@ -178,10 +188,17 @@ class Files:
     async def open(self, record: FileRecord) -> Content:
         """The file's bytes, from the cache or as they arrive.
 
+        Where an output carries the workflow that made it, files have the member's names there.
         Returns when the size is known; small contents are complete by then. Raises `LocalError`
         if the content cannot be had.
         """
-        return await self._library.open(record)
+        content = await self._library.open(record)
+        try:
+            content.edits = await self._edits(record, content)
+        except BaseException:
+            content.close()
+            raise
+        return content
 
     async def convert(
         self, record: FileRecord, *, preview: str | None, channel: str | None
@@ -284,7 +301,7 @@ class Files:
     ) -> Naming:
         return Naming(
             self._namespace,
-            self._library.holds,
+            self._holds,
             member=member,
             filename=filename,
             subfolder=subfolder,
@@ -296,13 +313,56 @@ class Files:
         self, record: FileRecord, mask: Path, target: Path, filename: str
     ) -> Received:
         try:
+            content = await self.open(record)
+            try:
+                rename = self._renaming(record.member, await content.texts())
+            finally:
+                content.close()
             async with self._library.whole(record) as original:
                 pixels = await asyncio.to_thread(pixels_of, original, mask)
-                work = partial(compose, original, mask, target, filename)
+                work = partial(compose, original, mask, target, filename, rename)
                 await self._workshop.run(record.member, pixels, work)
             return await asyncio.to_thread(received_file, target)
         except NotAPictureError as error:
             raise unreadable(filename, error) from error
+
+    async def _edits(self, record: FileRecord, content: Content) -> Edits:
+        """What is to be replaced in a content for a member: what is known of a whole one stays."""
+        if record.cloud_type == "input" or kind(record.filename) != "image":
+            return Edits()
+        key = record.member, record.account, record.cloud_name
+        known = self._known_edits.get(key)
+        if known is None:
+            found = await content.texts()
+            known = metadata.edits(found, self._renaming(record.member, found))
+            if content.path is not None:
+                self._known_edits[key] = known
+        return known
+
+    def _renaming(self, member: str, found: Iterable[Text]) -> Rename:
+        local_names = self._namespace.local_names(member)
+        names = metadata.names_in(found)
+        return metadata.renaming({name: local_names[name] for name in names & local_names.keys()})
+
+    async def _holds(self, record: FileRecord, hash_: str) -> bool:
+        """Whether a file's bytes, as the cloud has them or as they are shown, have the hash."""
+        if await self._library.holds(record, hash_):
+            return True
+        try:
+            content = await self.open(record)
+        except LocalError:
+            return False
+        try:
+            if not content.edits.edits:
+                return False
+            hasher = blake3()
+            async for data in content.read():
+                hasher.update(data)
+            return hasher.hexdigest() == hash_
+        except ContentBrokenError:
+            return False
+        finally:
+            content.close()
 
     async def _convert(self, record: FileRecord, wanted: Conversion) -> bytes:
         async with self._library.whole(record) as path:

@@ -19,6 +19,7 @@ from proxy.api.journal import Journal
 from proxy.api.server import Server
 from proxy.api.services import Services
 from proxy.catalog.whole import Body, Coding, Whole
+from proxy.files.metadata import Edits
 from proxy.files.record import FileRecord, Named, make_record
 from proxy.jobs.clients import Clients
 from proxy.jobs.hub import Hub
@@ -117,6 +118,7 @@ class OpenFile:
     path: Path | None
     size: int | None
     pieces: list[bytes | Exception] = field(default_factory=list)
+    edits: Edits = field(default_factory=Edits)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:

@@ -21,6 +21,7 @@ from stack import Client, Proxy, running_proxy
 from proxy import app
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import download
+from proxy.files.metadata import Slice, edits, renaming, texts
 from proxy.simulator import HttpFault, Simulator
 
 #: A cloud that is asked again soon.
@@ -40,10 +41,12 @@ async def proxy(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
 
 @dataclass
 class Stored:
-    """A picture that only the cloud has yet: its item, its bytes, and the folder of the cache."""
+    """A picture that only the cloud has yet: its item, its bytes there and as they are shown, with
+    the client's names in its workflow, and the folder of the cache."""
 
     item: dict[str, str]
     data: bytes
+    shown: bytes
     cache: Path
 
     def cached(self) -> list[bytes]:
@@ -68,7 +71,14 @@ async def stored(
     item = entry["outputs"]["4"]["images"][0]
     record = proxy.services.files.find("local", "output", "", item["filename"])
     assert record is not None
-    return Stored(item, simulator.storage.get(record.cloud_name), tmp_path / "files")
+    data = simulator.storage.get(record.cloud_name)
+    upload = proxy.services.files.find("local", "input", "", "noise.png")
+    assert upload is not None
+    found = texts(lambda at, count: data[at : at + count], len(data), whole=True)
+    made = edits(found or [], renaming({upload.cloud_name: "noise.png"}))
+    pieces = made.pieces(0, len(data) + made.added)
+    shown = [data[one.start : one.stop] if isinstance(one, Slice) else one for one in pieces]
+    return Stored(item, data, b"".join(shown), tmp_path / "files")
 
 
 async def asked(client: Client, stored: Stored) -> bytes | int | None:
@@ -103,7 +113,7 @@ async def test_a_fault_that_passes_is_not_noticed(
     simulator: Simulator, client: Client, stored: Stored, fault: HttpFault
 ) -> None:
     simulator.faults.add(fault)
-    assert await asked(client, stored) == stored.data
+    assert await asked(client, stored) == stored.shown
     assert stored.data in stored.cached()
 
 
@@ -121,11 +131,11 @@ async def test_wrong_bytes_are_never_taken_for_the_file(
 ) -> None:
     simulator.faults.add(fault, times=times)
     first = await asked(client, stored)
-    assert first in ((None, 502) if times is None else (None, stored.data))
+    assert first in ((None, 502) if times is None else (None, stored.shown))
     hashes = {path.name for path in stored.cache.glob("content/??/*")}
     assert {blake3(data).hexdigest() for data in stored.cached()} == hashes
     simulator.faults.clear()
-    assert await asked(client, stored) == stored.data
+    assert await asked(client, stored) == stored.shown
 
 
 LASTING = {
@@ -158,7 +168,7 @@ async def test_a_download_that_breaks_for_good_cuts_the_connection(
     simulator.faults.add(HttpFault("GET storage", reset=True), times=None)
     assert await asked(client, stored) in (None, 503)
     simulator.faults.clear()
-    assert await asked(client, stored) == stored.data
+    assert await asked(client, stored) == stored.shown
 
 
 async def test_signatures_that_have_always_run_out_are_a_clean_error(
@@ -167,7 +177,7 @@ async def test_signatures_that_have_always_run_out_are_a_clean_error(
     simulator.switches.signed_url_life = 0
     assert await asked(client, stored) == 502
     simulator.switches.signed_url_life = 60
-    assert await asked(client, stored) == stored.data
+    assert await asked(client, stored) == stored.shown
 
 
 @pytest.mark.parametrize("stored", [500], indirect=True)
@@ -176,7 +186,7 @@ async def test_a_signature_that_runs_out_in_mid_download_is_replaced(
 ) -> None:
     simulator.faults.add(HttpFault("GET storage", cut=300_000, ending="reset"))
     simulator.faults.add(HttpFault("GET storage", status=403))
-    assert await asked(client, stored) == stored.data
+    assert await asked(client, stored) == stored.shown
     assert simulator.calls["GET /api/view"] >= 3
 
 
@@ -186,7 +196,7 @@ async def test_a_storage_without_ranges_is_read_from_the_start(
 ) -> None:
     simulator.switches.storage_range = False
     simulator.faults.add(HttpFault("GET storage", cut=300_000, ending="reset"))
-    assert await asked(client, stored) == stored.data
+    assert await asked(client, stored) == stored.shown
 
 
 @pytest.mark.parametrize("stored", [500], indirect=True)
@@ -200,7 +210,7 @@ async def test_many_faults_at_random(
         for _ in range(chance.randrange(1, 6)):
             simulator.faults.add(chance.choice(kinds))
         found = await asked(client, stored)
-        assert found in (stored.data, None) or (isinstance(found, int) and found >= 500), seed
+        assert found in (stored.shown, None) or (isinstance(found, int) and found >= 500), seed
         for path in stored.cache.glob("content/??/*"):
             assert blake3(path.read_bytes()).hexdigest() == path.name
             if path.stat().st_size == len(stored.data):
@@ -239,7 +249,7 @@ async def test_many_clients_share_one_download_as_it_grows_and_one_may_leave(
         leaving.close()
     for began in flowing:
         await began.wait()
-    assert await asyncio.gather(*followers) == [stored.data] * 12
+    assert await asyncio.gather(*followers) == [stored.shown] * 12
     assert len(simulator.storage.requests) == 1
-    assert await asked(client, stored) == stored.data
+    assert await asked(client, stored) == stored.shown
     assert len(simulator.storage.requests) == 1

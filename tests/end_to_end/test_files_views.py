@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +12,9 @@ import aiohttp
 import graphs
 import pytest
 from blake3 import blake3
-from files.pictures import converted, decoded, picture
+from files.pictures import converted, decoded, loaded, picture
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 from stack import Client, running_proxy
 
 from proxy.simulator import Simulator, Switches
@@ -231,3 +236,64 @@ async def test_what_a_browser_would_run_is_an_attachment(
         assert answer.content_type == type_
         assert answer.headers["Content-Disposition"] == f'attachment; filename="{name}"'
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+
+
+def shown_as(named: dict[str, str]) -> dict[str, str]:
+    """The query for what an upload was named."""
+    return {"filename": named["name"], "subfolder": named["subfolder"], "type": named["type"]}
+
+
+def workflow_of(data: bytes) -> dict[str, Any]:
+    """The graph in a PNG."""
+    with Image.open(io.BytesIO(data)) as saved:
+        assert isinstance(saved, PngImageFile)
+        return dict(json.loads(str(saved.text["prompt"])))
+
+
+@pytest.mark.parametrize("prefetch", ["off", "images"])
+async def test_a_picture_carries_the_graph_that_was_submitted(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, prefetch: str
+) -> None:
+    noise = Image.frombytes("RGB", (256, 256), random.Random(0).randbytes(3 * 256 * 256))
+    target = io.BytesIO()
+    noise.save(target, "PNG")
+    graph = graphs.inverted("photo.png")
+    async with running_proxy(simulator, tmp_path, prefetch=prefetch) as proxy:
+        client = Client(session, proxy.url)
+        await client.upload("photo.png", target.getvalue())
+        item = (await client.run(graph))["outputs"]["4"]["images"][0]
+        shown = await client.view(item)
+        assert workflow_of(shown) == graph
+        assert decoded(shown)[3] == loaded(target.getvalue(), inverted=True)
+        assert await client.view(item) == shown  # now at the latest it is in the cache
+        url = (client.url / "view").with_query(item)
+        async with session.head(url) as head:
+            assert int(head.headers["Content-Length"]) == len(shown)
+            tag = head.headers["Etag"]
+        async with session.get(url, headers={"Range": "bytes=50-2000"}) as part:
+            assert (part.status, await part.read()) == (206, shown[50:2001])
+            assert part.headers["Content-Range"] == f"bytes 50-2000/{len(shown)}"
+        async with session.get(url, headers={"If-None-Match": tag}) as known:
+            assert known.status == 304
+        again = await client.upload(item["filename"], shown, type="output")
+        assert again["name"] == item["filename"]  # the same bytes, as on a disk
+        mask = {"original_ref": json.dumps(item), "type": "input"}
+        form = aiohttp.FormData(mask)
+        form.add_field("image", target.getvalue(), filename="m.png", content_type="image/png")
+        async with session.post(client.url / "upload/mask", data=form) as answer:
+            masked = await answer.json()
+        assert workflow_of(await client.view(shown_as(masked))) == graph
+    async with running_proxy(simulator, tmp_path, prefetch=prefetch) as proxy:
+        assert await Client(session, proxy.url).view(item) == shown
+
+
+async def test_what_was_uploaded_stays_as_it_was(client: Client) -> None:
+    first = await client.upload("a.png", picture("RGB"))
+    item = (await client.run(graphs.inverted(first["name"])))["outputs"]["4"]["images"][0]
+    info = PngInfo()
+    info.add_text("prompt", f'"{blake3(picture("RGB")).hexdigest()}.png"')
+    target = io.BytesIO()
+    Image.new("RGB", (9, 9)).save(target, "PNG", pnginfo=info)
+    named = await client.upload("b.png", target.getvalue())
+    assert await client.view(shown_as(named)) == target.getvalue()
+    assert await client.view(item) != target.getvalue()
