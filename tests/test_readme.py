@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from process import before, child, serving
 
 from proxy.simulator import Simulator
@@ -39,3 +40,12 @@ async def test_the_client_follows_a_job_to_its_end(tmp_path: Path) -> None:
     lines = out.decode().splitlines()
     assert "20 of 20" in lines
     assert re.fullmatch(r"done: [0-9a-f-]{36}", lines[-1])
+
+
+@pytest.mark.parametrize("language", ["zh", "ja", "ko"])
+def test_a_translation_shows_the_same_commands_pictures_and_links(language: str) -> None:
+    text = (ROOT / f"README.{language}.md").read_text(encoding="utf-8")
+    for pattern in (r"(?s)```.*?```", r"`comfy-cloud-proxy [^`]+`", r"(?m)^#+(?= )"):
+        assert re.findall(pattern, text) == re.findall(pattern, README)
+    for pattern in (r"\]\(((?!README)[^)]+)\)", r"<(https://[^>]+)>"):
+        assert sorted(re.findall(pattern, text)) == sorted(re.findall(pattern, README))

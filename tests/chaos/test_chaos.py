@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from chaos.run import Chaos
 @pytest.mark.timeout(300)
 async def test_nothing_is_lost_doubled_or_wrong(tmp_path: Path) -> None:
     seed = random.randrange(1_000_000)
+    logging.getLogger(__name__).warning("seed %d", seed)  # shown when the run hangs, too
     chaos = Chaos(jobs=80, clients=20, kills=2, seed=seed, folder=tmp_path)
     accounting = await chaos.run()
     assert accounting.faults() == {}, f"seed {seed}\n{accounting.table()}"
