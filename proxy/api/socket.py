@@ -29,7 +29,7 @@ from proxy.api.crowd import Crowd
 from proxy.api.outbox import Outbox, Parcel
 from proxy.api.services import member_of, of
 from proxy.api.system import features
-from proxy.translate import codec, frames
+from proxy.translate import codec, messages
 from proxy.translate.messages import Event, Message, Preview, status
 
 log = structlog.get_logger(__name__)
@@ -169,11 +169,11 @@ class ClientSocket:
             case Event() as event:
                 await self._web_socket.send_str(event.text, compress)
             case Preview() as preview:
-                frame = frames.encode_preview(preview, metadata=parcel.metadata)
+                frame = messages.encode_preview(preview, metadata=parcel.metadata)
                 if frame is not None:
                     await self._web_socket.send_bytes(frame, compress)
             case text:
-                await self._web_socket.send_bytes(frames.encode_text(text), compress)
+                await self._web_socket.send_bytes(messages.encode_text(text), compress)
 
     def leave(
         self, code: int, reason: str, *, patience: float = CLOSE_SECONDS

@@ -16,7 +16,7 @@ from aiohttp import web
 from proxy.api import answers, bodies
 from proxy.api.services import member_of, of
 from proxy.translate.errors import LocalError
-from proxy.translate.media import UNKNOWN, is_active, media_type
+from proxy.translate.names import UNKNOWN, is_active, media_type
 from proxy.userdata.base import Entry, IsFileError, IsFolderError, TakenError
 from proxy.userdata.names import BadNameError, LeadsOutError, parts_of
 

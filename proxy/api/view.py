@@ -10,8 +10,7 @@ from proxy.api.conditional import Part, Stamp, decide
 from proxy.api.sending import send
 from proxy.api.services import member_of, of
 from proxy.files.record import FileRecord
-from proxy.translate.media import UNKNOWN, is_active, media_type
-from proxy.translate.names import view_place
+from proxy.translate.names import UNKNOWN, is_active, media_type, view_place
 
 
 async def get_view(request: web.Request) -> web.StreamResponse:

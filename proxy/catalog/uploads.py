@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.translate import codec
-from proxy.translate.media import kind
-from proxy.translate.names import is_hash_name
+from proxy.translate.names import is_hash_name, kind
 
 #: The flags of an input that lists files of the input folder, and the media that it lists.
 _FLAGS: dict[str, tuple[str, ...]] = {

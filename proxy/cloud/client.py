@@ -27,8 +27,8 @@ from proxy.cloud.http import Answer, Body, Http
 from proxy.cloud.resilience import CallGate, CircuitBreaker, RateLimiter, RetryPolicy
 from proxy.metrics import CloudCalls, Metrics
 from proxy.translate import codec
+from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.snapshot import Snapshot, from_job
-from proxy.translate.user_files import UserFile, user_file
 
 T = TypeVar("T")
 

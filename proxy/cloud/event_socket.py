@@ -20,7 +20,7 @@ from yarl import URL
 from proxy.cloud.connections import CONNECT_TIMEOUT, CloudAddresses, Connections
 from proxy.cloud.resilience import Backoff, jittered, retry_after
 from proxy.translate import codec
-from proxy.translate.redact import redact
+from proxy.translate.codec import redact
 
 log = structlog.get_logger(__name__)
 

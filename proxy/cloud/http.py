@@ -25,7 +25,7 @@ from proxy.cloud.errors import CloudGarbage, CloudRefused, CloudUnreachable, ref
 from proxy.cloud.resilience import CallGate, RetryPolicy, retry_after
 from proxy.metrics import CloudCalls
 from proxy.translate import codec
-from proxy.translate.redact import redact
+from proxy.translate.codec import redact
 
 Body = Callable[[], AbstractAsyncContextManager[Any]]
 

@@ -18,7 +18,7 @@ from proxy.files.download import ContentWrongError, Downloads, DownloadSource, F
 from proxy.files.record import FileRecord
 from proxy.store.base import StoreError
 from proxy.translate.errors import LocalError, from_cloud, retry_header
-from proxy.translate.media import kind
+from proxy.translate.names import kind
 
 _log = structlog.get_logger(__name__)
 

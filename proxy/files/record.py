@@ -5,8 +5,7 @@ from __future__ import annotations
 import posixpath
 from dataclasses import dataclass
 
-from proxy.translate.media import media_type
-from proxy.translate.names import Place
+from proxy.translate.names import Place, media_type
 
 #: The account of files from before there could be several.
 DEFAULT_ACCOUNT = "default"

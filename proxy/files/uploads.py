@@ -19,7 +19,7 @@ from proxy.files.cache import Cache
 from proxy.files.contents import Contents
 from proxy.files.pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError, size_of
 from proxy.translate.errors import LocalError, from_cloud
-from proxy.translate.media import kind, media_type
+from proxy.translate.names import kind, media_type
 
 _log = structlog.get_logger(__name__)
 

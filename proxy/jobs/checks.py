@@ -10,8 +10,7 @@ import structlog
 from proxy.jobs.request import Request
 from proxy.translate.errors import LocalError
 from proxy.translate.names import is_hash_name, split_annotated, written_place
-from proxy.translate.validation import Validation, validate
-from proxy.translate.validation_files import foreign_files
+from proxy.translate.validation import Validation, foreign_files, validate
 
 log = structlog.get_logger(__name__)
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from proxy.jobs.record import Outcome
-from proxy.translate.frames import CloudFrame
-from proxy.translate.messages import Message
+from proxy.translate.messages import CloudFrame, Message
 from proxy.translate.snapshot import Snapshot
 
 # --- what happened -------------------------------------------------------------------------

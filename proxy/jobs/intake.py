@@ -17,8 +17,8 @@ from proxy.jobs.request import Accepted, Backlog, Request
 from proxy.jobs.sending import Files, KnownClass
 from proxy.jobs.submission import SubmissionError, UnansweredError
 from proxy.store.base import StoreError
+from proxy.translate.codec import without_credentials
 from proxy.translate.errors import LocalError, fill_node_errors
-from proxy.translate.redact import without_credentials
 from proxy.translate.validation import Validation
 
 log = structlog.get_logger(__name__)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from proxy.jobs.happenings import CloudEvent, Happening, Seen
 from proxy.jobs.record import JobRecord
-from proxy.translate.redact import redact
+from proxy.translate.codec import redact
 from proxy.translate.snapshot import Snapshot
 
 T = TypeVar("T")

@@ -7,8 +7,7 @@ from itertools import islice
 from typing import Any
 
 from proxy.translate import events, graph
-from proxy.translate.frames import CloudPicture
-from proxy.translate.messages import Event, Message, Preview
+from proxy.translate.messages import CloudPicture, Event, Message, Preview
 
 #: Their pictures are the result itself, not a preview of it.
 RESULT_CLASSES = frozenset({"SaveImageWebsocket"})

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from proxy.jobs.happenings import CloudEvent
-from proxy.translate import events, frames
-from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate import events, messages
+from proxy.translate.messages import CloudFrame, CloudPicture
 
 Inbox: TypeAlias = Callable[[CloudEvent | CloudFrame], None]
 
@@ -144,7 +144,7 @@ class Router:
         One without a job's id belongs to the only job that runs on the account, if it is known;
         when several run it is dropped rather than guessed.
         """
-        frame = frames.parse(data)
+        frame = messages.parse_frame(data)
         if frame is None:
             return
         cloud_id = frame.prompt_id

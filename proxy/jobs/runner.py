@@ -27,8 +27,7 @@ from proxy.jobs.record import JobRecord
 from proxy.jobs.tracker import Tracker
 from proxy.store.base import StoreError
 from proxy.translate.events import is_terminal
-from proxy.translate.frames import CloudFrame, CloudPicture
-from proxy.translate.messages import Message, Preview
+from proxy.translate.messages import CloudFrame, CloudPicture, Message, Preview
 from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)

@@ -22,8 +22,8 @@ from proxy.jobs.request import Policy
 from proxy.jobs.runner import Runner
 from proxy.jobs.submission import SubmissionError, UnansweredError
 from proxy.store.base import StoreError
+from proxy.translate.codec import CREDENTIAL_KEYS, credentials
 from proxy.translate.errors import LocalError
-from proxy.translate.redact import CREDENTIAL_KEYS, credentials
 
 log = structlog.get_logger(__name__)
 

@@ -34,8 +34,7 @@ from proxy.jobs.happenings import (
 from proxy.jobs.nodes import Nodes
 from proxy.jobs.record import Outcome
 from proxy.translate import events
-from proxy.translate.frames import CloudFrame, CloudPicture
-from proxy.translate.messages import Event, Message, NodeText
+from proxy.translate.messages import CloudFrame, CloudPicture, Event, Message, NodeText
 from proxy.translate.snapshot import Snapshot
 
 

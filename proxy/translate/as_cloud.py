@@ -1,4 +1,4 @@
-"""Answers about jobs in the forms of Comfy Cloud, for programs that were written for it.
+"""The forms of Comfy Cloud: jobs for programs that were written for it, and its user files.
 
 The forms are those of the cloud's OpenAPI; a job comes in ComfyUI's, as `GET /api/jobs/{id}` and
 `/history` show it.
@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from proxy.translate import codec
+from proxy.translate.snapshot import milliseconds
 
 #: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.
 _ERROR_FIELDS = (
@@ -158,3 +159,35 @@ def _light(extra_data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(png_info, dict):
         light["extra_pnginfo"] = {k: v for k, v in png_info.items() if k != "workflow"}
     return light
+
+
+@dataclass(frozen=True, slots=True)
+class UserFile:
+    """A file by its path; `size` in bytes, `modified` in seconds since 1970 (0: not told)."""
+
+    path: str
+    size: int
+    modified: float
+
+
+def user_file(item: Mapping[str, Any]) -> UserFile | None:
+    """`{"path", "size", "modified"}` as the cloud sends it, `None` for what has no path.
+
+    The documents of the cloud disagree on `modified`: whole ms, float seconds, or RFC 3339.
+    """
+    path, size = item.get("path"), item.get("size")
+    if not isinstance(path, str) or not path.strip("/"):
+        return None
+    whole = size if isinstance(size, int) and not isinstance(size, bool) else 0
+    return UserFile(path.strip("/"), whole, _seconds(item.get("modified")))
+
+
+def _seconds(value: object) -> float:
+    if isinstance(value, str):
+        try:
+            read = datetime.fromisoformat(value)
+        except ValueError:
+            return 0.0
+        return (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+    ms = milliseconds(value)
+    return 0.0 if ms is None else ms / 1000

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.translate.as_cloud import UserFile
 from proxy.translate.errors import LocalError, from_cloud, retry_header
-from proxy.translate.user_files import UserFile
 from proxy.userdata.base import Entry, IsFileError, TakenError, in_tree_order
 from proxy.userdata.names import BadNameError, parts_of
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from proxy.jobs.happenings import CloudEvent
 from proxy.jobs.router import LONGEST, PICTURE_BYTES, Router
-from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate.messages import CloudFrame, CloudPicture
 
 PLAIN = b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8picture"
 

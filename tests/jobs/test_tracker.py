@@ -17,8 +17,7 @@ from proxy.jobs.happenings import (
     Tell,
 )
 from proxy.jobs.tracker import Tracker
-from proxy.translate.frames import CloudPicture, CloudText
-from proxy.translate.messages import Event, NodeText, Preview
+from proxy.translate.messages import CloudPicture, CloudText, Event, NodeText, Preview
 from proxy.translate.snapshot import Snapshot
 
 ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"

@@ -1,4 +1,4 @@
-"""JSON that loses nothing."""
+"""JSON as both APIs write it, and secrets taken out of values."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.translate import codec
+from proxy.translate.codec import credentials, redact, without_credentials
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -59,3 +60,26 @@ def test_half_a_surrogate_pair_becomes_a_sign_that_can_be_written() -> None:
 def test_text_that_is_not_json_is_a_value_error(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  (the words are the library's)
         codec.loads_text(data)
+
+
+# --- secrets taken out of values --------------------
+
+
+def test_a_secret_is_removed_however_deep_it_is() -> None:
+    value = {"a": ["x comfyui-k y", {"b": "comfyui-k"}], "c": 7}
+    assert redact(value, "comfyui-k", "") == {"a": ["x [REDACTED] y", {"b": "[REDACTED]"}], "c": 7}
+
+
+def test_credentials_of_partner_nodes_are_not_kept() -> None:
+    assert without_credentials({"api_key_comfy_org": "k", "auth_token_comfy_org": "t", "m": 1}) == {
+        "m": 1
+    }
+
+
+def test_a_secret_that_is_a_key_is_removed_too() -> None:
+    assert redact({"comfyui-k": ["other"]}, "comfyui-k", "other") == {"[REDACTED]": ["[REDACTED]"]}
+
+
+def test_the_clients_own_credentials_are_known() -> None:
+    extra_data = {"api_key_comfy_org": "k", "auth_token_comfy_org": "", "client_id": "c"}
+    assert credentials(extra_data) == ("k",)
