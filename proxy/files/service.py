@@ -43,8 +43,7 @@ from proxy.store.base import Store
 from proxy.translate import graph as graphs
 from proxy.translate import names
 from proxy.translate.errors import LocalError
-from proxy.translate.media import kind
-from proxy.translate.names import Place
+from proxy.translate.names import Place, kind
 
 #: Bytes of workflows with local names that are remembered.
 EDITS_BYTES = 16 * 1024 * 1024
