@@ -138,6 +138,28 @@ async def test_a_key_does_not_go_to_a_public_address_in_the_clear(
     await server.close()
 
 
+async def test_behind_a_proxy_an_address_in_the_redirect_is_refused_too(
+    serve: Serve, connect: Connect, public: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = await serve(answer(body=b"by way of the proxy"))
+    cloud = Script(
+        [answer({}), redirect("http://10.1.2.3/x"), redirect("http://storage.example/x")]
+    )
+    server = await serving(cloud, public)
+    client = await connect(server.make_url("/"), plain_http=True)
+    await client.system_stats()
+    monkeypatch.setenv("HTTP_PROXY", str(gate.url))
+    monkeypatch.setenv("NO_PROXY", public)
+    with pytest.raises(CloudRefused, match="REDIRECT_REFUSED"):
+        async with client.download("f00d.png", type="output"):
+            pass
+    assert gate.seen == []
+    async with client.download("f00d.png", type="output") as download:
+        assert b"".join([chunk async for chunk in download.chunks()]) == b"by way of the proxy"
+    assert gate.seen[0].target == "http://storage.example/x"
+    await server.close()
+
+
 async def serving(script: Script, host: str) -> TestServer:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", script.handle)

@@ -14,6 +14,7 @@ import graphs
 import pytest
 from stack import PATIENCE, Client, running_proxy
 
+from proxy.cloud import resilience
 from proxy.simulator import HttpFault, Simulator, SocketFault
 
 SUBMIT = "POST /api/prompt"
@@ -192,6 +193,21 @@ async def test_a_wait_of_a_day_is_cut_short(simulator: Simulator, client: Client
     simulator.faults.add(HttpFault(SUBMIT, status=429, headers=asked), times=None)
     async with client.session.post(client.url / "prompt", json={"prompt": graphs.plain()}) as told:
         assert (told.status, told.headers["Retry-After"]) == (503, "60")
+
+
+async def test_a_wait_of_a_day_stops_no_reading(
+    simulator: Simulator, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resilience, "LONGEST_RETRY_AFTER", 0.3)
+    asked = {"Retry-After": "86400"}
+    simulator.faults.add(SocketFault("lose", event="*"), times=None)
+    for route in ("GET /api/jobs", "GET /api/jobs/{id}"):
+        simulator.faults.add(HttpFault(route, status=503, headers=asked), times=2)
+    first = await client.submit(graphs.plain())
+    second = await client.submit(graphs.plain(1))
+    for prompt_id in (first, second):
+        await until_in_history(client, prompt_id)
+        assert (await client.history(prompt_id))["status"]["completed"] is True
 
 
 async def until_in_history(client: Client, prompt_id: str) -> None:
