@@ -172,7 +172,11 @@ class EventSocket:
         try:
             while True:
                 opened = time.monotonic()
-                wait = await self._connection()
+                try:
+                    wait = await self._connection()
+                except Exception:
+                    log.exception("event_socket_failed")
+                    wait = 0.0
                 failures = 1 if time.monotonic() - opened >= self._steady else failures + 1
                 wait = max(wait, self._backoff.after(failures))
                 with suppress(TimeoutError):
@@ -204,6 +208,8 @@ class EventSocket:
             log.info("event_socket_open")
             self._tell(self._on_up)
             await self._listen(socket)
+        except Exception:
+            log.exception("event_socket_failed")
         finally:
             self._up.clear()
             self._decided.clear()
@@ -234,12 +240,10 @@ class EventSocket:
     async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Receive until the connection ends or has been silent for too long."""
         self._watchdog.begin(time.monotonic())
-        watch = asyncio.create_task(self._watch(socket), name="cloud event socket's silence")
-        try:
+        async with asyncio.TaskGroup() as group:
+            watch = group.create_task(self._watch(socket), name="cloud event socket's watchdog")
             await self._receive(socket)
-        finally:
             watch.cancel()
-            await asyncio.wait([watch])
 
     async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:

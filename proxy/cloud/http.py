@@ -27,6 +27,12 @@ from proxy.metrics import CloudCalls
 from proxy.translate import codec
 from proxy.translate.codec import redact
 
+#: Bytes of an answer that is read whole: the catalogue has about 9 million.
+MAX_ANSWER = 64 * 1024 * 1024
+
+#: Bytes of a refusal that are looked at.
+MAX_REFUSAL = 1024 * 1024
+
 Body = Callable[[], AbstractAsyncContextManager[Any]]
 
 T = TypeVar("T")
@@ -182,7 +188,10 @@ class Http:
                     f"{call}: answered with a redirect; check that the base URL begins with https"
                 )
             with reported(call, sent=True):
-                body = await response.read()
+                body = await _read(response, MAX_ANSWER)
+            if len(body) > MAX_ANSWER:
+                response.close()
+                raise CloudGarbage(f"{call}: the answer is larger than {MAX_ANSWER} bytes")
         finally:
             response.release()
         return Answer(call, body, response.content_type, attempts, self.key)
@@ -233,14 +242,26 @@ class Http:
         return response
 
     async def _refusal(self, call: str, response: aiohttp.ClientResponse) -> CloudRefused:
-        async with response:
-            raw = await response.read()
+        try:
+            raw = (await _read(response, MAX_REFUSAL))[:MAX_REFUSAL]
+        finally:
+            response.close()
         wait = retry_after(response.headers.get("Retry-After"), time.time())
         try:
             body = codec.loads_text(raw)
         except ValueError:
             body = raw.decode(errors="replace")
         return refusal(call, response.status, redact(body, self.key) if self.key else body, wait)
+
+
+async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, or of a larger one a little more than `limit` bytes, counted after unpacking."""
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > limit:
+            break
+    return bytes(body)
 
 
 @contextmanager

@@ -197,6 +197,24 @@ async def test_a_failing_callback_ends_nothing(serve: Serve, open_socket: Open) 
     assert await heard.next() == b"frame"
 
 
+async def test_a_failing_watchdog_ends_the_connection_and_not_the_socket(
+    serve: Serve, open_socket: Open
+) -> None:
+    failures = iter([True])
+
+    def due() -> bool:
+        if next(failures, False):
+            raise ValueError("a bug")
+        return False
+
+    _, heard = await open_socket(
+        (await serve(Cloud())).url, due=due, watchdog=IdleWatchdog(first=0.05)
+    )
+    assert await heard.next() == "up"
+    assert await heard.next() == "down"
+    assert await heard.next() == "up"
+
+
 @pytest.mark.parametrize("status", [401, 403, 503])
 async def test_a_refused_handshake_is_told_and_tried_again(
     serve: Serve, open_socket: Open, status: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import logging
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from aiohttp import web
 from PIL import Image
 from yarl import URL
 
+from proxy.cloud import http
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import (
     CloudDown,
@@ -278,3 +280,27 @@ async def test_a_call_without_an_answer_is_counted_as_none(unused_tcp_port: int)
         await cloud.user()
     await cloud.close()
     assert counted(metrics, "cloud_calls_total", "GET", "/api/user", "none") >= 1
+
+
+@pytest.mark.parametrize("encoding", [None, "gzip"])
+async def test_an_endless_answer_is_given_up(
+    serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, encoding: str | None
+) -> None:
+    monkeypatch.setattr(http, "MAX_ANSWER", 1000)
+    body = b" " * 1_000_000
+    headers = {"Content-Encoding": encoding} if encoding else {}
+    body = gzip.compress(body) if encoding else body
+    cloud = await serve(answer(body=body, headers=headers), answer({}))
+    client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
+    with pytest.raises(CloudGarbage, match="larger than 1000 bytes"):
+        await client.system_stats()
+    assert await client.system_stats() == {}
+
+
+async def test_of_an_endless_refusal_the_beginning_is_told(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer(status=404, text="gone " * 1_000_000), answer({}))
+    client = await connect(cloud.url)
+    with pytest.raises(CloudRefused) as caught:
+        await client.system_stats()
+    assert len(str(caught.value.body)) == http.MAX_REFUSAL
+    assert await client.system_stats() == {}
