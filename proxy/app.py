@@ -39,6 +39,7 @@ from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.members import MemberRepository
 from proxy.storage.migrations import migrate
+from proxy.storage.usage import UsageRepository
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
 from proxy.timeouts import Timeouts
@@ -131,7 +132,7 @@ async def rooms(
             return connected
 
         books = await stack.enter_async_context(
-            bookkeeping.kept(settings, path, store, members, metrics)
+            bookkeeping.kept(settings, path, store, members, metrics, UsageRepository(database))
         )
         checks = Checks(
             catalogue,

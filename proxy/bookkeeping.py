@@ -11,13 +11,13 @@ import structlog
 from proxy.api.books import Books
 from proxy.jobs.keeper import HISTORY, LIVE
 from proxy.jobs.record import EndedJob, JobRecord
-from proxy.members import audit
 from proxy.members.audit import Audit
 from proxy.members.directory import Directory
 from proxy.members.limiter import Limiter
 from proxy.members.usage import Usage
 from proxy.metrics import Metrics
 from proxy.settings import Settings
+from proxy.storage.usage import UsageRepository
 from proxy.store.base import Store
 
 log = structlog.get_logger(__name__)
@@ -25,7 +25,12 @@ log = structlog.get_logger(__name__)
 
 @asynccontextmanager
 async def kept(
-    settings: Settings, folder: Path, store: Store, members: Directory, metrics: Metrics
+    settings: Settings,
+    folder: Path,
+    store: Store,
+    members: Directory,
+    metrics: Metrics,
+    repository: UsageRepository,
 ) -> AsyncIterator[Books]:
     """The books of the data folder, closed behind the block. Enter it before the jobs start.
 
@@ -33,8 +38,8 @@ async def kept(
     """
     usage = Usage(store)
     await usage.start()
-    record = Audit(folder / audit.FOLDER, days=settings.audit_days)
-    await record.start()
+    record = Audit(repository, days=settings.audit_days)
+    await record.start(folder)
     try:
         await recount(usage, store)
         limiter = Limiter(lambda name: members.get(name).limits, usage)

@@ -30,9 +30,10 @@ from proxy.members.member import Member
 from proxy.members.tokens import Token
 from proxy.members.usage import USAGE, MemberDay, Row, day_of, select
 from proxy.settings import Settings, place_options
-from proxy.storage.database import FILE, StorageError
+from proxy.storage.database import FILE, StorageError, opened
 from proxy.storage.legacy import MEMBERS
 from proxy.storage.start import open_folder
+from proxy.storage.usage import AuditRow, UsageRepository
 
 T = TypeVar("T")
 
@@ -236,10 +237,15 @@ def _member(given: Mapping[str, Any]) -> dict[str, Any]:
 def _note(settings: Settings, action: str, **about: str) -> None:
     if settings.audit_days == 0:
         return
+
+    async def write() -> None:
+        async with opened(settings.data_dir / FILE) as database:
+            await record.note(UsageRepository(database), action, **about)
+
     try:
-        record.note(settings.data_dir / record.FOLDER, action, **about)
-    except OSError as error:
-        sys.stderr.write(f"The audit record could not be written ({error.strerror}).\n")
+        asyncio.run(write())
+    except StorageError as error:
+        sys.stderr.write(f"The audit record could not be written ({error}).\n")
 
 
 def _limits(limits: Mapping[str, Any]) -> str:
@@ -316,14 +322,18 @@ def audit(settings: Settings, *, limit: int, member: str | None, action: str | N
 
     Raises `CommandError` when it cannot be read.
     """
-    folder = settings.data_dir / record.FOLDER
+    path = settings.data_dir / FILE
+
+    async def read() -> list[AuditRow]:
+        async with opened(path) as database:
+            return await UsageRepository(database).record(limit=limit, member=member, action=action)
+
     try:
-        for entry in record.read(folder, limit=limit, member=member, action=action):
-            sys.stdout.write(json.dumps(entry) + "\n")
-    except OSError as error:
+        for row in asyncio.run(read()) if path.exists() else ():
+            sys.stdout.write(row.entry.decode() + "\n")
+    except StorageError as error:
         raise CommandError(
-            f"The audit record in {folder} cannot be read ({error.strerror}): run this as the "
-            "user that runs the proxy."
+            f"The audit record cannot be read ({error}): run this as the user that runs the proxy."
         ) from None
     return 0
 

@@ -1,21 +1,17 @@
-"""Who did what, when and from where: a file of JSON lines for each day (UTC).
+"""Who did what, when and from where, in the database.
 
-A line is `{"at", "action", "member", "address", …}`. Long values are cut, secrets are removed
-and JSON escapes what would begin a line of its own. Files are readable by their owner alone and
-removed when they are older than the setting says.
+An entry is `{"at", "action", "member", "address", …}`. Long values are cut and secrets removed.
+Entries older than the setting says are removed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-import os
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +20,27 @@ import structlog
 from proxy.logging import REMOVED, scrub
 from proxy.members.tokens import SHAPE
 from proxy.members.usage import finish
+from proxy.storage.database import StorageError
+from proxy.storage.legacy import KEPT
+from proxy.storage.usage import AuditRow, UsageRepository
 
 log = structlog.get_logger(__name__)
 
+#: Where 0.1.0 kept the record, as lines of JSON in a file for each day.
 FOLDER = "audit"
 
 #: Letters of a value that are kept.
 LONGEST = 500
 #: Items of a list that are kept, and letters of each.
 MOST_ITEMS, LONGEST_ITEM = 50, 100
-#: Lines that may wait for a disk that is slow or refuses; what comes then is counted and dropped.
+#: Entries that may wait for a disk that is slow or refuses; what comes then is counted and dropped.
 MOST_WAITING = 10_000
-#: Bytes of a file that are read at once, from its end.
-BLOCK = 64 * 1024
+#: Seconds in which entries are gathered into one transaction; a crash loses no more than these.
+GATHER = 0.05
 #: Seconds before another try when the disk refuses.
 _PAUSE = 1.0
+
+_DAY_MS = 86_400_000
 
 _TOKEN = re.compile(SHAPE)
 
@@ -46,26 +48,37 @@ Value = str | int | float | bool | None | list[str]
 
 
 class Audit:
-    """The record in `folder`. Files older than `days` are removed; 0 days keep no record.
+    """The record. Entries older than `days` are removed; 0 days keep no record.
 
     `now` gives seconds since 1970.
     """
 
     def __init__(
-        self, folder: Path, *, days: int = 90, now: Callable[[], float] = time.time
+        self,
+        repository: UsageRepository,
+        *,
+        days: int = 90,
+        now: Callable[[], float] = time.time,
+        gather: float = GATHER,
     ) -> None:
-        self._folder = folder
+        self._repository = repository
         self._days = days
         self._now = now
-        self._waiting: deque[tuple[str, str]] = deque()
+        self._gather = gather
+        self._waiting: list[AuditRow] = []
         self._dropped = 0
         self._news = asyncio.Event()
         self._writing = asyncio.Lock()
         self._writer: asyncio.Task[None] | None = None
-        self._cleaned = ""
+        self._cleaned = -1
 
-    async def start(self) -> None:
-        """Begin to write."""
+    async def start(self, legacy: Path | None = None) -> None:
+        """Begin to write, behind the record of 0.1.0 in the data folder `legacy`.
+
+        Raises `StorageError`.
+        """
+        if legacy is not None and (legacy / FOLDER).is_dir():
+            await take_over(legacy, self._repository)
         self._writer = asyncio.create_task(self._write_on(), name="write the audit record")
 
     async def close(self) -> None:
@@ -75,8 +88,8 @@ class Audit:
             await asyncio.wait([self._writer])
         try:
             await self.flush()
-        except OSError as error:
-            log.error("audit_lost", lines=len(self._waiting), error=str(error))
+        except StorageError as error:
+            log.error("audit_lost", entries=len(self._waiting), error=str(error))
 
     def note(self, action: str, *, member: str = "", address: str = "", **about: Value) -> None:
         """Record an action; returns at once. `address` is the client's."""
@@ -85,13 +98,13 @@ class Audit:
         if len(self._waiting) >= MOST_WAITING:
             self._dropped += 1
             return
-        self._waiting.append(line(self._now(), action, member, address, about))
+        self._waiting.append(entry(self._now(), action, member, address, about))
         self._news.set()
 
     async def flush(self) -> None:
         """Write what was noted, to the end also if the caller is cancelled.
 
-        Raises `OSError`; then what is not written yet is written with the next.
+        Raises `StorageError`; then it is written with the next.
         """
         await finish(self._flush())
 
@@ -99,144 +112,111 @@ class Audit:
         async with self._writing:
             if self._dropped:
                 about: dict[str, Value] = {"lines": self._dropped}
-                self._waiting.append(line(self._now(), "lines_dropped", "", "", about))
+                self._waiting.append(entry(self._now(), "lines_dropped", "", "", about))
                 self._dropped = 0
-            batch, self._waiting = self._waiting, deque()
+            batch, self._waiting = self._waiting, []
             try:
-                await asyncio.to_thread(append, self._folder, batch)
-            finally:
-                self._waiting.extendleft(reversed(batch))
+                await self._repository.note(batch)
+            except StorageError:
+                self._waiting = batch + self._waiting
+                raise
 
     async def page(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None
     ) -> list[dict[str, Any]]:
-        """Entries, newest first: `limit` of them behind the first `offset`. Raises `OSError`."""
+        """Entries, newest first: `limit` of them behind the first `offset`. Raises
+        `StorageError`."""
         await self.flush()
-        return await asyncio.to_thread(
-            read, self._folder, limit=limit, offset=offset, member=member, action=action
+        rows = await self._repository.record(
+            limit=limit, offset=offset, member=member, action=action
         )
+        return [json.loads(row.entry) for row in rows]
 
     async def _write_on(self) -> None:
+        """Write every now and then, whatever goes wrong."""
         failing = False
         while True:
             await self._news.wait()
+            await asyncio.sleep(self._gather)
             self._news.clear()
             try:
                 await self.flush()
                 await self._clean()
                 failing = False
-            except OSError as error:
+                continue
+            except StorageError as error:
                 if not failing:
-                    log.error("audit_unwritten", error=error.strerror)
-                failing = True
-                self._news.set()
-                await asyncio.sleep(_PAUSE)
+                    log.error("audit_unwritten", error=str(error))
+            except Exception:
+                if not failing:
+                    log.exception("audit_unwritten")
+            failing = True
+            self._news.set()
+            await asyncio.sleep(_PAUSE)
 
     async def _clean(self) -> None:
         """Once a day, remove what is too old."""
-        today = datetime.fromtimestamp(self._now(), UTC).date()
-        if self._cleaned != today.isoformat():
-            await asyncio.to_thread(clean, self._folder, today - timedelta(days=self._days))
-            self._cleaned = today.isoformat()
+        today = int(self._now() * 1000) // _DAY_MS
+        if self._cleaned != today:
+            await self._repository.forget_audit((today - self._days) * _DAY_MS)
+            self._cleaned = today
 
 
-def line(
-    at: float, action: str, member: str, address: str, about: dict[str, Value]
-) -> tuple[str, str]:
-    """The day of an entry, and the entry as a line."""
+def entry(at: float, action: str, member: str, address: str, about: dict[str, Value]) -> AuditRow:
+    """An entry of the record, cut and without secrets."""
     moment = datetime.fromtimestamp(at, UTC)
-    entry = {
+    whole = {
         "at": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "action": action,
         "member": member,
         "address": address,
         **about,
     }
-    clean_entry = {name: _shown(value) for name, value in entry.items()}
-    return moment.date().isoformat(), json.dumps(clean_entry, ensure_ascii=True) + "\n"
+    clean = {name: _shown(value) for name, value in whole.items()}
+    text = json.dumps(clean, ensure_ascii=True)
+    return AuditRow(int(at * 1000), str(clean["action"]), str(clean["member"]), text.encode())
 
 
-def append(folder: Path, lines: deque[tuple[str, str]]) -> None:
-    """Move lines to the files of their days; several processes may do so at once.
-
-    Raises `OSError`; those that are not written are still in `lines` then.
-    """
-    if lines:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    while lines:
-        day = lines[0][0]
-        handle = os.open(folder / f"{day}.jsonl", flags, 0o600)
-        with open(handle, "a+b", buffering=0) as file:  # noqa: PTH123 (a handle)
-            if file.seek(0, os.SEEK_END) > 0:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a full disk has cut the last line
-                    file.write(b"\n")
-            while lines and lines[0][0] == day:
-                data = lines[0][1].encode("ascii")
-                if file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                lines.popleft()
-
-
-def note(folder: Path, action: str, **about: Value) -> None:
+async def note(repository: UsageRepository, action: str, **about: Value) -> None:
     """Record an action of a command line, whose member is whoever may write the folder.
 
-    Raises `OSError`.
+    Raises `StorageError`.
     """
-    append(folder, deque([line(time.time(), action, "", "command line", about)]))
+    await repository.note([entry(time.time(), action, "", "command line", about)])
 
 
-def read(
-    folder: Path,
-    *,
-    limit: int,
-    offset: int = 0,
-    member: str | None = None,
-    action: str | None = None,
-) -> list[dict[str, Any]]:
-    """Entries of a record, newest first; those of a member or an action alone. Raises `OSError`."""
-    found: list[dict[str, Any]] = []
-    for text in _lines_from_the_end(folder):
-        try:
-            entry = json.loads(text)
-        except ValueError:
-            continue
-        if not isinstance(entry, dict):
-            continue
-        if member not in (None, entry.get("member")) or action not in (None, entry.get("action")):
-            continue
-        if offset > 0:
-            offset -= 1
-            continue
-        found.append(entry)
-        if len(found) >= limit:
-            break
+async def take_over(folder: Path, repository: UsageRepository) -> None:
+    """Bring the record of 0.1.0 into the database; its files go to those that are kept.
+
+    Lines that are no entries, such as one that a full disk has cut, were left out before, too.
+    Raises `StorageError`.
+    """
+    try:
+        await repository.note(await asyncio.to_thread(_lines_of, folder / FOLDER))
+        await asyncio.to_thread(_set_aside, folder / FOLDER, folder / KEPT)
+    except OSError as error:
+        raise StorageError(
+            f"the audit record of version 0.1.0 in {folder / FOLDER} cannot be taken over "
+            f"({error.strerror}): correct its permissions, or move it out of the data folder"
+        ) from error
+
+
+def _lines_of(folder: Path) -> list[AuditRow]:
+    found = []
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_bytes().splitlines():
+            try:
+                read = json.loads(line)
+                at = datetime.fromisoformat(read["at"]).timestamp()
+                found.append(AuditRow(int(at * 1000), read["action"], read["member"], line))
+            except (ValueError, TypeError, KeyError):
+                continue
     return found
 
 
-def clean(folder: Path, first: date) -> None:
-    """Remove the files of the days before `first`. Raises `OSError`."""
-    for path in folder.glob("*.jsonl"):
-        if path.stem < first.isoformat():
-            path.unlink(missing_ok=True)
-
-
-def _lines_from_the_end(folder: Path) -> Iterator[bytes]:
-    for path in sorted(folder.glob("*.jsonl"), reverse=True):
-        with path.open("rb") as file:
-            position = file.seek(0, os.SEEK_END)
-            rest = b""
-            while position > 0:
-                start = max(0, position - BLOCK)
-                file.seek(start)
-                rest = file.read(position - start) + rest
-                position = start
-                first, *whole = rest.split(b"\n")
-                rest = first
-                yield from filter(None, reversed(whole))
-            if rest:
-                yield rest
+def _set_aside(folder: Path, kept: Path) -> None:
+    kept.mkdir(mode=0o700, exist_ok=True)
+    folder.rename(kept / folder.name)
 
 
 def _shown(value: Value) -> Value:

@@ -96,7 +96,7 @@ class UsageRepository:
             query = query.where(audit.c.member == member)
         if action is not None:
             query = query.where(audit.c.action == action)
-        query = query.order_by(audit.c.key.desc()).limit(limit).offset(offset)
+        query = query.order_by(audit.c.at.desc(), audit.c.key.desc()).limit(limit).offset(offset)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [AuditRow(*row) for row in rows]
 

@@ -1,4 +1,4 @@
-"""The audit record: whole lines, no secrets, and files of the days that are kept."""
+"""The audit record: whole entries, no secrets, and the days that are kept."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ import ast
 import asyncio
 import json
 import re
-import stat
-import threading
-from collections import deque
-from datetime import date
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,11 +16,15 @@ from hypothesis import strategies as st
 from proxy.logging import register_secret
 from proxy.members import audit
 from proxy.members.audit import Audit
+from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.legacy import KEPT
+from proxy.storage.migrations import migrate
+from proxy.storage.usage import AuditRow, UsageRepository
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0
+DAY = 86_400
 ROOT = Path(__file__).parent.parent.parent
-PATIENCE = 60.0
 TOKEN = "ccp_" + "a2b3c4d5" + "abcdefgh234567abcdefgh234567abcd"
 
 
@@ -34,35 +35,67 @@ class Clock:
         return self.at
 
 
+class Disk(UsageRepository):
+    """Refuses while `full`; tells when it has written and goes on only when `released`."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.full = False
+        self.written, self.released = asyncio.Event(), asyncio.Event()
+        self.cleaned = asyncio.Event()
+        self.released.set()
+
+    async def forget_audit(self, before: int) -> int:
+        count = await super().forget_audit(before)
+        self.cleaned.set()
+        return count
+
+    async def note(self, entries: Sequence[AuditRow]) -> None:
+        if self.full:
+            raise StorageError("the disk is full")
+        await super().note(entries)
+        self.written.set()
+        await self.released.wait()
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
 
 
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+@pytest.fixture
+async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
+    database = await open_sqlite(tmp_path / FILE)
+    await migrate(database)
+    yield Disk(database)
+    await database.close()
 
 
-async def test_entries_say_who_did_what_when_and_from_where(tmp_path: Path, clock: Clock) -> None:
-    record = Audit(tmp_path, now=clock)
+@pytest.fixture
+def record(disk: Disk, clock: Clock) -> Audit:
+    return Audit(disk, now=clock, gather=0.0)
+
+
+async def test_entries_say_who_did_what_when_and_from_where(
+    record: Audit, disk: Disk, clock: Clock
+) -> None:
     await record.start()
     record.note("submit", member="alice", address="10.0.0.7", job="one")
     clock.at += 20
     record.note("cancel", member="bob", address="::1", jobs=["one", "two"])
     await record.close()
-    assert files(tmp_path) == ["2026-11-24.jsonl", "2026-11-25.jsonl"]
-    assert json.loads((tmp_path / "2026-11-24.jsonl").read_text()) == {
+    cancelled, submitted = await Audit(disk).page(limit=9)
+    assert submitted == {
         "at": "2026-11-24T23:59:50.000Z",
         "action": "submit",
         "member": "alice",
         "address": "10.0.0.7",
         "job": "one",
     }
-    assert stat.S_IMODE((tmp_path / "2026-11-25.jsonl").stat().st_mode) == 0o600
+    assert cancelled["jobs"] == ["one", "two"]
 
 
-async def test_the_newest_come_first_and_in_pages(tmp_path: Path, clock: Clock) -> None:
-    record = Audit(tmp_path, now=clock)
+async def test_the_newest_come_first_and_in_pages(record: Audit, clock: Clock) -> None:
     for number in range(50):
         record.note("submit", member="alice" if number % 2 else "bob", number=number)
         clock.at += 1
@@ -73,23 +106,10 @@ async def test_the_newest_come_first_and_in_pages(tmp_path: Path, clock: Clock) 
     assert await record.page(limit=1, action="sign_in") == []
 
 
-async def test_long_files_are_read_from_their_end_in_blocks(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(audit, "BLOCK", 61)
-    record = Audit(tmp_path, now=clock)
-    for number in range(30):
-        record.note("submit", member="m" * (number * 7), number=number)
-    page = await record.page(limit=100)
-    assert [entry["number"] for entry in page] == list(range(29, -1, -1))
-
-
 @given(st.text(), st.text())
 def test_what_a_client_sends_makes_no_line_of_its_own(action: str, value: str) -> None:
-    _, line = audit.line(LATE, action, value, value, {"about": value})
-    assert line.count("\n") == 1
-    assert line.isascii()
-    assert line.isprintable() or line[:-1].isprintable()
+    line = audit.entry(LATE, action, value, value, {"about": value}).entry.decode("ascii")
+    assert line.isprintable()
     assert json.loads(line)["at"] == "2026-11-24T23:59:50.000Z"
 
 
@@ -100,85 +120,69 @@ def test_neither_tokens_nor_registered_secrets_are_kept() -> None:
         "names": [TOKEN, "a secret of the account"],
         "agent": "x" * (audit.LONGEST - 10) + TOKEN,
     }
-    _, line = audit.line(LATE, "sign_in", TOKEN, "10.0.0.7", about)
-    assert TOKEN[12:] not in line
-    assert "secret of the account" not in line
-    assert TOKEN[12:20] not in line
-    assert len(line) < 5 * audit.LONGEST
-    _, line = audit.line(LATE, "delete", "bob", "", {"jobs": ["x" * 10_000] * 10_000})
-    assert len(line) < 10_000
+    row = audit.entry(LATE, "sign_in", TOKEN, "10.0.0.7", about)
+    for text in (row.entry.decode(), row.member):
+        assert TOKEN[12:] not in text
+        assert "secret of the account" not in text
+        assert TOKEN[12:20] not in text
+    assert len(row.entry) < 5 * audit.LONGEST
+    row = audit.entry(LATE, "delete", "bob", "", {"jobs": ["x" * 10_000] * 10_000})
+    assert len(row.entry) < 10_000
 
 
-def test_files_older_than_the_setting_are_removed(tmp_path: Path) -> None:
-    for day in ("2026-10-24", "2026-10-25", "2026-11-23"):
-        (tmp_path / f"{day}.jsonl").write_text("{}\n")
-    audit.clean(tmp_path, date(2026, 10, 25))
-    assert files(tmp_path) == ["2026-10-25.jsonl", "2026-11-23.jsonl"]
-
-
-async def test_no_record_is_kept_where_the_setting_says_none(tmp_path: Path, clock: Clock) -> None:
-    record = Audit(tmp_path / "audit", days=0, now=clock)
-    record.note("submit")
+async def test_entries_older_than_the_setting_are_removed(disk: Disk, clock: Clock) -> None:
+    record = Audit(disk, days=30, now=clock, gather=0.0)
+    for age in (32, 29, 0):
+        clock.at = LATE - age * DAY
+        record.note("submit", age=age)
     await record.flush()
-    assert not (tmp_path / "audit").exists()
+    await record.start()
+    record.note("cancel")
+    await disk.cleaned.wait()
+    await record.close()
+    assert [entry.get("age") for entry in await record.page(limit=9)] == [None, 0, 29]
 
 
-async def test_a_disk_that_refuses_delays_the_record(tmp_path: Path, clock: Clock) -> None:
-    folder = tmp_path / "audit"
-    folder.write_text("a file in the place of the folder")
-    record = Audit(folder, now=clock)
+async def test_no_record_is_kept_where_the_setting_says_none(disk: Disk, clock: Clock) -> None:
+    record = Audit(disk, days=0, now=clock)
+    record.note("submit")
+    assert await record.page(limit=9) == []
+
+
+async def test_a_disk_that_refuses_delays_the_record(record: Audit, disk: Disk) -> None:
+    disk.full = True
     record.note("submit", number=1)
-    with pytest.raises(OSError, match="audit"):
+    with pytest.raises(StorageError, match="full"):
         await record.flush()
-    folder.unlink()
+    disk.full = False
     record.note("submit", number=2)
     assert [entry["number"] for entry in await record.page(limit=5)] == [2, 1]
 
 
-async def test_lines_are_written_once_when_the_disk_refuses_halfway(
-    tmp_path: Path, clock: Clock
+@pytest.mark.parametrize("leave", ["the process", "the client that asks for the record"])
+async def test_entries_are_written_once_when_somebody_leaves_meanwhile(
+    record: Audit, disk: Disk, leave: str
 ) -> None:
-    record = Audit(tmp_path, now=clock)
-    record.note("submit", number=1)
-    clock.at += 20
-    record.note("submit", number=2)
-    blocked = tmp_path / "2026-11-25.jsonl"
-    blocked.mkdir()
-    with pytest.raises(OSError, match="2026-11-25"):
-        await record.flush()
-    blocked.rmdir()
-    record.note("submit", number=3)
-    assert [entry["number"] for entry in await record.page(limit=5)] == [3, 2, 1]
-
-
-async def test_lines_are_written_once_when_the_process_stops_meanwhile(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    writing, written = threading.Event(), threading.Event()
-    append = audit.append
-
-    def slowly(folder: Path, lines: deque[tuple[str, str]]) -> None:
-        append(folder, lines)
-        writing.set()
-        written.wait(PATIENCE)
-
-    monkeypatch.setattr(audit, "append", slowly)
-    record = Audit(tmp_path, now=clock)
-    await record.start()
-    record.note("submit")
-    await asyncio.to_thread(writing.wait, PATIENCE)
-    closing = asyncio.create_task(record.close())
+    disk.released.clear()
+    if leave == "the process":
+        await record.start()
+        record.note("submit")
+        await disk.written.wait()
+        leaving = asyncio.create_task(record.close())
+    else:
+        record.note("submit")
+        asking = asyncio.create_task(record.page(limit=5))
+        await disk.written.wait()
+        asking.cancel()
+        leaving = asyncio.create_task(asyncio.wait([asking]))  # type: ignore[arg-type]
     await asyncio.sleep(0)
-    written.set()
-    await closing
-    assert len(audit.read(tmp_path, limit=5)) == 1
+    disk.released.set()
+    await leaving
+    assert len(await record.page(limit=5)) == 1
 
 
-async def test_what_does_not_fit_is_counted(
-    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_what_does_not_fit_is_counted(record: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "MOST_WAITING", 2)
-    record = Audit(tmp_path, now=clock)
     for _ in range(5):
         record.note("submit")
     newest = (await record.page(limit=1))[0]
@@ -186,10 +190,45 @@ async def test_what_does_not_fit_is_counted(
     assert len(await record.page(limit=10)) == 3
 
 
-async def test_a_line_that_was_cut_spoils_no_other(tmp_path: Path, clock: Clock) -> None:
-    (tmp_path / "2026-11-24.jsonl").write_text('{"action": "submit", "mem')
-    audit.append(tmp_path, deque([audit.line(LATE, "cancel", "bob", "", {})]))
-    assert [entry["action"] for entry in audit.read(tmp_path, limit=9)] == ["cancel"]
+async def test_the_record_of_0_1_0_is_taken_over(record: Audit, disk: Disk, tmp_path: Path) -> None:
+    def line(number: int, at: str) -> str:
+        entry = {"at": at, "action": "submit", "member": "bob", "address": "", "number": number}
+        return json.dumps(entry) + "\n"
+
+    old = tmp_path / audit.FOLDER
+    old.mkdir()
+    (old / "2026-11-23.jsonl").write_text(line(1, "2026-11-23T10:00:00.000Z") + '{"action": "su')
+    (old / "2026-11-24.jsonl").write_text(line(2, "2026-11-24T10:00:00.000Z"))
+    record.note("submit", number=3)
+    await record.flush()
+    for _ in range(2):
+        again = Audit(disk)
+        await again.start(tmp_path)
+        assert [entry["number"] for entry in await again.page(limit=9)] == [3, 2, 1]
+        await again.close()
+    assert (tmp_path / KEPT / audit.FOLDER / "2026-11-23.jsonl").exists()
+
+
+async def test_the_writer_goes_on_after_any_fault(
+    record: Audit, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "_PAUSE", 0.0)
+    failed = asyncio.Event()
+
+    async def fail(*_: object) -> int:
+        failed.set()
+        raise RuntimeError("a fault of ours")
+
+    await record.start()
+    with monkeypatch.context() as broken:
+        broken.setattr(disk, "forget_audit", fail)
+        record.note("submit", number=1)
+        await failed.wait()
+    disk.written.clear()
+    record.note("submit", number=2)
+    await disk.written.wait()
+    await record.close()
+    assert [entry["number"] for entry in await record.page(limit=9)] == [2, 1]
 
 
 def recorded() -> set[str]:

@@ -7,6 +7,7 @@ from aiohttp import web
 from proxy.api import answers
 from proxy.api.admin import asking
 from proxy.api.services import of
+from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 
 #: Entries of a page, and the furthest that pages go back.
@@ -33,12 +34,12 @@ async def get_audit(request: web.Request) -> web.Response:
                 action=query.get("action") or None,
             )
         )
-    except OSError as error:
+    except StorageError as error:
         raise LocalError(
             503,
             "audit_unavailable",
             "The audit record cannot be read or written; free or repair the disk, then ask again.",
-            details=error.strerror or "",
+            details=str(error),
         ) from error
     return answers.json(
         {"entries": entries[:limit], "offset": offset, "has_more": len(entries) > limit}
