@@ -32,7 +32,7 @@ from proxy.jobs.checks import Checks
 from proxy.jobs.request import Policy
 from proxy.jobs.service import Jobs
 from proxy.members.directory import MARKER, Directory
-from proxy.members.permits import check_classes
+from proxy.members.member import check_classes
 from proxy.metrics import Metrics
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings

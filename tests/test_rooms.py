@@ -16,7 +16,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 #: Free of I/O, of tasks and of clocks.
 PURE = [
     *(path for path in MODULES if path.parent.name == "translate"),
-    *(PACKAGE / "members" / name for name in ("permits.py", "member.py")),
+    PACKAGE / "members" / "member.py",
     *(PACKAGE / "accounts" / name for name in ("slots.py", "health.py", "choice.py")),
     *(
         PACKAGE / "jobs" / name

@@ -27,9 +27,9 @@ from proxy.api.addressing import Caller, Way
 from proxy.api.connections import admission_of, caller_of, way_of
 from proxy.members import tokens
 from proxy.members.directory import Access, Directory
+from proxy.members.limiter import Throttle
 from proxy.members.member import LOCAL
-from proxy.members.sessions import name_of
-from proxy.members.throttle import Throttle
+from proxy.members.tokens import name_of
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)

@@ -15,7 +15,7 @@ from proxy.api import bodies
 from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, Admission
 from proxy.api.connections import authenticator_of, caller_of, connection_of
 from proxy.api.services import of
-from proxy.members.sessions import LIFETIME, name_of
+from proxy.members.tokens import LIFETIME, name_of
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)

@@ -21,8 +21,7 @@ import structlog
 
 from proxy.members import tokens
 from proxy.members.member import LOCAL, Limits, Member
-from proxy.members.sessions import Session, Sessions
-from proxy.members.tokens import Token, Use
+from proxy.members.tokens import Session, Sessions, Token, Use
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.legacy import MEMBERS
 from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken

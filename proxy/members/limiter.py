@@ -1,10 +1,12 @@
-"""What a member may not do (yet): each limit with the refusal that says when it ends."""
+"""What a member may not do (yet): each limit with the refusal that says when it ends; and how many
+wrong tokens may come from one address."""
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,6 +21,10 @@ from proxy.translate.errors import LocalError, retry_header
 LIMIT_REACHED = "limit_reached"
 #: So many seconds' worth of requests may come at once.
 BURST_SECONDS = 10.0
+#: So many wrong tokens a minute are answered as such.
+PER_MINUTE = 10
+#: So many addresses are remembered; the one that was heard of longest ago is forgotten first.
+REMEMBERED = 10_000
 #: When to ask again, in seconds, where nobody knows when a place in the queue gets free.
 QUEUE_WAIT = 5.0
 
@@ -236,3 +242,33 @@ def _refusal(
         extra_info=info,
         headers=retry_header(math.ceil(wait)),
     )
+
+
+class Throttle:
+    """Wrong tokens by address; of IPv6 a whole /64 counts as one. `now` is in seconds."""
+
+    def __init__(self, now: Callable[[], float], *, per_minute: int = PER_MINUTE) -> None:
+        self._now = now
+        self._per_minute = per_minute
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def failed(self, address: str) -> int:
+        """Count a wrong token. Returns 0, or the seconds until the next may be tried."""
+        key = _network(address)
+        bucket = self._buckets.pop(key, None)
+        if bucket is None:
+            bucket = Bucket(self._per_minute / 60, self._per_minute)
+        self._buckets[key] = bucket
+        while len(self._buckets) > REMEMBERED:
+            self._buckets.popitem(last=False)
+        return math.ceil(bucket.take(self._now()))
+
+
+def _network(address: str) -> str:
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)

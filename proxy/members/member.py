@@ -1,9 +1,13 @@
-"""Who is behind a client, and what they may use."""
+"""Who is behind a client, and what they may use. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from proxy.translate.errors import LocalError
 
 #: The one member of a proxy that has no members.
 LOCAL = "local"
@@ -52,3 +56,72 @@ class Member:
     disabled: bool = False
     created: int = 0
     client_parallelism: Parallelism | None = None
+
+
+#: The catalogue's word on a node class, or `None` while it has none.
+KnownClass = Callable[[str], Mapping[str, Any] | None]
+
+
+def check_classes(member: Member, graph: Mapping[str, Any], known_class: KnownClass) -> None:
+    """Refuse a graph with a node that the member may not use.
+
+    Raises `LocalError`: 403 with the nodes in `node_errors`; 503 for a member who may not use
+    partner nodes, while nobody can say of a class whether it is one.
+    """
+    limits = member.limits
+    if not limits.denied_classes and not limits.deny_partner_nodes:
+        return
+    denied = {
+        node_id: (class_type, limit)
+        for node_id, class_type in _classes(graph)
+        if (limit := _denied_by(class_type, limits, known_class)) is not None
+    }
+    if not denied:
+        return
+    node_id, (class_type, limit) = next(iter(denied.items()))
+    raise LocalError(
+        403,
+        "node_not_allowed",
+        f"The member {member.name} may not use the node {class_type} ({limit}); remove it from the "
+        "workflow, or ask an admin of this server to allow it.",
+        details=f"Node ID '#{node_id}'",
+        extra_info={"node_id": node_id, "class_type": class_type, "limit": limit},
+        node_errors={one: _node_error(*about) for one, about in denied.items()},
+    )
+
+
+def _classes(graph: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (node_id, node["class_type"])
+        for node_id, node in graph.items()
+        if isinstance(node, Mapping) and isinstance(node.get("class_type"), str)
+    ]
+
+
+def _denied_by(class_type: str, limits: Limits, known_class: KnownClass) -> str | None:
+    """The limit that denies a class."""
+    for pattern in limits.denied_classes:
+        if class_type == pattern or fnmatchcase(class_type, pattern):
+            return f"denied_classes: {pattern}"
+    if not limits.deny_partner_nodes:
+        return None
+    info = known_class(class_type)
+    if info is None:
+        raise LocalError(
+            503,
+            "catalogue_unavailable",
+            f"The proxy cannot tell yet whether {class_type} is a partner node, which you may not "
+            "use; try again in a moment.",
+            headers={"Retry-After": "5"},
+        )
+    return "deny_partner_nodes" if info.get("api_node") else None
+
+
+def _node_error(class_type: str, limit: str) -> dict[str, Any]:
+    reason = {
+        "type": "node_not_allowed",
+        "message": "You may not use this node",
+        "details": limit,
+        "extra_info": {"limit": limit},
+    }
+    return {"errors": [reason], "dependent_outputs": [], "class_type": class_type}

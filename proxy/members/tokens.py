@@ -1,19 +1,28 @@
-"""Tokens: how they look, and what is kept of them.
+"""Tokens and the sessions of browsers: how they look, and what is kept of them.
 
 A token is `ccp_`, an id of 8 letters and a secret of 32 letters that holds 160 random bits, all in
 the small letters and digits of base32, so that it fits headers, URLs and passwords as it is. Kept
 is its SHA-256. The slow hashes made for passwords protect what can be guessed; 160 random bits
 cannot be, and a slow hash would cost every request.
+
+A session is another, shorter name for a token, for browsers that have signed in. Its id is a secret
+of 256 bits that a cookie carries; kept is the SHA-256 of it. It ends with its token, with its time,
+and when the member signs out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import re
 import secrets
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+
+from proxy.storage.members import MemberRepository, StoredSession
 
 PREFIX = "ccp_"
 
@@ -23,6 +32,11 @@ _ID_LENGTH = 8
 
 #: A whole token, for what removes tokens from logs.
 SHAPE = r"ccp_[a-z2-7]{8}[a-z2-7]{32}"
+
+#: How long a session lasts, in ms.
+LIFETIME = 30 * 24 * 3600 * 1000
+#: So many sessions of one token live at once; the oldest goes first.
+PER_TOKEN = 50
 
 _SHAPE = re.compile(SHAPE)
 _NOBODYS_DIGEST = hashlib.sha256(b"").hexdigest()
@@ -86,4 +100,74 @@ def _letters(count: int) -> str:
 
 
 def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session of the token with the id `token`; times are in ms since 1970."""
+
+    token: str
+    created: int
+    expires: int
+
+
+class Sessions:
+    """The sessions, in memory and, with a repository, in the database.
+
+    `changing` is held by whoever changes them or reads all of them.
+    """
+
+    def __init__(
+        self,
+        repository: MemberRepository | None,
+        changing: asyncio.Lock,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._repository = repository
+        self._changing = changing
+        self._now = now
+        self._sessions: dict[str, Session] = {}
+
+    def take(self, sessions: Mapping[str, Session]) -> None:
+        """Let these be all sessions, by `name_of`."""
+        self._sessions = dict(sessions)
+
+    async def begin(self, token_id: str) -> str:
+        """A new session of a token; the secret id for the cookie. Raises `StorageError`."""
+        now, text = self._ms(), secrets.token_urlsafe(32)
+        name, session = name_of(text), Session(token_id, now, now + LIFETIME)
+        async with self._changing:
+            if self._repository is not None:
+                stored = StoredSession(name, session.token, session.created, session.expires)
+                await self._repository.begin_session(stored, most=PER_TOKEN)
+                await self._repository.end_sessions(expired_at=now)
+            self._sessions[name] = session
+            mine = [key for key, one in self._sessions.items() if one.token == token_id]
+            for old in mine[:-PER_TOKEN]:
+                del self._sessions[old]
+        return text
+
+    def token_of(self, name: str) -> str | None:
+        """The id of the token whose session has this `name_of`."""
+        session = self._sessions.get(name)
+        return session.token if session is not None and session.expires > self._ms() else None
+
+    async def end(self, name: str) -> None:
+        """Sign out. Raises `StorageError`."""
+        async with self._changing:
+            if self._sessions.pop(name, None) is not None and self._repository is not None:
+                await self._repository.end_sessions([name])
+
+    def forget(self, known: Collection[str]) -> None:
+        """Forget the sessions of tokens that are not known any more; the database does so too."""
+        self._sessions = {key: one for key, one in self._sessions.items() if one.token in known}
+
+    def _ms(self) -> int:
+        return int(self._now() * 1000)
+
+
+def name_of(text: str) -> str:
+    """The name by which the server knows a session with this secret id."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -14,8 +14,8 @@ from stack import PATIENCE, Client, Listener, running_proxy
 from team import Team, basic, bearer, running_team
 from yarl import URL
 
+from proxy.members.limiter import PER_MINUTE
 from proxy.members.member import Member
-from proxy.members.throttle import PER_MINUTE
 from proxy.simulator import Simulator
 
 WRONG = "ccp_" + "a" * 40

@@ -20,8 +20,7 @@ from proxy.members.directory import (
     any_members,
 )
 from proxy.members.member import LOCAL, Limits, Member
-from proxy.members.sessions import name_of
-from proxy.members.tokens import Token, Use
+from proxy.members.tokens import Token, Use, name_of
 from proxy.storage.database import FILE, StorageError
 
 PATIENCE = 60.0

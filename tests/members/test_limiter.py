@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.members import limiter as limits
 from proxy.members.directory import Directory
-from proxy.members.limiter import BURST_SECONDS, Bucket, Limiter
+from proxy.members.limiter import BURST_SECONDS, PER_MINUTE, Bucket, Limiter, Throttle
 from proxy.members.member import LOCAL, STORED_BYTES, Limits
 from proxy.members.usage import Usage
 from proxy.store.sqlite import SqliteStore
@@ -203,3 +204,29 @@ def test_what_is_being_written_counts_as_stored(usage: Usage, clock: Clock) -> N
 def test_members_have_a_limit_of_what_they_store_and_the_lone_user_has_none() -> None:
     assert Limits().stored_bytes == STORED_BYTES
     assert Directory().get(LOCAL).limits.stored_bytes is None
+
+
+def test_after_so_many_a_minute_they_have_to_wait() -> None:
+    now = 0.0
+    slow = Throttle(lambda: now)
+    assert [slow.failed("192.0.2.1") for _ in range(PER_MINUTE)] == [0] * PER_MINUTE
+    assert slow.failed("192.0.2.1") == 60 // PER_MINUTE
+    assert slow.failed("192.0.2.2") == 0
+    now = 60 / PER_MINUTE
+    assert slow.failed("192.0.2.1") == 0
+    assert slow.failed("192.0.2.1") > 0
+
+
+def test_a_64_of_ipv6_is_one_address() -> None:
+    slow = Throttle(lambda: 0.0)
+    for number in range(PER_MINUTE):
+        assert slow.failed(f"2001:db8::{number:x}") == 0
+    assert slow.failed("2001:db8::ffff:1") > 0
+    assert slow.failed("2001:db8:0:1::1") == 0
+
+
+def test_memory_is_bounded() -> None:
+    slow = Throttle(lambda: 0.0)
+    for number in range(limits.REMEMBERED + 100):
+        slow.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+    assert len(slow._buckets) == limits.REMEMBERED

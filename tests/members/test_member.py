@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.members.member import Limits, Member
-from proxy.members.permits import check_classes
+from proxy.members.member import Limits, Member, check_classes
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.errors import LocalError
 
