@@ -36,7 +36,14 @@ from proxy.members.member import check_classes
 from proxy.metrics import Metrics
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
-from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.database import (
+    FILE,
+    DamagedError,
+    Database,
+    StorageError,
+    open_sqlite,
+    set_aside,
+)
 from proxy.storage.members import MemberRepository
 from proxy.storage.migrations import migrate
 from proxy.storage.usage import UsageRepository
@@ -75,7 +82,7 @@ async def rooms(
         path = stack.enter_context(folder.held(settings.data_dir))
         store = await _open_store(path / "proxy.sqlite")
         stack.push_async_callback(store.close)
-        database = await _open_database(path)
+        database = await _open_database(path, start_empty=settings.start_empty)
         stack.push_async_callback(database.close)
         members = Directory(MemberRepository(database), marker=path / MARKER)
         await _load(members)
@@ -317,9 +324,16 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
         )
 
 
-async def _open_database(folder: Path) -> Database:
+async def _open_database(folder: Path, *, start_empty: bool) -> Database:
     try:
-        database = await open_sqlite(folder / FILE)
+        try:
+            database = await open_sqlite(folder / FILE)
+        except DamagedError as error:
+            if not start_empty:
+                raise
+            kept = await asyncio.to_thread(set_aside, folder / FILE)
+            log.warning("database_replaced", kept_as=str(kept), reason=str(error))
+            database = await open_sqlite(folder / FILE)
         await migrate(database)
     except StorageError as error:
         raise ConfigError(f"The records cannot be opened: {error}.") from error

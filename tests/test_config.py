@@ -8,6 +8,7 @@ import pytest
 from yarl import URL
 
 from proxy.settings import SETTINGS, ConfigError, Settings, load, read_key
+from proxy.storage.encryption import Cipher
 
 
 @pytest.fixture(autouse=True)
@@ -148,8 +149,41 @@ def test_the_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) 
     assert "canary" not in repr(load())
 
 
-def test_there_is_no_option_for_the_key() -> None:
-    assert [setting.name for setting in SETTINGS if setting.option is None] == ["api_key"]
+def test_there_is_no_option_for_a_secret() -> None:
+    secrets = ["api_key", "credentials_key"]
+    assert [setting.name for setting in SETTINGS if setting.option is None] == secrets
+    assert [setting.name for setting in SETTINGS if setting.entry.secret] == secrets
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", None),
+        (
+            "+/+/AwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n",
+            "-_-_AwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        ),
+    ],
+)
+def test_the_key_for_credentials_is_one_that_can_be_used(
+    monkeypatch: pytest.MonkeyPatch, given: str, used: str | None
+) -> None:
+    monkeypatch.setenv("COMFY_PROXY_CREDENTIALS_KEY", given)
+    key = load().credentials_key
+    assert key is not None
+    assert key.get_secret_value() == (used or given)
+    cipher = Cipher(secret=key.get_secret_value())
+    assert cipher.decrypt(cipher.encrypt(b"lent")) == b"lent"
+
+
+@pytest.mark.parametrize("given", ["short", "AAEC", "no base64 at all, with spaces in between"])
+def test_what_cannot_be_such_a_key_is_refused_without_being_told(
+    monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setenv("COMFY_PROXY_CREDENTIALS_KEY", given)
+    with pytest.raises(ConfigError, match=r"COMFY_PROXY_CREDENTIALS_KEY must be 32 bytes") as told:
+        load()
+    assert given not in str(told.value)
 
 
 # --- what cannot be used ---

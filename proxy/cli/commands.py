@@ -73,11 +73,21 @@ def _root(
 
 @app.command("serve")
 @takes_settings()
-def _serve(options: dict[str, Any]) -> int:
+def _serve(
+    options: dict[str, Any],
+    start_empty: Annotated[
+        bool,
+        typer.Option(
+            "--start-empty",
+            help="Start with an empty database in place of a damaged one, which is kept under "
+            "another name.",
+        ),
+    ] = False,
+) -> int:
     """Answer like a local ComfyUI and run every workflow on Comfy Cloud."""
     from proxy.cli.serve import serve
 
-    return serve(load(options))
+    return serve(load(options).model_copy(update={"start_empty": start_empty}))
 
 
 @app.command("check")
@@ -109,6 +119,59 @@ def _probe(
     from proxy.cli.check import run_probe
 
     return run_probe(load(options), level=level, to=to, consent=consent)
+
+
+_WHERE = {"config", "data_dir", "simulate"}
+
+
+@app.command("migrate")
+@takes_settings(_WHERE)
+def _migrate(options: dict[str, Any]) -> int:
+    """Bring the data folder to this version without serving, as `serve` does at its start."""
+    from proxy.cli.data_folder import migrate
+
+    return migrate(load(options))
+
+
+@app.command("backup")
+@takes_settings(_WHERE)
+def _backup(
+    options: dict[str, Any],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="The tar file to write; gzipped where its name ends with .gz or .tgz.",
+            show_default=False,
+        ),
+    ],
+) -> int:
+    """Copy the data folder to one file, while a server runs or not.
+
+    The copy holds prompts, members and digests of tokens: keep it as safe as the folder. What can
+    be fetched from Comfy Cloud again is left out.
+    """
+    from proxy.cli.data_folder import backup
+
+    return backup(load(options), target)
+
+
+@app.command("restore")
+@takes_settings(_WHERE)
+def _restore(
+    options: dict[str, Any],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="What `backup` has written.", show_default=False),
+    ],
+) -> int:
+    """Bring a copy back into the data folder, whose server must be stopped.
+
+    What was in the folder is kept in a folder replaced-N there.
+    """
+    from proxy.cli.data_folder import restore
+
+    return restore(load(options), source)
 
 
 @app.command("run")
@@ -146,7 +209,7 @@ _MEMBER = typer.Option(metavar="NAME", help="Of this member alone.", show_defaul
 
 
 @app.command("usage")
-@takes_settings({"config", "data_dir", "simulate"})
+@takes_settings(_WHERE)
 def _usage(
     options: dict[str, Any],
     first: Annotated[
@@ -176,7 +239,7 @@ def _usage(
 
 
 @app.command("audit")
-@takes_settings({"config", "data_dir", "simulate"})
+@takes_settings(_WHERE)
 def _audit(
     options: dict[str, Any],
     limit: Annotated[
@@ -198,8 +261,6 @@ member = typer.Typer(help="Say who may use the proxy, and how much.", no_args_is
 token = typer.Typer(help="Make and revoke members' tokens.", no_args_is_help=True)
 app.add_typer(member, name="member")
 app.add_typer(token, name="token")
-
-_WHERE = {"config", "data_dir", "simulate"}
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The member.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from proxy import logging as logs
 from proxy.cli.common import CommandError
 from proxy.folder import held
 from proxy.members import audit as record
@@ -202,6 +203,7 @@ def _with_directory(
 
     async def run() -> T:
         if legacy:  # no server of this version has run here yet
+            logs.configure()
             with held(folder):
                 await (await open_folder(folder)).close()
         directory = await Directory.open(folder) if known else Directory()

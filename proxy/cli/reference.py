@@ -11,27 +11,19 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from itertools import groupby
 from pathlib import Path
+from typing import Any
+
+import typer.main
 
 from proxy.api.routes import ROUTES, Route, Source
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
 
-_MEMBER_COMMANDS = (
-    "member add",
-    "member list",
-    "member set",
-    "member disable",
-    "member enable",
-    "member remove",
-    "token new",
-    "token revoke",
-    "token list",
-)
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
 
@@ -93,10 +85,19 @@ def commands_page() -> str:
         "well, 1 when something failed, 2 when something was asked wrongly (a setting, an option, "
         "a file), 130 when Ctrl-C cancelled a `run`. `serve` ends with 0 when a signal stops it.\n",
     ]
-    for command in ("", "serve", "check", "run", "usage", "audit", *_MEMBER_COMMANDS):
+    for command in ("", *_commands(typer.main.get_command(app))):
         name = f"comfy-cloud-proxy {command}".strip()
         parts += [f"## {name}\n", f"```text\n{help_text(command)}```\n"]
     return "\n".join(parts)
+
+
+def _commands(group: Any) -> Iterator[str]:
+    """The commands below a group in the order of its help."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from (f"{name} {below}" for below in _commands(command))
+        else:
+            yield name
 
 
 _SOURCES = {

@@ -22,6 +22,7 @@ from proxy.settings.table import (
     entries,
     to_address,
     to_base_path,
+    to_encryption_key,
     to_lower,
     to_networks,
     to_origins,
@@ -293,6 +294,22 @@ class Settings(BaseModel):
             expects="true or false",
         ),
     ] = False
+    credentials_key: Annotated[
+        SecretStr | None,
+        BeforeValidator(to_encryption_key),
+        Entry(
+            group="Gateway",
+            help="The secret with which keys are encrypted that clients send for their own jobs, "
+            "while these jobs wait: 32 random bytes, as from `openssl rand -base64 32`. Without it "
+            "the file credentials.key of the data folder holds one. Another secret makes jobs run "
+            "without the keys that were encrypted before.",
+            expects="32 bytes in base64",
+            option=False,
+            secret=True,
+            metavar="KEY",
+            example="AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+        ),
+    ] = None
     send_partner_key: Annotated[
         bool,
         Entry(
@@ -655,6 +672,10 @@ class Settings(BaseModel):
             metavar="LEVEL",
         ),
     ] = "info"
+
+    #: Whether an empty database may take the place of a damaged one: for one start, so that it is
+    #: an option of `serve` alone.
+    start_empty: bool = False
 
     #: Tables, which have no option and no variable: their rows are a table of their own.
     accounts: tuple[AccountSettings, ...] = ()

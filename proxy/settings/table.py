@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -123,3 +124,13 @@ def to_origins(value: object) -> object:
         if origin != "*" and URL(origin) != URL(origin).origin():
             raise ValueError("not an origin")
     return tuple(filter(None, origins))
+
+
+def to_encryption_key(value: object) -> object:
+    """32 bytes in URL-safe base64 from either kind of base64."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().translate(str.maketrans("+/", "-_"))
+    if len(base64.b64decode(text, altchars=b"-_", validate=True)) != 32:
+        raise ValueError("not 32 bytes")
+    return text

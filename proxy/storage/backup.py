@@ -58,7 +58,7 @@ def backup(folder: Path, target: Path) -> int:
                 _add_manifest(archive, schema)
                 for name in sorted(os.listdir(scratch)):  # noqa: PTH208 (names)
                     archive.add(Path(scratch, name), name)
-                for path in sorted(_others(folder)):
+                for path in sorted(_others(folder, target)):
                     with contextlib.suppress(FileNotFoundError):  # removed since
                         archive.add(path, path.relative_to(folder).as_posix(), recursive=False)
                 archive.close()
@@ -123,9 +123,11 @@ def _add_manifest(archive: tarfile.TarFile, schema: str | None) -> None:
     archive.addfile(entry, io.BytesIO(data))
 
 
-def _others(folder: Path) -> Iterator[Path]:
-    """The files and folders beside the databases that are to be copied."""
+def _others(folder: Path, target: Path) -> Iterator[Path]:
+    """The files and folders beside the databases that are to be copied; `target` is not."""
     for path in folder.iterdir():
+        if target.exists() and path.samefile(target):
+            continue
         if path.name in _LEFT_OUT or path.name.startswith((".", "replaced-")):
             continue
         if any(path.name.startswith(name) for name in _DATABASES):

@@ -1,0 +1,79 @@
+"""`migrate`, `backup` and `restore`: a data folder without a server, or beside one."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from proxy import logging as logs
+from proxy.cli.common import CommandError
+from proxy.folder import held
+from proxy.settings import Settings
+from proxy.storage import backup as copies
+from proxy.storage.database import FILE, StorageError, open_sqlite
+from proxy.storage.migrations import HEAD, revision
+from proxy.storage.start import open_folder
+
+
+def migrate(settings: Settings) -> int:
+    """Bring the database to this version's schema, and take over the records of 0.1.0.
+
+    Raises `CommandError` when there is no such folder, when a server uses it, and when a record
+    cannot be read: then nothing is changed.
+    """
+    folder = settings.data_dir
+    if not folder.is_dir():
+        raise CommandError(
+            f"There is no data folder {folder}: name the proxy's own with --data-dir.", exit_code=2
+        )
+    logs.configure()
+    before = asyncio.run(_migrate(folder))
+    done = "is at" if before == HEAD else "is now at"
+    sys.stdout.write(f"The data folder {folder} {done} the schema {HEAD}.\n")
+    return 0
+
+
+async def _migrate(folder: Path) -> str | None:
+    """Migrate the folder; the schema before."""
+    try:
+        with held(folder):
+            before = await _schema(folder)
+            await (await open_folder(folder)).close()
+            return before
+    except StorageError as error:
+        raise CommandError(f"The data folder {folder} cannot be migrated: {error}.") from None
+
+
+async def _schema(folder: Path) -> str | None:
+    if not (folder / FILE).exists():
+        return None
+    database = await open_sqlite(folder / FILE)
+    try:
+        return await database.read(revision)
+    finally:
+        await database.close()
+
+
+def backup(settings: Settings, target: Path) -> int:
+    """Copy the data folder to a file, also while a server uses it. Raises `CommandError`."""
+    try:
+        size = copies.backup(settings.data_dir, target.absolute())
+    except StorageError as error:
+        raise CommandError(f"The backup failed: {error}.") from None
+    sys.stdout.write(f"{settings.data_dir} is copied to {target} ({size:,} bytes).\n")
+    return 0
+
+
+def restore(settings: Settings, source: Path) -> int:
+    """Replace what is in the data folder by a copy. Raises `CommandError`, `ConfigError`."""
+    folder = settings.data_dir
+    try:
+        with held(folder):
+            replaced = copies.restore(source.absolute(), folder)
+    except StorageError as error:
+        raise CommandError(f"Nothing was restored: {error}.") from None
+    sys.stdout.write(f"{source} is restored to {folder}.\n")
+    if replaced is not None:
+        sys.stdout.write(f"What was there is in {replaced}; delete it when all is well.\n")
+    return 0
