@@ -245,7 +245,7 @@ async def serve(
                 follow = certificate.follow()
                 following.append(asyncio.create_task(follow, name="follow the certificate"))
             await stop.wait()
-            log.info("stopping")
+            log.info("shutdown_started")
         finally:
             for task in following:
                 await _end(task)
@@ -263,7 +263,7 @@ async def _tell_problems(services: Services) -> None:
     found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
     for name, problem in sorted(found):
         if problem != "ok":
-            log.warning("not_ready", reason=problem, **({"account": name} if name else {}))
+            log.warning("readiness_failed", reason=problem, **({"account": name} if name else {}))
 
 
 async def _listen_for_admins(server: Server, host: str, port: int) -> None:
@@ -274,7 +274,7 @@ async def _listen_for_admins(server: Server, host: str, port: int) -> None:
             f"The address {host}:{port} of admin_listen cannot be listened on "
             f"({error.strerror}): choose another one."
         ) from error
-    log.info("listening_for_admins", address=address)
+    log.info("admin_listener_started", address=address)
 
 
 def _certificate(settings: Settings) -> Certificate | None:

@@ -168,7 +168,7 @@ async def test_a_key_that_does_not_work_is_told_at_the_start(tmp_path: Path) -> 
         async with child("-m", "proxy", "serve", *place, environment=environment) as process:
             assert process.stderr is not None
             async with asyncio.timeout(PATIENCE):
-                while b"not_ready" not in (line := await process.stderr.readline()):
+                while b"readiness_failed" not in (line := await process.stderr.readline()):
                     assert line, "it ended"
     said = json.loads(line)
     assert said["level"] == "warning"

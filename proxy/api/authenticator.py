@@ -209,7 +209,7 @@ class Authenticator:
         wait = self._throttle.failed(caller.address)
         id_ = tokens.id_of(token)
         shown = f"{tokens.PREFIX}{id_}…" if id_ else "not one of ours"
-        log.warning("wrong_token", address=caller.address, sent=shown, slowed_down=wait > 0)
+        log.warning("token_rejected", address=caller.address, sent=shown, slowed_down=wait > 0)
         if not wait:
             self._on_wrong(caller.address, shown)
         if wait:

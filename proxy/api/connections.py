@@ -180,7 +180,7 @@ class Connection(web.RequestHandler):
         if self._state == _REFUSED and passed >= REFUSAL_PATIENCE:
             self.end()
         elif self._state == _HEADERS and 0 < limits.header_timeout <= passed:
-            log.info("headers_too_slow")
+            log.info("headers_timed_out")
             self.end()
         elif self._state == _BODY:
             self._check_body(now, limits.body_timeout)
@@ -194,7 +194,7 @@ class Connection(web.RequestHandler):
             if self._received >= LEAST_PROGRESS or not transport.is_reading():
                 self._since, self._received = now, 0
                 return
-            log.info("body_too_slow", received=self._received)
+            log.info("body_timed_out", received=self._received)
             self._state = _ANSWER
             self.keeper.timed.discard(self)
             body.set_exception(
@@ -214,7 +214,7 @@ class Connection(web.RequestHandler):
 
     def show_out(self) -> None:
         """End what is under way for somebody whose access has ended, in `FAREWELL` seconds."""
-        log.info("shown_out", member=self.member)
+        log.info("connection_closed", member=self.member)
         if self._socket is not None:
             leaving = self._socket.leave(WSCloseCode.POLICY_VIOLATION, SHOWN_OUT, patience=FAREWELL)
             self.keeper.hold(leaving)
@@ -382,7 +382,7 @@ class ConnectionManager:
             if not self._make_room(candidates):
                 if self._refused == 0:
                     log.warning(
-                        "too_many_connections",
+                        "connection_limit_reached",
                         limit=self._limits.max_connections,
                         strangers=len(self._strangers),
                     )
@@ -464,7 +464,7 @@ class ConnectionManager:
         now = self.now()
         for connection in islice(candidates, CANDIDATES):
             if connection.silent_for(now) >= GRACE:
-                log.debug("made_room", member=connection.member)
+                log.debug("connection_evicted", member=connection.member)
                 connection.cut()
                 self.forget(connection, refused=False)
                 return True
@@ -500,7 +500,7 @@ class ConnectionManager:
                 connection.check(now, limits)
             for connection, since in list(self.stalled.items()):
                 if connection.busy and 0 < limits.write_timeout <= now - since:
-                    log.info("answer_not_taken", member=connection.member)
+                    log.info("answer_abandoned", member=connection.member)
                     connection.cut()
             self._end_idle(self._strangers, now, strangers)
             if 0 < idle <= 8 * (now - swept):

@@ -86,7 +86,7 @@ class Gate:
             if not connection.cancelled or task is None:
                 raise
             task.uncancel()
-            log.warning("cut_short", path=request.path)
+            log.warning("response_truncated", path=request.path)
             answer = answers.refusal(
                 LocalError(
                     503,
@@ -104,7 +104,7 @@ class Gate:
                 answers.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
             log.debug(
-                "request",
+                "request_handled",
                 method=request.method,
                 path=request.path,
                 status=answer.status,
@@ -145,7 +145,7 @@ class Gate:
             tell("refused", path=request.path, status=error.status, error=error.type)
             return answers.refusal(error)
         except StoreError as error:
-            log.error("store_unavailable", path=request.path, error=str(error))
+            log.error("store_failed", path=request.path, error=str(error))
             return answers.refusal(
                 LocalError(
                     503,
@@ -158,7 +158,7 @@ class Gate:
             return _unknown(request, error)
         except Exception as error:
             if request.transport is None or request.transport.is_closing():
-                log.debug("client_left", path=request.path)
+                log.debug("client_disconnected", path=request.path)
                 return answers.empty(499)
             log.exception("request_failed", path=request.path, error=type(error).__name__)
             return answers.refusal(

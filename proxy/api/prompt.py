@@ -39,7 +39,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         accepted = await jobs.submit(member, wanted)
     try:
         books.note(request, "submit", job=accepted.prompt_id)
-        log.info("accepted", job=accepted.prompt_id, number=accepted.number)
+        log.info("job_accepted", job=accepted.prompt_id, number=accepted.number)
         answer = answers.json(
             {
                 "prompt_id": accepted.prompt_id,

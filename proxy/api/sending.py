@@ -48,11 +48,11 @@ async def send(
                 sent += len(chunk)
         await response.write_eof()
     except ContentBrokenError as error:
-        log.warning("content_broken_off", reason=str(error))
+        log.warning("content_truncated", reason=str(error))
         if request.transport is not None:
             request.transport.abort()
     except ConnectionError:
-        log.debug("client_left", path=request.path)
+        log.debug("client_disconnected", path=request.path)
         if request.transport is not None:
             request.transport.abort()
     except asyncio.CancelledError:

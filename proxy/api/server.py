@@ -75,7 +75,7 @@ class Server:
         if most < self._limits.max_connections:
             asked = self._limits.max_connections != Limits().max_connections
             tell = log.info if asked or most < SCANTY else log.debug
-            tell("fewer_connections", limit=most, reason="the limit of open files")
+            tell("connection_limit_lowered", limit=most, reason="the limit of open files")
         await self._runner.setup()
         services = self._services
         authenticator = Authenticator(
@@ -149,7 +149,7 @@ class Server:
         await asyncio.sleep(0)  # requests that have been read get to their handlers
         goodbyes = asyncio.create_task(self._runner.shutdown())
         if not await connections.settle(end - loop.time() - margin):
-            log.warning("requests_cut_short", count=connections.cancel())
+            log.warning("requests_cancelled", count=connections.cancel())
             await connections.settle(margin / 2)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(end - margin / 2):

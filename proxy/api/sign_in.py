@@ -67,7 +67,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
     await _end_session(request)
     session = await authenticator.members.sessions.begin(access.token.id)
     authenticator.members.used(access.token, caller.address)
-    log.info("signed_in", member=access.member.name, address=caller.address)
+    log.info("member_signed_in", member=access.member.name, address=caller.address)
     connection_of(request).admission = Admission(access.member.name, access.token.id)
     of(request).books.note(request, "sign_in", token=access.token.shown)
     answer = _leads_to(f"{authenticator.base_path}{target if _is_local(target) else '/'}")

@@ -102,7 +102,7 @@ class ClientSocket:
         self._outbox.put(message, for_all=for_all)
         self._wake.set()
         if self._outbox.overflowed:
-            log.warning("socket_too_slow", waiting=len(self._outbox))
+            log.warning("socket_overflowed", waiting=len(self._outbox))
             self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
 
     @property

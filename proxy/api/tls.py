@@ -45,9 +45,9 @@ class Certificate:
                 await asyncio.to_thread(_context, self._cert, self._key)
                 self.context.load_cert_chain(self._cert, self._key, password=_no_password)
             except (CertificateError, OSError) as error:
-                log.error("certificate_unusable", error=str(error))
+                log.error("certificate_rejected", error=str(error))
             else:
-                log.info("certificate_taken_up", file=str(self._cert))
+                log.info("certificate_reloaded", file=str(self._cert))
 
     def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
         return tuple(_stamp(path) for path in (self._cert, self._key))

@@ -105,14 +105,14 @@ class Kept(Generic[T]):
         except (CloudError, ValueError) as error:
             self._failed_at = time.monotonic()
             self._failure = str(error)
-            log.warning("catalogue_not_refreshed", what=self._name, error=self._failure)
+            log.warning("catalog_refresh_failed", what=self._name, error=self._failure)
             return
         self._fetched_at = time.monotonic()
         self._failed_at = None
         try:
             await asyncio.to_thread(_write, self._path, body)
         except OSError as error:
-            log.warning("catalogue_not_kept", what=self._name, error=str(error))
+            log.warning("catalog_save_failed", what=self._name, error=str(error))
 
     async def _look_on_disk(self) -> None:
         if self._looked_on_disk:
@@ -127,7 +127,7 @@ class Kept(Generic[T]):
             except FileNotFoundError:
                 pass
             except (OSError, ValueError) as error:
-                log.warning("catalogue_copy_unreadable", what=self._name, error=str(error))
+                log.warning("catalog_copy_rejected", what=self._name, error=str(error))
             self._looked_on_disk = True
 
 

@@ -77,7 +77,7 @@ class Pictures:
         try:
             picture = await self._ask(*key)
         except CloudError as error:
-            log.info("model_picture_unavailable", folder=key[0], model=key[2], error=str(error))
+            log.info("model_picture_failed", folder=key[0], model=key[2], error=str(error))
             picture, age = None, PAUSE
         finally:
             self._asking.pop(key, None)

@@ -201,4 +201,4 @@ def _claim(folder: Path, base_url: str) -> None:
             copy.unlink(missing_ok=True)
         mark.write_text(base_url, encoding="utf-8")
     except OSError as error:
-        log.warning("catalogue_folder_unusable", error=str(error))
+        log.warning("catalog_folder_skipped", error=str(error))

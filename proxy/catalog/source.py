@@ -90,6 +90,6 @@ class Accounts:
             try:
                 return await ask(cloud)
             except CloudError as error:
-                log.info("account_passed_over", reason=str(error))
+                log.info("account_skipped", reason=str(error))
                 problem = problem or error
         raise problem or CloudUnreachable("there is no account to ask")

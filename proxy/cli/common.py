@@ -178,9 +178,7 @@ def _warn_of_readers(settings: Settings) -> None:
     """Tell of a settings file with a key in it that every user of this machine can read."""
     has_key = any(table.key is not None for table in settings.accounts)
     if settings.config is not None and has_key and _is_open(settings.config):
-        log.warning(
-            "key_readable_by_all", file=str(settings.config), remedy="chmod o-r, or key_file"
-        )
+        log.warning("key_file_exposed", file=str(settings.config), remedy="chmod o-r, or key_file")
 
 
 def _is_open(path: Path) -> bool:

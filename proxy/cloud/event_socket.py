@@ -196,7 +196,7 @@ class EventSocket:
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self.refused = None
             self._decided.clear()
-            log.warning("event_socket_unreachable", error=type(error).__name__)
+            log.warning("event_socket_failed", error=type(error).__name__)
             return 0.0
         socket = self._socket
         self.refused = None
@@ -205,7 +205,7 @@ class EventSocket:
                 return 0.0
             self._up.set()
             self._decided.set()
-            log.info("event_socket_open")
+            log.info("event_socket_opened")
             self._tell(self._on_up)
             await self._listen(socket)
         except Exception:
@@ -251,7 +251,7 @@ class EventSocket:
             if not self._due():
                 self._watchdog.begin(time.monotonic())
             elif self._watchdog.is_over(time.monotonic()):
-                log.warning("event_socket_silent")
+                log.warning("event_socket_stalled")
                 await socket.close()
                 return
 
@@ -273,7 +273,7 @@ class EventSocket:
         type_ = message.get("type") if isinstance(message, dict) else None
         data = message.get("data") if isinstance(message, dict) else None
         if not isinstance(type_, str) or not isinstance(data, dict | None):
-            log.warning("event_unreadable", length=len(text))
+            log.warning("event_rejected", length=len(text))
             return
         self._watchdog.heard(time.monotonic(), type_)
         data = data or {}

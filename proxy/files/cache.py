@@ -109,7 +109,7 @@ class Cache:
         if _hash_file(entry.path) == hash_:
             entry.trusted = True
             return lease
-        _log.warning("a cached file was damaged and is fetched again", content=hash_)
+        _log.warning("cached_file_damaged", content=hash_)
         lease.release()
         self._remove(hash_, entry)
         return None
@@ -159,7 +159,7 @@ class Cache:
             partial.write_bytes(data + blake3(data).digest())
             _move(partial, path)
         except OSError as error:
-            _log.warning("a conversion cannot be cached", reason=str(error))
+            _log.warning("conversion_store_failed", reason=str(error))
             return
         with self._mutex:
             self._forget(f"c:{key}")

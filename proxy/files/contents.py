@@ -55,7 +55,7 @@ class Contents:
             try:
                 self._remember(msgspec.json.decode(value, type=_Known))
             except msgspec.DecodeError as error:
-                _log.warning("what is known of a content is unreadable", key=key, reason=str(error))
+                _log.warning("content_record_rejected", key=key, reason=str(error))
 
     def hash_of(self, account: str, cloud_name: str) -> str | None:
         """The content's hash, from what was seen or from the name, if it can be told."""
@@ -101,7 +101,7 @@ class Contents:
         self._sent[known.sent_to][known.hash] = known.cloud_name
         if hash_in(known.cloud_name) not in (None, known.hash):
             if self._names_are_hashes:
-                _log.warning("the cloud's names are not the BLAKE3 of the contents")
+                _log.warning("content_hash_mismatched")
             self._names_are_hashes = False
 
 

@@ -124,7 +124,7 @@ class Fetch:
             self.path = self.lease.path
         except (CloudError, ContentWrongError, OSError) as error:
             self.error = error
-            _log.warning("a content could not be fetched", reason=str(error))
+            _log.warning("content_download_failed", reason=str(error))
         except BaseException:
             self.error = ConnectionAbortedError("the proxy is stopping")
             raise

@@ -138,7 +138,7 @@ class Library:
             async with self._turn, self.whole(record):
                 pass
         except LocalError as error:
-            _log.info("an output could not be fetched ahead", reason=str(error))
+            _log.info("output_prefetch_failed", reason=str(error))
 
     def _hash(self, record: FileRecord) -> str | None:
         return record.hash or self._contents.hash_of(record.account, record.cloud_name)
@@ -153,7 +153,7 @@ class Library:
         try:
             await self._contents.was_fetched(account, cloud_name, hash_, size)
         except StoreError as error:
-            _log.warning("the hash of a content could not be stored", reason=str(error))
+            _log.warning("content_hash_store_failed", reason=str(error))
 
 
 def _spawn(work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:

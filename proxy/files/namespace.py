@@ -72,7 +72,7 @@ class Namespace:
             try:
                 records.append(msgspec.json.decode(value, type=FileRecord))
             except msgspec.DecodeError as error:
-                _log.warning("a file's record is unreadable", key=key, reason=str(error))
+                _log.warning("file_record_rejected", key=key, reason=str(error))
         for record in sorted(records, key=lambda record: record.modified):
             self._spaces[record.member].add(record)
 

@@ -121,7 +121,7 @@ class Uploads:
         try:
             self._cache.keep(received.path, received.hash)
         except OSError as error:
-            _log.warning("an upload could not be kept in the cache", reason=str(error))
+            _log.warning("upload_cache_failed", reason=str(error))
         return sent
 
     async def ensure_sent(self, account: str, received: Received, filename: str) -> str:
@@ -223,7 +223,7 @@ def _too_long(filename: str) -> LocalError:
 
 
 def _unwritable(error: OSError) -> LocalError:
-    _log.error("the cache cannot be written", reason=str(error))
+    _log.error("cache_write_failed", reason=str(error))
     return LocalError(
         503,
         "cache_unwritable",

@@ -67,7 +67,7 @@ class Adoption:
         structlog.contextvars.bind_contextvars(job=record.prompt_id, member=record.member)
         cloud_id = await self._look(record)
         if cloud_id is None:
-            log.info("unanswered_job_absent")
+            log.info("unanswered_job_dismissed")
             await self._absent(record)
         else:
             log.info("unanswered_job_adopted", cloud_job=cloud_id)
@@ -80,7 +80,7 @@ class Adoption:
             try:
                 cloud_id = await self._submitter(record).find(record)
             except CloudError as error:
-                log.warning("unanswered_job_unread", error=str(error))
+                log.warning("unanswered_job_read_failed", error=str(error))
             else:
                 since = begun if since is None else since
                 if cloud_id is not None or begun - since >= self._certain:

@@ -78,7 +78,7 @@ class Canceller:
         try:
             await self._keeper.discard(job)
         except StoreError as error:
-            log.error("record_left_behind", job=job.prompt_id, error=str(error))
+            log.error("record_delete_failed", job=job.prompt_id, error=str(error))
         self._keeper.leave(job)
         log.info("job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id)
         self._keeper.observers.discarded(job)

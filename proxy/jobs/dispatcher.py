@@ -160,7 +160,7 @@ class Dispatcher:
         try:
             await self._keeper.save(record)
         except StoreError as error:
-            log.error("cancel_unsaved", job=record.prompt_id, error=str(error))
+            log.error("cancel_save_failed", job=record.prompt_id, error=str(error))
 
     def _gone(self, record: JobRecord) -> None:
         self.sender.extra_data.pop(record.key, None)

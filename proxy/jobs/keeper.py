@@ -110,7 +110,7 @@ class Keeper:
             try:
                 yield read(data)
             except (ValueError, TypeError, KeyError) as error:
-                log.error("record_unreadable", kind=collection, key=key, error=str(error))
+                log.error("record_rejected", kind=collection, key=key, error=str(error))
 
     async def close(self) -> None:
         """Stop following; the jobs go on on the cloud."""
@@ -228,7 +228,7 @@ class Keeper:
             try:
                 await self.save(job)
             except StoreError as error:
-                log.warning("start_unsaved", error=str(error))
+                log.warning("start_save_failed", error=str(error))
 
     def job_over(self, job: JobRecord) -> None:
         """The cloud has told of the end: the slot is free."""

@@ -86,7 +86,7 @@ class Reconciler:
                 await self.read()
             except Exception:
                 self._failures += 1
-                log.exception("live_jobs_reading_failed")
+                log.exception("live_jobs_read_crashed")
 
     async def read(self) -> None:
         """Read once. Jobs that are submitted meanwhile are left out."""
@@ -96,7 +96,7 @@ class Reconciler:
         except CloudError as error:
             self._failures += 1
             self._least_wait = error.retry_after or 0.0
-            log.warning("live_jobs_unread", error=str(error))
+            log.warning("live_jobs_read_failed", error=str(error))
             return
         self._failures, self._least_wait = 0, 0.0
         await self._learn([one for one in snapshots if one.cloud_id in live])

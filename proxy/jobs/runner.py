@@ -179,7 +179,7 @@ class Runner:
             try:
                 await self._take(happening)
             except Exception:
-                log.exception("job_happening_failed", happening=type(happening).__name__)
+                log.exception("job_input_failed", happening=type(happening).__name__)
                 self.read_detail()
         self.finished.set()
         if self._reader is not None:
@@ -213,7 +213,7 @@ class Runner:
             try:
                 return await write()
             except StoreError as error:
-                log.error("store_refuses", error=str(error), next_try=wait)
+                log.error("store_failed", error=str(error), next_try=wait)
         raise AssertionError("the waits never end")
 
     async def _read_detail(self) -> None:
@@ -223,7 +223,7 @@ class Runner:
             try:
                 snapshot = await self._cloud.job(self.job.cloud_id)
             except CloudError as error:
-                log.warning("detail_unread", error=str(error))
+                log.warning("detail_read_failed", error=str(error))
                 await asyncio.sleep(error.retry_after or 0.0)
                 continue
             if snapshot is None:

@@ -167,7 +167,7 @@ class Sender:
         try:
             await self._keeper.save(record)
         except StoreError as error:
-            log.error("accepted_job_unsaved", job=record.prompt_id, error=str(error))
+            log.error("accepted_job_save_failed", job=record.prompt_id, error=str(error))
 
     def rest(self, record: JobRecord, error: SubmissionError) -> None:
         """Note what a refused submission says of the account."""
@@ -178,7 +178,7 @@ class Sender:
         was_well = health.well
         health.failed(error.fault, time.monotonic(), error.retry_after, error.refusal)
         if was_well:
-            log.warning("account_rests", account=record.account, reason=error.fault)
+            log.warning("account_suspended", account=record.account, reason=error.fault)
 
     async def drop(self, record: JobRecord) -> None:
         """Forget a job that nobody was told of, or that was cancelled, and that did not go."""
@@ -190,7 +190,7 @@ class Sender:
         try:
             await self._keeper.discard(record, turns=self._places.turns_with(record))
         except StoreError as error:
-            log.error("record_left_behind", job=record.prompt_id, error=str(error))
+            log.error("record_delete_failed", job=record.prompt_id, error=str(error))
 
     async def _dispatch(self, record: JobRecord) -> None:
         structlog.contextvars.bind_contextvars(job=record.prompt_id, member=record.member)
@@ -210,14 +210,14 @@ class Sender:
             await self._not_taken(record, None if passing else error)
         except Exception as error:
             if isinstance(error, StoreError):
-                log.error("dispatch_unsaved", error=str(error))
+                log.error("dispatch_save_failed", error=str(error))
             else:
                 log.exception("dispatch_failed")
             self.paused_until = time.monotonic() + _OWN_FAULT
             await self._not_taken(record, None)
         else:
             if submitted.node_errors:
-                log.warning("nodes_left_out", nodes=sorted(submitted.node_errors))
+                log.warning("nodes_omitted", nodes=sorted(submitted.node_errors))
             await self.taken(record, submitted.cloud_id)
 
     async def _not_taken(self, record: JobRecord, refusal: LocalError | None) -> None:
@@ -234,7 +234,7 @@ class Sender:
             try:
                 await self._keeper.save(record, self._places.turns_with(record))
             except StoreError as error:
-                log.warning("return_unsaved", error=str(error))
+                log.warning("return_save_failed", error=str(error))
             return
         self.refuse(record, refusal)
         self._freed()
@@ -278,9 +278,9 @@ class Sender:
                 break
             except (CloudError, StoreError) as error:
                 failures += 1
-                log.warning("cancel_untold", error=str(error))
+                log.warning("cancel_failed", error=str(error))
                 await asyncio.sleep(_AGAIN.after(failures))
-        log.info("job_cancelled_on_its_way", cloud_job=record.cloud_id)
+        log.info("job_cancelled", cloud_job=record.cloud_id)
         self._keeper.places.left(record)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -168,12 +168,12 @@ class Submitter:
                     )
                 except CloudAmbiguous as error:
                     refusal, least, lost, unclear = _silent(error), 0.0, True, error
-                    log.warning("submission_unanswered", error=str(error))
+                    log.warning("submission_answer_lost", error=str(error))
                 except CloudDown as error:
                     raise _silent(error) from error
                 except CloudUnreachable as error:
                     refusal, least, lost = _silent(error), 0.0, False
-                    log.warning("submission_unsent", error=str(error))
+                    log.warning("submission_send_failed", error=str(error))
                 except CloudRefused as error:
                     refusal = _refused(error)
                     least, lost = error.retry_after or 0.0, error.status in _MAY_HAVE_WORKED
@@ -181,7 +181,7 @@ class Submitter:
                         raise refusal from error
                 except CloudError as error:
                     refusal, least, lost = SubmissionError(_unreadable(), "unreachable"), 0.0, True
-                    log.warning("submission_answer_unreadable", error=str(error))
+                    log.warning("submission_answer_rejected", error=str(error))
                 if lost and (cloud_id := await self._find_patiently(job)) is not None:
                     log.info("submission_adopted", cloud_job=cloud_id)
                     return Submission(cloud_id, {})
@@ -193,7 +193,7 @@ class Submitter:
                 spent += wait
                 if spent > patience:
                     raise refusal
-                log.info("submission_waits", seconds=round(wait, 2))
+                log.info("submission_delayed", seconds=round(wait, 2))
                 await asyncio.sleep(wait)
 
     async def find(self, job: JobRecord) -> str | None:

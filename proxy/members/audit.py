@@ -146,10 +146,10 @@ class Audit:
                 continue
             except StorageError as error:
                 if not failing:
-                    log.error("audit_unwritten", error=str(error))
+                    log.error("audit_write_failed", error=str(error))
             except Exception:
                 if not failing:
-                    log.exception("audit_unwritten")
+                    log.exception("audit_write_failed")
             failing = True
             self._news.set()
             await asyncio.sleep(_PAUSE)

@@ -421,7 +421,7 @@ class Directory:
                 failing = False
             except StorageError as error:
                 if not failing:
-                    log.error("members_unreadable", error=str(error))
+                    log.error("members_read_failed", error=str(error))
                 failing = True
             except Exception:
                 if not failing:

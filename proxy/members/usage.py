@@ -262,7 +262,7 @@ class Usage:
                 failing = False
             except StoreError as error:
                 if not failing:
-                    log.error("usage_unwritten", error=str(error))
+                    log.error("usage_write_failed", error=str(error))
                 failing = True
 
     async def _wait_for_jobs(self) -> None:
@@ -282,7 +282,7 @@ def _read(decoder: msgspec.json.Decoder[Counted], key: str, data: bytes) -> Coun
     try:
         return decoder.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.warning("usage_unreadable", key=key, reason=str(error))
+        log.warning("usage_read_failed", key=key, reason=str(error))
         return None
 
 

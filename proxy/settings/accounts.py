@@ -219,7 +219,7 @@ class AccountKeys:
             if key in self._keys.values():
                 raise ConfigError("Another account has this key.")
         except ConfigError as error:
-            log.error("key_not_reloaded", account=name, reason=str(error))
+            log.error("key_reload_failed", account=name, reason=str(error))
             return
         register_secret(key)
         self._keys[name] = key

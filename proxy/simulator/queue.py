@@ -198,6 +198,6 @@ def _outcome(work: asyncio.Task[Outcome]) -> Outcome:
         return Outcome("cancelled")
     error = work.exception()
     if error is not None:
-        log.error("a job broke the simulator", exc_info=error)
+        log.error("simulator_job_failed", exc_info=error)
         return Outcome("broken", platform_error(f"{type(error).__name__}: {error}"))
     return work.result()

@@ -365,7 +365,7 @@ class JobRepository:
         if row.credentials is not None:
             credentials = self._cipher.decrypt(row.credentials)
             if credentials is None:
-                log.error("credentials_unreadable", job=row.key)
+                log.error("credentials_read_failed", job=row.key)
         return Payload(row.graph, row.extra_data, row.targets, credentials)
 
     async def load_shares(self) -> Shares:

@@ -78,7 +78,7 @@ async def take_over(folder: Path, database: Database) -> bool:
     if not (kept / RECORDS).exists() and not (kept / MEMBERS).exists():
         return False
     counts = await database.write(lambda connection: _take_over(connection, kept))
-    log.info("records_taken_over", before="0.1.0", kept_in=str(kept), **counts)
+    log.info("records_imported", before="0.1.0", kept_in=str(kept), **counts)
     return True
 
 

@@ -81,7 +81,7 @@ class SqliteStore:
                     raise
                 aside = _set_aside(path)
                 _log.warning(
-                    "the database was damaged and has been set aside; starting with an empty one",
+                    "damaged_database_replaced",
                     database=str(path),
                     kept_as=str(aside),
                     reason=str(error),

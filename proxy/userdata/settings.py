@@ -34,7 +34,7 @@ class SettingsFile:
         except (ValueError, BadNameError):
             settings = None
         if not isinstance(settings, dict):
-            log.warning("settings_unreadable", file=FILE)
+            log.warning("settings_read_failed", file=FILE)
             return {}
         return settings
 

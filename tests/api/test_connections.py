@@ -170,7 +170,7 @@ async def test_fewer_connections_are_told_where_they_matter(
     with capture_logs() as logs:
         async with running(max_connections=asked):
             pass
-    [line] = [line for line in logs if line["event"] == "fewer_connections"]
+    [line] = [line for line in logs if line["event"] == "connection_limit_lowered"]
     assert (line["log_level"], line["limit"]) == (level, room)
 
 

@@ -77,7 +77,7 @@ async def test_on_a_full_disk_nothing_is_accepted_and_what_was_comes_to_its_end(
             await simulator.wait_for_end(job)
             with capture_logs() as logs:
                 async with asyncio.timeout(60):
-                    while not any(one["event"] == "store_refuses" for one in logs):
+                    while not any(one["event"] == "store_failed" for one in logs):
                         await listener.next()
             assert (await client.get(f"history/{accepted}"))[1] == {}
             filler.unlink()
@@ -139,7 +139,7 @@ async def test_a_damaged_database_is_set_aside_and_the_start_goes_on(
     async with serving(tmp_path, environment=before(simulator)) as process:
         await Client(session, process.url).run(graphs.plain())
         assert await process.stop() == 0
-    assert b"the database was damaged and has been set aside" in b"".join(process.said)
+    assert b"damaged_database_replaced" in b"".join(process.said)
     assert (tmp_path / "proxy.sqlite.damaged-1").read_bytes() == b"junk " * 1000
 
 

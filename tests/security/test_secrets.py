@@ -34,7 +34,7 @@ async def test_a_token_leaves_no_trace(
                 answers += await _use_everywhere(session, team.url, team.bob[:-1] + "\n")
         assert len(answers) > 30
         assert not [answer for answer in answers if _reveals(answer, team.bob)]
-        assert "wrong_token" in stream.getvalue()
+        assert "token_rejected" in stream.getvalue()
         assert team.bob[:12] in stream.getvalue()
         assert not _reveals(stream.getvalue(), team.bob)
     said = "".join(map(repr, simulator.record.requests))
