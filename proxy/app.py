@@ -186,7 +186,7 @@ async def rooms(
             )
             following = asyncio.create_task(keys.follow(), name="follow the keys")
             stack.push_async_callback(_end, following)
-        readiness = Readiness(store, opened, max_age=timeouts.ready_age)
+        readiness = Readiness(database, opened, max_age=timeouts.ready_age)
         stack.push_async_callback(readiness.close)
         metrics.registry.register(Gauges(jobs, opened, files.cache))
         board = Board(jobs, opened, books.usage, bell)

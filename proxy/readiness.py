@@ -5,59 +5,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from functools import partial
+from typing import TYPE_CHECKING
 
 from proxy.api.services import Report
 from proxy.cloud.errors import CloudDown, CloudError, CloudRefused, CloudUnauthorized
-from proxy.store.base import Store, StoreError
+from proxy.storage.database import Database, StorageError
+from proxy.storage.statements import put_meta
 
-#: The collection of the one document that is written to see whether it can be.
-_COLLECTION = "readiness"
+if TYPE_CHECKING:
+    from proxy.accounts.account import Account
+    from proxy.cloud.client import CloudClient
+    from proxy.cloud.event_socket import EventSocket
+
+#: What is written to see whether it can be.
+_PROBE = "readiness"
 
 _NOT_YET = "Comfy Cloud has not answered yet; ask again in a moment."
-
-
-class Cloud(Protocol):
-    """What the question needs of an account's calls."""
-
-    async def user(self) -> None:
-        """Raises `CloudUnauthorized` if the key does not work."""
-
-
-class Socket(Protocol):
-    """What the question needs of an account's event socket."""
-
-    @property
-    def refused(self) -> int | None:
-        """The status with which the cloud refused it last."""
-
-    @property
-    def connected(self) -> bool:
-        """Whether it is open."""
-
-
-class Health(Protocol):
-    """What the question needs of an account's health."""
-
-    @property
-    def reason(self) -> str | None:
-        """Why it takes no jobs now."""
-
-
-class Account(Protocol):
-    """What the question needs of an account."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def cloud(self) -> Cloud: ...
-
-    @property
-    def socket(self) -> Socket: ...
-
-    @property
-    def health(self) -> Health: ...
 
 
 class Readiness:
@@ -69,14 +33,14 @@ class Readiness:
 
     def __init__(
         self,
-        store: Store,
+        database: Database,
         accounts: Iterable[Account],
         *,
         max_age: float = 3.0,
         patience: float = 5.0,
         wait: float = 1.0,
     ) -> None:
-        self._store = store
+        self._database = database
         self._accounts = list(accounts)
         self._max_age = max_age
         self._patience = patience
@@ -129,12 +93,12 @@ class Readiness:
 
     async def _store_problem(self) -> str | None:
         try:
-            await self._store.put(_COLLECTION, "probe", b"")
-        except StoreError as error:
+            await self._database.write(partial(put_meta, name=_PROBE, value=0))
+        except StorageError as error:
             return f"The data folder cannot be written ({error}): free or repair the disk."
         return None
 
-    async def _key_problem(self, cloud: Cloud) -> str | None:
+    async def _key_problem(self, cloud: CloudClient) -> str | None:
         try:
             async with asyncio.timeout(self._patience):
                 await cloud.user()
@@ -170,7 +134,7 @@ def _shown(problems: Mapping[str, str | None]) -> dict[str, str]:
     return {name: problem or "ok" for name, problem in problems.items()}
 
 
-def _socket_problem(socket: Socket) -> str | None:
+def _socket_problem(socket: EventSocket) -> str | None:
     if socket.connected:
         return None
     if socket.refused is not None:

@@ -12,7 +12,7 @@ import pytest
 from proxy.api.services import Report
 from proxy.cloud.errors import CloudDown, refusal
 from proxy.readiness import Readiness
-from proxy.store.base import StoreError
+from proxy.storage.database import StorageError
 
 
 @dataclass
@@ -21,13 +21,13 @@ class World:
 
     connected: bool = True
     refused: int | None = None
-    store_error: StoreError | None = None
+    store_error: StorageError | None = None
     user: Any = None
     rests: str | None = None
     asked: int = 0
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def put(self, *_: object) -> None:
+    async def write(self, *_: object) -> None:
         if self.store_error is not None:
             raise self.store_error
 
@@ -55,7 +55,7 @@ async def test_all_is_well() -> None:
 @pytest.mark.parametrize(
     ("world", "check", "words"),
     [
-        (World(store_error=StoreError("read-only")), "store", "read-only"),
+        (World(store_error=StorageError("read-only")), "store", "read-only"),
         (World(user=refusal("x", 401, "", None)), "key", "does not take the API key"),
         (World(user=refusal("x", 403, "", None)), "key", "plan with API access"),
         (World(user=refusal("x", 429, "", None)), "key", "status 429"),

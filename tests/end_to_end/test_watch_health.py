@@ -17,8 +17,7 @@ from yarl import URL
 from proxy.app import Timeouts
 from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy
 from proxy.simulator import HttpFault, Simulator, SocketFault
-from proxy.store.base import StoreError
-from proxy.store.sqlite import SqliteStore
+from proxy.storage.database import SqliteDatabase, StorageError
 
 QUICK = Timeouts(
     retries=RetryPolicy(budget=0.2, backoff=Backoff(first=0.01, longest=0.05)),
@@ -107,9 +106,9 @@ async def test_readyz_tells_of_a_disk_that_cannot_be_written(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: object) -> None:
-        raise StoreError("disk full")
+        raise StorageError("disk full")
 
-    monkeypatch.setattr(SqliteStore, "put", refuse)
+    monkeypatch.setattr(SqliteDatabase, "write", refuse)
     status, _ = await until_said(client, "The data folder cannot be written (disk full)")
     assert status == 503
 
