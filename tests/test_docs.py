@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import tomllib
@@ -14,6 +15,7 @@ from proxy.api import deviations
 from proxy.api.routes import ROUTES
 from proxy.cli import reference
 from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, load
+from proxy.translate import errors
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(path.name for path in ROOT.glob("docs/*.md"))
@@ -158,3 +160,51 @@ def test_the_version_has_its_entry_in_the_changelog() -> None:
 def test_examples_are_workflows_in_api_format(path: Path) -> None:
     graph = json.loads(path.read_text(encoding="utf-8"))
     assert all({"class_type", "inputs"} <= node.keys() for node in graph.values())
+
+
+#: Words of refusals that no client sees: they are translated on the way.
+_INTERNAL = {"invalid", "unknown", "unreachable"}
+
+
+def error_types() -> set[str]:
+    """Every `error.type` that the code gives: in a refusal, of the cloud, or in a validation."""
+    found = set(errors._WAYS_OUT)
+    for path in (ROOT / "proxy").rglob("*.py"):
+        if {"simulator", "probe"} & set(path.parts):
+            continue
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and len(node.args) > 1:
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                type_ = node.args[1]
+                if (name.endswith("Error") or name == "__init__") and isinstance(
+                    type_, ast.Constant
+                ):
+                    found.add(str(type_.value))
+        if "validation" in path.name:
+            words = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
+            found |= VALIDATION & {word for word in words if isinstance(word, str)}
+    return {word for word in found - _INTERNAL if re.fullmatch(r"\w+", word)}
+
+
+VALIDATION = {
+    "missing_node_type",
+    "required_input_missing",
+    "bad_linked_input",
+    "return_type_mismatch",
+    "invalid_input_type",
+    "value_smaller_than_min",
+    "value_bigger_than_max",
+    "value_not_in_list",
+    "custom_validation_failed",
+    "dependency_cycle",
+    "exception_during_inner_validation",
+    "exception_during_validation",
+    "prompt_no_outputs",
+    "prompt_outputs_failed_validation",
+}
+
+
+def test_every_error_type_has_its_paragraph() -> None:
+    described = set(re.findall(r"(?m)^### `(\w+)`\n\S", page("docs/troubleshooting.md")))
+    assert described == error_types()
