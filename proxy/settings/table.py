@@ -5,10 +5,13 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
 from yarl import URL
 
 #: How the tables are checked: no unknown names, no value in any text of an error.
@@ -18,6 +21,7 @@ STRICT = ConfigDict(
     allow_inf_nan=False,
     arbitrary_types_allowed=True,
     hide_input_in_errors=True,
+    use_attribute_docstrings=True,
 )
 
 
@@ -30,16 +34,16 @@ class ConfigError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the table says of a setting beside its name, type and default.
+    """What the table says of a setting beside its name, type, default and docstring.
 
-    `expects` ends the sentence "it must be …". `environment` is the variable where it is not
-    `COMFY_PROXY_` and the name. `shown` stands for a default that differs between machines,
-    `example` for a default that is none.
+    The docstring is the `help`. `expects` ends the sentence "it must be …"; where the type says it,
+    it is left out. `environment` is the variable where it is not `COMFY_PROXY_` and the name.
+    `shown` stands for a default that differs between machines, `example` for one that is none.
     """
 
     group: str
-    help: str
-    expects: str
+    help: str = ""
+    expects: str = ""
     environment: str | None = None
     option: bool = True
     in_file: bool = True
@@ -51,10 +55,40 @@ class Entry:
 
 def entries(model: type[BaseModel]) -> list[tuple[str, Entry]]:
     """The fields of a model that are rows of a table, with what the table says of them."""
-    found = []
-    for name, field in model.model_fields.items():
-        found += [(name, item) for item in field.metadata if isinstance(item, Entry)]
-    return found
+    return [
+        (
+            name,
+            replace(
+                item,
+                help=" ".join((field.description or "").split()),
+                expects=item.expects or _expected(field, item),
+            ),
+        )
+        for name, field in model.model_fields.items()
+        for item in field.metadata
+        if isinstance(item, Entry)
+    ]
+
+
+def _expected(field: FieldInfo, entry: Entry) -> str:
+    """What a value must be, as its type and its bounds say."""
+    union = get_args(field.annotation) or (field.annotation,)
+    kinds = [one for kind in union if kind is not NoneType for one in get_args(kind) or (kind,)]
+    if all(isinstance(kind, str) for kind in kinds):  # of a Literal
+        return " or ".join(kinds) if len(kinds) == 2 else f"one of {', '.join(kinds)}"
+    bounds = {type(one).__name__: one for one in field.metadata}
+    least, most = bounds.get("Ge"), bounds.get("Le")
+    span = f" from {least.ge}" if least else ""
+    span += f" to {most.le}" if most else ""
+    if bool in kinds:
+        return "true or false"
+    if URL in kinds:
+        return "an address such as https://cloud.comfy.org, without user, query or fragment"
+    if Path in kinds:
+        return "the path of a file that can be read"
+    if int in kinds:
+        return f"a whole number{span}"
+    return f"a number{' of seconds' if entry.metavar == 'SECONDS' else ''}{span}"
 
 
 def to_address(value: object) -> object:
