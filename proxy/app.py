@@ -16,15 +16,14 @@ from proxy import logging as logs
 from proxy.accounts import opening
 from proxy.accounts.opening import Ears
 from proxy.accounts.order import best_first
-from proxy.api import web_packages
+from proxy.api import web_interface
 from proxy.api.admin.board import Bell, Board
 from proxy.api.admin.metrics import Gauges
 from proxy.api.connections import Limits
-from proxy.api.journal import Journal
-from proxy.api.server import Server
+from proxy.api.server import Certificate, CertificateError, Server
 from proxy.api.services import Services
-from proxy.api.tls import Certificate, CertificateError
-from proxy.api.web_packages import WebInterface
+from proxy.api.system import Journal
+from proxy.api.web_interface import WebInterface
 from proxy.catalog.service import Catalogue
 from proxy.catalog.source import Accounts
 from proxy.files.service import Files
@@ -206,7 +205,7 @@ async def rooms(
             compress=settings.compress,
             readiness=readiness.report,
             ping_interval=settings.ping_interval,
-            interface=web_packages.installed() if interface is None else interface,
+            interface=web_interface.installed() if interface is None else interface,
             books=books,
             metrics_shown=settings.metrics,
             admin_apart=settings.admin_listen is not None,

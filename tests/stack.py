@@ -17,7 +17,7 @@ from yarl import URL
 from proxy import app
 from proxy.api.server import Server
 from proxy.api.services import Services
-from proxy.api.web_packages import WebInterface
+from proxy.api.web_interface import WebInterface
 from proxy.jobs.request import Policy
 from proxy.jobs.runner import Waits
 from proxy.settings import AccountAccess, Settings, read_accounts

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from proxy.api import deviations
-from proxy.api.routes import ROUTES
+from proxy.api.routes import ROUTES, Deviation
 from proxy.cli import reference
 from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, load
 from proxy.translate import errors
@@ -61,7 +60,7 @@ def test_every_setting_is_documented_in_its_forms(setting) -> None:
 def test_every_route_says_where_its_answer_is_from_and_how_it_differs(route) -> None:
     assert route.source, "name the source of the answer in the table of routes"
     assert route.deviation is not None, "name the deviation from ComfyUI, or SAME"
-    assert route.deviation in ("", *vars(deviations).values())
+    assert route.deviation in ("", *vars(Deviation).values())
     method = "any" if route.method == "*" else route.method
     start = f"| {method} | `{reference.shown_path(route)}` |"
     (row,) = [line for line in page("docs/routes.md").splitlines() if line.startswith(start)]
@@ -69,7 +68,7 @@ def test_every_route_says_where_its_answer_is_from_and_how_it_differs(route) -> 
 
 
 def test_every_deviation_is_that_of_a_route() -> None:
-    texts = [text for name, text in vars(deviations).items() if name.isupper()]
+    texts = [text for name, text in vars(Deviation).items() if name.isupper()]
     assert all(text.endswith(".") and "\n" not in text and "|" not in text for text in texts)
     assert {route.deviation for route in ROUTES} - {""} == set(texts)
 

@@ -339,6 +339,16 @@ def admission_of(request: web.BaseRequest) -> Admission:
     return admission
 
 
+def of(request: web.BaseRequest) -> Services:
+    """The services of the listener that got a request."""
+    return connection_of(request).services
+
+
+def member_of(request: web.BaseRequest) -> str:
+    """Who is behind the client."""
+    return admission_of(request).member
+
+
 class ConnectionManager:
     """The connections of a listener. Those from trusted proxies are not counted by address."""
 

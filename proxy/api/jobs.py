@@ -1,16 +1,278 @@
-"""`/api/jobs`: the member's jobs in all states, in the form of ComfyUI since 0.26."""
+"""Jobs: submitting (`/prompt`), what waits and runs (`/queue`, `/interrupt`), what has ended
+(`/history`), and all of it in the form of ComfyUI since 0.26 (`/api/jobs`).
+"""
 
 from __future__ import annotations
 
+import math
+import uuid
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
+import structlog
 from aiohttp import web
 
 from proxy.api import answers, bodies
-from proxy.api.prompt import is_job_id
+from proxy.api.authenticator import submitter_of
+from proxy.api.middleware import prepare
 from proxy.api.services import member_of, of
 from proxy.jobs.listing import STATUSES, JobQuery
+from proxy.jobs.request import Request
 from proxy.translate.errors import LocalError
+
+log = structlog.get_logger(__name__)
+
+#: Routes to nobody: no socket can have it, since ComfyUI gives an id to a socket without one.
+UNKNOWN_CLIENT = ""
+
+
+async def get_prompt(request: web.Request) -> web.Response:
+    """How many jobs wait or run."""
+    remaining = of(request).jobs.queue_remaining(member_of(request))
+    return answers.json({"exec_info": {"queue_remaining": remaining}})
+
+
+async def post_prompt(request: web.Request) -> web.StreamResponse:
+    """Submit a job. Its messages start to flow when the answer has been written."""
+    jobs, member, books = of(request).jobs, member_of(request), of(request).books
+    body = await bodies.read_json(request)
+    wanted = parse_prompt(body, request.headers.get("Comfy-Usage-Source"))
+    wanted = replace(wanted, submitter=submitter_of(request))
+    with books.submission(member):
+        accepted = await jobs.submit(member, wanted)
+    try:
+        books.note(request, "submit", job=accepted.prompt_id)
+        log.info("job_accepted", job=accepted.prompt_id, number=accepted.number)
+        answer = answers.json(
+            {
+                "prompt_id": accepted.prompt_id,
+                "number": accepted.number,
+                "node_errors": accepted.node_errors,
+            }
+        )
+        await prepare(request, answer)
+        await answer.write_eof()
+        return answer
+    finally:
+        jobs.release(member, accepted.prompt_id)
+
+
+def parse_prompt(body: object, usage_source: str | None = None) -> Request:
+    """Check the body of `POST /prompt` as the newest ComfyUI does. Raises `LocalError` (400).
+
+    Where ComfyUI would answer 500 or die (a `number` that is none, a graph that is a list, a
+    `client_id` that is a list), this refuses with a sentence. `usage_source` is the header
+    `Comfy-Usage-Source`.
+    """
+    if body == [] or (isinstance(body, dict) and "prompt" not in body):
+        raise LocalError(400, "no_prompt", "No prompt provided", details="No prompt provided")
+    if not isinstance(body, dict):
+        raise _wrong("invalid_body", "The request body", "a JSON object", body)
+    number = _number(body["number"]) if "number" in body else None
+    graph = _graph(body["prompt"])
+    prompt_id = _prompt_id(body.get("prompt_id"))
+    targets = _targets(body.get("partial_execution_targets"))
+    extra_data = body.get("extra_data", {})
+    if not isinstance(extra_data, dict):
+        raise _wrong("invalid_extra_data", "extra_data", "an object", extra_data)
+    extra_data = dict(extra_data)
+    if "client_id" in body:
+        extra_data["client_id"] = body["client_id"]
+    if usage_source:
+        extra_data.setdefault("comfy_usage_source", usage_source)
+    return Request(
+        graph=graph,
+        client_id=_client_id(extra_data.get("client_id")),
+        prompt_id=prompt_id,
+        number=number,
+        front=bool(body.get("front")),
+        extra_data=extra_data,
+        targets=targets,
+    )
+
+
+def is_job_id(value: object) -> bool:
+    """Whether a value is a job id: a UUID in canonical lowercase form (ComfyUI since 0.25)."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return str(uuid.UUID(value)) == value
+    except ValueError:
+        return False
+
+
+def _number(value: object) -> float:
+    if isinstance(value, int | float | str):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    raise _wrong("invalid_number", "number", "a finite number", value)
+
+
+def _graph(graph: object) -> dict[str, Any]:
+    if not isinstance(graph, dict):
+        raise _wrong("invalid_prompt", "prompt", "an object of nodes in API format", graph)
+    for node_id, node in graph.items():
+        if not isinstance(node, dict):
+            raise LocalError(
+                400,
+                "invalid_prompt",
+                f"A node of the prompt must be an object, not {bodies.kind(node)}.",
+                details=f"Node ID '#{node_id}'",
+            )
+    return graph
+
+
+def _prompt_id(value: object) -> str | None:
+    if value is None or value == "":
+        return None
+    if not is_job_id(value):
+        raise LocalError(
+            400,
+            "invalid_prompt_id",
+            "prompt_id must be a valid UUID",
+            details="prompt_id must be a UUID string in canonical lowercase hyphenated form; "
+            "omit it to let the server generate one",
+        )
+    return str(value)
+
+
+def _targets(value: object) -> list[str] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or not all(isinstance(target, str) for target in value):
+        what = "a list of node ids (strings)"
+        raise _wrong("invalid_partial_execution_targets", "partial_execution_targets", what, value)
+    if not value:
+        raise LocalError(400, "prompt_no_outputs", "Prompt has no outputs")
+    return list(value)
+
+
+def _client_id(value: object) -> str | None:
+    """Whom the events go to. A number is taken and known to nobody, as in ComfyUI."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float):
+        return UNKNOWN_CLIENT
+    raise _wrong("invalid_client_id", "client_id", "a string", value)
+
+
+def _wrong(type_: str, name: str, expected: str, value: object) -> LocalError:
+    shown = bodies.kind(value)
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}…"
+    return LocalError(400, type_, f"{name} must be {expected}.", details=f"It is {shown}.")
+
+
+async def get_queue(request: web.Request) -> web.Response:
+    """The jobs that run and those that wait."""
+    return answers.ready(of(request).jobs.queue_json(member_of(request)))
+
+
+async def post_queue(request: web.Request) -> web.Response:
+    """Take waiting jobs out of the queue: all (`clear`) or some (`delete`)."""
+    clear, delete = removals(await bodies.read_object(request))
+    jobs, member, books = of(request).jobs, member_of(request), of(request).books
+    if clear:
+        await jobs.clear_pending(member)
+        books.note(request, "clear_queue")
+    if delete:
+        await jobs.delete_pending(member, delete)
+        books.note(request, "delete", jobs=delete)
+    return answers.empty()
+
+
+async def post_interrupt(request: web.Request) -> web.Response:
+    """Stop what runs: one job, or the caller's own when the body names none or is not JSON.
+
+    The caller's own are those of the body's `client_id`, or else those that the same program has
+    submitted; where there is none, it is the job that runs longest.
+    """
+    try:
+        body = await bodies.read_json(request)
+    except bodies.NotJsonError:
+        body = {}
+    if not isinstance(body, dict):
+        raise LocalError(
+            400,
+            "invalid_body",
+            f"The request body must be a JSON object or empty, not {bodies.kind(body)}.",
+        )
+    prompt_id = body.get("prompt_id")
+    jobs, member, books = of(request).jobs, member_of(request), of(request).books
+    if not prompt_id:
+        client_id = body.get("client_id")
+        await jobs.interrupt(
+            member,
+            None,
+            submitter=submitter_of(request),
+            client_id=client_id if isinstance(client_id, str) else None,
+        )
+        books.note(request, "interrupt")
+    elif isinstance(prompt_id, str):
+        await jobs.interrupt(member, prompt_id)
+        books.note(request, "interrupt", job=prompt_id)
+    return answers.empty()
+
+
+def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
+    """What the body of `POST /queue` or `POST /history` asks for: all, and some ids.
+
+    ComfyUI goes through whatever can be gone through (the letters of a string, the keys of an
+    object) and ignores what is no id. Raises `LocalError` (400) for the rest.
+    """
+    ids: object = body.get("delete", [])
+    if not isinstance(ids, list | str | dict):
+        raise LocalError(
+            400,
+            "invalid_delete",
+            "delete must be a list of prompt ids.",
+            details=f"It is {bodies.kind(ids)}.",
+        )
+    return bool(body.get("clear")), [one for one in ids if isinstance(one, str)]
+
+
+async def get_history(request: web.Request) -> web.Response:
+    """All entries, or those that `max_items` and `offset` ask for."""
+    query = request.query
+    body = of(request).jobs.history_json(
+        member_of(request),
+        max_items=_integer(query.get("max_items"), "max_items"),
+        offset=_integer(query.get("offset"), "offset"),
+    )
+    return answers.ready(body)
+
+
+async def get_history_entry(request: web.Request) -> web.Response:
+    """One entry by its id, or `{}`."""
+    prompt_id = request.match_info["prompt_id"]
+    return answers.ready(of(request).jobs.history_entry_json(member_of(request), prompt_id))
+
+
+async def post_history(request: web.Request) -> web.Response:
+    """Forget all entries (`clear`) or some (`delete`)."""
+    clear, delete = removals(await bodies.read_object(request))
+    jobs, member = of(request).jobs, member_of(request)
+    if clear:
+        await jobs.clear_history(member)
+    if delete:
+        await jobs.delete_history(member, delete)
+    return answers.empty()
+
+
+def _integer(value: str | None, name: str) -> int | None:
+    if value is None:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise LocalError(
+            400, f"invalid_{name}", f"{name} must be an integer.", details=f"It is {value[:40]!r}."
+        ) from None
 
 
 class BadQueryError(Exception):
@@ -20,7 +282,7 @@ class BadQueryError(Exception):
 async def list_jobs(request: web.Request) -> web.Response:
     """Jobs filtered, sorted and in pages."""
     try:
-        query = parse(request.query)
+        query = parse_query(request.query)
     except BadQueryError as error:
         return answers.job_error(str(error))
     return answers.json(of(request).jobs.list_jobs(member_of(request), query))
@@ -62,7 +324,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     return answers.json({"cancelled": cancelled})
 
 
-def parse(query: Mapping[str, str]) -> JobQuery:
+def parse_query(query: Mapping[str, str]) -> JobQuery:
     """Read the query of `GET /api/jobs`. Raises `BadQueryError` with ComfyUI's words."""
     wanted = [part.strip().lower() for part in query.get("status", "").split(",") if part.strip()]
     invalid = [status for status in wanted if status not in STATUSES]
@@ -76,7 +338,7 @@ def parse(query: Mapping[str, str]) -> JobQuery:
     sort_order = query.get("sort_order", "desc").lower()
     if sort_order not in ("asc", "desc"):
         raise BadQueryError("sort_order must be 'asc' or 'desc'")
-    limit = _integer(query, "limit")
+    limit = _integer_of(query, "limit")
     if limit is not None and limit <= 0:
         raise BadQueryError("limit must be a positive integer")
     return JobQuery(
@@ -85,11 +347,11 @@ def parse(query: Mapping[str, str]) -> JobQuery:
         sort_by=sort_by,
         descending=sort_order == "desc",
         limit=limit,
-        offset=max(0, _integer(query, "offset") or 0),
+        offset=max(0, _integer_of(query, "offset") or 0),
     )
 
 
-def _integer(query: Mapping[str, str], name: str) -> int | None:
+def _integer_of(query: Mapping[str, str], name: str) -> int | None:
     if name not in query:
         return None
     try:

@@ -9,28 +9,114 @@ from enum import Flag, auto
 from aiohttp import web
 
 from proxy.api import (
-    catalogue,
+    catalog,
     cloud_routes,
-    health,
-    history,
-    internal,
     jobs,
-    prompt,
-    queue,
-    settings,
     sign_in,
-    socket,
     system,
     upload,
     userdata,
     view,
     web_interface,
+    websocket,
 )
-from proxy.api import deviations as but
 from proxy.api.admin import audit, dashboard, members, metrics, usage
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Deviation:
+    """How routes differ from those of a local ComfyUI, and why: one text for each reason."""
+
+    WEBSOCKET = (
+        "Who opens the socket only after submitting and sends no feature flags gets no "
+        "previews: a ComfyUI sends none unless it is started with --preview-method, and such "
+        "clients take every picture for a result. `extra_data.preview_method` `none` is heeded. "
+        "A progress text goes to the client that submitted the job alone. Messages of node packs "
+        "do not leave the cloud. A newer socket with the same `clientId` keeps its messages when "
+        "the older one ends."
+    )
+    SUBMISSION = (
+        "A number that is not finite is refused with 400, since with it /queue would not be JSON, "
+        "and so are targets that are no list. A `prompt_id` that waits or runs already is a 400. "
+        "What the cloud refuses (plan, credits) is a 400 that says so."
+    )
+    QUEUE = (
+        "Several jobs may run at once. Pending jobs stand in the order in which they will run. The "
+        "queue survives a restart."
+    )
+    INTERRUPT = (
+        "Where several jobs run, one without a prompt_id stops those that the same program has "
+        "submitted (same token, address and User-Agent, or the client_id in the body), or else the "
+        "one that runs longest; never all. A node that pays no heed is stopped too: the cloud does "
+        "not wait for it."
+    )
+    HISTORY = (
+        "It survives a restart. A list that was wrapped in `__value__` stays wrapped. Nodes that "
+        "the cloud had cached have their files under names of this job: whose run filled the cache "
+        "is not told."
+    )
+    FORGETTING = (
+        "The jobs stay in the history of the Comfy Cloud account: it would delete their files"
+        " with them."
+    )
+    ENTRY = "Filled before execution_success is sent, not after it."
+    VIEW = (
+        "Below /api and with X-API-Key it redirects to /view, as programs written for the cloud "
+        "insist. "
+        "A picture of more than 67,108,864 pixels is not converted for `preview` and `channel`: "
+        "400. The workflow in a PNG or WebP has the client's names of files; in videos and audio "
+        "it has the cloud's."
+    )
+    UPLOADS = (
+        "Comfy Cloud's limits hold: 50 MiB (413), and pictures of 16,384 pixels along an edge and "
+        "67,108,864 in all (400). A mask of another size than its picture is a 400, not a 500."
+    )
+    PACKED = "Packed with zstd or gzip for who asks for it, with an entity tag: it is large."
+    NO_PATHS = "Folders have names instead of paths: they are on the cloud."
+    NO_TIMES = "Times and sizes are 0: the cloud does not tell them."
+    NO_METADATA = (
+        "Always 404: the model files are on the cloud, which does not show what is in them."
+    )
+    MACHINE = (
+        "Versions are those of the ComfyUI that is followed, the GPU stands for the cloud's "
+        "and its memory is never in use: the cloud shows neither."
+    )
+    FEATURES = (
+        "`max_upload_size` is in whole bytes and at most the 50 MiB that Comfy Cloud takes. "
+        "`assets` is false."
+    )
+    FREE = "Nothing is freed: the cloud minds its own memory."
+    USERS = "Members, where there are any, are told by their tokens, not by `--multi-user`."
+    EXTENSIONS = (
+        "Those of the web interface alone: the cloud's call routes that only the cloud has."
+    )
+    TRANSLATIONS = "Always empty: the cloud does not show the translations of its node packs."
+    TEMPLATES = "Always empty: the cloud shows no templates of node packs."
+    LOG = "The proxy's own lines, and of them those about the member who asks."
+    PICTURES = "404 where the cloud has no picture."
+    WITHOUT_PACKAGES = (
+        "Without the packages of the web interface `/` is a page of our own and the rest 404."
+    )
+    FOR_WATCHERS = "Not in ComfyUI: for whoever watches over the process."
+    FOR_BROWSERS = "Not in ComfyUI: with members, browsers sign in by a token."
+    FOR_ADMINS = "Not in ComfyUI: for admins, and for members with what is their own."
+    THE_CLOUDS = "Not in ComfyUI: for programs that were written for Comfy Cloud."
+    OF_VIDEO_HELPER = (
+        "Not in ComfyUI: other names that the cloud has for `/view`, as VideoHelperSuite "
+        "does. Nothing is transcoded."
+    )
+    USERDATA = (
+        "With the setting userdata = cloud these are the account's own. Such a file has no range, "
+        "no tag and no time of its making: the cloud tells none."
+    )
+    EMPTY_WITHOUT_CLOUD = "Empty while the cloud does not give it: clients do without."
+    NO_ASSETS = (
+        "Always 503 SERVICE_DISABLED, and `assets` is false in the features, as in a ComfyUI "
+        "without --enable-assets: of a file that is still in the cloud nobody here knows the hash "
+        "and the size that these routes promise."
+    )
 
 
 class Source(Flag):
@@ -70,166 +156,232 @@ class Route:
 SAME = ""
 
 ROUTES = (
-    Route("GET", "/", web_interface.get_root, PACKAGE | CONSTANT, but.WITHOUT_PACKAGES),
-    Route("GET", "/healthz", health.get_health, PROCESS, but.FOR_WATCHERS, twin=False),
-    Route("GET", "/readyz", health.get_readiness, PROCESS | CLOUD, but.FOR_WATCHERS, twin=False),
-    Route("GET", "/ws", socket.serve, OWN | CLOUD, but.WEBSOCKET),
+    Route("GET", "/", web_interface.get_root, PACKAGE | CONSTANT, Deviation.WITHOUT_PACKAGES),
+    Route("GET", "/healthz", system.get_health, PROCESS, Deviation.FOR_WATCHERS, twin=False),
+    Route(
+        "GET", "/readyz", system.get_readiness, PROCESS | CLOUD, Deviation.FOR_WATCHERS, twin=False
+    ),
+    Route("GET", "/ws", websocket.serve, OWN | CLOUD, Deviation.WEBSOCKET),
     # for admins
     Route(
-        "GET", metrics.PATH, metrics.get_metrics, PROCESS, but.FOR_ADMINS, twin=False, apart=True
+        "GET",
+        metrics.PATH,
+        metrics.get_metrics,
+        PROCESS,
+        Deviation.FOR_ADMINS,
+        twin=False,
+        apart=True,
     ),
-    Route("GET", "/proxy/api/usage", usage.get_usage, OWN, but.FOR_ADMINS, twin=False),
-    Route("GET", "/proxy/api/audit", audit.get_audit, OWN, but.FOR_ADMINS, twin=False, apart=True),
-    Route("GET", "/proxy", dashboard.get_bare, CONSTANT, but.FOR_ADMINS, twin=False),
-    Route("GET", "/proxy/", dashboard.get_page, CONSTANT, but.FOR_ADMINS, twin=False),
+    Route("GET", "/proxy/api/usage", usage.get_usage, OWN, Deviation.FOR_ADMINS, twin=False),
     Route(
-        "GET", "/proxy/dashboard.{kind}", dashboard.get_part, CONSTANT, but.FOR_ADMINS, twin=False
+        "GET",
+        "/proxy/api/audit",
+        audit.get_audit,
+        OWN,
+        Deviation.FOR_ADMINS,
+        twin=False,
+        apart=True,
     ),
-    Route("GET", "/proxy/api/state", dashboard.get_state, OWN, but.FOR_ADMINS, twin=False),
-    Route("GET", "/proxy/api/events", dashboard.get_events, OWN, but.FOR_ADMINS, twin=False),
+    Route("GET", "/proxy", dashboard.get_bare, CONSTANT, Deviation.FOR_ADMINS, twin=False),
+    Route("GET", "/proxy/", dashboard.get_page, CONSTANT, Deviation.FOR_ADMINS, twin=False),
     Route(
-        "POST", "/proxy/api/jobs/cancel", dashboard.cancel, OWN | CLOUD, but.FOR_ADMINS, twin=False
+        "GET",
+        "/proxy/dashboard.{kind}",
+        dashboard.get_part,
+        CONSTANT,
+        Deviation.FOR_ADMINS,
+        twin=False,
+    ),
+    Route("GET", "/proxy/api/state", dashboard.get_state, OWN, Deviation.FOR_ADMINS, twin=False),
+    Route("GET", "/proxy/api/events", dashboard.get_events, OWN, Deviation.FOR_ADMINS, twin=False),
+    Route(
+        "POST",
+        "/proxy/api/jobs/cancel",
+        dashboard.cancel,
+        OWN | CLOUD,
+        Deviation.FOR_ADMINS,
+        twin=False,
     ),
     # submitting and following
-    Route("GET", "/prompt", prompt.get_prompt, OWN, SAME),
-    Route("POST", "/prompt", prompt.post_prompt, OWN | CLOUD, but.SUBMISSION),
-    Route("GET", "/queue", queue.get_queue, OWN, but.QUEUE),
-    Route("POST", "/queue", queue.post_queue, OWN | CLOUD, SAME),
-    Route("POST", "/interrupt", queue.post_interrupt, OWN | CLOUD, but.INTERRUPT),
-    Route("GET", "/history", history.get_history, OWN, but.HISTORY),
-    Route("POST", "/history", history.post_history, OWN, but.FORGETTING),
-    Route("GET", "/history/{prompt_id}", history.get_history_entry, OWN, but.ENTRY),
+    Route("GET", "/prompt", jobs.get_prompt, OWN, SAME),
+    Route("POST", "/prompt", jobs.post_prompt, OWN | CLOUD, Deviation.SUBMISSION),
+    Route("GET", "/queue", jobs.get_queue, OWN, Deviation.QUEUE),
+    Route("POST", "/queue", jobs.post_queue, OWN | CLOUD, SAME),
+    Route("POST", "/interrupt", jobs.post_interrupt, OWN | CLOUD, Deviation.INTERRUPT),
+    Route("GET", "/history", jobs.get_history, OWN, Deviation.HISTORY),
+    Route("POST", "/history", jobs.post_history, OWN, Deviation.FORGETTING),
+    Route("GET", "/history/{prompt_id}", jobs.get_history_entry, OWN, Deviation.ENTRY),
     Route("GET", "/api/jobs", jobs.list_jobs, OWN, SAME),
     Route("POST", "/api/jobs/cancel", jobs.cancel_jobs, OWN | CLOUD, SAME),
     Route("GET", "/api/jobs/{job_id}", jobs.get_job, OWN, SAME),
     Route("POST", "/api/jobs/{job_id}/cancel", jobs.cancel_job, OWN | CLOUD, SAME),
     # what only the cloud has, for programs that were written for it
-    Route("GET", "/api/user", cloud_routes.get_user, OWN, but.THE_CLOUDS, twin=False),
+    Route("GET", "/api/user", cloud_routes.get_user, OWN, Deviation.THE_CLOUDS, twin=False),
     Route(
-        "GET", "/api/job/{job_id}/status", cloud_routes.get_status, OWN, but.THE_CLOUDS, twin=False
+        "GET",
+        "/api/job/{job_id}/status",
+        cloud_routes.get_status,
+        OWN,
+        Deviation.THE_CLOUDS,
+        twin=False,
     ),
     Route(
         "GET",
         "/api/jobs/{job_id}/assets",
         cloud_routes.list_assets,
         OWN,
-        but.THE_CLOUDS,
+        Deviation.THE_CLOUDS,
         twin=False,
     ),
-    Route("GET", "/api/history_v2", cloud_routes.list_history, OWN, but.THE_CLOUDS, twin=False),
+    Route(
+        "GET", "/api/history_v2", cloud_routes.list_history, OWN, Deviation.THE_CLOUDS, twin=False
+    ),
     Route(
         "GET",
         "/api/history_v2/{prompt_id}",
         cloud_routes.get_history,
         OWN,
-        but.THE_CLOUDS,
+        Deviation.THE_CLOUDS,
         twin=False,
     ),
     # files
-    Route("GET", "/view", view.get_view, OWN | CACHE | CLOUD, but.VIEW),
-    Route("GET", "/viewvideo", view.get_view, OWN | CACHE | CLOUD, but.OF_VIDEO_HELPER),
-    Route("GET", "/vhs/viewvideo", view.get_view, OWN | CACHE | CLOUD, but.OF_VIDEO_HELPER),
-    Route("GET", "/vhs/viewaudio", view.get_view, OWN | CACHE | CLOUD, but.OF_VIDEO_HELPER),
-    Route("POST", "/upload/image", upload.post_image, OWN, but.UPLOADS),
-    Route("POST", "/upload/mask", upload.post_mask, OWN, but.UPLOADS),
+    Route("GET", "/view", view.get_view, OWN | CACHE | CLOUD, Deviation.VIEW),
+    Route("GET", "/viewvideo", view.get_view, OWN | CACHE | CLOUD, Deviation.OF_VIDEO_HELPER),
+    Route("GET", "/vhs/viewvideo", view.get_view, OWN | CACHE | CLOUD, Deviation.OF_VIDEO_HELPER),
+    Route("GET", "/vhs/viewaudio", view.get_view, OWN | CACHE | CLOUD, Deviation.OF_VIDEO_HELPER),
+    Route("POST", "/upload/image", upload.post_image, OWN, Deviation.UPLOADS),
+    Route("POST", "/upload/mask", upload.post_mask, OWN, Deviation.UPLOADS),
     # catalogue
-    Route("GET", "/object_info", catalogue.get_object_info, CACHE, but.PACKED),
-    Route("GET", "/object_info/{node_class}", catalogue.get_node_class, CACHE, SAME),
-    Route("GET", "/models", catalogue.get_model_folders, CACHE, SAME),
-    Route("GET", "/models/{folder}", catalogue.get_models, CACHE, SAME),
-    Route("GET", "/embeddings", catalogue.get_embeddings, CACHE, SAME),
-    Route("GET", "/experiment/models", catalogue.get_model_folders_in_detail, CACHE, but.NO_PATHS),
+    Route("GET", "/object_info", catalog.get_object_info, CACHE, Deviation.PACKED),
+    Route("GET", "/object_info/{node_class}", catalog.get_node_class, CACHE, SAME),
+    Route("GET", "/models", catalog.get_model_folders, CACHE, SAME),
+    Route("GET", "/models/{folder}", catalog.get_models, CACHE, SAME),
+    Route("GET", "/embeddings", catalog.get_embeddings, CACHE, SAME),
     Route(
-        "GET", "/experiment/models/{folder}", catalogue.get_models_in_detail, CACHE, but.NO_TIMES
+        "GET", "/experiment/models", catalog.get_model_folders_in_detail, CACHE, Deviation.NO_PATHS
+    ),
+    Route(
+        "GET",
+        "/experiment/models/{folder}",
+        catalog.get_models_in_detail,
+        CACHE,
+        Deviation.NO_TIMES,
     ),
     Route(
         "GET",
         "/experiment/models/preview/{folder}/{path_index}/{filename:.*}",
-        catalogue.get_model_preview,
+        catalog.get_model_preview,
         CACHE,
-        but.PICTURES,
+        Deviation.PICTURES,
     ),
-    Route("GET", "/view_metadata/{folder}", system.get_nothing, CONSTANT, but.NO_METADATA),
+    Route("GET", "/view_metadata/{folder}", system.get_nothing, CONSTANT, Deviation.NO_METADATA),
     Route(
-        "GET", "/node_replacements", catalogue.get_node_replacements, CACHE, but.EMPTY_WITHOUT_CLOUD
+        "GET",
+        "/node_replacements",
+        catalog.get_node_replacements,
+        CACHE,
+        Deviation.EMPTY_WITHOUT_CLOUD,
     ),
-    Route("GET", "/global_subgraphs", catalogue.get_subgraphs, CACHE, but.EMPTY_WITHOUT_CLOUD),
-    Route("GET", "/global_subgraphs/{id}", catalogue.get_subgraph, CACHE, but.EMPTY_WITHOUT_CLOUD),
+    Route("GET", "/global_subgraphs", catalog.get_subgraphs, CACHE, Deviation.EMPTY_WITHOUT_CLOUD),
+    Route(
+        "GET", "/global_subgraphs/{id}", catalog.get_subgraph, CACHE, Deviation.EMPTY_WITHOUT_CLOUD
+    ),
     # the member's own
-    Route("GET", "/settings", settings.get_settings, OWN | CLOUD, but.USERDATA),
-    Route("POST", "/settings", settings.post_settings, OWN | CLOUD, but.USERDATA),
-    Route("GET", "/settings/{id}", settings.get_setting, OWN | CLOUD, but.USERDATA),
-    Route("POST", "/settings/{id}", settings.post_setting, OWN | CLOUD, but.USERDATA),
-    Route("GET", "/userdata", userdata.list_files, OWN | CLOUD, but.USERDATA),
-    Route("GET", "/userdata/{file}", userdata.get_file, OWN | CLOUD, but.USERDATA),
-    Route("POST", "/userdata/{file}", userdata.post_file, OWN | CLOUD, but.USERDATA),
-    Route("DELETE", "/userdata/{file}", userdata.delete_file, OWN | CLOUD, but.USERDATA),
-    Route("POST", "/userdata/{file}/move/{dest}", userdata.move_file, OWN | CLOUD, but.USERDATA),
-    Route("GET", "/v2/userdata", userdata.list_tree, OWN | CLOUD, but.USERDATA),
-    # the server itself
-    Route("GET", "/system_stats", system.get_system_stats, PROCESS, but.MACHINE),
-    Route("GET", "/features", system.get_features, CONSTANT, but.FEATURES),
-    Route("POST", "/free", system.post_free, CONSTANT, but.FREE),
-    Route("GET", "/users", system.get_users, CONSTANT, but.USERS),
-    Route("GET", "/extensions", web_interface.get_extensions, PACKAGE, but.EXTENSIONS),
-    Route("GET", "/i18n", system.get_empty_object, CONSTANT, but.TRANSLATIONS),
-    Route("GET", "/workflow_templates", system.get_empty_object, CONSTANT, but.TEMPLATES),
-    Route("GET", "/internal/logs", internal.get_log, PROCESS, but.LOG, twin=False),
-    Route("GET", "/internal/logs/raw", internal.get_log_lines, PROCESS, but.LOG, twin=False),
-    Route("PATCH", "/internal/logs/subscribe", internal.subscribe, PROCESS, but.LOG, twin=False),
-    Route("GET", "/internal/folder_paths", internal.get_folders, CACHE, but.NO_PATHS, twin=False),
-    Route("GET", "/internal/files/{type}", internal.get_files, OWN, SAME, twin=False),
-    # members
-    Route("GET", SIGN_IN, sign_in.get_sign_in, OWN, but.FOR_BROWSERS, twin=False),
-    Route("POST", SIGN_IN, sign_in.post_sign_in, OWN, but.FOR_BROWSERS, twin=False),
-    Route("POST", SIGN_OUT, sign_in.post_sign_out, OWN, but.FOR_BROWSERS, twin=False),
-    Route("GET", "/proxy/api/members", members.list_members, OWN, but.FOR_ADMINS, twin=False),
-    Route("POST", "/proxy/api/members", members.add_member, OWN, but.FOR_ADMINS, twin=False),
+    Route("GET", "/settings", userdata.get_settings, OWN | CLOUD, Deviation.USERDATA),
+    Route("POST", "/settings", userdata.post_settings, OWN | CLOUD, Deviation.USERDATA),
+    Route("GET", "/settings/{id}", userdata.get_setting, OWN | CLOUD, Deviation.USERDATA),
+    Route("POST", "/settings/{id}", userdata.post_setting, OWN | CLOUD, Deviation.USERDATA),
+    Route("GET", "/userdata", userdata.list_files, OWN | CLOUD, Deviation.USERDATA),
+    Route("GET", "/userdata/{file}", userdata.get_file, OWN | CLOUD, Deviation.USERDATA),
+    Route("POST", "/userdata/{file}", userdata.post_file, OWN | CLOUD, Deviation.USERDATA),
+    Route("DELETE", "/userdata/{file}", userdata.delete_file, OWN | CLOUD, Deviation.USERDATA),
     Route(
-        "PATCH", "/proxy/api/members/{name}", members.change_member, OWN, but.FOR_ADMINS, twin=False
+        "POST", "/userdata/{file}/move/{dest}", userdata.move_file, OWN | CLOUD, Deviation.USERDATA
+    ),
+    Route("GET", "/v2/userdata", userdata.list_tree, OWN | CLOUD, Deviation.USERDATA),
+    # the server itself
+    Route("GET", "/system_stats", system.get_system_stats, PROCESS, Deviation.MACHINE),
+    Route("GET", "/features", system.get_features, CONSTANT, Deviation.FEATURES),
+    Route("POST", "/free", system.post_free, CONSTANT, Deviation.FREE),
+    Route("GET", "/users", system.get_users, CONSTANT, Deviation.USERS),
+    Route("GET", "/extensions", web_interface.get_extensions, PACKAGE, Deviation.EXTENSIONS),
+    Route("GET", "/i18n", system.get_empty_object, CONSTANT, Deviation.TRANSLATIONS),
+    Route("GET", "/workflow_templates", system.get_empty_object, CONSTANT, Deviation.TEMPLATES),
+    Route("GET", "/internal/logs", system.get_log, PROCESS, Deviation.LOG, twin=False),
+    Route("GET", "/internal/logs/raw", system.get_log_lines, PROCESS, Deviation.LOG, twin=False),
+    Route(
+        "PATCH", "/internal/logs/subscribe", system.subscribe, PROCESS, Deviation.LOG, twin=False
+    ),
+    Route(
+        "GET", "/internal/folder_paths", system.get_folders, CACHE, Deviation.NO_PATHS, twin=False
+    ),
+    Route("GET", "/internal/files/{type}", system.get_files, OWN, SAME, twin=False),
+    # members
+    Route("GET", SIGN_IN, sign_in.get_sign_in, OWN, Deviation.FOR_BROWSERS, twin=False),
+    Route("POST", SIGN_IN, sign_in.post_sign_in, OWN, Deviation.FOR_BROWSERS, twin=False),
+    Route("POST", SIGN_OUT, sign_in.post_sign_out, OWN, Deviation.FOR_BROWSERS, twin=False),
+    Route("GET", "/proxy/api/members", members.list_members, OWN, Deviation.FOR_ADMINS, twin=False),
+    Route("POST", "/proxy/api/members", members.add_member, OWN, Deviation.FOR_ADMINS, twin=False),
+    Route(
+        "PATCH",
+        "/proxy/api/members/{name}",
+        members.change_member,
+        OWN,
+        Deviation.FOR_ADMINS,
+        twin=False,
     ),
     Route(
         "DELETE",
         "/proxy/api/members/{name}",
         members.remove_member,
         OWN,
-        but.FOR_ADMINS,
+        Deviation.FOR_ADMINS,
         twin=False,
     ),
-    Route("GET", "/proxy/api/tokens", members.list_tokens, OWN, but.FOR_ADMINS, twin=False),
-    Route("POST", "/proxy/api/tokens", members.make_token, OWN, but.FOR_ADMINS, twin=False),
+    Route("GET", "/proxy/api/tokens", members.list_tokens, OWN, Deviation.FOR_ADMINS, twin=False),
+    Route("POST", "/proxy/api/tokens", members.make_token, OWN, Deviation.FOR_ADMINS, twin=False),
     Route(
         "DELETE",
         "/proxy/api/tokens/{prefix}",
         members.revoke_token,
         OWN,
-        but.FOR_ADMINS,
+        Deviation.FOR_ADMINS,
         twin=False,
     ),
     # what this server does not have
-    Route("*", "/api/assets", system.assets_disabled, CONSTANT, but.NO_ASSETS, twin=False),
+    Route("*", "/api/assets", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS, twin=False),
     Route(
-        "*", "/api/assets/{rest:.*}", system.assets_disabled, CONSTANT, but.NO_ASSETS, twin=False
+        "*",
+        "/api/assets/{rest:.*}",
+        system.assets_disabled,
+        CONSTANT,
+        Deviation.NO_ASSETS,
+        twin=False,
     ),
-    Route("*", "/api/tags", system.assets_disabled, CONSTANT, but.NO_ASSETS, twin=False),
+    Route("*", "/api/tags", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS, twin=False),
     # the web interface
     Route(
         "GET",
         "/templates/{path:.*}",
         web_interface.get_template,
         PACKAGE,
-        but.WITHOUT_PACKAGES,
+        Deviation.WITHOUT_PACKAGES,
         twin=False,
     ),
     Route(
-        "GET", "/docs/{path:.*}", web_interface.get_docs, PACKAGE, but.WITHOUT_PACKAGES, twin=False
+        "GET",
+        "/docs/{path:.*}",
+        web_interface.get_docs,
+        PACKAGE,
+        Deviation.WITHOUT_PACKAGES,
+        twin=False,
     ),
     Route(
         "GET",
         r"/{path:(?!internal\b).*}",
         web_interface.get_file,
         PACKAGE,
-        but.WITHOUT_PACKAGES,
+        Deviation.WITHOUT_PACKAGES,
         twin=False,
     ),
 )

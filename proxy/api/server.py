@@ -1,27 +1,157 @@
-"""The local API on an address, from its first connection to an orderly end."""
+"""The local API on an address: its certificate, its application, and its course from the first
+connection to an orderly end.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import structlog
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
+from proxy.api import websocket
 from proxy.api.addressing import stripping
+from proxy.api.admin import dashboard
 from proxy.api.admin.metrics import get_open
-from proxy.api.app import make_admin_app, make_app, server_logger
 from proxy.api.authenticator import Authenticator
 from proxy.api.connections import Connection, ConnectionManager, Limits, room_for
 from proxy.api.middleware import Gate
-from proxy.api.services import Services
+from proxy.api.origins import allow_some
+from proxy.api.routes import add_routes, of_admins, of_clients
+from proxy.api.services import SERVICES, Services
+from proxy.api.websocket import Sockets
+from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
+
+#: Seconds between two looks at the files.
+INTERVAL = 2.0
+
+
+class CertificateError(Exception):
+    """The files cannot be used. The text is one sentence that says what to do."""
+
+
+class Certificate:
+    """A certificate and its private key, in PEM files. `context` is for the listener.
+
+    Raises `CertificateError` when the files cannot be used.
+    """
+
+    def __init__(self, cert: Path, key: Path) -> None:
+        self._cert, self._key = cert, key
+        self._seen = self._look()
+        self.context = _context(cert, key)
+
+    async def follow(self, interval: float = INTERVAL) -> None:
+        """Take up changed files, until cancelled; open connections go on with what they have.
+
+        Files that do not fit together, such as while they are being changed, are tried again when
+        they change once more.
+        """
+        while True:
+            await asyncio.sleep(interval)
+            seen = await asyncio.to_thread(self._look)
+            if seen == self._seen:
+                continue
+            self._seen = seen
+            try:
+                await asyncio.to_thread(_context, self._cert, self._key)
+                self.context.load_cert_chain(self._cert, self._key, password=_no_password)
+            except (CertificateError, OSError) as error:
+                log.error("certificate_rejected", error=str(error))
+            else:
+                log.info("certificate_reloaded", file=str(self._cert))
+
+    def _look(self) -> tuple[tuple[int, int, int] | None, ...]:
+        return tuple(_stamp(path) for path in (self._cert, self._key))
+
+
+def _context(cert: Path, key: Path) -> ssl.SSLContext:
+    for path, what in ((cert, "tls_cert"), (key, "tls_key")):
+        try:
+            path.read_bytes()
+        except OSError as error:
+            raise CertificateError(
+                f"The file {path} of {what} cannot be read ({error.strerror}): correct its path or "
+                "its permissions."
+            ) from None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key, password=_no_password)
+    except (ssl.SSLError, ValueError):
+        raise CertificateError(
+            f"The files {cert} and {key} are not a certificate and its private key, in PEM and "
+            "without a passphrase: correct tls_cert and tls_key."
+        ) from None
+    return context
+
+
+def _no_password() -> str:
+    return ""
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def make_app(services: Services) -> web.Application:
+    """The application. Whoever runs it starts and closes the services."""
+    app = web.Application(client_max_size=services.max_upload_bytes)
+    app[SERVICES] = services
+    app[websocket.SOCKETS] = Sockets()
+    add_routes(app, of_clients(apart=services.admin_apart))
+    allow_some(app, services.cors_origins)
+    app.on_shutdown.append(websocket.close_all)
+    app.on_shutdown.append(dashboard.close)
+    return app
+
+
+def make_admin_app(services: Services) -> web.Application:
+    """The application of the admin listener: what is for admins.
+
+    Whoever runs it starts and closes the services.
+    """
+    app = web.Application(client_max_size=services.max_upload_bytes)
+    app[SERVICES] = services
+    add_routes(app, of_admins())
+    app.on_shutdown.append(dashboard.close)
+    return app
+
+
+class _OneLineForClientFaults(logging.Filter):
+    """What is not HTTP, cannot be unpacked or breaks off is the client's fault: no traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+        faults = HttpProcessingError | web.RequestPayloadError | ConnectionError | LocalError
+        if isinstance(error, faults):
+            record.levelno, record.levelname = logging.INFO, "INFO"
+            record.msg, record.args = "bad HTTP of a client: %s", (type(error).__name__,)
+            record.exc_info = None
+        return True
+
+
+def server_logger() -> logging.Logger:
+    """The logger for `web.AppRunner`."""
+    logger = logging.getLogger("proxy.api.server")
+    if not logger.filters:
+        logger.addFilter(_OneLineForClientFaults())
+    return logger
+
 
 #: Connections that may wait to be accepted.
 BACKLOG = 2048

@@ -10,17 +10,28 @@ from aiohttp import web
 
 from proxy.api.addressing import Network
 from proxy.api.books import Books
-from proxy.api.connections import admission_of, connection_of
-from proxy.api.web_packages import WebInterface
+from proxy.api.connections import member_of, of
+from proxy.api.web_interface import WebInterface
 from proxy.members.directory import Directory
 
 if TYPE_CHECKING:
     from proxy.api.admin.board import Board
-    from proxy.api.journal import Journal
+    from proxy.api.system import Journal
     from proxy.catalog.service import Catalogue
     from proxy.files.service import Files
     from proxy.jobs.service import Jobs
     from proxy.userdata.base import UserData
+
+__all__ = [
+    "MAX_JSON_BYTES",
+    "MAX_UPLOAD_BYTES",
+    "SERVICES",
+    "Report",
+    "Services",
+    "member_of",
+    "nothing_wrong",
+    "of",
+]
 
 #: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024
@@ -79,13 +90,3 @@ class Services:
 
 
 SERVICES = web.AppKey("services", Services)
-
-
-def of(request: web.BaseRequest) -> Services:
-    """The services of the listener that got the request."""
-    return connection_of(request).services
-
-
-def member_of(request: web.BaseRequest) -> str:
-    """Who is behind the client."""
-    return admission_of(request).member

@@ -1,17 +1,29 @@
-"""What a client asks about the server itself; nothing here waits for the cloud."""
+"""What a client asks about the server itself; nothing here waits for the cloud.
+
+That is the machine and its features, `/healthz` and `/readyz` for whoever watches over the process
+(ComfyUI has neither), and `/internal`, the log and what the web interface asks about folders, which
+has no `/api` twin.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import shutil
 import sys
+from collections import deque
+from datetime import datetime
 from typing import Any
 
 from aiohttp import web
 
 from proxy.api import answers, bodies
-from proxy.api.services import of
+from proxy.api.services import member_of, of
 from proxy.files.uploads import MAX_BYTES
+from proxy.jobs.hub import Hub
 from proxy.translate.errors import LocalError
+from proxy.translate.messages import Event
+from proxy.translate.names import TYPES
 
 #: The release whose behaviour is followed.
 COMFYUI_VERSION = "0.26.0"
@@ -129,3 +141,122 @@ async def assets_disabled(_: web.Request) -> web.Response:
         "details": {},
     }
     return answers.json({"error": error}, 503)
+
+
+async def get_health(_: web.Request) -> web.Response:
+    """Whether the process answers: `{"status": "ok"}`. Asks nobody else."""
+    return answers.json({"status": "ok"})
+
+
+async def get_readiness(request: web.Request) -> web.Response:
+    """Whether jobs can be taken.
+
+    200 `{"status": "ready", "checks": {"store": "ok", "key": "ok", "socket": "ok"}}`, or 503 with
+    the status `not ready`, a sentence in place of each `ok` that is none, and the first of these
+    sentences as `reason`. With several accounts there is `accounts` in place of `key` and
+    `socket`, an object that has both for each account; one account that can be used is enough.
+    What the answer says is a few seconds old at most, unless the cloud is slow to answer.
+    """
+    report = await of(request).readiness()
+    if report.reason is not None:
+        body = {"status": "not ready", "reason": report.reason, "checks": report.checks}
+        return answers.json(body, 503)
+    return answers.json({"status": "ready", "checks": report.checks})
+
+
+async def get_log(request: web.Request) -> web.Response:
+    """The last lines of the proxy's log that concern the member, as one JSON string."""
+    lines = of(request).journal.lines(member_of(request))
+    return answers.json("".join(f"{line['t']} - {line['m']}" for line in lines))
+
+
+async def get_log_lines(request: web.Request) -> web.Response:
+    """The same lines one by one, and the size of the terminal."""
+    size = shutil.get_terminal_size()
+    return answers.json(
+        {
+            "entries": of(request).journal.lines(member_of(request)),
+            "size": {"cols": size.columns, "rows": size.lines},
+        }
+    )
+
+
+async def subscribe(request: web.Request) -> web.Response:
+    """Send new lines to the websocket of a `clientId` (`enabled`), or no more."""
+    body = await bodies.read_json(request)
+    client_id = body.get("clientId") if isinstance(body, dict) else None
+    if not isinstance(client_id, str) or "enabled" not in body:
+        raise LocalError(
+            400,
+            "invalid_body",
+            'The request body must be a JSON object with "clientId", a string, and "enabled".',
+        )
+    journal, member = of(request).journal, member_of(request)
+    if body["enabled"]:
+        journal.subscribe(member, client_id)
+    else:
+        journal.unsubscribe(member, client_id)
+    return answers.empty()
+
+
+async def get_folders(request: web.Request) -> web.Response:
+    """Where models of each kind are, in the cloud's words."""
+    folders = await of(request).catalogue.model_folders_in_detail()
+    return answers.json({folder["name"]: folder.get("folders", []) for folder in folders})
+
+
+async def get_files(request: web.Request) -> web.Response:
+    """The names of the member's files in a folder, the newest first; hidden ones are left out."""
+    type_ = request.match_info["type"]
+    if type_ not in TYPES:
+        return answers.job_error("Invalid directory type")
+    records = reversed(of(request).files.records(member_of(request), type_))
+    newest_first = sorted(records, key=lambda record: -record.modified)
+    return answers.json(
+        [
+            record.filename
+            for record in newest_first
+            if not record.subfolder and not record.filename.startswith(".")
+        ]
+    )
+
+
+#: Lines kept for each member, as many as ComfyUI keeps.
+KEPT = 300
+
+
+class Journal:
+    """The last lines about each member. Only `add` may be called from other threads."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._loop = asyncio.get_running_loop()
+        self._lines: dict[str, deque[dict[str, str]]] = {}
+        self._listening: dict[str, set[str]] = {}
+
+    def add(self, member: str, time: float, text: str) -> None:
+        """A line about a member was written at `time` (seconds since 1970)."""
+        line = {"t": datetime.fromtimestamp(time).isoformat(), "m": f"{text}\n"}  # noqa: DTZ006
+        self._lines.setdefault(member, deque(maxlen=KEPT)).append(line)
+        if self._listening.get(member):
+            self._loop.call_soon_threadsafe(self._tell, member, line)
+
+    def lines(self, member: str) -> list[dict[str, str]]:
+        """The member's lines, the oldest first: `t` is the local time, `m` ends with a newline."""
+        return list(self._lines.get(member, ()))
+
+    def subscribe(self, member: str, client_id: str) -> None:
+        """Send new lines to the member's socket of that `clientId`, until it has gone."""
+        self._listening.setdefault(member, set()).add(client_id)
+
+    def unsubscribe(self, member: str, client_id: str) -> None:
+        """Send no more; nothing happens if none were sent."""
+        self._listening.get(member, set()).discard(client_id)
+
+    def _tell(self, member: str, line: dict[str, str]) -> None:
+        data: dict[str, Any] = {"entries": [line], "size": None}
+        for client_id in list(self._listening.get(member, ())):
+            if self._hub.listens(member, client_id):
+                self._hub.tell(member, client_id, Event("logs", data))
+            else:
+                self.unsubscribe(member, client_id)

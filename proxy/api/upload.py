@@ -11,8 +11,8 @@ from typing import IO, Any
 
 from aiohttp import web
 
-from proxy.api import answers, bodies, forms
-from proxy.api.forms import Form
+from proxy.api import answers, bodies
+from proxy.api.bodies import Form
 from proxy.api.services import member_of, of
 from proxy.files.record import Named
 from proxy.translate import codec
@@ -137,12 +137,12 @@ async def _form(request: web.Request) -> AsyncIterator[Form]:
         try:
             if request.content_type == "multipart/form-data":
                 bodies.check_length(request)
-            form = await stack.enter_async_context(forms.reading(request))
+            form = await stack.enter_async_context(bodies.read_form(request))
         except web.HTTPRequestEntityTooLarge:
             if narrow:
                 raise of(request).books.upload_refusal(member_of(request)) from None
             raise
-        except forms.BROKEN as error:
+        except bodies.BROKEN_FORM as error:
             raise LocalError(
                 400,
                 "invalid_form",

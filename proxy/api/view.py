@@ -6,8 +6,7 @@ from aiohttp import web
 
 from proxy.api import answers
 from proxy.api.cloud_routes import redirect
-from proxy.api.conditional import Part, Stamp, decide
-from proxy.api.sending import send
+from proxy.api.downloads import Part, Stamp, decide, send
 from proxy.api.services import member_of, of
 from proxy.files.record import FileRecord
 from proxy.translate.names import UNKNOWN, is_active, media_type, view_place

@@ -1,14 +1,115 @@
-"""ComfyUI's web interface at `/`, or a page of our own."""
+"""ComfyUI's web interface at `/`, or a page of our own.
+
+The packages of the web interface (the extra `ui`) are served as they are, where they are installed:
+`comfyui-frontend-package` at `/`, `comfyui-workflow-templates…` below `/templates/`,
+`comfyui-embedded-docs` below `/docs/`.
+"""
 
 from __future__ import annotations
 
-from importlib import resources
+import importlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata, resources
 from pathlib import Path
 
 from aiohttp import web
 
 from proxy.api import answers
-from proxy.api.services import of
+from proxy.api.connections import of
+
+_FRONTEND = "comfyui_frontend_package"
+_DOCS = "comfyui_embedded_docs"
+_TEMPLATES = "comfyui_workflow_templates_core"
+
+
+@dataclass(frozen=True, slots=True)
+class WebInterface:
+    """What of the web interface is installed; without a `frontend` `/` is a page of our own.
+
+    `frontend` and `docs` are folders, `templates` has the path of each file by its name. The
+    versions are those of the packages.
+    """
+
+    frontend: Path | None = None
+    docs: Path | None = None
+    templates: Mapping[str, Path] = field(default_factory=dict)
+    frontend_version: str | None = None
+    templates_version: str | None = None
+
+    def file(self, name: str) -> Path | None:
+        """The file of the frontend at a path below `/`. Raises 403 for a folder."""
+        return _within(self.frontend, name)
+
+    def page_of_docs(self, name: str) -> Path | None:
+        """The file of the documentation at a path below `/docs/`. Raises 403 for a folder."""
+        return _within(self.docs, name)
+
+    def extensions(self) -> list[str]:
+        """The paths of the frontend's own extensions."""
+        if self.frontend is None:
+            return []
+        found = (self.frontend / "extensions").rglob("*.js")
+        return sorted(f"/{path.relative_to(self.frontend).as_posix()}" for path in found)
+
+
+def installed() -> WebInterface:
+    """The packages of this environment."""
+    return WebInterface(
+        frontend=_folder(_FRONTEND, "static"),
+        docs=_folder(_DOCS, "docs"),
+        templates=_templates(),
+        frontend_version=_version(_FRONTEND),
+        templates_version=_version("comfyui_workflow_templates") or _version(_TEMPLATES),
+    )
+
+
+def _within(folder: Path | None, name: str) -> Path | None:
+    """The file of this name, which may have slashes, if it lies in the folder."""
+    if folder is None:
+        return None
+    path = Path(os.path.normpath(folder / name))
+    if not path.is_relative_to(folder):
+        return None
+    try:
+        if path.is_dir():
+            raise web.HTTPForbidden
+        return path if path.is_file() else None
+    except OSError:  # a name that is too long
+        return None
+
+
+def _folder(package: str, name: str) -> Path | None:
+    try:
+        folder = Path(str(resources.files(package) / name))
+    except ModuleNotFoundError:
+        return None
+    return folder if folder.is_dir() else None
+
+
+def _templates() -> dict[str, Path]:
+    """By the packages' own list; pictures of packages that are not installed are left out."""
+    try:
+        core = importlib.import_module(_TEMPLATES)
+    except ModuleNotFoundError:
+        return {}
+    found = {}
+    for entry in core.iter_templates():
+        for asset in entry.assets:
+            try:
+                found[asset.filename] = Path(core.get_asset_path(entry.template_id, asset.filename))
+            except FileNotFoundError:
+                continue
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
 
 _PAGE_HEADERS = {
     "Cache-Control": "no-store, must-revalidate",

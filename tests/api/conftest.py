@@ -15,9 +15,9 @@ from wire import Running
 from yarl import URL
 
 from proxy.api.connections import Limits
-from proxy.api.journal import Journal
 from proxy.api.server import Server
 from proxy.api.services import Services
+from proxy.api.system import Journal
 from proxy.catalog.whole import Body, Coding, Whole
 from proxy.files.metadata import Edits
 from proxy.files.record import FileRecord, Named, make_record

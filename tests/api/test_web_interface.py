@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 
-from proxy.api import web_packages
-from proxy.api.web_packages import WebInterface
+from proxy.api import web_interface
+from proxy.api.web_interface import WebInterface
 
 Client = TestClient[Any, Any]
 
@@ -181,15 +181,15 @@ async def test_without_the_packages_there_is_a_page_that_needs_nobody_else(clien
 
 def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_FRONTEND", "_DOCS", "_TEMPLATES"):
-        monkeypatch.setattr(web_packages, name, "comfyui_no_such_package")
-    found = web_packages.installed()
+        monkeypatch.setattr(web_interface, name, "comfyui_no_such_package")
+    found = web_interface.installed()
     assert (found.frontend, found.docs, found.templates) == (None, None, {})
     assert found.frontend_version is None
 
 
 def test_what_is_installed_is_found() -> None:
     pytest.importorskip("comfyui_frontend_package", reason="needs the extra `ui`")
-    found = web_packages.installed()
+    found = web_interface.installed()
     page = found.file("index.html")
     assert page is not None
     assert found.frontend_version

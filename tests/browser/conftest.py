@@ -11,7 +11,7 @@ import pytest
 from browser.frontend import chromium, headless
 from stack import Proxy, running_proxy
 
-from proxy.api import web_packages
+from proxy.api import web_interface
 from proxy.simulator import Simulator
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def chrome() -> AsyncIterator[Browser]:
 @pytest.fixture
 async def proxy(chrome: Browser, simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
     """The proxy with the web interface, which is below `/comfy/` too."""
-    interface = web_packages.installed()
+    interface = web_interface.installed()
     async with running_proxy(
         simulator, tmp_path / "data", interface=interface, base_path="/comfy/"
     ) as running:

@@ -17,7 +17,7 @@ from process import before, command, serving
 from rich.console import Console
 from stack import running_proxy
 
-from proxy.api import web_packages
+from proxy.api import web_interface as packages
 from proxy.simulator import Simulator
 
 PICTURES = Path(__file__).parents[2] / "docs/images"
@@ -26,7 +26,7 @@ PICTURES = Path(__file__).parents[2] / "docs/images"
 async def web_interface(path: str) -> bytes:
     """A finished run in the web interface, as PNG."""
     with tempfile.TemporaryDirectory() as folder:
-        interface = web_packages.installed()
+        interface = packages.installed()
         async with (
             Simulator() as simulator,
             running_proxy(simulator, Path(folder), interface=interface) as proxy,

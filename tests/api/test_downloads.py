@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
-from proxy.api.conditional import Part, Stamp, decide
+from proxy.api.downloads import Part, Stamp, decide
 
 #: 26 bytes, written 2024-01-02 03:04:05.5 UTC
 FILE = Stamp(26, 1704164645.5)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.api.outbox import OVERHEAD, Outbox
+from proxy.api.send_queue import OVERHEAD, SendQueue
 from proxy.translate.messages import Event, Message, NodeText, Preview, status
 
 
@@ -30,7 +30,7 @@ def event(type_: str, job: str = "a") -> Event:
     return Event(type_, {"prompt_id": job})
 
 
-def drain(outbox: Outbox) -> list[Message]:
+def drain(outbox: SendQueue) -> list[Message]:
     found = []
     while (parcel := outbox.pop()) is not None:
         found.append(parcel.message)
@@ -47,7 +47,7 @@ def results(messages: list[Message], job: str) -> list[bytes]:
 
 
 def sent(*messages: Message, metadata: bool = False) -> list[str]:
-    outbox = Outbox()
+    outbox = SendQueue()
     outbox.want_metadata(metadata)
     for message in messages:
         outbox.put(message)
@@ -99,7 +99,7 @@ def test_a_text_keeps_its_place_behind_a_preview() -> None:
 
 
 def test_previews_for_all_are_plain_for_a_socket_with_metadata() -> None:
-    outbox = Outbox()
+    outbox = SendQueue()
     outbox.want_metadata(True)
     outbox.put(preview(leads=False), for_all=True)
     outbox.put(preview(leads=False))
@@ -108,14 +108,14 @@ def test_previews_for_all_are_plain_for_a_socket_with_metadata() -> None:
 
 
 def test_asking_for_metadata_sends_what_waited() -> None:
-    outbox = Outbox()
+    outbox = SendQueue()
     outbox.put(preview())
     outbox.want_metadata(True)
     assert names(drain(outbox)) == ["Preview"]
 
 
 def test_a_slow_reader_loses_the_oldest_previews() -> None:
-    outbox = Outbox(preview_limit=3 * OVERHEAD + 3)
+    outbox = SendQueue(preview_limit=3 * OVERHEAD + 3)
     for number in range(5):
         outbox.put(preview(b"%d" % number, leads=False))
     left = drain(outbox)
@@ -123,13 +123,13 @@ def test_a_slow_reader_loses_the_oldest_previews() -> None:
 
 
 def test_the_newest_preview_stays_however_large() -> None:
-    outbox = Outbox(preview_limit=1)
+    outbox = SendQueue(preview_limit=1)
     outbox.put(preview(b"x" * 100, leads=False))
     assert len(outbox) == 1
 
 
 def test_state_and_results_are_never_dropped() -> None:
-    outbox = Outbox(preview_limit=1)
+    outbox = SendQueue(preview_limit=1)
     for message in (event("executing"), preview(result=True, leads=False), event("executed")):
         outbox.put(message)
         outbox.put(preview(leads=False))
@@ -137,7 +137,7 @@ def test_state_and_results_are_never_dropped() -> None:
 
 
 def test_it_overflows_by_bytes_and_then_takes_nothing() -> None:
-    outbox = Outbox(limit=3 * OVERHEAD)
+    outbox = SendQueue(limit=3 * OVERHEAD)
     while not outbox.overflowed:
         outbox.put(status(1))
     waiting = len(outbox)
@@ -146,7 +146,7 @@ def test_it_overflows_by_bytes_and_then_takes_nothing() -> None:
 
 
 def test_what_was_taken_makes_room() -> None:
-    outbox = Outbox(limit=3 * OVERHEAD)
+    outbox = SendQueue(limit=3 * OVERHEAD)
     for _ in range(100):
         outbox.put(status(1))
         outbox.pop()
@@ -172,7 +172,7 @@ MESSAGES = st.one_of(
 def test_state_and_results_arrive_all_and_in_order(
     steps: list[Message | None], metadata: bool
 ) -> None:
-    outbox = Outbox(preview_limit=700)
+    outbox = SendQueue(preview_limit=700)
     outbox.want_metadata(metadata)
     taken: list[Message] = []
     put: list[Message] = []
@@ -192,7 +192,7 @@ def test_state_and_results_arrive_all_and_in_order(
 
 @pytest.mark.parametrize("metadata", [True, False])
 def test_a_reader_that_keeps_up_gets_every_preview(metadata: bool) -> None:
-    outbox = Outbox(preview_limit=1)
+    outbox = SendQueue(preview_limit=1)
     outbox.want_metadata(metadata)
     got = 0
     for _ in range(10):

@@ -1,10 +1,11 @@
-"""`/ws` on the wire."""
+"""What a client hears, and how many of them hear `status`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,10 +13,11 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
 
-from proxy.api import crowd
-from proxy.api import socket as client_socket
-from proxy.api.outbox import Outbox
-from proxy.translate.messages import Event, NodeText, Preview, status
+from proxy.api import websocket
+from proxy.api import websocket as client_socket
+from proxy.api.send_queue import SendQueue
+from proxy.api.websocket import Sockets
+from proxy.translate.messages import Event, Message, NodeText, Preview, status
 
 Client = TestClient[Any, Any]
 Socket = aiohttp.ClientWebSocketResponse
@@ -286,7 +288,7 @@ async def test_head_of_the_websocket_is_400(client: Client) -> None:
 async def test_a_client_that_does_not_read_hinders_nobody_and_is_cut_off(
     client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_socket, "Outbox", partial(Outbox, limit=1024 * 1024))
+    monkeypatch.setattr(client_socket, "SendQueue", partial(SendQueue, limit=1024 * 1024))
     monkeypatch.setattr(client_socket, "CLOSE_SECONDS", 0.05)
     reader, writer = await raw_socket(client)
     writer.transport.pause_reading()
@@ -307,7 +309,7 @@ async def test_a_client_that_does_not_read_hinders_nobody_and_is_cut_off(
 async def test_a_client_that_reads_too_slowly_is_told_1013(
     client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client_socket, "Outbox", partial(Outbox, limit=1000))
+    monkeypatch.setattr(client_socket, "SendQueue", partial(SendQueue, limit=1000))
     socket = await connect(client)
     for _ in range(10):
         room_of_jobs.hub.tell("local", "aaa", status(1))
@@ -319,8 +321,8 @@ async def test_a_client_that_reads_too_slowly_is_told_1013(
 async def test_in_a_crowd_a_status_keeps_its_place(
     client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crowd, "FEW", 0)
-    monkeypatch.setattr(crowd, "STRETCH", 0)  # nobody's turn comes
+    monkeypatch.setattr(client_socket, "FEW", 0)
+    monkeypatch.setattr(client_socket, "STRETCH", 0)  # nobody's turn comes
     socket = await connect(client)
     room_of_jobs.hub.broadcast("local", status(2))
     room_of_jobs.hub.broadcast("local", status(1))
@@ -335,3 +337,100 @@ async def test_when_the_server_goes_it_says_so(client: Client) -> None:
     await client.server.close()
     assert (await waiting).type is aiohttp.WSMsgType.CLOSE
     assert socket.close_code == 1001
+
+
+class Ear:
+    """A socket that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.heard: list[Message] = []
+        self.pricked = asyncio.Event()
+
+    def deliver_held(self, message: Message) -> None:
+        self.heard.append(message)
+        self.pricked.set()
+
+    def forget(self) -> None:
+        self.heard.clear()
+        self.pricked.clear()
+
+    def leave(self, code: int, reason: str) -> asyncio.Task[None]:
+        self.goodbye = (code, reason)
+        return asyncio.create_task(asyncio.sleep(0))
+
+
+@pytest.fixture
+def gather() -> Callable[[int], tuple[Sockets, list[Ear]]]:
+    def make(count: int) -> tuple[Sockets, list[Ear]]:
+        room, ears = Sockets(), [Ear() for _ in range(count)]
+        for ear in ears:
+            room.join(ear)
+        return room, ears
+
+    return make
+
+
+Gather = Callable[[int], tuple[Sockets, list[Ear]]]
+
+
+async def everybody(ears: list[Ear]) -> None:
+    async with asyncio.timeout(60):
+        for ear in ears:
+            await ear.pricked.wait()
+
+
+async def test_a_few_hear_it_at_once(gather: Gather) -> None:
+    room, ears = gather(websocket.FEW)
+    assert not any(room.hold(ear, status(1)) for ear in ears)
+
+
+async def test_in_a_crowd_each_hears_it_in_its_turn(gather: Gather) -> None:
+    room, ears = gather(websocket.FEW + 200)
+    assert all(room.hold(ear, status(1)) for ear in ears)
+    await everybody(ears)
+    assert all(ear.heard == [status(1)] for ear in ears)
+
+
+async def test_only_the_newest_is_heard(gather: Gather) -> None:
+    room, ears = gather(websocket.FEW + 1)
+    for number in range(5):
+        for ear in ears:
+            room.hold(ear, status(number))
+    await everybody(ears)
+    assert all(ear.heard == [status(4)] for ear in ears)
+
+
+async def test_what_is_taken_is_not_told_again(gather: Gather) -> None:
+    room, ears = gather(websocket.FEW + 1)
+    for ear in ears:
+        room.hold(ear, status(1))
+    assert room.take(ears[7]) == status(1)
+    assert room.take(ears[7]) is None
+    await everybody(ears[:7] + ears[8:])
+    assert ears[7].heard == []
+
+
+async def test_who_has_left_hears_nothing(gather: Gather) -> None:
+    room, ears = gather(websocket.FEW + 2)
+    for ear in ears:
+        room.hold(ear, status(1))
+    room.leave(ears[-1])
+    await everybody(ears[:-1])
+    assert ears[-1].heard == []
+
+
+async def test_what_comes_later_is_told_too(gather: Gather) -> None:
+    room, ears = gather(websocket.FEW + 1)
+    for number in range(3):
+        for ear in ears:
+            ear.forget()
+            room.hold(ear, status(number))
+        await everybody(ears)
+        assert all(ear.heard == [status(number)] for ear in ears)
+
+
+async def test_goodbyes_are_said_to_all(gather: Gather) -> None:
+    room, ears = gather(3)
+    await room.close(1001, "away")
+    assert [ear.goodbye for ear in ears] == [(1001, "away")] * 3
+    await Sockets().close(1001, "nobody is there")

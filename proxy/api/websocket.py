@@ -1,6 +1,6 @@
 """`/ws`: what a client hears.
 
-One task reads all the time, another one writes what waits in the outbox; nobody waits for a slow
+One task reads all the time, another one writes what waits in the queue; nobody waits for a slow
 client.
 
 A ping follows a long silence. A local ComfyUI sends none, but every client must answer them (RFC
@@ -9,6 +9,11 @@ their socket only while they wait for a job, and a local ComfyUI would keep them
 judges: the ping has to be acknowledged, by the system of a peer that is there and by nobody where
 it is not. `TCP_USER_TIMEOUT` bounds the wait for that, and for a peer that takes nothing more;
 where it is missing the system's own, longer bound counts.
+
+Every change of the queue is told to every socket. A few hear it at once, as from a local ComfyUI.
+With thousands that would be most of the work of a busy server, so they hear it by turns, in a share
+of its time, and each hears only the newest. A socket with something else to hear hears its `status`
+before that, so that the order on each of them stays.
 """
 
 from __future__ import annotations
@@ -18,21 +23,88 @@ import contextlib
 import socket as tcp
 import uuid
 from collections.abc import Callable
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
 import aiohttp
 import structlog
 from aiohttp import web
 
 from proxy.api.connections import connection_of, way_of
-from proxy.api.crowd import Crowd
-from proxy.api.outbox import Outbox, Parcel
+from proxy.api.send_queue import Outgoing, SendQueue
 from proxy.api.services import member_of, of
 from proxy.api.system import features
 from proxy.translate import codec, messages
 from proxy.translate.messages import Event, Message, Preview, status
 
 log = structlog.get_logger(__name__)
+
+#: So many sockets hear every `status` at once.
+FEW = 100
+#: How many of the others are served at a stretch.
+STRETCH = 50
+#: The share of the time that goes to them.
+SHARE = 0.2
+
+
+class Listener(Protocol):
+    """A websocket of a client."""
+
+    def deliver_held(self, message: Message) -> None:
+        """It is the socket's turn to hear this."""
+
+    def leave(self, code: int, reason: str) -> asyncio.Task[None]:
+        """Say goodbye, and cut the connection when the client does not say so too."""
+
+
+class Sockets:
+    """The open sockets of a server."""
+
+    def __init__(self) -> None:
+        self._sockets: set[Listener] = set()
+        self._held: dict[Listener, Message] = {}
+        self._serving: asyncio.Task[None] | None = None
+
+    def join(self, socket: Listener) -> None:
+        """A socket was opened."""
+        self._sockets.add(socket)
+
+    def leave(self, socket: Listener) -> None:
+        """A socket is gone."""
+        self._sockets.discard(socket)
+        self._held.pop(socket, None)
+
+    def hold(self, socket: Listener, message: Message) -> bool:
+        """Take a message for its turn, in place of an older one; false if it may go at once."""
+        if len(self._sockets) <= FEW:
+            return False
+        self._held[socket] = message
+        if self._serving is None:
+            self._serving = asyncio.create_task(self._serve(), name="status by turns")
+        return True
+
+    def take(self, socket: Listener) -> Message | None:
+        """The message that is held for a socket, which delivers it now."""
+        return self._held.pop(socket, None)
+
+    async def close(self, code: int, reason: str) -> None:
+        """Say goodbye to everybody."""
+        goodbyes = [socket.leave(code, reason) for socket in self._sockets]
+        if goodbyes:
+            await asyncio.wait(goodbyes)
+        if self._serving is not None:
+            self._serving.cancel()
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._held:
+            begun = loop.time()
+            for socket in list(islice(self._held, STRETCH)):
+                socket.deliver_held(self._held.pop(socket))
+            await asyncio.sleep(0)  # here they write
+            await asyncio.sleep((loop.time() - begun) * (1 / SHARE - 1))
+        self._serving = None
+
 
 #: The largest message that a client may send, as in ComfyUI; a larger one closes with 1009.
 MAX_MESSAGE_BYTES = 4 * 1024 * 1024
@@ -63,15 +135,15 @@ class ClientSocket:
         web_socket: web.WebSocketResponse,
         transport: asyncio.Transport,
         flags: dict[str, Any],
-        crowd: Crowd,
+        sockets: Sockets,
         on_drop: Callable[[], None],
         on_metadata: Callable[[], None],
     ) -> None:
         self._web_socket = web_socket
         self._transport = transport
         self._flags = flags
-        self._crowd = crowd
-        self._outbox = Outbox(on_drop=on_drop)
+        self._all = sockets
+        self._queue = SendQueue(on_drop=on_drop)
         self._on_metadata = on_metadata
         self._written_at = 0.0
         self._ping_timer: asyncio.TimerHandle | None = None
@@ -86,29 +158,29 @@ class ClientSocket:
         """Take a message without waiting; a client that lets too much pile up has to go."""
         if self._silent:
             return
-        if for_all and _is_status(message) and self._crowd.hold(self, message):
+        if for_all and _is_status(message) and self._all.hold(self, message):
             return
-        held = self._crowd.take(self)
+        held = self._all.take(self)
         if held is not None:
             self._put(held, for_all=True)
         self._put(message, for_all=for_all)
 
     def deliver_held(self, message: Message) -> None:
-        """Take a message that the crowd has held back."""
+        """Take a message that the sockets has held back."""
         if not self._silent:
             self._put(message, for_all=True)
 
     def _put(self, message: Message, *, for_all: bool) -> None:
-        self._outbox.put(message, for_all=for_all)
+        self._queue.put(message, for_all=for_all)
         self._wake.set()
-        if self._outbox.overflowed:
-            log.warning("socket_overflowed", waiting=len(self._outbox))
+        if self._queue.overflowed:
+            log.warning("socket_overflowed", waiting=len(self._queue))
             self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
 
     @property
     def asks_for_previews(self) -> bool:
         """Whether the client's feature flags ask for previews with metadata."""
-        return self._outbox.metadata
+        return self._queue.metadata
 
     def superseded(self) -> None:
         """The connection stays open and gets nothing more."""
@@ -134,19 +206,19 @@ class ClientSocket:
         if message.get("type") == "feature_flags":
             wanted = message.get("data")
             metadata = isinstance(wanted, dict) and wanted.get("supports_preview_metadata") is True
-            self._outbox.want_metadata(metadata)
+            self._queue.want_metadata(metadata)
             if metadata:
                 self._on_metadata()
             self.send(Event("feature_flags", self._flags), for_all=False)
 
     async def deliver(self) -> None:
-        """Send what comes into the outbox, until the connection is gone."""
+        """Send what comes into the queue, until the connection is gone."""
         with contextlib.suppress(ConnectionError):
             while True:
                 await self._wake.wait()
                 self._wake.clear()
-                while not self._leaving and (parcel := self._outbox.pop()) is not None:
-                    await self._write(parcel)
+                while not self._leaving and (outgoing := self._queue.pop()) is not None:
+                    await self._write(outgoing)
                 self._written_at = asyncio.get_running_loop().time()
                 if self._ping_due:
                     self._ping_due = False
@@ -162,14 +234,14 @@ class ClientSocket:
             silence = 0.0
         self._ping_timer = loop.call_later(interval - silence, self.ping_after, interval)
 
-    async def _write(self, parcel: Parcel) -> None:
+    async def _write(self, outgoing: Outgoing) -> None:
         # A compressor of its own for each message: one a socket would hold 256 KiB for its life.
         compress = self._web_socket.compress or None
-        match parcel.message:
+        match outgoing.message:
             case Event() as event:
                 await self._web_socket.send_str(event.text, compress)
             case Preview() as preview:
-                frame = messages.encode_preview(preview, metadata=parcel.metadata)
+                frame = messages.encode_preview(preview, metadata=outgoing.metadata)
                 if frame is not None:
                     await self._web_socket.send_bytes(frame, compress)
             case text:
@@ -205,7 +277,7 @@ class ClientSocket:
             await self._leaving
 
 
-CROWD = web.AppKey("crowd", Crowd)
+SOCKETS = web.AppKey("sockets", Sockets)
 
 
 async def serve(request: web.Request) -> web.StreamResponse:
@@ -222,7 +294,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     _keep_alive(transport)
     services, member = of(request), member_of(request)
     flags = features(services.max_upload_bytes)
-    crowd = request.app[CROWD]
+    sockets = request.app[SOCKETS]
     metrics = services.books.metrics
 
     def count_drop() -> None:
@@ -232,11 +304,11 @@ async def serve(request: web.Request) -> web.StreamResponse:
         services.jobs.clients.understands_several(member, sid)
 
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    client = ClientSocket(web_socket, transport, flags, crowd, count_drop, several_understood)
+    client = ClientSocket(web_socket, transport, flags, sockets, count_drop, several_understood)
     services.jobs.clients.connected(member, sid)
     executing = services.jobs.hub.attach(member, sid, client, hears_all=_cloud_way(request))
     client.greet(services.jobs.queue_remaining(member), sid, executing)
-    crowd.join(client)
+    sockets.join(client)
     connection_of(request).upgraded(client)
     metrics.websockets.labels(member).inc()
     if services.ping_interval > 0:
@@ -249,7 +321,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
                 client.hear(message.data)
     finally:
         services.jobs.hub.detach(member, sid, client)
-        crowd.leave(client)
+        sockets.leave(client)
         metrics.websockets.labels(member).dec()
         delivering.cancel()
         await asyncio.gather(delivering, client.end(), return_exceptions=True)
@@ -259,7 +331,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
 
 async def close_all(app: web.Application) -> None:
     """Tell every client that the server goes away."""
-    await app[CROWD].close(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY)
+    await app[SOCKETS].close(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY)
 
 
 def _cloud_way(request: web.Request) -> bool:

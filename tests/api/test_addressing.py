@@ -1,12 +1,20 @@
-"""What stands before a route's path: taken off in one place, and no way around it."""
+"""How a request came: what stands before the path, and who is behind proxies."""
 
 from __future__ import annotations
 
+import ipaddress
+from pathlib import Path
+
+import aiohttp
+import graphs
 import pytest
+from multidict import CIMultiDict
+from stack import Client, running_proxy
 from yarl import URL
 
-from proxy.api.addressing import strip
+from proxy.api.addressing import Caller, caller, strip
 from proxy.settings.table import to_base_path
+from proxy.simulator import Simulator
 
 TOKEN = "ccp_" + "a" * 40
 
@@ -98,3 +106,69 @@ def test_a_base_path_is_written_as_people_like(written: str, meant: str) -> None
 def test_a_base_path_is_plain(wrong: object) -> None:
     with pytest.raises(ValueError, match=r"not|tokens"):
         to_base_path(wrong)
+
+
+TRUSTED = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("192.0.2.1", "198.51.100.1", "192.0.2.1"),
+        ("10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "203.0.113.9, 198.51.100.1", "198.51.100.1"),
+        ("10.0.0.1", "198.51.100.1, 10.0.0.2", "198.51.100.1"),
+        ("10.0.0.1", "10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ("10.0.0.1", "", "10.0.0.1"),
+        ("10.0.0.1", "garbage", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1, garbage", "10.0.0.1"),
+        ("10.0.0.1", "198.51.100.1:4711", "198.51.100.1"),
+        ("10.0.0.1", '"[2001:db8::1]:4711"', "2001:db8::1"),
+        ("::ffff:10.0.0.1", "198.51.100.1", "198.51.100.1"),
+        ("fd00::1", "2001:db8::2", "2001:db8::2"),
+        ("fe80::1%eth0", "2001:db8::2", "fe80::1"),
+        ("", "198.51.100.1", ""),
+    ],
+)
+def test_the_address_is_the_rightmost_that_is_no_trusted_proxys(
+    peer: str, forwarded: str, address: str
+) -> None:
+    assert caller(peer, CIMultiDict({"X-Forwarded-For": forwarded}), TRUSTED).address == address
+
+
+def test_several_headers_are_one_list() -> None:
+    headers = CIMultiDict([("X-Forwarded-For", "203.0.113.9"), ("X-Forwarded-For", "198.51.100.1")])
+    assert caller("10.0.0.1", headers, TRUSTED).address == "198.51.100.1"
+
+
+def test_scheme_and_host_are_believed_of_a_trusted_proxy_alone() -> None:
+    headers = CIMultiDict(
+        {
+            "Host": "127.0.0.1:8188",
+            "X-Forwarded-Proto": "HTTPS",
+            "X-Forwarded-Host": "comfy.example",
+        }
+    )
+    assert caller("10.0.0.1", headers, TRUSTED) == Caller("10.0.0.1", "https", "comfy.example")
+    assert caller("192.0.2.1", headers, TRUSTED) == Caller("192.0.2.1", "http", "127.0.0.1:8188")
+    headers["X-Forwarded-Proto"] = "gopher"
+    assert caller("10.0.0.1", headers, TRUSTED, scheme="https").scheme == "https"
+
+
+async def test_a_job_below_the_base_path(
+    simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    async with running_proxy(simulator, tmp_path / "data", base_path="/comfy/") as proxy:
+        client = Client(session, proxy.url / "comfy")
+        entry = await client.run(graphs.plain())
+        (image,) = next(iter(entry["outputs"].values()))["images"]
+        whole = await client.view(image)
+        view = (client.url / "view").with_query(image)
+        async with session.get(view, headers={"Range": "bytes=0-3"}) as part:
+            assert (part.status, await part.read()) == (206, whole[:4])
+        async with session.head(view) as head:
+            assert head.status == 200
+            assert int(head.headers["Content-Length"]) == len(whole)
+        await client.upload("a.png", graphs.png())
+        status, _ = await Client(session, proxy.url).get("queue")
+        assert status == 200

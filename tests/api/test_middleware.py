@@ -12,11 +12,11 @@ import structlog
 from aiohttp import web
 from aiohttp.test_utils import TestClient
 
-from proxy.api import socket, userdata, view
+from proxy.api import userdata, view, websocket
 from proxy.api.admin import dashboard, metrics
-from proxy.api.app import server_logger
 from proxy.api.middleware import cache_control
 from proxy.api.routes import ROUTES
+from proxy.api.server import server_logger
 from proxy.members.directory import Directory
 from proxy.members.member import Member
 from proxy.store.base import StoreError
@@ -83,7 +83,7 @@ async def test_a_page_of_another_site_is_refused_everywhere(
 
 #: They need more than a path, more of the stack, or answer for ever.
 ELSEWHERE = {
-    socket.serve,
+    websocket.serve,
     view.get_view,
     userdata.list_files,
     metrics.get_metrics,

@@ -1,4 +1,4 @@
-"""JSON and text, packed for who can unpack them."""
+"""Answers: which coding a client wants, and what is packed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,43 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from proxy.api.answers import LEAST
+from proxy.api.answers import LEAST, coding
+
+
+@pytest.mark.parametrize(
+    ("accepted", "expected"),
+    [
+        ([], "identity"),
+        ([""], "identity"),
+        (["gzip"], "gzip"),
+        (["GZIP"], "gzip"),
+        (["x-gzip"], "gzip"),
+        (["gzip, deflate"], "gzip"),
+        (["gzip, deflate, br, zstd"], "zstd"),
+        (["deflate", "gzip"], "gzip"),
+        (["deflate, br"], "identity"),
+        (["identity"], "identity"),
+        (["*"], "identity"),
+        (["gzip;q=0"], "identity"),
+        (["gzip;q=0.000, *"], "identity"),
+        (["gzip ; q=0.001"], "gzip"),
+        (["gzip;Q=1"], "gzip"),
+        (["zstd;q=0.5, gzip;q=0.8"], "gzip"),
+        (["zstd;q=0, gzip"], "gzip"),
+        (["zstd;q=0.8, gzip;q=0.8"], "zstd"),
+        (["gzip, identity"], "gzip"),
+        (["identity;q=1, gzip;q=0.5"], "identity"),
+        (["identity;q=0, gzip;q=0.1"], "gzip"),
+        (["identity;q=0"], "identity"),
+        (["gzip;q=high"], "identity"),
+        (["gzip;q=-1"], "identity"),
+        (["gzip;q"], "identity"),
+        (["gzipped, é, ;q=1, gzip;;"], "identity"),
+    ],
+)
+def test_the_coding(accepted: list[str], expected: str) -> None:
+    assert coding(accepted, ["zstd", "gzip"]) == expected
+
 
 Client = TestClient[Any, Any]
 STATS = "/system_stats"

@@ -1,7 +1,7 @@
 """What a socket still has to send: bounded, in order, and without I/O.
 
 A client that reads slowly loses previews first, the oldest ones, and never anything else; when
-even the rest grows over the limit, the outbox overflows and the socket has to go.
+even the rest grows over the limit, the queue overflows and the socket has to go.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OVERHEAD = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Outgoing:
     """A message on its way; `metadata` asks for a preview of type 4, else it is of type 1."""
 
     message: Message
@@ -44,7 +44,7 @@ class Parcel:
         return isinstance(self.message, Preview) and not self.message.result
 
 
-class Outbox:
+class SendQueue:
     """Messages in the order in which a local ComfyUI sends them to this one socket.
 
     A preview that leads its `progress` is sent in its place to a socket that asked for metadata,
@@ -64,7 +64,7 @@ class Outbox:
         self._limit = limit
         self._preview_limit = preview_limit
         self.metadata = False
-        self._parcels: OrderedDict[int, Parcel] = OrderedDict()
+        self._waiting: OrderedDict[int, Outgoing] = OrderedDict()
         self._previews: deque[int] = deque()
         self._held: Preview | None = None
         self._next = 0
@@ -72,7 +72,7 @@ class Outbox:
         self._preview_size = 0
 
     def __len__(self) -> int:
-        return len(self._parcels)
+        return len(self._waiting)
 
     def want_metadata(self, wanted: bool) -> None:
         """Previews from now on go out as type 4, or as type 1."""
@@ -91,37 +91,37 @@ class Outbox:
         held = self._held
         if held is not None and not _may_pass(message, held):
             self._release()
-        self._add(Parcel(message, metadata))
+        self._add(Outgoing(message, metadata))
         if held is not None and _is_progress_of(message, held):
             self._release()
 
-    def pop(self) -> Parcel | None:
+    def pop(self) -> Outgoing | None:
         """The next message to send, if there is one."""
-        if not self._parcels:
+        if not self._waiting:
             return None
-        _, parcel = self._parcels.popitem(last=False)
-        self._size -= parcel.size
-        if parcel.droppable:
-            self._preview_size -= parcel.size
+        _, outgoing = self._waiting.popitem(last=False)
+        self._size -= outgoing.size
+        if outgoing.droppable:
+            self._preview_size -= outgoing.size
             self._previews.popleft()
-        return parcel
+        return outgoing
 
     def _release(self) -> None:
         """Send the preview that waited for its `progress`."""
         held, self._held = self._held, None
         if held is not None:
-            self._add(Parcel(held, metadata=False))
+            self._add(Outgoing(held, metadata=False))
 
-    def _add(self, parcel: Parcel) -> None:
-        size = parcel.size
-        self._parcels[self._next] = parcel
+    def _add(self, outgoing: Outgoing) -> None:
+        size = outgoing.size
+        self._waiting[self._next] = outgoing
         self._size += size
-        if parcel.droppable:
+        if outgoing.droppable:
             self._previews.append(self._next)
             self._preview_size += size
         self._next += 1
         while len(self._previews) > 1 and self._preview_size > self._preview_limit:
-            dropped = self._parcels.pop(self._previews.popleft())
+            dropped = self._waiting.pop(self._previews.popleft())
             self._on_drop()
             self._size -= dropped.size
             self._preview_size -= dropped.size

@@ -1,0 +1,177 @@
+"""A file's bytes on their way to a client: which part is asked for, and how it is sent.
+
+The rules are those of aiohttp's file answers, and so ComfyUI's: `If-Range` looks at dates alone (an
+entity tag there counts as absent), and a range that cannot be read is not satisfiable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from email.utils import formatdate
+from typing import BinaryIO
+
+import structlog
+from aiohttp import ETag, web
+
+from proxy.api.middleware import prepare
+from proxy.files.content import Content, ContentBrokenError
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A version of a file: its length in bytes and when it was written (seconds since 1970).
+
+    `tag` tells versions of the same length and time apart.
+    """
+
+    size: int
+    modified: float
+    tag: str = ""
+
+    @property
+    def etag(self) -> str:
+        """The entity tag without quotes, in the form that aiohttp gives to a file on disk."""
+        tag = f"{int(self.modified * 1e9):x}-{self.size:x}"
+        return f"{tag}-{self.tag}" if self.tag else tag
+
+    @property
+    def last_modified(self) -> str:
+        """The value of `Last-Modified`."""
+        return formatdate(math.ceil(self.modified), usegmt=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What to answer: the status (200, 206, 304, 412 or 416) and `count` bytes from `start`."""
+
+    status: int
+    start: int = 0
+    count: int = 0
+
+    @property
+    def stop(self) -> int:
+        """The first byte that is not sent any more."""
+        return self.start + self.count
+
+
+def decide(request: web.BaseRequest, stamp: Stamp) -> Part:
+    """Weigh the conditions of a request for a file, then its range."""
+    if not _is_expected(request, stamp):
+        return Part(412)
+    if _has_it(request, stamp):
+        return Part(304)
+    if_range = request.if_range
+    if if_range is not None and stamp.modified > if_range.timestamp():
+        return Part(200, count=stamp.size)
+    return _range(request, stamp.size)
+
+
+def _is_expected(request: web.BaseRequest, stamp: Stamp) -> bool:
+    """`If-Match`, or without it `If-Unmodified-Since`."""
+    if request.if_match is not None:
+        return _matches(stamp.etag, request.if_match, weak=False)
+    since = request.if_unmodified_since
+    return since is None or stamp.modified <= since.timestamp()
+
+
+def _has_it(request: web.BaseRequest, stamp: Stamp) -> bool:
+    """`If-None-Match`, or without it `If-Modified-Since`."""
+    if request.if_none_match is not None:
+        return _matches(stamp.etag, request.if_none_match, weak=True)
+    since = request.if_modified_since
+    return since is not None and stamp.modified <= since.timestamp()
+
+
+def _range(request: web.BaseRequest, size: int) -> Part:
+    try:
+        wanted = request.http_range
+    except ValueError:
+        return Part(416)
+    start, stop = wanted.start, wanted.stop
+    if start is None:
+        return Part(200, count=size)
+    if start < 0:
+        start, stop = max(0, size + start), None
+    if start >= size:
+        return Part(416)
+    return Part(206, start, min(size if stop is None else stop, size) - start)
+
+
+def _matches(etag: str, listed: Iterable[ETag], *, weak: bool) -> bool:
+    return any(
+        one.value == "*" or (one.value == etag and (weak or not one.is_weak)) for one in listed
+    )
+
+
+#: Bytes read at once where the event loop cannot hand the file to the kernel.
+CHUNK = 1024 * 1024
+
+
+async def send(
+    request: web.Request,
+    response: web.StreamResponse,
+    content: Content,
+    start: int,
+    stop: int | None,
+) -> int:
+    """Answer with the bytes from `start` to `stop` (excluded; the end if `None`); their number.
+
+    A complete file is handed to the kernel, one that is still arriving is passed on as it grows.
+    When it breaks off or is cancelled the connection is cut, so that the client does not take it
+    for whole; a client that leaves ends it quietly.
+    """
+    sent = 0
+    try:
+        await prepare(request, response)
+        if content.path is not None and stop is not None:
+            with content.path.open("rb") as file:
+                for piece in content.edits.pieces(start, stop):
+                    if isinstance(piece, bytes):
+                        await response.write(piece)
+                    elif piece.stop is not None:
+                        count = piece.stop - piece.start
+                        await _send_file(request, response, file, piece.start, count)
+            sent = stop - start
+        else:
+            async for chunk in content.read(start, stop):
+                await response.write(chunk)
+                sent += len(chunk)
+        await response.write_eof()
+    except ContentBrokenError as error:
+        log.warning("content_truncated", reason=str(error))
+        if request.transport is not None:
+            request.transport.abort()
+    except ConnectionError:
+        log.debug("client_disconnected", path=request.path)
+        if request.transport is not None:
+            request.transport.abort()
+    except asyncio.CancelledError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise
+    return sent
+
+
+async def _send_file(
+    request: web.Request, response: web.StreamResponse, file: BinaryIO, start: int, count: int
+) -> None:
+    if request.transport is None or request.transport.is_closing():
+        raise ConnectionResetError("the client has left")
+    if count <= 0:
+        return
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.sendfile(request.transport, file, start, count)
+    except NotImplementedError:
+        await asyncio.to_thread(file.seek, start)
+        while count > 0:
+            chunk = await asyncio.to_thread(file.read, min(CHUNK, count))
+            if not chunk:
+                raise ContentBrokenError("the file on disk is shorter than it was") from None
+            count -= len(chunk)
+            await response.write(chunk)
