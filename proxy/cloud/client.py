@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import MultipartWriter
 from yarl import URL
@@ -23,14 +22,12 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     refusal,
 )
-from proxy.cloud.http import Answer, Body, Http
+from proxy.cloud.http import Answer, Http
 from proxy.cloud.resilience import CallGate, CircuitBreaker, RateLimiter, RetryPolicy
 from proxy.metrics import CloudCalls, Metrics
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.snapshot import Snapshot, from_job
-
-T = TypeVar("T")
 
 #: Entries asked for in one page of `GET /api/jobs`; the cloud allows 1000.
 _PAGE = 200
@@ -127,8 +124,8 @@ class CloudClient:
             answer = await self._http.once(
                 "POST",
                 self._http.url("prompt"),
-                data=BytesIO(codec.dump_bytes(body)),
-                headers={"Content-Type": "application/json"},
+                data=codec.dump_bytes(body),
+                headers=_JSON,
             )
             said = answer.object()
         except CloudUnreachable as error:
@@ -146,7 +143,9 @@ class CloudClient:
     async def job(self, cloud_id: str) -> Snapshot | None:
         """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
-            return await self._lookup(partial(_job, cloud_id), "jobs", cloud_id)
+            return await self._http.lookup(
+                lambda answer: from_job({**answer.object(), "id": cloud_id}), "jobs", cloud_id
+            )
 
     async def jobs(
         self, statuses: Iterable[str] = (), *, limit: int | None = None
@@ -162,7 +161,8 @@ class CloudClient:
         offset = 0
         while limit is None or len(found) < limit:
             query["limit"] = _PAGE if limit is None else min(_PAGE, limit - len(found))
-            entries, page = await self._get(_job_page, "jobs", **query)
+            page = await self._http.get(_job_page, "jobs", **query)
+            entries = page["jobs"]
             known = len(found)
             for entry in entries:
                 if isinstance(entry, dict) and "id" in entry:
@@ -179,7 +179,10 @@ class CloudClient:
         """`POST /api/jobs/{id}/cancel`; says whether this cancelled the job."""
         try:
             cancelled, attempts = await self._http.read(
-                "POST", self._http.url("jobs", cloud_id, "cancel"), _cancelled
+                "POST",
+                self._http.url("jobs", cloud_id, "cancel"),
+                # `true`, or a list of ids
+                lambda answer: (bool(answer.object().get("cancelled")), answer.attempts),
             )
         except CloudRefused as error:
             if error.status in (400, 404):
@@ -201,7 +204,7 @@ class CloudClient:
             "POST",
             self._http.url("upload", "image"),
             _uploaded_name,
-            body=partial(_form, path, filename, content_type),
+            data=partial(_form, path, filename, content_type),
             total=self._http.timeout + size / _UPLOAD_RATE,
         )
         self._http.calls.uploaded(size)
@@ -228,47 +231,36 @@ class CloudClient:
 
     async def model_folders(self) -> list[dict[str, Any]]:
         """`GET /api/experiment/models`: `[{"name", "folders"}]`."""
-        return await self._get(_dicts, "experiment", "models")
+        return await self._http.get(Answer.objects, "experiment", "models")
 
     async def models(self, folder: str) -> list[dict[str, Any]] | None:
         """`GET /api/experiment/models/{folder}`: `[{"name", "pathIndex"}]`, `None` on 404."""
-        return await self._lookup(_dicts, "experiment", "models", folder)
+        return await self._http.lookup(Answer.objects, "experiment", "models", folder)
 
     async def model_preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
         """A model's picture and its media type, `None` on 404."""
         path = ("experiment", "models", "preview", folder, str(index), *file.split("/"))
-        return await self._lookup(_picture, *path)
+        return await self._http.lookup(lambda found: (found.body, found.content_type), *path)
 
     async def global_subgraphs(self) -> dict[str, Any]:
         """`GET /api/global_subgraphs`: `{id: {"source", "name", "info"}}`."""
-        return await self._get(Answer.object, "global_subgraphs")
+        return await self._http.get(Answer.object, "global_subgraphs")
 
     async def global_subgraph(self, id_: str) -> dict[str, Any] | None:
         """`GET /api/global_subgraphs/{id}`: one with its `data`, `None` on 404."""
-        return await self._lookup(Answer.object, "global_subgraphs", id_)
+        return await self._http.lookup(Answer.object, "global_subgraphs", id_)
 
     async def node_replacements(self) -> dict[str, Any]:
         """`GET /api/node_replacements`: `{old class: [{"new_node_id", …}]}`."""
-        return await self._get(Answer.object, "node_replacements")
+        return await self._http.get(Answer.object, "node_replacements")
 
     async def user(self) -> None:
         """`GET /api/user`: raises `CloudUnauthorized` if the key does not work."""
-        await self._get(_status_only, "user")
+        await self._http.get(_status_only, "user")
 
     async def system_stats(self) -> dict[str, Any]:
         """`GET /api/system_stats`, which needs no key and so proves none."""
-        return await self._get(Answer.object, "system_stats")
-
-    async def _get(self, parse: Callable[[Answer], T], *path: str, **query: str | int) -> T:
-        return await self._http.read("GET", self._http.url(*path, **query), parse)
-
-    async def _lookup(self, parse: Callable[[Answer], T], *path: str) -> T | None:
-        try:
-            return await self._get(parse, *path)
-        except CloudRefused as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self._http.get(Answer.object, "system_stats")
 
 
 class UserDataCalls:
@@ -283,39 +275,33 @@ class UserDataCalls:
 
     async def settings(self) -> dict[str, Any]:
         """`GET /api/settings`."""
-        return await self._http.read("GET", self._http.url("settings"), Answer.object)
+        return await self._http.get(Answer.object, "settings")
 
     async def setting(self, name: str) -> Any:
         """`GET /api/settings/{id}`: the value alone, `None` if it is not set."""
-        try:
-            return await self._http.read("GET", self._http.url("settings", name), _value)
-        except CloudRefused as error:
-            if error.status == 404:
-                return None
-            raise
+        return await self._http.lookup(_value, "settings", name)
 
     async def change_settings(self, changes: Mapping[str, Any]) -> None:
         """`POST /api/settings`: sets some and keeps the others."""
         body = codec.dump_bytes(dict(changes))
         await self._http.read(
-            "POST", self._http.url("settings"), _ignored, body=_bytes(body), headers=_JSON
+            "POST", self._http.url("settings"), _status_only, data=body, headers=_JSON
         )
 
     async def files(self, folder: str) -> list[UserFile]:
         """`GET /api/userdata`: all files below a folder (`""`: all), by their paths from it."""
-        url = self._http.url("userdata", dir=f"{folder}/", recurse="true")
-        return await self._http.read("GET", url, _files)
+        return await self._http.get(_files, "userdata", dir=f"{folder}/", recurse="true")
 
     async def read(self, path: str) -> bytes:
         """`GET /api/userdata/{file}`."""
-        return await self._http.read("GET", self._http.url("userdata", path), _content)
+        return await self._http.get(lambda answer: answer.body, "userdata", path)
 
     async def write(self, path: str, data: bytes, *, overwrite: bool) -> UserFile:
         """`POST /api/userdata/{file}`; refused with 409 unless it may `overwrite`."""
-        url = self._http.url("userdata", path, overwrite=_word(overwrite), full_info="true")
+        url = self._http.url("userdata", path, overwrite=str(overwrite).lower(), full_info="true")
         if overwrite:
-            return await self._http.read("POST", url, _file, body=_bytes(data), headers=_OCTETS)
-        return _file(await self._http.once("POST", url, data=BytesIO(data), headers=_OCTETS))
+            return await self._http.read("POST", url, _file, data=data, headers=_OCTETS)
+        return _file(await self._http.once("POST", url, data=data, headers=_OCTETS))
 
     async def delete(self, path: str) -> None:
         """`DELETE /api/userdata/{file}`."""
@@ -323,7 +309,7 @@ class UserDataCalls:
 
     async def move(self, path: str, target: str, *, overwrite: bool) -> UserFile:
         """`POST /api/userdata/{file}/move/{dest}`; refused with 409 unless it may `overwrite`."""
-        query = {"overwrite": _word(overwrite), "full_info": "true"}
+        query = {"overwrite": str(overwrite).lower(), "full_info": "true"}
         url = self._http.url("userdata", path, "move", target, **query)
         return _file(await self._http.once("POST", url))
 
@@ -343,16 +329,11 @@ def _submission(call: str, said: dict[str, Any]) -> Submission:
     raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)
 
 
-def _job(cloud_id: str, answer: Answer) -> Snapshot:
-    return from_job({**answer.object(), "id": cloud_id})
-
-
-def _job_page(answer: Answer) -> tuple[list[Any], dict[str, Any]]:
+def _job_page(answer: Answer) -> dict[str, Any]:
     page = answer.object()
-    entries = page.get("jobs")
-    if not isinstance(entries, list):
+    if not isinstance(page.get("jobs"), list):
         raise CloudGarbage(f"{answer.call}: no list of jobs in the answer")
-    return entries, page
+    return page
 
 
 def _next_page(page: dict[str, Any], offset: int) -> dict[str, str | int]:
@@ -364,9 +345,8 @@ def _next_page(page: dict[str, Any], offset: int) -> dict[str, str | int]:
     return {"after": cursor} if isinstance(cursor, str) and cursor else {"offset": offset}
 
 
-def _cancelled(answer: Answer) -> tuple[bool, int]:
-    """Whether a job was cancelled (`true`, or a list of ids), and by which attempt we know."""
-    return bool(answer.object().get("cancelled")), answer.attempts
+def _status_only(answer: Answer) -> None:
+    """A 2xx says it all: the documents disagree on the body."""
 
 
 def _uploaded_name(answer: Answer) -> str:
@@ -376,26 +356,11 @@ def _uploaded_name(answer: Answer) -> str:
     return name
 
 
-def _dicts(answer: Answer) -> list[dict[str, Any]]:
-    items = answer.json()
-    if not isinstance(items, list):
-        raise CloudGarbage(f"{answer.call}: the answer is not a list")
-    return [item for item in items if isinstance(item, dict)]
-
-
 def _object_bytes(answer: Answer) -> bytes:
     body = answer.body.strip()
     if not (body.startswith(b"{") and body.endswith(b"}")):
         raise CloudGarbage(f"{answer.call}: the answer is not a JSON object")
     return body
-
-
-def _picture(answer: Answer) -> tuple[bytes, str]:
-    return answer.body, answer.content_type
-
-
-def _status_only(answer: Answer) -> None:
-    """A 2xx says it all: the documents disagree on the body."""
 
 
 @asynccontextmanager
@@ -411,18 +376,6 @@ async def _form(path: Path, filename: str, content_type: str) -> AsyncIterator[M
         yield form
 
 
-def _word(value: bool) -> str:
-    return "true" if value else "false"
-
-
-def _bytes(data: bytes) -> Body:
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[BytesIO]:
-        yield BytesIO(data)
-
-    return opened
-
-
 def _value(answer: Answer) -> Any:
     said = answer.object()
     if "value" not in said:
@@ -430,19 +383,8 @@ def _value(answer: Answer) -> Any:
     return said["value"]
 
 
-def _content(answer: Answer) -> bytes:
-    return answer.body
-
-
-def _ignored(answer: Answer) -> None:
-    """A 2xx says it all."""
-
-
 def _files(answer: Answer) -> list[UserFile]:
-    items = answer.json()
-    if not isinstance(items, list):
-        raise CloudGarbage(f"{answer.call}: the answer is not a list")
-    found = [user_file(item) for item in items if isinstance(item, dict)]
+    found = map(user_file, answer.objects())
     return [file for file in found if file is not None]
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from io import BytesIO
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -87,6 +88,13 @@ class Answer:
             raise CloudGarbage(f"{self.call}: the answer is not a JSON object")
         return value
 
+    def objects(self) -> list[dict[str, Any]]:
+        """The objects in the JSON list that the body is. Raises `CloudGarbage`."""
+        value = self.json()
+        if not isinstance(value, list):
+            raise CloudGarbage(f"{self.call}: the answer is not a list")
+        return [item for item in value if isinstance(item, dict)]
+
 
 class Http:
     """The session with the cloud's host. `timeout` is in seconds for each attempt.
@@ -144,29 +152,42 @@ class Http:
         url: URL,
         parse: Callable[[Answer], T],
         *,
-        body: Body = nullcontext,
+        data: bytes | Body | None = None,
         headers: Mapping[str, str] | None = None,
         total: float | None = None,
     ) -> T:
         """A request that may be repeated; what `parse` makes of its answer.
 
-        `body` is opened for each attempt; `total` replaces the timeout; an answer for which
-        `parse` raises `CloudGarbage` is asked for again.
+        `data` that is no bytes is opened for each attempt; `total` replaces the timeout; an answer
+        for which `parse` raises `CloudGarbage` is asked for again.
         Raises `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
         """
         async for attempt in self.retries.attempts():
             with attempt:
-                async with body() as data:
+                async with data() if callable(data) else nullcontext(data) as body:
                     answer = await self.once(
                         method,
                         url,
-                        data=data,
+                        data=body,
                         headers=headers,
                         total=total,
                         attempts=attempt.num,
                     )
                 parsed = parse(answer)
         return parsed
+
+    async def get(self, parse: Callable[[Answer], T], *path: str, **query: str | int) -> T:
+        """`read` of a GET."""
+        return await self.read("GET", self.url(*path, **query), parse)
+
+    async def lookup(self, parse: Callable[[Answer], T], *path: str) -> T | None:
+        """`read` of a GET, `None` on 404."""
+        try:
+            return await self.get(parse, *path)
+        except CloudRefused as error:
+            if error.status == 404:
+                return None
+            raise
 
     async def once(
         self,
@@ -179,7 +200,9 @@ class Http:
         attempts: int = 1,
     ) -> Answer:
         """One request and its whole answer; see `open` for the errors."""
-        call = _call(method, url)
+        call = f"{method} {url.path}"
+        if isinstance(data, bytes):
+            data = BytesIO(data)  # sent in pieces
         limits = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
         response = await self.open(method, url, data=data, headers=headers, limits=limits)
         try:
@@ -211,7 +234,7 @@ class Http:
         closes the response. Raises `CloudUnreachable` (its `sent` says whether the cloud may have
         seen it) or `CloudRefused`, without a request where `CallGate` says so.
         """
-        call = _call(method, url)
+        call = f"{method} {url.path}"
         key = self.key
         await self._gate.enter(call, key)
         mark = SimpleNamespace(sent=False)
@@ -289,10 +312,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientPayloadError):
         return "the answer was cut off"
     return f"the connection was lost ({type(error).__name__})"
-
-
-def _call(method: str, url: URL) -> str:
-    return f"{method} {url.path}"
 
 
 async def _mark_sent(_: aiohttp.ClientSession, context: SimpleNamespace, __: object) -> None:
