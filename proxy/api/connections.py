@@ -160,6 +160,7 @@ class Connection(web.RequestHandler):
     def upgraded(self, socket: Socket) -> None:
         """The connection is a websocket, which may be silent."""
         self._state, self._socket = _SOCKET, socket
+        self._parser = None  # aiohttp reads no HTTP here any more, and the parser takes memory
         if self.admission is not None and not self.keeper.authenticator.stands(self.admission):
             self.show_out()  # its access ended while it shook hands
 

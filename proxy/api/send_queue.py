@@ -6,8 +6,7 @@ even the rest grows over the limit, the queue overflows and the socket has to go
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections import OrderedDict
 from dataclasses import dataclass
 
 from proxy.translate.messages import Event, Message, Preview
@@ -49,23 +48,30 @@ class SendQueue:
 
     A preview that leads its `progress` is sent in its place to a socket that asked for metadata,
     and behind that `progress` to any other, as a local ComfyUI does. `metadata` says whether the
-    socket asked. `on_drop` is called for each preview that is left out.
+    socket asked.
     """
 
-    def __init__(
-        self,
-        *,
-        limit: int = LIMIT,
-        preview_limit: int = PREVIEW_LIMIT,
-        on_drop: Callable[[], None] = lambda: None,
-    ) -> None:
+    __slots__ = (
+        "_held",
+        "_limit",
+        "_next",
+        "_preview_limit",
+        "_preview_size",
+        "_previews",
+        "_size",
+        "_waiting",
+        "metadata",
+        "overflowed",
+    )
+
+    def __init__(self, *, limit: int = LIMIT, preview_limit: int = PREVIEW_LIMIT) -> None:
         self.overflowed = False
-        self._on_drop = on_drop
         self._limit = limit
         self._preview_limit = preview_limit
         self.metadata = False
+        # An empty deque takes three times the memory of an empty OrderedDict.
         self._waiting: OrderedDict[int, Outgoing] = OrderedDict()
-        self._previews: deque[int] = deque()
+        self._previews: OrderedDict[int, None] = OrderedDict()
         self._held: Preview | None = None
         self._next = 0
         self._size = 0
@@ -79,53 +85,59 @@ class SendQueue:
         self._release()
         self.metadata = wanted
 
-    def put(self, message: Message, *, for_all: bool = False) -> None:
-        """Take a message; `for_all` sends a preview as type 1 whatever the socket asked for."""
+    def put(self, message: Message, *, for_all: bool = False) -> int:
+        """Take a message; `for_all` sends a preview as type 1 whatever the socket asked for.
+
+        Returns how many previews had to make room.
+        """
         if self.overflowed:
-            return
+            return 0
         metadata = self.metadata and not for_all
         if isinstance(message, Preview) and message.leads and not metadata:
-            self._release()
+            dropped = self._release()
             self._held = message
-            return
-        held = self._held
+            return dropped
+        held, dropped = self._held, 0
         if held is not None and not _may_pass(message, held):
-            self._release()
-        self._add(Outgoing(message, metadata))
+            dropped += self._release()
+        dropped += self._add(Outgoing(message, metadata))
         if held is not None and _is_progress_of(message, held):
-            self._release()
+            dropped += self._release()
+        return dropped
 
     def pop(self) -> Outgoing | None:
         """The next message to send, if there is one."""
         if not self._waiting:
             return None
-        _, outgoing = self._waiting.popitem(last=False)
+        number, outgoing = self._waiting.popitem(last=False)
         self._size -= outgoing.size
         if outgoing.droppable:
             self._preview_size -= outgoing.size
-            self._previews.popleft()
+            del self._previews[number]
         return outgoing
 
-    def _release(self) -> None:
-        """Send the preview that waited for its `progress`."""
+    def _release(self) -> int:
+        """Send the preview that waited for its `progress`; how many had to make room."""
         held, self._held = self._held, None
-        if held is not None:
-            self._add(Outgoing(held, metadata=False))
+        return 0 if held is None else self._add(Outgoing(held, metadata=False))
 
-    def _add(self, outgoing: Outgoing) -> None:
+    def _add(self, outgoing: Outgoing) -> int:
         size = outgoing.size
         self._waiting[self._next] = outgoing
         self._size += size
         if outgoing.droppable:
-            self._previews.append(self._next)
+            self._previews[self._next] = None
             self._preview_size += size
         self._next += 1
+        count = 0
         while len(self._previews) > 1 and self._preview_size > self._preview_limit:
-            dropped = self._waiting.pop(self._previews.popleft())
-            self._on_drop()
+            number, _ = self._previews.popitem(last=False)
+            dropped = self._waiting.pop(number)
+            count += 1
             self._size -= dropped.size
             self._preview_size -= dropped.size
         self.overflowed = self._size > self._limit
+        return count
 
 
 def _may_pass(message: Message, held: Preview) -> bool:

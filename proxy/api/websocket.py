@@ -22,9 +22,7 @@ import asyncio
 import contextlib
 import socket as tcp
 import uuid
-from collections.abc import Callable
 from itertools import islice
-from typing import Any, Protocol
 
 import aiohttp
 import structlog
@@ -32,7 +30,7 @@ from aiohttp import web
 
 from proxy.api.connections import connection_of, way_of
 from proxy.api.send_queue import Outgoing, SendQueue
-from proxy.api.services import member_of, of
+from proxy.api.services import Services, member_of, of
 from proxy.api.system import features
 from proxy.translate import codec, messages
 from proxy.translate.messages import Event, Message, Preview, status
@@ -47,34 +45,31 @@ STRETCH = 50
 SHARE = 0.2
 
 
-class Listener(Protocol):
-    """A websocket of a client."""
-
-    def deliver_held(self, message: Message) -> None:
-        """It is the socket's turn to hear this."""
-
-    def leave(self, code: int, reason: str) -> asyncio.Task[None]:
-        """Say goodbye, and cut the connection when the client does not say so too."""
-
-
 class Sockets:
-    """The open sockets of a server."""
+    """The open sockets of a server.
 
-    def __init__(self) -> None:
-        self._sockets: set[Listener] = set()
-        self._held: dict[Listener, Message] = {}
+    One to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
+    """
+
+    def __init__(self, ping_interval: float = 0.0) -> None:
+        self._ping_interval = ping_interval
+        self._sockets: set[ClientSocket] = set()
+        self._held: dict[ClientSocket, Message] = {}
         self._serving: asyncio.Task[None] | None = None
+        self._pinging: asyncio.Task[None] | None = None
 
-    def join(self, socket: Listener) -> None:
+    def join(self, socket: ClientSocket) -> None:
         """A socket was opened."""
         self._sockets.add(socket)
+        if self._pinging is None and self._ping_interval > 0:
+            self._pinging = asyncio.create_task(self._ping(), name="ping silent sockets")
 
-    def leave(self, socket: Listener) -> None:
+    def leave(self, socket: ClientSocket) -> None:
         """A socket is gone."""
         self._sockets.discard(socket)
         self._held.pop(socket, None)
 
-    def hold(self, socket: Listener, message: Message) -> bool:
+    def hold(self, socket: ClientSocket, message: Message) -> bool:
         """Take a message for its turn, in place of an older one; false if it may go at once."""
         if len(self._sockets) <= FEW:
             return False
@@ -83,7 +78,7 @@ class Sockets:
             self._serving = asyncio.create_task(self._serve(), name="status by turns")
         return True
 
-    def take(self, socket: Listener) -> Message | None:
+    def take(self, socket: ClientSocket) -> Message | None:
         """The message that is held for a socket, which delivers it now."""
         return self._held.pop(socket, None)
 
@@ -92,8 +87,9 @@ class Sockets:
         goodbyes = [socket.leave(code, reason) for socket in self._sockets]
         if goodbyes:
             await asyncio.wait(goodbyes)
-        if self._serving is not None:
-            self._serving.cancel()
+        for task in (self._serving, self._pinging):
+            if task is not None:
+                task.cancel()
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -104,6 +100,14 @@ class Sockets:
             await asyncio.sleep(0)  # here they write
             await asyncio.sleep((loop.time() - begun) * (1 / SHARE - 1))
         self._serving = None
+
+    async def _ping(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(min(1.0, self._ping_interval / 4))
+            since = loop.time() - self._ping_interval
+            for socket in self._sockets:
+                socket.ping_if_silent(since)
 
 
 #: The largest message that a client may send, as in ComfyUI; a larger one closes with 1009.
@@ -130,37 +134,55 @@ _KEEP_ALIVE = {
 class ClientSocket:
     """One client's websocket, as the hub knows it."""
 
+    __slots__ = (
+        "_ended",
+        "_leaving",
+        "_left",
+        "_member",
+        "_negotiated",
+        "_ping_due",
+        "_queue",
+        "_services",
+        "_sid",
+        "_silent",
+        "_sockets",
+        "_transport",
+        "_web_socket",
+        "_writing",
+        "_written_at",
+    )
+
     def __init__(
         self,
         web_socket: web.WebSocketResponse,
         transport: asyncio.Transport,
-        flags: dict[str, Any],
+        services: Services,
+        member: str,
+        sid: str,
         sockets: Sockets,
-        on_drop: Callable[[], None],
-        on_metadata: Callable[[], None],
     ) -> None:
         self._web_socket = web_socket
         self._transport = transport
-        self._flags = flags
-        self._all = sockets
-        self._queue = SendQueue(on_drop=on_drop)
-        self._on_metadata = on_metadata
+        self._services = services
+        self._member = member
+        self._sid = sid
+        self._sockets = sockets
+        self._queue = SendQueue()
+        self._writing: asyncio.Task[None] | None = None
         self._written_at = 0.0
-        self._ping_timer: asyncio.TimerHandle | None = None
         self._ping_due = False
-        self._wake = asyncio.Event()
         self._negotiated = False
-        self._silent = False
+        self._silent = self._ended = False
         self._leaving: asyncio.Task[None] | None = None
-        self._left = asyncio.Event()
+        self._left: asyncio.Future[None] | None = None
 
     def send(self, message: Message, *, for_all: bool) -> None:
         """Take a message without waiting; a client that lets too much pile up has to go."""
         if self._silent:
             return
-        if for_all and _is_status(message) and self._all.hold(self, message):
+        if for_all and _is_status(message) and self._sockets.hold(self, message):
             return
-        held = self._all.take(self)
+        held = self._sockets.take(self)
         if held is not None:
             self._put(held, for_all=True)
         self._put(message, for_all=for_all)
@@ -171,8 +193,10 @@ class ClientSocket:
             self._put(message, for_all=True)
 
     def _put(self, message: Message, *, for_all: bool) -> None:
-        self._queue.put(message, for_all=for_all)
-        self._wake.set()
+        dropped = self._queue.put(message, for_all=for_all)
+        if dropped:
+            self._services.books.metrics.previews_dropped.labels(self._member).inc(dropped)
+        self._write_on()
         if self._queue.overflowed:
             log.warning("socket_overflowed", waiting=len(self._queue))
             self.leave(aiohttp.WSCloseCode.TRY_AGAIN_LATER, TOO_SLOW)
@@ -208,31 +232,36 @@ class ClientSocket:
             metadata = isinstance(wanted, dict) and wanted.get("supports_preview_metadata") is True
             self._queue.want_metadata(metadata)
             if metadata:
-                self._on_metadata()
-            self.send(Event("feature_flags", self._flags), for_all=False)
+                self._services.jobs.clients.understands_several(self._member, self._sid)
+            flags = features(self._services.max_upload_bytes)
+            self.send(Event("feature_flags", flags), for_all=False)
 
-    async def deliver(self) -> None:
-        """Send what comes into the queue, until the connection is gone."""
-        with contextlib.suppress(ConnectionError):
-            while True:
-                await self._wake.wait()
-                self._wake.clear()
-                while not self._leaving and (outgoing := self._queue.pop()) is not None:
-                    await self._write(outgoing)
-                self._written_at = asyncio.get_running_loop().time()
-                if self._ping_due:
-                    self._ping_due = False
-                    await self._web_socket.ping()
+    def ping_if_silent(self, since: float) -> None:
+        """Send a ping if nothing was sent since then."""
+        if 0 < self._written_at <= since and self._writing is None and not self._silent:
+            self._ping_due = True
+            self._write_on()
 
-    def ping_after(self, interval: float) -> None:
-        """From now on let a ping follow `interval` seconds without a message."""
-        loop = asyncio.get_running_loop()
-        silence = loop.time() - self._written_at
-        if silence >= interval:
-            self._ping_due = self._written_at > 0
-            self._wake.set()
-            silence = 0.0
-        self._ping_timer = loop.call_later(interval - silence, self.ping_after, interval)
+    def _write_on(self) -> None:
+        """Have the queue written; a socket with nothing to say has no task."""
+        if self._writing is None and not self._ended:
+            self._writing = asyncio.create_task(self._deliver(), name="write to a socket")
+
+    async def _deliver(self) -> None:
+        try:
+            while self._leaving is None and (outgoing := self._queue.pop()) is not None:
+                await self._write(outgoing)
+            if self._ping_due and self._leaving is None:
+                await self._web_socket.ping()
+        except ConnectionError:
+            self._silent = True  # who reads the socket hears of it too
+        except Exception:
+            log.exception("socket_failed")
+            self._transport.abort()
+        finally:
+            self._ping_due = False
+            self._written_at = asyncio.get_running_loop().time()
+            self._writing = None
 
     async def _write(self, outgoing: Outgoing) -> None:
         # A compressor of its own for each message: one a socket would hold 256 KiB for its life.
@@ -262,14 +291,19 @@ class ClientSocket:
             async with asyncio.timeout(patience):
                 payload = code.to_bytes(2, "big") + reason.encode()
                 await self._web_socket.send_frame(payload, aiohttp.WSMsgType.CLOSE)
-                await self._left.wait()
+                if not self._ended:
+                    self._left = asyncio.get_running_loop().create_future()
+                    await self._left
         self._transport.abort()
 
     async def end(self) -> None:
         """The client has closed the connection: answer that, unless it is the answer."""
-        self._left.set()
-        if self._ping_timer is not None:
-            self._ping_timer.cancel()
+        self._ended = True
+        if self._left is not None and not self._left.done():
+            self._left.set_result(None)
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.wait([self._writing])
         if self._leaving is None:
             await self._web_socket.close(drain=False)
         else:
@@ -293,27 +327,15 @@ async def serve(request: web.Request) -> web.StreamResponse:
         return web_socket
     _keep_alive(transport)
     services, member = of(request), member_of(request)
-    flags = features(services.max_upload_bytes)
-    sockets = request.app[SOCKETS]
-    metrics = services.books.metrics
-
-    def count_drop() -> None:
-        metrics.previews_dropped.labels(member).inc()
-
-    def several_understood() -> None:
-        services.jobs.clients.understands_several(member, sid)
-
+    sockets, metrics = request.app[SOCKETS], services.books.metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    client = ClientSocket(web_socket, transport, flags, sockets, count_drop, several_understood)
+    client = ClientSocket(web_socket, transport, services, member, sid, sockets)
     services.jobs.clients.connected(member, sid)
     executing = services.jobs.hub.attach(member, sid, client, hears_all=_cloud_way(request))
     client.greet(services.jobs.queue_remaining(member), sid, executing)
     sockets.join(client)
     connection_of(request).upgraded(client)
     metrics.websockets.labels(member).inc()
-    if services.ping_interval > 0:
-        client.ping_after(services.ping_interval)
-    delivering = asyncio.create_task(client.deliver())
     log.debug("socket_opened", sid=sid)
     try:
         async for message in web_socket:
@@ -323,8 +345,8 @@ async def serve(request: web.Request) -> web.StreamResponse:
         services.jobs.hub.detach(member, sid, client)
         sockets.leave(client)
         metrics.websockets.labels(member).dec()
-        delivering.cancel()
-        await asyncio.gather(delivering, client.end(), return_exceptions=True)
+        with contextlib.suppress(ConnectionError):
+            await client.end()
         log.debug("socket_closed", sid=sid, code=web_socket.close_code)
     return web_socket
 
