@@ -44,7 +44,8 @@ docs: $(RUN) ## write the pages drawn from the code
 	$(BIN)/python -m proxy.cli.reference
 
 conformance: $(DEV) ## hold the simulator against a description of the cloud: OPENAPI=/path/to/it
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[conformance]'
+	$(LOCKED) -r requirements/conformance.lock
+	$(INSTALL) --no-build-isolation --editable '.[conformance]'
 	COMFY_CLOUD_OPENAPI="$(OPENAPI)" $(BIN)/python -m pytest -q tests/simulator/test_published_api.py
 
 site: $(DEV) ## write the documents as a site to ./site, with all links checked

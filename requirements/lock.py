@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent
 RUN = "run"
 BUILD = "build"
-_PINNED = re.compile(r"(?m)^([a-z0-9][a-z0-9._-]*)==")
+_PINNED = re.compile(r"(?m)^([a-z0-9][a-z0-9._-]*)(==[^\\\n]*)")
 
 
 def groups() -> dict[str, list[str]]:
@@ -60,16 +60,26 @@ def write(*, upgrade: bool) -> None:
             every.write_text("".join(locked), encoding="utf-8")
         _compile([line for lines in wanted.values() for line in lines], every)
         run = FOLDER / f"{RUN}.lock"
+        whole = Path(scratch) / "whole.txt"
         for name, lines in wanted.items():
-            path = run if name == RUN else FOLDER / f"{name}.lock"
+            path, below = FOLDER / f"{name}.lock", [] if name in (RUN, BUILD) else wanted[RUN]
+            options = ["--generate-hashes", "-c", str(every)]
+            if below:
+                whole.unlink(missing_ok=True)
+                _compile([*below, *lines], whole, "-c", str(every))
+                same = _pins(run).items() & _pins(whole).items()
+                options += [word for one, _ in same for word in ("--no-emit-package", one)]
             path.unlink(missing_ok=True)
-            below = [] if name in (RUN, BUILD) else wanted[RUN]
-            left_out = _PINNED.findall(run.read_text(encoding="utf-8")) if below else []
-            options = [word for one in left_out for word in ("--no-emit-package", one)]
-            _compile([*below, *lines], path, "--generate-hashes", "-c", str(every), *options)
+            _compile([*below, *lines], path, *options)
     for path in FOLDER.glob("*.lock"):
         if path.stem not in wanted:
             path.unlink()
+
+
+def _pins(path: Path) -> dict[str, str]:
+    """The version and the condition of each package in a lock file."""
+    found = _PINNED.findall(path.read_text(encoding="utf-8"))
+    return {name: pinned.strip() for name, pinned in found}
 
 
 def _compile(requirements: Iterable[str], target: Path, *options: str) -> None:
