@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import posixpath
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ import structlog
 from sqlalchemy import Connection, delete, insert, text
 
 from proxy.storage.database import Database, StorageError
-from proxy.storage.files import Blob, Counter, GivenNames, StoredFile, put_blobs, put_file_names
+from proxy.storage.files import Blob, FileRecord, FileUnit
 from proxy.storage.jobs import (
     EndedJob,
     Payload,
@@ -36,7 +37,6 @@ from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import jobs
 from proxy.storage.usage import UsageRow, add_usage, day_of
 from proxy.translate import codec
-from proxy.translate.names import counters
 
 log = structlog.get_logger(__name__)
 
@@ -309,40 +309,37 @@ def _shares(state: Mapping[str, Any]) -> Shares:
 
 def _files(connection: Connection, old: _Old) -> int:
     """Take over names, counters, and the names that outputs were given."""
+    unit = FileUnit(connection)
     makers: dict[tuple[str, str, str], str] = {}
     for key, data in old.scan("outputs"):
         with old.reading("outputs", key):
             member, job, node = map(unquote, key.split("/"))
             for given in json.loads(data):
                 makers[member, given["type"], given["path"]] = job
-            put_file_names(connection, member, given=GivenNames(job, node, data))
+            unit.put_given(member, job, node, data)
     count = 0
     for key, data in old.scan("files"):
         with old.reading("files", key):
-            record = json.loads(data)
-            subfolder, filename = record.pop("subfolder"), record.pop("filename")
-            path = f"{subfolder}/{filename}" if subfolder else filename
-            record.setdefault("account", "default")
+            record = {"account": "default", **json.loads(data)}
+            path = posixpath.join(record.pop("subfolder"), record.pop("filename"))
             maker = makers.get((record["member"], record["type"], path))
-            file = StoredFile(path=path, job=maker, **record)
-            used = [Counter(file.type, subfolder, *found) for found in counters(filename)]
-            put_file_names(connection, file.member, [file], used)
+            unit.put([FileRecord(path=path, job=maker, **record)])
             count += 1
     return count
 
 
 def _contents(connection: Connection, old: _Old) -> None:
     opaque = False
-    blobs = []
+    known = []
     for key, data in old.scan("contents"):
         with old.reading("contents", key):
-            known = json.loads(data)
-            name, hash_ = known["cloud_name"], known["hash"]
-            sent, seen = known.get("sent_to"), known.get("seen_at")
-            blobs.append(Blob(sent or seen or "", name, sent is not None, hash_, known["size"], 0))
+            one = json.loads(data)
+            name, hash_ = one["cloud_name"], one["hash"]
+            sent, seen = one.get("sent_to"), one.get("seen_at")
+            known.append(Blob(sent or seen or "", name, sent is not None, hash_, one["size"], 0))
             match = _HASH_NAME.fullmatch(name)
             opaque |= sent is not None and match is not None and match["hash"].lower() != hash_
-    put_blobs(connection, blobs, names_are_opaque=opaque)
+    FileUnit(connection).put_blobs(known, names_are_opaque=opaque)
 
 
 # --- usage ---------------------------------------------------------------------------------
