@@ -43,6 +43,7 @@ from proxy.storage.database import (
     open_sqlite,
     set_aside,
 )
+from proxy.storage.files import FileRepository
 from proxy.storage.members import MemberRepository
 from proxy.storage.migrations import migrate
 from proxy.storage.usage import UsageRepository
@@ -107,7 +108,7 @@ async def rooms(
         by_name = {account.name: account for account in opened}
         cloud = opened[0].cloud
         files = Files(
-            store,
+            FileRepository(database),
             {account.name: account.cloud for account in opened},
             path / "files",
             cache_bytes=settings.cache_bytes,

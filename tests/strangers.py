@@ -9,7 +9,7 @@ import re
 import secrets
 import threading
 import uuid
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,7 +160,7 @@ class House:
 
         async def ask() -> Answer:
             answer = await self._ask(person, method, path, json=json, data=data, query=query)
-            self._check(person, answer.whole(), told=told)
+            await self._check(person, answer.whole(), told=told)
             return answer
 
         return self.do(ask())
@@ -195,7 +195,7 @@ class House:
             url = self._url.origin().join(URL(path))
             async with self._session.get(url, headers=_credentials(person)) as answer:
                 assert answer.status == 200
-                self._check(person, await answer.content.readany())
+                await self._check(person, await answer.content.readany())
 
         self.do(look())
 
@@ -205,7 +205,7 @@ class House:
         async def look() -> None:
             heard, person.heard = person.heard, []
             for message in heard:
-                self._check(person, message)
+                await self._check(person, message)
 
         self.do(look())
 
@@ -213,32 +213,29 @@ class House:
         """What the cloud calls the files of a person."""
 
         async def ask() -> set[str]:
-            return self._hashes(person)
+            return await self._hashes(person)
 
         return self.do(ask())
 
-    def _check(self, person: Stranger, seen: bytes, *, told: str = "") -> None:
+    async def _check(self, person: Stranger, seen: bytes, *, told: str = "") -> None:
         """What a member sees has nothing in it of another, but for what the member said itself."""
         text = seen.replace(told.encode(), b"") if told else seen
         for other in self.people:
             if other is not person:
-                for secret in self._secrets(other, person):
+                for secret in await self._secrets(other, person):
                     assert secret.encode() not in text, f"{secret} of {other.name}: {text!r}"
 
-    def _secrets(self, person: Stranger, before: Stranger) -> Iterator[str]:
+    async def _secrets(self, person: Stranger, before: Stranger) -> set[str]:
         """What `before` must not see of a person."""
-        yield person.marker
-        yield person.token
-        for prompt_id in person.jobs:
-            if prompt_id not in before.jobs:
-                yield prompt_id
-        yield from self._hashes(person) - self._hashes(before)
+        jobs = set(person.jobs) - set(before.jobs)
+        hashes = await self._hashes(person) - await self._hashes(before)
+        return {person.marker, person.token, *jobs, *hashes}
 
-    def _hashes(self, person: Stranger) -> set[str]:
+    async def _hashes(self, person: Stranger) -> set[str]:
         return {
             record.cloud_name
             for type_ in ("input", "output", "temp")
-            for record in self.services.files.records(person.name, type_)
+            for record in await self.services.files.records(person.name, type_)
         }
 
 

@@ -21,7 +21,7 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
     Compressed only for who asks for it. The entity tag is that of the bytes as they are sent.
     """
     coding = cast(Coding, answers.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
-    body = await of(request).catalogue.object_info(_files(request), coding)
+    body = await of(request).catalogue.object_info(await _files(request), coding)
     headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}
     if any(tag.value in ("*", body.etag) for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
@@ -34,7 +34,7 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
 async def get_node_class(request: web.Request) -> web.Response:
     """One node class, or `{}`."""
     name = request.match_info["node_class"]
-    return answers.ready(await of(request).catalogue.node_class_json(name, _files(request)))
+    return answers.ready(await of(request).catalogue.node_class_json(name, await _files(request)))
 
 
 async def get_model_folders(request: web.Request) -> web.Response:
@@ -112,5 +112,5 @@ async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> we
     return response
 
 
-def _files(request: web.Request) -> list[str]:
-    return of(request).files.listing(member_of(request), "input")
+async def _files(request: web.Request) -> list[str]:
+    return await of(request).files.listing(member_of(request), "input")

@@ -93,7 +93,7 @@ async def list_assets(request: web.Request) -> web.Response:
     found = [
         asset
         for file in as_cloud.output_files(job.get("outputs", {}))
-        if (asset := _asset(request, file)) is not None
+        if (asset := await _asset(request, file)) is not None
     ]
     page = found[offset : offset + limit]
     pagination = {
@@ -105,8 +105,9 @@ async def list_assets(request: web.Request) -> web.Response:
     return answers.json({"job_id": job["id"], "assets": page, "pagination": pagination})
 
 
-def _asset(request: web.Request, file: OutputFile) -> dict[str, Any] | None:
-    record = of(request).files.find(member_of(request), file.type, file.subfolder, file.filename)
+async def _asset(request: web.Request, file: OutputFile) -> dict[str, Any] | None:
+    files = of(request).files
+    record = await files.find(member_of(request), file.type, file.subfolder, file.filename)
     if record is None:
         return None
     return as_cloud.asset(

@@ -22,7 +22,7 @@ from proxy.api.origins import OriginCheck, allow_all
 from proxy.api.services import Services
 from proxy.logging import RequestContext, begin_request
 from proxy.members.limiter import LIMIT_REACHED
-from proxy.store.base import StoreError
+from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -144,7 +144,7 @@ class Gate:
             tell = log.warning if error.status >= 500 else log.info
             tell("refused", path=request.path, status=error.status, error=error.type)
             return answers.refusal(error)
-        except StoreError as error:
+        except StorageError as error:
             log.error("store_failed", path=request.path, error=str(error))
             return answers.refusal(
                 LocalError(

@@ -210,7 +210,7 @@ async def get_files(request: web.Request) -> web.Response:
     type_ = request.match_info["type"]
     if type_ not in TYPES:
         return answers.job_error("Invalid directory type")
-    records = reversed(of(request).files.records(member_of(request), type_))
+    records = reversed(await of(request).files.records(member_of(request), type_))
     newest_first = sorted(records, key=lambda record: -record.modified)
     return answers.json(
         [

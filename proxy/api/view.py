@@ -8,7 +8,7 @@ from proxy.api import answers
 from proxy.api.cloud_routes import redirect
 from proxy.api.downloads import Part, Stamp, decide, send
 from proxy.api.services import member_of, of
-from proxy.files.record import FileRecord
+from proxy.storage.files import FileRecord
 from proxy.translate.names import UNKNOWN, is_active, media_type, view_place
 
 
@@ -22,7 +22,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     if isinstance(place, int):
         return answers.empty(place)
     files = of(request).files
-    record = files.find(
+    record = await files.find(
         member_of(request), place.type, place.subfolder, place.path.rpartition("/")[2]
     )
     if record is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +15,8 @@ from proxy.files.cache import Cache
 from proxy.files.content import HELD_BACK, Content, ContentBrokenError
 from proxy.files.contents import Contents
 from proxy.files.download import ContentWrongError, Downloads, DownloadSource, Fetch
-from proxy.files.record import FileRecord
-from proxy.store.base import StoreError
+from proxy.storage.database import StorageError
+from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError, from_cloud, retry_header
 from proxy.translate.names import kind
 
@@ -62,7 +62,7 @@ class Library:
         Returns when the size is known; small contents are complete by then. Raises `LocalError`
         if the content cannot be had.
         """
-        hash_ = self._hash(record)
+        hash_ = await self._hash(record)
         if hash_ is not None:
             if self._cache.is_trusted(hash_):
                 lease = self._cache.lease(hash_)
@@ -73,7 +73,7 @@ class Library:
                 return Content(lease)
         self._cache.misses += 1
         problem: Exception | None = None
-        for account, cloud_name, cloud_type in self._origins(record, hash_):
+        async for account, cloud_name, cloud_type in self._origins(record, hash_):
             fetch = self._downloads.fetch(account, cloud_name, cloud_type, hash_)
             await fetch.began(HELD_BACK)
             if fetch.error is None:
@@ -83,16 +83,19 @@ class Library:
                 break
         raise unavailable(record.filename, problem)
 
-    def _origins(self, record: FileRecord, hash_: str | None) -> Iterator[tuple[str, str, str]]:
+    async def _origins(
+        self, record: FileRecord, hash_: str | None
+    ) -> AsyncIterator[tuple[str, str, str]]:
         """Which accounts may have the content, under which name and in which folder.
 
-        First the one that made it or got it first, then those that were sent it. Where that one
-        is no longer among the accounts, it may be under another name, so each is asked.
+        First the one that made it or got it first, at once, so that no download that others share
+        ends meanwhile; then those that were sent it. Where that one is no longer among the
+        accounts, it may be under another name, so each is asked.
         """
         asked = {record.account}
         if record.account in self._sources:
             yield record.account, record.cloud_name, record.cloud_type
-        for account, cloud_name in self._contents.names(hash_) if hash_ is not None else ():
+        for account, cloud_name in await self._contents.names(hash_) if hash_ is not None else ():
             if account not in asked:
                 asked.add(account)
                 yield account, cloud_name, "input"
@@ -119,7 +122,7 @@ class Library:
 
         A content that cannot be had is another one.
         """
-        known = self._hash(record)
+        known = await self._hash(record)
         if known is None:
             try:
                 async with self.whole(record) as path:
@@ -140,8 +143,8 @@ class Library:
         except LocalError as error:
             _log.info("output_prefetch_failed", reason=str(error))
 
-    def _hash(self, record: FileRecord) -> str | None:
-        return record.hash or self._contents.hash_of(record.account, record.cloud_name)
+    async def _hash(self, record: FileRecord) -> str | None:
+        return record.hash or await self._contents.hash_of(record.account, record.cloud_name)
 
     def _learn(self, fetch: Fetch) -> None:
         """Keep the hash of a content whose name does not tell it, so that it is found again."""
@@ -152,7 +155,7 @@ class Library:
     async def _learn_hash(self, account: str, cloud_name: str, hash_: str, size: int) -> None:
         try:
             await self._contents.was_fetched(account, cloud_name, hash_, size)
-        except StoreError as error:
+        except StorageError as error:
             _log.warning("content_hash_store_failed", reason=str(error))
 
 

@@ -12,8 +12,8 @@ from proxy.files.cache import Cache
 from proxy.files.contents import Contents
 from proxy.files.library import Library
 from proxy.files.namespace import Namespace
-from proxy.files.record import FileRecord
 from proxy.files.uploads import Received, Uploads
+from proxy.storage.files import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError
 
@@ -41,19 +41,11 @@ class Moving:
         self._contents = contents
         self._uploads = uploads
 
-    def recall(self) -> None:
-        """Learn, after a restart, how other accounts call the files that they were sent."""
-        for record in self._namespace.everything():
-            hash_ = self._hash(record)
-            for account, cloud_name in self._contents.names(hash_) if hash_ is not None else ():
-                if account != record.account:
-                    self._namespace.also_called(record, cloud_name)
-
-    def name_at(self, record: FileRecord, account: str) -> str:
+    async def name_at(self, record: FileRecord, account: str) -> str:
         """What a graph for the account calls the file, with the folder that it is in there."""
         if record.account != account:
-            hash_ = self._hash(record)
-            sent = None if hash_ is None else self._contents.sent_as(account, hash_)
+            hash_ = await self._hash(record)
+            sent = None if hash_ is None else await self._contents.sent_as(account, hash_)
             if sent is not None:
                 return names.annotate(sent, "input")
         return names.annotate(record.cloud_name, record.cloud_type)
@@ -62,9 +54,9 @@ class Moving:
         """Send what the account does not have.
 
         Raises `LocalError` (424 if the account that has a file does not hand it out, otherwise
-        what is wrong with this one), `StoreError`.
+        what is wrong with this one), `StorageError`.
         """
-        missing = [record for record in records if not self._is_at(record, account)]
+        missing = [record for record in records if not await self._is_at(record, account)]
         if not missing:
             return
         turn = asyncio.Semaphore(AT_ONCE)
@@ -81,11 +73,11 @@ class Moving:
             if result is not None:
                 raise result
 
-    def _is_at(self, record: FileRecord, account: str) -> bool:
+    async def _is_at(self, record: FileRecord, account: str) -> bool:
         if record.account == account and record.cloud_type != "input":
             return True
-        hash_ = self._hash(record)
-        return hash_ is not None and self._contents.sent_as(account, hash_) is not None
+        hash_ = await self._hash(record)
+        return hash_ is not None and await self._contents.sent_as(account, hash_) is not None
 
     async def _send(self, record: FileRecord, account: str) -> None:
         """Send a file of another account, fetched from there unless it is in the cache.
@@ -95,10 +87,9 @@ class Moving:
         async with self._fetched(record) as path:
             hash_, size = path.name, path.stat().st_size
             await self._contents.was_fetched(record.account, record.cloud_name, hash_, size)
-            cloud_name = await self._uploads.ensure_sent(
-                account, Received(path, hash_, size), record.filename
-            )
-        self._namespace.also_called(record, cloud_name)
+            await self._uploads.ensure_sent(account, Received(path, hash_, size), record.filename)
+        if record.hash is None:  # so that the other account's name leads to the file
+            await self._write(record, replace(record, hash=hash_, size=size))
 
     @asynccontextmanager
     async def _fetched(self, record: FileRecord) -> AsyncIterator[Path]:
@@ -123,9 +114,13 @@ class Moving:
             cloud_name = await self._uploads.ensure_sent(account, received, record.filename)
         finally:
             lease.release()
-        async with self._namespace.lock(record.member):
-            if self._namespace.get(record.member, record.place) is record:
-                await self._namespace.put([replace(record, cloud_name=cloud_name)])
+        await self._write(record, replace(record, cloud_name=cloud_name))
 
-    def _hash(self, record: FileRecord) -> str | None:
-        return record.hash or self._contents.hash_of(record.account, record.cloud_name)
+    async def _write(self, record: FileRecord, changed: FileRecord) -> None:
+        """Write what is known now of a file, if it is still the same."""
+        async with self._namespace.lock(record.member):
+            if await self._namespace.get(record.member, record.place) == record:
+                await self._namespace.put([changed])
+
+    async def _hash(self, record: FileRecord) -> str | None:
+        return record.hash or await self._contents.hash_of(record.account, record.cloud_name)

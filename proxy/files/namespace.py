@@ -1,140 +1,110 @@
-"""The members' names: in memory to be asked, in the store to last.
+"""The members' names: in the storage, and of those that were asked for last in memory.
 
-A name is written to the store before anyone is told it. Members share nothing.
+A name is written before anyone is told it. Members share nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from urllib.parse import quote
+from collections.abc import Iterable, Sequence
+from weakref import WeakValueDictionary
 
-import msgspec
-import structlog
+from proxy.files.contents import Remembered, hash_in
+from proxy.storage.files import FileRecord, FileRepository
+from proxy.translate.names import Place
 
-from proxy.files.contents import hash_in
-from proxy.files.record import FileRecord
-from proxy.store.base import Delete, Put, Store
-from proxy.translate.names import Place, counters
-
-_log = structlog.get_logger(__name__)
-
-COLLECTION = "files"
-
-
-@dataclass(slots=True)
-class _Space:
-    """One member's files."""
-
-    files: dict[Place, FileRecord] = field(default_factory=dict)
-    folders: set[Place] = field(default_factory=set)
-    counters: dict[tuple[Place, str], int] = field(default_factory=dict)
-    local_names: dict[str, str] = field(default_factory=dict)
-    uploads: dict[str, FileRecord] = field(default_factory=dict)
-    listings: dict[str, list[str]] = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def add(self, record: FileRecord) -> None:
-        place = record.place
-        self.files.pop(place, None)  # a file that is written again becomes the newest
-        self.files[place] = record
-        self.listings.pop(place.type, None)
-        folder = Place(place.type, place.subfolder)
-        for stem, number in counters(record.filename):
-            highest = self.counters.get((folder, stem), 0)
-            self.counters[folder, stem] = max(highest, number)
-        while folder.path:
-            self.folders.add(folder)
-            folder = Place(folder.type, folder.subfolder)
-        if record.cloud_type == "input" or hash_in(record.cloud_name) is not None:
-            self.local_names[record.cloud_name] = record.path
-        if record.cloud_type == "input":
-            self.uploads[record.cloud_name] = record
+#: Places, with or without a file, and lists of which the answers are remembered.
+PLACES, LISTS = 20_000, 100
 
 
 class Namespace:
-    """All members' files by place.
+    """All members' files by place. Everything raises `StorageError`.
 
-    Whoever chooses a name holds `lock(member)` until `put` has returned, so that two choices at
-    once cannot meet.
+    Whoever chooses a name outside of a unit holds `lock(member)` until `put` has returned, so that
+    two choices at once cannot meet.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._spaces: defaultdict[str, _Space] = defaultdict(_Space)
-
-    async def load(self) -> None:
-        """Read what was written before. Raises `StoreError`."""
-        records = []
-        async for key, value in self._store.scan(COLLECTION):
-            try:
-                records.append(msgspec.json.decode(value, type=FileRecord))
-            except msgspec.DecodeError as error:
-                _log.warning("file_record_rejected", key=key, reason=str(error))
-        for record in sorted(records, key=lambda record: record.modified):
-            self._spaces[record.member].add(record)
+    def __init__(self, files: FileRepository) -> None:
+        self._files = files
+        self._places = Remembered[tuple[str, Place], FileRecord | None](PLACES)
+        self._lists = Remembered[tuple[str, str], list[str]](LISTS)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, member: str) -> asyncio.Lock:
         """The lock under which the member's names are chosen."""
-        return self._spaces[member].lock
+        return self._locks.setdefault(member, asyncio.Lock())
 
-    def get(self, member: str, place: Place) -> FileRecord | None:
+    async def get(self, member: str, place: Place) -> FileRecord | None:
         """The file at a place."""
-        return self._spaces[member].files.get(place)
+        key = (member, place)
+        if key in self._places:
+            return self._places[key]
+        epoch = self._places.epoch
+        record = await self._files.read(lambda files: files.get(member, place))
+        self._places.put(key, record, epoch)
+        return record
 
-    def has_folder(self, member: str, place: Place) -> bool:
+    async def get_many(self, member: str, places: Iterable[Place]) -> dict[Place, FileRecord]:
+        """The files at those places where there is one."""
+        wanted = dict.fromkeys(places)
+        unknown = [place for place in wanted if (member, place) not in self._places]
+        found: dict[Place, FileRecord] = {}
+        if unknown:
+            epoch = self._places.epoch
+            found = await self._files.read(lambda files: files.get_many(member, unknown))
+            for place in unknown:
+                self._places.put((member, place), found.get(place), epoch)
+        for place in wanted:
+            if place not in found and (record := self._places.get((member, place))) is not None:
+                found[place] = record
+        return found
+
+    async def has_folder(self, member: str, place: Place) -> bool:
         """Whether a place is a folder: the root of its type, or one that holds a file."""
-        return not place.path or place in self._spaces[member].folders
+        if not place.path:
+            return True
+        return await self._files.read(lambda files: files.has_folder(member, place))
 
-    def records(self, member: str, type_: str) -> list[FileRecord]:
+    async def records(self, member: str, type_: str) -> list[FileRecord]:
         """The files of a folder and what is below it, the oldest first."""
-        files = self._spaces[member].files.values()
-        return [record for record in files if record.type == type_]
+        return await self._files.read(lambda files: files.records(member, type_))
 
-    def listing(self, member: str, type_: str) -> list[str]:
+    async def listing(self, member: str, type_: str) -> list[str]:
         """The sorted paths of a folder's files; remembered until one is added."""
-        listings = self._spaces[member].listings
-        if type_ not in listings:
-            listings[type_] = sorted(record.path for record in self.records(member, type_))
-        return list(listings[type_])
+        key = (member, type_)
+        if key not in self._lists:
+            epoch = self._lists.epoch
+            found = await self._files.read(lambda files: files.listing(member, type_))
+            self._lists.put(key, found, epoch)
+            return list(found)
+        return list(self._lists[key])
 
-    def next_number(self, member: str, folder: Place, stem: str) -> int:
-        """The counter that ComfyUI gives to the next output with this stem, from 1 on."""
-        return self._spaces[member].counters.get((folder, stem), 0) + 1
-
-    def local_names(self, member: str) -> Mapping[str, str]:
-        """The member's newest name of each content, by the cloud's name.
+    async def local_names(self, member: str, words: Iterable[str]) -> dict[str, str]:
+        """The member's newest name of each content, by the cloud's names among the words.
 
         Names that the cloud gave for people are not among them: they may be a text's own words.
         """
-        return self._spaces[member].local_names
+        hashes, others = split_words(words)
+        if not hashes and not others:
+            return {}
+        return await self._files.read(lambda files: files.local_names(member, hashes, others))
 
-    def upload_named(self, member: str, cloud_name: str) -> FileRecord | None:
-        """The file of the member that was sent to the cloud and is called so there."""
-        return self._spaces[member].uploads.get(cloud_name)
+    async def put(self, records: Sequence[FileRecord]) -> None:
+        """Write records."""
+        await self._files.write(lambda files: files.put(records))
+        self.written(records)
 
-    def also_called(self, record: FileRecord, cloud_name: str) -> None:
-        """Another account calls the content of a file so."""
-        space = self._spaces[record.member]
-        space.local_names.setdefault(cloud_name, record.path)
-        space.uploads.setdefault(cloud_name, record)
-
-    def everything(self) -> Iterator[FileRecord]:
-        """The files of all members."""
-        for space in self._spaces.values():
-            yield from space.files.values()
-
-    async def put(
-        self, records: Sequence[FileRecord], *, beside: Sequence[Put | Delete] = ()
-    ) -> None:
-        """Write records, and other changes in the same transaction. Raises `StoreError`."""
-        puts = [Put(COLLECTION, _key(record), msgspec.json.encode(record)) for record in records]
-        await self._store.write([*puts, *beside])
+    def written(self, records: Iterable[FileRecord]) -> None:
+        """Records have been written in a unit of somebody else."""
         for record in records:
-            self._spaces[record.member].add(record)
+            self._places.put((record.member, record.place), record)
+            self._lists.forget((record.member, record.type))
 
 
-def _key(record: FileRecord) -> str:
-    return f"{quote(record.member, safe='')}/{record.type}/{record.path}"
+def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
+    """Words that may be the cloud's names: those that look like a hash, and others."""
+    hashes: list[str] = []
+    others: list[str] = []
+    for word in dict.fromkeys(words):
+        (hashes if hash_in(word) is not None else others).append(word)
+    return hashes, others

@@ -6,8 +6,9 @@ import posixpath
 from collections.abc import Awaitable, Callable
 
 from proxy.files.namespace import Namespace
-from proxy.files.record import FileRecord, Named, make_record
+from proxy.files.record import Named, make_record
 from proxy.files.uploads import Received, Sent
+from proxy.storage.files import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -38,7 +39,10 @@ class Naming:
         self._subfolder = subfolder
         self._type = type_
         self._overwrite = overwrite
-        self._place_of(filename)
+
+    async def check(self) -> None:
+        """Raises `LocalError` if the name cannot be given, before anything is received."""
+        await self._place_of(self._filename)
 
     async def same(self, hash_: str) -> Named | None:
         """The answer if a file of the name has this content already, so that nothing is to do."""
@@ -57,11 +61,11 @@ class Naming:
     async def take(self, hash_: str, content: Received, sent: Sent, *, modified: float) -> Named:
         """Give the content a name. `hash_` is of the bytes that were sent, for masks not the same.
 
-        Raises `StoreError`; then the name is not given.
+        Raises `StorageError`; then the name is not given.
         """
         async with self._namespace.lock(self._member):
             filename, place, found = await self._choose(hash_)
-            known = self._namespace.get(self._member, place) if found else None
+            known = await self._namespace.get(self._member, place) if found else None
             moved = known is not None and known.hash == content.hash
             if known is None or (moved and (known.account, known.cloud_name) != sent):
                 record = make_record(
@@ -80,8 +84,8 @@ class Naming:
         """Name and place, and whether the file there has the content. The lock is held."""
         filename, number = self._filename, 0
         while True:
-            place = self._place_of(filename)
-            record = self._namespace.get(self._member, place)
+            place = await self._place_of(filename)
+            record = await self._namespace.get(self._member, place)
             if record is None or self._overwrite:
                 return filename, place, False
             if await self._holds(record, hash_):
@@ -89,7 +93,7 @@ class Naming:
             number += 1
             filename = names.numbered(self._filename, number)
 
-    def _place_of(self, filename: str) -> Place:
+    async def _place_of(self, filename: str) -> Place:
         if self._type not in names.TYPES:
             raise LocalError(
                 400,
@@ -100,21 +104,21 @@ class Naming:
         if place is None or not names.is_storable(place.path):
             raise _invalid(filename, "it leads outside, is too long or is no name at all")
         parent = Place(self._type, place.subfolder)
-        if self._is_folder(place):
+        if await self._is_folder(place):
             raise _invalid(filename, "it is the name of a folder")
-        if not self._is_folder(parent):
+        if not await self._is_folder(parent):
             raise _invalid(filename, f"there is no folder {parent.path}; give it as subfolder")
         while parent.path:
-            if self._namespace.get(self._member, parent) is not None:
+            if await self._namespace.get(self._member, parent) is not None:
                 raise _invalid(filename, f"{parent.path} is a file and not a folder")
             parent = Place(parent.type, parent.subfolder)
         return place
 
-    def _is_folder(self, place: Place) -> bool:
+    async def _is_folder(self, place: Place) -> bool:
         """Also of the subfolder, which is made with those above it before anything is written."""
         subfolder = names.resolve(self._type, posixpath.normpath(self._subfolder)) or ""
         made = f"{subfolder}/".startswith(f"{place.path}/")
-        return made or self._namespace.has_folder(self._member, place)
+        return made or await self._namespace.has_folder(self._member, place)
 
     def _named(self, filename: str) -> Named:
         return Named(filename, self._subfolder, self._type)

@@ -10,19 +10,16 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
 from proxy.files.contents import hash_in
 from proxy.files.namespace import Namespace
-from proxy.files.record import FileRecord, make_record
-from proxy.store.base import Put, Store
+from proxy.files.record import make_record
+from proxy.storage.files import FileRecord, FileRepository, FileUnit
 from proxy.translate import names, outputs
-from proxy.translate.graph import reveal
+from proxy.translate.graph import reveal, words
 from proxy.translate.names import Place
-
-COLLECTION = "outputs"
 
 #: Nodes whose names are kept in memory; those of others are read from the store again.
 REMEMBERED = 4096
@@ -66,10 +63,8 @@ class _Job:
     account: str
 
     @property
-    def key(self) -> str:
-        return "/".join(
-            quote(part, safe="") for part in (self.member, self.prompt_id, self.node_id)
-        )
+    def key(self) -> tuple[str, str, str]:
+        return self.member, self.prompt_id, self.node_id
 
 
 class Outputs:
@@ -80,19 +75,19 @@ class Outputs:
 
     def __init__(
         self,
-        store: Store,
+        files: FileRepository,
         namespace: Namespace,
         *,
         measure: Callable[[FileRecord], Awaitable[tuple[int, int]]],
         on_named: Callable[[FileRecord], None] = lambda _: None,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._store = store
+        self._files = files
         self._namespace = namespace
         self._measure = measure
         self._on_named = on_named
         self._now = now
-        self._given: OrderedDict[str, list[Given]] = OrderedDict()
+        self._given: OrderedDict[tuple[str, str, str], list[Given]] = OrderedDict()
 
     async def localise(
         self,
@@ -107,12 +102,12 @@ class Outputs:
         """An account's output of a node in local form. The same for the same files at any time.
 
         A file keeps the name that it was first given, whether the cloud's event or the job's
-        detail was first to tell of it. Raises `StoreError`; then no name was given.
+        detail was first to tell of it. Raises `StorageError`; then no name was given.
         """
         job = _Job(member, prompt_id, node_id, node, account)
         shaped = outputs.with_core_keys(output)
         items = [_Item(*found) for found in outputs.files(shaped)]
-        local = reveal(shaped, self._namespace.local_names(member))
+        local = reveal(shaped, await self._namespace.local_names(member, words(shaped)))
         places = await self._places(job, items)
         for item, place in zip(items, places, strict=True):
             revealed = local[item.key][item.index]
@@ -126,18 +121,19 @@ class Outputs:
 
     async def _places(self, job: _Job, items: Sequence[_Item]) -> list[Place]:
         """Where each item is for the member. What a node was given as an upload stays one."""
-        uploads = [self._upload(job, item) for item in items]
+        uploads = [await self._upload(job, item) for item in items]
         mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
         places = iter(await self._output_places(job, mine) if mine else ())
         return [next(places) if upload is None else upload.place for upload in uploads]
 
-    def _upload(self, job: _Job, item: _Item) -> FileRecord | None:
+    async def _upload(self, job: _Job, item: _Item) -> FileRecord | None:
         if item.item.get("type") != "input":
             return None
-        return self._namespace.upload_named(job.member, item.cloud_name)
+        member, name = job.member, item.cloud_name
+        return await self._files.read(lambda files: files.upload_named(member, name))
 
     async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[Place]:
-        given = await self._load(job.key)
+        given = await self._load(job)
         matched = _match(items, given)
         settled = [
             Place(name.type, name.path)
@@ -150,16 +146,27 @@ class Outputs:
             await self._size(job, item) if name is None else (0, 0)
             for item, name in zip(items, matched, strict=True)
         ]
-        async with self._namespace.lock(job.member):
-            return await self._give(job, items, await self._load(job.key), sizes)
+        places, records, kept = await self._files.write(
+            lambda files: self._give(files, job, items, sizes)
+        )
+        self._namespace.written(records)
+        self._remember(job, kept)
+        for record in records:
+            self._on_named(record)
+        return places
 
-    async def _give(
+    def _give(
         self,
+        files: FileUnit,
         job: _Job,
         items: Sequence[_Item],
-        given: Sequence[Given],
         sizes: Sequence[tuple[int, int]],
-    ) -> list[Place]:
+    ) -> tuple[list[Place], list[FileRecord], list[Given]]:
+        """Give names in a unit of work: the places, what was written, and all names of the node.
+
+        Runs in a thread of the database's.
+        """
+        given = _decoded(files.given(job.member, job.prompt_id, job.node_id))
         places: list[Place] = []
         records: dict[Place, FileRecord] = {}
         matched = _match(items, given)
@@ -167,7 +174,7 @@ class Outputs:
         for item, name, size in zip(items, matched, sizes, strict=True):
             cloud_name = item.cloud_name
             if name is None:
-                place = self._free_place(job, item, size, records)
+                place = self._free_place(files, job, item, size, records)
             else:
                 place = Place(name.type, name.path)
                 if not _is_better(cloud_name, name.cloud_name):
@@ -182,31 +189,34 @@ class Outputs:
                     cloud_type=_cloud_type(item, place),
                     modified=self._now(),
                     account=job.account,
+                    job=job.prompt_id,
                 )
-        await self._namespace.put(
-            list(records.values()), beside=[Put(COLLECTION, job.key, msgspec.json.encode(kept))]
-        )
-        self._remember(job.key, kept)
-        for record in records.values():
-            self._on_named(record)
-        return places
+        written = list(records.values())
+        files.put(written)
+        files.put_given(job.member, job.prompt_id, job.node_id, msgspec.json.encode(kept))
+        return places, written, kept
 
     def _free_place(
-        self, job: _Job, item: _Item, size: tuple[int, int], taken: Mapping[Place, object]
+        self,
+        files: FileUnit,
+        job: _Job,
+        item: _Item,
+        size: tuple[int, int],
+        taken: Mapping[Place, object],
     ) -> Place:
         """The next name by ComfyUI's counter that nothing has yet."""
         type_ = outputs.output_type(item.item, job.node)
         subfolder, stem, tail = self._pattern(job, item, type_, size)
         folder = Place(type_, subfolder)
-        number = self._namespace.next_number(job.member, folder, stem) if tail is not None else 0
+        number = files.next_number(job.member, folder, stem) if tail is not None else 0
         while True:
             if tail is not None:
                 filename = names.counted(stem, number, tail)
             else:
                 filename = names.numbered(stem, number) if number else stem
             place = Place(type_, posixpath.join(subfolder, filename))
-            used = place in taken or self._namespace.get(job.member, place) is not None
-            if not used and not self._namespace.has_folder(job.member, place):
+            used = place in taken or files.get(job.member, place) is not None
+            if not used and not files.has_folder(job.member, place):
                 return place
             number += 1
 
@@ -255,19 +265,26 @@ class Outputs:
             return await asyncio.wait_for(self._measure(record), MEASURE_TIMEOUT)
         return 0, 0
 
-    async def _load(self, key: str) -> list[Given]:
-        given = self._given.get(key)
+    async def _load(self, job: _Job) -> list[Given]:
+        given = self._given.get(job.key)
         if given is None:
-            value = await self._store.get(COLLECTION, key)
-            given = msgspec.json.decode(value, type=list[Given]) if value is not None else []
-            self._remember(key, given)
+            given = _decoded(
+                await self._files.read(
+                    lambda files: files.given(job.member, job.prompt_id, job.node_id)
+                )
+            )
+            self._remember(job, given)
         return given
 
-    def _remember(self, key: str, given: list[Given]) -> None:
-        self._given[key] = given
-        self._given.move_to_end(key)
+    def _remember(self, job: _Job, given: list[Given]) -> None:
+        self._given[job.key] = given
+        self._given.move_to_end(job.key)
         while len(self._given) > REMEMBERED:
             self._given.popitem(last=False)
+
+
+def _decoded(data: bytes | None) -> list[Given]:
+    return [] if data is None else msgspec.json.decode(data, type=list[Given])
 
 
 def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]:

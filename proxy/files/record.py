@@ -1,48 +1,15 @@
-"""What is known of one file of a member."""
+"""Records of files as they are made, and the answer to an upload."""
 
 from __future__ import annotations
 
 import posixpath
 from dataclasses import dataclass
 
+from proxy.storage.files import FileRecord
 from proxy.translate.names import Place, media_type
 
 #: The account of files from before there could be several.
 DEFAULT_ACCOUNT = "default"
-
-
-@dataclass(frozen=True, slots=True)
-class FileRecord:
-    """A local name and the content behind it.
-
-    `account` has it: it is that of the job that made it, or the first that it was sent to.
-    `cloud_name` is opaque and used verbatim; `cloud_type` is the folder under which the cloud has
-    it (uploads are always `input` there). `hash` is the content's BLAKE3 in hexadecimal and `size`
-    its length in bytes, both `None` until the content was seen. `modified` is in seconds since
-    1970.
-    """
-
-    member: str
-    type: str
-    subfolder: str
-    filename: str
-    cloud_name: str
-    cloud_type: str
-    hash: str | None
-    size: int | None
-    media_type: str
-    modified: float
-    account: str = DEFAULT_ACCOUNT
-
-    @property
-    def path(self) -> str:
-        """Subfolder and name with `/` between them."""
-        return posixpath.join(self.subfolder, self.filename)
-
-    @property
-    def place(self) -> Place:
-        """Where the member finds the file."""
-        return Place(self.type, self.path)
 
 
 def make_record(
@@ -54,22 +21,22 @@ def make_record(
     modified: float,
     account: str = DEFAULT_ACCOUNT,
     content: tuple[str, int] | None = None,
+    job: str | None = None,
 ) -> FileRecord:
-    """A record for a place; `content` is hash and size where they are known."""
+    """A record for a place; `content` is hash and size where they are known, `job` who made it."""
     hash_, size = content or (None, None)
-    subfolder, filename = posixpath.split(place.path)
     return FileRecord(
         member=member,
         type=place.type,
-        subfolder=subfolder,
-        filename=filename,
+        path=place.path,
         cloud_name=cloud_name,
         cloud_type=cloud_type,
         hash=hash_,
         size=size,
-        media_type=media_type(filename),
+        media_type=media_type(posixpath.basename(place.path)),
         modified=modified,
         account=account,
+        job=job,
     )
 
 

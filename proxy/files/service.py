@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from blake3 import blake3
 from cachetools import LRUCache
@@ -37,9 +37,9 @@ from proxy.files.pictures import (
     size_of,
     unreadable,
 )
-from proxy.files.record import FileRecord, Named
+from proxy.files.record import Named
 from proxy.files.uploads import Received, Uploads, UploadTarget, received_file
-from proxy.store.base import Store
+from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate import graph as graphs
 from proxy.translate import names
 from proxy.translate.errors import LocalError
@@ -47,6 +47,8 @@ from proxy.translate.names import Place, kind
 
 #: Bytes of workflows with local names that are remembered.
 EDITS_BYTES = 16 * 1024 * 1024
+
+T = TypeVar("T")
 
 
 class Cloud(DownloadSource, UploadTarget, Protocol):
@@ -65,7 +67,7 @@ class Files:
 
     def __init__(
         self,
-        store: Store,
+        repository: FileRepository,
         clouds: Mapping[str, Cloud],
         folder: Path,
         *,
@@ -77,8 +79,8 @@ class Files:
         self._now = now
         self._cache = Cache(folder, cache_bytes)
         self._workshop = Workshop()
-        self._namespace = Namespace(store)
-        self._contents = Contents(store, {name: one.base_url for name, one in clouds.items()})
+        self._namespace = Namespace(repository)
+        self._contents = Contents(repository, {name: one.base_url for name, one in clouds.items()})
         self._library = Library(clouds, self._cache, self._contents, prefetch=prefetch)
         self._uploads = Uploads(
             clouds,
@@ -90,7 +92,7 @@ class Files:
             self._namespace, self._library, self._cache, self._contents, self._uploads
         )
         self._outputs = Outputs(
-            store,
+            repository,
             self._namespace,
             measure=self._measure,
             on_named=self._library.fetch_ahead,
@@ -102,10 +104,8 @@ class Files:
         self._converting: dict[str, asyncio.Task[bytes]] = {}
 
     async def start(self) -> None:
-        """Read names from the store and the cache from disk. Raises `StoreError`, `OSError`."""
-        await self._namespace.load()
+        """Read the cache from disk. Raises `StorageError`, `OSError`."""
         await self._contents.load()
-        self._moving.recall()
         await asyncio.to_thread(self._cache.start)
 
     async def close(self) -> None:
@@ -136,12 +136,12 @@ class Files:
 
         The name is kept; if it is taken by other bytes, ` (1)`, ` (2)`… are tried, or the file is
         replaced with `overwrite`. Raises `LocalError` for names that lead nowhere and for what
-        the cloud does not take, `StoreError`.
+        the cloud does not take, `StorageError`.
         """
-        naming = self._naming(member, filename, subfolder, type, overwrite)
+        naming = await self._naming(member, filename, subfolder, type, overwrite)
         async with self._uploads.received(body, filename) as received:
             same = await naming.same(received.hash)
-            if same is not None and self._uploads.had(member, received.hash) is not None:
+            if same is not None and await self._uploads.had(member, received.hash) is not None:
                 return same
             sent = await self._uploads.send(member, received, posixpath.basename(filename))
             return await naming.take(received.hash, received, sent, modified=self._now())
@@ -163,13 +163,13 @@ class Files:
         ComfyUI. Raises `LocalError` (400) where one of the two is no picture or their sizes differ,
         otherwise as `upload`.
         """
-        naming = self._naming(member, filename, subfolder, type, overwrite)
+        naming = await self._naming(member, filename, subfolder, type, overwrite)
         place = original_place(original)
         async with self._uploads.received(body, filename) as mask:
             same = await naming.same(mask.hash)
             if same is not None:
                 return same
-            record = None if place is None else self._namespace.get(member, place)
+            record = None if place is None else await self._namespace.get(member, place)
             if record is None:
                 return await naming.name_only(mask.hash)
             async with self._uploads.partial() as path:
@@ -177,12 +177,18 @@ class Files:
                 sent = await self._uploads.send(member, composed, posixpath.basename(filename))
                 return await naming.take(mask.hash, composed, sent, modified=self._now())
 
-    def find(self, member: str, type: str, subfolder: str, filename: str) -> FileRecord | None:  # noqa: A002
+    async def find(
+        self,
+        member: str,
+        type: str,  # noqa: A002
+        subfolder: str,
+        filename: str,
+    ) -> FileRecord | None:
         """The member's file of that name, or `None`. The names may be hostile."""
         if type not in names.TYPES:
             return None
         path = names.resolve(type, subfolder, filename)
-        return self._namespace.get(member, Place(type, path)) if path else None
+        return await self._namespace.get(member, Place(type, path)) if path else None
 
     async def open(self, record: FileRecord) -> Content:
         """The file's bytes, from the cache or as they arrive.
@@ -237,19 +243,12 @@ class Files:
         """Send the files that a graph names to the account that is to run it, unless it has them.
 
         Call it before `substitute`. Raises `LocalError` (424 if the file cannot be had from the
-        account that has it, otherwise what this account says), `StoreError`.
+        account that has it, otherwise what this account says), `StorageError`.
         """
-        named: dict[Place, FileRecord] = {}
-
-        def note(place: Place) -> None:
-            record = self._namespace.get(member, place)
-            if record is not None:
-                named[place] = record
-
-        graphs.substitute(graph, choices=choices, cloud_name=note)
+        named = await self._named(member, graph, choices)
         await self._moving.ensure_sent(named.values(), account)
 
-    def substitute(
+    async def substitute(
         self,
         member: str,
         graph: Mapping[str, Any],
@@ -261,16 +260,51 @@ class Files:
 
         `choices` gives a class's entry in `object_info`, or `None` if it is not known.
         """
+        named = await self._named(member, graph, choices)
+        called = {
+            place: await self._moving.name_at(record, account) for place, record in named.items()
+        }
+        return graphs.substitute(graph, choices=choices, cloud_name=called.get)
 
-        def cloud_name(place: Place) -> str | None:
-            record = self._namespace.get(member, place)
-            return None if record is None else self._moving.name_at(record, account)
+    async def _named(
+        self,
+        member: str,
+        graph: Mapping[str, Any],
+        choices: Callable[[str], Mapping[str, Any] | None],
+    ) -> dict[Place, FileRecord]:
+        """The files that a graph names."""
+        places: list[Place] = []
+        graphs.substitute(graph, choices=choices, cloud_name=places.append)
+        return await self._namespace.get_many(member, places)
 
-        return graphs.substitute(graph, choices=choices, cloud_name=cloud_name)
-
-    def reveal(self, member: str, value: Any) -> Any:
+    async def reveal(self, member: str, value: T) -> T:
         """A value of the cloud with the member's names in place of the cloud's, at any depth."""
-        return graphs.reveal(value, self._namespace.local_names(member))
+        known = await self._namespace.local_names(member, graphs.words(value))
+        return graphs.reveal(value, known) if known else value
+
+    async def owned(
+        self, member: str, graph: Mapping[str, Any], *, private: bool
+    ) -> Callable[[str], bool]:
+        """Says of each string of a graph whether it names a file that the member may use.
+
+        A name of the cloud's may be used by who has the file, or where all files are of one and
+        none is `private`.
+        """
+        inputs = [node.get("inputs") for node in graph.values() if isinstance(node, Mapping)]
+        strings = set(graphs.strings(inputs))
+        places = {text: place for text in strings if (place := names.written_place(text))}
+        found = await self._namespace.get_many(member, places.values())
+        hashes = {
+            text: names.split_annotated(text)[0] for text in strings if names.is_hash_name(text)
+        }
+        known = await self._namespace.local_names(member, hashes.values()) if private else {}
+
+        def owns(text: str) -> bool:
+            if places.get(text) in found:
+                return True
+            return text in hashes and (not private or hashes[text] in known)
+
+        return owns
 
     async def localise(
         self,
@@ -287,18 +321,18 @@ class Files:
             member, prompt_id, node_id, node, output, account=account
         )
 
-    def records(self, member: str, type: str) -> list[FileRecord]:  # noqa: A002
+    async def records(self, member: str, type: str) -> list[FileRecord]:  # noqa: A002
         """The files of a folder and what is below it, the oldest first."""
-        return self._namespace.records(member, type)
+        return await self._namespace.records(member, type)
 
-    def listing(self, member: str, type: str) -> list[str]:  # noqa: A002
+    async def listing(self, member: str, type: str) -> list[str]:  # noqa: A002
         """The sorted paths of a folder's files, those in subfolders as `sub/x.png`."""
-        return self._namespace.listing(member, type)
+        return await self._namespace.listing(member, type)
 
-    def _naming(
+    async def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool
     ) -> Naming:
-        return Naming(
+        naming = Naming(
             self._namespace,
             self._holds,
             member=member,
@@ -307,6 +341,8 @@ class Files:
             type_=type_,
             overwrite=overwrite,
         )
+        await naming.check()
+        return naming
 
     async def _compose(
         self, record: FileRecord, mask: Path, target: Path, filename: str
@@ -314,7 +350,7 @@ class Files:
         try:
             content = await self.open(record)
             try:
-                rename = self._renaming(record.member, await content.texts())
+                rename = await self._renaming(record.member, await content.texts())
             finally:
                 content.close()
             async with self._library.whole(record) as original:
@@ -333,15 +369,14 @@ class Files:
         known = self._known_edits.get(key)
         if known is None:
             found = await content.texts()
-            known = metadata.edits(found, self._renaming(record.member, found))
+            known = metadata.edits(found, await self._renaming(record.member, found))
             if content.path is not None:
                 self._known_edits[key] = known
         return known
 
-    def _renaming(self, member: str, found: Iterable[Text]) -> Rename:
-        local_names = self._namespace.local_names(member)
+    async def _renaming(self, member: str, found: Iterable[Text]) -> Rename:
         names = metadata.names_in(found)
-        return metadata.renaming({name: local_names[name] for name in names & local_names.keys()})
+        return metadata.renaming(await self._namespace.local_names(member, names))
 
     async def _holds(self, record: FileRecord, hash_: str) -> bool:
         """Whether a file's bytes, as the cloud has them or as they are shown, have the hash."""

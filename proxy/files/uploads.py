@@ -101,10 +101,10 @@ class Uploads:
                 await asyncio.to_thread(file.close)
             yield Received(path, hasher.hexdigest(), size)
 
-    def had(self, member: str, hash_: str) -> Sent | None:
+    async def had(self, member: str, hash_: str) -> Sent | None:
         """Where the bytes are already, of the accounts that the member may use."""
         for account in self._preferred(member):
-            cloud_name = self._contents.sent_as(account, hash_)
+            cloud_name = await self._contents.sent_as(account, hash_)
             if cloud_name is not None:
                 return Sent(account, cloud_name)
         return None
@@ -113,9 +113,9 @@ class Uploads:
         """Send the bytes to one of the member's accounts unless one has them; the cache keeps them.
 
         An account that cannot be reached or does not let us in is passed over. Raises
-        `LocalError` if the cloud does not take them or no account can be used, `StoreError`.
+        `LocalError` if the cloud does not take them or no account can be used, `StorageError`.
         """
-        sent = self.had(member, received.hash) or await self._send_to_any(
+        sent = await self.had(member, received.hash) or await self._send_to_any(
             self._preferred(member), received, filename
         )
         try:
@@ -153,7 +153,7 @@ class Uploads:
         """As `ensure_sent`. Raises `CloudError`, `LocalError` beyond the cloud's limits."""
         lock = self._sending.setdefault((account, received.hash), asyncio.Lock())
         async with lock:
-            cloud_name = self._contents.sent_as(account, received.hash)
+            cloud_name = await self._contents.sent_as(account, received.hash)
             if cloud_name is None:
                 await self._check_limits(received, filename)
                 type_ = media_type(filename).partition(";")[0]

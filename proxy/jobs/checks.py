@@ -9,7 +9,6 @@ import structlog
 
 from proxy.jobs.request import Request
 from proxy.translate.errors import LocalError
-from proxy.translate.names import is_hash_name, split_annotated, written_place
 from proxy.translate.validation import Validation, foreign_files, validate
 
 log = structlog.get_logger(__name__)
@@ -38,11 +37,10 @@ class Catalogue(Protocol):
 class Files(Protocol):
     """What the checks need of the files."""
 
-    def find(self, member: str, type: str, subfolder: str, filename: str) -> object:  # noqa: A002
-        """The member's file of that name, or `None`."""
-
-    def reveal(self, member: str, value: Any) -> Any:
-        """The value with the member's names in place of the cloud's."""
+    async def owned(
+        self, member: str, graph: Mapping[str, Any], *, private: bool
+    ) -> Callable[[str], bool]:
+        """Says of each string of a graph whether it names a file that the member may use."""
 
 
 class Checks:
@@ -86,7 +84,8 @@ class Checks:
             log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
             raise _refusal(found)
         if self._private():
-            node_errors = foreign_files(request.graph, lambda name: self._has_file(member, name))
+            owned = await self._files.owned(member, request.graph, private=True)
+            node_errors = foreign_files(request.graph, owned)
             if node_errors:
                 raise LocalError(
                     400,
@@ -100,38 +99,27 @@ class Checks:
     async def _validated(self, member: str, request: Request) -> Validation | None:
         if len(request.graph) > _MOST:
             return None
-        found = self._validate(member, request)
+        private = self._private()
+        has_file = await self._files.owned(member, request.graph, private=private)
+        found = self._validate(request, has_file)
         if not found.faultless and await self._catalogue.renewed(FRESH):
-            found = self._validate(member, request)
+            found = self._validate(request, has_file)
         if not found.faultless and await self._is_replaced(request.graph):
             return None
         return found
 
-    def _validate(self, member: str, request: Request) -> Validation:
+    def _validate(self, request: Request, has_file: Callable[[str], bool]) -> Validation:
         return validate(
             request.graph,
             request.targets,
             self._catalogue.known,
-            has_file=lambda name: self._has_file(member, name),
+            has_file=has_file,
         )
 
     async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
         """Whether the cloud will look at another graph than this, with newer classes."""
         replaced = await self._replaced()
         return any(str(node.get("class_type")) in replaced for node in graph.values())
-
-    def _has_file(self, member: str, name: str) -> bool:
-        """Whether the member may use a file, by its name as it stands in a graph.
-
-        A name of the cloud's may be used by who has the file, or where all files are of one.
-        """
-        place = written_place(name)
-        if place is not None and self._files.find(member, place.type, "", place.path) is not None:
-            return True
-        if not is_hash_name(name):
-            return False
-        bare = split_annotated(name)[0]
-        return not self._private() or self._files.reveal(member, bare) != bare
 
 
 def _refusal(found: Validation) -> LocalError:

@@ -162,8 +162,8 @@ class Intake:
                 raise _ElsewhereError from error
             await sender.drop(record)
             refusal = error.refusal
-            refusal.node_errors = self._files.reveal(member, refusal.node_errors)
-            refusal.details = self._files.reveal(member, refusal.details)
+            refusal.node_errors = await self._files.reveal(member, refusal.node_errors)
+            refusal.details = await self._files.reveal(member, refusal.details)
             raise refusal from error
         except LocalError as error:
             if elsewhere and error.status >= 500:
@@ -178,7 +178,7 @@ class Intake:
         node_errors = fill_node_errors(submitted.node_errors)
         if found is not None:
             node_errors = {**found.node_errors, **node_errors}
-        told: dict[str, Any] = self._files.reveal(member, node_errors)
+        told: dict[str, Any] = await self._files.reveal(member, node_errors)
         record.outputs_to_execute = self._output_nodes(record, told)
         sender.unreleased[record.key] = None
         await sender.taken(record, submitted.cloud_id)

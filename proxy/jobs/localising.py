@@ -17,7 +17,7 @@ T = TypeVar("T")
 class Names(Protocol):
     """What is needed of the files: local names for outputs."""
 
-    def reveal(self, member: str, value: Any) -> Any:
+    async def reveal(self, member: str, value: Any) -> Any:
         """A value with the member's names in place of the cloud's, at any depth."""
 
     async def localise(
@@ -49,7 +49,7 @@ class Localiser:
                 output = await self._local_output(node, data["output"])
                 return CloudEvent("executed", {**data, "output": output})
             case CloudEvent(type="execution_error", data=data):
-                return CloudEvent("execution_error", self._shown(dict(data)))
+                return CloudEvent("execution_error", await self._shown(dict(data)))
             case Seen(snapshot=snapshot):
                 return replace(happening, snapshot=await self._local_snapshot(snapshot))
         return happening
@@ -64,13 +64,13 @@ class Localiser:
         return replace(
             snapshot,
             outputs=outputs,
-            execution_error=self._shown(snapshot.execution_error),
-            execution_status=self._shown(snapshot.execution_status),
+            execution_error=await self._shown(snapshot.execution_error),
+            execution_status=await self._shown(snapshot.execution_status),
         )
 
-    def _shown(self, value: T) -> T:
+    async def _shown(self, value: T) -> T:
         """What a failure shows, without secrets and without the cloud's names."""
-        shown: T = self._names.reveal(self._job.member, redact(value, *self._secrets))
+        shown: T = await self._names.reveal(self._job.member, redact(value, *self._secrets))
         return shown
 
     async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any]:

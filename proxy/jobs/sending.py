@@ -48,7 +48,7 @@ class Files(Names, Protocol):
     ) -> None:
         """Send the uploads that a graph names, where the account has not had them."""
 
-    def substitute(
+    async def substitute(
         self, member: str, graph: dict[str, Any], *, choices: KnownClass, account: str
     ) -> dict[str, Any]:
         """The graph with the cloud's names on the account in place of the member's."""
@@ -130,7 +130,7 @@ class Sender:
         await lane.open()
         where = {"choices": self._known_class, "account": lane.name}
         await self._files.ensure_sent(member, record.graph, **where)  # type: ignore[arg-type]
-        graph = self._files.substitute(member, record.graph, **where)  # type: ignore[arg-type]
+        graph = await self._files.substitute(member, record.graph, **where)  # type: ignore[arg-type]
         given = self.extra_data.get(record.key)
         extra_data = dict(record.extra_data if given is None else given)
         extra_data.pop("client_id", None)

@@ -247,7 +247,7 @@ class FileUnit:
                 if not any_:
                     direct = direct.where(files.c.cloud_type == "input")
                 for query in (elsewhere, direct):
-                    found.update(self._connection.execute(query).tuples().all())
+                    found.update((name, path) for name, path in self._connection.execute(query))
         return found
 
     def upload_named(self, member: str, cloud_name: str) -> FileRecord | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from proxy.translate.names import Place, written_place
@@ -75,6 +75,19 @@ def is_link(value: object) -> bool:
         and isinstance(value[1], int)
         and not isinstance(value[1], bool)
     )
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Strings at any depth, also as keys; a link to another node has none."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            yield one
+        elif isinstance(one, Mapping):
+            pending += [*one.keys(), *one.values()]
+        elif isinstance(one, list) and not is_link(one):
+            pending += one
 
 
 def sources(graph: Mapping[str, Any], node_id: str) -> set[str]:
@@ -171,6 +184,21 @@ def reveal(value: T, local_name: Mapping[str, str]) -> T:
     elif isinstance(value, list):
         revealed = [reveal(item, local_name) for item in value]
     return revealed  # type: ignore[no-any-return]
+
+
+def words(value: Any) -> set[str]:
+    """All that `reveal` looks up for a value."""
+    found: set[str] = set()
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, str):
+            found.update(token.rstrip(".:") for token in _TOKEN.findall(one))
+        elif isinstance(one, dict):
+            pending += one.values()
+        elif isinstance(one, list):
+            pending += one
+    return found
 
 
 def _reveal_token(token: str, local_name: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.translate.graph import is_link
+from proxy.translate.graph import strings
 from proxy.translate.validation_inputs import (
     Crash,
     HasFile,
@@ -320,7 +320,7 @@ def foreign_files(graph: Mapping[str, Any], has_file: HasFile) -> dict[str, Any]
         found = [
             _invalid(str(name), text)
             for name, value in (inputs.items() if isinstance(inputs, Mapping) else ())
-            for text in _strings(value)
+            for text in strings(value)
             if _names_content(text) and not has_file(text)
         ]
         if found:
@@ -335,19 +335,6 @@ def foreign_files(graph: Mapping[str, Any], has_file: HasFile) -> dict[str, Any]
 
 def _names_content(text: str) -> bool:
     return 64 <= len(text) <= _LONGEST and _NAMES_CONTENT.fullmatch(text) is not None
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Strings at any depth, also as keys; a link to another node has none."""
-    pending = [value]
-    while pending:
-        one = pending.pop()
-        if isinstance(one, str):
-            yield one
-        elif isinstance(one, Mapping):
-            pending += [*one.keys(), *one.values()]
-        elif isinstance(one, list) and not is_link(one):
-            pending += one
 
 
 def _invalid(name: str, value: str) -> Reason:

@@ -43,7 +43,7 @@ class UserData(Protocol):
     """The members' files and settings.
 
     Methods raise `LeadsOutError`; `FileNotFoundError` for what is not there and could not be;
-    `BadNameError` for what cannot be written there; `StoreError` when the disk refuses and
+    `BadNameError` for what cannot be written there; `StorageError` when the disk refuses and
     `LocalError` when the cloud does.
     """
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from proxy.store.base import StoreError
+from proxy.storage.database import StorageError
 from proxy.userdata.base import Entry, IsFileError, IsFolderError, TakenError, in_tree_order
 from proxy.userdata.names import DRAFT, BadNameError, LeadsOutError, parts_of
 
@@ -40,7 +40,7 @@ class Disk:
     """A folder, made when it is first needed.
 
     Methods raise `LeadsOutError`; `FileNotFoundError` for what is not there and could not be;
-    `BadNameError` for what cannot be written there; and `StoreError` when the disk refuses.
+    `BadNameError` for what cannot be written there; and `StorageError` when the disk refuses.
     """
 
     def __init__(self, root: Path) -> None:
@@ -230,7 +230,7 @@ def _told() -> Iterator[None]:
             raise
         if error.errno in _FAULTS_OF_NAMES:
             raise BadNameError(str(error.strerror)) from error
-        raise StoreError(f"user data: {error.strerror}") from error
+        raise StorageError(f"user data: {error.strerror}") from error
 
 
 def _entry(path: Path, steps: tuple[str, ...]) -> Entry:

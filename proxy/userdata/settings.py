@@ -19,7 +19,7 @@ FILE = "comfy.settings.json"
 
 
 class SettingsFile:
-    """The settings on a disk. Methods raise `StoreError` when it refuses."""
+    """The settings on a disk. Methods raise `StorageError` when it refuses."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk

@@ -20,12 +20,13 @@ from proxy.api.services import Services
 from proxy.api.system import Journal
 from proxy.catalog.whole import Body, Coding, Whole
 from proxy.files.metadata import Edits
-from proxy.files.record import FileRecord, Named, make_record
+from proxy.files.record import Named, make_record
 from proxy.jobs.clients import Clients
 from proxy.jobs.hub import Hub
 from proxy.jobs.listing import JobQuery
 from proxy.jobs.request import Accepted, Request
 from proxy.members.directory import Directory
+from proxy.storage.files import FileRecord
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -166,7 +167,9 @@ class RoomOfFiles:
         self.records["output", "", filename] = record
         self.contents[record.path] = OpenFile(None, size, list(pieces))
 
-    def find(self, member: str, type_: str, subfolder: str, filename: str) -> FileRecord | None:
+    async def find(
+        self, member: str, type_: str, subfolder: str, filename: str
+    ) -> FileRecord | None:
         return self.records.get((type_, subfolder, filename))
 
     async def open(self, record: FileRecord) -> OpenFile:
@@ -182,7 +185,7 @@ class RoomOfFiles:
     def wants_conversion(self, *, preview: str | None, channel: str | None) -> bool:
         return preview is not None or channel in ("rgb", "a")
 
-    def listing(self, member: str, type_: str) -> list[str]:
+    async def listing(self, member: str, type_: str) -> list[str]:
         return sorted(record.path for (kind, _, _), record in self.records.items() if kind == type_)
 
     async def upload(self, member: str, body: AsyncIterator[bytes], **named: Any) -> Named:

@@ -69,10 +69,10 @@ async def stored(
     await client.upload("noise.png", noise(request.param))
     entry = await client.run(graphs.inverted("noise.png"))
     item = entry["outputs"]["4"]["images"][0]
-    record = proxy.services.files.find("local", "output", "", item["filename"])
+    record = await proxy.services.files.find("local", "output", "", item["filename"])
     assert record is not None
     data = simulator.storage.get(record.cloud_name)
-    upload = proxy.services.files.find("local", "input", "", "noise.png")
+    upload = await proxy.services.files.find("local", "input", "", "noise.png")
     assert upload is not None
     found = texts(lambda at, count: data[at : at + count], len(data), whole=True)
     made = edits(found or [], renaming({upload.cloud_name: "noise.png"}))

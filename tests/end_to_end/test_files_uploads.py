@@ -18,8 +18,8 @@ from process import Process, before, serving
 from stack import Client, Proxy
 
 from proxy.simulator import HttpFault, Simulator
-from proxy.store.base import StoreError
-from proxy.store.sqlite import SqliteStore
+from proxy.storage.database import SqliteDatabase, StorageError
+from proxy.storage.files import FileRepository
 
 MB = 1024 * 1024
 
@@ -152,11 +152,10 @@ async def test_a_store_that_fails_is_a_503_and_no_name_is_given(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(*_: object) -> None:
-        raise StoreError("disk full")
+        raise StorageError("disk full")
 
     with monkeypatch.context() as broken:
-        broken.setattr(SqliteStore, "write", fail)
-        broken.setattr(SqliteStore, "put", fail)
+        broken.setattr(SqliteDatabase, "write", fail)
         status, answer = await sent(client, "cat.png", graphs.png())
         assert (status, answer["error"]["type"]) == (503, "store_unavailable")
         assert await client.get("view", filename="cat.png", type="input") == (404, "")
@@ -166,17 +165,17 @@ async def test_a_store_that_fails_is_a_503_and_no_name_is_given(
 async def test_outputs_are_named_though_the_store_failed_at_first(
     client: Client, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = SqliteStore.write
+    write = FileRepository.write
     failures = 2
 
-    async def fail_at_first(store: SqliteStore, changes: Any) -> None:
+    async def fail_at_first(files: FileRepository, work: Any) -> Any:
         nonlocal failures
-        if failures and any(change.collection == "outputs" for change in changes):
+        if failures:
             failures -= 1
-            raise StoreError("disk full")
-        await write(store, changes)
+            raise StorageError("disk full")
+        return await write(files, work)
 
-    monkeypatch.setattr(SqliteStore, "write", fail_at_first)
+    monkeypatch.setattr(FileRepository, "write", fail_at_first)
     entry = await client.run(graphs.plain())
     assert failures == 0
     (item,) = entry["outputs"]["2"]["images"]

@@ -69,7 +69,7 @@ async def test_parts_and_conditions(
         client = Client(session, proxy.url)
         entry = await client.run(graphs.plain(size=600))
         item = entry["outputs"]["2"]["images"][0]
-        record = proxy.services.files.find("local", "output", "", item["filename"])
+        record = await proxy.services.files.find("local", "output", "", item["filename"])
         assert record is not None
         whole = simulator.storage.get(record.cloud_name)
 

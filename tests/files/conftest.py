@@ -13,7 +13,8 @@ from files.helpers import MemoryCloud
 from proxy.cloud.client import CloudClient
 from proxy.files.service import Files
 from proxy.simulator import Simulator
-from proxy.store.sqlite import SqliteStore
+from proxy.storage.files import FileRepository
+from proxy.storage.start import open_folder
 
 OpenFiles = Callable[..., Awaitable[Files]]
 
@@ -37,13 +38,13 @@ async def open_files(cloud: MemoryCloud, tmp_path: Path) -> AsyncIterator[OpenFi
             nonlocal running
             await running.aclose()
             running = AsyncExitStack()
-            store = await SqliteStore.open(tmp_path / "proxy.db")
-            running.push_async_callback(store.close)
+            database = await open_folder(tmp_path)
+            running.push_async_callback(database.close)
             options = {"cache_bytes": 10**9, "prefetch": "off", **options}
             clouds = (
                 other_cloud if isinstance(other_cloud, dict) else {"default": other_cloud or cloud}
             )
-            files = Files(store, clouds, tmp_path / "cache", **options)
+            files = Files(FileRepository(database), clouds, tmp_path / "cache", **options)
             await files.start()
             running.push_async_callback(files.close)
             return files

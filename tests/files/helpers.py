@@ -21,8 +21,8 @@ from PIL import Image
 from yarl import URL
 
 from proxy.cloud.errors import CloudRefused
-from proxy.files.record import FileRecord
 from proxy.files.service import Files
+from proxy.storage.files import FileRecord
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -10,10 +12,8 @@ from files.helpers import MemoryCloud, body, bytes_of, png
 from yarl import URL
 
 from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
-from proxy.files.contents import COLLECTION
-from proxy.files.record import FileRecord
 from proxy.files.service import Files
-from proxy.store.sqlite import SqliteStore
+from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError
 
 RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
@@ -55,7 +55,7 @@ async def loaded(files: Files, value: str, account: str, member: str = "ann") ->
     """What the account is told to load for a member's name."""
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": value}}}
     await files.ensure_sent(member, graph, choices=lambda _: None, account=account)
-    sent = files.substitute(member, graph, choices=lambda _: None, account=account)
+    sent = await files.substitute(member, graph, choices=lambda _: None, account=account)
     return str(sent["1"]["inputs"]["image"])
 
 
@@ -65,13 +65,13 @@ async def output(files: Files, cloud_name: str, account: str, **more: Any) -> Fi
     local = await files.localise(
         "ann", f"job {cloud_name}", "9", None, {"images": [item]}, account=account
     )
-    found = files.find("ann", "output", "", local["images"][0]["filename"])
+    found = await files.find("ann", "output", "", local["images"][0]["filename"])
     assert found is not None
     return found
 
 
-def found(files: Files, name: str) -> FileRecord:
-    record = files.find("ann", "input", "", name)
+async def found(files: Files, name: str) -> FileRecord:
+    record = await files.find("ann", "input", "", name)
     assert record is not None
     return record
 
@@ -81,7 +81,7 @@ async def test_an_upload_goes_to_one_account_and_to_another_when_a_job_needs_it(
 ) -> None:
     one, two = clouds.values()
     await upload(files, RED)
-    assert (one.sent, two.sent, found(files, "cat.png").account) == (["cat.png"], [], "one")
+    assert (one.sent, two.sent, (await found(files, "cat.png")).account) == (["cat.png"], [], "one")
     assert await loaded(files, "cat.png", "one") in one.contents
     assert two.sent == []
     for _ in range(2):
@@ -100,7 +100,7 @@ async def test_what_was_sent_where_outlives_a_restart(
     files = await open_files(clouds)
     assert await loaded(files, "cat.png", "two") == name
     assert clouds["two"].sent == ["cat.png"]
-    assert files.reveal("ann", f"cannot read {name}") == "cannot read cat.png"
+    assert await files.reveal("ann", f"cannot read {name}") == "cannot read cat.png"
 
 
 async def test_an_upload_passes_over_an_account_that_cannot_be_used(
@@ -110,7 +110,7 @@ async def test_an_upload_passes_over_an_account_that_cannot_be_used(
         clouds["one"].refuse = error
         data = png(colour=(error.__class__.__name__.__len__(), 1, 1))
         name = await upload(files, data, f"{type(error).__name__}.png")
-        assert found(files, name).account == "two"
+        assert (await found(files, name)).account == "two"
 
 
 async def test_what_no_account_takes_is_told_in_the_words_of_the_first(
@@ -172,7 +172,7 @@ async def test_one_name_on_two_accounts_is_two_contents(open_files: OpenFiles) -
 
 async def _second(files: Files, item: dict[str, Any]) -> FileRecord:
     await files.localise("ann", "job", "9", None, {"images": [item]}, account="two")
-    record = files.find("ann", "output", "", "b.png")
+    record = await files.find("ann", "output", "", "b.png")
     assert record is not None
     return record
 
@@ -189,7 +189,7 @@ async def test_an_output_of_one_account_is_an_input_on_the_other(
     assert two.contents[name.removesuffix(" [input]")] == RED
     assert await loaded(files, value, "two") == name
     assert (len(one.fetched), two.sent) == (1, [record.filename])
-    assert files.reveal("ann", {"x": name.removesuffix(" [input]")}) == {"x": record.filename}
+    assert await files.reveal("ann", {"x": name.removesuffix(" [input]")}) == {"x": record.filename}
 
 
 async def test_an_output_that_cannot_be_fetched_stops_the_job_in_words(
@@ -220,7 +220,7 @@ async def test_an_upload_that_its_account_hands_out_no_more_comes_from_the_other
     await upload(files, RED)
     await loaded(files, "cat.png", "two")
     clouds["one"].contents.clear()
-    assert await bytes_of(files, found(files, "cat.png")) == RED
+    assert await bytes_of(files, await found(files, "cat.png")) == RED
 
 
 async def test_files_of_an_account_that_got_another_name_are_looked_for_everywhere(
@@ -232,7 +232,7 @@ async def test_files_of_an_account_that_got_another_name_are_looked_for_everywhe
     record = await output(files, one.add(BLUE), "default")
     files = await open_files({"renamed": two, "moved": one}, cache_bytes=0)
     assert await bytes_of(files, record) == BLUE
-    assert await bytes_of(files, found(files, "cat.png")) == RED
+    assert await bytes_of(files, await found(files, "cat.png")) == RED
     name = await loaded(files, "cat.png", "renamed")
     assert two.contents[name.removesuffix(" [input]")] == RED
 
@@ -241,28 +241,27 @@ async def test_a_store_from_before_there_were_accounts_is_read(
     open_files: OpenFiles, tmp_path: Any
 ) -> None:
     cloud = MemoryCloud(base_url=URL("http://cloud"))
-    await (await open_files(cloud)).close()
-    store = await SqliteStore.open(tmp_path / "proxy.db")
     name = cloud.add(RED)
     hash_ = name.removesuffix(".png")
-    await store.put(
-        COLLECTION,
-        f"http://cloud {name}",
-        f'{{"cloud_name":"{name}","hash":"{hash_}","size":{len(RED)},"sent_to":"http://cloud"}}'.encode(),
+    sent = f'{{"cloud_name":"{name}","hash":"{hash_}","size":{len(RED)},"sent_to":"http://cloud"}}'
+    odd = f'{{"cloud_name":"odd.png","hash":"{hash_}","size":{len(RED)},"sent_to":null}}'
+    record = (
+        f'{{"member":"ann","type":"input","subfolder":"","filename":"cat.png","cloud_name":"{name}",'
+        f'"cloud_type":"input","hash":"{hash_}","size":{len(RED)},"media_type":"image/png",'
+        '"modified":1.0}'
     )
-    await store.put(
-        COLLECTION,
-        " odd.png",
-        f'{{"cloud_name":"odd.png","hash":"{hash_}","size":{len(RED)},"sent_to":null}}'.encode(),
-    )
-    old = (
-        '{"member":"ann","type":"input","subfolder":"","filename":"cat.png","cloud_name":"%s",'
-        '"cloud_type":"input","hash":"%s","size":%d,"media_type":"image/png","modified":1.0}'
-    )
-    await store.put("files", "ann/input/cat.png", (old % (name, hash_, len(RED))).encode())
-    await store.close()
+    with closing(sqlite3.connect(tmp_path / "proxy.sqlite")) as store, store:
+        store.execute("CREATE TABLE documents (collection, key, value)")
+        store.executemany(
+            "INSERT INTO documents VALUES (?, ?, ?)",
+            [
+                ("contents", f"http://cloud {name}", sent.encode()),
+                ("contents", " odd.png", odd.encode()),
+                ("files", "ann/input/cat.png", record.encode()),
+            ],
+        )
     files = await open_files(cloud)
-    assert found(files, "cat.png").account == "default"
+    assert (await found(files, "cat.png")).account == "default"
     assert await upload(files, RED) == "cat.png"
     assert await loaded(files, "cat.png", "default") == name
     assert cloud.sent == []

@@ -16,10 +16,11 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.files import download
 from proxy.files.content import Content, ContentBrokenError
-from proxy.files.record import FileRecord, make_record
+from proxy.files.record import make_record
 from proxy.files.service import Files
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.assets import Asset
+from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
 

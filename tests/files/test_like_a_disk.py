@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from proxy.files.record import FileRecord, Named
+from proxy.files.record import Named
 from proxy.files.service import Files
-from proxy.store.sqlite import SqliteStore
+from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.start import open_folder
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, view_place
 
@@ -63,15 +64,18 @@ class LikeADisk(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     async def open(self) -> None:
-        self.store = await SqliteStore.open(self.folder / "proxy.db")
+        self.database = await open_folder(self.folder)
         self.files = Files(
-            self.store, {"default": self.cloud}, self.folder / "cache", cache_bytes=10
+            FileRepository(self.database),
+            {"default": self.cloud},
+            self.folder / "cache",
+            cache_bytes=10,
         )
         await self.files.start()
 
     async def close(self) -> None:
         await self.files.close()
-        await self.store.close()
+        await self.database.close()
 
     def teardown(self) -> None:
         self.run(self.close())
@@ -145,9 +149,10 @@ class LikeADisk(RuleBasedStateMachine):
     def load_in_a_graph(self, member: str, type_: str, name: str, subfolder: str) -> None:
         written = f"{subfolder}/{name} [{type_}]" if subfolder else f"{name} [{type_}]"
         graph = {"1": {"class_type": "LoadImage", "inputs": {"image": written}}}
-        value = self.files.substitute(member, graph, choices=lambda _: None, account="default")[
-            "1"
-        ]["inputs"]["image"]
+        sent = self.run(
+            self.files.substitute(member, graph, choices=lambda _: None, account="default")
+        )
+        value = sent["1"]["inputs"]["image"]
         root = self.disks[member].base / type_
         path = os.path.normpath(os.path.join(root, written.rpartition(" [")[0]))  # noqa: PTH118
         inside = not written.startswith("/") and path.startswith(f"{root}/")
@@ -162,7 +167,7 @@ class LikeADisk(RuleBasedStateMachine):
         if isinstance(place, int):
             return
         filename = place.path.rpartition("/")[2]
-        record = self.files.find(member, place.type, place.subfolder, filename)
+        record = self.run(self.files.find(member, place.type, place.subfolder, filename))
         path = self.disks[member].base / type_ / place.path
         assert (record is not None) == is_file(str(path))
         if record is not None:
@@ -174,7 +179,7 @@ class LikeADisk(RuleBasedStateMachine):
             for type_ in TYPES:
                 ours = {
                     record.path: self.content(record)
-                    for record in self.files.records(member, type_)
+                    for record in self.run(self.files.records(member, type_))
                 }
                 assert ours == disk.listing(type_)
 

@@ -11,7 +11,7 @@ from files.conftest import OpenFiles
 from files.helpers import MemoryCloud, body, bytes_of, png
 
 from proxy.files.service import Files
-from proxy.store.base import StoreError
+from proxy.storage.database import StorageError
 
 RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
 
@@ -63,7 +63,7 @@ async def test_identical_pictures_of_two_jobs_have_two_names_and_one_content(
     second = await names(files, {"images": [item(red)]}, job="two")
     assert first != second
     for name in (*first, *second):
-        assert await bytes_of(files, files.find("local", "output", "", name)) == RED
+        assert await bytes_of(files, await files.find("local", "output", "", name)) == RED
     assert len(cloud.fetched) == 1
 
 
@@ -129,9 +129,9 @@ async def test_an_event_with_human_names_gets_its_contents_from_the_detail(
     detail = {"images": [item(red, display_name="cat_00007_.png")]}
     assert await names(files, event) == ["cat_00001_.png"]
     assert await names(files, detail) == ["cat_00001_.png"]
-    assert await bytes_of(files, files.find("local", "output", "", "cat_00001_.png")) == RED
+    assert await bytes_of(files, await files.find("local", "output", "", "cat_00001_.png")) == RED
     assert await names(files, event) == ["cat_00001_.png"]
-    assert await bytes_of(files, files.find("local", "output", "", "cat_00001_.png")) == RED
+    assert await bytes_of(files, await files.find("local", "output", "", "cat_00001_.png")) == RED
 
 
 async def test_more_files_at_the_detail_get_names_of_their_own(
@@ -188,7 +188,7 @@ async def test_where_a_name_comes_from(
     output = {"images": [item(cloud.add(RED), **more)]}
     assert await names(files, output, node=save(prefix)) == [path]
     subfolder, _, filename = path.rpartition("/")
-    assert await bytes_of(files, files.find("local", "output", subfolder, filename)) == RED
+    assert await bytes_of(files, await files.find("local", "output", subfolder, filename)) == RED
 
 
 async def test_display_names_without_a_counter_are_numbered_when_taken(
@@ -226,7 +226,7 @@ async def test_members_count_for_themselves(files: Files, cloud: MemoryCloud) ->
     output = {"images": [item(cloud.add(RED))]}
     assert await names(files, output, member="ann") == ["ComfyUI_00001_.png"]
     assert await names(files, output, member="bob") == ["ComfyUI_00001_.png"]
-    assert files.find("cid", "output", "", "ComfyUI_00001_.png") is None
+    assert await files.find("cid", "output", "", "ComfyUI_00001_.png") is None
 
 
 async def test_videos_sounds_and_texts(files: Files, cloud: MemoryCloud) -> None:
@@ -275,7 +275,7 @@ async def test_an_output_without_files_passes(files: Files) -> None:
 
 async def test_a_node_that_shows_an_upload_shows_its_name(files: Files) -> None:
     await files.upload("local", body(RED), filename="cat.png", subfolder="sub")
-    record = files.find("local", "input", "sub", "cat.png")
+    record = await files.find("local", "input", "sub", "cat.png")
     assert record is not None
     shown = item(record.cloud_name, type="input")
     local = await files.localise(
@@ -290,7 +290,7 @@ async def test_a_node_that_shows_an_upload_shows_its_name(files: Files) -> None:
         "images": [{"filename": "cat.png", "subfolder": "sub", "type": "input"}],
         "result": ["sub/cat.png"],
     }
-    assert files.listing("local", "temp") == []
+    assert await files.listing("local", "temp") == []
 
 
 async def test_what_the_cloud_was_given_is_not_changed(files: Files, cloud: MemoryCloud) -> None:
@@ -318,13 +318,13 @@ async def test_a_name_that_cannot_be_stored_is_not_given(
     output = {"images": [item(cloud.add(RED))]}
 
     async def full(*_: object, **__: object) -> None:
-        raise StoreError("disk full")
+        raise StorageError("disk full")
 
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.files.namespace.Namespace.put", full)
-        with pytest.raises(StoreError):
+        patch.setattr("proxy.storage.files.FileRepository.write", full)
+        with pytest.raises(StorageError):
             await names(files, output)
-    assert files.listing("local", "output") == []
+    assert await files.listing("local", "output") == []
     assert await names(files, output) == ["ComfyUI_00001_.png"]
 
 

@@ -53,7 +53,7 @@ async def view(files: Files, path: str) -> bytes | None:
     query = {name: values[0] for name, values in parse_qs(urlsplit(path).query).items()}
     place = view_place(query.get("filename"), query.get("subfolder"), query.get("type"))
     assert not isinstance(place, int)
-    record = files.find("local", place.type, "", place.path)
+    record = await files.find("local", place.type, "", place.path)
     return None if record is None else await bytes_of(files, record)
 
 
@@ -73,7 +73,9 @@ async def test_the_newest_uploads_are_the_last_records(files: Files) -> None:
             await repeat(files, request)
         elif request["path"] == "/internal/files/input":
             shown = response["body"]["json"]
-    names = [record.path for record in files.records("local", "input") if not record.subfolder]
+    names = [
+        record.path for record in await files.records("local", "input") if not record.subfolder
+    ]
     assert names[:0:-1] == shown[: len(names) - 1]
 
 
@@ -117,7 +119,7 @@ async def test_conversions_have_the_recorded_pixels(
     name = query["filename"][0]
     preview, channel = (query.get(key, [None])[0] for key in ("preview", "channel"))
     await put(files, name, recorded_picture(name))
-    record = files.find("local", "input", "", name)
+    record = await files.find("local", "input", "", name)
     assert record is not None
     if response["status"] == 500:
         with pytest.raises(LocalError) as refusal:
@@ -139,7 +141,7 @@ async def test_conversions_have_the_recorded_pixels(
 )
 async def test_what_is_no_picture_is_not_converted(files: Files, data: bytes) -> None:
     await put(files, "broken.png", data)
-    record = files.find("local", "input", "", "broken.png")
+    record = await files.find("local", "input", "", "broken.png")
     assert record is not None
     for preview, channel in (("webp", None), (None, "rgb"), (None, "a")):
         with pytest.raises(LocalError, match=r"broken.png cannot be used as a picture") as refusal:

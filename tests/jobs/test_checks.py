@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from proxy.jobs.checks import FRESH, Checks
 from proxy.jobs.request import Request
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.errors import LocalError
+from proxy.translate.names import is_hash_name, split_annotated
 
 HASH = "ab" * 32 + ".png"
 HIDDEN = "cd" * 32 + ".png"
@@ -61,13 +62,16 @@ class Cloud:
 class Files:
     """Anna has `cat.png`, which the cloud calls HASH."""
 
-    def find(self, member: str, type: str, subfolder: str, filename: str) -> object:  # noqa: A002
-        return (
-            self if (member, type, subfolder + filename) == ("anna", "input", "cat.png") else None
-        )
+    async def owned(
+        self, member: str, graph: Mapping[str, Any], *, private: bool
+    ) -> Callable[[str], bool]:
+        def owns(name: str) -> bool:
+            if member == "anna" and name == "cat.png":
+                return True
+            bare = split_annotated(name)[0]
+            return is_hash_name(name) and (not private or (member == "anna" and bare == HASH))
 
-    def reveal(self, member: str, value: Any) -> Any:
-        return "cat.png" if member == "anna" and value == HASH else value
+        return owns
 
 
 @dataclass

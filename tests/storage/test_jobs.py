@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from proxy.storage.database import Database, FencedError
 from proxy.storage.encryption import Cipher
-from proxy.storage.files import FileRepository, GivenNames, StoredFile
+from proxy.storage.files import FileRecord, FileRepository
 from proxy.storage.jobs import (
     EndedJob,
     HistoryEntry,
@@ -28,6 +28,10 @@ from proxy.storage.tables import job_payloads
 from proxy.storage.usage import UsageRepository, UsageRow
 
 PAYLOAD = Payload(b'{"1": {}}', b'{"a": 1}', b'["9"]')
+
+PICTURE = FileRecord(
+    "anna", "output", "x.png", "c", "output", None, None, "image/png", 1.0, "main", "a"
+)
 
 
 def job(id_: str = "a", member: str = "anna", **values: Any) -> StoredJob:
@@ -225,19 +229,16 @@ async def test_the_oldest_entries_go_with_their_files(
     jobs: JobRepository, database: Database
 ) -> None:
     files = FileRepository(database)
-    picture = StoredFile(
-        "anna", "output", "x.png", "c", "output", None, None, "image/png", 1.0, "main", "a"
-    )
-    await files.put("anna", [picture], given=GivenNames("a", "9", b"[]"))
-    kept = replace(picture, path="up.png", job=None)
-    await files.put("anna", [kept])
+    kept = replace(PICTURE, path="up.png", job=None)
+    await files.write(lambda unit: unit.put([PICTURE, kept]))
+    await files.write(lambda unit: unit.put_given("anna", "a", "9", b"[]"))
     for one in "abcd":
         await run(jobs, job(one))
     key = await jobs.insert(job("e"), PAYLOAD)
     assert sorted(await jobs.finish(key, ended(), keep=3)) == ["a", "b"]
     assert await ids(jobs) == ["c", "d", "e"]
-    assert await files.records("anna", "output") == [kept]
-    assert await files.given("anna", "a", "9") is None
+    assert await files.read(lambda unit: unit.records("anna", "output")) == [kept]
+    assert await files.read(lambda unit: unit.given("anna", "a", "9")) is None
     payloads = select(job_payloads.c.key)
     assert len(await database.read(lambda c: c.execute(payloads).all())) == 3
 
@@ -271,16 +272,14 @@ async def test_an_entry_of_somebody_else_is_not_there(jobs: JobRepository) -> No
 
 async def test_entries_are_forgotten_by_id_or_all(jobs: JobRepository, database: Database) -> None:
     files = FileRepository(database)
-    picture = StoredFile(
-        "anna", "output", "x.png", "c", "output", None, None, "image/png", 1.0, "main", "a"
-    )
-    await files.put("anna", [picture], given=GivenNames("a", "9", b"[]"))
+    await files.write(lambda unit: unit.put([PICTURE]))
     for one in ("a", "b", "c", "\ud800"):
         await run(jobs, job(one))
     await run(jobs, job("a", "ben"))
     assert await jobs.forget("anna", ["a", "nothing", "a"]) == ["a"]
     assert await ids(jobs) == ["b", "c", "\ud800"]
-    assert await files.records("anna", "output") == [picture]  # as on a local ComfyUI
+    kept = await files.read(lambda unit: unit.records("anna", "output"))
+    assert kept == [PICTURE]  # as on a local ComfyUI
     assert sorted(await jobs.forget("anna")) == ["b", "c", "\ud800"]
     assert await ids(jobs) == []
     assert await jobs.forget("anna") == []

@@ -18,13 +18,14 @@ from typing import Any
 import pytest
 
 from proxy.storage.database import FILE, Database
-from proxy.storage.files import FileRepository
+from proxy.storage.files import FileRepository, FileUnit
 from proxy.storage.jobs import JobRepository, Payload, Share, Shares, StoredJob
 from proxy.storage.legacy import KEPT, LegacyError, take_over
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import open_folder
 from proxy.storage.usage import UsageRepository, UsageRow
 from proxy.translate import codec
+from proxy.translate.names import Place
 
 HERE = Path(__file__).parent
 TOLD = json.loads((HERE / "data-0.1.0.json").read_bytes())
@@ -113,25 +114,28 @@ async def test_new_jobs_come_behind(taken: Database) -> None:
 
 
 async def test_the_files_are_the_same(taken: Database) -> None:
-    files = FileRepository(taken)
-    listing = await files.listing("Anna", "input")
+    await FileRepository(taken).read(_check_files)
+
+
+def _check_files(files: FileUnit) -> None:
+    listing = files.listing("Anna", "input")
     assert [path for path in listing if "/" not in path] == TOLD["anna"]["input"]
     assert listing == ["photo.png", "sub/photo.png"]
-    assert await files.listing("Anna", "output") == sorted(TOLD["anna"]["output"])
-    assert await files.listing("ben", "output") == TOLD["ben"]["output"]
-    assert await files.next_number("Anna", "output", "", "inverted") == 2
-    upload = await files.get("Anna", "input", "photo.png")
+    assert files.listing("Anna", "output") == sorted(TOLD["anna"]["output"])
+    assert files.listing("ben", "output") == TOLD["ben"]["output"]
+    assert files.next_number("Anna", Place("output", ""), "inverted") == 2
+    upload = files.get("Anna", Place("input", "photo.png"))
     assert upload is not None
     assert upload.hash == upload.cloud_name.removesuffix(".png")
     assert upload.job is None
-    ((identity, name),) = await files.sent_names(upload.hash)
+    ((identity, name),) = files.sent_names(upload.hash)
     assert name == upload.cloud_name
-    assert await files.hash_of(identity, name) == upload.hash
-    assert not await files.names_are_opaque()
-    made = await files.get("Anna", "output", "ComfyUI_00001_.png")
+    assert files.hash_of(identity, name) == upload.hash
+    assert not files.names_are_opaque()
+    made = files.get("Anna", Place("output", "ComfyUI_00001_.png"))
     assert made is not None
     assert made.job == "11111111-1111-4111-8111-111111111111"
-    given = await files.given("Anna", made.job, "2")
+    given = files.given("Anna", made.job, "2")
     assert given is not None
     assert json.loads(given)[0]["path"] == "ComfyUI_00001_.png"
 

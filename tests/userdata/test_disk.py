@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from proxy.store.base import StoreError
+from proxy.storage.database import StorageError
 from proxy.userdata.disk import BLOCK, Disk, TakenError
 from proxy.userdata.names import DRAFT
 from proxy.userdata.on_disk import UserDataOnDisk
@@ -29,7 +29,7 @@ def test_a_write_that_fails_leaves_what_was_there(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(StoreError, match="No space"):
+    with pytest.raises(StorageError, match="No space"):
         disk.write("a", b"new")
     assert disk.read("a") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
