@@ -61,6 +61,10 @@ class Deviation:
         "The jobs stay in the history of the Comfy Cloud account: it would delete their files"
         " with them."
     )
+    JOB = (
+        "A job that waits because no account takes it has `queue_reason`, and `queue_message` "
+        "where Comfy Cloud gave a reason."
+    )
     ENTRY = "Filled before execution_success is sent, not after it."
     VIEW = (
         "Below /api and with X-API-Key it redirects to /view, as programs written for the cloud "
@@ -213,7 +217,7 @@ ROUTES = (
     Route("GET", "/history/{prompt_id}", jobs.get_history_entry, OWN, Deviation.ENTRY),
     Route("GET", "/api/jobs", jobs.list_jobs, OWN, SAME),
     Route("POST", "/api/jobs/cancel", jobs.cancel_jobs, OWN | CLOUD, SAME),
-    Route("GET", "/api/jobs/{job_id}", jobs.get_job, OWN, SAME),
+    Route("GET", "/api/jobs/{job_id}", jobs.get_job, OWN, Deviation.JOB),
     Route("POST", "/api/jobs/{job_id}/cancel", jobs.cancel_job, OWN | CLOUD, SAME),
     # what only the cloud has, for programs that were written for it
     Route("GET", "/api/user", cloud_routes.get_user, OWN, Deviation.THE_CLOUDS, twin=False),
