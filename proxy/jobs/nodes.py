@@ -144,9 +144,14 @@ class Nodes:
         self._finish_executed(node)
 
     def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
-        """Make `node` one that has been announced as running, whatever was lost before."""
+        """Make `node` one that has been announced as running, whatever was lost before.
+
+        After its output has been told it is too late for that.
+        """
+        if node in self.outputs:
+            return
         if node in self._executing and not (executing is not None and self._goes_on(node)):
-            if executing is not None and node not in self.outputs:
+            if executing is not None:
                 self.current = node
             return
         self._finish_before(node)
@@ -165,8 +170,6 @@ class Nodes:
 
     def _goes_on(self, node: str) -> bool:
         """Whether a node that was announced goes on, behind others that it has waited for."""
-        if node in self.outputs:
-            return False
         since = islice(self._states, self._executing[node], None)
         return not graph.sources(self._prompt, node).isdisjoint(since)
 
