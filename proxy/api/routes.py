@@ -30,96 +30,95 @@ class Deviation:
     """How routes differ from those of a local ComfyUI, and why: one text for each reason."""
 
     WEBSOCKET = (
-        "Who opens the socket only after submitting and sends no feature flags gets no "
-        "previews: a ComfyUI sends none unless it is started with --preview-method, and such "
-        "clients take every picture for a result. `extra_data.preview_method` `none` is heeded. "
-        "A progress text goes to the client that submitted the job alone. Messages of node packs "
-        "do not leave the cloud. A newer socket with the same `clientId` keeps its messages when "
-        "the older one ends."
+        "A client that opens its socket after it has submitted a job, and sends no feature flags, "
+        "gets no previews: a ComfyUI sends none unless it is started with --preview-method, and "
+        "such clients take every picture for a result. `extra_data.preview_method` `none` turns "
+        "previews off. Progress texts go only to the client that submitted the job. Messages of "
+        "node packs do not leave the cloud. When two sockets have the same `clientId`, the newer "
+        "one keeps receiving after the older one closes."
     )
     SUBMISSION = (
-        "A number that is not finite is refused with 400, since with it /queue would not be JSON, "
-        "and so are targets that are no list. A `prompt_id` that waits or runs already is a 400. "
-        "What the cloud refuses (plan, credits) is a 400 that says so."
+        "400 for a `number` that is not finite (with it /queue would not be JSON), for targets "
+        "that are not a list, and for a `prompt_id` that is already in the queue. What Comfy "
+        "Cloud refuses (plan, credits) is a 400 with the reason."
     )
     QUEUE = (
-        "Several jobs may run at once. Pending jobs stand in the order in which they will run. The "
-        "queue survives a restart."
+        "Several jobs can run at once. Pending jobs are listed in the order in which they will "
+        "run. The queue survives a restart."
     )
     INTERRUPT = (
-        "Where several jobs run, one without a prompt_id stops those that the same program has "
-        "submitted (same token, address and User-Agent, or the client_id in the body), or else the "
-        "one that runs longest; never all. A node that pays no heed is stopped too: the cloud does "
-        "not wait for it."
+        "Without a `prompt_id` it stops the running jobs that the same program submitted (same "
+        "token, address and User-Agent, or the `client_id` in the body); if there are none, the "
+        "job that has been running longest. It never stops all jobs. A node that ignores "
+        "interrupts is stopped too."
     )
     HISTORY = (
-        "It survives a restart. A list that was wrapped in `__value__` stays wrapped. Nodes that "
-        "the cloud had cached have their files under names of this job: whose run filled the cache "
-        "is not told."
+        "It survives a restart. A list that was sent wrapped in `__value__` stays wrapped. "
+        "Outputs of nodes that the cloud had cached have file names of this job: the cloud does "
+        "not tell which job made them."
     )
     FORGETTING = (
-        "The jobs stay in the history of the Comfy Cloud account: it would delete their files"
-        " with them."
+        "The jobs stay in the history of the Comfy Cloud account: deleting them there would "
+        "delete their files."
     )
     JOB = (
-        "A job that waits because no account takes it has `queue_reason`, and `queue_message` "
-        "where Comfy Cloud gave a reason."
+        "A job that waits because no account takes it, or for another job of its client, has "
+        "`queue_reason`, and `queue_message` where there is more to say."
     )
-    ENTRY = "Filled before execution_success is sent, not after it."
+    ENTRY = "The entry is there before `execution_success` is sent, not after it."
     VIEW = (
-        "Below /api and with X-API-Key it redirects to /view, as programs written for the cloud "
-        "insist. "
-        "A picture of more than 67,108,864 pixels is not converted for `preview` and `channel`: "
-        "400. The workflow in a PNG or WebP has the client's names of files; in videos and audio "
-        "it has the cloud's."
+        "Below /api and with X-API-Key it redirects to /view, which programs written for Comfy "
+        "Cloud expect. A picture of more than 67,108,864 pixels is not converted for `preview` "
+        "and `channel`: 400. The workflow in a PNG or WebP has the client's file names; in videos "
+        "and audio it has the cloud's."
     )
     UPLOADS = (
-        "Comfy Cloud's limits hold: 50 MiB (413), and pictures of 16,384 pixels along an edge and "
-        "67,108,864 in all (400). A mask of another size than its picture is a 400, not a 500."
+        "Comfy Cloud's limits apply: 50 MiB (413), and pictures of 16,384 pixels along an edge "
+        "and 67,108,864 in all (400). A mask of another size than its picture is a 400, not a "
+        "500."
     )
-    PACKED = "Packed with zstd or gzip for who asks for it, with an entity tag: it is large."
+    PACKED = "Compressed with zstd or gzip on request, with an entity tag, because it is large."
     NO_PATHS = "Folders have names instead of paths: they are on the cloud."
     NO_TIMES = "Times and sizes are 0: the cloud does not tell them."
     NO_METADATA = (
         "Always 404: the model files are on the cloud, which does not show what is in them."
     )
     MACHINE = (
-        "Versions are those of the ComfyUI that is followed, the GPU stands for the cloud's "
-        "and its memory is never in use: the cloud shows neither."
+        "The versions are those of the ComfyUI release that the proxy follows. The GPU is a "
+        "placeholder and its memory is never in use: the cloud shows neither."
     )
     FEATURES = (
-        "`max_upload_size` is in whole bytes and at most the 50 MiB that Comfy Cloud takes. "
+        "`max_upload_size` is in whole bytes and at most the 50 MiB that Comfy Cloud accepts. "
         "`assets` is false."
     )
-    FREE = "Nothing is freed: the cloud minds its own memory."
-    USERS = "Members, where there are any, are told by their tokens, not by `--multi-user`."
-    EXTENSIONS = (
-        "Those of the web interface alone: the cloud's call routes that only the cloud has."
-    )
+    FREE = "Nothing is freed: Comfy Cloud manages its own memory."
+    USERS = "Members are identified by their tokens, not by `--multi-user`."
+    EXTENSIONS = "Only those of the web interface: the cloud's call routes that only the cloud has."
     TRANSLATIONS = "Always empty: the cloud does not show the translations of its node packs."
-    TEMPLATES = "Always empty: the cloud shows no templates of node packs."
-    LOG = "The proxy's own lines, and of them those about the member who asks."
+    TEMPLATES = "Always empty: the cloud does not show templates of node packs."
+    LOG = "The proxy's own lines, and of those only the ones about the member who asks."
     PICTURES = "404 where the cloud has no picture."
     WITHOUT_PACKAGES = (
-        "Without the packages of the web interface `/` is a page of our own and the rest 404."
+        "Without the packages of the web interface, `/` is a page of the proxy and all else is a "
+        "404."
     )
-    FOR_WATCHERS = "Not in ComfyUI: for whoever watches over the process."
-    FOR_BROWSERS = "Not in ComfyUI: with members, browsers sign in by a token."
-    FOR_ADMINS = "Not in ComfyUI: for admins, and for members with what is their own."
+    FOR_WATCHERS = "Not in ComfyUI: for health checks."
+    FOR_BROWSERS = "Not in ComfyUI: with members, browsers sign in with a token."
+    FOR_ADMINS = "Not in ComfyUI: for admins; members see what is their own."
     THE_CLOUDS = "Not in ComfyUI: for programs that were written for Comfy Cloud."
     OF_VIDEO_HELPER = (
-        "Not in ComfyUI: other names that the cloud has for `/view`, as VideoHelperSuite "
-        "does. Nothing is transcoded."
+        "Not in ComfyUI: other names that Comfy Cloud and VideoHelperSuite have for `/view`. "
+        "Nothing is transcoded."
     )
     USERDATA = (
-        "With the setting userdata = cloud these are the account's own. Such a file has no range, "
-        "no tag and no time of its making: the cloud tells none."
+        "With the setting userdata = cloud these are the account's own. Such files have no "
+        "ranges, no entity tags and no creation time: the cloud does not tell them."
     )
-    EMPTY_WITHOUT_CLOUD = "Empty while the cloud does not give it: clients do without."
+    EMPTY_WITHOUT_CLOUD = "Empty while the cloud does not answer."
     NO_ASSETS = (
         "Always 503 SERVICE_DISABLED, and `assets` is false in the features, as in a ComfyUI "
-        "without --enable-assets: of a file that is still in the cloud nobody here knows the hash "
-        "and the size that these routes promise."
+        "without --enable-assets: the hash and the size that these routes promise are not known "
+        "for a file that is still on the cloud."
     )
 
 

@@ -107,7 +107,7 @@ def memory() -> tuple[int, int]:
 
 
 async def post_free(request: web.Request) -> web.Response:
-    """Nothing to free here: the cloud minds its own memory."""
+    """Accept the request and do nothing."""
     body = await bodies.read_json(request)
     if not isinstance(body, dict):
         raise LocalError(
@@ -119,12 +119,12 @@ async def post_free(request: web.Request) -> web.Response:
 
 
 async def get_users(_: web.Request) -> web.Response:
-    """There is one user, as without `--multi-user`."""
+    """One user, as without `--multi-user`."""
     return answers.json({"storage": "server", "migrated": True})
 
 
 async def get_empty_object(_: web.Request) -> web.Response:
-    """A map of what a ComfyUI without custom nodes does not have."""
+    """An empty object, as in a ComfyUI without custom nodes."""
     return answers.json({})
 
 
@@ -144,7 +144,7 @@ async def assets_disabled(_: web.Request) -> web.Response:
 
 
 async def get_health(_: web.Request) -> web.Response:
-    """Whether the process answers: `{"status": "ok"}`. Asks nobody else."""
+    """Whether the process answers: `{"status": "ok"}`. Makes no calls."""
     return answers.json({"status": "ok"})
 
 

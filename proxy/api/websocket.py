@@ -315,7 +315,7 @@ SOCKETS = web.AppKey("sockets", Sockets)
 
 
 async def serve(request: web.Request) -> web.StreamResponse:
-    """Take a websocket in and serve it until it closes. A bad handshake is a 400 with a text.
+    """Open a websocket and serve it until it closes. A bad handshake is a 400 with a text.
 
     A `token` in the query is the mark of a program written for Comfy Cloud; with members it has
     to be valid besides.

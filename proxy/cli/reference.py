@@ -115,17 +115,16 @@ def routes_page() -> str:
     parts = [
         "# Routes\n",
         f"<!-- {_REGENERATE} -->\n",
-        "What a program can ask of the proxy: the routes of a local ComfyUI, with its statuses, "
-        "bodies and headers. A route with a twin answers at its path and below `/api`. GET "
-        "answers HEAD too, and OPTIONS is answered with 200 and no body everywhere. Any other path "
-        "is a 404 without a body for GET and HEAD, and a 405 for the rest; so are the routes of "
-        "node packs and of ComfyUI-Manager, as in a ComfyUI without them. Where ComfyUI would "
-        "answer a bare 500 to bad input, there is a 400 in its error form.\n",
+        "The proxy serves the routes of a local ComfyUI with the same statuses, bodies and "
+        "headers. A route with a twin also answers below `/api`. Every GET route answers HEAD. "
+        "OPTIONS is answered with 200 and no body. Any other path is a 404 without a body for GET "
+        "and HEAD and a 405 for other methods; that includes the routes of node packs and of "
+        "ComfyUI-Manager, as in a ComfyUI without them. Where ComfyUI answers bad input with a "
+        "bare 500, the proxy answers 400 in ComfyUI's error form.\n",
         "Where an answer is from:\n",
         *(f"* {name}: {says}" for name, says in _SOURCES.values()),
         "",
-        "The last column says what is not as in a local ComfyUI, and why; it is empty where "
-        "nothing is.\n",
+        "The last column says what differs from a local ComfyUI, and why.\n",
         "| Method | Path | Twin | Answers with | From | Unlike ComfyUI |",
         "|---|---|---|---|---|---|",
     ]

@@ -46,7 +46,7 @@ async def get_page(_: web.Request) -> web.Response:
 
 
 async def get_bare(_: web.Request) -> web.Response:
-    """The page's address without the slash, below which its parts lie."""
+    """Redirect to `/proxy/`."""
     return web.Response(status=302, headers={"Location": "proxy/"})
 
 

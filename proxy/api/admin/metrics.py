@@ -25,7 +25,7 @@ PATH = "/metrics"
 
 
 async def get_metrics(request: web.Request) -> web.Response:
-    """Everything for admins; a member's own series for that member."""
+    """All series for admins; for members their own."""
     return await _page(request, None if is_admin(request) else member_of(request))
 
 
