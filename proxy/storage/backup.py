@@ -32,6 +32,7 @@ _FORMAT = 1
 #: Folders and files that are not copied: what can be fetched again, locks, and older copies.
 _LEFT_OUT = frozenset({"files", "catalogue", "catalog", "lock", "members.lock", KEPT, _MANIFEST})
 _DATABASES = frozenset({FILE, RECORDS, MEMBERS})
+_COPIES = (".tar", ".tar.gz", ".tgz")
 _SUFFIXES = ("-wal", "-shm", "-journal")
 
 
@@ -132,6 +133,8 @@ def _others(folder: Path, target: Path) -> Iterator[Path]:
             continue
         if any(path.name.startswith(name) for name in _DATABASES):
             continue  # copied already; a log, or a damaged one that was set aside
+        if path.name.endswith(_COPIES):
+            continue  # no copy holds the copies before it
         if path.is_file():
             yield path
         elif path.is_dir() and not path.is_symlink():

@@ -77,6 +77,13 @@ async def test_a_copy_may_be_gzipped(folder: Path, tmp_path: Path) -> None:
     assert await jobs_in(tmp_path / "other") == ["a"]
 
 
+async def test_a_copy_in_the_data_folder_is_in_no_other_copy(folder: Path) -> None:
+    await fill(folder, "a")
+    size = backup(folder, folder / "backup.tar.gz")
+    assert abs(backup(folder, folder / "backup-2.tgz") - size) < 100
+    assert abs(backup(folder, folder / "backup.tar.gz") - size) < 100
+
+
 async def test_a_folder_in_use_is_copied_at_one_moment(folder: Path, tmp_path: Path) -> None:
     """Each unit writes a pair; no copy has half of one."""
     database = await open_folder(folder)
