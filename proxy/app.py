@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +16,27 @@ import structlog
 
 from proxy import bookkeeping, folder
 from proxy import logging as logs
-from proxy.accounts import opening
-from proxy.accounts.opening import Ears
-from proxy.accounts.order import best_first
 from proxy.api import web_interface
 from proxy.api.admin.board import Bell, Board
 from proxy.api.admin.metrics import Gauges
+from proxy.api.books import Observer
 from proxy.api.connections import Limits
 from proxy.api.server import Certificate, CertificateError, Server
 from proxy.api.services import Services
 from proxy.api.system import Journal
 from proxy.api.web_interface import WebInterface
+from proxy.bus.memory import MemoryBus
 from proxy.catalog.service import Catalogue
 from proxy.catalog.source import Accounts
+from proxy.cloud.client import CloudClient
 from proxy.files.service import Files
+from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.checks import Checks
-from proxy.jobs.request import Policy
-from proxy.jobs.service import Jobs
+from proxy.jobs.clients import Clients
+from proxy.jobs.engine import Engine
+from proxy.jobs.models import JobAccepted, JobDispatched, JobLeft, Policy
+from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.service import JobService
 from proxy.members.directory import MARKER, Directory
 from proxy.members.member import check_classes
 from proxy.metrics import Metrics
@@ -43,12 +50,16 @@ from proxy.storage.database import (
     open_sqlite,
     set_aside,
 )
+from proxy.storage.encryption import SECRET_FILE, Cipher
 from proxy.storage.files import FileRepository
+from proxy.storage.jobs import JobRepository
+from proxy.storage.leases import LeaseRepository
 from proxy.storage.members import MemberRepository
 from proxy.storage.migrations import migrate
 from proxy.storage.usage import UsageRepository
 from proxy.store.base import StoreError
 from proxy.store.sqlite import SqliteStore
+from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 from proxy.userdata.base import UserData
 from proxy.userdata.on_cloud import UserDataOnCloud
@@ -69,43 +80,32 @@ async def rooms(
     timeouts: Timeouts | None = None,
     reread_keys: asyncio.Event | None = None,
     interface: WebInterface | None = None,
+    failed: asyncio.Event | None = None,
 ) -> AsyncIterator[Services]:
     """All rooms over the accounts, started; closed in the opposite order behind the block.
 
     `policy` replaces that of the settings. When `reread_keys` is set the keys are read again.
-    Without an `interface` the one that is installed is served.
+    Without an `interface` the one that is installed is served. `failed` is set when background
+    work cannot be kept up.
     Raises `ConfigError` when the data folder cannot be used.
     """
     timeouts = timeouts or Timeouts()
     metrics = Metrics()
+    failed = failed or asyncio.Event()
     async with AsyncExitStack() as stack:
         path = stack.enter_context(folder.held(settings.data_dir))
         store = await _open_store(path / "proxy.sqlite")
         stack.push_async_callback(store.close)
         database = await _open_database(path, start_empty=settings.start_empty)
         stack.push_async_callback(database.close)
+        supervisor = Supervisor(failed)
+        stack.push_async_callback(supervisor.close)
         members = Directory(MemberRepository(database), marker=path / MARKER)
         await _load(members)
         stack.push_async_callback(members.close)
         refuse_lost_members(settings, has_members=members.has_members)
         members.start()
-        opened = await stack.enter_async_context(
-            opening.opened(
-                accounts,
-                timeouts,
-                lambda name: Ears(
-                    on_event=lambda type_, data: jobs.on_event(name, type_, data),
-                    on_frame=lambda frame: jobs.on_frame(name, frame),
-                    on_up=lambda: jobs.socket_opened(name),
-                    on_down=lambda: jobs.socket_lost(name),
-                    due=lambda: jobs.any_running(name),
-                ),
-                metrics=metrics,
-                slots=settings.slots,
-                ahead=settings.slots_ahead,
-            )
-        )
-        by_name = {account.name: account for account in opened}
+        opened = await stack.enter_async_context(_accounts(settings, accounts, timeouts, metrics))
         cloud = opened[0].cloud
         files = Files(
             FileRepository(database),
@@ -131,15 +131,10 @@ async def rooms(
             userdata = UserDataOnCloud(cloud.user_data, shared=lambda: members.has_members)
         await userdata.start()
 
-        async def listened_to(name: str) -> bool:
-            _, connected = await asyncio.gather(
-                catalogue.wait_loaded(timeouts.catalogue_patience),
-                by_name[name].socket.wait_connected(timeouts.socket_patience),
-            )
-            return connected
-
         books = await stack.enter_async_context(
-            bookkeeping.kept(settings, path, store, members, metrics, UsageRepository(database))
+            bookkeeping.kept(
+                settings, path, UsageRepository(database), members, supervisor, metrics
+            )
         )
         checks = Checks(
             catalogue,
@@ -151,46 +146,59 @@ async def rooms(
             patience=timeouts.catalogue_patience,
         )
         bell = Bell()
-        jobs = Jobs(
-            store=store,
-            accounts=opened,
-            files=files,
-            known_class=catalogue.known,
-            opened=listened_to,
-            policy=policy or _policy(settings),
+        bus = MemoryBus()
+        policy = policy or _policy(settings)
+        repository = JobRepository(database, Cipher(path / SECRET_FILE))
+        jobs = JobService(
+            bus,
+            repository,
+            clients=Clients(policy.client_parallelism),
             member=members.get,
             admit=books.limiter.admit if books.limiter is not None else None,
             check=checks.check,
-            observers=[*books.observers, bell],
+            status_interval=policy.status_interval,
+            supervisor=supervisor,
         )
-        members.subscribe(jobs.members_changed)
-        members.subscribe(bell.members_changed)
-        journal = Journal(jobs.hub)
+        for observer in (*books.observers, bell):
+            bus.subscribe("jobs.*", partial(_observe, observer))
+        journal = Journal(jobs.subscribers)
         stack.enter_context(logs.lines_told(journal.add))
-        await stack.enter_async_context(opening.listening(opened))
-        await jobs.start()
-        stack.push_async_callback(jobs.close)
-
-        async def use_key(name: str, key: str) -> None:
-            jobs.hide(key)
-            await by_name[name].use_key(key)
-            jobs.key_renewed(name)
-
+        engine = Engine(
+            recorder=JobRecorder(
+                repository,
+                LeaseRepository(database),
+                holder=f"{socket.gethostname()}:{os.getpid()}",
+                history_size=policy.history_size,
+            ),
+            bus=bus,
+            accounts=opened,
+            files=files,
+            catalog=catalogue,
+            policy=policy,
+            timeouts=timeouts,
+            member=members.get,
+            supervisor=Supervisor(failed),
+        )
+        members.subscribe(engine.members_changed)
+        members.subscribe(bell.members_changed)
+        stack.push_async_callback(engine.close)
+        await engine.start()
+        workers = list(engine.workers.values())
         if not settings.simulate:
             keys = AccountKeys(
                 settings,
                 accounts,
-                use_key,
+                engine.use_key,
                 asked=reread_keys or asyncio.Event(),
                 interval=timeouts.key_interval,
             )
             following = asyncio.create_task(keys.follow(), name="follow the keys")
             stack.push_async_callback(_end, following)
-        readiness = Readiness(database, opened, max_age=timeouts.ready_age)
+        readiness = Readiness(database, workers, max_age=timeouts.ready_age)
         stack.push_async_callback(readiness.close)
-        metrics.registry.register(Gauges(jobs, opened, files.cache))
-        board = Board(jobs, opened, books.usage, bell)
-        board.remember_failures()
+        metrics.registry.register(Gauges(jobs, workers, files.cache))
+        board = Board(jobs, books.usage, bell)
+        await board.remember_failures()
         yield Services(
             jobs=jobs,
             files=files,
@@ -228,7 +236,8 @@ async def serve(
     """
     certificate = _certificate(settings)
     context = certificate.context if certificate is not None else None
-    async with rooms(settings, accounts=accounts, reread_keys=_hangup()) as services:
+    failed = asyncio.Event()
+    async with rooms(settings, accounts=accounts, reread_keys=_hangup(), failed=failed) as services:
         stop_timeout = (1 - _SHARE_OF_ROOMS) * settings.shutdown_timeout
         limits = _limits(settings)
         server = Server(services, limits, stop_timeout=stop_timeout)
@@ -244,7 +253,9 @@ async def serve(
             if certificate is not None:
                 follow = certificate.follow()
                 following.append(asyncio.create_task(follow, name="follow the certificate"))
-            await stop.wait()
+            await _first_of(stop, failed)
+            if failed.is_set():
+                raise RuntimeError("background work failed too often; the log above says why")
             log.info("shutdown_started")
         finally:
             for task in following:
@@ -287,6 +298,16 @@ def _certificate(settings: Settings) -> Certificate | None:
         return Certificate(settings.tls_cert, settings.tls_key)
     except CertificateError as error:
         raise ConfigError(str(error)) from None
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Wait until one of the events is set."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for one in waits:
+            one.cancel()
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -347,6 +368,51 @@ async def _load(members: Directory) -> None:
         raise ConfigError(f"The members cannot be read: {error}.") from error
 
 
+@asynccontextmanager
+async def _accounts(
+    settings: Settings, accounts: Sequence[AccountAccess], timeouts: Timeouts, metrics: Metrics
+) -> AsyncIterator[list[Account]]:
+    """The accounts of the settings with clients that can be called."""
+    async with AsyncExitStack() as stack:
+        opened = []
+        for access in accounts:
+            cloud = CloudClient(
+                access.base_url,
+                access.key,
+                retries=timeouts.retries,
+                breaker=timeouts.breaker(),
+                plain_http=access.plain_http,
+                calls=metrics.calls(access.name),
+            )
+            await cloud.start()
+            stack.push_async_callback(cloud.close)
+            opened.append(
+                Account(
+                    access.name,
+                    cloud,
+                    access.key,
+                    slots=Slots(access.slots or settings.slots, settings.slots_ahead),
+                    weight=access.weight,
+                    members=access.members,
+                    plain_http=access.plain_http,
+                )
+            )
+        yield opened
+
+
+def _observe(observer: Observer, news: object) -> None:
+    """Tell an observer what becomes of jobs."""
+    match news:
+        case JobAccepted(job=job):
+            observer.accepted(job)
+        case JobDispatched(job=job, waited=waited):
+            observer.dispatched(job, waited)
+        case JobLeft(job=job, outcome=None) if job.accepted:
+            observer.discarded(job)
+        case JobLeft(job=job, outcome=str(outcome), running_seconds=seconds, output_count=count):
+            observer.ended(job, outcome, seconds, count)
+
+
 async def _open_store(path: Path) -> SqliteStore:
     try:
         return await SqliteStore.open(path)
@@ -372,4 +438,5 @@ def _policy(settings: Settings) -> Policy:
         fair_by=settings.fair_by,
         client_parallelism=settings.client_parallelism,
         unable_timeout=settings.unable_timeout,
+        lost_timeout=settings.lost_timeout,
     )

@@ -14,9 +14,9 @@ from proxy.storage.database import Database, StorageError
 from proxy.storage.statements import put_meta
 
 if TYPE_CHECKING:
-    from proxy.accounts.account import Account
     from proxy.cloud.client import CloudClient
     from proxy.cloud.event_socket import EventSocket
+    from proxy.jobs.worker import AccountWorker
 
 #: What is written to see whether it can be.
 _PROBE = "readiness"
@@ -34,7 +34,7 @@ class Readiness:
     def __init__(
         self,
         database: Database,
-        accounts: Iterable[Account],
+        accounts: Iterable[AccountWorker],
         *,
         max_age: float = 3.0,
         patience: float = 5.0,
@@ -78,14 +78,14 @@ class Readiness:
             await asyncio.gather(self._looking, return_exceptions=True)
 
     async def _look(self) -> None:
-        async def look_at(account: Account) -> None:
+        async def look_at(account: AccountWorker) -> None:
             self._keys[account.name] = await self._key_problem(account.cloud)
 
         self._written = await self._store_problem()
         await asyncio.gather(*map(look_at, self._accounts))
         self._looked_at = time.monotonic()
 
-    def _problems(self, account: Account) -> dict[str, str | None]:
+    def _problems(self, account: AccountWorker) -> dict[str, str | None]:
         key = self._keys.get(account.name, _NOT_YET)
         if key is None and account.health.reason == "no_credits":
             key = "The account has no credits left: buy some, or wait for its plan to renew."

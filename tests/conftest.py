@@ -12,6 +12,8 @@ from quiet import logging_restored
 from stack import Client, Proxy, running_proxy
 
 from proxy.simulator import Simulator
+from proxy.storage.database import Database, open_sqlite
+from proxy.storage.migrations import migrate
 from proxy.store.sqlite import SqliteStore
 
 # The same examples everywhere, and none is too slow: a busy machine is no counterexample.
@@ -28,6 +30,14 @@ def _logging_as_it_was() -> Iterator[None]:
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     opened = await SqliteStore.open(tmp_path / "store.sqlite")
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def database(tmp_path: Path) -> AsyncIterator[Database]:
+    opened = await open_sqlite(tmp_path / "proxy.db")
+    await migrate(opened)
     yield opened
     await opened.close()
 

@@ -18,8 +18,7 @@ from proxy import app
 from proxy.api.server import Server
 from proxy.api.services import Services
 from proxy.api.web_interface import WebInterface
-from proxy.jobs.request import Policy
-from proxy.jobs.runner import Waits
+from proxy.jobs.models import DetailTimeouts, Policy
 from proxy.settings import AccountAccess, Settings, read_accounts
 from proxy.simulator import Simulator
 
@@ -27,7 +26,7 @@ from proxy.simulator import Simulator
 PATIENCE = 60.0
 
 QUICK = {
-    "waits": Waits(first=0.01, most=0.05, settle=2.0, settle_stopped=1.0, lost=0.5),
+    "detail": DetailTimeouts(first=0.01, most=0.05, settle=2.0, settle_stopped=1.0, lost=0.5),
     "connected_wait": 0.5,
     "lost_wait": 0.05,
     "submit_patience": 2.0,

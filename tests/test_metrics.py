@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,8 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from proxy.accounts.account import Account
 from proxy.api.admin.metrics import Gauges
+from proxy.jobs.accounts import AccountHealth, Slots
 from proxy.metrics import METRICS, PREFIX, QUICK, Metrics, lines
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -34,6 +34,14 @@ class Socket:
 
 
 @dataclass
+class Worker:
+    name: str
+    socket: Socket
+    slots: Slots = field(default_factory=Slots)
+    health: AccountHealth = field(default_factory=AccountHealth)
+
+
+@dataclass
 class Cache:
     hits: int = 3
     misses: int = 1
@@ -42,17 +50,17 @@ class Cache:
 
 @dataclass
 class Jobs:
-    live: list[Job]
+    jobs: list[Job]
     waiting: dict[str, int]
 
-    def overview(self) -> list[Job]:
-        return self.live
+    def live(self) -> list[Job]:
+        return self.jobs
 
     def queue_remaining(self, member: str) -> int:
         return self.waiting[member]
 
 
-def gauges(jobs: Jobs, *accounts: Account, cache: Cache | None = None) -> Gauges:
+def gauges(jobs: Jobs, *accounts: Worker, cache: Cache | None = None) -> Gauges:
     return Gauges(jobs, accounts, cache or Cache())  # type: ignore[arg-type]
 
 
@@ -77,7 +85,7 @@ def metrics() -> Metrics:
     calls.note("GET", "/api/jobs/{id}", 200, 0.2)
     calls.downloaded(77)
     live = [Job("alice", "main", "running"), Job("alice", ""), Job("bob", "main", "running")]
-    account = Account("main", None, Socket(), key="")  # type: ignore[arg-type]
+    account = Worker("main", Socket())
     metrics.registry.register(gauges(Jobs(live, {"alice": 2, "bob": 1}), account))
     return metrics
 

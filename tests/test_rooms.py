@@ -17,10 +17,9 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = [
     *(path for path in MODULES if path.parent.name == "translate"),
     PACKAGE / "members" / "member.py",
-    *(PACKAGE / "accounts" / name for name in ("slots.py", "health.py", "choice.py")),
     *(
         PACKAGE / "jobs" / name
-        for name in ("tracker.py", "nodes.py", "happenings.py", "record.py", "fair_share.py")
+        for name in ("accounts.py", "fair_share.py", "nodes.py", "tracker.py")
     ),
 ]
 IMPURE = {"asyncio", "aiohttp", "aiosqlite", "os", "random", "secrets", "socket", "threading"}

@@ -7,7 +7,7 @@ ComfyUI's `--enable-compress-response-body`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 
 from aiohttp import web
 
@@ -53,6 +53,17 @@ def ready(body: bytes, status: int = 200) -> web.Response:
     """JSON that has been encoded already."""
     kind = web.Response if len(body) <= PIECE else _InPieces
     return kind(body=body, status=status, headers={"Content-Type": JSON_TYPE})
+
+
+async def stream(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+    """JSON in pieces, as fast as the client reads it."""
+    answer = web.StreamResponse(headers={"Content-Type": JSON_TYPE})
+    await answer.prepare(request)
+    if request.method != "HEAD":
+        async for piece in pieces:
+            await answer.write(piece)
+    await answer.write_eof()
+    return answer
 
 
 def json(value: object, status: int = 200) -> web.Response:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from aiohttp import web
 
@@ -17,12 +17,30 @@ from proxy.metrics import Metrics
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.jobs.observer import Observer
+    from proxy.jobs.models import Job, Outcome
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 #: What is asked by machines that look whether the server is well does not count as a request.
 _FREE = frozenset({"/healthz", "/readyz"})
+
+
+class Observer(Protocol):
+    """Is told what becomes of jobs; must neither wait nor fail."""
+
+    def accepted(self, record: Job) -> None:
+        """The client is told that its job is in the queue."""
+
+    def dispatched(self, record: Job, waited: float) -> None:
+        """The cloud has taken the job, `waited` seconds after the client had sent it."""
+
+    def ended(
+        self, record: Job, outcome: Outcome, running_seconds: float, output_count: int
+    ) -> None:
+        """The job has ended and is in the history."""
+
+    def discarded(self, record: Job) -> None:
+        """The job was accepted and has left the queue without a trace."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ async def get_user(request: web.Request) -> web.Response:
 
 async def get_status(request: web.Request) -> web.Response:
     """The state of one job, in one of five words."""
-    job = _job(request)
+    job = await _job(request)
     return _unknown("Job not found") if job is None else answers.json(as_cloud.status(job))
 
 
@@ -54,8 +54,8 @@ async def list_history(request: web.Request) -> web.Response:
         return answers.json({"history": []})
     jobs, member = of(request).jobs, member_of(request)
     query = JobQuery(statuses=_ENDED, limit=limit, offset=offset)
-    listed = jobs.list_jobs(member, query)["jobs"]
-    entries = [(job, jobs.history_entry_json(member, job["id"])) for job in listed]
+    listed = (await jobs.list_jobs(member, query))["jobs"]
+    entries = [(job, await jobs.history_entry_json(member, job["id"])) for job in listed]
     return answers.ready(await asyncio.to_thread(_history, entries))
 
 
@@ -70,7 +70,8 @@ def _history(listed: list[tuple[dict[str, Any], bytes]]) -> bytes:
 
 async def get_history(request: web.Request) -> web.Response:
     """One ended job by its id; 404 until it has ended."""
-    data = of(request).jobs.history_entry_json(member_of(request), request.match_info["prompt_id"])
+    prompt_id = request.match_info["prompt_id"]
+    data = await of(request).jobs.history_entry_json(member_of(request), prompt_id)
     found = codec.loads(data)
     if not found:
         return _unknown("History not found")
@@ -87,7 +88,7 @@ async def list_assets(request: web.Request) -> web.Response:
     limit = ASSETS if limit is None else limit
     if not 1 <= limit <= MOST_ASSETS:
         return _bad(f"limit must be between 1 and {MOST_ASSETS}")
-    job = _job(request)
+    job = await _job(request)
     if job is None:
         return _unknown("Job not found")
     found = [
@@ -138,8 +139,8 @@ def redirect(request: web.Request) -> web.Response | None:
     return web.Response(status=302, headers={"Location": str(address)})
 
 
-def _job(request: web.Request) -> dict[str, Any] | None:
-    return of(request).jobs.job(member_of(request), request.match_info["job_id"])
+async def _job(request: web.Request) -> dict[str, Any] | None:
+    return await of(request).jobs.job(member_of(request), request.match_info["job_id"])
 
 
 def _unknown(message: str) -> web.Response:

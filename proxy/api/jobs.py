@@ -18,7 +18,7 @@ from proxy.api.authenticator import submitter_of
 from proxy.api.middleware import prepare
 from proxy.api.services import member_of, of
 from proxy.jobs.listing import STATUSES, JobQuery
-from proxy.jobs.request import Request
+from proxy.jobs.models import JobRequest
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -58,7 +58,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         jobs.release(member, accepted.prompt_id)
 
 
-def parse_prompt(body: object, usage_source: str | None = None) -> Request:
+def parse_prompt(body: object, usage_source: str | None = None) -> JobRequest:
     """Check the body of `POST /prompt` as the newest ComfyUI does. Raises `LocalError` (400).
 
     Where ComfyUI would answer 500 or die (a `number` that is none, a graph that is a list, a
@@ -81,7 +81,7 @@ def parse_prompt(body: object, usage_source: str | None = None) -> Request:
         extra_data["client_id"] = body["client_id"]
     if usage_source:
         extra_data.setdefault("comfy_usage_source", usage_source)
-    return Request(
+    return JobRequest(
         graph=graph,
         client_id=_client_id(extra_data.get("client_id")),
         prompt_id=prompt_id,
@@ -236,21 +236,23 @@ def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
     return bool(body.get("clear")), [one for one in ids if isinstance(one, str)]
 
 
-async def get_history(request: web.Request) -> web.Response:
+async def get_history(request: web.Request) -> web.StreamResponse:
     """All entries, or those that `max_items` and `offset` ask for."""
     query = request.query
-    body = of(request).jobs.history_json(
+    body = await of(request).jobs.history(
         member_of(request),
         max_items=_integer(query.get("max_items"), "max_items"),
         offset=_integer(query.get("offset"), "offset"),
     )
-    return answers.ready(body)
+    if isinstance(body, bytes):
+        return answers.ready(body)
+    return await answers.stream(request, body)
 
 
 async def get_history_entry(request: web.Request) -> web.Response:
     """One entry by its id, or `{}`."""
     prompt_id = request.match_info["prompt_id"]
-    return answers.ready(of(request).jobs.history_entry_json(member_of(request), prompt_id))
+    return answers.ready(await of(request).jobs.history_entry_json(member_of(request), prompt_id))
 
 
 async def post_history(request: web.Request) -> web.Response:
@@ -285,12 +287,12 @@ async def list_jobs(request: web.Request) -> web.Response:
         query = parse_query(request.query)
     except BadQueryError as error:
         return answers.job_error(str(error))
-    return answers.json(of(request).jobs.list_jobs(member_of(request), query))
+    return answers.json(await of(request).jobs.list_jobs(member_of(request), query))
 
 
 async def get_job(request: web.Request) -> web.Response:
     """One job with its outputs and its workflow."""
-    job = of(request).jobs.job(member_of(request), request.match_info["job_id"])
+    job = await of(request).jobs.job(member_of(request), request.match_info["job_id"])
     return answers.job_error("Job not found", 404) if job is None else answers.json(job)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.api.system import Journal
     from proxy.catalog.service import Catalogue
     from proxy.files.service import Files
-    from proxy.jobs.service import Jobs
+    from proxy.jobs.service import JobService
     from proxy.userdata.base import UserData
 
 __all__ = [
@@ -68,7 +68,7 @@ class Services:
     With `admin_apart` what is for admins is served elsewhere; `board` is what they look at.
     """
 
-    jobs: Jobs
+    jobs: JobService
     files: Files
     catalogue: Catalogue
     userdata: UserData

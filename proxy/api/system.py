@@ -20,7 +20,7 @@ from aiohttp import web
 from proxy.api import answers, bodies
 from proxy.api.services import member_of, of
 from proxy.files.uploads import MAX_BYTES
-from proxy.jobs.hub import Hub
+from proxy.jobs.subscribers import Subscribers
 from proxy.translate.errors import LocalError
 from proxy.translate.messages import Event
 from proxy.translate.names import TYPES
@@ -228,8 +228,8 @@ KEPT = 300
 class Journal:
     """The last lines about each member. Only `add` may be called from other threads."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, subscribers: Subscribers) -> None:
+        self._subscribers = subscribers
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, deque[dict[str, str]]] = {}
         self._listening: dict[str, set[str]] = {}
@@ -256,7 +256,7 @@ class Journal:
     def _tell(self, member: str, line: dict[str, str]) -> None:
         data: dict[str, Any] = {"entries": [line], "size": None}
         for client_id in list(self._listening.get(member, ())):
-            if self._hub.listens(member, client_id):
-                self._hub.tell(member, client_id, Event("logs", data))
+            if self._subscribers.listens(member, client_id):
+                self._subscribers.tell(member, client_id, Event("logs", data))
             else:
                 self.unsubscribe(member, client_id)

@@ -331,7 +331,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     sid = request.query.get("clientId") or uuid.uuid4().hex
     client = ClientSocket(web_socket, transport, services, member, sid, sockets)
     services.jobs.clients.connected(member, sid)
-    executing = services.jobs.hub.attach(member, sid, client, hears_all=_cloud_way(request))
+    executing = services.jobs.subscribers.attach(member, sid, client, hears_all=_cloud_way(request))
     client.greet(services.jobs.queue_remaining(member), sid, executing)
     sockets.join(client)
     connection_of(request).upgraded(client)
@@ -342,7 +342,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
             if message.type is aiohttp.WSMsgType.TEXT:
                 client.hear(message.data)
     finally:
-        services.jobs.hub.detach(member, sid, client)
+        services.jobs.subscribers.detach(member, sid, client)
         sockets.leave(client)
         metrics.websockets.labels(member).dec()
         with contextlib.suppress(ConnectionError):

@@ -29,12 +29,12 @@ from proxy.members import fields
 from proxy.members.directory import Directory, DirectoryError
 from proxy.members.member import Member
 from proxy.members.tokens import Token
-from proxy.members.usage import USAGE, MemberDay, Row, day_of, select
+from proxy.members.usage import MemberDay, Row, day_of
 from proxy.settings import Settings, place_options
 from proxy.storage.database import FILE, StorageError, opened
 from proxy.storage.legacy import MEMBERS
 from proxy.storage.start import open_folder
-from proxy.storage.usage import AuditRow, UsageRepository
+from proxy.storage.usage import COUNTED, AuditRow, UsageRepository
 
 T = TypeVar("T")
 
@@ -306,7 +306,7 @@ def usage(
     """
     until = _date("--to", last) if last else day_of(time.time())
     since = _date("--from", first) if first else until
-    rows = select(_documents(settings.data_dir / "proxy.sqlite"), since, until, member)
+    rows = _used(settings.data_dir / FILE, since, until, member)
     match form:
         case "csv":
             lines = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
@@ -340,22 +340,28 @@ def audit(settings: Settings, *, limit: int, member: str | None, action: str | N
     return 0
 
 
-def _documents(path: Path) -> dict[str, bytes]:
-    """The stored usage, which is nothing where no proxy has ever run."""
+def _used(path: Path, first: str, last: str, member: str | None) -> list[MemberDay]:
+    """The stored usage by day and name, which is nothing where no proxy has ever run."""
     if not path.exists():
-        return {}
+        return []
+    query = (
+        f"SELECT day, member, {', '.join(COUNTED)} FROM usage "  # noqa: S608 (our own names)
+        "WHERE day BETWEEN ? AND ? AND (? IS NULL OR member = ?) ORDER BY day, member"
+    )
     try:
         uri = f"{path.absolute().as_uri()}?mode=ro"
         with closing(sqlite3.connect(uri, uri=True)) as database:
             database.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
-            return dict(
-                database.execute("SELECT key, value FROM documents WHERE collection = ?", (USAGE,))
-            )
+            found = database.execute(query, (first, last, member, member)).fetchall()
     except sqlite3.Error as error:
         raise CommandError(
             f"The database {path} cannot be read ({error}): run this as the user that runs the "
             "proxy."
         ) from None
+    return [
+        MemberDay(day, name, Row(**dict(zip(COUNTED, counts, strict=True))))
+        for day, name, *counts in found
+    ]
 
 
 def _date(option: str, text: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from proxy.jobs.request import Request
+from proxy.jobs.models import JobRequest
 from proxy.translate.errors import LocalError
 from proxy.translate.validation import Validation, foreign_files, validate
 
@@ -71,7 +71,7 @@ class Checks:
         self._validates = validates
         self._patience = patience
 
-    async def check(self, member: str, request: Request) -> Validation | None:
+    async def check(self, member: str, request: JobRequest) -> Validation | None:
         """What is right and wrong with a graph; `None` if nobody can tell before the cloud does.
 
         Raises `LocalError`: 400 as ComfyUI refuses graphs, 403 for nodes that the member may not
@@ -96,7 +96,7 @@ class Checks:
         self._permit(member, request.graph)
         return found
 
-    async def _validated(self, member: str, request: Request) -> Validation | None:
+    async def _validated(self, member: str, request: JobRequest) -> Validation | None:
         if len(request.graph) > _MOST:
             return None
         private = self._private()
@@ -108,7 +108,7 @@ class Checks:
             return None
         return found
 
-    def _validate(self, request: Request, has_file: Callable[[str], bool]) -> Validation:
+    def _validate(self, request: JobRequest, has_file: Callable[[str], bool]) -> Validation:
         return validate(
             request.graph,
             request.targets,

@@ -10,7 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-from proxy.jobs.record import JobRecord
+from proxy.jobs.models import Job
 from proxy.members.member import Member, Parallelism
 
 #: Clients of a member that are remembered, the ones that connected last; each takes some 200 bytes.
@@ -59,22 +59,20 @@ class Clients:
             clients.popitem(last=False)
 
 
-def busy(taken: Iterable[JobRecord]) -> set[Client]:
+def busy(taken: Iterable[Job]) -> set[Client]:
     """The clients that have a job on an account or on its way there."""
-    return {(record.member, record.client_id) for record in taken}
+    return {(job.member, job.client_id) for job in taken}
 
 
-def waits_for_client(record: JobRecord, busy_clients: set[Client]) -> bool:
+def waits_for_client(job: Job, busy_clients: set[Client]) -> bool:
     """Whether a job has to wait for another one of its client.
 
     It is not sent ahead either: the plan may turn out to run it at once.
     """
-    return record.one_at_a_time and (record.member, record.client_id) in busy_clients
+    return job.one_at_a_time and (job.member, job.client_id) in busy_clients
 
 
-def interrupted(
-    running: Sequence[JobRecord], submitter: str, client_id: str | None
-) -> list[JobRecord]:
+def interrupted(running: Sequence[Job], submitter: str, client_id: str | None) -> list[Job]:
     """The jobs that an interrupt without a `prompt_id` means, of a member's running ones.
 
     Those of the `client_id`, if one is named; else those that the same program has submitted; else

@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
-from typing import Any, Literal
+from typing import Literal
 
 FairBy = Literal["jobs", "time"]
 
@@ -113,24 +113,24 @@ class FairShare:
                 count += first + (tied and queue.orders[first] < order)
         return count
 
-    def state(self, unused: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """What must be kept to go on with the same order: members that are ahead of the time.
+    @property
+    def now(self) -> float:
+        """The virtual time."""
+        return self._now
 
-        `unused` is, by member, what turns have cost that are not to be kept as taken, divided by
-        the weight.
+    def state_of(self, member: str, unused: float = 0.0) -> tuple[float | None, float | None]:
+        """What must be kept of a member: its start, and what its jobs cost, as far as is known.
+
+        `unused` is what turns have cost that are not to be kept as taken, divided by the weight.
         """
-        starts = {
-            member: at - (unused or {}).get(member, 0.0) for member, at in self._starts.items()
-        }
-        ahead = {member: at for member, at in starts.items() if at > self._now}
-        return {"now": self._now, "starts": ahead, "typical": self._typical}
+        start = self._starts.get(member)
+        return None if start is None else start - unused, self._typical.get(member)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where `state()` was taken. Raises `ValueError`, `TypeError` or `KeyError`."""
-        now = float(state["now"])
-        starts = {str(member): float(at) for member, at in state["starts"].items()}
-        typical = {str(member): float(cost) for member, cost in state["typical"].items()}
-        self._now, self._starts, self._typical = now, starts, typical
+    def restore(
+        self, now: float, starts: Mapping[str, float], typical: Mapping[str, float]
+    ) -> None:
+        """Go on where `now` and `state_of` of all members were taken."""
+        self._now, self._starts, self._typical = now, dict(starts), dict(typical)
 
     def _start(self, member: str) -> float:
         return max(self._now, self._starts.get(member, 0.0))

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.jobs.record import JobRecord, Outcome
+from proxy.jobs.models import ENDS, Job, JobState, Outcome
 
 STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 
@@ -42,12 +42,19 @@ def workflow_id(extra_data: dict[str, Any]) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def of_queue(record: JobRecord) -> Listed:
+def ended_states(statuses: frozenset[str] | None) -> set[str]:
+    """The states of ended jobs that have one of the statuses, as they are stored."""
+    return {
+        state.value for outcome, state in ENDS.items() if statuses is None or outcome in statuses
+    }
+
+
+def of_queue(record: Job) -> Listed:
     """A pending or running job."""
     found = workflow_id(record.extra_data)
     job = {
         "id": record.prompt_id,
-        "status": "pending" if record.started_at is None else "in_progress",
+        "status": "pending" if record.state is not JobState.RUNNING else "in_progress",
         "priority": record.number,
         "create_time": record.create_time,
         "execution_start_time": record.started_at,
@@ -58,7 +65,7 @@ def of_queue(record: JobRecord) -> Listed:
 
 
 def of_history(
-    record: JobRecord,
+    record: Job,
     outcome: Outcome,
     outputs: dict[str, Any],
     status: dict[str, Any],
@@ -89,8 +96,11 @@ def of_history(
     return Listed(_without_nulls(job), found)
 
 
-def select(jobs: Iterable[Listed], query: JobQuery) -> dict[str, Any]:
-    """The answer of `GET /api/jobs`: `{"jobs": […], "pagination": {…}}`."""
+def select(jobs: Iterable[Listed], query: JobQuery, *, unread: int = 0) -> dict[str, Any]:
+    """The answer of `GET /api/jobs`: `{"jobs": […], "pagination": {…}}`.
+
+    `unread` more jobs come behind all of these.
+    """
     found = [
         listed.job
         for listed in jobs
@@ -106,8 +116,8 @@ def select(jobs: Iterable[Listed], query: JobQuery) -> dict[str, Any]:
         "pagination": {
             "offset": query.offset,
             "limit": query.limit,
-            "total": len(found),
-            "has_more": query.offset + len(page) < len(found),
+            "total": len(found) + unread,
+            "has_more": query.offset + len(page) < len(found) + unread,
         },
     }
 

@@ -1,161 +1,118 @@
-"""Drives one job's tracker: feeds it what happens and does what it says, in order."""
+"""Drives one job's tracker: gives it what happens and does what it says, in order."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import structlog
 
+from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
-from proxy.jobs.happenings import (
-    CloudEvent,
+from proxy.jobs.models import Job, now
+from proxy.jobs.tracker import (
     Command,
-    Ended,
-    Happening,
+    EventReceived,
+    GiveUp,
+    Input,
+    JobStarted,
+    LeaveQueue,
     ReadDetail,
-    Record,
-    Seen,
-    Settle,
-    Started,
-    Tell,
+    RecordEnd,
+    SendMessage,
+    SnapshotReceived,
+    Tracker,
 )
-from proxy.jobs.localising import Localiser, Names
-from proxy.jobs.record import JobRecord
-from proxy.jobs.tracker import Tracker
-from proxy.store.base import StoreError
+from proxy.storage.database import StorageError
+from proxy.translate.codec import credentials, redact
 from proxy.translate.events import is_terminal
-from proxy.translate.messages import CloudFrame, CloudPicture, Message, Preview
+from proxy.translate.messages import CloudFrame, CloudPicture, Preview
 from proxy.translate.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from proxy.jobs.engine import Engine
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: So many happenings may wait for a job's turn before its previews are left out.
+#: So many inputs may wait for a job's turn before its previews are left out.
 _CROWDED = 64
 
-
-class Cloud(Protocol):
-    """What a runner needs of the cloud."""
-
-    async def job(self, cloud_id: str) -> Snapshot | None:
-        """The job's detail, or `None` if the cloud does not know it."""
+#: Events that carry what must be made local first, which may take a while.
+_TRANSLATED = frozenset({"executed", "execution_error"})
 
 
-class Desk(Protocol):
-    """Where a runner reports: the keeper of the queue and the history."""
+class OutputNames(Protocol):
+    """What is needed of the files: local names for outputs."""
 
-    def tell(self, job: JobRecord, message: Message) -> None:
-        """Deliver a message about the job."""
+    async def reveal(self, member: str, value: Any) -> Any:
+        """A value with the member's names in place of the cloud's, at any depth."""
 
-    async def turn(self, job: JobRecord) -> None:
-        """Wait until a job may begin to be told of: not in the middle of another one's end."""
-
-    async def job_started(self, job: JobRecord, at: int) -> None:
-        """The job runs now (`at` in ms)."""
-
-    def job_over(self, job: JobRecord) -> None:
-        """The cloud has told of the end: the job's slot is free, whatever is still to be read."""
-
-    async def record_end(self, job: JobRecord, end: Record) -> None:
-        """Write the history entry; raises `StoreError` if the disk refuses."""
-
-    def job_ended(self, job: JobRecord) -> None:
-        """The job leaves the queue."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """How long to wait between readings of a job's detail, and when to stop (seconds).
-
-    `settle` bounds the wait for the outputs of a completed job, `settle_stopped` the wait for the
-    end time of a failed or cancelled one, `lost` that for a job which the cloud does not know.
-    """
-
-    first: float = 0.05
-    most: float = 2.0
-    settle: float = 30.0
-    settle_stopped: float = 6.0
-    lost: float = 60.0
-
-    def settle_for(self, snapshot: Snapshot) -> float:
-        """How long an ended job may lack what its detail should have."""
-        return self.settle if snapshot.status == "completed" else self.settle_stopped
-
-    def growing(self) -> Iterable[float]:
-        """0, then `first` and ever longer up to `most`."""
-        yield 0.0
-        wait = self.first
-        while True:
-            yield wait
-            wait = min(wait * 1.7, self.most)
+    async def localise(
+        self,
+        member: str,
+        prompt_id: str,
+        node_id: str,
+        node: Mapping[str, Any] | None,
+        output: dict[str, Any],
+        *,
+        account: str,
+    ) -> dict[str, Any]:
+        """A node's output with the cloud's names on the account replaced by the member's."""
 
 
 class Runner:
-    """One live job. `post` takes happenings at any time; nothing is done before `release`.
+    """One live job. `post` takes inputs at any time; nothing is done before `release`.
 
     `ending` is true once the cloud has told of an end, `finished` when it has been told to the
-    client. `secrets` are what no message and no record may show, whatever a node makes of them.
+    client. No message and no record shows the secrets of the engine or of the job, whatever a
+    node makes of them. `cloud` is `None` for a job that is on no account.
     """
 
-    def __init__(
-        self,
-        job: JobRecord,
-        *,
-        cloud: Cloud,
-        names: Names,
-        desk: Desk,
-        secrets: tuple[str, ...],
-        now: Callable[[], int],
-        waits: Waits | None = None,
-    ) -> None:
+    def __init__(self, job: Job, engine: Engine, cloud: CloudClient | None) -> None:
         self.job = job
         self.tracker = Tracker(job.prompt_id, job.graph)
-        self._cloud = cloud
-        self._desk = desk
-        self._localiser = Localiser(job, names, secrets)
-        self._now = now
-        self._waits = waits or Waits()
-        self._inbox: asyncio.Queue[Happening] = asyncio.Queue()
-        self._released = asyncio.Event()
         self.finished = asyncio.Event()
         self.ending = False
-        self._is_over = False
+        self._engine = engine
+        self._cloud = cloud
+        self._names: OutputNames = engine.files
+        self._timeouts = engine.policy.detail
+        self._secrets = credentials(job.credentials)
+        self._inbox: deque[Input] = deque()
+        self._released = False
         self._reader: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to work off what is posted."""
-        self._task = asyncio.create_task(self._run(), name=f"job {self.job.prompt_id}")
-
     def release(self) -> None:
         """The client has its `prompt_id`: messages about the job may flow."""
-        self._released.set()
+        self._released = True
+        self._work_off()
 
-    def post(self, happening: CloudEvent | CloudFrame | Seen | Settle) -> None:
+    def post(self, what: EventReceived | CloudFrame | SnapshotReceived | GiveUp) -> None:
         """Add to what happened; of a job that is far behind, previews are left out."""
-        if isinstance(happening, CloudPicture) and self._inbox.qsize() > _CROWDED:
+        if self._released and self._task is None and self._is_quick(what):
+            self._take_now(what)
             return
-        if isinstance(happening, CloudEvent) and is_terminal(happening.type, happening.data):
+        if isinstance(what, CloudPicture) and len(self._inbox) > _CROWDED:
+            return
+        if isinstance(what, EventReceived) and is_terminal(what.type, what.data):
             self.ending = True
-            self._over()
-        elif isinstance(happening, Seen) and happening.snapshot.ended:
-            self._over()
-        self._inbox.put_nowait(happening)
-
-    def _over(self) -> None:
-        if not self._is_over:
-            self._is_over = True
-            self._desk.job_over(self.job)
+            self._engine.over(self.job)
+        elif isinstance(what, SnapshotReceived) and what.snapshot.ended:
+            self._engine.over(self.job)
+        self._inbox.append(what)
+        self._work_off()
 
     def read_detail(self) -> None:
         """Read the job's detail until it has ended; asking again changes nothing."""
-        if self._reader is None:
-            self._reader = asyncio.create_task(
-                self._read_detail(), name=f"detail {self.job.prompt_id}"
+        if self._reader is None and self._cloud is not None and not self.tracker.ended:
+            self._reader = self._engine.spawn(
+                self._read_detail(self._cloud), f"read job {self.job.prompt_id}"
             )
 
     @property
@@ -171,77 +128,147 @@ class Runner:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    # --- inputs ----------------------------------------------------------------------------
+
+    def _is_quick(self, what: Input) -> bool:
+        """Whether an input of a running job needs no waiting: most events and all frames."""
+        if self.tracker.started_at is None or isinstance(what, SnapshotReceived | GiveUp):
+            return False
+        if isinstance(what, EventReceived):
+            return what.type not in _TRANSLATED and not is_terminal(what.type, what.data)
+        return True
+
+    def _take_now(self, what: Input) -> None:
+        try:
+            for command in self.tracker.receive(what, now()):
+                self._do(command)
+        except Exception:
+            log.exception("job_input_failed", input=type(what).__name__, job=self.job.prompt_id)
+            self.read_detail()
+
+    def _work_off(self) -> None:
+        if self._released and self._task is None and self._inbox:
+            self._task = self._engine.spawn(self._run(), f"job {self.job.prompt_id}")
+
     async def _run(self) -> None:
         structlog.contextvars.bind_contextvars(job=self.job.prompt_id, member=self.job.member)
-        await self._released.wait()
-        while not self.tracker.ended:
-            happening = await self._inbox.get()
-            try:
-                await self._take(happening)
-            except Exception:
-                log.exception("job_input_failed", happening=type(happening).__name__)
-                self.read_detail()
-        self.finished.set()
-        if self._reader is not None:
-            self._reader.cancel()
+        try:
+            while self._inbox and not self.tracker.ended:
+                what = self._inbox.popleft()
+                try:
+                    await self._take(what)
+                except Exception:
+                    log.exception("job_input_failed", input=type(what).__name__)
+                    self.read_detail()
+        finally:
+            self._task = None
+        if self.tracker.ended:
+            self._inbox.clear()
+            self.finished.set()
+            if self._reader is not None:
+                self._reader.cancel()
 
-    async def _take(self, happening: Happening) -> None:
+    async def _take(self, what: Input) -> None:
         if self.tracker.started_at is None:
-            await self._desk.turn(self.job)
-        local = await self._until_stored(lambda: self._localiser.localise(happening))
-        for command in self.tracker.receive(local, self._now()):
-            await self._do(command)
+            await self._engine.turn(self.job)
+        local = await self._until_stored(lambda: self._localised(what))
+        for command in self.tracker.receive(local, now()):
+            if isinstance(command, RecordEnd):
+                await self._until_stored(lambda end=command: self._engine.record(self.job, end))  # type: ignore[misc]
+            else:
+                self._do(command)
 
-    async def _do(self, command: Command) -> None:
+    def _do(self, command: Command) -> None:
         match command:
-            case Tell(message=Preview(result=False)) if not self.job.wants_previews:
-                pass
-            case Tell(message=message):
-                self._desk.tell(self.job, message)
-            case Started(at=at):
-                await self._desk.job_started(self.job, at)
+            case SendMessage(message=message):
+                if not isinstance(message, Preview) or message.result or self.job.wants_previews:
+                    self._engine.send(self.job, message)
+            case JobStarted(at=at):
+                self._engine.started(self.job, at)
             case ReadDetail():
                 self.read_detail()
-            case Record():
-                await self._until_stored(lambda: self._desk.record_end(self.job, command))
-            case Ended():
-                self._desk.job_ended(self.job)
+            case LeaveQueue():
+                self._engine.ended(self.job)
 
     async def _until_stored(self, write: Callable[[], Awaitable[T]]) -> T:
         """What was accepted must not be lost because the disk refuses for a while."""
-        async for wait in _pauses(self._waits.growing()):
+        async for wait in _pauses(self._timeouts.growing()):
             try:
                 return await write()
-            except StoreError as error:
+            except StorageError as error:
                 log.error("store_failed", error=str(error), next_try=wait)
         raise AssertionError("the waits never end")
 
-    async def _read_detail(self) -> None:
+    async def _read_detail(self, cloud: CloudClient) -> None:
         """Read until the tracker has ended, and tell it when the cloud has no more to say."""
+        structlog.contextvars.bind_contextvars(job=self.job.prompt_id, member=self.job.member)
         ended = unknown = running = 0.0
-        async for wait in _pauses(self._waits.growing()):
+        async for wait in _pauses(self._timeouts.growing()):
             try:
-                snapshot = await self._cloud.job(self.job.cloud_id)
+                snapshot = await cloud.job(self.job.cloud_id)
             except CloudError as error:
                 log.warning("detail_read_failed", error=str(error))
                 await asyncio.sleep(error.retry_after or 0.0)
                 continue
             if snapshot is None:
                 unknown += wait
-                if unknown > self._waits.lost:
-                    self.post(Settle("Comfy Cloud does not know this job any more.", lost=True))
+                if unknown > self._timeouts.lost:
+                    self.post(GiveUp("Comfy Cloud does not know this job any more.", lost=True))
                 continue
-            self.post(Seen(snapshot))
+            self.post(SnapshotReceived(snapshot))
             if snapshot.ended:
                 ended += wait
-                if ended > self._waits.settle_for(snapshot):
-                    self.post(Settle("Comfy Cloud does not say how this job ended.", lost=True))
+                if ended > self._timeouts.settle_for(snapshot):
+                    self.post(GiveUp("Comfy Cloud does not say how this job ended.", lost=True))
             else:
                 running += wait
-                if running > self._waits.settle:
+                if running > self._timeouts.settle:
                     self._reader = None
-                    self.post(Settle("Comfy Cloud says that this job goes on."))
+                    self.post(GiveUp("Comfy Cloud says that this job goes on."))
                     return
+
+    # --- local names -----------------------------------------------------------------------
+
+    async def _localised(self, what: Input) -> Input:
+        """Replace the cloud's names, and the account's key wherever a node shows it."""
+        match what:
+            case EventReceived(type="executed", data=data) if isinstance(data.get("output"), dict):
+                output = await self._local_output(str(data.get("node")), data["output"])
+                return EventReceived("executed", {**data, "output": output})
+            case EventReceived(type="execution_error", data=data):
+                return EventReceived("execution_error", await self._shown(dict(data)))
+            case SnapshotReceived(snapshot=snapshot):
+                return replace(what, snapshot=await self._local_snapshot(snapshot))
+        return what
+
+    async def _local_snapshot(self, snapshot: Snapshot) -> Snapshot:
+        outputs = None
+        if snapshot.outputs is not None:
+            outputs = {
+                node: await self._local_output(node, output) if isinstance(output, dict) else output
+                for node, output in snapshot.outputs.items()
+            }
+        return replace(
+            snapshot,
+            outputs=outputs,
+            execution_error=await self._shown(snapshot.execution_error),
+            execution_status=await self._shown(snapshot.execution_status),
+        )
+
+    async def _shown(self, value: T) -> T:
+        """What a failure shows, without secrets and without the cloud's names."""
+        shown: T = await self._names.reveal(self.job.member, self._redacted(value))
+        return shown
+
+    async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any]:
+        job = self.job
+        local = await self._names.localise(
+            job.member, job.prompt_id, node, job.graph.get(node), output, account=job.account
+        )
+        return self._redacted(local)
+
+    def _redacted(self, value: T) -> T:
+        return redact(value, *self._engine.secrets, *self._secrets)
 
 
 async def _pauses(waits: Iterable[float]) -> AsyncIterator[float]:

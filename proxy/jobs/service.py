@@ -1,250 +1,470 @@
-"""Every member's jobs: taken in, followed to their end, kept, shown and cancelled."""
+"""The api's side of the jobs: takes requests in, answers for the queue and the history.
+
+It keeps what the bus brings of live jobs, and small caches of the history, which the bus
+invalidates. What it wants done it says on the bus, and the engine answers there.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+import uuid
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any, TypeVar
 
-from proxy.jobs import lane, overview
-from proxy.jobs.cancelling import Canceller
+import structlog
+
+from proxy.bus.base import EventBus
+from proxy.jobs import listing
 from proxy.jobs.clients import Clients, interrupted
-from proxy.jobs.dispatcher import Dispatcher
-from proxy.jobs.intake import Admit, Check, Intake
-from proxy.jobs.keeper import Keeper
-from proxy.jobs.lane import Account, Lane
-from proxy.jobs.listing import JobQuery
-from proxy.jobs.observer import Observer, Observers
-from proxy.jobs.overview import JobView
-from proxy.jobs.request import Accepted, Backlog, Policy, Request
-from proxy.jobs.sending import Files, KnownClass
+from proxy.jobs.listing import JobQuery, Listed
+from proxy.jobs.models import (
+    PLACED,
+    Accepted,
+    Backlog,
+    CancelAnswered,
+    CancelRequested,
+    HistoryChanged,
+    Job,
+    JobAnswered,
+    JobChanged,
+    JobKey,
+    JobLeft,
+    JobMessage,
+    JobReceived,
+    JobReleased,
+    JobRequest,
+    JobsAhead,
+    JobState,
+    JobView,
+    Number,
+    OverviewAnswered,
+    OverviewRequested,
+    new_job,
+    view_of,
+)
+from proxy.jobs.subscribers import Subscribers
 from proxy.members.member import Member
-from proxy.store.base import Store
+from proxy.storage.jobs import HistoryEntry, JobRepository
+from proxy.supervisor import Supervisor
+from proxy.translate import codec
+from proxy.translate.errors import LocalError
 from proxy.translate.messages import status
+from proxy.translate.validation import Validation
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+#: Whether a member may submit now: raises `LocalError` (429, 403) if not.
+Admit = Callable[[str, JobRequest, Backlog], None]
+
+#: What is right and wrong with a graph, `None` if only the cloud can tell. Raises `LocalError`.
+Check = Callable[[str, JobRequest], Awaitable[Validation | None]]
+
+#: More entries than any history has; databases take no larger numbers.
+_MOST = 2**53
+
+#: Bytes of history bodies that are kept ready to send, and of the largest one.
+_CACHE_BYTES, _LARGEST = 16 * 1024 * 1024, 1024 * 1024
 
 
-class Jobs:
-    """The jobs of every member on all `accounts`; `hub` knows who listens, `clients` who did.
+class LiveJobs:
+    """A member's jobs that have not ended, in the order in which they were accepted."""
 
-    `known_class` gives the catalogue's word on a node class, or `None` while it has none.
-    `opened(name)` waits a little until the account's event socket is open, so that no event of a
-    job comes before anybody hears it, and says whether it is. `member` gives weight and limits of
-    a member; call `members_changed` when they are others. `admit` is asked before anything else
-    whether a member may submit now, `check` whether the graph can run. `observers` are told what
-    becomes of jobs.
+    def __init__(self) -> None:
+        self.jobs: dict[str, Job] = {}
+        self.ahead = 0
+        self.told: int | None = None
+        self.answering = 0
+        self._queue_json: bytes | None = None
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    @property
+    def remaining(self) -> int:
+        """The member's own jobs, and others' that go before its last waiting one."""
+        return len(self.jobs) + self.ahead if self.jobs else 0
+
+    def put(self, job: Job) -> None:
+        """A job is in the queue, in whatever state."""
+        self.jobs[job.prompt_id] = job
+        self._queue_json = None
+
+    def remove(self, job: Job) -> None:
+        """A job leaves the queue."""
+        if self.jobs.get(job.prompt_id) is job:
+            del self.jobs[job.prompt_id]
+        self._queue_json = None
+
+    def running(self) -> list[Job]:
+        """The jobs that run now."""
+        return [job for job in self.jobs.values() if job.state is JobState.RUNNING]
+
+    def pending(self) -> list[Job]:
+        """The jobs that wait, in the order of their numbers, then of their coming."""
+        waiting = [job for job in self.jobs.values() if job.state is not JobState.RUNNING]
+        return sorted(waiting, key=lambda job: (job.number, job.order))
+
+    def queue_json(self) -> bytes:
+        """The body of `GET /queue`."""
+        if self._queue_json is None:
+            running = b", ".join(job.queue_item_json() for job in self.running())
+            pending = b", ".join(job.queue_item_json() for job in self.pending())
+            self._queue_json = (
+                b'{"queue_running": [' + running + b'], "queue_pending": [' + pending + b"]}"
+            )
+        return self._queue_json
+
+
+class HistoryCache:
+    """Bodies of history answers, the ones used last, bounded in bytes."""
+
+    def __init__(self) -> None:
+        self._bodies: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._bytes = 0
+        self.version: Counter[str] = Counter()
+
+    def get(self, key: tuple[Any, ...]) -> bytes | None:
+        """A body that was kept; its key begins with the member."""
+        body = self._bodies.get(key)
+        if body is not None:
+            self._bodies.move_to_end(key)
+        return body
+
+    def put(self, key: tuple[Any, ...], body: bytes, version: int) -> None:
+        """Keep a body that was read at a `version` of the member, unless it is a large one."""
+        if len(body) > _LARGEST or key in self._bodies or self.version[key[0]] != version:
+            return
+        self._bodies[key] = body
+        self._bytes += len(body)
+        while self._bytes > _CACHE_BYTES:
+            _, old = self._bodies.popitem(last=False)
+            self._bytes -= len(old)
+
+    def forget(self, member: str, prompt_ids: Iterable[str] | None) -> None:
+        """The member's history has changed: drop its lists, and these entries or all."""
+        self.version[member] += 1
+        gone = None if prompt_ids is None else set(prompt_ids)
+        for key in [key for key in self._bodies if key[0] == member]:
+            if len(key) > 2 or gone is None or key[1] in gone:
+                self._bytes -= len(self._bodies.pop(key))
+
+
+class JobService:
+    """The jobs of every member, as the api asks for them; `subscribers` knows who listens,
+    `clients` who did.
+
+    `admit` is asked before anything else whether a member may submit now, `check` whether the
+    graph can run.
     """
 
     def __init__(
         self,
+        bus: EventBus,
+        repository: JobRepository,
         *,
-        store: Store,
-        accounts: Iterable[Account],
-        files: Files,
-        known_class: KnownClass,
-        opened: Callable[[str], Awaitable[bool]],
-        policy: Policy,
+        clients: Clients,
         member: Callable[[str], Member] = Member,
         admit: Admit | None = None,
         check: Check | None = None,
-        observers: Iterable[Observer] = (),
+        status_interval: float = 5.0,
+        supervisor: Supervisor,
     ) -> None:
-        accounts = list(accounts)
-        self._lanes = lane.by_name(
-            Lane(
-                account,
-                lambda: self._keeper.runners,
-                lambda cloud_id: self._keeper.knows(cloud_id),
-                opened,
-                policy,
-            )
-            for account in accounts
-        )
-        self._keeper = Keeper(
-            store=store,
-            lanes=self._lanes,
-            names=files,
-            secrets=[account.key for account in accounts],
-            history_size=policy.history_size,
-            waits=policy.waits,
-            observers=Observers(observers),
-        )
-        self._dispatcher = Dispatcher(self._keeper, self._lanes, files, known_class, member, policy)
-        self.clients = Clients(policy.client_parallelism)
-        self._intake = Intake(
-            self._keeper,
-            self._dispatcher,
-            files,
-            known_class,
-            admit,
-            check,
-            lambda name, client_id: self.clients.one_at_a_time(member(name), client_id),
-        )
-        self._canceller = Canceller(self._keeper, self._dispatcher, self._lanes)
-        self.hub = self._keeper.hub
-        self._ledgers = self._keeper.ledgers
-        self._status_interval = policy.status_interval
-        self._tasks: list[asyncio.Task[None]] = []
+        self.subscribers = Subscribers()
+        self.clients = clients
+        self._member = member
+        self._bus = bus
+        self._repository = repository
+        self._admit = admit
+        self._check = check
+        self._status_interval = status_interval
+        self._live: defaultdict[str, LiveJobs] = defaultdict(LiveJobs)
+        self._cache = HistoryCache()
+        self._numbers: Counter[str] = Counter()
+        self._reserved: set[JobKey] = set()
+        bus.subscribe("jobs.*", self._hear)
+        bus.subscribe("events.*", self._deliver)
+        supervisor.keep(self._keep_alive, "status heartbeat")
 
-    # --- life of the room ------------------------------------------------------------------
+    # --- what the engine says --------------------------------------------------------------
 
-    async def start(self) -> None:
-        """Read what was kept, follow again what has not ended, and go on with the queue."""
-        records = await self._keeper.load()
-        await self._keeper.load_turns(self._dispatcher.places.restore)
-        self._intake.restore(records)
-        self._dispatcher.restore(records)
-        self._tasks = [asyncio.create_task(self._keep_alive(), name="status heartbeat")]
-        for one in self._lanes.values():
-            self._tasks.append(
-                asyncio.create_task(one.reconciler.run(), name=f"reconcile {one.name}")
-            )
-            if one.runners():
-                one.reconciler.read_soon()
-        self._dispatcher.pump()
+    def _hear(self, news: object) -> None:
+        match news:
+            case JobChanged(job=job):
+                self._live[job.member].put(job)
+                if isinstance(job.number, int):
+                    highest = max(self._numbers[job.member], abs(job.number) + 1)
+                    self._numbers[job.member] = highest
+            case HistoryChanged(member=member, prompt_id=prompt_id):
+                self._cache.forget(member, [prompt_id])
+            case JobLeft(job=job):
+                self._live[job.member].remove(job)
+                self._tell_status(job.member)
+            case JobsAhead(member=member, count=count, tell=tell):
+                live = self._live[member]
+                live.ahead = count
+                if tell and not live.answering:
+                    self._tell_status(member)
 
-    async def close(self) -> None:
-        """Stop following; the jobs go on on the cloud."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._dispatcher.close()
-        await self._keeper.close()
+    def _deliver(self, news: object) -> None:
+        if isinstance(news, JobMessage):
+            job = news.job
+            self.subscribers.tell(job.member, job.client_id, news.message, watched=job.watched)
+
+    def _tell_status(self, member: str) -> None:
+        """Tell all sockets of the member how many jobs wait or run."""
+        live = self._live[member]
+        live.told = live.remaining
+        self.subscribers.broadcast(member, status(live.told))
 
     async def _keep_alive(self) -> None:
         """A `status` now and then, for clients that take a silent socket for a dead server."""
         while True:
             await asyncio.sleep(self._status_interval)
-            for member, ledger in list(self._ledgers.items()):
-                news = status(self.queue_remaining(member))
-                for client_id in {job.client_id for job in ledger.live.values()}:
-                    self.hub.tell(member, client_id, news)
-
-    # --- what belongs to one account -------------------------------------------------------
-
-    def on_event(self, account: str, type_: str, data: dict[str, Any]) -> None:
-        """Take a text message of the account's event socket."""
-        self._lanes[account].router.on_event(type_, data)
-
-    def on_frame(self, account: str, frame: bytes) -> None:
-        """Take a binary message of the account's event socket."""
-        self._lanes[account].router.on_frame(frame)
-
-    def hide(self, key: str) -> None:
-        """A key is about to be used: it is to be shown to nobody."""
-        self._keeper.hide(key)
-
-    def key_renewed(self, account: str) -> None:
-        """The account has another key: read its jobs with it, and let jobs go again."""
-        one = self._lanes[account]
-        one.account.health.renewed()
-        one.reconciler.read_soon()
-        self._dispatcher.pump()
-
-    def any_running(self, account: str) -> bool:
-        """Whether a job runs on the account, so that events should come."""
-        return self._lanes[account].any_running()
-
-    def socket_opened(self, account: str) -> None:
-        """Events of the account come (again): read what was missed."""
-        self._lanes[account].socket_opened()
-
-    def socket_lost(self, account: str) -> None:
-        """No events of the account come: read instead."""
-        self._lanes[account].socket_lost()
-
-    def members_changed(self) -> None:
-        """Weights or limits are others: look whether a job may go now."""
-        self._dispatcher.pump()
+            for member, live in list(self._live.items()):
+                news = status(live.remaining)
+                for client_id in {job.client_id for job in live.jobs.values()}:
+                    self.subscribers.tell(member, client_id, news)
 
     # --- taking a job in -------------------------------------------------------------------
 
-    async def submit(self, member: str, request: Request) -> Accepted:
-        """Take a job in and follow it; its messages wait for `release`. Raises `LocalError`."""
-        return await self._intake.submit(member, request)
+    async def submit(self, member: str, request: JobRequest) -> Accepted:
+        """Take a job in; its messages wait for `release`. Raises `LocalError`.
+
+        The number advances for refused requests too, as in ComfyUI.
+        """
+        if self._admit is not None:
+            self._admit(member, request, self.backlog(member))
+        prompt_id = request.prompt_id or str(uuid.uuid4())
+        number = self._next_number(member, request)
+        key = JobKey(member, prompt_id)
+        if key in self._reserved or prompt_id in self._live[member].jobs:
+            raise LocalError(
+                400,
+                "invalid_prompt_id",
+                "A job with this prompt_id is in the queue already; choose another one.",
+                details=prompt_id,
+            )
+        self._reserved.add(key)
+        try:
+            found = None if self._check is None else await self._check(member, request)
+            job = new_job(member, request, prompt_id=prompt_id, number=number)
+            who = self._member(member)
+            job.one_at_a_time = self.clients.one_at_a_time(who, request.client_id)
+            if found is not None and found.node_errors:
+                # The cloud may take a graph that is partly wrong for one that is refused.
+                job.targets = found.outputs
+            if found is not None:
+                job.graph = found.kept(job.graph)
+            self._live[member].answering += 1
+            try:
+                answer = await self._ask(
+                    f"answers.{member}.{prompt_id}",
+                    JobReceived(job, None if found is None else found.node_errors),
+                    JobAnswered,
+                )
+                if answer.error is not None:
+                    raise answer.error
+            except BaseException:
+                self._live[member].answering -= 1
+                self._bus.publish("engine", JobReleased(key, watched=False))
+                raise
+        finally:
+            self._reserved.discard(key)
+        return Accepted(prompt_id, number, answer.node_errors)
 
     def release(self, member: str, prompt_id: str) -> None:
         """The client has its answer: `status` and the job's messages may go out."""
-        self._intake.release(member, prompt_id)
+        live = self._live[member]
+        live.answering -= 1
+        job = live.jobs.get(prompt_id)
+        listens = job is not None and self.subscribers.listens(member, job.client_id)
+        self._tell_status(member)
+        self._bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
 
-    # --- what clients see ------------------------------------------------------------------
+    def backlog(self, member: str) -> Backlog:
+        """How many jobs of the member wait and how many are on the cloud."""
+        states = Counter(job.state for job in self._live[member].jobs.values())
+        return Backlog(
+            states[JobState.QUEUED],
+            sum(count for state, count in states.items() if state in PLACED),
+        )
+
+    def _next_number(self, member: str, request: JobRequest) -> Number:
+        if request.number is not None:
+            return request.number
+        number = self._numbers[member]
+        self._numbers[member] += 1
+        return -number if request.front else number
+
+    async def _ask(self, topic: str, question: object, kind: type[T]) -> T:
+        """Say something to the engine and wait for what it answers on `topic`."""
+        answered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def hear(said: object) -> None:
+            if isinstance(said, kind) and not answered.done():
+                answered.set_result(said)
+
+        with self._bus.subscribe(topic, hear):
+            self._bus.publish("engine", question)
+            return await answered
+
+    # --- the queue -------------------------------------------------------------------------
 
     def queue_remaining(self, member: str) -> int:
         """The member's jobs that wait or run, and others' that go before its last one."""
-        return self._dispatcher.remaining(member)
+        return self._live[member].remaining
 
     def queue_json(self, member: str) -> bytes:
         """The body of `GET /queue`."""
-        return self._ledgers[member].queue_json()
+        return self._live[member].queue_json()
 
-    def history_json(self, member: str, *, max_items: int | None, offset: int | None) -> bytes:
-        """The body of `GET /history`."""
-        return self._ledgers[member].history_json(max_items, offset)
+    async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
+        """The answer of `GET /api/jobs`. Raises `StorageError`."""
+        ended = await self._repository.page(
+            member,
+            states=listing.ended_states(query.statuses),
+            workflow_id=query.workflow_id,
+            by="duration" if query.sort_by == "execution_duration" else "created",
+            descending=query.descending,
+            limit=None if query.limit is None else min(query.offset + query.limit, _MOST),
+        )
+        found = [codec.loads(summary) for summary in ended.jobs if isinstance(summary, bytes)]
+        known = {job["id"] for job in found}
+        live = [
+            listing.of_queue(job)
+            for job in self._live[member].jobs.values()
+            if job.prompt_id not in known
+        ]
+        chosen = [Listed(job, query.workflow_id) for job in found]
+        return listing.select([*live, *chosen], query, unread=ended.total - len(found))
 
-    def history_entry_json(self, member: str, prompt_id: str) -> bytes:
-        """The body of `GET /history/{id}`."""
-        return self._ledgers[member].history_entry_json(prompt_id)
-
-    def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
-        """The answer of `GET /api/jobs`."""
-        return self._ledgers[member].list_jobs(query)
-
-    def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
-        """The answer of `GET /api/jobs/{id}`, or `None`.
+    async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
+        """The answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.
 
         A job that waits because no account takes it has `queue_reason` (see `JobView`) and, where
         the cloud said something, `queue_message`.
         """
-        found = self._ledgers[member].job(prompt_id)
-        record = self._ledgers[member].live.get(prompt_id)
-        blocked = None if record is None else self._dispatcher.places.blocked(record)
-        if found is not None and blocked is not None:
-            reason, message = blocked
-            found["queue_reason"] = reason
-            if message is not None:
-                found["queue_message"] = message
-        return found
+        entry = await self._repository.entry(member, prompt_id)
+        if entry is not None:
+            result = codec.loads(entry.result)
+            return {
+                **codec.loads(entry.summary),
+                "outputs": result["outputs"],
+                "execution_status": result["status"],
+                "workflow": {
+                    "prompt": codec.loads(entry.graph),
+                    "extra_data": codec.loads(entry.extra_data),
+                },
+            }
+        job = self._live[member].jobs.get(prompt_id)
+        if job is None:
+            return None
+        found = listing.of_queue(job).job
+        if job.reason is not None:
+            found["queue_reason"] = job.reason
+            if job.message is not None:
+                found["queue_message"] = job.message
+        return {**found, "workflow": {"prompt": job.graph, "extra_data": job.extra_data}}
 
     # --- what admins see -------------------------------------------------------------------
 
-    def overview(self, member: str | None = None) -> list[JobView]:
-        """All live jobs, or those of one member: what runs first, what waits in order."""
-        views = overview.of(self._keeper, self._dispatcher)
-        return [view for view in views if member is None or view.member == member]
+    def live(self) -> list[JobView]:
+        """All jobs that are in the queue, without their places."""
+        return [view_of(job) for live in self._live.values() for job in live.jobs.values()]
 
-    def failures(self) -> list[tuple[str, str]]:
-        """Member and id of all failed jobs in the history, in the order in which they ended."""
-        ended = [job for ledger in self._ledgers.values() for job in ledger.ended.values()]
-        failed = [job for job in ended if job.outcome == "failed"]
-        failed.sort(key=lambda job: job.sequence)
-        return [(job.member, job.prompt_id) for job in failed]
+    async def overview(self, member: str | None = None) -> OverviewAnswered:
+        """All live jobs, or those of one member, with their places, and the accounts."""
+        request = uuid.uuid4().hex
+        asked = OverviewRequested(request, member)
+        return await self._ask(f"answers.{request}", asked, OverviewAnswered)
 
-    def ended_summary(self, member: str, prompt_id: str) -> dict[str, Any] | None:
-        """An ended job as `GET /api/jobs` lists it, or `None`."""
-        ledger = self._ledgers.get(member)
-        job = None if ledger is None else ledger.ended.get(prompt_id)
-        return None if job is None else job.summary
+    # --- the history -----------------------------------------------------------------------
 
-    def backlog(self, member: str) -> Backlog:
-        """How many jobs of the member wait and how many are on the cloud."""
-        return self._intake.backlog(member)
+    async def history(
+        self, member: str, *, max_items: int | None, offset: int | None
+    ) -> bytes | AsyncIterator[bytes]:
+        """The body of `GET /history`, oldest first; a large one in pieces. Raises `StorageError`.
 
-    def slots_used(self, account: str) -> int:
-        """How many jobs are on the account or on their way."""
-        return self._dispatcher.places.used(account)
+        `max_items` without `offset` means the last ones, with it those from the oldest on; a
+        negative `offset` counts as none. ComfyUI's own arithmetic for odd values: without offset,
+        0 and less give nothing; with one, at least one item comes.
+        """
+        if offset is not None:
+            offset = None if offset < 0 else min(offset, _MOST)
+        if max_items is not None:
+            max_items = min(max_items, _MOST)
+        key = (member, "", max_items, offset)
+        body = self._cache.get(key)
+        if body is not None:
+            return body
+        version = self._cache.version[member]
+        if offset is None:
+            last = None if max_items is None else max(max_items, 0)
+            pages = self._repository.entries(member, last=last)
+        else:
+            limit = None if max_items is None else max(max_items, 1)
+            pages = self._repository.entries(member, offset=offset, limit=limit)
+        pieces = _pieces(pages)
+        begun: list[bytes] = []
+        size = 0
+        async for piece in pieces:
+            begun.append(piece)
+            size += len(piece)
+            if size > _LARGEST:
+                return _chained(begun, pieces)
+        body = b"".join(begun)
+        self._cache.put(key, body, version)
+        return body
+
+    async def history_entry_json(self, member: str, prompt_id: str) -> bytes:
+        """The body of `GET /history/{id}`: `{}` until the job has ended. Raises `StorageError`."""
+        key = (member, prompt_id)
+        body = self._cache.get(key)
+        if body is None:
+            version = self._cache.version[member]
+            entry = await self._repository.entry(member, prompt_id)
+            if entry is None:
+                return b"{}"
+            body = b"{" + entry_json(entry) + b"}"
+            self._cache.put(key, body, version)
+        return body
+
+    async def ended_summary(self, member: str, prompt_id: str) -> dict[str, Any] | None:
+        """An ended job as `GET /api/jobs` lists it, or `None`. Raises `StorageError`."""
+        summary = await self._repository.summary(member, prompt_id)
+        return None if summary is None else dict(codec.loads(summary))
+
+    async def failures(self, count: int) -> list[tuple[str, str]]:
+        """Member and id of the jobs that failed last, the oldest first. Raises `StorageError`."""
+        return await self._repository.ended_in(JobState.FAILED.value, count)
+
+    async def delete_history(self, member: str, prompt_ids: Iterable[str]) -> None:
+        """Forget ended jobs; nothing is deleted on the cloud. Raises `StorageError`."""
+        await self._forget(member, list(prompt_ids))
+
+    async def clear_history(self, member: str) -> None:
+        """Forget all ended jobs of the member. Raises `StorageError`."""
+        await self._forget(member, None)
+
+    async def _forget(self, member: str, prompt_ids: list[str] | None) -> None:
+        try:
+            await self._repository.forget(member, prompt_ids)
+        finally:
+            self._cache.forget(member, prompt_ids)
 
     # --- what clients end ------------------------------------------------------------------
 
     async def delete_pending(self, member: str, prompt_ids: Iterable[str]) -> None:
         """Take waiting jobs out of the queue; they leave no trace, as in ComfyUI."""
-        live = self._ledgers[member].live
-        wanted = dict.fromkeys(prompt_ids)
-        await self._canceller.cancel(
-            [live[one] for one in wanted if one in live and live[one].started_at is None]
-        )
+        wanted = set(prompt_ids)
+        await self._cancel([job for job in self._live[member].pending() if job.prompt_id in wanted])
 
     async def clear_pending(self, member: str) -> None:
         """Take all of the member's waiting jobs out of the queue."""
-        await self._canceller.cancel(self._ledgers[member].pending())
+        await self._cancel(self._live[member].pending())
 
     async def interrupt(
         self,
@@ -258,22 +478,53 @@ class Jobs:
 
         See `proxy.jobs.clients.interrupted` for `submitter` and `client_id`.
         """
-        running = self._ledgers[member].running()
+        running = self._live[member].running()
         if prompt_id is None:
             running = interrupted(running, submitter, client_id)
         else:
             running = [job for job in running if job.prompt_id == prompt_id]
-        await self._canceller.cancel(running)
+        await self._cancel(running)
 
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""
-        job = self._ledgers[member].live.get(prompt_id)
-        return job is not None and await self._canceller.cancel([job])
+        job = self._live[member].jobs.get(prompt_id)
+        return job is not None and await self._cancel([job])
 
-    async def delete_history(self, member: str, prompt_ids: Iterable[str]) -> None:
-        """Forget ended jobs; nothing is deleted on the cloud."""
-        await self._keeper.forget(member, list(prompt_ids))
+    async def _cancel(self, jobs: list[Job]) -> bool:
+        if not jobs:
+            return False
+        request = uuid.uuid4().hex
+        asked = CancelRequested(request, tuple(job.key for job in jobs))
+        answer = await self._ask(f"answers.{request}", asked, CancelAnswered)
+        if answer.error is not None:
+            raise answer.error
+        return answer.cancelled
 
-    async def clear_history(self, member: str) -> None:
-        """Forget all ended jobs of the member."""
-        await self.delete_history(member, list(self._ledgers[member].ended))
+
+def entry_json(entry: HistoryEntry) -> bytes:
+    """`"id": {"prompt": […], "outputs": …, …}`, put together from its parts."""
+    parts = (
+        entry.number.encode(),
+        codec.dump_bytes(entry.id),
+        entry.graph,
+        entry.extra_data,
+        entry.outputs_to_execute.encode(),
+    )
+    head = codec.dump_bytes(entry.id) + b': {"prompt": [' + b", ".join(parts) + b"], "
+    return head + entry.result[1:]
+
+
+async def _pieces(pages: AsyncIterator[list[HistoryEntry]]) -> AsyncIterator[bytes]:
+    """A JSON object of entries, a page at a time."""
+    lead = b"{"
+    async for page in pages:
+        yield lead + b", ".join(map(entry_json, page))
+        lead = b", "
+    yield b"{}" if lead == b"{" else b"}"
+
+
+async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in begun:
+        yield piece
+    async for piece in rest:
+        yield piece

@@ -17,25 +17,94 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
-from proxy.jobs.happenings import (
-    CloudEvent,
-    Command,
-    Ended,
-    Happening,
-    ReadDetail,
-    Record,
-    Seen,
-    Settle,
-    Started,
-    Tell,
-)
+from proxy.jobs.models import Outcome
 from proxy.jobs.nodes import Nodes
-from proxy.jobs.record import Outcome
 from proxy.translate import events
 from proxy.translate.messages import CloudFrame, CloudPicture, Event, Message, NodeText
 from proxy.translate.snapshot import Snapshot
+
+# --- what happened -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class EventReceived:
+    """An event of the cloud; the file names in its `output` are local ones already."""
+
+    type: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReceived:
+    """A snapshot of the job; the file names in its `outputs` are local ones already.
+
+    `detail` tells the job's own answer, which has all there is, from an entry of a list.
+    """
+
+    snapshot: Snapshot
+    detail: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Reading the detail has been given up: end with what is known, if the end is known.
+
+    `lost` says that the job cannot go on; `reason` is then told to the client if nothing better
+    is known.
+    """
+
+    reason: str
+    lost: bool = False
+
+
+Input: TypeAlias = EventReceived | CloudFrame | SnapshotReceived | GiveUp
+
+
+# --- what to do ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SendMessage:
+    """Deliver a message about the job."""
+
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class JobStarted:
+    """The job runs now: it moves from the pending to the running ones (`at` in ms)."""
+
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReadDetail:
+    """Read the job's detail, again and again with growing waits, until it has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordEnd:
+    """Keep how the job ended, on disk, before anything that follows is done (times in ms)."""
+
+    outcome: Outcome
+    outputs: dict[str, Any]
+    status: dict[str, Any]
+    meta: dict[str, Any]
+    started_at: int
+    ended_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveQueue:
+    """The job leaves the queue; the `status` that tells so goes out now."""
+
+
+Command: TypeAlias = SendMessage | JobStarted | ReadDetail | RecordEnd | LeaveQueue
+
+
+# --- the machine ---------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -74,19 +143,19 @@ class Tracker:
         """How much of the graph is done, from 0 to 1: nodes, and the part of those that run."""
         return self._nodes.progress
 
-    def receive(self, happening: Happening, now: int) -> list[Command]:
+    def receive(self, what: Input, now: int) -> list[Command]:
         """Take what happened at `now` (ms) and return what to do, in order."""
         if self.ended:
             return []
-        match happening:
-            case CloudEvent(type=type_, data=data):
+        match what:
+            case EventReceived(type=type_, data=data):
                 self._event(type_, data, now)
-            case Seen(snapshot=snapshot, detail=detail):
+            case SnapshotReceived(snapshot=snapshot, detail=detail):
                 self._seen(snapshot, detail, now)
-            case Settle():
-                self._settle(happening, now)
+            case GiveUp():
+                self._give_up(what, now)
             case _:
-                self._frame(happening, now)
+                self._frame(what, now)
         commands, self._commands = self._commands, []
         return commands
 
@@ -176,7 +245,7 @@ class Tracker:
         nothing_due = snapshot.outputs_count == 0 or bool(snapshot.execution_status)
         return nothing_due and not snapshot.outputs_count and not self._nodes.outputs
 
-    def _settle(self, settle: Settle, now: int) -> None:
+    def _give_up(self, given_up: GiveUp, now: int) -> None:
         self._reading = False
         if self._last_end is not None:
             self._end(self._last_end, now)
@@ -184,8 +253,8 @@ class Tracker:
             self._end(Snapshot(self.prompt_id, "completed", settled=True), now)
         elif "execution_interrupted" in self._terminal:
             self._end(Snapshot(self.prompt_id, "cancelled", settled=True), now)
-        elif settle.lost:
-            error = {"exception_type": "JobLost", "exception_message": settle.reason}
+        elif given_up.lost:
+            error = {"exception_type": "JobLost", "exception_message": given_up.reason}
             lost = Snapshot(self.prompt_id, "failed", settled=True, execution_error=error)
             self._end(lost, now)
 
@@ -206,7 +275,7 @@ class Tracker:
         self._history.append([type_, data])
         self._commands.append(self._record(snapshot, started_at, ended_at))
         self._tell(Event(type_, data))
-        self._commands.append(Ended())
+        self._commands.append(LeaveQueue())
         self._tell(Event("executing", {"node": None, "prompt_id": self.prompt_id}))
         self.ended = True
 
@@ -247,13 +316,13 @@ class Tracker:
             self._blocked.add(error["node_id"])
             self._tell(Event("execution_error", error))
 
-    def _record(self, snapshot: Snapshot, started_at: int, ended_at: int) -> Record:
+    def _record(self, snapshot: Snapshot, started_at: int, ended_at: int) -> RecordEnd:
         succeeded = snapshot.status == "completed"
         outcome: Outcome = "completed" if succeeded else "failed"
         if snapshot.status == "cancelled":
             outcome = "cancelled"
         given = snapshot.meta or {}
-        return Record(
+        return RecordEnd(
             outcome=outcome,
             outputs=dict(self._nodes.outputs),
             status={
@@ -272,7 +341,7 @@ class Tracker:
     # --- telling, in order -----------------------------------------------------------------
 
     def _tell(self, message: Message) -> None:
-        self._commands.append(Tell(message))
+        self._commands.append(SendMessage(message))
 
     def _read_detail(self) -> None:
         if not self._reading:
@@ -280,10 +349,10 @@ class Tracker:
             self._commands.append(ReadDetail())
 
     def _start(self, at: int) -> int:
-        """Tell the start if nobody has; returns when it was."""
+        """SendMessage the start if nobody has; returns when it was."""
         if self.started_at is None:
             self.started_at = at
-            self._commands.append(Started(at))
+            self._commands.append(JobStarted(at))
             self._tell_kept("execution_start", {"prompt_id": self.prompt_id, "timestamp": at})
         return self.started_at
 

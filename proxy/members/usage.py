@@ -1,28 +1,26 @@
 """Who used what: jobs, running time, outputs and bytes of each member and day (UTC).
 
-Every job is counted once, bytes are counted in memory and written every few seconds. A job leaves
-a mark beside its count, in the same transaction, so that what a crash kept from being counted is
-found at the next start (`Usage.marks`).
+Jobs are counted where they are recorded, in the same transaction. Here today's numbers are kept
+in memory, for limits and the dashboard, and bytes are counted and written every few seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeVar
 
-import msgspec
 import structlog
 
-from proxy.store.base import Delete, Put, Store, StoreError
+from proxy.storage.database import StorageError
+from proxy.storage.usage import UsageRepository, UsageRow
 
 log = structlog.get_logger(__name__)
 
-USAGE = "usage"
-MARKS = "usage_marks"
+T = TypeVar("T")
 
 #: Seconds between two writes of what is counted in bytes; a crash loses no more than that.
 INTERVAL = 5.0
@@ -68,112 +66,79 @@ class MemberDay:
     used: Row
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """How far a job has been counted: its submission, or its end too."""
-
-    create_time: int
-    ended: bool
-
-
-T = TypeVar("T")
-Counted = TypeVar("Counted", Row, Mark)
-
-
 class Usage:
-    """Counts, and is an observer of the jobs. `now` gives seconds since 1970.
+    """Today's counts, and an observer of the jobs. `now` gives seconds since 1970.
 
     `on_submitted` is called when a submission has been counted.
     """
 
     def __init__(
-        self, store: Store, *, now: Callable[[], float] = time.time, interval: float = INTERVAL
+        self,
+        repository: UsageRepository,
+        *,
+        now: Callable[[], float] = time.time,
+        interval: float = INTERVAL,
     ) -> None:
-        self._store = store
+        self._repository = repository
         self._now = now
         self._interval = interval
-        self._unwritten: dict[str, Row] = {}
-        self._unwritten_marks: dict[str, Mark | None] = {}
+        self._unwritten: dict[tuple[str, str], UsageRow] = {}
         self._day, self._day_ends = "", 0.0
         self._today: dict[str, Row] = {}
         self._flushing = asyncio.Lock()
-        self._urgent = asyncio.Event()
-        self._writer: asyncio.Task[None] | None = None
         self.on_submitted: Callable[[Job], None] = lambda _: None
 
     async def start(self) -> None:
-        """Read today's counts, and write from now on. Raises `StoreError`."""
-        async for key, data in self._store.scan(USAGE, f"{self._current_day()}/"):
-            self._today[key.partition("/")[2]] = _read(_ROW, key, data) or Row()
-        self._writer = asyncio.create_task(self._write_now_and_then(), name="write usage")
+        """Read today's counts. Raises `StorageError`."""
+        day = self._current_day()
+        for row in await self._repository.days(day, day):
+            self._today[row.member] = _row(row)
 
     async def close(self) -> None:
         """Write what is not written yet."""
-        if self._writer is not None:
-            self._writer.cancel()
-            await asyncio.wait([self._writer])
         try:
             await self.flush()
-        except StoreError as error:
-            log.error("usage_lost", error=str(error))
+        except StorageError as error:
+            log.error("usage_write_failed", error=str(error))
 
     # --- counting --------------------------------------------------------------------------
 
     def accepted(self, job: Job) -> None:
         """A job was taken in."""
         self._count(job.member, Row(submitted=1), at=job.create_time / 1000)
-        self._mark(job, Mark(job.create_time, ended=False))
         self.on_submitted(job)
 
     def dispatched(self, job: Job, waited: float) -> None:
         """A job is on the cloud, which changes no count."""
 
-    def ended(
-        self,
-        job: Job,
-        outcome: Outcome,
-        running_seconds: float,
-        output_count: int,
-        *,
-        at: float | None = None,
-    ) -> None:
-        """A job has ended, now or `at` (seconds since 1970)."""
+    def ended(self, job: Job, outcome: Outcome, running_seconds: float, output_count: int) -> None:
+        """A job has ended now."""
         row = Row(running_seconds=max(0.0, running_seconds), outputs=output_count)
         setattr(row, outcome, 1)
-        self._count(job.member, row, at=at)
-        self._mark(job, Mark(job.create_time, ended=True))
+        self._count(job.member, row)
 
     def discarded(self, job: Job) -> None:
         """A waiting job has left without a trace: it does not count as submitted."""
-        mark = Mark(job.create_time, ended=False)
-        self.withdrawn(f"{job.member}/{job.prompt_id}", mark)
-
-    def withdrawn(self, key: str, mark: Mark) -> None:
-        """The same of a job of which only the mark is left."""
-        row = Row(submitted=-1, withdrawn=1)
-        self._count(key.partition("/")[0], row, at=mark.create_time / 1000)
-        self._unwritten_marks[key] = None
-        self._urgent.set()
+        self._count(job.member, Row(submitted=-1, withdrawn=1), at=job.create_time / 1000)
 
     def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
         """Bytes of files that came from a client; less than 0 takes some back."""
         self._count(member, Row(bytes_up=count), at=at)
+        self._write_later(member, at).bytes_up += count
 
     def served(self, member: str, count: int) -> None:
         """Bytes of files that went to a client."""
-        day = self._current_day()
-        self._unwritten.setdefault(f"{day}/{member}", Row()).bytes_down += count
-        self._today.setdefault(member, Row()).bytes_down += count
+        self._count(member, Row(bytes_down=count))
+        self._write_later(member, None).bytes_down += count
 
     def _count(self, member: str, row: Row, *, at: float | None = None) -> None:
-        day = self._current_day() if at is None else day_of(at)
-        self._unwritten.setdefault(f"{day}/{member}", Row()).add(row)
-        if day == self._current_day():
+        today = self._current_day()
+        if at is None or day_of(at) == today:
             self._today.setdefault(member, Row()).add(row)
 
-    def _mark(self, job: Job, mark: Mark | None) -> None:
-        self._unwritten_marks[f"{job.member}/{job.prompt_id}"] = mark
-        self._urgent.set()
+    def _write_later(self, member: str, at: float | None) -> UsageRow:
+        day = self._current_day() if at is None else day_of(at)
+        return self._unwritten.setdefault((day, member), UsageRow(day, member))
 
     def _current_day(self) -> str:
         now = self._now()
@@ -191,113 +156,46 @@ class Usage:
     async def days(self, first: str, last: str, member: str | None = None) -> list[MemberDay]:
         """The usage from day to day, both included, of everybody or one member.
 
-        By day, then by name; today's alone comes from memory. Raises `StoreError`.
+        By day, then by name; today's alone comes from memory. Raises `StorageError`.
         """
         today = self._current_day()
-        if self._writer is not None and first == last == today:
+        if first == last == today:
             return [
                 MemberDay(today, name, replace(row))
                 for name, row in sorted(self._today.items())
                 if member in (None, name)
             ]
         await self.flush()
-        prefix = f"{first}/" if first == last else ""
-        found = {key: data async for key, data in self._store.scan(USAGE, prefix)}
-        return select(found, first, last, member)
-
-    async def marks(self) -> dict[str, Mark]:
-        """How far each job has been counted, by member and id (`member/prompt_id`)."""
-        read = {key: _read(_MARK, key, data) async for key, data in self._store.scan(MARKS)}
-        return {key: mark for key, mark in read.items() if mark is not None}
-
-    async def forget_marks(self, keys: list[str]) -> None:
-        """Drop the marks of jobs that are kept no longer."""
-        await self._store.write([Delete(MARKS, key) for key in keys])
+        rows = await self._repository.days(first, last, member)
+        return [MemberDay(row.day, row.member, _row(row)) for row in rows]
 
     # --- writing ---------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Write what was counted, to the end also if the caller is cancelled.
-
-        Raises `StoreError`; then it is written with the next.
-        """
-        await finish(self._flush())
-
-    async def _flush(self) -> None:
+        """Write what was counted. Raises `StorageError`; then it is written with the next."""
         async with self._flushing:
             rows, self._unwritten = self._unwritten, {}
-            marks, self._unwritten_marks = self._unwritten_marks, {}
             try:
-                await self._write(rows, marks)
-            except StoreError:
-                for key, row in rows.items():
-                    self._unwritten.setdefault(key, Row()).add(row)
-                self._unwritten_marks = {**marks, **self._unwritten_marks}
+                await asyncio.shield(self._repository.add(list(rows.values())))
+            except StorageError:
+                for row in rows.values():
+                    self._unwritten.setdefault(
+                        (row.day, row.member), UsageRow(row.day, row.member)
+                    ).add(row)
                 raise
 
-    async def _write(self, rows: Mapping[str, Row], marks: Mapping[str, Mark | None]) -> None:
-        changes: list[Put | Delete] = []
-        for key, row in rows.items():
-            stored = await self._store.get(USAGE, key)
-            total = None if stored is None else _read(_ROW, key, stored)
-            total = total or Row()
-            total.add(row)
-            changes.append(Put(USAGE, key, msgspec.json.encode(total)))
-        for key, mark in marks.items():
-            gone = Delete(MARKS, key)
-            changes.append(gone if mark is None else Put(MARKS, key, msgspec.json.encode(mark)))
-        await self._store.write(changes)
-
-    async def _write_now_and_then(self) -> None:
-        """Jobs at once, bytes after a while."""
-        failing = False
+    async def run(self) -> None:
+        """Write bytes every few seconds, until cancelled."""
         while True:
-            if failing:
-                await asyncio.sleep(self._interval)
-            else:
-                await self._wait_for_jobs()
-            self._urgent.clear()
+            await asyncio.sleep(self._interval)
             try:
                 await self.flush()
-                failing = False
-            except StoreError as error:
-                if not failing:
-                    log.error("usage_write_failed", error=str(error))
-                failing = True
-
-    async def _wait_for_jobs(self) -> None:
-        try:
-            async with asyncio.timeout(self._interval):
-                await self._urgent.wait()
-        except TimeoutError:
-            pass
+            except StorageError as error:
+                log.error("usage_write_failed", error=str(error))
 
 
-_ROW = msgspec.json.Decoder(Row)
-_MARK = msgspec.json.Decoder(Mark)
-
-
-def _read(decoder: msgspec.json.Decoder[Counted], key: str, data: bytes) -> Counted | None:
-    """A stored document; `None` if it is damaged, which must not keep the others from use."""
-    try:
-        return decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        log.warning("usage_read_failed", key=key, reason=str(error))
-        return None
-
-
-def select(
-    documents: Mapping[str, bytes], first: str, last: str, member: str | None = None
-) -> list[MemberDay]:
-    """Stored documents as usage from day to day, both included, by day and name."""
-    chosen = []
-    for key in sorted(documents):
-        day, _, name = key.partition("/")
-        if first <= day <= last and member in (None, name):
-            used = _read(_ROW, key, documents[key])
-            if used is not None:
-                chosen.append(MemberDay(day, name, used))
-    return chosen
+def _row(stored: UsageRow) -> Row:
+    return Row(**{field.name: getattr(stored, field.name) for field in fields(Row)})
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:

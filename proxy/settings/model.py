@@ -274,6 +274,13 @@ class Settings(BaseModel):
     the key does not work, or the cloud's own queue is full. The error says which. 0 lets the job
     wait."""
 
+    lost_timeout: Annotated[
+        float, Field(ge=0, le=604_800), Entry("Comfy Cloud", metavar="SECONDS")
+    ] = 3600.0
+    """Seconds after which a job fails as lost that was sent to an account which cannot be read any
+    more: its key does not work, it is in the settings no more, or Comfy Cloud cannot be reached. 0
+    lets the job wait."""
+
     client_parallelism: Annotated[
         Literal["auto", "one", "many"],
         BeforeValidator(to_lower),

@@ -74,6 +74,9 @@ class StoredJob:
     started_at: int | None = None
     outputs_to_execute: list[str] = field(default_factory=list)
     watched: bool = True
+    accepted: bool = True
+    one_at_a_time: bool = False
+    submitter: str = ""
     cancel_requested: bool = False
     charge: float = 0.0
     reason: str | None = None
@@ -177,10 +180,6 @@ _OLDEST = (
 )
 _SUMMARY = select(history.c.summary).where(
     history.c.member == bindparam("m"), history.c.id == bindparam("i")
-)
-_KNOWN = union_all(
-    select(jobs.c.key).where(jobs.c.cloud_id == bindparam("c")),
-    select(history.c.key).where(history.c.cloud_id == bindparam("c")),
 )
 _ENTRY = (
     select(
@@ -480,11 +479,25 @@ class JobRepository:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [(member, id_) for member, id_ in reversed(rows)]
 
-    async def knows(self, cloud_id: str) -> bool:
-        """Whether a job of an account is one of ours, live or in the history."""
-        return await self._database.read(
-            lambda connection: connection.execute(_KNOWN, {"c": cloud_id}).first() is not None
-        )
+    async def knows(self, cloud_ids: Collection[str]) -> set[str]:
+        """Which of these ids of an account's jobs are of jobs of ours, live or in the history."""
+        asked = list(cloud_ids)
+
+        def work(connection: Connection) -> set[str]:
+            found: set[str] = set()
+            for start in range(0, len(asked), CHUNK):
+                some = asked[start : start + CHUNK]
+                found.update(
+                    connection.execute(
+                        union_all(
+                            select(jobs.c.cloud_id).where(jobs.c.cloud_id.in_(some)),
+                            select(history.c.cloud_id).where(history.c.cloud_id.in_(some)),
+                        )
+                    ).scalars()
+                )
+            return found
+
+        return await self._database.read(work)
 
     async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
         """Take entries out of the history, all without `ids`; those that were there."""
@@ -676,6 +689,9 @@ def _values(job: StoredJob) -> dict[str, Any]:
         "started_at": job.started_at,
         "outputs_to_execute": codec.dumps(job.outputs_to_execute),
         "watched": job.watched,
+        "accepted": job.accepted,
+        "one_at_a_time": job.one_at_a_time,
+        "submitter": job.submitter,
         "cancel_requested": job.cancel_requested,
         "charge": job.charge,
         "reason": job.reason,

@@ -266,6 +266,7 @@ def _live(record: Mapping[str, Any]) -> tuple[StoredJob, Payload]:
         watched=bool(record["watched"]),
         cancel_requested=bool(record["cancelled"]),
         charge=float(record["charge"]),
+        accepted=bool(record["accepted"]),
     )
     payload = Payload(
         codec.dump_bytes(record["graph"]),
@@ -290,6 +291,7 @@ def _go_on_behind(connection: Connection, last: int) -> None:
         return
     values = {"member": "", "id": "", "state": "", "number": "0", "account": "", "charge": 0.0}
     flags = {"watched": False, "cancel_requested": False, "outputs_to_execute": "[]"}
+    flags |= {"accepted": False, "one_at_a_time": False, "submitter": ""}
     times = {"created_at": 0, "changed_at": 0}
     connection.execute(insert(jobs), {"key": last + 1, **values, **flags, **times})
     connection.execute(delete(jobs).where(jobs.c.key == last + 1))

@@ -87,6 +87,9 @@ jobs = Table(
     Column("started_at", BigInteger),
     Column("outputs_to_execute", Text, nullable=False),  # JSON
     Column("watched", Boolean, nullable=False),
+    Column("accepted", Boolean, nullable=False),  # the client may know of it
+    Column("one_at_a_time", Boolean, nullable=False),  # it waits for others of its client
+    Column("submitter", Text, nullable=False),  # a digest of what tells programs apart
     Column("cancel_requested", Boolean, nullable=False),
     Column("charge", Double, nullable=False),
     Column("reason", AnyText),  # why it waits or cannot be followed

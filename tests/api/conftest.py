@@ -22,9 +22,9 @@ from proxy.catalog.whole import Body, Coding, Whole
 from proxy.files.metadata import Edits
 from proxy.files.record import Named, make_record
 from proxy.jobs.clients import Clients
-from proxy.jobs.hub import Hub
 from proxy.jobs.listing import JobQuery
-from proxy.jobs.request import Accepted, Request
+from proxy.jobs.models import Accepted, JobRequest
+from proxy.jobs.subscribers import Subscribers
 from proxy.members.directory import Directory
 from proxy.storage.files import FileRecord
 from proxy.translate import codec
@@ -43,7 +43,7 @@ WRITTEN = 1704164645.0
 class RoomOfJobs:
     """Answers what it is told to, and remembers what it was asked."""
 
-    hub: Hub = field(default_factory=Hub)
+    subscribers: Subscribers = field(default_factory=Subscribers)
     clients: Clients = field(default_factory=Clients)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     remaining: int = 0
@@ -51,7 +51,7 @@ class RoomOfJobs:
     failure: Exception | None = None
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    async def submit(self, member: str, request: Request) -> Accepted:
+    async def submit(self, member: str, request: JobRequest) -> Accepted:
         self.asked.append(("submit", member, request))
         if self.refusal is not None:
             raise self.refusal
@@ -70,19 +70,19 @@ class RoomOfJobs:
             raise self.failure
         return b'{"queue_running": [], "queue_pending": []}'
 
-    def history_json(self, member: str, *, max_items: int | None, offset: int | None) -> bytes:
+    async def history(self, member: str, *, max_items: int | None, offset: int | None) -> bytes:
         self.asked.append(("history", max_items, offset))
         return b"{}"
 
-    def history_entry_json(self, member: str, prompt_id: str) -> bytes:
+    async def history_entry_json(self, member: str, prompt_id: str) -> bytes:
         self.asked.append(("history entry", prompt_id))
         return b"{}"
 
-    def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
+    async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
         self.asked.append(("list", query))
         return {"jobs": [], "pagination": {}}
 
-    def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
+    async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
         return self.jobs.get(prompt_id)
 
     async def delete_pending(self, member: str, ids: list[str]) -> None:
@@ -301,7 +301,7 @@ def serve(
             files=room_of_files,  # type: ignore[arg-type]
             catalogue=room_of_nodes,  # type: ignore[arg-type]
             userdata=UserDataOnDisk(tmp_path / "userdata"),
-            journal=Journal(room_of_jobs.hub),
+            journal=Journal(room_of_jobs.subscribers),
             **settings,
         )
         client: TestClient[Any, Any] = await aiohttp_client(ServerUnderTest(services))
@@ -324,7 +324,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path:
     ) -> AsyncIterator[Running]:
         began, go = asyncio.Event(), asyncio.Event()
 
-        async def submit(_member: str, _request: Request) -> Accepted:
+        async def submit(_member: str, _request: JobRequest) -> Accepted:
             began.set()
             await go.wait()
             return Accepted("p", 0, {})
@@ -335,7 +335,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path:
             files=room_of_files,
             catalogue=room_of_nodes,
             userdata=UserDataOnDisk(tmp_path / "userdata"),
-            journal=Journal(room_of_jobs.hub),
+            journal=Journal(room_of_jobs.subscribers),
             members=members or Directory(),
         )
         server = Server(services, Limits(**limits), stop_timeout=stop_timeout)

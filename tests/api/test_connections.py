@@ -295,7 +295,11 @@ async def test_one_member_never_has_all_places(
 def large(room_of_jobs: Any) -> bytes:
     """A history that fits into no socket's buffers."""
     body = b'{"x": "' + b"y" * 50_000_000 + b'"}'
-    room_of_jobs.history_json = lambda *_, **__: body
+
+    async def history(*_: object, **__: object) -> bytes:
+        return body
+
+    room_of_jobs.history = history
     return body
 
 

@@ -9,14 +9,14 @@ from aiohttp.test_utils import TestClient
 
 from proxy.api.jobs import is_job_id, parse_prompt
 from proxy.jobs.listing import JobQuery
-from proxy.jobs.request import Request
+from proxy.jobs.models import JobRequest
 from proxy.translate.errors import LocalError
 
 GRAPH = {"1": {"class_type": "EmptyImage", "inputs": {}}}
 ID = "519f1788-dc9f-5349-9304-8e6ab31da2a1"
 
 
-def accept(**body: Any) -> Request:
+def accept(**body: Any) -> JobRequest:
     return parse_prompt({"prompt": GRAPH, **body})
 
 
@@ -28,7 +28,7 @@ def refusal(body: object) -> LocalError:
 
 
 def test_a_graph_alone_is_enough() -> None:
-    assert accept() == Request(graph=GRAPH)
+    assert accept() == JobRequest(graph=GRAPH)
 
 
 @pytest.mark.parametrize("body", [{}, {"client_id": "a"}, []])

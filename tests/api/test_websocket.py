@@ -78,7 +78,7 @@ async def test_who_comes_back_in_mid_run_hears_which_node_runs(
     client: Client, room_of_jobs: Any
 ) -> None:
     running = Event("executing", {"node": "1.0", "display_node": "1", "prompt_id": "p"})
-    room_of_jobs.hub.tell("local", "aaa", running)
+    room_of_jobs.subscribers.tell("local", "aaa", running)
     socket = await connect(client)
     assert await socket.receive_json() == {"type": "executing", "data": {"node": "1"}}
 
@@ -91,7 +91,7 @@ async def test_messages_come_in_their_order(client: Client, room_of_jobs: Any) -
         NodeText("1", "half"),
         status(0),
     ):
-        room_of_jobs.hub.tell("local", "aaa", message)
+        room_of_jobs.subscribers.tell("local", "aaa", message)
     assert (await socket.receive_json())["type"] == "executing"
     assert await socket.receive_bytes() == bytes.fromhex("00000001 00000001 ffd8ff")
     assert await socket.receive_bytes() == bytes.fromhex("00000003 00000001 31") + b"half"
@@ -104,7 +104,7 @@ async def test_a_socket_that_asked_gets_previews_with_metadata(
     socket = await connect(client)
     await socket.send_json(FLAGS)
     assert await socket.receive_json() == {"type": "feature_flags", "data": ANSWER}
-    room_of_jobs.hub.tell("local", "aaa", preview(leads=True))
+    room_of_jobs.subscribers.tell("local", "aaa", preview(leads=True))
     frame = await socket.receive_bytes()
     length = int.from_bytes(frame[4:8], "big")
     assert frame[:4] == bytes.fromhex("00000004")
@@ -123,7 +123,7 @@ async def test_a_preview_of_nobodys_job_is_plain_for_all(client: Client, room_of
     socket = await connect(client)
     await socket.send_json(FLAGS)
     await socket.receive_json()
-    room_of_jobs.hub.tell("local", None, preview())
+    room_of_jobs.subscribers.tell("local", None, preview())
     assert (await socket.receive_bytes())[:4] == bytes.fromhex("00000001")
 
 
@@ -153,7 +153,7 @@ async def test_only_the_first_object_counts_as_flags(
     await socket.ping()
     if answered:
         assert (await socket.receive_json())["type"] == "feature_flags"
-    room_of_jobs.hub.broadcast("local", status(5))
+    room_of_jobs.subscribers.broadcast("local", status(5))
     assert (await socket.receive_json())["type"] == "status"
 
 
@@ -162,7 +162,7 @@ async def test_flags_are_answered_once(client: Client, room_of_jobs: Any) -> Non
     await socket.send_json(FLAGS)
     await socket.send_json({"type": "feature_flags", "data": {}})
     assert (await socket.receive_json())["type"] == "feature_flags"
-    room_of_jobs.hub.tell("local", "aaa", preview(leads=True))
+    room_of_jobs.subscribers.tell("local", "aaa", preview(leads=True))
     assert (await socket.receive_bytes())[:4] == bytes.fromhex("00000004")
 
 
@@ -171,8 +171,8 @@ async def test_the_newer_socket_of_an_id_hears_all_and_outlives_the_older(
 ) -> None:
     older = await connect(client)
     newer = await connect(client)
-    room_of_jobs.hub.tell("local", "aaa", status(1))
-    room_of_jobs.hub.broadcast("local", status(2))
+    room_of_jobs.subscribers.tell("local", "aaa", status(1))
+    room_of_jobs.subscribers.broadcast("local", status(2))
     assert [await newer.receive_json() for _ in range(2)] == [
         json.loads(status(1).text),
         json.loads(status(2).text),
@@ -180,7 +180,7 @@ async def test_the_newer_socket_of_an_id_hears_all_and_outlives_the_older(
     with pytest.raises(asyncio.TimeoutError):
         await older.receive(timeout=0.05)
     await older.close()
-    room_of_jobs.hub.tell("local", "aaa", status(3))
+    room_of_jobs.subscribers.tell("local", "aaa", status(3))
     assert await newer.receive_json() == json.loads(status(3).text)
 
 
@@ -188,8 +188,8 @@ async def test_a_socket_that_closed_is_forgotten(client: Client, room_of_jobs: A
     socket = await connect(client)
     await socket.close()
     newcomer = await connect(client, "bbb")
-    room_of_jobs.hub.tell("local", "aaa", status(1))
-    room_of_jobs.hub.broadcast("local", status(2))
+    room_of_jobs.subscribers.tell("local", "aaa", status(1))
+    room_of_jobs.subscribers.broadcast("local", status(2))
     assert await newcomer.receive_json() == json.loads(status(2).text)
 
 
@@ -295,9 +295,9 @@ async def test_a_client_that_does_not_read_hinders_nobody_and_is_cut_off(
     other = await connect(client)
     large = Event("executed", {"prompt_id": "p", "output": "x" * 100_000})
     for _ in range(200):
-        room_of_jobs.hub.tell("local", "raw", large)
+        room_of_jobs.subscribers.tell("local", "raw", large)
         await asyncio.sleep(0)
-    room_of_jobs.hub.tell("local", "aaa", status(1))
+    room_of_jobs.subscribers.tell("local", "aaa", status(1))
     assert await other.receive_json() == json.loads(status(1).text)
     writer.transport.resume_reading()
     with contextlib.suppress(ConnectionError):
@@ -312,7 +312,7 @@ async def test_a_client_that_reads_too_slowly_is_told_1013(
     monkeypatch.setattr(client_socket, "SendQueue", partial(SendQueue, limit=1000))
     socket = await connect(client)
     for _ in range(10):
-        room_of_jobs.hub.tell("local", "aaa", status(1))
+        room_of_jobs.subscribers.tell("local", "aaa", status(1))
     while not socket.closed:
         message = await socket.receive()
     assert (message.type, socket.close_code) == (aiohttp.WSMsgType.CLOSE, 1013)
@@ -324,9 +324,11 @@ async def test_in_a_crowd_a_status_keeps_its_place(
     monkeypatch.setattr(client_socket, "FEW", 0)
     monkeypatch.setattr(client_socket, "STRETCH", 0)  # nobody's turn comes
     socket = await connect(client)
-    room_of_jobs.hub.broadcast("local", status(2))
-    room_of_jobs.hub.broadcast("local", status(1))
-    room_of_jobs.hub.tell("local", "aaa", Event("executing", {"node": None, "prompt_id": "p"}))
+    room_of_jobs.subscribers.broadcast("local", status(2))
+    room_of_jobs.subscribers.broadcast("local", status(1))
+    room_of_jobs.subscribers.tell(
+        "local", "aaa", Event("executing", {"node": None, "prompt_id": "p"})
+    )
     assert await socket.receive_json() == json.loads(status(1).text)
     assert (await socket.receive_json())["type"] == "executing"
 

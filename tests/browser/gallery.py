@@ -12,7 +12,7 @@ import graphs
 from stack import running_proxy
 from yarl import URL
 
-from proxy.jobs.service import Jobs
+from proxy.jobs.service import JobService
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
@@ -28,9 +28,9 @@ _DONE = {"anna": 3, "ben": 5, "chiara": 9, "krita-studio": 6, "night-bot": 2}
 _WAITING = {"ben": 2, "chiara": 2, "night-bot": 3}
 
 
-async def _idle(jobs: Jobs) -> None:
+async def _idle(jobs: JobService) -> None:
     while True:
-        if not jobs.overview():
+        if not (await jobs.overview()).jobs:
             return
         await asyncio.sleep(0.05)
 

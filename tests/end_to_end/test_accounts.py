@@ -14,9 +14,9 @@ import graphs
 import pytest
 from stack import PATIENCE, Client, running_proxy
 
-from proxy.accounts import health
 from proxy.app import Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.jobs import accounts as health
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import Account

@@ -11,13 +11,13 @@ import gated
 import graphs
 from stack import Client, running_proxy
 
-from proxy.jobs.runner import Waits
+from proxy.jobs.models import DetailTimeouts
 from proxy.simulator import Simulator
 
 PATHS = ["history", "history/{id}", "queue", "prompt", "api/jobs", "api/jobs/{id}", "object_info"]
 
 #: Nothing is read merely because time has passed.
-UNHURRIED = {"connected_wait": 600.0, "waits": Waits(first=5.0)}
+UNHURRIED = {"connected_wait": 600.0, "detail": DetailTimeouts(first=5.0)}
 
 
 async def calls_for_a_job(folder: Path, *, clients: int) -> Counter[str]:

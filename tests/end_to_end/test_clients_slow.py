@@ -41,7 +41,7 @@ async def deaf(client: Client, name: str) -> aiohttp.ClientWebSocketResponse:
 
 
 async def told(proxy: Proxy, name: str, message: Any) -> None:
-    proxy.services.jobs.hub.tell("local", name, message)
+    proxy.services.jobs.subscribers.tell("local", name, message)
     await asyncio.sleep(0)
 
 

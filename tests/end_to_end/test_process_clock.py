@@ -14,7 +14,7 @@ import graphs
 import pytest
 from stack import Client, running_proxy
 
-from proxy.jobs import keeper
+from proxy.jobs import models
 from proxy.simulator import Simulator
 
 YEAR = 365 * 86400.0
@@ -34,7 +34,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(keeper, "time", clock)
+    monkeypatch.setattr(models, "time", clock)
     return clock
 
 

@@ -20,6 +20,7 @@ from structlog.testing import capture_logs
 
 from proxy.settings import ConfigError
 from proxy.simulator import Simulator
+from proxy.storage import database
 from proxy.store import sqlite
 
 
@@ -171,10 +172,10 @@ async def test_while_another_process_locks_the_database_nothing_is_accepted(
     session: aiohttp.ClientSession,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 50)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
-        other = sqlite3.connect(tmp_path / "proxy.sqlite", isolation_level=None)
+        other = sqlite3.connect(tmp_path / database.FILE, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         assert await refusal(client) == (503, "store_unavailable")
         assert simulator.calls["POST /api/prompt"] == 0

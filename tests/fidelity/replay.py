@@ -101,7 +101,7 @@ class Replay:
 
     async def _http(self, event: Event) -> None:
         await self._all_heard(event.position)
-        await self._wait(lambda: self._told(event))
+        await self._wait_told(event)
         answer = await self._ask(event)
         self._note_refusal(event, answer)
         if event.answered:
@@ -150,7 +150,7 @@ class Replay:
         found += compare.headers([list(pair) for pair in recorded[1]], ours, self._names)
         self._found(event.name, "answer", found)
 
-    def _told(self, event: Event) -> bool:
+    async def _told(self, event: Event) -> bool:
         """Whether the answer could be the recorded one now, as far as runs have come."""
         if not event.answered or event.response["status"] != 200:
             return True
@@ -165,7 +165,7 @@ class Replay:
             remaining = body.parsed["exec_info"]["queue_remaining"]
             return bool(self._jobs.queue_remaining(LOCAL) == remaining)
         if path.startswith("/history"):
-            history = self._jobs.history_json(LOCAL, max_items=None, offset=None)
+            history = await self._jobs.history(LOCAL, max_items=None, offset=None)
             wanted = body.parsed.keys() - self._turned_away
             return {self._names.ours(key) for key in wanted} <= json.loads(history).keys()
         return True
@@ -301,6 +301,13 @@ class Replay:
                     self._names.learn(message.data, ours.data)
         if recorded and actual and recorded[0].type == actual[0].type == "status":
             self._names.learn(recorded[0].data, actual[0].data)
+
+    async def _wait_told(self, event: Event) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                while not await self._told(event):
+                    if not await self._heard_something() and not self._jobs.queue_remaining(LOCAL):
+                        return
 
     async def _wait(self, condition: Callable[[], bool]) -> bool:
         """Look whether a condition holds each time that any of our sockets hears something."""

@@ -16,7 +16,7 @@ from yarl import URL
 from proxy.catalog import Catalogue
 from proxy.cloud.errors import CloudUnreachable
 from proxy.jobs.checks import FRESH, Checks
-from proxy.jobs.request import Request
+from proxy.jobs.models import JobRequest
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.errors import LocalError
 from proxy.translate.names import is_hash_name, split_annotated
@@ -95,7 +95,7 @@ class Bench:
             validates=self.validates,
             patience=5.0,
         )
-        return await checks.check(member, Request(graph=graph, **fields))
+        return await checks.check(member, JobRequest(graph=graph, **fields))
 
     async def refusal(self, graph: dict[str, Any], member: str = "anna") -> LocalError:
         with pytest.raises(LocalError) as caught:

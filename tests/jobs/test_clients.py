@@ -10,17 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.jobs.clients import Clients, busy, interrupted, waits_for_client
-from proxy.jobs.record import JobRecord
+from proxy.jobs.models import Job
 from proxy.members.member import Member, Parallelism
 
 ANN, BOB = Member("ann"), Member("bob")
 
 
-def job(
-    prompt_id: str, member: str = "ann", client_id: str | None = "c", **fields: Any
-) -> JobRecord:
+def job(prompt_id: str, member: str = "ann", client_id: str | None = "c", **fields: Any) -> Job:
     known: dict[str, Any] = {"number": 0, "graph": {}, "extra_data": {}, "targets": None}
-    return JobRecord(prompt_id, member, client_id=client_id, create_time=0, **known, **fields)
+    return Job(prompt_id, member, client_id=client_id, create_time=0, **known, **fields)
 
 
 def test_a_client_that_listens_follows_one_job_at_a_time() -> None:
@@ -128,7 +126,7 @@ jobs = st.builds(
 
 @given(st.lists(jobs), st.sampled_from(["", "x", "y", "z"]))
 def test_an_interrupt_never_means_a_strangers_job_beside_others(
-    running: list[JobRecord], submitter: str
+    running: list[Job], submitter: str
 ) -> None:
     meant = interrupted(running, submitter, None)
     assert bool(meant) == bool(running)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.jobs.happenings import (
-    CloudEvent,
+from proxy.jobs.tracker import (
     Command,
-    Ended,
-    Happening,
+    EventReceived,
+    GiveUp,
+    Input,
+    JobStarted,
+    LeaveQueue,
     ReadDetail,
-    Record,
-    Seen,
-    Settle,
-    Started,
-    Tell,
+    RecordEnd,
+    SendMessage,
+    SnapshotReceived,
+    Tracker,
 )
-from proxy.jobs.tracker import Tracker
 from proxy.translate.messages import CloudPicture, CloudText, Event, NodeText, Preview
 from proxy.translate.snapshot import Snapshot
 
@@ -30,11 +30,11 @@ PICTURE = {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "out
 STATUS = {"status_str": "success", "completed": True, "messages": []}
 
 
-def event(type_: str, **data: Any) -> CloudEvent:
-    return CloudEvent(type_, {"prompt_id": "cloud-id", **data})
+def event(type_: str, **data: Any) -> EventReceived:
+    return EventReceived(type_, {"prompt_id": "cloud-id", **data})
 
 
-def done(**fields: Any) -> Seen:
+def done(**fields: Any) -> SnapshotReceived:
     values: dict[str, Any] = {
         "outputs": {"2": PICTURE},
         "execution_status": STATUS,
@@ -42,11 +42,13 @@ def done(**fields: Any) -> Seen:
         "end_time": 20_000,
         **fields,
     }
-    return Seen(Snapshot("cloud-id", values.pop("status", "completed"), settled=True, **values))
+    return SnapshotReceived(
+        Snapshot("cloud-id", values.pop("status", "completed"), settled=True, **values)
+    )
 
 
 def play(
-    *happenings: Happening, now: int = 5_000, graph: dict[str, Any] | None = None
+    *happenings: Input, now: int = 5_000, graph: dict[str, Any] | None = None
 ) -> list[Command]:
     tracker = Tracker(ID, graph or GRAPH)
     return [command for happening in happenings for command in tracker.receive(happening, now)]
@@ -57,20 +59,20 @@ def heard(commands: list[Command]) -> list[str]:
     words = []
     for command in commands:
         match command:
-            case Tell(message=Event(type=type_, data=data)):
+            case SendMessage(message=Event(type=type_, data=data)):
                 node = data.get("node", data.get("node_id", ""))
                 words.append(f"{type_} {node}".strip())
-            case Tell(message=Preview(node_id=node)):
+            case SendMessage(message=Preview(node_id=node)):
                 words.append(f"preview {node}")
-            case Tell(message=NodeText(node_id=node, text=text)):
+            case SendMessage(message=NodeText(node_id=node, text=text)):
                 words.append(f"text {node} {text}")
-            case Started():
+            case JobStarted():
                 words.append("-> running")
             case ReadDetail():
                 words.append("-> read")
-            case Record(outcome=outcome):
+            case RecordEnd(outcome=outcome):
                 words.append(f"-> record {outcome}")
-            case Ended():
+            case LeaveQueue():
                 words.append("-> left the queue")
     return words
 
@@ -79,7 +81,7 @@ def last_event(commands: list[Command], type_: str) -> dict[str, Any]:
     found = [
         command.message.data
         for command in commands
-        if isinstance(command, Tell)
+        if isinstance(command, SendMessage)
         and isinstance(command.message, Event)
         and command.message.type == type_
     ]
@@ -94,7 +96,7 @@ def states(commands: list[Command]) -> list[dict[str, tuple[str, float, float]]]
             for node, state in command.message.data["nodes"].items()
         }
         for command in commands
-        if isinstance(command, Tell)
+        if isinstance(command, SendMessage)
         and isinstance(command.message, Event)
         and command.message.type == "progress_state"
     ]
@@ -157,7 +159,7 @@ def test_an_end_without_outputs_yet_is_read_again() -> None:
 
 
 def test_a_list_entry_alone_never_ends_a_job() -> None:
-    assert heard(play(Seen(done().snapshot, detail=False))) == ["-> read"]
+    assert heard(play(SnapshotReceived(done().snapshot, detail=False))) == ["-> read"]
 
 
 def test_executing_null_of_the_cloud_is_a_hint_not_an_end() -> None:
@@ -189,7 +191,7 @@ def test_a_cached_output_node_is_executed_without_executing() -> None:
 
 def test_the_history_entry_is_recorded_before_the_end_is_told() -> None:
     commands = play(done())
-    record = next(command for command in commands if isinstance(command, Record))
+    record = next(command for command in commands if isinstance(command, RecordEnd))
     assert record.outputs == {"2": PICTURE}
     assert record.started_at == 10_000
     assert record.ended_at == 20_000
@@ -209,14 +211,14 @@ def test_the_history_entry_is_recorded_before_the_end_is_told() -> None:
 
 def test_a_run_is_as_long_as_the_clouds_clock_says_whatever_ours_says() -> None:
     commands = play(event("execution_start"), done(start_time=4_000, end_time=4_700))
-    record = next(command for command in commands if isinstance(command, Record))
+    record = next(command for command in commands if isinstance(command, RecordEnd))
     assert (record.started_at, record.ended_at) == (5_000, 5_700)
     assert last_event(commands, "execution_success")["timestamp"] == 5_700
 
 
 def test_no_run_ends_before_it_has_begun() -> None:
     commands = play(event("execution_start"), done(start_time=None, end_time=4_700))
-    record = next(command for command in commands if isinstance(command, Record))
+    record = next(command for command in commands if isinstance(command, RecordEnd))
     assert record.ended_at == record.started_at == 5_000
     assert last_event(commands, "execution_success")["timestamp"] == 5_000
 
@@ -289,7 +291,7 @@ def test_a_blocked_branch_is_an_error_that_does_not_end_the_run() -> None:
 
 
 def test_blocked_branches_are_told_when_they_are_met_each_once() -> None:
-    def blocked(node: str, message: str) -> CloudEvent:
+    def blocked(node: str, message: str) -> EventReceived:
         return event(
             "execution_error",
             node_id=node,
@@ -437,7 +439,7 @@ def test_an_interrupted_run_names_the_node_that_ran() -> None:
 
 
 def test_an_unsettled_failure_waits_for_the_final_word() -> None:
-    erroring = Seen(Snapshot("cloud-id", "failed", settled=False, outputs={}))
+    erroring = SnapshotReceived(Snapshot("cloud-id", "failed", settled=False, outputs={}))
     assert heard(play(erroring)) == ["-> read"]
 
 
@@ -525,14 +527,14 @@ def test_a_preview_with_metadata_leads_its_progress() -> None:
     frame = CloudPicture(b"\xff\xd8x", "image/jpeg", "cloud-id", "1", "1", None, "1")
     commands = play(event("executing", node="1"), frame)
     told = commands[-1]
-    assert isinstance(told, Tell)
+    assert isinstance(told, SendMessage)
     assert told.message == Preview(ID, "1", "1", None, "1", b"\xff\xd8x", "image/jpeg")
 
 
 def test_a_preview_without_metadata_belongs_to_the_node_that_runs() -> None:
     commands = play(event("executing", node="1"), CloudPicture(b"\xff\xd8x", "image/jpeg"))
     told = commands[-1]
-    assert isinstance(told, Tell)
+    assert isinstance(told, SendMessage)
     assert isinstance(told.message, Preview)
     assert told.message.node_id == "1"
     assert not told.message.leads
@@ -545,7 +547,7 @@ def test_a_preview_before_any_node_is_left_out() -> None:
 def test_pictures_of_a_websocket_saver_are_results() -> None:
     commands = play(event("executing", node="3"), CloudPicture(b"\x89PNG", "image/png"))
     told = commands[-1]
-    assert isinstance(told, Tell)
+    assert isinstance(told, SendMessage)
     assert isinstance(told.message, Preview)
     assert told.message.result
 
@@ -558,18 +560,18 @@ def test_giving_up_on_the_outputs_ends_with_those_that_are_known() -> None:
     commands = play(
         event("executed", node="2", output=PICTURE),
         event("execution_success"),
-        Settle("no more"),
+        GiveUp("no more"),
     )
     assert heard(commands)[-4:] == SUCCESS
 
 
 def test_giving_up_on_a_job_that_goes_on_changes_nothing() -> None:
-    commands = play(event("executing", node=None), Settle("goes on"), event("executing", node=None))
+    commands = play(event("executing", node=None), GiveUp("goes on"), event("executing", node=None))
     assert heard(commands) == ["-> read", "-> read"]
 
 
 def test_a_lost_job_fails_with_the_reason() -> None:
-    commands = play(Settle("Comfy Cloud does not know it.", lost=True))
+    commands = play(GiveUp("Comfy Cloud does not know it.", lost=True))
     told = last_event(commands, "execution_error")
     assert told["exception_message"] == "Comfy Cloud does not know it."
 

@@ -8,17 +8,17 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.jobs.happenings import (
-    CloudEvent,
+from proxy.jobs.tracker import (
     Command,
-    Ended,
-    Happening,
-    Record,
-    Seen,
-    Settle,
-    Tell,
+    EventReceived,
+    GiveUp,
+    Input,
+    LeaveQueue,
+    RecordEnd,
+    SendMessage,
+    SnapshotReceived,
+    Tracker,
 )
-from proxy.jobs.tracker import Tracker
 from proxy.translate.messages import CloudPicture, CloudText, Event, Preview
 from proxy.translate.snapshot import Snapshot
 
@@ -29,7 +29,7 @@ GRAPH = {node: {"class_type": "SaveImage", "inputs": {"filename_prefix": node}} 
 
 
 @st.composite
-def lives(draw: st.DrawFn) -> tuple[list[Happening], Snapshot]:
+def lives(draw: st.DrawFn) -> tuple[list[Input], Snapshot]:
     """A whole life on the cloud: its events in order, and the detail after its end."""
     outcome = draw(st.sampled_from(["completed", "failed", "cancelled"]))
     cached = draw(st.lists(st.sampled_from(NODES), unique=True, max_size=2))
@@ -37,7 +37,7 @@ def lives(draw: st.DrawFn) -> tuple[list[Happening], Snapshot]:
     if outcome != "completed":
         order = order[: draw(st.integers(0, len(order)))]
     savers = draw(st.sets(st.sampled_from(NODES), min_size=1))
-    happenings: list[Happening] = [_event("execution_start")]
+    happenings: list[Input] = [_event("execution_start")]
     if cached or draw(st.booleans()):
         happenings.append(_event("execution_cached", nodes=cached))
     outputs: dict[str, Any] = {}
@@ -67,10 +67,10 @@ def lives(draw: st.DrawFn) -> tuple[list[Happening], Snapshot]:
     return happenings, detail
 
 
-def _node_events(draw: st.DrawFn, node: str, *, run: bool) -> list[Happening]:
+def _node_events(draw: st.DrawFn, node: str, *, run: bool) -> list[Input]:
     if not run:
         return []
-    found: list[Happening] = []
+    found: list[Input] = []
     if draw(st.booleans()):
         found.append(_event("progress_state", nodes={node: {"state": "running"}}))
     found.append(_event("executing", node=node))
@@ -82,12 +82,12 @@ def _node_events(draw: st.DrawFn, node: str, *, run: bool) -> list[Happening]:
     return found
 
 
-def _event(type_: str, **data: Any) -> CloudEvent:
-    return CloudEvent(type_, {"prompt_id": "cloud-id", **data})
+def _event(type_: str, **data: Any) -> EventReceived:
+    return EventReceived(type_, {"prompt_id": "cloud-id", **data})
 
 
 @st.composite
-def interleavings(draw: st.DrawFn, *, giving_up: bool = False) -> tuple[list[Happening], Snapshot]:
+def interleavings(draw: st.DrawFn, *, giving_up: bool = False) -> tuple[list[Input], Snapshot]:
     """A life as a bad line delivers it, with snapshots of any age in between."""
     happenings, detail = draw(lives())
     kept = [one for one in happenings if draw(st.integers(0, 9)) > 1]
@@ -96,20 +96,20 @@ def interleavings(draw: st.DrawFn, *, giving_up: bool = False) -> tuple[list[Hap
         if len(doubled) > 1:
             at = draw(st.integers(0, len(doubled) - 2))
             doubled[at], doubled[at + 1] = doubled[at + 1], doubled[at]
-    seen: list[Happening] = [
-        Seen(Snapshot("cloud-id", "pending", settled=False), detail=False),
-        Seen(Snapshot("cloud-id", "in_progress", settled=False), detail=False),
-        Seen(replace(detail, settled=False)),
-        Seen(replace(detail, outputs=None), detail=False),
+    seen: list[Input] = [
+        SnapshotReceived(Snapshot("cloud-id", "pending", settled=False), detail=False),
+        SnapshotReceived(Snapshot("cloud-id", "in_progress", settled=False), detail=False),
+        SnapshotReceived(replace(detail, settled=False)),
+        SnapshotReceived(replace(detail, outputs=None), detail=False),
     ]
     if giving_up:
-        seen = [Settle("no more to be read"), Settle("gone", lost=True)]
+        seen = [GiveUp("no more to be read"), GiveUp("gone", lost=True)]
     for _ in range(draw(st.integers(0, 3))):
         doubled.insert(draw(st.integers(0, len(doubled))), draw(st.sampled_from(seen)))
-    return [*doubled, Seen(detail), *doubled[-2:]], detail
+    return [*doubled, SnapshotReceived(detail), *doubled[-2:]], detail
 
 
-def _play(happenings: list[Happening]) -> list[Command]:
+def _play(happenings: list[Input]) -> list[Command]:
     tracker = Tracker(ID, GRAPH)
     return [
         command
@@ -122,13 +122,13 @@ def _types(commands: list[Command]) -> list[str]:
     return [
         command.message.type
         for command in commands
-        if isinstance(command, Tell) and isinstance(command.message, Event)
+        if isinstance(command, SendMessage) and isinstance(command.message, Event)
     ]
 
 
 @given(interleavings() | interleavings(giving_up=True))
 def test_the_life_has_one_beginning_and_one_end_in_their_places(
-    script: tuple[list[Happening], Snapshot],
+    script: tuple[list[Input], Snapshot],
 ) -> None:
     types = _types(_play(script[0]))
     assert types[:2] == ["execution_start", "execution_cached"]
@@ -142,11 +142,11 @@ def test_the_life_has_one_beginning_and_one_end_in_their_places(
 
 
 @given(interleavings() | interleavings(giving_up=True))
-def test_executing_null_comes_once_and_last(script: tuple[list[Happening], Snapshot]) -> None:
+def test_executing_null_comes_once_and_last(script: tuple[list[Input], Snapshot]) -> None:
     executing = [
         command.message.data["node"]
         for command in _play(script[0])
-        if isinstance(command, Tell)
+        if isinstance(command, SendMessage)
         and isinstance(command.message, Event)
         and command.message.type == "executing"
     ]
@@ -155,49 +155,49 @@ def test_executing_null_comes_once_and_last(script: tuple[list[Happening], Snaps
 
 
 @given(interleavings())
-def test_the_outcome_is_what_the_detail_says(script: tuple[list[Happening], Snapshot]) -> None:
-    records = [command for command in _play(script[0]) if isinstance(command, Record)]
+def test_the_outcome_is_what_the_detail_says(script: tuple[list[Input], Snapshot]) -> None:
+    records = [command for command in _play(script[0]) if isinstance(command, RecordEnd)]
     assert [record.outcome for record in records] == [script[1].status]
 
 
 @given(interleavings())
 def test_every_output_has_its_executed_once_and_before_the_end(
-    script: tuple[list[Happening], Snapshot],
+    script: tuple[list[Input], Snapshot],
 ) -> None:
     commands = _play(script[0])
-    end = next(at for at, command in enumerate(commands) if isinstance(command, Record))
+    end = next(at for at, command in enumerate(commands) if isinstance(command, RecordEnd))
     told = [
         command.message.data["node"]
         for command in commands[:end]
-        if isinstance(command, Tell)
+        if isinstance(command, SendMessage)
         and isinstance(command.message, Event)
         and command.message.type == "executed"
     ]
     assert len(told) == len(set(told))
     assert set(told) >= set(script[1].outputs or {})
     record = commands[end]
-    assert isinstance(record, Record)
+    assert isinstance(record, RecordEnd)
     assert set(record.outputs) == set(told)
 
 
 @given(interleavings() | interleavings(giving_up=True))
 def test_the_record_comes_before_the_end_is_told_and_the_queue_is_left_between(
-    script: tuple[list[Happening], Snapshot],
+    script: tuple[list[Input], Snapshot],
 ) -> None:
     commands = _play(script[0])
-    assert isinstance(commands[-4], Record)
-    assert isinstance(commands[-3], Tell)
-    assert isinstance(commands[-2], Ended)
-    assert isinstance(commands[-1], Tell)
+    assert isinstance(commands[-4], RecordEnd)
+    assert isinstance(commands[-3], SendMessage)
+    assert isinstance(commands[-2], LeaveQueue)
+    assert isinstance(commands[-1], SendMessage)
 
 
 @given(interleavings())
 def test_progress_and_previews_are_of_announced_nodes(
-    script: tuple[list[Happening], Snapshot],
+    script: tuple[list[Input], Snapshot],
 ) -> None:
     announced = set()
     for command in _play(script[0]):
-        if not isinstance(command, Tell):
+        if not isinstance(command, SendMessage):
             continue
         match command.message:
             case Event(type="executing", data={"node": str(node)}):
@@ -210,20 +210,20 @@ def test_progress_and_previews_are_of_announced_nodes(
 
 
 @given(interleavings())
-def test_the_cloud_id_reaches_no_client(script: tuple[list[Happening], Snapshot]) -> None:
+def test_the_cloud_id_reaches_no_client(script: tuple[list[Input], Snapshot]) -> None:
     for command in _play(script[0]):
-        if isinstance(command, Tell) and isinstance(command.message, Event):
+        if isinstance(command, SendMessage) and isinstance(command.message, Event):
             assert "cloud-id" not in command.message.text
-        if isinstance(command, Record):
+        if isinstance(command, RecordEnd):
             assert "cloud-id" not in str(command)
 
 
 @given(lives())
 def test_a_life_without_faults_keeps_every_message(
-    script: tuple[list[Happening], Snapshot],
+    script: tuple[list[Input], Snapshot],
 ) -> None:
     happenings, detail = script
-    types = _types(_play([*happenings, Seen(detail)]))
+    types = _types(_play([*happenings, SnapshotReceived(detail)]))
     for type_ in ("progress", "executed"):
-        sent = sum(isinstance(one, CloudEvent) and one.type == type_ for one in happenings)
+        sent = sum(isinstance(one, EventReceived) and one.type == type_ for one in happenings)
         assert types.count(type_) == sent

@@ -14,7 +14,8 @@ from proxy.members.directory import Directory
 from proxy.members.limiter import BURST_SECONDS, PER_MINUTE, Bucket, Limiter, Throttle
 from proxy.members.member import LOCAL, STORED_BYTES, Limits
 from proxy.members.usage import Usage
-from proxy.store.sqlite import SqliteStore
+from proxy.storage.database import Database
+from proxy.storage.usage import UsageRepository
 from proxy.translate.errors import LocalError
 
 #: 2026-11-24 18:00 UTC.
@@ -47,8 +48,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def usage(store: SqliteStore, clock: Clock) -> Usage:
-    return Usage(store, now=clock)
+def usage(database: Database, clock: Clock) -> Usage:
+    return Usage(UsageRepository(database), now=clock)
 
 
 def limiter(usage: Usage, clock: Clock, **limits: Any) -> Limiter:

@@ -199,8 +199,7 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
     )
     assert await jobs.load_shares() == state
     assert await UsageRepository(database).days("2026-01-01", "2026-01-01") == usage
-    assert await jobs.knows("c1")
-    assert not await jobs.knows("c2")
+    assert await jobs.knows(["c1", "c2"]) == {"c1"}
 
 
 async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from proxy.members.usage import Usage, day_of
 
 if TYPE_CHECKING:
-    from proxy.accounts.account import Account
-    from proxy.jobs.overview import JobView
-    from proxy.jobs.record import JobRecord, Outcome
-    from proxy.jobs.service import Jobs
+    from proxy.jobs.models import AccountView, Job, JobView, Outcome
+    from proxy.jobs.service import JobService
 
 #: So many failures are shown, of one member and in all.
 FAILURES = 20
+
+#: So many of the failures in the history are known after a start.
+_REMEMBERED = 1000
 
 #: Why a job waits, or an account rests.
 REASONS = {
@@ -71,23 +72,23 @@ class Bell:
         self.closed = True
         self.ring()
 
-    def accepted(self, record: JobRecord) -> None:
+    def accepted(self, record: Job) -> None:
         """See `Observer`."""
         self.ring()
 
-    def dispatched(self, record: JobRecord, waited: float) -> None:
+    def dispatched(self, record: Job, waited: float) -> None:
         """See `Observer`."""
         self.ring()
 
     def ended(
-        self, record: JobRecord, outcome: Outcome, running_seconds: float, output_count: int
+        self, record: Job, outcome: Outcome, running_seconds: float, output_count: int
     ) -> None:
         """See `Observer`."""
         if outcome == "failed":
             self.failed[record.member].append(record.prompt_id)
         self.ring()
 
-    def discarded(self, record: JobRecord) -> None:
+    def discarded(self, record: Job) -> None:
         """See `Observer`."""
         self.ring()
 
@@ -96,14 +97,16 @@ class Bell:
 class Board:
     """Reads the rooms. Times are ms since 1970."""
 
-    jobs: Jobs
-    accounts: Sequence[Account]
+    jobs: JobService
     usage: Usage | None
     bell: Bell
 
-    def remember_failures(self) -> None:
-        """Know of the failures that are in the history already, the oldest first."""
-        for member, prompt_id in self.jobs.failures():
+    async def remember_failures(self) -> None:
+        """Know of the failures that are in the history already, the oldest first.
+
+        Raises `StorageError`.
+        """
+        for member, prompt_id in await self.jobs.failures(_REMEMBERED):
             self.bell.failed[member].append(prompt_id)
 
     async def state(self, member: str | None) -> dict[str, Any]:
@@ -114,14 +117,14 @@ class Board:
         failures first. Accounts are for admins alone.
         """
         now = time.time()
-        views = self.jobs.overview(member)
+        seen = await self.jobs.overview(member)
         return {
             "time": int(now * 1000),
-            "running": [_running(view) for view in views if view.state != "waiting"],
-            "waiting": [_waiting(view) for view in views if view.state == "waiting"],
-            "accounts": [] if member is not None else [self._account(one) for one in self.accounts],
+            "running": [_running(view) for view in seen.jobs if view.state != "waiting"],
+            "waiting": [_waiting(view) for view in seen.jobs if view.state == "waiting"],
+            "accounts": [] if member is not None else list(map(_account, seen.accounts)),
             "usage": await self._used(day_of(now), member),
-            "failures": self._failures(member),
+            "failures": await self._failures(member),
         }
 
     async def _used(self, day: str, member: str | None) -> list[dict[str, Any]]:
@@ -137,27 +140,25 @@ class Board:
             for one in days
         ]
 
-    def _account(self, account: Account) -> dict[str, Any]:
-        health = account.health
-        rest = health.until - time.monotonic()
-        return {
-            "name": account.name,
-            "slots": account.slots.count,
-            "used": self.jobs.slots_used(account.name),
-            "reason": None if health.reason is None else REASONS[health.reason],
-            "until": int((time.time() + rest) * 1000) if not health.well and rest > 0 else None,
-            "events": account.socket.connected,
-        }
-
-    def _failures(self, member: str | None) -> list[dict[str, Any]]:
-        members = list(self.bell.failed) if member is None else [member]
-        shown = [
-            _failure(one, summary)
-            for one in members
-            for prompt_id in dict.fromkeys(self.bell.failed.get(one, ()))
-            if (summary := self.jobs.ended_summary(one, prompt_id)) is not None
-        ]
+    async def _failures(self, member: str | None) -> list[dict[str, Any]]:
+        shown = []
+        for one in list(self.bell.failed) if member is None else [member]:
+            for prompt_id in dict.fromkeys(self.bell.failed.get(one, ())):
+                summary = await self.jobs.ended_summary(one, prompt_id)
+                if summary is not None:
+                    shown.append(_failure(one, summary))
         return sorted(shown, key=lambda job: -job["ended"])[:FAILURES]
+
+
+def _account(view: AccountView) -> dict[str, Any]:
+    return {
+        "name": view.name,
+        "slots": view.slots,
+        "used": view.used,
+        "reason": None if view.reason is None else REASONS[view.reason],
+        "until": view.until,
+        "events": view.events,
+    }
 
 
 def _running(view: JobView) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from proxy.api.services import member_of, of
 from proxy.metrics import PREFIX, find
 
 if TYPE_CHECKING:
-    from proxy.accounts.account import Account
     from proxy.files.cache import Cache
-    from proxy.jobs.service import Jobs
+    from proxy.jobs.service import JobService
+    from proxy.jobs.worker import AccountWorker
 
 PATH = "/metrics"
 
@@ -48,7 +48,7 @@ async def _page(request: web.Request, member: str | None) -> web.Response:
 class Gauges(Collector):
     """What is read from the rooms when the metrics are asked for."""
 
-    def __init__(self, jobs: Jobs, accounts: Sequence[Account], cache: Cache) -> None:
+    def __init__(self, jobs: JobService, accounts: Sequence[AccountWorker], cache: Cache) -> None:
         self._jobs = jobs
         self._accounts = accounts
         self._cache = cache
@@ -70,7 +70,7 @@ class Gauges(Collector):
     def _values(self) -> dict[str, Mapping[tuple[str, ...], float]]:
         jobs: Counter[tuple[str, ...]] = Counter()
         used: Counter[str] = Counter()
-        for job in self._jobs.overview():
+        for job in self._jobs.live():
             jobs[job.member, job.account or "", job.state] += 1
             used[job.account or ""] += job.state == "running"
         accounts = {one.name: one for one in self._accounts}

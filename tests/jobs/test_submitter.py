@@ -15,8 +15,8 @@ from stack import PATIENCE, Client, running_proxy
 from proxy.cloud.client import Submission
 from proxy.cloud.errors import refusal
 from proxy.cloud.resilience import Backoff, CircuitBreaker
-from proxy.jobs.record import JobRecord
-from proxy.jobs.submission import Submitter
+from proxy.jobs.models import Job
+from proxy.jobs.submitter import Submitter
 from proxy.simulator import HttpFault, Simulator
 from proxy.timeouts import Timeouts
 
@@ -234,6 +234,10 @@ async def test_the_first_submission_waits_for_the_catalogue(
     assert entry["prompt"][4] == ["2"]
 
 
+async def none_known(_: object) -> set[str]:
+    return set()
+
+
 async def test_every_call_lends_the_key_of_its_moment() -> None:
     lent: list[str] = []
 
@@ -244,7 +248,7 @@ async def test_every_call_lends_the_key_of_its_moment() -> None:
                 raise refusal("POST /api/prompt", 503, {}, None)
             return Submission("cloud-id", {})
 
-    record = JobRecord(
+    record = Job(
         prompt_id="one",
         member="local",
         number=0,
@@ -255,6 +259,6 @@ async def test_every_call_lends_the_key_of_its_moment() -> None:
         create_time=0,
     )
     keys = iter(("the old key", "the new key"))
-    submitter = Submitter(BusyOnce(), lambda _: False, nullcontext)  # type: ignore[arg-type]
+    submitter = Submitter(BusyOnce(), none_known, nullcontext)  # type: ignore[arg-type]
     await submitter.submit(record, {}, {}, lent=lambda: {"api_key_comfy_org": next(keys)})
     assert lent == ["the old key", "the new key"]

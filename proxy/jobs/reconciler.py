@@ -4,31 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+import time
+from collections.abc import Mapping
 
 import structlog
 
-from proxy.accounts.slots import Slots
-from proxy.cloud.errors import CloudError
+from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import jittered
-from proxy.jobs.happenings import Seen
-from proxy.jobs.runner import Runner
+from proxy.jobs.accounts import Account, Reason
+from proxy.jobs.models import Job
+from proxy.jobs.tracker import GiveUp, SnapshotReceived
 from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
 
-
-class Cloud(Protocol):
-    """What reconciliation needs of the cloud."""
-
-    async def jobs(
-        self, statuses: Iterable[str] = (), *, limit: int | None = None
-    ) -> list[Snapshot]:
-        """The account's jobs with one of the statuses."""
-
-    async def job(self, cloud_id: str) -> Snapshot | None:
-        """A job's detail, which says why it waits."""
+#: The longest wait, in seconds, that a `Retry-After` is obeyed for.
+_MOST_ASKED = 300.0
 
 
 class Reconciler:
@@ -36,32 +28,37 @@ class Reconciler:
 
     `connected_wait` and `lost_wait` are the seconds between two readings while the event socket
     is open and while it is not; each is jittered. After a reading that failed they are twice as
-    long each time, at most `longest_wait`, and never shorter than the cloud asked for. While
-    `slots` are being learnt, one waiting job is asked why it waits.
+    long each time, at most `longest_wait`, and never shorter than the cloud asked for. While the
+    account's slots are being learnt, one waiting job is asked why it waits.
+
+    While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
+    seconds they end as lost; 0 waits for ever.
     """
 
     def __init__(
         self,
-        cloud: Cloud,
-        runners: Callable[[], Mapping[str, Runner]],
-        connected: Callable[[], bool],
+        account: Account,
+        jobs: Mapping[str, Job],
+        socket: EventSocket,
         *,
         connected_wait: float = 10.0,
         lost_wait: float = 1.5,
         longest_wait: float = 60.0,
-        slots: Slots | None = None,
+        lost_timeout: float = 3600.0,
     ) -> None:
-        self._cloud = cloud
-        self._runners = runners
-        self._connected = connected
+        self._cloud = account.cloud
+        self._slots = account.slots
+        self._jobs = jobs
+        self._socket = socket
         self._connected_wait = connected_wait
         self._lost_wait = lost_wait
         self._longest_wait = longest_wait
-        self._slots = slots
+        self._lost_timeout = lost_timeout
         self._live = asyncio.Event()
         self._now = asyncio.Event()
         self._failures = 0
         self._least_wait = 0.0
+        self._unread_since: float | None = None
 
     def job_added(self) -> None:
         """There is a live job."""
@@ -74,13 +71,13 @@ class Reconciler:
     async def run(self) -> None:
         """Go on until cancelled. While nothing is live, nothing is read."""
         while True:
-            if not self._runners():
+            if not self._jobs:
                 self._live.clear()
                 await self._live.wait()
                 self._now.clear()
             await self._pause()
             self._now.clear()
-            if not self._runners():
+            if not self._jobs:
                 continue
             try:
                 await self.read()
@@ -90,27 +87,49 @@ class Reconciler:
 
     async def read(self) -> None:
         """Read once. Jobs that are submitted meanwhile are left out."""
-        live = dict(self._runners())
+        live = dict(self._jobs)
         try:
             snapshots = await self._cloud.jobs(("pending", "in_progress"))
         except CloudError as error:
             self._failures += 1
-            self._least_wait = error.retry_after or 0.0
+            self._least_wait = min(error.retry_after or 0.0, _MOST_ASKED)
             log.warning("live_jobs_read_failed", error=str(error))
+            self._note_unread(error, live)
             return
         self._failures, self._least_wait = 0, 0.0
+        if self._unread_since is not None:
+            self._unread_since = None
+            for job in live.values():
+                job.reason = None
         await self._learn([one for one in snapshots if one.cloud_id in live])
         for snapshot in snapshots:
-            runner = live.pop(snapshot.cloud_id, None)
+            if snapshot.cloud_id not in live:
+                continue
+            runner = live.pop(snapshot.cloud_id).runner
             if runner is not None and not runner.reading:
-                runner.post(Seen(snapshot, detail=False))
-        for runner in live.values():
-            runner.read_detail()
+                runner.post(SnapshotReceived(snapshot, detail=False))
+        for job in live.values():
+            if job.runner is not None:
+                job.runner.read_detail()
+
+    def _note_unread(self, error: CloudError, live: Mapping[str, Job]) -> None:
+        """Show why the account's jobs cannot be followed; end them when that has lasted."""
+        if self._unread_since is None:
+            self._unread_since = time.monotonic()
+        lasted = time.monotonic() - self._unread_since
+        reason: Reason = "unreachable"
+        if isinstance(error, CloudRefused) and error.status in (401, 403):
+            reason = "dead_key"
+        for job in live.values():
+            job.reason = reason
+            if self._lost_timeout and lasted >= self._lost_timeout and job.runner is not None:
+                log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
+                job.runner.post(GiveUp(_LOST[reason], lost=True))
 
     async def _learn(self, ours: list[Snapshot]) -> None:
         """Find out whether jobs wait because the account runs no more at once."""
         slots = self._slots
-        if slots is None or not slots.learning:
+        if not slots.learning:
             return
         pending = [one for one in ours if one.status == "pending"]
         running = len(ours) - len(pending)
@@ -123,8 +142,16 @@ class Reconciler:
     async def _pause(self) -> None:
         """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""
         await asyncio.sleep(self._least_wait)
-        usual = self._connected_wait if self._connected() else self._lost_wait
+        usual = self._connected_wait if self._socket.connected else self._lost_wait
         wait = jittered(min(usual * 2 ** min(self._failures, 30), self._longest_wait))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait - self._least_wait):
                 await self._now.wait()
+
+
+_LOST: Mapping[Reason, str] = {
+    "dead_key": "Comfy Cloud no longer accepts the API key of the account that runs this job, so "
+    "that its end cannot be read; its outputs can be found on the cloud with that account.",
+    "unreachable": "Comfy Cloud could not be asked about this job for too long; its outputs can be "
+    "found on the cloud with the account that ran it.",
+}

@@ -23,8 +23,8 @@ from proxy.translate.messages import Event, Message, Preview
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
 
 
-class Sink(Protocol):
-    """A client's socket, as far as the hub knows it."""
+class Subscriber(Protocol):
+    """A client's socket, as far as messages need it."""
 
     def send(self, message: Message, *, for_all: bool) -> None:
         """Take a message at once, without waiting and without failing.
@@ -42,42 +42,42 @@ class Sink(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class _Seat:
-    sink: Sink
+class _Subscription:
+    subscriber: Subscriber
     hears_all: bool
 
 
-class Hub:
+class Subscribers:
     """The sockets of all members by `clientId`, the newest of each."""
 
     def __init__(self) -> None:
-        self._seats: defaultdict[str, dict[str, _Seat]] = defaultdict(dict)
+        self._subscriptions: defaultdict[str, dict[str, _Subscription]] = defaultdict(dict)
         self._executing: dict[tuple[str, str], str] = {}
 
     def attach(
-        self, member: str, client_id: str, sink: Sink, *, hears_all: bool = False
+        self, member: str, client_id: str, subscriber: Subscriber, *, hears_all: bool = False
     ) -> str | None:
-        """Let `sink` hear what concerns `client_id`; an older socket with that id hears no more.
+        """Let `subscriber` hear what concerns `client_id`; an older socket hears no more.
 
         With `hears_all` it hears of jobs without `client_id` as if they were its own.
         Returns the display id of the node that runs now for this client, if one does. Sends
         nothing itself, so that the caller's `status` with the `sid` can be the first message.
         """
-        older = self._seats[member].get(client_id)
-        self._seats[member][client_id] = _Seat(sink, hears_all)
+        older = self._subscriptions[member].get(client_id)
+        self._subscriptions[member][client_id] = _Subscription(subscriber, hears_all)
         if older is not None:
-            older.sink.superseded()
+            older.subscriber.superseded()
         return self._executing.get((member, client_id))
 
-    def detach(self, member: str, client_id: str, sink: Sink) -> None:
-        """Forget `sink`, unless a newer socket has its place already."""
-        seat = self._seats[member].get(client_id)
-        if seat is not None and seat.sink is sink:
-            del self._seats[member][client_id]
+    def detach(self, member: str, client_id: str, subscriber: Subscriber) -> None:
+        """Forget `subscriber`, unless a newer socket has its place already."""
+        subscription = self._subscriptions[member].get(client_id)
+        if subscription is not None and subscription.subscriber is subscriber:
+            del self._subscriptions[member][client_id]
 
     def listens(self, member: str, client_id: str | None) -> bool:
         """Whether there is a socket for `client_id`."""
-        return client_id in self._seats[member]
+        return client_id in self._subscriptions[member]
 
     def tell(
         self, member: str, client_id: str | None, message: Message, *, watched: bool = True
@@ -88,23 +88,25 @@ class Hub:
         """
         if client_id is not None:
             self._note_executing(member, client_id, message)
-            seat = self._seats[member].get(client_id)
-            if seat is not None and (
-                watched or not _is_mere_preview(message) or seat.sink.asks_for_previews
+            subscription = self._subscriptions[member].get(client_id)
+            if subscription is not None and (
+                watched
+                or not _is_mere_preview(message)
+                or subscription.subscriber.asks_for_previews
             ):
-                seat.sink.send(message, for_all=False)
+                subscription.subscriber.send(message, for_all=False)
             return
         is_for_all = not isinstance(message, Event) or message.type in _FOR_ALL
-        for seat in list(self._seats[member].values()):
-            if seat.hears_all:
-                seat.sink.send(message, for_all=False)
+        for subscription in list(self._subscriptions[member].values()):
+            if subscription.hears_all:
+                subscription.subscriber.send(message, for_all=False)
             elif is_for_all:
-                seat.sink.send(message, for_all=True)
+                subscription.subscriber.send(message, for_all=True)
 
     def broadcast(self, member: str, message: Message) -> None:
         """Deliver to every socket of the member."""
-        for seat in list(self._seats[member].values()):
-            seat.sink.send(message, for_all=True)
+        for subscription in list(self._subscriptions[member].values()):
+            subscription.subscriber.send(message, for_all=True)
 
     def _note_executing(self, member: str, client_id: str, message: Message) -> None:
         if isinstance(message, Event) and message.type == "executing":

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.jobs.happenings import CloudEvent
-from proxy.jobs.router import LONGEST, PICTURE_BYTES, Router
+from proxy.jobs.event_router import LONGEST, PICTURE_BYTES, EventRouter
+from proxy.jobs.tracker import EventReceived
 from proxy.translate.messages import CloudFrame, CloudPicture
 
 PLAIN = b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8picture"
@@ -26,40 +26,42 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def router(clock: Clock) -> Router:
-    return Router(clock, keep=5.0, event_bytes=2000)
+def router(clock: Clock) -> EventRouter:
+    return EventRouter(clock, keep=5.0, event_bytes=2000)
 
 
-def follow(router: Router, cloud_id: str) -> list[CloudEvent | CloudFrame]:
-    inbox: list[CloudEvent | CloudFrame] = []
+def follow(router: EventRouter, cloud_id: str) -> list[EventReceived | CloudFrame]:
+    inbox: list[EventReceived | CloudFrame] = []
     router.add(cloud_id, inbox.append)
     return inbox
 
 
-def types(inbox: list[CloudEvent | CloudFrame]) -> list[str]:
-    return [item.type if isinstance(item, CloudEvent) else "frame" for item in inbox]
+def types(inbox: list[EventReceived | CloudFrame]) -> list[str]:
+    return [item.type if isinstance(item, EventReceived) else "frame" for item in inbox]
 
 
-def test_an_event_reaches_its_job_alone(router: Router) -> None:
+def test_an_event_reaches_its_job_alone(router: EventRouter) -> None:
     first, second = follow(router, "a"), follow(router, "b")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     assert (types(first), types(second)) == (["executing"], [])
 
 
-def test_events_that_are_faster_than_the_answer_wait_for_it(router: Router) -> None:
+def test_events_that_are_faster_than_the_answer_wait_for_it(router: EventRouter) -> None:
     router.on_event("execution_start", {"prompt_id": "a"})
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     assert types(follow(router, "a")) == ["execution_start", "executing"]
 
 
-def test_events_of_strangers_are_forgotten_after_a_while(router: Router, clock: Clock) -> None:
+def test_events_of_strangers_are_forgotten_after_a_while(router: EventRouter, clock: Clock) -> None:
     router.on_event("execution_start", {"prompt_id": "a"})
     clock.now = 6.0
     router.on_event("execution_start", {"prompt_id": "b"})
     assert types(follow(router, "a")) == []
 
 
-def test_nothing_is_forgotten_while_a_submission_is_under_way(router: Router, clock: Clock) -> None:
+def test_nothing_is_forgotten_while_a_submission_is_under_way(
+    router: EventRouter, clock: Clock
+) -> None:
     with router.submission():
         router.on_event("execution_start", {"prompt_id": "a"})
         clock.now = 60.0
@@ -67,10 +69,10 @@ def test_nothing_is_forgotten_while_a_submission_is_under_way(router: Router, cl
         assert types(follow(router, "a")) == ["execution_start", "executing"]
 
 
-def test_strangers_never_take_more_than_their_room(router: Router) -> None:
+def test_strangers_never_take_more_than_their_room(router: EventRouter) -> None:
     for number in range(10):
         router.on_event("progress", {"prompt_id": "a", "value": number})
-    values = [item.data["value"] for item in follow(router, "a") if isinstance(item, CloudEvent)]
+    values = [item.data["value"] for item in follow(router, "a") if isinstance(item, EventReceived)]
     assert values == [7, 8, 9]
 
 
@@ -80,7 +82,7 @@ def picture(cloud_id: str, size: int) -> bytes:
 
 
 def test_strangers_pictures_are_bounded_in_bytes_and_push_out_no_event(clock: Clock) -> None:
-    router = Router(clock)
+    router = EventRouter(clock)
     with router.submission():
         router.on_event("execution_start", {"prompt_id": "a"})
         for _ in range(4096):
@@ -93,7 +95,7 @@ def test_strangers_pictures_are_bounded_in_bytes_and_push_out_no_event(clock: Cl
 
 
 def test_pictures_of_strangers_are_kept_while_a_submission_is_under_way_alone(
-    router: Router, clock: Clock
+    router: EventRouter, clock: Clock
 ) -> None:
     router.on_frame(picture("a", 10))
     assert router.held == 0
@@ -104,7 +106,7 @@ def test_pictures_of_strangers_are_kept_while_a_submission_is_under_way_alone(
     assert types(follow(router, "a")) == []
 
 
-def test_not_even_a_submission_keeps_anything_for_ever(router: Router, clock: Clock) -> None:
+def test_not_even_a_submission_keeps_anything_for_ever(router: EventRouter, clock: Clock) -> None:
     with router.submission():
         router.on_event("execution_start", {"prompt_id": "a"})
         clock.now = LONGEST + 1
@@ -116,7 +118,7 @@ def test_not_even_a_submission_keeps_anything_for_ever(router: Router, clock: Cl
 def test_what_waited_comes_in_its_order_and_leaves_nothing(
     messages: list[tuple[str, str]],
 ) -> None:
-    router = Router(Clock())
+    router = EventRouter(Clock())
     with router.submission():
         for cloud_id, kind in messages:
             if kind == "event":
@@ -129,21 +131,21 @@ def test_what_waited_comes_in_its_order_and_leaves_nothing(
     assert router.held == 0
 
 
-def test_a_removed_job_gets_nothing(router: Router) -> None:
+def test_a_removed_job_gets_nothing(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.remove("a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     assert types(inbox) == []
 
 
-def test_a_frame_without_an_id_belongs_to_the_only_running_job(router: Router) -> None:
+def test_a_frame_without_an_id_belongs_to_the_only_running_job(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     router.on_frame(PLAIN)
     assert inbox[-1] == CloudPicture(b"\xff\xd8picture", "image/jpeg")
 
 
-def test_a_frame_without_an_id_is_not_guessed_between_two_jobs(router: Router) -> None:
+def test_a_frame_without_an_id_is_not_guessed_between_two_jobs(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     router.on_event("executing", {"prompt_id": "somebody else's", "node": "1"})
@@ -151,7 +153,7 @@ def test_a_frame_without_an_id_is_not_guessed_between_two_jobs(router: Router) -
     assert types(inbox) == ["executing"]
 
 
-def test_a_job_that_has_ended_is_no_candidate(router: Router) -> None:
+def test_a_job_that_has_ended_is_no_candidate(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "somebody else's", "node": "1"})
     router.on_event("execution_success", {"prompt_id": "somebody else's"})
@@ -160,7 +162,7 @@ def test_a_job_that_has_ended_is_no_candidate(router: Router) -> None:
     assert types(inbox) == ["executing", "frame"]
 
 
-def test_a_job_with_a_blocked_branch_runs_on(router: Router) -> None:
+def test_a_job_with_a_blocked_branch_runs_on(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     blocked = {"prompt_id": "a", "node_id": "1", "exception_type": "ExecutionBlocked"}
@@ -169,7 +171,7 @@ def test_a_job_with_a_blocked_branch_runs_on(router: Router) -> None:
     assert types(inbox)[-1] == "frame"
 
 
-def test_after_a_lost_socket_nobody_is_known_to_run(router: Router) -> None:
+def test_after_a_lost_socket_nobody_is_known_to_run(router: EventRouter) -> None:
     inbox = follow(router, "a")
     router.on_event("executing", {"prompt_id": "a", "node": "1"})
     router.socket_lost()
@@ -177,7 +179,7 @@ def test_after_a_lost_socket_nobody_is_known_to_run(router: Router) -> None:
     assert types(inbox) == ["executing"]
 
 
-def test_a_frame_with_an_id_goes_to_its_job(router: Router) -> None:
+def test_a_frame_with_an_id_goes_to_its_job(router: EventRouter) -> None:
     inbox = follow(router, "a")
     json = b'{"node_id": "1", "prompt_id": "a"}'
     router.on_frame(b"\x00\x00\x00\x04" + len(json).to_bytes(4, "big") + json + b"\xff\xd8x")

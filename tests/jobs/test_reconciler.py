@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from proxy.cloud.errors import CloudError, CloudUnreachable, refusal
-from proxy.jobs.reconcile import Reconciler
+from proxy.jobs.accounts import Slots
+from proxy.jobs.reconciler import Reconciler
 from proxy.translate.snapshot import Snapshot
 
 
@@ -28,6 +29,50 @@ class FakeRunner:
 
     def read_detail(self) -> None:
         self.details += 1
+
+
+@dataclass
+class FakeJob:
+    """A job with such a runner."""
+
+    runner: FakeRunner
+    reason: str | None = None
+    prompt_id: str = "one"
+    member: str = "local"
+
+
+class Runners(dict[str, FakeRunner]):
+    """Runners by cloud id, of which the reconciler sees the jobs."""
+
+    jobs: dict[str, FakeJob]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.jobs = {}
+
+    def __setitem__(self, cloud_id: str, runner: FakeRunner) -> None:
+        super().__setitem__(cloud_id, runner)
+        self.jobs[cloud_id] = FakeJob(runner)
+
+    def __ior__(self, more: Any) -> Runners:  # type: ignore[override,misc]
+        for cloud_id, runner in more.items():
+            self[cloud_id] = runner
+        return self
+
+    def clear(self) -> None:
+        super().clear()
+        self.jobs.clear()
+
+
+@dataclass
+class FakeSocket:
+    connected: bool
+
+
+@dataclass
+class FakeAccount:
+    cloud: Cloud
+    slots: Slots
 
 
 class Cloud:
@@ -71,19 +116,25 @@ def cloud() -> Cloud:
 
 
 @pytest.fixture
-def runners() -> dict[str, FakeRunner]:
-    return {}
+def runners() -> Runners:
+    return Runners()
 
 
 Reconciling = Callable[..., Any]
 
 
 @pytest.fixture
-def reconciling(cloud: Cloud, runners: dict[str, FakeRunner]) -> Reconciling:
+def reconciling(cloud: Cloud, runners: Runners) -> Reconciling:
     @asynccontextmanager
     async def start(*, connected: bool = True, **waits: float) -> AsyncIterator[Reconciler]:
         waits = {"connected_wait": 30.0, "lost_wait": 0.01, **waits}
-        reconciler = Reconciler(cloud, lambda: runners, lambda: connected, **waits)  # type: ignore[arg-type,return-value]
+        account = FakeAccount(cloud, Slots(1))
+        reconciler = Reconciler(
+            account,  # type: ignore[arg-type]
+            runners.jobs,  # type: ignore[arg-type]
+            FakeSocket(connected),  # type: ignore[arg-type]
+            **waits,
+        )
         task = asyncio.create_task(reconciler.run())
         try:
             yield reconciler
@@ -95,7 +146,7 @@ def reconciling(cloud: Cloud, runners: dict[str, FakeRunner]) -> Reconciling:
 
 
 async def test_one_list_call_serves_many_jobs(
-    reconciling: Reconciling, cloud: Cloud, runners: dict[str, FakeRunner]
+    reconciling: Reconciling, cloud: Cloud, runners: Runners
 ) -> None:
     runners |= {f"job-{n}": FakeRunner() for n in range(200)}
     cloud.listed = [running(cloud_id) for cloud_id in runners]
@@ -106,7 +157,7 @@ async def test_one_list_call_serves_many_jobs(
 
 
 async def test_a_job_that_the_list_lacks_is_read_by_itself(
-    reconciling: Reconciling, cloud: Cloud, runners: dict[str, FakeRunner]
+    reconciling: Reconciling, cloud: Cloud, runners: Runners
 ) -> None:
     runners |= {"ended": FakeRunner(), "runs": FakeRunner(), "is read": FakeRunner(reading=True)}
     cloud.listed = [running("runs"), running("is read"), running("somebody else's")]
@@ -117,7 +168,7 @@ async def test_a_job_that_the_list_lacks_is_read_by_itself(
 
 
 async def test_while_nothing_is_live_nothing_is_read(
-    reconciling: Reconciling, cloud: Cloud, runners: dict[str, FakeRunner]
+    reconciling: Reconciling, cloud: Cloud, runners: Runners
 ) -> None:
     async with reconciling(connected=False) as reconciler:
         reconciler.read_soon()
@@ -134,7 +185,7 @@ async def test_while_nothing_is_live_nothing_is_read(
 
 
 async def test_with_the_socket_open_it_is_read_seldom_and_without_it_often(
-    reconciling: Reconciling, cloud: Cloud, runners: dict[str, FakeRunner]
+    reconciling: Reconciling, cloud: Cloud, runners: Runners
 ) -> None:
     runners["a"] = FakeRunner()
     async with reconciling(connected=True):
@@ -144,9 +195,7 @@ async def test_with_the_socket_open_it_is_read_seldom_and_without_it_often(
         await cloud.until_asked(3)
 
 
-async def test_waits_are_jittered(
-    reconciling: Reconciling, cloud: Cloud, runners: dict[str, FakeRunner]
-) -> None:
+async def test_waits_are_jittered(reconciling: Reconciling, cloud: Cloud, runners: Runners) -> None:
     runners["a"] = FakeRunner()
     async with reconciling(connected=False, lost_wait=0.04):
         await cloud.until_asked(8)
@@ -156,7 +205,7 @@ async def test_waits_are_jittered(
 
 
 async def test_a_change_of_the_socket_is_followed_by_a_reading(
-    reconciling: Reconciling, cloud: Cloud, runners: dict[str, FakeRunner]
+    reconciling: Reconciling, cloud: Cloud, runners: Runners
 ) -> None:
     runners["a"] = FakeRunner()
     async with reconciling() as reconciler:
@@ -166,7 +215,7 @@ async def test_a_change_of_the_socket_is_followed_by_a_reading(
 
 
 async def test_a_change_in_the_middle_of_a_reading_is_followed_by_another(
-    reconciling: Reconciling, cloud: Cloud, runners: dict[str, FakeRunner]
+    reconciling: Reconciling, cloud: Cloud, runners: Runners
 ) -> None:
     runners["a"] = FakeRunner()
     async with reconciling() as reconciler:
@@ -177,7 +226,7 @@ async def test_a_change_in_the_middle_of_a_reading_is_followed_by_another(
 
 
 async def test_readings_that_fail_are_made_ever_more_seldom(
-    reconciling: Reconciling, cloud: Cloud, runners: dict[str, FakeRunner]
+    reconciling: Reconciling, cloud: Cloud, runners: Runners
 ) -> None:
     runners["a"] = FakeRunner()
     cloud.failure = CloudUnreachable("down")
@@ -190,7 +239,7 @@ async def test_readings_that_fail_are_made_ever_more_seldom(
 
 
 async def test_retry_after_is_waited_out_even_when_the_socket_comes_back(
-    reconciling: Reconciling, cloud: Cloud, runners: dict[str, FakeRunner]
+    reconciling: Reconciling, cloud: Cloud, runners: Runners
 ) -> None:
     runners["a"] = FakeRunner()
     cloud.failure = refusal("GET /api/jobs", 429, "", 0.3)
@@ -205,7 +254,7 @@ async def test_retry_after_is_waited_out_even_when_the_socket_comes_back(
 async def test_no_failure_ends_it(
     reconciling: Reconciling,
     cloud: Cloud,
-    runners: dict[str, FakeRunner],
+    runners: Runners,
     failure: Exception,
 ) -> None:
     runners["a"] = FakeRunner()
@@ -216,3 +265,22 @@ async def test_no_failure_ends_it(
         cloud.listed = [running("a")]
         await cloud.until_asked(3)
     assert runners["a"].posted
+
+
+async def test_jobs_of_an_account_that_cannot_be_read_say_so_and_end_as_lost(
+    reconciling: Reconciling, cloud: Cloud, runners: Runners
+) -> None:
+    runners["a"] = FakeRunner()
+    cloud.failure = refusal("GET /api/jobs", 401, "", None)
+    async with reconciling(connected=False, lost_timeout=0.05) as reconciler:
+        await cloud.until_asked(1)
+        await asyncio.sleep(0)
+        assert runners.jobs["a"].reason == "dead_key"
+        async with asyncio.timeout(60):
+            while not runners["a"].posted:  # noqa: ASYNC110 (a list has no event)
+                await asyncio.sleep(0.005)
+        assert runners["a"].posted[0].lost
+        assert "API key" in runners["a"].posted[0].reason
+        cloud.failure, cloud.listed = None, [running("a")]
+        await reconciler.read()
+        assert runners.jobs["a"].reason is None

@@ -14,8 +14,8 @@ import pytest
 from pydantic import SecretStr
 from stack import PATIENCE, Client, running_proxy
 
-from proxy.accounts import health
-from proxy.jobs.request import Request
+from proxy.jobs import accounts as account_health
+from proxy.jobs.models import JobRequest
 from proxy.members.member import Limits, Member
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
@@ -209,8 +209,8 @@ async def test_a_job_keeps_its_place_while_the_account_rests(
     monkeypatch: pytest.MonkeyPatch,
     refusal: str,
 ) -> None:
-    for reason in health.RESTS:
-        monkeypatch.setitem(health.RESTS, reason, (0.1, 1.0))
+    for reason in account_health.RESTS:
+        monkeypatch.setitem(account_health.RESTS, reason, (0.1, 1.0))
     await client.submit(gated.GRAPH)
     waiting = [await client.submit(graphs.plain(color)) for color in range(2)]
     simulator.switches.update({"refuse_prompt": refusal})
@@ -298,7 +298,7 @@ async def test_members_take_turns_and_see_what_is_before_them(
         await directory.add(Member("limited", limits=Limits(max_running=0)))
 
         async def submit(member: str, graph: dict[str, Any]) -> str:
-            accepted = await jobs.submit(member, Request(graph))
+            accepted = await jobs.submit(member, JobRequest(graph))
             jobs.release(member, accepted.prompt_id)
             return str(accepted.prompt_id)
 
@@ -306,10 +306,10 @@ async def test_members_take_turns_and_see_what_is_before_them(
         annas = [await submit("anna", graphs.plain(color)) for color in range(3)]
         bens = [await submit("ben", graphs.plain(color)) for color in range(10, 12)]
         never = await submit("limited", graphs.plain(20))
-        assert jobs.queue_remaining("anna") == 4 + 3
+        await until(lambda: jobs.queue_remaining("anna") == 4 + 3)
         assert jobs.queue_remaining("ben") == 2 + 2
         assert jobs.queue_remaining("nobody") == 0
-        views = jobs.overview()
+        views = (await jobs.overview()).jobs
         assert [view.state for view in views[:2]] == ["running", "waiting"]
         why = {view.prompt_id: view.reason for view in views}
         assert why[never] == "limit"
@@ -323,7 +323,7 @@ async def test_members_take_turns_and_see_what_is_before_them(
         assert served == [bens[0], annas[0], bens[1], annas[1], annas[2]]
         assert await jobs.cancel("limited", never)
         assert not await jobs.cancel("limited", never)
-        assert jobs.overview() == []
+        assert (await jobs.overview()).jobs == []
 
 
 async def test_a_job_moves_to_the_account_that_takes_it(

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
-from proxy.accounts.health import Reason
-from proxy.cloud.client import Submission
+from proxy.cloud.client import CloudClient, Submission
 from proxy.cloud.errors import (
     CloudAmbiguous,
     CloudDown,
@@ -20,7 +21,9 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     unanswered,
 )
-from proxy.jobs.record import JobRecord
+from proxy.cloud.resilience import Backoff
+from proxy.jobs.accounts import Reason
+from proxy.jobs.models import Job
 from proxy.translate.errors import (
     LocalError,
     from_cloud,
@@ -29,7 +32,6 @@ from proxy.translate.errors import (
     is_throttling,
     type_of,
 )
-from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -44,27 +46,6 @@ _RECENT = 100
 
 #: Of how many jobs the mark is remembered.
 _REMEMBERED = 2000
-
-
-class Cloud(Protocol):
-    """What a submission needs of the cloud."""
-
-    async def submit(
-        self,
-        graph: dict[str, Any],
-        *,
-        extra_data: dict[str, Any],
-        partial_execution_targets: list[str] | None = None,
-    ) -> Submission:
-        """`POST /api/prompt`, once."""
-
-    async def jobs(
-        self, statuses: Iterable[str] = (), *, limit: int | None = None
-    ) -> list[Snapshot]:
-        """The account's jobs, newest first."""
-
-    async def job(self, cloud_id: str) -> Snapshot | None:
-        """A job's detail with the `extra_data` that it was submitted with."""
 
 
 class UnansweredError(LocalError):
@@ -119,13 +100,15 @@ class Submitter:
     """Submits jobs.
 
     `patience` bounds, in seconds, the wait while the cloud says "not now"; `looks` are the waits
-    before each look for a job whose submission was not answered.
+    before each look for a job whose submission was not answered. `known` tells which ids of the
+    cloud are of jobs that need not be looked at; events that come before the answer to a
+    submission wait while `expecting` lasts.
     """
 
     def __init__(
         self,
-        cloud: Cloud,
-        known: Callable[[str], bool],
+        cloud: CloudClient,
+        known: Callable[[Iterable[str]], Awaitable[set[str]]],
         expecting: Callable[[], AbstractContextManager[None]],
         *,
         patience: float = 30.0,
@@ -140,7 +123,7 @@ class Submitter:
 
     async def submit(
         self,
-        job: JobRecord,
+        job: Job,
         graph: dict[str, Any],
         extra_data: dict[str, Any],
         *,
@@ -154,7 +137,6 @@ class Submitter:
         one's mark before anything is sent again. `patience` replaces the usual one. Raises
         `SubmissionError`, or `UnansweredError` if nobody can tell.
         """
-        mark = _mark(job)
         patience = self._patience if patience is None else min(patience, self._patience)
         waits, spent = _waits(patience), 0.0
         with self._expecting():
@@ -163,7 +145,7 @@ class Submitter:
                 try:
                     return await self._cloud.submit(
                         graph,
-                        extra_data={**extra_data, **lent(), MARK: mark},
+                        extra_data={**extra_data, **lent(), MARK: job.mark},
                         partial_execution_targets=job.targets,
                     )
                 except CloudAmbiguous as error:
@@ -196,15 +178,16 @@ class Submitter:
                 log.info("submission_delayed", seconds=round(wait, 2))
                 await asyncio.sleep(wait)
 
-    async def find(self, job: JobRecord) -> str | None:
+    async def find(self, job: Job) -> str | None:
         """The cloud id of a job whose submission was not answered, or `None` if it is not there.
 
         Raises `CloudError` when the account cannot be read.
         """
-        mark = _mark(job)
-        for entry in await self._cloud.jobs(limit=_RECENT):
-            if not self._known(entry.cloud_id) and await self._mark_of(entry.cloud_id) == mark:
-                return entry.cloud_id
+        recent = [entry.cloud_id for entry in await self._cloud.jobs(limit=_RECENT)]
+        known = await self._known(recent)
+        for cloud_id in recent:
+            if cloud_id not in known and await self._mark_of(cloud_id) == job.mark:
+                return cloud_id
         return None
 
     async def _mark_of(self, cloud_id: str) -> object:
@@ -218,7 +201,7 @@ class Submitter:
                 del self._marks[next(iter(self._marks))]
         return self._marks[cloud_id]
 
-    async def _find_patiently(self, job: JobRecord) -> str | None:
+    async def _find_patiently(self, job: Job) -> str | None:
         """Look several times: a job that has just been taken may not be listed yet."""
         try:
             for wait in self._looks:
@@ -231,6 +214,43 @@ class Submitter:
         return None
 
 
+class SubmissionRecovery:
+    """Settles submissions of which nobody knows whether they arrived.
+
+    The process ended, or the account could not be read, between the call and its answer. The job
+    may be on the cloud: it is looked for by its mark until it is found or certainly not there. One
+    that is not found for `certain` seconds, counted from the first look that succeeded, is not
+    there; looks are `waits` apart.
+    """
+
+    def __init__(
+        self,
+        submitter: Submitter,
+        *,
+        certain: float = 15.0,
+        waits: Backoff = Backoff(first=0.5, longest=10.0),  # noqa: B008 (frozen)
+    ) -> None:
+        self._submitter = submitter
+        self._certain = certain
+        self._waits = waits
+
+    async def look(self, job: Job) -> str | None:
+        """The cloud id of the job, or `None` when it is certain that the cloud does not have it."""
+        since: float | None = None
+        for looks in itertools.count(1):
+            begun = time.monotonic()
+            try:
+                cloud_id = await self._submitter.find(job)
+            except CloudError as error:
+                log.warning("unanswered_job_read_failed", error=str(error))
+            else:
+                since = begun if since is None else since
+                if cloud_id is not None or begun - since >= self._certain:
+                    return cloud_id
+            await asyncio.sleep(self._waits.after(looks))
+        raise AssertionError("the looks never end")
+
+
 def _silent(error: CloudError) -> SubmissionError:
     told = unanswered(error, "The job was not submitted", "submit it again")
     return SubmissionError(told, "unreachable", error.retry_after)
@@ -239,10 +259,6 @@ def _silent(error: CloudError) -> SubmissionError:
 def _refused(error: CloudRefused) -> SubmissionError:
     told = from_cloud(error.status, error.body, error.retry_after)
     return SubmissionError(told, fault_of(error.status, error.body), error.retry_after)
-
-
-def _mark(job: JobRecord) -> str:
-    return f"{job.member}/{job.prompt_id}/{job.create_time}"
 
 
 def _waits(patience: float) -> Iterator[float]:

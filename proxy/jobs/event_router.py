@@ -6,17 +6,18 @@ than the answer to the submission that made its job, so those of unknown jobs wa
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from proxy.jobs.happenings import CloudEvent
+from proxy.jobs.tracker import EventReceived
 from proxy.translate import events, messages
 from proxy.translate.messages import CloudFrame, CloudPicture
 
-Inbox: TypeAlias = Callable[[CloudEvent | CloudFrame], None]
+Inbox: TypeAlias = Callable[[EventReceived | CloudFrame], None]
 
 #: Bytes of events of unknown jobs that are kept: some ten thousand usual ones.
 EVENT_BYTES = 8 * 1024 * 1024
@@ -36,7 +37,7 @@ class _Early:
     at: float
     number: int
     cloud_id: str
-    item: CloudEvent | CloudFrame
+    item: EventReceived | CloudFrame
     size: int
 
 
@@ -69,7 +70,7 @@ class _Waiting:
         self.size -= self._entries.popleft().size
 
 
-class Router:
+class EventRouter:
     """Knows which cloud id belongs to which job.
 
     `clock` gives seconds. An event of an unknown job is kept for `keep` seconds, or while a
@@ -78,7 +79,7 @@ class Router:
 
     def __init__(
         self,
-        clock: Callable[[], float],
+        clock: Callable[[], float] = time.monotonic,
         *,
         keep: float = 5.0,
         event_bytes: int = EVENT_BYTES,
@@ -136,7 +137,7 @@ class Router:
         elif type_ in ("executing", "progress", "progress_state"):
             self._running.add(cloud_id)
             self._latest = cloud_id
-        self._deliver(cloud_id, CloudEvent(type_, data))
+        self._deliver(cloud_id, EventReceived(type_, data))
 
     def on_frame(self, data: bytes) -> None:
         """Take a binary message of the cloud.
@@ -153,7 +154,7 @@ class Router:
         if cloud_id is not None:
             self._deliver(cloud_id, frame)
 
-    def _deliver(self, cloud_id: str, item: CloudEvent | CloudFrame) -> None:
+    def _deliver(self, cloud_id: str, item: EventReceived | CloudFrame) -> None:
         inbox = self._inboxes.get(cloud_id)
         if inbox is not None:
             inbox(item)
@@ -170,11 +171,11 @@ class Router:
         (self._pictures if picture else self._events).append(early)
 
 
-def _size(item: CloudEvent | CloudFrame) -> int:
+def _size(item: EventReceived | CloudFrame) -> int:
     """The bytes that a message takes, about: those of its strings, and some for each value."""
     if isinstance(item, CloudPicture):
         return _OVERHEAD + len(item.image)
-    size, pending = _OVERHEAD, [item.data if isinstance(item, CloudEvent) else item.text]
+    size, pending = _OVERHEAD, [item.data if isinstance(item, EventReceived) else item.text]
     while pending:
         value: Any = pending.pop()
         size += 64

@@ -1,0 +1,237 @@
+"""Comfy Cloud accounts: how many jobs each runs, whether it takes any, and which takes the next.
+
+`Slots`, `AccountHealth` and `AccountChoice` decide without I/O and without a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from proxy.cloud.client import CloudClient
+from proxy.translate.errors import LocalError
+
+#: The account of a key that is set by itself.
+DEFAULT = "default"
+
+#: The most jobs at once that any plan runs; learning goes no further.
+MOST = 5
+
+#: So many readings in a row must show too many held jobs before the estimate shrinks.
+_DOUBTS = 3
+
+
+class Slots:
+    """What an account runs at once, and how many jobs may be there to keep it busy.
+
+    Pure. `fixed` is the number of slots, 0 if it is to be learnt; `ahead` jobs more may be on the
+    cloud, so that the next one begins without a round trip. What is learnt begins with 1, grows
+    when everything on the cloud runs at once, and shrinks when jobs keep waiting for a slot.
+    """
+
+    def __init__(self, fixed: int = 0, ahead: int = 0) -> None:
+        self._fixed = fixed
+        self._ahead = ahead
+        self._learnt = 1
+        self._is_limit = False
+        self._doubts = 0
+
+    @property
+    def count(self) -> int:
+        """How many jobs run at once, as far as is known."""
+        return self._fixed or self._learnt
+
+    @property
+    def learning(self) -> bool:
+        """Whether nobody has set the number."""
+        return not self._fixed
+
+    @property
+    def certain(self) -> bool:
+        """Whether the number is set, or the cloud has said that more do not run."""
+        return not self.learning or self._is_limit
+
+    @property
+    def limit(self) -> int:
+        """How many jobs may be on the cloud. One more than run, until the limit is certain."""
+        return self.count + (self._ahead if self.certain else max(1, self._ahead))
+
+    def free(self, on_cloud: int) -> bool:
+        """Whether another job may go there beside `on_cloud` ones."""
+        return on_cloud < self.limit
+
+    def restore(self, learnt: int) -> None:
+        """Go on with a number that was learnt before; the plan may be another one since."""
+        self._learnt = max(1, min(learnt, MOST))
+        self._is_limit, self._doubts = self._learnt >= MOST, 0
+
+    def running(self, count: int) -> bool:
+        """So many jobs of ours run at once now. Says whether more may go there than before."""
+        before = self.limit
+        if self.learning and count > self._learnt:
+            self._learnt = min(count, MOST)
+            self._is_limit, self._doubts = count >= MOST, 0
+        return self.limit > before
+
+    def held(self, count: int, running: int) -> None:
+        """A reading: `count` jobs wait for want of a slot (`concurrency_limit`), `running` run."""
+        if not self.learning or not count:
+            self._doubts = 0
+            return
+        if running >= self._learnt:
+            self._is_limit, self._doubts = True, 0
+            return
+        self._doubts += 1
+        if self._doubts >= _DOUBTS:
+            self._learnt, self._is_limit, self._doubts = max(1, running), True, 0
+
+
+Reason = Literal["no_credits", "dead_key", "queue_limit", "rate_limited", "unreachable"]
+
+#: The first and the longest rest in seconds. What a person must repair is tried less often.
+RESTS: dict[Reason, tuple[float, float]] = {
+    "no_credits": (5.0, 300.0),
+    "dead_key": (5.0, 300.0),
+    "queue_limit": (1.0, 60.0),
+    "rate_limited": (1.0, 60.0),
+    "unreachable": (1.0, 30.0),
+}
+
+#: What does not pass by itself within any time that a client may be left to wait.
+UNABLE = frozenset({"no_credits", "dead_key", "queue_limit"})
+
+
+class AccountHealth:
+    """An account that is well, or rests for a reason until some time.
+
+    `now` is any clock in seconds that does not run backwards. After a rest one job is let through
+    to try; if that fails for the same reason, the next rest is twice as long. `refusal` is what the
+    last failure tells a client, `unable_since` when the account began to be `UNABLE` to take jobs.
+    """
+
+    def __init__(self) -> None:
+        self.reason: Reason | None = None
+        self.until = 0.0
+        self.refusal: LocalError | None = None
+        self.unable_since: float | None = None
+        self._rest = 0.0
+        self._trying = False
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is known against the account."""
+        return self.reason is None
+
+    def ready(self, now: float) -> bool:
+        """Whether a waiting job may go there: well, or rested and nobody tries just now."""
+        return self.well or (now >= self.until and not self._trying)
+
+    def sent(self) -> None:
+        """A job goes there; of an account that rested it is the one that tries."""
+        self._trying = not self.well
+
+    def worked(self) -> None:
+        """The account took a job, or refused it for a reason of the job's own."""
+        self.renewed()
+
+    def failed(
+        self,
+        reason: Reason,
+        now: float,
+        asked: float | None = None,
+        refusal: LocalError | None = None,
+    ) -> None:
+        """The account refused a job for a reason of its own; `asked` is its `Retry-After`."""
+        first, longest = RESTS[reason]
+        self.refusal = refusal
+        if reason not in UNABLE:
+            self.unable_since = None
+        elif self.unable_since is None:
+            self.unable_since = now
+        again = reason == self.reason
+        if again and not self._trying and now < self.until:
+            return  # jobs that were sent together fail together: that is one failure
+        self._rest = min(self._rest * 2, longest) if again else first
+        self.reason = reason
+        self.until = now + max(self._rest, asked or 0.0)
+        self._trying = False
+
+    def unsettled(self) -> None:
+        """The job that tried came back without a word on the account."""
+        self._trying = False
+
+    def eased(self, now: float) -> None:
+        """A job has left the account: one that had too many may be tried at once."""
+        if self.reason in ("queue_limit", "rate_limited"):
+            self.until = min(self.until, now)
+
+    def renewed(self) -> None:
+        """Another key, or proof that it works: nothing is known against the account any more."""
+        self.reason = self.refusal = self.unable_since = None
+        self.until = self._rest = 0.0
+        self._trying = False
+
+
+class AccountChoice:
+    """Weighted turns of accounts, pure. One that could not serve for a while gets no credit."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._next: dict[str, float] = {}
+
+    def of(self, weights: Mapping[str, float]) -> str | None:
+        """The one of these accounts (name to weight) whose turn it is; `None` of none."""
+        return min(weights, key=self._start, default=None)
+
+    def took(self, name: str, weight: float) -> None:
+        """The account got a job."""
+        self._now = self._start(name)
+        self._next[name] = self._now + 1.0 / weight
+
+    def _start(self, name: str) -> float:
+        return max(self._now, self._next.get(name, 0.0))
+
+
+def may_use(allowed: Iterable[str], member: str) -> bool:
+    """Whether a member's jobs may run where `allowed` are named; none named is everybody."""
+    names = frozenset(allowed)
+    return not names or member in names
+
+
+@dataclass(slots=True, eq=False)
+class Account:
+    """An account with its calls.
+
+    `key` is the API key that is lent to partner nodes; it changes with `use_key`. `members` are
+    those whose jobs may run on the account, none named is everybody. With `plain_http` the key may
+    go over HTTP without TLS.
+    """
+
+    name: str
+    cloud: CloudClient
+    key: str = field(repr=False)
+    slots: Slots = field(default_factory=Slots)
+    health: AccountHealth = field(default_factory=AccountHealth)
+    weight: float = 1.0
+    members: tuple[str, ...] = ()
+    plain_http: bool = False
+
+    def allows(self, member: str) -> bool:
+        """Whether the member's jobs may run here."""
+        return may_use(self.members, member)
+
+    def use_key(self, key: str) -> None:
+        """Take another key for calls from now on."""
+        self.key = key
+        self.health.renewed()
+        self.cloud.use_key(key)
+
+
+def best_first(accounts: Iterable[Account], member: str | None = None) -> list[Account]:
+    """The accounts, those of which nothing bad is known before the rest.
+
+    With a `member` only those that the member may use.
+    """
+    usable = [account for account in accounts if member is None or account.allows(member)]
+    return sorted(usable, key=lambda account: not account.health.well)

@@ -1,0 +1,859 @@
+"""The engine runs jobs: it holds the live ones, sends them, follows them and records their ends.
+
+It hears of new jobs and of cancellations on the bus, writes every change of state to the storage
+and publishes what clients are to know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Protocol
+
+import structlog
+
+from proxy.bus.base import EventBus
+from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.resilience import Backoff
+from proxy.jobs.accounts import Account, AccountHealth
+from proxy.jobs.models import (
+    ENDS,
+    AccountView,
+    CancelAnswered,
+    CancelRequested,
+    HistoryChanged,
+    Job,
+    JobAccepted,
+    JobAnswered,
+    JobChanged,
+    JobDispatched,
+    JobKey,
+    JobLeft,
+    JobMessage,
+    JobReceived,
+    JobReleased,
+    JobsAhead,
+    JobState,
+    OverviewAnswered,
+    OverviewRequested,
+    Policy,
+    now,
+    view_of,
+)
+from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.runner import OutputNames, Runner
+from proxy.jobs.scheduler import Scheduler
+from proxy.jobs.submitter import SubmissionError, UnansweredError
+from proxy.jobs.tracker import RecordEnd, SnapshotReceived
+from proxy.jobs.worker import AccountWorker, WithdrawnError
+from proxy.members.member import Member
+from proxy.storage.database import StorageError
+from proxy.supervisor import Supervisor
+from proxy.timeouts import Timeouts
+from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, retry_header
+from proxy.translate.messages import Message
+from proxy.translate.snapshot import Snapshot
+
+log = structlog.get_logger(__name__)
+
+#: Seconds in which changes for others' queues are gathered before they are told.
+_TELLING = 0.05
+
+#: Seconds until jobs are tried again after a failure that is nobody's but ours (a full disk).
+_OWN_FAULT = 2.0
+
+#: How long, in seconds, a "not now" is waited out before a waiting job goes back into the queue.
+_BRIEFLY = 2.0
+
+#: Between two searches for a job whose account is in the settings no more.
+_SEARCH = Backoff(first=0.5, longest=30.0)
+
+#: How long, in seconds, a job waits for the end of another one to be told.
+_TURN_PATIENCE = 2.0
+
+
+class Files(OutputNames, Protocol):
+    """What the engine needs of the files."""
+
+    async def ensure_sent(
+        self, member: str, graph: Mapping[str, Any], *, choices: KnownClass, account: str
+    ) -> None:
+        """Send the uploads that a graph names, where the account has not had them."""
+
+    async def substitute(
+        self, member: str, graph: dict[str, Any], *, choices: KnownClass, account: str
+    ) -> dict[str, Any]:
+        """The graph with the cloud's names on the account in place of the member's."""
+
+
+class Catalog(Protocol):
+    """What the engine needs of the catalog."""
+
+    def known(self, name: str) -> Mapping[str, Any] | None:
+        """A node class, `None` if there is none."""
+
+    async def wait_loaded(self, timeout: float) -> bool:  # noqa: ASYNC109
+        """Wait until the node classes are there, at most `timeout` seconds."""
+
+
+#: The catalog's word on a node class, or `None` while it has none.
+KnownClass = Callable[[str], Mapping[str, Any] | None]
+
+
+class _ElsewhereError(Exception):
+    """The account cannot take the job, but another one that is well may."""
+
+
+class Engine:
+    """Runs the jobs of every member on all `accounts`.
+
+    `member` gives weight and limits of a member; call `members_changed` when they are others.
+    `secrets` are the accounts' keys, which no message and no record may show.
+    """
+
+    def __init__(
+        self,
+        *,
+        recorder: JobRecorder,
+        bus: EventBus,
+        accounts: Iterable[Account],
+        files: Files,
+        catalog: Catalog,
+        policy: Policy,
+        timeouts: Timeouts,
+        member: Callable[[str], Member] = Member,
+        supervisor: Supervisor | None = None,
+    ) -> None:
+        self.recorder = recorder
+        self.files = files
+        self.catalog = catalog
+        self.policy = policy
+        self.timeouts = timeouts
+        self.accounts = {account.name: account for account in accounts}
+        self.secrets: tuple[str, ...] = tuple(one.key for one in self.accounts.values())
+        self.scheduler = Scheduler(self.accounts, member, policy.fair_by)
+        self.jobs: dict[JobKey, Job] = {}
+        self.workers = {name: AccountWorker(one, self) for name, one in self.accounts.items()}
+        self._bus = bus
+        self._supervisor = supervisor or Supervisor()
+        self._ahead: dict[str, int] = {}
+        self._ends: dict[JobKey, tuple[RecordEnd, int]] = {}
+        self._paused_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._telling: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    # --- life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take over: read what was kept, follow again what has not ended, open the sockets.
+
+        Raises `StorageError`.
+        """
+        jobs, shares = await self.recorder.start()
+        self.scheduler.restore(shares)
+        self._bus.subscribe("engine", self._hear)
+        for job in jobs:
+            self._restore(job)
+        self._supervisor.keep(self.recorder.run, "write the jobs")
+        self._supervisor.keep(self.recorder.renew, "renew the lease")
+        for worker in self.workers.values():
+            await worker.socket.start()
+            self._supervisor.keep(worker.reconciler.run, f"reconcile {worker.name}")
+        self.pump()
+
+    async def close(self) -> None:
+        """Stop following; the jobs go on on the cloud, and what waits is on disk."""
+        self._closed = True
+        for timer in (self._timer, self._telling):
+            if timer is not None:
+                timer.cancel()
+        for worker in self.workers.values():
+            await worker.socket.close()
+        await self._supervisor.close()
+        await self.recorder.close()
+
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run something for a job; it ends with the engine."""
+        return self._supervisor.spawn(work, name)
+
+    def _restore(self, job: Job) -> None:
+        """Go on with a job from before the start."""
+        self.jobs[job.key] = job
+        if job.state in (JobState.RECEIVED, JobState.QUEUED):
+            if job.state is JobState.RECEIVED:
+                job.to(JobState.QUEUED)
+            job.accepted = True
+            self.scheduler.queue.add(job)
+            self._publish(job.member, JobChanged(job))
+            return
+        worker = self.workers.get(job.account)
+        if worker is None:
+            self.spawn(self._find_home(job), f"find the account of {job.prompt_id}")
+            self._publish(job.member, JobChanged(job))
+            return
+        self.scheduler.keep(job)
+        if job.cloud_id and job.cancel_requested:
+            self.spawn(worker.cancel_on_its_way(job), f"cancel {job.prompt_id}")
+        elif job.cloud_id:
+            self._follow(job, worker)
+            worker.reconciler.read_soon()
+        else:
+            if job.state is JobState.SUBMITTING:
+                job.to(JobState.UNKNOWN)
+            self._seek(job)
+
+    async def _find_home(self, job: Job) -> None:
+        """Find the account of a job whose own is in the settings no more, by asking all.
+
+        The job is shown with the reason, and ends as lost after `lost_timeout`.
+        """
+        job.reason, since = "no_account", time.monotonic()
+        for failures in itertools.count(1):
+            for worker in self.workers.values():
+                with suppress(CloudError):
+                    if job.cloud_id:
+                        there = await worker.cloud.job(job.cloud_id) is not None
+                    else:
+                        found = await worker.submitter.find(job)
+                        there, job.cloud_id = found is not None, found or ""
+                    if there:
+                        job.reason, job.account = None, worker.name
+                        self.scheduler.keep(job)
+                        self._taken(job, job.cloud_id)
+                        return
+            lost = self.policy.lost_timeout
+            if lost and time.monotonic() - since >= lost:
+                self.refuse(job, _lost_account(job.account))
+                return
+            await asyncio.sleep(_SEARCH.after(failures))
+
+    # --- what the api asks -----------------------------------------------------------------
+
+    def _hear(self, said: object) -> None:
+        match said:
+            case JobReceived(job=job, found=found):
+                self.spawn(self._receive(job, found), f"take in {job.prompt_id}")
+            case JobReleased(key=key, watched=watched):
+                self._release(key, watched)
+            case OverviewRequested(request=request, member=member):
+                self._bus.publish(f"answers.{request}", self.overview(member))
+            case CancelRequested():
+                self.spawn(self._cancel(said), "cancel jobs")
+
+    async def _receive(self, job: Job, found: dict[str, Any] | None) -> None:
+        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
+        key = job.key
+        try:
+            if key in self.jobs:
+                raise LocalError(
+                    400,
+                    "invalid_prompt_id",
+                    "A job with this prompt_id is in the queue already; choose another one.",
+                    details=job.prompt_id,
+                )
+            if not self.scheduler.has_account(job.member):
+                raise LocalError(
+                    403,
+                    "no_account",
+                    "No Comfy Cloud account takes jobs of this member; ask who runs the proxy to "
+                    "add the member to an account.",
+                )
+            self.jobs[key] = job
+            node_errors = await self._place(job, found)
+        except LocalError as error:
+            answer = JobAnswered(key, error=error)
+        except StorageError as error:
+            log.error("job_save_failed", error=str(error))
+            answer = JobAnswered(key, error=_store_unavailable())
+        except Exception as error:
+            log.exception("job_take_failed")
+            answer = JobAnswered(key, error=error)
+        else:
+            answer = JobAnswered(key, node_errors)
+            self._publish(job.member, JobAccepted(job))
+        self._bus.publish(f"answers.{job.member}.{job.prompt_id}", answer)
+
+    async def _place(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
+        """Send a new job at once if there is a slot for it, or let it wait; its node errors.
+
+        What waits could not use the slot.
+        """
+        while (
+            account := self.scheduler.account_for(job.member, probing=True)
+        ) is not None and self.scheduler.may_go_at_once(job, account):
+            self.scheduler.take(job, account)
+            try:
+                return await self._send_new(job, self.workers[account.name], found)
+            except _ElsewhereError:
+                self.scheduler.give_back(job)
+        job.accepted = True
+        job.outputs_to_execute = output_nodes(job, found or {}, self.catalog.known)
+        job.to(JobState.QUEUED)
+        try:
+            await self.recorder.save(job)
+        except StorageError:
+            self.jobs.pop(job.key, None)
+            raise
+        self._publish(job.member, JobChanged(job))
+        self.scheduler.queue.add(job)
+        self.pump()
+        self._note_ahead(job.member, tell=False)
+        return found or {}
+
+    async def _send_new(
+        self, job: Job, worker: AccountWorker, found: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        """Send a new job within its request, so that a refusal is the answer.
+
+        Raises `_ElsewhereError` if the account cannot take it and another one may.
+        """
+        elsewhere = self.scheduler.has_other(job)
+        if job.state is not JobState.SUBMITTING:
+            job.to(JobState.SUBMITTING)
+        job.outputs_to_execute = output_nodes(job, found or {}, self.catalog.known)
+        try:
+            submitted = await worker.send(job, patience=0.0 if elsewhere else None)
+        except UnansweredError:
+            self._lose_answer(job)
+            raise
+        except SubmissionError as error:
+            self._note_refusal(job, error)
+            if elsewhere and error.fault is not None:
+                raise _ElsewhereError from error
+            await self._drop(job)
+            refusal = error.refusal
+            refusal.node_errors = await self.files.reveal(job.member, refusal.node_errors)
+            refusal.details = await self.files.reveal(job.member, refusal.details)
+            raise refusal from error
+        except LocalError as error:
+            if elsewhere and error.status >= 500:
+                self._note_refusal(job, SubmissionError(error, "unreachable"))
+                raise _ElsewhereError from error
+            await self._drop(job)
+            raise
+        except asyncio.CancelledError:
+            raise
+        except BaseException:
+            await self._drop(job)
+            raise
+        node_errors = {**(found or {}), **fill_node_errors(submitted.node_errors)}
+        told: dict[str, Any] = await self.files.reveal(job.member, node_errors)
+        job.outputs_to_execute = output_nodes(job, told, self.catalog.known)
+        self._taken(job, submitted.cloud_id)
+        return told
+
+    def _release(self, key: JobKey, watched: bool) -> None:
+        """The client has its answer: the job's messages may go out."""
+        job = self.jobs.get(key)
+        if job is None or job.answered:
+            return
+        job.answered = True
+        if job.watched != watched:
+            job.watched = watched
+            self.recorder.changed(job)
+        if job.runner is not None:
+            job.runner.release()
+
+    # --- the queue -------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Let go whatever may go now, and look again when a resting account has rested."""
+        if self._closed:
+            return
+        at = time.monotonic()
+        if at >= self._paused_until:
+            while (found := self.scheduler.next()) is not None:
+                job, account = found
+                self.scheduler.take(job, account)
+                job.to(JobState.SUBMITTING)
+                job.reason = job.message = None
+                self._publish(job.member, JobChanged(job))
+                self.spawn(self._send(job, self.workers[account.name]), f"send {job.prompt_id}")
+        due = self._give_up(at)
+        self._tell_ahead()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        wakes = [self.scheduler.wake(), self._paused_until, due]
+        later = [one for one in wakes if one is not None and one > at]
+        if later and len(self.scheduler.queue):
+            wait = max(min(later) - time.monotonic(), 0.001)
+            self._timer = asyncio.get_running_loop().call_later(wait, self.pump)
+
+    async def use_key(self, account: str, key: str) -> None:
+        """Take another key of an account, show it to nobody, and let jobs go again."""
+        self.secrets = (key, *self.secrets)
+        await self.workers[account].use_key(key)
+        self.pump()
+
+    def members_changed(self) -> None:
+        """Weights or limits are others: look whether a job may go now."""
+        self.pump()
+
+    def _give_up(self, at: float) -> float | None:
+        """End waiting jobs that no account has been able to take for too long.
+
+        Returns when (`time.monotonic()`) the next one is due, if one is.
+        """
+        if not self.policy.unable_timeout:
+            return None
+        wall, due = now(), []
+        for member in self.scheduler.queue.members():
+            found = self.scheduler.unable(member)
+            if found is None:
+                continue
+            since, refusal = found
+            for job in self.scheduler.queue.of(member):
+                waited = min(at - since, max(0, wall - job.create_time) / 1000)
+                if waited < self.policy.unable_timeout:
+                    due.append(at + self.policy.unable_timeout - waited)
+                    continue
+                self.scheduler.queue.remove(job)
+                self.refuse(job, refusal)
+        return min(due, default=None)
+
+    def _note_blocked(self) -> None:
+        """Note on waiting jobs why their accounts take none."""
+        for member in self.scheduler.queue.members():
+            for job, reason, message in self.scheduler.waiting(member):
+                job.reason, job.message = reason, message
+
+    async def _send(self, job: Job, worker: AccountWorker) -> None:
+        """Send a job from the queue."""
+        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
+        try:
+            submitted = await worker.send(job, patience=_BRIEFLY)
+        except WithdrawnError:
+            await self._drop(job)
+        except UnansweredError:
+            self._lose_answer(job)
+        except SubmissionError as error:
+            self._note_refusal(job, error)
+            await self._not_taken(job, None if error.fault else error.refusal)
+        except LocalError as error:
+            passing = error.status >= 500 or error.status == 429
+            if passing:
+                self._note_refusal(job, SubmissionError(error, "unreachable"))
+            await self._not_taken(job, None if passing else error)
+        except Exception as error:
+            if isinstance(error, StorageError):
+                log.error("send_save_failed", error=str(error))
+            else:
+                log.exception("send_failed")
+            self._paused_until = time.monotonic() + _OWN_FAULT
+            await self._not_taken(job, None)
+        else:
+            if submitted.node_errors:
+                log.warning("nodes_omitted", nodes=sorted(submitted.node_errors))
+            self._taken(job, submitted.cloud_id)
+
+    async def _not_taken(self, job: Job, refusal: LocalError | None) -> None:
+        """Back to its place in the queue, or its end if it was refused for its own sake."""
+        if job.cancel_requested:
+            await self._drop(job)
+            return
+        self._health(job).unsettled()
+        self.scheduler.give_back(job)
+        if refusal is not None:
+            self.refuse(job, refusal)
+            self.pump()
+            return
+        job.to(JobState.QUEUED)
+        self.scheduler.queue.add(job)
+        self._publish(job.member, JobChanged(job))
+        self.pump()
+        self.recorder.changed(job, self.scheduler.shares_with(job))
+
+    def refuse(self, job: Job, refusal: LocalError) -> None:
+        """Let an accepted job that is on no account end as failed, with a life of its own."""
+        log.warning("job_refused", job=job.prompt_id, type=refusal.type, message=refusal.message)
+        self._run(job, None)
+        job.runner.post(  # type: ignore[union-attr]
+            SnapshotReceived(
+                Snapshot(
+                    job.prompt_id, "failed", settled=True, execution_error=_as_failure(refusal)
+                )
+            )
+        )
+
+    def _health(self, job: Job) -> AccountHealth:
+        return self.accounts[job.account].health
+
+    def _note_refusal(self, job: Job, error: SubmissionError) -> None:
+        """Note what a refused submission says of the account."""
+        health = self._health(job)
+        if error.fault is None:
+            health.worked()
+            return
+        was_well = health.well
+        health.failed(error.fault, time.monotonic(), error.retry_after, error.refusal)
+        if was_well:
+            log.warning("account_suspended", account=job.account, reason=error.fault)
+
+    async def _drop(self, job: Job) -> None:
+        """Forget a job that nobody was told of, or that was cancelled, and that did not go."""
+        self.jobs.pop(job.key, None)
+        if job.account:
+            self._health(job).unsettled()
+            self.scheduler.give_back(job)
+        self.pump()
+        try:
+            await self.recorder.discard(job, shares=self.scheduler.shares_with(job))
+        except StorageError as error:
+            log.error("record_delete_failed", job=job.prompt_id, error=str(error))
+
+    # --- submissions without an answer ------------------------------------------------------
+
+    def _lose_answer(self, job: Job) -> None:
+        job.to(JobState.UNKNOWN)
+        self.recorder.changed(job)
+        self._seek(job)
+        self._tell_status(job.member)
+
+    def _seek(self, job: Job) -> None:
+        """List a job of which nobody knows whether the cloud has it, and look for it there.
+
+        It counts as pending, so that a client which looks for it does not submit it again.
+        """
+        if not job.cancel_requested:
+            self._publish(job.member, JobChanged(job))
+        self.spawn(self._settle(job), f"look for {job.prompt_id}")
+
+    async def _settle(self, job: Job) -> None:
+        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
+        cloud_id = await self.workers[job.account].recovery.look(job)
+        if cloud_id is not None:
+            log.info("unanswered_job_adopted", cloud_job=cloud_id)
+            new = not job.accepted and not job.cancel_requested
+            self._taken(job, cloud_id)
+            if new:
+                self._publish(job.member, JobAccepted(job))
+            self._tell_status(job.member)
+            return
+        log.info("unanswered_job_dismissed")
+        if job.accepted and not job.cancel_requested:
+            await self._not_taken(job, None)
+            return
+        await self._drop(job)
+        if not job.cancel_requested:
+            self._publish(job.member, JobLeft(job))
+
+    # --- jobs on the cloud -----------------------------------------------------------------
+
+    async def known(self, cloud_ids: Iterable[str]) -> set[str]:
+        """Which of these jobs of an account are ours, live or in the history."""
+        live = {one for worker in self.workers.values() for one in worker.jobs}
+        asked = set(cloud_ids)
+        try:
+            return asked & live | await self.recorder.known(asked - live)
+        except StorageError as error:
+            log.warning("jobs_read_failed", error=str(error))
+            return asked & live
+
+    def _taken(self, job: Job, cloud_id: str) -> None:
+        """The cloud has the job: follow it, or cancel it if it is not wanted any more."""
+        worker = self.workers[job.account]
+        job.cloud_id = cloud_id
+        worker.health.worked()
+        if job.state is not JobState.RUNNING:
+            job.to(JobState.SUBMITTED)
+        if job.cancel_requested:
+            self.spawn(worker.cancel_on_its_way(job), f"cancel {job.prompt_id}")
+            return
+        job.accepted = True
+        self._follow(job, worker)
+        job.credentials = {}
+        waited = max(0, now() - job.create_time) / 1000
+        self._publish(job.member, JobDispatched(job, waited))
+        self.recorder.changed(job)
+
+    def _follow(self, job: Job, worker: AccountWorker) -> None:
+        self._publish(job.member, JobChanged(job))
+        self._run(job, worker)
+        worker.follow(job)
+
+    def _run(self, job: Job, worker: AccountWorker | None) -> None:
+        job.runner = Runner(job, self, None if worker is None else worker.cloud)
+        if job.answered:
+            job.runner.release()
+
+    def forget(self, job: Job) -> None:
+        """A job is the engine's no more: its slot is free."""
+        self.jobs.pop(job.key, None)
+        worker = self.workers.get(job.account)
+        if worker is not None:
+            worker.forget(job)
+        self._free(job)
+
+    def _free(self, job: Job) -> None:
+        if self.scheduler.leave(job):
+            self._health(job).eased(time.monotonic())
+            self.pump()
+
+    # --- what the runners report -----------------------------------------------------------
+
+    def send(self, job: Job, message: Message) -> None:
+        """Deliver a message about a job."""
+        self._bus.publish(f"events.{job.member}", JobMessage(job, message))
+
+    async def turn(self, job: Job) -> None:
+        """Let the ends of the member's other jobs be told first, as on a server with one GPU.
+
+        The cloud begins the next job while the end of the last one still waits for its detail.
+        """
+        earlier = itertools.takewhile(lambda one: one is not job, list(self.jobs.values()))
+        ending = [
+            one.runner.finished.wait()
+            for one in earlier
+            if one.member == job.member and one.runner is not None and one.runner.ending
+        ]
+        if ending:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TURN_PATIENCE):
+                    await asyncio.gather(*ending)
+
+    def started(self, job: Job, at: int) -> None:
+        """The job runs now (`at` in ms)."""
+        if job.started_at is None and job.state is JobState.SUBMITTED:
+            job.started_at = at
+            job.to(JobState.RUNNING)
+            self.recorder.changed(job)
+        if self.scheduler.started(job):
+            self.pump()
+        self._publish(job.member, JobChanged(job))
+        self._tell_status(job.member)
+
+    def over(self, job: Job) -> None:
+        """The cloud has told of the end: the slot is free, whatever is still to be read."""
+        if not job.over:
+            job.over = True
+            self._free(job)
+
+    async def record(self, job: Job, end: RecordEnd) -> None:
+        """Write the history entry. Raises `StorageError`."""
+        count = await self.recorder.end(job, end, self.scheduler.shares_with(job))
+        self._ends[job.key] = end, count
+        self._publish(job.member, HistoryChanged(job.member, job.prompt_id))
+
+    def ended(self, job: Job) -> None:
+        """The job leaves the queue for the history."""
+        end, count = self._ends.pop(job.key)
+        job.to(ENDS[end.outcome])
+        seconds = (end.ended_at - end.started_at) / 1000
+        self.scheduler.ended(job, seconds)
+        self.forget(job)
+        log.info(
+            "job_ended", cloud_job=job.cloud_id, outcome=end.outcome, seconds=round(seconds, 3)
+        )
+        self._publish(job.member, JobLeft(job, end.outcome, seconds, count))
+
+    # --- cancelling ------------------------------------------------------------------------
+
+    async def _cancel(self, asked: CancelRequested) -> None:
+        jobs = [job for key in asked.keys if (job := self.jobs.get(key)) is not None]
+        try:
+            answer = CancelAnswered(await self._cancel_all(jobs))
+        except LocalError as error:
+            answer = CancelAnswered(error=error)
+        self._bus.publish(f"answers.{asked.request}", answer)
+
+    async def _cancel_all(self, jobs: list[Job]) -> bool:
+        """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
+        waiting = [job for job in jobs if job in self.scheduler.queue]
+        others = [job for job in jobs if job not in waiting]
+        if waiting:
+            await self._withdraw(waiting)
+        results = await asyncio.gather(*map(self._cancel_placed, others), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return bool(waiting) or any(results)
+
+    async def _withdraw(self, jobs: list[Job]) -> None:
+        """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
+        for job in jobs:
+            self.scheduler.queue.remove(job)
+        try:
+            await self.recorder.discard(*jobs)
+        except StorageError as error:
+            for job in jobs:
+                self.scheduler.queue.add(job)
+            raise LocalError(
+                503,
+                "store_unavailable",
+                "The proxy cannot write to its data folder, so the jobs stay in the queue; "
+                "free or repair the disk, then try again.",
+            ) from error
+        finally:
+            self.pump()
+        for job in jobs:
+            self.jobs.pop(job.key, None)
+            self._gone(job)
+
+    async def _cancel_placed(self, job: Job) -> bool:
+        """Cancel a job that has left the queue.
+
+        One that does not run is gone at once, a running one when the cloud says so.
+        """
+        if not job.cloud_id:
+            job.cancel_requested = True
+            self._gone(job)
+            self.recorder.changed(job)
+            return True
+        worker, runner = self.workers.get(job.account), job.runner
+        if worker is None or runner is None:
+            return False
+        try:
+            cancelled = await worker.cloud.cancel(job.cloud_id)
+        except CloudRefused as error:
+            raise from_cloud(error.status, error.body, error.retry_after) from error
+        except CloudError as error:
+            raise LocalError(
+                503,
+                "cloud_unreachable",
+                "Comfy Cloud could not be told to cancel the job, which goes on; try again.",
+                details=job.prompt_id,
+                headers=retry_header(error.retry_after or 10.0),
+            ) from error
+        live = self.jobs.get(job.key) is job
+        if not cancelled or job.started_at is not None or not live:
+            runner.read_detail()
+            return cancelled
+        await runner.stop()
+        try:
+            await self.recorder.discard(job)
+        except StorageError as error:
+            log.error("record_delete_failed", job=job.prompt_id, error=str(error))
+        self.forget(job)
+        self._gone(job)
+        return True
+
+    def _gone(self, job: Job) -> None:
+        """A job has left the queue without a trace."""
+        if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
+            job.to(JobState.CANCELLED)
+        log.info(
+            "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
+        )
+        self._publish(job.member, JobLeft(job))
+
+    # --- what admins see -------------------------------------------------------------------
+
+    def overview(self, member: str | None) -> OverviewAnswered:
+        """All live jobs, or those of one member, and the accounts."""
+        rank = {"running": 0, "pending": 1, "sending": 2}
+        views = [
+            view_of(job)
+            for job in self.jobs.values()
+            if job.state not in (JobState.RECEIVED, JobState.QUEUED)
+            and (job.accepted or job.state is JobState.UNKNOWN)
+            and not job.cancel_requested
+            and member in (None, job.member)
+        ]
+        views.sort(key=lambda view: (rank[view.state], view.started_at or view.create_time))
+        waiting: dict[str, list[Job]] = {}
+        for place in self.scheduler.forecast():
+            if member in (None, place.member):
+                if place.member not in waiting:
+                    waiting[place.member] = self.scheduler.queue.of(place.member)
+                view = view_of(waiting[place.member][place.index])
+                views.append(replace(view, account=None, before=place.before, reason=place.reason))
+        return OverviewAnswered(views, [self._account_view(one) for one in self.workers.values()])
+
+    def _account_view(self, worker: AccountWorker) -> AccountView:
+        health = worker.health
+        rest = health.until - time.monotonic()
+        return AccountView(
+            worker.name,
+            worker.slots.count,
+            self.scheduler.used(worker.name),
+            health.reason,
+            now() + int(rest * 1000) if not health.well and rest > 0 else None,
+            worker.socket.connected,
+        )
+
+    # --- telling ---------------------------------------------------------------------------
+
+    def _publish(self, member: str, news: object) -> None:
+        self._bus.publish(f"jobs.{member}", news)
+
+    def _tell_status(self, member: str) -> None:
+        self._publish(member, JobsAhead(member, self._ahead.get(member, 0), tell=True))
+
+    def _tell_ahead(self) -> None:
+        """Tell members whose waiting jobs have moved up because of somebody else, in a while."""
+        self.scheduler.changed()
+        if self._telling is None and (self._ahead or len(self.scheduler.queue)):
+            self._telling = asyncio.get_running_loop().call_later(_TELLING, self._tell_others)
+
+    def _tell_others(self) -> None:
+        self._telling = None
+        self._note_blocked()
+        members = self.scheduler.queue.members()
+        if len(members) > 1:
+            self.scheduler.forecast()  # of all members at once
+        for member in {*members, *self._ahead}:
+            self._note_ahead(member, tell=True)
+
+    def _note_ahead(self, member: str, *, tell: bool) -> None:
+        ahead = self.scheduler.before(member)
+        if ahead != self._ahead.get(member, 0):
+            if ahead:
+                self._ahead[member] = ahead
+            else:
+                self._ahead.pop(member, None)
+            self._publish(member, JobsAhead(member, ahead, tell))
+
+
+def output_nodes(job: Job, node_errors: Mapping[str, Any], known: KnownClass) -> list[str]:
+    """The output nodes that passed validation, as far as the catalog knows the classes."""
+    spoilt = set(node_errors)
+    for about in node_errors.values():
+        spoilt.update(str(node) for node in about["dependent_outputs"])
+    return [
+        node_id
+        for node_id, node in job.graph.items()
+        if node_id not in spoilt
+        and (job.targets is None or node_id in job.targets)
+        and isinstance(node, dict)
+        and (known(str(node.get("class_type"))) or {}).get("output_node")
+    ]
+
+
+def _as_failure(refusal: LocalError) -> dict[str, Any]:
+    """A refusal of the cloud as the failure of a run, with the first node that it names."""
+    node_id = next(iter(refusal.node_errors), None)
+    about = refusal.node_errors.get(node_id, {}) if node_id is not None else {}
+    errors = about.get("errors") or [] if isinstance(about, dict) else []
+    said = [f"{one.get('message', '')}: {one.get('details', '')}".strip(": ") for one in errors]
+    lines = [refusal.message, refusal.details, *said]
+    return {
+        "node_id": node_id,
+        "node_type": about.get("class_type") if isinstance(about, dict) else None,
+        "exception_type": refusal.type,
+        "exception_message": "\n".join(line for line in dict.fromkeys(lines) if line),
+        "traceback": [],
+    }
+
+
+def _lost_account(name: str) -> LocalError:
+    return LocalError(
+        410,
+        "JobLost",
+        f"The Comfy Cloud account {name} of this job is not in the settings any more, and no other "
+        "account has the job; its outputs can be found on the cloud with that account.",
+    )
+
+
+def _store_unavailable() -> LocalError:
+    return LocalError(
+        503,
+        "store_unavailable",
+        "The proxy cannot write to its data folder, so it takes no job; free or repair "
+        "the disk, then submit again.",
+    )

@@ -1,0 +1,174 @@
+"""One account's part of the engine: its event socket, submissions, readings and jobs."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy.cloud.client import Submission
+from proxy.cloud.errors import CloudError
+from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.resilience import Backoff
+from proxy.jobs.accounts import Account
+from proxy.jobs.event_router import EventRouter
+from proxy.jobs.models import Job
+from proxy.jobs.reconciler import Reconciler
+from proxy.jobs.submitter import SubmissionRecovery, Submitter
+from proxy.storage.database import StorageError
+from proxy.translate.codec import CREDENTIAL_KEYS
+
+if TYPE_CHECKING:
+    from proxy.jobs.engine import Engine
+
+log = structlog.get_logger(__name__)
+
+#: Between two tries to cancel a job on the cloud, or to write what must be written.
+_AGAIN = Backoff(first=0.5, longest=30.0)
+
+
+class WithdrawnError(Exception):
+    """The client has cancelled the job before it was sent."""
+
+
+class AccountWorker:
+    """Brings jobs that have a slot on the account to the cloud, and follows them there.
+
+    `jobs` has the account's jobs by cloud id.
+    """
+
+    def __init__(self, account: Account, engine: Engine) -> None:
+        self.account = account
+        self.name = account.name
+        self.cloud = account.cloud
+        self.slots = account.slots
+        self.health = account.health
+        self.jobs: dict[str, Job] = {}
+        self.router = EventRouter()
+        policy, timeouts = engine.policy, engine.timeouts
+        self.socket = EventSocket(
+            account.cloud.base_url,
+            account.key,
+            on_event=self.router.on_event,
+            on_frame=self.router.on_frame,
+            on_up=self._socket_opened,
+            on_down=self._socket_lost,
+            due=self.any_running,
+            heartbeat=timeouts.heartbeat,
+            watchdog=timeouts.watchdog(),
+            backoff=timeouts.socket_backoff,
+            plain_http=account.plain_http,
+        )
+        self.submitter = Submitter(
+            account.cloud,
+            known=engine.known,
+            expecting=self.router.submission,
+            patience=policy.submit_patience,
+        )
+        self.recovery = SubmissionRecovery(self.submitter, certain=policy.adoption_patience)
+        self.reconciler = Reconciler(
+            account,
+            self.jobs,
+            self.socket,
+            connected_wait=policy.connected_wait,
+            lost_wait=policy.lost_wait,
+            lost_timeout=policy.lost_timeout,
+        )
+        self._engine = engine
+        self._worth_waiting = True
+
+    # --- the account -----------------------------------------------------------------------
+
+    async def use_key(self, key: str) -> None:
+        """Take another key for calls and events, and read the jobs with it."""
+        self.account.use_key(key)
+        await self.socket.use_key(key)
+        self.reconciler.read_soon()
+
+    def any_running(self) -> bool:
+        """Whether a job runs, so that events should come."""
+        return any(job.started_at is not None for job in self.jobs.values())
+
+    def _socket_opened(self) -> None:
+        """Events come (again): read what was missed."""
+        self._worth_waiting = True
+        self.reconciler.read_soon()
+
+    def _socket_lost(self) -> None:
+        """No events come: read instead."""
+        self.router.socket_lost()
+        self.reconciler.read_soon()
+
+    # --- jobs ------------------------------------------------------------------------------
+
+    async def send(self, job: Job, *, patience: float | None = None) -> Submission:
+        """Send a job that has a slot; its intent is on disk before.
+
+        Raises `SubmissionError`, `UnansweredError`, `WithdrawnError`, `StorageError`, and
+        `LocalError` when a file cannot be sent.
+        """
+        engine = self._engine
+        known = engine.catalog.known
+        await self._open()
+        await engine.files.ensure_sent(job.member, job.graph, choices=known, account=self.name)
+        graph = await engine.files.substitute(
+            job.member, job.graph, choices=known, account=self.name
+        )
+        extra_data = {**job.extra_data, **job.credentials}
+        extra_data.pop("client_id", None)
+        extra_data.pop("create_time", None)
+        lends = engine.policy.send_partner_key and not CREDENTIAL_KEYS & extra_data.keys()
+        if not job.cancel_requested:
+            await engine.recorder.save(job, engine.scheduler.shares_with(job))
+        if job.cancel_requested:
+            raise WithdrawnError
+        return await self.submitter.submit(
+            job,
+            graph,
+            extra_data,
+            lent=lambda: {"api_key_comfy_org": self.account.key} if lends else {},
+            patience=patience,
+        )
+
+    def follow(self, job: Job) -> None:
+        """Send the job's events to its runner, beginning with those that came too early."""
+        assert job.runner is not None  # noqa: S101
+        self.jobs[job.cloud_id] = job
+        self.router.add(job.cloud_id, job.runner.post)
+        self.reconciler.job_added()
+
+    def forget(self, job: Job) -> None:
+        """The job needs no events any more."""
+        self.jobs.pop(job.cloud_id, None)
+        self.router.remove(job.cloud_id)
+
+    async def cancel_on_its_way(self, job: Job) -> None:
+        """Cancel on the cloud what a client cancelled while it was on its way."""
+        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
+        failures = 0
+        while True:
+            try:
+                if not failures:
+                    await self._engine.recorder.save(job)
+                await self.cloud.cancel(job.cloud_id)
+                await self._engine.recorder.discard(job)
+                break
+            except (CloudError, StorageError) as error:
+                failures += 1
+                log.warning("cancel_failed", error=str(error))
+                await asyncio.sleep(_AGAIN.after(failures))
+        log.info("job_cancelled", cloud_job=job.cloud_id)
+        self._engine.forget(job)
+
+    async def _open(self) -> None:
+        """Wait a little until events come, so that none of a job comes before anybody hears it.
+
+        It is not waited for again until the socket has opened.
+        """
+        if self._worth_waiting:
+            timeouts = self._engine.timeouts
+            _, self._worth_waiting = await asyncio.gather(
+                self._engine.catalog.wait_loaded(timeouts.catalogue_patience),
+                self.socket.wait_connected(timeouts.socket_patience),
+            )

@@ -1,0 +1,187 @@
+"""How many jobs an account may have, whether it takes any, and which takes the next."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.jobs.accounts import (
+    MOST,
+    RESTS,
+    AccountChoice,
+    AccountHealth,
+    Reason,
+    Slots,
+    may_use,
+)
+
+
+def test_a_fixed_number_and_what_may_be_ahead() -> None:
+    slots = Slots(3, ahead=2)
+    slots.running(5)
+    slots.held(2, 1)
+    assert (slots.count, slots.limit, slots.certain) == (3, 5, True)
+    assert slots.free(4)
+    assert not slots.free(5)
+
+
+def test_it_grows_while_everything_runs_at_once() -> None:
+    slots = Slots()
+    for running in range(1, MOST + 3):
+        slots.running(min(running, slots.limit))
+    assert slots.count == MOST
+    assert slots.certain
+
+
+def test_with_none_ahead_one_probes_until_the_limit_is_told() -> None:
+    slots = Slots(ahead=0)
+    assert slots.limit == 2
+    slots.running(1)
+    slots.held(1, 1)
+    assert (slots.limit, slots.certain) == (1, True)
+
+
+def test_it_shrinks_when_jobs_keep_waiting_for_slots() -> None:
+    slots = Slots()
+    slots.running(4)
+    slots.held(3, 1)
+    slots.held(3, 1)
+    assert slots.count == 4
+    slots.held(3, 1)
+    assert slots.count == 1
+
+
+def test_one_reading_without_held_jobs_ends_the_doubts() -> None:
+    slots = Slots()
+    slots.running(4)
+    for held in (3, 3, 0, 3, 3):
+        slots.held(held, 1)
+    assert slots.count == 4
+
+
+def test_what_was_learnt_before_is_probed_again_for_the_plan_may_be_larger_now() -> None:
+    slots = Slots()
+    slots.restore(3)
+    assert (slots.count, slots.certain, slots.limit) == (3, False, 4)
+    slots.held(1, 3)
+    assert (slots.count, slots.certain, slots.limit) == (3, True, 3)
+
+
+@pytest.mark.parametrize(("kept", "count"), [(-4, 1), (0, 1), (MOST, MOST), (99, MOST)])
+def test_no_kept_number_goes_beyond_what_plans_run(kept: int, count: int) -> None:
+    slots = Slots()
+    slots.restore(kept)
+    assert slots.count == count
+    assert slots.certain is (count == MOST)
+
+
+@given(
+    st.integers(0, 2),
+    st.lists(st.tuples(st.booleans(), st.integers(0, 8), st.integers(0, 8))),
+)
+def test_there_is_always_room_for_one_and_never_for_many(
+    ahead: int, readings: list[tuple[bool, int, int]]
+) -> None:
+    slots = Slots(ahead=ahead)
+    for running, one, other in readings:
+        if running:
+            slots.running(one)
+        else:
+            slots.held(one, other)
+        assert 1 <= slots.count <= MOST
+        assert slots.free(0)
+        assert slots.limit <= MOST + max(1, ahead)
+
+
+def test_a_new_account_is_well() -> None:
+    assert AccountHealth().well
+    assert AccountHealth().ready(0.0)
+
+
+@pytest.mark.parametrize("reason", list(RESTS))
+def test_it_rests_longer_each_time_and_not_for_ever(reason: Reason) -> None:
+    health, now, (first, longest) = AccountHealth(), 0.0, RESTS[reason]
+    rests = []
+    for _ in range(12):
+        health.failed(reason, now)
+        assert not health.ready(now)
+        rests.append(health.until - now)
+        now = health.until
+        assert health.ready(now)
+        health.sent()
+    assert rests[:2] == [first, 2 * first]
+    assert rests[-1] == longest
+
+
+def test_one_job_tries_at_a_time() -> None:
+    health = AccountHealth()
+    health.failed("no_credits", 0.0)
+    health.sent()
+    assert not health.ready(1000.0)
+    health.worked()
+    assert health.ready(1000.0)
+    assert health.well
+
+
+def test_a_try_without_a_word_on_the_account_is_followed_by_another() -> None:
+    health = AccountHealth()
+    health.failed("unreachable", 0.0)
+    health.sent()
+    health.unsettled()
+    assert health.ready(health.until)
+
+
+def test_jobs_that_fail_together_are_one_failure() -> None:
+    health = AccountHealth()
+    for _ in range(5):
+        health.failed("unreachable", 0.0)
+    assert health.until == RESTS["unreachable"][0]
+
+
+def test_it_rests_as_long_as_the_cloud_asks() -> None:
+    health = AccountHealth()
+    health.failed("rate_limited", 10.0, asked=45.0)
+    assert health.until == 55.0
+
+
+def test_another_key_is_a_new_beginning() -> None:
+    health = AccountHealth()
+    health.failed("dead_key", 0.0)
+    health.renewed()
+    assert health.ready(0.0)
+
+
+def test_twice_the_weight_gets_twice_the_jobs() -> None:
+    choice, weights, served = AccountChoice(), {"a": 1.0, "b": 2.0}, Counter[str]()
+    for _ in range(300):
+        name = choice.of(weights)
+        assert name is not None
+        choice.took(name, weights[name])
+        served[name] += 1
+    assert abs(served["b"] - 200) <= 1
+
+
+def test_none_can() -> None:
+    assert AccountChoice().of({}) is None
+
+
+def test_an_account_that_was_full_does_not_catch_up() -> None:
+    choice = AccountChoice()
+    for _ in range(50):
+        choice.took("a", 1.0)
+    served = []
+    for _ in range(6):
+        name = choice.of({"a": 1.0, "b": 1.0})
+        assert name is not None
+        choice.took(name, 1.0)
+        served.append(name)
+    assert served.count("a") == 3
+
+
+def test_who_may_use_an_account() -> None:
+    assert may_use((), "anna")
+    assert may_use(("anna",), "anna")
+    assert not may_use(("anna",), "ben")

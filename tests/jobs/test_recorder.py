@@ -1,0 +1,158 @@
+"""What the engine writes of a job, and how often."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from stack import Client, running_proxy
+
+from proxy import app
+from proxy.jobs.models import Job, JobState
+from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.tracker import RecordEnd
+from proxy.simulator import Simulator
+from proxy.storage.database import Database, FencedError, StorageError
+from proxy.storage.encryption import Cipher
+from proxy.storage.jobs import JobRepository
+from proxy.storage.leases import LeaseRepository
+
+
+def job(**fields: Any) -> Job:
+    values: dict[str, Any] = {
+        "prompt_id": "one",
+        "member": "local",
+        "number": 0,
+        "graph": {},
+        "extra_data": {},
+        "targets": None,
+        "client_id": None,
+        "create_time": 0,
+        **fields,
+    }
+    return Job(**values)
+
+
+def recorder(database: Database, folder: Path, holder: str = "one") -> JobRecorder:
+    repository = JobRepository(database, Cipher(folder / "credentials.key"))
+    return JobRecorder(repository, LeaseRepository(database), holder=holder, history_size=10)
+
+
+async def live(database: Database, folder: Path) -> list[Job]:
+    """What another start finds."""
+    jobs, _ = await recorder(database, folder, "another").start()
+    return jobs
+
+
+async def test_a_small_job_costs_four_transactions_and_one_before_its_answer(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened: list[Database] = []
+
+    async def open_and_remember(path: Path) -> Any:
+        opened.append(await open_sqlite(path))
+        return opened[-1]
+
+    open_sqlite = app.open_sqlite
+    monkeypatch.setattr(app, "open_sqlite", open_and_remember)
+    async with running_proxy(simulator, tmp_path) as proxy:
+        client = Client(session, proxy.url)
+        await client.run(graphs.plain(1))
+        await asyncio.sleep(0.1)
+        (database,) = opened
+        before = database.commits
+        async with client.listening() as listener:
+            prompt_id = await client.submit(graphs.plain(2))
+            answered = database.commits - before
+            await listener.until_end(prompt_id)
+        await asyncio.sleep(0.1)
+        assert answered <= 2
+        assert database.commits - before <= 4
+
+
+async def test_changes_are_gathered_and_the_graph_is_written_once(
+    database: Database, tmp_path: Path
+) -> None:
+    one = recorder(database, tmp_path)
+    await one.start()
+    made = job(state=JobState.SUBMITTING, account="main", graph={"1": {}})
+    await one.save(made)
+    commits = database.commits
+    made.cloud_id = "c"
+    made.to(JobState.SUBMITTED)
+    one.changed(made)
+    made.started_at = 5
+    made.to(JobState.RUNNING)
+    one.changed(made)
+    await one.flush()
+    assert database.commits == commits + 1
+    (kept,) = await live(database, tmp_path)
+    assert (kept.state, kept.cloud_id, kept.started_at) == (JobState.RUNNING, "c", 5)
+    assert kept.graph == {"1": {}}
+    assert kept.order == made.order
+
+
+def on_disk(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.glob("proxy.db*"))
+
+
+async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
+    database: Database, tmp_path: Path
+) -> None:
+    one = recorder(database, tmp_path)
+    await one.start()
+    made = job(state=JobState.QUEUED, credentials={"api_key_comfy_org": "comfyui-secret"})
+    await one.save(made)
+    (kept,) = await live(database, tmp_path)
+    assert kept.credentials == {"api_key_comfy_org": "comfyui-secret"}
+    await one.start()
+    made.state, made.cloud_id = JobState.SUBMITTED, "c"
+    await one.save(made)
+    (kept,) = await live(database, tmp_path)
+    assert kept.credentials == {}
+    assert b"comfyui-secret" not in on_disk(tmp_path)
+
+
+async def test_a_write_of_an_engine_that_has_lost_its_lease_changes_nothing(
+    database: Database, tmp_path: Path
+) -> None:
+    late, new = recorder(database, tmp_path, "late"), recorder(database, tmp_path, "new")
+    await late.start()
+    made = job(state=JobState.QUEUED)
+    await late.save(made)
+    await new.start()
+    made.to(JobState.SUBMITTING)
+    with pytest.raises(FencedError):
+        await late.save(made)
+    with pytest.raises(FencedError):
+        await late.end(made, RecordEnd("failed", {}, {"messages": []}, {}, 0, 1))
+    (kept,) = await live(database, tmp_path)
+    assert kept.state is JobState.QUEUED
+
+
+async def test_what_could_not_be_written_is_written_later(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = recorder(database, tmp_path)
+    await one.start()
+    made = job(state=JobState.QUEUED)
+    await one.save(made)
+    made.to(JobState.SUBMITTING)
+    with monkeypatch.context() as broken:
+
+        async def refuse(*_: object) -> None:
+            raise StorageError("disk full")
+
+        broken.setattr(database, "write", refuse)
+        with pytest.raises(StorageError):
+            await one.save(made)
+    await one.flush()
+    (kept,) = await live(database, tmp_path)
+    assert kept.state is JobState.SUBMITTING

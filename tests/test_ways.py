@@ -1,0 +1,88 @@
+"""How many of our files a request, an event and a job pass through.
+
+Counted with `sys.setprofile` over the running server, everything below `proxy/` but the simulator.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import graphs
+import pytest
+from proxy.cloud.socket import EventSocket
+from stack import Client
+
+PACKAGE = str(Path(__file__).parents[1] / "proxy")
+SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
+
+#: The most files that each way may have.
+JOB, EVENT, QUEUE, VIEW = 40, 8, 12, 16
+
+
+@contextmanager
+def traced() -> Iterator[set[str]]:
+    """The files whose functions are called in this thread for as long as the block runs."""
+    files: set[str] = set()
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call":
+            name = frame.f_code.co_filename
+            if name.startswith(PACKAGE) and not name.startswith(SIMULATOR):
+                files.add(name.removeprefix(PACKAGE + "/"))
+
+    sys.setprofile(note)
+    try:
+        yield files
+    finally:
+        sys.setprofile(None)
+
+
+def assert_few(files: set[str], most: int) -> None:
+    assert 0 < len(files) <= most, "\n".join(sorted(files))
+
+
+async def test_the_life_of_a_job(client: Client) -> None:
+    await client.run(graphs.plain(1))
+    async with client.listening() as listener:
+        with traced() as files:
+            prompt_id = await client.submit(graphs.plain(2))
+            await listener.until_end(prompt_id)
+    assert_few(files, JOB)
+
+
+async def test_an_event(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    take = EventSocket._text
+    found: set[str] = set()
+
+    def take_traced(socket: EventSocket, text: str) -> None:
+        if '"progress"' not in text or found:
+            take(socket, text)
+            return
+        with traced() as files:
+            take(socket, text)
+        found.update(files)
+
+    monkeypatch.setattr(EventSocket, "_text", take_traced)
+    await client.run(graphs.sampled(1))
+    assert_few(found, EVENT)
+
+
+async def test_the_queue(client: Client) -> None:
+    await client.get("queue")
+    with traced() as files:
+        await client.get("queue")
+    assert_few(files, QUEUE)
+
+
+async def test_a_view_of_what_is_cached(client: Client) -> None:
+    entry = await client.run(graphs.plain(1))
+    (item,) = entry["outputs"]["2"]["images"]
+    await client.view(item)
+    with traced() as files:
+        await client.view(item)
+    assert_few(files, VIEW)
