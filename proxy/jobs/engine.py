@@ -33,7 +33,6 @@ from proxy.jobs.models import (
     JobDispatched,
     JobKey,
     JobLeft,
-    JobMessage,
     JobReceived,
     JobReleased,
     JobsAhead,
@@ -55,7 +54,6 @@ from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, retry_header
-from proxy.translate.messages import Message
 from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -138,7 +136,7 @@ class Engine:
         self.scheduler = Scheduler(self.accounts, member, policy.fair_by)
         self.jobs: dict[JobKey, Job] = {}
         self.workers = {name: AccountWorker(one, self) for name, one in self.accounts.items()}
-        self._bus = bus
+        self.bus = bus
         self._supervisor = supervisor or Supervisor()
         self._ahead: dict[str, int] = {}
         self._ends: dict[JobKey, tuple[RecordEnd, int]] = {}
@@ -156,7 +154,7 @@ class Engine:
         """
         jobs, shares = await self.recorder.start()
         self.scheduler.restore(shares)
-        self._bus.subscribe("engine", self._hear)
+        self.bus.subscribe("engine", self._hear)
         for job in jobs:
             self._restore(job)
         self._supervisor.keep(self.recorder.run, "write the jobs")
@@ -241,7 +239,7 @@ class Engine:
             case JobReleased(key=key, watched=watched):
                 self._release(key, watched)
             case OverviewRequested(request=request, member=member):
-                self._bus.publish(f"answers.{request}", self.overview(member))
+                self.bus.publish(f"answers.{request}", self.overview(member))
             case CancelRequested():
                 self.spawn(self._cancel(said), "cancel jobs")
 
@@ -276,7 +274,7 @@ class Engine:
         else:
             answer = JobAnswered(key, node_errors)
             self._publish(job.member, JobAccepted(job))
-        self._bus.publish(f"answers.{job.member}.{job.prompt_id}", answer)
+        self.bus.publish(f"answers.{job.member}.{job.prompt_id}", answer)
 
     async def _place(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """Send a new job at once if there is a slot for it, or let it wait; its node errors.
@@ -597,10 +595,6 @@ class Engine:
 
     # --- what the runners report -----------------------------------------------------------
 
-    def send(self, job: Job, message: Message) -> None:
-        """Deliver a message about a job."""
-        self._bus.publish(f"events.{job.member}", JobMessage(job, message))
-
     async def turn(self, job: Job) -> None:
         """Let the ends of the member's other jobs be told first, as on a server with one GPU.
 
@@ -660,7 +654,7 @@ class Engine:
             answer = CancelAnswered(await self._cancel_all(jobs))
         except LocalError as error:
             answer = CancelAnswered(error=error)
-        self._bus.publish(f"answers.{asked.request}", answer)
+        self.bus.publish(f"answers.{asked.request}", answer)
 
     async def _cancel_all(self, jobs: list[Job]) -> bool:
         """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
@@ -780,7 +774,7 @@ class Engine:
     # --- telling ---------------------------------------------------------------------------
 
     def _publish(self, member: str, news: object) -> None:
-        self._bus.publish(f"jobs.{member}", news)
+        self.bus.publish(f"jobs.{member}", news)
 
     def _tell_status(self, member: str) -> None:
         self._publish(member, JobsAhead(member, self._ahead.get(member, 0), tell=True))

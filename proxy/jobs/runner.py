@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
@@ -12,7 +13,7 @@ import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
-from proxy.jobs.models import Job, now
+from proxy.jobs.models import Job, JobMessage
 from proxy.jobs.tracker import (
     Command,
     EventReceived,
@@ -81,6 +82,8 @@ class Runner:
         self._engine = engine
         self._cloud = cloud
         self._names: OutputNames = engine.files
+        self._bus = engine.bus
+        self._topic = f"events.{job.member}"
         self._timeouts = engine.policy.detail
         self._secrets = credentials(job.credentials)
         self._inbox: deque[Input] = deque()
@@ -140,7 +143,7 @@ class Runner:
 
     def _take_now(self, what: Input) -> None:
         try:
-            for command in self.tracker.receive(what, now()):
+            for command in self.tracker.receive(what, time.time_ns() // 1_000_000):
                 self._do(command)
         except Exception:
             log.exception("job_input_failed", input=type(what).__name__, job=self.job.prompt_id)
@@ -172,7 +175,7 @@ class Runner:
         if self.tracker.started_at is None:
             await self._engine.turn(self.job)
         local = await self._until_stored(lambda: self._localised(what))
-        for command in self.tracker.receive(local, now()):
+        for command in self.tracker.receive(local, time.time_ns() // 1_000_000):
             if isinstance(command, RecordEnd):
                 await self._until_stored(lambda end=command: self._engine.record(self.job, end))  # type: ignore[misc]
             else:
@@ -182,7 +185,7 @@ class Runner:
         match command:
             case SendMessage(message=message):
                 if not isinstance(message, Preview) or message.result or self.job.wants_previews:
-                    self._engine.send(self.job, message)
+                    self._bus.publish(self._topic, JobMessage(self.job, message))
             case JobStarted(at=at):
                 self._engine.started(self.job, at)
             case ReadDetail():

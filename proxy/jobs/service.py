@@ -30,7 +30,6 @@ from proxy.jobs.models import (
     JobChanged,
     JobKey,
     JobLeft,
-    JobMessage,
     JobReceived,
     JobReleased,
     JobRequest,
@@ -185,7 +184,7 @@ class JobService:
         self._numbers: Counter[str] = Counter()
         self._reserved: set[JobKey] = set()
         bus.subscribe("jobs.*", self._hear)
-        bus.subscribe("events.*", self._deliver)
+        bus.subscribe("events.*", self.subscribers.deliver)
         supervisor.keep(self._keep_alive, "status heartbeat")
 
     # --- what the engine says --------------------------------------------------------------
@@ -207,11 +206,6 @@ class JobService:
                 live.ahead = count
                 if tell and not live.answering:
                     self._tell_status(member)
-
-    def _deliver(self, news: object) -> None:
-        if isinstance(news, JobMessage):
-            job = news.job
-            self.subscribers.tell(job.member, job.client_id, news.message, watched=job.watched)
 
     def _tell_status(self, member: str) -> None:
         """Tell all sockets of the member how many jobs wait or run."""

@@ -14,7 +14,7 @@ import graphs
 import pytest
 from stack import Client, running_proxy
 
-from proxy.jobs import models
+from proxy.jobs import models, runner
 from proxy.simulator import Simulator
 
 YEAR = 365 * 86400.0
@@ -35,6 +35,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(models, "time", clock)
+    monkeypatch.setattr(runner, "time", clock)
     return clock
 
 
