@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import csv
 import json
-import sqlite3
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import closing
 from dataclasses import asdict
-from dataclasses import fields as fields_of
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from rich import box
@@ -29,12 +25,11 @@ from proxy.members import fields
 from proxy.members.directory import Directory, DirectoryError
 from proxy.members.member import Member
 from proxy.members.tokens import Token
-from proxy.members.usage import MemberDay, Row, day_of
 from proxy.settings import Settings, place_options
 from proxy.storage.database import FILE, StorageError, opened
 from proxy.storage.legacy import MEMBERS
 from proxy.storage.start import open_folder
-from proxy.storage.usage import COUNTED, AuditRow, UsageRepository
+from proxy.storage.usage import COUNTED, UsageRepository, UsageRow, day_of
 
 T = TypeVar("T")
 
@@ -288,13 +283,10 @@ def _print_table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Non
 
 Form = Literal["table", "csv", "json"]
 
-#: Milliseconds to wait for a server that writes.
-_PATIENCE = 5000
-
 #: Letters of a line where nobody says how many there is room for.
 _WIDTH = 160
 
-_COLUMNS = ("day", "member", *(field.name for field in fields_of(Row)))
+_COLUMNS = ("day", "member", *COUNTED)
 
 
 def usage(
@@ -306,7 +298,7 @@ def usage(
     """
     until = _date("--to", last) if last else day_of(time.time())
     since = _date("--from", first) if first else until
-    rows = _used(settings.data_dir / FILE, since, until, member)
+    rows = _asked(settings, "usage", lambda stored: stored.days(since, until, member))
     match form:
         case "csv":
             lines = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
@@ -324,44 +316,31 @@ def audit(settings: Settings, *, limit: int, member: str | None, action: str | N
 
     Raises `CommandError` when it cannot be read.
     """
-    path = settings.data_dir / FILE
-
-    async def read() -> list[AuditRow]:
-        async with opened(path) as database:
-            return await UsageRepository(database).record(limit=limit, member=member, action=action)
-
-    try:
-        for row in asyncio.run(read()) if path.exists() else ():
-            sys.stdout.write(row.entry.decode() + "\n")
-    except StorageError as error:
-        raise CommandError(
-            f"The audit record cannot be read ({error}): run this as the user that runs the proxy."
-        ) from None
+    for row in _asked(
+        settings,
+        "audit record",
+        lambda stored: stored.record(limit=limit, member=member, action=action),
+    ):
+        sys.stdout.write(row.entry.decode() + "\n")
     return 0
 
 
-def _used(path: Path, first: str, last: str, member: str | None) -> list[MemberDay]:
-    """The stored usage by day and name, which is nothing where no proxy has ever run."""
-    if not path.exists():
-        return []
-    query = (
-        f"SELECT day, member, {', '.join(COUNTED)} FROM usage "  # noqa: S608 (our own names)
-        "WHERE day BETWEEN ? AND ? AND (? IS NULL OR member = ?) ORDER BY day, member"
-    )
+def _asked(
+    settings: Settings, what: str, ask: Callable[[UsageRepository], Awaitable[list[T]]]
+) -> list[T]:
+    """What is stored, which is nothing where no proxy has ever run."""
+    path = settings.data_dir / FILE
+
+    async def read() -> list[T]:
+        async with opened(path) as database:
+            return await ask(UsageRepository(database))
+
     try:
-        uri = f"{path.absolute().as_uri()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True)) as database:
-            database.execute(f"PRAGMA busy_timeout = {_PATIENCE}")
-            found = database.execute(query, (first, last, member, member)).fetchall()
-    except sqlite3.Error as error:
+        return asyncio.run(read()) if path.exists() else []
+    except StorageError as error:
         raise CommandError(
-            f"The database {path} cannot be read ({error}): run this as the user that runs the "
-            "proxy."
+            f"The {what} cannot be read ({error}): run this as the user that runs the proxy."
         ) from None
-    return [
-        MemberDay(day, name, Row(**dict(zip(COUNTED, counts, strict=True))))
-        for day, name, *counts in found
-    ]
 
 
 def _date(option: str, text: str) -> str:
@@ -373,13 +352,11 @@ def _date(option: str, text: str) -> str:
         ) from None
 
 
-def _values(row: MemberDay) -> dict[str, Any]:
-    used = asdict(row.used)
-    used["running_seconds"] = round(row.used.running_seconds, 3)
-    return {"day": row.day, "member": row.member, **used}
+def _values(row: UsageRow) -> dict[str, Any]:
+    return {**asdict(row), "running_seconds": round(row.running_seconds, 3)}
 
 
-def _print_usage(rows: list[MemberDay], first: str, last: str) -> None:
+def _print_usage(rows: list[UsageRow], first: str, last: str) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     if not rows:
         days = f"on {first}" if first == last else f"from {first} to {last}"
@@ -394,10 +371,10 @@ def _print_usage(rows: list[MemberDay], first: str, last: str) -> None:
         day, member, *numbers = _values(row).values()
         table.add_row(day, member, *(f"{number:,}" for number in numbers))
     if len(rows) > 1:
-        total = Row()
+        total = UsageRow("", "")
         for row in rows:
-            total.add(row.used)
-        _, _, *numbers = _values(MemberDay("", "", total)).values()
+            total.add(row)
+        _, _, *numbers = _values(total).values()
         table.add_section()
         table.add_row("total", "", *(f"{number:,}" for number in numbers))
     console.print(table)
