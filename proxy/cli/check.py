@@ -8,13 +8,11 @@ import logging
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import typer
-from yarl import URL
 
 from proxy import logging as logs
 from proxy.cli.common import CommandError, chosen_accounts
@@ -26,7 +24,6 @@ from proxy.probe.points import Findings, Level
 from proxy.probe.service import CONSENT, probe
 from proxy.settings import (
     AccountAccess,
-    AccountSettings,
     ConfigError,
     Settings,
     read_account_key,
@@ -56,68 +53,48 @@ def check(settings: Settings) -> int:
 async def _check(settings: Settings) -> int:
     if settings.simulate:
         async with chosen_accounts(settings) as chosen:
-            fine = await _check_accounts(_found(chosen.accounts))
+            fine = await _check_accounts([(account, "") for account in chosen.accounts])
     else:
-        plain = settings.allow_plain_http
-        accounts = [replace(one, plain_http=plain) for one in _accounts(settings)]
-        fine = await _check_accounts(accounts)
+        fine = await _check_accounts(_accounts(settings))
     fine &= await _passes("data folder", lambda: _data_folder(settings.data_dir))
     return 0 if fine else 1
 
 
-@dataclass(frozen=True, slots=True)
-class _Account:
-    """An account to be checked; without a key `missing` says why there is none."""
-
-    name: str
-    base_url: URL
-    key: str | None = field(repr=False)
-    missing: str = ""
-    plain_http: bool = False
-
-
-def _found(accounts: Iterable[AccountAccess]) -> list[_Account]:
-    return [_Account(account.name, account.base_url, account.key) for account in accounts]
-
-
-def _accounts(settings: Settings) -> list[_Account]:
-    """All accounts of the settings, those too whose key cannot be read."""
-    if settings.accounts:
-        return [_account_of(settings, table) for table in settings.accounts]
-    try:
-        key, missing = read_key(settings), f"There is no API key: {_NEW_KEY}."
-    except ConfigError as problem:
-        key, missing = None, str(problem)
-    return [_Account("default", settings.base_url, key, missing)]
+def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
+    """All accounts of the settings, and why there is no key that can be used; else `""`."""
+    found = []
+    for table in settings.accounts or (None,):
+        try:
+            key = read_key(settings) if table is None else read_account_key(table)
+            problem = "" if key else f"There is no API key: {_NEW_KEY}."
+        except ConfigError as error:
+            key, problem = None, str(error)
+        name, url = ("default", None) if table is None else (table.name, table.base_url)
+        account = AccountAccess(
+            name, url or settings.base_url, key or "", plain_http=settings.allow_plain_http
+        )
+        found.append((account, problem))
+    return found
 
 
-def _account_of(settings: Settings, table: AccountSettings) -> _Account:
-    url = table.base_url or settings.base_url
-    try:
-        return _Account(table.name, url, read_account_key(table))
-    except ConfigError as problem:
-        return _Account(table.name, url, None, str(problem))
-
-
-async def _check_accounts(accounts: list[_Account]) -> bool:
+async def _check_accounts(accounts: list[tuple[AccountAccess, str]]) -> bool:
     fine = True
-    for account in accounts:
+    for account, problem in accounts:
         if len(accounts) > 1:
             sys.stdout.write(f"account {account.name}\n")
-        fine &= await _check_account(account)
-    same = Counter(account.key for account in accounts if account.key is not None)
+        fine &= await _check_account(account, problem)
+    same = Counter(account.key for account, _ in accounts if account.key)
     if any(count > 1 for count in same.values()):
-        names = " and ".join(one.name for one in accounts if one.key and same[one.key] > 1)
+        names = " and ".join(account.name for account, _ in accounts if same[account.key] > 1)
         _say("accounts", problem=f"{names} have the same key: remove all but one of them.")
         return False
     return fine
 
 
-async def _check_account(account: _Account) -> bool:
-    key = account.key
+async def _check_account(account: AccountAccess, missing: str) -> bool:
     client = CloudClient(
         account.base_url,
-        key or "",
+        account.key,
         timeout=PATIENCE,
         retries=RetryPolicy(budget=PATIENCE / 2),
         plain_http=account.plain_http,
@@ -126,15 +103,15 @@ async def _check_account(account: _Account) -> bool:
     try:
         if not await _passes("cloud", lambda: _reachable(client)):
             not_tried = "Not tried: the cloud must answer first."
-            _say("key", problem=account.missing or not_tried)
+            _say("key", problem=missing or not_tried)
             _say("event socket", problem=not_tried)
             return False
-        if key is None:
-            _say("key", problem=account.missing)
-        if key is None or not await _passes("key", lambda: _key_works(client)):
+        if missing:
+            _say("key", problem=missing)
+        if missing or not await _passes("key", lambda: _key_works(client)):
             _say("event socket", problem="Not tried: it needs a key that works.")
             return False
-        return await _passes("event socket", lambda: _socket_opens(account, key))
+        return await _passes("event socket", lambda: _socket_opens(account))
     finally:
         await client.close()
 
@@ -193,13 +170,13 @@ async def _key_works(client: CloudClient) -> str:
     return "The cloud takes it."
 
 
-async def _socket_opens(account: _Account, key: str) -> str:
+async def _socket_opens(account: AccountAccess) -> str:
     def ignore(*_: object) -> None:
         pass
 
     socket = EventSocket(
         account.base_url,
-        key,
+        account.key,
         on_event=ignore,
         on_frame=ignore,
         on_up=ignore,
