@@ -42,23 +42,14 @@ from proxy.members.member import check_classes
 from proxy.metrics import Metrics
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
-from proxy.storage.database import (
-    FILE,
-    DamagedError,
-    Database,
-    StorageError,
-    open_sqlite,
-    set_aside,
-)
+from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher
 from proxy.storage.files import FileRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.members import MemberRepository
-from proxy.storage.migrations import migrate
+from proxy.storage.start import open_folder
 from proxy.storage.usage import UsageRepository
-from proxy.store.base import StoreError
-from proxy.store.sqlite import SqliteStore
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 from proxy.userdata.base import UserData
@@ -94,8 +85,6 @@ async def rooms(
     failed = failed or asyncio.Event()
     async with AsyncExitStack() as stack:
         path = stack.enter_context(folder.held(settings.data_dir))
-        store = await _open_store(path / "proxy.sqlite")
-        stack.push_async_callback(store.close)
         database = await _open_database(path, start_empty=settings.start_empty)
         stack.push_async_callback(database.close)
         supervisor = Supervisor(failed)
@@ -182,7 +171,10 @@ async def rooms(
         members.subscribe(engine.members_changed)
         members.subscribe(bell.members_changed)
         stack.push_async_callback(engine.close)
-        await engine.start()
+        try:
+            await engine.start()
+        except StorageError as error:
+            raise ConfigError(f"The jobs cannot be read: {error}.") from error
         workers = list(engine.workers.values())
         if not settings.simulate:
             keys = AccountKeys(
@@ -347,18 +339,9 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
 
 async def _open_database(folder: Path, *, start_empty: bool) -> Database:
     try:
-        try:
-            database = await open_sqlite(folder / FILE)
-        except DamagedError as error:
-            if not start_empty:
-                raise
-            kept = await asyncio.to_thread(set_aside, folder / FILE)
-            log.warning("database_replaced", kept_as=str(kept), reason=str(error))
-            database = await open_sqlite(folder / FILE)
-        await migrate(database)
+        return await open_folder(folder, start_empty=start_empty)
     except StorageError as error:
         raise ConfigError(f"The records cannot be opened: {error}.") from error
-    return database
 
 
 async def _load(members: Directory) -> None:
@@ -411,13 +394,6 @@ def _observe(observer: Observer, news: object) -> None:
             observer.discarded(job)
         case JobLeft(job=job, outcome=str(outcome), running_seconds=seconds, output_count=count):
             observer.ended(job, outcome, seconds, count)
-
-
-async def _open_store(path: Path) -> SqliteStore:
-    try:
-        return await SqliteStore.open(path)
-    except StoreError as error:
-        raise ConfigError(f"The records cannot be opened: {error}.") from error
 
 
 def _limits(settings: Settings) -> Limits:

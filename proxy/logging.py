@@ -29,7 +29,7 @@ REMOVED = "[removed]"
 _SHORTEST_SECRET = 6
 
 #: Libraries whose `info` and `debug` are noise unless everything is asked for.
-TALKATIVE = ("aiohttp.access", "asyncio", "aiosqlite", "PIL")
+TALKATIVE = ("aiohttp.access", "asyncio", "PIL")
 
 _KEY_NAMES = (
     r"api[_-]?key(?:_comfy_org)?|auth_token(?:_comfy_org)?|x-api-key|token|access_token|password"

@@ -14,7 +14,6 @@ from stack import Client, Proxy, running_proxy
 from proxy.simulator import Simulator
 from proxy.storage.database import Database, open_sqlite
 from proxy.storage.migrations import migrate
-from proxy.store.sqlite import SqliteStore
 
 # The same examples everywhere, and none is too slow: a busy machine is no counterexample.
 settings.load_profile("ci")
@@ -25,13 +24,6 @@ def _logging_as_it_was() -> Iterator[None]:
     """No test leaves its logging to the next."""
     with logging_restored():
         yield
-
-
-@pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
-    opened = await SqliteStore.open(tmp_path / "store.sqlite")
-    yield opened
-    await opened.close()
 
 
 @pytest.fixture

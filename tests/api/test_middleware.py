@@ -19,7 +19,7 @@ from proxy.api.routes import ROUTES
 from proxy.api.server import server_logger
 from proxy.members.directory import Directory
 from proxy.members.member import Member
-from proxy.store.base import StoreError
+from proxy.storage.database import StorageError
 from proxy.translate.errors import LocalError
 
 Client = TestClient[Any, Any]
@@ -222,7 +222,7 @@ async def test_an_unforeseen_error_is_logged_and_not_shown(
 
 
 async def test_a_broken_data_folder_is_503_in_words(client: Client, room_of_jobs: Any) -> None:
-    room_of_jobs.failure = StoreError("disk full")
+    room_of_jobs.failure = StorageError("disk full")
     response = await client.get("/queue")
     assert (response.status, (await response.json())["error"]["type"]) == (
         503,

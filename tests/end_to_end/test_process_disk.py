@@ -21,7 +21,8 @@ from structlog.testing import capture_logs
 from proxy.settings import ConfigError
 from proxy.simulator import Simulator
 from proxy.storage import database
-from proxy.store import sqlite
+from proxy.storage.jobs import JobRepository, Payload, StoredJob
+from proxy.storage.start import open_folder
 
 
 @pytest.fixture
@@ -133,37 +134,34 @@ async def test_a_folder_of_another_process_is_said_in_a_sentence(
     assert said.count("\n") == 1, said
 
 
-async def test_a_damaged_database_is_set_aside_and_the_start_goes_on(
+async def test_a_damaged_database_is_replaced_only_when_asked_for(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
-    (tmp_path / "proxy.sqlite").write_bytes(b"junk " * 1000)
-    async with serving(tmp_path, environment=before(simulator)) as process:
+    (tmp_path / database.FILE).write_bytes(b"junk " * 1000)
+    code, said = await exit_of(tmp_path, before(simulator))
+    assert code == 2
+    assert "restore FILE" in said
+    assert "--start-empty" in said
+    assert (tmp_path / database.FILE).read_bytes() == b"junk " * 1000
+    async with serving(tmp_path, "--start-empty", environment=before(simulator)) as process:
         await Client(session, process.url).run(graphs.plain())
         assert await process.stop() == 0
-    assert b"damaged_database_replaced" in b"".join(process.said)
-    assert (tmp_path / "proxy.sqlite.damaged-1").read_bytes() == b"junk " * 1000
+    assert b"database_replaced" in b"".join(process.said)
+    assert (tmp_path / f"{database.FILE}.damaged-1").read_bytes() == b"junk " * 1000
 
 
-async def test_a_damaged_record_is_left_out_and_the_others_are_known(
+async def test_a_job_that_cannot_be_read_stops_the_start(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     async with running_proxy(simulator, tmp_path) as proxy:
-        whole = await Client(session, proxy.url).run(graphs.plain())
-    connection = sqlite3.connect(tmp_path / "proxy.sqlite")
-    collections = [
-        name for (name,) in connection.execute("SELECT DISTINCT collection FROM documents")
-    ]
-    for collection in {*collections, "jobs", "usage", "usage_marks"}:
-        for number, value in enumerate((b"", b"{", b"null", b"{}", b"\xff\x00")):
-            row = (collection, f"local/damaged-{number}", value)
-            connection.execute("INSERT INTO documents VALUES (?, ?, ?)", row)
-    connection.commit()
-    connection.close()
-    async with running_proxy(simulator, tmp_path) as proxy:
-        client = Client(session, proxy.url)
-        _, history = await client.get("history")
-        assert list(history.values()) == [whole]
-        await client.run(graphs.plain(1))
+        await Client(session, proxy.url).run(graphs.plain())
+    stored = await open_folder(tmp_path)
+    job = StoredJob("local", "spoilt", "queued", 0, 1, 1)
+    await JobRepository(stored).insert(job, Payload(b'{"cut', b"{}"))
+    await stored.close()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        async with running_proxy(simulator, tmp_path):
+            pass
 
 
 async def test_while_another_process_locks_the_database_nothing_is_accepted(
@@ -187,8 +185,8 @@ async def test_while_another_process_locks_the_database_nothing_is_accepted(
 async def test_a_database_that_is_locked_at_the_start_is_not_taken_for_damaged(
     simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite, "BUSY_TIMEOUT", 50)
-    other = sqlite3.connect(tmp_path / "proxy.sqlite", isolation_level=None)
+    monkeypatch.setattr(database, "BUSY_TIMEOUT", 50)
+    other = sqlite3.connect(tmp_path / database.FILE, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     with pytest.raises(ConfigError, match="locked"):
         async with running_proxy(simulator, tmp_path):
