@@ -53,8 +53,8 @@ from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 from proxy.userdata.base import UserData
+from proxy.userdata.disk import UserDataOnDisk
 from proxy.userdata.on_cloud import UserDataOnCloud
-from proxy.userdata.on_disk import UserDataOnDisk
 
 log = structlog.get_logger(__name__)
 

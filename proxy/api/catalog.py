@@ -9,7 +9,7 @@ from aiohttp import web
 from proxy.api import answers
 from proxy.api.middleware import prepare
 from proxy.api.services import member_of, of
-from proxy.catalog.whole import Body, Coding
+from proxy.catalog.nodes import Body, Coding
 
 #: Ways to compress `object_info`, the best first.
 _CODINGS: tuple[Coding, ...] = ("zstd", "gzip")

@@ -18,8 +18,15 @@ from proxy.api.services import member_of, of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN, is_active, media_type
-from proxy.userdata.base import Entry, IsFileError, IsFolderError, TakenError
-from proxy.userdata.names import BadNameError, LeadsOutError, parts_of
+from proxy.userdata.base import (
+    BadNameError,
+    Entry,
+    IsFileError,
+    IsFolderError,
+    LeadsOutError,
+    TakenError,
+    parts_of,
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

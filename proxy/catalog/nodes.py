@@ -1,17 +1,98 @@
-"""The node classes of the cloud as a local ComfyUI would list them. Pure, apart from a memory.
-
-The cloud's answer is about 9 MB. It is taken apart once, into the JSON of every class, so that an
-answer is put together from ready pieces; only lists of files are written anew.
-"""
+"""The node classes: parsed, as one body and in parts, with the member's uploads in them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import asyncio
+import re
+import secrets
+import sys
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from proxy.catalog import uploads
-from proxy.catalog.whole import Whole
+from blake3 import blake3
+
 from proxy.translate import codec
+from proxy.translate.names import is_hash_name, kind
+
+#: The flags of an input that lists files of the input folder, and the media that it lists.
+_FLAGS: dict[str, tuple[str, ...]] = {
+    "image_upload": ("image",),
+    "animated_image_upload": ("image",),
+    "video_upload": ("video",),
+    "audio_upload": ("audio", "video"),
+}
+
+#: Stands in for a slot while a class is encoded; no catalogue can hold it.
+_MARK = secrets.token_hex(16)
+_MARKED = re.compile(rb'"%s:(\d+)"' % _MARK.encode())
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A list of files: the names that the cloud itself offers, and the media that are listed."""
+
+    offered: tuple[str, ...]
+    media: tuple[str, ...]
+
+    def json(self, files: Iterable[str]) -> bytes:
+        """The cloud's choices without hashes, and the files of the folder itself, in order."""
+        names = {name for name in self.offered if not is_hash_name(name)}
+        names.update(file for file in files if "/" not in file and kind(file) in self.media)
+        return codec.dump_bytes(sorted(names))
+
+
+Template = tuple[bytes | Slot, ...]
+
+
+def lists_files(info: Mapping[str, Any]) -> bool:
+    """Whether a class has an input that lists files."""
+    return any(True for _ in _uploads(info))
+
+
+def template(info: bytes) -> Template:
+    """The JSON of a class, cut at its slots."""
+    parsed = codec.loads(info)
+    slots = [_cut(spec, media, number) for number, (spec, media) in enumerate(_uploads(parsed))]
+    pieces = _MARKED.split(codec.dump_bytes(parsed))
+    return tuple(slots[int(piece)] if odd % 2 else piece for odd, piece in enumerate(pieces))
+
+
+def fill(parts: Template, files: Iterable[str]) -> bytes:
+    """The JSON of a class for a folder that holds `files`."""
+    listed = tuple(files)
+    return b"".join(part.json(listed) if isinstance(part, Slot) else part for part in parts)
+
+
+def _uploads(info: Mapping[str, Any]) -> Iterator[tuple[list[Any], tuple[str, ...]]]:
+    """The specs of the inputs that list files of the input folder, with their media."""
+    sections = info.get("input")
+    for section in ("required", "optional"):
+        inputs = sections.get(section) if isinstance(sections, dict) else None
+        for spec in inputs.values() if isinstance(inputs, dict) else ():
+            options = spec[1] if isinstance(spec, list) and len(spec) > 1 else None
+            if not isinstance(options, dict) or options.get("image_folder", "input") != "input":
+                continue
+            media = tuple(
+                one for flag, kinds in _FLAGS.items() if options.get(flag) for one in kinds
+            )
+            if media and (isinstance(spec[0], list) or spec[0] == "COMBO"):
+                yield spec, media
+
+
+def _cut(spec: list[Any], media: tuple[str, ...], number: int) -> Slot:
+    """Put the mark in the place of a list; what the list was."""
+    mark = f"{_MARK}:{number}"
+    offered: object
+    if isinstance(spec[0], list):
+        offered, spec[0] = spec[0], mark
+    else:
+        offered, spec[1]["options"] = spec[1].get("options"), mark
+    offers = offered if isinstance(offered, list) else []
+    return Slot(tuple(name for name in offers if isinstance(name, str)), media)
+
 
 #: Fields that the newest ComfyUI always has and the cloud's OpenAPI does not name.
 _ALWAYS: dict[str, Any] = {
@@ -32,14 +113,14 @@ class Nodes(Mapping[str, dict[str, Any]]):
 
     def __init__(self, classes: Mapping[str, Any]) -> None:
         self._json: dict[str, bytes] = {}
-        self._templates: dict[str, uploads.Template] = {}
+        self._templates: dict[str, Template] = {}
         self._parsed: dict[str, dict[str, Any]] = {}
         for name, info in classes.items():
             if isinstance(info, dict):
                 missing = {field: _ALWAYS[field] for field in _ALWAYS if field not in info}
                 self._json[name] = codec.dump_bytes({**info, **missing})
-                if uploads.lists_files(info):
-                    self._templates[name] = uploads.template(self._json[name])
+                if lists_files(info):
+                    self._templates[name] = template(self._json[name])
         self.whole = Whole(self._parts())
 
     def __getitem__(self, name: str) -> dict[str, Any]:
@@ -63,12 +144,12 @@ class Nodes(Mapping[str, dict[str, Any]]):
         """The body of `GET /object_info/{class}`: `{}` for a class that there is not."""
         if name not in self._json:
             return b"{}"
-        return b"{" + _key(name) + uploads.fill(self._template(name), files) + b"}"
+        return b"{" + _key(name) + fill(self._template(name), files) + b"}"
 
-    def _template(self, name: str) -> uploads.Template:
+    def _template(self, name: str) -> Template:
         return self._templates.get(name) or (self._json[name],)
 
-    def _parts(self) -> Iterator[bytes | uploads.Slot]:
+    def _parts(self) -> Iterator[bytes | Slot]:
         before = b"{"
         for name in self._json:
             yield before + _key(name)
@@ -87,3 +168,147 @@ def read(body: bytes) -> Nodes:
 
 def _key(name: str) -> bytes:
     return codec.dump_bytes(name) + b": "
+
+
+if TYPE_CHECKING or sys.version_info < (3, 14):
+    from backports import zstd
+else:
+    from compression import zstd
+
+Coding = Literal["identity", "gzip", "zstd"]
+
+_GZIP_LEVEL = 6
+#: Level 3 takes about as long as one answer; this body gains little from more.
+_ZSTD_LEVEL = 3
+
+#: RFC 1952, 2.3.1: deflate, no flags, no time, unknown system.
+_GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+#: An empty last block with fixed codes.
+_DEFLATE_END = b"\x03\x00"
+
+#: Pieces below this many bytes are joined to their neighbours.
+_SMALL = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A body as it is sent: its bytes in pieces, their number and a strong entity tag."""
+
+    coding: Coding
+    pieces: tuple[bytes, ...]
+    length: int
+    etag: str
+
+
+class Whole:
+    """All classes, as parts in order: JSON, and slots for lists of files."""
+
+    def __init__(self, parts: Iterable[bytes | Slot]) -> None:
+        self._between: list[bytes] = []
+        self._slots: list[Slot] = []
+        run: list[bytes] = []
+        for part in parts:
+            if isinstance(part, Slot):
+                self._between.append(b"".join(run))
+                self._slots.append(part)
+                run = []
+            else:
+                run.append(part)
+        self._between.append(b"".join(run))
+        self._deflated = [_deflate(piece) for piece in self._between]
+
+    def body(self, files: Iterable[str], coding: Coding) -> Body:
+        """The body for a member whose input folder holds `files`. Takes some milliseconds."""
+        listed = tuple(files)
+        lists = {slot: slot.json(listed) for slot in set(self._slots)}
+        plain = self._spliced(self._between, lists)
+        if coding == "gzip":
+            deflated = {slot: _deflate(json) for slot, json in lists.items()}
+            return _body(coding, _gzip(self._spliced(self._deflated, deflated), plain))
+        if coding == "zstd":
+            return _body(coding, _zstd(plain))
+        return _body(coding, plain)
+
+    def _spliced(self, between: Sequence[bytes], lists: Mapping[Slot, bytes]) -> list[bytes]:
+        pieces = [between[0]]
+        for slot, piece in zip(self._slots, between[1:], strict=True):
+            pieces += lists[slot], piece
+        return pieces
+
+
+def _deflate(data: bytes) -> bytes:
+    deflate = zlib.compressobj(_GZIP_LEVEL, wbits=-zlib.MAX_WBITS)
+    return deflate.compress(data) + deflate.flush(zlib.Z_FULL_FLUSH)
+
+
+def _gzip(deflated: Iterable[bytes], plain: Iterable[bytes]) -> Iterator[bytes]:
+    checksum = length = 0
+    for piece in plain:
+        checksum = zlib.crc32(piece, checksum)
+        length += len(piece)
+    yield _GZIP_HEADER
+    yield from deflated
+    yield _DEFLATE_END
+    yield checksum.to_bytes(4, "little") + (length % 2**32).to_bytes(4, "little")
+
+
+def _zstd(plain: Iterable[bytes]) -> Iterator[bytes]:
+    compressor = zstd.ZstdCompressor(_ZSTD_LEVEL)
+    for piece in plain:
+        yield compressor.compress(piece)
+    yield compressor.flush()
+
+
+def _body(coding: Coding, pieces: Iterable[bytes]) -> Body:
+    joined = tuple(_joined(pieces))
+    digest = blake3()
+    for piece in joined:
+        digest.update(piece)
+    return Body(coding, joined, sum(map(len, joined)), digest.hexdigest(length=16))
+
+
+def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The pieces, the small ones joined; a large one is passed on without a copy."""
+    small: list[bytes] = []
+    for piece in pieces:
+        if len(piece) < _SMALL:
+            small.append(piece)
+            continue
+        if small:
+            yield b"".join(small)
+            small = []
+        yield piece
+    if small:
+        yield b"".join(small)
+
+
+#: Bodies that are kept. They share what is the same for all members, unless it is zstd.
+MOST = 64
+
+
+class Bodies:
+    """The bodies of the newest catalogue by list of files and coding."""
+
+    def __init__(self) -> None:
+        self._whole: Whole | None = None
+        self._made: OrderedDict[tuple[tuple[str, ...], Coding], asyncio.Task[Body]] = OrderedDict()
+
+    async def get(self, whole: Whole, files: Sequence[str], coding: Coding) -> Body:
+        """The body of `whole`, the newest catalogue; who waits together gets the same."""
+        if whole is not self._whole:
+            self._whole = whole
+            self._made.clear()
+        key = tuple(files), coding
+        making = self._made.get(key)
+        if making is None or (making.done() and (making.cancelled() or making.exception())):
+            making = asyncio.create_task(asyncio.to_thread(whole.body, key[0], coding))
+            self._made[key] = making
+            if len(self._made) > MOST:
+                self._made.popitem(last=False)
+        self._made.move_to_end(key)
+        return making.result() if making.done() else await asyncio.shield(making)
+
+    async def close(self) -> None:
+        """Wait for what is being made."""
+        await asyncio.gather(*self._made.values(), return_exceptions=True)
+        self._made.clear()

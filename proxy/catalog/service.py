@@ -12,12 +12,9 @@ from urllib.parse import quote
 import structlog
 
 from proxy.catalog import nodes
-from proxy.catalog.bodies import Bodies
 from proxy.catalog.extras import Extras
-from proxy.catalog.kept import Kept
-from proxy.catalog.nodes import Nodes
-from proxy.catalog.source import Cloud
-from proxy.catalog.whole import Body, Coding
+from proxy.catalog.nodes import Bodies, Body, Coding, Nodes
+from proxy.catalog.source import Cloud, Kept
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 

@@ -1,19 +1,25 @@
-"""Where the catalogue comes from: the first account that gives it."""
+"""Where the catalog comes from, and how it is kept on the disk."""
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import structlog
 from yarl import URL
 
-from proxy.catalog.pictures import Picture
 from proxy.cloud.errors import CloudError, CloudUnreachable
+from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+#: Bytes and media type.
+Picture: TypeAlias = tuple[bytes, str]
 
 
 class Cloud(Protocol):
@@ -93,3 +99,129 @@ class Accounts:
                 log.info("account_skipped", reason=str(error))
                 problem = problem or error
         raise problem or CloudUnreachable("there is no account to ask")
+
+
+#: Seconds before the cloud is asked again after it has failed.
+PAUSE = 10.0
+
+
+class Kept(Generic[T]):
+    """What `fetch` gets and `read` understands (it raises `ValueError` otherwise).
+
+    It is served from memory, then from `path`, and only without either does a caller wait for the
+    cloud; callers that wait together cause one call. Older than `max_age` (seconds) it is still
+    served, while it is being fetched anew. How old a copy on disk is, only the clock on the wall
+    can tell; from then on its age does not depend on that clock.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        path: Path,
+        fetch: Callable[[], Awaitable[bytes]],
+        read: Callable[[bytes], T],
+        *,
+        max_age: float,
+    ) -> None:
+        self._name = name
+        self._path = path
+        self._fetch = fetch
+        self._read = read
+        self._max_age = max_age
+        self._value: T | None = None
+        self._fetched_at = 0.0  # by the monotonic clock
+        self._looking = asyncio.Lock()
+        self._looked_on_disk = False
+        self._refreshing: asyncio.Task[None] | None = None
+        self._failed_at: float | None = None
+        self._failure = ""
+
+    @property
+    def value(self) -> T | None:
+        """What is in memory now."""
+        return self._value
+
+    async def get(self) -> T:
+        """The document. Raises `LocalError` (503) when there is none and the cloud gives none."""
+        await self._look_on_disk()
+        if self._value is None or time.monotonic() - self._fetched_at > self._max_age:
+            refreshing = self._refresh()
+            if self._value is None and refreshing is not None:
+                await asyncio.shield(refreshing)
+        if self._value is None:
+            raise LocalError(
+                503,
+                "catalogue_unavailable",
+                f"Comfy Cloud did not give the proxy its {self._name}; try again in a moment.",
+                details=self._failure,
+                headers={"Retry-After": str(int(PAUSE))},
+            )
+        return self._value
+
+    async def renewed(self, age: float, *, patience: float) -> bool:
+        """Fetch the document anew if it is older than `age`, and wait up to `patience` seconds.
+
+        Says whether it is another one now.
+        """
+        before = self._value
+        if time.monotonic() - self._fetched_at > age and (refreshing := self._refresh()):
+            await asyncio.wait([refreshing], timeout=patience)
+        return self._value is not before
+
+    async def close(self) -> None:
+        """Stop fetching."""
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+            await asyncio.gather(self._refreshing, return_exceptions=True)
+
+    def _refresh(self) -> asyncio.Task[None] | None:
+        """The refresh that runs now, or a new one; `None` so soon after a failure."""
+        if self._refreshing is None or self._refreshing.done():
+            if self._failed_at is not None and time.monotonic() - self._failed_at < PAUSE:
+                return None
+            self._refreshing = asyncio.create_task(self._load(), name=f"refresh {self._name}")
+        return self._refreshing
+
+    async def _load(self) -> None:
+        try:
+            body = await self._fetch()
+            self._value = await asyncio.to_thread(self._read, body)
+        except (CloudError, ValueError) as error:
+            self._failed_at = time.monotonic()
+            self._failure = str(error)
+            log.warning("catalog_refresh_failed", what=self._name, error=self._failure)
+            return
+        self._fetched_at = time.monotonic()
+        self._failed_at = None
+        try:
+            await asyncio.to_thread(_write, self._path, body)
+        except OSError as error:
+            log.warning("catalog_save_failed", what=self._name, error=str(error))
+
+    async def _look_on_disk(self) -> None:
+        if self._looked_on_disk:
+            return
+        async with self._looking:
+            if self._looked_on_disk:
+                return
+            try:
+                body, modified = await asyncio.to_thread(_read_file, self._path)
+                self._value = await asyncio.to_thread(self._read, body)
+                self._fetched_at = time.monotonic() - max(0.0, time.time() - modified)
+            except FileNotFoundError:
+                pass
+            except (OSError, ValueError) as error:
+                log.warning("catalog_copy_rejected", what=self._name, error=str(error))
+            self._looked_on_disk = True
+
+
+def _read_file(path: Path) -> tuple[bytes, float]:
+    return path.read_bytes(), path.stat().st_mtime
+
+
+def _write(path: Path, body: bytes) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".new")
+    draft.write_bytes(body)
+    draft.replace(path)

@@ -1,22 +1,39 @@
-"""One folder on the disk: what is asked of it by names that must not lead out of it.
-
-Everything here blocks, and runs in threads.
-"""
+"""User data on the proxy's disk: files that are whole or not there, settings beside them."""
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import json
 import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import structlog
 
 from proxy.storage.database import StorageError
-from proxy.userdata.base import Entry, IsFileError, IsFolderError, TakenError, in_tree_order
-from proxy.userdata.names import DRAFT, BadNameError, LeadsOutError, parts_of
+from proxy.translate import codec
+from proxy.userdata.base import (
+    DRAFT,
+    BadNameError,
+    Entry,
+    IsFileError,
+    IsFolderError,
+    LeadsOutError,
+    TakenError,
+    in_tree_order,
+    member_folder,
+    parts_of,
+)
+
+log = structlog.get_logger(__name__)
+
+FILE = "comfy.settings.json"
 
 #: What a file or a folder takes on a disk at least, in bytes.
 BLOCK = 4096
@@ -281,3 +298,91 @@ def _settle(folder: Path) -> None:
         os.fsync(number)
     finally:
         os.close(number)
+
+
+class SettingsFile:
+    """The settings on a disk. Methods raise `StorageError` when it refuses."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+        self._changing = threading.Lock()
+
+    def read(self) -> dict[str, Any]:
+        """All settings; none where the file is missing or is no JSON object."""
+        try:
+            settings = codec.loads(self._disk.read(FILE))
+        except FileNotFoundError:
+            return {}
+        except (ValueError, BadNameError):
+            settings = None
+        if not isinstance(settings, dict):
+            log.warning("settings_read_failed", file=FILE)
+            return {}
+        return settings
+
+    def change(self, changes: Mapping[str, Any]) -> None:
+        """Set some and keep the others."""
+        with self._changing:
+            settings = {**self.read(), **changes}
+            self._disk.write(FILE, json.dumps(settings, indent=4).encode())
+
+
+class UserDataOnDisk:
+    """The members' folders below `folder`. Methods raise what those of `Disk` raise."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._members: dict[str, tuple[Disk, SettingsFile]] = {}
+
+    async def start(self) -> None:
+        """Remove what a process that was killed had begun to write."""
+        await asyncio.to_thread(Disk(self._folder).tidy)
+
+    async def read(self, member: str, name: str) -> Path:
+        """Where a file or folder is."""
+        return await asyncio.to_thread(self._disk(member).find, name)
+
+    async def usage(self, member: str, name: str = FILE) -> tuple[int, int]:
+        """The bytes that a member has stored, and how many a write to `name` takes the place of."""
+        return await asyncio.to_thread(self._disk(member).usage, name)
+
+    async def write(self, member: str, name: str, data: bytes, *, overwrite: bool = True) -> Entry:
+        """Write a file, whole or not at all."""
+        return await asyncio.to_thread(self._disk(member).write, name, data, overwrite=overwrite)
+
+    async def delete(self, member: str, name: str) -> None:
+        """Remove a file."""
+        await asyncio.to_thread(self._disk(member).delete, name)
+
+    async def move(self, member: str, name: str, target: str, *, overwrite: bool = True) -> Entry:
+        """Give a file another name."""
+        return await asyncio.to_thread(self._disk(member).move, name, target, overwrite=overwrite)
+
+    async def files(self, member: str, name: str, *, recurse: bool) -> list[Entry]:
+        """The files in a folder, by their paths from it."""
+        return await asyncio.to_thread(self._disk(member).files, name, recurse=recurse)
+
+    async def tree(self, member: str, name: str) -> list[Entry]:
+        """All folders and files below a folder, by their paths from the member's."""
+        return await asyncio.to_thread(self._disk(member).tree, name)
+
+    async def settings(self, member: str) -> dict[str, Any]:
+        """All settings of the member."""
+        return await asyncio.to_thread(self._of(member)[1].read)
+
+    async def setting(self, member: str, name: str) -> Any:
+        """The value of one setting, or `None`."""
+        return (await self.settings(member)).get(name)
+
+    async def change_settings(self, member: str, changes: Mapping[str, Any]) -> None:
+        """Set some settings and keep the others."""
+        await asyncio.to_thread(self._of(member)[1].change, changes)
+
+    def _disk(self, member: str) -> Disk:
+        return self._of(member)[0]
+
+    def _of(self, member: str) -> tuple[Disk, SettingsFile]:
+        if member not in self._members:
+            disk = Disk(self._folder / member_folder(member))
+            self._members[member] = disk, SettingsFile(disk)
+        return self._members[member]

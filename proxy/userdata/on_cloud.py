@@ -7,41 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
+from proxy.cloud.client import UserDataCalls
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.translate.as_cloud import UserFile
 from proxy.translate.errors import LocalError, from_cloud, retry_header
-from proxy.userdata.base import Entry, IsFileError, TakenError, in_tree_order
-from proxy.userdata.names import BadNameError, parts_of
-
-
-class Calls(Protocol):
-    """What this room needs of the cloud. Each may raise `CloudError`."""
-
-    async def settings(self) -> dict[str, Any]:
-        """All settings."""
-
-    async def setting(self, name: str) -> Any:
-        """The value of one setting, or `None`."""
-
-    async def change_settings(self, changes: Mapping[str, Any]) -> None:
-        """Set some settings and keep the others."""
-
-    async def files(self, folder: str) -> list[UserFile]:
-        """All files below a folder (`""`: all), by their paths from it."""
-
-    async def read(self, path: str) -> bytes:
-        """A file's content."""
-
-    async def write(self, path: str, data: bytes, *, overwrite: bool) -> UserFile:
-        """Write a file."""
-
-    async def delete(self, path: str) -> None:
-        """Remove a file."""
-
-    async def move(self, path: str, target: str, *, overwrite: bool) -> UserFile:
-        """Give a file another name."""
+from proxy.userdata.base import (
+    BadNameError,
+    Entry,
+    IsFileError,
+    TakenError,
+    in_tree_order,
+    parts_of,
+)
 
 
 class UserDataOnCloud:
@@ -50,12 +29,12 @@ class UserDataOnCloud:
     It is for a proxy without members: as soon as `shared` says that there are some, it refuses.
     """
 
-    def __init__(self, calls: Calls, *, shared: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, calls: UserDataCalls, *, shared: Callable[[], bool] = lambda: False) -> None:
         self._account = calls
         self._shared = shared
 
     @property
-    def _calls(self) -> Calls:
+    def _calls(self) -> UserDataCalls:
         if self._shared():
             raise LocalError(
                 403,

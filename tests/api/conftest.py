@@ -18,7 +18,7 @@ from proxy.api.connections import Limits
 from proxy.api.server import Server
 from proxy.api.services import Services
 from proxy.api.system import Journal
-from proxy.catalog.whole import Body, Coding, Whole
+from proxy.catalog.nodes import Body, Coding, Whole
 from proxy.files.metadata import Edits
 from proxy.files.record import Named, make_record
 from proxy.jobs.clients import Clients
@@ -30,7 +30,7 @@ from proxy.storage.files import FileRecord
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
-from proxy.userdata.on_disk import UserDataOnDisk
+from proxy.userdata.disk import UserDataOnDisk
 
 MEMBER = "local"
 JOB = "14a1c0de-0000-4000-8000-000000000001"

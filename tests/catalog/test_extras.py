@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from proxy.catalog import pictures
-from proxy.catalog.extras import Extras
-from proxy.catalog.pictures import Picture, Pictures
+import proxy.catalog.extras
+from proxy.catalog.extras import Extras, Pictures
+from proxy.catalog.source import Picture
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudUnreachable
 from proxy.cloud.resilience import Backoff, RetryPolicy
@@ -100,7 +100,7 @@ async def test_a_model_without_picture_is_asked_about_once(
 
 
 async def test_pictures_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "MOST_BYTES", 3000)
+    monkeypatch.setattr(proxy.catalog.extras, "MOST_BYTES", 3000)
     asked: list[str] = []
 
     async def ask(folder: str, index: int, name: str) -> Picture | None:

@@ -1,15 +1,20 @@
-"""The catalogue of several accounts: from the first one that gives it."""
+"""Where the catalog comes from, and how it is kept."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from yarl import URL
 
+from proxy.catalog import source as source_module
 from proxy.catalog.service import Catalogue
-from proxy.catalog.source import Accounts
+from proxy.catalog.source import Accounts, Kept
 from proxy.cloud.errors import CloudUnauthorized, CloudUnreachable
 from proxy.translate.errors import LocalError
 
@@ -74,3 +79,208 @@ async def test_without_one_that_answers_it_is_503(
         await catalogue.classes()
     assert refusal.value.status == 503
     assert refusal.value.details == ("first" if failures else "there is no account to ask")
+
+
+class Source:
+    """Gives one answer after the other; an error is raised, and while `open` is clear it waits."""
+
+    def __init__(self, *answers: bytes | Exception) -> None:
+        self.answers = list(answers)
+        self.calls = 0
+        self.asked: asyncio.Queue[int] = asyncio.Queue()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def __call__(self) -> bytes:
+        self.calls += 1
+        self.asked.put_nowait(self.calls)
+        await self.open.wait()
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def read(body: bytes) -> str:
+    if body == b"junk":
+        raise ValueError("junk")
+    return body.decode()
+
+
+Make = Callable[..., Kept[str]]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "sub" / "list.json"
+
+
+@pytest.fixture
+def make(path: Path) -> Make:
+    return lambda source, max_age=60.0: Kept("list", path, source, read, max_age=max_age)
+
+
+async def settle(document: Kept[str]) -> None:
+    """Wait for the refresh behind the scenes."""
+    assert document._refreshing is not None
+    await document._refreshing
+
+
+def let_pass(document: Kept[str], seconds: float) -> None:
+    document._fetched_at -= seconds
+
+
+def age(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
+
+
+def write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+async def test_it_is_fetched_once(make: Make) -> None:
+    source = Source(b"new")
+    document = make(source)
+    assert [await document.get(), await document.get()] == ["new", "new"]
+    assert source.calls == 1
+
+
+async def test_callers_that_wait_together_cause_one_call(make: Make) -> None:
+    source = Source(b"new")
+    document = make(source)
+    assert await asyncio.gather(*(document.get() for _ in range(10))) == ["new"] * 10
+    assert source.calls == 1
+
+
+async def test_a_caller_that_leaves_does_not_break_it_for_the_others(make: Make) -> None:
+    source = Source(b"new")
+    source.open.clear()
+    document = make(source)
+    leaving, staying = (asyncio.create_task(document.get()) for _ in range(2))
+    await source.asked.get()
+    leaving.cancel()
+    source.open.set()
+    assert await staying == "new"
+
+
+async def test_the_copy_on_disk_spares_the_call(make: Make, path: Path) -> None:
+    await make(Source(b"new")).get()
+    source = Source(b"newer")
+    assert (await make(source).get(), source.calls) == ("new", 0)
+
+
+async def test_an_old_copy_is_served_while_it_is_fetched_anew(make: Make, path: Path) -> None:
+    await make(Source(b"old")).get()
+    os.utime(path, (0, 0))
+    document = make(Source(b"new"))
+    assert await document.get() == "old"
+    await settle(document)
+    assert (document.value, age(path) < 60) == ("new", True)
+
+
+@pytest.mark.parametrize("jump", [-1e9, 1e9])
+async def test_a_clock_that_jumps_makes_nothing_older_or_younger(
+    make: Make, monkeypatch: pytest.MonkeyPatch, jump: float
+) -> None:
+    source = Source(b"first", b"second")
+    document = make(source)
+    await document.get()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + jump)
+    assert await document.get() == "first"
+    assert source.calls == 1
+    let_pass(document, 61.0)
+    await document.get()
+    await settle(document)
+    assert document.value == "second"
+
+
+async def test_a_copy_from_the_future_is_a_new_one(make: Make, path: Path) -> None:
+    await make(Source(b"old")).get()
+    os.utime(path, (time.time() + 1e9,) * 2)
+    source = Source(b"new")
+    document = make(source)
+    assert (await document.get(), source.calls) == ("old", 0)
+    let_pass(document, 61.0)
+    await document.get()
+    await settle(document)
+    assert document.value == "new"
+
+
+async def test_an_old_value_is_refreshed_and_kept_when_that_fails(make: Make) -> None:
+    source = Source(b"old", CloudUnreachable("down"))
+    document = make(source, max_age=0.0)
+    assert [await document.get() for _ in range(3)] == ["old"] * 3
+    await settle(document)
+    assert [await document.get() for _ in range(3)] == ["old"] * 3
+    assert source.calls == 2
+
+
+@pytest.mark.parametrize("failure", [CloudUnreachable("the cloud is down"), b"junk"])
+async def test_without_any_copy_it_is_503_in_words(make: Make, failure: bytes | Exception) -> None:
+    with pytest.raises(LocalError) as caught:
+        await make(Source(failure)).get()
+    assert (caught.value.status, caught.value.type) == (503, "catalogue_unavailable")
+    assert caught.value.headers == {"Retry-After": "10"}
+
+
+async def test_a_cloud_that_failed_is_not_asked_again_at_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(CloudUnreachable("down"), b"new")
+    document = make(source)
+    for _ in range(3):
+        with pytest.raises(LocalError):
+            await document.get()
+    assert source.calls == 1
+    monkeypatch.setattr(source_module, "PAUSE", 0.0)
+    assert await document.get() == "new"
+
+
+async def test_a_damaged_copy_is_as_good_as_none(make: Make, path: Path) -> None:
+    write(path, b"junk")
+    assert await make(Source(b"new")).get() == "new"
+
+
+async def test_a_disk_that_takes_nothing_does_not_matter(make: Make, path: Path) -> None:
+    write(path.parent, b"a file where the folder should be")
+    assert await make(Source(b"new")).get() == "new"
+
+
+async def test_closing_stops_the_call(make: Make) -> None:
+    source = Source(b"new")
+    source.open.clear()
+    document = make(source)
+    waiting = asyncio.create_task(document.get())
+    await source.asked.get()
+    await document.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_a_renewal_fetches_what_is_too_old_and_waits_for_it(make: Make) -> None:
+    source = Source(b"old", b"new")
+    document = make(source)
+    await document.get()
+    assert not await document.renewed(60.0, patience=5.0)
+    assert await document.renewed(0.0, patience=5.0)
+    assert document.value == "new"
+
+
+async def test_a_renewal_that_takes_too_long_goes_on_without_its_caller(make: Make) -> None:
+    source = Source(b"old", b"new")
+    document = make(source)
+    await document.get()
+    source.open.clear()
+    assert not await document.renewed(0.0, patience=0.01)
+    source.open.set()
+    await settle(document)
+    assert document.value == "new"
+
+
+async def test_a_renewal_that_fails_leaves_what_there_is(make: Make) -> None:
+    document = make(Source(b"old", CloudUnreachable("down")))
+    await document.get()
+    assert not await document.renewed(0.0, patience=5.0)
+    assert document.value == "old"

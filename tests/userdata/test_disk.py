@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from proxy.storage.database import StorageError
-from proxy.userdata.disk import BLOCK, Disk, TakenError
-from proxy.userdata.names import DRAFT
-from proxy.userdata.on_disk import UserDataOnDisk
+from proxy.userdata.base import DRAFT
+from proxy.userdata.disk import BLOCK, Disk, TakenError, UserDataOnDisk
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.userdata.names import DRAFT, BadNameError, LeadsOutError, member_folder, parts_of
+from proxy.userdata.base import DRAFT, BadNameError, LeadsOutError, member_folder, parts_of
 
 
 @pytest.mark.parametrize(
