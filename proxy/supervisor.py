@@ -67,7 +67,7 @@ class Supervisor:
                 log.exception("task_failed", task=name)
             failures = 1 if loop.time() - begun >= _STEADY else failures + 1
             if failures >= _MOST_FAILURES:
-                log.critical("task_given_up", task=name, failures=failures)
+                log.critical("task_abandoned", task=name, failures=failures)
                 self.failed.set()
                 return
             await asyncio.sleep(min(_FIRST * 2 ** (failures - 1), _LONGEST))

@@ -53,7 +53,7 @@ async def test_what_cannot_be_kept_up_ends_the_process(supervisor: Supervisor) -
     with capture_logs() as lines:
         supervisor.keep(work, "some work")
         await supervisor.failed.wait()
-    assert lines[-1]["event"] == "task_given_up"
+    assert lines[-1]["event"] == "task_abandoned"
     assert lines[-1]["log_level"] == "critical"
 
 

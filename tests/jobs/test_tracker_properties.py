@@ -14,6 +14,7 @@ from proxy.jobs.tracker import (
     GiveUp,
     Input,
     LeaveQueue,
+    ReadDetail,
     RecordEnd,
     SendMessage,
     SnapshotReceived,
@@ -227,3 +228,79 @@ def test_a_life_without_faults_keeps_every_message(
     for type_ in ("progress", "executed"):
         sent = sum(isinstance(one, EventReceived) and one.type == type_ for one in happenings)
         assert types.count(type_) == sent
+
+
+@given(lives(), st.booleans())
+def test_one_snapshot_is_a_whole_life(script: tuple[list[Input], Snapshot], started: bool) -> None:
+    _, detail = script
+    before: list[Input] = [SnapshotReceived(Snapshot("cloud-id", "in_progress", settled=False))]
+    commands = _play([*before[: int(started)], SnapshotReceived(detail)])
+    types = _types(commands)
+    assert types[:2] == ["execution_start", "execution_cached"]
+    assert types[-1] == "executing"
+    assert types.count("executed") == len(detail.outputs or {})
+    assert [type_ for type_ in types if type_ in TERMINAL] == [types[-2]]
+    assert len([command for command in commands if isinstance(command, RecordEnd)]) == 1
+
+
+@given(interleavings())
+def test_nothing_is_said_behind_the_end(script: tuple[list[Input], Snapshot]) -> None:
+    tracker = Tracker(ID, GRAPH)
+    for now, happening in enumerate(script[0]):
+        tracker.receive(happening, now)
+    assert tracker.ended
+    assert tracker.display_node is None
+    assert [tracker.receive(happening, 0) for happening in script[0]] == [[]] * len(script[0])
+
+
+@given(interleavings())
+def test_the_detail_is_not_asked_for_twice(script: tuple[list[Input], Snapshot]) -> None:
+    assert sum(isinstance(command, ReadDetail) for command in _play(script[0])) <= 1
+
+
+@given(interleavings())
+def test_the_progress_never_leaves_its_bounds(script: tuple[list[Input], Snapshot]) -> None:
+    tracker = Tracker(ID, GRAPH)
+    for now, happening in enumerate(script[0]):
+        tracker.receive(happening, now)
+        assert 0.0 <= tracker.progress <= 1.0
+
+
+@given(lives(), st.data())
+def test_each_blocked_branch_is_told_once_and_ends_nothing(
+    script: tuple[list[Input], Snapshot], data: st.DataObject
+) -> None:
+    happenings, detail = script
+    blocked = data.draw(st.lists(st.sampled_from(NODES), unique=True))
+    for node in [*blocked, *blocked]:
+        told = _event("execution_error", node_id=node, exception_type="ExecutionBlocked")
+        happenings.insert(data.draw(st.integers(0, len(happenings) - 2)), told)
+    commands = _play([*happenings, SnapshotReceived(detail)])
+    errors = [
+        command.message.data
+        for command in commands
+        if isinstance(command, SendMessage)
+        and isinstance(command.message, Event)
+        and command.message.type == "execution_error"
+        and command.message.data["exception_type"] == "ExecutionBlocked"
+    ]
+    assert sorted(error["node_id"] for error in errors) == sorted(blocked)
+    assert all(error["current_inputs"] == [] for error in errors)
+    (record,) = (command for command in commands if isinstance(command, RecordEnd))
+    assert record.outcome == detail.status
+    assert "ExecutionBlocked" not in str(record.status)
+
+
+@given(interleavings() | interleavings(giving_up=True))
+def test_the_recorded_messages_are_those_that_were_told(
+    script: tuple[list[Input], Snapshot],
+) -> None:
+    commands = _play(script[0])
+    (record,) = (command for command in commands if isinstance(command, RecordEnd))
+    told = [
+        [command.message.type, command.message.data]
+        for command in commands
+        if isinstance(command, SendMessage) and isinstance(command.message, Event)
+    ]
+    assert all(message in told for message in record.status["messages"])
+    assert record.started_at <= record.ended_at
