@@ -184,8 +184,7 @@ async def rooms(
                 asked=reread_keys or asyncio.Event(),
                 interval=timeouts.key_interval,
             )
-            following = asyncio.create_task(keys.follow(), name="follow the keys")
-            stack.push_async_callback(_end, following)
+            supervisor.keep(keys.follow, "follow the keys")
         readiness = Readiness(database, workers, max_age=timeouts.ready_age)
         stack.push_async_callback(readiness.close)
         metrics.registry.register(Gauges(jobs, workers, files.cache))
@@ -211,6 +210,7 @@ async def rooms(
             metrics_shown=settings.metrics,
             admin_apart=settings.admin_listen is not None,
             board=board,
+            supervisor=supervisor,
         )
 
 
@@ -243,8 +243,8 @@ async def serve(
             ready(await server.start(settings.host, settings.port, context=context))
             following.append(asyncio.create_task(_tell_problems(services), name="tell problems"))
             if certificate is not None:
-                follow = certificate.follow()
-                following.append(asyncio.create_task(follow, name="follow the certificate"))
+                keep = services.supervisor.keep
+                following.append(keep(certificate.follow, "follow the certificate"))
             await _first_of(stop, failed)
             if failed.is_set():
                 raise RuntimeError("background work failed too often; the log above says why")

@@ -34,7 +34,7 @@ async def kept(
     await usage.start()
     supervisor.keep(usage.run, "write usage")
     record = Audit(repository, days=settings.audit_days)
-    await record.start(folder)
+    await record.start(folder, supervisor)
     try:
         limiter = Limiter(lambda name: members.get(name).limits, usage)
         yield Books(metrics, usage, limiter, record)

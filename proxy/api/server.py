@@ -224,7 +224,8 @@ class Server:
             self._protocols(connections), host, port, backlog=BACKLOG, ssl=context
         )
         self._connections = connections
-        self._watching = asyncio.create_task(connections.run(), name="watch over connections")
+        keep = self._services.supervisor.keep
+        self._watching = keep(connections.run, "watch over connections")
         chosen = self._listening.sockets[0].getsockname()[1]
         scheme = "http" if context is None else "https"
         return f"{scheme}://[{host}]:{chosen}" if ":" in host else f"{scheme}://{host}:{chosen}"

@@ -13,6 +13,7 @@ from proxy.api.books import Books
 from proxy.api.connections import member_of, of
 from proxy.api.web_interface import WebInterface
 from proxy.members.directory import Directory
+from proxy.supervisor import Supervisor
 
 if TYPE_CHECKING:
     from proxy.api.admin.board import Board
@@ -65,7 +66,8 @@ class Services:
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
     `interface` is what is served at `/`. `books` has what is counted, limited and recorded.
-    With `admin_apart` what is for admins is served elsewhere; `board` is what they look at.
+    `supervisor` keeps background work up. With `admin_apart` what is for admins is served
+    elsewhere; `board` is what they look at.
     """
 
     jobs: JobService
@@ -87,6 +89,7 @@ class Services:
     metrics_shown: bool = False
     admin_apart: bool = False
     board: Board | None = None
+    supervisor: Supervisor = field(default_factory=Supervisor)
 
 
 SERVICES = web.AppKey("services", Services)

@@ -83,8 +83,12 @@ class JobRecorder:
         """Keep the lease, until cancelled. Raises `FencedError` when somebody else has it."""
         while True:
             await asyncio.sleep(_RENEWAL)
-            if self._lease is not None and not await self._leases.renew(self._lease, _LEASE):
-                raise FencedError("another process has taken over the jobs of this database")
+            await self.renew_once()
+
+    async def renew_once(self) -> None:
+        """Keep the lease for another while. Raises `FencedError`, `StorageError`."""
+        if self._lease is not None and not await self._leases.renew(self._lease, _LEASE):
+            raise FencedError("another process has taken over the jobs of this database")
 
     async def close(self) -> None:
         """Write what has changed, and give the lease back."""

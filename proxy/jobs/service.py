@@ -217,10 +217,13 @@ class JobService:
         """A `status` now and then, for clients that take a silent socket for a dead server."""
         while True:
             await asyncio.sleep(self._status_interval)
-            for member, live in list(self._live.items()):
-                news = status(live.remaining)
-                for client_id in {job.client_id for job in live.jobs.values()}:
-                    self.subscribers.tell(member, client_id, news)
+            self._beat()
+
+    def _beat(self) -> None:
+        for member, live in list(self._live.items()):
+            news = status(live.remaining)
+            for client_id in {job.client_id for job in live.jobs.values()}:
+                self.subscribers.tell(member, client_id, news)
 
     # --- taking a job in -------------------------------------------------------------------
 

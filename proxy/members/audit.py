@@ -23,6 +23,7 @@ from proxy.members.usage import finish
 from proxy.storage.database import StorageError
 from proxy.storage.legacy import KEPT
 from proxy.storage.usage import AuditRow, UsageRepository
+from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -72,14 +73,15 @@ class Audit:
         self._writer: asyncio.Task[None] | None = None
         self._cleaned = -1
 
-    async def start(self, legacy: Path | None = None) -> None:
+    async def start(self, legacy: Path | None = None, supervisor: Supervisor | None = None) -> None:
         """Begin to write, behind the record of 0.1.0 in the data folder `legacy`.
 
         Raises `StorageError`.
         """
         if legacy is not None and (legacy / FOLDER).is_dir():
             await take_over(legacy, self._repository)
-        self._writer = asyncio.create_task(self._write_on(), name="write the audit record")
+        keep = (supervisor or Supervisor()).keep
+        self._writer = keep(self._write_on, "write the audit record")
 
     async def close(self) -> None:
         """Write what is not written yet."""

@@ -1,0 +1,103 @@
+"""Each background task of the process is killed by a fault: it is started again and it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from stack import PATIENCE, Client, running_proxy
+from structlog.testing import capture_logs
+
+from proxy import supervisor
+from proxy.api.connections import ConnectionManager
+from proxy.cloud.event_socket import EventSocket
+from proxy.jobs import recorder
+from proxy.jobs.reconciler import Reconciler
+from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.service import JobService
+from proxy.members.audit import Audit
+from proxy.members.usage import Usage
+from proxy.simulator import Simulator
+
+#: What runs for as long as the process does: the class, a method of its work, the task's name.
+TASKS = [
+    (JobRecorder, "flush", "write the jobs"),
+    (JobRecorder, "renew_once", "renew the lease"),
+    (Reconciler, "_pause", "reconcile default"),
+    (JobService, "_beat", "status heartbeat"),
+    (Usage, "flush", "write usage"),
+    (Audit, "flush", "write the audit record"),
+    (ConnectionManager, "_end_idle", "watch over connections"),
+]
+
+
+@pytest.mark.parametrize(("owner", "method", "task"), TASKS, ids=[task for *_, task in TASKS])
+async def test_a_task_that_a_fault_has_ended_is_started_again(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: type[Any],
+    method: str,
+    task: str,
+) -> None:
+    monkeypatch.setattr(supervisor, "_FIRST", 0.001)
+    monkeypatch.setattr(recorder, "_RENEWAL", 0.01)
+    monkeypatch.setattr(
+        Usage.__init__, "__kwdefaults__", {**Usage.__init__.__kwdefaults__, "interval": 0.01}
+    )
+    work = getattr(owner, method)
+    calls, again = 0, asyncio.Event()
+
+    def fail_once(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        current = asyncio.current_task()
+        if current is None or current.get_name() != task:
+            return work(*arguments, **named)
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("a fault of ours")
+        again.set()
+        return work(*arguments, **named)
+
+    async with running_proxy(simulator, tmp_path) as proxy:
+        client = Client(session, proxy.url)
+        wrapped = staticmethod(fail_once) if method == "_end_idle" else fail_once
+        monkeypatch.setattr(owner, method, wrapped)
+        with capture_logs() as lines:
+            async with asyncio.timeout(PATIENCE):
+                await client.run(graphs.plain(1))
+                await client.run(graphs.plain(2))
+                await again.wait()
+        told = {(line["event"], line.get("task")) for line in lines if line["log_level"] == "error"}
+        assert told & {("task_failed", task), ("audit_write_failed", None)}
+        assert (await client.run(graphs.plain(3)))["status"]["completed"] is True
+
+
+async def test_the_event_socket_bears_a_fault(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    work = EventSocket._connection
+    calls, again = 0, asyncio.Event()
+
+    async def fail_once(socket: EventSocket) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise RuntimeError("a fault of ours")
+        again.set()
+        return await work(socket)
+
+    monkeypatch.setattr(EventSocket, "_connection", fail_once)
+    with capture_logs() as lines:
+        async with running_proxy(simulator, tmp_path) as proxy, asyncio.timeout(PATIENCE):
+            await again.wait()
+            await Client(session, proxy.url).run(graphs.plain())
+    assert "event_socket_failed" in [line["event"] for line in lines]
