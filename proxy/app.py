@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from proxy import bookkeeping, folder
+from proxy import bookkeeping
 from proxy import logging as logs
 from proxy.api import web_interface
 from proxy.api.admin.board import Bell, Board
@@ -48,7 +48,7 @@ from proxy.storage.files import FileRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.members import MemberRepository
-from proxy.storage.start import open_folder
+from proxy.storage.start import locked_folder, open_folder
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
@@ -84,7 +84,7 @@ async def rooms(
     metrics = Metrics()
     failed = failed or asyncio.Event()
     async with AsyncExitStack() as stack:
-        path = stack.enter_context(folder.held(settings.data_dir))
+        path = stack.enter_context(locked_folder(settings.data_dir))
         database = await _open_database(path, start_empty=settings.start_empty)
         stack.push_async_callback(database.close)
         supervisor = Supervisor(failed)
@@ -137,7 +137,9 @@ async def rooms(
         bell = Bell()
         bus = MemoryBus()
         policy = policy or _policy(settings)
-        repository = JobRepository(database, Cipher(path / SECRET_FILE))
+        key = settings.credentials_key
+        secret = key.get_secret_value() if key is not None else None
+        repository = JobRepository(database, Cipher(path / SECRET_FILE, secret=secret))
         jobs = JobService(
             bus,
             repository,

@@ -8,12 +8,11 @@ from pathlib import Path
 
 from proxy import logging as logs
 from proxy.cli.common import CommandError
-from proxy.folder import held
 from proxy.settings import Settings
 from proxy.storage import backup as copies
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.migrations import HEAD, revision
-from proxy.storage.start import open_folder
+from proxy.storage.start import locked_folder, open_folder
 
 
 def migrate(settings: Settings) -> int:
@@ -37,7 +36,7 @@ def migrate(settings: Settings) -> int:
 async def _migrate(folder: Path) -> str | None:
     """Migrate the folder; the schema before."""
     try:
-        with held(folder):
+        with locked_folder(folder):
             before = await _schema(folder)
             await (await open_folder(folder)).close()
             return before
@@ -69,7 +68,7 @@ def restore(settings: Settings, source: Path) -> int:
     """Replace what is in the data folder by a copy. Raises `CommandError`, `ConfigError`."""
     folder = settings.data_dir
     try:
-        with held(folder):
+        with locked_folder(folder):
             replaced = copies.restore(source.absolute(), folder)
     except StorageError as error:
         raise CommandError(f"Nothing was restored: {error}.") from None

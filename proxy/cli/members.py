@@ -19,7 +19,6 @@ from rich.text import Text
 
 from proxy import logging as logs
 from proxy.cli.common import CommandError
-from proxy.folder import held
 from proxy.members import audit as record
 from proxy.members import fields
 from proxy.members.directory import Directory, DirectoryError
@@ -28,7 +27,7 @@ from proxy.members.tokens import Token
 from proxy.settings import Settings, place_options
 from proxy.storage.database import FILE, StorageError, opened
 from proxy.storage.legacy import MEMBERS
-from proxy.storage.start import open_folder
+from proxy.storage.start import locked_folder, open_folder
 from proxy.storage.usage import COUNTED, UsageRepository, UsageRow, day_of
 
 T = TypeVar("T")
@@ -199,7 +198,7 @@ def _with_directory(
     async def run() -> T:
         if legacy:  # no server of this version has run here yet
             logs.configure()
-            with held(folder):
+            with locked_folder(folder):
                 await (await open_folder(folder)).close()
         directory = await Directory.open(folder) if known else Directory()
         try:

@@ -1,17 +1,48 @@
-"""Opens the database of a data folder as it must be before anything uses it."""
+"""A data folder: one process's alone, with its database as it must be before anything uses it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
+from filelock import FileLock, Timeout
 
+from proxy.settings import ConfigError
 from proxy.storage.database import FILE, DamagedError, SqliteDatabase, open_sqlite, set_aside
 from proxy.storage.legacy import take_over
 from proxy.storage.migrations import migrate
 
 log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def locked_folder(path: Path) -> Iterator[Path]:
+    """The folder at `path`, this process's alone for the length of the block.
+
+    The system lets go of it when the process ends, however it ends. Raises `ConfigError` when the
+    folder cannot be made or written, or is another process's.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = FileLock(path / "lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(
+            f"Another comfy-cloud-proxy uses the data folder {path}: stop it, or choose another "
+            "folder with --data-dir."
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"The data folder {path} cannot be written ({error.strerror}): correct its "
+            "permissions, or choose another one with --data-dir."
+        ) from error
+    try:
+        yield path
+    finally:
+        lock.release()
 
 
 async def open_folder(folder: Path, *, start_empty: bool = False) -> SqliteDatabase:
