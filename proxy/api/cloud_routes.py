@@ -11,11 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from aiohttp import web
-from yarl import URL
 
 from proxy.api import answers
-from proxy.api.authenticator import KEY_HEADER, TICKETED
-from proxy.api.connections import admission_of, authenticator_of, caller_of
 from proxy.api.services import member_of, of
 from proxy.jobs.listing import JobQuery
 from proxy.translate import as_cloud, codec
@@ -119,24 +116,6 @@ async def _asset(request: web.Request, file: OutputFile) -> dict[str, Any] | Non
         media_type=record.media_type,
         modified=record.modified,
     )
-
-
-def redirect(request: web.Request) -> web.Response | None:
-    """The cloud's answer to `GET /api/view`, if the program that asks was written for the cloud.
-
-    By the cloud's documentation such programs send `X-API-Key`, insist on a 302 and fetch the
-    address that it names without the key. Here it is that of `/view`, which never redirects; it
-    is a whole URL, since programs take it as it is, and with members it has a ticket.
-    """
-    if KEY_HEADER not in request.headers or request.path != "/api/view":
-        return None
-    authenticator, caller = authenticator_of(request), caller_of(request)
-    token = admission_of(request).token
-    address = request.rel_url.with_path(TICKETED, keep_query=True).without_query_params("token")
-    if token is not None:
-        address = authenticator.tickets.add(address, token)
-    address = URL(f"{caller.scheme}://{caller.host}{authenticator.base_path}{address}")
-    return web.Response(status=302, headers={"Location": str(address)})
 
 
 async def _job(request: web.Request) -> dict[str, Any] | None:

@@ -15,7 +15,10 @@ from typing import BinaryIO
 
 import structlog
 from aiohttp import ETag, web
+from yarl import URL
 
+from proxy.api.authenticator import KEY_HEADER, TICKETED
+from proxy.api.connections import admission_of, authenticator_of, caller_of
 from proxy.api.middleware import prepare
 from proxy.files.content import Content, ContentBrokenError
 
@@ -110,6 +113,24 @@ def _matches(etag: str, listed: Iterable[ETag], *, weak: bool) -> bool:
 
 #: Bytes read at once where the event loop cannot hand the file to the kernel.
 CHUNK = 1024 * 1024
+
+
+def redirect(request: web.Request) -> web.Response | None:
+    """The cloud's answer to `GET /api/view`, if the program that asks was written for the cloud.
+
+    By the cloud's documentation such programs send `X-API-Key`, insist on a 302 and fetch the
+    address that it names without the key. Here it is that of `/view`, which never redirects; it
+    is a whole URL, since programs take it as it is, and with members it has a ticket.
+    """
+    if KEY_HEADER not in request.headers or request.path != "/api/view":
+        return None
+    authenticator, caller = authenticator_of(request), caller_of(request)
+    token = admission_of(request).token
+    address = request.rel_url.with_path(TICKETED, keep_query=True).without_query_params("token")
+    if token is not None:
+        address = authenticator.tickets.add(address, token)
+    address = URL(f"{caller.scheme}://{caller.host}{authenticator.base_path}{address}")
+    return web.Response(status=302, headers={"Location": str(address)})
 
 
 async def send(

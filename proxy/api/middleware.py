@@ -135,7 +135,11 @@ class Gate:
             if admission is not None:
                 context.member, context.token_id = admission.member, admission.shown
                 connection.keeper.admit(connection, admission)
-                if self._limiter is not None and request.path not in _FREE:
+                if (
+                    self._limiter is not None
+                    and admission.token is not None
+                    and request.path not in _FREE
+                ):
                     self._limiter.request(admission.member)
             return await self._handle(request)
         except LocalError as error:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.api import answers
-from proxy.api.cloud_routes import redirect
-from proxy.api.downloads import Part, Stamp, decide, send
+from proxy.api.downloads import Part, Stamp, decide, redirect, send
 from proxy.api.services import member_of, of
 from proxy.storage.files import FileRecord
 from proxy.translate.names import UNKNOWN, is_active, media_type, view_place
