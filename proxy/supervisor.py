@@ -9,12 +9,14 @@ from typing import Any, TypeVar
 
 import structlog
 
+from proxy.cloud.resilience import Backoff
+
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Seconds before a task that failed is started again: the first wait, and the longest.
-_FIRST, _LONGEST = 0.1, 10.0
+#: How long to wait before a task that failed is started again.
+_AGAIN = Backoff(first=0.1, longest=10.0)
 #: A task that has run for so many seconds has recovered.
 _STEADY = 60.0
 #: So many failures without a recovery end the process.
@@ -70,7 +72,7 @@ class Supervisor:
                 log.critical("task_abandoned", task=name, failures=failures)
                 self.failed.set()
                 return
-            await asyncio.sleep(min(_FIRST * 2 ** (failures - 1), _LONGEST))
+            await asyncio.sleep(_AGAIN.whole(failures))
 
 
 def _ended(task: asyncio.Task[Any]) -> None:

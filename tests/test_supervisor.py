@@ -9,13 +9,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from proxy import supervisor as module
+from proxy.cloud.resilience import Backoff
 from proxy.supervisor import Supervisor
 
 
 @pytest.fixture
 async def supervisor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
-    monkeypatch.setattr(module, "_FIRST", 0.001)
-    monkeypatch.setattr(module, "_LONGEST", 0.01)
+    monkeypatch.setattr(module, "_AGAIN", Backoff(0.001, 0.01))
     made = Supervisor()
     yield made
     await made.close()

@@ -26,6 +26,7 @@ from proxy.cli.comfy import (
 )
 from proxy.cli.common import CommandError
 from proxy.cli.progress import Display, counted
+from proxy.cloud.resilience import Backoff
 from proxy.translate import codec
 
 #: Seconds between two looks at the history, with the websocket open and without it.
@@ -117,19 +118,19 @@ class Follower:
                 await self._ended.wait()
 
     async def _listen(self) -> None:
-        wait = 0.5
+        backoff, failures = Backoff(first=0.5, longest=10.0), 0
         while True:
             with suppress(aiohttp.ClientError, TimeoutError, OSError):
                 async with self._comfy.socket(self._client_id) as socket:
                     self._connected.set()
                     self._tried.set()
-                    wait = 0.5
+                    failures = 0
                     async for message in socket:
                         self._take(message)
             self._tried.set()
             self._connected.clear()
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, 10)
+            failures += 1
+            await asyncio.sleep(backoff.after(failures))
 
     def _take(self, message: aiohttp.WSMessage) -> None:
         if self._prompt_id is None:

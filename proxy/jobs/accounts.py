@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from proxy.cloud.client import CloudClient
+from proxy.cloud.resilience import Backoff
 from proxy.translate.errors import LocalError
 
 #: The account of a key that is set by itself.
@@ -89,13 +90,13 @@ class Slots:
 
 Reason = Literal["no_credits", "dead_key", "queue_limit", "rate_limited", "unreachable"]
 
-#: The first and the longest rest in seconds. What a person must repair is tried less often.
-RESTS: dict[Reason, tuple[float, float]] = {
-    "no_credits": (5.0, 300.0),
-    "dead_key": (5.0, 300.0),
-    "queue_limit": (1.0, 60.0),
-    "rate_limited": (1.0, 60.0),
-    "unreachable": (1.0, 30.0),
+#: How long an account rests. What a person must repair is tried less often.
+RESTS: dict[Reason, Backoff] = {
+    "no_credits": Backoff(5.0, 300.0),
+    "dead_key": Backoff(5.0, 300.0),
+    "queue_limit": Backoff(1.0, 60.0),
+    "rate_limited": Backoff(1.0, 60.0),
+    "unreachable": Backoff(1.0, 30.0),
 }
 
 #: What does not pass by itself within any time that a client may be left to wait.
@@ -115,7 +116,7 @@ class AccountHealth:
         self.until = 0.0
         self.refusal: LocalError | None = None
         self.unable_since: float | None = None
-        self._rest = 0.0
+        self._failures = 0
         self._trying = False
 
     @property
@@ -143,7 +144,6 @@ class AccountHealth:
         refusal: LocalError | None = None,
     ) -> None:
         """The account refused a job for a reason of its own; `asked` is its `Retry-After`."""
-        first, longest = RESTS[reason]
         self.refusal = refusal
         if reason not in UNABLE:
             self.unable_since = None
@@ -152,9 +152,9 @@ class AccountHealth:
         again = reason == self.reason
         if again and not self._trying and now < self.until:
             return  # jobs that were sent together fail together: that is one failure
-        self._rest = min(self._rest * 2, longest) if again else first
+        self._failures = self._failures + 1 if again else 1
         self.reason = reason
-        self.until = now + max(self._rest, asked or 0.0)
+        self.until = now + max(RESTS[reason].whole(self._failures), asked or 0.0)
         self._trying = False
 
     def unsettled(self) -> None:
@@ -169,7 +169,7 @@ class AccountHealth:
     def renewed(self) -> None:
         """Another key, or proof that it works: nothing is known against the account any more."""
         self.reason = self.refusal = self.unable_since = None
-        self.until = self._rest = 0.0
+        self.until, self._failures = 0.0, 0
         self._trying = False
 
 

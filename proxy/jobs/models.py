@@ -6,12 +6,14 @@ what `TRANSITIONS` has. What the engine keeps of a live job hangs on its one `Jo
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from proxy.cloud.resilience import Backoff
 from proxy.jobs.fair_share import FairBy
 from proxy.members.member import Parallelism
 from proxy.translate import codec
@@ -353,10 +355,8 @@ class DetailTimeouts:
     def growing(self) -> Iterable[float]:
         """0, then `first` and ever longer up to `most`."""
         yield 0.0
-        wait = self.first
-        while True:
-            yield wait
-            wait = min(wait * 1.7, self.most)
+        backoff = Backoff(self.first, self.most, factor=1.7)
+        yield from map(backoff.whole, itertools.count(1))
 
 
 @dataclass(frozen=True, slots=True)

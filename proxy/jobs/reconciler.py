@@ -11,16 +11,13 @@ import structlog
 
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import jittered
+from proxy.cloud.resilience import Backoff
 from proxy.jobs.accounts import Account, Reason
 from proxy.jobs.models import Job
 from proxy.jobs.tracker import GiveUp, SnapshotReceived
 from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
-
-#: The longest wait, in seconds, that a `Retry-After` is obeyed for.
-_MOST_ASKED = 300.0
 
 
 class Reconciler:
@@ -92,7 +89,7 @@ class Reconciler:
             snapshots = await self._cloud.jobs(("pending", "in_progress"))
         except CloudError as error:
             self._failures += 1
-            self._least_wait = min(error.retry_after or 0.0, _MOST_ASKED)
+            self._least_wait = error.retry_after or 0.0
             log.warning("live_jobs_read_failed", error=str(error))
             self._note_unread(error, live)
             return
@@ -143,7 +140,7 @@ class Reconciler:
         """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""
         await asyncio.sleep(self._least_wait)
         usual = self._connected_wait if self._socket.connected else self._lost_wait
-        wait = jittered(min(usual * 2 ** min(self._failures, 30), self._longest_wait))
+        wait = Backoff(usual, self._longest_wait).after(self._failures + 1)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait - self._least_wait):
                 await self._now.wait()

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import math
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -96,6 +95,10 @@ def fault_of(status: int, body: object) -> Reason | None:
     return "unreachable" if status >= 500 else _FAULTS.get(status)
 
 
+#: Between two tries while the cloud says "not now".
+_NOT_NOW = Backoff(first=0.5, longest=8.0)
+
+
 class Submitter:
     """Submits jobs.
 
@@ -138,7 +141,7 @@ class Submitter:
         `SubmissionError`, or `UnansweredError` if nobody can tell.
         """
         patience = self._patience if patience is None else min(patience, self._patience)
-        waits, spent = _waits(patience), 0.0
+        tries, spent = 0, 0.0
         with self._expecting():
             while True:
                 unclear = None
@@ -171,7 +174,8 @@ class Submitter:
                     raise UnansweredError
                 if unclear is not None and unclear.refused is not None:
                     raise _refused(unclear.refused)
-                wait = least or next(waits, math.inf)
+                tries += 1
+                wait = least or _NOT_NOW.whole(tries)
                 spent += wait
                 if spent > patience:
                     raise refusal
@@ -259,15 +263,6 @@ def _silent(error: CloudError) -> SubmissionError:
 def _refused(error: CloudRefused) -> SubmissionError:
     told = from_cloud(error.status, error.body, error.retry_after)
     return SubmissionError(told, fault_of(error.status, error.body), error.retry_after)
-
-
-def _waits(patience: float) -> Iterator[float]:
-    """Growing waits whose sum is at most `patience`."""
-    wait, spent = 0.5, 0.0
-    while spent + wait <= patience:
-        yield wait
-        spent += wait
-        wait = min(wait * 2, 8.0)
 
 
 def _unreadable() -> LocalError:

@@ -35,7 +35,7 @@ OTHER = "comfyui-another-key-0123456789"
 @pytest.fixture(autouse=True)
 def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
     for reason in health.RESTS:
-        monkeypatch.setitem(health.RESTS, reason, (0.2, 0.5))
+        monkeypatch.setitem(health.RESTS, reason, Backoff(0.2, 0.5))
 
 
 @dataclass

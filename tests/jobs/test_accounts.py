@@ -103,7 +103,7 @@ def test_a_new_account_is_well() -> None:
 
 @pytest.mark.parametrize("reason", list(RESTS))
 def test_it_rests_longer_each_time_and_not_for_ever(reason: Reason) -> None:
-    health, now, (first, longest) = AccountHealth(), 0.0, RESTS[reason]
+    health, now, rests_for = AccountHealth(), 0.0, RESTS[reason]
     rests = []
     for _ in range(12):
         health.failed(reason, now)
@@ -112,8 +112,8 @@ def test_it_rests_longer_each_time_and_not_for_ever(reason: Reason) -> None:
         now = health.until
         assert health.ready(now)
         health.sent()
-    assert rests[:2] == [first, 2 * first]
-    assert rests[-1] == longest
+    assert rests[:2] == [rests_for.first, 2 * rests_for.first]
+    assert rests[-1] == rests_for.longest
 
 
 def test_one_job_tries_at_a_time() -> None:
@@ -138,7 +138,7 @@ def test_jobs_that_fail_together_are_one_failure() -> None:
     health = AccountHealth()
     for _ in range(5):
         health.failed("unreachable", 0.0)
-    assert health.until == RESTS["unreachable"][0]
+    assert health.until == RESTS["unreachable"].first
 
 
 def test_it_rests_as_long_as_the_cloud_asks() -> None:

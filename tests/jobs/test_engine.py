@@ -14,6 +14,7 @@ import pytest
 from pydantic import SecretStr
 from stack import PATIENCE, Client, running_proxy
 
+from proxy.cloud.resilience import Backoff
 from proxy.jobs import accounts as account_health
 from proxy.jobs.models import JobRequest
 from proxy.members.member import Limits, Member
@@ -210,7 +211,7 @@ async def test_a_job_keeps_its_place_while_the_account_rests(
     refusal: str,
 ) -> None:
     for reason in account_health.RESTS:
-        monkeypatch.setitem(account_health.RESTS, reason, (0.1, 1.0))
+        monkeypatch.setitem(account_health.RESTS, reason, Backoff(0.1, 1.0))
     await client.submit(gated.GRAPH)
     waiting = [await client.submit(graphs.plain(color)) for color in range(2)]
     simulator.switches.update({"refuse_prompt": refusal})
