@@ -300,6 +300,8 @@ class Engine:
         self._publish(job.member, JobChanged(job))
         self.scheduler.queue.add(job)
         self.pump()
+        if job in self.scheduler.queue:
+            job.reason, job.message = self.scheduler.why(job)
         self._note_ahead(job.member, tell=False)
         return found or {}
 

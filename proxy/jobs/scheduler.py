@@ -350,6 +350,13 @@ class Scheduler:
         refusal = allowed[0].health.refusal if allowed else None
         return reason, None if refusal is None else refusal.message
 
+    def why(self, job: Job) -> tuple[str | None, str | None]:
+        """Why a waiting job could not go with a slot free, in a word and in a sentence."""
+        reason, message = self.told(job.member) or (None, None)
+        if reason is None and self._any_slot(job.member) and self._waits_for_client(job):
+            return "client", WAITS_FOR_CLIENT
+        return reason, message
+
     def waiting(self, member: str) -> Iterator[tuple[Job, str | None, str | None]]:
         """The member's waiting jobs, and why each could not go with a slot free."""
         reason, message = self.told(member) or (None, None)
