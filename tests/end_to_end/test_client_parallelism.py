@@ -81,6 +81,11 @@ async def test_why_a_job_waits_for_its_client_is_told(client: Client) -> None:
     async with client.listening():
         await client.submit(gated.GRAPH)
         waiting = await client.submit(gated.GRAPH)
+
+        async def told() -> bool:
+            return "queue_reason" in (await client.get(f"api/jobs/{waiting}"))[1]
+
+        await until(told)
         job = (await client.get(f"api/jobs/{waiting}"))[1]
         assert job["queue_reason"] == "client"
         assert "same client_id" in job["queue_message"]
