@@ -14,12 +14,10 @@ from typing import Any
 
 import structlog
 
-from proxy import bookkeeping
 from proxy import logging as logs
 from proxy.api import web_interface
-from proxy.api.admin.board import Bell, Board
-from proxy.api.admin.metrics import Gauges
-from proxy.api.books import Observer
+from proxy.api.admin.dashboard import Dashboard
+from proxy.api.admin.records import Gauges
 from proxy.api.connections import Limits
 from proxy.api.server import Certificate, CertificateError, Server
 from proxy.api.services import Services
@@ -37,8 +35,10 @@ from proxy.jobs.engine import Engine
 from proxy.jobs.models import JobAccepted, JobDispatched, JobLeft, Policy
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.service import JobService
+from proxy.members.accounting import Accounting
 from proxy.members.directory import MARKER, Directory
 from proxy.members.member import check_classes
+from proxy.members.usage import Usage
 from proxy.metrics import Metrics
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
@@ -120,11 +120,13 @@ async def rooms(
             userdata = UserDataOnCloud(cloud.user_data, shared=lambda: members.has_members)
         await userdata.start()
 
-        books = await stack.enter_async_context(
-            bookkeeping.kept(
-                settings, path, UsageRepository(database), members, supervisor, metrics
-            )
+        accounting = Accounting(
+            metrics,
+            UsageRepository(database),
+            lambda name: members.get(name).limits,
+            audit_days=settings.audit_days,
         )
+        await stack.enter_async_context(accounting.running(path, supervisor))
         checks = Checks(
             catalogue,
             files,
@@ -134,7 +136,6 @@ async def rooms(
             validates=settings.validate_graphs,
             patience=timeouts.catalogue_patience,
         )
-        bell = Bell()
         bus = MemoryBus()
         policy = policy or _policy(settings)
         key = settings.credentials_key
@@ -145,13 +146,15 @@ async def rooms(
             repository,
             clients=Clients(policy.client_parallelism),
             member=members.get,
-            admit=books.limiter.admit if books.limiter is not None else None,
+            admit=accounting.limiter.admit,
             check=checks.check,
             status_interval=policy.status_interval,
             supervisor=supervisor,
         )
-        for observer in (*books.observers, bell):
-            bus.subscribe("jobs.*", partial(_observe, observer))
+        dashboard = Dashboard(jobs, accounting.usage)
+        bus.subscribe("jobs.*", partial(_count, accounting.metrics))
+        bus.subscribe("jobs.*", partial(_count, accounting.usage))
+        bus.subscribe("jobs.*", dashboard.jobs_changed)
         journal = Journal(jobs.subscribers)
         stack.enter_context(logs.lines_told(journal.add))
         engine = Engine(
@@ -171,7 +174,7 @@ async def rooms(
             supervisor=Supervisor(failed),
         )
         members.subscribe(engine.members_changed)
-        members.subscribe(bell.members_changed)
+        members.subscribe(dashboard.members_changed)
         stack.push_async_callback(engine.close)
         try:
             await engine.start()
@@ -190,8 +193,7 @@ async def rooms(
         readiness = Readiness(database, workers, max_age=timeouts.ready_age)
         stack.push_async_callback(readiness.close)
         metrics.registry.register(Gauges(jobs, workers, files.cache))
-        board = Board(jobs, books.usage, bell)
-        await board.remember_failures()
+        await dashboard.start()
         yield Services(
             jobs=jobs,
             files=files,
@@ -208,10 +210,10 @@ async def rooms(
             readiness=readiness.report,
             ping_interval=settings.ping_interval,
             interface=web_interface.installed() if interface is None else interface,
-            books=books,
+            accounting=accounting,
             metrics_shown=settings.metrics,
             admin_apart=settings.admin_listen is not None,
-            board=board,
+            dashboard=dashboard,
             supervisor=supervisor,
         )
 
@@ -385,8 +387,8 @@ async def _accounts(
         yield opened
 
 
-def _observe(observer: Observer, news: object) -> None:
-    """Tell an observer what becomes of jobs."""
+def _count(observer: Metrics | Usage, news: object) -> None:
+    """Let jobs be counted."""
     match news:
         case JobAccepted(job=job):
             observer.accepted(job)

@@ -16,7 +16,7 @@ from aiohttp import web
 from proxy.api import answers, bodies
 from proxy.api.authenticator import submitter_of
 from proxy.api.middleware import prepare
-from proxy.api.services import member_of, of
+from proxy.api.services import member_of, note, of
 from proxy.jobs.listing import STATUSES, JobQuery
 from proxy.jobs.models import JobRequest
 from proxy.translate.errors import LocalError
@@ -35,14 +35,14 @@ async def get_prompt(request: web.Request) -> web.Response:
 
 async def post_prompt(request: web.Request) -> web.StreamResponse:
     """Submit a job. Its messages start to flow when the answer has been written."""
-    jobs, member, books = of(request).jobs, member_of(request), of(request).books
+    jobs, member = of(request).jobs, member_of(request)
     body = await bodies.read_json(request)
     wanted = parse_prompt(body, request.headers.get("Comfy-Usage-Source"))
     wanted = replace(wanted, submitter=submitter_of(request))
-    with books.submission(member):
+    with of(request).accounting.limiter.submission(member):
         accepted = await jobs.submit(member, wanted)
     try:
-        books.note(request, "submit", job=accepted.prompt_id)
+        note(request, "submit", job=accepted.prompt_id)
         log.info("job_accepted", job=accepted.prompt_id, number=accepted.number)
         answer = answers.json(
             {
@@ -176,13 +176,13 @@ async def get_queue(request: web.Request) -> web.Response:
 async def post_queue(request: web.Request) -> web.Response:
     """Take waiting jobs out of the queue: all (`clear`) or some (`delete`)."""
     clear, delete = removals(await bodies.read_object(request))
-    jobs, member, books = of(request).jobs, member_of(request), of(request).books
+    jobs, member = of(request).jobs, member_of(request)
     if clear:
         await jobs.clear_pending(member)
-        books.note(request, "clear_queue")
+        note(request, "clear_queue")
     if delete:
         await jobs.delete_pending(member, delete)
-        books.note(request, "delete", jobs=delete)
+        note(request, "delete", jobs=delete)
     return answers.empty()
 
 
@@ -203,7 +203,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
             f"The request body must be a JSON object or empty, not {bodies.kind(body)}.",
         )
     prompt_id = body.get("prompt_id")
-    jobs, member, books = of(request).jobs, member_of(request), of(request).books
+    jobs, member = of(request).jobs, member_of(request)
     if not prompt_id:
         client_id = body.get("client_id")
         await jobs.interrupt(
@@ -212,10 +212,10 @@ async def post_interrupt(request: web.Request) -> web.Response:
             submitter=submitter_of(request),
             client_id=client_id if isinstance(client_id, str) else None,
         )
-        books.note(request, "interrupt")
+        note(request, "interrupt")
     elif isinstance(prompt_id, str):
         await jobs.interrupt(member, prompt_id)
-        books.note(request, "interrupt", job=prompt_id)
+        note(request, "interrupt", job=prompt_id)
     return answers.empty()
 
 
@@ -301,7 +301,7 @@ async def cancel_job(request: web.Request) -> web.Response:
     job_id = request.match_info["job_id"]
     cancelled = await of(request).jobs.cancel(member_of(request), job_id)
     if cancelled:
-        of(request).books.note(request, "cancel", job=job_id)
+        note(request, "cancel", job=job_id)
     return answers.json({"cancelled": cancelled})
 
 
@@ -321,7 +321,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     cancelled = False
     for job_id in dict.fromkeys(job_ids):
         if await jobs.cancel(member, job_id):
-            of(request).books.note(request, "cancel", job=job_id)
+            note(request, "cancel", job=job_id)
             cancelled = True
     return answers.json({"cancelled": cancelled})
 

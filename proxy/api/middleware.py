@@ -65,8 +65,8 @@ class Gate:
         self._public = public
         self._check = OriginCheck(services.cors_origins)
         self._preflights = bool(services.cors_origins) and "*" not in services.cors_origins
-        self._limiter = services.books.limiter
-        self._metrics = services.books.metrics
+        self._limiter = services.accounting.limiter
+        self._metrics = services.accounting.metrics
 
     async def __call__(self, request: web.Request) -> web.StreamResponse:
         """Answer a request."""
@@ -135,11 +135,7 @@ class Gate:
             if admission is not None:
                 context.member, context.token_id = admission.member, admission.shown
                 connection.keeper.admit(connection, admission)
-                if (
-                    self._limiter is not None
-                    and admission.token is not None
-                    and request.path not in _FREE
-                ):
+                if admission.token is not None and request.path not in _FREE:
                     self._limiter.request(admission.member)
             return await self._handle(request)
         except LocalError as error:

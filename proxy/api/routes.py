@@ -20,7 +20,7 @@ from proxy.api import (
     web_interface,
     websocket,
 )
-from proxy.api.admin import audit, dashboard, members, metrics, usage
+from proxy.api.admin import dashboard, members, records
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -168,18 +168,18 @@ ROUTES = (
     # for admins
     Route(
         "GET",
-        metrics.PATH,
-        metrics.get_metrics,
+        "/metrics",
+        records.get_metrics,
         PROCESS,
         Deviation.FOR_ADMINS,
         twin=False,
         apart=True,
     ),
-    Route("GET", "/proxy/api/usage", usage.get_usage, OWN, Deviation.FOR_ADMINS, twin=False),
+    Route("GET", "/proxy/api/usage", records.get_usage, OWN, Deviation.FOR_ADMINS, twin=False),
     Route(
         "GET",
         "/proxy/api/audit",
-        audit.get_audit,
+        records.get_audit,
         OWN,
         Deviation.FOR_ADMINS,
         twin=False,

@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from proxy.api import websocket
 from proxy.api.addressing import stripping
 from proxy.api.admin import dashboard
-from proxy.api.admin.metrics import get_open
+from proxy.api.admin.records import get_open
 from proxy.api.authenticator import Authenticator
 from proxy.api.connections import Connection, ConnectionManager, Limits, room_for
 from proxy.api.middleware import Gate
@@ -212,7 +212,7 @@ class Server:
             services.members,
             base_path=services.base_path,
             cors_origins=services.cors_origins,
-            on_wrong=services.books.wrong_token,
+            on_wrong=services.accounting.wrong_token,
         )
         connections = ConnectionManager(
             replace(self._limits, max_connections=most),

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from proxy.api.addressing import Network
-from proxy.api.books import Books
-from proxy.api.connections import member_of, of
+from proxy.api.connections import caller_of, connection_of, member_of, of
 from proxy.api.web_interface import WebInterface
+from proxy.members.accounting import Accounting
+from proxy.members.audit import Value
 from proxy.members.directory import Directory
 from proxy.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from proxy.api.admin.board import Board
+    from proxy.api.admin.dashboard import Dashboard
     from proxy.api.system import Journal
     from proxy.catalog.service import Catalogue
     from proxy.files.service import Files
@@ -65,9 +66,8 @@ class Services:
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
-    `interface` is what is served at `/`. `books` has what is counted, limited and recorded.
-    `supervisor` keeps background work up. With `admin_apart` what is for admins is served
-    elsewhere; `board` is what they look at.
+    `interface` is what is served at `/`. `supervisor` keeps background work up.
+    With `admin_apart` what is for admins is served elsewhere.
     """
 
     jobs: JobService
@@ -85,11 +85,18 @@ class Services:
     readiness: Callable[..., Awaitable[Report]] = nothing_wrong
     ping_interval: float = 30.0
     interface: WebInterface = field(default_factory=WebInterface)
-    books: Books = field(default_factory=Books)
+    accounting: Accounting = field(default_factory=Accounting)
     metrics_shown: bool = False
     admin_apart: bool = False
-    board: Board | None = None
+    dashboard: Dashboard | None = None
     supervisor: Supervisor = field(default_factory=Supervisor)
 
 
 SERVICES = web.AppKey("services", Services)
+
+
+def note(request: web.Request, action: str, **about: Value) -> None:
+    """Record an action of the request's member."""
+    admission, address = connection_of(request).admission, caller_of(request).address
+    member = admission.member if admission is not None else ""
+    of(request).accounting.audit.note(action, member=member, address=address, **about)

@@ -14,7 +14,7 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, Admission
 from proxy.api.connections import authenticator_of, caller_of, connection_of
-from proxy.api.services import of
+from proxy.api.services import note
 from proxy.members.tokens import LIFETIME, name_of
 from proxy.translate.errors import LocalError
 
@@ -69,7 +69,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
     authenticator.members.used(access.token, caller.address)
     log.info("member_signed_in", member=access.member.name, address=caller.address)
     connection_of(request).admission = Admission(access.member.name, access.token.id)
-    of(request).books.note(request, "sign_in", token=access.token.shown)
+    note(request, "sign_in", token=access.token.shown)
     answer = _leads_to(f"{authenticator.base_path}{target if _is_local(target) else '/'}")
     answer.set_cookie(
         COOKIE,
@@ -90,7 +90,7 @@ async def post_sign_out(request: web.Request) -> web.Response:
     member = _signed_in(request)
     if member is not None:
         connection_of(request).admission = Admission(member)
-        of(request).books.note(request, "sign_out")
+        note(request, "sign_out")
     await _end_session(request)
     connection_of(request).keeper.review()
     answer = _leads_to(f"{authenticator.base_path}{SIGN_IN}")

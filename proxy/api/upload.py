@@ -43,7 +43,7 @@ async def post_image(request: web.Request) -> web.Response:
         if upload is None:
             return answers.empty(400)
         member = member_of(request)
-        with of(request).books.uploading(member, _size(upload.file)):
+        with of(request).accounting.uploading(member, _size(upload.file)):
             named = await of(request).files.upload(
                 member,
                 _chunks(upload.file),
@@ -62,7 +62,7 @@ async def post_mask(request: web.Request) -> web.Response:
         if upload is None:
             return answers.empty(400)
         member, original = member_of(request), original_ref(form.get("original_ref"))
-        with of(request).books.uploading(member, _size(upload.file)):
+        with of(request).accounting.uploading(member, _size(upload.file)):
             named = await of(request).files.upload_mask(
                 member,
                 _chunks(upload.file),
@@ -129,7 +129,7 @@ async def _form(request: web.Request) -> AsyncIterator[Form]:
 
     Reading stops where the member may upload no more today. Raises `LocalError` (429).
     """
-    room = of(request).books.upload_room(member_of(request))
+    room = of(request).accounting.limiter.upload_room(member_of(request))
     narrow = room is not None and room + FORM_BYTES < request.client_max_size
     if room is not None and narrow:
         request = request.clone(client_max_size=room + FORM_BYTES)
@@ -140,7 +140,7 @@ async def _form(request: web.Request) -> AsyncIterator[Form]:
             form = await stack.enter_async_context(bodies.read_form(request))
         except web.HTTPRequestEntityTooLarge:
             if narrow:
-                raise of(request).books.upload_refusal(member_of(request)) from None
+                raise of(request).accounting.limiter.upload_refusal(member_of(request)) from None
             raise
         except bodies.BROKEN_FORM as error:
             raise LocalError(

@@ -123,7 +123,7 @@ async def post_file(request: web.Request) -> web.StreamResponse:
     data = await bodies.read(request)
     member, name, userdata = member_of(request), request.match_info["file"], of(request).userdata
     stored, replaced = await userdata.usage(member, name)
-    with of(request).books.storing(member, len(data), stored=stored, replaced=replaced):
+    with of(request).accounting.storing(member, len(data), stored=stored, replaced=replaced):
         entry = await userdata.write(member, name, data, overwrite=_may_overwrite(request))
     return _written(request, entry)
 
@@ -142,7 +142,7 @@ async def move_file(request: web.Request) -> web.StreamResponse:
     stored = replaced = 0
     with suppress(LeadsOutError, BadNameError, FileNotFoundError):  # the move says it in its order
         stored, replaced = await userdata.usage(member, match["dest"])
-    with of(request).books.storing(member, 0, stored=stored, replaced=replaced):
+    with of(request).accounting.storing(member, 0, stored=stored, replaced=replaced):
         entry = await userdata.move(
             member, match["file"], match["dest"], overwrite=_may_overwrite(request)
         )
@@ -219,6 +219,6 @@ async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Respo
     before = await userdata.settings(member) if stored else {}
     replaced = {name: before[name] for name in changes if name in before}
     count, less = len(codec.dump_bytes(changes)), len(codec.dump_bytes(replaced))
-    with of(request).books.storing(member, count, stored=stored, replaced=less):
+    with of(request).accounting.storing(member, count, stored=stored, replaced=less):
         await userdata.change_settings(member, changes)
     return answers.empty()

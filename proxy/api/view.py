@@ -65,7 +65,7 @@ async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
 
 
 def _count(request: web.Request, sent: int) -> None:
-    of(request).books.served(member_of(request), sent)
+    of(request).accounting.served(member_of(request), sent)
 
 
 def _without_body(

@@ -195,7 +195,7 @@ class ClientSocket:
     def _put(self, message: Message, *, for_all: bool) -> None:
         dropped = self._queue.put(message, for_all=for_all)
         if dropped:
-            self._services.books.metrics.previews_dropped.labels(self._member).inc(dropped)
+            self._services.accounting.metrics.previews_dropped.labels(self._member).inc(dropped)
         self._write_on()
         if self._queue.overflowed:
             log.warning("socket_overflowed", waiting=len(self._queue))
@@ -327,7 +327,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
         return web_socket
     _keep_alive(transport)
     services, member = of(request), member_of(request)
-    sockets, metrics = request.app[SOCKETS], services.books.metrics
+    sockets, metrics = request.app[SOCKETS], services.accounting.metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
     client = ClientSocket(web_socket, transport, services, member, sid, sockets)
     services.jobs.clients.connected(member, sid)

@@ -1,5 +1,7 @@
 """Who did what, when and from where, in the database.
 
+An entry is written at once; those that come while one is written share the next transaction.
+
 An entry is `{"at", "action", "member", "address", …}`. Long values are cut and secrets removed.
 Entries older than the setting says are removed.
 """
@@ -36,8 +38,6 @@ LONGEST = 500
 MOST_ITEMS, LONGEST_ITEM = 50, 100
 #: Entries that may wait for a disk that is slow or refuses; what comes then is counted and dropped.
 MOST_WAITING = 10_000
-#: Seconds in which entries are gathered into one transaction; a crash loses no more than these.
-GATHER = 0.05
 #: Seconds before another try when the disk refuses.
 _PAUSE = 1.0
 
@@ -49,23 +49,21 @@ Value = str | int | float | bool | None | list[str]
 
 
 class Audit:
-    """The record. Entries older than `days` are removed; 0 days keep no record.
+    """The record. Entries older than `days` are removed; 0 days, or no repository, keep none.
 
     `now` gives seconds since 1970.
     """
 
     def __init__(
         self,
-        repository: UsageRepository,
+        repository: UsageRepository | None = None,
         *,
         days: int = 90,
         now: Callable[[], float] = time.time,
-        gather: float = GATHER,
     ) -> None:
         self._repository = repository
-        self._days = days
+        self._days = 0 if repository is None else days
         self._now = now
-        self._gather = gather
         self._waiting: list[AuditRow] = []
         self._dropped = 0
         self._news = asyncio.Event()
@@ -78,6 +76,8 @@ class Audit:
 
         Raises `StorageError`.
         """
+        if self._repository is None:
+            return
         if legacy is not None and (legacy / FOLDER).is_dir():
             await take_over(legacy, self._repository)
         keep = (supervisor or Supervisor()).keep
@@ -108,9 +108,10 @@ class Audit:
 
         Raises `StorageError`; then it is written with the next.
         """
-        await finish(self._flush())
+        if self._repository is not None:
+            await finish(self._flush(self._repository))
 
-    async def _flush(self) -> None:
+    async def _flush(self, repository: UsageRepository) -> None:
         async with self._writing:
             if self._dropped:
                 about: dict[str, Value] = {"lines": self._dropped}
@@ -118,7 +119,7 @@ class Audit:
                 self._dropped = 0
             batch, self._waiting = self._waiting, []
             try:
-                await self._repository.note(batch)
+                await repository.note(batch)
             except StorageError:
                 self._waiting = batch + self._waiting
                 raise
@@ -128,6 +129,8 @@ class Audit:
     ) -> list[dict[str, Any]]:
         """Entries, newest first: `limit` of them behind the first `offset`. Raises
         `StorageError`."""
+        if self._repository is None:
+            return []
         await self.flush()
         rows = await self._repository.record(
             limit=limit, offset=offset, member=member, action=action
@@ -139,7 +142,6 @@ class Audit:
         failing = False
         while True:
             await self._news.wait()
-            await asyncio.sleep(self._gather)
             self._news.clear()
             try:
                 await self.flush()
@@ -159,7 +161,7 @@ class Audit:
     async def _clean(self) -> None:
         """Once a day, remove what is too old."""
         today = int(self._now() * 1000) // _DAY_MS
-        if self._cleaned != today:
+        if self._repository is not None and self._cleaned != today:
             await self._repository.forget_audit((today - self._days) * _DAY_MS)
             self._cleaned = today
 

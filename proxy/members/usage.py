@@ -74,7 +74,7 @@ class Usage:
 
     def __init__(
         self,
-        repository: UsageRepository,
+        repository: UsageRepository | None = None,
         *,
         now: Callable[[], float] = time.time,
         interval: float = INTERVAL,
@@ -91,8 +91,9 @@ class Usage:
     async def start(self) -> None:
         """Read today's counts. Raises `StorageError`."""
         day = self._current_day()
-        for row in await self._repository.days(day, day):
-            self._today[row.member] = _row(row)
+        if self._repository is not None:
+            for row in await self._repository.days(day, day):
+                self._today[row.member] = _row(row)
 
     async def close(self) -> None:
         """Write what is not written yet."""
@@ -159,7 +160,7 @@ class Usage:
         By day, then by name; today's alone comes from memory. Raises `StorageError`.
         """
         today = self._current_day()
-        if first == last == today:
+        if first == last == today or self._repository is None:
             return [
                 MemberDay(today, name, replace(row))
                 for name, row in sorted(self._today.items())
@@ -172,16 +173,21 @@ class Usage:
     # --- writing ---------------------------------------------------------------------------
 
     async def flush(self) -> None:
-        """Write what was counted. Raises `StorageError`; then it is written with the next."""
+        """Write what was counted, to the end also if the caller is cancelled.
+
+        Raises `StorageError`; then it is written with the next.
+        """
+        if self._repository is not None:
+            await finish(self._flush(self._repository))
+
+    async def _flush(self, repository: UsageRepository) -> None:
         async with self._flushing:
             rows, self._unwritten = self._unwritten, {}
             try:
-                await asyncio.shield(self._repository.add(list(rows.values())))
+                await repository.add(list(rows.values()))
             except StorageError:
-                for row in rows.values():
-                    self._unwritten.setdefault(
-                        (row.day, row.member), UsageRow(row.day, row.member)
-                    ).add(row)
+                for key, row in rows.items():
+                    self._unwritten.setdefault(key, UsageRow(*key)).add(row)
                 raise
 
     async def run(self) -> None:

@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient
 
 from proxy.api import userdata, view, websocket
-from proxy.api.admin import dashboard, metrics
+from proxy.api.admin import dashboard, records
 from proxy.api.middleware import cache_control
 from proxy.api.routes import ROUTES
 from proxy.api.server import server_logger
@@ -86,7 +86,7 @@ ELSEWHERE = {
     websocket.serve,
     view.get_view,
     userdata.list_files,
-    metrics.get_metrics,
+    records.get_metrics,
     dashboard.get_state,
     dashboard.get_events,
 }

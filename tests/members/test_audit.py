@@ -73,7 +73,7 @@ async def disk(tmp_path: Path) -> AsyncIterator[Disk]:
 
 @pytest.fixture
 def record(disk: Disk, clock: Clock) -> Audit:
-    return Audit(disk, now=clock, gather=0.0)
+    return Audit(disk, now=clock)
 
 
 async def test_entries_say_who_did_what_when_and_from_where(
@@ -131,7 +131,7 @@ def test_neither_tokens_nor_registered_secrets_are_kept() -> None:
 
 
 async def test_entries_older_than_the_setting_are_removed(disk: Disk, clock: Clock) -> None:
-    record = Audit(disk, days=30, now=clock, gather=0.0)
+    record = Audit(disk, days=30, now=clock)
     for age in (32, 29, 0):
         clock.at = LATE - age * DAY
         record.note("submit", age=age)

@@ -1,9 +1,13 @@
-"""`/metrics`: what the proxy counts, for Prometheus, and what it finds at that moment."""
+"""`/proxy/api/usage`, `/proxy/api/audit` and `/metrics`: what was used, done and counted."""
 
 from __future__ import annotations
 
+import re
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import date
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -12,16 +16,85 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.api import answers
-from proxy.api.admin.asking import is_admin
+from proxy.api.admin.members import is_admin, require_admin
 from proxy.api.services import member_of, of
+from proxy.members.usage import day_of
 from proxy.metrics import PREFIX, find
+from proxy.storage.database import StorageError
+from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.files.cache import Cache
     from proxy.jobs.service import JobService
     from proxy.jobs.worker import AccountWorker
 
-PATH = "/metrics"
+#: Entries of a page of the audit record, and the furthest that pages go back.
+MOST, FURTHEST = 1000, 1_000_000
+
+
+async def get_usage(request: web.Request) -> web.Response:
+    """Jobs, running seconds, outputs and bytes by day (UTC) and member; members see their own.
+
+    The query has `from` and `to` (days, both included; without them today) and `member`.
+    """
+    today = day_of(time.time())
+    last = _day(request, "to", today)
+    first = _day(request, "from", min(last, today))
+    member: str | None = request.query.get("member") or None
+    if not is_admin(request):
+        member = member_of(request)
+    days = await of(request).accounting.usage.days(first, last, member)
+    rows = [{"day": one.day, "member": one.member, **asdict(one.used)} for one in days]
+    return answers.json({"from": first, "to": last, "usage": rows})
+
+
+async def get_audit(request: web.Request) -> web.Response:
+    """The audit record, newest first, in pages of `limit` behind the first `offset`; for admins.
+
+    The query may name a `member` and an `action`.
+    """
+    require_admin(request)
+    limit = _whole_number(request, "limit", 100, MOST)
+    offset = _whole_number(request, "offset", 0, FURTHEST)
+    audit, query = of(request).accounting.audit, request.query
+    try:
+        entries = await audit.page(
+            limit=limit + 1,
+            offset=offset,
+            member=query.get("member") or None,
+            action=query.get("action") or None,
+        )
+    except StorageError as error:
+        raise LocalError(
+            503,
+            "audit_unavailable",
+            "The audit record cannot be read or written; free or repair the disk, then ask again.",
+            details=str(error),
+        ) from error
+    return answers.json(
+        {"entries": entries[:limit], "offset": offset, "has_more": len(entries) > limit}
+    )
+
+
+def _whole_number(request: web.Request, name: str, default: int, most: int) -> int:
+    """A number of the query, from 0 to `most`. Raises `LocalError` (400)."""
+    text = request.query.get(name, str(default))
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > most:
+        raise LocalError(
+            400, f"invalid_{name}", f"{name} must be a whole number from 0 to {most:,}."
+        )
+    return int(text)
+
+
+def _day(request: web.Request, name: str, default: str) -> str:
+    """A day of the query as `YYYY-MM-DD`. Raises `LocalError` (400)."""
+    text = request.query.get(name, default)
+    try:
+        return date.fromisoformat(text).isoformat()
+    except ValueError:
+        raise LocalError(
+            400, f"invalid_{name}", f"{name} must be a day such as 2026-01-31."
+        ) from None
 
 
 async def get_metrics(request: web.Request) -> web.Response:
@@ -31,7 +104,7 @@ async def get_metrics(request: web.Request) -> web.Response:
 
 async def get_open(request: web.Request) -> web.Response | None:
     """All metrics for whoever reaches the admin listener; `None` where something else is asked."""
-    if request.path == PATH and request.method in ("GET", "HEAD"):
+    if request.path == "/metrics" and request.method in ("GET", "HEAD"):
         return await _page(request, None)
     return None
 
@@ -41,7 +114,7 @@ async def _page(request: web.Request, member: str | None) -> web.Response:
     if not services.metrics_shown:
         return answers.empty(404)
     accept = request.headers.get("Accept", "")
-    body, type_ = await services.books.metrics.page(accept, member=member)
+    body, type_ = await services.accounting.metrics.page(accept, member=member)
     return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})
 
 
