@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol, TypeVar
 
 import structlog
 
 from proxy.storage.database import StorageError
-from proxy.storage.usage import UsageRepository, UsageRow
+from proxy.storage.usage import UsageRepository, UsageRow, day_of
 
 log = structlog.get_logger(__name__)
 
@@ -34,36 +34,6 @@ class Job(Protocol):
     member: str
     prompt_id: str
     create_time: int
-
-
-@dataclass(slots=True)
-class Row:
-    """What was used. `submitted` jobs are booked on the day of their submission, without those
-    that were taken out of the queue again (`withdrawn`); all else on the day on which it was."""
-
-    submitted: int = 0
-    withdrawn: int = 0
-    completed: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    running_seconds: float = 0.0
-    outputs: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-
-    def add(self, more: Row) -> None:
-        """Add what another row counts."""
-        for field in fields(Row):
-            setattr(self, field.name, getattr(self, field.name) + getattr(more, field.name))
-
-
-@dataclass(frozen=True, slots=True)
-class MemberDay:
-    """A member's usage on a day, as `YYYY-MM-DD`."""
-
-    day: str
-    member: str
-    used: Row
 
 
 class Usage:
@@ -84,7 +54,7 @@ class Usage:
         self._interval = interval
         self._unwritten: dict[tuple[str, str], UsageRow] = {}
         self._day, self._day_ends = "", 0.0
-        self._today: dict[str, Row] = {}
+        self._today: dict[str, UsageRow] = {}
         self._flushing = asyncio.Lock()
         self.on_submitted: Callable[[Job], None] = lambda _: None
 
@@ -93,7 +63,7 @@ class Usage:
         day = self._current_day()
         if self._repository is not None:
             for row in await self._repository.days(day, day):
-                self._today[row.member] = _row(row)
+                self._today[row.member] = row
 
     async def close(self) -> None:
         """Write what is not written yet."""
@@ -106,7 +76,7 @@ class Usage:
 
     def accepted(self, job: Job) -> None:
         """A job was taken in."""
-        self._count(job.member, Row(submitted=1), at=job.create_time / 1000)
+        self._count(job.member, at=job.create_time / 1000, submitted=1)
         self.on_submitted(job)
 
     def dispatched(self, job: Job, waited: float) -> None:
@@ -114,28 +84,28 @@ class Usage:
 
     def ended(self, job: Job, outcome: Outcome, running_seconds: float, output_count: int) -> None:
         """A job has ended now."""
-        row = Row(running_seconds=max(0.0, running_seconds), outputs=output_count)
-        setattr(row, outcome, 1)
-        self._count(job.member, row)
+        seconds = max(0.0, running_seconds)
+        self._count(job.member, running_seconds=seconds, outputs=output_count, **{outcome: 1})
 
     def discarded(self, job: Job) -> None:
         """A waiting job has left without a trace: it does not count as submitted."""
-        self._count(job.member, Row(submitted=-1, withdrawn=1), at=job.create_time / 1000)
+        self._count(job.member, at=job.create_time / 1000, submitted=-1, withdrawn=1)
 
     def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
         """Bytes of files that came from a client; less than 0 takes some back."""
-        self._count(member, Row(bytes_up=count), at=at)
+        self._count(member, at=at, bytes_up=count)
         self._write_later(member, at).bytes_up += count
 
     def served(self, member: str, count: int) -> None:
         """Bytes of files that went to a client."""
-        self._count(member, Row(bytes_down=count))
+        self._count(member, bytes_down=count)
         self._write_later(member, None).bytes_down += count
 
-    def _count(self, member: str, row: Row, *, at: float | None = None) -> None:
+    def _count(self, member: str, *, at: float | None = None, **counts: Any) -> None:
         today = self._current_day()
         if at is None or day_of(at) == today:
-            self._today.setdefault(member, Row()).add(row)
+            row = self._today.setdefault(member, UsageRow(today, member))
+            row.add(UsageRow(today, member, **counts))
 
     def _write_later(self, member: str, at: float | None) -> UsageRow:
         day = self._current_day() if at is None else day_of(at)
@@ -149,12 +119,12 @@ class Usage:
 
     # --- asking ----------------------------------------------------------------------------
 
-    def today(self, member: str) -> Row:
+    def today(self, member: str) -> UsageRow:
         """What the member has used today; not to be changed."""
-        self._current_day()
-        return self._today.get(member) or Row()
+        today = self._current_day()
+        return self._today.get(member) or UsageRow(today, member)
 
-    async def days(self, first: str, last: str, member: str | None = None) -> list[MemberDay]:
+    async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
         """The usage from day to day, both included, of everybody or one member.
 
         By day, then by name; today's alone comes from memory. Raises `StorageError`.
@@ -162,13 +132,10 @@ class Usage:
         today = self._current_day()
         if first == last == today or self._repository is None:
             return [
-                MemberDay(today, name, replace(row))
-                for name, row in sorted(self._today.items())
-                if member in (None, name)
+                replace(row) for name, row in sorted(self._today.items()) if member in (None, name)
             ]
         await self.flush()
-        rows = await self._repository.days(first, last, member)
-        return [MemberDay(row.day, row.member, _row(row)) for row in rows]
+        return await self._repository.days(first, last, member)
 
     # --- writing ---------------------------------------------------------------------------
 
@@ -200,10 +167,6 @@ class Usage:
                 log.error("usage_write_failed", error=str(error))
 
 
-def _row(stored: UsageRow) -> Row:
-    return Row(**{field.name: getattr(stored, field.name) for field in fields(Row)})
-
-
 async def finish(work: Coroutine[Any, Any, T]) -> T:
     """Await `work`; a cancellation of the caller is raised when it has come to its end.
 
@@ -217,11 +180,6 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
         if not task.cancelled():
             task.exception()  # the caller, who is gone, does not fetch it
         raise
-
-
-def day_of(at: float) -> str:
-    """The day (UTC) of a time in seconds since 1970."""
-    return datetime.fromtimestamp(at, UTC).date().isoformat()
 
 
 def end_of_day(at: float) -> datetime:

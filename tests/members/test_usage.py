@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.members.usage import Row, Usage, day_of, end_of_day
+from proxy.members.usage import Usage, end_of_day
 from proxy.storage.database import Database, StorageError
-from proxy.storage.usage import UsageRepository, UsageRow
+from proxy.storage.usage import UsageRepository, UsageRow, day_of
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0
@@ -48,10 +48,10 @@ async def test_todays_jobs_are_known_at_once(repository: UsageRepository, clock:
     usage = Usage(repository, now=clock)
     usage.accepted(Job())
     usage.ended(Job(), "completed", 12.5, 3)
-    expected = Row(submitted=1, completed=1, running_seconds=12.5, outputs=3)
+    expected = UsageRow(DAY, "alice", submitted=1, completed=1, running_seconds=12.5, outputs=3)
     assert usage.today("alice") == expected
     (row,) = await usage.days(DAY, DAY)
-    assert (row.day, row.used) == (DAY, expected)
+    assert row == expected
 
 
 async def test_a_job_that_left_is_taken_back_on_its_day(
@@ -60,10 +60,10 @@ async def test_a_job_that_left_is_taken_back_on_its_day(
     usage = Usage(repository, now=clock)
     usage.accepted(Job())
     usage.discarded(Job("two"))
-    assert usage.today("alice") == Row(withdrawn=1)
+    assert usage.today("alice") == UsageRow(DAY, "alice", withdrawn=1)
     clock.at += 20
     usage.discarded(Job())
-    assert usage.today("alice") == Row()
+    assert usage.today("alice") == UsageRow(NEXT, "alice")
 
 
 async def test_counts_of_today_are_there_after_a_restart(
@@ -78,13 +78,13 @@ async def test_counts_of_today_are_there_after_a_restart(
     await again.start()
     assert again.today("alice").submitted == 1
     today = await again.days(DAY, DAY)
-    assert [(one.member, one.used.submitted, one.used.bytes_up) for one in today] == [
+    assert [(one.member, one.submitted, one.bytes_up) for one in today] == [
         ("alice", 1, 0),
         ("bob", 0, 7),
     ]
     again.uploaded("bob", 3)
     await again.close()
-    assert [row.used.bytes_up for row in await again.days(DAY, NEXT, "bob")] == [10]
+    assert [row.bytes_up for row in await again.days(DAY, NEXT, "bob")] == [10]
 
 
 async def test_bytes_are_booked_on_the_day_on_which_they_came(
@@ -95,8 +95,8 @@ async def test_bytes_are_booked_on_the_day_on_which_they_came(
     clock.at += 20
     usage.served("alice", 500)
     first, second = await usage.days(DAY, NEXT)
-    assert (first.day, first.used) == (DAY, Row(bytes_up=1000))
-    assert (second.day, second.used) == (NEXT, Row(bytes_down=500))
+    assert first == UsageRow(DAY, "alice", bytes_up=1000)
+    assert second == UsageRow(NEXT, "alice", bytes_down=500)
 
 
 class Slow(UsageRepository):
@@ -128,7 +128,7 @@ async def test_nothing_is_counted_twice_when_somebody_leaves_during_a_write(
     slow.released.set()
     await asyncio.wait([leaving, closing])
     (row,) = await Usage(UsageRepository(database), now=clock).days("2026-11-23", DAY)
-    assert row.used.bytes_up == 1
+    assert row.bytes_up == 1
 
 
 class Full(UsageRepository):

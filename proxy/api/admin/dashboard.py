@@ -18,7 +18,8 @@ from proxy.api.connections import admission_of, authenticator_of
 from proxy.api.middleware import prepare
 from proxy.api.services import SERVICES, member_of, note, of
 from proxy.jobs.models import JobLeft
-from proxy.members.usage import Usage, day_of
+from proxy.members.usage import Usage
+from proxy.storage.usage import day_of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
@@ -134,10 +135,10 @@ class Dashboard:
         return [
             {
                 "member": one.member,
-                "jobs": one.used.submitted,
-                "failed": one.used.failed,
-                "seconds": one.used.running_seconds,
-                "outputs": one.used.outputs,
+                "jobs": one.submitted,
+                "failed": one.failed,
+                "seconds": one.running_seconds,
+                "outputs": one.outputs,
             }
             for one in days
         ]

@@ -18,9 +18,9 @@ from prometheus_client.registry import Collector
 from proxy.api import answers
 from proxy.api.admin.members import is_admin, require_admin
 from proxy.api.services import member_of, of
-from proxy.members.usage import day_of
 from proxy.metrics import PREFIX, find
 from proxy.storage.database import StorageError
+from proxy.storage.usage import day_of
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ async def get_usage(request: web.Request) -> web.Response:
     if not is_admin(request):
         member = member_of(request)
     days = await of(request).accounting.usage.days(first, last, member)
-    rows = [{"day": one.day, "member": one.member, **asdict(one.used)} for one in days]
-    return answers.json({"from": first, "to": last, "usage": rows})
+    return answers.json({"from": first, "to": last, "usage": [asdict(one) for one in days]})
 
 
 async def get_audit(request: web.Request) -> web.Response:
