@@ -355,3 +355,16 @@ async def _in_view(found: Locator) -> bool:
             }"""
         )
     )
+
+
+async def test_a_running_job_that_cannot_be_followed_says_why(
+    chrome: Browser, gateway: Gateway, simulator: Simulator
+) -> None:
+    simulator.switches.pace = 0.5
+    async with signed_in(chrome, gateway, "anna") as page:
+        job = await gateway.submit("ben", graphs.sampled(steps=600))
+        running = page.locator("#running tbody tr").filter(has_text=job[:8])
+        await running.filter(has_text="KSampler").wait_for()
+        simulator.account.key = "comfyui-another-key-0123456789"
+        simulator.drop_sockets()
+        await running.get_by_text("the account's key does not work").wait_for()

@@ -174,6 +174,7 @@ def _running(view: JobView) -> dict[str, Any]:
         "started": view.started_at,
         "progress": view.progress or 0.0,
         "node": view.node_type or view.node,
+        "reason": None if view.reason is None else REASONS.get(view.reason, view.reason),
     }
 
 

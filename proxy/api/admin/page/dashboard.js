@@ -121,7 +121,8 @@ function draw() {
   rows($("#running"), running, keyOf, (job) => [
     job.member, short(job.id),
     { bar: job.progress, label: `${Math.round(100 * job.progress)} %` },
-    job.started ? plain(job.node) : { text: "about to start", css: "quiet" },
+    job.reason ? { text: job.reason, css: "text bad" }
+      : job.started ? plain(job.node) : { text: "about to start", css: "quiet" },
     duration(now - (job.started ?? job.created)), job.account, cancelButton(job),
   ]);
   rows($("#waiting"), waiting, keyOf, (job) => [
