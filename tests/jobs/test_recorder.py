@@ -56,12 +56,12 @@ async def test_a_small_job_costs_four_transactions_and_one_before_its_answer(
 ) -> None:
     opened: list[Database] = []
 
-    async def open_and_remember(path: Path) -> Any:
-        opened.append(await open_sqlite(path))
+    async def open_and_remember(path: Path, **options: Any) -> Any:
+        opened.append(await open_folder(path, **options))
         return opened[-1]
 
-    open_sqlite = app.open_sqlite
-    monkeypatch.setattr(app, "open_sqlite", open_and_remember)
+    open_folder = app.open_folder
+    monkeypatch.setattr(app, "open_folder", open_and_remember)
     async with running_proxy(simulator, tmp_path) as proxy:
         client = Client(session, proxy.url)
         await client.run(graphs.plain(1))
