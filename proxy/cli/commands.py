@@ -93,7 +93,7 @@ def _serve(
 @app.command("check")
 @takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
 def _check(options: dict[str, Any]) -> int:
-    """Tell whether the cloud, the key, the event socket and the data folder can be used."""
+    """Check the connection to the cloud, the key, the event socket and the data folder."""
     from proxy.cli.check import check
 
     return check(load(options))
@@ -205,7 +205,7 @@ def _run(
     return run(workflow, server=server, output=output, assignments=assignments or [])
 
 
-_MEMBER = typer.Option(metavar="NAME", help="Of this member alone.", show_default=False)
+_MEMBER = typer.Option(metavar="NAME", help="Only this member.", show_default=False)
 
 
 @app.command("usage")
@@ -231,7 +231,7 @@ def _usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
-    """Tell who used what: jobs, running seconds, outputs and bytes by day and member."""
+    """Print usage: jobs, running seconds, outputs and bytes by day and member."""
     from proxy.cli.members import Form, usage
 
     form: Form = "csv" if as_csv else "json" if as_json else "table"
@@ -248,17 +248,17 @@ def _audit(
     member: Annotated[str | None, _MEMBER] = None,
     action: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Of this action alone.", show_default=False),
+        typer.Option(metavar="NAME", help="Only this action.", show_default=False),
     ] = None,
 ) -> int:
-    """Print the audit record, a line of JSON for each entry, newest first."""
+    """Print the audit log, newest first, one line of JSON for each entry."""
     from proxy.cli.members import audit
 
     return audit(load(options), limit=limit, member=member, action=action)
 
 
-member = typer.Typer(help="Say who may use the proxy, and how much.", no_args_is_help=True)
-token = typer.Typer(help="Make and revoke members' tokens.", no_args_is_help=True)
+member = typer.Typer(help="Manage members and their limits.", no_args_is_help=True)
+token = typer.Typer(help="Create and revoke tokens.", no_args_is_help=True)
 app.add_typer(member, name="member")
 app.add_typer(token, name="token")
 
@@ -275,7 +275,7 @@ def _limit(metavar: str, text: str, *names: str) -> Any:
 #: The options for what a member may do, by their names in `MemberFields`.
 _LIMITS: dict[str, Any] = {
     "role": _limit("ROLE", "user or admin."),
-    "weight": _limit("NUMBER", "The share of turns, beside others' 1."),
+    "weight": _limit("NUMBER", "The share of turns; the default is 1."),
     "max_queued": _limit("N", "Most jobs that may wait; none is no limit.", "--max-queued"),
     "max_running": _limit("N", "Most jobs at once; none is no limit.", "--max-running"),
     "jobs_per_day": _limit("N", "Most jobs a day (UTC); none is no limit.", "--jobs-per-day"),
@@ -286,7 +286,7 @@ _LIMITS: dict[str, Any] = {
         "N", "How many bytes of user data and settings; none is no limit.", "--stored-bytes"
     ),
     "requests_per_second": _limit(
-        "N", "Most requests a second; none: no limit.", "--requests-per-second"
+        "N", "Most requests a second; none is no limit.", "--requests-per-second"
     ),
     "denied_classes": Annotated[
         list[str] | None,
@@ -323,7 +323,7 @@ def _add(
         typer.Option("--restore", help="Take back a removed member, with history and files."),
     ] = False,
 ) -> int:
-    """Add a member. With the first one every client needs a token."""
+    """Add a member. From the first one on, every client needs a token."""
     from proxy.cli import members
 
     wanted = {key: options.pop(key, None) for key in _LIMITS}
@@ -352,7 +352,7 @@ def _set(options: dict[str, Any], name: Name) -> int:
 @member.command("disable")
 @takes_settings(_WHERE)
 def _disable(options: dict[str, Any], name: Name) -> int:
-    """Shut a member out, at once; its jobs, files and tokens stay."""
+    """Disable a member at once. Its jobs, files and tokens are kept."""
     from proxy.cli import members
 
     return members.enable_member(load(options), name, enabled=False)
@@ -361,7 +361,7 @@ def _disable(options: dict[str, Any], name: Name) -> int:
 @member.command("enable")
 @takes_settings(_WHERE)
 def _enable(options: dict[str, Any], name: Name) -> int:
-    """Let a disabled member in again."""
+    """Enable a disabled member."""
     from proxy.cli import members
 
     return members.enable_member(load(options), name, enabled=True)
@@ -370,7 +370,7 @@ def _enable(options: dict[str, Any], name: Name) -> int:
 @member.command("remove")
 @takes_settings(_WHERE)
 def _remove(options: dict[str, Any], name: Name) -> int:
-    """Remove a member and its tokens. History and files stay on disk for nobody to see."""
+    """Remove a member and its tokens. Its history and files stay on disk, but nobody sees them."""
     from proxy.cli import members
 
     return members.remove_member(load(options), name)
@@ -385,7 +385,7 @@ def _new(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="After which time it expires, as 90d or 12h. Without it never.",
+            help="The time after which it expires, such as 90d or 12h. By default never.",
             show_default=False,
         ),
     ] = None,
@@ -394,7 +394,7 @@ def _new(
     ] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Make a token for a member and print it, this once."""
+    """Create a token for a member and print it, this one time."""
     from proxy.cli import members
 
     return members.new_token(load(options), name, expires=expires, note=note, as_json=as_json)
@@ -406,10 +406,12 @@ def _revoke(
     options: dict[str, Any],
     prefix: Annotated[
         str,
-        typer.Argument(metavar="PREFIX", help="How it begins, as ccp_ab12.", show_default=False),
+        typer.Argument(
+            metavar="PREFIX", help="Its first letters, such as ccp_ab12.", show_default=False
+        ),
     ],
 ) -> int:
-    """Revoke a token, at once: whoever came in by it is shown out."""
+    """Revoke a token at once, and close the connections that use it."""
     from proxy.cli import members
 
     return members.revoke_token(load(options), prefix)
@@ -421,11 +423,11 @@ def _list_tokens(
     options: dict[str, Any],
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Of this member alone.", show_default=False),
+        typer.Argument(metavar="NAME", help="Only this member.", show_default=False),
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Print the tokens, by their beginnings, with when and from where each was used last."""
+    """Print the tokens by their first letters, with the time and the address of their last use."""
     from proxy.cli import members
 
     return members.list_tokens(load(options), name, as_json=as_json)

@@ -72,7 +72,7 @@ def enable_member(settings: Settings, name: str, *, enabled: bool) -> int:
     """Let a member in again, or not any more."""
     member = _with_directory(settings, lambda one: one.change(name, disabled=not enabled))
     _note(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
-    _say(f"{member.name} may come in again." if enabled else f"{member.name} is shut out.")
+    _say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")
     return 0
 
 
@@ -85,13 +85,13 @@ def remove_member(settings: Settings, name: str) -> int:
     member, last = _with_directory(settings, remove)
     _note(settings, "member_removed", name=member.name)
     _say(
-        f"{member.name} and its tokens are removed. Its history and files stay in the data folder "
-        "for nobody to see; only `member add --restore` gives them back."
+        f"{member.name} and its tokens are removed. Its history and files stay in the data folder, "
+        "but nobody sees them; `member add --restore` gives them back."
     )
     if last:
         _say(
-            "That was the last member: a running proxy lets nobody in until it is restarted, "
-            "which makes it a tool for one without tokens."
+            "That was the last member: a running proxy refuses every client until it is restarted, "
+            "and then serves one person without tokens."
         )
     return 0
 

@@ -71,8 +71,8 @@ class AccountSettings(BaseModel):
             example="studio",
         ),
     ]
-    """How the account is called in logs, lists and metrics. Keep it: the files and jobs of the
-    account are found by it."""
+    """The account's name in logs, lists and metrics. Do not change it: the account's files and jobs
+    are stored under it."""
 
     key_file: Annotated[
         Path | None,
@@ -115,16 +115,15 @@ class AccountSettings(BaseModel):
     members: Annotated[
         tuple[str, ...], Entry("Accounts", expects="a list of names of members")
     ] = ()
-    """The names of the members whose jobs may run on the account; none named is everybody."""
+    """Names of the members whose jobs may run on the account; by default those of every member."""
 
     base_url: Annotated[
         URL | None,
         BeforeValidator(to_url),
         Entry("Accounts", shown="the setting base_url", example="https://cloud.comfy.org"),
     ] = None
-    """Where the account's cloud answers, if that differs from the setting `base_url`. The list of
-    nodes and models is that of the first account that answers, whatever the clouds of the others
-    have."""
+    """The address of the account's cloud, if it differs from the setting `base_url`. The list of
+    nodes and models comes from the first account that answers."""
 
 
 #: The keys of a table in the order in which they are documented.
@@ -192,11 +191,11 @@ class Settings(BaseModel):
             example="/var/lib/comfy-cloud-proxy",
         ),
     ]
-    """The folder for records, files and the catalogue. It is made if it is missing."""
+    """The folder for the database, files and the list of nodes. It is created if it is missing."""
 
     insecure_allow_anyone: Annotated[bool, Entry("General")] = False
-    """Listen beyond this machine although anyone who reaches the port can run jobs on your account
-    and read its files. For private networks only."""
+    """Listen beyond this machine without members: anyone who reaches the port can run jobs on your
+    account and read its files. For private networks only."""
 
     api_key: Annotated[
         SecretStr | None,
@@ -210,8 +209,8 @@ class Settings(BaseModel):
             example="comfyui-...",
         ),
     ] = None
-    """The API key of the Comfy Cloud account. No option, so that it never shows in a list of
-    processes. Prefer the file form where others can read the environment."""
+    """The API key of the Comfy Cloud account. It has no option, so that it never shows in a list of
+    processes. Prefer `api_key_file` where others can read the environment."""
 
     api_key_file: Annotated[
         Path | None,
@@ -231,7 +230,7 @@ class Settings(BaseModel):
         BeforeValidator(to_url),
         Entry("Comfy Cloud", environment="COMFY_CLOUD_BASE_URL", metavar="URL"),
     ] = URL("https://cloud.comfy.org/")
-    """Where Comfy Cloud answers."""
+    """The address of Comfy Cloud."""
 
     allow_plain_http: Annotated[bool, Entry("Comfy Cloud")] = False
     """Send the API key over `http://` beyond this machine and its private network. Without this a
@@ -249,37 +248,35 @@ class Settings(BaseModel):
             example="AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
         ),
     ] = None
-    """The secret with which keys are encrypted that clients send for their own jobs, while these
-    jobs wait: 32 random bytes, as from `openssl rand -base64 32`. Without it the file
-    credentials.key of the data folder holds one. Another secret makes jobs run without the keys
-    that were encrypted before."""
+    """Encrypts the API keys that clients send for their own jobs while these jobs wait: 32 random
+    bytes, as from `openssl rand -base64 32`. By default the file credentials.key in the data folder
+    holds one. After a change, waiting jobs run without these keys."""
 
     send_partner_key: Annotated[bool, Entry("Comfy Cloud")] = True
-    """Give the API key to partner nodes (as `extra_data.api_key_comfy_org`) when the client brought
-    none."""
+    """Send the account's API key to partner nodes (as `extra_data.api_key_comfy_org`) when the
+    client has sent none."""
 
     slots: Annotated[int, Field(ge=0, le=1000), Entry("Comfy Cloud", metavar="JOBS")] = 0
-    """How many jobs an account runs at once, where its table does not say it; 0 learns it from what
-    the account does."""
+    """How many jobs an account runs at once, unless its table sets it; 0 learns it from the
+    account."""
 
     slots_ahead: Annotated[int, Field(ge=0, le=100), Entry("Comfy Cloud", metavar="JOBS")] = 0
-    """How many jobs more than an account runs are sent to it, so that the next one begins without a
-    round trip; all others wait in the proxy, where their order can still be changed. Until the
-    proxy has learnt how many run, it is at least one."""
+    """How many more jobs than an account runs at once are sent to it, so that the next one starts
+    without a round trip. All others wait in the proxy, where their order can still change. At least
+    one until the number of slots is known."""
 
     unable_timeout: Annotated[
         float, Field(ge=0, le=86_400), Entry("Comfy Cloud", metavar="SECONDS")
     ] = 60.0
-    """Seconds after which an accepted job fails that no account can take: the credits are used up,
-    the key does not work, or the cloud's own queue is full. The error says which. 0 lets the job
-    wait."""
+    """Seconds after which an accepted job fails if no account can take it: no credits, a key that
+    does not work, or a full queue on the cloud. The error says which. 0 lets the job wait."""
 
     lost_timeout: Annotated[
         float, Field(ge=0, le=604_800), Entry("Comfy Cloud", metavar="SECONDS")
     ] = 3600.0
-    """Seconds after which a job fails as lost that was sent to an account which cannot be read any
-    more: its key does not work, it is in the settings no more, or Comfy Cloud cannot be reached. 0
-    lets the job wait."""
+    """Seconds after which a job fails as lost if its account can no longer be read: the key does
+    not work, the account was removed from the settings, or Comfy Cloud cannot be reached. 0 lets
+    the job wait."""
 
     client_parallelism: Annotated[
         Literal["auto", "one", "many"],
@@ -287,13 +284,13 @@ class Settings(BaseModel):
         Entry("Clients", expects="auto, one or many"),
     ] = "auto"
     """How many jobs of one client_id run at once. auto: one, as on a local ComfyUI, unless the
-    client has announced that it understands several, or never listens on a websocket. Members may
-    have a choice of their own."""
+    client has announced that it understands several, or never listens on a websocket. A member can
+    have a value of its own."""
 
     fair_by: Annotated[Literal["jobs", "time"], BeforeValidator(to_lower), Entry("Gateway")] = (
         "jobs"
     )
-    """What is shared out fairly among members: jobs, or the time that they run."""
+    """What members share fairly: the number of jobs, or their running time."""
 
     cors_origins: Annotated[
         tuple[str, ...],
@@ -302,66 +299,65 @@ class Settings(BaseModel):
             "Clients", expects="a list of origins such as https://app.example", metavar="ORIGINS"
         ),
     ] = ()
-    """Origins of web pages elsewhere that may use the API from a browser, as `https://app.example`,
-    separated by commas; `*` is any. Other pages are refused, as a local ComfyUI does."""
+    """Origins of web pages that may use the API from a browser, such as `https://app.example`,
+    separated by commas; `*` allows any. Others are refused, as by a local ComfyUI."""
 
     compress: Annotated[bool, Entry("Clients")] = False
-    """Pack JSON and text (gzip, deflate) for clients that say they can unpack it, as ComfyUI does
-    with --enable-compress-response-body. `/object_info` is packed anyway."""
+    """Compress JSON and text (gzip, deflate) for clients that accept it, as ComfyUI does with
+    --enable-compress-response-body. `/object_info` is always compressed."""
 
     max_upload_mb: Annotated[
         float,
         Field(gt=0, le=1_000_000),
         Entry("Clients", expects="a number greater than 0", metavar="MIB"),
     ] = 100
-    """The largest body of a request in MiB; a larger one is answered with 413."""
+    """The largest request body in MiB; a larger one gets 413."""
 
     max_json_mb: Annotated[
         float,
         Field(gt=0, le=1024),
         Entry("Clients", expects="a number greater than 0, at most 1024", metavar="MIB"),
     ] = 32
-    """The largest JSON of a request, unpacked, in MiB; a larger one is answered with 413."""
+    """The largest JSON body in MiB, after decompression; a larger one gets 413."""
 
     ping_interval: Annotated[float, Field(ge=0, le=86_400), Entry("Clients", metavar="SECONDS")] = (
         30
     )
-    """A websocket to which nothing was sent for so many seconds gets a ping, so that clients that
-    have vanished are noticed; 0 sends none."""
+    """Seconds without a message to a websocket after which it gets a ping, to detect clients that
+    are gone; 0 sends none."""
 
     max_connections: Annotated[
         int, Field(ge=1, le=1_000_000), Entry("Clients", metavar="COUNT")
     ] = 20_000
-    """How many connections may be open at once; one more is answered with 503. The system's limit
-    of open files may allow fewer."""
+    """The most connections at once; one more gets 503. The system's limit of open files may allow
+    fewer."""
 
     max_header_kb: Annotated[float, Field(ge=1, le=1024), Entry("Clients", metavar="KIB")] = 16
-    """The largest header of a request, and the longest first line, in KiB; more is answered with
-    400."""
+    """The largest request header, and the longest request line, in KiB; more gets 400."""
 
     header_timeout: Annotated[float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")] = 20
-    """How many seconds a client may take to send the headers of a request before the connection is
-    closed; 0 is no limit."""
+    """Seconds a client may take to send the headers of a request before the connection is closed; 0
+    is no limit."""
 
     body_timeout: Annotated[float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")] = 60
-    """In so many seconds the next 16 KiB of a request's body, or its rest, have to come, else it is
-    answered with 408; 0 is no limit."""
+    """Seconds within which the next 16 KiB of a request body, or the rest of it, must arrive;
+    otherwise the answer is 408. 0 is no limit."""
 
     write_timeout: Annotated[float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")] = 60
-    """In so many seconds a client has to take the next part of an answer, else the connection is
-    closed; 0 is no limit. Websockets are not meant."""
+    """Seconds within which a client must take the next part of an answer; otherwise the connection
+    is closed. 0 is no limit. Websockets are not affected."""
 
     idle_timeout: Annotated[float, Field(ge=0, le=86_400), Entry("Clients", metavar="SECONDS")] = (
         660
     )
-    """How many seconds a connection may stay open between two requests; 0 is no limit. One on which
-    nothing was let in may stay 60 seconds at most. Reverse proxies should give up theirs sooner."""
+    """Seconds a connection may stay open between two requests; 0 is no limit. One without an
+    authenticated request may stay 60 seconds at most. Set a shorter time in reverse proxies."""
 
     shutdown_timeout: Annotated[
         float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")
     ] = 10
-    """How many seconds the proxy may take to stop after SIGTERM: requests under way finish,
-    websockets are closed. Jobs go on on the cloud."""
+    """Seconds the proxy may take to stop after SIGTERM: requests finish, websockets are closed.
+    Jobs continue on the cloud."""
 
     base_path: Annotated[
         str,
@@ -373,12 +369,12 @@ class Settings(BaseModel):
             example="/comfy/",
         ),
     ] = ""
-    """A path before all routes, as `/comfy/`, for a reverse proxy that gives this server a part of
-    a site. Routes answer with and without it."""
+    """A path before all routes, such as `/comfy/`, behind a reverse proxy that serves other things
+    too. Routes answer with and without it."""
 
     require_members: Annotated[bool, Entry("Gateway")] = False
-    """Refuse to start without members. A data folder that has had members, and trusted_proxies, ask
-    for them too."""
+    """Refuse to start without members. `trusted_proxies` and a data folder that has had members
+    require them too."""
 
     trusted_proxies: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
@@ -389,8 +385,8 @@ class Settings(BaseModel):
             metavar="NETWORKS",
         ),
     ] = ()
-    """Addresses and networks of reverse proxies, separated by commas, whose `X-Forwarded-For`,
-    `X-Forwarded-Proto` and `X-Forwarded-Host` are believed."""
+    """Addresses and networks of reverse proxies, separated by commas, whose headers
+    `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted."""
 
     tls_cert: Annotated[
         Path | None,
@@ -402,8 +398,8 @@ class Settings(BaseModel):
             example="/etc/comfy/fullchain.pem",
         ),
     ] = None
-    """A PEM file with the certificate of this server and those above it; with tls_key it listens on
-    https. Both are read again when they change."""
+    """A PEM file with the certificate chain of this server. With tls_key the server listens on
+    https. Both files are read again when they change."""
 
     tls_key: Annotated[
         Path | None,
@@ -418,11 +414,11 @@ class Settings(BaseModel):
     """A PEM file with the private key of tls_cert, without a passphrase."""
 
     history_size: Annotated[int, Field(ge=1), Entry("Files and history", metavar="JOBS")] = 10_000
-    """How many finished jobs the history keeps; the oldest go first."""
+    """The most finished jobs in the history; the oldest are removed first."""
 
     cache_mb: Annotated[float, Field(ge=0), Entry("Files and history", metavar="MIB")] = 2048
-    """How many MiB of pictures and other files are kept on disk; the least recently used go
-    first."""
+    """The size of the disk cache of pictures and other files, in MiB; the least recently used are
+    removed first."""
 
     prefetch: Annotated[
         Literal["off", "images", "all"],
@@ -436,18 +432,18 @@ class Settings(BaseModel):
         BeforeValidator(to_lower),
         Entry("Files and history", metavar="WHERE"),
     ] = "disk"
-    """Where the web interface's settings and saved workflows are: on disk, each member's apart, or
-    in the Comfy Cloud account, whose own web interface shows them too. cloud is for one person: it
-    is refused where there are members."""
+    """Where settings and saved workflows of the web interface are stored: on disk, separately for
+    each member, or in the Comfy Cloud account, whose own web interface shows them too. cloud is for
+    one person and is refused when there are members."""
 
     catalogue_max_age: Annotated[
         float, Field(ge=0), Entry("Files and history", metavar="SECONDS")
     ] = 3600
-    """After how many seconds the list of nodes and models is asked for again."""
+    """Seconds after which the list of nodes and models is fetched again."""
 
     validate_graphs: Annotated[bool, Entry("Comfy Cloud")] = True
-    """Check each workflow against the list of nodes before its job waits. What cannot be told from
-    the list is left to the cloud; without this everything is."""
+    """Check each workflow against the list of nodes before its job is queued. What the list cannot
+    tell is left to the cloud; without this check, everything is."""
 
     metrics: Annotated[bool, Entry("Logs")] = True
     """Answer GET /metrics in Prometheus' format."""
@@ -462,27 +458,27 @@ class Settings(BaseModel):
             example="127.0.0.1:9188",
         ),
     ] = None
-    """Serve /metrics and the dashboard at an address of their own, and there alone. Whoever reaches
-    it may read all metrics: let nobody but Prometheus and admins."""
+    """Serve /metrics and the dashboard at this address only. Whoever reaches it can read all
+    metrics: allow only Prometheus and admins."""
 
     audit_days: Annotated[
         int,
         Field(ge=0, le=36_500),
         Entry("Logs", expects="a whole number of days from 0", metavar="DAYS"),
     ] = 90
-    """For how many days the record of who did what is kept; 0 keeps none."""
+    """Days for which audit entries are kept; 0 keeps none."""
 
     log_format: Annotated[
         Literal["console", "json"], BeforeValidator(to_lower), Entry("Logs", metavar="FORMAT")
     ] = "console"
-    """How log lines look: console for people, json for machines."""
+    """The format of log lines: console for people, json for programs."""
 
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         BeforeValidator(to_lower),
         Entry("Logs", metavar="LEVEL"),
     ] = "info"
-    """The least level that is logged: debug, info, warning or error."""
+    """The lowest level that is logged: debug, info, warning or error."""
 
     #: Whether an empty database may take the place of a damaged one: for one start, so that it is
     #: an option of `serve` alone.
