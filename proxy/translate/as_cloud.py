@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from proxy.translate import codec
+from proxy.translate.outputs import files
 from proxy.translate.snapshot import milliseconds
 
 #: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.
@@ -109,17 +110,9 @@ def history_detail(entry: Mapping[str, Any]) -> dict[str, Any]:
 def output_files(outputs: Mapping[str, Any]) -> Iterator[OutputFile]:
     """The files in a job's outputs, under whatever keys, in their order."""
     for node_id, output in outputs.items():
-        for key, items in output.items() if isinstance(output, dict) else ():
-            for index, item in enumerate(items if isinstance(items, list) else ()):
-                if isinstance(item, dict) and isinstance(item.get("filename"), str):
-                    yield OutputFile(
-                        node_id,
-                        key,
-                        index,
-                        item["filename"],
-                        str(item.get("subfolder", "")),
-                        str(item.get("type", "output")),
-                    )
+        for key, index, item in files(output) if isinstance(output, dict) else ():
+            subfolder, type_ = str(item.get("subfolder", "")), str(item.get("type", "output"))
+            yield OutputFile(node_id, key, index, item["filename"], subfolder, type_)
 
 
 def asset(

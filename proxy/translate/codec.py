@@ -19,9 +19,10 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 def loads(data: bytes | str) -> Any:
     """Decode JSON. Raises `ValueError` for anything that is not JSON, NaN and Infinity excepted."""
     try:
-        return _decoder.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _loads_lenient(data)
+        try:
+            return _decoder.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return json.loads(data.decode() if isinstance(data, bytes) else data)
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply") from error
 
@@ -50,13 +51,6 @@ def _storable(value: Any) -> Any:
         case list():
             return [_storable(each) for each in value]
     return value
-
-
-def _loads_lenient(data: bytes | str) -> Any:
-    try:
-        return json.loads(data.decode() if isinstance(data, bytes) else data)
-    except RecursionError as error:
-        raise ValueError("the JSON is nested too deeply") from error
 
 
 def dumps(value: object) -> str:

@@ -7,9 +7,11 @@ documents dispute are accepted: ms and seconds, `execution_error` and a JSON `er
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from proxy.translate import codec
+
+T = TypeVar("T")
 
 Status = Literal["pending", "in_progress", "completed", "failed", "cancelled"]
 
@@ -112,16 +114,10 @@ def from_job(job: dict[str, Any]) -> Snapshot:
     """
     raw = str(job.get("status", ""))
     status = STATUSES.get(raw.lower(), "in_progress")
+    start_time = milliseconds(job.get("execution_start_time"))
     end_time = milliseconds(job.get("execution_end_time"))
     error = _execution_error(job)
-    start_time = milliseconds(job.get("execution_start_time"))
-    outputs = job.get("outputs")
-    execution_status = job.get("execution_status")
-    meta = job.get("execution_meta")
-    count = job.get("outputs_count")
-    workflow = job.get("workflow")
-    extra_data = workflow.get("extra_data") if isinstance(workflow, dict) else None
-    reason = job.get("queue_reason")
+    workflow = _as(dict, job.get("workflow")) or {}
     return Snapshot(
         cloud_id=str(job["id"]),
         status=status,
@@ -129,14 +125,19 @@ def from_job(job: dict[str, Any]) -> Snapshot:
         create_time=milliseconds(job.get("create_time")),
         start_time=start_time,
         end_time=end_time,
-        outputs=outputs if isinstance(outputs, dict) else None,
-        outputs_count=count if isinstance(count, int) else None,
-        execution_status=execution_status if isinstance(execution_status, dict) else None,
+        outputs=_as(dict, job.get("outputs")),
+        outputs_count=_as(int, job.get("outputs_count")),
+        execution_status=_as(dict, job.get("execution_status")),
         execution_error=error,
-        meta=meta if isinstance(meta, dict) else None,
-        extra_data=extra_data if isinstance(extra_data, dict) else None,
-        queue_reason=reason if isinstance(reason, str) else None,
+        meta=_as(dict, job.get("execution_meta")),
+        extra_data=_as(dict, workflow.get("extra_data")),
+        queue_reason=_as(str, job.get("queue_reason")),
     )
+
+
+def _as(kind: type[T], value: object) -> T | None:
+    """The value if it is of the kind."""
+    return value if isinstance(value, kind) else None
 
 
 def _is_settled(

@@ -88,11 +88,11 @@ def validate(
     for node_id, node in graph.items():
         class_type = node.get("class_type") if isinstance(node, Mapping) else None
         if not isinstance(class_type, str) or not isinstance(node, Mapping):
-            return Validation(error=_no_class(node_id, node))
+            return Validation(error=_missing_class(node_id, node))
         if class_type not in shapes:
             info = choices(class_type)
             if info is None:
-                return Validation(error=_unknown_class(node_id, node, class_type))
+                return Validation(error=_missing_class(node_id, node))
             shapes[class_type] = shape(class_type, info)
     wanted = [
         node_id
@@ -110,31 +110,18 @@ def validate(
         return Validation(wanted)
 
 
-def _no_class(node_id: str, node: object) -> Reason:
-    if isinstance(node, Mapping) and "class_type" in node:
-        return _unknown_class(node_id, node, node["class_type"])
-    title = _title(node, None)
-    return reason(
-        "missing_node_type",
-        f"Node '{title or f'ID #{node_id}'}' has no class_type."
-        " The workflow may be corrupted or a custom node is missing.",
-        f"Node ID '#{node_id}'",
-        node_id=node_id,
-        class_type=None,
-        node_title=title,
-    )
-
-
-def _unknown_class(node_id: str, node: object, class_type: object) -> Reason:
+def _missing_class(node_id: str, node: object) -> Reason:
+    named = isinstance(node, Mapping) and "class_type" in node
+    class_type = node["class_type"] if isinstance(node, Mapping) and named else None
     title = _title(node, class_type)
-    return reason(
-        "missing_node_type",
-        f"Node '{title}' not found. The custom node may not be installed.",
-        f"Node ID '#{node_id}'",
-        node_id=node_id,
-        class_type=class_type,
-        node_title=title,
-    )
+    message = f"Node '{title}' not found. The custom node may not be installed."
+    if not named:
+        message = (
+            f"Node '{title or f'ID #{node_id}'}' has no class_type."
+            " The workflow may be corrupted or a custom node is missing."
+        )
+    about = {"node_id": node_id, "class_type": class_type, "node_title": title}
+    return reason("missing_node_type", message, f"Node ID '#{node_id}'", **about)
 
 
 def _title(node: object, default: object) -> object:

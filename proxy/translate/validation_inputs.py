@@ -252,6 +252,12 @@ def reason(kind: str, message: str, details: str, **extra_info: Any) -> Reason:
     return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
 
 
+def _wrong(one: Input, kind: str, message: str, details: str, **extra_info: Any) -> Reason:
+    """An error of an input."""
+    about = {"input_name": one.name, "input_config": one.config}
+    return reason(kind, message, details, **{**about, **extra_info})
+
+
 def look(
     node: Mapping[str, Any],
     shape: Shape,
@@ -307,14 +313,8 @@ def _follow(
     found: Look,
 ) -> Crash | None:
     if len(link) != 2:
-        wrong = reason(
-            "bad_linked_input",
-            "Bad linked input, must be a length-2 list of [node_id, slot_index]",
-            one.name,
-            input_name=one.name,
-            input_config=one.config,
-            received_value=link,
-        )
+        message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+        wrong = _wrong(one, "bad_linked_input", message, one.name, received_value=link)
         found.reasons.append(wrong)
         return None
     source, slot = link
@@ -333,12 +333,11 @@ def _follow(
             return Crash("IndexError", "tuple index out of range")
         if not _fits(received, one.type):
             found.reasons.append(
-                reason(
+                _wrong(
+                    one,
                     "return_type_mismatch",
                     "Return type mismatch between linked nodes",
                     f"{one.name}, received_type({received}) mismatch input_type({one.type})",
-                    input_name=one.name,
-                    input_config=one.config,
                     received_type=received,
                     linked_node=link,
                 )
@@ -378,12 +377,11 @@ def _value(
         try:
             value = _CONVERSIONS[kind](value)
         except (TypeError, ValueError, OverflowError) as error:
-            return reason(
+            return _wrong(
+                one,
                 "invalid_input_type",
                 f"Failed to convert an input value to a {kind} value",
                 f"{one.name}, {value}, {error}",
-                input_name=one.name,
-                input_config=one.config,
                 received_value=value,
                 exception_message=str(error),
             )
@@ -410,14 +408,7 @@ def _bounds(one: Input, value: Any) -> Reason | None:
         kind, message = "value_bigger_than_max", f"Value {value} bigger than max of {one.high}"
     else:
         return None
-    return reason(
-        kind,
-        message,
-        one.name,
-        input_name=one.name,
-        input_config=one.config,
-        received_value=value,
-    )
+    return _wrong(one, kind, message, one.name, received_value=value)
 
 
 def _choice(one: Input, choices: list[Any], value: Any, has_file: HasFile | None) -> Reason | None:
@@ -431,11 +422,11 @@ def _choice(one: Input, choices: list[Any], value: Any, has_file: HasFile | None
         return None
     long = len(choices) > _LONG
     listed = f"(list of length {len(choices)})" if long else str(choices)
-    return reason(
+    return _wrong(
+        one,
         "value_not_in_list",
         "Value not in list",
         f"{one.name}: {', '.join(map(repr, wrong))} not in {listed}",
-        input_name=one.name,
         input_config=None if long else one.config,
         received_value=value,
     )
