@@ -13,7 +13,7 @@ import pytest
 from stack import Client, Proxy, running_proxy
 
 from proxy.api import websocket as client_socket
-from proxy.api.send_queue import SendQueue
+from proxy.api.websocket import SendQueue
 from proxy.simulator import Simulator
 from proxy.translate.messages import Event, Preview
 
