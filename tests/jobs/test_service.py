@@ -228,3 +228,33 @@ async def test_a_job_in_detail_has_what_was_sent_and_what_came(full: Room) -> No
     assert done is not None
     assert {"outputs", "execution_status", "workflow"} <= set(done)
     assert await full.service.job(MEMBER, "none") is None
+
+
+async def test_a_long_history_comes_in_pieces_and_is_not_kept(room: Room) -> None:
+    text = "x" * 20_000
+    for number in range(150):
+        await room.end(f"job-{number:03}", **{"1": {"text": [text]}})
+    body = await room.service.history(MEMBER, max_items=None, offset=None)
+    assert not isinstance(body, bytes)
+    pieces = [piece async for piece in body]
+    assert len(pieces) > 2
+    assert max(map(len, pieces)) < 2_000_000
+    assert list(json.loads(b"".join(pieces))) == [f"job-{number:03}" for number in range(150)]
+    again = await room.service.history(MEMBER, max_items=None, offset=None)
+    assert not isinstance(again, bytes)
+
+
+async def test_a_history_that_changes_while_it_is_read_is_not_kept(
+    full: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = full.service._repository.entry
+
+    async def read_slowly(member: str, prompt_id: str) -> Any:
+        entry = await read(member, prompt_id)
+        monkeypatch.undo()
+        await full.end(prompt_id, 9000, **{"1": {"images": []}})
+        return entry
+
+    monkeypatch.setattr(full.service._repository, "entry", read_slowly)
+    before = await full.entry("a")
+    assert await full.entry("a") != before
