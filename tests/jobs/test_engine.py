@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +11,18 @@ import gated
 import graphs
 import pytest
 from pydantic import SecretStr
-from stack import PATIENCE, Client, running_proxy
+from stack import Client, running_proxy
+from waiting import ids, until, until_ended
 
 from proxy.cloud.resilience import Backoff
 from proxy.jobs import accounts as account_health
 from proxy.jobs.models import JobRequest
 from proxy.members.member import Limits, Member
 from proxy.settings import AccountSettings
-from proxy.simulator import HttpFault, Simulator
+from proxy.simulator import Simulator
 
 SUBMIT = "POST /api/prompt"
 ONE = {"slots": 1, "slots_ahead": 0}
-
-
-@pytest.fixture
-def opened() -> asyncio.Event:
-    return asyncio.Event()
-
-
-@pytest.fixture
-async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
-    async with Simulator(extra_nodes=[gated.gate(opened)]) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> AsyncIterator[Client]:
-    async with running_proxy(simulator, tmp_path / "data", **ONE) as proxy:
-        yield Client(session, proxy.url)
-
-
-async def until(is_so: Callable[[], Any]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not is_so():  # noqa: ASYNC110 (what is asked for has no event)
-            await asyncio.sleep(0.005)
-
-
-async def ids(client: Client, state: str = "queue_pending") -> list[str]:
-    return [item[1] for item in (await client.get("queue"))[1][state]]
-
-
-async def ended(client: Client) -> list[str]:
-    return list((await client.get("history"))[1])
-
-
-async def until_ended(client: Client, count: int) -> list[str]:
-    async with asyncio.timeout(PATIENCE):
-        while len(done := await ended(client)) < count:  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    return done
 
 
 async def test_what_has_no_slot_waits_with_us(
@@ -168,40 +128,6 @@ async def test_an_interrupt_leaves_what_waits(client: Client, opened: asyncio.Ev
     assert (await client.history(waiting))["status"]["completed"] is True
 
 
-async def test_a_slot_passes_on_as_soon_as_an_end_is_known(
-    simulator: Simulator, client: Client, opened: asyncio.Event
-) -> None:
-    simulator.switches.late_detail = 2 * PATIENCE  # the outputs of the first never come
-    await client.submit(gated.GRAPH)
-    await client.submit(graphs.plain())
-    opened.set()
-    await until(lambda: simulator.calls[SUBMIT] == 2)
-
-
-async def test_a_waiting_job_that_is_refused_fails_for_its_client(
-    simulator: Simulator, client: Client, opened: asyncio.Event
-) -> None:
-    async with client.listening() as listener:
-        first = await client.submit(gated.GRAPH)
-        refused = await client.submit(graphs.plain())
-        simulator.switches.refuse_prompt = "PARTNER_NODE_DISABLED"
-        opened.set()
-        await listener.until_end(first)
-        listener.heard.clear()
-        await listener.until_end(refused)
-    assert [type_ for type_ in listener.types() if type_ != "executing"] == [
-        "execution_start",
-        "execution_cached",
-        "execution_error",
-    ]
-    (error,) = listener.of("execution_error")
-    assert error["exception_type"] == "PARTNER_NODE_DISABLED"
-    assert "remove the node" in error["exception_message"]
-    status = (await client.history(refused))["status"]
-    assert (status["status_str"], status["completed"]) == ("error", False)
-    assert await ids(client) == []
-
-
 @pytest.mark.parametrize("refusal", ["PAYMENT_REQUIRED", "QUEUE_LIMIT", "UNAVAILABLE"])
 async def test_a_job_keeps_its_place_while_the_account_rests(
     simulator: Simulator,
@@ -235,37 +161,6 @@ async def test_a_new_job_tries_a_resting_account_and_tells_its_client_why_it_res
     status, told = await client.post("prompt", {"prompt": graphs.plain(1)})
     assert (status, told["error"]["type"]) == (400, "PAYMENT_REQUIRED")
     assert await ids(client) == [waiting]
-
-
-async def test_a_cancel_while_the_job_is_being_sent_reaches_the_cloud_once(
-    simulator: Simulator, client: Client, opened: asyncio.Event
-) -> None:
-    await client.submit(gated.GRAPH)
-    sent = await client.submit(graphs.waiting())
-    simulator.switches.late_answer = 0.5
-    opened.set()
-    await simulator.signal.until(lambda: len(simulator.jobs) == 2, 10)
-    status, answer = await client.post(f"api/jobs/{sent}/cancel")
-    assert (status, answer) == (200, {"cancelled": True})
-    assert await ids(client) == []
-    job = list(simulator.jobs.values())[1]
-    await simulator.signal.until(lambda: job.status == "cancelled", 10)
-    assert simulator.calls["POST /api/jobs/{id}/cancel"] == 1
-    assert (await client.get(f"history/{sent}"))[1] == {}
-    simulator.switches.late_answer = 0.0
-    after = await client.submit(graphs.plain())
-    assert after in await until_ended(client, 2)
-
-
-async def test_an_answer_that_got_lost_is_found_again_for_waiting_jobs_too(
-    simulator: Simulator, client: Client, opened: asyncio.Event
-) -> None:
-    await client.submit(gated.GRAPH)
-    simulator.faults.add(HttpFault(SUBMIT, reset=True, processed=True))
-    await client.submit(graphs.plain())
-    opened.set()
-    await until_ended(client, 2)
-    assert len(simulator.jobs) == 2
 
 
 async def test_a_restart_changes_no_order(

@@ -1,186 +1,219 @@
-"""What a client hears of a job's nodes, whatever is lost, doubled or out of order."""
+"""What is told of nodes, whatever the cloud leaves out."""
 
 from __future__ import annotations
 
-from typing import Any
+from playbook import (
+    BEGINNING,
+    GRAPH,
+    ID,
+    PICTURE,
+    done,
+    event,
+    heard,
+    last_event,
+    play,
+    states,
+)
 
-from hypothesis import example, given
-from hypothesis import strategies as st
+from proxy.jobs.tracker import (
+    SendMessage,
+    Tracker,
+)
+from proxy.translate.messages import CloudPicture, CloudText, Preview
 
-from proxy.jobs.nodes import Nodes
-from proxy.translate import graph as graphs
-from proxy.translate.messages import CloudPicture, Event, Message, Preview
-
-ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
-
-Step = tuple[str, str]
-
-
-@st.composite
-def prompts(draw: st.DrawFn) -> dict[str, Any]:
-    """Up to six nodes that take inputs from earlier ones; some are twins."""
-    prompt: dict[str, Any] = {}
-    for number in range(draw(st.integers(1, 6))):
-        earlier = draw(st.lists(st.sampled_from(sorted(prompt)), unique=True)) if prompt else []
-        prompt[str(number)] = {
-            "class_type": draw(st.sampled_from(["Load", "Save"])),
-            "inputs": {f"in{at}": [source, 0] for at, source in enumerate(earlier)},
-        }
-    return prompt
+LAZY = {
+    "switch": {"class_type": "Switch", "inputs": {"on": ["picture", 0]}},
+    "picture": {"class_type": "Picture", "inputs": {}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["switch", 0]}},
+}
 
 
-@st.composite
-def scripts(draw: st.DrawFn) -> tuple[dict[str, Any], list[str], list[Step]]:
-    """A graph, its cached nodes, and what the cloud tells of its nodes, in any order."""
-    prompt = draw(prompts())
-    nodes = st.sampled_from(sorted(prompt))
-    kinds = st.sampled_from(
-        ["executing", "running", "finished", "stateless", "progress", "picture", "executed"]
+def test_a_node_that_waits_for_a_lazy_input_is_executing_twice() -> None:
+    commands = play(
+        event("executing", node="switch"),
+        event("executing", node="picture"),
+        event("executing", node="switch"),
+        event("executing", node="switch"),
+        event("executing", node="2"),
+        done(),
+        graph=LAZY,
     )
-    cached = draw(st.lists(nodes, unique=True, max_size=2))
-    return prompt, cached, draw(st.lists(st.tuples(kinds, nodes), max_size=20))
+    executing = [word for word in heard(commands) if word.startswith("executing")]
+    assert executing == [
+        "executing switch",
+        "executing picture",
+        "executing switch",
+        "executing 2",
+        "executing None",
+    ]
+    assert states(commands)[1]["switch"] == ("running", 0.0, 1.0)
+    assert states(commands)[2]["picture"] == ("finished", 1.0, 1.0)
+    assert states(commands)[3]["switch"] == ("finished", 1.0, 1.0)
 
 
-def play(script: tuple[dict[str, Any], list[str], list[Step]]) -> tuple[Nodes, list[Message]]:
-    prompt, cached, steps = script
-    told: list[Message] = []
-    nodes = Nodes(ID, prompt, told.append)
-    nodes.cached = cached
-    for kind, node in steps:
-        if kind in ("progress", "picture") and node in nodes.outputs:
-            continue  # the tracker leaves these out
-        match kind:
-            case "executing":
-                nodes.executing({"node": node, "display_node": node, "prompt_id": ID})
-            case "running" | "finished":
-                nodes.stated({node: {"state": kind, "value": 0, "max": 1}})
-            case "stateless":
-                nodes.stated({node: {"node_id": node}})
-            case "progress":
-                nodes.progressed(node, {"value": 1, "max": 2})
-            case "picture":
-                nodes.pictured(node, CloudPicture(b"\xff\xd8", "image/jpeg"))
-            case _:
-                nodes.executed(node, {"text": [node]})
-    return nodes, told
+def test_a_doubled_executing_is_told_once_where_no_input_is_lazy() -> None:
+    commands = play(
+        event("executing", node="picture"),
+        event("executing", node="switch"),
+        event("executing", node="picture"),
+        done(),
+        graph=LAZY,
+    )
+    assert heard(commands).count("executing picture") == 1
 
 
-def of_type(told: list[Message], type_: str) -> list[dict[str, Any]]:
-    return [one.data for one in told if isinstance(one, Event) and one.type == type_]
+TWINS = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+    "2": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+    "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    "5": {"class_type": "PreviewImage", "inputs": {"images": ["2", 1]}},
+}
 
 
-@given(scripts())
-def test_a_node_is_stated_as_running_before_it_is_executing(
-    script: tuple[dict[str, Any], list[str], list[Step]],
-) -> None:
-    _, told = play(script)
-    states: dict[str, Any] = {}
-    for message in told:
-        match message:
-            case Event(type="progress_state", data=data):
-                states = data["nodes"]
-            case Event(type="executing", data={"node": node}):
-                assert node in states
+def test_a_node_whose_twin_has_run_is_executed_without_executing() -> None:
+    commands = play(
+        event("executing", node="1"),
+        event("executing", node="3"),
+        event("executed", node="3", output=PICTURE),
+        event("executed", node="4", output=PICTURE),
+        event("execution_error", node_id="5", exception_message="boom"),
+        done(status="failed", outputs={}),
+        graph=TWINS,
+    )
+    assert "executing 4" not in heard(commands)
+    assert "executed 4" in heard(commands)
+    assert states(commands)[-1]["4"] == ("finished", 1, 1)
+    assert last_event(commands, "execution_error")["executed"] == ["1", "3"]
 
 
-ONE = {"0": {"class_type": "Load", "inputs": {}}}
+def test_the_detail_gives_the_twins_what_they_share() -> None:
+    commands = play(done(outputs=dict.fromkeys("345", PICTURE)), graph=TWINS)
+    told = [word for word in heard(commands) if word.startswith("exec")]
+    assert told[2:8] == [
+        "executing 3",
+        "executed 3",
+        "executed 4",
+        "executing 5",
+        "executed 5",
+        "execution_success",
+    ]
 
 
-@given(scripts())
-@example((ONE, ["0"], [("executed", "0"), ("executing", "0")]))
-def test_each_output_is_told_once_and_behind_its_executing_unless_it_was_not_run(
-    script: tuple[dict[str, Any], list[str], list[Step]],
-) -> None:
-    prompt, cached, _ = script
-    nodes, told = play(script)
-    executing: set[str] = set()
-    executed: list[str] = []
-    for message in told:
-        match message:
-            case Event(type="executing", data={"node": node}):
-                assert node not in executed
-                executing.add(node)
-            case Event(type="executed", data={"node": node}):
-                ran = [one for one in executed if one in executing]
-                assert node in executing or node in cached or graphs.is_twin(prompt, node, ran), (
-                    node
-                )
-                executed.append(node)
-    assert executed == list(nodes.outputs) == list(dict.fromkeys(executed))
+def test_progress_of_an_unannounced_node_announces_it_first() -> None:
+    commands = play(event("progress", node="1", value=3, max=20))
+    assert heard(commands) == [
+        *BEGINNING,
+        "progress_state",
+        "executing 1",
+        "progress_state",
+        "progress 1",
+    ]
+    assert last_event(commands, "progress")["prompt_id"] == ID
 
 
-@given(scripts())
-def test_a_node_is_executing_again_behind_one_of_its_sources_alone(
-    script: tuple[dict[str, Any], list[str], list[Step]],
-) -> None:
-    prompt = script[0]
-    _, told = play(script)
-    heard: list[str] = []
-    known_at: dict[str, int] = {}
-    for message in told:
-        match message:
-            case Event(type="progress_state", data=data):
-                heard += [node for node in data["nodes"] if node not in heard]
-            case Event(type="executing", data={"node": node}):
-                if node in known_at:
-                    since = heard[known_at[node] :]
-                    assert graphs.sources(prompt, node) & set(since)
-                known_at[node] = len(heard)
+def test_the_documented_part_of_progress_state_is_filled() -> None:
+    commands = play(event("progress_state", nodes={"1": {"class_type": "KSampler"}}))
+    assert last_event(commands, "progress_state")["nodes"] == {
+        "1": {
+            "value": 0.0,
+            "max": 1.0,
+            "state": "running",
+            "node_id": "1",
+            "prompt_id": ID,
+            "display_node_id": "1",
+            "parent_node_id": None,
+            "real_node_id": "1",
+        }
+    }
 
 
-@given(scripts())
-def test_progress_and_pictures_are_of_announced_nodes(
-    script: tuple[dict[str, Any], list[str], list[Step]],
-) -> None:
-    _, told = play(script)
-    announced: set[str] = set()
-    for message in told:
-        match message:
-            case Event(type="executing", data={"node": node}):
-                announced.add(node)
-            case Event(type="progress", data={"node": node}) | Preview(node_id=node):
-                assert node in announced
+def test_states_that_the_cloud_does_not_tell_follow_from_the_order_of_the_nodes() -> None:
+    both = {"1": {"class_type": "KSampler"}, "2": {"class_type": "SaveImage"}}
+    commands = play(
+        event("progress_state", nodes={"1": {"class_type": "KSampler"}}),
+        event("executing", node="1"),
+        event("progress", node="1", value=3, max=3),
+        event("progress_state", nodes=both),
+        event("executing", node="2"),
+        event("executed", node="2", output=PICTURE),
+        event("progress_state", nodes=both),
+        event("execution_success"),
+        done(),
+    )
+    assert states(commands) == [
+        {"1": ("running", 0.0, 1.0)},
+        {"1": ("running", 3, 3)},
+        {"1": ("finished", 3, 3)},
+        {"1": ("finished", 3, 3), "2": ("running", 0.0, 1.0)},
+        {"1": ("finished", 3, 3), "2": ("finished", 1.0, 1.0)},
+    ]
 
 
-@given(scripts())
-def test_no_state_is_told_twice_in_a_row_and_what_finished_runs_again_with_executing_alone(
-    script: tuple[dict[str, Any], list[str], list[Step]],
-) -> None:
-    _, told = play(script)
-    before: dict[str, Any] = {}
-    revived: set[str] = set()
-    for message in told:
-        match message:
-            case Event(type="progress_state", data={"nodes": nodes}):
-                assert nodes != before
-                assert not revived
-                revived = {
-                    node
-                    for node, state in before.items()
-                    if state["state"] == "finished" and nodes[node]["state"] == "running"
-                }
-                before = nodes
-            case Event(type="executing", data={"node": node}):
-                revived.discard(node)
-    assert not revived
+def test_states_that_the_cloud_tells_are_told_as_they_are() -> None:
+    both = {
+        "1": {"state": "running", "value": 1, "max": 4},
+        "2": {"state": "running", "value": 2, "max": 4},
+    }
+    commands = play(
+        event("progress_state", nodes=both),
+        event("executing", node="1"),
+        event("executing", node="2"),
+    )
+    assert states(commands) == [{"1": ("running", 1, 4), "2": ("running", 2, 4)}]
 
 
-@given(scripts())
-def test_the_share_of_what_is_done_is_between_none_and_all(
-    script: tuple[dict[str, Any], list[str], list[Step]],
-) -> None:
-    nodes, _ = play(script)
-    assert 0.0 <= nodes.progress <= 1.0
-    nodes.finish()
-    assert not [one for one in nodes.finished if one in script[1]]
+def test_a_failure_lists_the_nodes_that_have_run() -> None:
+    commands = play(
+        event("executing", node="1"),
+        event("executing", node="2"),
+        event("execution_error", exception_message="boom", node_id="2"),
+        done(status="failed", outputs={}),
+    )
+    assert last_event(commands, "execution_error")["executed"] == ["1"]
 
 
-@given(scripts())
-def test_at_the_end_every_node_that_ran_is_told_to_have_finished(
-    script: tuple[dict[str, Any], list[str], list[Step]],
-) -> None:
-    nodes, told = play(script)
-    nodes.finish()
-    states = of_type(told, "progress_state")
-    if states:
-        assert {state["state"] for state in states[-1]["nodes"].values()} <= {"finished"}
+def test_a_finished_node_does_not_run_again_by_a_late_event() -> None:
+    finished = {"1": {"value": 2, "max": 2, "state": "finished"}}
+    late = {"1": {"value": 1, "max": 2, "state": "running"}}
+    commands = play(event("progress_state", nodes=finished), event("progress_state", nodes=late))
+    assert last_event(commands, "progress_state")["nodes"]["1"]["state"] == "finished"
+
+
+def test_a_preview_with_metadata_leads_its_progress() -> None:
+    frame = CloudPicture(b"\xff\xd8x", "image/jpeg", "cloud-id", "1", "1", None, "1")
+    commands = play(event("executing", node="1"), frame)
+    told = commands[-1]
+    assert isinstance(told, SendMessage)
+    assert told.message == Preview(ID, "1", "1", None, "1", b"\xff\xd8x", "image/jpeg")
+
+
+def test_a_preview_without_metadata_belongs_to_the_node_that_runs() -> None:
+    commands = play(event("executing", node="1"), CloudPicture(b"\xff\xd8x", "image/jpeg"))
+    told = commands[-1]
+    assert isinstance(told, SendMessage)
+    assert isinstance(told.message, Preview)
+    assert told.message.node_id == "1"
+    assert not told.message.leads
+
+
+def test_a_preview_before_any_node_is_left_out() -> None:
+    assert heard(play(CloudPicture(b"\xff\xd8x", "image/jpeg"))) == []
+
+
+def test_pictures_of_a_websocket_saver_are_results() -> None:
+    commands = play(event("executing", node="3"), CloudPicture(b"\x89PNG", "image/png"))
+    told = commands[-1]
+    assert isinstance(told, SendMessage)
+    assert isinstance(told.message, Preview)
+    assert told.message.result
+
+
+def test_a_text_is_told_of_its_node() -> None:
+    assert heard(play(CloudText("1", "half way")))[-1] == "text 1 half way"
+
+
+def test_the_display_node_is_that_of_the_outer_node() -> None:
+    tracker = Tracker(ID, GRAPH)
+    tracker.receive(event("executing", node="1.0.0.2", display_node="1"), 0)
+    assert tracker.display_node == "1"

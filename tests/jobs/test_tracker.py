@@ -2,108 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
+from playbook import (
+    BEGINNING,
+    ID,
+    PICTURE,
+    SUCCESS,
+    done,
+    event,
+    heard,
+    last_event,
+    play,
+    states,
+)
 
 from proxy.jobs.tracker import (
-    Command,
     EventReceived,
     GiveUp,
-    Input,
-    JobStarted,
-    LeaveQueue,
-    ReadDetail,
     RecordEnd,
-    SendMessage,
     SnapshotReceived,
-    Tracker,
 )
-from proxy.translate.messages import CloudPicture, CloudText, Event, NodeText, Preview
 from proxy.translate.snapshot import Snapshot
-
-ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
-GRAPH = {
-    "1": {"class_type": "KSampler", "inputs": {}},
-    "2": {"class_type": "SaveImage", "inputs": {}},
-    "3": {"class_type": "SaveImageWebsocket", "inputs": {}},
-}
-PICTURE = {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}
-STATUS = {"status_str": "success", "completed": True, "messages": []}
-
-
-def event(type_: str, **data: Any) -> EventReceived:
-    return EventReceived(type_, {"prompt_id": "cloud-id", **data})
-
-
-def done(**fields: Any) -> SnapshotReceived:
-    values: dict[str, Any] = {
-        "outputs": {"2": PICTURE},
-        "execution_status": STATUS,
-        "start_time": 10_000,
-        "end_time": 20_000,
-        **fields,
-    }
-    return SnapshotReceived(
-        Snapshot("cloud-id", values.pop("status", "completed"), settled=True, **values)
-    )
-
-
-def play(
-    *happenings: Input, now: int = 5_000, graph: dict[str, Any] | None = None
-) -> list[Command]:
-    tracker = Tracker(ID, graph or GRAPH)
-    return [command for happening in happenings for command in tracker.receive(happening, now)]
-
-
-def heard(commands: list[Command]) -> list[str]:
-    """What goes out, a word each: the type, and the node where there is one."""
-    words = []
-    for command in commands:
-        match command:
-            case SendMessage(message=Event(type=type_, data=data)):
-                node = data.get("node", data.get("node_id", ""))
-                words.append(f"{type_} {node}".strip())
-            case SendMessage(message=Preview(node_id=node)):
-                words.append(f"preview {node}")
-            case SendMessage(message=NodeText(node_id=node, text=text)):
-                words.append(f"text {node} {text}")
-            case JobStarted():
-                words.append("-> running")
-            case ReadDetail():
-                words.append("-> read")
-            case RecordEnd(outcome=outcome):
-                words.append(f"-> record {outcome}")
-            case LeaveQueue():
-                words.append("-> left the queue")
-    return words
-
-
-def last_event(commands: list[Command], type_: str) -> dict[str, Any]:
-    found = [
-        command.message.data
-        for command in commands
-        if isinstance(command, SendMessage)
-        and isinstance(command.message, Event)
-        and command.message.type == type_
-    ]
-    return found[-1]
-
-
-def states(commands: list[Command]) -> list[dict[str, tuple[str, float, float]]]:
-    """What each `progress_state` says of its nodes: state, value and maximum."""
-    return [
-        {
-            node: (state["state"], state["value"], state["max"])
-            for node, state in command.message.data["nodes"].items()
-        }
-        for command in commands
-        if isinstance(command, SendMessage)
-        and isinstance(command.message, Event)
-        and command.message.type == "progress_state"
-    ]
-
-
-BEGINNING = ["-> running", "execution_start", "execution_cached"]
-SUCCESS = ["-> record completed", "execution_success", "-> left the queue", "executing None"]
 
 
 def test_a_run_is_told_in_the_order_of_a_local_comfyui() -> None:
@@ -342,85 +260,6 @@ def test_errors_that_turn_out_to_be_of_blocked_branches_are_all_told() -> None:
     assert heard(commands)[-6:] == ["execution_error 1", "execution_error 2", *SUCCESS]
 
 
-LAZY = {
-    "switch": {"class_type": "Switch", "inputs": {"on": ["picture", 0]}},
-    "picture": {"class_type": "Picture", "inputs": {}},
-    "2": {"class_type": "SaveImage", "inputs": {"images": ["switch", 0]}},
-}
-
-
-def test_a_node_that_waits_for_a_lazy_input_is_executing_twice() -> None:
-    commands = play(
-        event("executing", node="switch"),
-        event("executing", node="picture"),
-        event("executing", node="switch"),
-        event("executing", node="switch"),
-        event("executing", node="2"),
-        done(),
-        graph=LAZY,
-    )
-    executing = [word for word in heard(commands) if word.startswith("executing")]
-    assert executing == [
-        "executing switch",
-        "executing picture",
-        "executing switch",
-        "executing 2",
-        "executing None",
-    ]
-    assert states(commands)[1]["switch"] == ("running", 0.0, 1.0)
-    assert states(commands)[2]["picture"] == ("finished", 1.0, 1.0)
-    assert states(commands)[3]["switch"] == ("finished", 1.0, 1.0)
-
-
-def test_a_doubled_executing_is_told_once_where_no_input_is_lazy() -> None:
-    commands = play(
-        event("executing", node="picture"),
-        event("executing", node="switch"),
-        event("executing", node="picture"),
-        done(),
-        graph=LAZY,
-    )
-    assert heard(commands).count("executing picture") == 1
-
-
-TWINS = {
-    "1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
-    "2": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
-    "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
-    "4": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
-    "5": {"class_type": "PreviewImage", "inputs": {"images": ["2", 1]}},
-}
-
-
-def test_a_node_whose_twin_has_run_is_executed_without_executing() -> None:
-    commands = play(
-        event("executing", node="1"),
-        event("executing", node="3"),
-        event("executed", node="3", output=PICTURE),
-        event("executed", node="4", output=PICTURE),
-        event("execution_error", node_id="5", exception_message="boom"),
-        done(status="failed", outputs={}),
-        graph=TWINS,
-    )
-    assert "executing 4" not in heard(commands)
-    assert "executed 4" in heard(commands)
-    assert states(commands)[-1]["4"] == ("finished", 1, 1)
-    assert last_event(commands, "execution_error")["executed"] == ["1", "3"]
-
-
-def test_the_detail_gives_the_twins_what_they_share() -> None:
-    commands = play(done(outputs=dict.fromkeys("345", PICTURE)), graph=TWINS)
-    told = [word for word in heard(commands) if word.startswith("exec")]
-    assert told[2:8] == [
-        "executing 3",
-        "executed 3",
-        "executed 4",
-        "executing 5",
-        "executed 5",
-        "execution_success",
-    ]
-
-
 def test_an_interrupted_run_names_the_node_that_ran() -> None:
     commands = play(
         event("executing", node="1"),
@@ -443,119 +282,6 @@ def test_an_unsettled_failure_waits_for_the_final_word() -> None:
     assert heard(play(erroring)) == ["-> read"]
 
 
-def test_progress_of_an_unannounced_node_announces_it_first() -> None:
-    commands = play(event("progress", node="1", value=3, max=20))
-    assert heard(commands) == [
-        *BEGINNING,
-        "progress_state",
-        "executing 1",
-        "progress_state",
-        "progress 1",
-    ]
-    assert last_event(commands, "progress")["prompt_id"] == ID
-
-
-def test_the_documented_part_of_progress_state_is_filled() -> None:
-    commands = play(event("progress_state", nodes={"1": {"class_type": "KSampler"}}))
-    assert last_event(commands, "progress_state")["nodes"] == {
-        "1": {
-            "value": 0.0,
-            "max": 1.0,
-            "state": "running",
-            "node_id": "1",
-            "prompt_id": ID,
-            "display_node_id": "1",
-            "parent_node_id": None,
-            "real_node_id": "1",
-        }
-    }
-
-
-def test_states_that_the_cloud_does_not_tell_follow_from_the_order_of_the_nodes() -> None:
-    both = {"1": {"class_type": "KSampler"}, "2": {"class_type": "SaveImage"}}
-    commands = play(
-        event("progress_state", nodes={"1": {"class_type": "KSampler"}}),
-        event("executing", node="1"),
-        event("progress", node="1", value=3, max=3),
-        event("progress_state", nodes=both),
-        event("executing", node="2"),
-        event("executed", node="2", output=PICTURE),
-        event("progress_state", nodes=both),
-        event("execution_success"),
-        done(),
-    )
-    assert states(commands) == [
-        {"1": ("running", 0.0, 1.0)},
-        {"1": ("running", 3, 3)},
-        {"1": ("finished", 3, 3)},
-        {"1": ("finished", 3, 3), "2": ("running", 0.0, 1.0)},
-        {"1": ("finished", 3, 3), "2": ("finished", 1.0, 1.0)},
-    ]
-
-
-def test_states_that_the_cloud_tells_are_told_as_they_are() -> None:
-    both = {
-        "1": {"state": "running", "value": 1, "max": 4},
-        "2": {"state": "running", "value": 2, "max": 4},
-    }
-    commands = play(
-        event("progress_state", nodes=both),
-        event("executing", node="1"),
-        event("executing", node="2"),
-    )
-    assert states(commands) == [{"1": ("running", 1, 4), "2": ("running", 2, 4)}]
-
-
-def test_a_failure_lists_the_nodes_that_have_run() -> None:
-    commands = play(
-        event("executing", node="1"),
-        event("executing", node="2"),
-        event("execution_error", exception_message="boom", node_id="2"),
-        done(status="failed", outputs={}),
-    )
-    assert last_event(commands, "execution_error")["executed"] == ["1"]
-
-
-def test_a_finished_node_does_not_run_again_by_a_late_event() -> None:
-    finished = {"1": {"value": 2, "max": 2, "state": "finished"}}
-    late = {"1": {"value": 1, "max": 2, "state": "running"}}
-    commands = play(event("progress_state", nodes=finished), event("progress_state", nodes=late))
-    assert last_event(commands, "progress_state")["nodes"]["1"]["state"] == "finished"
-
-
-def test_a_preview_with_metadata_leads_its_progress() -> None:
-    frame = CloudPicture(b"\xff\xd8x", "image/jpeg", "cloud-id", "1", "1", None, "1")
-    commands = play(event("executing", node="1"), frame)
-    told = commands[-1]
-    assert isinstance(told, SendMessage)
-    assert told.message == Preview(ID, "1", "1", None, "1", b"\xff\xd8x", "image/jpeg")
-
-
-def test_a_preview_without_metadata_belongs_to_the_node_that_runs() -> None:
-    commands = play(event("executing", node="1"), CloudPicture(b"\xff\xd8x", "image/jpeg"))
-    told = commands[-1]
-    assert isinstance(told, SendMessage)
-    assert isinstance(told.message, Preview)
-    assert told.message.node_id == "1"
-    assert not told.message.leads
-
-
-def test_a_preview_before_any_node_is_left_out() -> None:
-    assert heard(play(CloudPicture(b"\xff\xd8x", "image/jpeg"))) == []
-
-
-def test_pictures_of_a_websocket_saver_are_results() -> None:
-    commands = play(event("executing", node="3"), CloudPicture(b"\x89PNG", "image/png"))
-    told = commands[-1]
-    assert isinstance(told, SendMessage)
-    assert isinstance(told.message, Preview)
-    assert told.message.result
-
-
-def test_a_text_is_told_of_its_node() -> None:
-    assert heard(play(CloudText("1", "half way")))[-1] == "text 1 half way"
-
-
 def test_giving_up_on_the_outputs_ends_with_those_that_are_known() -> None:
     commands = play(
         event("executed", node="2", output=PICTURE),
@@ -574,12 +300,6 @@ def test_a_lost_job_fails_with_the_reason() -> None:
     commands = play(GiveUp("Comfy Cloud does not know it.", lost=True))
     told = last_event(commands, "execution_error")
     assert told["exception_message"] == "Comfy Cloud does not know it."
-
-
-def test_the_display_node_is_that_of_the_outer_node() -> None:
-    tracker = Tracker(ID, GRAPH)
-    tracker.receive(event("executing", node="1.0.0.2", display_node="1"), 0)
-    assert tracker.display_node == "1"
 
 
 def test_events_of_node_packs_pass_with_the_local_id() -> None:

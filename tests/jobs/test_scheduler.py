@@ -1,0 +1,123 @@
+"""Which job goes next and to which account, and why the others wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.jobs.accounts import Account, Slots
+from proxy.jobs.models import Job, JobState
+from proxy.jobs.scheduler import WAITS_FOR_CLIENT, JobQueue, Scheduler
+from proxy.members.member import Limits, Member
+from proxy.storage.jobs import Share, Shares
+from proxy.translate.errors import LocalError
+
+
+def job(prompt_id: str, member: str = "anna", number: float = 0, **fields: Any) -> Job:
+    values: dict[str, Any] = {
+        "graph": {},
+        "extra_data": {},
+        "targets": None,
+        "client_id": "c",
+        "create_time": 0,
+        "state": JobState.QUEUED,
+        **fields,
+    }
+    return Job(prompt_id=prompt_id, member=member, number=number, **values)
+
+
+def scheduler(*accounts: Account, **members: Member) -> Scheduler:
+    one = accounts or (Account("one", None, "", slots=Slots(1)),)  # type: ignore[arg-type]
+    return Scheduler(
+        {account.name: account for account in one},
+        lambda name: members.get(name, Member(name)),
+        "jobs",
+    )
+
+
+def test_each_members_jobs_stand_by_number_and_then_as_they_came() -> None:
+    queue = JobQueue()
+    late, front, first = job("late", order=1), job("front", number=-1, order=3), job("a", order=0)
+    for one in (late, front, first, job("b", "ben", order=2)):
+        queue.add(one)
+    assert queue.of("anna") == [front, first, late]
+    queue.remove(first)
+    assert [one.prompt_id for one in queue.in_order("anna")] == ["front", "late"]
+    assert (len(queue), queue.count("ben"), sorted(queue.members())) == (3, 1, ["anna", "ben"])
+
+
+def test_a_job_has_its_slot_until_it_leaves() -> None:
+    jobs = scheduler()
+    first, second = job("first", order=1), job("second", order=2)
+    for one in (first, second):
+        jobs.queue.add(one)
+    found = jobs.next()
+    assert found is not None
+    assert found[0] is first
+    jobs.take(*found)
+    assert (jobs.next(), jobs.used("one"), jobs.on_cloud("anna")) == (None, 1, 1)
+    assert jobs.leave(first)
+    assert not jobs.leave(first)
+    assert jobs.next() is not None
+
+
+def test_what_did_not_go_has_neither_slot_nor_turn() -> None:
+    jobs = scheduler()
+    jobs.queue.add(job("b", "ben", order=2))
+    first = job("a", order=1)
+    jobs.take(first, jobs.account_for("anna"))  # type: ignore[arg-type]
+    jobs.give_back(first)
+    jobs.queue.add(first)
+    assert jobs.next() == (first, jobs._accounts["one"])
+
+
+@pytest.mark.parametrize(
+    ("member", "reason"),
+    [
+        (Member("anna", limits=Limits(max_running=0)), "limit"),
+        (Member("anna", disabled=True), "disabled"),
+        (Member("anna"), None),
+    ],
+)
+def test_why_nothing_of_a_member_may_go(member: Member, reason: str | None) -> None:
+    assert scheduler(anna=member).blocked("anna") == reason
+
+
+def test_an_account_that_takes_no_jobs_is_why_they_wait() -> None:
+    account = Account("one", None, "", slots=Slots(1))  # type: ignore[arg-type]
+    jobs = scheduler(account)
+    refusal = LocalError(402, "no_credits", "There are no credits.")
+    account.health.failed("no_credits", 100.0, refusal=refusal)
+    waiting = job("a")
+    jobs.queue.add(waiting)
+    assert jobs.why(waiting) == ("no_credits", "There are no credits.")
+    assert list(jobs.waiting("anna")) == [(waiting, *jobs.why(waiting))]
+    assert jobs.unable("anna") == (100.0, refusal)
+
+
+def test_a_client_that_follows_one_job_is_why_its_next_one_waits() -> None:
+    jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
+    first, second = (job(name, one_at_a_time=True, order=1) for name in "ab")
+    jobs.take(first, jobs.account_for("anna"))  # type: ignore[arg-type]
+    jobs.queue.add(second)
+    assert jobs.next() is None
+    assert jobs.why(second) == ("client", WAITS_FOR_CLIENT)
+    assert [place.reason for place in jobs.forecast()] == ["client"]
+
+
+def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
+    jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
+    first, second = job("a", order=1), job("b", order=2)
+    for one in (first, second):
+        jobs.take(one, jobs.account_for("anna"))  # type: ignore[arg-type]
+    assert jobs.shares_with(first).members["anna"].start == 1.0
+    assert jobs.shares_with(second).members["anna"].start == 2.0
+
+
+def test_a_restart_goes_on_with_shares_and_learnt_slots() -> None:
+    account = Account("one", None, "")  # type: ignore[arg-type]
+    jobs = scheduler(account)
+    jobs.restore(Shares(5.0, {"anna": Share(7.0, 2.0)}, {"one": 3, "gone": 2}))
+    assert account.slots.count == 3
+    assert (jobs.shares.now, jobs.shares.state_of("anna")) == (5.0, (7.0, 2.0))

@@ -1,0 +1,105 @@
+"""What a tracker is given in tests, and what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from proxy.jobs.tracker import (
+    Command,
+    EventReceived,
+    Input,
+    JobStarted,
+    LeaveQueue,
+    ReadDetail,
+    RecordEnd,
+    SendMessage,
+    SnapshotReceived,
+    Tracker,
+)
+from proxy.translate.messages import Event, NodeText, Preview
+from proxy.translate.snapshot import Snapshot
+
+ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
+GRAPH = {
+    "1": {"class_type": "KSampler", "inputs": {}},
+    "2": {"class_type": "SaveImage", "inputs": {}},
+    "3": {"class_type": "SaveImageWebsocket", "inputs": {}},
+}
+PICTURE = {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}
+STATUS = {"status_str": "success", "completed": True, "messages": []}
+
+
+def event(type_: str, **data: Any) -> EventReceived:
+    return EventReceived(type_, {"prompt_id": "cloud-id", **data})
+
+
+def done(**fields: Any) -> SnapshotReceived:
+    values: dict[str, Any] = {
+        "outputs": {"2": PICTURE},
+        "execution_status": STATUS,
+        "start_time": 10_000,
+        "end_time": 20_000,
+        **fields,
+    }
+    return SnapshotReceived(
+        Snapshot("cloud-id", values.pop("status", "completed"), settled=True, **values)
+    )
+
+
+def play(
+    *happenings: Input, now: int = 5_000, graph: dict[str, Any] | None = None
+) -> list[Command]:
+    tracker = Tracker(ID, graph or GRAPH)
+    return [command for happening in happenings for command in tracker.receive(happening, now)]
+
+
+def heard(commands: list[Command]) -> list[str]:
+    """What goes out, a word each: the type, and the node where there is one."""
+    words = []
+    for command in commands:
+        match command:
+            case SendMessage(message=Event(type=type_, data=data)):
+                node = data.get("node", data.get("node_id", ""))
+                words.append(f"{type_} {node}".strip())
+            case SendMessage(message=Preview(node_id=node)):
+                words.append(f"preview {node}")
+            case SendMessage(message=NodeText(node_id=node, text=text)):
+                words.append(f"text {node} {text}")
+            case JobStarted():
+                words.append("-> running")
+            case ReadDetail():
+                words.append("-> read")
+            case RecordEnd(outcome=outcome):
+                words.append(f"-> record {outcome}")
+            case LeaveQueue():
+                words.append("-> left the queue")
+    return words
+
+
+def last_event(commands: list[Command], type_: str) -> dict[str, Any]:
+    found = [
+        command.message.data
+        for command in commands
+        if isinstance(command, SendMessage)
+        and isinstance(command.message, Event)
+        and command.message.type == type_
+    ]
+    return found[-1]
+
+
+def states(commands: list[Command]) -> list[dict[str, tuple[str, float, float]]]:
+    """What each `progress_state` says of its nodes: state, value and maximum."""
+    return [
+        {
+            node: (state["state"], state["value"], state["max"])
+            for node, state in command.message.data["nodes"].items()
+        }
+        for command in commands
+        if isinstance(command, SendMessage)
+        and isinstance(command.message, Event)
+        and command.message.type == "progress_state"
+    ]
+
+
+BEGINNING = ["-> running", "execution_start", "execution_cached"]
+SUCCESS = ["-> record completed", "execution_success", "-> left the queue", "executing None"]
