@@ -32,7 +32,7 @@ from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.engine import Engine
-from proxy.jobs.models import JobAccepted, JobDispatched, JobLeft, Policy
+from proxy.jobs.models import HistoryChanged, JobAccepted, JobDispatched, JobLeft, Policy
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.service import JobService
 from proxy.members.accounting import Accounting
@@ -155,6 +155,7 @@ async def rooms(
         bus.subscribe("jobs.*", partial(_count, accounting.metrics))
         bus.subscribe("jobs.*", partial(_count, accounting.usage))
         bus.subscribe("jobs.*", dashboard.jobs_changed)
+        bus.subscribe("jobs.*", partial(_forget, files))
         journal = Journal(jobs.subscribers)
         stack.enter_context(logs.lines_told(journal.add))
         engine = Engine(
@@ -398,6 +399,13 @@ def _count(observer: Metrics | Usage, news: object) -> None:
             observer.discarded(job)
         case JobLeft(job=job, outcome=str(outcome), running_seconds=seconds, output_count=count):
             observer.ended(job, outcome, seconds, count)
+
+
+def _forget(files: Files, news: object) -> None:
+    """Let files go with the history that they came from."""
+    match news:
+        case HistoryChanged(member=member, forgotten=forgotten) if forgotten:
+            files.forgotten(member, forgotten)
 
 
 def _limits(settings: Settings) -> Limits:

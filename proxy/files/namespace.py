@@ -9,9 +9,11 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from weakref import WeakValueDictionary
 
+from cachetools import LRUCache
+
 from proxy.files.contents import Remembered, hash_in
 from proxy.storage.files import FileRecord, FileRepository
-from proxy.translate.names import Place
+from proxy.translate.names import TYPES, Place
 
 #: Places, with or without a file, and lists of which the answers are remembered.
 PLACES, LISTS = 20_000, 100
@@ -27,6 +29,7 @@ class Namespace:
     def __init__(self, files: FileRepository) -> None:
         self._files = files
         self._places = Remembered[tuple[str, Place], FileRecord | None](PLACES)
+        self._made = LRUCache[tuple[str, str], set[Place]](PLACES)
         self._lists = Remembered[tuple[str, str], list[str]](LISTS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -41,7 +44,7 @@ class Namespace:
             return self._places[key]
         epoch = self._places.epoch
         record = await self._files.read(lambda files: files.get(member, place))
-        self._places.put(key, record, epoch)
+        self._keep(member, place, record, epoch)
         return record
 
     async def get_many(self, member: str, places: Iterable[Place]) -> dict[Place, FileRecord]:
@@ -53,7 +56,7 @@ class Namespace:
             epoch = self._places.epoch
             found = await self._files.read(lambda files: files.get_many(member, unknown))
             for place in unknown:
-                self._places.put((member, place), found.get(place), epoch)
+                self._keep(member, place, found.get(place), epoch)
         for place in wanted:
             if place not in found and (record := self._places.get((member, place))) is not None:
                 found[place] = record
@@ -97,8 +100,23 @@ class Namespace:
     def written(self, records: Iterable[FileRecord]) -> None:
         """Records have been written in a unit of somebody else."""
         for record in records:
-            self._places.put((record.member, record.place), record)
+            self._places.epoch += 1
+            self._keep(record.member, record.place, record, self._places.epoch)
             self._lists.forget((record.member, record.type))
+
+    def forgotten(self, member: str, jobs: Iterable[str]) -> None:
+        """The files that these jobs had made are gone."""
+        for job in jobs:
+            for place in self._made.pop((member, job), ()):
+                self._places.forget((member, place))
+        for type_ in TYPES:
+            self._lists.forget((member, type_))
+
+    def _keep(self, member: str, place: Place, record: FileRecord | None, epoch: int) -> None:
+        """Remember what was read since `epoch`."""
+        self._places.put((member, place), record, epoch)
+        if record is not None and record.job is not None:
+            self._made.setdefault((member, record.job), set()).add(place)
 
 
 def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:

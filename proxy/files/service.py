@@ -329,6 +329,10 @@ class Files:
         """The sorted paths of a folder's files, those in subfolders as `sub/x.png`."""
         return await self._namespace.listing(member, type)
 
+    def forgotten(self, member: str, jobs: Iterable[str]) -> None:
+        """Files have gone from the storage with these jobs, which made them."""
+        self._namespace.forgotten(member, jobs)
+
     async def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool
     ) -> Naming:

@@ -632,9 +632,10 @@ class Engine:
 
     async def record(self, job: Job, end: RecordEnd) -> None:
         """Write the history entry. Raises `StorageError`."""
-        count = await self.recorder.end(job, end, self.scheduler.shares_with(job))
+        count, forgotten = await self.recorder.end(job, end, self.scheduler.shares_with(job))
         self._ends[job.key] = end, count
-        self._publish(job.member, HistoryChanged(job.member, job.prompt_id))
+        news = HistoryChanged(job.member, job.prompt_id, tuple(forgotten))
+        self._publish(job.member, news)
 
     def ended(self, job: Job) -> None:
         """The job leaves the queue for the history."""

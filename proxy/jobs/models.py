@@ -482,10 +482,12 @@ class JobChanged:
 
 @dataclass(frozen=True, slots=True)
 class HistoryChanged:
-    """engine → api: this entry of the history is another one now."""
+    """engine → api: this entry of the history is another one now, and the oldest are `forgotten`
+    with their files."""
 
     member: str
     prompt_id: str
+    forgotten: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

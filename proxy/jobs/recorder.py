@@ -162,8 +162,11 @@ class JobRecorder:
         for job in stored:
             self._changed.pop(job.order, None)
 
-    async def end(self, job: Job, end: RecordEnd, shares: Shares | None = None) -> int:
-        """Move a job into the history; how many outputs it has. Raises `StorageError`."""
+    async def end(
+        self, job: Job, end: RecordEnd, shares: Shares | None = None
+    ) -> tuple[int, list[str]]:
+        """Move a job into the history; how many outputs it has, and the ids of jobs that the
+        history has no room for any more. Raises `StorageError`."""
         listed = listing.of_history(
             job, end.outcome, end.outputs, end.status, end.started_at, end.ended_at
         )
@@ -171,7 +174,7 @@ class JobRecorder:
         seconds = (end.ended_at - end.started_at) / 1000
         used = UsageRow(_day(end.ended_at), job.member, running_seconds=seconds, outputs=count)
         setattr(used, end.outcome, 1)
-        await self._jobs.finish(
+        forgotten = await self._jobs.finish(
             job.order,
             EndedJob(
                 state=ENDS[end.outcome].value,
@@ -189,7 +192,7 @@ class JobRecorder:
             fence=self._fence,
         )
         self._changed.pop(job.order, None)
-        return count
+        return count, forgotten
 
     async def known(self, cloud_ids: Iterable[str]) -> set[str]:
         """Which of these ids of the cloud are of jobs that are stored. Raises `StorageError`."""

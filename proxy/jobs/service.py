@@ -196,8 +196,8 @@ class JobService:
                 if isinstance(job.number, int):
                     highest = max(self._numbers[job.member], abs(job.number) + 1)
                     self._numbers[job.member] = highest
-            case HistoryChanged(member=member, prompt_id=prompt_id):
-                self._cache.forget(member, [prompt_id])
+            case HistoryChanged(member=member, prompt_id=prompt_id, forgotten=forgotten):
+                self._cache.forget(member, [prompt_id, *forgotten])
             case JobLeft(job=job):
                 self._live[job.member].remove(job)
                 self._tell_status(job.member)

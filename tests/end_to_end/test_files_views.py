@@ -297,3 +297,22 @@ async def test_what_was_uploaded_stays_as_it_was(client: Client) -> None:
     named = await client.upload("b.png", target.getvalue())
     assert await client.view(shown_as(named)) == target.getvalue()
     assert await client.view(item) != target.getvalue()
+
+
+async def test_files_go_with_the_history_that_has_no_room_for_their_job(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """As many files are kept as there are jobs to be asked about; the counter goes on."""
+    async with running_proxy(simulator, tmp_path, policy={"history_size": 2}) as proxy:
+        client = Client(session, proxy.url)
+        items = []
+        for color in range(3):
+            entry = await client.run(graphs.plain(color))
+            items.append(entry["outputs"]["2"]["images"][0])
+            assert await client.view(items[-1])
+        assert await client.get("view", **items[0]) == (404, "")
+        assert [item["filename"] for item in items] == [f"ComfyUI_{n:05}_.png" for n in (1, 2, 3)]
+        _, files = await client.get("internal/files/output")
+        assert files == ["ComfyUI_00003_.png", "ComfyUI_00002_.png"]
+        _, history = await client.get("history")
+        assert len(history) == 2
