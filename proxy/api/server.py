@@ -112,7 +112,7 @@ def make_app(services: Services) -> web.Application:
     """The application. Whoever runs it starts and closes the services."""
     app = web.Application(client_max_size=services.max_upload_bytes)
     app[SERVICES] = services
-    app[websocket.SOCKETS] = Sockets(services.ping_interval)
+    app[websocket.SOCKETS] = Sockets(services.supervisor, services.ping_interval)
     add_routes(app, of_clients(apart=services.admin_apart))
     allow_some(app, services.cors_origins)
     app.on_shutdown.append(websocket.close_all)

@@ -33,6 +33,7 @@ from aiohttp import web
 from proxy.api.connections import connection_of, way_of
 from proxy.api.services import Services, member_of, of
 from proxy.api.system import features
+from proxy.supervisor import Supervisor
 from proxy.translate import codec, messages
 from proxy.translate.messages import Event, Message, Preview, status
 
@@ -199,7 +200,8 @@ class Sockets:
     One to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     """
 
-    def __init__(self, ping_interval: float = 0.0) -> None:
+    def __init__(self, supervisor: Supervisor, ping_interval: float = 0.0) -> None:
+        self._supervisor = supervisor
         self._ping_interval = ping_interval
         self._sockets: set[ClientSocket] = set()
         self._held: dict[ClientSocket, Message] = {}
@@ -210,7 +212,7 @@ class Sockets:
         """A socket was opened."""
         self._sockets.add(socket)
         if self._pinging is None and self._ping_interval > 0:
-            self._pinging = asyncio.create_task(self._ping(), name="ping silent sockets")
+            self._pinging = self._supervisor.keep(self._ping, "ping silent sockets")
 
     def leave(self, socket: ClientSocket) -> None:
         """A socket is gone."""
@@ -223,7 +225,7 @@ class Sockets:
             return False
         self._held[socket] = message
         if self._serving is None:
-            self._serving = asyncio.create_task(self._serve(), name="status by turns")
+            self._serving = self._supervisor.spawn(self._serve(), "status by turns")
         return True
 
     def take(self, socket: ClientSocket) -> Message | None:
@@ -241,13 +243,15 @@ class Sockets:
 
     async def _serve(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._held:
-            begun = loop.time()
-            for socket in list(islice(self._held, STRETCH)):
-                socket.deliver_held(self._held.pop(socket))
-            await asyncio.sleep(0)  # here they write
-            await asyncio.sleep((loop.time() - begun) * (1 / SHARE - 1))
-        self._serving = None
+        try:
+            while self._held:
+                begun = loop.time()
+                for socket in list(islice(self._held, STRETCH)):
+                    socket.deliver_held(self._held.pop(socket))
+                await asyncio.sleep(0)  # here they write
+                await asyncio.sleep((loop.time() - begun) * (1 / SHARE - 1))
+        finally:
+            self._serving = None  # what is held next starts it again
 
     async def _ping(self) -> None:
         loop = asyncio.get_running_loop()

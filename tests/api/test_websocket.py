@@ -14,10 +14,12 @@ import pytest
 from aiohttp.test_utils import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from proxy.api import websocket
 from proxy.api import websocket as client_socket
 from proxy.api.websocket import OVERHEAD, SendQueue, Sockets
+from proxy.supervisor import Supervisor
 from proxy.translate.messages import Event, Message, NodeText, Preview, status
 
 
@@ -562,7 +564,7 @@ class Ear:
 @pytest.fixture
 def gather() -> Callable[[int], tuple[Sockets, list[Ear]]]:
     def make(count: int) -> tuple[Sockets, list[Ear]]:
-        room, ears = Sockets(), [Ear() for _ in range(count)]
+        room, ears = Sockets(Supervisor()), [Ear() for _ in range(count)]
         for ear in ears:
             room.join(ear)
         return room, ears
@@ -629,8 +631,25 @@ async def test_what_comes_later_is_told_too(gather: Gather) -> None:
         assert all(ear.heard == [status(number)] for ear in ears)
 
 
+async def test_a_fault_does_not_keep_others_from_hearing_what_comes_later(gather: Gather) -> None:
+    room, ears = gather(websocket.FEW + 1)
+
+    def fail(_: Message) -> None:
+        raise RuntimeError("a fault of ours")
+
+    ears[0].deliver_held = fail  # type: ignore[method-assign]
+    with capture_logs() as lines:
+        room.hold(ears[0], status(1))
+        while not lines:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert [line["event"] for line in lines] == ["task_failed"]
+    for ear in ears[1:]:
+        room.hold(ear, status(2))
+    await everybody(ears[1:])
+
+
 async def test_goodbyes_are_said_to_all(gather: Gather) -> None:
     room, ears = gather(3)
     await room.close(1001, "away")
     assert [ear.goodbye for ear in ears] == [(1001, "away")] * 3
-    await Sockets().close(1001, "nobody is there")
+    await Sockets(Supervisor()).close(1001, "nobody is there")

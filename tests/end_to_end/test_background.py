@@ -14,7 +14,9 @@ from structlog.testing import capture_logs
 
 from proxy import supervisor
 from proxy.api.connections import ConnectionManager
+from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.resilience import Backoff
 from proxy.jobs import recorder
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.recorder import JobRecorder
@@ -32,6 +34,7 @@ TASKS = [
     (Usage, "flush", "write usage"),
     (Audit, "flush", "write the audit record"),
     (ConnectionManager, "_end_idle", "watch over connections"),
+    (ClientSocket, "ping_if_silent", "ping silent sockets"),
 ]
 
 
@@ -45,7 +48,7 @@ async def test_a_task_that_a_fault_has_ended_is_started_again(
     method: str,
     task: str,
 ) -> None:
-    monkeypatch.setattr(supervisor, "_FIRST", 0.001)
+    monkeypatch.setattr(supervisor, "_AGAIN", Backoff(0.001, 0.01))
     monkeypatch.setattr(recorder, "_RENEWAL", 0.01)
     monkeypatch.setattr(
         Usage.__init__, "__kwdefaults__", {**Usage.__init__.__kwdefaults__, "interval": 0.01}
@@ -72,7 +75,8 @@ async def test_a_task_that_a_fault_has_ended_is_started_again(
             async with asyncio.timeout(PATIENCE):
                 await client.run(graphs.plain(1))
                 await client.run(graphs.plain(2))
-                await again.wait()
+                async with client.listening():
+                    await again.wait()
         told = {(line["event"], line.get("task")) for line in lines if line["log_level"] == "error"}
         assert told & {("task_failed", task), ("audit_write_failed", None)}
         assert (await client.run(graphs.plain(3)))["status"]["completed"] is True
