@@ -29,9 +29,10 @@ import nginx
 from blake3 import blake3
 from yarl import URL
 
-from proxy.files.namespace import Namespace
-from proxy.files.record import FileRecord, make_record
-from proxy.store.sqlite import SqliteStore
+from proxy.files.namespace import make_record
+from proxy.storage.database import FILE, open_sqlite
+from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.migrations import migrate
 from proxy.translate.names import Place
 
 HERE = Path(__file__).parent
@@ -176,9 +177,11 @@ async def main() -> None:
         data.mkdir()
         pictures = make_pictures(cloud, 1 + ROUNDS * FRESH)
         large = make_large(cloud)
-        store = await SqliteStore.open(data / "proxy.sqlite")
-        await Namespace(store).put([one.record() for one in (*pictures, large)])
-        await store.close()
+        database = await open_sqlite(data / FILE)
+        await migrate(database)
+        records = [one.record() for one in (*pictures, large)]
+        await FileRepository(database).write(lambda files: files.put(records))
+        await database.close()
         async with (
             nginx.static(folder / "static", cloud) as static,
             nginx.passing_on(folder / "plain", static) as plain,

@@ -20,7 +20,7 @@ from yarl import URL
 from proxy.api.authenticator import KEY_HEADER, TICKETED
 from proxy.api.connections import admission_of, authenticator_of, caller_of
 from proxy.api.middleware import prepare
-from proxy.files.content import Content, ContentBrokenError
+from proxy.files.transfer import Content, ContentBrokenError
 
 log = structlog.get_logger(__name__)
 

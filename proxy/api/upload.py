@@ -14,7 +14,7 @@ from aiohttp import web
 from proxy.api import answers, bodies
 from proxy.api.bodies import Form
 from proxy.api.services import member_of, of
-from proxy.files.record import Named
+from proxy.files.namespace import Named
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, upload_refusal

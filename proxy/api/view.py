@@ -38,7 +38,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
 
 async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
     headers = file_headers(record.filename, request.headers.get("Sec-Fetch-Dest"))
-    if record.size is not None:
+    if record.size is not None and record.cloud_type == "input":  # what is served as it is
         stamp = Stamp(record.size, record.modified)
         answer = _without_body(request, stamp, decide(request, stamp), headers)
         if answer is not None:

@@ -10,11 +10,18 @@ from typing import Any, Literal
 
 import structlog
 
+from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.cache import Cache
-from proxy.files.content import HELD_BACK, Content, ContentBrokenError
-from proxy.files.contents import Contents
-from proxy.files.download import ContentWrongError, Downloads, DownloadSource, Fetch
+from proxy.files.namespace import Contents
+from proxy.files.transfer import (
+    HELD_BACK,
+    Content,
+    ContentBrokenError,
+    ContentWrongError,
+    Downloads,
+    Fetch,
+)
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError, from_cloud, retry_header
@@ -34,7 +41,7 @@ class Library:
 
     def __init__(
         self,
-        sources: Mapping[str, DownloadSource],
+        sources: Mapping[str, CloudClient],
         cache: Cache,
         contents: Contents,
         *,

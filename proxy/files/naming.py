@@ -5,9 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Awaitable, Callable
 
-from proxy.files.namespace import Namespace
-from proxy.files.record import Named, make_record
-from proxy.files.uploads import Received, Sent
+from proxy.files.namespace import Named, Namespace, Received, Sent, make_record
 from proxy.storage.files import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError

@@ -13,9 +13,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.files.contents import hash_in
-from proxy.files.namespace import Namespace
-from proxy.files.record import make_record
+from proxy.files.namespace import Namespace, hash_in, make_record
 from proxy.storage.files import FileRecord, FileRepository, FileUnit
 from proxy.translate import names, outputs
 from proxy.translate.graph import reveal, words

@@ -8,21 +8,17 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from blake3 import blake3
 from cachetools import LRUCache
-from yarl import URL
 
+from proxy.cloud.client import CloudClient
 from proxy.files import metadata
 from proxy.files.cache import Cache
-from proxy.files.content import Content, ContentBrokenError
-from proxy.files.contents import Contents
-from proxy.files.download import DownloadSource
 from proxy.files.library import Library, Prefetch
 from proxy.files.metadata import Edits, Rename, Text
-from proxy.files.moving import Moving
-from proxy.files.namespace import Namespace
+from proxy.files.namespace import Contents, Named, Namespace, Received
 from proxy.files.naming import Naming
 from proxy.files.outputs import Outputs
 from proxy.files.pictures import (
@@ -37,8 +33,8 @@ from proxy.files.pictures import (
     size_of,
     unreadable,
 )
-from proxy.files.record import Named
-from proxy.files.uploads import Received, Uploads, UploadTarget, received_file
+from proxy.files.transfer import Content, ContentBrokenError
+from proxy.files.uploads import Moving, Uploads, received_file
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate import graph as graphs
 from proxy.translate import names
@@ -51,13 +47,6 @@ EDITS_BYTES = 16 * 1024 * 1024
 T = TypeVar("T")
 
 
-class Cloud(DownloadSource, UploadTarget, Protocol):
-    """What the files need of an account. Its address tells it from one of the same name at another
-    cloud, which does not have what this one was sent."""
-
-    base_url: URL
-
-
 class Files:
     """The files of all members. `folder` is the cache's, `cache_bytes` its bound.
 
@@ -68,7 +57,7 @@ class Files:
     def __init__(
         self,
         repository: FileRepository,
-        clouds: Mapping[str, Cloud],
+        clouds: Mapping[str, CloudClient],
         folder: Path,
         *,
         cache_bytes: int,

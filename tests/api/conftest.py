@@ -20,7 +20,7 @@ from proxy.api.services import Services
 from proxy.api.system import Journal
 from proxy.catalog.nodes import Body, Coding, Whole
 from proxy.files.metadata import Edits
-from proxy.files.record import Named, make_record
+from proxy.files.namespace import Named, make_record
 from proxy.jobs.clients import Clients
 from proxy.jobs.listing import JobQuery
 from proxy.jobs.models import Accepted, JobRequest
@@ -153,7 +153,7 @@ class RoomOfFiles:
             MEMBER,
             Place(type_, f"{subfolder}/{filename}" if subfolder else filename),
             cloud_name="0" * 64,
-            cloud_type=type_,
+            cloud_type="input",
             modified=WRITTEN,
             content=("0" * 64, len(data)),
         )

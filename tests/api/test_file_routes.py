@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from aiohttp import FormData, MultipartWriter
 from aiohttp.test_utils import TestClient
 
 from proxy.api.view import file_headers
-from proxy.files.content import ContentBrokenError
+from proxy.files.transfer import ContentBrokenError
 
 Client = TestClient[Any, Any]
 
@@ -116,6 +117,16 @@ async def test_what_the_client_has_is_not_sent_again(client: Client, room_of_fil
     response = await client.get("/view", params=params, headers={"If-None-Match": tag})
     assert (response.status, await response.read(), response.headers["Etag"]) == (304, b"", tag)
     assert len(room_of_files.opened) == 1
+
+
+async def test_head_tells_the_size_of_an_output_with_its_local_names(
+    client: Client, room_of_files: Any
+) -> None:
+    record = room_of_files.add("out.png")
+    room_of_files.records["output", "", "out.png"] = replace(record, cloud_type="output")
+    room_of_files.contents["out.png"].size = 30
+    response = await client.head("/view", params={"filename": "out.png"})
+    assert (response.status, response.headers["Content-Length"]) == (200, "30")
 
 
 async def test_head_tells_the_size_without_opening_the_file(

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from proxy.files.record import Named
+from proxy.files.namespace import Named
 from proxy.files.service import Files
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.storage.start import open_folder
