@@ -93,7 +93,7 @@ async def rooms(
         await _load(members)
         stack.push_async_callback(members.close)
         refuse_lost_members(settings, has_members=members.has_members)
-        members.start()
+        members.start(supervisor)
         opened = await stack.enter_async_context(_accounts(settings, accounts, timeouts, metrics))
         cloud = opened[0].cloud
         files = Files(

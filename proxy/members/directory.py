@@ -26,6 +26,7 @@ from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.legacy import MEMBERS
 from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken
 from proxy.storage.migrations import migrate
+from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
 
@@ -113,6 +114,7 @@ class Directory:
         self._gated = False
         self._written: dict[str, int] = {}
         self._changed: list[Callable[[], None]] = []
+        self._looked_at = self._ms()
         self._watching: asyncio.Task[None] | None = None
 
     @classmethod
@@ -139,9 +141,10 @@ class Directory:
         if self.has_members:
             await self._mark(expected=True)
 
-    def start(self) -> None:
+    def start(self, supervisor: Supervisor | None = None) -> None:
         """From now on look for changes by other processes, and write down uses."""
-        self._watching = asyncio.create_task(self._watch(), name="watch the members")
+        keep = (supervisor or Supervisor()).keep
+        self._watching = keep(self._watch, "watch the members")
 
     async def close(self) -> None:
         """Write down the last uses, and close what `open` has opened."""
@@ -410,8 +413,8 @@ class Directory:
         return True
 
     async def _watch(self) -> None:
-        """Look every now and then, whatever goes wrong: revoked tokens must stop working."""
-        last, failing = self._ms(), False
+        """Look every now and then, for revoked tokens must stop working."""
+        failing = False
         while True:
             await asyncio.sleep(INTERVAL)
             changed = False
@@ -423,13 +426,10 @@ class Directory:
                 if not failing:
                     log.error("members_read_failed", error=str(error))
                 failing = True
-            except Exception:
-                if not failing:
-                    log.exception("members_watch_failed")
-                failing = True
-            now = self._ms()
-            ended = any(last < (one.expires or 0) <= now for one in self._tokens.values())
-            last = now
+            last, self._looked_at = self._looked_at, self._ms()
+            ended = any(
+                last < (one.expires or 0) <= self._looked_at for one in self._tokens.values()
+            )
             if changed or ended:
                 self._tell()
 

@@ -22,6 +22,7 @@ from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.service import JobService
 from proxy.members.audit import Audit
+from proxy.members.directory import Directory
 from proxy.members.usage import Usage
 from proxy.simulator import Simulator
 
@@ -33,6 +34,7 @@ TASKS = [
     (JobService, "_beat", "status heartbeat"),
     (Usage, "flush", "write usage"),
     (Audit, "flush", "write the audit record"),
+    (Directory, "_look", "watch the members"),
     (ConnectionManager, "_end_idle", "watch over connections"),
     (ClientSocket, "ping_if_silent", "ping silent sockets"),
 ]
