@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Flag, auto
+from functools import partial
 
 from aiohttp import web
 
@@ -155,56 +156,27 @@ class Route:
     apart: bool = False
 
 
+#: A route without a twin below `/api`.
+_only = partial(Route, twin=False)
+
 #: As in ComfyUI.
 SAME = ""
 
 ROUTES = (
     Route("GET", "/", web_interface.get_root, PACKAGE | CONSTANT, Deviation.WITHOUT_PACKAGES),
-    Route("GET", "/healthz", system.get_health, PROCESS, Deviation.FOR_WATCHERS, twin=False),
-    Route(
-        "GET", "/readyz", system.get_readiness, PROCESS | CLOUD, Deviation.FOR_WATCHERS, twin=False
-    ),
+    _only("GET", "/healthz", system.get_health, PROCESS, Deviation.FOR_WATCHERS),
+    _only("GET", "/readyz", system.get_readiness, PROCESS | CLOUD, Deviation.FOR_WATCHERS),
     Route("GET", "/ws", websocket.serve, OWN | CLOUD, Deviation.WEBSOCKET),
     # for admins
-    Route(
-        "GET",
-        "/metrics",
-        records.get_metrics,
-        PROCESS,
-        Deviation.FOR_ADMINS,
-        twin=False,
-        apart=True,
-    ),
-    Route("GET", "/proxy/api/usage", records.get_usage, OWN, Deviation.FOR_ADMINS, twin=False),
-    Route(
-        "GET",
-        "/proxy/api/audit",
-        records.get_audit,
-        OWN,
-        Deviation.FOR_ADMINS,
-        twin=False,
-        apart=True,
-    ),
-    Route("GET", "/proxy", dashboard.get_bare, CONSTANT, Deviation.FOR_ADMINS, twin=False),
-    Route("GET", "/proxy/", dashboard.get_page, CONSTANT, Deviation.FOR_ADMINS, twin=False),
-    Route(
-        "GET",
-        "/proxy/dashboard.{kind}",
-        dashboard.get_part,
-        CONSTANT,
-        Deviation.FOR_ADMINS,
-        twin=False,
-    ),
-    Route("GET", "/proxy/api/state", dashboard.get_state, OWN, Deviation.FOR_ADMINS, twin=False),
-    Route("GET", "/proxy/api/events", dashboard.get_events, OWN, Deviation.FOR_ADMINS, twin=False),
-    Route(
-        "POST",
-        "/proxy/api/jobs/cancel",
-        dashboard.cancel,
-        OWN | CLOUD,
-        Deviation.FOR_ADMINS,
-        twin=False,
-    ),
+    _only("GET", "/metrics", records.get_metrics, PROCESS, Deviation.FOR_ADMINS, apart=True),
+    _only("GET", "/proxy/api/usage", records.get_usage, OWN, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/api/audit", records.get_audit, OWN, Deviation.FOR_ADMINS, apart=True),
+    _only("GET", "/proxy", dashboard.get_bare, CONSTANT, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/", dashboard.get_page, CONSTANT, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/dashboard.{kind}", dashboard.get_part, CONSTANT, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/api/state", dashboard.get_state, OWN, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/api/events", dashboard.get_events, OWN, Deviation.FOR_ADMINS),
+    _only("POST", "/proxy/api/jobs/cancel", dashboard.cancel, OWN | CLOUD, Deviation.FOR_ADMINS),
     # submitting and following
     Route("GET", "/prompt", jobs.get_prompt, OWN, SAME),
     Route("POST", "/prompt", jobs.post_prompt, OWN | CLOUD, Deviation.SUBMISSION),
@@ -219,33 +191,12 @@ ROUTES = (
     Route("GET", "/api/jobs/{job_id}", jobs.get_job, OWN, Deviation.JOB),
     Route("POST", "/api/jobs/{job_id}/cancel", jobs.cancel_job, OWN | CLOUD, SAME),
     # what only the cloud has, for programs that were written for it
-    Route("GET", "/api/user", cloud_routes.get_user, OWN, Deviation.THE_CLOUDS, twin=False),
-    Route(
-        "GET",
-        "/api/job/{job_id}/status",
-        cloud_routes.get_status,
-        OWN,
-        Deviation.THE_CLOUDS,
-        twin=False,
-    ),
-    Route(
-        "GET",
-        "/api/jobs/{job_id}/assets",
-        cloud_routes.list_assets,
-        OWN,
-        Deviation.THE_CLOUDS,
-        twin=False,
-    ),
-    Route(
-        "GET", "/api/history_v2", cloud_routes.list_history, OWN, Deviation.THE_CLOUDS, twin=False
-    ),
-    Route(
-        "GET",
-        "/api/history_v2/{prompt_id}",
-        cloud_routes.get_history,
-        OWN,
-        Deviation.THE_CLOUDS,
-        twin=False,
+    _only("GET", "/api/user", cloud_routes.get_user, OWN, Deviation.THE_CLOUDS),
+    _only("GET", "/api/job/{job_id}/status", cloud_routes.get_status, OWN, Deviation.THE_CLOUDS),
+    _only("GET", "/api/jobs/{job_id}/assets", cloud_routes.list_assets, OWN, Deviation.THE_CLOUDS),
+    _only("GET", "/api/history_v2", cloud_routes.list_history, OWN, Deviation.THE_CLOUDS),
+    _only(
+        "GET", "/api/history_v2/{prompt_id}", cloud_routes.get_history, OWN, Deviation.THE_CLOUDS
     ),
     # files
     Route("GET", "/view", view.get_view, OWN | CACHE | CLOUD, Deviation.VIEW),
@@ -310,82 +261,41 @@ ROUTES = (
     Route("GET", "/extensions", web_interface.get_extensions, PACKAGE, Deviation.EXTENSIONS),
     Route("GET", "/i18n", system.get_empty_object, CONSTANT, Deviation.TRANSLATIONS),
     Route("GET", "/workflow_templates", system.get_empty_object, CONSTANT, Deviation.TEMPLATES),
-    Route("GET", "/internal/logs", system.get_log, PROCESS, Deviation.LOG, twin=False),
-    Route("GET", "/internal/logs/raw", system.get_log_lines, PROCESS, Deviation.LOG, twin=False),
-    Route(
-        "PATCH", "/internal/logs/subscribe", system.subscribe, PROCESS, Deviation.LOG, twin=False
-    ),
-    Route(
-        "GET", "/internal/folder_paths", system.get_folders, CACHE, Deviation.NO_PATHS, twin=False
-    ),
-    Route("GET", "/internal/files/{type}", system.get_files, OWN, SAME, twin=False),
+    _only("GET", "/internal/logs", system.get_log, PROCESS, Deviation.LOG),
+    _only("GET", "/internal/logs/raw", system.get_log_lines, PROCESS, Deviation.LOG),
+    _only("PATCH", "/internal/logs/subscribe", system.subscribe, PROCESS, Deviation.LOG),
+    _only("GET", "/internal/folder_paths", system.get_folders, CACHE, Deviation.NO_PATHS),
+    _only("GET", "/internal/files/{type}", system.get_files, OWN, SAME),
     # members
-    Route("GET", SIGN_IN, sign_in.get_sign_in, OWN, Deviation.FOR_BROWSERS, twin=False),
-    Route("POST", SIGN_IN, sign_in.post_sign_in, OWN, Deviation.FOR_BROWSERS, twin=False),
-    Route("POST", SIGN_OUT, sign_in.post_sign_out, OWN, Deviation.FOR_BROWSERS, twin=False),
-    Route("GET", "/proxy/api/members", members.list_members, OWN, Deviation.FOR_ADMINS, twin=False),
-    Route("POST", "/proxy/api/members", members.add_member, OWN, Deviation.FOR_ADMINS, twin=False),
-    Route(
-        "PATCH",
-        "/proxy/api/members/{name}",
-        members.change_member,
-        OWN,
-        Deviation.FOR_ADMINS,
-        twin=False,
-    ),
-    Route(
-        "DELETE",
-        "/proxy/api/members/{name}",
-        members.remove_member,
-        OWN,
-        Deviation.FOR_ADMINS,
-        twin=False,
-    ),
-    Route("GET", "/proxy/api/tokens", members.list_tokens, OWN, Deviation.FOR_ADMINS, twin=False),
-    Route("POST", "/proxy/api/tokens", members.make_token, OWN, Deviation.FOR_ADMINS, twin=False),
-    Route(
-        "DELETE",
-        "/proxy/api/tokens/{prefix}",
-        members.revoke_token,
-        OWN,
-        Deviation.FOR_ADMINS,
-        twin=False,
-    ),
+    _only("GET", SIGN_IN, sign_in.get_sign_in, OWN, Deviation.FOR_BROWSERS),
+    _only("POST", SIGN_IN, sign_in.post_sign_in, OWN, Deviation.FOR_BROWSERS),
+    _only("POST", SIGN_OUT, sign_in.post_sign_out, OWN, Deviation.FOR_BROWSERS),
+    _only("GET", "/proxy/api/members", members.list_members, OWN, Deviation.FOR_ADMINS),
+    _only("POST", "/proxy/api/members", members.add_member, OWN, Deviation.FOR_ADMINS),
+    _only("PATCH", "/proxy/api/members/{name}", members.change_member, OWN, Deviation.FOR_ADMINS),
+    _only("DELETE", "/proxy/api/members/{name}", members.remove_member, OWN, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/api/tokens", members.list_tokens, OWN, Deviation.FOR_ADMINS),
+    _only("POST", "/proxy/api/tokens", members.make_token, OWN, Deviation.FOR_ADMINS),
+    _only("DELETE", "/proxy/api/tokens/{prefix}", members.revoke_token, OWN, Deviation.FOR_ADMINS),
     # what this server does not have
-    Route("*", "/api/assets", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS, twin=False),
-    Route(
-        "*",
-        "/api/assets/{rest:.*}",
-        system.assets_disabled,
-        CONSTANT,
-        Deviation.NO_ASSETS,
-        twin=False,
-    ),
-    Route("*", "/api/tags", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS, twin=False),
+    _only("*", "/api/assets", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS),
+    _only("*", "/api/assets/{rest:.*}", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS),
+    _only("*", "/api/tags", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS),
     # the web interface
-    Route(
+    _only(
         "GET",
         "/templates/{path:.*}",
         web_interface.get_template,
         PACKAGE,
         Deviation.WITHOUT_PACKAGES,
-        twin=False,
     ),
-    Route(
-        "GET",
-        "/docs/{path:.*}",
-        web_interface.get_docs,
-        PACKAGE,
-        Deviation.WITHOUT_PACKAGES,
-        twin=False,
-    ),
-    Route(
+    _only("GET", "/docs/{path:.*}", web_interface.get_docs, PACKAGE, Deviation.WITHOUT_PACKAGES),
+    _only(
         "GET",
         r"/{path:(?!internal\b).*}",
         web_interface.get_file,
         PACKAGE,
         Deviation.WITHOUT_PACKAGES,
-        twin=False,
     ),
 )
 
