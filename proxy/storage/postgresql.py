@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 #: Connections of a replica: as many units run at once, more wait.
 CONNECTIONS = 10
-#: Seconds to wait for a connection, new or free.
-PATIENCE = 10
+#: Seconds to wait for the server to answer, and for a connection that is free.
+PATIENCE, QUEUE_PATIENCE = 10, 30
 #: Milliseconds after which the server ends a statement, and a unit that says nothing.
 STATEMENT_TIMEOUT, IDLE_TIMEOUT = 30_000, 60_000
 
@@ -88,7 +88,7 @@ async def open_postgresql(url: str) -> PostgresqlDatabase:
             make_url(url).set(drivername="postgresql+psycopg"),
             pool_size=CONNECTIONS,
             max_overflow=0,
-            pool_timeout=PATIENCE,
+            pool_timeout=QUEUE_PATIENCE,
             pool_pre_ping=True,  # a server that was restarted costs no unit
             connect_args={
                 "connect_timeout": PATIENCE,

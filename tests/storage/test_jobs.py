@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from proxy.storage.database import Database, FencedError
 from proxy.storage.encryption import Cipher
@@ -22,6 +22,8 @@ from proxy.storage.jobs import (
     Share,
     Shares,
     StoredJob,
+    add_history,
+    add_payload,
 )
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
 from proxy.storage.tables import job_payloads
@@ -285,9 +287,13 @@ async def test_entries_are_forgotten_by_id_or_all(jobs: JobRepository, database:
     assert await jobs.count_history() == 1
 
 
-async def test_a_long_history_is_forgotten_whole(jobs: JobRepository) -> None:
-    keys = [await jobs.insert(job(str(number)), PAYLOAD) for number in range(520)]
-    await asyncio.gather(*(jobs.finish(key, ended(), keep=1000) for key in keys))
+async def test_a_long_history_is_forgotten_whole(jobs: JobRepository, database: Database) -> None:
+    def fill(connection: Connection) -> None:
+        for key in range(1, 521):
+            add_history(connection, job(str(key), key=key), ended())
+            add_payload(connection, key, PAYLOAD)
+
+    await database.write(fill)
     assert len(await jobs.forget("anna")) == 520
     assert await jobs.count_history() == 0
 
