@@ -174,7 +174,7 @@ async def rooms(
             member=members.get,
             supervisor=Supervisor(failed),
         )
-        members.subscribe(engine.members_changed)
+        members.subscribe(engine.pump)
         members.subscribe(dashboard.members_changed)
         stack.push_async_callback(engine.close)
         try:

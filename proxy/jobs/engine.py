@@ -109,7 +109,7 @@ class _ElsewhereError(Exception):
 class Engine:
     """Runs the jobs of every member on all `accounts`.
 
-    `member` gives weight and limits of a member; call `members_changed` when they are others.
+    `member` gives weight and limits of a member; call `pump` when they are others.
     `secrets` are the accounts' keys, which no message and no record may show.
     """
 
@@ -389,10 +389,6 @@ class Engine:
         """Take another key of an account, show it to nobody, and let jobs go again."""
         self.secrets = (key, *self.secrets)
         await self.workers[account].use_key(key)
-        self.pump()
-
-    def members_changed(self) -> None:
-        """Weights or limits are others: look whether a job may go now."""
         self.pump()
 
     def _give_up(self, at: float) -> float | None:

@@ -74,7 +74,6 @@ class LiveJobs:
     def __init__(self) -> None:
         self.jobs: dict[str, Job] = {}
         self.ahead = 0
-        self.told: int | None = None
         self.answering = 0
         self._queue_json: bytes | None = None
 
@@ -209,9 +208,7 @@ class JobService:
 
     def _tell_status(self, member: str) -> None:
         """Tell all sockets of the member how many jobs wait or run."""
-        live = self._live[member]
-        live.told = live.remaining
-        self.subscribers.broadcast(member, status(live.told))
+        self.subscribers.broadcast(member, status(self._live[member].remaining))
 
     async def _keep_alive(self) -> None:
         """A `status` now and then, for clients that take a silent socket for a dead server."""
@@ -266,7 +263,7 @@ class JobService:
                     raise answer.error
             except BaseException:
                 self._live[member].answering -= 1
-                self._bus.publish("engine", JobReleased(key, watched=False))
+                self._bus.publish("engine", JobReleased(key, watched=True))
                 raise
         finally:
             self._reserved.discard(key)

@@ -81,7 +81,7 @@ async def test_serve_takes_all_of_them_and_names_no_key(
         assert answer["checks"]["accounts"] == {"one": ready, "two": ready}
         assert await process.stop() == 0
     said = b"".join(process.said).decode()
-    assert "key_readable_by_all" not in said
+    assert "key_file_exposed" not in said
     assert not any(key in said for key in KEYS.values())
 
 
@@ -96,7 +96,7 @@ async def test_a_key_that_all_can_read_is_warned_of(
     path.chmod(mode)
     async with serving(tmp_path / "data", "--config", str(path)) as process:
         assert await process.stop() == 0
-    assert (b"key_readable_by_all" in b"".join(process.said)) is warned
+    assert (b"key_file_exposed" in b"".join(process.said)) is warned
     assert simulator.key.encode() not in b"".join(process.said)
 
 
