@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -18,7 +20,7 @@ from aiohttp import ETag, web
 from yarl import URL
 
 from proxy.api.authenticator import KEY_HEADER, TICKETED
-from proxy.api.connections import admission_of, authenticator_of, caller_of
+from proxy.api.connections import admission_of, authenticator_of, caller_of, connection_of
 from proxy.api.middleware import prepare
 from proxy.files.transfer import Content, ContentBrokenError
 
@@ -111,6 +113,10 @@ def _matches(etag: str, listed: Iterable[ETag], *, weak: bool) -> bool:
     )
 
 
+#: Bytes handed to the system at once; others have their turn between two pieces.
+PIECE = 4 * 1024 * 1024
+#: Seconds between two looks whether a client that takes nothing is still there.
+PATIENCE = 1.0
 #: Bytes read at once where the event loop cannot hand the file to the kernel.
 CHUNK = 1024 * 1024
 
@@ -181,13 +187,17 @@ async def send(
 async def _send_file(
     request: web.Request, response: web.StreamResponse, file: BinaryIO, start: int, count: int
 ) -> None:
-    if request.transport is None or request.transport.is_closing():
+    transport = request.transport
+    if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has left")
     if count <= 0:
         return
     loop = asyncio.get_running_loop()
+    if await _is_flushed(request, response, transport):
+        await _sendfile(request, transport, file.fileno(), start, count)
+        return
     try:
-        await loop.sendfile(request.transport, file, start, count)
+        await loop.sendfile(transport, file, start, count)
     except NotImplementedError:
         await asyncio.to_thread(file.seek, start)
         while count > 0:
@@ -196,3 +206,89 @@ async def _send_file(
                 raise ContentBrokenError("the file on disk is shorter than it was") from None
             count -= len(chunk)
             await response.write(chunk)
+
+
+async def _is_flushed(
+    request: web.Request, response: web.StreamResponse, transport: asyncio.Transport
+) -> bool:
+    """Whether the system has all that was written, so that it may be handed a file behind it.
+
+    uvloop has no `sendfile` of its own; it writes at the end of a round of the loop.
+    """
+    if sys.platform != "linux" or transport.get_extra_info("sslcontext") is not None:
+        return False
+    writer = await response.prepare(request)
+    if writer is None:
+        return False
+    writer.send_headers()
+    for _ in range(2):
+        if transport.get_write_buffer_size() == 0:
+            break
+        await asyncio.sleep(0)
+    return transport.get_write_buffer_size() == 0
+
+
+async def _sendfile(
+    request: web.Request, transport: asyncio.Transport, file: int, start: int, count: int
+) -> None:
+    """Hand a file to the system, as fast as the client takes it.
+
+    What is not in the system's memory any more is read in a thread. While the client takes
+    nothing the connection counts as stalled.
+    """
+    connection = connection_of(request)
+    socket = os.dup(transport.get_extra_info("socket").fileno())
+    try:
+        quick = _is_in_memory(file, start) and _is_in_memory(file, start + count - 1)
+        while count > 0:
+            if transport.is_closing():
+                raise ConnectionResetError("the client has left")
+            try:
+                sent = await _hand_over(socket, file, start, min(count, PIECE), quick=quick)
+            except BlockingIOError:
+                connection.pause_writing()
+                await _writable(socket)
+                connection.resume_writing()
+                continue
+            if sent == 0:
+                raise ContentBrokenError("the file on disk is shorter than it was")
+            start, count = start + sent, count - sent
+            if count > 0 and sent == PIECE:
+                await asyncio.sleep(0)
+    finally:
+        os.close(socket)
+
+
+async def _hand_over(socket: int, file: int, start: int, count: int, *, quick: bool) -> int:
+    """How many bytes the system has taken. Raises `BlockingIOError` when it takes none."""
+    if quick:
+        return os.sendfile(socket, file, start, count)
+    loop = asyncio.get_running_loop()
+    working = loop.run_in_executor(None, os.sendfile, socket, file, start, count)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:  # the descriptors are in use until it is done
+        await asyncio.wait([working])
+        raise
+
+
+def _is_in_memory(file: int, offset: int) -> bool:
+    """Whether a byte of a file can be read without a disk; the system may not tell."""
+    try:
+        return os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
+    except OSError:
+        return False
+
+
+async def _writable(socket: int) -> None:
+    """Wait for the client to take something, at most `PATIENCE` seconds."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_writer(socket, ready.set)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await ready.wait()
+    except TimeoutError:
+        pass
+    finally:
+        loop.remove_writer(socket)

@@ -114,6 +114,10 @@ class Cache:
         self._remove(hash_, entry)
         return None
 
+    def holds(self, hash_: str) -> bool:
+        """Whether there is a content of that hash, sound or not."""
+        return hash_ in self._entries
+
     def is_trusted(self, hash_: str) -> bool:
         """Whether `lease` will not have to read the whole content."""
         entry = self._entries.get(hash_)

@@ -73,8 +73,10 @@ class Library:
         if hash_ is not None:
             if self._cache.is_trusted(hash_):
                 lease = self._cache.lease(hash_)
-            else:
+            elif self._cache.holds(hash_):
                 lease = await asyncio.to_thread(self._cache.lease, hash_)
+            else:
+                lease = None
             if lease is not None:
                 self._cache.hits += 1
                 return Content(lease)

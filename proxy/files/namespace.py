@@ -235,6 +235,9 @@ class Contents:
 
     async def hash_of(self, account: str, cloud_name: str) -> str | None:
         """The content's hash, from what was seen or from the name, if it can be told."""
+        told = hash_in(cloud_name) if self._names_are_hashes else None
+        if told is not None:
+            return told
         identity = self._identities.get(account, "")
         key = (identity, cloud_name)
         if key not in self._hashes:
@@ -243,9 +246,7 @@ class Contents:
             self._hashes.put(key, known, epoch)
         else:
             known = self._hashes[key]
-        if known is not None:
-            return known
-        return hash_in(cloud_name) if self._names_are_hashes else None
+        return known
 
     async def sent_as(self, account: str, hash_: str) -> str | None:
         """The account's name for bytes that it was sent before."""

@@ -99,7 +99,7 @@ class Fetch:
         """Fetch; never raises but for cancellation."""
         partial = None
         try:
-            partial = self.path = await asyncio.to_thread(self._cache.new_partial)
+            partial = self.path = self._cache.new_partial()
             self._file = os.open(partial, os.O_WRONLY)
             await self._fetch()
             self.hash = self._hasher.hexdigest()

@@ -408,3 +408,13 @@ async def test_a_mask_without_a_picture_is_400_in_words(
     response = await client.post("/upload/mask", data=form(*fields))
     assert (await response.json())["error"]["type"] == "invalid_original_ref"
     assert (response.status, room_of_files.uploads) == (400, [])
+
+
+async def test_a_client_that_reads_late_gets_the_whole_file(
+    client: Client, room_of_files: Any
+) -> None:
+    data = bytes(range(256)) * 100_000
+    room_of_files.add("big.bin", data)
+    async with client.get("/view", params={"filename": "big.bin"}) as response:
+        first = await response.content.readexactly(1)
+        assert first + await response.read() == data
