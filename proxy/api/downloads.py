@@ -22,6 +22,7 @@ from yarl import URL
 from proxy.api.authenticator import KEY_HEADER, TICKETED
 from proxy.api.connections import admission_of, authenticator_of, caller_of, connection_of
 from proxy.api.middleware import prepare
+from proxy.files.metadata import Slice
 from proxy.files.transfer import Content, ContentBrokenError
 
 log = structlog.get_logger(__name__)
@@ -157,7 +158,8 @@ async def send(
         await prepare(request, response)
         if content.path is not None and stop is not None:
             with content.path.open("rb") as file:
-                for piece in content.edits.pieces(start, stop):
+                edits = content.edits
+                for piece in edits.pieces(start, stop) if edits.edits else [Slice(start, stop)]:
                     if isinstance(piece, bytes):
                         await response.write(piece)
                     elif piece.stop is not None:

@@ -27,7 +27,8 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     if record is None:
         return answers.empty(404)
     preview, channel = query.get("preview"), query.get("channel")
-    if files.wants_conversion(preview=preview, channel=channel):
+    asked = preview is not None or channel is not None
+    if asked and files.wants_conversion(preview=preview, channel=channel):
         picture, type_ = await files.convert(record, preview=preview, channel=channel)
         headers = {"Content-Disposition": _disposition(record.filename), "Content-Type": type_}
         if request.method != "HEAD":
@@ -37,7 +38,8 @@ async def get_view(request: web.Request) -> web.StreamResponse:
 
 
 async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
-    headers = file_headers(record.filename, request.headers.get("Sec-Fetch-Dest"))
+    filename = record.path.rpartition("/")[2]
+    headers = file_headers(filename, request.headers.get("Sec-Fetch-Dest"))
     if record.size is not None and record.cloud_type == "input":  # what is served as it is
         stamp = Stamp(record.size, record.modified)
         answer = _without_body(request, stamp, decide(request, stamp), headers)
@@ -50,7 +52,9 @@ async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
             if request.method != "HEAD":
                 _count(request, await send(request, response, content, 0, None))
             return response
-        stamp = Stamp(content.size, record.modified, content.edits.tag)
+        stamp = Stamp(
+            content.size, record.modified, content.edits.tag if content.edits.edits else ""
+        )
         part = decide(request, stamp)
         answer = _without_body(request, stamp, part, headers)
         if answer is not None:

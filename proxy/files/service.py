@@ -356,7 +356,7 @@ class Files:
 
     async def _edits(self, record: FileRecord, content: Content) -> Edits:
         """What is to be replaced in a content for a member: what is known of a whole one stays."""
-        if record.cloud_type == "input" or kind(record.filename) != "image":
+        if record.cloud_type == "input" or kind(record.path) != "image":
             return Edits()
         key = record.member, record.account, record.cloud_name
         known = self._known_edits.get(key)

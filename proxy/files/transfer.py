@@ -283,7 +283,7 @@ class Content:
     def size(self) -> int | None:
         """Length in bytes; `None` while it is arriving and the storage has not told."""
         size = self._size
-        return None if size is None else size + self.edits.added
+        return size if size is None or not self.edits.edits else size + self.edits.added
 
     @property
     def _size(self) -> int | None:
