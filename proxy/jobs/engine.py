@@ -135,6 +135,7 @@ class Engine:
         self.secrets: tuple[str, ...] = tuple(one.key for one in self.accounts.values())
         self.scheduler = Scheduler(self.accounts, member, policy.fair_by)
         self.jobs: dict[JobKey, Job] = {}
+        self._followed: dict[JobKey, Job] = {}
         self.workers = {name: AccountWorker(one, self) for name, one in self.accounts.items()}
         self.bus = bus
         self._supervisor = supervisor or Supervisor()
@@ -578,12 +579,14 @@ class Engine:
         if self.jobs.pop(job.key, None) is not None:
             self.jobs[job.key] = job
         job.runner = Runner(job, self, None if worker is None else worker.cloud)
+        self._followed[job.key] = job
         if job.answered:
             job.runner.release()
 
     def forget(self, job: Job) -> None:
         """A job is the engine's no more: its slot is free."""
         self.jobs.pop(job.key, None)
+        self._followed.pop(job.key, None)
         worker = self.workers.get(job.account)
         if worker is not None:
             worker.forget(job)
@@ -603,7 +606,7 @@ class Engine:
         `jobs` has those that are followed in the order in which the cloud took them, whatever
         their numbers were.
         """
-        earlier = itertools.takewhile(lambda one: one is not job, list(self.jobs.values()))
+        earlier = itertools.takewhile(lambda one: one is not job, list(self._followed.values()))
         ending = [
             one.runner.finished.wait()
             for one in earlier
