@@ -19,7 +19,7 @@ from proxy.jobs import accounts as account_health
 from proxy.jobs.models import JobRequest
 from proxy.members.member import Limits, Member
 from proxy.settings import AccountSettings
-from proxy.simulator import Simulator
+from proxy.simulator import HttpFault, Simulator
 
 SUBMIT = "POST /api/prompt"
 ONE = {"slots": 1, "slots_ahead": 0}
@@ -182,6 +182,22 @@ async def test_a_restart_changes_no_order(
         opened.set()
         assert await until_ended(client, 6) == [first, front, *waiting, last]
     assert len(simulator.jobs) == 6
+
+
+async def test_the_next_job_is_told_behind_the_end_of_one_that_came_later_and_went_first(
+    simulator: Simulator, client: Client, opened: asyncio.Event
+) -> None:
+    async with client.listening() as listener:
+        await client.submit(gated.GRAPH)
+        later = await client.submit(graphs.plain(1))
+        front = await client.submit(graphs.plain(2), front=True)
+        # The first detail that is read after the gate is the running job's, the second front's.
+        simulator.faults.add(HttpFault("GET /api/jobs/{id}", delay=0.5), skip=1)
+        opened.set()
+        await listener.until_end(later)
+    told = [data["prompt_id"] for _, data in listener.heard if "prompt_id" in data]
+    assert told == sorted(told, key=lambda one: one == later)
+    assert told.index(front) < told.index(later)
 
 
 async def test_members_take_turns_and_see_what_is_before_them(
