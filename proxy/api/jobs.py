@@ -309,7 +309,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     """Cancel some jobs; says whether any was there to cancel."""
     try:
         body = await bodies.read_json(request)
-    except LocalError:
+    except bodies.NotJsonError:
         return answers.job_error("Request body must be valid JSON")
     job_ids = body.get("job_ids") if isinstance(body, dict) else None
     if not isinstance(job_ids, list):
