@@ -152,11 +152,11 @@ class Uploads:
         try:
             width, height = await asyncio.to_thread(size_of, received.path)
         except TooManyPixelsError:
-            raise _too_large(filename, "more pixels than that") from None
+            raise _too_large(filename, f"more than {MAX_PIXELS} pixels") from None
         except NotAPictureError:
             return
         if max(width, height) > MAX_EDGE or width * height > MAX_PIXELS:
-            raise _too_large(filename, f"{width} x {height}")
+            raise _too_large(filename, f"{width} x {height} pixels")
 
 
 class Moving:

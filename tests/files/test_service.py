@@ -189,13 +189,22 @@ def picture_of(width: int, height: int) -> bytes:
     return target.getvalue()
 
 
-@pytest.mark.parametrize("size", [(16385, 1), (1, 16385), (8193, 8192), (20000, 20000)])
+@pytest.mark.parametrize(
+    ("size", "told"),
+    [
+        ((16385, 1), "16385 x 1 pixels"),
+        ((1, 16385), "1 x 16385 pixels"),
+        ((8193, 8192), "more than 67108864 pixels"),
+        ((20000, 20000), "more than 67108864 pixels"),
+    ],
+)
 async def test_pictures_beyond_the_clouds_limits_are_refused_with_the_limit(
-    files: Files, cloud: MemoryCloud, size: tuple[int, int]
+    files: Files, cloud: MemoryCloud, size: tuple[int, int], told: str
 ) -> None:
     with pytest.raises(LocalError, match="16384 pixels along an edge and 67108864") as refusal:
         await upload(files, picture_of(*size))
     assert refusal.value.status == 400
+    assert refusal.value.message.startswith(f"cat.png has {told}; ")
     assert cloud.sent == []
 
 
