@@ -57,9 +57,6 @@ DEVIATIONS = (
         "The cloud begins the next job while the end of the one before is being confirmed.",
         chance=True),
 
-    Row(".*", "ws|features", r"(feature_flags|body)\.max_upload_size: 104857600 → 52428800",
-        "The limit is Comfy Cloud's."),
-
     # --- newest ComfyUI, not 0.3.64
     Row("http_origin", "Sec-Fetch-Site", r"status: 200 → 403|header content-type: .* → "
         r"|body: 37 bytes → 0 bytes",
