@@ -575,9 +575,6 @@ class Engine:
         worker.follow(job)
 
     def _run(self, job: Job, worker: AccountWorker | None) -> None:
-        """Follow a job; from now on it stands behind those that are followed already."""
-        if self.jobs.pop(job.key, None) is not None:
-            self.jobs[job.key] = job
         job.runner = Runner(job, self, None if worker is None else worker.cloud)
         self._followed[job.key] = job
         if job.answered:
@@ -603,8 +600,6 @@ class Engine:
         """Let the ends of the member's other jobs be told first, as on a server with one GPU.
 
         The cloud begins the next job while the end of the last one still waits for its detail.
-        `jobs` has those that are followed in the order in which the cloud took them, whatever
-        their numbers were.
         """
         earlier = itertools.takewhile(lambda one: one is not job, list(self._followed.values()))
         ending = [
