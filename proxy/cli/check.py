@@ -167,7 +167,7 @@ async def _key_works(client: CloudClient) -> str:
         raise _ProblemError(f"The cloud refused the question ({error}): try again later.") from None
     except CloudError as error:
         raise _ProblemError(f"The key could not be tried ({error}): try again later.") from None
-    return "The cloud takes it."
+    return "Key accepted."
 
 
 async def _socket_opens(account: AccountAccess) -> str:
@@ -186,7 +186,7 @@ async def _socket_opens(account: AccountAccess) -> str:
     await socket.start()
     try:
         if await socket.wait_connected(PATIENCE):
-            return "It opens."
+            return "Connected."
     finally:
         await socket.close()
     if socket.refused in (401, 403):

@@ -107,7 +107,7 @@ async def make_token(request: web.Request) -> web.Response:
 
 
 async def revoke_token(request: web.Request) -> web.Response:
-    """Revoke the one token that begins so; whoever came in by it is shown out."""
+    """Revoke the token with this prefix. Connections that use it are closed."""
     directory = _directory(request)
     with _told():
         token = await directory.revoke(request.match_info["prefix"])
