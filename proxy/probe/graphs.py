@@ -12,7 +12,7 @@ PREFIX = "comfy-cloud-proxy-probe/probe"
 
 #: Edge of the pictures of the slow graph, and how often they are scaled: some seconds of work.
 _LARGE = 4096
-_STEPS = 12
+_STEPS = 30
 
 
 def main(upload: str, classes: Mapping[str, Any]) -> Graph:
