@@ -64,6 +64,7 @@ bench: $(DEV) ## measure, and print the tables of docs/performance.md
 	$(BIN)/python benchmarks/object_info.py
 	$(BIN)/python benchmarks/validation.py
 	$(BIN)/python benchmarks/sockets.py
+	$(BIN)/python benchmarks/start.py --history 100000 --files 100000
 
 load: $(DEV) ## a thousand jobs of twenty members on five slots: who had which turns
 	$(BIN)/python benchmarks/fairness.py
