@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -14,8 +16,11 @@ from proxy.probe.points import POINTS, Findings, Level
 from proxy.probe.running import Run
 from proxy.probe.wire import Wire
 
-#: Seconds for a whole probe: what takes longer is not seen.
-DEADLINE = 170.0
+#: Seconds for all observations: what takes longer is not seen.
+DEADLINE = 150.0
+
+#: Seconds to remove what the probe has made, when all is observed or time is up.
+CLEAN_UP = 25.0
 
 #: What the level `run` does, and what it costs, for the person who is asked.
 CONSENT = (
@@ -59,10 +64,13 @@ async def _observe(wire: Wire, findings: Findings, level: Level) -> None:
 
 
 async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
-    announced = await wire.socket()
-    silent = await wire.socket()
-    run = Run(wire, findings, classes, announced, silent)
-    try:
+    async with AsyncExitStack() as stack:
+        announced = await wire.socket()
+        stack.push_async_callback(announced.close)
+        silent = await wire.socket()
+        stack.push_async_callback(silent.close)
+        run = Run(wire, findings, classes, announced, silent)
+        stack.push_async_callback(_step, findings, lambda: _clean_up(run))
         await announced.announce()
         await announced.quiet(0.3, 2.0)
         for step in (
@@ -74,21 +82,18 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
             running.cancels,
             running.userdata,
         ):
-            await _step(findings, lambda step=step: step(run))  # type: ignore[misc]
-    finally:
-        await _step(findings, lambda: running.clean_up(run))
-        await announced.close()
-        await silent.close()
+            await _step(findings, partial(step, run))
+
+
+async def _clean_up(run: Run) -> None:
+    async with asyncio.timeout(CLEAN_UP):
+        await running.clean_up(run)
 
 
 async def _step(findings: Findings, step: Callable[[], Awaitable[None]]) -> None:
     try:
         await step()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        if isinstance(error, TimeoutError) and asyncio.current_task() is not None:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
         findings.failures.append(type(error).__name__)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         findings.failures.append(f"an answer of unknown form ({type(error).__name__})")

@@ -21,6 +21,11 @@ CALL_TIMEOUT = 30.0
 #: Bytes of an answer or a message that are read at most: several times the catalog.
 _MOST = 64 * 1024 * 1024
 
+#: Bytes of binary messages that a socket keeps, and how many messages in all: it carries those of
+#: every program of the account. The probe's own jobs send a few small ones.
+_MOST_BINARY = 16 * 1024 * 1024
+_MOST_FRAMES = 20_000
+
 _FLAGS = {"supports_preview_metadata": True, "supports_progress_text_metadata": True}
 
 
@@ -69,12 +74,13 @@ class Frame:
 
 @dataclass(slots=True)
 class Socket:
-    """An open event socket; `frames` are the messages so far."""
+    """An open event socket; `frames` are the messages so far, within the bounds above."""
 
     connection: aiohttp.ClientWebSocketResponse
     frames: list[Frame] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _reader: asyncio.Task[None] | None = None
+    _binary: int = 0
 
     def start(self) -> None:
         """Begin to read."""
@@ -116,8 +122,12 @@ class Socket:
     async def _read(self) -> None:
         async for message in self.connection:
             now = time.monotonic()
+            if len(self.frames) >= _MOST_FRAMES:
+                continue
             if message.type is aiohttp.WSMsgType.BINARY:
-                self.frames.append(Frame(now, "binary", message.data))
+                self._binary += len(message.data)
+                if self._binary <= _MOST_BINARY:
+                    self.frames.append(Frame(now, "binary", message.data))
             elif message.type is aiohttp.WSMsgType.TEXT:
                 with suppress(ValueError):
                     value = codec.loads(message.data)
