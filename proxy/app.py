@@ -246,7 +246,8 @@ async def serve(
                 await _listen_for_admins(admin, *settings.admin_listen)
                 servers.append(admin)
             ready(await server.start(settings.host, settings.port, context=context))
-            following.append(asyncio.create_task(_tell_problems(services), name="tell problems"))
+            telling = services.supervisor.spawn(_tell_problems(services), "tell problems")
+            following.append(telling)
             if certificate is not None:
                 keep = services.supervisor.keep
                 following.append(keep(certificate.follow, "follow the certificate"))
