@@ -91,12 +91,15 @@ class Call:
         return value
 
     async def body(self, limit: int = MAX_BODY) -> bytes:
-        """The whole body. Raises `Refusal` (413)."""
+        """The whole body. Raises `Refusal` (400 if it breaks off, 413)."""
         data = bytearray()
-        async for chunk in self.request.content.iter_chunked(1 << 18):
-            data += chunk
-            if len(data) > limit:
-                raise too_large(f"the body is larger than {limit} bytes")
+        try:
+            async for chunk in self.request.content.iter_chunked(1 << 18):
+                data += chunk
+                if len(data) > limit:
+                    raise too_large(f"the body is larger than {limit} bytes")
+        except ConnectionError:  # whoever asked is gone
+            raise bad_request("the body breaks off") from None
         return bytes(data)
 
     async def json(self, type_: type[_T], limit: int = MAX_BODY) -> _T:
