@@ -177,7 +177,7 @@ def error_types() -> set[str]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and len(node.args) > 1:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                type_ = node.args[1]
+                type_ = node.args[0]
                 if (name.endswith("Error") or name == "__init__") and isinstance(
                     type_, ast.Constant
                 ):

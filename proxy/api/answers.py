@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from aiohttp import web
 
 from proxy.translate import codec
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import Kind, LocalError
 
 JSON_TYPE = "application/json; charset=utf-8"
 
@@ -81,10 +81,39 @@ def text(body: str, status: int = 200) -> web.Response:
     return web.Response(text=body, status=status)
 
 
+#: The one place where an error of the rooms below becomes an HTTP status.
+_STATUSES: dict[Kind, int] = {
+    "invalid": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "timed_out": 408,
+    "conflict": 409,
+    "too_large": 413,
+    "unsupported": 415,
+    "dependency_failed": 424,
+    "rate_limited": 429,
+    "internal": 500,
+    "bad_answer": 502,
+    "unavailable": 503,
+}
+
+
+def status_of(error: LocalError) -> int:
+    """The HTTP status of an error."""
+    return _STATUSES[error.kind]
+
+
+def headers_of(error: LocalError) -> dict[str, str]:
+    """`Retry-After` in whole seconds, at least 1; nothing where nobody knows."""
+    wait = error.retry_after
+    return {} if wait is None else {"Retry-After": str(max(1, round(wait)))}
+
+
 def refusal(error: LocalError) -> web.Response:
     """An error in the form of ComfyUI's prompt errors."""
-    answer = json(error.body(), error.status)
-    answer.headers.update(error.headers)
+    answer = json(error.body(), status_of(error))
+    answer.headers.update(headers_of(error))
     return answer
 
 

@@ -133,7 +133,6 @@ class Authenticator:
         way = way_of(request)
         if way.crooked:
             raise LocalError(
-                400,
                 "crooked_path",
                 "The path leads out of where it begins, by `..`, `.` or a double slash; write it "
                 "straight.",
@@ -168,12 +167,7 @@ class Authenticator:
 
     def _of_member(self, request: web.Request) -> Admission:
         caller = caller_of(request)
-        try:
-            admission, access = self._let_in(request, caller)
-        except LocalError as error:
-            if error.status == 401:
-                error.headers["WWW-Authenticate"] = _challenge(request)
-            raise
+        admission, access = self._let_in(request, caller)
         self.members.used(access.token, caller.address)
         return admission if admission.shown else admission._replace(shown=access.token.shown)
 
@@ -214,16 +208,16 @@ class Authenticator:
             self._on_wrong(caller.address, shown)
         if wait:
             return LocalError(
-                429,
                 "too_many_wrong_tokens",
                 f"Too many wrong tokens came from your address; wait {wait} s, then send one that "
                 "is valid.",
-                headers={"Retry-After": str(wait)},
+                kind="rate_limited",
+                retry_after=wait,
             )
         return LocalError(
-            401,
             "wrong_token",
             "This token is not valid, or not any more; ask an admin of this server for another.",
+            kind="unauthenticated",
         )
 
     def refuse_foreign(self, request: web.Request, caller: Caller) -> None:
@@ -241,10 +235,10 @@ class Authenticator:
         if site is None and (origin is None or _is_origin_of(origin, caller.host)):
             return
         raise LocalError(
-            403,
             "cross_site",
             "A page of another site may not use your sign-in here; open this server's own page, "
             "or let the program send a token itself.",
+            kind="forbidden",
         )
 
     def _valid(
@@ -255,7 +249,6 @@ class Authenticator:
         valid = [(access, one) for access, one in found if access is not None]
         if len({access.member.name for access, _ in valid}) > 1:
             raise LocalError(
-                400,
                 "tokens_of_different_members",
                 "The request has tokens of different members; send one.",
             )
@@ -286,10 +279,10 @@ class Authenticator:
         if request.method in ("GET", "HEAD") and "text/html" in request.headers.get("Accept", ""):
             raise web.HTTPFound(self._sign_in(request), headers={"Cache-Control": "no-store"})
         raise LocalError(
-            401,
             "token_missing",
             "This server asks for a token; send it as `Authorization: Bearer`, as `X-API-Key`, "
             "or in the address as /t/TOKEN/ before the path. An admin of this server has one.",
+            kind="unauthenticated",
         )
 
     def _sign_in(self, request: web.Request) -> URL:
@@ -349,7 +342,6 @@ def _of_basic(encoded: str) -> str:
 
 def _ambiguous(where: str) -> LocalError:
     return LocalError(
-        400,
         "several_tokens",
         f"There is more than one token in {where}; send one.",
     )
@@ -388,7 +380,7 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
-def _challenge(request: web.Request) -> str:
+def challenge(request: web.Request) -> str:
     """The `WWW-Authenticate` of a 401, which never makes a browser ask for a page's password."""
     if "Origin" in request.headers or "Sec-Fetch-Mode" in request.headers:
         return f"Bearer {_REALM}"

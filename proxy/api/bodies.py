@@ -49,7 +49,6 @@ class NotJsonError(LocalError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            400,
             "invalid_json",
             "The request body must be valid JSON.",
             details=reason,
@@ -61,7 +60,6 @@ class _PackedWronglyError(LocalError):
 
     def __init__(self) -> None:
         super().__init__(
-            400,
             "invalid_content_encoding",
             "The request body is not what its Content-Encoding and Transfer-Encoding say; send it "
             "whole and in the encoding that is named.",
@@ -209,7 +207,6 @@ def parse(body: bytes, charset: str | None = None) -> Any:
         text = body.decode(charset or "utf-8")
     except (UnicodeDecodeError, LookupError) as error:
         raise LocalError(
-            400,
             "invalid_charset",
             f"The request body is not {charset or 'utf-8'} text; send JSON in UTF-8.",
         ) from error
@@ -218,10 +215,10 @@ def parse(body: bytes, charset: str | None = None) -> Any:
     openings = text.count("[") + text.count("{")
     if openings + text.count(",") > MOST_VALUES:
         raise LocalError(
-            413,
             "too_many_values",
             f"The JSON of the request body has more than {MOST_VALUES:,} values; send less at "
             "once, or upload the data as a file.",
+            kind="too_large",
         )
     try:
         value = codec.loads(text)
@@ -259,10 +256,10 @@ async def read_json(request: web.Request) -> Any:
         if most >= largest:
             raise
         raise LocalError(
-            413,
             "json_too_large",
             f"The JSON of the request body has more than {most:,} bytes; send less, or raise the "
             "setting `max_json_mb`.",
+            kind="too_large",
         ) from None
     if len(body) <= LARGE:
         return parse(body, request.charset)
@@ -276,7 +273,6 @@ async def read_object(request: web.Request) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise LocalError(
-            400,
             "invalid_body",
             f"The request body must be a JSON object, not {kind(value)}.",
         )

@@ -200,10 +200,10 @@ class Connection(web.RequestHandler):
             self.keeper.timed.discard(self)
             body.set_exception(
                 LocalError(
-                    408,
                     "request_timeout",
                     "The request body came too slowly; send it again over a faster connection, "
                     "or raise the setting `body_timeout`.",
+                    kind="timed_out",
                 )
             )
 
@@ -416,11 +416,11 @@ class ConnectionManager:
             and not self._make_room(others)
         ):
             raise LocalError(
-                503,
                 "too_many_connections",
                 f"You have {len(others)} connections, as many as one member may have here; close "
                 "some and try again.",
-                headers={"Retry-After": "5"},
+                kind="unavailable",
+                retry_after=5,
             )
         self._leave(connection)
         connection.member = member
@@ -601,10 +601,10 @@ def room_for(connections: int) -> int:
 def _crowded() -> bytes:
     """The whole answer to a client too many."""
     error = LocalError(
-        503,
         "too_many_connections",
         "The proxy has as many connections as the setting `max_connections` allows; close some "
         "and try again.",
+        kind="unavailable",
     )
     body = codec.dump_bytes(error.body())
     head = (

@@ -66,7 +66,7 @@ def parse_prompt(body: object, usage_source: str | None = None) -> JobRequest:
     `Comfy-Usage-Source`.
     """
     if body == [] or (isinstance(body, dict) and "prompt" not in body):
-        raise LocalError(400, "no_prompt", "No prompt provided", details="No prompt provided")
+        raise LocalError("no_prompt", "No prompt provided", details="No prompt provided")
     if not isinstance(body, dict):
         raise _wrong("invalid_body", "The request body", "a JSON object", body)
     number = _number(body["number"]) if "number" in body else None
@@ -119,7 +119,6 @@ def _graph(graph: object) -> dict[str, Any]:
     for node_id, node in graph.items():
         if not isinstance(node, dict):
             raise LocalError(
-                400,
                 "invalid_prompt",
                 f"A node of the prompt must be an object, not {bodies.kind(node)}.",
                 details=f"Node ID '#{node_id}'",
@@ -132,7 +131,6 @@ def _prompt_id(value: object) -> str | None:
         return None
     if not is_job_id(value):
         raise LocalError(
-            400,
             "invalid_prompt_id",
             "prompt_id must be a valid UUID",
             details="prompt_id must be a UUID string in canonical lowercase hyphenated form; "
@@ -148,7 +146,7 @@ def _targets(value: object) -> list[str] | None:
         what = "a list of node ids (strings)"
         raise _wrong("invalid_partial_execution_targets", "partial_execution_targets", what, value)
     if not value:
-        raise LocalError(400, "prompt_no_outputs", "Prompt has no outputs")
+        raise LocalError("prompt_no_outputs", "Prompt has no outputs")
     return list(value)
 
 
@@ -165,7 +163,7 @@ def _wrong(type_: str, name: str, expected: str, value: object) -> LocalError:
     shown = bodies.kind(value)
     if isinstance(value, str | int | float) and not isinstance(value, bool):
         shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}…"
-    return LocalError(400, type_, f"{name} must be {expected}.", details=f"It is {shown}.")
+    return LocalError(type_, f"{name} must be {expected}.", details=f"It is {shown}.")
 
 
 async def get_queue(request: web.Request) -> web.Response:
@@ -198,7 +196,6 @@ async def post_interrupt(request: web.Request) -> web.Response:
         body = {}
     if not isinstance(body, dict):
         raise LocalError(
-            400,
             "invalid_body",
             f"The request body must be a JSON object or empty, not {bodies.kind(body)}.",
         )
@@ -228,7 +225,6 @@ def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
     ids: object = body.get("delete", [])
     if not isinstance(ids, list | str | dict):
         raise LocalError(
-            400,
             "invalid_delete",
             "delete must be a list of prompt ids.",
             details=f"It is {bodies.kind(ids)}.",
@@ -273,7 +269,7 @@ def _integer(value: str | None, name: str) -> int | None:
         return int(value)
     except ValueError:
         raise LocalError(
-            400, f"invalid_{name}", f"{name} must be an integer.", details=f"It is {value[:40]!r}."
+            f"invalid_{name}", f"{name} must be an integer.", details=f"It is {value[:40]!r}."
         ) from None
 
 

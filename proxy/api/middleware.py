@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api import answers
-from proxy.api.authenticator import Authenticator
+from proxy.api.authenticator import Authenticator, challenge
 from proxy.api.connections import Connection, caller_of, connection_of
 from proxy.api.origins import OriginCheck, allow_all
 from proxy.api.services import Services
@@ -89,12 +89,12 @@ class Gate:
             log.warning("response_truncated", path=request.path)
             answer = answers.refusal(
                 LocalError(
-                    503,
                     "stopping",
                     "The proxy was stopped before this request was done. If it was a job, look "
                     "into /history and /queue when the proxy runs again, before you submit it "
                     "again.",
-                    headers={"Retry-After": "5"},
+                    kind="unavailable",
+                    retry_after=5,
                 )
             )
         self._count(request, connection, answer.status, began)
@@ -141,17 +141,20 @@ class Gate:
         except LocalError as error:
             if error.type == LIMIT_REACHED and context.member is not None:
                 self._metrics.limit_refusals.labels(context.member, error.details).inc()
-            tell = log.warning if error.status >= 500 else log.info
-            tell("refused", path=request.path, status=error.status, error=error.type)
-            return answers.refusal(error)
+            answer = answers.refusal(error)
+            tell = log.warning if answer.status >= 500 else log.info
+            tell("refused", path=request.path, status=answer.status, error=error.type)
+            if error.kind == "unauthenticated":
+                answer.headers["WWW-Authenticate"] = challenge(request)
+            return answer
         except StorageError as error:
             log.error("store_failed", path=request.path, error=str(error))
             return answers.refusal(
                 LocalError(
-                    503,
                     "store_unavailable",
                     "The proxy cannot use its data folder; free or repair the disk, then try "
                     "again.",
+                    kind="unavailable",
                 )
             )
         except web.HTTPException as error:
@@ -163,10 +166,10 @@ class Gate:
             log.exception("request_failed", path=request.path, error=type(error).__name__)
             return answers.refusal(
                 LocalError(
-                    500,
                     "internal_error",
                     "The proxy could not answer this request; its log says why, under the request "
                     "id.",
+                    kind="internal",
                     extra_info={"request_id": context.id},
                 )
             )

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import structlog
 from aiohttp import web
 
-from proxy.api import bodies
+from proxy.api import answers, bodies
 from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, Admission
 from proxy.api.connections import authenticator_of, caller_of, connection_of
 from proxy.api.services import note
@@ -113,14 +113,18 @@ async def _end_session(request: web.Request) -> None:
 
 async def _read_form(request: web.Request) -> dict[str, str]:
     if request.content_type != "application/x-www-form-urlencoded":
-        raise LocalError(415, "not_a_form", "Send the sign-in form as the page does.")
+        raise LocalError(
+            "not_a_form", "Send the sign-in form as the page does.", kind="unsupported"
+        )
     if "Content-Encoding" in request.headers:
-        raise LocalError(415, "packed_form", "Send the sign-in form without Content-Encoding.")
+        raise LocalError(
+            "packed_form", "Send the sign-in form without Content-Encoding.", kind="unsupported"
+        )
     try:
         text = (await bodies.read(request, MAX_FORM_BYTES)).decode("utf-8", "replace")
     except web.HTTPRequestEntityTooLarge:
         raise LocalError(
-            413, "form_too_large", "The sign-in form is too large; send a token."
+            "form_too_large", "The sign-in form is too large; send a token.", kind="too_large"
         ) from None
     return dict(parse_qsl(text, keep_blank_values=True))
 
@@ -140,11 +144,11 @@ def _page(form: str, problem: LocalError | None = None) -> web.Response:
     nonce = secrets.token_urlsafe(16)
     told = f'<p role="alert">{html.escape(str(problem))}</p>' if problem is not None else ""
     return web.Response(
-        status=problem.status if problem is not None else 200,
+        status=answers.status_of(problem) if problem is not None else 200,
         text=_PAGE.substitute(nonce=nonce, problem=told, form=form),
         content_type="text/html",
         headers={
-            **(problem.headers if problem is not None else {}),
+            **(answers.headers_of(problem) if problem is not None else {}),
             "Cache-Control": "no-store",
             "Content-Security-Policy": f"default-src 'none'; style-src 'nonce-{nonce}'; "
             "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",

@@ -111,7 +111,6 @@ async def post_free(request: web.Request) -> web.Response:
     body = await bodies.read_json(request)
     if not isinstance(body, dict):
         raise LocalError(
-            400,
             "invalid_body",
             f"The request body must be a JSON object, not {bodies.kind(body)}.",
         )
@@ -187,7 +186,6 @@ async def subscribe(request: web.Request) -> web.Response:
     client_id = body.get("clientId") if isinstance(body, dict) else None
     if not isinstance(client_id, str) or "enabled" not in body:
         raise LocalError(
-            400,
             "invalid_body",
             'The request body must be a JSON object with "clientId", a string, and "enabled".',
         )

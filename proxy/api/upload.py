@@ -83,19 +83,18 @@ def read_form(form: Form) -> Upload | None:
     """
     type_ = form.get("type", "input")
     if not isinstance(type_, str) or type_ not in TYPES:
-        raise LocalError(400, "invalid_type", "type must be input, output or temp.")
+        raise LocalError("invalid_type", "type must be input, output or temp.")
     if "image" not in form:
         return None
     image = form["image"]
     if not isinstance(image, web.FileField):
         raise LocalError(
-            400,
             "invalid_image",
             "The field image must be a file with a filename.",
         )
     subfolder = form.get("subfolder", "")
     if not isinstance(subfolder, str):
-        raise LocalError(400, "invalid_subfolder", "subfolder must be text.")
+        raise LocalError("invalid_subfolder", "subfolder must be text.")
     if upload_refusal(image.filename, subfolder, type_) is not None:
         return None
     return Upload(
@@ -115,7 +114,6 @@ def original_ref(value: object) -> dict[str, Any]:
         original = None
     if not isinstance(original, dict) or not isinstance(original.get("filename"), str):
         raise LocalError(
-            400,
             "invalid_original_ref",
             "original_ref must be JSON that names the picture: "
             '{"filename": …, "subfolder": …, "type": …}.',
@@ -144,7 +142,6 @@ async def _form(request: web.Request) -> AsyncIterator[Form]:
             raise
         except bodies.BROKEN_FORM as error:
             raise LocalError(
-                400,
                 "invalid_form",
                 "The request body is not a whole multipart/form-data body; send the fields image, "
                 "type, subfolder and overwrite.",

@@ -53,7 +53,7 @@ def _with_refusals(handler: Handler) -> Handler:
             return web.Response(status=400, reason=BAD_NAME)
         except IsFolderError:
             raise LocalError(
-                400, "is_a_directory", "This name is a folder's; only files can be changed."
+                "is_a_directory", "This name is a folder's; only files can be changed."
             ) from None
 
     return answer
@@ -200,7 +200,6 @@ async def post_settings(request: web.Request) -> web.Response:
     body = await bodies.read_json(request)
     if not isinstance(body, dict):
         raise LocalError(
-            400,
             "invalid_body",
             f"The settings must be a JSON object of names and values, not {bodies.kind(body)}.",
         )

@@ -150,11 +150,11 @@ class Kept(Generic[T]):
                 await asyncio.shield(refreshing)
         if self._value is None:
             raise LocalError(
-                503,
                 "catalogue_unavailable",
                 f"Comfy Cloud did not give the proxy its {self._name}; try again in a moment.",
+                kind="unavailable",
                 details=self._failure,
-                headers={"Retry-After": str(int(PAUSE))},
+                retry_after=PAUSE,
             )
         return self._value
 

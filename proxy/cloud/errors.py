@@ -20,7 +20,7 @@ No message, body or cause of these holds a key, a token or a signed URL.
 
 from __future__ import annotations
 
-from proxy.translate.errors import LocalError, retry_header
+from proxy.translate.errors import LocalError
 
 #: Seconds after which a client may ask again, where nobody knows better.
 _WAIT = 10.0
@@ -127,8 +127,12 @@ def unanswered(error: CloudError, lead: str, then: str) -> LocalError:
     if isinstance(error, CloudDown) and error.status is not None:
         type_ = "cloud_unavailable"
         why = f"Comfy Cloud answers that it is unavailable ({error.status}); wait a moment"
-    wait = retry_header(error.retry_after or _WAIT)
-    return LocalError(503, type_, f"{lead}: {why}, then {then}.", headers=wait)
+    return LocalError(
+        type_,
+        f"{lead}: {why}, then {then}.",
+        kind="unavailable",
+        retry_after=error.retry_after or _WAIT,
+    )
 
 
 def _said(body: object) -> str:

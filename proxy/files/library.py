@@ -24,7 +24,7 @@ from proxy.files.transfer import (
 )
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord
-from proxy.translate.errors import LocalError, from_cloud, retry_header
+from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.names import kind
 
 _log = structlog.get_logger(__name__)
@@ -182,15 +182,15 @@ def unavailable(filename: str, error: Exception | None) -> LocalError:
         return unanswered(error, f"{filename} is not here yet", "ask again")
     if isinstance(error, ContentWrongError | ContentBrokenError):
         return LocalError(
-            502,
             "content_damaged",
             f"Comfy Cloud does not deliver {filename} whole; ask again in a moment.",
+            kind="bad_answer",
         )
     return LocalError(
-        503,
         "cache_unwritable",
         f"{filename} cannot be fetched because the proxy cannot write to its cache; free or "
         "repair its disk.",
+        kind="unavailable",
     )
 
 
@@ -198,15 +198,17 @@ def _refused(filename: str, error: CloudRefused) -> LocalError:
     """The cloud or its storage does not hand a content out; 400 would blame the client."""
     if error.status == 404:
         return LocalError(
-            404, "file_not_found", f"Comfy Cloud has the content of {filename} no longer."
+            "file_not_found",
+            f"Comfy Cloud has the content of {filename} no longer.",
+            kind="not_found",
         )
     said = from_cloud(error.status, error.body, error.retry_after)
     passing = error.status in PASSING_STATUSES
     return LocalError(
-        502 if said.status == 400 else said.status,
         said.type,
         f"Comfy Cloud does not hand out {filename}: {said.message}",
-        headers=said.headers or (retry_header(10.0) if passing else {}),
+        kind="bad_answer" if said.kind == "invalid" else said.kind,
+        retry_after=10.0 if said.retry_after is None and passing else said.retry_after,
     )
 
 

@@ -94,7 +94,6 @@ class Naming:
     async def _place_of(self, filename: str) -> Place:
         if self._type not in names.TYPES:
             raise LocalError(
-                400,
                 "invalid_type",
                 f"There is no folder of the type {self._type!r}; use input, output or temp.",
             )
@@ -124,4 +123,4 @@ class Naming:
 
 def _invalid(filename: str, reason: str) -> LocalError:
     shown = filename.encode("utf-8", "replace").decode()[:100]
-    return LocalError(400, "invalid_filename", f"{shown!r} cannot be stored: {reason}.")
+    return LocalError("invalid_filename", f"{shown!r} cannot be stored: {reason}.")

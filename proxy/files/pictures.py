@@ -110,7 +110,6 @@ def unreadable(filename: str, error: NotAPictureError) -> LocalError:
     """The answer to a request that needs a picture and got another thing, or too large a one."""
     if isinstance(error, TooManyPixelsError):
         return LocalError(
-            400,
             "image_too_large",
             f"{filename} has more than {MAX_PIXELS} pixels, which is the most that the proxy "
             "unpacks; use a smaller picture, or ask for the file as it is, without preview and "
@@ -118,7 +117,7 @@ def unreadable(filename: str, error: NotAPictureError) -> LocalError:
             extra_info={"max_pixels": MAX_PIXELS},
         )
     return LocalError(
-        400, "invalid_image", f"{filename} cannot be used as a picture: {error}; send a whole one."
+        "invalid_image", f"{filename} cannot be used as a picture: {error}; send a whole one."
     )
 
 
@@ -199,7 +198,7 @@ def conversion(preview: str | None, channel: str | None) -> Conversion | None:
     quality = _quality(parts[-1])
     if format_ == "webp" and quality > 100:
         raise LocalError(
-            400, "invalid_preview", "The quality of a WebP preview is at most 100: preview=webp;90."
+            "invalid_preview", "The quality of a WebP preview is at most 100: preview=webp;90."
         )
     return Conversion(format_, "rgb" if channel == "rgb" else "", min(quality, 100))
 
@@ -211,7 +210,7 @@ def _quality(text: str) -> int:
         return int(text)
     except ValueError:
         raise LocalError(
-            400, "invalid_preview", "The quality of a preview is a number: preview=webp;90."
+            "invalid_preview", "The quality of a preview is a number: preview=webp;90."
         ) from None
 
 
@@ -249,7 +248,6 @@ def original_place(original: Mapping[str, Any]) -> Place | None:
     filename, subfolder = original.get("filename"), original.get("subfolder", "")
     if not isinstance(filename, str) or not isinstance(subfolder, str):
         raise LocalError(
-            400,
             "invalid_original_ref",
             'original_ref needs a filename: {"filename": "cat.png", "subfolder": "", '
             '"type": "input"}.',

@@ -236,9 +236,9 @@ class Moving:
                 path = await stack.enter_async_context(self._library.whole(record))
             except LocalError as error:
                 raise LocalError(
-                    424,
                     "input_unavailable",
                     f"The job needs a file that cannot be had: {error.message}",
+                    kind="dependency_failed",
                 ) from error
             yield path
 
@@ -292,20 +292,20 @@ def _not_sent(filename: str, error: CloudError) -> LocalError:
 
 def _no_account(filename: str) -> LocalError:
     return LocalError(
-        403,
         "no_account",
         f"{filename} cannot be sent: you may use none of the proxy's Comfy Cloud accounts; ask "
         "whoever runs the proxy.",
+        kind="forbidden",
     )
 
 
 def _too_long(filename: str) -> LocalError:
     """The refusal of a file beyond the cloud's limit in bytes."""
     return LocalError(
-        413,
         "upload_too_large",
         f"{filename} has more than 50 MB, which is the most that Comfy Cloud takes; upload a "
         "smaller file.",
+        kind="too_large",
         extra_info={"max_bytes": MAX_BYTES},
     )
 
@@ -313,16 +313,15 @@ def _too_long(filename: str) -> LocalError:
 def _unwritable(error: OSError) -> LocalError:
     _log.error("cache_write_failed", reason=str(error))
     return LocalError(
-        503,
         "cache_unwritable",
         "The proxy cannot write to its cache, so it takes no upload; free or repair its disk, "
         "then upload again.",
+        kind="unavailable",
     )
 
 
 def _too_large(filename: str, size: str) -> LocalError:
     return LocalError(
-        400,
         "image_too_large",
         f"{filename} has {size}; Comfy Cloud takes pictures of at most {MAX_EDGE} pixels along an "
         f"edge and {MAX_PIXELS} pixels in all. Make it smaller and upload it again.",
@@ -334,12 +333,11 @@ def _refused(filename: str, error: CloudRefused) -> LocalError:
     said = from_cloud(error.status, error.body, error.retry_after)
     if error.status not in _REFUSALS:
         return said
-    status = 413 if error.status == 413 else 400
     media = {"audio": "audio", "video": "videos"}.get(kind(filename))
     advice = f" It may not take {media} as uploads." if media else ""
     return LocalError(
-        status,
         "upload_refused",
         f"Comfy Cloud does not take {filename}: {said.message.rstrip('. ')}.{advice}",
+        kind=said.kind,
         extra_info=said.extra_info,
     )

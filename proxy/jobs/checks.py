@@ -88,7 +88,6 @@ class Checks:
             node_errors = foreign_files(request.graph, owned)
             if node_errors:
                 raise LocalError(
-                    400,
                     "prompt_outputs_failed_validation",
                     "Prompt outputs failed validation",
                     node_errors=node_errors,
@@ -125,7 +124,6 @@ class Checks:
 def _refusal(found: Validation) -> LocalError:
     error = found.error or {}
     return LocalError(
-        400,
         error["type"],
         error["message"],
         details=error["details"],

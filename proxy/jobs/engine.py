@@ -53,7 +53,7 @@ from proxy.members.member import Member
 from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
-from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, retry_header
+from proxy.translate.errors import LocalError, fill_node_errors, from_cloud
 from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)
@@ -250,17 +250,16 @@ class Engine:
         try:
             if key in self.jobs:
                 raise LocalError(
-                    400,
                     "invalid_prompt_id",
                     "A job with this prompt_id is in the queue already; choose another one.",
                     details=job.prompt_id,
                 )
             if not self.scheduler.has_account(job.member):
                 raise LocalError(
-                    403,
                     "no_account",
                     "No Comfy Cloud account takes jobs of this member; ask who runs the proxy to "
                     "add the member to an account.",
+                    kind="forbidden",
                 )
             self.jobs[key] = job
             node_errors = await self._place(job, found)
@@ -332,7 +331,7 @@ class Engine:
             refusal.details = await self.files.reveal(job.member, refusal.details)
             raise refusal from error
         except LocalError as error:
-            if elsewhere and error.status >= 500:
+            if elsewhere and error.is_passing:
                 self._note_refusal(job, SubmissionError(error, "unreachable"))
                 raise _ElsewhereError from error
             await self._drop(job)
@@ -433,10 +432,9 @@ class Engine:
             self._note_refusal(job, error)
             await self._not_taken(job, None if error.fault else error.refusal)
         except LocalError as error:
-            passing = error.status >= 500 or error.status == 429
-            if passing:
+            if error.is_passing:
                 self._note_refusal(job, SubmissionError(error, "unreachable"))
-            await self._not_taken(job, None if passing else error)
+            await self._not_taken(job, None if error.is_passing else error)
         except Exception as error:
             if isinstance(error, StorageError):
                 log.error("send_save_failed", error=str(error))
@@ -680,10 +678,10 @@ class Engine:
             for job in jobs:
                 self.scheduler.queue.add(job)
             raise LocalError(
-                503,
                 "store_unavailable",
                 "The proxy cannot write to its data folder, so the jobs stay in the queue; "
                 "free or repair the disk, then try again.",
+                kind="unavailable",
             ) from error
         finally:
             self.pump()
@@ -710,11 +708,11 @@ class Engine:
             raise from_cloud(error.status, error.body, error.retry_after) from error
         except CloudError as error:
             raise LocalError(
-                503,
                 "cloud_unreachable",
                 "Comfy Cloud could not be told to cancel the job, which goes on; try again.",
+                kind="unavailable",
                 details=job.prompt_id,
-                headers=retry_header(error.retry_after or 10.0),
+                retry_after=error.retry_after or 10.0,
             ) from error
         live = self.jobs.get(job.key) is job
         if not cancelled or job.started_at is not None or not live:
@@ -839,17 +837,17 @@ def _as_failure(refusal: LocalError) -> dict[str, Any]:
 
 def _lost_account(name: str) -> LocalError:
     return LocalError(
-        410,
         "JobLost",
         f"The Comfy Cloud account {name} of this job is not in the settings any more, and no other "
         "account has the job; its outputs can be found on the cloud with that account.",
+        kind="not_found",
     )
 
 
 def _store_unavailable() -> LocalError:
     return LocalError(
-        503,
         "store_unavailable",
         "The proxy cannot write to its data folder, so it takes no job; free or repair "
         "the disk, then submit again.",
+        kind="unavailable",
     )

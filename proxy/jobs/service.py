@@ -236,7 +236,6 @@ class JobService:
         key = JobKey(member, prompt_id)
         if key in self._reserved or prompt_id in self._live[member].jobs:
             raise LocalError(
-                400,
                 "invalid_prompt_id",
                 "A job with this prompt_id is in the queue already; choose another one.",
                 details=prompt_id,

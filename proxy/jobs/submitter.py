@@ -52,11 +52,11 @@ class UnansweredError(LocalError):
 
     def __init__(self) -> None:
         super().__init__(
-            503,
             "submission_unanswered",
             "Comfy Cloud did not confirm the job, and it is not known yet whether the job "
             "arrived. It is listed in the queue until that is known; if it leaves the queue "
             "without an entry in the history, submit it again.",
+            kind="unavailable",
         )
 
 
@@ -267,8 +267,8 @@ def _refused(error: CloudRefused) -> SubmissionError:
 
 def _unreadable() -> LocalError:
     return LocalError(
-        502,
         "cloud_answer_unreadable",
         "Comfy Cloud gave an answer that is not of its API; try again, and check the setting "
         "`base_url` if this goes on.",
+        kind="bad_answer",
     )

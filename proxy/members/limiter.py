@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from proxy.members.member import Limits
 from proxy.members.usage import Job, Usage, end_of_day
-from proxy.translate.errors import LocalError, retry_header
+from proxy.translate.errors import LocalError
 
 #: The `type` of every refusal for a limit; its `details` name the limit.
 LIMIT_REACHED = "limit_reached"
@@ -200,10 +200,10 @@ class Limiter:
         kept = stored + self._storing[member]
         if limit is not None and more and kept + more > limit:
             raise LocalError(
-                413,
                 LIMIT_REACHED,
                 f"This and the {kept:,} bytes that you have stored are more than the {limit:,} "
                 "bytes that you may; delete saved files, or ask an admin of this server for more.",
+                kind="too_large",
                 details="stored_bytes",
                 extra_info={"limit": "stored_bytes", "value": limit},
             )
@@ -235,12 +235,12 @@ def _refusal(
     if ends_at is not None:
         info["ends_at"] = ends_at
     return LocalError(
-        429,
         LIMIT_REACHED,
         sentence,
+        kind="rate_limited",
         details=limit,
         extra_info=info,
-        headers=retry_header(math.ceil(wait)),
+        retry_after=math.ceil(wait),
     )
 
 

@@ -80,10 +80,10 @@ def check_classes(member: Member, graph: Mapping[str, Any], known_class: KnownCl
         return
     node_id, (class_type, limit) = next(iter(denied.items()))
     raise LocalError(
-        403,
         "node_not_allowed",
         f"The member {member.name} may not use the node {class_type} ({limit}); remove it from the "
         "workflow, or ask an admin of this server to allow it.",
+        kind="forbidden",
         details=f"Node ID '#{node_id}'",
         extra_info={"node_id": node_id, "class_type": class_type, "limit": limit},
         node_errors={one: _node_error(*about) for one, about in denied.items()},
@@ -108,11 +108,11 @@ def _denied_by(class_type: str, limits: Limits, known_class: KnownClass) -> str 
     info = known_class(class_type)
     if info is None:
         raise LocalError(
-            503,
             "catalogue_unavailable",
             f"The proxy cannot tell yet whether {class_type} is a partner node, which you may not "
             "use; try again in a moment.",
-            headers={"Retry-After": "5"},
+            kind="unavailable",
+            retry_after=5,
         )
     return "deny_partner_nodes" if info.get("api_node") else None
 

@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+#: What is wrong, for whoever must act on it: the caller's request (the first eight), the pace of
+#: the caller, or something behind the proxy or in it.
+Kind = Literal[
+    "invalid",
+    "unauthenticated",
+    "forbidden",
+    "not_found",
+    "timed_out",
+    "conflict",
+    "too_large",
+    "unsupported",
+    "dependency_failed",
+    "rate_limited",
+    "internal",
+    "bad_answer",
+    "unavailable",
+]
 
 
 class LocalError(Exception):
-    """A refusal to a client: an HTTP status and the body of ComfyUI's prompt errors.
+    """A refusal in the words of ComfyUI's prompt errors.
 
-    `headers` are sent with the answer (for example `Retry-After`).
+    `kind` decides the HTTP status (`proxy.api.answers`), `retry_after` is in how many seconds it
+    is worth asking again, `None` if nobody knows.
     """
 
     def __init__(
         self,
-        status: int,
-        type_: str,
+        type: str,  # noqa: A002 (ComfyUI's name of the field)
         message: str,
         *,
+        kind: Kind = "invalid",
         details: str = "",
         extra_info: Mapping[str, Any] | None = None,
         node_errors: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
-        self.status = status
-        self.type = type_
+        self.type = type
         self.message = message
+        self.kind = kind
         self.details = details
         self.extra_info = dict(extra_info or {})
         self.node_errors = dict(node_errors or {})
-        self.headers = dict(headers or {})
+        self.retry_after = retry_after
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether the fault is not in the request, so that the same one may succeed later."""
+        return self.kind in _PASSING
+
+    def fields(self) -> dict[str, Any]:
+        """The arguments that make an equal error, all of them JSON."""
+        return dict(vars(self))
 
     def body(self) -> dict[str, Any]:
         """`{"error": {type, message, details, extra_info}, "node_errors": {}}`."""
@@ -43,6 +71,9 @@ class LocalError(Exception):
             },
             "node_errors": self.node_errors,
         }
+
+
+_PASSING = frozenset({"rate_limited", "internal", "bad_answer", "unavailable"})
 
 
 #: What a refusal of `POST /api/prompt` means for the person, by the cloud's `error.type`, and one
@@ -93,9 +124,6 @@ _NOT_NOW = frozenset(
     {"QUEUE_LIMIT", "FREE_TIER_UNAVAILABLE", "BILLING_UNAVAILABLE", "PLATFORM_REFUSED"}
 )
 
-#: The proxy's credential is at fault, never the client's: a local client has none to correct.
-_AS_STATUS = {401: 503, 413: 413}
-
 #: Seconds after which it is worth asking a busy cloud again, where it does not say.
 _BUSY_WAIT = 10.0
 
@@ -104,10 +132,10 @@ def from_cloud(status: int, body: object, retry_after: float | None = None) -> L
     """A refusal of the cloud in ComfyUI's form.
 
     Reads `{"error": {…}, "node_errors": {…}}`, `{"code", "message"}` and plain text; fills what
-    node errors lack. A 4xx becomes 400, but 401 becomes 503 since the client has no credential
-    to correct; 413 stays; every 5xx becomes 503. So does a 429 that passes by itself, with a
-    `Retry-After`: a local ComfyUI never says 429, and it is the account that has asked too often,
-    not this client. `retry_after` is in seconds.
+    node errors lack. A 4xx is the request's fault, but a 401 the proxy's, since the client has no
+    credential to correct; every 5xx makes the cloud unavailable. So does a 429 that passes by
+    itself: a local ComfyUI never says 429, and it is the account that has asked too often, not this
+    client. `retry_after` is in seconds.
     """
     error, node_errors = _read(body)
     type_ = str(error.get("type") or error.get("code") or f"cloud_{status}")
@@ -119,20 +147,20 @@ def from_cloud(status: int, body: object, retry_after: float | None = None) -> L
     busy = is_retryable(status, body)
     if busy and retry_after is None:
         retry_after = _BUSY_WAIT
+    kind: Kind = "invalid"
+    if busy or status == 401 or status >= 500:
+        kind = "unavailable"
+    elif status == 413:
+        kind = "too_large"
     return LocalError(
-        503 if busy else _AS_STATUS.get(status, 400 if status < 500 else 503),
         type_,
         message,
+        kind=kind,
         details=str(error.get("details") or ""),
         extra_info=extra_info if isinstance(extra_info, dict) else _more(error),
         node_errors=node_errors,
-        headers=retry_header(retry_after),
+        retry_after=retry_after,
     )
-
-
-def retry_header(seconds: float | None) -> dict[str, str]:
-    """`Retry-After` in whole seconds, at least 1; nothing where nobody knows."""
-    return {} if seconds is None else {"Retry-After": str(max(1, round(seconds)))}
 
 
 def is_retryable(status: int, body: object) -> bool:

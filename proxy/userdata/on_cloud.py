@@ -12,7 +12,7 @@ from typing import Any
 from proxy.cloud.client import UserDataCalls
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.translate.as_cloud import UserFile
-from proxy.translate.errors import LocalError, from_cloud, retry_header
+from proxy.translate.errors import LocalError, from_cloud
 from proxy.userdata.base import (
     BadNameError,
     Entry,
@@ -37,10 +37,10 @@ class UserDataOnCloud:
     def _calls(self) -> UserDataCalls:
         if self._shared():
             raise LocalError(
-                403,
                 "user_data_of_one",
                 "User data is kept in the Comfy Cloud account, which is for one person, and there "
                 "are members: start the proxy with userdata = disk.",
+                kind="forbidden",
             )
         return self._account
 
@@ -128,11 +128,11 @@ def _told() -> Iterator[None]:
         raise from_cloud(error.status, error.body, error.retry_after) from error
     except CloudError as error:
         raise LocalError(
-            503,
             "user_data_unavailable",
             "Comfy Cloud did not answer about the account's user data; try again in a moment.",
+            kind="unavailable",
             details=str(error),
-            headers=retry_header(error.retry_after),
+            retry_after=error.retry_after,
         ) from error
 
 

@@ -6,13 +6,15 @@ import gzip
 import io
 import json
 import zlib
-from typing import Any
+from typing import Any, get_args
 
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from proxy.api import answers
 from proxy.api.answers import LEAST, coding
+from proxy.translate.errors import Kind, LocalError
 
 
 @pytest.mark.parametrize(
@@ -132,3 +134,8 @@ async def test_without_the_setting_nothing_is_packed(client: Client) -> None:
     answer = await client.get(STATS, headers={"Accept-Encoding": "gzip"})
     assert "Content-Encoding" not in answer.headers
     assert "Vary" not in answer.headers
+
+
+def test_every_kind_of_error_has_a_status() -> None:
+    statuses = [answers.status_of(LocalError("x", "y", kind=kind)) for kind in get_args(Kind)]
+    assert statuses == [400, 401, 403, 404, 408, 409, 413, 415, 424, 429, 500, 502, 503]

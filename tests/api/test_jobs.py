@@ -24,7 +24,7 @@ def accept(**body: Any) -> JobRequest:
 def refusal(body: object) -> LocalError:
     with pytest.raises(LocalError) as caught:
         parse_prompt(body)
-    assert caught.value.status == 400
+    assert caught.value.kind == "invalid"
     return caught.value
 
 
@@ -184,7 +184,7 @@ async def test_the_job_is_released_when_its_answer_is_out(
 
 
 async def test_a_refused_job_is_not_released(client: Client, room_of_jobs: Any) -> None:
-    room_of_jobs.refusal = LocalError(400, "prompt_no_outputs", "Prompt has no outputs")
+    room_of_jobs.refusal = LocalError("prompt_no_outputs", "Prompt has no outputs")
     response = await client.post("/prompt", json={"prompt": GRAPH})
     assert (response.status, len(room_of_jobs.asked)) == (400, 1)
 

@@ -203,7 +203,7 @@ async def test_a_gzip_bomb_is_413(serve: Any) -> None:
 
 async def test_a_refusal_of_a_lower_room_is_passed_on(client: Client, room_of_jobs: Any) -> None:
     room_of_jobs.refusal = LocalError(
-        503, "QUEUE_LIMIT", "The queue is full.", headers={"Retry-After": "7"}
+        "QUEUE_LIMIT", "The queue is full.", kind="unavailable", retry_after=7
     )
     response = await client.post("/prompt", json=GRAPH)
     assert (response.status, response.headers["Retry-After"]) == (503, "7")

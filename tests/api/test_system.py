@@ -177,7 +177,7 @@ async def test_the_members_files_go_into_the_catalogue(
 
 
 async def test_a_catalogue_that_is_not_to_be_had_is_503(client: Client, room_of_nodes: Any) -> None:
-    room_of_nodes.refusal = LocalError(503, "catalogue_unavailable", "Try again.")
+    room_of_nodes.refusal = LocalError("catalogue_unavailable", "Try again.", kind="unavailable")
     response = await client.get("/object_info")
     assert (response.status, (await response.json())["error"]["message"]) == (503, "Try again.")
 

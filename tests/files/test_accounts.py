@@ -120,7 +120,7 @@ async def test_what_no_account_takes_is_told_in_the_words_of_the_first(
     clouds["two"].refuse = CloudUnreachable("x")
     with pytest.raises(LocalError, match="API key") as refusal:
         await upload(files, RED)
-    assert refusal.value.status == 503
+    assert refusal.value.kind == "unavailable"
 
 
 async def test_bytes_that_one_account_refuses_are_not_offered_to_the_next(
@@ -143,7 +143,7 @@ async def test_a_member_uploads_to_the_accounts_that_are_theirs(
     assert clouds["one"].sent == ["cat.png"]
     with pytest.raises(LocalError, match="you may use none") as refusal:
         await upload(files, RED, member="cid")
-    assert refusal.value.status == 403
+    assert refusal.value.kind == "forbidden"
 
 
 async def test_an_output_is_fetched_from_the_account_that_made_it(
@@ -199,7 +199,7 @@ async def test_an_output_that_cannot_be_fetched_stops_the_job_in_words(
     clouds["one"].contents.clear()
     with pytest.raises(LocalError, match=record.filename) as refusal:
         await loaded(files, f"{record.filename} [output]", "two")
-    assert refusal.value.status == 424
+    assert refusal.value.kind == "dependency_failed"
     assert clouds["two"].sent == []
 
 
@@ -210,7 +210,7 @@ async def test_an_account_that_takes_no_file_is_to_blame_itself(
     clouds["two"].refuse = CloudUnreachable("x")
     with pytest.raises(LocalError) as refusal:
         await loaded(files, "cat.png", "two")
-    assert refusal.value.status == 503
+    assert refusal.value.kind == "unavailable"
 
 
 async def test_an_upload_that_its_account_hands_out_no_more_comes_from_the_other(

@@ -36,7 +36,7 @@ def test_a_picture_with_too_many_pixels_is_refused_by_its_header(tmp_path: Path)
     with pytest.raises(TooManyPixelsError) as refused:
         convert_picture(path, wanted)
     answer = unreadable("a.png", refused.value)
-    assert (answer.status, answer.type) == (400, "image_too_large")
+    assert (answer.kind, answer.type) == ("invalid", "image_too_large")
     assert answer.extra_info == {"max_pixels": MAX_PIXELS}
 
 

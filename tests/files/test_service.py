@@ -15,6 +15,7 @@ from files.helpers import MemoryCloud, body, bytes_of, pixels, png
 from PIL import Image, PngImagePlugin
 from yarl import URL
 
+from proxy.api import answers
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files import uploads
@@ -148,7 +149,7 @@ async def test_names_that_cannot_be_are_refused(
     await upload(files, RED, subfolder="sub")
     with pytest.raises(LocalError) as refusal:
         await upload(files, BLUE, filename, **options)
-    assert refusal.value.status == 400
+    assert refusal.value.kind == "invalid"
     assert len(cloud.sent) == 1
     assert len(await files.listing("local", "input")) == 2
 
@@ -203,7 +204,7 @@ async def test_pictures_beyond_the_clouds_limits_are_refused_with_the_limit(
 ) -> None:
     with pytest.raises(LocalError, match="16384 pixels along an edge and 67108864") as refusal:
         await upload(files, picture_of(*size))
-    assert refusal.value.status == 400
+    assert refusal.value.kind == "invalid"
     assert refusal.value.message.startswith(f"cat.png has {told}; ")
     assert cloud.sent == []
 
@@ -226,7 +227,7 @@ async def test_a_file_beyond_the_limit_is_refused_while_it_comes(
 
     with pytest.raises(LocalError, match="50 MB") as refusal:
         await files.upload("local", endless(), filename="a.mp4")
-    assert refusal.value.status == 413
+    assert refusal.value.kind == "too_large"
     assert sent <= uploads.MAX_BYTES + (2 << 20)
     assert cloud.sent == []
     assert list((tmp_path / "cache" / "partial").iterdir()) == []
@@ -280,7 +281,7 @@ async def test_what_the_cloud_does_not_take_is_said(
     cloud.refuse = error
     with pytest.raises(LocalError, match=words) as refusal:
         await upload(files, RED, filename)
-    assert refusal.value.status == status
+    assert answers.status_of(refusal.value) == status
     assert await files.listing("local", "input") == []
     cloud.refuse = None
     assert await upload(files, RED, filename) == filename
@@ -302,7 +303,7 @@ async def test_a_full_disk_is_said_to_the_uploader(files: Files, tmp_path: Path)
     (tmp_path / "cache" / "partial").rmdir()
     with pytest.raises(LocalError, match="cannot write to its cache") as refusal:
         await upload(files, RED)
-    assert refusal.value.status == 503
+    assert refusal.value.kind == "unavailable"
 
 
 async def test_an_evicted_upload_comes_back_from_the_cloud(
@@ -421,7 +422,7 @@ async def test_a_decompression_bomb_is_not_unpacked(files: Files, cloud: MemoryC
     assert record is not None
     with pytest.raises(LocalError, match="more than 67108864 pix") as refusal:
         await files.convert(record, preview="webp", channel=None)
-    assert (refusal.value.status, refusal.value.type) == (400, "image_too_large")
+    assert (refusal.value.kind, refusal.value.type) == ("invalid", "image_too_large")
 
 
 async def mask(files: Files, data: bytes, name: str = "mask.png", **options: Any) -> str:
@@ -467,7 +468,7 @@ async def test_a_mask_needs_a_format_with_alpha(files: Files, name: str) -> None
     await upload(files, RED)
     with pytest.raises(LocalError) as refusal:
         await mask(files, ALPHA, name)
-    assert refusal.value.status == 400
+    assert refusal.value.kind == "invalid"
     assert await files.listing("local", "input") == ["cat.png"]
 
 
@@ -475,7 +476,7 @@ async def test_a_mask_needs_a_format_with_alpha(files: Files, name: str) -> None
 async def test_an_original_without_a_name_is_refused(files: Files, original: Any) -> None:
     with pytest.raises(LocalError, match="original_ref") as refusal:
         await mask(files, ALPHA, original=original)
-    assert refusal.value.status == 400
+    assert refusal.value.kind == "invalid"
 
 
 async def test_a_mask_that_lies_there_already_is_not_composed(

@@ -206,7 +206,7 @@ async def test_contents_that_stay_wrong_are_an_error_and_not_cached(
     simulator.faults.add(HttpFault("GET storage", corrupt=True), times=None)
     with pytest.raises(LocalError, match=r"does not deliver a.png whole") as refusal:
         await files.open(stored(simulator, SMALL))
-    assert refusal.value.status == 502
+    assert refusal.value.kind == "bad_answer"
     assert cached(tmp_path) == set()
     simulator.faults.clear()
     assert await bytes_of(files, stored(simulator, SMALL)) == SMALL
@@ -226,7 +226,7 @@ async def test_a_content_that_the_cloud_does_not_have_is_404(
     )
     with pytest.raises(LocalError, match=r"content of a.png") as refusal:
         await files.open(record)
-    assert refusal.value.status == 404
+    assert refusal.value.kind == "not_found"
 
 
 @pytest.mark.parametrize(("status", "asked"), [(403, 2), (404, 1), (410, 1)])
@@ -249,8 +249,8 @@ async def test_a_storage_that_is_overloaded_for_good_uses_up_one_patience(
         simulator.faults.add(HttpFault("GET storage", status=503), times=None)
         with pytest.raises(LocalError, match=r"does not hand out a\.png") as refusal:
             await (await open_files(client)).open(stored(simulator, BIG))
-        assert refusal.value.status == 503
-        assert refusal.value.headers == {"Retry-After": "10"}
+        assert refusal.value.kind == "unavailable"
+        assert refusal.value.retry_after == 10
         assert 1 < downloads(simulator) <= 11
     finally:
         await client.close()
@@ -340,4 +340,4 @@ async def test_a_cache_that_cannot_be_written_is_an_error_in_words(
     (tmp_path / "cache" / "partial").rmdir()
     with pytest.raises(LocalError, match="cannot write to its cache") as refusal:
         await files.open(stored(simulator, BIG))
-    assert refusal.value.status == 503
+    assert refusal.value.kind == "unavailable"

@@ -107,7 +107,7 @@ class Bench:
 
     def _permit(self, member: str, graph: Mapping[str, Any]) -> None:
         if any(node["class_type"] in self.denied for node in graph.values()):
-            raise LocalError(403, "node_not_allowed", "You may not use a node")
+            raise LocalError("node_not_allowed", "You may not use a node", kind="forbidden")
 
     def age(self, seconds: float) -> None:
         """Let time pass since the catalogue was fetched."""
@@ -131,7 +131,7 @@ async def test_a_good_graph_passes(bench: Bench) -> None:
 
 async def test_a_refusal_has_comfyuis_form(bench: Bench) -> None:
     error = await bench.refusal({"1": {"class_type": "SaveImage", "inputs": {}}})
-    assert error.status == 400
+    assert error.kind == "invalid"
     body = error.body()
     assert body["error"] == {
         "type": "prompt_outputs_failed_validation",
@@ -223,9 +223,9 @@ async def test_nothing_is_validated_where_that_is_not_wished(bench: Bench) -> No
 
 async def test_what_a_member_may_not_use_is_refused_also_then(bench: Bench) -> None:
     bench.denied = {"SaveImage"}
-    assert (await bench.refusal(graphs.plain())).status == 403
+    assert (await bench.refusal(graphs.plain())).kind == "forbidden"
     bench.validates = False
-    assert (await bench.refusal(graphs.plain())).status == 403
+    assert (await bench.refusal(graphs.plain())).kind == "forbidden"
 
 
 async def test_a_great_graph_is_checked_and_a_giant_one_is_the_clouds(bench: Bench) -> None:

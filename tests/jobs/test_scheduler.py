@@ -87,7 +87,7 @@ def test_why_nothing_of_a_member_may_go(member: Member, reason: str | None) -> N
 def test_an_account_that_takes_no_jobs_is_why_they_wait() -> None:
     account = Account("one", None, "", slots=Slots(1))  # type: ignore[arg-type]
     jobs = scheduler(account)
-    refusal = LocalError(402, "no_credits", "There are no credits.")
+    refusal = LocalError("no_credits", "There are no credits.")
     account.health.failed("no_credits", 100.0, refusal=refusal)
     waiting = job("a")
     jobs.queue.add(waiting)

@@ -40,7 +40,7 @@ def test_what_no_limit_names_is_allowed(limits: Limits) -> None:
 
 def test_a_refusal_names_the_member_the_node_and_the_limit() -> None:
     error = refusal(Limits(denied_classes=("Save*",)))
-    assert error.status == 403
+    assert error.kind == "forbidden"
     assert error.body() == {
         "error": {
             "type": "node_not_allowed",
@@ -73,24 +73,24 @@ def test_a_refusal_names_the_member_the_node_and_the_limit() -> None:
 
 def test_partner_nodes_are_known_by_the_catalogue() -> None:
     error = refusal(Limits(deny_partner_nodes=True))
-    assert error.status == 403
+    assert error.kind == "forbidden"
     assert list(error.node_errors) == ["1"]
     assert error.extra_info["limit"] == "deny_partner_nodes"
 
 
 def test_partner_nodes_do_not_slip_through_before_the_catalogue_is_there() -> None:
     error = refusal(Limits(deny_partner_nodes=True), classes={})
-    assert error.status == 503
-    assert error.headers["Retry-After"]
+    assert error.kind == "unavailable"
+    assert error.retry_after
 
 
 def test_a_name_with_brackets_is_its_own_pattern() -> None:
     graph = {"1": {"class_type": "Load [pack]", "inputs": {}}}
-    assert refusal(Limits(denied_classes=("Load [pack]",)), graph).status == 403
+    assert refusal(Limits(denied_classes=("Load [pack]",)), graph).kind == "forbidden"
 
 
 def test_names_are_denied_without_a_catalogue() -> None:
-    assert refusal(Limits(denied_classes=("SaveImage",)), classes={}).status == 403
+    assert refusal(Limits(denied_classes=("SaveImage",)), classes={}).kind == "forbidden"
 
 
 @given(

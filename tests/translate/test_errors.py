@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from proxy.api import answers
 from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, is_retryable
 
 
@@ -13,7 +15,7 @@ def test_a_refusal_in_comfyuis_form_is_completed() -> None:
         "node_errors": {"3": {"errors": [{"type": "value_not_in_list", "message": "no"}]}},
     }
     refusal = from_cloud(400, body)
-    assert refusal.status == 400
+    assert refusal.kind == "invalid"
     assert refusal.body() == {
         "error": {
             "type": "prompt_outputs_failed_validation",
@@ -60,7 +62,7 @@ def test_code_and_message_become_an_error() -> None:
 )
 def test_a_refusal_names_the_way_out(status: int, type_: str, local: int, says: str) -> None:
     refusal = from_cloud(status, {"error": {"type": type_, "message": "No."}})
-    assert refusal.status == local
+    assert answers.status_of(refusal) == local
     assert refusal.type == type_
     assert says in refusal.message
 
@@ -68,7 +70,8 @@ def test_a_refusal_names_the_way_out(status: int, type_: str, local: int, says: 
 @pytest.mark.parametrize(("asked", "told"), [(None, "10"), (3.0, "3")])
 def test_a_busy_cloud_says_when_to_ask_again(asked: float | None, told: str) -> None:
     refusal = from_cloud(429, {"error": {"type": "QUEUE_LIMIT"}}, asked)
-    assert (refusal.status, refusal.headers) == (503, {"Retry-After": told})
+    assert refusal.kind == "unavailable"
+    assert answers.headers_of(refusal) == {"Retry-After": told}
 
 
 def test_what_the_cloud_adds_is_passed_on() -> None:
@@ -81,7 +84,7 @@ def test_an_html_page_is_not_shown() -> None:
 
 
 def test_retry_after_is_passed_on_in_whole_seconds() -> None:
-    assert from_cloud(429, {}, 0.2).headers == {"Retry-After": "1"}
+    assert answers.headers_of(from_cloud(429, {}, 0.2)) == {"Retry-After": "1"}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,7 @@ def test_node_errors_that_are_none_are_empty() -> None:
 
 
 def test_the_body_is_comfyuis() -> None:
-    assert LocalError(400, "no_prompt", "No prompt provided").body() == {
+    assert LocalError("no_prompt", "No prompt provided").body() == {
         "error": {
             "type": "no_prompt",
             "message": "No prompt provided",
@@ -123,3 +126,11 @@ def test_the_body_is_comfyuis() -> None:
         },
         "node_errors": {},
     }
+
+
+def test_an_error_is_made_again_from_its_fields() -> None:
+    refusal = from_cloud(429, {"error": {"type": "QUEUE_LIMIT", "details": "5 jobs", "more": [1]}})
+    fields = msgspec.msgpack.decode(msgspec.msgpack.encode(refusal.fields()))
+    again = LocalError(**fields)
+    assert (again.fields(), again.body()) == (refusal.fields(), refusal.body())
+    assert (again.kind, again.retry_after, str(again)) == ("unavailable", 10.0, str(refusal))

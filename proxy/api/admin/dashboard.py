@@ -267,7 +267,7 @@ async def cancel(request: web.Request) -> web.Response:
             pass
         case _:
             raise LocalError(
-                400, "invalid_body", 'The body must be {"member": NAME, "id": JOB}, both strings.'
+                "invalid_body", 'The body must be {"member": NAME, "id": JOB}, both strings.'
             )
     if member != member_of(request):
         require_admin(request)
@@ -292,7 +292,7 @@ async def _state(request: web.Request) -> dict[str, Any]:
 def _dashboard(request: web.Request) -> Dashboard:
     dashboard = of(request).dashboard
     if dashboard is None:
-        raise LocalError(404, "no_dashboard", "This server has no dashboard.")
+        raise LocalError("no_dashboard", "This server has no dashboard.", kind="not_found")
     return dashboard
 
 

@@ -30,9 +30,9 @@ def require_admin(request: web.Request) -> None:
     """Raise `LocalError` (403) for a member who is no admin."""
     if not is_admin(request):
         raise LocalError(
-            403,
             "admins_only",
             "Only admins of this proxy may ask for this; ask one of them, or to become one.",
+            kind="forbidden",
         )
 
 
@@ -48,10 +48,10 @@ async def add_member(request: web.Request) -> web.Response:
     directory = _directory(request)
     if not directory.has_members:
         raise LocalError(
-            409,
             "no_members",
             "The first member would shut you out; add it by comfy-cloud-proxy member add NAME "
             "--role admin, and a token by comfy-cloud-proxy token new NAME.",
+            kind="conflict",
         )
     with _told():
         wanted = fields.checked(await _body(request), fields.NewMember)
@@ -124,9 +124,9 @@ def _spare_oneself(request: web.Request) -> None:
     """Raise `LocalError` (409) for an admin who would not be one any more."""
     if request.match_info["name"].lower() == member_of(request).lower():
         raise LocalError(
-            409,
             "own_access",
             "You would shut yourself out; let another admin do this, or the command line.",
+            kind="conflict",
         )
 
 
@@ -134,7 +134,9 @@ async def _body(request: web.Request) -> dict[str, Any]:
     """A JSON object. Pages of other sites cannot send its content type without asking first."""
     if request.content_type != "application/json":
         raise LocalError(
-            415, "not_json", "Send the body as JSON, with the content type application/json."
+            "not_json",
+            "Send the body as JSON, with the content type application/json.",
+            kind="unsupported",
         )
     return await bodies.read_object(request)
 
@@ -145,8 +147,8 @@ def _told() -> Iterator[None]:
     try:
         yield
     except (UnknownMemberError, UnknownTokenError) as error:
-        raise LocalError(404, "unknown", str(error)) from None
+        raise LocalError("unknown", str(error), kind="not_found") from None
     except NameTakenError as error:
-        raise LocalError(409, "name_taken", str(error)) from None
+        raise LocalError("name_taken", str(error), kind="conflict") from None
     except DirectoryError as error:
-        raise LocalError(400, "invalid", str(error)) from None
+        raise LocalError("invalid", str(error)) from None

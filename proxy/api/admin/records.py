@@ -65,9 +65,9 @@ async def get_audit(request: web.Request) -> web.Response:
         )
     except StorageError as error:
         raise LocalError(
-            503,
             "audit_unavailable",
             "The audit record cannot be read or written; free or repair the disk, then ask again.",
+            kind="unavailable",
             details=str(error),
         ) from error
     return answers.json(
@@ -79,9 +79,7 @@ def _whole_number(request: web.Request, name: str, default: int, most: int) -> i
     """A number of the query, from 0 to `most`. Raises `LocalError` (400)."""
     text = request.query.get(name, str(default))
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > most:
-        raise LocalError(
-            400, f"invalid_{name}", f"{name} must be a whole number from 0 to {most:,}."
-        )
+        raise LocalError(f"invalid_{name}", f"{name} must be a whole number from 0 to {most:,}.")
     return int(text)
 
 
@@ -91,9 +89,7 @@ def _day(request: web.Request, name: str, default: str) -> str:
     try:
         return date.fromisoformat(text).isoformat()
     except ValueError:
-        raise LocalError(
-            400, f"invalid_{name}", f"{name} must be a day such as 2026-01-31."
-        ) from None
+        raise LocalError(f"invalid_{name}", f"{name} must be a day such as 2026-01-31.") from None
 
 
 async def get_metrics(request: web.Request) -> web.Response:
