@@ -225,11 +225,13 @@ async def serve(
     accounts: Sequence[AccountAccess],
     ready: Callable[[str], None],
     stop: asyncio.Event,
+    tell: Callable[[Problems], None] | None = None,
 ) -> None:
     """Serve until `stop` is set. `ready` gets `http://HOST:PORT` when clients can connect.
 
-    SIGHUP lets the keys be read again. Raises `OSError` when the address cannot be listened on,
-    and `ConfigError` when the certificate cannot be used.
+    `tell` gets the problems once the cloud has answered; without it they are logged. SIGHUP lets
+    the keys be read again. Raises `OSError` when the address cannot be listened on, and
+    `ConfigError` when the certificate cannot be used.
     """
     certificate = _certificate(settings)
     context = certificate.context if certificate is not None else None
@@ -246,7 +248,9 @@ async def serve(
                 await _listen_for_admins(admin, *settings.admin_listen)
                 servers.append(admin)
             ready(await server.start(settings.host, settings.port, context=context))
-            telling = services.supervisor.spawn(_tell_problems(services), "tell problems")
+            telling = services.supervisor.spawn(
+                _tell_problems(services, tell or _log_problems), "tell problems"
+            )
             following.append(telling)
             if certificate is not None:
                 keep = services.supervisor.keep
@@ -261,8 +265,12 @@ async def serve(
             await asyncio.gather(*(one.stop() for one in servers))
 
 
-async def _tell_problems(services: Services) -> None:
-    """Log what keeps jobs from being taken, as `GET /readyz` tells it.
+#: What keeps jobs from being taken: the account (`""` for the only one and the store), a sentence.
+Problems = Sequence[tuple[str, str]]
+
+
+async def _tell_problems(services: Services, tell: Callable[[Problems], None]) -> None:
+    """Tell what keeps jobs from being taken, as `GET /readyz` does.
 
     The event sockets are left out: they open a little later, and say themselves if they cannot.
     """
@@ -270,9 +278,12 @@ async def _tell_problems(services: Services) -> None:
     accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
     found = {("", report.checks.get("store", "ok"))}
     found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
-    for name, problem in sorted(found):
-        if problem != "ok":
-            log.warning("readiness_failed", reason=problem, **({"account": name} if name else {}))
+    tell([(name, problem) for name, problem in sorted(found) if problem != "ok"])
+
+
+def _log_problems(problems: Problems) -> None:
+    for name, problem in problems:
+        log.warning("readiness_failed", reason=problem, **({"account": name} if name else {}))
 
 
 async def _listen_for_admins(server: Server, host: str, port: int) -> None:

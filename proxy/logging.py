@@ -174,8 +174,10 @@ def configure(
     log_format: Literal["console", "json"] = "console",
     log_level: Literal["debug", "info", "warning", "error"] = "info",
     stream: TextIO | None = None,
-) -> None:
+) -> logging.Handler:
     """Send all logs to `stream` (standard error), ours and the standard library's alike.
+
+    Returns what writes them.
 
     A terminal gets colors unless the variable `NO_COLOR` is set (https://no-color.org).
     """
@@ -204,6 +206,7 @@ def configure(
     quiet = logging.DEBUG if least == logging.DEBUG else logging.WARNING
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(max(quiet, logging.INFO))
+    return handler
 
 
 class _MembersLines(logging.Handler):

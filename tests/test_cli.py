@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from process import PATIENCE, child, command, serving
+from terminal import at_terminal
 
 from proxy import __version__
 from proxy.cli.commands import main, with_default_command
@@ -173,6 +175,53 @@ async def test_a_key_that_does_not_work_is_told_at_the_start(tmp_path: Path) -> 
     said = json.loads(line)
     assert said["level"] == "warning"
     assert said["reason"].startswith("Comfy Cloud does not take the API key: put one that works")
+
+
+async def test_a_person_sees_a_banner_before_the_logs(tmp_path: Path) -> None:
+    words = ("serve", "--simulate", "--port", "0", "--data-dir", str(tmp_path))
+    async with at_terminal(*words, environment={"NO_COLOR": "1"}) as terminal:
+        said = await terminal.shows("Press Ctrl-C to stop.")
+        assert said.startswith(f"comfy-cloud-proxy {__version__}\n")
+        (url,) = re.findall(r"ComfyUI API +(http://127\.0\.0\.1:\d+)\n", said)
+        assert re.search(rf"Dashboard +{url}/proxy/\n", said)
+        assert re.search(r"Web interface +(http|not installed)", said)
+        assert re.search(r"API key +accepted\n", said)
+        terminal.process.send_signal(signal.SIGINT)
+        assert await terminal.ended() == 0
+        assert "shutdown_started" in terminal.text.partition("Ctrl-C")[2]
+    assert "[info" not in terminal.text.partition("Ctrl-C")[0]
+    assert "\x1b" not in terminal.text
+
+
+async def test_the_banner_says_what_is_wrong_with_the_key(tmp_path: Path) -> None:
+    async with Simulator(key=KEY) as simulator:
+        environment = {
+            "COMFY_CLOUD_API_KEY": "comfyui-wrong-one",
+            "COMFY_CLOUD_BASE_URL": str(simulator.base_url),
+        }
+        words = ("serve", "--port", "0", "--data-dir", str(tmp_path))
+        async with at_terminal(*words, environment=environment) as terminal:
+            said = await terminal.shows("Press Ctrl-C to stop.")
+    assert ": Comfy Cloud does not take the API key: put one that works" in said
+    assert "accepted" not in said
+    assert "wrong-one" not in said
+
+
+async def test_json_logs_have_no_banner_among_them(tmp_path: Path) -> None:
+    words = ("serve", "--simulate", "--port", "0", "--data-dir", str(tmp_path))
+    async with at_terminal(*words, "--log-format", "json") as terminal:
+        await terminal.shows("listening on ", "event_socket_opened")
+    assert all(line.startswith(("listening on ", "{")) for line in terminal.text.splitlines())
+
+
+async def test_a_server_does_not_load_what_only_commands_need() -> None:
+    program = "import sys, proxy.cli.commands, proxy.cli.serve; print(*sys.modules)"
+    async with child("-c", program) as process:
+        out, err = await process.communicate()
+    assert err == b""
+    assert (
+        set(out.decode().split()) & {"rich", "pygments", "proxy.simulator", "proxy.probe"} == set()
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from proxy import __version__
 from proxy.cli.common import CommandError, takes_settings
-from proxy.probe.points import Level
 from proxy.settings import ConfigError, load
 
 app = typer.Typer(
@@ -104,7 +103,8 @@ def _check(options: dict[str, Any]) -> int:
 def _probe(
     options: dict[str, Any],
     level: Annotated[
-        Level, typer.Option(metavar="read|run", help="Only look, or run small jobs too.")
+        Literal["read", "run"],
+        typer.Option(metavar="read|run", help="Only look, or run small jobs too."),
     ] = "read",
     to: Annotated[
         Path | None,

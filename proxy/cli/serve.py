@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -12,11 +13,15 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from logging.handlers import MemoryHandler
 from pathlib import Path
 
-from proxy import app
+import typer
+
+from proxy import __version__, app
 from proxy import logging as logs
-from proxy.cli.common import chosen_accounts
+from proxy.api import web_interface
+from proxy.cli.common import Chosen, chosen_accounts
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options
 from proxy.storage.database import StorageError
@@ -24,38 +29,99 @@ from proxy.storage.database import StorageError
 #: Seconds that stopping may take whatever the setting says.
 _LEAST_TIME_TO_STOP = 1.0
 
+#: So many log lines are held until the banner is complete.
+_MOST_HELD = 1000
+
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError` for what must be set otherwise."""
     has_members = _has_members(settings)
     app.refuse_lost_members(settings, has_members=has_members)
     refuse_open_door(settings, has_members=has_members)
-    logs.configure(log_format=settings.log_format, log_level=settings.log_level)
+    handler = logs.configure(log_format=settings.log_format, log_level=settings.log_level)
     logs.log_crashes()
+    banner = None
+    if settings.log_format == "console" and sys.stdout.isatty():
+        banner = Banner(settings, handler, has_members=has_members)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings))
+        runner.run(_serve(settings, banner))
     return 0
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, banner: Banner | None) -> None:
     stop = asyncio.Event()
     _stop_on_signals(stop, settings.shutdown_timeout)
     listening = False
     async with chosen_accounts(settings) as chosen:
 
-        def tell(url: str) -> None:
+        def ready(url: str) -> None:
             nonlocal listening
             listening = True
-            sys.stdout.write(f"listening on {url} ({chosen})\n")
-            sys.stdout.flush()
+            if banner is not None:
+                banner.ready(url, chosen)
+            else:
+                sys.stdout.write(f"listening on {url} ({chosen})\n")
+                sys.stdout.flush()
 
+        tell = banner.tell if banner is not None else None
         try:
-            await app.serve(settings, accounts=chosen.accounts, ready=tell, stop=stop)
+            await app.serve(settings, accounts=chosen.accounts, ready=ready, stop=stop, tell=tell)
         except OSError as error:
             sentence = None if listening else _binding_problem(error, settings)
             if sentence is None:
                 raise
             raise ConfigError(sentence) from None
+
+
+class Banner:
+    """What a person at a terminal sees first.
+
+    Log lines come after it; of those that are written before its end only warnings are kept.
+    """
+
+    def __init__(self, settings: Settings, handler: logging.Handler, *, has_members: bool) -> None:
+        self._settings = settings
+        self._has_members = has_members
+        self._handler = handler
+        # Where the process ends before the banner does, logging writes at exit what is held.
+        self._held = MemoryHandler(_MOST_HELD, flushLevel=logging.CRITICAL, target=handler)
+        self._held.setLevel(logging.WARNING)
+        root = logging.getLogger()
+        root.removeHandler(handler)
+        root.addHandler(self._held)
+
+    def ready(self, url: str, chosen: Chosen) -> None:
+        """Say where clients and people find what."""
+        settings = self._settings
+        here = f"{url.replace('//0.0.0.0:', '//127.0.0.1:')}{settings.base_path}"
+        admin = settings.admin_listen
+        interface = web_interface.installed().frontend
+        rows = {
+            "ComfyUI API": here,
+            "Web interface": f"{here}/" if interface else "not installed: pip install '.[ui]'",
+            "Dashboard": f"http://{admin[0]}:{admin[1]}/proxy/" if admin else f"{here}/proxy/",
+            "Clients": "each needs a token" if self._has_members else "no token needed",
+            "Runs on": str(chosen),
+        }
+        self._say(f"{typer.style('comfy-cloud-proxy', bold=True)} {__version__}\n")
+        for name, value in rows.items():
+            self._say(f"  {name:<15}{value}")
+
+    def tell(self, problems: app.Problems) -> None:
+        """Say whether the keys work, and what is wrong otherwise."""
+        if not problems:
+            self._say(f"  {'API key':<15}{typer.style('accepted', fg='green')}")
+        for account, problem in problems:
+            word = typer.style("Problem", fg="yellow", bold=True)
+            self._say(f"\n  {word}{f' with account {account}' if account else ''}: {problem}")
+        self._say("\nPress Ctrl-C to stop.\n")
+        root = logging.getLogger()
+        root.addHandler(self._handler)
+        root.removeHandler(self._held)
+        self._held.close()
+
+    def _say(self, line: str) -> None:
+        typer.echo(line, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _has_members(settings: Settings) -> bool:

@@ -1,0 +1,79 @@
+"""Commands as people see them: at a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pty
+import sys
+import termios
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from process import PATIENCE
+
+
+@dataclass
+class Terminal:
+    """A terminal with a command of the proxy at it; `text` is what it shows."""
+
+    process: asyncio.subprocess.Process
+    text: str = ""
+    _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+    async def shows(self, *wanted: str) -> str:
+        """Wait until all of this has been written; everything so far."""
+        async with asyncio.timeout(PATIENCE), self._changed:
+            await self._changed.wait_for(lambda: all(one in self.text for one in wanted))
+        return self.text
+
+    async def ended(self) -> int:
+        """Wait for the end; the exit code."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.process.wait()
+
+    async def read(self, reader: asyncio.StreamReader) -> None:
+        """Take what is written until the other side closes."""
+        while True:
+            try:
+                data = await reader.read(65536)
+            except OSError:  # how Linux says that nobody writes any more
+                return
+            if not data:
+                return
+            async with self._changed:
+                self.text += data.decode(errors="replace").replace("\r\n", "\n")
+                self._changed.notify_all()
+
+
+@asynccontextmanager
+async def at_terminal(
+    *words: str, columns: int = 80, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Terminal]:
+    """A command of the proxy at a terminal of so many columns; killed behind it.
+
+    `environment` comes on top of a clean one.
+    """
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_")}
+    whole = {**kept, "TERM": "xterm-256color", **(environment or {})}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "proxy", *words, stdin=theirs, stdout=theirs, stderr=theirs, env=whole
+    )
+    os.close(theirs)
+    reader = asyncio.StreamReader()
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
+    )
+    terminal = Terminal(process)
+    reading = asyncio.create_task(terminal.read(reader))
+    try:
+        yield terminal
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+        await reading
+        transport.close()
