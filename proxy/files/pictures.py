@@ -14,17 +14,19 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
-
-from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
 from proxy.files.metadata import Rename
 from proxy.members.member import LOCAL
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, Place, resolve, split_annotated
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 T = TypeVar("T")
 
@@ -35,11 +37,6 @@ MAX_PIXELS = 67_108_864
 LARGE_PIXELS = 16_777_216
 #: Pictures that are unpacked at once.
 WORKERS = 2
-
-# Pillow refuses what has more than twice as many pixels as this, also where a picture turns out to
-# be larger than its header said, and warns from half of that on.
-Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 #: Formats that are looked into. Others, such as PostScript, would start programs.
 FORMATS = (
@@ -69,19 +66,32 @@ class TooManyPixelsError(NotAPictureError):
     """The picture would unpack to more than `MAX_PIXELS`."""
 
 
+@cache
+def _pillow() -> ModuleType:
+    """`PIL.Image`, loaded when the first picture is looked at: it takes 3 MB."""
+    from PIL import Image
+
+    # Pillow refuses what has more than twice as many pixels as this, also where a picture turns
+    # out to be larger than its header said, and warns from half of that on.
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    return Image
+
+
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image]:
     """The picture in a file, not unpacked yet. Raises `NotAPictureError` for whatever goes wrong
     with it, in the block too."""
+    pillow = _pillow()
     try:
-        with Image.open(path, formats=FORMATS) as picture:
+        with pillow.open(path, formats=FORMATS) as picture:
             tags = getattr(picture, "tag_v2", {})
             if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0) > MAX_PIXELS:
-                raise Image.DecompressionBombError
+                raise pillow.DecompressionBombError
             yield picture
-    except Image.DecompressionBombError as error:
+    except pillow.DecompressionBombError as error:
         raise TooManyPixelsError(f"it has more than {MAX_PIXELS} pixels") from error
-    except UnidentifiedImageError as error:
+    except pillow.UnidentifiedImageError as error:
         raise NotAPictureError("it is not a picture in a known format") from error
     except (OSError, ValueError, SyntaxError, OverflowError, TypeError, EOFError) as error:
         raise NotAPictureError(f"it cannot be read as a picture: {error}") from error
@@ -229,11 +239,11 @@ def convert_picture(path: Path, wanted: Conversion) -> bytes:
     return target.getvalue()
 
 
-def _alpha_alone(picture: Image.Image) -> Image.Image:
+def _alpha_alone(picture: Image) -> Image:
     """Black with the picture's alpha; opaque where the picture is not RGBA."""
-    opaque = Image.new("L", picture.size, 255)
+    opaque = _pillow().new("L", picture.size, 255)
     alpha = picture.getchannel("A") if picture.mode == "RGBA" else opaque
-    result = Image.new("RGBA", picture.size)
+    result: Image = _pillow().new("RGBA", picture.size)
     result.putalpha(alpha)
     return result
 
@@ -269,8 +279,10 @@ def compose(original: Path, mask: Path, target: Path, filename: str, rename: Ren
     The text chunks of a PNG original (its workflow) are kept in a PNG result, renamed. Raises
     `NotAPictureError`, also where the sizes differ, which the headers tell; blocks.
     """
+    from PIL.PngImagePlugin import PngInfo
+
     extension = posixpath.splitext(filename)[1].lower()
-    format_ = Image.registered_extensions().get(extension)
+    format_ = _pillow().registered_extensions().get(extension)
     if format_ is None:
         raise NotAPictureError(f"a mask cannot be saved as {extension or 'a file of no kind'}")
     wanted, got = size_of(original), size_of(mask)
