@@ -23,6 +23,7 @@ from proxy.api.server import Certificate, CertificateError, Server
 from proxy.api.services import Services
 from proxy.api.system import Journal
 from proxy.api.web_interface import WebInterface
+from proxy.bus.base import EventBus
 from proxy.bus.memory import MemoryBus
 from proxy.catalog.service import Catalogue
 from proxy.catalog.source import Accounts
@@ -36,7 +37,7 @@ from proxy.jobs.models import HistoryChanged, JobAccepted, JobDispatched, JobLef
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.service import JobService
 from proxy.members.accounting import Accounting
-from proxy.members.directory import MARKER, Directory
+from proxy.members.directory import Directory, marker_of
 from proxy.members.member import check_classes
 from proxy.members.usage import Usage
 from proxy.metrics import Metrics
@@ -48,7 +49,7 @@ from proxy.storage.files import FileRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.members import MemberRepository
-from proxy.storage.start import locked_folder, open_folder
+from proxy.storage.start import locked_folder, open_folder, open_server
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
@@ -85,11 +86,12 @@ async def rooms(
     failed = failed or asyncio.Event()
     async with AsyncExitStack() as stack:
         path = stack.enter_context(locked_folder(settings.data_dir))
-        database = await _open_database(path, start_empty=settings.start_empty)
+        database = await _open_database(settings, path)
         stack.push_async_callback(database.close)
         supervisor = Supervisor(failed)
         stack.push_async_callback(supervisor.close)
-        members = Directory(MemberRepository(database), marker=path / MARKER)
+        supervisor.keep(database.watch, "watch the database")
+        members = Directory(MemberRepository(database), marker=marker_of(settings))
         await _load(members)
         stack.push_async_callback(members.close)
         refuse_lost_members(settings, has_members=members.has_members)
@@ -136,7 +138,8 @@ async def rooms(
             validates=settings.validate_graphs,
             patience=timeouts.catalogue_patience,
         )
-        bus = MemoryBus()
+        bus = _open_bus(settings)
+        stack.push_async_callback(bus.close)
         policy = policy or _policy(settings)
         key = settings.credentials_key
         secret = key.get_secret_value() if key is not None else None
@@ -336,12 +339,13 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
     """Raise `ConfigError` where there are no members although there should be some."""
     if has_members:
         return
-    folder = settings.data_dir
-    add = f"add one (comfy-cloud-proxy member add NAME --role admin --data-dir {folder})"
-    if (folder / MARKER).exists():
+    folder, marker = settings.data_dir, marker_of(settings)
+    place = "" if settings.database is not None else f" --data-dir {folder}"
+    add = f"add one (comfy-cloud-proxy member add NAME --role admin{place})"
+    if marker is not None and marker.exists():
         raise ConfigError(
             f"The members of {folder} are gone, and without them everybody could use this proxy: "
-            f"restore {folder / FILE} from a copy, {add}, or delete {folder / MARKER} to go on "
+            f"restore {folder / FILE} from a copy, {add}, or delete {marker} to go on "
             "without members."
         )
     if settings.require_members:
@@ -354,11 +358,17 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
         )
 
 
-async def _open_database(folder: Path, *, start_empty: bool) -> Database:
+async def _open_database(settings: Settings, folder: Path) -> Database:
     try:
-        return await open_folder(folder, start_empty=start_empty)
+        if settings.database is not None:
+            return await open_server(settings)
+        return await open_folder(folder, start_empty=settings.start_empty)
     except StorageError as error:
         raise ConfigError(f"The records cannot be opened: {error}.") from error
+
+
+def _open_bus(settings: Settings) -> EventBus:
+    return MemoryBus()
 
 
 async def _load(members: Directory) -> None:

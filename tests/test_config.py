@@ -150,7 +150,7 @@ def test_the_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_there_is_no_option_for_a_secret() -> None:
-    secrets = ["api_key", "credentials_key"]
+    secrets = ["api_key", "credentials_key", "database", "database_direct", "bus"]
     assert [setting.name for setting in SETTINGS if setting.option is None] == secrets
     assert [setting.name for setting in SETTINGS if setting.entry.secret] == secrets
 
@@ -253,3 +253,64 @@ def test_a_missing_settings_file_is_named(tmp_path: Path) -> None:
 
 def test_a_settings_file_that_is_not_toml_is_named(write) -> None:
     assert "is not TOML" in complaint(config=write("port: 1"))
+
+
+POSTGRESQL = "postgresql://comfy:canary@db.internal/comfy"
+
+
+def test_the_addresses_of_replicas_come_from_the_environment_or_from_files(
+    monkeypatch: pytest.MonkeyPatch, write
+) -> None:
+    monkeypatch.setenv("COMFY_PROXY_DATABASE", "file:" + write(POSTGRESQL + "\n", "database"))
+    monkeypatch.setenv("COMFY_PROXY_BUS", "rediss://:canary@valkey.internal")
+    settings = load()
+    assert settings.database is not None
+    assert settings.bus is not None
+    assert settings.database.get_secret_value() == POSTGRESQL
+    assert settings.bus.get_secret_value() == "rediss://:canary@valkey.internal"
+    assert "canary" not in repr(settings)
+
+
+def test_a_missing_file_of_an_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFY_PROXY_DATABASE", "file:/none/at/all")
+    assert "The file /none/at/all, which is to hold an address, cannot be read" in complaint()
+
+
+def test_one_process_needs_no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load().database is None
+    monkeypatch.setenv("COMFY_PROXY_DATABASE", "sqlite")
+    monkeypatch.setenv("COMFY_PROXY_BUS", "memory")
+    assert (load().database, load().bus) == (None, None)
+
+
+def test_postgresql_without_a_bus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COMFY_PROXY_DATABASE", POSTGRESQL)
+    assert "COMFY_PROXY_BUS" in complaint()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("DATABASE", "mysql://u:canary@db/x"),
+        ("DATABASE_DIRECT", POSTGRESQL),
+        ("BUS", "http://:canary@valkey"),
+        ("BLOBS", "gs://bucket/x"),
+        ("BLOBS", "s3:///x"),
+        ("ENGINE_LEASE", "0"),
+    ],
+)
+def test_what_leads_to_no_store_is_refused_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(f"COMFY_PROXY_{variable}", value)
+    sentence = complaint()
+    assert variable in sentence.upper()
+    assert "canary" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [("s3://uploads/team/", "s3://uploads/team"), ("/srv/uploads", "/srv/uploads")],
+)
+def test_blobs_are_in_a_bucket_or_a_folder(given: str, used: str) -> None:
+    assert load({"blobs": given}).blobs == used

@@ -21,13 +21,14 @@ from proxy import logging as logs
 from proxy.cli.common import CommandError
 from proxy.members import audit as record
 from proxy.members import fields
-from proxy.members.directory import Directory, DirectoryError
+from proxy.members.directory import Directory, DirectoryError, marker_of
 from proxy.members.member import Member
 from proxy.members.tokens import Token
 from proxy.settings import Settings, place_options
-from proxy.storage.database import FILE, StorageError, opened
+from proxy.storage.database import FILE, StorageError
 from proxy.storage.legacy import MEMBERS
-from proxy.storage.start import locked_folder, open_folder
+from proxy.storage.members import MemberRepository
+from proxy.storage.start import locked_folder, open_folder, opened_database
 from proxy.storage.usage import COUNTED, UsageRepository, UsageRow, day_of
 
 T = TypeVar("T")
@@ -187,9 +188,9 @@ def _with_directory(
 
     Where there are none yet, `make` lets their database be made; otherwise nothing is.
     """
-    folder = settings.data_dir
-    legacy = (folder / MEMBERS).exists()
-    known = make or legacy or (folder / FILE).exists()
+    folder, shared = settings.data_dir, settings.database is not None
+    legacy = not shared and (folder / MEMBERS).exists()
+    known = shared or make or legacy or (folder / FILE).exists()
     if not known and not folder.is_dir():
         raise CommandError(
             f"There is no data folder {folder}: name the proxy's own with --data-dir.", exit_code=2
@@ -200,17 +201,20 @@ def _with_directory(
             logs.configure()
             with locked_folder(folder):
                 await (await open_folder(folder)).close()
-        directory = await Directory.open(folder) if known else Directory()
-        try:
+        if not known:
+            return await use(Directory())
+        async with opened_database(settings) as database:
+            directory = Directory(MemberRepository(database), marker=marker_of(settings))
+            await directory.load()
             return await use(directory)
-        finally:
-            await directory.close()
 
     try:
         return asyncio.run(run())
     except DirectoryError as error:
         raise CommandError(str(error), exit_code=2) from None
     except StorageError as error:
+        if shared:
+            raise CommandError(f"The members cannot be used: {error}.") from None
         raise CommandError(
             f"The members in {folder} cannot be used ({error}): choose the proxy's own "
             "folder with --data-dir, or correct its permissions."
@@ -235,7 +239,7 @@ def _note(settings: Settings, action: str, **about: str) -> None:
         return
 
     async def write() -> None:
-        async with opened(settings.data_dir / FILE) as database:
+        async with opened_database(settings) as database:
             await record.note(UsageRepository(database), action, **about)
 
     try:
@@ -328,15 +332,18 @@ def _asked(
     settings: Settings, what: str, ask: Callable[[UsageRepository], Awaitable[list[T]]]
 ) -> list[T]:
     """What is stored, which is nothing where no proxy has ever run."""
-    path = settings.data_dir / FILE
+    shared = settings.database is not None
 
     async def read() -> list[T]:
-        async with opened(path) as database:
+        async with opened_database(settings) as database:
             return await ask(UsageRepository(database))
 
     try:
-        return asyncio.run(read()) if path.exists() else []
+        known = shared or (settings.data_dir / FILE).exists()
+        return asyncio.run(read()) if known else []
     except StorageError as error:
+        if shared:
+            raise CommandError(f"The {what} cannot be read: {error}.") from None
         raise CommandError(
             f"The {what} cannot be read ({error}): run this as the user that runs the proxy."
         ) from None

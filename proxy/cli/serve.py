@@ -25,6 +25,8 @@ from proxy.cli.common import Chosen, chosen_accounts
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options
 from proxy.storage.database import StorageError
+from proxy.storage.members import MemberRepository
+from proxy.storage.start import opened_database
 
 #: Seconds that stopping may take whatever the setting says.
 _LEAST_TIME_TO_STOP = 1.0
@@ -125,8 +127,14 @@ class Banner:
 
 
 def _has_members(settings: Settings) -> bool:
+    async def look() -> bool:
+        if settings.database is None:
+            return await any_members(settings.data_dir)
+        async with opened_database(settings) as database:
+            return await MemberRepository(database).any()
+
     try:
-        return asyncio.run(any_members(settings.data_dir))
+        return asyncio.run(look())
     except StorageError as error:
         raise ConfigError(f"The members cannot be read: {error}.") from None
 

@@ -22,6 +22,7 @@ import structlog
 from proxy.members import tokens
 from proxy.members.member import LOCAL, Limits, Member
 from proxy.members.tokens import Session, Sessions, Token, Use
+from proxy.settings import Settings
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.legacy import MEMBERS
 from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken
@@ -464,6 +465,12 @@ class Directory:
                 callback()
             except Exception:
                 log.exception("members_subscriber_failed", subscriber=repr(callback))
+
+
+def marker_of(settings: Settings) -> Path | None:
+    """The file `MARKER`. There is none beside a PostgreSQL database: replicas share that, and no
+    folder."""
+    return None if settings.database is not None else settings.data_dir / MARKER
 
 
 async def any_members(folder: Path) -> bool:

@@ -55,6 +55,7 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
         _refuse_contradictions(
             settings.accounts, single_key=_single_key(settings, given), where=path
         )
+        _refuse_contradictions_of_replicas(settings)
         return settings
     if place[0] == "accounts" and path is not None:
         raise ConfigError(_account_complaint(place, _read_document(path), path))
@@ -205,6 +206,18 @@ def _refuse_contradictions(
         raise ConfigError(
             f"There are accounts in {where} and a key beside them: unset {single_key}, or give "
             "that key an account of its own."
+        )
+
+
+def _refuse_contradictions_of_replicas(settings: Settings) -> None:
+    if settings.database is not None and settings.bus is None:
+        raise ConfigError(
+            "The database is PostgreSQL, which replicas share, and nothing carries their messages: "
+            "set COMFY_PROXY_BUS to redis://HOST of a Valkey or Redis server."
+        )
+    if settings.database is None and settings.database_direct is not None:
+        raise ConfigError(
+            "database_direct is set and database is not: set COMFY_PROXY_DATABASE too."
         )
 
 

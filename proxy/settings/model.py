@@ -22,6 +22,9 @@ from proxy.settings.table import (
     entries,
     to_address,
     to_base_path,
+    to_blobs,
+    to_bus,
+    to_database,
     to_encryption_key,
     to_lower,
     to_networks,
@@ -36,7 +39,15 @@ PREFIX = "COMFY_PROXY_"
 PREFIXES = (PREFIX, "COMFY_CLOUD_")
 
 #: The headings under which the settings stand, in this order.
-GROUPS = ("General", "Comfy Cloud", "Clients", "Gateway", "Files and history", "Logs")
+GROUPS = (
+    "General",
+    "Comfy Cloud",
+    "Clients",
+    "Gateway",
+    "Replicas",
+    "Files and history",
+    "Logs",
+)
 
 
 #: Jobs at once by plan.
@@ -137,7 +148,9 @@ def default_data_dir(*, simulated: bool) -> Path:
 
 
 def place_options(settings: Settings) -> str:
-    """The options by which another command finds the same data folder; empty for the default."""
+    """The options by which another command finds the same records; empty for the default."""
+    if settings.database is not None:
+        return ""
     if settings.data_dir != default_data_dir(simulated=settings.simulate):
         return f" --data-dir {shlex.quote(str(settings.data_dir))}"
     return " --simulate" if settings.simulate else ""
@@ -412,6 +425,96 @@ class Settings(BaseModel):
         ),
     ] = None
     """A PEM file with the private key of tls_cert, without a passphrase."""
+
+    database: Annotated[
+        SecretStr | None,
+        BeforeValidator(to_database),
+        Entry(
+            "Replicas",
+            expects="sqlite, postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that "
+            "holds one of them",
+            option=False,
+            secret=True,
+            shown="sqlite",
+            example="postgresql://comfy:...@db.internal/comfy",
+        ),
+    ] = None
+    """Where records are kept: `sqlite`, a file in the data folder, for one process; or a PostgreSQL
+    database that all replicas share, which needs `bus` too and the extra `cluster`. `file:PATH`
+    names a file that holds the address. It has no option, because the address holds a password."""
+
+    database_direct: Annotated[
+        SecretStr | None,
+        BeforeValidator(to_database),
+        Entry(
+            "Replicas",
+            expects="postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that holds it",
+            option=False,
+            secret=True,
+            shown="the setting database",
+            example="postgresql://comfy:...@db.internal/comfy",
+        ),
+    ] = None
+    """The address at which PostgreSQL itself answers, for migrations, where `database` leads to a
+    connection pooler such as PgBouncer."""
+
+    bus: Annotated[
+        SecretStr | None,
+        BeforeValidator(to_bus),
+        Entry(
+            "Replicas",
+            expects="memory, redis://HOST, rediss://USER:PASSWORD@HOST, or file:PATH of a file "
+            "that holds one of them",
+            option=False,
+            secret=True,
+            shown="memory",
+            example="rediss://comfy:...@valkey.internal",
+        ),
+    ] = None
+    """What carries messages between replicas: `memory` for one process, or the address of a Valkey
+    or Redis server that all replicas share. `file:PATH` names a file that holds the address."""
+
+    blobs: Annotated[
+        str | None,
+        BeforeValidator(to_blobs),
+        Entry(
+            "Replicas",
+            expects="the path of a folder, or s3://BUCKET/PREFIX",
+            metavar="PLACE",
+            example="s3://comfy-uploads/production",
+        ),
+    ] = None
+    """Where the bytes of uploads are kept beside Comfy Cloud: a folder, or a bucket of an
+    S3-compatible store, that all replicas share. The data folder is a cache then. The keys of a
+    bucket come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the machine's role. By
+    default uploads are kept in the cache and on Comfy Cloud."""
+
+    blobs_endpoint: Annotated[
+        URL | None,
+        BeforeValidator(to_url),
+        Entry("Replicas", metavar="URL", shown="Amazon S3", example="https://minio.internal:9000"),
+    ] = None
+    """The address of the S3-compatible store of `blobs`."""
+
+    blobs_region: Annotated[str, Field(min_length=1), Entry("Replicas", expects="a name")] = (
+        "us-east-1"
+    )
+    """The region of the bucket of `blobs`."""
+
+    secret_file: Annotated[
+        Path | None,
+        BeforeValidator(to_path),
+        Entry("Replicas", example="/run/secrets/comfy_proxy_secret"),
+    ] = None
+    """A file with the secrets by which replicas encrypt and sign what the others read, one a line,
+    each 32 random bytes as from `openssl rand -base64 32`. The first one is used, the others and
+    `credentials_key` are for what was made before: to change the secret, put a new one first and
+    keep the old one for a while. By default one is kept in the database, or with SQLite in the file
+    credentials.key of the data folder."""
+
+    engine_lease: Annotated[float, Field(ge=2, le=300), Entry("Replicas", metavar="SECONDS")] = 10.0
+    """Seconds for which the replica that runs jobs may do so without renewing its lease in the
+    database. When it fails, another one takes over after at most this time."""
 
     history_size: Annotated[int, Field(ge=1), Entry("Files and history", metavar="JOBS")] = 10_000
     """The most finished jobs in the history; the oldest are removed first."""

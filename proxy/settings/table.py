@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 from pydantic.fields import FieldInfo
 from yarl import URL
 
@@ -105,14 +105,62 @@ def to_address(value: object) -> object:
     return host, int(port)
 
 
-def to_url(value: object) -> URL:
+def to_url(value: object) -> URL | None:
     """The address of a cloud: http or https, perhaps with a path, and nothing else."""
+    if value is None:
+        return None
     url = URL(str(value))
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("not a web address")
     if url.user is not None or url.query_string or url.fragment:
         raise ValueError("more than a web address")
     return url.with_path(url.path.rstrip("/") or "/")
+
+
+def to_database(value: object) -> SecretStr | None:
+    """The address of a PostgreSQL database, as it is or from a file; `None` for SQLite."""
+    return _address(value, "sqlite", ("postgresql://", "postgres://"))
+
+
+def to_bus(value: object) -> SecretStr | None:
+    """The address of a Valkey or Redis server, as it is or from a file; `None` for memory."""
+    return _address(value, "memory", ("redis://", "rediss://"))
+
+
+def _address(value: object, none: str, beginnings: tuple[str, ...]) -> SecretStr | None:
+    """An address that may hold a password. `file:PATH` names a file that holds it.
+
+    Raises `ConfigError` for a file that cannot be read.
+    """
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    text = "" if value is None else str(value).strip()
+    if text.startswith("file:"):
+        path = Path(text.removeprefix("file:")).expanduser()
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigError(
+                f"The file {path}, which is to hold an address, cannot be read ({error.strerror}): "
+                "correct its path behind `file:` or its permissions."
+            ) from None
+    if value is None or text == none:
+        return None
+    if not text.startswith(beginnings) or any(letter.isspace() for letter in text):
+        raise ValueError("no address")
+    return SecretStr(text)
+
+
+def to_blobs(value: object) -> object:
+    """`s3://BUCKET/PREFIX`, or the path of a folder, the home folder's `~` expanded."""
+    if not isinstance(value, str):
+        return value
+    scheme, colon, rest = value.partition("://")
+    if not colon and value:
+        return str(Path(value).expanduser().absolute())
+    if scheme != "s3" or not rest.partition("/")[0]:
+        raise ValueError("no place for blobs")
+    return value.rstrip("/")
 
 
 def to_path(value: object) -> object:

@@ -17,7 +17,7 @@ import queue
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,24 +62,45 @@ class FencedError(StorageError):
     """The writer is not the engine any more: another replica holds the lease."""
 
 
+class OutcomeUnknownError(StorageError):
+    """The database went away during a commit, and nobody knows yet whether it was made.
+
+    `ask` tells: true or false, `None` while the database is still at it. It raises `StorageError`
+    while the database is away.
+    """
+
+    def __init__(self, sentence: str, ask: Callable[[], Awaitable[bool | None]]) -> None:
+        super().__init__(sentence)
+        self.ask = ask
+
+
 class Database(ABC):
-    """Runs units of work. `commits` counts transactions, `units` what was written in them."""
+    """Runs units of work. `commits` counts transactions, `units` what was written in them.
+
+    `problem` says why nothing can be read or written now, where that is known beforehand.
+    """
 
     def __init__(self) -> None:
         self.commits = 0
         self.units = 0
+        self.problem: str | None = None
 
     @abstractmethod
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
 
     @abstractmethod
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
         """Run a unit that writes; it is on disk when this returns.
 
         What the unit raises is raised here, and then nothing of it is written. A caller that is
-        cancelled does not stop its unit. Raises `StorageError`.
+        cancelled does not stop its unit. A `long` one, such as a migration, may take any time.
+        Raises `StorageError`; then nothing is written, but for an `OutcomeUnknownError`.
         """
+
+    async def watch(self) -> None:
+        """Keep `problem` true, until cancelled."""
+        await asyncio.Event().wait()
 
     @abstractmethod
     async def close(self) -> None:
@@ -109,7 +130,7 @@ class SqliteDatabase(Database):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self._read, work)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
+    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
         """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
         self._refuse_if_closed()
         result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

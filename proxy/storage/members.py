@@ -87,6 +87,12 @@ class MemberRepository:
         """The number of the newest change. Raises `StorageError`."""
         return await self._database.read(_revision)
 
+    async def any(self) -> bool:
+        """Whether there is a member. Raises `StorageError`."""
+        query = select(members.c.key).where(~members.c.removed).limit(1)
+        found = await self._database.read(lambda connection: connection.execute(query).first())
+        return found is not None
+
     async def load(self) -> StoredMembers:
         """All members, tokens and sessions. Raises `StorageError`."""
 

@@ -1,59 +1,113 @@
-"""The database of several replicas: PostgreSQL, with the same units of work."""
+"""The database of several replicas: PostgreSQL, with the same units of work.
+
+It works behind PgBouncer in transaction mode: no prepared statements, no state of a session. Who
+waits for a unit hears within `PATIENCE` seconds, also from a server that does not answer any more.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, TypeVar, cast
 
-from sqlalchemy import Connection
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+import psycopg
+import structlog
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.util import await_only
 
-from proxy.storage.database import Database, StorageError
+from proxy.logging import register_secret
+from proxy.storage.database import Database, OutcomeUnknownError, StorageError
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
 #: Connections of a replica: as many units run at once, more wait.
 CONNECTIONS = 10
-#: Seconds to wait for the server to answer, and for a connection that is free.
-PATIENCE, QUEUE_PATIENCE = 10, 30
-#: Milliseconds after which the server ends a statement, and a unit that says nothing.
-STATEMENT_TIMEOUT, IDLE_TIMEOUT = 30_000, 60_000
+#: Seconds that a unit may take, with the wait for a connection.
+PATIENCE = 2.0
+#: Seconds that it may take more to find out whether a commit whose answer got lost was made.
+SETTLING = 0.6
+#: Seconds between two looks whether the server answers, and between those while it does not.
+INTERVAL, INTERVAL_AWAY = 1.0, 0.25
+
+#: Of each connection, unless its address says otherwise. A peer that is gone is noticed within
+#: seconds.
+_CONNECTION = {
+    "application_name": "comfy-cloud-proxy",
+    "connect_timeout": 2,
+    "keepalives": 1,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 4000,
+}
+#: The server ends what takes longer than somebody waits for it, and what a frozen replica holds.
+_LIMITS = (
+    f"set_config('statement_timeout', '{round(PATIENCE * 1000)}', true), "
+    f"set_config('idle_in_transaction_session_timeout', '{round(PATIENCE * 1000)}', true)"
+)
+_BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {_LIMITS}, NULL"
+_BEGIN_WRITE = f"BEGIN; SELECT {_LIMITS}, pg_current_xact_id()::text"
+_BEGIN_LONG_WRITE = "BEGIN; SELECT NULL, NULL, pg_current_xact_id()::text"
+_STATUS = text("SELECT pg_xact_status(CAST(:transaction AS xid8))")
 
 
 class PostgresqlDatabase(Database):
     """A database on a server. Make one with `open_postgresql`.
 
     Units run at once, each in a transaction of its own: of two that are under way nobody knows
-    which is first.
+    which is first. While `watch` finds that the server does not answer, units fail at once.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, address: str) -> None:
         super().__init__()
-        self._engine = engine
+        self._address = address
+        # Transactions are begun here, in one round trip with their limits.
+        self._engine = create_async_engine(
+            "postgresql+psycopg://",
+            async_creator=lambda: _connect(address),
+            isolation_level="AUTOCOMMIT",
+            pool_size=CONNECTIONS,
+            max_overflow=0,
+            pool_timeout=PATIENCE,
+            use_native_hstore=False,
+        )
         self._writing: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
-        self._refuse_if_closed()
-        with _translated():
-            async with self._engine.connect() as connection:
-                await connection.execution_options(
-                    isolation_level="REPEATABLE READ", postgresql_readonly=True
-                )
-                return await connection.run_sync(work)
+        self._refuse()
+        return await self._unit(work, _BEGIN_READ, PATIENCE)
 
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
-        self._refuse_if_closed()
-        task = asyncio.create_task(self._write(work), name="write to the database")
+    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
+        """Run a unit that writes; it is on disk when this returns.
+
+        A `long` one may take as long as it takes. Raises `StorageError`; then it was not written,
+        except for `OutcomeUnknownError`.
+        """
+        self._refuse()
+        task = asyncio.create_task(self._write(work, long=long), name="write to the database")
         self._writing.add(task)
         task.add_done_callback(self._written)
         return await asyncio.shield(task)
+
+    async def watch(self) -> None:
+        """Look all the time whether the server answers, and say in `problem` why not."""
+        while True:
+            try:
+                await self._look()
+            except (psycopg.Error, OSError) as error:
+                self._found(_line(error))
+            await asyncio.sleep(INTERVAL_AWAY)
 
     async def close(self) -> None:
         """Finish the units that were asked for, and close."""
@@ -63,63 +117,202 @@ class PostgresqlDatabase(Database):
                 await asyncio.wait(self._writing)
             await self._engine.dispose()
 
-    async def _write(self, work: Callable[[Connection], T]) -> T:
-        with _translated():
-            async with self._engine.begin() as connection:
-                value = await connection.run_sync(work)
+    async def _look(self) -> None:
+        """Ask over and over, on a connection of its own, until there is no answer."""
+        async with await _connect(self._address) as connection:
+            while True:
+                with _cut_at(connection, _now() + PATIENCE):
+                    await connection.execute("SELECT 1")
+                self._found(None)
+                await asyncio.sleep(INTERVAL)
+
+    def _found(self, problem: str | None) -> None:
+        if problem is not None and self.problem is None:
+            log.error("database_lost", reason=problem)
+        elif problem is None and self.problem is not None:
+            log.info("database_returned")
+        self.problem = problem
+
+    async def _write(self, work: Callable[[Connection], T], *, long: bool) -> T:
+        begin, patience = (_BEGIN_LONG_WRITE, None) if long else (_BEGIN_WRITE, PATIENCE)
+        try:
+            value = await self._unit(work, begin, patience)
+        except _AnswerLostError as lost:
+            if not await self._settled(lost.transaction):
+                raise StorageError("the database refused: it went away before the commit") from lost
+            value = cast(T, lost.value)
         self.commits += 1
         self.units += 1
         return value
+
+    async def _settled(self, transaction: str) -> bool:
+        """Whether the transaction was committed. Raises `OutcomeUnknownError`."""
+        ask = partial(self._was_committed, transaction)
+        ends = _now() + SETTLING
+        while (left := ends - _now()) > 0:
+            with contextlib.suppress(StorageError):
+                committed = await ask(left)
+                if committed is not None:
+                    return committed
+            await asyncio.sleep(min(INTERVAL_AWAY, max(0.0, ends - _now())))
+        raise OutcomeUnknownError("the database went away while it wrote", ask)
+
+    async def _was_committed(self, transaction: str, patience: float = PATIENCE) -> bool | None:
+        """What became of a transaction; `None` while it goes on. Raises `StorageError`."""
+        status = {"transaction": transaction}
+
+        def work(connection: Connection) -> str:
+            return str(connection.execute(_STATUS, status).scalar_one())
+
+        found = await self._unit(work, _BEGIN_READ, patience)
+        return None if found == "in progress" else found == "committed"
+
+    async def _unit(self, work: Callable[[Connection], T], begin: str, patience: float | None) -> T:
+        """Run a unit in a transaction. Raises `StorageError`, `_AnswerLostError`."""
+        ends = None if patience is None else _now() + patience
+        with _translated(ends):
+            while True:
+                async with asyncio.timeout_at(ends):
+                    connection = await self._engine.connect()
+                try:
+                    own = connection.sync_connection
+                    assert own is not None  # noqa: S101 (it is connected)
+                    raw = cast("_Raw", own.connection.driver_connection)
+                    with _cut_at(raw, ends):
+                        try:
+                            transaction = await _begun(raw, begin)
+                        except psycopg.OperationalError as error:
+                            await connection.invalidate(error)
+                            if ends is not None and _now() >= ends:
+                                raise
+                            continue  # the server was restarted since: nothing has been done yet
+                        return await connection.run_sync(_run, raw, work, transaction)
+                finally:
+                    await connection.close()
 
     def _written(self, task: asyncio.Task[Any]) -> None:
         self._writing.discard(task)
         if not task.cancelled():
             task.exception()  # a caller that was cancelled does not fetch it
 
-    def _refuse_if_closed(self) -> None:
+    def _refuse(self) -> None:
         if self._closed:
             raise StorageError("the database is closed")
+        if self.problem is not None:
+            raise StorageError(f"the database is away: {self.problem}")
 
 
-async def open_postgresql(url: str) -> PostgresqlDatabase:
+_Raw = psycopg.AsyncConnection[Any]
+
+
+class _AnswerLostError(StorageError):
+    """The answer to a commit got lost. `value` is what the unit has given."""
+
+    def __init__(self, transaction: str, value: object) -> None:
+        super().__init__("the answer to a commit got lost")
+        self.transaction = transaction
+        self.value = value
+
+
+async def open_postgresql(address: str) -> PostgresqlDatabase:
     """Open the database at `postgresql://USER:PASSWORD@HOST/NAME`. Raises `StorageError`."""
-    with _translated():
-        engine = create_async_engine(
-            make_url(url).set(drivername="postgresql+psycopg"),
-            pool_size=CONNECTIONS,
-            max_overflow=0,
-            pool_timeout=QUEUE_PATIENCE,
-            pool_pre_ping=True,  # a server that was restarted costs no unit
-            connect_args={
-                "connect_timeout": PATIENCE,
-                "options": f"-c statement_timeout={STATEMENT_TIMEOUT} "
-                f"-c idle_in_transaction_session_timeout={IDLE_TIMEOUT}",
-            },
-        )
-        database = PostgresqlDatabase(engine)
-        try:
-            await database.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
-        except BaseException:
-            await database.close()
-            raise
-        return database
+    try:
+        password = conninfo_to_dict(address).get("password")
+    except psycopg.Error as error:  # whose text may show the password
+        raise StorageError(
+            "the address of the database cannot be used: it is postgresql://USER:PASSWORD@HOST/NAME"
+        ) from error
+    if password:
+        register_secret(str(password))
+    database = PostgresqlDatabase(address)
+    try:
+        await database.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+    except BaseException:
+        await database.close()
+        raise
+    return database
+
+
+async def _connect(address: str) -> _Raw:
+    given = conninfo_to_dict(address)
+    ours: dict[str, Any] = {name: value for name, value in _CONNECTION.items() if name not in given}
+    return await psycopg.AsyncConnection.connect(
+        address, autocommit=True, prepare_threshold=None, **ours
+    )
+
+
+async def _begun(raw: _Raw, begin: str) -> str | None:
+    """Begin a transaction; its id if it writes."""
+    cursor = await raw.execute(begin.encode())
+    while cursor.nextset():
+        pass
+    row = await cursor.fetchone()
+    return None if row is None else row[-1]
+
+
+def _run(
+    connection: Connection, raw: _Raw, work: Callable[[Connection], T], transaction: str | None
+) -> T:
+    """Do the work and end the transaction."""
+    try:
+        value = work(connection)
+    except BaseException:
+        with contextlib.suppress(psycopg.Error):
+            await_only(raw.execute("ROLLBACK"))
+        raise
+    try:
+        done = await_only(raw.execute("COMMIT"))
+    except psycopg.OperationalError as error:
+        connection.invalidate(error)
+        if transaction is not None:
+            raise _AnswerLostError(transaction, value) from error
+        return value  # it has only read
+    if done.statusmessage != "COMMIT":
+        raise StorageError("the database refused: the unit has failed")
+    return value
 
 
 @contextlib.contextmanager
-def _translated() -> Iterator[None]:
+def _cut_at(raw: _Raw, when: float | None) -> Iterator[None]:
+    """Cut the connection at a time of the loop, if the block has not ended: whoever waits for the
+    server gets an error, and the server rolls back."""
+    timer = None if when is None else asyncio.get_running_loop().call_at(when, _cut, raw)
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
+
+
+def _cut(raw: _Raw) -> None:
+    with (
+        contextlib.suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(raw.fileno())) as ours,
+    ):
+        ours.shutdown(socket.SHUT_RDWR)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@contextlib.contextmanager
+def _translated(ends: float | None) -> Iterator[None]:
     """Errors without the address of the database, which holds a password."""
     try:
         yield
-    except DBAPIError as error:
-        raise StorageError(f"the database refused: {_line(error.orig or error)}") from error
-    except (ArgumentError, ValueError, ModuleNotFoundError) as error:
-        raise StorageError(
-            "the address of the database cannot be used: it is postgresql://USER@HOST/NAME, and "
-            "the extra `cluster` must be installed"
-        ) from error
-    except (SQLAlchemyError, OSError) as error:
+    except StorageError:
+        raise
+    except (DBAPIError, psycopg.Error) as error:
+        if ends is not None and _now() >= ends:
+            raise StorageError("the database does not answer") from error
+        reason = error.orig if isinstance(error, DBAPIError) else error
+        raise StorageError(f"the database refused: {_line(reason or error)}") from error
+    except TimeoutError as error:
+        raise StorageError("the database does not answer") from error
+    except (SQLAlchemyError, OSError, OverflowError, UnicodeError) as error:
         raise StorageError(f"the database refused: {_line(error)}") from error
 
 
 def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

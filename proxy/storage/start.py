@@ -1,17 +1,26 @@
-"""A data folder: one process's alone, with its database as it must be before anything uses it."""
+"""The database of the settings, as it must be before anything uses it, and the data folder, which
+is one process's alone."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
 from filelock import FileLock, Timeout
 
-from proxy.settings import ConfigError
-from proxy.storage.database import FILE, DamagedError, SqliteDatabase, open_sqlite, set_aside
+from proxy.settings import ConfigError, Settings
+from proxy.storage.database import (
+    FILE,
+    DamagedError,
+    Database,
+    SqliteDatabase,
+    StorageError,
+    open_sqlite,
+    set_aside,
+)
 from proxy.storage.legacy import take_over
 from proxy.storage.migrations import migrate
 
@@ -71,3 +80,46 @@ async def _open(folder: Path, path: Path) -> SqliteDatabase:
         await database.close()
         raise
     return database
+
+
+@asynccontextmanager
+async def opened_database(settings: Settings) -> AsyncIterator[Database]:
+    """The database of the settings with the newest schema, for a command beside a server or not.
+
+    Raises `StorageError`.
+    """
+    database: Database
+    if settings.database is not None:
+        database = await open_server(settings)
+    else:
+        database = await open_sqlite(settings.data_dir / FILE)
+    try:
+        if settings.database is None:
+            await migrate(database)
+        yield database
+    finally:
+        await database.close()
+
+
+async def open_server(settings: Settings) -> Database:
+    """The PostgreSQL database of the settings with the newest schema. Raises `StorageError`."""
+    try:
+        from proxy.storage.postgresql import open_postgresql
+    except ModuleNotFoundError as error:
+        raise StorageError(
+            "a PostgreSQL database needs the extra `cluster`: pip install "
+            "'comfy-cloud-proxy[cluster]'"
+        ) from error
+    assert settings.database is not None  # noqa: S101 (who calls has looked)
+    direct = await open_postgresql(
+        (settings.database_direct or settings.database).get_secret_value()
+    )
+    try:
+        await migrate(direct)
+    except BaseException:
+        await direct.close()
+        raise
+    if settings.database_direct is None:
+        return direct
+    await direct.close()
+    return await open_postgresql(settings.database.get_secret_value())

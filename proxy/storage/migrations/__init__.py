@@ -35,7 +35,7 @@ async def migrate(database: Database) -> bool:
     """
     if await database.read(revision) == HEAD:
         return False
-    before = await database.write(_migrate)
+    before = await database.write(_migrate, long=True)
     if before is not None:
         log.info("schema_migrated", before=before, now=HEAD)
     return before != HEAD
