@@ -99,6 +99,10 @@ _STATUSES: dict[Kind, int] = {
 }
 
 
+#: Seconds after which it is worth asking a store again that could not be used.
+STORE_WAIT = 2.0
+
+
 def status_of(error: LocalError) -> int:
     """The HTTP status of an error."""
     return _STATUSES[error.kind]

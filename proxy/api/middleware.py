@@ -22,7 +22,7 @@ from proxy.api.origins import OriginCheck, allow_all
 from proxy.api.services import Services
 from proxy.logging import RequestContext, begin_request
 from proxy.members.limiter import LIMIT_REACHED
-from proxy.storage.database import StorageError
+from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -147,14 +147,20 @@ class Gate:
             if error.kind == "unauthenticated":
                 answer.headers["WWW-Authenticate"] = challenge(request)
             return answer
+        except OutcomeUnknownError as error:
+            log.error("outcome_unknown", path=request.path, error=str(error))
+            if request.transport is not None:
+                request.transport.abort()  # any answer might be a lie
+            return answers.empty(499)
         except StorageError as error:
             log.error("store_failed", path=request.path, error=str(error))
             return answers.refusal(
                 LocalError(
                     "store_unavailable",
-                    "The proxy cannot use its data folder; free or repair the disk, then try "
-                    "again.",
+                    "The proxy cannot use its records: its disk or its database refuses, and its "
+                    "log says why. Nothing was changed; try again when that is repaired.",
                     kind="unavailable",
+                    retry_after=answers.STORE_WAIT,
                 )
             )
         except web.HTTPException as error:

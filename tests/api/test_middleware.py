@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
-from aiohttp import web
+from aiohttp import ClientError, web
 from aiohttp.test_utils import TestClient
 
 from proxy.api import userdata, view, websocket
@@ -19,7 +19,7 @@ from proxy.api.routes import ROUTES
 from proxy.api.server import server_logger
 from proxy.members.directory import Directory
 from proxy.members.member import Member
-from proxy.storage.database import StorageError
+from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate.errors import LocalError
 
 Client = TestClient[Any, Any]
@@ -228,6 +228,18 @@ async def test_a_broken_data_folder_is_503_in_words(client: Client, room_of_jobs
         503,
         "store_unavailable",
     )
+    assert response.headers["Retry-After"] == "2"
+
+
+async def test_where_nobody_knows_what_was_written_there_is_no_answer(
+    client: Client, room_of_jobs: Any
+) -> None:
+    async def ask() -> bool | None:
+        return None
+
+    room_of_jobs.failure = OutcomeUnknownError("the database went away", ask)
+    with pytest.raises(ClientError):
+        await client.post("/prompt", json=GRAPH)
 
 
 async def test_bad_input_leaves_no_traceback_in_the_log(client: Client) -> None:

@@ -69,6 +69,7 @@ async def get_audit(request: web.Request) -> web.Response:
             "The audit record cannot be read or written; free or repair the disk, then ask again.",
             kind="unavailable",
             details=str(error),
+            retry_after=answers.STORE_WAIT,
         ) from error
     return answers.json(
         {"entries": entries[:limit], "offset": offset, "has_more": len(entries) > limit}
