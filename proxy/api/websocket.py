@@ -11,9 +11,9 @@ it is not. `TCP_USER_TIMEOUT` bounds the wait for that, and for a peer that take
 where it is missing the system's own, longer bound counts.
 
 Every change of the queue is told to every socket. A few hear it at once, as from a local ComfyUI.
-With thousands that would be most of the work of a busy server, so they hear it by turns, in a share
-of its time, and each hears only the newest. A socket with something else to hear hears its `status`
-before that, so that the order on each of them stays.
+With more that would be most of the work of a busy server, so they hear it by turns, in a share of
+its time, and each hears only the newest of what changed within a moment. A socket with something
+else to hear hears its `status` before that, so that the order on each of them stays.
 """
 
 from __future__ import annotations
@@ -187,7 +187,9 @@ def _is_progress_of(message: Message, held: Preview) -> bool:
 
 
 #: So many sockets hear every `status` at once.
-FEW = 100
+FEW = 16
+#: Seconds for which the others' is gathered.
+GATHER = 0.05
 #: How many of the others are served at a stretch.
 STRETCH = 50
 #: The share of the time that goes to them.
@@ -245,11 +247,13 @@ class Sockets:
         loop = asyncio.get_running_loop()
         try:
             while self._held:
-                begun = loop.time()
-                for socket in list(islice(self._held, STRETCH)):
-                    socket.deliver_held(self._held.pop(socket))
-                await asyncio.sleep(0)  # here they write
-                await asyncio.sleep((loop.time() - begun) * (1 / SHARE - 1))
+                await asyncio.sleep(GATHER)
+                for _ in range(0, len(self._held), STRETCH):
+                    begun = loop.time()
+                    for socket in list(islice(self._held, STRETCH)):
+                        socket.deliver_held(self._held.pop(socket))
+                    await asyncio.sleep(0)  # here they write
+                    await asyncio.sleep((loop.time() - begun) * (1 / SHARE - 1))
         finally:
             self._serving = None  # what is held next starts it again
 

@@ -31,6 +31,10 @@ from proxy.translate.codec import redact
 #: Bytes of an answer that is read whole: the catalogue has about 9 million.
 MAX_ANSWER = 64 * 1024 * 1024
 
+#: Bytes of a body that leaves in one piece with the request's headers; of a larger one no more than
+#: a piece waits in the transport.
+_AT_ONCE = 64 * 1024
+
 #: Bytes of a refusal that are looked at.
 MAX_REFUSAL = 1024 * 1024
 
@@ -201,8 +205,8 @@ class Http:
     ) -> Answer:
         """One request and its whole answer; see `open` for the errors."""
         call = f"{method} {url.path}"
-        if isinstance(data, bytes):
-            data = BytesIO(data)  # sent in pieces
+        if isinstance(data, bytes) and len(data) > _AT_ONCE:
+            data = BytesIO(data)
         limits = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
         response = await self.open(method, url, data=data, headers=headers, limits=limits)
         try:

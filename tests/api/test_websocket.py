@@ -522,7 +522,7 @@ async def test_in_a_crowd_a_status_keeps_its_place(
     client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_socket, "FEW", 0)
-    monkeypatch.setattr(client_socket, "STRETCH", 0)  # nobody's turn comes
+    monkeypatch.setattr(client_socket, "GATHER", 3600.0)  # nobody's turn comes
     socket = await connect(client)
     room_of_jobs.subscribers.broadcast("local", status(2))
     room_of_jobs.subscribers.broadcast("local", status(1))
