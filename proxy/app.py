@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
@@ -194,7 +195,7 @@ async def rooms(
                 interval=timeouts.key_interval,
             )
             supervisor.keep(keys.follow, "follow the keys")
-        readiness = Readiness(database, workers, max_age=timeouts.ready_age)
+        readiness = Readiness(database, engine.workers.values, max_age=timeouts.ready_age)
         stack.push_async_callback(readiness.close)
         metrics.registry.register(Gauges(jobs, workers, files.cache))
         await dashboard.start()
@@ -212,6 +213,7 @@ async def rooms(
             cors_origins=settings.cors_origins,
             compress=settings.compress,
             readiness=readiness.report,
+            leave=readiness.leave,
             ping_interval=settings.ping_interval,
             interface=web_interface.installed() if interface is None else interface,
             accounting=accounting,
@@ -245,6 +247,7 @@ async def serve(
         server = Server(services, limits, stop_timeout=stop_timeout)
         servers = [server]
         following: list[asyncio.Task[None]] = []
+        spent = 0.0
         try:
             if settings.admin_listen is not None:
                 admin = Server(services, limits, stop_timeout=stop_timeout, admin=True)
@@ -262,10 +265,13 @@ async def serve(
             if failed.is_set():
                 raise RuntimeError("background work failed too often; the log above says why")
             log.info("shutdown_started")
+            began = time.monotonic()
+            await services.leave()
+            spent = time.monotonic() - began
         finally:
             for task in following:
                 await _end(task)
-            await asyncio.gather(*(one.stop() for one in servers))
+            await asyncio.gather(*(one.stop(spent=spent) for one in servers))
 
 
 #: What keeps jobs from being taken: the account (`""` for the only one and the store), a sentence.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
 from proxy.api.services import Report
 from proxy.cloud.errors import CloudDown, CloudError, CloudRefused, CloudUnauthorized
-from proxy.storage.database import Database, StorageError
+from proxy.storage.database import Database, SqliteDatabase, StorageError
 from proxy.storage.statements import put_meta
 
 if TYPE_CHECKING:
@@ -22,33 +23,45 @@ if TYPE_CHECKING:
 _PROBE = "readiness"
 
 _NOT_YET = "Comfy Cloud has not answered yet; ask again in a moment."
+_STOPPING = "This process is stopping: send requests to another one, or wait for the next."
+
+#: Who has asked within so many seconds watches, and is told before the process stops.
+_WATCHES = 10.0
+#: Seconds to wait for that at most, and for requests to go elsewhere then.
+_TOLD_WITHIN, _GONE_AFTER = 1.5, 0.5
 
 
 class Readiness:
-    """Answers from what is known, at most `max_age` seconds old where the cloud answers quickly.
+    """Answers from what this process knows, at most `max_age` seconds old while the cloud answers.
 
-    However many ask, each account is asked once in that time; who asks waits no longer than `wait`
-    seconds for it, while it may take `patience` seconds behind the scenes.
+    `accounts` gives those that the engine runs in this process, none while it is a standby. However
+    many ask, each account is asked once in `max_age`; who asks waits no longer than `wait` seconds
+    for it, while it may take `patience` seconds behind the scenes.
     """
 
     def __init__(
         self,
         database: Database,
-        accounts: Iterable[AccountWorker],
+        accounts: Callable[[], Iterable[AccountWorker]],
         *,
+        active: Callable[[], bool] = lambda: True,
         max_age: float = 3.0,
         patience: float = 5.0,
-        wait: float = 1.0,
+        wait: float = 0.0,
     ) -> None:
         self._database = database
-        self._accounts = list(accounts)
+        self._accounts = accounts
+        self._active = active
         self._max_age = max_age
         self._patience = patience
         self._wait = wait
         self._keys: dict[str, str | None] = {}
-        self._written: str | None = "The data folder has not been tried yet; ask again in a moment."
+        self._written: str | None = "The records have not been tried yet; ask again in a moment."
         self._looked_at: float | None = None
+        self._asked_at: float | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._told = asyncio.Event()
 
     async def report(self, *, patient: bool = False) -> Report:
         """`reason` is why no job can be taken, `checks` what is wrong with what.
@@ -56,20 +69,39 @@ class Readiness:
         Who is `patient` waits until every account has answered or used up its patience.
 
         With one account these are `store`, `key` and `socket`; with several `store` and
-        `accounts`, which has `key` and `socket` of each. A check is `ok` or a sentence.
+        `accounts`, which has `key` and `socket` of each; in a standby `store`. A check is `ok` or a
+        sentence.
         """
-        if self._looked_at is None or time.monotonic() - self._looked_at > self._max_age:
+        self._asked_at = time.monotonic()
+        if self._looked_at is None or self._asked_at - self._looked_at > self._max_age:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
-            await asyncio.wait([self._looking], timeout=None if patient else self._wait)
-        problems = {account.name: self._problems(account) for account in self._accounts}
+            if patient or self._wait:
+                await asyncio.wait([self._looking], timeout=None if patient else self._wait)
+        problems = {account.name: self._problems(account) for account in self._accounts()}
         unusable = [next(filter(None, found.values()), None) for found in problems.values()]
-        reason = self._written or (unusable[0] if unusable and all(unusable) else None)
-        if len(problems) > 1:
-            checks = {name: _shown(found) for name, found in problems.items()}
-            return Report(reason, {"store": self._written or "ok", "accounts": checks})
-        (found,) = problems.values()
-        return Report(reason, {"store": self._written or "ok", **_shown(found)})
+        store = self._store()
+        reason = store or (unusable[0] if unusable and all(unusable) else None)
+        checks: dict[str, object] = {"store": store or "ok"}
+        if len(problems) == 1:
+            ((_, found),) = problems.items()
+            checks |= _shown(found)
+        elif problems:
+            checks["accounts"] = {name: _shown(found) for name, found in problems.items()}
+        if self._stopping:
+            reason = _STOPPING
+            self._told.set()
+        return Report(reason, checks, "active" if self._active() else "standby")
+
+    async def leave(self) -> None:
+        """Say from now on that nothing is taken, and wait until who watches has heard it."""
+        self._stopping = True
+        if self._asked_at is None or time.monotonic() - self._asked_at > _WATCHES:
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TOLD_WITHIN):
+                await self._told.wait()
+            await asyncio.sleep(_GONE_AFTER)
 
     async def close(self) -> None:
         """Stop looking."""
@@ -82,8 +114,12 @@ class Readiness:
             self._keys[account.name] = await self._key_problem(account.cloud)
 
         self._written = await self._store_problem()
-        await asyncio.gather(*map(look_at, self._accounts))
+        await asyncio.gather(*map(look_at, self._accounts()))
         self._looked_at = time.monotonic()
+
+    def _store(self) -> str | None:
+        problem = self._database.problem
+        return self._written if problem is None else _unusable(problem)
 
     def _problems(self, account: AccountWorker) -> dict[str, str | None]:
         key = self._keys.get(account.name, _NOT_YET)
@@ -95,7 +131,9 @@ class Readiness:
         try:
             await self._database.write(partial(put_meta, name=_PROBE, value=0))
         except StorageError as error:
-            return f"The data folder cannot be written ({error}): free or repair the disk."
+            if isinstance(self._database, SqliteDatabase):
+                return f"The data folder cannot be written ({error}): free or repair the disk."
+            return _unusable(str(error))
         return None
 
     async def _key_problem(self, cloud: CloudClient) -> str | None:
@@ -125,9 +163,13 @@ class Readiness:
 
     @property
     def _key_setting(self) -> str:
-        if len(self._accounts) > 1:
+        if len(list(self._accounts())) > 1:
             return "the account's key_file, or into the settings file and send SIGHUP"
         return "COMFY_CLOUD_API_KEY_FILE, or set COMFY_CLOUD_API_KEY and start anew"
+
+
+def _unusable(problem: str) -> str:
+    return f"The database cannot be used ({problem}): start it, or correct COMFY_PROXY_DATABASE."
 
 
 def _shown(problems: Mapping[str, str | None]) -> dict[str, str]:

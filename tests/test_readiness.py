@@ -25,6 +25,7 @@ class World:
     user: Any = None
     rests: str | None = None
     asked: int = 0
+    problem: str | None = None
     waiting: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def write(self, *_: object) -> None:
@@ -32,7 +33,7 @@ class World:
             raise self.store_error
 
     def readiness(self, **options: float) -> Readiness:
-        return Readiness(self, [self.account("default")], **options)  # type: ignore[arg-type]
+        return Readiness(self, lambda: [self.account("default")], **{"wait": 1.0, **options})  # type: ignore[arg-type]
 
     def account(self, name: str) -> SimpleNamespace:
         """An account of this world."""
@@ -115,7 +116,7 @@ async def test_an_answer_is_good_for_a_while_and_for_all_who_ask() -> None:
 async def test_one_account_that_can_be_used_is_enough(other: World, reason: str | None) -> None:
     bad = World(user=refusal("x", 401, "", None))
     accounts: list[Any] = [bad.account("bad"), other.account("other")]
-    readiness = Readiness(bad, accounts)  # type: ignore[arg-type]
+    readiness = Readiness(bad, lambda: accounts, wait=1.0)  # type: ignore[arg-type]
     report = await readiness.report()
     assert (report.reason is None) == (reason is None)
     assert (reason or "") in (report.reason or "")
@@ -124,3 +125,38 @@ async def test_one_account_that_can_be_used_is_enough(other: World, reason: str 
     assert report.checks["accounts"]["bad"]["socket"] == "ok"
     if reason is None:
         assert report.checks["accounts"]["other"] == {"key": "ok", "socket": "ok"}
+
+
+async def test_a_standby_is_ready_when_its_store_is() -> None:
+    readiness = Readiness(World(), list, active=lambda: False, wait=1.0)  # type: ignore[arg-type]
+    assert await readiness.report() == Report(None, {"store": "ok"}, "standby")
+
+
+async def test_a_database_that_is_away_is_told_at_once() -> None:
+    world = World()
+    readiness = world.readiness(max_age=60.0)
+    assert (await readiness.report()).reason is None
+    world.problem = "connection refused"
+    assert "(connection refused)" in ((await readiness.report()).reason or "")
+    world.problem = None
+    assert (await readiness.report()).reason is None
+
+
+async def test_nobody_who_asks_waits() -> None:
+    readiness = World(user="silence").readiness(wait=0.0)
+    assert "ask again in a moment" in ((await readiness.report()).reason or "")
+    await readiness.close()
+
+
+async def test_who_watches_hears_that_the_process_stops_before_it_does() -> None:
+    readiness = World().readiness()
+    assert (await readiness.report()).reason is None
+    leaving = asyncio.create_task(readiness.leave())
+    await asyncio.sleep(0)
+    assert not leaving.done()
+    assert "is stopping" in ((await readiness.report()).reason or "")
+    await leaving
+
+
+async def test_nobody_is_waited_for_who_does_not_watch() -> None:
+    await World().readiness().leave()

@@ -48,6 +48,9 @@ TICKET_LIFETIME = 600
 #: What is open to everybody: that the server lives, and the way in.
 OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT})
 
+#: Tells strangers no more than whether it may be sent requests.
+READY = "/readyz"
+
 #: So many tokens are remembered with their members.
 REMEMBERED = 4096
 #: The last use of a remembered token is noted once in so many seconds.
@@ -139,7 +142,7 @@ class Authenticator:
             )
         if not self.members.has_members:
             admission = ANYONE
-        elif request.path in OPEN:
+        elif request.path in OPEN or (request.path == READY and _is_stranger(request, way)):
             return None
         else:
             admission = self._remembered(request, way) or self._of_member(request)
@@ -289,6 +292,18 @@ class Authenticator:
         page = URL(f"{self.base_path}{SIGN_IN}")
         wanted = request.rel_url.raw_path_qs
         return page if wanted == "/" else page.with_query(next=wanted)
+
+
+def _is_stranger(request: web.Request, way: Way) -> bool:
+    """Whether a request shows nothing by which a member could be known."""
+    headers = request.headers
+    return (
+        way.path_token is None
+        and not way.query_tokens
+        and "Authorization" not in headers
+        and KEY_HEADER not in headers
+        and COOKIE not in request.cookies
+    )
 
 
 def credentials(request: web.Request) -> list[Credential]:

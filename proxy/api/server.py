@@ -260,11 +260,13 @@ class Server:
             max_field_size=self._limits.header_bytes,
         )
 
-    async def stop(self) -> None:
+    async def stop(self, *, spent: float = 0.0) -> None:
         """Take nothing more, finish the answers under way, close the websockets with 1001.
 
-        Answers that take too long become 503, so that all is done within `stop_timeout`.
+        Answers that take too long become 503, so that all is done within `stop_timeout`, of which
+        `spent` seconds are over.
         """
+        self._stop_timeout = max(0.1, self._stop_timeout - spent)
         if self._listening is not None:
             self._listening.close()
         if self._connections is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from aiohttp import web
 
@@ -43,15 +43,21 @@ MAX_JSON_BYTES = 32 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Whether jobs can be taken: `reason` says why not. `checks` goes to whoever asks, as JSON."""
+    """Whether jobs can be taken: `reason` says why not. `checks` goes to members who ask, as JSON;
+    `engine` says whether this process runs the jobs."""
 
     reason: str | None = None
     checks: Mapping[str, Any] = field(default_factory=dict)
+    engine: Literal["active", "standby"] = "active"
 
 
 async def nothing_wrong(*, patient: bool = False) -> Report:
     """The report of a server that has nothing to check."""
     return Report()
+
+
+async def nobody_to_tell() -> None:
+    """What a server does before it stops that nobody watches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,7 @@ class Services:
     that are JSON. Pages of
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
     With `compress` JSON and text are packed for clients that can unpack them.
-    `readiness` tells whether jobs can be taken.
+    `readiness` tells whether jobs can be taken, `leave` lets it say that they cannot any more.
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
@@ -83,6 +89,7 @@ class Services:
     cors_origins: tuple[str, ...] = ()
     compress: bool = False
     readiness: Callable[..., Awaitable[Report]] = nothing_wrong
+    leave: Callable[[], Awaitable[None]] = nobody_to_tell
     ping_interval: float = 30.0
     interface: WebInterface = field(default_factory=WebInterface)
     accounting: Accounting = field(default_factory=Accounting)

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import answers, bodies
+from proxy.api.connections import connection_of
 from proxy.api.services import member_of, of
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.subscribers import Subscribers
@@ -148,19 +149,25 @@ async def get_health(_: web.Request) -> web.Response:
 
 
 async def get_readiness(request: web.Request) -> web.Response:
-    """Whether jobs can be taken.
+    """Whether jobs can be taken, as this process knows without asking anybody.
 
-    200 `{"status": "ready", "checks": {"store": "ok", "key": "ok", "socket": "ok"}}`, or 503 with
-    the status `not ready`, a sentence in place of each `ok` that is none, and the first of these
-    sentences as `reason`. With several accounts there is `accounts` in place of `key` and
-    `socket`, an object that has both for each account; one account that can be used is enough.
-    What the answer says is a few seconds old at most, unless the cloud is slow to answer.
+    200 `{"status": "ready", "engine": "active", "checks": {"store": "ok", "key": "ok", "socket":
+    "ok"}}`, or 503 with the status `not ready`, a sentence in place of each `ok` that is none, and
+    the first of these sentences as `reason`. Without a token there are only `status` and `engine`.
+    With several accounts there is `accounts` in place of `key` and `socket`, an object that has
+    both for each account; one account that can be used is enough. `engine` is `standby` where
+    another replica runs the jobs, which has the accounts then. What the answer says is a few
+    seconds old at most, unless the cloud is slow to answer.
     """
     report = await of(request).readiness()
+    body: dict[str, Any] = {"status": "ready", "engine": report.engine}
     if report.reason is not None:
-        body = {"status": "not ready", "reason": report.reason, "checks": report.checks}
-        return answers.json(body, 503)
-    return answers.json({"status": "ready", "checks": report.checks})
+        body["status"] = "not ready"
+    if connection_of(request).admission is not None:
+        if report.reason is not None:
+            body["reason"] = report.reason
+        body["checks"] = report.checks
+    return answers.json(body, 200 if report.reason is None else 503)
 
 
 async def get_log(request: web.Request) -> web.Response:

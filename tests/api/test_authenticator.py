@@ -114,8 +114,11 @@ async def test_everybody_may_ask_whether_the_process_lives_and_no_more(
 ) -> None:
     client = Client(session, team.url)
     assert (await client.get("healthz"))[0] == 200
-    assert (await client.get("readyz"))[0] == 401
-    await Client(session, team.url / "t" / team.bob).until_ready()
+    await client.until_ready()
+    assert await client.get("readyz") == (200, {"status": "ready", "engine": "active"})
+    _, answer = await Client(session, team.url / "t" / team.bob).get("readyz")
+    assert answer["checks"]["store"] == "ok"
+    assert (await Client(session, team.url / "t" / WRONG).get("readyz"))[0] == 401
 
 
 async def test_a_job_below_a_token_in_the_path(team: Team, session: aiohttp.ClientSession) -> None:

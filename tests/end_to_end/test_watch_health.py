@@ -65,7 +65,8 @@ async def test_healthz_lives_without_the_cloud(simulator: Simulator, client: Cli
 async def test_readyz_says_that_all_is_well(client: Client) -> None:
     checks = {"store": "ok", "key": "ok", "socket": "ok"}
     await client.until_ready()
-    assert await client.get("readyz") == (200, {"status": "ready", "checks": checks})
+    answer = {"status": "ready", "engine": "active", "checks": checks}
+    assert await client.get("readyz") == (200, answer)
 
 
 @pytest.mark.parametrize("path", ["api/healthz", "api/readyz"])
