@@ -1,7 +1,7 @@
 """The interface of the bus. It brings what is new, and may lose it: what is true is in storage.
 
 A topic is words with dots between them, such as `events.anna.1a2b`. A message is an immutable
-dataclass or msgspec struct, which a bus between processes can encode.
+msgspec struct with a tag, which a bus between processes can encode.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ MOST_MESSAGES = 10_000
 
 
 class Missed:
-    """Comes in place of messages that a subscriber was too slow for: read from storage again."""
+    """Comes in place of messages that a subscriber was too slow for, or that may have been lost
+    between processes: read from storage again."""
 
 
 MISSED = Missed()
@@ -51,6 +52,10 @@ class MessageStream(Subscription, Protocol):
 class EventBus(Protocol):
     """Takes messages, and brings them to the subscribers of their topic."""
 
+    @property
+    def connected(self) -> bool:
+        """Whether messages come and go; if not, storage alone tells what is new."""
+
     def publish(
         self, topic: str, message: object, *, size: int = 0, droppable: bool = False
     ) -> None:
@@ -62,13 +67,18 @@ class EventBus(Protocol):
 
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> Subscription:
         """Call `handler` with each message of the topic, or, where `topic` ends with `*`, of all
-        that begin so. What it raises is logged and keeps nothing from the others."""
+        that begin so, and with `MISSED`. What it raises is logged and keeps nothing from the
+        others."""
 
     def stream(
         self, topic: str, *, most_bytes: int = MOST_BYTES, most_messages: int = MOST_MESSAGES
     ) -> MessageStream:
         """The messages of the topic (or topics, as for `subscribe`) as an iterator, of which so
         many may wait."""
+
+    async def flush(self) -> None:
+        """Wait until other processes can read what was published, and publish to what was
+        subscribed; not for long, and not at all while the bus is not connected."""
 
     async def close(self) -> None:
         """End all subscriptions."""

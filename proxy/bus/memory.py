@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from itertools import chain
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,8 +24,13 @@ class MemoryBus:
     def __init__(self) -> None:
         self._topics: dict[str, tuple[_Subscription, ...]] = {}
         self._patterns: dict[str, tuple[_Subscription, ...]] = {}
-        self._waiting: deque[tuple[str, object, int, bool]] = deque()
-        self._publishing = False
+        self._waiting: deque[tuple[Iterable[_Subscription], object, int, bool]] = deque()
+        self._bringing = False
+
+    @property
+    def connected(self) -> bool:
+        """Always."""
+        return True
 
     def publish(
         self, topic: str, message: object, *, size: int = 0, droppable: bool = False
@@ -33,16 +39,10 @@ class MemoryBus:
 
         One that is published while another is brought comes behind it, for everybody.
         """
-        if self._publishing:
-            self._waiting.append((topic, message, size, droppable))
-            return
-        self._publishing = True
-        try:
-            self._bring(topic, message, size, droppable)
-            while self._waiting:
-                self._bring(*self._waiting.popleft())
-        finally:
-            self._publishing = False
+        self._bring(self._listeners(topic), message, size, droppable)
+
+    async def flush(self) -> None:
+        """Nothing waits."""
 
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> _Subscription:
         """Call `handler` with each message of the topic, or of those that a `*` stands for."""
@@ -67,20 +67,41 @@ class MemoryBus:
                 for subscription in subscriptions:
                     subscription.close()
 
-    def _bring(self, topic: str, message: object, size: int, droppable: bool) -> None:
-        for subscription in self._topics.get(topic, ()):
-            subscription.take(message, size, droppable)
+    def _listeners(self, topic: str) -> Iterable[_Subscription]:
+        """The subscribers of a topic, at the time when a message is brought."""
+        yield from self._topics.get(topic, ())
         if self._patterns:
             for prefix, subscriptions in list(self._patterns.items()):
                 if topic.startswith(prefix):
-                    for subscription in subscriptions:
-                        subscription.take(message, size, droppable)
+                    yield from subscriptions
+
+    def _tell_missed(self) -> None:
+        """Tell every subscriber that messages may be missing."""
+        all_ = [*self._topics.values(), *self._patterns.values()]
+        self._bring(chain.from_iterable(all_), MISSED, 0, False)
+
+    def _bring(
+        self, listeners: Iterable[_Subscription], message: object, size: int, droppable: bool
+    ) -> None:
+        self._waiting.append((listeners, message, size, droppable))
+        if self._bringing:
+            return
+        self._bringing = True
+        try:
+            while self._waiting:
+                listeners, message, size, droppable = self._waiting.popleft()
+                for subscription in listeners:
+                    subscription.take(message, size, droppable)
+        finally:
+            self._bringing = False
 
     def _table(self, topic: str) -> tuple[dict[str, tuple[_Subscription, ...]], str]:
         return (self._patterns, topic[:-1]) if topic.endswith("*") else (self._topics, topic)
 
     def _add(self, subscription: _Subscription) -> _Subscription:
         table, key = self._table(subscription.topic)
+        if key not in table:
+            self._added(subscription.topic)
         table[key] = (*table.get(key, ()), subscription)
         return subscription
 
@@ -90,8 +111,14 @@ class MemoryBus:
         left = tuple(one for one in table.get(key, ()) if one is not subscription)
         if left:
             table[key] = left
-        else:
-            table.pop(key, None)
+        elif table.pop(key, None) is not None:
+            self._removed(subscription.topic)
+
+    def _added(self, topic: str) -> None:
+        """A topic has its first subscriber."""
+
+    def _removed(self, topic: str) -> None:
+        """A topic has lost its last subscriber."""
 
 
 class _Subscription:

@@ -1,0 +1,37 @@
+"""Buses on a server, and a message for them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+
+from proxy.bus.valkey import ValkeyBus
+
+
+class News(msgspec.Struct, frozen=True, tag="news"):
+    """A message as the rooms send them."""
+
+    number: int
+    image: bytes = b""
+
+
+@asynccontextmanager
+async def running(bus: ValkeyBus) -> AsyncIterator[ValkeyBus]:
+    """A bus that is connected."""
+    task = asyncio.create_task(bus.run())
+    try:
+        assert await bus.until_connected(30)
+        yield bus
+    finally:
+        await bus.close()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def read(messages: AsyncIterator[Any], count: int) -> list[Any]:
+    async with asyncio.timeout(30):
+        return [await anext(messages) for _ in range(count)]

@@ -1,0 +1,193 @@
+"""What the bus of several processes adds: it outlives its server, and says what it may have lost."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from bus.peers import News, read, running
+from redis.asyncio import Redis
+from servers import ServerProcess
+from structlog.testing import capture_logs
+
+from proxy.bus.base import MISSED
+from proxy.bus.valkey import ValkeyBus
+
+
+class Later(msgspec.Struct, frozen=True, tag="later"):
+    """A message of a newer release."""
+
+    number: int
+
+
+def url(server: ServerProcess, database: int = 0) -> str:
+    return f"redis://127.0.0.1:{server.port}/{database}"
+
+
+@pytest.fixture
+async def two(own_valkey: ServerProcess) -> AsyncIterator[tuple[ValkeyBus, ValkeyBus]]:
+    async with running(ValkeyBus(url(own_valkey), News)) as here:
+        async with running(ValkeyBus(url(own_valkey), News)) as there:
+            yield here, there
+
+
+async def until_away(*buses: ValkeyBus) -> None:
+    async with asyncio.timeout(30):
+        while any(bus.connected for bus in buses):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def test_the_own_process_hears_at_once_and_once(valkey_server: ServerProcess) -> None:
+    heard: list[Any] = []
+    async with running(ValkeyBus(url(valkey_server), News)) as bus:
+        bus.subscribe("a", heard.append)
+        await bus.flush()
+        news = News(1)
+        bus.publish("a", news)
+        assert heard[0] is news
+        await bus.flush()
+        assert heard == [news]
+
+
+async def test_a_bus_goes_on_with_a_server_that_comes_back_empty(
+    two: tuple[ValkeyBus, ValkeyBus], own_valkey: ServerProcess
+) -> None:
+    here, there = two
+    with there.stream("a") as stream, here.stream("a") as own:
+        own_valkey.stop(signal.SIGKILL)
+        await until_away(here, there)
+        here.publish("a", News(1))
+        await here.flush()
+        assert await read(aiter(own), 1) == [News(1)]
+        own_valkey.start()
+        messages = aiter(stream)
+        assert await read(messages, 1) == [MISSED]
+        assert await here.until_connected(30)
+        await there.flush()
+        here.publish("a", News(2))
+        found = await read(messages, 1)
+        while found == [MISSED]:  # once more, for what the other one had lost
+            found = await read(messages, 1)
+        assert found == [News(2)]
+
+
+async def test_a_server_that_does_not_answer_is_away_until_it_does(
+    two: tuple[ValkeyBus, ValkeyBus], own_valkey: ServerProcess
+) -> None:
+    here, there = two
+    with there.stream("a") as stream:
+        own_valkey.freeze()
+        await until_away(here, there)
+        here.publish("a", News(1))
+        async with asyncio.timeout(10):
+            await here.flush()
+        own_valkey.thaw()
+        assert await read(aiter(stream), 1) == [MISSED]
+        assert await here.until_connected(30)
+
+
+async def test_handlers_hear_of_what_a_dead_publisher_may_not_have_sent(
+    own_valkey: ServerProcess,
+) -> None:
+    heard = asyncio.Queue[Any]()
+    async with running(ValkeyBus(url(own_valkey), News)) as there:
+        dead = ValkeyBus(url(own_valkey), News)
+        task = asyncio.create_task(dead.run())
+        assert await dead.until_connected(30)
+        with there.stream("a") as stream:
+            await there.flush()
+            dead.publish("a", News(1))
+            assert await read(aiter(stream), 1) == [News(1)]
+        there.subscribe("b", heard.put_nowait)
+        task.cancel()
+        async with asyncio.timeout(30):
+            assert await heard.get() is MISSED
+
+
+async def test_nobody_hears_of_a_publisher_that_leaves(own_valkey: ServerProcess) -> None:
+    heard: list[Any] = []
+    async with running(ValkeyBus(url(own_valkey), News)) as there:
+        there.subscribe("*", heard.append)
+        async with running(ValkeyBus(url(own_valkey), News)) as here:
+            await there.flush()
+            here.publish("a", News(1))
+        async with running(ValkeyBus(url(own_valkey), News)) as here:
+            here.publish("end", News(2))
+            await here.flush()
+        await there.flush()
+        assert heard == [News(1), News(2)]
+        assert there._publishers == {}
+
+
+async def test_too_much_that_waits_is_dropped_pictures_first_and_the_others_are_told(
+    own_valkey: ServerProcess,
+) -> None:
+    picture = bytes(1000)
+    async with running(ValkeyBus(url(own_valkey), News, most_outgoing=20_000)) as here:
+        async with running(ValkeyBus(url(own_valkey), News)) as there:
+            with there.stream("a") as stream:
+                messages = aiter(stream)
+                await there.flush()
+                for number in range(1000):  # without a pause: nothing is sent in between
+                    here.publish("a", News(number, picture), droppable=True)
+                    if number % 100 == 0:
+                        here.publish("a", News(number))
+                await here.flush()
+                await there.flush()
+                here.publish("a", News(-1))
+                found = [await anext(messages)]
+                while found[-1] != News(-1):
+                    found += await read(messages, 1)
+                assert [news.number for news in found if not news.image][:-1] == [
+                    *range(0, 1000, 100)
+                ]
+                assert 0 < sum(bool(news.image) for news in found) < 20
+                for number in range(100):
+                    here.publish("a", News(number, picture))
+                assert MISSED in await read(messages, 2)
+
+
+async def test_what_a_newer_release_says_is_left_out(valkey_server: ServerProcess) -> None:
+    async with running(ValkeyBus(url(valkey_server, 9), News)) as old:
+        async with running(ValkeyBus(url(valkey_server, 9), News | Later)) as new:
+            with old.stream("a") as stream, capture_logs() as logs:
+                await old.flush()
+                new.publish("a", Later(1))
+                new.publish("a", News(2))
+                assert await read(aiter(stream), 1) == [News(2)]
+    assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["message_refused"]
+
+
+async def test_databases_of_one_server_do_not_hear_each_other(
+    valkey_server: ServerProcess,
+) -> None:
+    async with running(ValkeyBus(url(valkey_server, 10), News)) as one:
+        async with running(ValkeyBus(url(valkey_server, 11), News)) as other:
+            with other.stream("*") as stream:
+                await other.flush()
+                one.publish("a", News(1))
+                await one.flush()
+                other.publish("a", News(2))
+                assert await read(aiter(stream), 1) == [News(2)]
+
+
+async def test_a_password_is_sent_and_not_logged(own_valkey: ServerProcess) -> None:
+    admin = Redis.from_url(url(own_valkey))
+    await admin.config_set("requirepass", "a-secret")
+    await admin.aclose()
+    address = f"127.0.0.1:{own_valkey.port}"
+    with capture_logs() as logs:
+        async with running(ValkeyBus(f"redis://:a-secret@{address}", News)):
+            pass
+        bus = ValkeyBus(f"redis://:wrong-secret@{address}", News)
+        task = asyncio.create_task(bus.run())
+        assert not await bus.until_connected(0.3)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    warnings = [line for line in logs if line["log_level"] == "warning"]
+    assert [line["event"] for line in warnings] == ["bus_disconnected"]
+    assert "secret" not in str(logs)
