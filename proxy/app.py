@@ -60,6 +60,8 @@ from proxy.userdata.on_cloud import UserDataOnCloud
 
 log = structlog.get_logger(__name__)
 
+#: How long a start waits for the bus (seconds), which is not needed to serve.
+_BUS_PATIENCE = 5.0
 #: What of the time to stop is left to the rooms below, when the clients are gone.
 _SHARE_OF_ROOMS = 0.2
 
@@ -139,7 +141,7 @@ async def rooms(
             validates=settings.validate_graphs,
             patience=timeouts.catalogue_patience,
         )
-        bus = _open_bus(settings)
+        bus = await _open_bus(settings, supervisor)
         stack.push_async_callback(bus.close)
         policy = policy or _policy(settings)
         key = settings.credentials_key
@@ -373,8 +375,16 @@ async def _open_database(settings: Settings, folder: Path) -> Database:
         raise ConfigError(f"The records cannot be opened: {error}.") from error
 
 
-def _open_bus(settings: Settings) -> EventBus:
-    return MemoryBus()
+async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
+    if settings.bus is None:
+        return MemoryBus()
+    from proxy.bus.valkey import ValkeyBus  # redis is not installed everywhere
+
+    bus = ValkeyBus(settings.bus.get_secret_value())
+    supervisor.keep(bus.run, "bus")
+    if not await bus.until_connected(_BUS_PATIENCE):
+        log.warning("bus_missing", hint="It is tried again; until then storage is read instead.")
+    return bus
 
 
 async def _load(members: Directory) -> None:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,10 +95,8 @@ class ServerProcess:
     def _signal(self, which: signal.Signals) -> None:
         assert self.process is not None
         for pid in _family(self.process.pid):
-            try:
+            with suppress(ProcessLookupError):
                 os.kill(pid, which)
-            except ProcessLookupError:
-                pass
 
 
 def _family(pid: int) -> list[int]:

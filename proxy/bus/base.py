@@ -1,14 +1,17 @@
 """The interface of the bus. It brings what is new, and may lose it: what is true is in storage.
 
-A topic is words with dots between them, such as `events.anna.1a2b`. A message is an immutable
-msgspec struct with a tag, which a bus between processes can encode.
+A topic is words with dots between them, such as `events.anna.1a2b`. A message is a `BusMessage`,
+which a bus between processes encodes.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, Union
+
+import msgspec
 
 #: Bytes of messages that wait for a subscriber who reads as an iterator, unless it says otherwise.
 MOST_BYTES = 8 * 1024 * 1024
@@ -16,12 +19,51 @@ MOST_BYTES = 8 * 1024 * 1024
 MOST_MESSAGES = 10_000
 
 
+class BusMessage(msgspec.Struct, frozen=True, tag=True):
+    """What a topic brings: values alone, which nobody changes."""
+
+    def to_wire(self) -> Self:
+        """The message in what MessagePack knows, without what is of use in this process alone."""
+        return self
+
+    def from_wire(self) -> Self:
+        """The opposite of `to_wire`."""
+        return self
+
+
 class Missed:
-    """Comes in place of messages that a subscriber was too slow for, or that may have been lost
-    between processes: read from storage again."""
+    """Comes in place of messages that were lost: read from storage again."""
 
 
+#: What handlers and streams get where messages are missing: a stream that was too slow, and all
+#: subscribers when the bus has come back.
 MISSED = Missed()
+
+
+def encode(message: BusMessage) -> bytes:
+    """The message as bytes."""
+    return _encoder.encode(message.to_wire())
+
+
+def decode(data: bytes | memoryview) -> BusMessage:
+    """The opposite of `encode`. Raises `msgspec.DecodeError` for what is no message."""
+    return _decoder().decode(data).from_wire()
+
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+@cache
+def _decoder() -> msgspec.msgpack.Decoder[BusMessage]:
+    """A decoder for the messages of all rooms; they are all defined before the first comes."""
+    kinds = tuple(_kinds(BusMessage))
+    return msgspec.msgpack.Decoder(Union[kinds])  # noqa: UP007 (made of what there is)
+
+
+def _kinds(base: type[BusMessage]) -> Iterator[type[BusMessage]]:
+    for kind in base.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
 
 
 class Subscription(Protocol):
@@ -54,31 +96,33 @@ class EventBus(Protocol):
 
     @property
     def connected(self) -> bool:
-        """Whether messages come and go; if not, storage alone tells what is new."""
+        """Whether messages go to other processes now; while they do not, read from storage."""
 
-    def publish(
-        self, topic: str, message: object, *, size: int = 0, droppable: bool = False
-    ) -> None:
+    def publish(self, topic: str, message: Any, *, size: int = 0, droppable: bool = False) -> None:
         """Bring a message to all subscribers, in the order in which messages were published.
 
-        Never waits and never fails. `size` is about how many bytes the message has; one that is
+        Subscribers in this process hear it whether the bus is connected or not, and once. Never
+        waits and never fails. `size` is about how many bytes the message has; one that is
         `droppable`, such as a preview, is the first to go where a subscriber is too slow.
         """
 
+    async def flush(self) -> None:
+        """Wait until what was published is where all processes will hear it from, and what was
+        subscribed is heard; at most a moment, and not at all while the bus is not connected.
+        Never fails."""
+
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> Subscription:
         """Call `handler` with each message of the topic, or, where `topic` ends with `*`, of all
-        that begin so, and with `MISSED`. What it raises is logged and keeps nothing from the
-        others."""
+        that begin so, and with `MISSED` when some of other processes were lost.
+
+        What it raises is logged and keeps nothing from the others.
+        """
 
     def stream(
         self, topic: str, *, most_bytes: int = MOST_BYTES, most_messages: int = MOST_MESSAGES
     ) -> MessageStream:
         """The messages of the topic (or topics, as for `subscribe`) as an iterator, of which so
         many may wait."""
-
-    async def flush(self) -> None:
-        """Wait until other processes can read what was published, and publish to what was
-        subscribed; not for long, and not at all while the bus is not connected."""
 
     async def close(self) -> None:
         """End all subscriptions."""

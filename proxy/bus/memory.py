@@ -11,11 +11,12 @@ from typing import Any, Self
 
 import structlog
 
-from proxy.bus.base import MISSED, MOST_BYTES, MOST_MESSAGES
+from proxy.bus.base import MISSED, MOST_BYTES, MOST_MESSAGES, BusMessage, Missed
 
 log = structlog.get_logger(__name__)
 
 _Take = Callable[[Any, int, bool], None]
+_Brought = tuple[Iterable["_Subscription"], BusMessage | Missed, int, bool]
 
 
 class MemoryBus:
@@ -24,7 +25,7 @@ class MemoryBus:
     def __init__(self) -> None:
         self._topics: dict[str, tuple[_Subscription, ...]] = {}
         self._patterns: dict[str, tuple[_Subscription, ...]] = {}
-        self._waiting: deque[tuple[Iterable[_Subscription], object, int, bool]] = deque()
+        self._waiting: deque[_Brought] = deque()
         self._bringing = False
 
     @property
@@ -33,7 +34,7 @@ class MemoryBus:
         return True
 
     def publish(
-        self, topic: str, message: object, *, size: int = 0, droppable: bool = False
+        self, topic: str, message: BusMessage, *, size: int = 0, droppable: bool = False
     ) -> None:
         """Bring a message to all subscribers.
 
@@ -42,7 +43,7 @@ class MemoryBus:
         self._bring(self._listeners(topic), message, size, droppable)
 
     async def flush(self) -> None:
-        """Nothing waits."""
+        """Nothing is under way."""
 
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> _Subscription:
         """Call `handler` with each message of the topic, or of those that a `*` stands for."""
@@ -81,7 +82,11 @@ class MemoryBus:
         self._bring(chain.from_iterable(all_), MISSED, 0, False)
 
     def _bring(
-        self, listeners: Iterable[_Subscription], message: object, size: int, droppable: bool
+        self,
+        listeners: Iterable[_Subscription],
+        message: BusMessage | Missed,
+        size: int,
+        droppable: bool,
     ) -> None:
         self._waiting.append((listeners, message, size, droppable))
         if self._bringing:

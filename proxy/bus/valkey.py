@@ -29,6 +29,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
+from proxy.bus.base import BusMessage, decode, encode
 from proxy.bus.memory import MemoryBus, _Subscription
 
 log = structlog.get_logger(__name__)
@@ -58,14 +59,13 @@ _Command = tuple[str | bytes, ...]
 class ValkeyBus(MemoryBus):
     """An `EventBus` among the processes whose URL is the same.
 
-    Messages are of the types of `messages`, a union of msgspec structs with tags. The process's
-    own subscribers get a message when it is published, as in memory; `run` brings it to the
-    others. Where messages may have been missed (the server was away, a publisher died or lost
-    some), every subscriber gets `MISSED`. One of a type that is not known here, as a newer release
-    has it, is left out.
+    The process's own subscribers get a message when it is published, as in memory; `run` brings it
+    to the others. Where messages may have been missed (the server was away, a publisher died or
+    lost some), every subscriber gets `MISSED`. A message of a type that is not known here, as a
+    newer release has it, is left out.
     """
 
-    def __init__(self, url: str, messages: Any, *, most_outgoing: int = MOST_OUTGOING) -> None:
+    def __init__(self, url: str, *, most_outgoing: int = MOST_OUTGOING) -> None:
         super().__init__()
         self._client = Redis.from_url(
             url,
@@ -77,8 +77,6 @@ class ValkeyBus(MemoryBus):
         )
         number = self._client.connection_pool.connection_kwargs.get("db") or 0
         self._prefix = f"comfy-cloud-proxy:{number}:"
-        self._encode = msgspec.msgpack.Encoder().encode
-        self._decode = msgspec.msgpack.Decoder(messages).decode
         self._id = secrets.token_bytes(8)
         self._losses = 0
         self._left = False
@@ -123,7 +121,7 @@ class ValkeyBus(MemoryBus):
         return self.connected
 
     def publish(
-        self, topic: str, message: object, *, size: int = 0, droppable: bool = False
+        self, topic: str, message: BusMessage, *, size: int = 0, droppable: bool = False
     ) -> None:
         """Bring a message to the subscribers here at once, and send it to the others."""
         if self.connected:
@@ -149,9 +147,9 @@ class ValkeyBus(MemoryBus):
 
     # --- out -------------------------------------------------------------------------------
 
-    def _send(self, topic: str, message: object, *, droppable: bool) -> None:
+    def _send(self, topic: str, message: BusMessage, *, droppable: bool) -> None:
         try:
-            body = self._encode(message)
+            body = encode(message)
         except (TypeError, ValueError, OverflowError):  # a fault of the program's own
             log.exception("message_not_encoded", topic=topic)
             self._lose()
@@ -317,7 +315,7 @@ class ValkeyBus(MemoryBus):
 
     def _receive(self, payload: bytes, topic: str, subscribers: Iterable[_Subscription]) -> None:
         try:
-            message = self._decode(memoryview(payload)[9:])
+            message = decode(memoryview(payload)[9:])
         except msgspec.MsgspecError as error:
             log.warning("message_refused", topic=topic, error=str(error))
             return

@@ -7,12 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import msgspec
-
+from proxy.bus.base import BusMessage
 from proxy.bus.valkey import ValkeyBus
 
 
-class News(msgspec.Struct, frozen=True, tag="news"):
+class News(BusMessage, frozen=True):
     """A message as the rooms send them."""
 
     number: int

@@ -43,25 +43,28 @@ async def buses(request: pytest.FixtureRequest) -> AsyncIterator[Buses]:
     server: ServerProcess = request.getfixturevalue("valkey_server")
     url = f"redis://127.0.0.1:{server.port}/{next(_databases)}"
     async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(running(ValkeyBus(url, News)))
+        first = await stack.enter_async_context(running(ValkeyBus(url)))
         if request.param == "valkey":
             yield Buses(first, first)
         else:
-            yield Buses(first, await stack.enter_async_context(running(ValkeyBus(url, News))))
+            yield Buses(first, await stack.enter_async_context(running(ValkeyBus(url))))
 
 
 async def test_messages_come_in_order_to_every_subscriber_of_the_topic(buses: Buses) -> None:
     here, there = buses
-    with there.stream("job.an:na.a") as one, there.stream("job.an:na.a") as two:
-        with there.stream("x") as other:
-            await buses.settle()
-            for number in range(1000):
-                here.publish("job.an:na.a", News(number))
-            here.publish("x", News(-1))
-            wanted = [News(number) for number in range(1000)]
-            assert await read(aiter(one), 1000) == wanted
-            assert await read(aiter(two), 1000) == wanted
-            assert await read(aiter(other), 1) == [News(-1)]
+    with (
+        there.stream("job.an:na.a") as one,
+        there.stream("job.an:na.a") as two,
+        there.stream("x") as other,
+    ):
+        await buses.settle()
+        for number in range(1000):
+            here.publish("job.an:na.a", News(number))
+        here.publish("x", News(-1))
+        wanted = [News(number) for number in range(1000)]
+        assert await read(aiter(one), 1000) == wanted
+        assert await read(aiter(two), 1000) == wanted
+        assert await read(aiter(other), 1) == [News(-1)]
 
 
 async def test_a_handler_is_called(buses: Buses) -> None:

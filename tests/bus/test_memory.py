@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import msgspec
+from bus.peers import News
 
 from proxy.bus.memory import MemoryBus
-
-
-class News(msgspec.Struct, frozen=True):
-    """A message as the rooms send them."""
-
-    number: int
 
 
 async def test_a_handler_has_heard_when_publish_returns() -> None:
