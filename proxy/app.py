@@ -34,7 +34,8 @@ from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.engine import Engine
-from proxy.jobs.models import HistoryChanged, JobAccepted, JobDispatched, JobLeft, Policy
+from proxy.jobs.models import Policy
+from proxy.jobs.protocol import HistoryChanged, JobAccepted, JobDispatched, JobLeft
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.service import JobService
 from proxy.members.accounting import Accounting
@@ -42,7 +43,6 @@ from proxy.members.directory import Directory, marker_of
 from proxy.members.member import check_classes
 from proxy.members.usage import Usage
 from proxy.metrics import Metrics
-from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
 from proxy.storage.database import FILE, Database, StorageError
@@ -51,7 +51,6 @@ from proxy.storage.files import FileRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.members import MemberRepository
-from proxy.storage.observations import ObservationRepository
 from proxy.storage.start import locked_folder, open_folder, open_server
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
@@ -103,13 +102,6 @@ async def rooms(
         members.start(supervisor)
         opened = await stack.enter_async_context(_accounts(settings, accounts, timeouts, metrics))
         cloud = opened[0].cloud
-        observations = Observations(
-            ObservationRepository(database),
-            {identity_of(one.name, one.cloud.base_url): one.cloud.observations for one in opened},
-        )
-        await observations.load()
-        stack.push_async_callback(observations.close)
-        supervisor.keep(observations.run, "keep observations")
         files = Files(
             FileRepository(database),
             {account.name: account.cloud for account in opened},
@@ -161,9 +153,10 @@ async def rooms(
             repository,
             clients=Clients(policy.client_parallelism),
             member=members.get,
-            admit=accounting.limiter.admit,
+            limiter=accounting.limiter,
             check=checks.check,
             status_interval=policy.status_interval,
+            patience=policy.submit_patience,
             supervisor=supervisor,
         )
         dashboard = Dashboard(jobs, accounting.usage)
@@ -231,7 +224,6 @@ async def rooms(
             metrics_shown=settings.metrics,
             admin_apart=settings.admin_listen is not None,
             dashboard=dashboard,
-            observations=observations,
             supervisor=supervisor,
         )
 
@@ -392,7 +384,8 @@ async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
 
     bus = ValkeyBus(settings.bus.get_secret_value())
     supervisor.keep(bus.run, "bus")
-    await bus.until_connected(_BUS_PATIENCE)
+    if not await bus.until_connected(_BUS_PATIENCE):
+        log.warning("bus_missing", hint="It is tried again; until then storage is read instead.")
     return bus
 
 
@@ -418,7 +411,6 @@ async def _accounts(
                 breaker=timeouts.breaker(),
                 plain_http=access.plain_http,
                 calls=metrics.calls(access.name),
-                observations=AccountObservations(access.name, metrics),
             )
             await cloud.start()
             stack.push_async_callback(cloud.close)

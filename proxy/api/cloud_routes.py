@@ -52,7 +52,7 @@ async def list_history(request: web.Request) -> web.Response:
     jobs, member = of(request).jobs, member_of(request)
     query = JobQuery(statuses=_ENDED, limit=limit, offset=offset)
     listed = (await jobs.list_jobs(member, query))["jobs"]
-    entries = [(job, await jobs.history_entry_json(member, job["id"])) for job in listed]
+    entries = [(job, await jobs.history.entry_json(member, job["id"])) for job in listed]
     return answers.ready(await asyncio.to_thread(_history, entries))
 
 
@@ -68,7 +68,7 @@ def _history(listed: list[tuple[dict[str, Any], bytes]]) -> bytes:
 async def get_history(request: web.Request) -> web.Response:
     """One ended job by its id; 404 until it has ended."""
     prompt_id = request.match_info["prompt_id"]
-    data = await of(request).jobs.history_entry_json(member_of(request), prompt_id)
+    data = await of(request).jobs.history.entry_json(member_of(request), prompt_id)
     found = codec.loads(data)
     if not found:
         return _unknown("History not found")

@@ -168,7 +168,7 @@ def _wrong(type_: str, name: str, expected: str, value: object) -> LocalError:
 
 async def get_queue(request: web.Request) -> web.Response:
     """The jobs that run and those that wait."""
-    return answers.ready(of(request).jobs.queue_json(member_of(request)))
+    return answers.ready(await of(request).jobs.queue_json(member_of(request)))
 
 
 async def post_queue(request: web.Request) -> web.Response:
@@ -235,7 +235,7 @@ def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
 async def get_history(request: web.Request) -> web.StreamResponse:
     """All entries, or those that `max_items` and `offset` ask for."""
     query = request.query
-    body = await of(request).jobs.history(
+    body = await of(request).jobs.history.json(
         member_of(request),
         max_items=_integer(query.get("max_items"), "max_items"),
         offset=_integer(query.get("offset"), "offset"),
@@ -248,7 +248,7 @@ async def get_history(request: web.Request) -> web.StreamResponse:
 async def get_history_entry(request: web.Request) -> web.Response:
     """One entry by its id, or `{}`."""
     prompt_id = request.match_info["prompt_id"]
-    return answers.ready(await of(request).jobs.history_entry_json(member_of(request), prompt_id))
+    return answers.ready(await of(request).jobs.history.entry_json(member_of(request), prompt_id))
 
 
 async def post_history(request: web.Request) -> web.Response:
@@ -256,9 +256,9 @@ async def post_history(request: web.Request) -> web.Response:
     clear, delete = removals(await bodies.read_object(request))
     jobs, member = of(request).jobs, member_of(request)
     if clear:
-        await jobs.clear_history(member)
+        await jobs.history.clear(member)
     if delete:
-        await jobs.delete_history(member, delete)
+        await jobs.history.delete(member, delete)
     return answers.empty()
 
 

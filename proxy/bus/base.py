@@ -98,7 +98,9 @@ class EventBus(Protocol):
     def connected(self) -> bool:
         """Whether messages go to other processes now; while they do not, read from storage."""
 
-    def publish(self, topic: str, message: Any, *, size: int = 0, droppable: bool = False) -> None:
+    def publish(
+        self, topic: str, message: BusMessage, *, size: int = 0, droppable: bool = False
+    ) -> None:
         """Bring a message to all subscribers, in the order in which messages were published.
 
         Subscribers in this process hear it whether the bus is connected or not, and once. Never

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import gc
 import ipaddress
 import logging
 import os
@@ -60,7 +59,6 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
         def ready(url: str) -> None:
             nonlocal listening
             listening = True
-            gc.freeze()  # what is there now stays: no collection has to look at it again
             if banner is not None:
                 banner.ready(url, chosen)
             else:

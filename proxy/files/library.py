@@ -12,7 +12,7 @@ import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
-from proxy.files.cache import Cache, Lease
+from proxy.files.cache import Cache
 from proxy.files.namespace import Contents
 from proxy.files.transfer import (
     HELD_BACK,
@@ -69,10 +69,6 @@ class Library:
         Returns when the size is known; small contents are complete by then. Raises `LocalError`
         if the content cannot be had.
         """
-        return Content(await self._origin(record))
-
-    async def _origin(self, record: FileRecord) -> Lease | Fetch:
-        """The content in the cache, or the download that has brought its beginning."""
         hash_ = await self._hash(record)
         if hash_ is not None:
             if self._cache.is_trusted(hash_):
@@ -83,14 +79,14 @@ class Library:
                 lease = None
             if lease is not None:
                 self._cache.hits += 1
-                return lease
+                return Content(lease)
         self._cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
             fetch = self._downloads.fetch(account, cloud_name, cloud_type, hash_)
             await fetch.began(HELD_BACK)
             if fetch.error is None:
-                return fetch
+                return Content(fetch)
             problem = problem or fetch.error
             if not isinstance(fetch.error, CloudError):
                 break
@@ -151,13 +147,8 @@ class Library:
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
-            async with self._turn:
-                origin = await self._origin(record)
-                if isinstance(origin, Lease):
-                    origin.release()
-                    return
-                while not origin.ended:
-                    await origin.changed()
+            async with self._turn, self.whole(record):
+                pass
         except LocalError as error:
             _log.info("output_prefetch_failed", reason=str(error))
 

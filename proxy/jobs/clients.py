@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from proxy.jobs.models import Job
+from proxy.jobs.protocol import LiveJob
 from proxy.members.member import Member, Parallelism
 
 #: Clients of a member that are remembered, the ones that connected last; each takes some 200 bytes.
@@ -72,7 +73,7 @@ def waits_for_client(job: Job, busy_clients: set[Client]) -> bool:
     return job.one_at_a_time and (job.member, job.client_id) in busy_clients
 
 
-def interrupted(running: Sequence[Job], submitter: str, client_id: str | None) -> list[Job]:
+def interrupted(running: Sequence[LiveJob], submitter: str, client_id: str | None) -> list[LiveJob]:
     """The jobs that an interrupt without a `prompt_id` means, of a member's running ones.
 
     Those of the `client_id`, if one is named; else those that the same program has submitted; else

@@ -16,34 +16,28 @@ from typing import Any, Protocol
 
 import structlog
 
-from proxy.bus.base import EventBus
+from proxy.bus.base import BusMessage, EventBus
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.resilience import Backoff
 from proxy.jobs.accounts import Account, AccountHealth
-from proxy.jobs.models import (
-    ENDS,
-    AccountView,
+from proxy.jobs.models import ENDS, AccountView, Job, JobKey, JobState, JobView, Policy, now
+from proxy.jobs.protocol import (
     CancelAnswered,
     CancelRequested,
     HistoryChanged,
-    Job,
     JobAccepted,
     JobAnswered,
     JobChanged,
     JobDispatched,
-    JobKey,
     JobLeft,
     JobReceived,
     JobReleased,
     JobsAhead,
-    JobState,
     OverviewAnswered,
     OverviewRequested,
-    Policy,
-    now,
-    view_of,
 )
 from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.rows import live_of, view_of
 from proxy.jobs.runner import OutputNames, Runner
 from proxy.jobs.scheduler import Scheduler
 from proxy.jobs.submitter import SubmissionError, UnansweredError
@@ -184,16 +178,20 @@ class Engine:
         """Go on with a job from before the start."""
         self.jobs[job.key] = job
         if job.state in (JobState.RECEIVED, JobState.QUEUED):
-            if job.state is JobState.RECEIVED:
+            new = job.state is JobState.RECEIVED
+            if new:
                 job.to(JobState.QUEUED)
             job.accepted = True
             self.scheduler.queue.add(job)
-            self._publish(job.member, JobChanged(job))
+            self._publish(job.member, JobChanged(live_of(job)))
+            if new:
+                self.recorder.changed(job)
+                self._answer(job.key)
             return
         worker = self.workers.get(job.account)
         if worker is None:
             self.spawn(self._find_home(job), f"find the account of {job.prompt_id}")
-            self._publish(job.member, JobChanged(job))
+            self._publish(job.member, JobChanged(live_of(job)))
             return
         self.scheduler.keep(job)
         if job.cloud_id and job.cancel_requested:
@@ -211,7 +209,8 @@ class Engine:
 
         The job is shown with the reason, and ends as lost after `lost_timeout`.
         """
-        job.reason, since = "no_account", time.monotonic()
+        since = time.monotonic()
+        self.explain(job, "no_account")
         for failures in itertools.count(1):
             for worker in self.workers.values():
                 with suppress(CloudError):
@@ -235,8 +234,8 @@ class Engine:
 
     def _hear(self, said: object) -> None:
         match said:
-            case JobReceived(job=job, found=found):
-                self.spawn(self._receive(job, found), f"take in {job.prompt_id}")
+            case JobReceived():
+                self.spawn(self._receive(said), f"take in {said.key.prompt_id}")
             case JobReleased(key=key, watched=watched):
                 self._release(key, watched)
             case OverviewRequested(request=request, member=member):
@@ -244,43 +243,54 @@ class Engine:
             case CancelRequested():
                 self.spawn(self._cancel(said), "cancel jobs")
 
-    async def _receive(self, job: Job, found: dict[str, Any] | None) -> None:
-        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
-        key = job.key
+    async def _receive(self, said: JobReceived) -> None:
+        key = said.key
+        structlog.contextvars.bind_contextvars(job=key.prompt_id, member=key.member)
+        error: LocalError | None = None
+        node_errors: dict[str, Any] | None = None
         try:
-            if key in self.jobs:
-                raise LocalError(
-                    "invalid_prompt_id",
-                    "A job with this prompt_id is in the queue already; choose another one.",
-                    details=job.prompt_id,
-                )
-            if not self.scheduler.has_account(job.member):
-                raise LocalError(
-                    "no_account",
-                    "No Comfy Cloud account takes jobs of this member; ask who runs the proxy to "
-                    "add the member to an account.",
-                    kind="forbidden",
-                )
+            job = said.job or await self.recorder.read(key, said.order)
+            if job is None or key in self.jobs:
+                return
             self.jobs[key] = job
-            node_errors = await self._place(job, found)
-        except LocalError as error:
-            answer = JobAnswered(key, error=error)
-        except StorageError as error:
-            log.error("job_save_failed", error=str(error))
-            answer = JobAnswered(key, error=_store_unavailable())
-        except Exception as error:
+            node_errors = await self._place(job, said.found)
+        except LocalError as refusal:
+            error = refusal
+        except WithdrawnError:
+            error = _withdrawn()
+        except StorageError as failure:
+            log.error("job_save_failed", error=str(failure))
+            error = _store_unavailable()
+        except Exception:
             log.exception("job_take_failed")
-            answer = JobAnswered(key, error=error)
+            error = _failed()
         else:
-            answer = JobAnswered(key, node_errors)
-            self._publish(job.member, JobAccepted(job))
-        self.bus.publish(f"answers.{job.member}.{job.prompt_id}", answer)
+            self._publish(job.member, JobAccepted(live_of(job)))
+        self._answer(key, node_errors, error)
+
+    def _answer(
+        self,
+        key: JobKey,
+        node_errors: Mapping[str, Any] | None = None,
+        error: LocalError | None = None,
+    ) -> None:
+        """Tell the api that a job was taken in or refused."""
+        answer = JobAnswered(key, node_errors, error)
+        self.bus.publish(f"answers.{key.member}.{key.prompt_id}", answer)
 
     async def _place(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """Send a new job at once if there is a slot for it, or let it wait; its node errors.
 
         What waits could not use the slot.
         """
+        if not self.scheduler.has_account(job.member):
+            await self._drop(job)
+            raise LocalError(
+                "no_account",
+                "No Comfy Cloud account takes jobs of this member; ask who runs the proxy to "
+                "add the member to an account.",
+                kind="forbidden",
+            )
         while (
             account := self.scheduler.account_for(job.member, probing=True)
         ) is not None and self.scheduler.may_go_at_once(job, account):
@@ -292,16 +302,12 @@ class Engine:
         job.accepted = True
         job.outputs_to_execute = output_nodes(job, found or {}, self.catalog.known)
         job.to(JobState.QUEUED)
-        try:
-            await self.recorder.save(job)
-        except StorageError:
-            self.jobs.pop(job.key, None)
-            raise
-        self._publish(job.member, JobChanged(job))
+        self.recorder.changed(job)
+        self._publish(job.member, JobChanged(live_of(job)))
         self.scheduler.queue.add(job)
         self.pump()
         if job in self.scheduler.queue:
-            job.reason, job.message = self.scheduler.why(job)
+            self.explain(job, *self.scheduler.why(job))
         self._note_ahead(job.member, tell=False)
         return found or {}
 
@@ -372,7 +378,7 @@ class Engine:
                 self.scheduler.take(job, account)
                 job.to(JobState.SUBMITTING)
                 job.reason = job.message = None
-                self._publish(job.member, JobChanged(job))
+                self._publish(job.member, JobChanged(live_of(job)))
                 self.spawn(self._send(job, self.workers[account.name]), f"send {job.prompt_id}")
         due = self._give_up(at)
         self._tell_ahead()
@@ -417,7 +423,13 @@ class Engine:
         """Note on waiting jobs why their accounts take none."""
         for member in self.scheduler.queue.members():
             for job, reason, message in self.scheduler.waiting(member):
-                job.reason, job.message = reason, message
+                self.explain(job, reason, message)
+
+    def explain(self, job: Job, reason: str | None, message: str | None = None) -> None:
+        """Show why a job does not go on, in a word and in a sentence."""
+        if (job.reason, job.message) != (reason, message):
+            job.reason, job.message = reason, message
+            self._publish(job.member, JobChanged(live_of(job)))
 
     async def _send(self, job: Job, worker: AccountWorker) -> None:
         """Send a job from the queue."""
@@ -460,7 +472,7 @@ class Engine:
             return
         job.to(JobState.QUEUED)
         self.scheduler.queue.add(job)
-        self._publish(job.member, JobChanged(job))
+        self._publish(job.member, JobChanged(live_of(job)))
         self.pump()
         self.recorder.changed(job, self.scheduler.shares_with(job))
 
@@ -516,7 +528,7 @@ class Engine:
         It counts as pending, so that a client which looks for it does not submit it again.
         """
         if not job.cancel_requested:
-            self._publish(job.member, JobChanged(job))
+            self._publish(job.member, JobChanged(live_of(job)))
         self.spawn(self._settle(job), f"look for {job.prompt_id}")
 
     async def _settle(self, job: Job) -> None:
@@ -527,7 +539,7 @@ class Engine:
             new = not job.accepted and not job.cancel_requested
             self._taken(job, cloud_id)
             if new:
-                self._publish(job.member, JobAccepted(job))
+                self._publish(job.member, JobAccepted(live_of(job)))
             self._tell_status(job.member)
             return
         log.info("unanswered_job_dismissed")
@@ -536,7 +548,7 @@ class Engine:
             return
         await self._drop(job)
         if not job.cancel_requested:
-            self._publish(job.member, JobLeft(job))
+            self._publish(job.member, JobLeft(live_of(job)))
 
     # --- jobs on the cloud -----------------------------------------------------------------
 
@@ -564,11 +576,11 @@ class Engine:
         self._follow(job, worker)
         job.credentials = {}
         waited = max(0, now() - job.create_time) / 1000
-        self._publish(job.member, JobDispatched(job, waited))
+        self._publish(job.member, JobDispatched(live_of(job), waited))
         self.recorder.changed(job)
 
     def _follow(self, job: Job, worker: AccountWorker) -> None:
-        self._publish(job.member, JobChanged(job))
+        self._publish(job.member, JobChanged(live_of(job)))
         self._run(job, worker)
         worker.follow(job)
 
@@ -618,7 +630,7 @@ class Engine:
             self.recorder.changed(job)
         if self.scheduler.started(job):
             self.pump()
-        self._publish(job.member, JobChanged(job))
+        self._publish(job.member, JobChanged(live_of(job)))
         self._tell_status(job.member)
 
     def over(self, job: Job) -> None:
@@ -644,7 +656,7 @@ class Engine:
         log.info(
             "job_ended", cloud_job=job.cloud_id, outcome=end.outcome, seconds=round(seconds, 3)
         )
-        self._publish(job.member, JobLeft(job, end.outcome, seconds, count))
+        self._publish(job.member, JobLeft(live_of(job), end.outcome, seconds, count))
 
     # --- cancelling ------------------------------------------------------------------------
 
@@ -734,7 +746,7 @@ class Engine:
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self._publish(job.member, JobLeft(job))
+        self._publish(job.member, JobLeft(live_of(job)))
 
     # --- what admins see -------------------------------------------------------------------
 
@@ -742,7 +754,7 @@ class Engine:
         """All live jobs, or those of one member, and the accounts."""
         rank = {"running": 0, "pending": 1, "sending": 2}
         views = [
-            view_of(job)
+            _view_of(job)
             for job in self.jobs.values()
             if job.state not in (JobState.RECEIVED, JobState.QUEUED)
             and (job.accepted or job.state is JobState.UNKNOWN)
@@ -755,9 +767,12 @@ class Engine:
             if member in (None, place.member):
                 if place.member not in waiting:
                     waiting[place.member] = self.scheduler.queue.of(place.member)
-                view = view_of(waiting[place.member][place.index])
+                view = _view_of(waiting[place.member][place.index])
                 views.append(replace(view, account=None, before=place.before, reason=place.reason))
-        return OverviewAnswered(views, [self._account_view(one) for one in self.workers.values()])
+        return OverviewAnswered(tuple(views), self._account_views())
+
+    def _account_views(self) -> tuple[AccountView, ...]:
+        return tuple(map(self._account_view, self.workers.values()))
 
     def _account_view(self, worker: AccountWorker) -> AccountView:
         health = worker.health
@@ -773,7 +788,7 @@ class Engine:
 
     # --- telling ---------------------------------------------------------------------------
 
-    def _publish(self, member: str, news: object) -> None:
+    def _publish(self, member: str, news: BusMessage) -> None:
         self.bus.publish(f"jobs.{member}", news)
 
     def _tell_status(self, member: str) -> None:
@@ -802,6 +817,17 @@ class Engine:
             else:
                 self._ahead.pop(member, None)
             self._publish(member, JobsAhead(member, ahead, tell))
+
+
+def _view_of(job: Job) -> JobView:
+    """A live job as admins see it, with the node that runs."""
+    view = view_of(live_of(job))
+    if job.runner is None or job.state is not JobState.RUNNING:
+        return view
+    tracker = job.runner.tracker
+    node = tracker.display_node
+    type_ = None if node is None else tracker.node_types.get(node)
+    return replace(view, progress=tracker.progress, node=node, node_type=type_)
 
 
 def output_nodes(job: Job, node_errors: Mapping[str, Any], known: KnownClass) -> list[str]:
@@ -850,4 +876,20 @@ def _store_unavailable() -> LocalError:
         "The proxy cannot write to its data folder, so it takes no job; free or repair "
         "the disk, then submit again.",
         kind="unavailable",
+    )
+
+
+def _withdrawn() -> LocalError:
+    return LocalError(
+        "submission_withdrawn",
+        "The job was cancelled before it was sent and will not run.",
+        kind="unavailable",
+    )
+
+
+def _failed() -> LocalError:
+    return LocalError(
+        "submission_failed",
+        "The proxy failed to take the job, which will not run; its log says why.",
+        kind="internal",
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.jobs.models import ENDS, Job, JobState, Outcome
+from proxy.jobs.protocol import LiveJob
 
 STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 
@@ -49,9 +50,9 @@ def ended_states(statuses: frozenset[str] | None) -> set[str]:
     }
 
 
-def of_queue(record: Job) -> Listed:
+def of_queue(record: LiveJob) -> Listed:
     """A pending or running job."""
-    found = workflow_id(record.extra_data)
+    found = record.workflow_id
     job = {
         "id": record.prompt_id,
         "status": "pending" if record.state is not JobState.RUNNING else "in_progress",

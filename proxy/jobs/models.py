@@ -16,14 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from proxy.cloud.resilience import Backoff
 from proxy.jobs.fair_share import FairBy
 from proxy.members.member import Parallelism
-from proxy.translate import codec
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.jobs.runner import Runner
-    from proxy.translate.errors import LocalError
-    from proxy.translate.messages import Message
 
 Number: TypeAlias = int | float
 Outcome = Literal["completed", "failed", "cancelled"]
@@ -161,7 +158,6 @@ class Job:
     reason: str | None = None
     message: str | None = None
     runner: Runner | None = field(default=None, repr=False)
-    _item: bytes | None = field(default=None, repr=False)
 
     @property
     def key(self) -> JobKey:
@@ -184,30 +180,14 @@ class Job:
             raise TransitionError(f"{self.prompt_id}: {self.state} cannot become {state}")
         self.state = state
 
-    def queue_item(self) -> list[Any]:
-        """`[number, prompt_id, prompt, extra_data, outputs_to_execute]`, as `/queue` shows it."""
-        return [
-            self.number,
-            self.prompt_id,
-            self.graph,
-            self.extra_data,
-            self.outputs_to_execute,
-        ]
 
-    def queue_item_json(self) -> bytes:
-        """The item as JSON, which does not change once the job is accepted."""
-        if self._item is None:
-            self._item = codec.dump_bytes(self.queue_item())
-        return self._item
-
-
-def new_job(member: str, request: JobRequest, *, prompt_id: str, number: Number) -> Job:
-    """A job for a request that came just now."""
+def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
+    """A job for a request that came just now; the storage numbers it, unless the client has."""
     created = now()
     return Job(
         prompt_id=prompt_id,
         member=member,
-        number=number,
+        number=0 if request.number is None else request.number,
         graph=request.graph,
         extra_data={**without_credentials(request.extra_data), "create_time": created},
         targets=request.targets,
@@ -304,33 +284,6 @@ class AccountView:
     events: bool
 
 
-def view_of(job: Job) -> JobView:
-    """A live job as admins see it, with the node that runs."""
-    tracker = job.runner.tracker if job.runner and job.state is JobState.RUNNING else None
-    node = None if tracker is None else tracker.display_node
-    return JobView(
-        member=job.member,
-        prompt_id=job.prompt_id,
-        number=job.number,
-        state=_SHOWN.get(job.state, "sending"),
-        create_time=job.create_time,
-        account=job.account or None,
-        started_at=job.started_at,
-        reason=job.reason,
-        progress=None if tracker is None else tracker.progress,
-        node=node,
-        node_type=None if tracker is None or node is None else tracker.node_types.get(node),
-    )
-
-
-_SHOWN: Mapping[JobState, Literal["waiting", "sending", "pending", "running"]] = {
-    JobState.RECEIVED: "waiting",
-    JobState.QUEUED: "waiting",
-    JobState.SUBMITTED: "pending",
-    JobState.RUNNING: "running",
-}
-
-
 # --- settings ------------------------------------------------------------------------------
 
 
@@ -381,128 +334,3 @@ class Policy:
     lost_wait: float = 1.5
     fair_by: FairBy = "jobs"
     client_parallelism: Parallelism = "auto"
-
-
-# --- what api and engine say to each other on the bus --------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class JobReceived:
-    """api → engine: a checked job. The answer is a `JobAnswered`.
-
-    `found` are the node errors of a graph that can run in part.
-    """
-
-    job: Job
-    found: dict[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True)
-class JobAnswered:
-    """engine → api: the job was taken in, with the nodes that were left out, or refused."""
-
-    key: JobKey
-    node_errors: dict[str, Any] = field(default_factory=dict)
-    error: Exception | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class JobReleased:
-    """api → engine: the client has its answer. `watched` says whether it listens."""
-
-    key: JobKey
-    watched: bool
-
-
-@dataclass(frozen=True, slots=True)
-class CancelRequested:
-    """api → engine: end these jobs. The `CancelAnswered` comes on `answers.{request}`."""
-
-    request: str
-    keys: tuple[JobKey, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CancelAnswered:
-    """engine → api: whether any job was cancelled by this, or why it could not be."""
-
-    cancelled: bool = False
-    error: LocalError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class OverviewRequested:
-    """api → engine: all jobs, or a member's. The answer comes on `answers.{request}`."""
-
-    request: str
-    member: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class OverviewAnswered:
-    """engine → api: what runs first, then what waits in the order of turns; and the accounts."""
-
-    jobs: list[JobView]
-    accounts: list[AccountView]
-
-
-@dataclass(frozen=True, slots=True)
-class JobAccepted:
-    """engine → api: the client is told that its job is in the queue."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class JobDispatched:
-    """engine → api: the cloud has taken the job, `waited` seconds after the client had sent it."""
-
-    job: Job
-    waited: float
-
-
-@dataclass(frozen=True, slots=True)
-class JobsAhead:
-    """engine → api: so many jobs of others go before the member's last waiting one.
-
-    With `tell` the member's sockets hear how many jobs are left.
-    """
-
-    member: str
-    count: int
-    tell: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class JobChanged:
-    """engine → api: a job is in the queue in this state."""
-
-    job: Job
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryChanged:
-    """engine → api: this entry of the history is another one now, and the oldest are `forgotten`
-    with their files."""
-
-    member: str
-    prompt_id: str
-    forgotten: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class JobLeft:
-    """engine → api: a job is in the queue no more. `outcome` is `None` if it left no trace."""
-
-    job: Job
-    outcome: Outcome | None = None
-    running_seconds: float = 0.0
-    output_count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class JobMessage:
-    """engine → api: a message for the job's client."""
-
-    job: Job
-    message: Message

@@ -97,7 +97,8 @@ class Reconciler:
         if self._unread_since is not None:
             self._unread_since = None
             for job in live.values():
-                job.reason = None
+                if job.runner is not None:
+                    job.runner.explain(None)
         await self._learn([one for one in snapshots if one.cloud_id in live])
         for snapshot in snapshots:
             if snapshot.cloud_id not in live:
@@ -118,8 +119,10 @@ class Reconciler:
         if isinstance(error, CloudRefused) and error.status in (401, 403):
             reason = "dead_key"
         for job in live.values():
-            job.reason = reason
-            if self._lost_timeout and lasted >= self._lost_timeout and job.runner is not None:
+            if job.runner is None:
+                continue
+            job.runner.explain(reason)
+            if self._lost_timeout and lasted >= self._lost_timeout:
                 log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
                 job.runner.post(GiveUp(_LOST[reason], lost=True))
 

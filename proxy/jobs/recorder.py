@@ -1,32 +1,32 @@
 """Writes jobs to the storage: the only part of the engine that knows it.
 
-A job is inserted once, with its graph. Later changes of state are some bytes each; they are
-gathered for a moment and written together, in order, behind what happens. Every write carries the
-fence of the engine's lease.
+A job is in the storage, with its graph, before the engine hears of it. Changes of state are some
+bytes each; they are gathered for a moment and written together, in order, behind what happens.
+Every write carries the fence of the engine's lease.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from datetime import UTC, datetime
-from typing import Any
 
 import structlog
 
 from proxy.jobs import listing
-from proxy.jobs.models import ENDS, Job, JobState, now
+from proxy.jobs.models import ENDS, Job, JobKey
+from proxy.jobs.rows import columns, day_of, job_of, used
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import FencedError, StorageError
-from proxy.storage.jobs import EndedJob, JobRepository, Payload, Shares, StoredJob
+from proxy.storage.jobs import EndedJob, JobRepository, Shares
 from proxy.storage.leases import ENGINE, Fence, Lease, LeaseRepository
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
 
 log = structlog.get_logger(__name__)
 
-#: Seconds in which changes of state are gathered into one transaction.
-_GATHER = 0.05
+#: Seconds in which changes of state are gathered into one transaction. Those of a short job are
+#: written with its end.
+_GATHER = 0.2
 
 #: Seconds for which the lease is taken, and between two renewals.
 _LEASE, _RENEWAL = 60.0, 20.0
@@ -61,7 +61,7 @@ class JobRecorder:
         stored = await self._jobs.live()
         payloads = await self._jobs.payloads([one.key for one in stored])
         try:
-            jobs = [_job(one, payloads[one.key]) for one in stored]
+            jobs = [job_of(one, payloads[one.key]) for one in stored]
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"a job in the database cannot be read: {error!r}") from error
         return jobs, await self._jobs.load_shares()
@@ -99,45 +99,40 @@ class JobRecorder:
         except StorageError as error:
             log.error("jobs_save_failed", jobs=len(self._changed), error=str(error))
 
+    async def read(self, key: JobKey, order: int) -> Job | None:
+        """A job that has not ended, `None` if it is gone. Raises `StorageError`."""
+        stored = await self._jobs.get(*key)
+        payload = await self._jobs.payload(order)
+        if stored is None or stored.key != order or payload is None:
+            return None
+        return job_of(stored, payload)
+
     # --- writing ---------------------------------------------------------------------------
 
     def changed(self, job: Job, shares: Shares | None = None) -> None:
         """Write the job's state soon."""
-        if job.order:
-            self._changed[job.order] = job
-            self._shares = _merged(self._shares, shares)
-            self._news.set()
+        self._changed[job.order] = job
+        self._shares = _merged(self._shares, shares)
+        self._news.set()
 
-    async def save(self, job: Job, shares: Shares | None = None) -> None:
-        """Write the job now: whole if it is new. Raises `StorageError`."""
-        if job.order:
-            self._changed[job.order] = job
-            self._shares = _merged(self._shares, shares)
-            await self.flush()
-            return
-        job.order = await self._jobs.insert(
-            _stored(job),
-            Payload(
-                graph=codec.dump_bytes(job.graph),
-                extra_data=codec.dump_bytes(job.extra_data),
-                targets=None if job.targets is None else codec.dump_bytes(job.targets),
-                credentials=codec.dump_bytes(job.credentials) if job.credentials else None,
-            ),
-            usage=[_used(job, submitted=1)],
-            shares=shares,
-            fence=self._fence,
-        )
+    async def save(self, job: Job, shares: Shares | None = None) -> bool:
+        """Write the job's state now; false if the job is not stored any more. Raises
+        `StorageError`."""
+        self._changed[job.order] = job
+        self._shares = _merged(self._shares, shares)
+        return job.order not in await self.flush()
 
-    async def flush(self) -> None:
-        """Write what has changed, in one transaction. Raises `StorageError`."""
+    async def flush(self) -> set[int]:
+        """Write what has changed, in one transaction; the order of the jobs that are gone. Raises
+        `StorageError`."""
         self._news.clear()
         changed, self._changed = self._changed, {}
         shares, self._shares = self._shares, None
         if not changed and shares is None:
-            return
+            return set()
         try:
-            await self._jobs.update(
-                [(key, _columns(job)) for key, job in changed.items()],
+            return await self._jobs.update(
+                [(key, columns(job)) for key, job in changed.items()],
                 sent=[key for key, job in changed.items() if job.cloud_id],
                 shares=shares,
                 fence=self._fence,
@@ -150,16 +145,13 @@ class JobRecorder:
 
     async def discard(self, *jobs: Job, shares: Shares | None = None) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
-        stored = [job for job in jobs if job.order]
-        if not stored:
-            return
         await self._jobs.discard(
-            [job.order for job in stored],
-            usage=[_used(job, submitted=-1, withdrawn=int(job.accepted)) for job in stored],
+            [job.order for job in jobs],
+            usage=[used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs],
             shares=shares,
             fence=self._fence,
         )
-        for job in stored:
+        for job in jobs:
             self._changed.pop(job.order, None)
 
     async def end(
@@ -172,7 +164,7 @@ class JobRecorder:
         )
         count = int(listed.job.get("outputs_count", 0))
         seconds = (end.ended_at - end.started_at) / 1000
-        used = UsageRow(_day(end.ended_at), job.member, running_seconds=seconds, outputs=count)
+        used = UsageRow(day_of(end.ended_at), job.member, running_seconds=seconds, outputs=count)
         setattr(used, end.outcome, 1)
         forgotten = await self._jobs.finish(
             job.order,
@@ -208,67 +200,3 @@ def _merged(older: Shares | None, newer: Shares | None) -> Shares | None:
     if older is None or newer is None:
         return older or newer
     return Shares(newer.now, {**older.members, **newer.members}, newer.slots)
-
-
-def _columns(job: Job) -> dict[str, Any]:
-    """What may change of a stored job."""
-    return {
-        "state": job.state.value,
-        "account": job.account,
-        "cloud_id": job.cloud_id or None,
-        "changed_at": now(),
-        "started_at": job.started_at,
-        "outputs_to_execute": job.outputs_to_execute,
-        "watched": job.watched,
-        "accepted": job.accepted,
-        "cancel_requested": job.cancel_requested,
-        "charge": job.charge,
-    }
-
-
-def _stored(job: Job) -> StoredJob:
-    return StoredJob(
-        member=job.member,
-        id=job.prompt_id,
-        number=job.number,
-        created_at=job.create_time,
-        client_id=job.client_id,
-        workflow_id=listing.workflow_id(job.extra_data),
-        one_at_a_time=job.one_at_a_time,
-        submitter=job.submitter,
-        **_columns(job),
-    )
-
-
-def _job(stored: StoredJob, payload: Payload) -> Job:
-    return Job(
-        prompt_id=stored.id,
-        member=stored.member,
-        number=stored.number,
-        graph=codec.loads(payload.graph),
-        extra_data=codec.loads(payload.extra_data),
-        targets=None if payload.targets is None else codec.loads(payload.targets),
-        client_id=stored.client_id,
-        create_time=stored.created_at,
-        order=stored.key,
-        outputs_to_execute=stored.outputs_to_execute,
-        state=JobState(stored.state),
-        account=stored.account,
-        cloud_id=stored.cloud_id or "",
-        started_at=stored.started_at,
-        watched=stored.watched,
-        accepted=stored.accepted,
-        cancel_requested=stored.cancel_requested,
-        charge=stored.charge,
-        one_at_a_time=stored.one_at_a_time,
-        submitter=stored.submitter,
-        credentials={} if payload.credentials is None else codec.loads(payload.credentials),
-    )
-
-
-def _used(job: Job, **counts: int) -> UsageRow:
-    return UsageRow(_day(job.create_time), job.member, **counts)
-
-
-def _day(at: int) -> str:
-    return datetime.fromtimestamp(at / 1000, UTC).date().isoformat()

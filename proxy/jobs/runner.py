@@ -13,7 +13,8 @@ import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
-from proxy.jobs.models import Job, JobMessage
+from proxy.jobs.models import Job
+from proxy.jobs.protocol import JobMessage
 from proxy.jobs.tracker import (
     Command,
     EventReceived,
@@ -30,7 +31,7 @@ from proxy.jobs.tracker import (
 from proxy.storage.database import StorageError
 from proxy.translate.codec import credentials, redact
 from proxy.translate.events import is_terminal
-from proxy.translate.messages import CloudFrame, CloudPicture, Preview
+from proxy.translate.messages import CloudFrame, CloudPicture, Message, Preview
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ class Runner:
                 self._read_detail(self._cloud), f"read job {self.job.prompt_id}"
             )
 
+    def explain(self, reason: str | None) -> None:
+        """Show why the job cannot be followed, if it cannot."""
+        self._engine.explain(self.job, reason)
+
     @property
     def reading(self) -> bool:
         """Whether the job's detail is being read already."""
@@ -185,13 +190,22 @@ class Runner:
         match command:
             case SendMessage(message=message):
                 if not isinstance(message, Preview) or message.result or self.job.wants_previews:
-                    self._bus.publish(self._topic, JobMessage(self.job, message))
+                    self._publish(message)
             case JobStarted(at=at):
                 self._engine.started(self.job, at)
             case ReadDetail():
                 self.read_detail()
             case LeaveQueue():
                 self._engine.ended(self.job)
+
+    def _publish(self, message: Message) -> None:
+        job = self.job
+        told = JobMessage(job.member, job.client_id, job.prompt_id, job.watched, message)
+        if isinstance(message, Preview):
+            size = len(message.image)
+            self._bus.publish(self._topic, told, size=size, droppable=not message.result)
+        else:
+            self._bus.publish(self._topic, told)
 
     async def _until_stored(self, write: Callable[[], Awaitable[T]]) -> T:
         """What was accepted must not be lost because the disk refuses for a while."""

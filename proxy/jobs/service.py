@@ -1,15 +1,15 @@
-"""The api's side of the jobs: takes requests in, answers for the queue and the history.
+"""The api's side of the jobs: takes requests in, answers for the queue.
 
-It keeps what the bus brings of live jobs, and small caches of the history, which the bus
-invalidates. What it wants done it says on the bus, and the engine answers there.
+A submission is in the storage before the engine hears of it. What is to be done is said on the bus,
+and the engine answers there; where no answer comes, the storage tells.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
@@ -17,34 +17,38 @@ import structlog
 from proxy.bus.base import EventBus
 from proxy.jobs import listing
 from proxy.jobs.clients import Clients, interrupted
+from proxy.jobs.history import History
 from proxy.jobs.listing import JobQuery, Listed
+from proxy.jobs.live import LiveJobs
 from proxy.jobs.models import (
-    PLACED,
     Accepted,
     Backlog,
+    Job,
+    JobKey,
+    JobRequest,
+    JobView,
+    Number,
+    new_job,
+)
+from proxy.jobs.protocol import (
     CancelAnswered,
     CancelRequested,
-    HistoryChanged,
-    Job,
     JobAnswered,
     JobChanged,
-    JobKey,
     JobLeft,
     JobReceived,
     JobReleased,
-    JobRequest,
     JobsAhead,
-    JobState,
-    JobView,
-    Number,
+    LiveJob,
     OverviewAnswered,
     OverviewRequested,
-    new_job,
-    view_of,
 )
+from proxy.jobs.rows import payload_of, stored_of, used, view_of
 from proxy.jobs.subscribers import Subscribers
+from proxy.members.limiter import Limiter
 from proxy.members.member import Member
-from proxy.storage.jobs import HistoryEntry, JobRepository
+from proxy.storage.database import StorageError
+from proxy.storage.jobs import DayFullError, JobLivesError, JobRepository, Numbering
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -55,107 +59,26 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Whether a member may submit now: raises `LocalError` (429, 403) if not.
-Admit = Callable[[str, JobRequest, Backlog], None]
-
 #: What is right and wrong with a graph, `None` if only the cloud can tell. Raises `LocalError`.
 Check = Callable[[str, JobRequest], Awaitable[Validation | None]]
 
 #: More entries than any history has; databases take no larger numbers.
 _MOST = 2**53
 
-#: Bytes of history bodies that are kept ready to send, and of the largest one.
-_CACHE_BYTES, _LARGEST = 16 * 1024 * 1024, 1024 * 1024
+#: Seconds between two looks at the storage for what the engine has not answered on the bus.
+_LOOK = 1.0
 
-
-class LiveJobs:
-    """A member's jobs that have not ended, in the order in which they were accepted."""
-
-    def __init__(self) -> None:
-        self.jobs: dict[str, Job] = {}
-        self.ahead = 0
-        self.answering = 0
-        self._queue_json: bytes | None = None
-
-    def __len__(self) -> int:
-        return len(self.jobs)
-
-    @property
-    def remaining(self) -> int:
-        """The member's own jobs, and others' that go before its last waiting one."""
-        return len(self.jobs) + self.ahead if self.jobs else 0
-
-    def put(self, job: Job) -> None:
-        """A job is in the queue, in whatever state."""
-        self.jobs[job.prompt_id] = job
-        self._queue_json = None
-
-    def remove(self, job: Job) -> None:
-        """A job leaves the queue."""
-        if self.jobs.get(job.prompt_id) is job:
-            del self.jobs[job.prompt_id]
-        self._queue_json = None
-
-    def running(self) -> list[Job]:
-        """The jobs that run now."""
-        return [job for job in self.jobs.values() if job.state is JobState.RUNNING]
-
-    def pending(self) -> list[Job]:
-        """The jobs that wait, in the order of their numbers, then of their coming."""
-        waiting = [job for job in self.jobs.values() if job.state is not JobState.RUNNING]
-        return sorted(waiting, key=lambda job: (job.number, job.order))
-
-    def queue_json(self) -> bytes:
-        """The body of `GET /queue`."""
-        if self._queue_json is None:
-            running = b", ".join(job.queue_item_json() for job in self.running())
-            pending = b", ".join(job.queue_item_json() for job in self.pending())
-            self._queue_json = (
-                b'{"queue_running": [' + running + b'], "queue_pending": [' + pending + b"]}"
-            )
-        return self._queue_json
-
-
-class HistoryCache:
-    """Bodies of history answers, the ones used last, bounded in bytes."""
-
-    def __init__(self) -> None:
-        self._bodies: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
-        self._bytes = 0
-        self.version: Counter[str] = Counter()
-
-    def get(self, key: tuple[Any, ...]) -> bytes | None:
-        """A body that was kept; its key begins with the member."""
-        body = self._bodies.get(key)
-        if body is not None:
-            self._bodies.move_to_end(key)
-        return body
-
-    def put(self, key: tuple[Any, ...], body: bytes, version: int) -> None:
-        """Keep a body that was read at a `version` of the member, unless it is a large one."""
-        if len(body) > _LARGEST or key in self._bodies or self.version[key[0]] != version:
-            return
-        self._bodies[key] = body
-        self._bytes += len(body)
-        while self._bytes > _CACHE_BYTES:
-            _, old = self._bodies.popitem(last=False)
-            self._bytes -= len(old)
-
-    def forget(self, member: str, prompt_ids: Iterable[str] | None) -> None:
-        """The member's history has changed: drop its lists, and these entries or all."""
-        self.version[member] += 1
-        gone = None if prompt_ids is None else set(prompt_ids)
-        for key in [key for key in self._bodies if key[0] == member]:
-            if len(key) > 2 or gone is None or key[1] in gone:
-                self._bytes -= len(self._bodies.pop(key))
+#: Seconds that the engine has to tell of all jobs.
+_OVERVIEW_PATIENCE = 2.0
 
 
 class JobService:
     """The jobs of every member, as the api asks for them; `subscribers` knows who listens,
-    `clients` who did.
+    `clients` who did, `history` what has ended.
 
-    `admit` is asked before anything else whether a member may submit now, `check` whether the
-    graph can run.
+    The `limiter` is asked before anything else whether a member may submit now, `check` whether
+    the graph can run. A submission that the engine has not taken up after `patience` seconds is
+    withdrawn.
     """
 
     def __init__(
@@ -165,23 +88,24 @@ class JobService:
         *,
         clients: Clients,
         member: Callable[[str], Member] = Member,
-        admit: Admit | None = None,
+        limiter: Limiter | None = None,
         check: Check | None = None,
         status_interval: float = 5.0,
+        patience: float = 30.0,
         supervisor: Supervisor,
     ) -> None:
         self.subscribers = Subscribers()
         self.clients = clients
+        self.history = History(bus, repository)
         self._member = member
         self._bus = bus
         self._repository = repository
-        self._admit = admit
+        self._limiter = limiter
         self._check = check
         self._status_interval = status_interval
-        self._live: defaultdict[str, LiveJobs] = defaultdict(LiveJobs)
-        self._cache = HistoryCache()
-        self._numbers: Counter[str] = Counter()
-        self._reserved: set[JobKey] = set()
+        self._patience = patience
+        self._live = LiveJobs(repository)
+        self._numbers: dict[str, int] = {}
         bus.subscribe("jobs.*", self._hear)
         bus.subscribe("events.*", self.subscribers.deliver)
         supervisor.keep(self._keep_alive, "status heartbeat")
@@ -191,24 +115,20 @@ class JobService:
     def _hear(self, news: object) -> None:
         match news:
             case JobChanged(job=job):
-                self._live[job.member].put(job)
-                if isinstance(job.number, int):
-                    highest = max(self._numbers[job.member], abs(job.number) + 1)
-                    self._numbers[job.member] = highest
-            case HistoryChanged(member=member, prompt_id=prompt_id, forgotten=forgotten):
-                self._cache.forget(member, [prompt_id, *forgotten])
+                self._live.of(job.member).put(job)
+                self._note_number(job.member, job.number)
             case JobLeft(job=job):
-                self._live[job.member].remove(job)
+                self._live.remove(job)
                 self._tell_status(job.member)
             case JobsAhead(member=member, count=count, tell=tell):
-                live = self._live[member]
+                live = self._live.of(member)
                 live.ahead = count
                 if tell and not live.answering:
                     self._tell_status(member)
 
     def _tell_status(self, member: str) -> None:
         """Tell all sockets of the member how many jobs wait or run."""
-        self.subscribers.broadcast(member, status(self._live[member].remaining))
+        self.subscribers.broadcast(member, status(self._live.of(member).remaining))
 
     async def _keep_alive(self) -> None:
         """A `status` now and then, for clients that take a silent socket for a dead server."""
@@ -217,7 +137,7 @@ class JobService:
             self._beat()
 
     def _beat(self) -> None:
-        for member, live in list(self._live.items()):
+        for member, live in self._live.members():
             news = status(live.remaining)
             for client_id in {job.client_id for job in live.jobs.values()}:
                 self.subscribers.tell(member, client_id, news)
@@ -229,71 +149,114 @@ class JobService:
 
         The number advances for refused requests too, as in ComfyUI.
         """
-        if self._admit is not None:
-            self._admit(member, request, self.backlog(member))
+        if self._limiter is not None:
+            self._limiter.admit(member, request, self.backlog(member))
         prompt_id = request.prompt_id or str(uuid.uuid4())
-        number = self._next_number(member, request)
-        key = JobKey(member, prompt_id)
-        if key in self._reserved or prompt_id in self._live[member].jobs:
-            raise LocalError(
-                "invalid_prompt_id",
-                "A job with this prompt_id is in the queue already; choose another one.",
-                details=prompt_id,
-            )
-        self._reserved.add(key)
+        least = self._numbers.get(member, 0)
+        if request.number is None:
+            self._numbers[member] = least + 1
+        if self._live.get(member, prompt_id) is not None:
+            raise _in_the_queue(prompt_id)
+        found = None if self._check is None else await self._check(member, request)
+        job = new_job(member, request, prompt_id=prompt_id)
+        job.one_at_a_time = self.clients.one_at_a_time(self._member(member), request.client_id)
+        if found is not None and found.node_errors:
+            # The cloud may take a graph that is partly wrong for one that is refused.
+            job.targets = found.outputs
+        if found is not None:
+            job.graph = found.kept(job.graph)
+            job.outputs_to_execute = list(found.outputs)
+        await self._insert(job, None if request.number is not None else least, request.front)
+        live = self._live.of(member)
+        live.answering += 1
         try:
-            found = None if self._check is None else await self._check(member, request)
-            job = new_job(member, request, prompt_id=prompt_id, number=number)
-            who = self._member(member)
-            job.one_at_a_time = self.clients.one_at_a_time(who, request.client_id)
-            if found is not None and found.node_errors:
-                # The cloud may take a graph that is partly wrong for one that is refused.
-                job.targets = found.outputs
-            if found is not None:
-                job.graph = found.kept(job.graph)
-            self._live[member].answering += 1
-            try:
-                answer = await self._ask(
-                    f"answers.{member}.{prompt_id}",
-                    JobReceived(job, None if found is None else found.node_errors),
-                    JobAnswered,
-                )
-                if answer.error is not None:
-                    raise answer.error
-            except BaseException:
-                self._live[member].answering -= 1
-                self._bus.publish("engine", JobReleased(key, watched=True))
-                raise
-        finally:
-            self._reserved.discard(key)
-        return Accepted(prompt_id, number, answer.node_errors)
+            answer = await self._answer(job, None if found is None else found.node_errors)
+        except BaseException:
+            live.answering -= 1
+            self._bus.publish("engine", JobReleased(job.key, watched=True))
+            raise
+        return Accepted(prompt_id, job.number, answer)
+
+    async def _insert(self, job: Job, least: int | None, front: bool) -> None:
+        """Put a new job into the storage, which numbers it. Raises `LocalError`."""
+        payload = payload_of(job)
+        limiter = self._limiter
+        try:
+            stored = await self._repository.insert(
+                stored_of(job),
+                payload,
+                numbering=None if least is None else Numbering(least, front),
+                usage=[used(job, submitted=1)],
+                most_a_day=None if limiter is None else limiter.jobs_per_day(job.member),
+            )
+        except JobLivesError:
+            raise _in_the_queue(job.prompt_id) from None
+        except DayFullError:
+            assert limiter is not None  # noqa: S101
+            raise limiter.day_is_full(job.member) from None
+        except StorageError as error:
+            log.error("job_save_failed", job=job.prompt_id, error=str(error))
+            raise _store_unavailable() from error
+        job.order, job.number = stored.key, stored.number
+        self._note_number(job.member, job.number)
+        self._live.keep_sent(job.order, payload)
+
+    async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
+        """The node errors of a job that the engine has taken in. Raises `LocalError`.
+
+        The engine may change meanwhile, and the bus lose its answer; then the storage tells.
+        """
+        with self._hearing(f"answers.{job.member}.{job.prompt_id}", JobAnswered) as answered:
+            self._bus.publish("engine", JobReceived(job.key, job.order, found, job))
+            waited, gone = 0.0, False
+            while not answered.done():
+                await asyncio.wait([answered], timeout=_LOOK)
+                if answered.done():
+                    break
+                waited += _LOOK
+                try:
+                    row = await self._repository.get(job.member, job.prompt_id)
+                    if row is not None and row.key == job.order:
+                        if row.accepted:
+                            return found or {}
+                        if waited >= self._patience and await self._repository.withdraw(
+                            job.order, usage=[used(job, submitted=-1)]
+                        ):
+                            raise _not_taken_up()
+                    elif await self._repository.ended(job.order):
+                        return found or {}
+                    elif gone:
+                        raise _not_taken_up()
+                    else:
+                        gone = True  # the answer may be under way
+                except StorageError as error:
+                    log.warning("job_look_failed", job=job.prompt_id, error=str(error))
+            answer = answered.result()
+        if answer.error is not None:
+            raise answer.error
+        await self._bus.flush()
+        return answer.node_errors or {}
+
+    def _note_number(self, member: str, number: Number) -> None:
+        """Numbers here go on behind those of other replicas."""
+        if isinstance(number, int):
+            self._numbers[member] = max(self._numbers.get(member, 0), abs(number) + 1)
 
     def release(self, member: str, prompt_id: str) -> None:
         """The client has its answer: `status` and the job's messages may go out."""
-        live = self._live[member]
-        live.answering -= 1
-        job = live.jobs.get(prompt_id)
+        self._live.of(member).answering -= 1
+        job = self._live.get(member, prompt_id)
         listens = job is not None and self.subscribers.listens(member, job.client_id)
         self._tell_status(member)
         self._bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
 
     def backlog(self, member: str) -> Backlog:
         """How many jobs of the member wait and how many are on the cloud."""
-        states = Counter(job.state for job in self._live[member].jobs.values())
-        return Backlog(
-            states[JobState.QUEUED],
-            sum(count for state, count in states.items() if state in PLACED),
-        )
+        return self._live.of(member).backlog()
 
-    def _next_number(self, member: str, request: JobRequest) -> Number:
-        if request.number is not None:
-            return request.number
-        number = self._numbers[member]
-        self._numbers[member] += 1
-        return -number if request.front else number
-
-    async def _ask(self, topic: str, question: object, kind: type[T]) -> T:
-        """Say something to the engine and wait for what it answers on `topic`."""
+    @contextmanager
+    def _hearing(self, topic: str, kind: type[T]) -> Iterator[asyncio.Future[T]]:
+        """What the engine answers on `topic`."""
         answered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def hear(said: object) -> None:
@@ -301,18 +264,17 @@ class JobService:
                 answered.set_result(said)
 
         with self._bus.subscribe(topic, hear):
-            self._bus.publish("engine", question)
-            return await answered
+            yield answered
 
     # --- the queue -------------------------------------------------------------------------
 
     def queue_remaining(self, member: str) -> int:
         """The member's jobs that wait or run, and others' that go before its last one."""
-        return self._live[member].remaining
+        return self._live.of(member).remaining
 
-    def queue_json(self, member: str) -> bytes:
-        """The body of `GET /queue`."""
-        return self._live[member].queue_json()
+    async def queue_json(self, member: str) -> bytes:
+        """The body of `GET /queue`. Raises `StorageError`."""
+        return await self._live.queue_json(member)
 
     async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
         """The answer of `GET /api/jobs`. Raises `StorageError`."""
@@ -328,7 +290,7 @@ class JobService:
         known = {job["id"] for job in found}
         live = [
             listing.of_queue(job)
-            for job in self._live[member].jobs.values()
+            for job in self._live.of(member).jobs.values()
             if job.prompt_id not in known
         ]
         chosen = [Listed(job, query.workflow_id) for job in found]
@@ -340,7 +302,7 @@ class JobService:
         A job that waits because no account takes it has `queue_reason` (see `JobView`) and, where
         the cloud said something, `queue_message`.
         """
-        entry = await self._repository.entry(member, prompt_id)
+        entry = await self.history.entry(member, prompt_id)
         if entry is not None:
             result = codec.loads(entry.result)
             return {
@@ -352,112 +314,58 @@ class JobService:
                     "extra_data": codec.loads(entry.extra_data),
                 },
             }
-        job = self._live[member].jobs.get(prompt_id)
-        if job is None:
+        job = await self._find(member, prompt_id)
+        sent = {} if job is None else await self._live.sent([job])
+        if job is None or job.order not in sent:
             return None
         found = listing.of_queue(job).job
         if job.reason is not None:
             found["queue_reason"] = job.reason
             if job.message is not None:
                 found["queue_message"] = job.message
-        return {**found, "workflow": {"prompt": job.graph, "extra_data": job.extra_data}}
+        workflow = {
+            "prompt": codec.loads(sent[job.order].graph),
+            "extra_data": codec.loads(sent[job.order].extra_data),
+        }
+        return {**found, "workflow": workflow}
+
+    async def _find(self, member: str, prompt_id: str) -> LiveJob | None:
+        """A live job by its id, also one of which the bus has not told. Raises `StorageError`."""
+        job = self._live.get(member, prompt_id)
+        return job if job is not None else await self._live.read(member, prompt_id)
 
     # --- what admins see -------------------------------------------------------------------
 
     def live(self) -> list[JobView]:
         """All jobs that are in the queue, without their places."""
-        return [view_of(job) for live in self._live.values() for job in live.jobs.values()]
+        return [view_of(job) for job in self._live]
 
     async def overview(self, member: str | None = None) -> OverviewAnswered:
-        """All live jobs, or those of one member, with their places, and the accounts."""
-        request = uuid.uuid4().hex
-        asked = OverviewRequested(request, member)
-        return await self._ask(f"answers.{request}", asked, OverviewAnswered)
+        """All live jobs, or those of one member, with their places, and the accounts.
 
-    # --- the history -----------------------------------------------------------------------
-
-    async def history(
-        self, member: str, *, max_items: int | None, offset: int | None
-    ) -> bytes | AsyncIterator[bytes]:
-        """The body of `GET /history`, oldest first; a large one in pieces. Raises `StorageError`.
-
-        `max_items` without `offset` means the last ones, with it those from the oldest on; a
-        negative `offset` counts as none. ComfyUI's own arithmetic for odd values: without offset,
-        0 and less give nothing; with one, at least one item comes.
+        While no engine answers, the jobs are there without places.
         """
-        if offset is not None:
-            offset = None if offset < 0 else min(offset, _MOST)
-        if max_items is not None:
-            max_items = min(max_items, _MOST)
-        key = (member, "", max_items, offset)
-        body = self._cache.get(key)
-        if body is not None:
-            return body
-        version = self._cache.version[member]
-        if offset is None:
-            last = None if max_items is None else max(max_items, 0)
-            pages = self._repository.entries(member, last=last)
-        else:
-            limit = None if max_items is None else max(max_items, 1)
-            pages = self._repository.entries(member, offset=offset, limit=limit)
-        pieces = _pieces(pages)
-        begun: list[bytes] = []
-        size = 0
-        async for piece in pieces:
-            begun.append(piece)
-            size += len(piece)
-            if size > _LARGEST:
-                return _chained(begun, pieces)
-        body = b"".join(begun)
-        self._cache.put(key, body, version)
-        return body
-
-    async def history_entry_json(self, member: str, prompt_id: str) -> bytes:
-        """The body of `GET /history/{id}`: `{}` until the job has ended. Raises `StorageError`."""
-        key = (member, prompt_id)
-        body = self._cache.get(key)
-        if body is None:
-            version = self._cache.version[member]
-            entry = await self._repository.entry(member, prompt_id)
-            if entry is None:
-                return b"{}"
-            body = b"{" + entry_json(entry) + b"}"
-            self._cache.put(key, body, version)
-        return body
-
-    async def ended_summary(self, member: str, prompt_id: str) -> dict[str, Any] | None:
-        """An ended job as `GET /api/jobs` lists it, or `None`. Raises `StorageError`."""
-        summary = await self._repository.summary(member, prompt_id)
-        return None if summary is None else dict(codec.loads(summary))
-
-    async def failures(self, count: int) -> list[tuple[str, str]]:
-        """Member and id of the jobs that failed last, the oldest first. Raises `StorageError`."""
-        return await self._repository.ended_in(JobState.FAILED.value, count)
-
-    async def delete_history(self, member: str, prompt_ids: Iterable[str]) -> None:
-        """Forget ended jobs; nothing is deleted on the cloud. Raises `StorageError`."""
-        await self._forget(member, list(prompt_ids))
-
-    async def clear_history(self, member: str) -> None:
-        """Forget all ended jobs of the member. Raises `StorageError`."""
-        await self._forget(member, None)
-
-    async def _forget(self, member: str, prompt_ids: list[str] | None) -> None:
-        try:
-            await self._repository.forget(member, prompt_ids)
-        finally:
-            self._cache.forget(member, prompt_ids)
+        request = uuid.uuid4().hex
+        with self._hearing(f"answers.{request}", OverviewAnswered) as answered:
+            self._bus.publish("engine", OverviewRequested(request, member))
+            if not answered.done():
+                await asyncio.wait([answered], timeout=_OVERVIEW_PATIENCE)
+            if answered.done():
+                return answered.result()
+        views = [view_of(job) for job in self._live if member in (None, job.member)]
+        return OverviewAnswered(tuple(views), ())
 
     # --- what clients end ------------------------------------------------------------------
 
     async def delete_pending(self, member: str, prompt_ids: Iterable[str]) -> None:
         """Take waiting jobs out of the queue; they leave no trace, as in ComfyUI."""
         wanted = set(prompt_ids)
-        await self._cancel([job for job in self._live[member].pending() if job.prompt_id in wanted])
+        pending = self._live.of(member).pending()
+        await self._cancel([job.key for job in pending if job.prompt_id in wanted])
 
     async def clear_pending(self, member: str) -> None:
         """Take all of the member's waiting jobs out of the queue."""
-        await self._cancel(self._live[member].pending())
+        await self._cancel([job.key for job in self._live.of(member).pending()])
 
     async def interrupt(
         self,
@@ -471,53 +379,79 @@ class JobService:
 
         See `proxy.jobs.clients.interrupted` for `submitter` and `client_id`.
         """
-        running = self._live[member].running()
+        running = self._live.of(member).running()
         if prompt_id is None:
             running = interrupted(running, submitter, client_id)
         else:
             running = [job for job in running if job.prompt_id == prompt_id]
-        await self._cancel(running)
+        await self._cancel([job.key for job in running])
 
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""
-        job = self._live[member].jobs.get(prompt_id)
-        return job is not None and await self._cancel([job])
+        job = await self._find(member, prompt_id)
+        return job is not None and await self._cancel([job.key])
 
-    async def _cancel(self, jobs: list[Job]) -> bool:
-        if not jobs:
+    async def _cancel(self, keys: list[JobKey]) -> bool:
+        """Have the engine cancel jobs; says whether any was. Raises `LocalError`.
+
+        What the engine does not answer soon is written down for it.
+        """
+        if not keys:
             return False
         request = uuid.uuid4().hex
-        asked = CancelRequested(request, tuple(job.key for job in jobs))
-        answer = await self._ask(f"answers.{request}", asked, CancelAnswered)
+        with self._hearing(f"answers.{request}", CancelAnswered) as answered:
+            self._bus.publish("engine", CancelRequested(request, tuple(keys)))
+            waited, wished = 0.0, False
+            while not answered.done():
+                await asyncio.wait([answered], timeout=_LOOK)
+                if answered.done():
+                    break
+                waited += _LOOK
+                try:
+                    if not await self._repository.request_cancel(keys) and wished:
+                        return True
+                    wished = True
+                except StorageError as error:
+                    log.warning("cancel_save_failed", error=str(error))
+                if waited >= self._patience:
+                    raise _not_cancelled()
+            answer = answered.result()
         if answer.error is not None:
             raise answer.error
+        await self._bus.flush()
         return answer.cancelled
 
 
-def entry_json(entry: HistoryEntry) -> bytes:
-    """`"id": {"prompt": […], "outputs": …, …}`, put together from its parts."""
-    parts = (
-        entry.number.encode(),
-        codec.dump_bytes(entry.id),
-        entry.graph,
-        entry.extra_data,
-        entry.outputs_to_execute.encode(),
+def _in_the_queue(prompt_id: str) -> LocalError:
+    return LocalError(
+        "invalid_prompt_id",
+        "A job with this prompt_id is in the queue already; choose another one.",
+        details=prompt_id,
     )
-    head = codec.dump_bytes(entry.id) + b': {"prompt": [' + b", ".join(parts) + b"], "
-    return head + entry.result[1:]
 
 
-async def _pieces(pages: AsyncIterator[list[HistoryEntry]]) -> AsyncIterator[bytes]:
-    """A JSON object of entries, a page at a time."""
-    lead = b"{"
-    async for page in pages:
-        yield lead + b", ".join(map(entry_json, page))
-        lead = b", "
-    yield b"{}" if lead == b"{" else b"}"
+def _store_unavailable() -> LocalError:
+    return LocalError(
+        "store_unavailable",
+        "The proxy cannot write to its data folder, so it takes no job; free or repair "
+        "the disk, then submit again.",
+        kind="unavailable",
+    )
 
 
-async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    for piece in begun:
-        yield piece
-    async for piece in rest:
-        yield piece
+def _not_taken_up() -> LocalError:
+    return LocalError(
+        "submission_withdrawn",
+        "The job was not taken up in time and will not run; submit it again.",
+        kind="unavailable",
+        retry_after=5.0,
+    )
+
+
+def _not_cancelled() -> LocalError:
+    return LocalError(
+        "cancel_unanswered",
+        "The cancellation is noted but not done yet; look at the queue in a moment.",
+        kind="unavailable",
+        retry_after=5.0,
+    )

@@ -17,7 +17,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.jobs.models import JobMessage
+from proxy.jobs.protocol import JobMessage
 from proxy.translate.messages import Event, Message, Preview
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
@@ -82,8 +82,7 @@ class Subscribers:
 
     def deliver(self, news: JobMessage) -> None:
         """Deliver a message about a job to those who may hear it."""
-        job = news.job
-        self.tell(job.member, job.client_id, news.message, watched=job.watched)
+        self.tell(news.member, news.client_id, news.message, watched=news.watched)
 
     def tell(
         self, member: str, client_id: str | None, message: Message, *, watched: bool = True

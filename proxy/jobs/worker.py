@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
@@ -59,7 +59,6 @@ class AccountWorker:
             watchdog=timeouts.watchdog(),
             backoff=timeouts.socket_backoff,
             plain_http=account.plain_http,
-            observations=account.cloud.observations,
         )
         self.submitter = Submitter(
             account.cloud,
@@ -110,27 +109,34 @@ class AccountWorker:
         `LocalError` when a file cannot be sent.
         """
         engine = self._engine
-        known = engine.catalog.known
-        await self._open()
-        await engine.files.ensure_sent(job.member, job.graph, choices=known, account=self.name)
-        graph = await engine.files.substitute(
-            job.member, job.graph, choices=known, account=self.name
+        stored, graph = await asyncio.gather(
+            engine.recorder.save(job, engine.scheduler.shares_with(job)),
+            self._prepared(job),
+            return_exceptions=True,
         )
+        for outcome in (graph, stored):
+            if isinstance(outcome, BaseException):
+                raise outcome
         extra_data = {**job.extra_data, **job.credentials}
         extra_data.pop("client_id", None)
         extra_data.pop("create_time", None)
         lends = engine.policy.send_partner_key and not CREDENTIAL_KEYS & extra_data.keys()
-        if not job.cancel_requested:
-            await engine.recorder.save(job, engine.scheduler.shares_with(job))
-        if job.cancel_requested:
+        if job.cancel_requested or not stored:
             raise WithdrawnError
         return await self.submitter.submit(
             job,
-            graph,
+            cast(dict[str, Any], graph),
             extra_data,
             lent=lambda: {"api_key_comfy_org": self.account.key} if lends else {},
             patience=patience,
         )
+
+    async def _prepared(self, job: Job) -> dict[str, Any]:
+        """The graph with the account's names, when the files that it needs are there."""
+        await self._open()
+        files, known = self._engine.files, self._engine.catalog.known
+        await files.ensure_sent(job.member, job.graph, choices=known, account=self.name)
+        return await files.substitute(job.member, job.graph, choices=known, account=self.name)
 
     def follow(self, job: Job) -> None:
         """Send the job's events to its runner, beginning with those that came too early."""

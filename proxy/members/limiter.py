@@ -146,9 +146,18 @@ class Limiter:
             )
         most = limits.jobs_per_day
         if most is not None and self._usage.today(member).submitted + others >= most:
-            raise self._until_midnight(
-                "jobs_per_day", most, f"You have submitted your {most} jobs of today"
-            )
+            raise self.day_is_full(member)
+
+    def jobs_per_day(self, member: str) -> int | None:
+        """How many jobs the member may submit a day, `None` if there is no limit."""
+        return self._limits(member).jobs_per_day
+
+    def day_is_full(self, member: str) -> LocalError:
+        """The answer to a submission for which there is no room in the day."""
+        most = self._limits(member).jobs_per_day or 0
+        return self._until_midnight(
+            "jobs_per_day", most, f"You have submitted your {most} jobs of today"
+        )
 
     def _submitted(self, job: Job) -> None:
         """A job was counted: its submission holds no place any more."""

@@ -31,9 +31,13 @@ Outcome = Literal["completed", "failed", "cancelled"]
 class Job(Protocol):
     """What is counted by, of a job. `create_time` is in ms since 1970."""
 
-    member: str
-    prompt_id: str
-    create_time: int
+    @property
+    def member(self) -> str:
+        """Whose it is."""
+
+    @property
+    def create_time(self) -> int:
+        """When it was submitted."""
 
 
 class Usage:

@@ -23,6 +23,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
     union_all,
     update,
@@ -34,8 +35,8 @@ from proxy.storage.encryption import Cipher
 from proxy.storage.files import CHUNK, forget_outputs
 from proxy.storage.leases import Fence, check_fence
 from proxy.storage.statements import Upsert, get_meta, put_meta
-from proxy.storage.tables import history, job_payloads, jobs, shares
-from proxy.storage.usage import UsageRow, add_usage
+from proxy.storage.tables import history, job_numbers, job_payloads, jobs, shares
+from proxy.storage.usage import UsageRow, add_usage, submitted_on
 from proxy.translate import codec
 
 log = structlog.get_logger(__name__)
@@ -153,6 +154,19 @@ class JobLivesError(StorageError):
     """The member has a job of this id that has not ended."""
 
 
+class DayFullError(StorageError):
+    """The member has submitted as many jobs on this day as it may."""
+
+
+@dataclass(frozen=True, slots=True)
+class Numbering:
+    """A number for a new job: at least this one, and above all of the member; negative in
+    `front`."""
+
+    least: int
+    front: bool = False
+
+
 _ADD_JOB = insert(jobs)
 _ADD_PAYLOAD = insert(job_payloads)
 _ADD_HISTORY = insert(history)
@@ -207,6 +221,15 @@ _ENTRIES = (
     .limit(PAGE)
 )
 _SEQUENCES = select(history.c.sequence).where(history.c.member == bindparam("m"))
+_RECEIVED = _DROP.where(jobs.c.state == "received")
+_CANCEL = (
+    update(jobs)
+    .where(jobs.c.member == bindparam("m"), jobs.c.id == bindparam("i"))
+    .values(cancel_requested=True)
+)
+_NUMBERED = Upsert(job_numbers, ["member"], ["next"], how="next")
+_ENDED = select(history.c.key).where(history.c.key == _KEY)
+_WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested))
 _PUT_SHARE = Upsert(shares, ["member"], ["start", "typical"])
 
 
@@ -228,26 +251,70 @@ class JobRepository:
         job: StoredJob,
         payload: Payload,
         *,
+        numbering: Numbering | None = None,
         usage: Sequence[UsageRow] = (),
-        shares: Shares | None = None,
+        most_a_day: int | None = None,
         fence: Fence | None = None,
-    ) -> int:
-        """Take in a job; its key. Raises `JobLivesError`."""
+    ) -> StoredJob:
+        """Take in a job; with its key, and its number if there is a `numbering`.
+
+        Raises `JobLivesError`, and `DayFullError` if its member has more than `most_a_day` on the
+        day of the usage.
+        """
         kept = payload
         if payload.credentials is not None:
             kept = replace(payload, credentials=self._cipher.encrypt(payload.credentials))
 
-        def work(connection: Connection) -> int:
+        def work(connection: Connection) -> StoredJob:
             check_fence(connection, fence)
+            number = job.number
+            if numbering is not None:
+                number = _next_number(connection, job.member, numbering)
+            new = replace(job, number=number)
             try:
-                key = add_job(connection, job)
+                new.key = add_job(connection, new)
             except IntegrityError as error:
                 raise JobLivesError(f"the job {job.id} has not ended") from error
-            add_payload(connection, key, kept)
-            _put_beside(connection, usage, shares)
-            return key
+            add_payload(connection, new.key, kept)
+            _put_beside(connection, usage, None)
+            if most_a_day is not None and any(
+                submitted_on(connection, one.day, one.member) > most_a_day for one in usage
+            ):
+                raise DayFullError(f"the day of {job.member} is full")
+            return new
 
         return await self._database.write(work)
+
+    async def withdraw(self, key: int, *, usage: Sequence[UsageRow] = ()) -> bool:
+        """Take out a job that the engine has not taken up; false if it has, or the job is gone."""
+
+        def work(connection: Connection) -> bool:
+            if not connection.execute(_RECEIVED, {"job_key": key}).rowcount:
+                return False
+            connection.execute(_DROP_PAYLOAD, {"job_key": key})
+            _put_beside(connection, usage, None)
+            return True
+
+        return await self._database.write(work)
+
+    async def request_cancel(self, wanted: Iterable[tuple[str, str]]) -> int:
+        """Note that jobs, by member and id, are to be cancelled; how many of them live."""
+        ids = [{"m": member, "i": id_} for member, id_ in wanted]
+        return await self._database.write(
+            lambda connection: sum(connection.execute(_CANCEL, one).rowcount for one in ids)
+        )
+
+    async def wanted(self) -> list[StoredJob]:
+        """The jobs that the engine has to take up or to cancel, as they came."""
+        rows = await self._database.read(lambda connection: connection.execute(_WANTED).all())
+        return [_job(row) for row in rows]
+
+    async def ended(self, key: int) -> bool:
+        """Whether the job is in the history."""
+        row = await self._database.read(
+            lambda connection: connection.execute(_ENDED, {"job_key": key}).one_or_none()
+        )
+        return row is not None
 
     async def update(
         self,
@@ -257,22 +324,27 @@ class JobRepository:
         usage: Sequence[UsageRow] = (),
         shares: Shares | None = None,
         fence: Fence | None = None,
-    ) -> None:
-        """Write fields of jobs, by key, under the names of `StoredJob`.
+    ) -> set[int]:
+        """Write fields of jobs, by key, under the names of `StoredJob`; the keys of those that are
+        gone.
 
-        The credentials of jobs that were `sent` are deleted. A job that is gone is left out.
+        The credentials of jobs that were `sent` are deleted.
         """
         written = [(key, _encoded(values)) for key, values in changes]
 
-        def work(connection: Connection) -> None:
+        def work(connection: Connection) -> set[int]:
             check_fence(connection, fence)
-            for key, values in written:
-                connection.execute(_UPDATE, {"job_key": key, **values})
+            gone = {
+                key
+                for key, values in written
+                if not connection.execute(_UPDATE, {"job_key": key, **values}).rowcount
+            }
             for key in sent:
                 connection.execute(_SENT, {"job_key": key})
             _put_beside(connection, usage, shares)
+            return gone
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def discard(
         self,
@@ -546,6 +618,13 @@ def add_job(connection: Connection, job: StoredJob) -> int:
         values["key"] = job.key
     (key,) = connection.execute(_ADD_JOB, values).inserted_primary_key or (0,)
     return int(key)
+
+
+def _next_number(connection: Connection, member: str, numbering: Numbering) -> int:
+    """The member's next number; no other unit gets one of the member before this one ends."""
+    following = {"member": member, "next": numbering.least + 1}
+    number = connection.execute(_NUMBERED(connection), following).scalar_one() - 1
+    return -number if numbering.front else int(number)
 
 
 def add_payload(connection: Connection, key: int, payload: Payload) -> None:

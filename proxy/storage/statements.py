@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, cast
 
-from sqlalchemy import Connection, Insert, Table, bindparam, select
+from sqlalchemy import Connection, Insert, Table, bindparam, case, select
 from sqlalchemy.dialects import sqlite
 
 from proxy.storage.tables import meta
@@ -16,7 +16,9 @@ class Upsert:
     """An insert that replaces `columns` of a row that is there, in the words of each database.
 
     Where `how` is `add` their new values are added to the old ones, where it is `highest` the
-    larger value of the one column stays. Without `columns` a row that is there stays as it is.
+    larger value of the one column stays, and where it is `next` the old one plus 1 or the new one,
+    whichever is larger, stays and is returned. Without `columns` a row that is there stays as it
+    is.
     """
 
     def __init__(
@@ -45,14 +47,20 @@ class Upsert:
         new = {column: statement.excluded[column] for column in self._columns}
         if self._how == "add":
             new = {column: self._table.c[column] + value for column, value in new.items()}
-        return cast(
-            Insert,
-            statement.on_conflict_do_update(
-                index_elements=self._keys,
-                set_=new,
-                where=_larger(self._table, new) if self._how == "highest" else None,
-            ),
+        elif self._how == "next":
+            new = {column: _next(self._table.c[column], value) for column, value in new.items()}
+        statement = statement.on_conflict_do_update(
+            index_elements=self._keys,
+            set_=new,
+            where=_larger(self._table, new) if self._how == "highest" else None,
         )
+        if self._how == "next":
+            statement = statement.returning(*(self._table.c[column] for column in self._columns))
+        return cast(Insert, statement)
+
+
+def _next(old: Any, new: Any) -> Any:
+    return case((old >= new, old + 1), else_=new)
 
 
 def _larger(table: Table, new: dict[str, Any]) -> Any:

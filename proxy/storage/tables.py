@@ -98,6 +98,14 @@ jobs = Table(
     sqlite_autoincrement=True,
 )
 
+#: The number that a member's next job gets.
+job_numbers = Table(
+    "job_numbers",
+    metadata,
+    Column("member", AnyText, primary_key=True),
+    Column("next", BigInteger, nullable=False),
+)
+
 #: What a client sent, written once, by the key of the job; kept as long as the job or its history.
 job_payloads = Table(
     "job_payloads",
@@ -305,22 +313,6 @@ leases = Table(
     Column("holder", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
-)
-
-#: What was observed of an account (`identity` as in `blobs`): a measured fact, or a form of answers
-#: and events that is in no document, with one example, counted.
-observations = Table(
-    "observations",
-    metadata,
-    Column("identity", AnyText, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("name", AnyText, nullable=False),
-    Column("value", LargeBinary, nullable=False),  # JSON
-    Column("count", BigInteger, nullable=False),
-    Column("first_at", BigInteger, nullable=False),
-    Column("last_at", BigInteger, nullable=False),
-    PrimaryKeyConstraint("identity", "kind", "name"),
-    sqlite_with_rowid=False,
 )
 
 #: Single values, as JSON: revisions, learnt facts, marks of what was done once.

@@ -56,7 +56,6 @@ class AuditRow:
 
 
 _ADD = Upsert(usage, ["day", "member"], COUNTED, how="add")
-_NOTE = insert(audit)
 
 
 class UsageRepository:
@@ -118,9 +117,15 @@ def add_usage(connection: Connection, rows: Sequence[UsageRow]) -> None:
         connection.execute(_ADD(connection), values)
 
 
+def submitted_on(connection: Connection, day: str, member: str) -> int:
+    """How many jobs the member has submitted on a day, in the caller's unit."""
+    query = select(usage.c.submitted).where(usage.c.day == day, usage.c.member == member)
+    return int(connection.execute(query).scalar_one_or_none() or 0)
+
+
 def note_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:
     """Put entries into the record, in the caller's unit."""
-    connection.execute(_NOTE, [asdict(entry) for entry in entries])
+    connection.execute(insert(audit), [asdict(entry) for entry in entries])
 
 
 def day_of(at: float) -> str:

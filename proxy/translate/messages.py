@@ -12,24 +12,51 @@ form; a client's are written as ComfyUI does:
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias
 
 from proxy.translate import codec
 
 
-@dataclass(frozen=True)
 class Event:
-    """A text message `{"type": type, "data": data}`."""
+    """A text message `{"type": type, "data": data}`, made of its data or of its JSON."""
 
-    type: str
-    data: dict[str, Any]
+    __slots__ = ("_data", "_text", "type")
+    __match_args__ = ("type", "data")
 
-    @cached_property
+    def __init__(
+        self,
+        type: str,  # noqa: A002 (ComfyUI's name of the field)
+        data: dict[str, Any] | None = None,
+        *,
+        text: str | None = None,
+    ) -> None:
+        self.type = type
+        self._data = data
+        self._text = text
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What it tells."""
+        if self._data is None:
+            self._data = codec.loads(self._text or "{}")["data"]
+        return self._data
+
+    @property
     def text(self) -> str:
         """The JSON text as ComfyUI writes it."""
-        return codec.dumps({"type": self.type, "data": self.data})
+        if self._text is None:
+            self._text = codec.dumps({"type": self.type, "data": self._data})
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and (self.type, self.data) == (other.type, other.data)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Event({self.type!r}, {self.data!r})"
 
 
 @dataclass(frozen=True)
@@ -63,6 +90,25 @@ class NodeText:
 Message: TypeAlias = Event | Preview | NodeText
 
 
+def packed(message: Message) -> tuple[Any, ...]:
+    """The message in what MessagePack knows: an event with its JSON, for no number to be lost."""
+    match message:
+        case Event():
+            return "event", message.type, message.text
+        case Preview():
+            return "preview", *(getattr(message, name) for name in Preview.__match_args__)
+        case NodeText():
+            return "text", message.node_id, message.text
+
+
+def unpacked(values: Sequence[Any]) -> Message:
+    """The opposite of `packed`."""
+    kind, *rest = values
+    if kind == "event":
+        return Event(rest[0], text=rest[1])
+    return Preview(*rest) if kind == "preview" else NodeText(*rest)
+
+
 def status(queue_remaining: int, sid: str | None = None) -> Event:
     """The number of jobs pending or running; `sid` only in a connection's first message."""
     data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": queue_remaining}}}
@@ -74,11 +120,6 @@ def status(queue_remaining: int, sid: str | None = None) -> Event:
 PREVIEW_IMAGE = 1
 TEXT = 3
 PREVIEW_IMAGE_WITH_METADATA = 4
-
-#: The first bytes of frames of the types that documents list.
-LISTED_FRAMES = frozenset(
-    kind.to_bytes(4) for kind in (PREVIEW_IMAGE, TEXT, PREVIEW_IMAGE_WITH_METADATA)
-)
 
 _JOB_ID = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 

@@ -40,6 +40,27 @@ WRITTEN = 1704164645.0
 
 
 @dataclass
+class HistoryOfTests:
+    """The ended jobs, of which there are none."""
+
+    asked: list[tuple[Any, ...]]
+
+    async def json(self, member: str, *, max_items: int | None, offset: int | None) -> bytes:
+        self.asked.append(("history", max_items, offset))
+        return b"{}"
+
+    async def entry_json(self, member: str, prompt_id: str) -> bytes:
+        self.asked.append(("history entry", prompt_id))
+        return b"{}"
+
+    async def delete(self, member: str, ids: list[str]) -> None:
+        self.asked.append(("delete history", *ids))
+
+    async def clear(self, member: str) -> None:
+        self.asked.append(("clear history",))
+
+
+@dataclass
 class RoomOfJobs:
     """Answers what it is told to, and remembers what it was asked."""
 
@@ -50,6 +71,9 @@ class RoomOfJobs:
     refusal: LocalError | None = None
     failure: Exception | None = None
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.history = HistoryOfTests(self.asked)
 
     async def submit(self, member: str, request: JobRequest) -> Accepted:
         self.asked.append(("submit", member, request))
@@ -65,18 +89,10 @@ class RoomOfJobs:
     def queue_remaining(self, member: str) -> int:
         return self.remaining
 
-    def queue_json(self, member: str) -> bytes:
+    async def queue_json(self, member: str) -> bytes:
         if self.failure is not None:
             raise self.failure
         return b'{"queue_running": [], "queue_pending": []}'
-
-    async def history(self, member: str, *, max_items: int | None, offset: int | None) -> bytes:
-        self.asked.append(("history", max_items, offset))
-        return b"{}"
-
-    async def history_entry_json(self, member: str, prompt_id: str) -> bytes:
-        self.asked.append(("history entry", prompt_id))
-        return b"{}"
 
     async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
         self.asked.append(("list", query))
@@ -104,12 +120,6 @@ class RoomOfJobs:
     async def cancel(self, member: str, prompt_id: str) -> bool:
         self.asked.append(("cancel", prompt_id))
         return prompt_id in self.jobs
-
-    async def delete_history(self, member: str, ids: list[str]) -> None:
-        self.asked.append(("delete history", *ids))
-
-    async def clear_history(self, member: str) -> None:
-        self.asked.append(("clear history",))
 
 
 @dataclass

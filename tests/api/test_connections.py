@@ -299,7 +299,7 @@ def large(room_of_jobs: Any) -> bytes:
     async def history(*_: object, **__: object) -> bytes:
         return body
 
-    room_of_jobs.history = history
+    room_of_jobs.history.json = history
     return body
 
 

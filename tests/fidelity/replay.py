@@ -159,13 +159,13 @@ class Replay:
         if event.fields["request"]["method"] != "GET" or body.kind != "json":
             return True
         if path == "/queue" and not self._turned_away:
-            queue = json.loads(self._jobs.queue_json(LOCAL))
+            queue = json.loads(await self._jobs.queue_json(LOCAL))
             return all(len(queue[part]) == len(body.parsed[part]) for part in queue)
         if path == "/prompt" and not self._turned_away:
             remaining = body.parsed["exec_info"]["queue_remaining"]
             return bool(self._jobs.queue_remaining(LOCAL) == remaining)
         if path.startswith("/history"):
-            history = await self._jobs.history(LOCAL, max_items=None, offset=None)
+            history = await self._jobs.history.json(LOCAL, max_items=None, offset=None)
             wanted = body.parsed.keys() - self._turned_away
             return {self._names.ours(key) for key in wanted} <= json.loads(history).keys()
         return True

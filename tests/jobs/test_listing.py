@@ -9,6 +9,8 @@ import pytest
 from proxy.jobs import listing
 from proxy.jobs.listing import JobQuery, Listed
 from proxy.jobs.models import Job, JobState
+from proxy.jobs.protocol import LiveJob
+from proxy.jobs.rows import live_of
 
 
 def job(prompt_id: str = "one", **fields: Any) -> Job:
@@ -25,9 +27,13 @@ def job(prompt_id: str = "one", **fields: Any) -> Job:
     return Job(prompt_id=prompt_id, **values)
 
 
+def live(**fields: Any) -> LiveJob:
+    return live_of(job(**fields))
+
+
 @pytest.mark.parametrize("state", [JobState.QUEUED, JobState.UNKNOWN, JobState.SUBMITTED])
 def test_what_does_not_run_is_pending(state: JobState) -> None:
-    assert listing.of_queue(job(state=state)).job == {
+    assert listing.of_queue(live(state=state)).job == {
         "id": "one",
         "status": "pending",
         "priority": 3,
@@ -37,7 +43,7 @@ def test_what_does_not_run_is_pending(state: JobState) -> None:
 
 
 def test_what_runs_says_since_when() -> None:
-    shown = listing.of_queue(job(state=JobState.RUNNING, started_at=2000)).job
+    shown = listing.of_queue(live(state=JobState.RUNNING, started_at=2000)).job
     assert (shown["status"], shown["execution_start_time"]) == ("in_progress", 2000)
 
 

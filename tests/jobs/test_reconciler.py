@@ -23,6 +23,10 @@ class FakeRunner:
     reading: bool = False
     posted: list[Any] = field(default_factory=list)
     details: int = 0
+    reason: str | None = None
+
+    def explain(self, reason: str | None) -> None:
+        self.reason = reason
 
     def post(self, happening: Any) -> None:
         self.posted.append(happening)
@@ -36,7 +40,6 @@ class FakeJob:
     """A job with such a runner."""
 
     runner: FakeRunner
-    reason: str | None = None
     prompt_id: str = "one"
     member: str = "local"
 
@@ -275,7 +278,7 @@ async def test_jobs_of_an_account_that_cannot_be_read_say_so_and_end_as_lost(
     async with reconciling(connected=False, lost_timeout=0.05) as reconciler:
         await cloud.until_asked(1)
         await asyncio.sleep(0)
-        assert runners.jobs["a"].reason == "dead_key"
+        assert runners["a"].reason == "dead_key"
         async with asyncio.timeout(60):
             while not runners["a"].posted:  # noqa: ASYNC110 (a list has no event)
                 await asyncio.sleep(0.005)
@@ -283,4 +286,4 @@ async def test_jobs_of_an_account_that_cannot_be_read_say_so_and_end_as_lost(
         assert "API key" in runners["a"].posted[0].reason
         cloud.failure, cloud.listed = None, [running("a")]
         await reconciler.read()
-        assert runners.jobs["a"].reason is None
+        assert runners["a"].reason is None

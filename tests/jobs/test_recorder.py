@@ -14,6 +14,7 @@ from stack import Client, running_proxy
 from proxy import app
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.rows import payload_of, stored_of
 from proxy.jobs.tracker import RecordEnd
 from proxy.simulator import Simulator
 from proxy.storage.database import Database, FencedError, StorageError
@@ -42,13 +43,21 @@ def recorder(database: Database, folder: Path, holder: str = "one") -> JobRecord
     return JobRecorder(repository, LeaseRepository(database), holder=holder, history_size=10)
 
 
+async def stored(database: Database, folder: Path, **fields: Any) -> Job:
+    """A job that the api has put into the storage."""
+    made = job(**fields)
+    repository = JobRepository(database, Cipher(folder / "credentials.key"))
+    made.order = (await repository.insert(stored_of(made), payload_of(made))).key
+    return made
+
+
 async def live(database: Database, folder: Path) -> list[Job]:
     """What another start finds."""
     jobs, _ = await recorder(database, folder, "another").start()
     return jobs
 
 
-async def test_a_small_job_costs_four_transactions_and_one_before_its_answer(
+async def test_a_small_job_costs_four_transactions_and_two_before_its_answer(
     simulator: Simulator,
     session: aiohttp.ClientSession,
     tmp_path: Path,
@@ -62,7 +71,7 @@ async def test_a_small_job_costs_four_transactions_and_one_before_its_answer(
 
     open_folder = app.open_folder
     monkeypatch.setattr(app, "open_folder", open_and_remember)
-    async with running_proxy(simulator, tmp_path) as proxy:
+    async with running_proxy(simulator, tmp_path, audit_days=0) as proxy:
         client = Client(session, proxy.url)
         await client.run(graphs.plain(1))
         await asyncio.sleep(0.1)
@@ -82,8 +91,9 @@ async def test_changes_are_gathered_and_the_graph_is_written_once(
 ) -> None:
     one = recorder(database, tmp_path)
     await one.start()
-    made = job(state=JobState.SUBMITTING, account="main", graph={"1": {}})
-    await one.save(made)
+    made = await stored(
+        database, tmp_path, state=JobState.SUBMITTING, account="main", graph={"1": {}}
+    )
     commits = database.commits
     made.cloud_id = "c"
     made.to(JobState.SUBMITTED)
@@ -108,8 +118,12 @@ async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
 ) -> None:
     one = recorder(database, tmp_path)
     await one.start()
-    made = job(state=JobState.QUEUED, credentials={"api_key_comfy_org": "comfyui-secret"})
-    await one.save(made)
+    made = await stored(
+        database,
+        tmp_path,
+        state=JobState.QUEUED,
+        credentials={"api_key_comfy_org": "comfyui-secret"},
+    )
     (kept,) = await live(database, tmp_path)
     assert kept.credentials == {"api_key_comfy_org": "comfyui-secret"}
     await one.start()
@@ -125,8 +139,7 @@ async def test_a_write_of_an_engine_that_has_lost_its_lease_changes_nothing(
 ) -> None:
     late, new = recorder(database, tmp_path, "late"), recorder(database, tmp_path, "new")
     await late.start()
-    made = job(state=JobState.QUEUED)
-    await late.save(made)
+    made = await stored(database, tmp_path, state=JobState.QUEUED)
     await new.start()
     made.to(JobState.SUBMITTING)
     with pytest.raises(FencedError):
@@ -142,8 +155,7 @@ async def test_what_could_not_be_written_is_written_later(
 ) -> None:
     one = recorder(database, tmp_path)
     await one.start()
-    made = job(state=JobState.QUEUED)
-    await one.save(made)
+    made = await stored(database, tmp_path, state=JobState.QUEUED)
     made.to(JobState.SUBMITTING)
     with monkeypatch.context() as broken:
 

@@ -13,8 +13,10 @@ import pytest
 from proxy.bus.memory import MemoryBus
 from proxy.jobs.clients import Clients
 from proxy.jobs.listing import JobQuery
-from proxy.jobs.models import HistoryChanged, Job, JobChanged, JobLeft, JobState
+from proxy.jobs.models import Job, JobState
+from proxy.jobs.protocol import HistoryChanged, JobChanged, JobLeft
 from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.rows import live_of, payload_of, stored_of
 from proxy.jobs.service import JobService
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import open_sqlite
@@ -48,17 +50,23 @@ class Room:
     service: JobService
     bus: MemoryBus
     recorder: JobRecorder
+    repository: JobRepository
+    count: int = 1000
 
     def put(self, job: Job) -> Job:
-        self.bus.publish(f"jobs.{MEMBER}", JobChanged(job))
+        if not job.order:
+            self.count += 1
+            job.order = self.count
+            self.service._live.keep_sent(job.order, payload_of(job))
+        self.bus.publish(f"jobs.{MEMBER}", JobChanged(live_of(job)))
         return job
 
     def remove(self, job: Job) -> None:
-        self.bus.publish(f"jobs.{MEMBER}", JobLeft(job))
+        self.bus.publish(f"jobs.{MEMBER}", JobLeft(live_of(job)))
 
     async def end(self, prompt_id: str, created: int = 1000, took: int = 5, **outputs: Any) -> Job:
         job = new(prompt_id, create_time=created)
-        await self.recorder.save(job)
+        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).key
         status = {"status_str": "success", "completed": True, "messages": []}
         end = RecordEnd("completed", outputs, status, {}, created, created + took)
         await self.recorder.end(job, end)
@@ -66,11 +74,11 @@ class Room:
         return job
 
     async def history(self, max_items: int | None = None, offset: int | None = None) -> bytes:
-        body = await self.service.history(MEMBER, max_items=max_items, offset=offset)
+        body = await self.service.history.json(MEMBER, max_items=max_items, offset=offset)
         return body if isinstance(body, bytes) else b"".join([piece async for piece in body])
 
     async def entry(self, prompt_id: str) -> bytes:
-        return await self.service.history_entry_json(MEMBER, prompt_id)
+        return await self.service.history.entry_json(MEMBER, prompt_id)
 
     async def listed(self, query: JobQuery) -> dict[str, Any]:
         return await self.service.list_jobs(MEMBER, query)
@@ -85,7 +93,8 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
         repository, LeaseRepository(database), holder="test", history_size=10_000
     )
     await recorder.start()
-    yield Room(JobService(bus, repository, clients=Clients(), supervisor=supervisor), bus, recorder)
+    service = JobService(bus, repository, clients=Clients(), supervisor=supervisor)
+    yield Room(service, bus, recorder, repository)
     await supervisor.close()
     await recorder.close()
     await database.close()
@@ -126,7 +135,7 @@ async def test_the_queue_is_shown_in_comfyuis_tuples(room: Room) -> None:
     room.put(new("late", 7))
     room.put(new("first", -1))
     room.put(new("running", 3, state=JobState.RUNNING, started_at=1))
-    shown = json.loads(room.service.queue_json(MEMBER))
+    shown = json.loads(await room.service.queue_json(MEMBER))
     item = [3, "running", {"1": {"class_type": "X"}}, {"client_id": "c"}, ["1"]]
     assert shown["queue_running"] == [item]
     assert [entry[1] for entry in shown["queue_pending"]] == ["first", "late"]
@@ -134,10 +143,10 @@ async def test_the_queue_is_shown_in_comfyuis_tuples(room: Room) -> None:
 
 async def test_the_queue_is_written_once_until_it_changes(room: Room) -> None:
     job = room.put(new("a"))
-    before = room.service.queue_json(MEMBER)
-    assert room.service.queue_json(MEMBER) is before
+    before = await room.service.queue_json(MEMBER)
+    assert await room.service.queue_json(MEMBER) is before
     room.remove(job)
-    assert room.service.queue_json(MEMBER) != before
+    assert await room.service.queue_json(MEMBER) != before
 
 
 async def test_an_unknown_or_running_job_has_no_history(room: Room) -> None:
@@ -148,7 +157,7 @@ async def test_an_unknown_or_running_job_has_no_history(room: Room) -> None:
 async def test_between_its_end_and_leaving_the_queue_a_job_is_in_both(room: Room) -> None:
     room.put(new("a"))
     await room.end("a")
-    assert b'"a"' in room.service.queue_json(MEMBER)
+    assert b'"a"' in await room.service.queue_json(MEMBER)
     assert b'"a"' in await room.history()
     jobs = (await room.listed(JobQuery()))["jobs"]
     assert [job["status"] for job in jobs] == ["completed"]
@@ -203,7 +212,7 @@ async def test_the_preview_is_the_first_saved_file(room: Room) -> None:
     temp = {"filename": "t.png", "subfolder": "", "type": "temp"}
     saved = {"filename": "s.png", "subfolder": "", "type": "output"}
     await room.end("a", **{"1": {"images": [temp]}, "2": {"images": [saved], "animated": [True]}})
-    summary = await room.service.ended_summary(MEMBER, "a")
+    summary = await room.service.history.summary(MEMBER, "a")
     assert summary is not None
     assert summary["outputs_count"] == 2
     assert summary["preview_output"] == {**saved, "nodeId": "2", "mediaType": "images"}
@@ -234,13 +243,13 @@ async def test_a_long_history_comes_in_pieces_and_is_not_kept(room: Room) -> Non
     text = "x" * 20_000
     for number in range(150):
         await room.end(f"job-{number:03}", **{"1": {"text": [text]}})
-    body = await room.service.history(MEMBER, max_items=None, offset=None)
+    body = await room.service.history.json(MEMBER, max_items=None, offset=None)
     assert not isinstance(body, bytes)
     pieces = [piece async for piece in body]
     assert len(pieces) > 2
     assert max(map(len, pieces)) < 2_000_000
     assert list(json.loads(b"".join(pieces))) == [f"job-{number:03}" for number in range(150)]
-    again = await room.service.history(MEMBER, max_items=None, offset=None)
+    again = await room.service.history.json(MEMBER, max_items=None, offset=None)
     assert not isinstance(again, bytes)
 
 

@@ -62,7 +62,7 @@ def jobs(database: Database) -> JobRepository:
 
 async def run(jobs: JobRepository, one: StoredJob, end: EndedJob | None = None) -> int:
     """A job that comes and ends."""
-    key = await jobs.insert(one, PAYLOAD)
+    key = (await jobs.insert(one, PAYLOAD)).key
     summary = one.id.encode(errors="replace")
     await jobs.finish(key, end or ended(summary=summary), keep=1000)
     return key
@@ -93,7 +93,7 @@ async def test_a_job_comes_back_as_it_was_taken_in(jobs: JobRepository) -> None:
         charge=1.5,
         reason="no credits",
     )
-    key = await jobs.insert(one, PAYLOAD)
+    key = (await jobs.insert(one, PAYLOAD)).key
     assert await jobs.get("anna", "a") == replace(one, key=key)
     assert await jobs.payload(key) == PAYLOAD
     assert await jobs.payloads([key, 77]) == {key: PAYLOAD}
@@ -108,10 +108,10 @@ async def test_a_number_keeps_its_kind(jobs: JobRepository, number: float) -> No
 
 
 async def test_keys_grow_and_are_never_used_again(jobs: JobRepository) -> None:
-    first = await jobs.insert(job("a"), PAYLOAD)
-    second = await jobs.insert(job("b"), PAYLOAD)
+    first = (await jobs.insert(job("a"), PAYLOAD)).key
+    second = (await jobs.insert(job("b"), PAYLOAD)).key
     await jobs.discard([second])
-    third = await jobs.insert(job("c"), PAYLOAD)
+    third = (await jobs.insert(job("c"), PAYLOAD)).key
     assert first < second < third
     assert [one.id for one in await jobs.live()] == ["a", "c"]
 
@@ -130,13 +130,13 @@ async def test_of_many_with_one_id_at_once_one_is_taken_in(jobs: JobRepository) 
         *(jobs.insert(job(number=number), PAYLOAD) for number in range(10)),
         return_exceptions=True,
     )
-    assert sum(isinstance(result, int) for result in results) == 1
+    assert sum(isinstance(result, StoredJob) for result in results) == 1
 
 
 async def test_changes_are_written_and_the_rest_stays(jobs: JobRepository) -> None:
     one = job(client_id="c")
-    key = await jobs.insert(one, PAYLOAD)
-    other = await jobs.insert(job("b"), PAYLOAD)
+    key = (await jobs.insert(one, PAYLOAD)).key
+    other = (await jobs.insert(job("b"), PAYLOAD)).key
     changes = {"state": "running", "started_at": 7, "outputs_to_execute": ["3"]}
     await jobs.update([(key, changes), (other, {"number": 9}), (12345, {"state": "running"})])
     found = await jobs.get("anna", "a")
@@ -150,7 +150,7 @@ async def test_credentials_are_encrypted_until_they_are_sent(
 ) -> None:
     jobs = JobRepository(database, Cipher(tmp_path / "credentials.key"))
     secret = b'{"api_key_comfy_org": "comfyui-123"}'
-    key = await jobs.insert(job(), replace(PAYLOAD, credentials=secret))
+    key = (await jobs.insert(job(), replace(PAYLOAD, credentials=secret))).key
     stored = await database.read(
         lambda connection: connection.execute(select(job_payloads.c.credentials)).scalar_one()
     )
@@ -166,7 +166,7 @@ async def test_credentials_are_encrypted_until_they_are_sent(
 
 
 async def test_a_discarded_job_leaves_no_trace(jobs: JobRepository, database: Database) -> None:
-    key = await jobs.insert(job(), PAYLOAD)
+    key = (await jobs.insert(job(), PAYLOAD)).key
     await jobs.discard([key], usage=[UsageRow("2026-01-01", "anna", withdrawn=1)])
     assert await jobs.live() == []
     assert await jobs.payload(key) is None
@@ -180,7 +180,7 @@ async def test_a_discarded_job_leaves_no_trace(jobs: JobRepository, database: Da
 async def test_an_end_is_one_unit_with_usage_and_shares(
     jobs: JobRepository, database: Database
 ) -> None:
-    key = await jobs.insert(job(number=3, cloud_id="c1"), PAYLOAD)
+    key = (await jobs.insert(job(number=3, cloud_id="c1"), PAYLOAD)).key
     before = database.units
     state = Shares(2.5, {"anna": Share(3.0, 10.0)}, {"main": 3})
     usage = [UsageRow("2026-01-01", "anna", completed=1, running_seconds=1.5)]
@@ -205,7 +205,7 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
 
 
 async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -> None:
-    key = await jobs.insert(job(), PAYLOAD)
+    key = (await jobs.insert(job(), PAYLOAD)).key
     usage = [UsageRow("2026-01-01", "anna", completed=1)]
     await jobs.finish(key, ended(), keep=10, usage=usage)
     await jobs.finish(key, ended("failed"), keep=10, usage=usage)
@@ -217,7 +217,7 @@ async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -
 async def test_an_id_used_again_keeps_its_place(jobs: JobRepository) -> None:
     first = await run(jobs, job("a"))
     await run(jobs, job("b"))
-    key = await jobs.insert(job("a"), replace(PAYLOAD, graph=b"{}"))
+    key = (await jobs.insert(job("a"), replace(PAYLOAD, graph=b"{}"))).key
     assert [entry.graph for entry in await entries(jobs)] == [PAYLOAD.graph] * 2
     await jobs.finish(key, ended("failed"), keep=10)
     found = await entries(jobs)
@@ -235,7 +235,7 @@ async def test_the_oldest_entries_go_with_their_files(
     await files.write(lambda unit: unit.put_given("anna", "a", "9", b"[]"))
     for one in "abcd":
         await run(jobs, job(one))
-    key = await jobs.insert(job("e"), PAYLOAD)
+    key = (await jobs.insert(job("e"), PAYLOAD)).key
     assert sorted(await jobs.finish(key, ended(), keep=3)) == ["a", "b"]
     assert await ids(jobs) == ["c", "d", "e"]
     assert await files.read(lambda unit: unit.records("anna", "output")) == [kept]
@@ -302,9 +302,9 @@ async def test_lists_have_live_and_ended_jobs_in_order(jobs: JobRepository) -> N
     await run(jobs, job("old", created_at=1), ended(summary=b"old", at=2500))
     await run(jobs, job("new", created_at=5, workflow_id="w"), ended("failed", summary=b"new"))
     waiting = job("wait", created_at=3, workflow_id="w")
-    waiting.key = await jobs.insert(waiting, PAYLOAD)
+    waiting.key = (await jobs.insert(waiting, PAYLOAD)).key
     running = job("run", created_at=9, state="running", started_at=100)
-    running.key = await jobs.insert(running, PAYLOAD)
+    running.key = (await jobs.insert(running, PAYLOAD)).key
 
     async def listed(**query: Any) -> tuple[list[str], int]:
         page = await jobs.page("anna", **query)
@@ -339,7 +339,7 @@ async def test_a_writer_whose_lease_is_over_changes_nothing(
     leases = LeaseRepository(database)
     mine = await leases.acquire(ENGINE, "one", 60)
     assert mine is not None
-    key = await jobs.insert(job(), PAYLOAD, fence=mine.fence)
+    key = (await jobs.insert(job(), PAYLOAD, fence=mine.fence)).key
     theirs = await leases.acquire(ENGINE, "two", 60, alone=True)
     assert theirs is not None
     for write in (

@@ -109,7 +109,7 @@ async def test_new_jobs_come_behind(taken: Database) -> None:
     jobs = JobRepository(taken)
     keys = [job.key for job in await jobs.live()]
     new = StoredJob("Anna", "new", "queued", 9, 1, 1)
-    assert await jobs.insert(new, Payload(b"{}", b"{}")) > max(keys)
+    assert (await jobs.insert(new, Payload(b"{}", b"{}"))).key > max(keys)
     assert await jobs.load_shares() == Shares(1.5, {"Anna": Share(2.0, None)}, {"default": 1})
 
 

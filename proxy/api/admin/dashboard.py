@@ -17,7 +17,7 @@ from proxy.api.admin.members import is_admin, require_admin
 from proxy.api.connections import admission_of, authenticator_of
 from proxy.api.middleware import prepare
 from proxy.api.services import SERVICES, member_of, note, of
-from proxy.jobs.models import JobLeft
+from proxy.jobs.protocol import JobLeft
 from proxy.members.usage import Usage
 from proxy.storage.usage import day_of
 from proxy.translate import codec
@@ -78,7 +78,7 @@ class Dashboard:
 
     async def start(self) -> None:
         """Know of the failures that are in the history already. Raises `StorageError`."""
-        for member, prompt_id in await self._jobs.failures(_REMEMBERED):
+        for member, prompt_id in await self._jobs.history.failures(_REMEMBERED):
             self._failed[member].append(prompt_id)
 
     @contextlib.contextmanager
@@ -147,7 +147,7 @@ class Dashboard:
         shown = []
         for one in list(self._failed) if member is None else [member]:
             for prompt_id in dict.fromkeys(self._failed.get(one, ())):
-                summary = await self._jobs.ended_summary(one, prompt_id)
+                summary = await self._jobs.history.summary(one, prompt_id)
                 if summary is not None:
                     shown.append(_failure(one, summary))
         return sorted(shown, key=lambda job: -job["ended"])[:FAILURES]

@@ -158,18 +158,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_meta")),
     )
     op.create_table(
-        "observations",
-        sa.Column("identity", AnyText(), nullable=False),
-        sa.Column("kind", sa.Text(), nullable=False),
-        sa.Column("name", AnyText(), nullable=False),
-        sa.Column("value", sa.LargeBinary(), nullable=False),
-        sa.Column("count", sa.BigInteger(), nullable=False),
-        sa.Column("first_at", sa.BigInteger(), nullable=False),
-        sa.Column("last_at", sa.BigInteger(), nullable=False),
-        sa.PrimaryKeyConstraint("identity", "kind", "name", name=op.f("pk_observations")),
-        sqlite_with_rowid=False,
-    )
-    op.create_table(
         "outputs",
         sa.Column("member", AnyText(), nullable=False),
         sa.Column("job", AnyText(), nullable=False),
@@ -187,6 +175,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_sessions")),
     )
     op.create_index("ix_sessions_token", "sessions", ["token"], unique=False)
+    op.create_table(
+        "job_numbers",
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("next", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("member", name=op.f("pk_job_numbers")),
+    )
     op.create_table(
         "shares",
         sa.Column("member", AnyText(), nullable=False),

@@ -1,0 +1,184 @@
+"""The history as clients read it, with a small cache that the bus invalidates."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Iterable
+from typing import Any
+
+from proxy.bus.base import MISSED, EventBus
+from proxy.jobs.models import JobState
+from proxy.jobs.protocol import HistoryChanged, HistoryForgotten
+from proxy.storage.jobs import HistoryEntry, JobRepository
+from proxy.translate import codec
+
+#: More entries than any history has; databases take no larger numbers.
+_MOST = 2**53
+
+#: Bytes of history bodies that are kept ready to send, and of the largest one.
+_CACHE_BYTES, _LARGEST = 16 * 1024 * 1024, 1024 * 1024
+
+
+class HistoryCache:
+    """Bodies of history answers, the ones used last, bounded in bytes."""
+
+    def __init__(self) -> None:
+        self._bodies: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._bytes = 0
+        self.version: Counter[str] = Counter()
+
+    def get(self, key: tuple[Any, ...]) -> bytes | None:
+        """A body that was kept; its key begins with the member."""
+        body = self._bodies.get(key)
+        if body is not None:
+            self._bodies.move_to_end(key)
+        return body
+
+    def put(self, key: tuple[Any, ...], body: bytes, version: int) -> None:
+        """Keep a body that was read at a `version` of the member, unless it is a large one."""
+        if len(body) > _LARGEST or key in self._bodies or self.version[key[0]] != version:
+            return
+        self._bodies[key] = body
+        self._bytes += len(body)
+        while self._bytes > _CACHE_BYTES:
+            _, old = self._bodies.popitem(last=False)
+            self._bytes -= len(old)
+
+    def forget(self, member: str, prompt_ids: Iterable[str] | None) -> None:
+        """The member's history has changed: drop its lists, and these entries or all."""
+        self.version[member] += 1
+        gone = None if prompt_ids is None else set(prompt_ids)
+        for key in [key for key in self._bodies if key[0] == member]:
+            if len(key) > 2 or gone is None or key[1] in gone:
+                self._bytes -= len(self._bodies.pop(key))
+
+    def clear(self) -> None:
+        """Anything may have changed."""
+        for member in {key[0] for key in self._bodies} | set(self.version):
+            self.forget(member, None)
+
+
+class History:
+    """The ended jobs of all members."""
+
+    def __init__(self, bus: EventBus, repository: JobRepository) -> None:
+        self._bus = bus
+        self._repository = repository
+        self._cache = HistoryCache()
+        bus.subscribe("jobs.*", self._hear)
+
+    def _hear(self, news: object) -> None:
+        match news:
+            case HistoryChanged(member=member, prompt_id=prompt_id, forgotten=forgotten):
+                self._cache.forget(member, [prompt_id, *forgotten])
+            case HistoryForgotten(member=member, prompt_ids=prompt_ids):
+                self._cache.forget(member, prompt_ids)
+            case _ if news is MISSED:
+                self._cache.clear()
+
+    async def json(
+        self, member: str, *, max_items: int | None, offset: int | None
+    ) -> bytes | AsyncIterator[bytes]:
+        """The body of `GET /history`, oldest first; a large one in pieces. Raises `StorageError`.
+
+        `max_items` without `offset` means the last ones, with it those from the oldest on; a
+        negative `offset` counts as none. ComfyUI's own arithmetic for odd values: without offset,
+        0 and less give nothing; with one, at least one item comes.
+        """
+        if offset is not None:
+            offset = None if offset < 0 else min(offset, _MOST)
+        if max_items is not None:
+            max_items = min(max_items, _MOST)
+        key = (member, "", max_items, offset)
+        body = self._cache.get(key) if self._bus.connected else None
+        if body is not None:
+            return body
+        version = self._cache.version[member]
+        if offset is None:
+            last = None if max_items is None else max(max_items, 0)
+            pages = self._repository.entries(member, last=last)
+        else:
+            limit = None if max_items is None else max(max_items, 1)
+            pages = self._repository.entries(member, offset=offset, limit=limit)
+        pieces = _pieces(pages)
+        begun: list[bytes] = []
+        size = 0
+        async for piece in pieces:
+            begun.append(piece)
+            size += len(piece)
+            if size > _LARGEST:
+                return _chained(begun, pieces)
+        body = b"".join(begun)
+        self._cache.put(key, body, version)
+        return body
+
+    async def entry_json(self, member: str, prompt_id: str) -> bytes:
+        """The body of `GET /history/{id}`: `{}` until the job has ended. Raises `StorageError`."""
+        key = (member, prompt_id)
+        body = self._cache.get(key) if self._bus.connected else None
+        if body is None:
+            version = self._cache.version[member]
+            entry = await self._repository.entry(member, prompt_id)
+            if entry is None:
+                return b"{}"
+            body = b"{" + _entry_json(entry) + b"}"
+            self._cache.put(key, body, version)
+        return body
+
+    async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
+        """An entry as it is stored, or `None`. Raises `StorageError`."""
+        return await self._repository.entry(member, prompt_id)
+
+    async def summary(self, member: str, prompt_id: str) -> dict[str, Any] | None:
+        """An ended job as `GET /api/jobs` lists it, or `None`. Raises `StorageError`."""
+        summary = await self._repository.summary(member, prompt_id)
+        return None if summary is None else dict(codec.loads(summary))
+
+    async def failures(self, count: int) -> list[tuple[str, str]]:
+        """Member and id of the jobs that failed last, the oldest first. Raises `StorageError`."""
+        return await self._repository.ended_in(JobState.FAILED.value, count)
+
+    async def delete(self, member: str, prompt_ids: Iterable[str]) -> None:
+        """Forget ended jobs; nothing is deleted on the cloud. Raises `StorageError`."""
+        await self._forget(member, list(prompt_ids))
+
+    async def clear(self, member: str) -> None:
+        """Forget all ended jobs of the member. Raises `StorageError`."""
+        await self._forget(member, None)
+
+    async def _forget(self, member: str, prompt_ids: list[str] | None) -> None:
+        try:
+            await self._repository.forget(member, prompt_ids)
+        finally:
+            told = None if prompt_ids is None else tuple(prompt_ids)
+            self._bus.publish(f"jobs.{member}", HistoryForgotten(member, told))
+            await self._bus.flush()
+
+
+def _entry_json(entry: HistoryEntry) -> bytes:
+    """`"id": {"prompt": […], "outputs": …, …}`, put together from its parts."""
+    parts = (
+        entry.number.encode(),
+        codec.dump_bytes(entry.id),
+        entry.graph,
+        entry.extra_data,
+        entry.outputs_to_execute.encode(),
+    )
+    head = codec.dump_bytes(entry.id) + b': {"prompt": [' + b", ".join(parts) + b"], "
+    return head + entry.result[1:]
+
+
+async def _pieces(pages: AsyncIterator[list[HistoryEntry]]) -> AsyncIterator[bytes]:
+    """A JSON object of entries, a page at a time."""
+    lead = b"{"
+    async for page in pages:
+        yield lead + b", ".join(map(_entry_json, page))
+        lead = b", "
+    yield b"{}" if lead == b"{" else b"}"
+
+
+async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in begun:
+        yield piece
+    async for piece in rest:
+        yield piece

@@ -1,0 +1,166 @@
+"""What this replica knows of live jobs: fed by the bus, and by the storage where that has lost
+something."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from proxy.jobs.models import PLACED, Backlog, JobState
+from proxy.jobs.protocol import LiveJob
+from proxy.jobs.rows import live_of_stored
+from proxy.storage.jobs import JobRepository, Payload
+from proxy.translate import codec
+
+#: Bytes of graphs and `extra_data` of live jobs that are kept ready to show.
+_PAYLOAD_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(slots=True)
+class Sent:
+    """What the client sent, as JSON, and what is around it in the queue."""
+
+    graph: bytes
+    extra_data: bytes
+    _outputs: tuple[str, ...] | None = None
+    _head: bytes = b""
+    _tail: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return len(self.graph) + len(self.extra_data)
+
+    def item(self, job: LiveJob) -> bytes:
+        """`[number, prompt_id, prompt, extra_data, outputs_to_execute]`, as `/queue` shows it."""
+        if self._outputs != job.outputs_to_execute:
+            self._outputs = job.outputs_to_execute
+            number, prompt_id = codec.dump_bytes(job.number), codec.dump_bytes(job.prompt_id)
+            self._head = b"[%b, %b, " % (number, prompt_id)
+            self._tail = b", %b]" % codec.dump_bytes(job.outputs_to_execute)
+        return b"".join((self._head, self.graph, b", ", self.extra_data, self._tail))
+
+
+class MemberJobs:
+    """A member's jobs that have not ended, in the order in which they were accepted.
+
+    `ahead` jobs of others go before the last waiting one, `answering` are being submitted here.
+    `body` is that of `GET /queue`, until something changes.
+    """
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, LiveJob] = {}
+        self.ahead = 0
+        self.answering = 0
+        self.body: bytes | None = None
+
+    @property
+    def remaining(self) -> int:
+        """The member's own jobs, and others' that go before its last waiting one."""
+        return len(self.jobs) + self.ahead if self.jobs else 0
+
+    def put(self, job: LiveJob) -> None:
+        """A job is in the queue, in whatever state."""
+        self.jobs[job.prompt_id] = job
+        self.body = None
+
+    def remove(self, job: LiveJob) -> None:
+        """A job leaves the queue."""
+        known = self.jobs.get(job.prompt_id)
+        if known is not None and known.order == job.order:
+            del self.jobs[job.prompt_id]
+            self.body = None
+
+    def running(self) -> list[LiveJob]:
+        """The jobs that run now."""
+        return [job for job in self.jobs.values() if job.state is JobState.RUNNING]
+
+    def pending(self) -> list[LiveJob]:
+        """The jobs that wait, in the order of their numbers, then of their coming."""
+        waiting = [job for job in self.jobs.values() if job.state is not JobState.RUNNING]
+        return sorted(waiting, key=lambda job: (job.number, job.order))
+
+    def backlog(self) -> Backlog:
+        """How many jobs wait and how many are on the cloud."""
+        states = Counter(job.state for job in self.jobs.values())
+        placed = sum(count for state, count in states.items() if state in PLACED)
+        return Backlog(states[JobState.QUEUED], placed)
+
+
+class LiveJobs:
+    """The live jobs of all members, with what was sent for them in a cache bounded in bytes."""
+
+    def __init__(self, repository: JobRepository) -> None:
+        self._repository = repository
+        self._members: defaultdict[str, MemberJobs] = defaultdict(MemberJobs)
+        self._sent: OrderedDict[int, Sent] = OrderedDict()
+        self._sent_bytes = 0
+
+    def __iter__(self) -> Iterator[LiveJob]:
+        for member in self._members.values():
+            yield from member.jobs.values()
+
+    def of(self, member: str) -> MemberJobs:
+        """The jobs of a member."""
+        return self._members[member]
+
+    def members(self) -> list[tuple[str, MemberJobs]]:
+        """All members of whom anything is known."""
+        return list(self._members.items())
+
+    def get(self, member: str, prompt_id: str) -> LiveJob | None:
+        """A job by its id."""
+        return self._members[member].jobs.get(prompt_id)
+
+    async def read(self, member: str, prompt_id: str) -> LiveJob | None:
+        """A job as it is stored, whether or not the bus has told of it; `None` for one that is to
+        be cancelled. Raises `StorageError`."""
+        row = await self._repository.get(member, prompt_id)
+        return None if row is None or row.cancel_requested else live_of_stored(row)
+
+    def remove(self, job: LiveJob) -> None:
+        """A job leaves the queue."""
+        self._members[job.member].remove(job)
+        gone = self._sent.pop(job.order, None)
+        if gone is not None:
+            self._sent_bytes -= gone.size
+
+    # --- what was sent ---------------------------------------------------------------------
+
+    def keep_sent(self, order: int, payload: Payload) -> None:
+        """Keep what was sent for a job, to show it."""
+        if order in self._sent:
+            return
+        sent = self._sent[order] = Sent(payload.graph, payload.extra_data)
+        self._sent_bytes += sent.size
+        while self._sent_bytes > _PAYLOAD_BYTES and len(self._sent) > 1:
+            _, old = self._sent.popitem(last=False)
+            self._sent_bytes -= old.size
+
+    async def sent(self, jobs: list[LiveJob]) -> Mapping[int, Sent]:
+        """What was sent for jobs, by their order, without those that are gone. Raises
+        `StorageError`."""
+        found = {job.order: self._sent[job.order] for job in jobs if job.order in self._sent}
+        lacking = [job.order for job in jobs if job.order not in found]
+        if lacking:
+            for order, payload in (await self._repository.payloads(lacking)).items():
+                found[order] = Sent(payload.graph, payload.extra_data)
+                self.keep_sent(order, payload)
+        return found
+
+    async def queue_json(self, member: str) -> bytes:
+        """The body of `GET /queue`. Raises `StorageError`."""
+        live = self._members[member]
+        if live.body is not None:
+            return live.body
+        jobs = list(live.jobs.values())
+        sent = await self.sent(jobs)
+        running, pending = (
+            b", ".join([sent[job.order].item(job) for job in some if job.order in sent])
+            for some in (live.running(), live.pending())
+        )
+        body = b'{"queue_running": [%b], "queue_pending": [%b]}' % (running, pending)
+        if jobs == list(live.jobs.values()):
+            live.body = body
+        return body

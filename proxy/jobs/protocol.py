@@ -1,0 +1,240 @@
+"""What api and engine say to each other on the bus.
+
+| Topic | Brings |
+|---|---|
+| `engine` | what the api wants: `JobReceived`, `JobReleased` and the like |
+| `answers.…` | the answer to one of these |
+| `jobs.MEMBER` | what becomes of a member's jobs and history |
+| `events.MEMBER` | messages for the member's clients |
+| `accounts` | `AccountsChanged` |
+"""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import msgspec
+
+from proxy.bus.base import BusMessage
+from proxy.jobs.models import AccountView, JobKey, JobState, JobView, Number, Outcome
+from proxy.translate import codec, messages
+from proxy.translate.errors import LocalError
+
+
+class LiveJob(msgspec.Struct, frozen=True):
+    """A job that has not ended, as lists and the queue show it; the graph is in the storage.
+
+    The fields are those of `proxy.jobs.models.Job`.
+    """
+
+    member: str
+    prompt_id: str
+    order: int
+    number: Number
+    state: JobState
+    create_time: int
+    client_id: str | None = None
+    workflow_id: str | None = None
+    account: str = ""
+    started_at: int | None = None
+    outputs_to_execute: tuple[str, ...] = ()
+    accepted: bool = True
+    watched: bool = True
+    submitter: str = ""
+    reason: str | None = None
+    message: str | None = None
+
+    @property
+    def key(self) -> JobKey:
+        """The member and the id."""
+        return JobKey(self.member, self.prompt_id)
+
+
+# --- the api asks --------------------------------------------------------------------------
+
+
+class JobReceived(BusMessage, frozen=True):
+    """api → engine: a checked job is in the storage. The answer is a `JobAnswered`.
+
+    `found` are the node errors of a graph that can run in part. `job` is the job itself where the
+    engine is in the same process, and need not read it.
+    """
+
+    key: JobKey
+    order: int
+    found: Any = None
+    job: Any = None
+
+    def to_wire(self) -> Self:
+        """Without the job, and with the node errors as JSON."""
+        return msgspec.structs.replace(self, job=None, found=_packed(self.found))
+
+    def from_wire(self) -> Self:
+        """With the node errors."""
+        return msgspec.structs.replace(self, found=_unpacked(self.found))
+
+
+class JobReleased(BusMessage, frozen=True):
+    """api → engine: the client has its answer. `watched` says whether it listens."""
+
+    key: JobKey
+    watched: bool
+
+
+class CancelRequested(BusMessage, frozen=True):
+    """api → engine: end these jobs. The `CancelAnswered` comes on `answers.{request}`."""
+
+    request: str
+    keys: tuple[JobKey, ...]
+
+
+class OverviewRequested(BusMessage, frozen=True):
+    """api → engine: all jobs, or a member's. The answer comes on `answers.{request}`."""
+
+    request: str
+    member: str | None
+
+
+# --- the engine answers --------------------------------------------------------------------
+
+
+class JobAnswered(BusMessage, frozen=True):
+    """engine → api: the job was taken in, with the nodes that were left out, or refused."""
+
+    key: JobKey
+    node_errors: Any = None
+    error: Any = None
+
+    def to_wire(self) -> Self:
+        """With the errors as JSON."""
+        return msgspec.structs.replace(
+            self, node_errors=_packed(self.node_errors), error=_packed_error(self.error)
+        )
+
+    def from_wire(self) -> Self:
+        """With the errors."""
+        return msgspec.structs.replace(
+            self, node_errors=_unpacked(self.node_errors), error=_unpacked_error(self.error)
+        )
+
+
+class CancelAnswered(BusMessage, frozen=True):
+    """engine → api: whether any job was cancelled by this, or why (a `LocalError`) it could not
+    be."""
+
+    cancelled: bool = False
+    error: Any = None
+
+    def to_wire(self) -> Self:
+        """With the error as JSON."""
+        return msgspec.structs.replace(self, error=_packed_error(self.error))
+
+    def from_wire(self) -> Self:
+        """With the error."""
+        return msgspec.structs.replace(self, error=_unpacked_error(self.error))
+
+
+class OverviewAnswered(BusMessage, frozen=True):
+    """engine → api: what runs first, then what waits in the order of turns; and the accounts."""
+
+    jobs: tuple[JobView, ...]
+    accounts: tuple[AccountView, ...]
+
+
+# --- the engine tells ----------------------------------------------------------------------
+
+
+class JobAccepted(BusMessage, frozen=True):
+    """engine → api: the client is told that its job is in the queue."""
+
+    job: LiveJob
+
+
+class JobDispatched(BusMessage, frozen=True):
+    """engine → api: the cloud has taken the job, `waited` seconds after the client had sent it."""
+
+    job: LiveJob
+    waited: float
+
+
+class JobChanged(BusMessage, frozen=True):
+    """engine → api: a job is in the queue in this state."""
+
+    job: LiveJob
+
+
+class JobLeft(BusMessage, frozen=True):
+    """engine → api: a job is in the queue no more. `outcome` is `None` if it left no trace."""
+
+    job: LiveJob
+    outcome: Outcome | None = None
+    running_seconds: float = 0.0
+    output_count: int = 0
+
+
+class JobsAhead(BusMessage, frozen=True):
+    """engine → api: so many jobs of others go before the member's last waiting one.
+
+    With `tell` the member's sockets hear how many jobs are left.
+    """
+
+    member: str
+    count: int
+    tell: bool = False
+
+
+class HistoryChanged(BusMessage, frozen=True):
+    """This entry of the history is another one now, and the oldest are `forgotten` with their
+    files."""
+
+    member: str
+    prompt_id: str
+    forgotten: tuple[str, ...] = ()
+
+
+class HistoryForgotten(BusMessage, frozen=True):
+    """A client has deleted entries of its history, all without `prompt_ids`."""
+
+    member: str
+    prompt_ids: tuple[str, ...] | None
+
+
+class JobMessage(BusMessage, frozen=True):
+    """engine → api: a message (of `proxy.translate.messages`) for the job's client."""
+
+    member: str
+    client_id: str | None
+    prompt_id: str
+    watched: bool
+    message: Any
+
+    def to_wire(self) -> Self:
+        """With the message as a tuple."""
+        return msgspec.structs.replace(self, message=messages.packed(self.message))
+
+    def from_wire(self) -> Self:
+        """With the message."""
+        return msgspec.structs.replace(self, message=messages.unpacked(self.message))
+
+
+class AccountsChanged(BusMessage, frozen=True):
+    """engine → api: how the accounts are."""
+
+    accounts: tuple[AccountView, ...]
+
+
+def _packed(value: Any) -> str | None:
+    """JSON, which numbers of any size fit into."""
+    return None if value is None else codec.dumps(value)
+
+
+def _unpacked(text: str | None) -> Any:
+    return None if text is None else codec.loads(text)
+
+
+def _packed_error(error: LocalError | None) -> str | None:
+    return None if error is None else codec.dumps(error.fields())
+
+
+def _unpacked_error(text: str | None) -> LocalError | None:
+    return None if text is None else LocalError(**codec.loads(text))
