@@ -43,6 +43,7 @@ from proxy.members.directory import Directory, marker_of
 from proxy.members.member import check_classes
 from proxy.members.usage import Usage
 from proxy.metrics import Metrics
+from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
 from proxy.storage.database import FILE, Database, StorageError
@@ -51,6 +52,7 @@ from proxy.storage.files import FileRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.members import MemberRepository
+from proxy.storage.observations import ObservationRepository
 from proxy.storage.start import locked_folder, open_folder, open_server
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
@@ -102,6 +104,13 @@ async def rooms(
         members.start(supervisor)
         opened = await stack.enter_async_context(_accounts(settings, accounts, timeouts, metrics))
         cloud = opened[0].cloud
+        observations = Observations(
+            ObservationRepository(database),
+            {identity_of(one.name, one.cloud.base_url): one.cloud.observations for one in opened},
+        )
+        await observations.load()
+        stack.push_async_callback(observations.close)
+        supervisor.keep(observations.run, "keep observations")
         files = Files(
             FileRepository(database),
             {account.name: account.cloud for account in opened},
@@ -224,6 +233,7 @@ async def rooms(
             metrics_shown=settings.metrics,
             admin_apart=settings.admin_listen is not None,
             dashboard=dashboard,
+            observations=observations,
             supervisor=supervisor,
         )
 
@@ -411,6 +421,7 @@ async def _accounts(
                 breaker=timeouts.breaker(),
                 plain_http=access.plain_http,
                 calls=metrics.calls(access.name),
+                observations=AccountObservations(access.name, metrics),
             )
             await cloud.start()
             stack.push_async_callback(cloud.close)

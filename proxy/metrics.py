@@ -152,6 +152,12 @@ METRICS = (
         ("account", "method", "route"),
         "Time from a call to the headers of its answer.",
     ),
+    Metric(
+        "cloud_surprises",
+        "counter",
+        ("account", "kind"),
+        "Answers and events of Comfy Cloud of a form that no document lists.",
+    ),
     Metric("cloud_bytes_uploaded", "counter", ("account",), "Bytes of files sent to the cloud."),
     Metric(
         "cloud_bytes_downloaded", "counter", ("account",), "Bytes of files fetched from the cloud."
@@ -216,6 +222,7 @@ class Metrics:
         self._wait = self._times("job_wait_seconds", SLOW)
         self._running = self._times("job_running_seconds", SLOW)
         self._calls = self._new(Counter, "cloud_calls")
+        self._surprises = self._new(Counter, "cloud_surprises")
         self._call_seconds = self._times("cloud_call_seconds", QUICK)
         self._sent = self._new(Counter, "cloud_bytes_uploaded")
         self._fetched = self._new(Counter, "cloud_bytes_downloaded")
@@ -233,6 +240,10 @@ class Metrics:
     def calls(self, account: str) -> CloudCalls:
         """Who counts the calls of an account."""
         return CloudCalls(account, self._calls, self._call_seconds, self._sent, self._fetched)
+
+    def surprised(self, account: str, kind: str) -> None:
+        """The account's cloud did something that nobody has listed."""
+        self._surprises.labels(account, kind).inc()
 
     # --- an observer of the jobs -----------------------------------------------------------
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proxy.catalog.service import Catalogue
     from proxy.files.service import Files
     from proxy.jobs.service import JobService
+    from proxy.observations import Observations
     from proxy.userdata.base import UserData
 
 __all__ = [
@@ -96,7 +97,14 @@ class Services:
     metrics_shown: bool = False
     admin_apart: bool = False
     dashboard: Dashboard | None = None
+    observations: Observations | None = None
     supervisor: Supervisor = field(default_factory=Supervisor)
+
+    @property
+    def most_upload_bytes(self) -> int:
+        """Bytes of a file that clients are told they may send: the lower of the cloud's limit and
+        of that of a request body."""
+        return min(self.max_upload_bytes, self.files.max_upload_bytes)
 
 
 SERVICES = web.AppKey("services", Services)

@@ -20,7 +20,6 @@ from aiohttp import web
 from proxy.api import answers, bodies
 from proxy.api.connections import connection_of
 from proxy.api.services import member_of, of
-from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.subscribers import Subscribers
 from proxy.translate.errors import LocalError
 from proxy.translate.messages import Event
@@ -41,13 +40,12 @@ def features(max_upload_bytes: int) -> dict[str, Any]:
     """The server's feature flags, ours and never the cloud's.
 
     `supports_progress_text_metadata` is absent: with it the web client would expect the long form
-    of text frames. `max_upload_size` is in bytes: Comfy Cloud's own limit for a file, or that of a
-    request body where it is lower.
+    of text frames.
     """
     return {
         "supports_preview_metadata": True,
         "supports_model_type_tags": False,
-        "max_upload_size": min(max_upload_bytes, MAX_BYTES),
+        "max_upload_size": max_upload_bytes,
         "extension": {"manager": {"supports_v4": True}},
         "node_replacements": True,
         "assets": False,
@@ -56,7 +54,7 @@ def features(max_upload_bytes: int) -> dict[str, Any]:
 
 async def get_features(request: web.Request) -> web.Response:
     """The feature flags."""
-    return answers.json(features(of(request).max_upload_bytes))
+    return answers.json(features(of(request).most_upload_bytes))
 
 
 async def get_system_stats(request: web.Request) -> web.Response:

@@ -389,7 +389,7 @@ class ClientSocket:
             self._queue.want_metadata(metadata)
             if metadata:
                 self._services.jobs.clients.understands_several(self._member, self._sid)
-            flags = features(self._services.max_upload_bytes)
+            flags = features(self._services.most_upload_bytes)
             self.send(Event("feature_flags", flags), for_all=False)
 
     def ping_if_silent(self, since: float) -> None:

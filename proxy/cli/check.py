@@ -20,6 +20,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import RetryPolicy
+from proxy.observations import identity_of, keep_facts
 from proxy.probe.points import Findings, Level
 from proxy.probe.service import CONSENT, probe
 from proxy.settings import (
@@ -29,6 +30,9 @@ from proxy.settings import (
     read_account_key,
     read_key,
 )
+from proxy.storage.database import FILE, StorageError
+from proxy.storage.observations import FACT, ObservationRepository
+from proxy.storage.start import opened_database
 
 #: How long the cloud may take for each answer, in seconds.
 PATIENCE = 10.0
@@ -57,6 +61,7 @@ async def _check(settings: Settings) -> int:
     else:
         fine = await _check_accounts(_accounts(settings))
     fine &= await _passes("data folder", lambda: _data_folder(settings.data_dir))
+    await _surprises(settings)
     return 0 if fine else 1
 
 
@@ -248,7 +253,45 @@ def _ask() -> None:
 async def _probe(settings: Settings, level: Level) -> Findings:
     async with chosen_accounts(settings) as chosen:
         account = chosen.accounts[0]
-        return await probe(account.base_url, account.key, level)
+        findings = await probe(account.base_url, account.key, level)
+        if not settings.simulate and findings.conclusion()[0] != "fails":
+            await _keep(settings, account, findings)
+        return findings
+
+
+async def _keep(settings: Settings, account: AccountAccess, findings: Findings) -> None:
+    """Let the proxy know what was observed, where it has a database: it guesses less then."""
+    if settings.database is None and not (settings.data_dir / FILE).exists():
+        return
+    facts = {name: observed for name, (observed, _) in findings.observed.items()}
+    try:
+        async with opened_database(settings) as database:
+            await keep_facts(database, identity_of(account.name, account.base_url), facts)
+    except StorageError as error:
+        typer.echo(f"The observations are not kept for the proxy: {error}.", err=True)
+
+
+async def _surprises(settings: Settings) -> None:
+    """Print how often the cloud did what nobody has listed; that is no failure."""
+    if settings.database is None and not (settings.data_dir / FILE).exists():
+        return
+    try:
+        async with opened_database(settings) as database:
+            rows = await ObservationRepository(database).load()
+    except StorageError as error:
+        _say("surprises", problem=f"The database cannot be read ({error}).")
+        return
+    seen = [row for row in rows if row.kind != FACT]
+    if not seen:
+        _say("surprises", fine="Comfy Cloud has answered as its documents say.")
+        return
+    named = ", ".join(f"{row.kind} {row.name}".strip() for row in seen[-3:])
+    more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
+    _say(
+        "surprises",
+        fine=f"Comfy Cloud sent {sum(row.count for row in seen)} times what no document lists "
+        f"({named}{more}): report what GET /proxy/api/cloud-surprises shows.",
+    )
 
 
 def _print(report: dict[str, Any]) -> None:

@@ -99,7 +99,7 @@ def _check(options: dict[str, Any]) -> int:
 
 
 @app.command("probe")
-@takes_settings({"config", "simulate", "api_key_file", "base_url"})
+@takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
 def _probe(
     options: dict[str, Any],
     level: Annotated[

@@ -25,6 +25,7 @@ from proxy.cloud.errors import (
 from proxy.cloud.http import Answer, Http
 from proxy.cloud.resilience import CallGate, CircuitBreaker, RateLimiter, RetryPolicy
 from proxy.metrics import CloudCalls, Metrics
+from proxy.observations import AccountObservations, word
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.snapshot import Snapshot, from_job
@@ -59,6 +60,7 @@ class CloudClient:
     `timeout` is in seconds for one attempt of a call; reads are repeated by `retries`. Once the
     cloud has been silent for a while, `breaker` makes calls fail at once; after a 429 `limiter`
     holds all of them back. With `plain_http` the key goes to public addresses over http too.
+    `observations` know the account's cloud, and hear of what no document lists.
     Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
     """
 
@@ -73,8 +75,10 @@ class CloudClient:
         limiter: RateLimiter | None = None,
         plain_http: bool = False,
         calls: CloudCalls | None = None,
+        observations: AccountObservations | None = None,
     ) -> None:
         self.base_url = base_url
+        self.observations = observations or AccountObservations()
         self._http = Http(
             base_url,
             key,
@@ -82,6 +86,7 @@ class CloudClient:
             retries=retries or RetryPolicy(),
             gate=CallGate(breaker or CircuitBreaker(), limiter or RateLimiter()),
             calls=calls or Metrics().calls(""),
+            observations=self.observations,
             plain_http=plain_http,
         )
         self._details = asyncio.Semaphore(_DETAILS)
@@ -109,8 +114,9 @@ class CloudClient:
         *,
         extra_data: dict[str, Any],
         partial_execution_targets: list[str] | None = None,
+        prompt_id: str | None = None,
     ) -> Submission:
-        """`POST /api/prompt`, once.
+        """`POST /api/prompt`, once; with a `prompt_id` the cloud is asked to give the job that id.
 
         Raises `CloudUnreachable` if nothing was sent, `CloudAmbiguous` if the job may exist (also
         when only a gateway answered, the answer cannot be read, or it does not name a job),
@@ -120,13 +126,12 @@ class CloudClient:
         body: dict[str, Any] = {"prompt": graph, "extra_data": extra_data}
         if partial_execution_targets is not None:
             body["partial_execution_targets"] = partial_execution_targets
+        if prompt_id is not None:
+            body["prompt_id"] = prompt_id
+        url = self._http.url("prompt")
+        answer = None
         try:
-            answer = await self._http.once(
-                "POST",
-                self._http.url("prompt"),
-                data=codec.dump_bytes(body),
-                headers=_JSON,
-            )
+            answer = await self._http.once("POST", url, data=codec.dump_bytes(body), headers=_JSON)
             said = answer.object()
         except CloudUnreachable as error:
             if error.sent:
@@ -137,6 +142,8 @@ class CloudClient:
                 raise CloudAmbiguous(str(error)) from None
             raise
         except CloudGarbage as error:
+            if answer is not None:
+                self._http.unlisted("POST", url, "not of its form", answer.example())
             raise CloudAmbiguous(str(error)) from None
         return _submission(answer.call, said)
 
@@ -144,7 +151,9 @@ class CloudClient:
         """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
             return await self._http.lookup(
-                lambda answer: from_job({**answer.object(), "id": cloud_id}), "jobs", cloud_id
+                lambda answer: self._snapshot({**answer.object(), "id": cloud_id}),
+                "jobs",
+                cloud_id,
             )
 
     async def jobs(
@@ -166,7 +175,9 @@ class CloudClient:
             known = len(found)
             for entry in entries:
                 if isinstance(entry, dict) and "id" in entry:
-                    found.setdefault(str(entry["id"]), from_job(entry))
+                    found.setdefault(str(entry["id"]), self._snapshot(entry))
+                else:
+                    self.observations.surprise("job", "without id", entry)
             offset += len(entries)
             onward = _next_page(page, offset)
             if not onward or len(found) == known:
@@ -174,6 +185,14 @@ class CloudClient:
             query.pop("offset", None)
             query |= onward
         return list(found.values())
+
+    def _snapshot(self, job: dict[str, Any]) -> Snapshot:
+        snapshot = from_job(job)
+        for name in snapshot.unlisted:
+            value = job.get(name)
+            form = word(str(value)) if name == "status" else type(value).__name__
+            self.observations.surprise("job", f"{name} {form}", job)
+        return snapshot
 
     async def cancel(self, cloud_id: str) -> bool:
         """`POST /api/jobs/{id}/cancel`; says whether this cancelled the job."""

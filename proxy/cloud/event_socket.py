@@ -19,8 +19,11 @@ from yarl import URL
 
 from proxy.cloud.connections import CONNECT_TIMEOUT, CloudAddresses, Connections
 from proxy.cloud.resilience import Backoff, jittered, retry_after
+from proxy.observations import AccountObservations, word
 from proxy.translate import codec
 from proxy.translate.codec import redact
+from proxy.translate.events import LISTED_EVENTS, unlisted
+from proxy.translate.messages import LISTED_FRAMES
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +84,8 @@ class EventSocket:
     that some should come is given up as `watchdog` has it. The waits between two tries, `backoff`,
     grow until a connection has lasted `steady` seconds; a refused key waits the longest.
 
+    What no document lists is told to `observations`.
+
     `refused` is the HTTP status that refused the last handshake (401: the key does not work),
     `None` if none did.
     """
@@ -100,7 +105,9 @@ class EventSocket:
         backoff: Backoff | None = None,
         steady: float = 5.0,
         plain_http: bool = False,
+        observations: AccountObservations | None = None,
     ) -> None:
+        self._observations = observations or AccountObservations()
         self._base_url = base_url
         redirects = aiohttp.TraceConfig()
         redirects.on_request_redirect.append(_refuse_redirect)
@@ -263,6 +270,9 @@ class EventSocket:
                 self._text(message.data)
             else:
                 self._watchdog.heard(time.monotonic(), "")
+                if message.data[:4] not in LISTED_FRAMES:
+                    kind = int.from_bytes(message.data[:4])
+                    self._observations.surprise("frame", f"type {kind}", message.data)
                 self._tell(self._on_frame, message.data)
 
     def _text(self, text: str) -> None:
@@ -274,9 +284,13 @@ class EventSocket:
         data = message.get("data") if isinstance(message, dict) else None
         if not isinstance(type_, str) or not isinstance(data, dict | None):
             log.warning("event_rejected", length=len(text))
+            self._observations.surprise("event", "not an event", message)
             return
         self._watchdog.heard(time.monotonic(), type_)
         data = data or {}
+        fields = LISTED_EVENTS.get(type_)
+        if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
+            self._observations.surprise("event", f"{word(type_)}: {odd}", data)
         if self._key and self._key in text:
             data = redact(data, self._key)
         self._tell(self._on_event, type_, data)

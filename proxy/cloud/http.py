@@ -25,8 +25,10 @@ from proxy.cloud.connections import (
 from proxy.cloud.errors import CloudGarbage, CloudRefused, CloudUnreachable, refusal
 from proxy.cloud.resilience import CallGate, RetryPolicy, retry_after
 from proxy.metrics import CloudCalls
+from proxy.observations import AccountObservations, word
 from proxy.translate import codec
 from proxy.translate.codec import redact
+from proxy.translate.errors import type_of, unlisted
 
 #: Bytes of an answer that is read whole: the catalogue has about 9 million.
 MAX_ANSWER = 64 * 1024 * 1024
@@ -85,6 +87,13 @@ class Answer:
             raise CloudGarbage(f"{self.call}: the answer is not JSON") from None
         return redact(value, self.key) if self.key and self.key.encode() in self.body else value
 
+    def example(self) -> Any:
+        """The body as far as it can be read, for a look at its form."""
+        try:
+            return self.json()
+        except CloudGarbage:
+            return self.body[:64].decode(errors="replace")
+
     def object(self) -> dict[str, Any]:
         """The body as a JSON object. Raises `CloudGarbage`."""
         value = self.json()
@@ -103,7 +112,8 @@ class Answer:
 class Http:
     """The session with the cloud's host. `timeout` is in seconds for each attempt.
 
-    `calls` counts what goes out; `addresses` are those that it may go to.
+    `calls` counts what goes out; `addresses` are those that it may go to; `observations` hear of
+    answers that no document lists.
     """
 
     def __init__(
@@ -115,8 +125,10 @@ class Http:
         retries: RetryPolicy,
         gate: CallGate,
         calls: CloudCalls,
+        observations: AccountObservations,
         plain_http: bool = False,
     ) -> None:
+        self.observations = observations
         self.base_url = base_url
         self.addresses = CloudAddresses(base_url, plain_http=plain_http)
         self.key = key
@@ -177,7 +189,11 @@ class Http:
                         total=total,
                         attempts=attempt.num,
                     )
-                parsed = parse(answer)
+                try:
+                    parsed = parse(answer)
+                except CloudGarbage:
+                    self.unlisted(method, url, "not of its form", answer.example())
+                    raise
         return parsed
 
     async def get(self, parse: Callable[[Answer], T], *path: str, **query: str | int) -> T:
@@ -211,6 +227,7 @@ class Http:
         response = await self.open(method, url, data=data, headers=headers, limits=limits)
         try:
             if response.status >= 300:
+                self.unlisted(method, url, f"{response.status}")
                 raise CloudGarbage(
                     f"{call}: answered with a redirect; check that the base URL begins with https"
                 )
@@ -263,10 +280,16 @@ class Http:
             self._gate.failed(error, key)
             raise
         finally:
-            path = url.raw_path.removeprefix(self.base_url.raw_path.rstrip("/"))
-            self.calls.note(method, route_of(path), status, time.perf_counter() - began)
+            self.calls.note(method, self._route(url), status, time.perf_counter() - began)
         self._gate.answered(key)
         return response
+
+    def unlisted(self, method: str, url: URL, what: str, example: object = None) -> None:
+        """Tell of an answer that no document lists; `what` says which in a few words."""
+        self.observations.surprise("answer", f"{method} {self._route(url)}: {what}", example)
+
+    def _route(self, url: URL) -> str:
+        return route_of(url.raw_path.removeprefix(self.base_url.raw_path.rstrip("/")))
 
     async def _refusal(self, call: str, response: aiohttp.ClientResponse) -> CloudRefused:
         try:
@@ -278,7 +301,12 @@ class Http:
             body = codec.loads_text(raw)
         except ValueError:
             body = raw.decode(errors="replace")
-        return refusal(call, response.status, redact(body, self.key) if self.key else body, wait)
+        body = redact(body, self.key) if self.key else body
+        if (odd := unlisted(response.status, body)) is not None:
+            code = word(type_of(body) or "")
+            what = f"{response.status} {code if odd == 'code' else f'with an unlisted {odd}'}"
+            self.unlisted(response.method, response.url, what, body)
+        return refusal(call, response.status, body, wait)
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:

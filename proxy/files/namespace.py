@@ -20,6 +20,7 @@ import structlog
 from cachetools import LRUCache
 from yarl import URL
 
+from proxy.observations import identity_of
 from proxy.storage.files import Blob, FileRecord, FileRepository, FileUnit
 from proxy.translate.names import TYPES, Place, media_type
 
@@ -223,19 +224,20 @@ class Contents:
 
     def __init__(self, files: FileRepository, accounts: Mapping[str, URL]) -> None:
         self._files = files
-        self._identities = {name: _identity(name, url) for name, url in accounts.items()}
+        self._identities = {name: identity_of(name, url) for name, url in accounts.items()}
         self._accounts = {identity: name for name, identity in self._identities.items()}
         self._hashes = Remembered[tuple[str, str], str | None](REMEMBERED)
         self._sent = Remembered[tuple[str, str], str | None](REMEMBERED)
-        self._names_are_hashes = True
+        #: Whether the cloud's names are what they seem to be.
+        self.names_are_hashes = True
 
     async def load(self) -> None:
         """Read whether the cloud's names are what they seem to be."""
-        self._names_are_hashes = not await self._files.read(FileUnit.names_are_opaque)
+        self.names_are_hashes = not await self._files.read(FileUnit.names_are_opaque)
 
     async def hash_of(self, account: str, cloud_name: str) -> str | None:
         """The content's hash, from what was seen or from the name, if it can be told."""
-        told = hash_in(cloud_name) if self._names_are_hashes else None
+        told = hash_in(cloud_name) if self.names_are_hashes else None
         if told is not None:
             return told
         identity = self._identities.get(account, "")
@@ -275,9 +277,9 @@ class Contents:
         await self._files.write(lambda files: files.put_blobs([blob], names_are_opaque=opaque))
         self._hashes.put((identity, cloud_name), hash_)
         self._sent.put((identity, hash_), cloud_name)
-        if opaque and self._names_are_hashes:
+        if opaque and self.names_are_hashes:
             _log.warning("content_hash_mismatched")
-            self._names_are_hashes = False
+            self.names_are_hashes = False
 
     async def was_fetched(self, account: str, cloud_name: str, hash_: str, size: int) -> None:
         """The content behind a name was seen; known at once."""
@@ -292,11 +294,6 @@ def hash_in(cloud_name: str) -> str | None:
     """The hash that a name seems to be made of: 64 hexadecimal digits, perhaps an extension."""
     match = _HASH_NAME.fullmatch(cloud_name)
     return match["hash"].lower() if match else None
-
-
-def _identity(account: str, base_url: URL) -> str:
-    """An account's name at another cloud is another account; older stores had one for each."""
-    return str(base_url) if account == DEFAULT_ACCOUNT else f"{base_url} {account}"
 
 
 def _now() -> int:

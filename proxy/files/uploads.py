@@ -73,12 +73,13 @@ class Uploads:
         """The body in a file. Raises `LocalError` (413) as soon as the cloud's limit is passed."""
         async with self.partial() as path:
             hasher, size = blake3(), 0
+            most = self.max_bytes
             file = await asyncio.to_thread(path.open, "wb", buffering=0)
             try:
                 async for chunk in body:
                     size += len(chunk)
-                    if size > MAX_BYTES:
-                        raise _too_long(filename)
+                    if size > most:
+                        raise _too_long(filename, most)
                     await asyncio.to_thread(_write, file, hasher, chunk)
             finally:
                 await asyncio.to_thread(file.close)
@@ -138,7 +139,7 @@ class Uploads:
         async with lock:
             cloud_name = await self._contents.sent_as(account, received.hash)
             if cloud_name is None:
-                await self._check_limits(received, filename)
+                await self._check_limits(received, filename, account)
                 type_ = media_type(filename).partition(";")[0]
                 cloud_name = await self._clouds[account].upload(
                     received.path, filename=filename, content_type=type_
@@ -146,16 +147,30 @@ class Uploads:
                 await self._contents.was_sent(account, received.hash, received.size, cloud_name)
         return cloud_name
 
-    async def _check_limits(self, received: Received, filename: str) -> None:
-        if received.size > MAX_BYTES:
-            raise _too_long(filename)
+    @property
+    def max_bytes(self) -> int:
+        """Bytes of an upload that some account takes."""
+        return max(map(self._max_bytes, self._clouds), default=MAX_BYTES)
+
+    def _max_bytes(self, account: str) -> int:
+        """Bytes of an upload that the account takes, as it was seen to announce."""
+        return self._clouds[account].observations.number("max_upload_size") or MAX_BYTES
+
+    async def _check_limits(self, received: Received, filename: str, account: str) -> None:
+        most, facts = self._max_bytes(account), self._clouds[account].observations.facts
+        if received.size > most:
+            raise _too_long(filename, most)
+        any_edge, any_size = (facts.get(one) == "taken" for one in ("upload_edge", "upload_pixels"))
         try:
             width, height = await asyncio.to_thread(size_of, received.path)
         except TooManyPixelsError:
+            if any_size:
+                return
             raise _too_large(filename, f"more than {MAX_PIXELS} pixels") from None
         except NotAPictureError:
             return
-        if max(width, height) > MAX_EDGE or width * height > MAX_PIXELS:
+        too_long = max(width, height) > MAX_EDGE and not any_edge
+        if too_long or (width * height > MAX_PIXELS and not any_size):
             raise _too_large(filename, f"{width} x {height} pixels")
 
 
@@ -299,14 +314,14 @@ def _no_account(filename: str) -> LocalError:
     )
 
 
-def _too_long(filename: str) -> LocalError:
+def _too_long(filename: str, most: int) -> LocalError:
     """The refusal of a file beyond the cloud's limit in bytes."""
     return LocalError(
         "upload_too_large",
-        f"{filename} has more than 50 MB, which is the most that Comfy Cloud takes; upload a "
-        "smaller file.",
+        f"{filename} has more than {most / (1 << 20):g} MB, which is the most that Comfy Cloud "
+        "takes; upload a smaller file.",
         kind="too_large",
-        extra_info={"max_bytes": MAX_BYTES},
+        extra_info={"max_bytes": most},
     )
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
+from uuid import NAMESPACE_URL, uuid5
 
 import structlog
 
@@ -141,16 +142,21 @@ class Submitter:
         `SubmissionError`, or `UnansweredError` if nobody can tell.
         """
         patience = self._patience if patience is None else min(patience, self._patience)
+        wanted = _wanted_id(job) if self._honours_ids else None
         tries, spent = 0, 0.0
         with self._expecting():
             while True:
                 unclear = None
                 try:
-                    return await self._cloud.submit(
+                    taken = await self._cloud.submit(
                         graph,
                         extra_data={**extra_data, **lent(), MARK: job.mark},
                         partial_execution_targets=job.targets,
+                        prompt_id=wanted,
                     )
+                    if wanted not in (None, taken.cloud_id):
+                        self._cloud.observations.learn("prompt_id", "minted")
+                    return taken
                 except CloudAmbiguous as error:
                     refusal, least, lost, unclear = _silent(error), 0.0, True, error
                     log.warning("submission_answer_lost", error=str(error))
@@ -161,6 +167,8 @@ class Submitter:
                     log.warning("submission_send_failed", error=str(error))
                 except CloudRefused as error:
                     refusal = _refused(error)
+                    if tries and wanted is not None and await self._has(wanted):
+                        return Submission(wanted, {})
                     least, lost = error.retry_after or 0.0, error.status in _MAY_HAVE_WORKED
                     if not lost and not is_retryable(error.status, error.body):
                         raise refusal from error
@@ -185,14 +193,34 @@ class Submitter:
     async def find(self, job: Job) -> str | None:
         """The cloud id of a job whose submission was not answered, or `None` if it is not there.
 
-        Raises `CloudError` when the account cannot be read.
+        Where the cloud lets us choose ids, one look tells of a job that is there. Raises
+        `CloudError` when the account cannot be read.
         """
+        if self._honours_ids and await self._cloud.job(wanted := _wanted_id(job)) is not None:
+            return wanted
         recent = [entry.cloud_id for entry in await self._cloud.jobs(limit=_RECENT)]
         known = await self._known(recent)
         for cloud_id in recent:
             if cloud_id not in known and await self._mark_of(cloud_id) == job.mark:
                 return cloud_id
         return None
+
+    @property
+    def _honours_ids(self) -> bool:
+        """Whether the cloud was seen to give a job the id that the submission asks for."""
+        return self._cloud.observations.facts.get("prompt_id") == "honoured"
+
+    @property
+    def _may_repeat(self) -> bool:
+        """Whether the cloud was seen to make no second job with the same id."""
+        again = self._cloud.observations.facts.get("prompt_id_again")
+        return self._honours_ids and again in ("refused", "the same job")
+
+    async def _has(self, cloud_id: str) -> bool:
+        try:
+            return await self._cloud.job(cloud_id) is not None
+        except CloudError as error:
+            raise UnansweredError from error
 
     async def _mark_of(self, cloud_id: str) -> object:
         """The mark of a job. One that was read never changes; one that lags is read again."""
@@ -206,9 +234,12 @@ class Submitter:
         return self._marks[cloud_id]
 
     async def _find_patiently(self, job: Job) -> str | None:
-        """Look several times: a job that has just been taken may not be listed yet."""
+        """Look several times: a job that has just been taken may not be listed yet.
+
+        Once is enough where a second submission does no harm.
+        """
         try:
-            for wait in self._looks:
+            for wait in self._looks[:1] if self._may_repeat else self._looks:
                 await asyncio.sleep(wait)
                 cloud_id = await self.find(job)
                 if cloud_id is not None:
@@ -253,6 +284,11 @@ class SubmissionRecovery:
                     return cloud_id
             await asyncio.sleep(self._waits.after(looks))
         raise AssertionError("the looks never end")
+
+
+def _wanted_id(job: Job) -> str:
+    """The id that the job is to have on the cloud; the same each time that it is sent."""
+    return str(uuid5(NAMESPACE_URL, f"{MARK}:{job.mark}"))
 
 
 def _silent(error: CloudError) -> SubmissionError:

@@ -59,6 +59,7 @@ class AccountWorker:
             watchdog=timeouts.watchdog(),
             backoff=timeouts.socket_backoff,
             plain_http=account.plain_http,
+            observations=account.cloud.observations,
         )
         self.submitter = Submitter(
             account.cloud,

@@ -83,6 +83,8 @@ upload_name | Form of the name | <64 hex>.<ext> | <64 hex> | blake3:<64 hex>.<ex
   blake3:<64 hex> | <64 HEX>.<EXT> | as sent | other
 upload_hash | Hash in the name | blake3 of the bytes | another | none
 upload_kinds | Kinds of file that uploads take | images and audio | images | any
+upload_edge | A PNG that is 16385 pixels wide | refused | taken
+upload_pixels | A PNG of 8193 x 8193 pixels | refused | taken
 annotated_name | A file named as NAME [input] in a graph | accepted | refused
 view! | GET /api/view | redirect | bytes
 signed_url_life | Cache-Control of the redirect | max-age | none
@@ -97,6 +99,7 @@ submission! | POST /api/prompt | accepted | accepted, no prompt_id
 retry_after | Retry-After of a refused submission | none | \d+ s
 answer_order | The answer or the job's first event | answer first | event first
 prompt_id | prompt_id in the body | minted | honoured
+prompt_id_again | The same prompt_id once more | another job | the same job | refused
 client_id | client_id in the job's extra_data | absent | echoed
 cache | Nodes of a graph that ran before | reused | run again
 job_events | Events of a job | execution_start to execution_success

@@ -57,7 +57,7 @@ class Run:
     async def submit(self, graph: Graph, **more: Any) -> Reply:
         """`POST /api/prompt`; the job is known to the clean-up."""
         reply = await self.wire.call("POST", "api/prompt", json={"prompt": graph, **more})
-        if (job := job_of(reply)) is not None:
+        if (job := job_of(reply)) is not None and job not in self.jobs:
             self.jobs.append(job)
         return reply
 
@@ -114,6 +114,9 @@ async def uploads(run: Run) -> None:
     )
     audio = (await _upload(run, "probe.wav", _sound(), "audio/wav")).status == 200
     text = (await _upload(run, "probe.txt", os.urandom(16).hex().encode(), "text/plain")).status
+    for id_, size in (("upload_edge", (16385, 1)), ("upload_pixels", (8193, 8193))):
+        sent = await _upload(run, "probe.png", _blank(*size), "image/png")
+        run.findings.see(id_, "taken" if sent.status == 200 else "refused", sent.said())
     kinds = "any" if text == 200 else "images and audio" if audio else "images"
     run.findings.see("upload_kinds", kinds)
 
@@ -143,6 +146,13 @@ def _picture() -> bytes:
     """Noise, so that no cache of the account knows it."""
     with io.BytesIO() as file:
         Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(file, "PNG")
+        return file.getvalue()
+
+
+def _blank(width: int, height: int) -> bytes:
+    """A large picture of few bytes: one bit for each pixel."""
+    with io.BytesIO() as file:
+        Image.new("1", (width, height)).save(file, "PNG")
         return file.getvalue()
 
 
@@ -241,7 +251,13 @@ async def main(run: Run) -> None:
     frames.of_job(run.findings, job, heard, run.silent.frames)
     await _answers(run, job, early, client)
     before = len(run.announced.frames)
-    again = job_of(await run.submit(graph))
+    reply = await run.submit(graph, prompt_id=wanted)
+    again = job_of(reply)
+    if again in (None, job):
+        run.findings.see("prompt_id_again", "refused" if again is None else "the same job")
+        again = job_of(await run.submit(graph))
+    else:
+        run.findings.see("prompt_id_again", "another job")
     if again is not None and await run.ended(again):
         frames.of_repetition(run.findings, again, run.announced.frames[before:])
 

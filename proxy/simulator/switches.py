@@ -86,6 +86,9 @@ class Switches:
     """Whether errors of nodes carry `details` and `extra_info`."""
     honour_prompt_id: bool = False
     """Whether a `prompt_id` in the body becomes the id of the job."""
+    repeated_prompt_id: Literal["another", "same", "refused"] = "another"
+    """A `prompt_id` that is honoured and that a job has: another job with an id of its own, the
+    answer of that job once more, or 400."""
     echo_client_id: bool = False
     """Whether a `client_id` in the body shows up in the job's `extra_data`."""
     cache_nodes: bool = True

@@ -315,6 +315,22 @@ leases = Table(
     Column("expires", BigInteger, nullable=False),
 )
 
+#: What was observed of an account (`identity` as in `blobs`): a measured fact, or a form of answers
+#: and events that is in no document, with one example, counted.
+observations = Table(
+    "observations",
+    metadata,
+    Column("identity", AnyText, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", AnyText, nullable=False),
+    Column("value", LargeBinary, nullable=False),  # JSON
+    Column("count", BigInteger, nullable=False),
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("identity", "kind", "name"),
+    sqlite_with_rowid=False,
+)
+
 #: Single values, as JSON: revisions, learnt facts, marks of what was done once.
 meta = Table(
     "meta",

@@ -124,6 +124,45 @@ _NOT_NOW = frozenset(
     {"QUEUE_LIMIT", "FREE_TIER_UNAVAILABLE", "BILLING_UNAVAILABLE", "PLATFORM_REFUSED"}
 )
 
+#: Codes of refusals that the cloud's documents list, beside those above; those of graphs that
+#: cannot run are ComfyUI's own.
+_LISTED = frozenset(
+    {
+        *_WAYS_OUT,
+        *_BILLING,
+        "UNAUTHORIZED",
+        "FORBIDDEN",
+        "NOT_FOUND",
+        "BAD_REQUEST",
+        "PAYLOAD_TOO_LARGE",
+        "INTERNAL_SERVER_ERROR",
+        "SERVICE_UNAVAILABLE",
+        "INVALID_TAG_FILTER",
+        "INVALID_PREVIEW_ID",
+        "ASSET_ID_UNAVAILABLE",
+        "ASSET_IN_USE",
+        "FORMAT_NOT_ALLOWED",
+        "WORKSPACE_ID_INVALID",
+        "WORKSPACE_ACCESS_DENIED",
+        "NO_WORKSPACE_ACCESS",
+        "ORIGIN_NOT_ALLOWED",
+        "CROSS_SITE_REQUEST",
+        "CSRF_INVALID",
+        "SSO_REQUIRED",
+        "AUTH_TYPE_NOT_ALLOWED",
+        "INVALID_PROMPT",
+        "NO_PROMPT",
+        "MISSING_NODE_TYPE",
+        "PROMPT_NO_OUTPUTS",
+        "PROMPT_OUTPUTS_FAILED_VALIDATION",
+    }
+)
+
+_LISTED_STATUSES = frozenset(
+    {400, 401, 402, 403, 404, 405, 408, 409, 413, 415, 416, 422, 425, 429}
+    | {500, 502, 503, 504, 520, 521, 522, 523, 524}
+)
+
 #: Seconds after which it is worth asking a busy cloud again, where it does not say.
 _BUSY_WAIT = 10.0
 
@@ -188,6 +227,20 @@ def type_of(body: object) -> str | None:
     error, _ = _read(body)
     type_ = error.get("type") or error.get("code")
     return None if type_ is None else str(type_).upper()
+
+
+def unlisted(status: int, body: object) -> str | None:
+    """What of a refusal is in no document: `status`, `code` or `body`, else `None`.
+
+    Text is listed with any status: gateways and the routes of user data answer so.
+    """
+    if status not in _LISTED_STATUSES:
+        return "status"
+    type_ = type_of(body)
+    if type_ is not None:
+        return None if type_ in _LISTED else "code"
+    known = isinstance(body, str) or (isinstance(body, dict) and {"error", "message"} & body.keys())
+    return None if known else "body"
 
 
 def fill_node_errors(node_errors: object) -> dict[str, Any]:

@@ -18,6 +18,25 @@ _CLOUD_ONLY_PREFIXES = ("asset_", "agent_")
 #: Types that tell of the end of a run, but for an `execution_error` of a blocked branch.
 TERMINAL_EVENTS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
+#: The types that documents list, with the fields that none of their messages is without.
+LISTED_EVENTS: dict[str, frozenset[str]] = {
+    "status": frozenset({"status"}),
+    "execution_start": frozenset({"prompt_id"}),
+    "execution_cached": frozenset({"prompt_id", "nodes"}),
+    "executing": frozenset({"prompt_id", "node"}),
+    "progress": frozenset({"prompt_id", "node", "value", "max"}),
+    "progress_state": frozenset({"prompt_id", "nodes"}),
+    "executed": frozenset({"prompt_id", "node", "output"}),
+    "execution_success": frozenset({"prompt_id"}),
+    "execution_error": frozenset({"prompt_id", "exception_message"}),
+    "execution_interrupted": frozenset({"prompt_id"}),
+    "notification": frozenset(),
+    "feature_flags": frozenset(),
+    "logs": frozenset(),
+    "asset_download": frozenset(),
+    "asset_export": frozenset(),
+}
+
 Data = dict[str, Any]
 
 
@@ -27,6 +46,17 @@ def concerns_a_job(type_: str, data: Mapping[str, Any]) -> str | None:
         return None
     prompt_id = data.get("prompt_id")
     return prompt_id if isinstance(prompt_id, str) else None
+
+
+def unlisted(type_: str, data: Mapping[str, Any]) -> str | None:
+    """What of an event is in no document: `type` or the fields that it lacks, else `None`."""
+    if type_.startswith(_CLOUD_ONLY_PREFIXES):
+        return None
+    fields = LISTED_EVENTS.get(type_)
+    if fields is None:
+        return "type"
+    lacking = sorted(fields - data.keys())
+    return f"without {', '.join(lacking)}" if lacking else None
 
 
 def is_blocked_branch(type_: str, data: Mapping[str, Any]) -> bool:

@@ -121,6 +121,11 @@ PREVIEW_IMAGE = 1
 TEXT = 3
 PREVIEW_IMAGE_WITH_METADATA = 4
 
+#: The first bytes of frames of the types that documents list.
+LISTED_FRAMES = frozenset(
+    kind.to_bytes(4) for kind in (PREVIEW_IMAGE, TEXT, PREVIEW_IMAGE_WITH_METADATA)
+)
+
 _JOB_ID = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _FORMATS = {"image/jpeg": 1, "image/png": 2}

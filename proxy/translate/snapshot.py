@@ -55,6 +55,7 @@ class Snapshot:
     come while the cloud is still tidying up, and then lacks its end time.
     `queue_reason` is why a pending job waits (`concurrency_limit`: for a slot of the plan).
     `outputs` is `None` where the answer does not carry them (lists), `{}` where there are none.
+    `unlisted` names what of the answer is in no document: fields of another type, the status.
     """
 
     cloud_id: str
@@ -70,6 +71,7 @@ class Snapshot:
     meta: dict[str, Any] | None = None
     extra_data: dict[str, Any] | None = None
     queue_reason: str | None = None
+    unlisted: tuple[str, ...] = ()
 
     @property
     def ended(self) -> bool:
@@ -132,7 +134,32 @@ def from_job(job: dict[str, Any]) -> Snapshot:
         meta=_as(dict, job.get("execution_meta")),
         extra_data=_as(dict, workflow.get("extra_data")),
         queue_reason=_as(str, job.get("queue_reason")),
+        unlisted=_unlisted(job, raw.lower()),
     )
+
+
+#: Types of fields in the documents; `null` stands for an absent one.
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "create_time": (int, float),
+    "execution_start_time": (int, float),
+    "execution_end_time": (int, float),
+    "outputs": dict,
+    "outputs_count": int,
+    "execution_status": dict,
+    "execution_error": (dict, str),
+    "execution_meta": dict,
+    "workflow": dict,
+    "queue_reason": str,
+}
+
+
+def _unlisted(job: dict[str, Any], status: str) -> tuple[str, ...]:
+    odd = [] if status in STATUSES else ["status"]
+    for name, kind in _TYPES.items():
+        value = job.get(name)
+        if value is not None and not isinstance(value, kind):
+            odd.append(name)
+    return tuple(odd)
 
 
 def _as(kind: type[T], value: object) -> T | None:

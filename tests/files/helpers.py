@@ -22,6 +22,7 @@ from yarl import URL
 
 from proxy.cloud.errors import CloudRefused
 from proxy.files.service import Files
+from proxy.observations import AccountObservations
 from proxy.storage.files import FileRecord
 
 RECORDINGS = Path(__file__).parent.parent / "recordings"
@@ -48,6 +49,7 @@ class MemoryCloud:
     sent: list[str] = field(default_factory=list)
     fetched: list[str] = field(default_factory=list)
     refuse: Exception | None = None
+    observations: AccountObservations = field(default_factory=AccountObservations)
 
     async def upload(self, path: Path, *, filename: str, content_type: str) -> str:
         self.sent.append(filename)

@@ -18,6 +18,7 @@ from proxy.files import transfer
 from proxy.files.namespace import make_record
 from proxy.files.service import Files
 from proxy.files.transfer import Content, ContentBrokenError
+from proxy.observations import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.assets import Asset
 from proxy.storage.files import FileRecord
@@ -287,6 +288,8 @@ async def test_stopping_ends_what_waits(files: Files, simulator: Simulator) -> N
 
 class Scripted:
     """A source whose answers are told: pieces of bytes from an offset, and the size."""
+
+    observations = AccountObservations()
 
     def __init__(self, *answers: tuple[int, int | None, list[bytes]]) -> None:
         self.answers = list(answers)

@@ -17,6 +17,7 @@ from proxy.cloud.errors import refusal
 from proxy.cloud.resilience import Backoff, CircuitBreaker
 from proxy.jobs.models import Job
 from proxy.jobs.submitter import Submitter
+from proxy.observations import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 from proxy.timeouts import Timeouts
 
@@ -242,6 +243,8 @@ async def test_every_call_lends_the_key_of_its_moment() -> None:
     lent: list[str] = []
 
     class BusyOnce:
+        observations = AccountObservations()
+
         async def submit(self, _graph: Any, *, extra_data: dict[str, Any], **_: Any) -> Submission:
             lent.append(extra_data["api_key_comfy_org"])
             if len(lent) == 1:

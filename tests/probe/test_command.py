@@ -9,9 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import aiohttp
+import graphs
 import pytest
+from process import before, serving
+from process import command as run_command
+from stack import Client
 
 from proxy.simulator import Simulator, Switches
+from proxy.simulator.events import Event
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -62,3 +68,36 @@ async def test_the_exit_code_says_how_well_it_works(
         )
         assert simulator.key not in done.stdout + done.stderr
     assert done.returncode == code, done.stdout
+
+
+async def test_the_proxy_uses_what_a_probe_has_seen_and_check_tells_surprises(
+    tmp_path: Path,
+) -> None:
+    switches = Switches(honour_prompt_id=True, repeated_prompt_id="refused")
+    async with Simulator(switches=switches) as simulator:
+        environment = {**before(simulator), "COMFY_PROXY_DATA_DIR": str(tmp_path)}
+        async with (
+            serving(tmp_path, environment=before(simulator)) as server,
+            aiohttp.ClientSession() as session,
+        ):
+            client = Client(session, server.url)
+            done = await asyncio.to_thread(command, "--level", "run", "--yes", **environment)
+            assert (done.returncode, done.stderr) == (0, "")
+            _, body = await client.get("proxy/api/cloud-surprises")
+            facts = body["accounts"][0]["facts"]
+            assert (facts["prompt_id"], facts["prompt_id_again"]) == ("honoured", "refused")
+            assert facts["upload_hash"] == "blake3 of the bytes"
+            simulator.tenants[0].hub.broadcast(Event("odd", {}))
+            await client.run(graphs.plain())
+            await server.stop()
+        code, said, _ = await run_command("check", environment=environment)
+    assert code == 0
+    assert "1 times what no document lists (event odd: type)" in said
+
+
+async def test_a_probe_without_a_data_folder_makes_none(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    async with Simulator() as simulator:
+        environment = {**before(simulator), "COMFY_PROXY_DATA_DIR": str(folder)}
+        done = await asyncio.to_thread(command, "--level", "read", **environment)
+    assert (done.returncode, folder.exists()) == (0, False)

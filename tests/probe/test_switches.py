@@ -70,6 +70,9 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     ("node_error_details", False, "node_error_details", "no"),
     ("honour_prompt_id", True, "prompt_id", "honoured"),
     ("honour_prompt_id", False, "prompt_id", "minted"),
+    ("repeated_prompt_id", "another", "prompt_id_again", "another job"),
+    ("repeated_prompt_id", "same", "prompt_id_again", "the same job"),
+    ("repeated_prompt_id", "refused", "prompt_id_again", "refused"),
     ("echo_client_id", True, "client_id", "echoed"),
     ("echo_client_id", False, "client_id", "absent"),
     ("cache_nodes", True, "cache", "reused"),
@@ -180,6 +183,7 @@ _TOGETHER: dict[str, dict[str, Any]] = {
     "billing_status": {"refuse_prompt": "PAYMENT_REQUIRED"},
     "late_detail_form": {"late_detail": 2.0},
     "retry_after": {"refuse_prompt": "BILLING_UNAVAILABLE"},
+    "repeated_prompt_id": {"honour_prompt_id": True},
 }
 
 #: Switches that end a probe early or hide other points: each position has a probe of its own.
@@ -187,6 +191,7 @@ _ALONE = {
     "bare_acceptance",
     "billing_status",
     "refuse_prompt",
+    "repeated_prompt_id",
     "refuse_account",
     "retry_after",
     "late_detail",

@@ -76,6 +76,18 @@ async def get_audit(request: web.Request) -> web.Response:
     )
 
 
+async def get_surprises(request: web.Request) -> web.Response:
+    """What is known of each account's cloud beyond its documents, for admins.
+
+    `{"accounts": [{"account", "facts": {NAME: VALUE}, "surprises": [{"kind", "name", "count",
+    "first", "last", "example"}]}]}`.
+    """
+    require_admin(request)
+    observations = of(request).observations
+    accounts = [] if observations is None else await observations.report()
+    return answers.json({"accounts": accounts})
+
+
 def _whole_number(request: web.Request, name: str, default: int, most: int) -> int:
     """A number of the query, from 0 to `most`. Raises `LocalError` (400)."""
     text = request.query.get(name, str(default))

@@ -54,6 +54,10 @@ async def submit(call: Call) -> web.Response:
     node_errors = found.node_errors if switches.node_error_details else _shortened(found)
     if found.error is not None:
         raise _invalid(call, found.error, node_errors)
+    if (known := _repeated(call, request)) is not None:
+        if switches.repeated_prompt_id == "refused":
+            raise errors.bad_request("a job with this prompt_id exists")
+        return answer({"prompt_id": known.id, "number": known.number, "node_errors": {}})
     call.account.submitted += 1
     number = call.account.submitted
     if node_errors and switches.partly_valid == "ghost":
@@ -96,6 +100,14 @@ def _shortened(found: Validation) -> dict[str, Any]:
         }
         for node_id, node in found.node_errors.items()
     }
+
+
+def _repeated(call: Call, request: PromptRequest) -> Job | None:
+    """The job that has the id, where that makes a difference."""
+    wanted, switches = request.prompt_id, call.switches
+    if not switches.honour_prompt_id or switches.repeated_prompt_id == "another":
+        return None
+    return call.world.jobs.get(wanted) if isinstance(wanted, str) else None
 
 
 def _job(call: Call, request: PromptRequest, found: Validation, number: int) -> Job:

@@ -158,6 +158,18 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_meta")),
     )
     op.create_table(
+        "observations",
+        sa.Column("identity", AnyText(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", AnyText(), nullable=False),
+        sa.Column("value", sa.LargeBinary(), nullable=False),
+        sa.Column("count", sa.BigInteger(), nullable=False),
+        sa.Column("first_at", sa.BigInteger(), nullable=False),
+        sa.Column("last_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("identity", "kind", "name", name=op.f("pk_observations")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "outputs",
         sa.Column("member", AnyText(), nullable=False),
         sa.Column("job", AnyText(), nullable=False),
