@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import logging
 import os
@@ -59,6 +60,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
         def ready(url: str) -> None:
             nonlocal listening
             listening = True
+            gc.freeze()  # what is there now stays: no collection has to look at it again
             if banner is not None:
                 banner.ready(url, chosen)
             else:

@@ -92,9 +92,14 @@ class Cache:
 
     def new_partial(self) -> Path:
         """A new empty file for bytes that are on their way. Raises `OSError`."""
-        handle, name = tempfile.mkstemp(dir=self._partials)
+        handle, path = self.open_partial()
         os.close(handle)
-        return Path(name)
+        return path
+
+    def open_partial(self) -> tuple[int, Path]:
+        """As `new_partial`, with the file open; the caller closes the descriptor."""
+        handle, name = tempfile.mkstemp(dir=self._partials)
+        return handle, Path(name)
 
     def lease(self, hash_: str) -> Lease | None:
         """Use a content if it is here and sound. Hashes it if an earlier run left it."""

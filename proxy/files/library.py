@@ -12,7 +12,7 @@ import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
-from proxy.files.cache import Cache
+from proxy.files.cache import Cache, Lease
 from proxy.files.namespace import Contents
 from proxy.files.transfer import (
     HELD_BACK,
@@ -69,6 +69,10 @@ class Library:
         Returns when the size is known; small contents are complete by then. Raises `LocalError`
         if the content cannot be had.
         """
+        return Content(await self._origin(record))
+
+    async def _origin(self, record: FileRecord) -> Lease | Fetch:
+        """The content in the cache, or the download that has brought its beginning."""
         hash_ = await self._hash(record)
         if hash_ is not None:
             if self._cache.is_trusted(hash_):
@@ -79,14 +83,14 @@ class Library:
                 lease = None
             if lease is not None:
                 self._cache.hits += 1
-                return Content(lease)
+                return lease
         self._cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
             fetch = self._downloads.fetch(account, cloud_name, cloud_type, hash_)
             await fetch.began(HELD_BACK)
             if fetch.error is None:
-                return Content(fetch)
+                return fetch
             problem = problem or fetch.error
             if not isinstance(fetch.error, CloudError):
                 break
@@ -147,8 +151,13 @@ class Library:
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
-            async with self._turn, self.whole(record):
-                pass
+            async with self._turn:
+                origin = await self._origin(record)
+                if isinstance(origin, Lease):
+                    origin.release()
+                    return
+                while not origin.ended:
+                    await origin.changed()
         except LocalError as error:
             _log.info("output_prefetch_failed", reason=str(error))
 

@@ -301,9 +301,12 @@ def _now() -> int:
 
 
 def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Words that may be the cloud's names: those that look like a hash, and others."""
+    """Words that may be the cloud's names: those that look like a hash, and other file names."""
     hashes: list[str] = []
     others: list[str] = []
     for word in dict.fromkeys(words):
-        (hashes if hash_in(word) is not None else others).append(word)
+        if hash_in(word) is not None:
+            hashes.append(word)
+        elif "." in word:
+            others.append(word)
     return hashes, others

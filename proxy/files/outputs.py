@@ -105,16 +105,17 @@ class Outputs:
         job = _Job(member, prompt_id, node_id, node, account)
         shaped = outputs.with_core_keys(output)
         items = [_Item(*found) for found in outputs.files(shaped)]
-        local = reveal(shaped, await self._namespace.local_names(member, words(shaped)))
-        places = await self._places(job, items)
-        for item, place in zip(items, places, strict=True):
-            revealed = local[item.key][item.index]
-            local[item.key][item.index] = outputs.local_item(
-                revealed,
-                filename=posixpath.basename(place.path),
-                subfolder=place.subfolder,
-                type_=place.type,
-            )
+        local = {key: [*one] if isinstance(one, list) else one for key, one in shaped.items()}
+        for item in items:
+            local[item.key][item.index] = outputs.own_fields(item.item)
+        local = reveal(local, await self._namespace.local_names(member, words(local)))
+        for item, place in zip(items, await self._places(job, items), strict=True):
+            local[item.key][item.index] = {
+                "filename": posixpath.basename(place.path),
+                "subfolder": place.subfolder,
+                "type": place.type,
+                **local[item.key][item.index],
+            }
         return local
 
     async def _places(self, job: _Job, items: Sequence[_Item]) -> list[Place]:
@@ -131,17 +132,16 @@ class Outputs:
         return await self._files.read(lambda files: files.upload_named(member, name))
 
     async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[Place]:
-        given = await self._load(job)
-        matched = _match(items, given)
-        settled = [
-            Place(name.type, name.path)
-            for item, name in zip(items, matched, strict=True)
-            if name is not None and not _is_better(item.cloud_name, name.cloud_name)
-        ]
-        if len(settled) == len(items):
+        given = self._given.get(job.key)
+        sized = any(self._shows_size(job, item) for item in items)
+        if given is None and sized:
+            given = await self._files.read(lambda files: _given(files, job))
+        matched = _match(items, given or [])
+        settled = _settled(items, matched)
+        if settled is not None:
             return settled
         sizes = [
-            await self._size(job, item) if name is None else (0, 0)
+            await self._size(job, item) if sized and name is None else (0, 0)
             for item, name in zip(items, matched, strict=True)
         ]
         places, records, kept = await self._files.write(
@@ -164,10 +164,13 @@ class Outputs:
 
         Runs in a thread of the database's.
         """
-        given = _decoded(files.given(job.member, job.prompt_id, job.node_id))
+        given = _given(files, job)
+        matched = _match(items, given)
+        settled = _settled(items, matched)
+        if settled is not None:
+            return settled, [], given
         places: list[Place] = []
         records: dict[Place, FileRecord] = {}
-        matched = _match(items, given)
         kept = [name for name in given if name not in matched][-MOST_GIVEN:]
         for item, name, size in zip(items, matched, sizes, strict=True):
             cloud_name = item.cloud_name
@@ -245,10 +248,13 @@ class Outputs:
             return "", "ComfyUI", f"_{ending}"
         return (names.resolve(type_, subfolder) or "", stem.replace("\\", "/").split("/")[-1], tail)
 
-    async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
-        """The picture's size, if its name is to show it and only the content can tell."""
+    def _shows_size(self, job: _Job, item: _Item) -> bool:
+        """Whether the name is to show the picture's size, which only the content can tell."""
         prefix = outputs.filename_prefix(job.node)
-        if prefix is None or not names.needs_size(prefix) or _display_name(item) is not None:
+        return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
+
+    async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
+        if not self._shows_size(job, item):
             return 0, 0
         place = Place("output", "unnamed")
         record = make_record(
@@ -263,17 +269,6 @@ class Outputs:
             return await asyncio.wait_for(self._measure(record), MEASURE_TIMEOUT)
         return 0, 0
 
-    async def _load(self, job: _Job) -> list[Given]:
-        given = self._given.get(job.key)
-        if given is None:
-            given = _decoded(
-                await self._files.read(
-                    lambda files: files.given(job.member, job.prompt_id, job.node_id)
-                )
-            )
-            self._remember(job, given)
-        return given
-
     def _remember(self, job: _Job, given: list[Given]) -> None:
         self._given[job.key] = given
         self._given.move_to_end(job.key)
@@ -281,8 +276,20 @@ class Outputs:
             self._given.popitem(last=False)
 
 
-def _decoded(data: bytes | None) -> list[Given]:
+def _given(files: FileUnit, job: _Job) -> list[Given]:
+    """The names that the node's files were given before."""
+    data = files.given(job.member, job.prompt_id, job.node_id)
     return [] if data is None else msgspec.json.decode(data, type=list[Given])
+
+
+def _settled(items: Sequence[_Item], matched: Sequence[Given | None]) -> list[Place] | None:
+    """Where the items are, if each has a name and no better name for one was told now."""
+    places = [
+        Place(name.type, name.path)
+        for item, name in zip(items, matched, strict=True)
+        if name is not None and not _is_better(item.cloud_name, name.cloud_name)
+    ]
+    return places if len(places) == len(items) else None
 
 
 def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]:

@@ -99,8 +99,8 @@ class Fetch:
         """Fetch; never raises but for cancellation."""
         partial = None
         try:
-            partial = self.path = self._cache.new_partial()
-            self._file = os.open(partial, os.O_WRONLY)
+            self._file, partial = self._cache.open_partial()
+            self.path = partial
             await self._fetch()
             self.hash = self._hasher.hexdigest()
             self.lease = self._cache.keep(partial, self.hash)

@@ -138,6 +138,21 @@ _NAMES = (
     .where(blobs.c.hash == bindparam("h"), blobs.c.sent)
     .order_by(blobs.c.seen_at)
 )
+_ELSEWHERE = (
+    select(blobs.c.cloud_name, files.c.path)
+    .join(files, and_(files.c.member == bindparam("m"), files.c.hash == blobs.c.hash))
+    .where(blobs.c.cloud_name.in_(bindparam("names", expanding=True)), blobs.c.sent)
+    .order_by(files.c.modified)
+)
+_DIRECT = (
+    select(files.c.cloud_name, files.c.path)
+    .where(
+        files.c.member == bindparam("m"),
+        files.c.cloud_name.in_(bindparam("names", expanding=True)),
+    )
+    .order_by(files.c.modified)
+)
+_UPLOADED = _DIRECT.where(files.c.cloud_type == "input")
 
 
 class FileUnit:
@@ -233,21 +248,9 @@ class FileUnit:
         found: dict[str, str] = {}
         for names, any_ in ((list(hashes), True), (list(others), False)):
             for some in _chunks(names):
-                elsewhere = (
-                    select(blobs.c.cloud_name, files.c.path)
-                    .join(files, and_(files.c.member == member, files.c.hash == blobs.c.hash))
-                    .where(blobs.c.cloud_name.in_(some), blobs.c.sent)
-                    .order_by(files.c.modified)
-                )
-                direct = (
-                    select(files.c.cloud_name, files.c.path)
-                    .where(files.c.member == member, files.c.cloud_name.in_(some))
-                    .order_by(files.c.modified)
-                )
-                if not any_:
-                    direct = direct.where(files.c.cloud_type == "input")
-                for query in (elsewhere, direct):
-                    found.update((name, path) for name, path in self._connection.execute(query))
+                for query in (_ELSEWHERE, _DIRECT if any_ else _UPLOADED):
+                    rows = self._connection.execute(query, {"m": member, "names": some})
+                    found.update((name, path) for name, path in rows)
         return found
 
     def upload_named(self, member: str, cloud_name: str) -> FileRecord | None:

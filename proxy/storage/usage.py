@@ -56,6 +56,7 @@ class AuditRow:
 
 
 _ADD = Upsert(usage, ["day", "member"], COUNTED, how="add")
+_NOTE = insert(audit)
 
 
 class UsageRepository:
@@ -125,7 +126,7 @@ def submitted_on(connection: Connection, day: str, member: str) -> int:
 
 def note_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:
     """Put entries into the record, in the caller's unit."""
-    connection.execute(insert(audit), [asdict(entry) for entry in entries])
+    connection.execute(_NOTE, [asdict(entry) for entry in entries])
 
 
 def day_of(at: float) -> str:

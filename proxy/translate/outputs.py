@@ -77,23 +77,18 @@ def _is_named(item: Any, names: set[str]) -> bool:
     return is_file(item) and item["filename"] in names
 
 
-def local_item(
-    item: Mapping[str, Any], *, filename: str, subfolder: str, type_: str
-) -> dict[str, Any]:
-    """A file's entry as a client sees it: the three fields that name it, and a node pack's own.
+def own_fields(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node pack says of a file, beside the three fields that name it.
 
     What only the cloud says is left out, and so is every address: it may be signed.
     """
-    local: dict[str, Any] = {"filename": filename, "subfolder": subfolder, "type": type_}
-    for key, value in item.items():
-        if key in local or key in _CLOUD_KEYS or _is_address(value):
-            continue
-        local[key] = value
-    return local
-
-
-def _is_address(value: object) -> bool:
-    return isinstance(value, str) and value.startswith(("http://", "https://"))
+    return {
+        key: value
+        for key, value in item.items()
+        if key not in ("filename", "subfolder", "type")
+        and key not in _CLOUD_KEYS
+        and not (isinstance(value, str) and value.startswith(("http://", "https://")))
+    }
 
 
 def output_type(item: Mapping[str, Any], node: Mapping[str, Any] | None) -> str:
