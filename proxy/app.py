@@ -394,8 +394,7 @@ async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
 
     bus = ValkeyBus(settings.bus.get_secret_value())
     supervisor.keep(bus.run, "bus")
-    if not await bus.until_connected(_BUS_PATIENCE):
-        log.warning("bus_missing", hint="It is tried again; until then storage is read instead.")
+    await bus.until_connected(_BUS_PATIENCE)
     return bus
 
 
