@@ -7,8 +7,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +20,9 @@ import pytest
 
 #: No server needs longer to come up, however busy the machine.
 PATIENCE = 60.0
+
+#: Who runs PostgreSQL and PgBouncer where the tests run as root, which they refuse.
+_ACCOUNT = "nobody"
 
 
 def free_port() -> int:
@@ -44,6 +50,8 @@ class ServerProcess:
     command: Sequence[str | Path]
     folder: Path
     user: str | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
+    is_ready: Callable[[], bool] | None = None
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -56,24 +64,19 @@ class ServerProcess:
                 cwd=self.folder,
                 user=self.user,
                 start_new_session=True,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+                env=_environment(),
             )
         end = time.monotonic() + PATIENCE
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-            except OSError:
-                assert self.process.poll() is None, self.log()
-                assert time.monotonic() < end, self.log()
-                time.sleep(0.02)
-            else:
-                return
+        while not (self.is_ready or self._takes_connections)():
+            assert self.process.poll() is None, self.log()
+            assert time.monotonic() < end, self.log()
+            time.sleep(0.02)
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
+    def stop(self, how: signal.Signals | None = None) -> None:
         """Stop it, and wait for its end. One that is frozen is thawed first."""
         if self.process is not None:
             self.thaw()
-            self.process.send_signal(how)
+            self.process.send_signal(how or self.stop_signal)
             try:
                 self.process.wait(PATIENCE)
             finally:
@@ -92,11 +95,22 @@ class ServerProcess:
         """What it wrote."""
         return (self.folder / f"{self.name}.log").read_text(errors="replace")
 
+    def _takes_connections(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
     def _signal(self, which: signal.Signals) -> None:
         assert self.process is not None
         for pid in _family(self.process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, which)
+
+
+def _environment() -> dict[str, str]:
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"}
 
 
 def _family(pid: int) -> list[int]:
@@ -131,3 +145,160 @@ def valkey(folder: Path) -> Iterator[ServerProcess]:
     options = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder))
     with _running(ServerProcess("valkey", port, (*command, *options), folder)) as server:
         yield server
+
+
+@dataclass
+class Postgresql:
+    """A server with its databases; `url` is that of the first one, of which nothing is used."""
+
+    server: ServerProcess
+    folder: Path
+
+    def url(self, database: str = "postgres", *, port: int | None = None) -> str:
+        """The address of a database, or of it through somebody on another port."""
+        return f"postgresql://proxy@127.0.0.1:{port or self.server.port}/{database}"
+
+    def create(self, name: str) -> str:
+        """Make an empty database; its address."""
+        import psycopg
+
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}"'.encode())
+        return self.url(name)
+
+
+@contextmanager
+def postgresql() -> Iterator[Postgresql]:
+    """PostgreSQL, whose disk is not synchronized: it bears its own kill, not the machine's."""
+    psycopg = pytest.importorskip("psycopg")
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    binaries = found[-1] if found else Path(program("initdb", package="PostgreSQL")).parent
+    with _folder() as (folder, user):
+        data, port = folder / "data", free_port()
+        initdb = (binaries / "initdb", "-D", data, "-U", "proxy", "-A", "trust", "-E", "UTF8")
+        subprocess.run(
+            (*initdb, "--no-sync"),
+            user=user,
+            check=True,
+            capture_output=True,
+            cwd=folder,
+            env=_environment(),
+        )
+        settings = {
+            "port": port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "shared_buffers": "32MB",
+            "max_connections": 200,
+            "fsync": "off",
+        }
+        options = [one for name, value in settings.items() for one in ("-c", f"{name}={value}")]
+
+        def is_ready() -> bool:
+            try:
+                psycopg.connect(found.url(), connect_timeout=2).close()
+            except psycopg.OperationalError:
+                return False
+            return True
+
+        command = (binaries / "postgres", "-D", data, *options)
+        fast = signal.SIGINT  # does not wait for clients
+        server = ServerProcess("postgresql", port, command, folder, user, fast, is_ready)
+        found = Postgresql(server, folder)
+        server.start()
+        try:
+            yield found
+        finally:
+            server.stop(signal.SIGQUIT)  # at once
+
+
+@contextmanager
+def pgbouncer(postgresql: Postgresql) -> Iterator[ServerProcess]:
+    """PgBouncer in transaction mode before all databases of a server."""
+    pgbouncer = program("pgbouncer", package="PgBouncer")
+    with _folder() as (folder, user):
+        port = free_port()
+        (folder / "pgbouncer.ini").write_text(
+            f"""[databases]
+* = host=127.0.0.1 port={postgresql.server.port} user=proxy
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+max_client_conn = 200
+default_pool_size = 20
+"""
+        )
+        command = (pgbouncer, folder / "pgbouncer.ini")
+        with _running(ServerProcess("pgbouncer", port, command, folder, user)) as server:
+            yield server
+
+
+@contextmanager
+def haproxy(folder: Path, replicas: Sequence[int]) -> Iterator[ServerProcess]:
+    """HAProxy before replicas on these ports, without sticky sessions.
+
+    It asks each for `/readyz` every half second, and repeats a request on another one only if no
+    connection came about.
+    """
+    port = free_port()
+    servers = "\n".join(f"    server r{one} 127.0.0.1:{one} check" for one in replicas)
+    (folder / "haproxy.cfg").write_text(
+        f"""defaults
+    mode http
+    timeout connect 1s
+    timeout client 120s
+    timeout server 120s
+    timeout tunnel 1h
+    retries 3
+    retry-on conn-failure
+    option redispatch 1
+frontend clients
+    bind 127.0.0.1:{port}
+    default_backend replicas
+backend replicas
+    balance roundrobin
+    option httpchk GET /readyz
+    default-server inter 500ms fall 1 rise 1
+{servers}
+"""
+    )
+    command = (program("haproxy", package="HAProxy"), "-db", "-f", folder / "haproxy.cfg")
+    with _running(ServerProcess("haproxy", port, command, folder)) as server:
+        yield server
+
+
+@dataclass
+class Bucket:
+    """A bucket of an S3 server, and the keys to it."""
+
+    url: str
+    endpoint: str
+    key: str
+    secret: str
+
+
+@contextmanager
+def s3(folder: Path) -> Iterator[Bucket]:
+    """An S3 server, with one empty bucket in memory."""
+    port, key, secret = free_port(), "a-key", "a-secret-of-tests"
+    command = (sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port))
+    with _running(ServerProcess("moto", port, command, folder)):
+        endpoint = f"http://127.0.0.1:{port}"
+        urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
+        yield Bucket("s3://bucket/files", endpoint, key, secret)
+
+
+@contextmanager
+def _folder() -> Iterator[tuple[Path, str | None]]:
+    """A folder, and whose it is if not ours."""
+    folder = Path(tempfile.mkdtemp(prefix="ccp-"))
+    user = _ACCOUNT if os.geteuid() == 0 else None
+    try:
+        if user is not None:
+            shutil.chown(folder, user)
+        yield folder, user
+    finally:
+        shutil.rmtree(folder)
