@@ -29,7 +29,10 @@ from proxy.bus.memory import MemoryBus
 from proxy.catalog.service import Catalogue
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
+from proxy.cloud.remote import RemoteFiles
 from proxy.files.service import Files
+from proxy.helpers.exchange import Exchange
+from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
@@ -49,6 +52,7 @@ from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
 from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher
 from proxy.storage.files import FileRepository
+from proxy.storage.helpers import HelperPictureRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.members import MemberRepository
@@ -57,6 +61,7 @@ from proxy.storage.start import locked_folder, open_folder, open_server
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
+from proxy.translate.helpers.table import offered
 from proxy.userdata.base import UserData
 from proxy.userdata.disk import UserDataOnDisk
 from proxy.userdata.on_cloud import UserDataOnCloud
@@ -122,9 +127,20 @@ async def rooms(
         await files.start()
         stack.push_async_callback(files.close)
         source = Accounts(cloud.base_url, lambda: [one.cloud for one in best_first(opened)])
-        catalogue = Catalogue(source, path / "catalogue", max_age=settings.catalogue_max_age)
+        catalogue = Catalogue(
+            source,
+            path / "catalogue",
+            max_age=settings.catalogue_max_age,
+            helpers=partial(offered, preferred=settings.prefer_helper_nodes)
+            if settings.helper_nodes
+            else None,
+        )
         await catalogue.start()
         stack.push_async_callback(catalogue.close)
+        remote = RemoteFiles(settings.url_hosts, most=MOST_BYTES)
+        await remote.start()
+        stack.push_async_callback(remote.close)
+        helpers = Helpers(HelperPictureRepository(database), files, catalogue, remote)
         userdata: UserData = UserDataOnDisk(path / "userdata")
         if settings.userdata == "cloud":
             if members.has_members:
@@ -164,6 +180,8 @@ async def rooms(
             member=members.get,
             limiter=accounting.limiter,
             check=checks.check,
+            rewrite=helpers.rewrite,
+            emulated=lambda: catalogue.emulated,
             status_interval=policy.status_interval,
             patience=policy.submit_patience,
             supervisor=supervisor,
@@ -186,6 +204,7 @@ async def rooms(
             accounts=opened,
             files=files,
             catalog=catalogue,
+            helpers=helpers,
             policy=policy,
             timeouts=timeouts,
             member=members.get,
@@ -235,6 +254,8 @@ async def rooms(
             dashboard=dashboard,
             observations=observations,
             supervisor=supervisor,
+            helpers=helpers if settings.helper_nodes else None,
+            exchange=Exchange(bus, jobs.subscribers.tell) if settings.helper_nodes else None,
         )
 
 

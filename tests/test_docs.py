@@ -167,6 +167,10 @@ def test_examples_are_workflows_in_api_format(path: Path) -> None:
 _INTERNAL = {"invalid", "unknown", "unreachable"}
 
 
+#: They have types of exceptions in nodes.
+_OF_NODES = {"HelperFailedError", "HelperRefusedError"}
+
+
 def error_types() -> set[str]:
     """Every `error.type` that the code gives: in a refusal, of the cloud, or in a validation."""
     found = set(errors._WAYS_OUT)
@@ -178,9 +182,8 @@ def error_types() -> set[str]:
             if isinstance(node, ast.Call) and len(node.args) > 1:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
                 type_ = node.args[0]
-                if (name.endswith("Error") or name == "__init__") and isinstance(
-                    type_, ast.Constant
-                ):
+                told = name.endswith("Error") and name not in _OF_NODES
+                if (told or name == "__init__") and isinstance(type_, ast.Constant):
                     found.add(str(type_.value))
         if "validation" in path.name:
             words = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))

@@ -9,6 +9,7 @@ from aiohttp import web
 from proxy.api import answers
 from proxy.api.middleware import prepare
 from proxy.api.services import member_of, of
+from proxy.api.system import is_krita
 from proxy.catalog.nodes import Body, Coding
 
 #: Ways to compress `object_info`, the best first.
@@ -20,6 +21,12 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
 
     Compressed only for who asks for it. The entity tag is that of the bytes as they are sent.
     """
+    if is_krita(request):
+        services = of(request)
+        classes = await services.catalogue.classes()
+        objection = services.krita.objection(member_of(request), classes)
+        if objection is not None:
+            return answers.job_error(objection, 503)
     coding = cast(Coding, answers.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
     body = await of(request).catalogue.object_info(await _files(request), coding)
     headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}

@@ -12,6 +12,7 @@ from aiohttp import web
 from proxy.api import (
     catalog,
     cloud_routes,
+    helper_nodes,
     jobs,
     sign_in,
     system,
@@ -116,6 +117,19 @@ class Deviation:
         "ranges, no entity tags and no creation time: the cloud does not tell them."
     )
     EMPTY_WITHOUT_CLOUD = "Empty while the cloud does not answer."
+    KEPT = (
+        "Pictures are a member's own, for a day at most, and survive a restart; a result is made "
+        "of the cloud's file each time. One of more bytes than a request body may have, or than "
+        "are kept for a member, is 413. A type with parameters is kept without them."
+    )
+    GUESSED = (
+        "Guessed from the names of the models: the cloud does not show what is in the files. A "
+        "`limit` that is no number is 400."
+    )
+    NO_MODELS = "A model that the cloud does not have is 403: it takes none from here."
+    WITHIN = "Members hear nothing of each other. It is kept in memory."
+    API_FORMAT = "A workflow in the format of the web interface is 400: nothing converts it."
+    EXACT = "Stops the job that is named, whatever else runs."
     NO_ASSETS = (
         "Always 503 SERVICE_DISABLED, and `assets` is false in the features, as in a ComfyUI "
         "without --enable-assets: the hash and the size that these routes promise are not known "
@@ -144,7 +158,8 @@ class Route:
 
     A GET route answers HEAD too. `source` and `deviation` (how it differs from ComfyUI and why,
     `SAME` where it does not) are for the page of the routes; each route has them. One that is
-    `apart` is served by the admin listener alone where there is one.
+    `apart` is served by the admin listener alone where there is one, a `helper` is there with the
+    setting helper_nodes alone. `expects` answers `Expect: 100-continue`.
     """
 
     method: str
@@ -154,10 +169,15 @@ class Route:
     deviation: str | None = None
     twin: bool = True
     apart: bool = False
+    helper: bool = False
+    expects: Callable[[web.Request], Awaitable[None]] | None = None
 
 
 #: A route without a twin below `/api`.
 _only = partial(Route, twin=False)
+
+#: A route of a node pack that the proxy stands in for.
+_pack = partial(Route, helper=True)
 
 #: As in ComfyUI.
 SAME = ""
@@ -285,6 +305,65 @@ ROUTES = (
     _only("GET", "/proxy/api/tokens", members.list_tokens, OWN, Deviation.FOR_ADMINS),
     _only("POST", "/proxy/api/tokens", members.make_token, OWN, Deviation.FOR_ADMINS),
     _only("DELETE", "/proxy/api/tokens/{prefix}", members.revoke_token, OWN, Deviation.FOR_ADMINS),
+    # node packs of desktop clients
+    _pack("GET", "/api/etn/image/{id}", helper_nodes.get_image, OWN | CLOUD, Deviation.KEPT),
+    _pack(
+        "PUT",
+        "/api/etn/image/{id}",
+        helper_nodes.put_image,
+        OWN,
+        Deviation.KEPT,
+        twin=False,
+        expects=helper_nodes.expect,
+    ),
+    _pack("GET", "/api/etn/model_info", helper_nodes.get_model_info, CACHE, Deviation.GUESSED),
+    _pack(
+        "GET", "/api/etn/model_info/{folder}", helper_nodes.get_model_info, CACHE, Deviation.GUESSED
+    ),
+    _pack(
+        "PUT",
+        "/api/etn/upload/{folder}/{filename}",
+        helper_nodes.put_model,
+        CACHE,
+        Deviation.NO_MODELS,
+    ),
+    _pack("GET", "/api/etn/languages", helper_nodes.get_languages, CONSTANT, SAME),
+    _pack("GET", "/api/etn/translate/{lang}/{text}", helper_nodes.get_translation, CONSTANT, SAME),
+    _pack("POST", "/api/etn/workflow/publish", helper_nodes.publish, PROCESS, Deviation.WITHIN),
+    _pack("POST", "/api/etn/workflow/subscribe", helper_nodes.subscribe, PROCESS, Deviation.WITHIN),
+    _pack(
+        "POST", "/api/etn/workflow/unsubscribe", helper_nodes.unsubscribe, PROCESS, Deviation.WITHIN
+    ),
+    _pack("GET", "/blender/samplers", helper_nodes.get_samplers, CACHE, SAME),
+    _pack("GET", "/blender/workflows", helper_nodes.get_workflows, OWN | CLOUD, SAME),
+    _pack("GET", "/blender/workflow", helper_nodes.get_workflow, OWN | CLOUD, Deviation.API_FORMAT),
+    _pack(
+        "POST",
+        "/sidefx_houdini/command/refresh_all_images",
+        helper_nodes.refresh_images,
+        PROCESS,
+        Deviation.WITHIN,
+    ),
+    _pack(
+        "POST",
+        "/sidefx_houdini/command/refresh_image",
+        helper_nodes.refresh_image,
+        PROCESS,
+        Deviation.WITHIN,
+    ),
+    _pack(
+        "POST",
+        "/sidefx_houdini/command/create_loader",
+        helper_nodes.create_loader,
+        PROCESS,
+        Deviation.WITHIN,
+    ),
+    _pack(
+        "POST", "/sidefx_houdini/messages/get", helper_nodes.get_notes, PROCESS, Deviation.WITHIN
+    ),
+    _pack(
+        "POST", "/sidefx_houdini/interrupt", helper_nodes.interrupt, OWN | CLOUD, Deviation.EXACT
+    ),
     # what this server does not have
     _only("*", "/api/assets", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS),
     _only("*", "/api/assets/{rest:.*}", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS),
@@ -308,9 +387,12 @@ ROUTES = (
 )
 
 
-def of_clients(*, apart: bool) -> list[Route]:
-    """The routes of the clients' listener, with or without an admin listener beside it."""
-    return [route for route in ROUTES if not (apart and route.apart)]
+def of_clients(*, apart: bool, helpers: bool) -> list[Route]:
+    """The routes of the clients' listener, with or without an admin listener beside it, and with
+    or without those of node packs."""
+    return [
+        route for route in ROUTES if not (apart and route.apart) and (helpers or not route.helper)
+    ]
 
 
 def of_admins() -> list[Route]:
@@ -329,4 +411,6 @@ def add_routes(app: web.Application, routes: Iterable[Route] = ROUTES) -> None:
                 for method in ("POST", "PUT", "PATCH", "DELETE"):
                     app.router.add_route(method, path, route.handler)
             else:
-                app.router.add_route(route.method, path, route.handler)
+                app.router.add_route(
+                    route.method, path, route.handler, expect_handler=route.expects
+                )

@@ -11,6 +11,7 @@ from aiohttp import web
 from proxy.api.addressing import Network
 from proxy.api.connections import caller_of, connection_of, member_of, of
 from proxy.api.web_interface import WebInterface
+from proxy.helpers.krita import KritaCheck
 from proxy.members.accounting import Accounting
 from proxy.members.audit import Value
 from proxy.members.directory import Directory
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from proxy.api.system import Journal
     from proxy.catalog.service import Catalogue
     from proxy.files.service import Files
+    from proxy.helpers.exchange import Exchange
+    from proxy.helpers.service import Helpers
     from proxy.jobs.service import JobService
     from proxy.observations import Observations
     from proxy.userdata.base import UserData
@@ -74,7 +77,8 @@ class Services:
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
     `interface` is what is served at `/`. `supervisor` keeps background work up.
-    With `admin_apart` what is for admins is served elsewhere.
+    With `admin_apart` what is for admins is served elsewhere. Without `helpers` and `exchange`
+    there are no routes of node packs.
     """
 
     jobs: JobService
@@ -98,6 +102,9 @@ class Services:
     admin_apart: bool = False
     dashboard: Dashboard | None = None
     observations: Observations | None = None
+    helpers: Helpers | None = None
+    exchange: Exchange | None = None
+    krita: KritaCheck = field(default_factory=KritaCheck)
     supervisor: Supervisor = field(default_factory=Supervisor)
 
     @property

@@ -57,10 +57,19 @@ async def get_features(request: web.Request) -> web.Response:
     return answers.json(features(of(request).most_upload_bytes))
 
 
+def is_krita(request: web.Request) -> bool:
+    """Whether the client is Krita AI Diffusion, by headers that it sends to every server."""
+    headers = request.headers
+    return "skip_zrok_interstitial" in headers and "ngrok-skip-browser-warning" in headers
+
+
 async def get_system_stats(request: web.Request) -> web.Response:
     """This machine's memory and a GPU that stands for the cloud's."""
+    services = of(request)
+    if is_krita(request):
+        services.krita.begins(member_of(request))
     total, free = memory()
-    interface = of(request).interface
+    interface = services.interface
     templates = interface.templates_version or TEMPLATES_VERSION
     return answers.json(
         {

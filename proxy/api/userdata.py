@@ -91,7 +91,7 @@ async def list_tree(request: web.Request) -> web.Response:
         return answers.text("Requested path not found", 404)
     except IsFileError:
         return answers.text("Requested path is not a directory", 400)
-    return answers.json([_in_tree(entry) for entry in entries])
+    return answers.json([in_tree(entry) for entry in entries])
 
 
 @_with_refusals
@@ -164,7 +164,7 @@ def _full_info(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _in_tree(entry: Entry) -> dict[str, Any]:
+def in_tree(entry: Entry) -> dict[str, Any]:
     if entry.is_folder:
         return {"name": entry.name, "path": entry.path, "type": "directory"}
     return {

@@ -35,7 +35,7 @@ from proxy.api.services import Services, member_of, of
 from proxy.api.system import features
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, messages
-from proxy.translate.messages import Event, Message, Preview, status
+from proxy.translate.messages import Binary, Event, Message, Preview, status
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +62,8 @@ class Outgoing:
                 return OVERHEAD + len(event.text)
             case Preview() as preview:
                 return OVERHEAD + len(preview.image)
+            case Binary() as binary:
+                return OVERHEAD + len(binary.data)
             case text:
                 return OVERHEAD + len(text.text)
 
@@ -429,6 +431,8 @@ class ClientSocket:
                 frame = messages.encode_preview(preview, metadata=outgoing.metadata)
                 if frame is not None:
                     await self._web_socket.send_bytes(frame, compress)
+            case Binary() as binary:
+                await self._web_socket.send_bytes(binary.data, compress)
             case text:
                 await self._web_socket.send_bytes(messages.encode_text(text), compress)
 

@@ -8,7 +8,7 @@ import secrets
 import sys
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -101,6 +101,9 @@ _ALWAYS: dict[str, Any] = {
     "search_aliases": [],
 }
 
+#: Gives the classes that stand beside the cloud's.
+Offer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
 #: Parsed classes that are remembered.
 _REMEMBERED = 512
 
@@ -108,14 +111,18 @@ _REMEMBERED = 512
 class Nodes(Mapping[str, dict[str, Any]]):
     """All node classes; a class is parsed when it is asked for.
 
-    `whole` gives the bodies of `GET /object_info`.
+    `whole` gives the bodies of `GET /object_info`. `helpers` are the classes that the proxy runs
+    itself, which stand behind or in place of the cloud's.
     """
 
-    def __init__(self, classes: Mapping[str, Any]) -> None:
+    def __init__(
+        self, classes: Mapping[str, Any], helpers: Mapping[str, Any] | None = None
+    ) -> None:
+        self.helpers = frozenset(helpers or ())
         self._json: dict[str, bytes] = {}
         self._templates: dict[str, Template] = {}
         self._parsed: dict[str, dict[str, Any]] = {}
-        for name, info in classes.items():
+        for name, info in {**classes, **(helpers or {})}.items():
             if isinstance(info, dict):
                 missing = {field: _ALWAYS[field] for field in _ALWAYS if field not in info}
                 self._json[name] = codec.dump_bytes({**info, **missing})
@@ -158,12 +165,15 @@ class Nodes(Mapping[str, dict[str, Any]]):
         yield b"}" if self._json else b"{}"
 
 
-def read(body: bytes) -> Nodes:
-    """Take the cloud's `object_info` apart. Raises `ValueError` when it is none."""
+def read(body: bytes, helpers: Offer | None = None) -> Nodes:
+    """Take the cloud's `object_info` apart. Raises `ValueError` when it is none.
+
+    `helpers` gives the classes that the proxy runs itself beside the cloud's.
+    """
     classes = codec.loads(body)
     if not isinstance(classes, dict) or not classes:
         raise ValueError("object_info is not an object of node classes")
-    return Nodes(classes)
+    return Nodes(classes, None if helpers is None else helpers(classes))
 
 
 def _key(name: str) -> bytes:

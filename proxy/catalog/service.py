@@ -39,10 +39,13 @@ class Catalogue:
     """The catalogue of one cloud, with a copy in `folder`.
 
     What is older than `max_age` (seconds) is fetched anew while the old is still served. The
-    answers raise `LocalError` (503) as long as there is neither a copy nor the cloud.
+    answers raise `LocalError` (503) as long as there is neither a copy nor the cloud. `helpers`
+    gives the classes that the proxy runs itself beside the cloud's.
     """
 
-    def __init__(self, cloud: Cloud, folder: Path, *, max_age: float) -> None:
+    def __init__(
+        self, cloud: Cloud, folder: Path, *, max_age: float, helpers: nodes.Offer | None = None
+    ) -> None:
         self._cloud = cloud
         self._folder = folder
         self._max_age = max_age
@@ -50,7 +53,7 @@ class Catalogue:
             "node catalogue",
             folder / "object_info.json",
             cloud.object_info,
-            nodes.read,
+            lambda body: nodes.read(body, helpers),
             max_age=max_age,
         )
         self._bodies = Bodies()
@@ -106,6 +109,12 @@ class Catalogue:
         """A node class without waiting; `None` if there is none or nothing is loaded yet."""
         loaded = self._nodes.value
         return None if loaded is None else loaded.get(name)
+
+    @property
+    def emulated(self) -> frozenset[str]:
+        """The classes that the proxy runs itself, empty while nothing is loaded."""
+        loaded = self._nodes.value
+        return frozenset() if loaded is None else loaded.helpers
 
     async def node_class(self, name: str) -> dict[str, Any] | None:
         """A node class."""

@@ -23,6 +23,7 @@ from proxy.api.routes import ROUTES, Route, Source
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
+from proxy.translate.helpers.table import PACKS as HELPER_PACKS
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
@@ -157,11 +158,42 @@ def help_text(command: str) -> str:
     return text.getvalue()
 
 
+def helper_nodes_page() -> str:
+    """`docs/helper-nodes.md`: every helper node, what is exact and what is not."""
+    parts = [
+        "# Helper nodes\n",
+        f"<!-- {_REGENERATE} -->\n",
+        "Desktop clients bring along nodes of their own, most of which only carry pictures and "
+        "texts in and out. Comfy Cloud does not have them. With the setting "
+        "[`helper_nodes`](settings.md#helper_nodes), which is on, the proxy carries them: it sends "
+        "the pictures as files, lets core nodes take the place of these nodes on the cloud, and "
+        "tells the client what the node itself would have told. Events, history, queue and errors "
+        "name the nodes of the client's graph alone.\n",
+        "A class that Comfy Cloud has is left to it, unless "
+        "[`prefer_helper_nodes`](settings.md#prefer_helper_nodes) is set. One whose core nodes the "
+        "cloud lacks is not offered.\n",
+        "Pictures that clients send by `PUT /api/etn/image/{id}`, and results that they fetch from "
+        "there, belong to one member. They are kept for at least ten minutes, or one minute once "
+        "they were fetched, and for a day at most; together at most 512 MiB for a member. They "
+        "survive a restart, and every replica has them.\n",
+        "What fails in a node before the run, such as a text that is no picture, is told as the "
+        "node's own error while the job runs, in its words, without a job on the cloud. Nodes that "
+        "compute, such as those of the same packs for regions and tiles, need the pack on the "
+        "cloud.\n",
+    ]
+    for pack, helpers in HELPER_PACKS.items():
+        rows = ["| Class | Exact | Not exact |", "|---|---|---|"]
+        rows += [f"| `{one.name}` | {one.exact} | {one.differs} |" for one in helpers]
+        parts += [f"## {pack}\n", *rows, ""]
+    return "\n".join(parts)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "config.example.toml": config_example,
     "docs/settings.md": settings_page,
     "docs/commands.md": commands_page,
     "docs/routes.md": routes_page,
+    "docs/helper-nodes.md": helper_nodes_page,
 }
 
 

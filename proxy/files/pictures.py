@@ -67,7 +67,7 @@ class TooManyPixelsError(NotAPictureError):
 
 
 @cache
-def _pillow() -> ModuleType:
+def pillow() -> ModuleType:
     """`PIL.Image`, loaded when the first picture is looked at: it takes 3 MB."""
     from PIL import Image
 
@@ -82,16 +82,16 @@ def _pillow() -> ModuleType:
 def opened(path: Path) -> Iterator[Image]:
     """The picture in a file, not unpacked yet. Raises `NotAPictureError` for whatever goes wrong
     with it, in the block too."""
-    pillow = _pillow()
+    images = pillow()
     try:
-        with pillow.open(path, formats=FORMATS) as picture:
+        with images.open(path, formats=FORMATS) as picture:
             tags = getattr(picture, "tag_v2", {})
             if tags.get(_TILE_WIDTH, 0) * tags.get(_TILE_LENGTH, 0) > MAX_PIXELS:
-                raise pillow.DecompressionBombError
+                raise images.DecompressionBombError
             yield picture
-    except pillow.DecompressionBombError as error:
+    except images.DecompressionBombError as error:
         raise TooManyPixelsError(f"it has more than {MAX_PIXELS} pixels") from error
-    except pillow.UnidentifiedImageError as error:
+    except images.UnidentifiedImageError as error:
         raise NotAPictureError("it is not a picture in a known format") from error
     except (OSError, ValueError, SyntaxError, OverflowError, TypeError, EOFError) as error:
         raise NotAPictureError(f"it cannot be read as a picture: {error}") from error
@@ -241,9 +241,9 @@ def convert_picture(path: Path, wanted: Conversion) -> bytes:
 
 def _alpha_alone(picture: Image) -> Image:
     """Black with the picture's alpha; opaque where the picture is not RGBA."""
-    opaque = _pillow().new("L", picture.size, 255)
+    opaque = pillow().new("L", picture.size, 255)
     alpha = picture.getchannel("A") if picture.mode == "RGBA" else opaque
-    result: Image = _pillow().new("RGBA", picture.size)
+    result: Image = pillow().new("RGBA", picture.size)
     result.putalpha(alpha)
     return result
 
@@ -282,7 +282,7 @@ def compose(original: Path, mask: Path, target: Path, filename: str, rename: Ren
     from PIL.PngImagePlugin import PngInfo
 
     extension = posixpath.splitext(filename)[1].lower()
-    format_ = _pillow().registered_extensions().get(extension)
+    format_ = pillow().registered_extensions().get(extension)
     if format_ is None:
         raise NotAPictureError(f"a mask cannot be saved as {extension or 'a file of no kind'}")
     wanted, got = size_of(original), size_of(mask)

@@ -18,7 +18,7 @@ from proxy.files import metadata
 from proxy.files.cache import Cache
 from proxy.files.library import Library, Prefetch
 from proxy.files.metadata import Edits, Rename, Text
-from proxy.files.namespace import Contents, Named, Namespace, Received
+from proxy.files.namespace import Contents, Named, Namespace, Received, make_record
 from proxy.files.naming import Naming
 from proxy.files.outputs import Outputs
 from proxy.files.pictures import (
@@ -317,6 +317,24 @@ class Files:
         return await self._outputs.localise(
             member, prompt_id, node_id, node, output, account=account
         )
+
+    async def output_bytes(self, member: str, item: Mapping[str, Any], *, account: str) -> bytes:
+        """The whole of a file of an account as the cloud tells it (`filename`, `type`).
+
+        Raises `LocalError` if it cannot be had.
+        """
+        name = str(item["filename"])
+        stated = item.get("type")
+        record = make_record(
+            member,
+            Place("temp", name),
+            cloud_name=name,
+            cloud_type=stated if stated in names.TYPES else "output",
+            modified=self._now(),
+            account=account,
+        )
+        async with self._library.whole(record) as path:
+            return await asyncio.to_thread(path.read_bytes)
 
     async def records(self, member: str, type: str) -> list[FileRecord]:  # noqa: A002
         """The files of a folder and what is below it, the oldest first."""

@@ -19,6 +19,7 @@ import structlog
 from proxy.bus.base import BusMessage, EventBus
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.resilience import Backoff
+from proxy.helpers.service import Helpers
 from proxy.jobs.accounts import Account, AccountHealth
 from proxy.jobs.models import ENDS, AccountView, Job, JobKey, JobState, JobView, Policy, now
 from proxy.jobs.protocol import (
@@ -119,10 +120,12 @@ class Engine:
         timeouts: Timeouts,
         member: Callable[[str], Member] = Member,
         supervisor: Supervisor | None = None,
+        helpers: Helpers | None = None,
     ) -> None:
         self.recorder = recorder
         self.files = files
         self.catalog = catalog
+        self.helpers = helpers
         self.policy = policy
         self.timeouts = timeouts
         self.accounts = {account.name: account for account in accounts}
@@ -182,8 +185,9 @@ class Engine:
             if new:
                 job.to(JobState.QUEUED)
             job.accepted = True
-            self.scheduler.queue.add(job)
             self._publish(job.member, JobChanged(live_of(job)))
+            if not self._fails(job):
+                self.scheduler.queue.add(job)
             if new:
                 self.recorder.changed(job)
                 self._answer(job.key)
@@ -291,6 +295,10 @@ class Engine:
                 "add the member to an account.",
                 kind="forbidden",
             )
+        if job.rewriting is not None and job.rewriting.failure is not None:
+            self._keep(job, found)
+            self._fails(job)
+            return found or {}
         while (
             account := self.scheduler.account_for(job.member, probing=True)
         ) is not None and self.scheduler.may_go_at_once(job, account):
@@ -299,17 +307,37 @@ class Engine:
                 return await self._send_new(job, self.workers[account.name], found)
             except _ElsewhereError:
                 self.scheduler.give_back(job)
-        job.accepted = True
-        job.outputs_to_execute = output_nodes(job, found or {}, self.catalog.known)
-        job.to(JobState.QUEUED)
-        self.recorder.changed(job)
-        self._publish(job.member, JobChanged(live_of(job)))
+        self._keep(job, found)
         self.scheduler.queue.add(job)
         self.pump()
         if job in self.scheduler.queue:
             self.explain(job, *self.scheduler.why(job))
         self._note_ahead(job.member, tell=False)
         return found or {}
+
+    def _keep(self, job: Job, found: dict[str, Any] | None) -> None:
+        """A new job is taken in that is not sent now."""
+        job.accepted = True
+        job.outputs_to_execute = output_nodes(job, found or {}, self.catalog.known)
+        job.to(JobState.QUEUED)
+        self.recorder.changed(job)
+        self._publish(job.member, JobChanged(live_of(job)))
+
+    def _fails(self, job: Job) -> bool:
+        """Whether a helper node of the job has failed already: then the job ends with it."""
+        failure = None if job.rewriting is None else job.rewriting.failure
+        if failure is None:
+            return False
+        log.info("helper_node_failed", job=job.prompt_id, error=failure.message[:200])
+        self._run(job, None)
+        job.runner.fail(failure)  # type: ignore[union-attr]
+        return True
+
+    def abandon(self, job: Job) -> None:
+        """The job has failed here: the cloud need not go on with it."""
+        worker = self.workers.get(job.account)
+        if worker is not None:
+            self.spawn(_cancelled(worker, job.cloud_id), f"cancel {job.prompt_id}")
 
     async def _send_new(
         self, job: Job, worker: AccountWorker, found: dict[str, Any] | None
@@ -828,6 +856,13 @@ def _view_of(job: Job) -> JobView:
     node = tracker.display_node
     type_ = None if node is None else tracker.node_types.get(node)
     return replace(view, progress=tracker.progress, node=node, node_type=type_)
+
+
+async def _cancelled(worker: AccountWorker, cloud_id: str) -> None:
+    try:
+        await worker.cloud.cancel(cloud_id)
+    except CloudError as error:
+        log.warning("cancel_failed", cloud_job=cloud_id, error=str(error))
 
 
 def output_nodes(job: Job, node_errors: Mapping[str, Any], known: KnownClass) -> list[str]:

@@ -21,6 +21,7 @@ from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.jobs.runner import Runner
+    from proxy.translate.helpers.rewriting import Rewriting
 
 Number: TypeAlias = int | float
 Outcome = Literal["completed", "failed", "cancelled"]
@@ -126,6 +127,7 @@ class Job:
     it may be on the cloud, `watched` whether it had a socket when it had submitted the job.
     `charge` is what the job has cost the member's share. `one_at_a_time` says that the job
     waits for others of its client, `submitter` which program sent it, if that is known.
+    `rewriting` is what the cloud runs where the graph has helper nodes.
 
     In memory alone: `answered` says that the client has its answer, so that messages may flow;
     `reason` and `message` why the job cannot go on, in a word and in a sentence; `over` that the
@@ -153,6 +155,7 @@ class Job:
     one_at_a_time: bool = False
     submitter: str = ""
     credentials: dict[str, Any] = field(default_factory=dict, repr=False)
+    rewriting: Rewriting | None = field(default=None, repr=False)
     answered: bool = True
     over: bool = False
     reason: str | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
 from proxy.translate import events, graph
-from proxy.translate.messages import CloudPicture, Event, Message, Preview
+from proxy.translate.messages import CloudPicture, Event, Message, Preview, Told
 
 #: Their pictures are the result itself, not a preview of it.
 RESULT_CLASSES = frozenset({"SaveImageWebsocket"})
@@ -45,6 +45,7 @@ class Nodes:
         #: Of each node that was announced, how many nodes had been heard of then.
         self._executing: dict[str, int] = {}
         self._twins: set[str] = set()
+        self._silent: set[str] = set()
 
     @property
     def display_node(self) -> str | None:
@@ -132,23 +133,45 @@ class Nodes:
         """What a node has put out; the first word on it counts."""
         if display is not None:
             self._display[node] = str(display)
-        if node in self.outputs:
+        if node in self.outputs or node in self._silent:
             return
-        if self._is_twin(node):
+        told = output if isinstance(output, Told) else None
+        runs = told is not None and told.again
+        if not runs and self._is_twin(node):
             self._twins.add(node)
-        elif node not in self.cached:
+        elif runs or node not in self.cached:
             self.enter(node)
-        self.outputs[node] = output
-        shown = self._display.get(node, node)
-        self._tell(Event("executed", events.executed(node, shown, output, self._prompt_id)))
+            self._tell_result(node, () if told is None else told.messages)
+        if told is None or told.ui is not None:
+            self.outputs[node] = output = output if told is None else told.ui
+            shown = self._display.get(node, node)
+            self._tell(Event("executed", events.executed(node, shown, output, self._prompt_id)))
+        else:
+            self._silent.add(node)
         self._finish_executed(node)
+
+    def _tell_result(self, node: str, messages: Iterable[Message]) -> None:
+        """What belongs to a node's result, in order; a picture goes before the `progress` that it
+        stands behind, as it does where sockets ask for metadata."""
+        step: Event | None = None
+        for message in messages:
+            if isinstance(message, Event) and message.data.get("node") == node:
+                state = self._states[node]
+                state["value"], state["max"] = message.data["value"], message.data["max"]
+                self._tell_states()
+                step = message
+                continue
+            self._tell(message)
+            if step is not None:
+                self._tell(step)
+                step = None
 
     def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
         """Make `node` one that has been announced as running, whatever was lost before.
 
         After its output has been told it is too late for that.
         """
-        if node in self.outputs:
+        if node in self.outputs or node in self._silent:
             return
         if node in self._executing and not (executing is not None and self._goes_on(node)):
             if executing is not None:

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import msgspec
+
 from proxy.jobs import listing
 from proxy.jobs.models import Job, JobState, JobView, now
 from proxy.jobs.protocol import LiveJob
 from proxy.storage.jobs import Payload, StoredJob
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
+from proxy.translate.helpers.rewriting import Rewriting
 
 
 def columns(job: Job) -> dict[str, Any]:
@@ -52,6 +55,9 @@ def payload_of(job: Job) -> Payload:
         extra_data=codec.dump_bytes(job.extra_data),
         targets=None if job.targets is None else codec.dump_bytes(job.targets),
         credentials=codec.dump_bytes(job.credentials) if job.credentials else None,
+        rewriting=None
+        if job.rewriting is None
+        else codec.dump_bytes(msgspec.to_builtins(job.rewriting)),
     )
 
 
@@ -79,6 +85,9 @@ def job_of(stored: StoredJob, payload: Payload) -> Job:
         one_at_a_time=stored.one_at_a_time,
         submitter=stored.submitter,
         credentials={} if payload.credentials is None else codec.loads(payload.credentials),
+        rewriting=None
+        if payload.rewriting is None
+        else msgspec.convert(codec.loads(payload.rewriting), Rewriting),
     )
 
 

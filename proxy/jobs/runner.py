@@ -13,6 +13,7 @@ import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
+from proxy.helpers.service import helper_of
 from proxy.jobs.models import Job
 from proxy.jobs.protocol import JobMessage
 from proxy.jobs.tracker import (
@@ -31,7 +32,9 @@ from proxy.jobs.tracker import (
 from proxy.storage.database import StorageError
 from proxy.translate.codec import credentials, redact
 from proxy.translate.events import is_terminal
-from proxy.translate.messages import CloudFrame, CloudPicture, Message, Preview
+from proxy.translate.helpers.helper import Failure, HelperFailedError
+from proxy.translate.helpers.rewriting import MemberView, Rewriting, failed, reachable
+from proxy.translate.messages import CloudFrame, CloudPicture, Message, Preview, Told
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -87,6 +90,8 @@ class Runner:
         self._topic = f"events.{job.member}"
         self._timeouts = engine.policy.detail
         self._secrets = credentials(job.credentials)
+        self._view = None if job.rewriting is None else MemberView(job.rewriting, job.graph)
+        self._results: dict[str, Told] = {}
         self._inbox: deque[Input] = deque()
         self._released = False
         self._reader: asyncio.Task[None] | None = None
@@ -99,6 +104,18 @@ class Runner:
 
     def post(self, what: EventReceived | CloudFrame | SnapshotReceived | GiveUp) -> None:
         """Add to what happened; of a job that is far behind, previews are left out."""
+        if self._view is None:
+            self._post(what)
+            return
+        for one in _of_member(self._view, what):
+            self._post(one)
+
+    def fail(self, failure: Failure) -> None:
+        """A helper node fails: the job ends, whatever the cloud does."""
+        for what in self._failing(failure):
+            self._post(what)
+
+    def _post(self, what: EventReceived | CloudFrame | SnapshotReceived | GiveUp) -> None:
         if self._released and self._task is None and self._is_quick(what):
             self._take_now(what)
             return
@@ -143,6 +160,8 @@ class Runner:
         if self.tracker.started_at is None or isinstance(what, SnapshotReceived | GiveUp):
             return False
         if isinstance(what, EventReceived):
+            if self._view is not None and what.type == "execution_cached":
+                return False
             return what.type not in _TRANSLATED and not is_terminal(what.type, what.data)
         return True
 
@@ -179,12 +198,35 @@ class Runner:
     async def _take(self, what: Input) -> None:
         if self.tracker.started_at is None:
             await self._engine.turn(self.job)
-        local = await self._until_stored(lambda: self._localised(what))
-        for command in self.tracker.receive(local, time.time_ns() // 1_000_000):
-            if isinstance(command, RecordEnd):
-                await self._until_stored(lambda end=command: self._engine.record(self.job, end))  # type: ignore[misc]
-            else:
-                self._do(command)
+        try:
+            local: list[Input] = [await self._until_stored(lambda: self._localised(what))]
+        except _NodeFailedError as error:
+            local = [*self._failing(error.failure)]
+            self._engine.abandon(self.job)
+        for one in local:
+            for command in self.tracker.receive(one, time.time_ns() // 1_000_000):
+                if isinstance(command, RecordEnd):
+                    await self._until_stored(
+                        lambda end=command: self._engine.record(self.job, end)  # type: ignore[misc]
+                    )
+                else:
+                    self._do(command)
+
+    def _failing(self, failure: Failure) -> list[EventReceived | SnapshotReceived]:
+        """The run of a node that fails, and the end of the job with it."""
+        node = failure.node_id
+        live = reachable(self.job.graph, self.job.outputs_to_execute or None)
+        error = {
+            "node_id": node,
+            "exception_type": failure.exception_type,
+            "exception_message": f"{failure.message}\n",
+            "traceback": [f"{failure.exception_type}: {failure.message}\n"],
+            "current_inputs": failure.inputs,
+            "current_outputs": [one for one in self.job.graph if one in live],
+        }
+        ended = Snapshot(self.job.prompt_id, "failed", settled=True, execution_error=error)
+        running = EventReceived("executing", {"node": node, "display_node": node})
+        return [running, SnapshotReceived(ended)]
 
     def _do(self, command: Command) -> None:
         match command:
@@ -254,6 +296,8 @@ class Runner:
                 return EventReceived("executed", {**data, "output": output})
             case EventReceived(type="execution_error", data=data):
                 return EventReceived("execution_error", await self._shown(dict(data)))
+            case EventReceived(type="execution_cached", data=data) if self._view is not None:
+                return EventReceived("execution_cached", await self._known_cached(data))
             case SnapshotReceived(snapshot=snapshot):
                 return replace(what, snapshot=await self._local_snapshot(snapshot))
         return what
@@ -277,15 +321,66 @@ class Runner:
         shown: T = await self._names.reveal(self.job.member, self._redacted(value))
         return shown
 
-    async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any]:
-        job = self.job
+    async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any] | Told:
+        job, graph = self.job, self.job.graph
+        if job.rewriting is not None:
+            if node in job.rewriting.tells:
+                return await self._result(job.rewriting, node, output)
+            graph = job.rewriting.graph
         local = await self._names.localise(
-            job.member, job.prompt_id, node, job.graph.get(node), output, account=job.account
+            job.member, job.prompt_id, node, graph.get(node), output, account=job.account
         )
         return self._redacted(local)
 
+    # --- helper nodes ----------------------------------------------------------------------
+
+    async def _known_cached(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        job, helpers = self.job, self._engine.helpers
+        if helpers is None or job.rewriting is None:
+            return dict(data)
+        types = self.tracker.node_types
+        nodes = await helpers.cached(job.member, job.rewriting, types, data["nodes"])
+        return {**data, "nodes": nodes}
+
+    async def _result(self, rewriting: Rewriting, node: str, output: dict[str, Any]) -> Told:
+        """What the client is told of a helper node's result, found out once."""
+        job, helper = self.job, helper_of(self.job.graph.get(node))
+        if node not in self._results:
+            if self._engine.helpers is None or helper is None:
+                return Told(ui={})
+            try:
+                self._results[node] = await self._engine.helpers.told(
+                    job.member, job.prompt_id, node, helper, rewriting, output, account=job.account
+                )
+            except HelperFailedError as error:
+                raise _NodeFailedError(failed(node, job.graph, error)) from error
+        return self._results[node]
+
     def _redacted(self, value: T) -> T:
         return redact(value, *self._engine.secrets, *self._secrets)
+
+
+class _NodeFailedError(Exception):
+    """A helper node has failed over what the cloud has made for it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def _of_member(
+    view: MemberView, what: EventReceived | CloudFrame | SnapshotReceived | GiveUp
+) -> Iterable[EventReceived | CloudFrame | SnapshotReceived | GiveUp]:
+    """What happened in terms of the graph that the member has sent."""
+    match what:
+        case EventReceived(type=type_, data=data):
+            return [EventReceived(*told) for told in view.event(type_, data)]
+        case SnapshotReceived(snapshot=snapshot):
+            return [replace(what, snapshot=view.snapshot(snapshot))]
+        case GiveUp():
+            return [what]
+    frame = view.frame(what)
+    return [] if frame is None else [frame]
 
 
 async def _pauses(waits: Iterable[float]) -> AsyncIterator[float]:

@@ -52,6 +52,7 @@ from proxy.storage.jobs import DayFullError, JobLivesError, JobRepository, Numbe
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
+from proxy.translate.helpers.rewriting import Rewriting
 from proxy.translate.messages import status
 from proxy.translate.validation import Validation
 
@@ -61,6 +62,10 @@ T = TypeVar("T")
 
 #: What is right and wrong with a graph, `None` if only the cloud can tell. Raises `LocalError`.
 Check = Callable[[str, JobRequest], Awaitable[Validation | None]]
+
+#: What the cloud is to run in place of a member's graph with helper nodes, of which these outputs
+#: run (`None`: all). Raises `LocalError`.
+Rewrite = Callable[[str, dict[str, Any], list[str] | None], Awaitable[Rewriting]]
 
 #: More entries than any history has; databases take no larger numbers.
 _MOST = 2**53
@@ -77,7 +82,8 @@ class JobService:
     `clients` who did, `history` what has ended.
 
     The `limiter` is asked before anything else whether a member may submit now, `check` whether
-    the graph can run. A submission that the engine has not taken up after `patience` seconds is
+    the graph can run, `rewrite` for the graph that the cloud runs where one has `emulated` classes.
+    A submission that the engine has not taken up after `patience` seconds is
     withdrawn.
     """
 
@@ -90,6 +96,8 @@ class JobService:
         member: Callable[[str], Member] = Member,
         limiter: Limiter | None = None,
         check: Check | None = None,
+        rewrite: Rewrite | None = None,
+        emulated: Callable[[], frozenset[str]] = frozenset,
         status_interval: float = 5.0,
         patience: float = 30.0,
         supervisor: Supervisor,
@@ -102,6 +110,8 @@ class JobService:
         self._repository = repository
         self._limiter = limiter
         self._check = check
+        self._rewrite = rewrite
+        self._emulated = emulated
         self._status_interval = status_interval
         self._patience = patience
         self._live = LiveJobs(repository)
@@ -166,6 +176,9 @@ class JobService:
         if found is not None:
             job.graph = found.kept(job.graph)
             job.outputs_to_execute = list(found.outputs)
+        if self._rewrite is not None and not self._emulated().isdisjoint(_classes(job.graph)):
+            outputs = job.targets if found is None else found.outputs
+            job.rewriting = await self._rewrite(member, job.graph, outputs)
         await self._insert(job, None if request.number is not None else least, request.front)
         live = self._live.of(member)
         live.answering += 1
@@ -420,6 +433,10 @@ class JobService:
             raise answer.error
         await self._bus.flush()
         return answer.cancelled
+
+
+def _classes(graph: dict[str, Any]) -> Iterable[str]:
+    return (str(node.get("class_type")) for node in graph.values())
 
 
 def _in_the_queue(prompt_id: str) -> LocalError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -15,9 +17,10 @@ from proxy.jobs.accounts import Account
 from proxy.jobs.event_router import EventRouter
 from proxy.jobs.models import Job
 from proxy.jobs.reconciler import Reconciler
-from proxy.jobs.submitter import SubmissionRecovery, Submitter
+from proxy.jobs.submitter import SubmissionError, SubmissionRecovery, Submitter
 from proxy.storage.database import StorageError
 from proxy.translate.codec import CREDENTIAL_KEYS
+from proxy.translate.helpers.rewriting import MemberView
 
 if TYPE_CHECKING:
     from proxy.jobs.engine import Engine
@@ -124,20 +127,26 @@ class AccountWorker:
         lends = engine.policy.send_partner_key and not CREDENTIAL_KEYS & extra_data.keys()
         if job.cancel_requested or not stored:
             raise WithdrawnError
-        return await self.submitter.submit(
-            job,
-            cast(dict[str, Any], graph),
-            extra_data,
-            lent=lambda: {"api_key_comfy_org": self.account.key} if lends else {},
-            patience=patience,
-        )
+        try:
+            submitted = await self.submitter.submit(
+                job,
+                cast(dict[str, Any], graph),
+                extra_data,
+                lent=lambda: {"api_key_comfy_org": self.account.key} if lends else {},
+                patience=patience,
+            )
+        except SubmissionError as error:
+            error.refusal.node_errors = _of_member(job, error.refusal.node_errors)
+            raise
+        return replace(submitted, node_errors=_of_member(job, submitted.node_errors))
 
     async def _prepared(self, job: Job) -> dict[str, Any]:
         """The graph with the account's names, when the files that it needs are there."""
         await self._open()
         files, known = self._engine.files, self._engine.catalog.known
-        await files.ensure_sent(job.member, job.graph, choices=known, account=self.name)
-        return await files.substitute(job.member, job.graph, choices=known, account=self.name)
+        graph = job.graph if job.rewriting is None else job.rewriting.graph
+        await files.ensure_sent(job.member, graph, choices=known, account=self.name)
+        return await files.substitute(job.member, graph, choices=known, account=self.name)
 
     def follow(self, job: Job) -> None:
         """Send the job's events to its runner, beginning with those that came too early."""
@@ -180,3 +189,10 @@ class AccountWorker:
                 self._engine.catalog.wait_loaded(timeouts.catalogue_patience),
                 self.socket.wait_connected(timeouts.socket_patience),
             )
+
+
+def _of_member(job: Job, node_errors: Mapping[str, Any]) -> dict[str, Any]:
+    """Node errors of the cloud as those of the graph that the member has sent."""
+    if job.rewriting is None or not node_errors:
+        return dict(node_errors)
+    return MemberView(job.rewriting, job.graph).node_errors(node_errors)

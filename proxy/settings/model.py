@@ -26,6 +26,7 @@ from proxy.settings.table import (
     to_bus,
     to_database,
     to_encryption_key,
+    to_hosts,
     to_lower,
     to_networks,
     to_origins,
@@ -543,6 +544,27 @@ class Settings(BaseModel):
         float, Field(ge=0), Entry("Files and history", metavar="SECONDS")
     ] = 3600
     """Seconds after which the list of nodes and models is fetched again."""
+
+    helper_nodes: Annotated[bool, Entry("Clients")] = True
+    """Run nodes that desktop clients bring along to carry pictures and texts, such as those of
+    Krita AI Diffusion: core nodes take their place on the cloud. They are listed in `/object_info`,
+    and the routes of their packs answer; docs/helper-nodes.md has all of them."""
+
+    prefer_helper_nodes: Annotated[bool, Entry("Clients")] = False
+    """Run these nodes in the proxy even where Comfy Cloud has them itself."""
+
+    url_hosts: Annotated[
+        tuple[str, ...],
+        BeforeValidator(to_hosts),
+        Entry(
+            "Clients",
+            expects="a list of hosts such as images.example or *.images.example",
+            metavar="HOSTS",
+        ),
+    ] = ()
+    """Hosts from which nodes that load a picture from an address may have it, separated by commas;
+    `*.images.example` allows all below one. The proxy fetches it, never from private addresses. By
+    default no host is allowed."""
 
     validate_graphs: Annotated[bool, Entry("Comfy Cloud")] = True
     """Check each workflow against the list of nodes before its job is queued. What the list cannot

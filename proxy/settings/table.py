@@ -170,6 +170,9 @@ def to_path(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str | Path) else value
 
 
+_HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*")
+
+
 def to_lower(value: object) -> object:
     """Words in small letters."""
     return value.lower() if isinstance(value, str) else value
@@ -206,6 +209,17 @@ def to_origins(value: object) -> object:
         if origin != "*" and URL(origin) != URL(origin).origin():
             raise ValueError("not an origin")
     return tuple(filter(None, origins))
+
+
+def to_hosts(value: object) -> object:
+    """Names of hosts from a list of them, or from a text with commas."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple):
+        raise ValueError("not a list")
+    hosts = [str(part).strip().lower() for part in parts]
+    if not all(_HOST.fullmatch(host) for host in filter(None, hosts)):
+        raise ValueError("not a host")
+    return tuple(filter(None, hosts))
 
 
 def to_encryption_key(value: object) -> object:

@@ -86,12 +86,13 @@ class StoredJob:
 @dataclass(frozen=True, slots=True)
 class Payload:
     """What a client sent, as JSON; `credentials` are not in `extra_data`, and not in the clear on
-    the disk."""
+    the disk. `rewriting` is what the cloud runs in place of a graph with helper nodes."""
 
     graph: bytes
     extra_data: bytes
     targets: bytes | None = None
     credentials: bytes | None = None
+    rewriting: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -437,7 +438,7 @@ class JobRepository:
             credentials = self._cipher.decrypt(row.credentials)
             if credentials is None:
                 log.error("credentials_read_failed", job=row.key)
-        return Payload(row.graph, row.extra_data, row.targets, credentials)
+        return Payload(row.graph, row.extra_data, row.targets, credentials, row.rewriting)
 
     async def load_shares(self) -> Shares:
         """The state of the fair shares as it was written last."""
@@ -635,6 +636,7 @@ def add_payload(connection: Connection, key: int, payload: Payload) -> None:
         "extra_data": payload.extra_data,
         "targets": payload.targets,
         "credentials": payload.credentials,
+        "rewriting": payload.rewriting,
     }
     connection.execute(_ADD_PAYLOAD, values)
 

@@ -114,6 +114,7 @@ job_payloads = Table(
     Column("graph", LargeBinary, nullable=False),  # JSON
     Column("extra_data", LargeBinary, nullable=False),  # JSON, credentials removed
     Column("targets", LargeBinary),  # JSON
+    Column("rewriting", LargeBinary),  # JSON: what the cloud runs in place of helper nodes
     Column("credentials", LargeBinary),  # JSON, encrypted; NULL once the job was sent
 )
 
@@ -206,6 +207,30 @@ outputs = Table(
     Column("given", LargeBinary, nullable=False),
     PrimaryKeyConstraint("member", "job", "node"),
     sqlite_with_rowid=False,
+)
+
+#: Pictures that clients put by an id, and results under the ids that were told. A result has no
+#: `data` but the file of the account that it is made of; `signature` and `position` are its
+#: node's. `used_at` is when it was put or loaded last, `fetched` how often it was read.
+helper_pictures = Table(
+    "helper_pictures",
+    metadata,
+    Column("member", AnyText, nullable=False),
+    Column("id", AnyText, nullable=False),
+    Column("content_type", AnyText, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("data", LargeBinary),
+    Column("fetched", BigInteger, nullable=False),
+    Column("account", AnyText),
+    Column("cloud_name", AnyText),
+    Column("cloud_type", Text),
+    Column("encoding", Text),
+    Column("signature", Text),
+    Column("position", BigInteger, nullable=False),
+    PrimaryKeyConstraint("member", "id"),
+    Index("ix_helper_pictures_member_signature", "member", "signature"),
+    Index("ix_helper_pictures_used_at", "used_at"),
 )
 
 #: Contents that an account (`identity`: its cloud and its name; empty for any) was sent or had.

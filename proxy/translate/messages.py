@@ -87,7 +87,28 @@ class NodeText:
     text: str
 
 
-Message: TypeAlias = Event | Preview | NodeText
+@dataclass(frozen=True)
+class Binary:
+    """A frame that is a node's result: `data` goes out as it is, and is never dropped."""
+
+    prompt_id: str
+    data: bytes
+
+
+Message: TypeAlias = Event | Preview | NodeText | Binary
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a client is told of a node's result: `messages`, then `executed` with `ui`.
+
+    There is no `executed` where `ui` is `None`. A node that is cached or has not run because
+    another one has the same result tells no `messages`, unless it runs each time (`again`).
+    """
+
+    messages: tuple[Message, ...] = ()
+    ui: dict[str, Any] | None = None
+    again: bool = False
 
 
 def packed(message: Message) -> tuple[Any, ...]:
@@ -99,6 +120,8 @@ def packed(message: Message) -> tuple[Any, ...]:
             return "preview", *(getattr(message, name) for name in Preview.__match_args__)
         case NodeText():
             return "text", message.node_id, message.text
+        case Binary():
+            return "binary", message.prompt_id, message.data
 
 
 def unpacked(values: Sequence[Any]) -> Message:
@@ -106,6 +129,8 @@ def unpacked(values: Sequence[Any]) -> Message:
     kind, *rest = values
     if kind == "event":
         return Event(rest[0], text=rest[1])
+    if kind == "binary":
+        return Binary(*rest)
     return Preview(*rest) if kind == "preview" else NodeText(*rest)
 
 

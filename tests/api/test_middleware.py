@@ -93,7 +93,10 @@ ELSEWHERE = {
 GETS = [
     route
     for route in ROUTES
-    if route.method == "GET" and "{" not in route.path and route.handler not in ELSEWHERE
+    if route.method == "GET"
+    and "{" not in route.path
+    and route.handler not in ELSEWHERE
+    and not route.helper
 ]
 
 

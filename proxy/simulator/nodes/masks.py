@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageChops, ImageFilter
 
+from proxy.simulator.nodes.encoding import alpha
 from proxy.simulator.nodes.node_class import NodeClass
 from proxy.simulator.nodes.specs import (
     NEW_STYLE,
@@ -35,8 +36,10 @@ def _to_image(mask: Masks) -> tuple[Images]:
 
 def _from_image(image: Images, channel: str) -> tuple[Masks]:
     if channel == "alpha":
-        opaque = tuple(Image.new("L", picture.size, 255) for picture in image.pictures)
-        return (Masks(opaque),)
+        opacities = (
+            alpha(picture) or Image.new("L", picture.size, 255) for picture in image.pictures
+        )
+        return (Masks(tuple(opacities)),)
     band = CHANNELS.index(channel)
     return (Masks(tuple(picture.getchannel(band) for picture in image.pictures)),)
 
@@ -47,6 +50,47 @@ def _grow(mask: Masks, expand: int, tapered_corners: bool) -> tuple[Masks]:
         way = ImageFilter.MaxFilter(3) if expand > 0 else ImageFilter.MinFilter(3)
         grown = tuple(picture.filter(way) for picture in grown)
     return (Masks(grown),)
+
+
+def _composite(destination: Masks, source: Masks, x: int, y: int, operation: str) -> tuple[Masks]:
+    combine = _OPERATIONS[operation]
+    combined = []
+    for i, below in enumerate(destination.pictures):
+        above = source.pictures[i % len(source.pictures)]
+        canvas = below.copy()
+        box = (x, y, min(x + above.width, below.width), min(y + above.height, below.height))
+        part = above.crop((0, 0, box[2] - x, box[3] - y))
+        canvas.paste(combine(below.crop(box), part), box)
+        combined.append(canvas)
+    return (Masks(tuple(combined)),)
+
+
+_OPERATIONS = {
+    "multiply": ImageChops.multiply,
+    "add": ImageChops.add,
+    "subtract": ImageChops.subtract,
+    "and": ImageChops.darker,
+    "or": ImageChops.lighter,
+    "xor": ImageChops.difference,
+}
+
+
+def _join(image: Images, alpha: Masks) -> tuple[Images]:
+    joined = []
+    for picture, mask in zip(image.pictures, alpha.pictures, strict=False):
+        opacity = ImageChops.invert(mask.resize(picture.size))
+        whole = picture.convert("RGB")
+        whole.putalpha(opacity)
+        joined.append(whole)
+    return (Images(tuple(joined)),)
+
+
+def _split(image: Images) -> tuple[Images, Masks]:
+    opacities = (alpha(picture) or Image.new("L", picture.size, 255) for picture in image.pictures)
+    return (
+        Images(tuple(picture.convert("RGB") for picture in image.pictures)),
+        Masks(tuple(ImageChops.invert(opacity) for opacity in opacities)),
+    )
 
 
 def _threshold(mask: Masks, value: float) -> tuple[Masks]:
@@ -97,6 +141,41 @@ NODES = [
         display_name="Convert Image to Mask",
         category="mask",
         python_module=_MODULE,
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "MaskComposite",
+        pure(_composite),
+        required={
+            "destination": link("MASK"),
+            "source": link("MASK"),
+            "x": integer(0, 0, 16384, step=1),
+            "y": integer(0, 0, 16384, step=1),
+            "operation": new_combo(list(_OPERATIONS)),
+        },
+        outputs=("MASK",),
+        category="mask",
+        python_module=_MODULE,
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "JoinImageWithAlpha",
+        pure(_join),
+        required={"image": link("IMAGE"), "alpha": link("MASK")},
+        outputs=("IMAGE",),
+        display_name="Join Image with Alpha",
+        category="mask/compositing",
+        python_module="comfy_extras.nodes_compositing",
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "SplitImageWithAlpha",
+        pure(_split),
+        required={"image": link("IMAGE")},
+        outputs=("IMAGE", "MASK"),
+        display_name="Split Image with Alpha",
+        category="mask/compositing",
+        python_module="comfy_extras.nodes_compositing",
         info=NEW_STYLE,
     ),
     NodeClass(

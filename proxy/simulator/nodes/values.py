@@ -1,6 +1,7 @@
 """What flows along the links of a graph.
 
-A picture is an RGB `Image` that nobody changes in place: batches share them freely.
+A picture is an RGB `Image`, or an RGBA one behind `JoinImageWithAlpha`, that nobody changes in
+place: batches share them freely.
 """
 
 from __future__ import annotations

@@ -72,6 +72,30 @@ def upgrade() -> None:
     op.create_index("ix_files_member_hash", "files", ["member", "hash"], unique=False)
     op.create_index("ix_files_member_job", "files", ["member", "job"], unique=False)
     op.create_table(
+        "helper_pictures",
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("id", AnyText(), nullable=False),
+        sa.Column("content_type", AnyText(), nullable=False),
+        sa.Column("used_at", sa.BigInteger(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=True),
+        sa.Column("fetched", sa.BigInteger(), nullable=False),
+        sa.Column("account", AnyText(), nullable=True),
+        sa.Column("cloud_name", AnyText(), nullable=True),
+        sa.Column("cloud_type", sa.Text(), nullable=True),
+        sa.Column("encoding", sa.Text(), nullable=True),
+        sa.Column("signature", sa.Text(), nullable=True),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("member", "id", name=op.f("pk_helper_pictures")),
+    )
+    op.create_index(
+        "ix_helper_pictures_member_signature",
+        "helper_pictures",
+        ["member", "signature"],
+        unique=False,
+    )
+    op.create_index("ix_helper_pictures_used_at", "helper_pictures", ["used_at"], unique=False)
+    op.create_table(
         "history",
         sa.Column("key", KEY, autoincrement=False, nullable=False),
         sa.Column("member", AnyText(), nullable=False),
@@ -105,6 +129,7 @@ def upgrade() -> None:
         sa.Column("graph", sa.LargeBinary(), nullable=False),
         sa.Column("extra_data", sa.LargeBinary(), nullable=False),
         sa.Column("targets", sa.LargeBinary(), nullable=True),
+        sa.Column("rewriting", sa.LargeBinary(), nullable=True),
         sa.Column("credentials", sa.LargeBinary(), nullable=True),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_job_payloads")),
     )

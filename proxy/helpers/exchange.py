@@ -1,0 +1,139 @@
+"""What the clients of a member hand to each other: workflows, and short notes.
+
+It is kept in memory and brought to every replica by the bus.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable
+from typing import Any, Self
+
+import msgspec
+
+from proxy.bus.base import BusMessage, EventBus
+from proxy.translate import codec
+from proxy.translate.messages import Event
+
+#: Workflows and subscribers of a member that are kept, the newest ones.
+_MOST = 100
+#: Seconds for which a note is kept, and notes of a member that are.
+_NOTE_SECONDS, _MOST_NOTES = 30.0, 1000
+
+#: Gives a client of a member an event, if it has a socket here.
+Tell = Callable[[str, str, Event], None]
+
+
+class WorkflowPublished(BusMessage, frozen=True):
+    """A client of the member has published a workflow; it replaces the client's last one."""
+
+    member: str
+    publisher: str
+    name: Any
+    workflow: Any
+
+    def to_wire(self) -> Self:
+        """With name and workflow as JSON, which numbers of any size fit into."""
+        packed = codec.dumps([self.name, self.workflow])
+        return msgspec.structs.replace(self, name=None, workflow=packed)
+
+    def from_wire(self) -> Self:
+        """With name and workflow."""
+        name, workflow = codec.loads(self.workflow)
+        return msgspec.structs.replace(self, name=name, workflow=workflow)
+
+
+class WorkflowSubscribed(BusMessage, frozen=True):
+    """A client of the member wants to hear of workflows, or no longer."""
+
+    member: str
+    client_id: str
+    wants: bool
+
+
+class NoteLeft(BusMessage, frozen=True):
+    """A note for the member's web pages; `at` is in seconds since 1970."""
+
+    member: str
+    at: float
+    command: str
+    argument: Any
+
+    def to_wire(self) -> Self:
+        """With the argument as JSON."""
+        return msgspec.structs.replace(self, argument=codec.dumps(self.argument))
+
+    def from_wire(self) -> Self:
+        """With the argument."""
+        return msgspec.structs.replace(self, argument=codec.loads(self.argument))
+
+
+class Exchange:
+    """The workflows and notes of all members. `tell` reaches the sockets of this replica."""
+
+    def __init__(self, bus: EventBus, tell: Tell) -> None:
+        self._bus = bus
+        self._tell = tell
+        self._published: defaultdict[str, dict[str, WorkflowPublished]] = defaultdict(dict)
+        self._subscribers: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._notes: defaultdict[str, deque[NoteLeft]] = defaultdict(
+            lambda: deque(maxlen=_MOST_NOTES)
+        )
+        bus.subscribe("exchange.*", self._hear)
+
+    def publish(self, member: str, publisher: str, name: Any, workflow: Any) -> None:
+        """Show a workflow to the member's clients that have subscribed."""
+        self._say(member, WorkflowPublished(member, publisher, name, workflow))
+
+    def subscribe(self, member: str, client_id: str) -> bool:
+        """Let a client hear of workflows, and of those that are there; false if it does already."""
+        if client_id in self._subscribers[member]:
+            return False
+        self._say(member, WorkflowSubscribed(member, client_id, wants=True))
+        for published in self._published[member].values():
+            self._tell(member, client_id, _event(published))
+        return True
+
+    def unsubscribe(self, member: str, client_id: str) -> bool:
+        """Let a client hear no more; false if it did not."""
+        if client_id not in self._subscribers[member]:
+            return False
+        self._say(member, WorkflowSubscribed(member, client_id, wants=False))
+        return True
+
+    def leave(self, member: str, command: str, argument: Any = None) -> None:
+        """Leave a note."""
+        self._say(member, NoteLeft(member, time.time(), command, argument))
+
+    def notes(self, member: str, since: float) -> list[NoteLeft]:
+        """The notes that were left after a time (seconds since 1970) and are not old."""
+        oldest = max(since, time.time() - _NOTE_SECONDS)
+        return [note for note in self._notes[member] if note.at > oldest]
+
+    def _say(self, member: str, message: BusMessage) -> None:
+        self._bus.publish(f"exchange.{member}", message)
+
+    def _hear(self, message: object) -> None:
+        match message:
+            case WorkflowPublished(member=member, publisher=publisher):
+                for client_id in self._subscribers[member]:
+                    self._tell(member, client_id, _event(message))
+                _keep(self._published[member], publisher, message)
+            case WorkflowSubscribed(member=member, client_id=client_id, wants=True):
+                _keep(self._subscribers[member], client_id, None)
+            case WorkflowSubscribed(member=member, client_id=client_id):
+                self._subscribers[member].pop(client_id, None)
+            case NoteLeft(member=member):
+                self._notes[member].append(message)
+
+
+def _keep(among: dict[str, Any], key: str, value: Any) -> None:
+    among[key] = value
+    if len(among) > _MOST:
+        del among[next(iter(among))]
+
+
+def _event(published: WorkflowPublished) -> Event:
+    publisher = {"name": published.name, "id": published.publisher}
+    return Event("etn_workflow_published", {"publisher": publisher, "workflow": published.workflow})

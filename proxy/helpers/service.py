@@ -1,0 +1,349 @@
+"""Helper nodes at run time: the pictures that they load, the results that they tell.
+
+Everything belongs to one member. Pictures lie in the storage until a job uses them; then they are
+files of the member, below `temp/helpers`, and go where the job goes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import structlog
+from blake3 import blake3
+
+from proxy.catalog.service import Catalogue
+from proxy.cloud.remote import NotFetchedError, RemoteFiles
+from proxy.files.service import Files
+from proxy.helpers import decoding
+from proxy.storage.helpers import HelperPicture, HelperPictureRepository
+from proxy.translate import outputs as shapes
+from proxy.translate.errors import LocalError
+from proxy.translate.graph import is_link
+from proxy.translate.helpers.helper import (
+    Helper,
+    HelperFailedError,
+    HelperRefusedError,
+    Item,
+    Mask,
+    Picture,
+    Result,
+    Source,
+    constant,
+)
+from proxy.translate.helpers.rewriting import Rewriting, failed, rewrite, wanted
+from proxy.translate.helpers.table import HELPERS
+from proxy.translate.messages import Told
+
+log = structlog.get_logger(__name__)
+
+#: Bytes of one picture, which is the cloud's limit of an upload, and of all pictures of a member.
+MOST_BYTES, MOST_BYTES_IN_ALL = 50 * 1024 * 1024, 512 * 1024 * 1024
+
+#: Pictures that are decoded or encoded at once.
+_AT_ONCE = 2
+
+_CHUNK = 256 * 1024
+_FOLDER = "helpers"
+
+
+class _Load(NamedTuple):
+    """A file that nodes load: the same one for all that say the same."""
+
+    source: Source
+    mask: Mask
+    kind: str
+    value: str
+
+
+class Helpers:
+    """The helper nodes of all members."""
+
+    def __init__(
+        self,
+        repository: HelperPictureRepository,
+        files: Files,
+        catalogue: Catalogue,
+        remote: RemoteFiles,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._repository = repository
+        self._files = files
+        self._catalogue = catalogue
+        self._remote = remote
+        self._now = now
+        self._turn = asyncio.Semaphore(_AT_ONCE)
+
+    # --- pictures of clients ---------------------------------------------------------------
+
+    async def knows(self, member: str, id_: str) -> bool:
+        """Whether there is a picture under the id. Raises `StorageError`."""
+        return await self._repository.knows(member, id_)
+
+    async def put(self, member: str, id_: str, data: bytes, content_type: str) -> bool:
+        """Keep a picture; false if the id is known, whose picture stays.
+
+        Raises `LocalError` (too large) when the member keeps too much, `StorageError`.
+        """
+        picture = HelperPicture(member, id_, content_type, self._ms(), len(data), data)
+        put = await self._repository.put(picture, most=MOST_BYTES_IN_ALL)
+        if put is None:
+            raise LocalError(
+                "too_many_pictures",
+                f"The pictures that are kept for you have more than {MOST_BYTES_IN_ALL} bytes; "
+                "send this one again in some minutes, when old ones are forgotten.",
+                kind="too_large",
+            )
+        return put
+
+    async def get(self, member: str, id_: str, *, use: bool = False) -> tuple[bytes, str] | None:
+        """A picture or result and its media type; `use` keeps it young.
+
+        Raises `LocalError` for a result that the cloud does not hand out, `StorageError`.
+        """
+        found = await self._repository.get(member, id_, now=self._ms(), use=use)
+        if found is None:
+            return None
+        if found.data is not None:
+            return found.data, found.content_type
+        item = {"filename": found.cloud_name, "type": found.cloud_type}
+        data = await self._files.output_bytes(member, item, account=found.account or "")
+        return await self._encoded(data, found.encoding), found.content_type
+
+    # --- graphs on their way to the cloud --------------------------------------------------
+
+    async def rewrite(
+        self, member: str, graph: Mapping[str, Any], outputs: Collection[str] | None
+    ) -> Rewriting:
+        """What the cloud is to run in the place of a graph with helper nodes.
+
+        `outputs` are the output nodes that run, `None` for all. A node that fails before the run
+        is the `failure` of the answer. Raises `LocalError` (400) where the proxy cannot do what a
+        node asks for, or the cloud does not take its picture.
+        """
+        emulated = self._catalogue.emulated
+        helpers = wanted(graph, outputs, emulated)
+        loads = {
+            node_id: _load(node_id, graph, helper)
+            for node_id, helper in helpers.items()
+            if helper.reads is not None
+        }
+        files = dict.fromkeys(loads.values())
+        got = await asyncio.gather(
+            *(self._picture(member, load) for load in files), return_exceptions=True
+        )
+        found = dict(zip(files, got, strict=True))
+        for problem in got:
+            if isinstance(problem, BaseException) and not isinstance(problem, HelperFailedError):
+                raise problem
+        for node_id, load in loads.items():
+            error = found[load]
+            if isinstance(error, HelperFailedError):
+                return Rewriting(graph={}, failure=failed(node_id, graph, error))
+        pictures = {
+            node_id: picture
+            for node_id, load in loads.items()
+            if isinstance(picture := found[load], Picture)
+        }
+        try:
+            return rewrite(graph, outputs, emulated, pictures, self._catalogue.known)
+        except HelperRefusedError as error:
+            raise _refusal(error.node_id, graph, error.name, error.reason) from error
+
+    async def _picture(self, member: str, load: _Load) -> Picture:
+        """Get a file and send it. Raises `HelperFailedError`, `LocalError`, `StorageError`."""
+        data = await self._bytes(member, load)
+        if load.kind != "image":
+            return Picture(await self._sent(member, data, _extension(data)))
+        async with self._turn:
+            decoded = await asyncio.to_thread(decoding.decode, data, load.mask)
+        sends = [self._sent(member, decoded.data, decoded.extension)]
+        if decoded.mask is not None:
+            sends.append(self._sent(member, decoded.mask, ".png"))
+        name, *mask = await asyncio.gather(*sends)
+        return Picture(name, mask[0] if mask else None, decoded.width, decoded.height)
+
+    async def _bytes(self, member: str, load: _Load) -> bytes:
+        match load.source:
+            case Source.CACHE:
+                found = await self.get(member, load.value, use=True)
+                if found is None:
+                    message = f"Image with ID {load.value} not found in cache."
+                    raise HelperFailedError("ValueError", message)
+                return found[0]
+            case Source.BASE64:
+                return await asyncio.to_thread(decoding.from_base64, load.value)
+            case Source.URL:
+                try:
+                    return await self._remote.fetch(load.value)
+                except NotFetchedError as error:
+                    message = f"{load.value} cannot be loaded: {error}."
+                    raise HelperFailedError("ValueError", message) from error
+
+    async def _sent(self, member: str, data: bytes, extension: str) -> str:
+        """Send bytes as a file of the member, once; how a graph names it."""
+        named = await self._files.upload(
+            member,
+            _chunks(data),
+            filename=f"{blake3(data).hexdigest(length=16)}{extension}",
+            subfolder=_FOLDER,
+            type="temp",
+            overwrite=True,
+        )
+        return f"{_FOLDER}/{named.name} [temp]"
+
+    # --- results on their way back ---------------------------------------------------------
+
+    async def cached(
+        self, member: str, rewriting: Rewriting, types: Mapping[str, str], nodes: Iterable[str]
+    ) -> list[str]:
+        """Which of the nodes that the cloud had cached are cached for the member as well.
+
+        The cloud does not know nodes apart that differ in what the proxy does alone. Raises
+        `StorageError`.
+        """
+        asked = list(nodes)
+        telling = {node: rewriting.tells[node] for node in asked if node in rewriting.tells}
+        if not telling:
+            return asked
+        told = await self._repository.results(member, {one.signature for one in telling.values()})
+        known = {one.signature for one in told}
+        return [
+            node
+            for node in asked
+            if node not in telling
+            or (telling[node].signature in known and not _tells_again(types.get(node, "")))
+        ]
+
+    async def told(
+        self,
+        member: str,
+        prompt_id: str,
+        node_id: str,
+        helper: Helper,
+        rewriting: Rewriting,
+        output: Mapping[str, Any],
+        *,
+        account: str,
+    ) -> Told:
+        """What the client is told of a node's result on an account; it can be fetched by then.
+
+        Raises `HelperFailedError`, `LocalError` when the cloud does not hand a file out,
+        `StorageError`.
+        """
+        telling, tells = rewriting.tells[node_id], helper.tells
+        assert tells is not None  # noqa: S101
+        format_ = tells.encoding(telling.inputs)
+        content_type = f"image/{(format_ or 'webp').lower()}"
+        shaped = shapes.with_core_keys(output)
+        items = [item for _, _, item in shapes.files(shaped)]
+        before = {
+            (one.cloud_name, one.encoding, one.position): one.id
+            for one in await self._repository.results(member, [telling.signature])
+        }
+        kept, shown = [], []
+        for position, item in enumerate(items):
+            data = await self._files.output_bytes(member, item, account=account)
+            data = await self._encoded(data, format_)
+            name = str(item["filename"])
+            id_ = before.get((name, format_, position)) or uuid.uuid4().hex
+            shown.append(Item(id_, data, content_type))
+            kept.append(
+                HelperPicture(
+                    member,
+                    id_,
+                    content_type,
+                    self._ms(),
+                    len(data),
+                    account=account,
+                    cloud_name=name,
+                    cloud_type=str(item.get("type") or "output"),
+                    encoding=format_,
+                    signature=telling.signature,
+                    position=position,
+                )
+            )
+        await self._repository.keep_results(telling.signature, kept)
+        texts = output.get("text")
+        return tells.told(
+            Result(
+                prompt_id,
+                node_id,
+                telling.inputs,
+                tuple(shown),
+                tuple(map(str, texts)) if isinstance(texts, list | tuple) else (),
+            )
+        )
+
+    async def _encoded(self, data: bytes, format_: str | None) -> bytes:
+        async with self._turn:
+            return await asyncio.to_thread(decoding.encode, data, format_)
+
+    def _ms(self) -> int:
+        return int(self._now() * 1000)
+
+
+def helper_of(node: object) -> Helper | None:
+    """The helper of a node of a graph, if it has one."""
+    return HELPERS.get(str(node.get("class_type"))) if isinstance(node, Mapping) else None
+
+
+def _tells_again(class_type: str) -> bool:
+    helper = HELPERS.get(class_type)
+    return helper is not None and helper.tells is not None and helper.tells.again
+
+
+def _load(node_id: str, graph: Mapping[str, Any], helper: Helper) -> _Load:
+    """What a node loads. Raises `LocalError` (400) where only the run would tell."""
+    reads = helper.reads
+    assert reads is not None  # noqa: S101
+    inputs = graph[node_id].get("inputs") or {}
+    value = constant(graph, inputs.get(reads.input, ""))
+    if is_link(value):
+        reason = "it must be known before the run: use a text, or a link to a node with a text"
+        raise _refusal(node_id, graph, reads.input, reason)
+    return _Load(reads.source, reads.mask, reads.kind, str(value))
+
+
+def _refusal(node_id: str, graph: Mapping[str, Any], name: str, reason: str) -> LocalError:
+    """The refusal of a graph for one input of a node."""
+    class_type = str(graph[node_id].get("class_type"))
+    told = {
+        "type": "helper_node_limited",
+        "message": f"The proxy cannot run {class_type} with this {name}",
+        "details": f"{name}: {reason}",
+        "extra_info": {"input_name": name},
+    }
+    return LocalError(
+        "helper_node_limited",
+        f"The proxy, which runs {class_type} in the place of Comfy Cloud, cannot do this: "
+        f"{name}: {reason}.",
+        node_errors={
+            node_id: {"errors": [told], "dependent_outputs": [], "class_type": class_type}
+        },
+    )
+
+
+#: The first bytes of media, and the extensions by which the cloud knows them.
+_MEDIA = (
+    (b"fLaC", 0, ".flac"),
+    (b"ID3", 0, ".mp3"),
+    (b"OggS", 0, ".ogg"),
+    (b"WAVE", 8, ".wav"),
+    (b"\x1aE\xdf\xa3", 0, ".webm"),
+    (b"ftyp", 4, ".mp4"),
+)
+
+
+def _extension(data: bytes) -> str:
+    found = (ending for first, at, ending in _MEDIA if data[at : at + len(first)] == first)
+    return next(found, ".mp3" if data[:1] == b"\xff" else ".mp4")
+
+
+async def _chunks(data: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), _CHUNK):
+        yield data[start : start + _CHUNK]

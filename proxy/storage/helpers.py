@@ -1,0 +1,165 @@
+"""Pictures that clients put by their ids, and the ids under which results are told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import Connection, bindparam, delete, func, select, update
+
+from proxy.storage.database import Database
+from proxy.storage.statements import Upsert
+from proxy.storage.tables import helper_pictures as pictures
+
+
+@dataclass(frozen=True, slots=True)
+class HelperPicture:
+    """A picture under its id: one that was put has `data`, a result the file that it is made of.
+
+    `account` and `cloud_name` name that file, `cloud_type` its folder there, `encoding` is the
+    format in which it is handed out. `signature` and `position` tell which node's result it is.
+    `used_at` (ms) is when it was put or loaded last, `fetched` how often it was read.
+    """
+
+    member: str
+    id: str
+    content_type: str
+    used_at: int
+    size: int
+    data: bytes | None = None
+    fetched: int = 0
+    account: str | None = None
+    cloud_name: str | None = None
+    cloud_type: str | None = None
+    encoding: str | None = None
+    signature: str | None = None
+    position: int = 0
+
+
+_COLUMNS = [column.name for column in pictures.c if not column.primary_key]
+_ADD = Upsert(pictures, ["member", "id"])
+_MINE = (pictures.c.member == bindparam("m"), pictures.c.id == bindparam("i"))
+_GET = select(pictures).where(*_MINE)
+_KNOWS = select(pictures.c.size).where(*_MINE)
+_TOTAL = select(func.coalesce(func.sum(pictures.c.size), 0)).where(
+    pictures.c.member == bindparam("m"), pictures.c.data.is_not(None)
+)
+_OLDEST = (
+    select(pictures.c.id, pictures.c.size, pictures.c.used_at, pictures.c.fetched)
+    .where(pictures.c.member == bindparam("m"), pictures.c.data.is_not(None))
+    .order_by(pictures.c.used_at, pictures.c.id)
+)
+
+#: Bytes of a member's pictures from which on old ones are forgotten, as the pack has it; ms after
+#: which a picture counts as old, and after which one that was fetched does.
+_ROOM, _OLD, _OLD_IF_FETCHED = 100 * 1024 * 1024, 600_000, 60_000
+
+#: Milliseconds after which a picture or the id of a result is forgotten whatever the room.
+_LONGEST = 86_400_000
+
+
+class HelperPictureRepository:
+    """The pictures of all members. Everything raises `StorageError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def knows(self, member: str, id_: str) -> bool:
+        """Whether there is a picture under the id."""
+        return await self._database.read(
+            lambda connection: (
+                connection.execute(_KNOWS, {"m": member, "i": id_}).first() is not None
+            )
+        )
+
+    async def get(self, member: str, id_: str, *, now: int, use: bool) -> HelperPicture | None:
+        """A picture. With `use` it is young again; either way old ones may be forgotten then."""
+
+        def work(connection: Connection) -> HelperPicture | None:
+            row = connection.execute(_GET, {"m": member, "i": id_}).one_or_none()
+            if row is None:
+                return None
+            changes = {"fetched": pictures.c.fetched + 1, **({"used_at": now} if use else {})}
+            connection.execute(
+                update(pictures)
+                .where(pictures.c.member == member, pictures.c.id == id_)
+                .values(changes)
+            )
+            _prune(connection, member, now)
+            return HelperPicture(**row._mapping)
+
+        return await self._database.write(work)
+
+    async def put(self, picture: HelperPicture, *, most: int) -> bool | None:
+        """Keep a picture unless its id is known (false), or the member's would be more than `most`
+        bytes (`None`)."""
+
+        def work(connection: Connection) -> bool | None:
+            member = picture.member
+            if connection.execute(_KNOWS, {"m": member, "i": picture.id}).first() is not None:
+                return False
+            _forget_longest(connection, picture.used_at)
+            total = connection.execute(_TOTAL, {"m": member}).scalar_one()
+            if total + picture.size > most:
+                total = _prune(connection, member, picture.used_at)
+            if total + picture.size > most:
+                return None
+            connection.execute(_ADD(connection), asdict(picture))
+            return True
+
+        return await self._database.write(work)
+
+    async def results(self, member: str, signatures: Iterable[str]) -> list[HelperPicture]:
+        """The results that were told for these nodes, in order."""
+        wanted = list(signatures)
+        query = (
+            select(pictures)
+            .where(pictures.c.member == member, pictures.c.signature.in_(wanted))
+            .order_by(pictures.c.signature, pictures.c.position)
+        )
+        return await self._database.read(
+            lambda connection: [HelperPicture(**row._mapping) for row in connection.execute(query)]
+        )
+
+    async def keep_results(self, signature: str, results: Sequence[HelperPicture]) -> None:
+        """Keep what was told of a node, in place of an earlier run's; ids that are known stay."""
+
+        def work(connection: Connection) -> None:
+            member = results[0].member
+            _forget_longest(connection, results[0].used_at)
+            connection.execute(
+                update(pictures)
+                .where(pictures.c.member == member, pictures.c.signature == signature)
+                .values(signature=None)
+            )
+            connection.execute(_PUT(connection), [asdict(one) for one in results])
+
+        if results:
+            await self._database.write(work)
+
+
+_PUT = Upsert(pictures, ["member", "id"], _COLUMNS)
+
+
+def _forget_longest(connection: Connection, now: int) -> None:
+    connection.execute(delete(pictures).where(pictures.c.used_at < now - _LONGEST))
+
+
+def _prune(connection: Connection, member: str, now: int) -> int:
+    """Forget the oldest pictures while there are too many; how many bytes are left."""
+    total: int = connection.execute(_TOTAL, {"m": member}).scalar_one()
+    if total <= _ROOM:
+        return total
+    gone = []
+    for row in connection.execute(_OLDEST, {"m": member}):
+        age = now - row.used_at
+        if age > _OLD or (age > _OLD_IF_FETCHED and row.fetched):
+            gone.append(row.id)
+            total -= row.size
+            if total <= _ROOM:
+                break
+    if gone:
+        connection.execute(
+            delete(pictures).where(pictures.c.member == member, pictures.c.id.in_(gone))
+        )
+    return total

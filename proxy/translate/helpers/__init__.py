@@ -1,0 +1,1 @@
+"""Nodes that desktop clients bring along, and what they become on the cloud."""

@@ -1,0 +1,286 @@
+"""What a helper node is: a node of a client's own pack that only carries pictures and texts.
+
+A `Helper` says what its node becomes on the cloud, core nodes alone, and what of their results a
+client is told. Everything here is about one node; `rewriting` does it for a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+from proxy.translate.graph import is_link
+from proxy.translate.messages import Told
+
+#: `[node id, output index]`.
+Link = list[Any]
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a node fails, in the words of the real one. `inputs` are shown in lists."""
+
+    node_id: str
+    exception_type: str
+    message: str
+    inputs: dict[str, list[Any]] = {}
+
+
+class HelperFailedError(Exception):
+    """A helper node cannot do what it should."""
+
+    def __init__(self, exception_type: str, message: str) -> None:
+        super().__init__(message)
+        self.exception_type = exception_type
+        self.message = message
+
+
+class HelperRefusedError(Exception):
+    """A helper node is asked for what it cannot do: an input, and why its value is refused."""
+
+    def __init__(self, node_id: str, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.node_id = node_id
+        self.name = name
+        self.reason = reason
+
+
+class Source(Enum):
+    """Where a node has its file from: what its input holds."""
+
+    CACHE = "cache"
+    BASE64 = "base64"
+    URL = "url"
+
+
+class Mask(Enum):
+    """What a loading node gives as mask, for a picture with alpha and for one without."""
+
+    ALPHA_OR_RED = "alpha, else the red channel"
+    ALPHA_OR_NONE = "alpha, else none"
+    ALPHA_OR_ONES = "alpha, else ones"
+    RED = "the red channel"
+    CORE = "as LoadImage gives it: 1 - alpha"
+
+
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """The file that a node loads: the input that tells it, and what is needed of it.
+
+    With `Mask.CORE` and for files that are no pictures the bytes go to the cloud as they are.
+    """
+
+    input: str
+    source: Source
+    mask: Mask = Mask.CORE
+    kind: str = "image"
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """A file that was sent for a node: the names by which the graph calls it and its mask."""
+
+    name: str
+    mask: str | None = None
+    width: int = 0
+    height: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A picture of a node's result, encoded as its client wants it, and the id it is kept under."""
+
+    id: str
+    data: bytes
+    content_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the cloud's node has put out for a node of the member."""
+
+    prompt_id: str
+    node_id: str
+    inputs: Mapping[str, Any]
+    items: tuple[Item, ...] = ()
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tells:
+    """What a client is told of a result.
+
+    `encoding` gives the format of the pictures, in Pillow's words, or `None` for the file as it
+    is. `again` says that the node runs each time: it is never cached. `when` its inputs say so;
+    otherwise the client is told what core's node tells.
+    """
+
+    told: Callable[[Result], Told]
+    encoding: Callable[[Mapping[str, Any]], str | None] = lambda _: None
+    again: bool = False
+    when: Callable[[Mapping[str, Any]], bool] = lambda _: True
+
+
+@dataclass(frozen=True, slots=True)
+class Helper:
+    """A node class that the proxy carries itself.
+
+    `info` is its entry of `object_info`; `needs` are the classes that the cloud must have for it.
+    `exact` and `differs` are for the documentation.
+    """
+
+    name: str
+    info: Mapping[str, Any]
+    becomes: Callable[[Node], None]
+    needs: frozenset[str]
+    reads: Reads | None = None
+    tells: Tells | None = None
+    exact: str = ""
+    differs: str = ""
+
+
+#: Classes whose output is the value of one of their inputs.
+CONSTANTS: dict[str, str] = {
+    "PrimitiveString": "value",
+    "PrimitiveStringMultiline": "value",
+    "PrimitiveInt": "value",
+    "PrimitiveFloat": "value",
+    "PrimitiveBoolean": "value",
+}
+
+
+def constant(graph: Mapping[str, Any], value: Any) -> Any:
+    """A value, or what a link leads to over nodes that hand on a constant.
+
+    A link that leads to anything else stays a link.
+    """
+    seen: set[str] = set()
+    while is_link(value) and value[0] not in seen:
+        seen.add(value[0])
+        node = graph.get(value[0])
+        inputs = node.get("inputs") if isinstance(node, Mapping) else None
+        name = CONSTANTS.get(str(node.get("class_type"))) if isinstance(node, Mapping) else None
+        if name is None or not isinstance(inputs, Mapping) or name not in inputs:
+            return value
+        value = inputs[name]
+    return value
+
+
+#: Core classes whose output has the size that their inputs say.
+_SIZED = frozenset({"EmptyImage", "SolidMask"})
+
+
+@dataclass(slots=True)
+class Node:
+    """A node of the member's graph while it becomes nodes of the cloud's.
+
+    `become` gives what stands in its place, under its id; `add` puts a node before that. `give`
+    says where an output comes from if not from the same output of what stands in its place: a
+    link, a constant, or `None` where the node gives nothing.
+    """
+
+    id: str
+    inputs: Mapping[str, Any]
+    graph: Mapping[str, Any]
+    mark: str
+    pictures: Mapping[str, Picture] = field(default_factory=dict)
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    gives: dict[int, Any] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
+    names: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def picture(self) -> Picture:
+        """The file that was sent for the node."""
+        return self.pictures[self.id]
+
+    def size(self, link: Any) -> tuple[int, int] | None:
+        """Width and height of the picture or mask behind a link, where they are known."""
+        if not is_link(link):
+            return None
+        picture, source = self.pictures.get(link[0]), self.graph.get(link[0])
+        if picture is not None and picture.width:
+            return picture.width, picture.height
+        if not isinstance(source, Mapping) or source.get("class_type") not in _SIZED:
+            return None
+        inputs = source.get("inputs") or {}
+        width, height = (constant(self.graph, inputs.get(one)) for one in ("width", "height"))
+        return (width, height) if isinstance(width, int) and isinstance(height, int) else None
+
+    def become(
+        self, class_type: str, inputs: Mapping[str, Any], names: Mapping[str, str] | None = None
+    ) -> None:
+        """Stand a node in this one's place. `names` has the member's names of its inputs."""
+        self.nodes[self.id] = {"class_type": class_type, "inputs": dict(inputs)}
+        self.names = dict(names or {})
+
+    def add(
+        self, label: str, class_type: str, inputs: Mapping[str, Any], *, silent: bool = True
+    ) -> Link:
+        """Add a node and link to it. One that is not `silent` gives an output by itself."""
+        node_id = f"{self.id}{self.mark}{label}"
+        self.nodes[node_id] = {"class_type": class_type, "inputs": dict(inputs)}
+        if silent:
+            self.silent.add(node_id)
+        return [node_id, 0]
+
+    def give(self, output: int, source: Any) -> None:
+        """Say where an output comes from."""
+        self.gives[output] = source
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """An input's value where it is known before the run, else its link."""
+        return constant(self.graph, self.inputs.get(name, default))
+
+
+def becomes(class_type: str, names: Mapping[str, str], **constants: Any) -> Callable[[Node], None]:
+    """Becomes one core node; `names` maps its inputs to the member's."""
+
+    def become(node: Node) -> None:
+        inputs = {core: node.inputs[own] for core, own in names.items() if own in node.inputs}
+        node.become(class_type, {**inputs, **constants}, names)
+
+    return become
+
+
+def info(
+    name: str,
+    required: Mapping[str, Any],
+    *,
+    pack: str,
+    category: str,
+    outputs: Iterable[tuple[str, str]] = (),
+    optional: Mapping[str, Any] | None = None,
+    hidden: Mapping[str, Any] | None = None,
+    title: str | None = None,
+    description: str = "",
+    output_node: bool = False,
+    new_style: bool = False,
+) -> dict[str, Any]:
+    """A class as `GET /object_info` shows it; a `new_style` one has some more fields."""
+    groups = {"required": required, "optional": optional, "hidden": hidden}
+    shown = {
+        group: dict(specs or {}) for group, specs in groups.items() if specs or group == "required"
+    }
+    types = [type_ for type_, _ in outputs]
+    titles = [shown_name for _, shown_name in outputs]
+    more: dict[str, Any] = {}
+    if new_style:
+        more = {"deprecated": False, "experimental": False, "api_node": False}
+    return {
+        "input": shown,
+        "input_order": {group: list(specs) for group, specs in shown.items()},
+        "output": types,
+        "output_is_list": [False] * len(types),
+        "output_name": titles,
+        **({"output_tooltips": [None] * len(types)} if new_style else {}),
+        "name": name,
+        "display_name": title or name,
+        "description": description,
+        "python_module": f"custom_nodes.{pack}",
+        "category": category,
+        "output_node": output_node,
+        **more,
+    }

@@ -1,0 +1,395 @@
+"""comfyui-tooling-nodes (3.3.0), which Krita AI Diffusion brings along, and core's
+`SaveImageWebsocket`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.translate.helpers.helper import (
+    Helper,
+    HelperFailedError,
+    Mask,
+    Node,
+    Reads,
+    Result,
+    Source,
+    Tells,
+    info,
+)
+from proxy.translate.messages import Binary, Event, Message, Preview, Told
+
+_PACK = "comfyui-tooling-nodes"
+
+#: What a text output is sent as.
+_TEXT_TYPES = {"text": "text/plain", "markdown": "text/markdown", "html": "text/html"}
+
+_DIRECTIVE = re.compile(r"lang:(\w\w)")
+
+#: The value that `MaskComposite` takes off before `JoinImageWithAlpha` inverts, so that 8 bits
+#: come out as they went in.
+_HAIR = 0.00001
+
+
+def _info(name: str, required: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    category = more.pop("category", "external_tooling")
+    return info(name, required, pack=_PACK, category=category, new_style=True, **more)
+
+
+_HIDDEN = {"prompt": ["PROMPT"], "extra_pnginfo": ["EXTRA_PNGINFO"]}
+_IMAGES = {"images": ["IMAGE", {}]}
+
+
+def _combo(default: str, options: list[str], **more: Any) -> list[Any]:
+    return ["COMBO", {**more, "default": default, "multiselect": False, "options": options}]
+
+
+def _text(default: str | None = None, *, multiline: bool = False) -> list[Any]:
+    options = {} if default is None else {"default": default}
+    return ["STRING", {**options, "multiline": multiline}]
+
+
+# --- pictures in ---------------------------------------------------------------------------
+
+
+def load_image(name: str) -> Any:
+    """Becomes `LoadImage` of the picture that was sent, with its mask beside it.
+
+    `name` is the member's input that tells the picture.
+    """
+
+    def become(node: Node) -> None:
+        picture = node.picture
+        node.become("LoadImage", {"image": picture.name}, {"image": name})
+        mask = picture.mask
+        if mask is not None:
+            load = {"image": mask, "channel": "red"}
+            node.give(1, node.add("mask", "LoadImageMask", load, silent=False))
+        else:
+            node.give(1, None)
+
+    return become
+
+
+def _load_mask(node: Node) -> None:
+    inputs = {"image": node.picture.name, "channel": "red"}
+    node.become("LoadImageMask", inputs, {"image": "mask"})
+
+
+# --- pictures out --------------------------------------------------------------------------
+
+
+def _preview(node: Node) -> None:
+    node.become("PreviewImage", {"images": node.inputs.get("images")}, {"images": "images"})
+
+
+def _format(inputs: Mapping[str, Any]) -> str:
+    return str(inputs.get("format", "PNG")).upper()
+
+
+def _png(_: Mapping[str, Any]) -> str:
+    return "PNG"
+
+
+def frame(result: Result, data: bytes, *, format_: int, event: int = 1) -> Binary:
+    """A binary message with a picture in it: `[event][format][data]`."""
+    return Binary(result.prompt_id, event.to_bytes(4, "big") + format_.to_bytes(4, "big") + data)
+
+
+def _cached(result: Result) -> Told:
+    images = [
+        {
+            "source": "http",
+            "id": item.id,
+            "content-type": item.content_type,
+            "type": "output",
+        }
+        for item in result.items
+    ]
+    return Told(ui={"images": images})
+
+
+def _sent(result: Result) -> Told:
+    number = 2 if result.inputs.get("format", "PNG") == "PNG" else 1
+    frames = tuple(frame(result, item.data, format_=number) for item in result.items)
+    images = [
+        {"source": "websocket", "content-type": item.content_type, "type": "output"}
+        for item in result.items
+    ]
+    return Told(frames, {"images": images})
+
+
+def _krita_output(result: Result) -> Told:
+    sent = _sent(Result(result.prompt_id, result.node_id, {}, result.items))
+    inputs = result.inputs
+    about = {
+        "name": inputs.get("name"),
+        "offset_x": inputs.get("x"),
+        "offset_y": inputs.get("y"),
+        "batch_mode": inputs.get("batch_mode"),
+        "resize_canvas": inputs.get("resize_canvas"),
+    }
+    return Told(sent.messages, {**(sent.ui or {}), "info": [about]})
+
+
+def _krita_text(result: Result) -> Told:
+    type_ = _TEXT_TYPES.get(str(result.inputs.get("type")), "text/plain")
+    name = result.inputs.get("name")
+    texts = [{"name": name, "text": text, "content-type": type_} for text in result.texts]
+    return Told(ui={"text": texts})
+
+
+def _over_websocket(result: Result) -> Told:
+    messages: list[Message] = []
+    for number, item in enumerate(result.items):
+        step = {"value": number, "max": len(result.items)}
+        ids = {"prompt_id": result.prompt_id, "node": result.node_id}
+        messages += (
+            Event("progress", {**step, **ids}),
+            Preview(
+                prompt_id=result.prompt_id,
+                node_id=result.node_id,
+                display_node_id=result.node_id,
+                parent_node_id=None,
+                real_node_id=result.node_id,
+                image=item.data,
+                image_type="image/png",
+                result=True,
+            ),
+        )
+    return Told(tuple(messages), again=True)
+
+
+# --- what computes a little ----------------------------------------------------------------
+
+
+def _apply_mask(node: Node) -> None:
+    """One mask for each picture, or the one mask for all, as alpha that is not inverted."""
+    image = node.inputs.get("image")
+    of_image, of_mask = node.size(image), node.size(node.inputs.get("mask"))
+    if of_image is not None and of_mask is not None and of_image != of_mask:
+        shown = (f"torch.Size([{height}, {width}])" for width, height in (of_image, of_mask))
+        raise HelperFailedError(
+            "AssertionError", "Image size {} must match mask size {}".format(*shown)
+        )
+    size = node.add("size", "GetImageSize", {"image": image})
+    as_image = node.add("mask-image", "MaskToImage", {"mask": node.inputs.get("mask")})
+    repeat = {"image": as_image, "amount": [size[0], 2]}
+    repeated = node.add("repeated", "RepeatImageBatch", repeat)
+    mask = node.add("mask", "ImageToMask", {"image": repeated, "channel": "red"})
+    inverted = node.add("inverted", "InvertMask", {"mask": mask})
+    solid = {"value": _HAIR, "width": [size[0], 0], "height": [size[0], 1]}
+    hair = node.add("hair", "SolidMask", solid)
+    take_off = {"destination": inverted, "source": hair, "x": 0, "y": 0, "operation": "subtract"}
+    alpha = node.add("alpha", "MaskComposite", take_off)
+    names = {"image": "image", "alpha": "mask"}
+    node.become("JoinImageWithAlpha", {"image": image, "alpha": alpha}, names)
+
+
+def _translate(node: Node) -> None:
+    text = node.value("text", "")
+    plain = translated(text) if isinstance(text, str) else text
+    node.become("PrimitiveString", {"value": plain}, {"value": "text"})
+
+
+def translated(text: str) -> str:
+    """A text without its directives `lang:en`, as the pack gives it without a translator.
+
+    Raises `HelperFailedError` for another language.
+    """
+    parts = _DIRECTIVE.split(text)
+    for language in parts[1::2]:
+        if language != "en":
+            raise HelperFailedError(
+                "ValueError",
+                f"Invalid language directive lang:{language} - {language} is not a known language "
+                "code. Available languages: NOT INSTALLED, en",
+            )
+    if len(parts) == 1:
+        return text
+    return " ".join(part.strip() for part in parts[::2] if part.strip())
+
+
+_LOAD = frozenset({"LoadImage", "LoadImageMask"})
+_PREVIEW = frozenset({"PreviewImage"})
+_OUTPUTS = (("IMAGE", "image"), ("MASK", "mask"))
+_PIXELS = "Pixels, alpha and order of a batch."
+_ODD = (
+    "Pictures with a palette, 1 or 16 bits, or in CMYK have the right colours, where the pack "
+    "gives other values; grey with alpha loads, where the pack fails."
+)
+
+HELPERS = (
+    Helper(
+        "ETN_LoadImageCache",
+        _info(
+            "ETN_LoadImageCache", {"id": _text()}, outputs=_OUTPUTS, title="Load Image from Cache"
+        ),
+        load_image("id"),
+        _LOAD,
+        reads=Reads("id", Source.CACHE, Mask.ALPHA_OR_RED),
+        exact="Picture and mask of RGB, RGBA and grey files; errors, told while the job runs.",
+        differs=f"{_ODD} The id must be known before the run.",
+    ),
+    Helper(
+        "ETN_LoadImageBase64",
+        _info(
+            "ETN_LoadImageBase64", {"image": _text()}, outputs=_OUTPUTS, title="Load Image (Base64)"
+        ),
+        load_image("image"),
+        _LOAD,
+        reads=Reads("image", Source.BASE64, Mask.ALPHA_OR_NONE),
+        exact="Picture and mask of RGB, RGBA and grey files; no mask without alpha; errors.",
+        differs=f"{_ODD} The mask has a batch axis. The text must be known before the run.",
+    ),
+    Helper(
+        "ETN_LoadMaskBase64",
+        _info(
+            "ETN_LoadMaskBase64",
+            {"mask": _text()},
+            outputs=[("MASK", "mask")],
+            title="Load Mask (Base64)",
+        ),
+        _load_mask,
+        frozenset({"LoadImageMask"}),
+        reads=Reads("mask", Source.BASE64, Mask.RED),
+        exact="The red channel of RGB, RGBA and grey files; errors.",
+        differs=f"{_ODD} The text must be known before the run.",
+    ),
+    Helper(
+        "ETN_SaveImageCache",
+        _info(
+            "ETN_SaveImageCache",
+            {**_IMAGES, "format": _combo("PNG", ["PNG", "JPEG"])},
+            hidden=_HIDDEN,
+            output_node=True,
+            title="Save Image to Cache",
+        ),
+        _preview,
+        _PREVIEW,
+        tells=Tells(_cached, _format),
+        exact=f"{_PIXELS} JPEG with quality 95. A cached run tells the same ids.",
+        differs="RGBA as JPEG fails when the cloud has made the picture.",
+    ),
+    Helper(
+        "ETN_SendImageWebSocket",
+        _info(
+            "ETN_SendImageWebSocket",
+            {**_IMAGES, "format": _combo("PNG", ["PNG", "JPEG"])},
+            hidden=_HIDDEN,
+            output_node=True,
+            title="Send Image (WebSocket)",
+        ),
+        _preview,
+        _PREVIEW,
+        tells=Tells(_sent, _format),
+        exact=f"{_PIXELS} Frames go out before `executed`; a cached run sends none.",
+        differs="RGBA as JPEG is an error of the node; it ends a real server. Without a "
+        "`client_id` the frames go to the member's own sockets.",
+    ),
+    Helper(
+        "ETN_ApplyMaskToImage",
+        _info(
+            "ETN_ApplyMaskToImage",
+            {"image": ["IMAGE", {}], "mask": ["MASK", {}]},
+            outputs=[("IMAGE", "masked")],
+            title="Apply Mask to Image",
+        ),
+        _apply_mask,
+        frozenset(
+            {
+                "GetImageSize",
+                "MaskToImage",
+                "RepeatImageBatch",
+                "ImageToMask",
+                "InvertMask",
+                "SolidMask",
+                "MaskComposite",
+                "JoinImageWithAlpha",
+            }
+        ),
+        exact="All 256 values of alpha; one mask for each picture, or one for all.",
+        differs="A mask of another size is stretched; where both sizes are known it is the pack's "
+        "error. Several masks for another number of pictures are repeated in turn, where the pack "
+        "takes the first. The source picture is not changed.",
+    ),
+    Helper(
+        "ETN_Translate",
+        _info(
+            "ETN_Translate",
+            {"text": _text(multiline=True)},
+            outputs=[("STRING", "translation")],
+            title="Translate Text",
+        ),
+        _translate,
+        frozenset({"PrimitiveString"}),
+        exact="As the pack without a translator: `lang:en` is taken out, other languages fail.",
+        differs="A text that only the run tells passes unchanged. Nothing is translated.",
+    ),
+    Helper(
+        "ETN_KritaOutput",
+        _info(
+            "ETN_KritaOutput",
+            {
+                **_IMAGES,
+                "x": ["INT", {"display_name": "offset x", "default": 0}],
+                "y": ["INT", {"display_name": "offset y", "default": 0}],
+                "name": _text(""),
+                "batch_mode": _combo(
+                    "default",
+                    ["default", "images", "animation", "layers"],
+                    display_name="batch mode",
+                ),
+                "resize_canvas": ["BOOLEAN", {"display_name": "resize canvas", "default": False}],
+            },
+            hidden=_HIDDEN,
+            output_node=True,
+            category="krita",
+            title="Krita Output",
+        ),
+        _preview,
+        _PREVIEW,
+        tells=Tells(_krita_output, _png),
+        exact=f"{_PIXELS} Frames, then `executed` with the inputs.",
+        differs="Inputs that only the run tells are shown as links.",
+    ),
+    Helper(
+        "ETN_KritaSendText",
+        _info(
+            "ETN_KritaSendText",
+            {
+                "value": ["*", {}],
+                "name": _text("Output"),
+                "type": _combo("text", ["text", "markdown", "html"]),
+            },
+            hidden=_HIDDEN,
+            output_node=True,
+            category="krita",
+            title="Send Text",
+        ),
+        lambda node: node.become(
+            "PreviewAny", {"source": node.inputs.get("value")}, {"source": "value"}
+        ),
+        frozenset({"PreviewAny"}),
+        tells=Tells(_krita_text),
+        exact="Texts, whole numbers and booleans.",
+        differs="Other values are written as core's `PreviewAny` writes them.",
+    ),
+    Helper(
+        "SaveImageWebsocket",
+        {
+            **info(
+                "SaveImageWebsocket",
+                {"images": ["IMAGE"]},
+                pack="websocket_image_save",
+                category="api/image",
+                output_node=True,
+            ),
+        },
+        _preview,
+        _PREVIEW,
+        tells=Tells(_over_websocket, _png, again=True),
+        exact=f"{_PIXELS} `progress` and a frame for each picture, on each run; no `executed`.",
+    ),
+)
