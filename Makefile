@@ -8,16 +8,19 @@ BROWSER := $(VENV)/.browser-installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-.PHONY: help demo test check browser container screenshots format docs conformance site lock bench load chaos clean
+.PHONY: help demo test test-cluster check browser container screenshots format docs conformance site lock bench load chaos clean
 
 help: ## say what there is
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN) ## run a workflow and save its pictures to ./demo-output
 	@$(BIN)/python examples/demo.py
 
 test: $(DEV) ## run all tests
 	$(BIN)/python -m pytest -n auto -q
+
+test-cluster: $(DEV) ## test replicas over real servers: PostgreSQL, Valkey, PgBouncer, HAProxy
+	$(BIN)/python -m pytest -n auto -q -m cluster tests/cluster
 
 check: $(DEV) ## lint, formatting, types, and pages drawn from the code
 	$(BIN)/ruff check .

@@ -1,0 +1,205 @@
+"""Replicas as operators run them: processes of their own over real servers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from process import Process, before, command, serving
+from servers import Postgresql, ServerProcess, free_port
+from stack import Client
+from yarl import URL
+
+from proxy.simulator import Simulator
+
+#: No state that must come needs longer, however busy the machine.
+PATIENCE = 60.0
+#: Seconds of a lease in most tests: another engine takes over sooner than by default.
+LEASE = 3.0
+
+
+@dataclass
+class Servers:
+    """What replicas share; one of each for all tests of a process."""
+
+    postgresql: Postgresql
+    valkey: ServerProcess
+    _names: Any = field(default_factory=itertools.count)
+
+    def settings(self) -> dict[str, str]:
+        """The settings of replicas with an empty database and channels of their own."""
+        number = next(self._names)
+        return {
+            "COMFY_PROXY_DATABASE": self.postgresql.create(f"test-{number}"),
+            "COMFY_PROXY_BUS": f"redis://127.0.0.1:{self.valkey.port}/{number % 16}",
+        }
+
+
+@dataclass
+class Replica:
+    """One process, on a port that it keeps when it is started again."""
+
+    port: int
+    folder: Path
+    environment: dict[str, str]
+    options: Sequence[str] = ()
+    process: Process | None = None
+    _running: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    @property
+    def url(self) -> URL:
+        return URL(f"http://127.0.0.1:{self.port}")
+
+    async def start(self) -> None:
+        """Start it, and wait until it listens."""
+        running = serving(self.folder, *self.options, environment=self.environment, port=self.port)
+        self.process = await self._running.enter_async_context(running)
+
+    async def stop(self) -> int:
+        """SIGTERM, and the exit code."""
+        assert self.process is not None
+        code = await self.process.stop()
+        await self.close()
+        return code
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        self._signal(signal.SIGKILL)
+        await self.close()
+
+    def freeze(self) -> None:
+        """SIGSTOP: its connections stay open."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    async def close(self) -> None:
+        """Kill it if it still runs."""
+        await self._running.aclose()
+        self.process = None
+
+    def said(self) -> list[dict[str, Any]]:
+        """Its log so far."""
+        assert self.process is not None
+        lines = [line for line in self.process.said if line.startswith(b"{")]
+        return [json.loads(line) for line in lines]
+
+    def _signal(self, which: signal.Signals) -> None:
+        assert self.process is not None
+        os.kill(self.process.process.pid, which)
+
+
+@dataclass
+class Cluster:
+    """Replicas with one database, one bus, one folder of blobs and one cloud."""
+
+    simulator: Simulator
+    session: aiohttp.ClientSession
+    replicas: list[Replica]
+    environment: dict[str, str]
+
+    def client(self, number: int, client_id: str | None = None) -> Client:
+        """A client that asks one replica."""
+        client = Client(self.session, self.replicas[number].url)
+        if client_id is not None:
+            client.client_id = client_id
+        return client
+
+    def clients(self) -> list[Client]:
+        """One client, at each replica."""
+        first = self.client(0)
+        return [self.client(number, first.client_id) for number in range(len(self.replicas))]
+
+    async def readiness(self, replica: Replica) -> tuple[int, dict[str, Any]]:
+        """What `/readyz` of a replica says; 0 if it does not answer within 2 s."""
+        timeout = aiohttp.ClientTimeout(total=2)
+        try:
+            async with self.session.get(replica.url / "readyz", timeout=timeout) as answer:
+                return answer.status, await answer.json()
+        except (aiohttp.ClientError, TimeoutError):
+            return 0, {}
+
+    async def engine(self, *, but: Replica | None = None, within: float = PATIENCE) -> Replica:
+        """The replica whose engine is active and takes jobs, one other than `but`."""
+        async with asyncio.timeout(within):
+            while True:
+                for replica in self.replicas:
+                    if replica is not but and replica.process is not None:
+                        status, report = await self.readiness(replica)
+                        if status == 200 and report["engine"] == "active":
+                            return replica
+                await asyncio.sleep(0.05)
+
+    async def standby(self) -> Replica:
+        """A replica whose engine is not active."""
+        engine = await self.engine()
+        return next(replica for replica in self.replicas if replica is not engine)
+
+    def number(self, replica: Replica) -> int:
+        return self.replicas.index(replica)
+
+    async def until_ready(self) -> None:
+        """Wait until every replica that runs takes jobs."""
+        await self.engine()
+        await asyncio.gather(
+            *(self.is_ready(replica) for replica in self.replicas if replica.process is not None)
+        )
+
+    async def is_ready(self, replica: Replica, *, within: float = PATIENCE) -> None:
+        """Wait until a replica takes jobs."""
+        async with asyncio.timeout(within):
+            while (await self.readiness(replica))[0] != 200:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    async def command(self, *words: str) -> str:
+        """Run a command with the settings of the replicas; what it wrote."""
+        code, out, err = await command(*words, environment={**os.environ, **self.environment})
+        assert code == 0, (out, err)
+        return out
+
+
+@asynccontextmanager
+async def running_cluster(
+    folder: Path,
+    servers: Servers,
+    simulator: Simulator,
+    *,
+    count: int = 3,
+    options: Sequence[str] = (),
+    commands: Sequence[Sequence[str]] = (),
+    **settings: str,
+) -> AsyncIterator[Cluster]:
+    """So many replicas, ready, killed behind the block; before they start the commands run."""
+    environment = {
+        **before(simulator),
+        **servers.settings(),
+        "COMFY_PROXY_BLOBS": str(folder / "blobs"),
+        "COMFY_PROXY_ENGINE_LEASE": str(LEASE),
+        "COMFY_PROXY_LOG_FORMAT": "json",
+        **{f"COMFY_PROXY_{name.upper()}": value for name, value in settings.items()},
+    }
+    replicas = [
+        Replica(free_port(), folder / f"replica-{number}", environment, options)
+        for number in range(count)
+    ]
+    async with AsyncExitStack() as stack:
+        session = await stack.enter_async_context(aiohttp.ClientSession())
+        cluster = Cluster(simulator, session, replicas, environment)
+        for words in commands:
+            await cluster.command(*words)
+        for replica in replicas:
+            stack.push_async_callback(replica.close)
+        await asyncio.gather(*(replica.start() for replica in replicas))
+        await cluster.until_ready()
+        yield cluster
