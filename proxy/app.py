@@ -48,9 +48,9 @@ from proxy.members.usage import Usage
 from proxy.metrics import Metrics
 from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.readiness import Readiness
-from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings
+from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings, read_secrets
 from proxy.storage.database import FILE, Database, StorageError
-from proxy.storage.encryption import SECRET_FILE, Cipher
+from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets
 from proxy.storage.files import FileRepository
 from proxy.storage.helpers import HelperPictureRepository
 from proxy.storage.jobs import JobRepository
@@ -170,9 +170,8 @@ async def rooms(
         bus = await _open_bus(settings, supervisor)
         stack.push_async_callback(bus.close)
         policy = policy or _policy(settings)
-        key = settings.credentials_key
-        secret = key.get_secret_value() if key is not None else None
-        repository = JobRepository(database, Cipher(path / SECRET_FILE, secret=secret))
+        cipher = await _cipher(settings, database, path, supervisor)
+        repository = JobRepository(database, cipher)
         jobs = JobService(
             bus,
             repository,
@@ -253,6 +252,7 @@ async def rooms(
             admin_apart=settings.admin_listen is not None,
             dashboard=dashboard,
             observations=observations,
+            cipher=cipher,
             supervisor=supervisor,
             helpers=helpers if settings.helper_nodes else None,
             exchange=Exchange(bus, jobs.subscribers.tell) if settings.helper_nodes else None,
@@ -417,6 +417,17 @@ async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
     supervisor.keep(bus.run, "bus")
     await bus.until_connected(_BUS_PATIENCE)
     return bus
+
+
+async def _cipher(
+    settings: Settings, database: Database, folder: Path, supervisor: Supervisor
+) -> Cipher:
+    secret = read_secrets(settings)
+    cipher = Cipher(folder / SECRET_FILE, secret=secret)
+    if secret is None and database.shared:
+        cipher.use(await stored_secrets(database))
+        supervisor.keep(partial(follow_secrets, database, cipher), "follow the secrets")
+    return cipher
 
 
 async def _load(members: Directory) -> None:

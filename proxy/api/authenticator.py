@@ -11,8 +11,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import hmac
-import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from proxy.members.directory import Access, Directory
 from proxy.members.limiter import Throttle
 from proxy.members.member import LOCAL
 from proxy.members.tokens import name_of
+from proxy.storage.encryption import Cipher
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -117,11 +116,12 @@ class Authenticator:
         *,
         base_path: str = "",
         cors_origins: Iterable[str] = (),
+        cipher: Cipher | None = None,
         on_wrong: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         self.members = members
         self.base_path = base_path
-        self.tickets = Tickets(time.monotonic)
+        self.tickets = Tickets(time.time, cipher or Cipher())
         self._on_wrong = on_wrong
         self._origins = frozenset(cors_origins)
         self._throttle = Throttle(time.monotonic)
@@ -363,16 +363,20 @@ def _ambiguous(where: str) -> LocalError:
 
 
 class Tickets:
-    """Makes tickets and checks them. They end with the process. `now` is in seconds."""
+    """Makes tickets, and checks those that were made with a secret of the cipher.
 
-    def __init__(self, now: Callable[[], float]) -> None:
+    `now` is in seconds since 1970.
+    """
+
+    def __init__(self, now: Callable[[], float], cipher: Cipher) -> None:
         self._now = now
-        self._secret = secrets.token_bytes(32)
+        self._cipher = cipher
 
     def add(self, url: URL, token_id: str) -> URL:
         """The address with a ticket, on the strength of the token with this id."""
         until = int(self._now()) + TICKET_LIFETIME
-        return url.update_query({TICKET: f"{until}.{token_id}.{self._proof(url, until, token_id)}"})
+        proof = self._cipher.sign(_promise(url, until, token_id))
+        return url.update_query({TICKET: f"{until}.{token_id}.{proof}"})
 
     def token_of(self, url: URL) -> str | None:
         """The id of the token on whose strength the address lets in."""
@@ -380,15 +384,14 @@ class Tickets:
         token_id, _, proof = rest.partition(".")
         if not (until.isascii() and until.isdigit() and len(until) < 16 and proof.isascii()):
             return None
-        expected = self._proof(url, int(until), token_id)
-        good = hmac.compare_digest(expected, proof) and int(until) > self._now()
-        return token_id if good else None
+        good = self._cipher.proves(_promise(url, int(until), token_id), proof)
+        return token_id if good and int(until) > self._now() else None
 
-    def _proof(self, url: URL, until: int, token_id: str) -> str:
-        """Covers the name of the route, the rest of the query, the time and the token."""
-        query = sorted((key, value) for key, value in url.query.items() if key != TICKET)
-        said = repr((url.name, query, until, token_id)).encode(errors="surrogatepass")
-        return hmac.new(self._secret, said, hashlib.sha256).hexdigest()
+
+def _promise(url: URL, until: int, token_id: str) -> bytes:
+    """What a ticket covers: the name of the route, the rest of the query, the time, the token."""
+    query = sorted((key, value) for key, value in url.query.items() if key != TICKET)
+    return repr((url.name, query, until, token_id)).encode(errors="surrogatepass")
 
 
 def _digest(text: str) -> bytes:

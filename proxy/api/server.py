@@ -212,6 +212,7 @@ class Server:
             services.members,
             base_path=services.base_path,
             cors_origins=services.cors_origins,
+            cipher=services.cipher,
             on_wrong=services.accounting.wrong_token,
         )
         connections = ConnectionManager(

@@ -15,6 +15,7 @@ from proxy.helpers.krita import KritaCheck
 from proxy.members.accounting import Accounting
 from proxy.members.audit import Value
 from proxy.members.directory import Directory
+from proxy.storage.encryption import Cipher
 from proxy.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ class Services:
     `interface` is what is served at `/`. `supervisor` keeps background work up.
     With `admin_apart` what is for admins is served elsewhere. Without `helpers` and `exchange`
     there are no routes of node packs.
+    `interface` is what is served at `/`. `cipher` signs what another replica is to
+    believe. `supervisor` keeps background work up.
+    With `admin_apart` what is for admins is served elsewhere.
     """
 
     jobs: JobService
@@ -105,6 +109,7 @@ class Services:
     helpers: Helpers | None = None
     exchange: Exchange | None = None
     krita: KritaCheck = field(default_factory=KritaCheck)
+    cipher: Cipher = field(default_factory=Cipher)
     supervisor: Supervisor = field(default_factory=Supervisor)
 
     @property

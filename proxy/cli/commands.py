@@ -174,6 +174,18 @@ def _restore(
     return restore(load(options), source)
 
 
+@app.command("rotate-secret")
+@takes_settings(_WHERE)
+def _rotate_secret(options: dict[str, Any]) -> int:
+    """Make a new secret for what replicas encrypt and sign, in their PostgreSQL database.
+
+    Running replicas use it a minute later; what was made with the old one stays readable.
+    """
+    from proxy.cli.data_folder import rotate_secret
+
+    return rotate_secret(load(options))
+
+
 @app.command("run")
 def _run(
     workflow: Annotated[

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from proxy import logging as logs
 from proxy.cli.common import CommandError
-from proxy.settings import Settings
+from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies
+from proxy.storage import encryption as secrets
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.migrations import HEAD, revision
-from proxy.storage.start import locked_folder, open_folder
+from proxy.storage.start import locked_folder, open_folder, opened_database
 
 
 def migrate(settings: Settings) -> int:
@@ -75,4 +76,25 @@ def restore(settings: Settings, source: Path) -> int:
     sys.stdout.write(f"{source} is restored to {folder}.\n")
     if replaced is not None:
         sys.stdout.write(f"What was there is in {replaced}; delete it when all is well.\n")
+    return 0
+
+
+def rotate_secret(settings: Settings) -> int:
+    """Make a new secret in the database. Raises `CommandError` where the secret is elsewhere."""
+    if settings.database is None or read_secrets(settings) is not None:
+        raise CommandError(
+            "The secret is not in a PostgreSQL database: put a new one as the first line into "
+            "secret_file, and keep the old one behind it.",
+            exit_code=2,
+        )
+
+    async def rotate() -> float:
+        async with opened_database(settings) as database:
+            return await secrets.rotate_secret(database)
+
+    try:
+        seconds = asyncio.run(rotate())
+    except StorageError as error:
+        raise CommandError(f"The secret cannot be changed: {error}.") from None
+    sys.stdout.write(f"There is a new secret. Replicas use it in {seconds:g} seconds.\n")
     return 0

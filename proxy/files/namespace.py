@@ -95,8 +95,9 @@ class Sent(NamedTuple):
 class Namespace:
     """All members' files by place. Everything raises `StorageError`.
 
-    Whoever chooses a name outside of a unit holds `lock(member)` until `put` has returned, so that
-    two choices at once cannot meet.
+    Whoever chooses a name outside of a unit holds `lock(member)` until `put` or `claim` has
+    returned, so that two choices at once cannot meet; those of other processes meet in `claim`.
+    Where these write, nothing is remembered but files that jobs have made, which nobody changes.
     """
 
     def __init__(self, files: FileRepository) -> None:
@@ -148,6 +149,8 @@ class Namespace:
     async def listing(self, member: str, type_: str) -> list[str]:
         """The sorted paths of a folder's files; remembered until one is added."""
         key = (member, type_)
+        if self._files.shared:
+            return await self._files.read(lambda files: files.listing(member, type_))
         if key not in self._lists:
             epoch = self._lists.epoch
             found = await self._files.read(lambda files: files.listing(member, type_))
@@ -170,6 +173,15 @@ class Namespace:
         await self._files.write(lambda files: files.put(records))
         self.written(records)
 
+    async def claim(self, record: FileRecord) -> bool:
+        """Write a record unless there is one at its place; says whether it was written."""
+        claimed = await self._files.write(lambda files: files.claim(record))
+        if claimed:
+            self.written([record])
+        else:
+            self._places.forget((record.member, record.place))
+        return claimed
+
     def written(self, records: Iterable[FileRecord]) -> None:
         """Records have been written in a unit of somebody else."""
         for record in records:
@@ -187,6 +199,9 @@ class Namespace:
 
     def _keep(self, member: str, place: Place, record: FileRecord | None, epoch: int) -> None:
         """Remember what was read since `epoch`."""
+        if self._files.shared and (record is None or record.job is None):
+            self._places.forget((member, place))
+            return
         self._places.put((member, place), record, epoch)
         if record is not None and record.job is not None:
             self._made.setdefault((member, record.job), set()).add(place)
@@ -245,7 +260,8 @@ class Contents:
         if key not in self._hashes:
             epoch = self._hashes.epoch
             known = await self._files.read(lambda files: files.hash_of(identity, cloud_name))
-            self._hashes.put(key, known, epoch)
+            if known is not None or not self._files.shared:
+                self._hashes.put(key, known, epoch)
         else:
             known = self._hashes[key]
         return known
@@ -260,7 +276,8 @@ class Contents:
             return self._sent[key]
         epoch = self._sent.epoch
         name = await self._files.read(lambda files: files.sent_as(identity, hash_))
-        self._sent.put(key, name, epoch)
+        if name is not None or not self._files.shared:
+            self._sent.put(key, name, epoch)
         return name
 
     async def names(self, hash_: str) -> list[tuple[str, str]]:

@@ -62,10 +62,12 @@ class Naming:
         Raises `StorageError`; then the name is not given.
         """
         async with self._namespace.lock(self._member):
-            filename, place, found = await self._choose(hash_)
-            known = await self._namespace.get(self._member, place) if found else None
-            moved = known is not None and known.hash == content.hash
-            if known is None or (moved and (known.account, known.cloud_name) != sent):
+            while True:
+                filename, place, found = await self._choose(hash_)
+                known = await self._namespace.get(self._member, place) if found else None
+                moved = known is not None and known.hash == content.hash
+                if known is not None and not (moved and (known.account, known.cloud_name) != sent):
+                    break
                 record = make_record(
                     self._member,
                     place,
@@ -75,7 +77,11 @@ class Naming:
                     modified=modified if known is None else known.modified,
                     content=(content.hash, content.size),
                 )
-                await self._namespace.put([record])
+                if known is not None or self._overwrite:
+                    await self._namespace.put([record])
+                    break
+                if await self._namespace.claim(record):
+                    break
         return self._named(filename)
 
     async def _choose(self, hash_: str) -> tuple[str, Place, bool]:

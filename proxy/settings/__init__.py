@@ -6,6 +6,7 @@ from proxy.settings.accounts import (
     read_account_key,
     read_accounts,
     read_key,
+    read_secrets,
     slots_of,
 )
 from proxy.settings.loading import load
@@ -35,5 +36,6 @@ __all__ = [
     "read_account_key",
     "read_accounts",
     "read_key",
+    "read_secrets",
     "slots_of",
 ]

@@ -16,7 +16,7 @@ from yarl import URL
 from proxy.logging import register_secret
 from proxy.settings.loading import load
 from proxy.settings.model import PLANS, AccountSettings, Settings
-from proxy.settings.table import ConfigError
+from proxy.settings.table import ConfigError, to_encryption_key
 
 log = structlog.get_logger(__name__)
 
@@ -67,6 +67,31 @@ def read_key(settings: Settings) -> str | None:
     if settings.api_key is not None:
         return _usable(settings.api_key.get_secret_value(), "COMFY_CLOUD_API_KEY")
     return None
+
+
+def read_secrets(settings: Settings) -> str | None:
+    """The secrets of the settings, one a line, the one that is used first; `None` without any.
+
+    Raises `ConfigError` for a file that cannot be read or holds none.
+    """
+    found = []
+    if settings.secret_file is not None:
+        for line in _read(settings.secret_file, "secret_file").split():
+            try:
+                found.append(str(to_encryption_key(line)))
+            except ValueError:
+                raise ConfigError(
+                    f"The file {settings.secret_file} of secret_file must hold 32 bytes in base64 "
+                    "on each line: make one by `openssl rand -base64 32`."
+                ) from None
+        if not found:
+            raise ConfigError(
+                f"The file {settings.secret_file} of secret_file is empty: put a secret into it, "
+                "as `openssl rand -base64 32` makes one."
+            )
+    if settings.credentials_key is not None:
+        found.append(settings.credentials_key.get_secret_value())
+    return "\n".join(found) or None
 
 
 def read_accounts(settings: Settings) -> list[AccountAccess]:

@@ -77,8 +77,11 @@ class OutcomeUnknownError(StorageError):
 class Database(ABC):
     """Runs units of work. `commits` counts transactions, `units` what was written in them.
 
-    `problem` says why nothing can be read or written now, where that is known beforehand.
+    `problem` says why nothing can be read or written now, where that is known beforehand; `shared`
+    whether other servers write, too.
     """
+
+    shared = False
 
     def __init__(self) -> None:
         self.commits = 0

@@ -1,33 +1,60 @@
-"""Encryption of what clients lend for their own jobs: the keys of partner nodes.
+"""Secrets: what replicas encrypt and sign so that others can read it and nobody else.
 
-The secret is in a file of the data folder, or in a setting where several replicas share one.
+That are the keys that clients lend for their own jobs, and tickets. The secrets are in a file of
+the data folder, in a setting, or in the database that replicas share.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
+import hmac
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.storage.database import StorageError
+import structlog
+from sqlalchemy import Connection, select
+
+from proxy.storage.database import Database, StorageError
+from proxy.storage.leases import database_now
+from proxy.storage.statements import get_meta, put_meta
 
 if TYPE_CHECKING:
-    from cryptography.fernet import Fernet
+    from cryptography.fernet import MultiFernet
+
+log = structlog.get_logger(__name__)
 
 #: The file of a data folder that holds the secret.
 SECRET_FILE = "credentials.key"  # noqa: S105 (a name)
 
+#: Seconds between two looks for a new secret in the database; only after a few of them it is used,
+#: when all replicas know it.
+INTERVAL = 10.0
+_KNOWN_AFTER = 6 * INTERVAL * 1000
+#: Secrets that the database keeps, the newest ones.
+_KEPT = 4
+
+_SECRETS = "secrets"
+
 
 class Cipher:
-    """Encrypts and decrypts with the secret at `path`, made on first use, or with `secret`.
+    """Encrypts and signs with the first of some secrets, and reads what was made with any of them.
 
+    They are in `secret`, one a line, or so in the file at `path`, which is made on first use.
     Nothing is loaded before it is needed: few clients have keys of their own.
     """
 
     def __init__(self, path: Path | None = None, *, secret: str | None = None) -> None:
         self._path = path
         self._secret = secret
-        self._fernet: Fernet | None = None
+        self._secrets: list[bytes] = []
+        self._fernet: MultiFernet | None = None
+
+    def use(self, secret: str) -> None:
+        """Take other secrets, one a line."""
+        if secret != self._secret:
+            self._secret, self._fernet = secret, None
 
     def encrypt(self, data: bytes) -> bytes:
         """The data as nobody can read them without the secret. Raises `StorageError`."""
@@ -43,13 +70,24 @@ class Cipher:
         except InvalidToken:
             return None
 
-    def _ready(self) -> Fernet:
-        from cryptography.fernet import Fernet
+    def sign(self, data: bytes) -> str:
+        """A proof that the data came from who has the secret. Raises `StorageError`."""
+        self._ready()
+        return _proof(self._secrets[0], data)
+
+    def proves(self, data: bytes, proof: str) -> bool:
+        """Whether a proof, in ASCII, is one of the data. Raises `StorageError`."""
+        self._ready()
+        return any(hmac.compare_digest(_proof(one, data), proof) for one in self._secrets)
+
+    def _ready(self) -> MultiFernet:
+        from cryptography.fernet import Fernet, MultiFernet
 
         if self._fernet is None:
             try:
-                secret = self._secret.encode() if self._secret is not None else self._read()
-                self._fernet = Fernet(secret)
+                text = self._secret.encode() if self._secret is not None else self._read()
+                self._secrets = text.split()
+                self._fernet = MultiFernet([Fernet(one) for one in self._secrets])
             except (OSError, ValueError) as error:
                 raise StorageError(
                     f"the secret for clients' credentials cannot be used ({error}): it is "
@@ -65,10 +103,67 @@ class Cipher:
         try:
             handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
-            return self._path.read_bytes().strip()
+            return self._path.read_bytes()
         with open(handle, "wb") as file:  # noqa: PTH123 (a handle)
             secret = Fernet.generate_key()
             file.write(secret)
             file.flush()
             os.fsync(file.fileno())
         return secret
+
+
+def _proof(secret: bytes, data: bytes) -> str:
+    return hmac.new(secret, b"signature " + data, hashlib.sha256).hexdigest()
+
+
+async def stored_secrets(database: Database) -> str:
+    """The secrets that the database keeps, for a `Cipher`; one is made if there is none.
+
+    Raises `StorageError`.
+    """
+    found = await database.read(_stored)
+    return found if found is not None else await database.write(_first)
+
+
+async def follow_secrets(database: Database, cipher: Cipher) -> None:
+    """Let a cipher use the secrets that the database keeps, until cancelled."""
+    while True:
+        await asyncio.sleep(INTERVAL)
+        try:
+            cipher.use(await stored_secrets(database))
+        except StorageError as error:
+            log.warning("secrets_read_failed", error=str(error))
+
+
+async def rotate_secret(database: Database) -> float:
+    """Make a new secret in the database; in how many seconds it is used. Raises `StorageError`."""
+
+    def work(connection: Connection) -> None:
+        _make(connection, connection.execute(select(database_now())).scalar_one())
+
+    await database.write(work)
+    return _KNOWN_AFTER / 1000
+
+
+def _first(connection: Connection) -> str:
+    if not get_meta(connection, _SECRETS, lock=True):  # another replica may have made one
+        _make(connection, 0)
+    return _stored(connection) or ""
+
+
+def _make(connection: Connection, now: int) -> None:
+    from cryptography.fernet import Fernet
+
+    known = get_meta(connection, _SECRETS, lock=True) or []
+    made = {"secret": Fernet.generate_key().decode(), "made": now}
+    put_meta(connection, _SECRETS, [made, *known][:_KEPT])
+
+
+def _stored(connection: Connection) -> str | None:
+    """The secrets, the newest first of those that all replicas know."""
+    known = get_meta(connection, _SECRETS)
+    if not known:
+        return None
+    now = connection.execute(select(database_now())).scalar_one()
+    in_use = sorted(known, key=lambda one: bool(now - one["made"] < _KNOWN_AFTER))
+    return "\n".join(one["secret"] for one in in_use)

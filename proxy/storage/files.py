@@ -81,6 +81,7 @@ class Blob:
 
 _FILE_COLUMNS = [column.name for column in files.c if not column.primary_key]
 _PUT_FILE = Upsert(files, ["member", "type", "path"], _FILE_COLUMNS)
+_CLAIM = Upsert(files, ["member", "type", "path"])
 _COUNT = Upsert(file_counters, ["member", "type", "subfolder", "stem"], ["number"], how="highest")
 _PUT_GIVEN = Upsert(outputs, ["member", "job", "node"], ["given"])
 _PUT_BLOB = Upsert(blobs, ["identity", "cloud_name", "sent"], ["hash", "size", "seen_at"])
@@ -208,9 +209,18 @@ class FileUnit:
 
     def put(self, records: Sequence[FileRecord]) -> None:
         """Write files in place of those that are there, and what their names use up."""
-        if not records:
-            return
-        self._connection.execute(_PUT_FILE(self._connection), [asdict(one) for one in records])
+        if records:
+            self._connection.execute(_PUT_FILE(self._connection), [asdict(one) for one in records])
+            self._use_up(records)
+
+    def claim(self, record: FileRecord) -> bool:
+        """Write a file unless there is one at its place; says whether it was written."""
+        claimed = self._connection.execute(_CLAIM(self._connection), asdict(record)).rowcount == 1
+        if claimed:
+            self._use_up([record])
+        return claimed
+
+    def _use_up(self, records: Sequence[FileRecord]) -> None:
         used = [
             {
                 "member": record.member,
@@ -309,6 +319,8 @@ class FileRepository:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        #: Whether other processes write, so that what was read before may not be true any more.
+        self.shared = database.shared
 
     async def read(self, work: Callable[[FileUnit], T]) -> T:
         """Run a unit that only reads. Raises `StorageError`."""

@@ -67,6 +67,8 @@ class PostgresqlDatabase(Database):
     which is first. While `watch` finds that the server does not answer, units fail at once.
     """
 
+    shared = True
+
     def __init__(self, address: str) -> None:
         super().__init__()
         self._address = address

@@ -293,7 +293,7 @@ async def test_a_name_that_cannot_be_stored_is_not_given(
     async def full(*_: object, **__: object) -> None:
         raise StorageError("disk full")
 
-    monkeypatch.setattr("proxy.files.namespace.Namespace.put", full)
+    monkeypatch.setattr("proxy.files.namespace.Namespace.claim", full)
     with pytest.raises(StorageError):
         await upload(files, RED)
     assert await files.listing("local", "input") == []

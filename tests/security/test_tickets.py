@@ -12,6 +12,9 @@ from yarl import URL
 
 from proxy.api.authenticator import TICKET_LIFETIME, Tickets
 from proxy.simulator import Simulator
+from proxy.storage.encryption import Cipher
+
+SECRET = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
 
 
 async def test_a_file_is_fetched_without_the_key(
@@ -45,12 +48,13 @@ async def test_a_file_is_fetched_without_the_key(
             assert answer.status == 401
 
 
-def test_a_ticket_is_good_for_its_time_and_its_process() -> None:
+def test_a_ticket_is_good_for_its_time_and_who_has_the_secret() -> None:
     now = 1000.0
-    tickets = Tickets(lambda: now)
+    tickets = Tickets(lambda: now, Cipher(secret=SECRET))
     url = tickets.add(URL("/view?filename=a.png"), "abcdefgh")
     assert tickets.token_of(url) == "abcdefgh"
-    assert Tickets(lambda: now).token_of(url) is None
+    assert Tickets(lambda: now, Cipher(secret=SECRET)).token_of(url) == "abcdefgh"
+    assert Tickets(lambda: now, Cipher()).token_of(url) is None
     ticket = url.query["ticket"]
     for wrong in ("", ".", "..", "x.y.z", ticket.replace("abcdefgh", "abcdefgi"), f"9{ticket}",
                   f"{ticket}0", "é.é.é", "9" * 5000):  # fmt: skip

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
+from waiting import until
 
-from proxy.storage.database import StorageError
-from proxy.storage.encryption import Cipher
+from proxy.storage import encryption
+from proxy.storage.database import Database, StorageError
+from proxy.storage.encryption import Cipher, follow_secrets, rotate_secret, stored_secrets
 
 
 def test_what_is_encrypted_is_decrypted_after_a_restart(tmp_path: Path) -> None:
@@ -39,3 +42,46 @@ def test_what_is_no_secret_is_refused(tmp_path: Path, secret: str) -> None:
     for cipher in (Cipher(path), Cipher(secret=secret)):
         with pytest.raises(StorageError, match="32 random bytes"):
             cipher.encrypt(b"a")
+
+
+OLD = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+NEW = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+
+
+def test_with_several_secrets_the_first_makes_and_all_read() -> None:
+    both, old, new = Cipher(secret=f"{NEW}\n{OLD}"), Cipher(secret=OLD), Cipher(secret=NEW)
+    assert both.decrypt(old.encrypt(b"a")) == b"a"
+    assert both.proves(b"a", old.sign(b"a"))
+    assert new.decrypt(both.encrypt(b"a")) == b"a"
+    assert (old.proves(b"a", both.sign(b"a")), new.proves(b"a", both.sign(b"a"))) == (False, True)
+    assert not both.proves(b"b", both.sign(b"a"))
+
+
+async def test_replicas_find_one_secret_in_the_database(database: Database) -> None:
+    found = await asyncio.gather(*(stored_secrets(database) for _ in range(5)))
+    assert len(set(found)) == 1
+    assert Cipher(secret=found[0]).encrypt(b"a")
+
+
+async def test_a_new_secret_is_used_when_all_replicas_know_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await stored_secrets(database)
+    await rotate_secret(database)
+    known = (await stored_secrets(database)).split()
+    assert (len(known), known[0]) == (2, first)
+    monkeypatch.setattr(encryption, "_KNOWN_AFTER", 0)
+    assert (await stored_secrets(database)).split() == known[::-1]
+
+
+async def test_a_running_replica_hears_of_a_new_secret(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encryption, "INTERVAL", 0.01)
+    monkeypatch.setattr(encryption, "_KNOWN_AFTER", 0)
+    cipher = Cipher(secret=await stored_secrets(database))
+    following = asyncio.create_task(follow_secrets(database, cipher))
+    await rotate_secret(database)
+    made = Cipher(secret=(await stored_secrets(database)).split()[0]).sign(b"a")
+    await until(lambda: cipher.proves(b"a", made))
+    following.cancel()

@@ -293,7 +293,7 @@ async def test_a_long_history_is_forgotten_whole(jobs: JobRepository, database: 
             add_history(connection, job(str(key), key=key), ended())
             add_payload(connection, key, PAYLOAD)
 
-    await database.write(fill)
+    await database.write(fill, long=True)
     assert len(await jobs.forget("anna")) == 520
     assert await jobs.count_history() == 0
 
