@@ -52,7 +52,10 @@ def before(simulator: Simulator) -> dict[str, str]:
 
 @asynccontextmanager
 async def child(
-    *arguments: str, environment: Mapping[str, str] | None = None, errors: bool = True
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    errors: bool = True,
+    stdin: bytes | None = None,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A Python with these arguments; killed behind it, and its streams read to their ends.
 
@@ -62,11 +65,15 @@ async def child(
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *arguments,
+        stdin=None if stdin is None else asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE if errors else None,
         env=environment,
     )
     try:
+        if stdin is not None and process.stdin is not None:
+            process.stdin.write(stdin)
+            process.stdin.write_eof()
         yield process
     finally:
         if process.returncode is None:

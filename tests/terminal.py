@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import pty
+import struct
 import sys
 import termios
 from collections.abc import AsyncIterator, Mapping
@@ -20,18 +22,27 @@ class Terminal:
 
     process: asyncio.subprocess.Process
     text: str = ""
+    answers: dict[str, str] = field(default_factory=dict)
+    #: Where what is typed goes.
+    keyboard: int = -1
     _changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def shows(self, *wanted: str) -> str:
         """Wait until all of this has been written; everything so far."""
-        async with asyncio.timeout(PATIENCE), self._changed:
-            await self._changed.wait_for(lambda: all(one in self.text for one in wanted))
+        try:
+            async with asyncio.timeout(PATIENCE), self._changed:
+                await self._changed.wait_for(lambda: all(one in self.text for one in wanted))
+        except TimeoutError:
+            raise AssertionError(f"{wanted} is not in {self.text!r}") from None
         return self.text
 
     async def ended(self) -> int:
         """Wait for the end; the exit code."""
-        async with asyncio.timeout(PATIENCE):
-            return await self.process.wait()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self.process.wait()
+        except TimeoutError:
+            raise AssertionError(f"it has not ended: {self.text!r}") from None
 
     async def read(self, reader: asyncio.StreamReader) -> None:
         """Take what is written until the other side closes."""
@@ -44,19 +55,26 @@ class Terminal:
                 return
             async with self._changed:
                 self.text += data.decode(errors="replace").replace("\r\n", "\n")
+                for question in [one for one in self.answers if one in self.text]:
+                    os.write(self.keyboard, self.answers.pop(question).encode())
                 self._changed.notify_all()
 
 
 @asynccontextmanager
 async def at_terminal(
-    *words: str, columns: int = 80, environment: Mapping[str, str] | None = None
+    *words: str,
+    columns: int = 80,
+    environment: Mapping[str, str] | None = None,
+    answers: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Terminal]:
     """A command of the proxy at a terminal of so many columns; killed behind it.
 
-    `environment` comes on top of a clean one.
+    `environment` comes on top of a clean one. `answers` are what the terminal answers, once, when
+    something is written to it.
     """
     ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (40, columns))
+    size = struct.pack("HHHH", 40, columns, 8 * columns, 16 * 40)
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
     kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_")}
     whole = {**kept, "TERM": "xterm-256color", **(environment or {})}
     process = await asyncio.create_subprocess_exec(
@@ -67,7 +85,7 @@ async def at_terminal(
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", buffering=0)
     )
-    terminal = Terminal(process)
+    terminal = Terminal(process, answers=dict(answers or {}), keyboard=ours)
     reading = asyncio.create_task(terminal.read(reader))
     try:
         yield terminal

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import shlex
 import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer.main
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from process import PATIENCE, child, command, serving
 from terminal import at_terminal
 
 from proxy import __version__
-from proxy.cli.commands import main, with_default_command
+from proxy.cli import reference
+from proxy.cli.commands import app, main, with_default_command
 from proxy.cli.serve import is_loopback
 from proxy.settings import SETTINGS, ConfigError, Settings
 from proxy.simulator import Simulator, Switches
@@ -57,14 +61,19 @@ async def spawned(*arguments: str, **environment: str) -> tuple[int, str, str]:
         (["serve", "--port", "x"], "--port is 'x', but must be a whole number"),
         (["--port", "x"], "--port is 'x', but must be a whole number"),
         (["serve", "--prot", "1"], "No such option: --prot"),
+        (["serve", "--prot", "1"], "see comfy-cloud-proxy serve --help."),
+        (["member", "add"], "see comfy-cloud-proxy member add --help."),
         (["sing"], "No such command 'sing'"),
+        (["sing"], "see comfy-cloud-proxy --help."),
         (["serve", "--config", "/none.toml"], "The settings file /none.toml cannot be read"),
         ([], "There is no API key: set COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE"),
         (["--api-key", KEY], "No such option: --api-key"),
         (["--host", "0.0.0.0", "--simulate"], "--insecure-allow-anyone"),
         (["--host", "::", "--simulate"], "--insecure-allow-anyone"),
         (["--host", "no.such.host.invalid", "--simulate"], "There is no address for the host"),
-        (["run"], "Missing argument"),
+        (["run"], "There is nothing to run: name a file"),
+        (["run", "--watch", "/none"], "There is no folder /none"),
+        (["run", "a.json", "--token-file", "/none"], "The token in /none cannot be read"),
         (["run", "/none.json"], "The workflow /none.json cannot be read"),
         (["check", "--base-url", "x"], "--base-url is 'x', but must be an address"),
     ],
@@ -252,6 +261,43 @@ async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
         assert any(record.path.endswith("/cancel") for record in simulator.requests)
 
 
+# --- help ---
+
+
+@pytest.mark.parametrize("name", ["", *reference.command_names()])
+def test_every_help_has_examples_that_can_be_called(name: str) -> None:
+    text = reference.help_text(name)
+    found = re.findall(r"(?m)^    comfy-cloud-proxy ?(.*)$", text.partition("Examples:")[2])
+    assert found, f"{name} has no example"
+    for line in found:
+        words = with_default_command(shlex.split(line))
+        words = [word for word in words if word not in ("--help", "-h")]
+        typer.main.get_command(app).make_context("comfy-cloud-proxy", words)
+        assert words[: len(name.split())] == name.split() or name in ("", "serve")
+
+
+@pytest.mark.parametrize("name", ["", *reference.command_names()])
+def test_help_fits_into_80_columns(name: str) -> None:
+    assert max(map(len, reference.help_text(name, width=80).splitlines())) <= 80
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+async def test_a_shell_completes_commands_and_options(shell: str) -> None:
+    for typed, wanted in (("r", "run"), ("run --w", "--watch"), ("member a", "add")):
+        line = f"comfy-cloud-proxy {typed}"
+        environment = {
+            "_COMFY_CLOUD_PROXY_COMPLETE": f"complete_{shell}",
+            "_TYPER_COMPLETE_ARGS": line,
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split()) - 1),
+        }
+        program = "from proxy.cli import main; main()"
+        async with child("-c", program, environment=os.environ | environment) as process:
+            out, err = await process.communicate()
+        assert wanted in out.decode(), err
+
+
 # --- check ---
 
 
@@ -350,6 +396,26 @@ async def test_check_finds_a_folder_that_cannot_be_written(tmp_path: Path) -> No
         code, lines = await checked(tmp_path / "file" / "data", simulator.base_url)
     assert code == 1
     assert "choose another with --data-dir" in lines["data folder"][1]
+
+
+async def test_check_gives_json_for_a_bug_report(tmp_path: Path) -> None:
+    async with Simulator(key=KEY) as simulator:
+        environment = {
+            "COMFY_CLOUD_BASE_URL": str(simulator.base_url),
+            "COMFY_CLOUD_API_KEY": "comfyui-wrong-one",
+            "COMFY_PROXY_DATA_DIR": str(tmp_path),
+        }
+        code, out, _ = await spawned("check", "--json", **environment)
+    report = json.loads(out)
+    assert (code, report["ok"], report["version"]) == (1, False, __version__)
+    assert [(one["check"], one["ok"]) for one in report["checks"]] == [
+        ("cloud", True),
+        ("key", False),
+        ("event socket", False),
+        ("data folder", True),
+    ]
+    assert "The cloud does not know this key" in report["checks"][1]["message"]
+    assert "wrong-one" not in out
 
 
 async def test_check_can_look_at_the_simulator(tmp_path: Path) -> None:

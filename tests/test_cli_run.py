@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -13,13 +14,16 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from process import command
 from rich.console import Console
 from yarl import URL
 
 from proxy.cli import run as running
-from proxy.cli.comfy import assign, load_workflow
+from proxy.cli.comfy import Comfy, require_folder
 from proxy.cli.common import CommandError
-from proxy.cli.run import run_graph
+from proxy.cli.progress import Display
+from proxy.cli.run import CANCELLED, Outcome, run_graph
+from proxy.cli.workflow import assignment_of, load_workflow, value_of
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},
@@ -125,7 +129,7 @@ class FakeComfy:
 
 @pytest.fixture
 async def comfy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeComfy]:
-    for name in ("POLL_WITH_SOCKET", "POLL_WITHOUT_SOCKET", "POLL_AT_THE_END"):
+    for name in ("POLL_FIRST", "POLL_WITH_SOCKET", "POLL_WITHOUT_SOCKET", "POLL_AT_THE_END"):
         monkeypatch.setattr(running, name, 0.02)
     fake = FakeComfy()
     runner = await fake.start()
@@ -133,10 +137,13 @@ async def comfy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeComfy]:
     await runner.cleanup()
 
 
-async def ran(comfy: FakeComfy, folder: Path) -> tuple[int, str]:
-    text = io.StringIO()
-    code = await run_graph(GRAPH, str(comfy.url), folder, Console(file=text, width=200))
-    return code, text.getvalue()
+async def ran(comfy: FakeComfy, folder: Path, server: str = "") -> tuple[int, str]:
+    text, outcome = io.StringIO(), Outcome()
+    display = Display(GRAPH, Console(file=text, width=200))
+    require_folder(folder)
+    async with Comfy.at(server or str(comfy.url)) as client:
+        await run_graph(client, GRAPH, folder, display, outcome)
+    return CANCELLED if outcome.status == "cancelled" else 0, text.getvalue()
 
 
 def names_in(folder: Path) -> list[str]:
@@ -191,8 +198,11 @@ async def test_a_folder_that_cannot_be_written_is_named_before_anything_is_submi
     comfy: FakeComfy, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CommandError, match=r"cannot be written .* with --output"):
-        await ran(comfy, tmp_path / "file" / "output")
+    (tmp_path / "workflow.json").write_text(json.dumps(GRAPH))
+    words = ("run", str(tmp_path / "workflow.json"), "--server", str(comfy.url))
+    code, _, err = await command(*words, "--output", str(tmp_path / "file" / "output"))
+    assert code == 1
+    assert re.search(r"cannot be written .* with --output", err)
     assert comfy.calls == []
 
 
@@ -313,12 +323,12 @@ async def test_a_server_that_is_not_there_is_named(
 
 async def test_a_server_needs_no_scheme(comfy: FakeComfy, tmp_path: Path) -> None:
     server = f"127.0.0.1:{comfy.url.port}"
-    assert await run_graph(GRAPH, server, tmp_path, Console(file=io.StringIO())) == 0
+    assert (await ran(comfy, tmp_path, server))[0] == 0
 
 
-async def test_what_is_no_address_is_refused(tmp_path: Path) -> None:
+async def test_what_is_no_address_is_refused(comfy: FakeComfy, tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="is no address") as raised:
-        await run_graph(GRAPH, "ftp://x", tmp_path, Console(file=io.StringIO()))
+        await ran(comfy, tmp_path, "ftp://x")
     assert raised.value.exit_code == 2
 
 
@@ -332,23 +342,25 @@ def loaded(tmp_path: Path, text: str) -> Any:
 
 
 def test_seeds_beyond_64_bits_survive(tmp_path: Path) -> None:
-    graph = loaded(tmp_path, '{"1": {"class_type": "X", "inputs": {"seed": 36893488147419103232}}}')
+    text = '{"1": {"class_type": "X", "inputs": {"seed": 36893488147419103232}}}'
+    graph = loaded(tmp_path, text).converted({})
     assert graph["1"]["inputs"]["seed"] == 1 << 65
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"nodes": [], "links": [], "version": 0.4}', "Export (API)"),
+        ('{"nodes": [], "links": [], "version": 0.4}', "has no node that runs"),
+        ('{"nodes": [{"id": 1, "type": "X", "inputs": [{"link": {}}]}]}', "is damaged"),
         ("{", "is not JSON"),
-        ("[]", "no workflow in API format"),
-        ("{}", "no workflow in API format"),
-        ('{"1": {"inputs": {}}}', "no workflow in API format"),
+        ("[]", "holds no workflow"),
+        ("{}", "holds no workflow"),
+        ('{"1": {"inputs": {}}}', "holds no workflow"),
     ],
 )
 def test_what_is_no_workflow_is_refused(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(CommandError) as raised:
-        loaded(tmp_path, text)
+        loaded(tmp_path, text).converted({})
     assert said in str(raised.value)
     assert raised.value.exit_code == 2
 
@@ -371,23 +383,77 @@ def test_a_missing_workflow_is_named(tmp_path: Path) -> None:
         ("3.size.width=1", "3", "size.width", 1),
     ],
 )
-def test_an_input_gets_another_value(assignment: str, node: str, name: str, value: Any) -> None:
+async def test_an_input_gets_another_value(
+    assignment: str, node: str, name: str, value: Any
+) -> None:
     inputs = {"seed": 0, "text": "", "size.width": 0}
     graph = {key: {"class_type": "X", "inputs": dict(inputs)} for key in ("3", "1.0.2")}
-    assign(graph, assignment)
-    assert graph[node]["inputs"] == {**inputs, name: value}
+    found = assignment_of(graph, assignment)
+    assert (found.node, found.input) == (node, name)
+    assert await value_of(found, graph, not_uploaded) == value
+
+
+async def not_uploaded(path: Path) -> str:
+    raise AssertionError(path)
+
+
+TWO = {
+    "3": {"class_type": "X", "inputs": {"seed": 0, "text": "", "model": ["4", 0]}},
+    "4": {
+        "class_type": "Loader v1.5",
+        "inputs": {"name": "a", "image": "b.png"},
+        "_meta": {"title": "Photo. Of me"},
+    },
+    "5": {
+        "class_type": "X",
+        "inputs": {"seed": 0, "image": ["4", 0]},
+        "_meta": {"title": "Refine"},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("target", "node", "name"),
+    [
+        ("4.name", "4", "name"),
+        ("Loader v1.5.name", "4", "name"),
+        ("Photo. Of me.name", "4", "name"),
+        ("Refine.seed", "5", "seed"),
+        ("X.text", "3", "text"),
+        ("text", "3", "text"),
+        ("image", "4", "image"),
+    ],
+)
+def test_a_node_is_named_by_id_title_class_or_by_its_input(
+    target: str, node: str, name: str
+) -> None:
+    assert assignment_of(TWO, f"{target}=1") == (node, name, "1")
+
+
+@pytest.mark.parametrize("target", ["seed", "X.seed"])
+def test_several_nodes_that_fit_are_listed(target: str) -> None:
+    with pytest.raises(CommandError, match=r"fits several nodes: write the id of one, 3 \(X\), 5"):
+        assignment_of(TWO, f"{target}=1")
+
+
+async def test_random_is_a_seed_in_the_place_of_a_number_alone() -> None:
+    seeds = {await value_of(assignment_of(TWO, "3.seed=random"), TWO, not_uploaded) for _ in "abc"}
+    assert len(seeds) == 3
+    assert all(0 <= seed < 1 << 32 for seed in seeds)
+    assert await value_of(assignment_of(TWO, "text=random"), TWO, not_uploaded) == "random"
 
 
 @pytest.mark.parametrize(
     ("assignment", "said"),
     [
         ("3.seed", "is not NODE.INPUT=VALUE"),
-        ("seed=1", "is not NODE.INPUT=VALUE"),
+        ("=1", "is not NODE.INPUT=VALUE"),
         ("9.seed=1", "there are only: 3 (X)"),
         ("3.sed=1", "the inputs of node 3 (X) are: seed"),
+        ("sed=1", "the inputs of the nodes are: seed"),
     ],
 )
 def test_an_assignment_without_a_target_is_refused(assignment: str, said: str) -> None:
     with pytest.raises(CommandError) as raised:
-        assign({"3": {"class_type": "X", "inputs": {"seed": 0}}}, assignment)
+        assignment_of({"3": {"class_type": "X", "inputs": {"seed": 0}}}, assignment)
     assert said in str(raised.value)

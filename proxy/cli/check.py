@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import platform
 import sys
 import tempfile
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 
 import typer
 
+from proxy import __version__
 from proxy import logging as logs
 from proxy.cli.common import CommandError, chosen_accounts
 from proxy.cloud.client import CloudClient
@@ -44,25 +46,75 @@ class _ProblemError(Exception):
     """What is wrong and what to do about it, in one sentence."""
 
 
-def check(settings: Settings) -> int:
+def check(settings: Settings, *, as_json: bool) -> int:
     """Print what works and what does not. Returns 0 if everything does, 1 otherwise."""
     logs.configure()
     logging.disable(logging.CRITICAL)  # what went wrong is told by the lines themselves
+    checks = Checks(quiet=as_json)
     try:
-        return asyncio.run(_check(settings))
+        asyncio.run(_check(settings, checks))
     finally:
         logging.disable(logging.NOTSET)
+    if as_json:
+        report = {
+            "version": __version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "simulate": settings.simulate,
+            "ok": checks.fine,
+            "checks": checks.rows,
+        }
+        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+    return 0 if checks.fine else 1
 
 
-async def _check(settings: Settings) -> int:
+class Checks:
+    """What was looked at: a line for each on standard output, unless it is `quiet`."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.account: str | None = None
+        self._quiet = quiet
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing failed."""
+        return all(row["ok"] for row in self.rows)
+
+    def begin(self, account: str) -> None:
+        """What follows is about this account, one of several."""
+        self.account = account
+        self._print(f"account {account}")
+
+    def add(self, what: str, *, fine: str = "", problem: str = "") -> bool:
+        """Take the sentence about one thing; whether it is fine."""
+        row = {"check": what, "ok": not problem, "message": problem or fine}
+        self.rows.append({"account": self.account, **row} if self.account else row)
+        self._print(f"{'FAILED' if problem else 'ok':<8}{what:<14}{problem or fine}")
+        return not problem
+
+    async def passes(self, what: str, probe: Callable[[], Awaitable[str]]) -> bool:
+        """Look at one thing; `probe` gives a sentence or raises `_ProblemError`."""
+        try:
+            return self.add(what, fine=await probe())
+        except _ProblemError as problem:
+            return self.add(what, problem=str(problem))
+
+    def _print(self, line: str) -> None:
+        if not self._quiet:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
+
+async def _check(settings: Settings, checks: Checks) -> None:
     if settings.simulate:
         async with chosen_accounts(settings) as chosen:
-            fine = await _check_accounts([(account, "") for account in chosen.accounts])
+            await _check_accounts([(account, "") for account in chosen.accounts], checks)
     else:
-        fine = await _check_accounts(_accounts(settings))
-    fine &= await _passes("data folder", lambda: _data_folder(settings.data_dir))
-    await _surprises(settings)
-    return 0 if fine else 1
+        await _check_accounts(_accounts(settings), checks)
+    checks.account = None
+    await checks.passes("data folder", lambda: _data_folder(settings.data_dir))
+    await _surprises(settings, checks)
 
 
 def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
@@ -82,21 +134,19 @@ def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
     return found
 
 
-async def _check_accounts(accounts: list[tuple[AccountAccess, str]]) -> bool:
-    fine = True
+async def _check_accounts(accounts: list[tuple[AccountAccess, str]], checks: Checks) -> None:
     for account, problem in accounts:
         if len(accounts) > 1:
-            sys.stdout.write(f"account {account.name}\n")
-        fine &= await _check_account(account, problem)
+            checks.begin(account.name)
+        await _check_account(account, problem, checks)
+    checks.account = None
     same = Counter(account.key for account, _ in accounts if account.key)
     if any(count > 1 for count in same.values()):
         names = " and ".join(account.name for account, _ in accounts if same[account.key] > 1)
-        _say("accounts", problem=f"{names} have the same key: remove all but one of them.")
-        return False
-    return fine
+        checks.add("accounts", problem=f"{names} have the same key: remove all but one of them.")
 
 
-async def _check_account(account: AccountAccess, missing: str) -> bool:
+async def _check_account(account: AccountAccess, missing: str, checks: Checks) -> None:
     client = CloudClient(
         account.base_url,
         account.key,
@@ -106,33 +156,19 @@ async def _check_account(account: AccountAccess, missing: str) -> bool:
     )
     await client.start()
     try:
-        if not await _passes("cloud", lambda: _reachable(client)):
+        if not await checks.passes("cloud", lambda: _reachable(client)):
             not_tried = "Not tried: the cloud must answer first."
-            _say("key", problem=missing or not_tried)
-            _say("event socket", problem=not_tried)
-            return False
+            checks.add("key", problem=missing or not_tried)
+            checks.add("event socket", problem=not_tried)
+            return
         if missing:
-            _say("key", problem=missing)
-        if missing or not await _passes("key", lambda: _key_works(client)):
-            _say("event socket", problem="Not tried: it needs a key that works.")
-            return False
-        return await _passes("event socket", lambda: _socket_opens(account))
+            checks.add("key", problem=missing)
+        if missing or not await checks.passes("key", lambda: _key_works(client)):
+            checks.add("event socket", problem="Not tried: it needs a key that works.")
+            return
+        await checks.passes("event socket", lambda: _socket_opens(account))
     finally:
         await client.close()
-
-
-async def _passes(what: str, probe: Callable[[], Awaitable[str]]) -> bool:
-    try:
-        _say(what, fine=await probe())
-    except _ProblemError as problem:
-        _say(what, problem=str(problem))
-        return False
-    return True
-
-
-def _say(what: str, *, fine: str = "", problem: str = "") -> None:
-    sys.stdout.write(f"{'FAILED' if problem else 'ok':<8}{what:<14}{problem or fine}\n")
-    sys.stdout.flush()
 
 
 async def _reachable(client: CloudClient) -> str:
@@ -271,23 +307,23 @@ async def _keep(settings: Settings, account: AccountAccess, findings: Findings) 
         typer.echo(f"The observations are not kept for the proxy: {error}.", err=True)
 
 
-async def _surprises(settings: Settings) -> None:
-    """Print how often the cloud did what nobody has listed; that is no failure."""
+async def _surprises(settings: Settings, checks: Checks) -> None:
+    """Tell how often the cloud did what nobody has listed; that is no failure."""
     if settings.database is None and not (settings.data_dir / FILE).exists():
         return
     try:
         async with opened_database(settings) as database:
             rows = await ObservationRepository(database).load()
     except StorageError as error:
-        _say("surprises", problem=f"The database cannot be read ({error}).")
+        checks.add("surprises", problem=f"The database cannot be read ({error}).")
         return
     seen = [row for row in rows if row.kind != FACT]
     if not seen:
-        _say("surprises", fine="Comfy Cloud has answered as its documents say.")
+        checks.add("surprises", fine="Comfy Cloud has answered as its documents say.")
         return
     named = ", ".join(f"{row.kind} {row.name}".strip() for row in seen[-3:])
     more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
-    _say(
+    checks.add(
         "surprises",
         fine=f"Comfy Cloud sent {sum(row.count for row in seen)} times what no document lists "
         f"({named}{more}): report what GET /proxy/api/cloud-surprises shows.",

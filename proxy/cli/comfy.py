@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
@@ -13,83 +13,8 @@ import aiohttp
 from yarl import URL
 
 from proxy.cli.common import CommandError
+from proxy.cli.workflow import Graph
 from proxy.translate import codec
-
-Graph = dict[str, dict[str, Any]]
-
-
-def load_workflow(path: Path) -> Graph:
-    """Read a workflow in API format: `{node id: {"class_type", "inputs"}}`.
-
-    Raises `CommandError` for a file that cannot be read, holds something else or is in the format
-    of ComfyUI's editor, which is for drawing and cannot be run by a server.
-    """
-    try:
-        graph = codec.loads(path.read_bytes())
-    except OSError as error:
-        raise _wrong(
-            f"The workflow {path} cannot be read ({error.strerror}): correct its path."
-        ) from None
-    except ValueError as error:
-        raise _wrong(f"The workflow {path} is not JSON: export it again ({error}).") from None
-    if isinstance(graph, dict) and isinstance(graph.get("nodes"), list) and "links" in graph:
-        raise _wrong(
-            f"The workflow {path} is in the format of ComfyUI's editor: open it there, choose "
-            "Workflow > Export (API), and run the file that this gives."
-        )
-    if (
-        not isinstance(graph, dict)
-        or not graph
-        or not all(isinstance(node, dict) and "class_type" in node for node in graph.values())
-    ):
-        raise _wrong(
-            f"The file {path} holds no workflow in API format (an object of nodes that each have a "
-            "class_type): export it from ComfyUI by Workflow > Export (API)."
-        )
-    return graph
-
-
-def assign(graph: Graph, assignment: str) -> None:
-    """Carry out `NODE.INPUT=VALUE` on the graph; VALUE is JSON if it reads as such, else text.
-
-    Raises `CommandError` when it is no assignment or the workflow has no such node or input.
-    """
-    target, equals, text = assignment.partition("=")
-    node_id, dot, name = _split(graph, target)
-    if not equals or not dot or not name:
-        raise _wrong(f"--set {assignment} is not NODE.INPUT=VALUE, as in --set 3.seed=42.")
-    if node_id not in graph:
-        known = ", ".join(f"{key} ({node['class_type']})" for key, node in graph.items())
-        raise _wrong(f"--set {assignment} names node {node_id}, but there are only: {known}.")
-    inputs = graph[node_id].setdefault("inputs", {})
-    if name not in inputs:
-        known = ", ".join(inputs) or "none"
-        raise _wrong(
-            f"--set {assignment} names the input {name}, but the inputs of node {node_id} "
-            f"({graph[node_id]['class_type']}) are: {known}."
-        )
-    inputs[name] = _value(text)
-
-
-def _split(graph: Graph, target: str) -> tuple[str, str, str]:
-    """Node and input: ids and names may have dots in them, so the graph decides where to cut."""
-    cuts = [position for position, letter in enumerate(target) if letter == "."]
-    for cut in reversed(cuts):
-        if target[:cut] in graph:
-            return target[:cut], ".", target[cut + 1 :]
-    return target.partition(".")
-
-
-def _value(text: str) -> Any:
-    try:
-        return codec.loads(text)
-    except ValueError:
-        return text
-
-
-def _wrong(sentence: str) -> CommandError:
-    return CommandError(sentence, exit_code=2)
-
 
 #: A server that takes longer to say something is taken for gone, in seconds.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
@@ -106,7 +31,7 @@ class RefusedError(Exception):
 
 
 class Comfy:
-    """The calls that running one workflow takes.
+    """The calls that running a workflow takes.
 
     Every call may raise `aiohttp.ClientError` or `TimeoutError`.
     """
@@ -117,10 +42,11 @@ class Comfy:
 
     @classmethod
     @asynccontextmanager
-    async def at(cls, server: str) -> AsyncIterator[Comfy]:
-        """A client of the server, whose address may lack `http://`.
+    async def at(cls, server: str, token: str | None = None) -> AsyncIterator[Comfy]:
+        """A client of the server, whose address may lack `http://`; a gateway wants a token.
 
-        Raises `CommandError` when it is no address.
+        Raises `CommandError` when it is no address, and for calls in the block that the server
+        does not answer.
         """
         try:
             url = URL(server if "://" in server else f"http://{server}")
@@ -131,8 +57,18 @@ class Comfy:
                 f"--server {server} is no address: write one such as http://127.0.0.1:8188.",
                 exit_code=2,
             )
-        async with aiohttp.ClientSession(timeout=_TIMEOUT) as session:
-            yield cls(session, url.with_query(None).with_fragment(None))
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
+            comfy = cls(session, url.with_query(None).with_fragment(None))
+            try:
+                yield comfy
+            except aiohttp.ClientResponseError as error:
+                raise CommandError(_unwelcome(comfy.base_url, error.status)) from None
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise CommandError(
+                    f"There is no ComfyUI at {comfy.base_url} ({error}): start the proxy by "
+                    "comfy-cloud-proxy serve, or name another by --server."
+                ) from None
 
     async def submit(self, graph: Graph, *, client_id: str, prompt_id: str) -> dict[str, Any]:
         """Submit the graph; the answer has `prompt_id` and perhaps `node_errors`.
@@ -143,6 +79,8 @@ class Comfy:
         async with self._session.post(
             self.base_url / "prompt", data=body, headers={"Content-Type": "application/json"}
         ) as response:
+            if response.status == 401:
+                response.raise_for_status()
             answer = _object(await response.read())
             if response.status != 200 or "prompt_id" not in answer:
                 raise RefusedError(
@@ -150,16 +88,47 @@ class Comfy:
                 )
             return answer
 
+    async def classes(self, names: Iterable[str]) -> dict[str, Any]:
+        """The entries of `object_info` for those of these node classes that the server has."""
+        found: dict[str, Any] = {}
+        for name in sorted(names):
+            try:
+                found |= await self._get("object_info", name)
+            except aiohttp.ClientResponseError as error:
+                if error.status != 404:
+                    raise
+        return found
+
+    async def upload(self, path: Path) -> str:
+        """Upload a file among the inputs; the name by which a node takes it.
+
+        Raises `CommandError` for a file that cannot be read.
+        """
+        try:
+            file = await asyncio.to_thread(lambda: path.expanduser().open("rb"))
+        except OSError as error:
+            raise CommandError(
+                f"The file {path} cannot be read ({error.strerror}): correct its path.", exit_code=2
+            ) from None
+        with file:
+            form = aiohttp.FormData({"type": "input"})
+            form.add_field("image", file, filename=path.name)
+            async with self._session.post(
+                self.base_url / "upload" / "image", data=form, raise_for_status=True
+            ) as response:
+                answer = _object(await response.read())
+        return "/".join(filter(None, (answer.get("subfolder"), str(answer.get("name")))))
+
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The history entry of a finished job."""
         entry = (await self._get("history", prompt_id)).get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
-    async def queued(self) -> tuple[set[str], set[str]]:
-        """The ids of the running and of the pending jobs."""
+    async def queued(self) -> tuple[list[str], list[str]]:
+        """The ids of the running and of the pending jobs, those that come first in front."""
         answer = await self._get("queue")
         running, pending = (
-            {str(item[1]) for item in answer.get(key, ())}
+            [str(item[1]) for item in sorted(answer.get(key, ()), key=lambda item: item[0])]
             for key in ("queue_running", "queue_pending")
         )
         return running, pending
@@ -196,6 +165,15 @@ class Comfy:
     async def _post(self, path: str, body: dict[str, Any]) -> None:
         async with self._session.post(self.base_url / path, json=body, raise_for_status=True):
             pass
+
+
+def _unwelcome(server: URL, status: int) -> str:
+    if status == 401:
+        return (
+            f"{server} wants a token: write yours to a file and name it by --token-file, or set "
+            "COMFY_TOKEN. An administrator makes one with comfy-cloud-proxy token new."
+        )
+    return f"{server} answered with status {status}: try again later, or name another by --server."
 
 
 def _object(data: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,16 @@ from proxy import __version__
 from proxy.cli.common import CommandError, takes_settings
 from proxy.settings import ConfigError, load
 
+_PROGRAM = "comfy-cloud-proxy"
+_OF_THE_PROGRAM = ("-h", "--help", "--version", "--install-completion", "--show-completion")
+
+
+def _examples(*lines: str) -> str:
+    """What stands below the help of a command."""
+    return "\b\nExamples:\n" + "\n".join(f"  {_PROGRAM} {line}".rstrip() for line in lines)
+
+
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -25,24 +34,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 asked wrongly."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = app(
-            with_default_command(arguments), prog_name="comfy-cloud-proxy", standalone_mode=False
-        )
+        code = app(with_default_command(arguments), prog_name=_PROGRAM, standalone_mode=False)
     except ConfigError as error:
         code = _complain(str(error), 2)
     except CommandError as error:
         code = _complain(str(error), error.exit_code)
     except typer.TyperException as error:
-        sentence = f"{error.format_message().rstrip('.')}: see comfy-cloud-proxy --help."
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else _PROGRAM
+        sentence = f"{error.format_message().rstrip('.')}: see {command} --help."
         code = _complain(sentence, error.exit_code)
+    except typer.Abort:
+        code = _complain("Aborted.", 1)
     sys.exit(code)
 
 
 def with_default_command(arguments: Sequence[str]) -> list[str]:
     """`serve` is meant where no command is named."""
-    if not arguments or (
-        arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version")
-    ):
+    if not arguments or (arguments[0].startswith("-") and arguments[0] not in _OF_THE_PROGRAM):
         return ["serve", *arguments]
     return list(arguments)
 
@@ -58,7 +67,9 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(
+    epilog=_examples("--simulate", "run workflow.json", "check", "serve --help"),
+)
 def _root(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version)
@@ -66,11 +77,21 @@ def _root(
 ) -> None:
     """A local ComfyUI API whose workflows run on Comfy Cloud.
 
-    Without a command it serves.
+    Without a command it serves. The exit code is 0 when all went well, 1 when something failed,
+    2 for a wrong option, setting or file, and 130 when Ctrl-C cancelled a run.
     """
 
 
-@app.command("serve")
+@app.command(
+    "serve",
+    short_help="Serve the local ComfyUI API (the default).",
+    epilog=_examples(
+        "",
+        "--simulate",
+        "--port 8200 --api-key-file key.txt",
+        "serve --config config.toml --log-format json",
+    ),
+)
 @takes_settings()
 def _serve(
     options: dict[str, Any],
@@ -89,16 +110,130 @@ def _serve(
     return serve(load(options).model_copy(update={"start_empty": start_empty}))
 
 
-@app.command("check")
+@app.command(
+    "run",
+    short_help="Run workflows and save their outputs.",
+    epilog=_examples(
+        "run workflow.json --output pictures",
+        "run ComfyUI_00001_.png --set KSampler.seed=random",
+        "run workflow.json --set image=@photo.png --set 'Prompt.text=a cat'",
+        "run one.json two.json --json",
+        "run upscale.json --watch inbox --set image=@{}",
+        "run a.json --server https://comfy.test --token-file t",
+    ),
+)
+def _run(
+    workflows: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="WORKFLOW",
+            help="Workflows of ComfyUI's editor or in API format, or pictures that ComfyUI saved; "
+            "- is standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    server: Annotated[
+        str,
+        typer.Option(metavar="URL", envvar="COMFY_SERVER", help="A running proxy, or any ComfyUI."),
+    ] = "http://127.0.0.1:8188",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="COMFY_TOKEN_FILE",
+            help="A file with your token, for a gateway. The variable COMFY_TOKEN holds the token "
+            "itself.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(metavar="DIR", help="The folder for the outputs; made if it is missing."),
+    ] = Path("output"),
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NODE.INPUT=VALUE",
+            help="Give an input another value. NODE is the id, the title or the class of a node, "
+            "and may be left out where one node alone has the input. VALUE is JSON or text; "
+            "random is a random seed, @FILE uploads a file. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Run each workflow or picture that comes into this folder; or WORKFLOW for each "
+            "new file, which --set names as {}.",
+            show_default=False,
+        ),
+    ] = None,
+    previews: Annotated[
+        bool, typer.Option(help="Show previews and results, in a terminal that can.")
+    ] = True,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the result of each run as a line of JSON."),
+    ] = False,
+) -> int:
+    """Run workflows on a server, one after the other, and download their outputs.
+
+    Shows the place in the queue, each node with its steps, and the time. Ctrl-C cancels the
+    workflow that runs.
+    """
+    from proxy.cli.run import Request, run
+
+    return run(
+        Request(
+            workflows=workflows or [],
+            server=server,
+            output=output,
+            token=_token(token_file),
+            assignments=assignments or [],
+            watch=watch,
+            previews=previews,
+            as_json=as_json,
+        )
+    )
+
+
+def _token(file: Path | None) -> str | None:
+    """The token of `run`, from its file or the environment. Raises `CommandError`."""
+    if file is None:
+        return os.environ.get("COMFY_TOKEN", "").strip() or None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(
+            f"The token in {file} cannot be read ({error}): correct --token-file.", exit_code=2
+        ) from None
+
+
+@app.command(
+    "check",
+    short_help="Check the connection, the key and the data folder.",
+    epilog=_examples("check", "check --api-key-file key.txt", "check --json"),
+)
 @takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
-def _check(options: dict[str, Any]) -> int:
+def _check(
+    options: dict[str, Any],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, as for a bug report. It holds no key.")
+    ] = False,
+) -> int:
     """Check the connection to the cloud, the key, the event socket and the data folder."""
     from proxy.cli.check import check
 
-    return check(load(options))
+    return check(load(options), as_json=as_json)
 
 
-@app.command("probe")
+@app.command(
+    "probe",
+    short_help="Measure what Comfy Cloud's documents leave open.",
+    epilog=_examples("probe", "probe --level run --json report.json"),
+)
 @takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
 def _probe(
     options: dict[str, Any],
@@ -114,7 +249,8 @@ def _probe(
 ) -> int:
     """Measure how Comfy Cloud answers where its documents leave it open.
 
-    The report holds no key, no signed URL and no prompt of others.
+    The report holds no key, no signed URL and no prompt of others. The exit code is 0 if the proxy
+    works with this cloud, 1 if it works with limits, 2 if it does not.
     """
     from proxy.cli.check import run_probe
 
@@ -124,7 +260,11 @@ def _probe(
 _WHERE = {"config", "data_dir", "simulate"}
 
 
-@app.command("migrate")
+@app.command(
+    "migrate",
+    short_help="Bring the data folder to this version.",
+    epilog=_examples("migrate"),
+)
 @takes_settings(_WHERE)
 def _migrate(options: dict[str, Any]) -> int:
     """Bring the data folder to this version without serving, as `serve` does at its start."""
@@ -133,7 +273,11 @@ def _migrate(options: dict[str, Any]) -> int:
     return migrate(load(options))
 
 
-@app.command("backup")
+@app.command(
+    "backup",
+    short_help="Copy the data folder to one file.",
+    epilog=_examples("backup comfy-cloud-proxy.tar.gz"),
+)
 @takes_settings(_WHERE)
 def _backup(
     options: dict[str, Any],
@@ -156,7 +300,11 @@ def _backup(
     return backup(load(options), target)
 
 
-@app.command("restore")
+@app.command(
+    "restore",
+    short_help="Bring a copy back into the data folder.",
+    epilog=_examples("restore comfy-cloud-proxy.tar.gz"),
+)
 @takes_settings(_WHERE)
 def _restore(
     options: dict[str, Any],
@@ -174,7 +322,11 @@ def _restore(
     return restore(load(options), source)
 
 
-@app.command("rotate-secret")
+@app.command(
+    "rotate-secret",
+    short_help="Make a new secret for all replicas.",
+    epilog=_examples("rotate-secret --config config.toml"),
+)
 @takes_settings(_WHERE)
 def _rotate_secret(options: dict[str, Any]) -> int:
     """Make a new secret for what replicas encrypt and sign, in their PostgreSQL database.
@@ -186,41 +338,16 @@ def _rotate_secret(options: dict[str, Any]) -> int:
     return rotate_secret(load(options))
 
 
-@app.command("run")
-def _run(
-    workflow: Annotated[
-        Path,
-        typer.Argument(metavar="WORKFLOW.json", help="A workflow in ComfyUI's API format."),
-    ],
-    server: Annotated[
-        str,
-        typer.Option(metavar="URL", help="A running proxy, or any ComfyUI."),
-    ] = "http://127.0.0.1:8188",
-    output: Annotated[
-        Path,
-        typer.Option(metavar="DIR", help="The folder for the outputs; made if it is missing."),
-    ] = Path("output"),
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NODE.INPUT=VALUE",
-            help="Give an input of a node another value, in JSON or as plain text. "
-            "May be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-) -> int:
-    """Run a workflow on a server, follow it and download its outputs. Ctrl-C cancels it."""
-    from proxy.cli.run import run
-
-    return run(workflow, server=server, output=output, assignments=assignments or [])
-
-
 _MEMBER = typer.Option(metavar="NAME", help="Only this member.", show_default=False)
 
 
-@app.command("usage")
+@app.command(
+    "usage",
+    short_help="Print usage by day and member.",
+    epilog=_examples(
+        "usage", "usage --from 2026-01-01 --to 2026-01-31", "usage --member anna --json"
+    ),
+)
 @takes_settings(_WHERE)
 def _usage(
     options: dict[str, Any],
@@ -250,7 +377,11 @@ def _usage(
     return usage(load(options), first=first, last=last, member=member, form=form)
 
 
-@app.command("audit")
+@app.command(
+    "audit",
+    short_help="Print the audit log.",
+    epilog=_examples("audit --limit 20", "audit --member anna --action submit"),
+)
 @takes_settings(_WHERE)
 def _audit(
     options: dict[str, Any],
@@ -269,8 +400,14 @@ def _audit(
     return audit(load(options), limit=limit, member=member, action=action)
 
 
-member = typer.Typer(help="Manage members and their limits.", no_args_is_help=True)
-token = typer.Typer(help="Create and revoke tokens.", no_args_is_help=True)
+member = typer.Typer(
+    help="Manage members and their limits.",
+    no_args_is_help=True,
+    epilog=_examples("member add anna", "member list"),
+)
+token = typer.Typer(
+    help="Create and revoke tokens.", no_args_is_help=True, epilog=_examples("token new anna")
+)
 app.add_typer(member, name="member")
 app.add_typer(token, name="token")
 
@@ -325,7 +462,12 @@ _LIMITS: dict[str, Any] = {
 }
 
 
-@member.command("add")
+@member.command(
+    "add",
+    epilog=_examples(
+        "member add anna --role admin", "member add bot --max-running 1 --jobs-per-day 100"
+    ),
+)
 @takes_settings(_WHERE, _LIMITS)
 def _add(
     options: dict[str, Any],
@@ -342,7 +484,10 @@ def _add(
     return members.add_member(load(options), name, wanted, restore=restore)
 
 
-@member.command("list")
+@member.command(
+    "list",
+    epilog=_examples("member list", "member list --json"),
+)
 @takes_settings(_WHERE)
 def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     """Print the members with their limits."""
@@ -351,7 +496,11 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     return members.list_members(load(options), as_json=as_json)
 
 
-@member.command("set")
+@member.command(
+    "set",
+    short_help="Change the role, the weight or limits.",
+    epilog=_examples("member set anna --weight 2 --max-queued none"),
+)
 @takes_settings(_WHERE, _LIMITS)
 def _set(options: dict[str, Any], name: Name) -> int:
     """Change the role, the weight or limits of a member."""
@@ -361,7 +510,11 @@ def _set(options: dict[str, Any], name: Name) -> int:
     return members.set_member(load(options), name, wanted)
 
 
-@member.command("disable")
+@member.command(
+    "disable",
+    short_help="Disable a member at once.",
+    epilog=_examples("member disable anna"),
+)
 @takes_settings(_WHERE)
 def _disable(options: dict[str, Any], name: Name) -> int:
     """Disable a member at once. Its jobs, files and tokens are kept."""
@@ -370,7 +523,10 @@ def _disable(options: dict[str, Any], name: Name) -> int:
     return members.enable_member(load(options), name, enabled=False)
 
 
-@member.command("enable")
+@member.command(
+    "enable",
+    epilog=_examples("member enable anna"),
+)
 @takes_settings(_WHERE)
 def _enable(options: dict[str, Any], name: Name) -> int:
     """Enable a disabled member."""
@@ -379,7 +535,11 @@ def _enable(options: dict[str, Any], name: Name) -> int:
     return members.enable_member(load(options), name, enabled=True)
 
 
-@member.command("remove")
+@member.command(
+    "remove",
+    short_help="Remove a member and its tokens.",
+    epilog=_examples("member remove anna"),
+)
 @takes_settings(_WHERE)
 def _remove(options: dict[str, Any], name: Name) -> int:
     """Remove a member and its tokens. Its history and files stay on disk, but nobody sees them."""
@@ -388,7 +548,10 @@ def _remove(options: dict[str, Any], name: Name) -> int:
     return members.remove_member(load(options), name)
 
 
-@token.command("new")
+@token.command(
+    "new",
+    epilog=_examples("token new anna --expires 90d --note laptop"),
+)
 @takes_settings(_WHERE)
 def _new(
     options: dict[str, Any],
@@ -412,7 +575,11 @@ def _new(
     return members.new_token(load(options), name, expires=expires, note=note, as_json=as_json)
 
 
-@token.command("revoke")
+@token.command(
+    "revoke",
+    short_help="Revoke a token at once.",
+    epilog=_examples("token revoke ccp_ab12"),
+)
 @takes_settings(_WHERE)
 def _revoke(
     options: dict[str, Any],
@@ -429,7 +596,11 @@ def _revoke(
     return members.revoke_token(load(options), prefix)
 
 
-@token.command("list")
+@token.command(
+    "list",
+    short_help="Print the tokens by their first letters.",
+    epilog=_examples("token list", "token list anna --json"),
+)
 @takes_settings(_WHERE)
 def _list_tokens(
     options: dict[str, Any],

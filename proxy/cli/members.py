@@ -12,8 +12,8 @@ from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Any, Literal, TypeVar
 
-from rich import box
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
@@ -35,6 +35,9 @@ T = TypeVar("T")
 
 #: What takes a limit away again.
 NONE = "none"
+
+#: Letters of a line where no terminal says how many there is room for.
+_WIDTH = 200
 
 
 def add_member(settings: Settings, name: str, given: Mapping[str, Any], *, restore: bool) -> int:
@@ -164,7 +167,7 @@ def list_tokens(settings: Settings, name: str | None, *, as_json: bool) -> int:
     if as_json:
         return _print_json(found)
     _print_table(
-        ("Token", "Member", "Note", "Made", "Expires", "Last used", "From"),
+        ("Token", "Member", "Note", "Made", "Expires", "Last used"),
         (
             (
                 one["shown"],
@@ -172,8 +175,9 @@ def list_tokens(settings: Settings, name: str | None, *, as_json: bool) -> int:
                 one["note"],
                 _day(one["created"]),
                 _day(one["expires"]) if one["expires"] else "never",
-                _minute(one["last_used"]["at"]) if one["last_used"] else "never",
-                one["last_used"]["address"] if one["last_used"] else "",
+                f"{_minute(one['last_used']['at'])} from {one['last_used']['address']}"
+                if one["last_used"]
+                else "never",
             )
             for one in found
         ),
@@ -280,14 +284,11 @@ def _print_table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Non
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
-    console = Console()
-    console.print(table, width=None if console.is_terminal else 200)
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH)
+    console.print(table)
 
 
 Form = Literal["table", "csv", "json"]
-
-#: Letters of a line where nobody says how many there is room for.
-_WIDTH = 160
 
 _COLUMNS = ("day", "member", *COUNTED)
 
@@ -363,24 +364,26 @@ def _values(row: UsageRow) -> dict[str, Any]:
 
 
 def _print_usage(rows: list[UsageRow], first: str, last: str) -> None:
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     if not rows:
         days = f"on {first}" if first == last else f"from {first} to {last}"
-        console.print(f"Nothing was used {days} (UTC).")
+        _say(f"Nothing was used {days} (UTC).")
         return
-    table = Table(box=box.SIMPLE_HEAD)
-    for name in _COLUMNS:
-        table.add_column(
-            name.replace("_", " "), justify="left" if name in _COLUMNS[:2] else "right"
-        )
+    total = UsageRow("total", "")
     for row in rows:
-        day, member, *numbers = _values(row).values()
-        table.add_row(day, member, *(f"{number:,}" for number in numbers))
-    if len(rows) > 1:
-        total = UsageRow("", "")
-        for row in rows:
-            total.add(row)
-        _, _, *numbers = _values(total).values()
-        table.add_section()
-        table.add_row("total", "", *(f"{number:,}" for number in numbers))
-    console.print(table)
+        total.add(row)
+    _print_table(
+        ("day", "member", "jobs", "failed", "running seconds", "outputs", "up", "down"),
+        (
+            (
+                row.day,
+                row.member,
+                f"{row.submitted:,}",
+                f"{row.failed:,}",
+                f"{row.running_seconds:,.1f}",
+                f"{row.outputs:,}",
+                decimal(row.bytes_up),
+                decimal(row.bytes_down),
+            )
+            for row in ([*rows, total] if len(rows) > 1 else rows)
+        ),
+    )

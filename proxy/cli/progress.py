@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
+import sys
 import time
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
+from PIL import Image
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,8 +25,9 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.segment import Segment
 
-from proxy.cli.comfy import Graph
+from proxy.cli.workflow import Graph
 
 #: Binary messages that are pictures of a running node (ComfyUI's `BinaryEventTypes`).
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
@@ -35,6 +44,70 @@ class _Running:
     previews: int = field(default=0)
 
 
+class Pictures:
+    """Pictures in this terminal: by the protocols of kitty or Sixel (iTerm2 and others), or blocks.
+
+    The terminal is asked what it can, which takes a moment.
+    """
+
+    #: Lines of text that a picture takes.
+    HEIGHT = 16
+
+    def __init__(self, console: Console) -> None:
+        self._image: Any = None
+        #: Whether pictures are more than colored blocks.
+        self.sharp = False
+        ours = console.file is sys.stdout and console.is_terminal and sys.stdin.isatty()
+        if ours and not console.no_color and not console.is_dumb_terminal:
+            from textual_image import renderable
+
+            logging.getLogger("textual_image").setLevel(logging.ERROR)
+            self._image = renderable.Image
+            self.sharp = renderable.Image is not renderable.HalfcellImage
+            # The terminal is asked for the size of its letters here, and not while it draws.
+            Measurement.get(console, console.options, self._image(Image.new("L", (1, 1))))
+
+    def drawn(self, picture: Path | io.BytesIO) -> _Drawn | None:
+        """What rich prints; `None` if this is no picture, or none can be shown."""
+        if self._image is None:
+            return None
+        try:
+            with warnings.catch_warnings(action="ignore"), Image.open(picture) as opened:
+                opened.thumbnail((1024, 1024))
+                return _Drawn(self._image(opened.copy(), height=self.HEIGHT))
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            return None
+
+
+class _Drawn:
+    """A picture that is drawn once, however often it is shown."""
+
+    def __init__(self, image: Any) -> None:
+        self._image = image
+        self._segments: list[Segment] | None = None
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self._segments is None:
+            self._segments = list(console.render(self._image, options))
+        return self._segments
+
+    def forget(self) -> None:
+        """Free what the terminal keeps of it."""
+        self._image.cleanup()
+
+
+class _Bars(Progress):
+    """Bars below the newest preview."""
+
+    picture: _Drawn | None = None
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """What is drawn ten times a second."""
+        if self.picture is not None:
+            yield self.picture
+        yield from super().get_renderables()
+
+
 #: What is said of the nodes that were at work when a run ended otherwise than well.
 _BROKEN_OFF = {"execution_error": "failed", "execution_interrupted": "stopped"}
 
@@ -45,18 +118,21 @@ class Display:
     Where the output is no terminal there are only the lines.
     """
 
-    def __init__(self, graph: Graph, console: Console) -> None:
+    def __init__(self, graph: Graph, console: Console, *, previews: bool = False) -> None:
         self.previews = 0
+        self._ahead = 0
+        self._pictures = Pictures(console) if previews else None
         self._graph = graph
         self._console = console
         self._running: dict[str, _Running] = {}
         self._done: set[str] = set()
-        self._bars = Progress(
+        self._bars = _Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             console=console,
+            refresh_per_second=4,  # a preview goes over the line each time
             disable=not console.is_terminal,
             transient=True,
         )
@@ -77,6 +153,22 @@ class Display:
     def say(self, text: str) -> None:
         """Write a line above the bars."""
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, path: Path) -> None:
+        """Show a picture, where the terminal can."""
+        if self._pictures is not None and self._pictures.sharp:
+            picture = self._pictures.drawn(path)
+            if picture is not None:
+                self._console.print(picture)
+
+    def waiting(self, ahead: int) -> None:
+        """Say how many jobs come first."""
+        if ahead != self._ahead:
+            self._ahead = ahead
+            text = f"waiting, {counted(ahead, 'job')} ahead"
+            self._bars.update(self._whole, description=text)
+            if not self._console.is_terminal:
+                self.say(text)
 
     def event(self, kind: str, data: dict[str, Any]) -> None:
         """Take a text message about the job."""
@@ -106,9 +198,17 @@ class Display:
             if about.get("prompt_id", prompt_id) != prompt_id:
                 return
             node = about.get("display_node_id") or about.get("node_id") or node
-        elif kind != _PREVIEW:
+            picture = frame[8 + int.from_bytes(frame[4:8], "big") :]
+        elif kind == _PREVIEW:
+            picture = frame[8:]
+        else:
             return
         self.previews += 1
+        if self._pictures is not None:
+            before = self._bars.picture
+            self._bars.picture = self._pictures.drawn(io.BytesIO(picture)) or before
+            if before not in (None, self._bars.picture):
+                before.forget()
         if node in self._running:
             self._running[node].previews += 1
             self._update(node)

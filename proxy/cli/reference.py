@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from itertools import groupby
 from pathlib import Path
@@ -84,21 +84,27 @@ def commands_page() -> str:
         f"<!-- {_REGENERATE} -->\n",
         "`python -m proxy` is the same as `comfy-cloud-proxy`. The exit code is 0 when all went "
         "well, 1 when something failed, 2 when something was asked wrongly (a setting, an option, "
-        "a file), 130 when Ctrl-C cancelled a `run`. `serve` ends with 0 when a signal stops it.\n",
+        "a file), 130 when Ctrl-C cancelled a `run`. `serve` ends with 0 when a signal stops it, "
+        "and a `run` of several workflows with the worst code of one. Errors go to standard error "
+        "in one sentence. `comfy-cloud-proxy --install-completion` lets the shell complete "
+        "commands and options.\n",
     ]
-    for command in ("", *_commands(typer.main.get_command(app))):
+    for command in ("", *command_names()):
         name = f"comfy-cloud-proxy {command}".strip()
         parts += [f"## {name}\n", f"```text\n{help_text(command)}```\n"]
     return "\n".join(parts)
 
 
-def _commands(group: Any) -> Iterator[str]:
-    """The commands below a group in the order of its help."""
+def command_names(group: Any = None) -> list[str]:
+    """The commands, or those below a group, in the order of the help."""
+    names = []
+    group = group or typer.main.get_command(app)
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
-            yield from (f"{name} {below}" for below in _commands(command))
+            names += [f"{name} {below}" for below in command_names(command)]
         else:
-            yield name
+            names.append(name)
+    return names
 
 
 _SOURCES = {
@@ -145,15 +151,15 @@ def shown_path(route: Route) -> str:
     return re.sub(r":[^{}]*}", "}", route.path)
 
 
-def help_text(command: str) -> str:
-    """The help of a command, at a width of 100 letters."""
+def help_text(command: str, width: int = 100) -> str:
+    """The help of a command, at a width of so many letters."""
     text = io.StringIO()
     with redirect_stdout(text):
         app(
             [*command.split(), "--help"],
             prog_name="comfy-cloud-proxy",
             standalone_mode=False,
-            terminal_width=100,
+            terminal_width=width,
         )
     return text.getvalue()
 

@@ -1,31 +1,41 @@
-"""`run`: one workflow through the local API, from its file to its outputs."""
+"""`run`: workflows through the local API, from their files to their outputs."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import json
+import sys
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import aiohttp
+import typer
 from rich.console import Console
 
 from proxy.cli.comfy import (
     Comfy,
-    Graph,
     RefusedError,
-    assign,
     download,
     failure_of,
     files_of,
-    load_workflow,
     require_folder,
     texts_of,
 )
 from proxy.cli.common import CommandError
 from proxy.cli.progress import Display, counted
+from proxy.cli.workflow import (
+    SUFFIXES,
+    Graph,
+    Workflow,
+    assignment_of,
+    load_workflow,
+    value_of,
+)
 from proxy.cloud.resilience import Backoff
 from proxy.translate import codec
 
@@ -33,6 +43,13 @@ from proxy.translate import codec
 POLL_WITH_SOCKET = 3.0
 POLL_WITHOUT_SOCKET = 1.0
 POLL_AT_THE_END = 0.1
+#: Seconds before the first look, which tells how many jobs are ahead.
+POLL_FIRST = 0.2
+
+#: Seconds between two looks at a folder.
+LOOK_INTERVAL = 1.0
+#: Stands in `--set` for each new file of a folder.
+FILE = "{}"
 
 #: Seconds for which a server may be away in the middle of a job.
 PATIENCE = 60.0
@@ -80,8 +97,8 @@ class Follower:
         clock = asyncio.get_running_loop()
         silent_since: float | None = None
         missed = 0
+        await self._wait(POLL_FIRST)
         while True:
-            await self._wait()
             try:
                 entry = await self._comfy.history(prompt_id)
                 if entry is None and not self._ended.is_set():
@@ -94,7 +111,7 @@ class Follower:
                         f"{self._comfy.base_url} has not answered for {PATIENCE:g} seconds "
                         f"({error}): look for job {prompt_id} in its history."
                     ) from None
-                continue
+                entry = None
             if entry is not None:
                 return entry
             if missed >= 2:
@@ -102,19 +119,22 @@ class Follower:
                     f"The server knows nothing of job {prompt_id} any more: it was removed "
                     "from the queue or the server was restarted, so submit it again."
                 )
+            await self._wait(POLL_WITH_SOCKET if self._connected.is_set() else POLL_WITHOUT_SOCKET)
 
     async def _queued(self, prompt_id: str) -> bool:
         """Whether the job still waits or runs, or has ended while we were looking."""
         running, pending = await self._comfy.queued()
-        return prompt_id in running | pending or await self._comfy.history(prompt_id) is not None
+        if prompt_id in pending:
+            self._display.waiting(len(running) + pending.index(prompt_id))
+            return True
+        return prompt_id in running or await self._comfy.history(prompt_id) is not None
 
-    async def _wait(self) -> None:
+    async def _wait(self, seconds: float) -> None:
         if self._ended.is_set():
             await asyncio.sleep(POLL_AT_THE_END)
             return
         with suppress(TimeoutError):
-            connected = self._connected.is_set()
-            async with asyncio.timeout(POLL_WITH_SOCKET if connected else POLL_WITHOUT_SOCKET):
+            async with asyncio.timeout(seconds):
                 await self._ended.wait()
 
     async def _listen(self) -> None:
@@ -158,81 +178,217 @@ class Follower:
 CANCELLED = 130
 
 
-def run(
-    workflow: Path,
-    *,
-    server: str,
-    output: Path,
-    assignments: Sequence[str] = (),
-    console: Console | None = None,
-) -> int:
-    """Run the workflow. Returns 0, or 130 if Ctrl-C cancelled it.
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked of `run`; `watch` is a folder whose new files are run too."""
 
-    Raises `CommandError` for a workflow or an assignment that makes no sense, for a folder that
-    cannot be written, for a server that is not there, and with the node's error when the workflow
-    was refused or failed.
+    workflows: Sequence[Path]
+    server: str
+    output: Path
+    token: str | None = None
+    assignments: Sequence[str] = ()
+    watch: Path | None = None
+    previews: bool = True
+    as_json: bool = False
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a run ended: what `--json` prints. `status` is `success`, `error` or `cancelled`."""
+
+    workflow: str = ""
+    prompt_id: str = ""
+    status: str = "success"
+    seconds: float = 0.0
+    files: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    values: dict[str, Any] = field(default_factory=dict)
+    error: str | None = None
+
+
+def run(request: Request) -> int:
+    """Run the workflows, one after the other. Returns 0, the worst exit code of one, or 130.
+
+    Raises `CommandError` for a file that holds no workflow, and for folders that cannot be used.
     """
-    graph = load_workflow(workflow)
-    for assignment in assignments:
-        assign(graph, assignment)
+    workflows = [load_workflow(path) for path in request.workflows]
+    output, watch = request.output.absolute(), request.watch
+    if watch is None and not workflows:
+        raise CommandError(
+            "There is nothing to run: name a file with a workflow, or a folder by --watch, see "
+            "comfy-cloud-proxy run --help.",
+            exit_code=2,
+        )
+    if watch is not None:
+        _refuse_folder(watch.absolute(), output)
+        if workflows and not any(FILE in one for one in request.assignments):
+            raise CommandError(
+                "With a workflow and --watch, say where each new file goes: "
+                f"--set NODE.INPUT=@{FILE}.",
+                exit_code=2,
+            )
+    require_folder(output)
     # asyncio.run turns Ctrl-C into a cancellation of the task, which is answered by
     # cancelling the job; a second Ctrl-C ends the process.
-    return asyncio.run(run_graph(graph, server, output.absolute(), console or Console()))
+    try:
+        return asyncio.run(_run_all(request, workflows))
+    except KeyboardInterrupt:
+        return CANCELLED
 
 
-async def run_graph(graph: Graph, server: str, output: Path, console: Console) -> int:
-    """`run` for a graph; cancelling it cancels the job."""
-    await asyncio.to_thread(require_folder, output)
-    async with Comfy.at(server) as comfy:
-        display = Display(graph, console)
-        prompt_id = str(uuid4())
-        try:
-            with display:
-                entry = await _follow(comfy, graph, prompt_id, display)
-        except asyncio.CancelledError:
-            await _cancel(comfy, prompt_id)
-            display.say("cancelled")
-            return CANCELLED
-        except RefusedError as error:
-            raise CommandError(_refusal(display, error.body)) from None
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise CommandError(
-                f"There is no ComfyUI at {comfy.base_url} ({error}): start the proxy by "
-                "comfy-cloud-proxy serve, or name another by --server."
-            ) from None
-        failure = failure_of(entry)
-        if failure is not None:
-            raise CommandError(_failure(display, *failure))
-        await _collect(comfy, entry, output, display)
-        return 0
+def _refuse_folder(watch: Path, output: Path) -> None:
+    if not watch.is_dir():
+        raise CommandError(f"There is no folder {watch}: correct --watch.", exit_code=2)
+    if watch == output:
+        raise CommandError(
+            "The outputs would be run again: choose another folder with --output.", exit_code=2
+        )
 
 
-async def _follow(comfy: Comfy, graph: Graph, prompt_id: str, display: Display) -> dict[str, Any]:
+async def _run_all(request: Request, workflows: Sequence[Workflow]) -> int:
+    console = Console(stderr=request.as_json)
+    worst = 0
+    async for workflow, values in _work(request, workflows, console):
+        outcome, code = await _run_one(request, workflow, values, console)
+        if request.as_json:
+            sys.stdout.write(json.dumps(asdict(outcome)) + "\n")
+            sys.stdout.flush()
+        if code == CANCELLED:
+            return code
+        worst = max(worst, code)
+    return worst
+
+
+async def _work(
+    request: Request, workflows: Sequence[Workflow], console: Console
+) -> AsyncIterator[tuple[Workflow, Sequence[str]]]:
+    """What is to be run, each with its assignments."""
+    if request.watch is None:
+        for workflow in workflows:
+            yield workflow, request.assignments
+        return
+    known = await asyncio.to_thread(_files_in, request.watch)
+    console.print(
+        f"watching {request.watch} (Ctrl-C stops)", markup=False, highlight=False, soft_wrap=True
+    )
+    async for path in new_files(request.watch, known):
+        values = [one.replace(FILE, str(path)) for one in request.assignments]
+        for workflow in workflows:
+            yield workflow, values
+        if not workflows and path.suffix.lower() in SUFFIXES:
+            try:
+                yield load_workflow(path), values
+            except CommandError as error:
+                typer.echo(str(error), err=True)
+
+
+#: Size and time of change of each file.
+_States = Mapping[Path, tuple[int, int]]
+
+
+async def new_files(folder: Path, known: _States) -> AsyncIterator[Path]:
+    """The files of a folder that are not as they are `known`, once they have been so twice."""
+    before = known
+    while True:
+        await asyncio.sleep(LOOK_INTERVAL)
+        now = await asyncio.to_thread(_files_in, folder)
+        for path, state in sorted(now.items()):
+            if state != known.get(path) and state == before.get(path):
+                known = {**known, path: state}
+                yield path
+        before = now
+
+
+def _files_in(folder: Path) -> _States:
+    """The files that are not hidden."""
+    found = {}
+    for path in folder.iterdir():
+        with suppress(OSError):
+            if path.is_file() and not path.name.startswith("."):
+                state = path.stat()
+                found[path] = (state.st_size, state.st_mtime_ns)
+    return found
+
+
+async def _run_one(
+    request: Request, workflow: Workflow, values: Sequence[str], console: Console
+) -> tuple[Outcome, int]:
+    """Run a workflow; an error is told and in the outcome."""
+    if len(request.workflows) > 1 or request.watch is not None:
+        console.print(workflow.name, style="bold", markup=False, highlight=False)
+    outcome = Outcome(workflow.name)
+    try:
+        async with Comfy.at(request.server, request.token) as comfy:
+            classes = {} if workflow.graph else await comfy.classes(workflow.classes)
+            graph = workflow.converted(classes)
+            for assignment in [assignment_of(graph, one) for one in values]:
+                value = await value_of(assignment, graph, comfy.upload)
+                graph[assignment.node]["inputs"][assignment.input] = value
+                outcome.values[f"{assignment.node}.{assignment.input}"] = value
+            display = Display(graph, console, previews=request.previews)
+            for name, value in outcome.values.items():
+                display.say(f"set   {name} = {value}")
+            await run_graph(comfy, graph, request.output.absolute(), display, outcome)
+    except CommandError as error:
+        outcome.status, outcome.error = "error", str(error)
+        typer.echo(str(error), err=True)
+        return outcome, error.exit_code
+    return outcome, CANCELLED if outcome.status == "cancelled" else 0
+
+
+async def run_graph(
+    comfy: Comfy, graph: Graph, output: Path, display: Display, outcome: Outcome
+) -> None:
+    """Run a graph, and tell in `outcome` how it ended; cancelling this cancels the job.
+
+    Raises `CommandError` with the node's error when the graph was refused or failed.
+    """
+    started = time.monotonic()
+    outcome.prompt_id = str(uuid4())
+    try:
+        with display:
+            entry = await _follow(comfy, graph, display, outcome)
+    except asyncio.CancelledError:
+        await _cancel(comfy, outcome.prompt_id)
+        display.say("cancelled")
+        outcome.status = "cancelled"
+        return
+    except RefusedError as error:
+        raise CommandError(_refusal(display, error.body)) from None
+    finally:
+        outcome.seconds = round(time.monotonic() - started, 3)
+    failure = failure_of(entry)
+    if failure is not None:
+        raise CommandError(_failure(display, *failure))
+    await _collect(comfy, entry, output, display, outcome)
+
+
+async def _follow(comfy: Comfy, graph: Graph, display: Display, outcome: Outcome) -> dict[str, Any]:
     client_id = uuid4().hex
     follower = Follower(comfy, client_id, display)
     async with follower.listening():
-        answer = await comfy.submit(graph, client_id=client_id, prompt_id=prompt_id)
+        answer = await comfy.submit(graph, client_id=client_id, prompt_id=outcome.prompt_id)
         for line in _node_errors(display, answer.get("node_errors")):
             display.say(line)
-        chosen = str(answer["prompt_id"])
-        try:
-            return await follower.result(chosen)
-        except asyncio.CancelledError:
-            if chosen != prompt_id:  # an old server, which chooses ids itself
-                await _cancel(comfy, chosen)
-            raise
+        outcome.prompt_id = str(answer["prompt_id"])  # an old server chooses ids itself
+        return await follower.result(outcome.prompt_id)
 
 
-async def _collect(comfy: Comfy, entry: dict[str, Any], output: Path, display: Display) -> None:
-    for text in texts_of(entry):
+async def _collect(
+    comfy: Comfy, entry: dict[str, Any], output: Path, display: Display, outcome: Outcome
+) -> None:
+    outcome.texts = texts_of(entry)
+    for text in outcome.texts:
         display.say(f"text  {text}")
-    files = files_of(entry)
-    for file in files:
+    for file in files_of(entry):
         path = await download(comfy, file, output)
+        outcome.files.append(str(path))
         display.say(f"saved {path.relative_to(output)}")
+        display.show(path)
     previews = f" and {counted(display.previews, 'live preview')}" if display.previews else ""
-    where = f" in {output}" if files else ""
-    display.say(f"{counted(len(files), 'file')}{where}{previews}")
+    where = f" in {output}" if outcome.files else ""
+    count = counted(len(outcome.files), "file")
+    display.say(f"{outcome.seconds:.1f} s: {count}{where}{previews}")
 
 
 async def _cancel(comfy: Comfy, prompt_id: str) -> None:
