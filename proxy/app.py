@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import time
@@ -36,9 +37,16 @@ from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
+from proxy.jobs.election import Election, Term
 from proxy.jobs.engine import Engine
 from proxy.jobs.models import Policy
-from proxy.jobs.protocol import HistoryChanged, JobAccepted, JobDispatched, JobLeft
+from proxy.jobs.protocol import (
+    HistoryChanged,
+    JobAccepted,
+    JobDispatched,
+    JobLeft,
+    MembersChanged,
+)
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.service import JobService
 from proxy.members.accounting import Accounting
@@ -192,43 +200,51 @@ async def rooms(
         bus.subscribe("jobs.*", partial(_forget, files))
         journal = Journal(jobs.subscribers)
         stack.enter_context(logs.lines_told(journal.add))
-        engine = Engine(
-            recorder=JobRecorder(
-                repository,
-                LeaseRepository(database),
-                holder=f"{socket.gethostname()}:{os.getpid()}",
-                history_size=policy.history_size,
-            ),
-            bus=bus,
-            accounts=opened,
-            files=files,
-            catalog=catalogue,
-            helpers=helpers,
-            policy=policy,
-            timeouts=timeouts,
-            member=members.get,
-            supervisor=Supervisor(failed),
+
+        def engine(term: Term) -> Engine:
+            return Engine(
+                recorder=JobRecorder(repository, term, history_size=policy.history_size),
+                bus=bus,
+                accounts=opened,
+                files=files,
+                catalog=catalogue,
+                helpers=helpers,
+                policy=policy,
+                timeouts=timeouts,
+                member=members.get,
+                supervisor=Supervisor(failed),
+            )
+
+        election = Election(
+            LeaseRepository(database),
+            bus,
+            engine,
+            opened,
+            holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
+            length=settings.engine_lease,
+            alone=settings.database is None,
         )
-        members.subscribe(engine.pump)
-        members.subscribe(dashboard.members_changed)
-        stack.push_async_callback(engine.close)
+        members.subscribe(lambda: bus.publish("members", MembersChanged()))
+        bus.subscribe("members", lambda _: dashboard.members_changed())
+        stack.push_async_callback(election.leave)
         try:
-            await engine.start()
+            await election.start(supervisor)
         except StorageError as error:
             raise ConfigError(f"The jobs cannot be read: {error}.") from error
-        workers = list(engine.workers.values())
         if not settings.simulate:
             keys = AccountKeys(
                 settings,
                 accounts,
-                engine.use_key,
+                election.use_key,
                 asked=reread_keys or asyncio.Event(),
                 interval=timeouts.key_interval,
             )
             supervisor.keep(keys.follow, "follow the keys")
-        readiness = Readiness(database, engine.workers.values, max_age=timeouts.ready_age)
+        readiness = Readiness(
+            database, election.workers, active=election.is_active, max_age=timeouts.ready_age
+        )
         stack.push_async_callback(readiness.close)
-        metrics.registry.register(Gauges(jobs, workers, files.cache))
+        metrics.registry.register(Gauges(jobs, election.workers, files.cache))
         await dashboard.start()
         yield Services(
             jobs=jobs,

@@ -62,6 +62,10 @@ class Slots:
         """Whether another job may go there beside `on_cloud` ones."""
         return on_cloud < self.limit
 
+    def forget(self) -> None:
+        """Begin with learning anew."""
+        self._learnt, self._is_limit, self._doubts = 1, False, 0
+
     def restore(self, learnt: int) -> None:
         """Go on with a number that was learnt before; the plan may be another one since."""
         self._learnt = max(1, min(learnt, MOST))
@@ -220,6 +224,11 @@ class Account:
     def allows(self, member: str) -> bool:
         """Whether the member's jobs may run here."""
         return may_use(self.members, member)
+
+    def forget(self) -> None:
+        """Nothing is known of the account: it was another engine that knew."""
+        self.slots.forget()
+        self.health.renewed()
 
     def use_key(self, key: str) -> None:
         """Take another key for calls from now on."""

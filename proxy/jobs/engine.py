@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import structlog
 
-from proxy.bus.base import BusMessage, EventBus
+from proxy.bus.base import MISSED, BusMessage, EventBus, Subscription
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.resilience import Backoff
 from proxy.helpers.service import Helpers
@@ -46,6 +46,7 @@ from proxy.jobs.tracker import RecordEnd, SnapshotReceived
 from proxy.jobs.worker import AccountWorker, WithdrawnError
 from proxy.members.member import Member
 from proxy.storage.database import StorageError
+from proxy.storage.jobs import Shares, StoredJob
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 from proxy.translate.errors import LocalError, fill_node_errors, from_cloud
@@ -61,6 +62,13 @@ _OWN_FAULT = 2.0
 
 #: How long, in seconds, a "not now" is waited out before a waiting job goes back into the queue.
 _BRIEFLY = 2.0
+
+#: Seconds between two looks for wishes that the bus has not brought, and while it is away.
+_LOOK, _LOOK_OFTEN = 10.0, 0.5
+
+#: Seconds after which a job's messages flow although nobody has said that the client has its
+#: answer: the replica that was to give it may be gone.
+_RELEASE = 5.0
 
 #: Between two searches for a job whose account is in the settings no more.
 _SEARCH = Backoff(first=0.5, longest=30.0)
@@ -142,6 +150,10 @@ class Engine:
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
         self._closed = False
+        self._heard: list[Subscription] = []
+        self._look_now = asyncio.Event()
+        for account in self.accounts.values():
+            account.forget()
 
     # --- life ------------------------------------------------------------------------------
 
@@ -150,28 +162,53 @@ class Engine:
 
         Raises `StorageError`.
         """
-        jobs, shares = await self.recorder.start()
+        jobs, shares = await self.recorder.load()
         self.scheduler.restore(shares)
-        self.bus.subscribe("engine", self._hear)
         for job in jobs:
             self._restore(job)
+        hear = self.bus.subscribe
+        self._heard = [hear("engine", self._hear), hear("members", lambda _: self.pump())]
         self._supervisor.keep(self.recorder.run, "write the jobs")
-        self._supervisor.keep(self.recorder.renew, "renew the lease")
+        self._supervisor.keep(self._look, "look for wishes")
         for worker in self.workers.values():
             await worker.socket.start()
             self._supervisor.keep(worker.reconciler.run, f"reconcile {worker.name}")
         self.pump()
 
-    async def close(self) -> None:
-        """Stop following; the jobs go on on the cloud, and what waits is on disk."""
+    async def close(self, *, write: bool = True) -> None:
+        """Stop following; the jobs go on on the cloud. With `write` all that has changed is on
+        disk then; without, another engine may run the jobs by now."""
         self._closed = True
+        for subscription in self._heard:
+            subscription.close()
         for timer in (self._timer, self._telling):
             if timer is not None:
                 timer.cancel()
-        for worker in self.workers.values():
-            await worker.socket.close()
+        await asyncio.gather(*(worker.socket.close() for worker in self.workers.values()))
         await self._supervisor.close()
-        await self.recorder.close()
+        if write:
+            await self.recorder.close()
+
+    async def _look(self) -> None:
+        """Find in the storage what the bus has not brought: new jobs, and those to be cancelled."""
+        while True:
+            self._look_now.clear()
+            try:
+                for row in await self.recorder.wanted():
+                    self._notice(row)
+            except StorageError as error:
+                log.warning("jobs_read_failed", error=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK if self.bus.connected else _LOOK_OFTEN):
+                    await self._look_now.wait()
+
+    def _notice(self, row: StoredJob) -> None:
+        key = JobKey(row.member, row.id)
+        job = self.jobs.get(key)
+        if job is None and row.state == JobState.RECEIVED:
+            self._hear(JobReceived(key, row.key))
+        elif job is not None and row.cancel_requested and not job.cancel_requested:
+            self._hear(CancelRequested("", (key,)))
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run something for a job; it ends with the engine."""
@@ -246,6 +283,8 @@ class Engine:
                 self.bus.publish(f"answers.{request}", self.overview(member))
             case CancelRequested():
                 self.spawn(self._cancel(said), "cancel jobs")
+            case _ if said is MISSED:
+                self._look_now.set()
 
     async def _receive(self, said: JobReceived) -> None:
         key = said.key
@@ -256,6 +295,7 @@ class Engine:
             job = said.job or await self.recorder.read(key, said.order)
             if job is None or key in self.jobs:
                 return
+            job.answered = False
             self.jobs[key] = job
             node_errors = await self._place(job, said.found)
         except LocalError as refusal:
@@ -279,8 +319,13 @@ class Engine:
         error: LocalError | None = None,
     ) -> None:
         """Tell the api that a job was taken in or refused."""
+        if not self.recorder.term.lasts:
+            return
         answer = JobAnswered(key, node_errors, error)
         self.bus.publish(f"answers.{key.member}.{key.prompt_id}", answer)
+        if error is None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(_RELEASE, self._release, key, True)
 
     async def _place(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """Send a new job at once if there is a slot for it, or let it wait; its node errors.
@@ -307,6 +352,11 @@ class Engine:
                 return await self._send_new(job, self.workers[account.name], found)
             except _ElsewhereError:
                 self.scheduler.give_back(job)
+            except StorageError as error:  # it is stored, and may wait
+                log.error("send_save_failed", error=str(error))
+                self.scheduler.give_back(job)
+                self._paused_until = time.monotonic() + _OWN_FAULT
+                break
         self._keep(job, found)
         self.scheduler.queue.add(job)
         self.pump()
@@ -370,9 +420,9 @@ class Engine:
                 raise _ElsewhereError from error
             await self._drop(job)
             raise
-        except asyncio.CancelledError:
+        except StorageError:
             raise
-        except BaseException:
+        except Exception:
             await self._drop(job)
             raise
         node_errors = {**(found or {}), **fill_node_errors(submitted.node_errors)}
@@ -397,7 +447,7 @@ class Engine:
 
     def pump(self) -> None:
         """Let go whatever may go now, and look again when a resting account has rested."""
-        if self._closed:
+        if self._closed or not self.recorder.term.lasts:
             return
         at = time.monotonic()
         if at >= self._paused_until:
@@ -537,10 +587,24 @@ class Engine:
             self._health(job).unsettled()
             self.scheduler.give_back(job)
         self.pump()
+        if not await self._discard(job, self.scheduler.shares_with(job)):
+            self.spawn(self._discard_later(job), f"discard {job.prompt_id}")
+
+    async def _discard(self, job: Job, shares: Shares | None = None) -> bool:
+        """Take a job out of the storage; false if that failed."""
         try:
-            await self.recorder.discard(job, shares=self.scheduler.shares_with(job))
+            await self.recorder.discard(job, shares=shares)
         except StorageError as error:
             log.error("record_delete_failed", job=job.prompt_id, error=str(error))
+            return False
+        return True
+
+    async def _discard_later(self, job: Job) -> None:
+        """A job that is gone must not run after a restart."""
+        for failures in itertools.count(1):
+            await asyncio.sleep(_SEARCH.after(failures))
+            if await self._discard(job):
+                return
 
     # --- submissions without an answer ------------------------------------------------------
 
@@ -694,7 +758,8 @@ class Engine:
             answer = CancelAnswered(await self._cancel_all(jobs))
         except LocalError as error:
             answer = CancelAnswered(error=error)
-        self.bus.publish(f"answers.{asked.request}", answer)
+        if self.recorder.term.lasts:
+            self.bus.publish(f"answers.{asked.request}", answer)
 
     async def _cancel_all(self, jobs: list[Job]) -> bool:
         """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
@@ -743,6 +808,7 @@ class Engine:
         if worker is None or runner is None:
             return False
         try:
+            self.recorder.term.check()
             cancelled = await worker.cloud.cancel(job.cloud_id)
         except CloudRefused as error:
             raise from_cloud(error.status, error.body, error.retry_after) from error
@@ -759,10 +825,8 @@ class Engine:
             runner.read_detail()
             return cancelled
         await runner.stop()
-        try:
-            await self.recorder.discard(job)
-        except StorageError as error:
-            log.error("record_delete_failed", job=job.prompt_id, error=str(error))
+        if not await self._discard(job):
+            self.spawn(self._discard_later(job), f"discard {job.prompt_id}")
         self.forget(job)
         self._gone(job)
         return True
@@ -817,7 +881,8 @@ class Engine:
     # --- telling ---------------------------------------------------------------------------
 
     def _publish(self, member: str, news: BusMessage) -> None:
-        self.bus.publish(f"jobs.{member}", news)
+        if self.recorder.term.lasts:
+            self.bus.publish(f"jobs.{member}", news)
 
     def _tell_status(self, member: str) -> None:
         self._publish(member, JobsAhead(member, self._ahead.get(member, 0), tell=True))

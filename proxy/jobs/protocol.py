@@ -7,6 +7,8 @@
 | `jobs.MEMBER` | what becomes of a member's jobs and history |
 | `events.MEMBER` | messages for the member's clients |
 | `accounts` | `AccountsChanged` |
+| `terms` | `TermBegan`, `LeaseReleased` |
+| `members` | `MembersChanged` |
 """
 
 from __future__ import annotations
@@ -215,6 +217,20 @@ class JobMessage(BusMessage, frozen=True):
     def from_wire(self) -> Self:
         """With the message."""
         return msgspec.structs.replace(self, message=messages.unpacked(self.message))
+
+
+class TermBegan(BusMessage, frozen=True):
+    """An engine runs the jobs now, which has read them from the storage."""
+
+    epoch: int
+
+
+class MembersChanged(BusMessage, frozen=True):
+    """Members, tokens or sessions are others."""
+
+
+class LeaseReleased(BusMessage, frozen=True):
+    """No engine runs the jobs; whoever can may take the lease."""
 
 
 class AccountsChanged(BusMessage, frozen=True):

@@ -8,28 +8,28 @@ Every write carries the fence of the engine's lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
+from typing import TypeVar
 
 import structlog
 
 from proxy.jobs import listing
-from proxy.jobs.models import ENDS, Job, JobKey
+from proxy.jobs.election import Term
+from proxy.jobs.models import ENDS, Job, JobKey, JobState
 from proxy.jobs.rows import columns, day_of, job_of, used
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import FencedError, StorageError
-from proxy.storage.jobs import EndedJob, JobRepository, Shares
-from proxy.storage.leases import ENGINE, Fence, Lease, LeaseRepository
+from proxy.storage.jobs import EndedJob, JobRepository, Shares, StoredJob
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
 
 log = structlog.get_logger(__name__)
 
+T = TypeVar("T")
+
 #: Seconds in which changes of state are gathered into one transaction. Those of a short job are
 #: written with its end.
 _GATHER = 0.2
-
-#: Seconds for which the lease is taken, and between two renewals.
-_LEASE, _RENEWAL = 60.0, 20.0
 
 #: Seconds before changes are written again when the storage refuses.
 _AGAIN = 1.0
@@ -38,33 +38,34 @@ _AGAIN = 1.0
 class JobRecorder:
     """Where the engine keeps its jobs. `history_size` counts entries of each member."""
 
-    def __init__(
-        self, jobs: JobRepository, leases: LeaseRepository, *, holder: str, history_size: int
-    ) -> None:
+    def __init__(self, jobs: JobRepository, term: Term, *, history_size: int) -> None:
+        self.term = term
         self._jobs = jobs
-        self._leases = leases
-        self._holder = holder
         self._history_size = history_size
-        self._lease: Lease | None = None
         self._changed: dict[int, Job] = {}
         self._shares: Shares | None = None
         self._news = asyncio.Event()
 
-    async def start(self) -> tuple[list[Job], Shares]:
-        """Take the lease; the jobs that have not ended, as they came, and the fair shares.
+    async def load(self) -> tuple[list[Job], Shares]:
+        """The jobs that have not ended, as they came, and the fair shares.
 
         Raises `StorageError`, also for a job that cannot be read.
         """
-        self._lease = await self._leases.acquire(ENGINE, self._holder, _LEASE, alone=True)
-        if self._lease is None:
-            raise StorageError("another process runs the jobs of this database")
         stored = await self._jobs.live()
         payloads = await self._jobs.payloads([one.key for one in stored])
         try:
-            jobs = [job_of(one, payloads[one.key]) for one in stored]
+            jobs = [
+                job_of(one, payloads[one.key])
+                for one in stored
+                if one.state != JobState.RECEIVED or one.key in payloads  # withdrawn meanwhile
+            ]
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"a job in the database cannot be read: {error!r}") from error
         return jobs, await self._jobs.load_shares()
+
+    async def wanted(self) -> list[StoredJob]:
+        """The jobs that are to be taken up or cancelled, as they came. Raises `StorageError`."""
+        return await self._jobs.wanted()
 
     async def run(self) -> None:
         """Write changes behind what happens, until cancelled."""
@@ -74,28 +75,15 @@ class JobRecorder:
             try:
                 await self.flush()
             except FencedError:
-                raise
+                await self.term.over.wait()
             except StorageError as error:
                 log.error("jobs_save_failed", jobs=len(self._changed), error=str(error))
                 await asyncio.sleep(_AGAIN)
 
-    async def renew(self) -> None:
-        """Keep the lease, until cancelled. Raises `FencedError` when somebody else has it."""
-        while True:
-            await asyncio.sleep(_RENEWAL)
-            await self.renew_once()
-
-    async def renew_once(self) -> None:
-        """Keep the lease for another while. Raises `FencedError`, `StorageError`."""
-        if self._lease is not None and not await self._leases.renew(self._lease, _LEASE):
-            raise FencedError("another process has taken over the jobs of this database")
-
     async def close(self) -> None:
-        """Write what has changed, and give the lease back."""
+        """Write what has changed."""
         try:
             await self.flush()
-            if self._lease is not None:
-                await self._leases.release(self._lease)
         except StorageError as error:
             log.error("jobs_save_failed", jobs=len(self._changed), error=str(error))
 
@@ -131,11 +119,13 @@ class JobRecorder:
         if not changed and shares is None:
             return set()
         try:
-            return await self._jobs.update(
-                [(key, columns(job)) for key, job in changed.items()],
-                sent=[key for key, job in changed.items() if job.cloud_id],
-                shares=shares,
-                fence=self._fence,
+            return await self._write(
+                self._jobs.update(
+                    [(key, columns(job)) for key, job in changed.items()],
+                    sent=[key for key, job in changed.items() if job.cloud_id],
+                    shares=shares,
+                    fence=self.term.fence,
+                )
             )
         except BaseException:
             self._changed = changed | self._changed
@@ -145,11 +135,13 @@ class JobRecorder:
 
     async def discard(self, *jobs: Job, shares: Shares | None = None) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
-        await self._jobs.discard(
-            [job.order for job in jobs],
-            usage=[used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs],
-            shares=shares,
-            fence=self._fence,
+        await self._write(
+            self._jobs.discard(
+                [job.order for job in jobs],
+                usage=[used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs],
+                shares=shares,
+                fence=self.term.fence,
+            )
         )
         for job in jobs:
             self._changed.pop(job.order, None)
@@ -166,22 +158,24 @@ class JobRecorder:
         seconds = (end.ended_at - end.started_at) / 1000
         used = UsageRow(day_of(end.ended_at), job.member, running_seconds=seconds, outputs=count)
         setattr(used, end.outcome, 1)
-        forgotten = await self._jobs.finish(
-            job.order,
-            EndedJob(
-                state=ENDS[end.outcome].value,
-                started_at=end.started_at,
-                ended_at=end.ended_at,
-                summary=codec.dump_bytes(listed.job),
-                result=codec.dump_bytes(
-                    {"outputs": end.outputs, "status": end.status, "meta": end.meta}
+        forgotten = await self._write(
+            self._jobs.finish(
+                job.order,
+                EndedJob(
+                    state=ENDS[end.outcome].value,
+                    started_at=end.started_at,
+                    ended_at=end.ended_at,
+                    summary=codec.dump_bytes(listed.job),
+                    result=codec.dump_bytes(
+                        {"outputs": end.outputs, "status": end.status, "meta": end.meta}
+                    ),
+                    outputs_to_execute=job.outputs_to_execute,
                 ),
-                outputs_to_execute=job.outputs_to_execute,
-            ),
-            keep=self._history_size,
-            usage=[used],
-            shares=shares,
-            fence=self._fence,
+                keep=self._history_size,
+                usage=[used],
+                shares=shares,
+                fence=self.term.fence,
+            )
         )
         self._changed.pop(job.order, None)
         return count, forgotten
@@ -191,9 +185,13 @@ class JobRecorder:
         asked = list(cloud_ids)
         return await self._jobs.knows(asked) if asked else set()
 
-    @property
-    def _fence(self) -> Fence | None:
-        return None if self._lease is None else self._lease.fence
+    async def _write(self, write: Awaitable[T]) -> T:
+        """A write of this term. Raises `StorageError`."""
+        try:
+            return await write
+        except FencedError:
+            self.term.over.set()
+            raise
 
 
 def _merged(older: Shares | None, newer: Shares | None) -> Shares | None:

@@ -242,6 +242,8 @@ class Runner:
 
     def _publish(self, message: Message) -> None:
         job = self.job
+        if not self._engine.recorder.term.lasts:
+            return
         told = JobMessage(job.member, job.client_id, job.prompt_id, job.watched, message)
         if isinstance(message, Preview):
             size = len(message.image)

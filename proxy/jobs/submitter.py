@@ -131,15 +131,16 @@ class Submitter:
         graph: dict[str, Any],
         extra_data: dict[str, Any],
         *,
-        lent: Callable[[], dict[str, Any]] = dict,
+        beside: Callable[[], dict[str, Any]] = dict,
         patience: float | None = None,
     ) -> Submission:
         """Submit until the cloud has taken or refused the job.
 
-        `lent` is asked with each call for what goes beside `extra_data`: by then the account may
-        have another key. After an answer that got lost the account's jobs are searched for this
-        one's mark before anything is sent again. `patience` replaces the usual one. Raises
-        `SubmissionError`, or `UnansweredError` if nobody can tell.
+        `beside` is asked directly before each call for what goes beside `extra_data`: by then the
+        account may have another key, and another replica the lease. After an answer that got lost
+        the account's jobs are searched for this one's mark before anything is sent again.
+        `patience` replaces the usual one. Raises `SubmissionError`, or `UnansweredError` if nobody
+        can tell.
         """
         patience = self._patience if patience is None else min(patience, self._patience)
         wanted = _wanted_id(job) if self._honours_ids else None
@@ -150,7 +151,7 @@ class Submitter:
                 try:
                     taken = await self._cloud.submit(
                         graph,
-                        extra_data={**extra_data, **lent(), MARK: job.mark},
+                        extra_data={**extra_data, **beside(), MARK: job.mark},
                         partial_execution_targets=job.targets,
                         prompt_id=wanted,
                     )

@@ -80,9 +80,10 @@ class Subscribers:
         """Whether there is a socket for `client_id`."""
         return client_id in self._subscriptions[member]
 
-    def deliver(self, news: JobMessage) -> None:
+    def deliver(self, news: object) -> None:
         """Deliver a message about a job to those who may hear it."""
-        self.tell(news.member, news.client_id, news.message, watched=news.watched)
+        if isinstance(news, JobMessage):
+            self.tell(news.member, news.client_id, news.message, watched=news.watched)
 
     def tell(
         self, member: str, client_id: str | None, message: Message, *, watched: bool = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -132,13 +133,18 @@ class AccountWorker:
                 job,
                 cast(dict[str, Any], graph),
                 extra_data,
-                lent=lambda: {"api_key_comfy_org": self.account.key} if lends else {},
+                beside=partial(self._beside, lends=lends),
                 patience=patience,
             )
         except SubmissionError as error:
             error.refusal.node_errors = _of_member(job, error.refusal.node_errors)
             raise
         return replace(submitted, node_errors=_of_member(job, submitted.node_errors))
+
+    def _beside(self, *, lends: bool) -> dict[str, Any]:
+        """What goes beside a job's `extra_data`, directly before it does. Raises `FencedError`."""
+        self._engine.recorder.term.check()
+        return {"api_key_comfy_org": self.account.key} if lends else {}
 
     async def _prepared(self, job: Job) -> dict[str, Any]:
         """The graph with the account's names, when the files that it needs are there."""
@@ -168,6 +174,7 @@ class AccountWorker:
             try:
                 if not failures:
                     await self._engine.recorder.save(job)
+                self._engine.recorder.term.check()
                 await self.cloud.cancel(job.cloud_id)
                 await self._engine.recorder.discard(job)
                 break

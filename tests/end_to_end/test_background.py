@@ -17,7 +17,7 @@ from proxy.api.connections import ConnectionManager
 from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
-from proxy.jobs import recorder
+from proxy.jobs import engine
 from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.service import JobService
@@ -29,7 +29,7 @@ from proxy.simulator import Simulator
 #: What runs for as long as the process does: the class, a method of its work, the task's name.
 TASKS = [
     (JobRecorder, "flush", "write the jobs"),
-    (JobRecorder, "renew_once", "renew the lease"),
+    (JobRecorder, "wanted", "look for wishes"),
     (Reconciler, "_pause", "reconcile default"),
     (JobService, "_beat", "status heartbeat"),
     (Usage, "flush", "write usage"),
@@ -51,7 +51,7 @@ async def test_a_task_that_a_fault_has_ended_is_started_again(
     task: str,
 ) -> None:
     monkeypatch.setattr(supervisor, "_AGAIN", Backoff(0.001, 0.01))
-    monkeypatch.setattr(recorder, "_RENEWAL", 0.01)
+    monkeypatch.setattr(engine, "_LOOK", 0.01)
     monkeypatch.setattr(
         Usage.__init__, "__kwdefaults__", {**Usage.__init__.__kwdefaults__, "interval": 0.01}
     )

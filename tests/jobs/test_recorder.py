@@ -12,6 +12,8 @@ import pytest
 from stack import Client, running_proxy
 
 from proxy import app
+from proxy.jobs import recorder as recorder_module
+from proxy.jobs.election import Term
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.rows import payload_of, stored_of
@@ -20,7 +22,7 @@ from proxy.simulator import Simulator
 from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.jobs import JobRepository
-from proxy.storage.leases import LeaseRepository
+from proxy.storage.leases import ENGINE, Lease, LeaseRepository
 
 
 def job(**fields: Any) -> Job:
@@ -38,9 +40,12 @@ def job(**fields: Any) -> Job:
     return Job(**values)
 
 
-def recorder(database: Database, folder: Path, holder: str = "one") -> JobRecorder:
+async def recorder(database: Database, folder: Path, holder: str = "one") -> JobRecorder:
+    """That of an engine whose term begins."""
     repository = JobRepository(database, Cipher(folder / "credentials.key"))
-    return JobRecorder(repository, LeaseRepository(database), holder=holder, history_size=10)
+    lease = await LeaseRepository(database).acquire(ENGINE, holder, 60, alone=True)
+    assert lease is not None
+    return JobRecorder(repository, Term(lease), history_size=10)
 
 
 async def stored(database: Database, folder: Path, **fields: Any) -> Job:
@@ -53,7 +58,8 @@ async def stored(database: Database, folder: Path, **fields: Any) -> Job:
 
 async def live(database: Database, folder: Path) -> list[Job]:
     """What another start finds."""
-    jobs, _ = await recorder(database, folder, "another").start()
+    repository = JobRepository(database, Cipher(folder / "credentials.key"))
+    jobs, _ = await JobRecorder(repository, Term(Lease("", "", 0)), history_size=10).load()
     return jobs
 
 
@@ -71,6 +77,7 @@ async def test_a_small_job_costs_four_transactions_and_two_before_its_answer(
 
     open_folder = app.open_folder
     monkeypatch.setattr(app, "open_folder", open_and_remember)
+    monkeypatch.setattr(recorder_module, "_GATHER", 60.0)  # however slow the machine is
     async with running_proxy(simulator, tmp_path, audit_days=0) as proxy:
         client = Client(session, proxy.url)
         await client.run(graphs.plain(1))
@@ -89,8 +96,7 @@ async def test_a_small_job_costs_four_transactions_and_two_before_its_answer(
 async def test_changes_are_gathered_and_the_graph_is_written_once(
     database: Database, tmp_path: Path
 ) -> None:
-    one = recorder(database, tmp_path)
-    await one.start()
+    one = await recorder(database, tmp_path)
     made = await stored(
         database, tmp_path, state=JobState.SUBMITTING, account="main", graph={"1": {}}
     )
@@ -116,8 +122,7 @@ def on_disk(folder: Path) -> bytes:
 async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
     database: Database, tmp_path: Path
 ) -> None:
-    one = recorder(database, tmp_path)
-    await one.start()
+    one = await recorder(database, tmp_path)
     made = await stored(
         database,
         tmp_path,
@@ -126,7 +131,6 @@ async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
     )
     (kept,) = await live(database, tmp_path)
     assert kept.credentials == {"api_key_comfy_org": "comfyui-secret"}
-    await one.start()
     made.state, made.cloud_id = JobState.SUBMITTED, "c"
     await one.save(made)
     (kept,) = await live(database, tmp_path)
@@ -137,13 +141,13 @@ async def test_credentials_are_kept_encrypted_until_the_job_is_sent(
 async def test_a_write_of_an_engine_that_has_lost_its_lease_changes_nothing(
     database: Database, tmp_path: Path
 ) -> None:
-    late, new = recorder(database, tmp_path, "late"), recorder(database, tmp_path, "new")
-    await late.start()
+    late = await recorder(database, tmp_path, "late")
     made = await stored(database, tmp_path, state=JobState.QUEUED)
-    await new.start()
+    await recorder(database, tmp_path, "new")
     made.to(JobState.SUBMITTING)
     with pytest.raises(FencedError):
         await late.save(made)
+    assert not late.term.lasts
     with pytest.raises(FencedError):
         await late.end(made, RecordEnd("failed", {}, {"messages": []}, {}, 0, 1))
     (kept,) = await live(database, tmp_path)
@@ -153,8 +157,7 @@ async def test_a_write_of_an_engine_that_has_lost_its_lease_changes_nothing(
 async def test_what_could_not_be_written_is_written_later(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = recorder(database, tmp_path)
-    await one.start()
+    one = await recorder(database, tmp_path)
     made = await stored(database, tmp_path, state=JobState.QUEUED)
     made.to(JobState.SUBMITTING)
     with monkeypatch.context() as broken:

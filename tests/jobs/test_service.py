@@ -12,6 +12,7 @@ import pytest
 
 from proxy.bus.memory import MemoryBus
 from proxy.jobs.clients import Clients
+from proxy.jobs.election import Term
 from proxy.jobs.listing import JobQuery
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.protocol import HistoryChanged, JobChanged, JobLeft
@@ -21,7 +22,7 @@ from proxy.jobs.service import JobService
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import open_sqlite
 from proxy.storage.jobs import JobRepository
-from proxy.storage.leases import LeaseRepository
+from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.migrations import migrate
 from proxy.supervisor import Supervisor
 
@@ -89,10 +90,9 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     database = await open_sqlite(tmp_path / "proxy.db")
     await migrate(database)
     repository, bus, supervisor = JobRepository(database), MemoryBus(), Supervisor()
-    recorder = JobRecorder(
-        repository, LeaseRepository(database), holder="test", history_size=10_000
-    )
-    await recorder.start()
+    lease = await LeaseRepository(database).acquire(ENGINE, "test", 60)
+    assert lease is not None
+    recorder = JobRecorder(repository, Term(lease), history_size=10_000)
     service = JobService(bus, repository, clients=Clients(), supervisor=supervisor)
     yield Room(service, bus, recorder, repository)
     await supervisor.close()

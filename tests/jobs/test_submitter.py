@@ -263,5 +263,5 @@ async def test_every_call_lends_the_key_of_its_moment() -> None:
     )
     keys = iter(("the old key", "the new key"))
     submitter = Submitter(BusyOnce(), none_known, nullcontext)  # type: ignore[arg-type]
-    await submitter.submit(record, {}, {}, lent=lambda: {"api_key_comfy_org": next(keys)})
+    await submitter.submit(record, {}, {}, beside=lambda: {"api_key_comfy_org": next(keys)})
     assert lent == ["the old key", "the new key"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
 from typing import TYPE_CHECKING
@@ -129,7 +129,9 @@ async def _page(request: web.Request, member: str | None) -> web.Response:
 class Gauges(Collector):
     """What is read from the rooms when the metrics are asked for."""
 
-    def __init__(self, jobs: JobService, accounts: Sequence[AccountWorker], cache: Cache) -> None:
+    def __init__(
+        self, jobs: JobService, accounts: Callable[[], Sequence[AccountWorker]], cache: Cache
+    ) -> None:
         self._jobs = jobs
         self._accounts = accounts
         self._cache = cache
@@ -154,7 +156,7 @@ class Gauges(Collector):
         for job in self._jobs.live():
             jobs[job.member, job.account or "", job.state] += 1
             used[job.account or ""] += job.state == "running"
-        accounts = {one.name: one for one in self._accounts}
+        accounts = {one.name: one for one in self._accounts()}
         return {
             "jobs": jobs,
             "queue_length": {

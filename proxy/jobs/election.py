@@ -1,0 +1,218 @@
+"""Which replica's engine runs the jobs, and for how long.
+
+A term begins with the lease. It is over when its own clock says that the lease may have run out,
+when a write was refused because another replica has the lease, or when the process stops. A new
+term begins with a new engine, which knows what the storage knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy.bus.base import EventBus
+from proxy.jobs.protocol import LeaseReleased, TermBegan
+from proxy.storage.database import FencedError, StorageError
+from proxy.storage.leases import ENGINE, Fence, Lease, LeaseRepository
+from proxy.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from proxy.jobs.accounts import Account
+    from proxy.jobs.engine import Engine
+    from proxy.jobs.worker import AccountWorker
+
+log = structlog.get_logger(__name__)
+
+#: The part of the lease's length after which it is renewed, or tried for, and the part at its end
+#: in which nothing is done under it any more: clocks run differently, and calls take time.
+_RENEWAL, _MARGIN = 1 / 3, 0.1
+
+
+class Term:
+    """The time in which an engine may act: until `until` (`time.monotonic()`), or until it is
+    `over`."""
+
+    def __init__(self, lease: Lease, until: float = math.inf) -> None:
+        self.lease = lease
+        self.until = until
+        self.over = asyncio.Event()
+
+    @property
+    def fence(self) -> Fence:
+        """What writes of this term carry."""
+        return self.lease.fence
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the engine may act now."""
+        return not self.over.is_set() and time.monotonic() < self.until
+
+    def check(self) -> None:
+        """Directly before what only one replica may do. Raises `FencedError`."""
+        if not self.lasts:
+            raise FencedError("the lease of this engine has run out")
+
+
+class Election:
+    """Takes the lease when it is free, and runs an engine while it lasts.
+
+    `make` makes the engine of a term. The lease is taken for `length` seconds. With `alone` no
+    other process can want it: it is taken at once and does not run out.
+    """
+
+    def __init__(
+        self,
+        leases: LeaseRepository,
+        bus: EventBus,
+        make: Callable[[Term], Engine],
+        accounts: Iterable[Account],
+        *,
+        holder: str,
+        length: float,
+        alone: bool,
+    ) -> None:
+        self.engine: Engine | None = None
+        self._leases = leases
+        self._bus = bus
+        self._make = make
+        self._accounts = {account.name: account for account in accounts}
+        self._holder = holder
+        self._length = length
+        self._alone = alone
+        self._term: Term | None = None
+        self._free = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._heard = bus.subscribe("terms", self._hear)
+
+    def is_active(self) -> bool:
+        """Whether the engine of this process runs the jobs."""
+        return self.engine is not None
+
+    def workers(self) -> list[AccountWorker]:
+        """The accounts that the engine of this process runs; none while it is a standby."""
+        return [] if self.engine is None else list(self.engine.workers.values())
+
+    async def use_key(self, account: str, key: str) -> None:
+        """Take another key of an account."""
+        if self.engine is not None:
+            await self.engine.use_key(account, key)
+        else:
+            self._accounts[account].use_key(key)
+
+    async def start(self, supervisor: Supervisor) -> None:
+        """Try for the lease once, then go on until `leave`. Raises `StorageError`."""
+        await self._begin()
+        self._task = supervisor.keep(self._run, "election")
+
+    async def leave(self) -> None:
+        """Let another replica take over at once; once more is nothing. The jobs go on."""
+        self._heard.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        term = self._term
+        lasted = term is not None and term.lasts
+        await self._end()
+        if term is not None and lasted:
+            try:
+                await self._leases.release(term.lease)
+            except StorageError as error:
+                log.error("lease_release_failed", error=str(error))
+            self._bus.publish("terms", LeaseReleased())
+            await self._bus.flush()
+
+    async def hand_over(self) -> None:
+        """`leave`, if there is anybody who may take over while this process still serves."""
+        if not self._alone:
+            await self.leave()
+
+    # --- terms -----------------------------------------------------------------------------
+
+    def _hear(self, news: object) -> None:
+        if isinstance(news, LeaseReleased):
+            self._free.set()
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                if self._term is None:
+                    await self._begin()
+                if self._term is not None:
+                    await self._hold(self._term)
+            except StorageError as error:
+                log.warning("lease_failed", error=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._length * _RENEWAL):
+                    await self._free.wait()
+            self._free.clear()
+
+    async def _begin(self) -> None:
+        """Take the lease if it is free, and start an engine. Raises `StorageError`."""
+        began = time.monotonic()
+        lease = await self._leases.acquire(ENGINE, self._holder, self._length, alone=self._alone)
+        if lease is None:
+            return
+        term = self._term = Term(lease, self._until(began))
+        engine = self._make(term)
+        log.info("engine_started", epoch=lease.epoch)
+        try:
+            await engine.start()
+        except BaseException:
+            self._term = None
+            await engine.close(write=False)
+            await self._leases.release(lease)
+            raise
+        self.engine = engine
+        self._bus.publish("terms", TermBegan(lease.epoch))
+
+    async def _hold(self, term: Term) -> None:
+        """Renew the lease until the term is over; then nothing of its engine is left."""
+        try:
+            while term.lasts:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._next(term)):
+                        await term.over.wait()
+                if not self._alone:
+                    await self._renew(term)
+        finally:
+            if not term.lasts:
+                log.warning("engine_stopped", epoch=term.lease.epoch)
+                await self._end()
+
+    def _next(self, term: Term) -> float | None:
+        """When the lease is to be renewed next, in the time of the event loop."""
+        if self._alone:
+            return None
+        wait = min(self._length * _RENEWAL, term.until - time.monotonic())
+        return asyncio.get_running_loop().time() + max(0.0, wait)
+
+    async def _renew(self, term: Term) -> None:
+        if not term.lasts:
+            return
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(term.until - began):
+                if await self._leases.renew(term.lease, self._length):
+                    term.until = self._until(began)
+                else:
+                    term.over.set()
+        except (StorageError, TimeoutError) as error:
+            log.warning("lease_renewal_failed", error=str(error))
+
+    async def _end(self) -> None:
+        """Stop the engine; what it has not written is written if its term lasts."""
+        engine, term = self.engine, self._term
+        self.engine = self._term = None
+        if engine is not None and term is not None:
+            await engine.close(write=term.lasts)
+            term.over.set()
+
+    def _until(self, began: float) -> float:
+        return math.inf if self._alone else began + self._length * (1 - _MARGIN)

@@ -1,0 +1,167 @@
+"""Which of several processes runs the jobs: two elections over one database and one bus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import waiting
+
+from proxy.bus.memory import MemoryBus
+from proxy.jobs.election import Election, Term
+from proxy.storage.database import Database, FencedError, StorageError
+from proxy.storage.leases import LeaseRepository, check_fence
+from proxy.supervisor import Supervisor
+
+PATIENCE = 30.0
+
+
+class RecordingEngine:
+    """An engine that does nothing, and tells when it began and how it ended."""
+
+    def __init__(self, term: Term) -> None:
+        self.term = term
+        self.closed: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self.lasted_when_closed = False
+
+    async def start(self) -> None:
+        pass
+
+    async def close(self, *, write: bool = True) -> None:
+        self.lasted_when_closed = self.term.lasts
+        self.closed.set_result(write)
+
+
+class Replica:
+    """A process as far as it wants the lease."""
+
+    def __init__(self, database: Database, bus: MemoryBus, name: str, length: float) -> None:
+        self.engines: asyncio.Queue[RecordingEngine] = asyncio.Queue()
+        self.leases = LeaseRepository(database)
+        make: Callable[[Term], Any] = self._make
+        self.election = Election(
+            self.leases, bus, make, [], holder=name, length=length, alone=False
+        )
+
+    def _make(self, term: Term) -> RecordingEngine:
+        engine = RecordingEngine(term)
+        self.engines.put_nowait(engine)
+        return engine
+
+    async def active(self) -> RecordingEngine:
+        """The next engine that begins here."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.engines.get()
+
+
+@asynccontextmanager
+async def replicas(database: Database, length: float = 0.5) -> AsyncIterator[list[Replica]]:
+    bus, supervisor = MemoryBus(), Supervisor()
+    both = [Replica(database, bus, name, length) for name in ("one", "two")]
+    for one in both:
+        await one.election.start(supervisor)
+    try:
+        yield both
+    finally:
+        for one in both:
+            await one.election.leave()
+        await supervisor.close()
+
+
+async def test_one_of_two_is_active_and_the_other_follows_at_once_when_it_leaves(
+    database: Database,
+) -> None:
+    async with replicas(database, length=600.0) as (one, two):
+        first = await one.active()
+        assert one.election.is_active()
+        assert not two.election.is_active()
+        await one.election.leave()
+        second = await two.active()
+        assert await first.closed, "it may write to its end"
+        assert second.term.lease.epoch > first.term.lease.epoch
+        assert not first.term.lasts
+
+
+async def test_the_lease_is_renewed_for_as_long_as_its_holder_lives(database: Database) -> None:
+    async with replicas(database) as (one, two):
+        first = await one.active()
+        until = first.term.until
+        await waiting.until(lambda: first.term.until > until)
+        assert first.term.lasts
+        assert not two.election.is_active()
+
+
+async def test_a_holder_that_cannot_renew_stops_by_its_own_clock_and_another_follows(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replicas(database) as (one, two):
+        first = await one.active()
+
+        async def refuse(*_: object) -> bool:
+            raise StorageError("the database is away")
+
+        monkeypatch.setattr(one.leases, "renew", refuse)
+        monkeypatch.setattr(one.leases, "acquire", refuse)
+        second = await two.active()
+        assert await first.closed is False, "another one may run the jobs by now"
+        assert not first.lasted_when_closed
+        with pytest.raises(FencedError):
+            first.term.check()
+        second.term.check()
+
+
+async def test_a_write_that_was_refused_ends_the_term_and_what_was_decided_in_it(
+    database: Database,
+) -> None:
+    async with replicas(database) as (one, _):
+        first = await one.active()
+        await LeaseRepository(database).acquire("engine", "three", 0.1, alone=True)
+        with pytest.raises(FencedError):
+            await database.write(lambda connection: check_fence(connection, first.term.fence))
+        first.term.over.set()
+        assert await first.closed is False
+
+
+async def test_an_engine_that_cannot_begin_leaves_the_lease_to_others(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus, supervisor = MemoryBus(), Supervisor()
+    one, two = [Replica(database, bus, name, 600.0) for name in ("one", "two")]
+
+    async def fail(_: RecordingEngine) -> None:
+        raise StorageError("a job cannot be read")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(RecordingEngine, "start", fail)
+        with pytest.raises(StorageError):
+            await one.election.start(supervisor)
+    await two.election.start(supervisor)
+    assert two.election.is_active()
+    assert await one.engines.get() is not None
+    await two.election.leave()
+    await supervisor.close()
+
+
+async def test_where_nobody_else_can_be_the_lease_of_a_process_that_died_is_taken_at_once(
+    database: Database,
+) -> None:
+    await LeaseRepository(database).acquire("engine", "died", 600.0)
+    bus, supervisor = MemoryBus(), Supervisor()
+    made: list[RecordingEngine] = []
+
+    def make(term: Term) -> Any:
+        made.append(RecordingEngine(term))
+        return made[-1]
+
+    election = Election(
+        LeaseRepository(database), bus, make, [], holder="new", length=0.1, alone=True
+    )
+    await election.start(supervisor)
+    await election.hand_over()
+    assert election.is_active(), "nobody could take over"
+    assert made[0].term.lasts
+    await election.leave()
+    await supervisor.close()
