@@ -116,10 +116,10 @@ def _serve(
     epilog=_examples(
         "run workflow.json --output pictures",
         "run ComfyUI_00001_.png --set KSampler.seed=random",
-        "run workflow.json --set image=@photo.png --set 'Prompt.text=a cat'",
+        "run a.json --set image=@cat.png --set 'Prompt.text=a cat'",
         "run one.json two.json --json",
         "run upscale.json --watch inbox --set image=@{}",
-        "run a.json --server https://comfy.test --token-file t",
+        "run a.json --server https://comfy.test --token-file token",
     ),
 )
 def _run(
@@ -398,6 +398,48 @@ def _audit(
     from proxy.cli.members import audit
 
     return audit(load(options), limit=limit, member=member, action=action)
+
+
+service = typer.Typer(
+    help="Run the proxy as a service of the user.",
+    no_args_is_help=True,
+    epilog=_examples("service install", "service uninstall"),
+)
+app.add_typer(service, name="service")
+
+
+@service.command(
+    "install",
+    short_help="Install and start the service.",
+    epilog=_examples(
+        "service install",
+        "service install --config config.toml",
+        "service install --simulate --print",
+    ),
+)
+@takes_settings()
+def _install(
+    options: dict[str, Any],
+    show: Annotated[
+        bool, typer.Option("--print", help="Print the service's file, and change nothing.")
+    ] = False,
+) -> int:
+    """Install the proxy as a service that starts at login, under systemd or launchd.
+
+    The service gets these options and the settings of the environment. A key in
+    COMFY_CLOUD_API_KEY goes to a file that only you can read. Installing again replaces it.
+    """
+    from proxy.cli.service import install
+
+    return install(load(options), options, show=show)
+
+
+@service.command("uninstall", epilog=_examples("service uninstall"))
+def _uninstall() -> int:
+    """Stop the service and remove it. The data folder stays."""
+    from proxy.cli.service import uninstall
+
+    return uninstall()
 
 
 member = typer.Typer(

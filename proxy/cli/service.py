@@ -1,0 +1,217 @@
+"""`service`: the proxy as a service of the user, under systemd or launchd."""
+
+from __future__ import annotations
+
+import os
+import plistlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+import typer
+
+from proxy.cli.common import CommandError
+from proxy.settings import SETTINGS, ConfigError, Settings, read_accounts
+
+_NAME = "comfy-cloud-proxy"
+_LABEL = "org.comfy-cloud-proxy"
+#: Seconds for each call of systemctl or launchctl: stopping takes up to `shutdown_timeout`.
+_PATIENCE = 60.0
+
+_UNIT = """\
+# Written by `comfy-cloud-proxy service install`.
+[Unit]
+Description=Local ComfyUI API whose workflows run on Comfy Cloud
+
+[Service]
+ExecStart={command}
+{environment}Restart=on-failure
+RestartSec=2
+TimeoutStopSec=30
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def install(settings: Settings, options: Mapping[str, Any], *, show: bool) -> int:
+    """Install and start the service with these options and the environment's settings.
+
+    `show` prints its file instead. Raises `CommandError`, and `ConfigError` without a key.
+    """
+    key_file = _key_file(settings, write=not show)
+    command = _command(settings, options)
+    environment = _environment(settings, key_file)
+    path, text = _file(command, environment)
+    if show:
+        typer.echo(text, nl=False)
+        return 0
+    replaced = path.exists()
+    if replaced:
+        _stop(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    _start(path)
+    typer.echo(f"The service {'runs anew' if replaced else 'runs'} and starts when you log in.")
+    typer.echo(f"Its file is {path}.")
+    if sys.platform == "darwin":
+        typer.echo(f"Its log is {_log()}.")
+    else:
+        typer.echo(f"Its log: journalctl --user --unit {_NAME} --follow")
+        typer.echo("To let it run while you are logged out: loginctl enable-linger")
+    return 0
+
+
+def uninstall() -> int:
+    """Stop the service and remove its file; the data folder stays. Raises `CommandError`."""
+    path = _place()
+    if not path.exists():
+        raise CommandError(f"There is no service: {path} does not exist.")
+    _stop(path)
+    path.unlink()
+    if sys.platform != "darwin":
+        _call("systemctl", "--user", "daemon-reload")
+    typer.echo("The service is removed. Its data folder and its key file stay.")
+    return 0
+
+
+def _key_file(settings: Settings, *, write: bool) -> Path | None:
+    """A file for a key that only the environment has, which a service does not see."""
+    if settings.simulate:
+        return None
+    if not read_accounts(settings):
+        raise ConfigError(
+            "There is no API key: set COMFY_CLOUD_API_KEY or name a file with --api-key-file (keys "
+            "are made at https://platform.comfy.org), or install the simulator by --simulate."
+        )
+    key = os.environ.get("COMFY_CLOUD_API_KEY")
+    if not key or settings.api_key is None or settings.api_key.get_secret_value() != key:
+        return None
+    path = platformdirs.user_config_path(_NAME) / "api-key"
+    if write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(f"{key}\n")
+        typer.echo(f"The key of COMFY_CLOUD_API_KEY is now in {path}, which only you can read.")
+    return path
+
+
+def _command(settings: Settings, options: Mapping[str, Any]) -> list[str]:
+    # -P: a folder called `proxy` where it starts is not taken for the package.
+    words = [sys.executable, "-P", "-m", "proxy", "serve"]
+    for row in SETTINGS:
+        if row.option is None or row.name not in options:
+            continue
+        if row.is_flag:
+            words.append(row.option if options[row.name] else f"--no-{row.option[2:]}")
+        else:
+            words += [row.option, _absolute(getattr(settings, row.name), options[row.name])]
+    return words
+
+
+def _environment(settings: Settings, key_file: Path | None) -> dict[str, str]:
+    """The settings of this environment, without secrets."""
+    found = {}
+    for row in SETTINGS:
+        text = os.environ.get(row.environment)
+        if not text or row.name == "api_key":
+            continue
+        if row.entry.secret:
+            raise CommandError(
+                f"{row.environment} is a secret that the service's file must not show: write "
+                f"{row.name} to a settings file and name it by --config."
+            )
+        found[row.environment] = _absolute(getattr(settings, row.name), text)
+    if key_file is not None:
+        found["COMFY_CLOUD_API_KEY_FILE"] = str(key_file)
+    return found
+
+
+def _absolute(value: object, text: object) -> str:
+    return str(value.absolute() if isinstance(value, Path) else text)
+
+
+def _place() -> Path:
+    if sys.platform == "darwin":
+        return Path.home() / "Library/LaunchAgents" / f"{_LABEL}.plist"
+    if sys.platform == "win32" or shutil.which("systemctl") is None:
+        raise CommandError(
+            "This machine has neither systemd nor launchd: let its own scheduler run "
+            "comfy-cloud-proxy at login.",
+        )
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "systemd/user" / f"{_NAME}.service"
+
+
+def _log() -> Path:
+    return Path.home() / "Library/Logs" / f"{_NAME}.log"
+
+
+def _file(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Path, str]:
+    """The service's file for this system: where it belongs, and what is in it."""
+    path = _place()
+    if path.suffix == ".plist":
+        return path, plistlib.dumps(agent(command, environment)).decode()
+    return path, unit(command, environment)
+
+
+def unit(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """A unit of systemd."""
+    lines = (f"Environment={_quoted(f'{name}={value}')}\n" for name, value in environment.items())
+    words = " ".join(_quoted(word).replace("$", "$$") for word in command)
+    return _UNIT.format(command=words, environment="".join(lines))
+
+
+def _quoted(word: str) -> str:
+    """A word of a unit (systemd.syntax, "Quoting"; systemd.unit, "Specifiers")."""
+    for letter, written in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("%", "%%")):
+        word = word.replace(letter, written)
+    return f'"{word}"'
+
+
+def agent(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """An agent of launchd (launchd.plist)."""
+    return {
+        "Label": _LABEL,
+        "ProgramArguments": list(command),
+        "EnvironmentVariables": dict(environment),
+        "RunAtLoad": True,
+        "KeepAlive": {"SuccessfulExit": False},
+        "ExitTimeOut": 30,
+        "StandardOutPath": str(_log()),
+        "StandardErrorPath": str(_log()),
+    }
+
+
+def _start(path: Path) -> None:
+    if path.suffix == ".plist":
+        _call("launchctl", "bootstrap", f"gui/{os.getuid()}", str(path))
+        return
+    _call("systemctl", "--user", "daemon-reload")
+    _call("systemctl", "--user", "enable", "--now", _NAME)
+
+
+def _stop(path: Path) -> None:
+    if path.suffix == ".plist":
+        _call("launchctl", "bootout", f"gui/{os.getuid()}/{_LABEL}", fails=True)
+        return
+    _call("systemctl", "--user", "disable", "--now", _NAME)
+
+
+def _call(*words: str, fails: bool = False) -> None:
+    """Run a program of the system; it may fail where there is nothing to stop."""
+    try:
+        done = subprocess.run(  # noqa: S603  # a fixed program, no shell
+            words, capture_output=True, text=True, timeout=_PATIENCE, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise CommandError(f"{' '.join(words)} did not run ({error}).") from None
+    if done.returncode and not fails:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        why = said[0] if said else f"exit code {done.returncode}"
+        raise CommandError(f"{' '.join(words)} failed: {why}.")
