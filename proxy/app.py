@@ -31,6 +31,7 @@ from proxy.catalog.service import Catalogue
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.remote import RemoteFiles
+from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files
 from proxy.helpers.exchange import Exchange
 from proxy.helpers.service import MOST_BYTES, Helpers
@@ -124,6 +125,9 @@ async def rooms(
         await observations.load()
         stack.push_async_callback(observations.close)
         supervisor.keep(observations.run, "keep observations")
+        blobs = _open_blobs(settings)
+        if blobs is not None:
+            stack.push_async_callback(blobs.close)
         files = Files(
             FileRepository(database),
             {account.name: account.cloud for account in opened},
@@ -131,6 +135,7 @@ async def rooms(
             cache_bytes=settings.cache_bytes,
             prefetch=settings.prefetch,
             preferred=lambda member: [account.name for account in best_first(opened, member)],
+            blobs=blobs,
         )
         await files.start()
         stack.push_async_callback(files.close)
@@ -422,6 +427,17 @@ async def _open_database(settings: Settings, folder: Path) -> Database:
         return await open_folder(folder, start_empty=settings.start_empty)
     except StorageError as error:
         raise ConfigError(f"The records cannot be opened: {error}.") from error
+
+
+def _open_blobs(settings: Settings) -> BlobStore | None:
+    if settings.blobs is None:
+        return None
+    try:
+        return open_blobs(
+            settings.blobs, endpoint=settings.blobs_endpoint, region=settings.blobs_region
+        )
+    except BlobError as error:
+        raise ConfigError(f"The setting blobs cannot be used: {error}.") from error
 
 
 async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:

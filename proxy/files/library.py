@@ -12,6 +12,7 @@ import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
+from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, Lease
 from proxy.files.namespace import Contents
 from proxy.files.transfer import (
@@ -21,6 +22,7 @@ from proxy.files.transfer import (
     ContentWrongError,
     Downloads,
     Fetch,
+    Source,
 )
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord
@@ -35,9 +37,15 @@ Prefetch = Literal["off", "images", "all"]
 #: Downloads that run at once for nobody.
 PREFETCHES = 4
 
+#: The store of blobs among the accounts; no account has this name.
+_KEPT = ""
+
 
 class Library:
-    """Opens contents of accounts. `prefetch` says which outputs `fetch_ahead` fetches."""
+    """Opens contents of accounts, uploads from the `blobs` where there is such a store.
+
+    `prefetch` says which outputs `fetch_ahead` fetches.
+    """
 
     def __init__(
         self,
@@ -46,12 +54,17 @@ class Library:
         contents: Contents,
         *,
         prefetch: Prefetch,
+        blobs: BlobStore | None = None,
     ) -> None:
         self._sources = sources
         self._cache = cache
         self._contents = contents
         self._prefetch = prefetch
-        self._downloads = Downloads(sources, cache, on_fetched=self._learn)
+        self._blobs = blobs
+        everywhere: dict[str, Source] = {**sources}
+        if blobs is not None:
+            everywhere[_KEPT] = blobs
+        self._downloads = Downloads(everywhere, cache, on_fetched=self._learn)
         self._turn = asyncio.Semaphore(PREFETCHES)
         self._ahead: set[asyncio.Task[None]] = set()
         self._learning: set[asyncio.Task[None]] = set()
@@ -71,7 +84,7 @@ class Library:
         """
         return Content(await self._origin(record))
 
-    async def _origin(self, record: FileRecord) -> Lease | Fetch:
+    async def _origin(self, record: FileRecord, *, kept: bool = False) -> Lease | Fetch:
         """The content in the cache, or the download that has brought its beginning."""
         hash_ = await self._hash(record)
         if hash_ is not None:
@@ -87,10 +100,14 @@ class Library:
         self._cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
+            if kept and account != _KEPT:
+                break
             fetch = self._downloads.fetch(account, cloud_name, cloud_type, hash_)
             await fetch.began(HELD_BACK)
             if fetch.error is None:
                 return fetch
+            if account == _KEPT:
+                continue
             problem = problem or fetch.error
             if not isinstance(fetch.error, CloudError):
                 break
@@ -101,10 +118,13 @@ class Library:
     ) -> AsyncIterator[tuple[str, str, str]]:
         """Which accounts may have the content, under which name and in which folder.
 
-        First the one that made it or got it first, at once, so that no download that others share
-        ends meanwhile; then those that were sent it. Where that one is no longer among the
-        accounts, it may be under another name, so each is asked.
+        The store of blobs has what was uploaded since it was set. Then comes the one that made it
+        or got it first, at once, so that no download that others share ends meanwhile; then those
+        that were sent it. Where that one is no longer among the accounts, it may be under another
+        name, so each is asked.
         """
+        if self._blobs is not None and hash_ is not None and record.cloud_type == "input":
+            yield _KEPT, hash_, "input"
         asked = {record.account}
         if record.account in self._sources:
             yield record.account, record.cloud_name, record.cloud_type
@@ -118,9 +138,13 @@ class Library:
                     yield account, record.cloud_name, record.cloud_type
 
     @asynccontextmanager
-    async def whole(self, record: FileRecord) -> AsyncIterator[Path]:
-        """The complete file on disk, which stays there for as long. Raises `LocalError`."""
-        content = await self.open(record)
+    async def whole(self, record: FileRecord, *, kept: bool = False) -> AsyncIterator[Path]:
+        """The complete file on disk, which stays there for as long; no account is asked if it is to
+        be `kept` here.
+
+        Raises `LocalError`.
+        """
+        content = Content(await self._origin(record, kept=kept))
         try:
             try:
                 path = await content.whole()

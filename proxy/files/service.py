@@ -15,6 +15,7 @@ from cachetools import LRUCache
 
 from proxy.cloud.client import CloudClient
 from proxy.files import metadata
+from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache
 from proxy.files.library import Library, Prefetch
 from proxy.files.metadata import Edits, Rename, Text
@@ -48,7 +49,8 @@ T = TypeVar("T")
 
 
 class Files:
-    """The files of all members. `folder` is the cache's, `cache_bytes` its bound.
+    """The files of all members. `folder` is the cache's, `cache_bytes` its bound; uploads are kept
+    in `blobs`, too, where there is such a store.
 
     `clouds` are the accounts by name; `preferred` names those to which a member's upload may go,
     the best first (all, in their order, if it is not given).
@@ -63,6 +65,7 @@ class Files:
         cache_bytes: int,
         prefetch: Prefetch = "images",
         preferred: Callable[[str], Sequence[str]] | None = None,
+        blobs: BlobStore | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
@@ -71,16 +74,15 @@ class Files:
         self._workshop = Workshop()
         self._namespace = Namespace(repository)
         self._contents = Contents(repository, {name: one.base_url for name, one in clouds.items()})
-        self._library = Library(clouds, self._cache, self._contents, prefetch=prefetch)
+        self._library = Library(clouds, self._cache, self._contents, prefetch=prefetch, blobs=blobs)
         self._uploads = Uploads(
             clouds,
             preferred or (lambda _: tuple(clouds)),
             self._cache,
             self._contents,
+            blobs,
         )
-        self._moving = Moving(
-            self._namespace, self._library, self._cache, self._contents, self._uploads
-        )
+        self._moving = Moving(self._namespace, self._library, self._contents, self._uploads)
         self._outputs = Outputs(
             repository,
             self._namespace,

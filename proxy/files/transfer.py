@@ -17,13 +17,15 @@ import contextlib
 import os
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from blake3 import blake3
 
-from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.files.blobs import BlobError
 from proxy.files.cache import Cache, Lease
 from proxy.files.metadata import Edits, Slice, Text, texts
 
@@ -41,6 +43,30 @@ class ContentWrongError(Exception):
     """The cloud's storage delivered bytes that are not the content, again and again."""
 
 
+class Arriving(Protocol):
+    """A content as its source gives it, from `offset` on; `size` is that of the whole in bytes."""
+
+    offset: int
+    size: int | None
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes as they come. Raises `CloudError`, `BlobError`."""
+
+
+class Source(Protocol):
+    """A client of an account, or the store of blobs."""
+
+    def download(
+        self,
+        cloud_name: str,
+        /,
+        *,
+        type: str,  # noqa: A002
+        offset: int = 0,
+    ) -> AbstractAsyncContextManager[Arriving]:
+        """A content from `offset` on. Raises `CloudError`, `BlobError`."""
+
+
 class Fetch:
     """A content of an account on its way into the cache.
 
@@ -51,7 +77,7 @@ class Fetch:
 
     def __init__(
         self,
-        source: CloudClient,
+        source: Source,
         cache: Cache,
         account: str,
         cloud_name: str,
@@ -105,7 +131,7 @@ class Fetch:
             self.hash = self._hasher.hexdigest()
             self.lease = self._cache.keep(partial, self.hash)
             self.path = self.lease.path
-        except (CloudError, ContentWrongError, OSError) as error:
+        except (CloudError, BlobError, ContentWrongError, OSError) as error:
             self.error = error
             _log.warning("content_download_failed", reason=str(error))
         except BaseException:
@@ -129,7 +155,7 @@ class Fetch:
                 if self._is_whole():
                     return
                 self._start_over()
-            except CloudError as error:
+            except (CloudError, BlobError) as error:
                 if self._is_expected():
                     return
                 idle = idle + 1 if before == (self.generation, self.received) else 0
@@ -142,7 +168,7 @@ class Fetch:
         raise ContentWrongError("the storage does not deliver the whole of it")
 
     async def _receive(self) -> None:
-        """Take one answer to its end. Raises `CloudError` if it ends too early."""
+        """Take one answer to its end. Raises `CloudError`, `BlobError` if it ends too early."""
         async with self._source.download(
             self.cloud_name, type=self._type, offset=self.received
         ) as download:
@@ -208,7 +234,7 @@ class Downloads:
 
     def __init__(
         self,
-        sources: Mapping[str, CloudClient],
+        sources: Mapping[str, Source],
         cache: Cache,
         *,
         on_fetched: Callable[[Fetch], None] = lambda _: None,

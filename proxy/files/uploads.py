@@ -15,6 +15,7 @@ from blake3 import blake3
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudRefused, unanswered
+from proxy.files.blobs import BlobError, BlobStore
 from proxy.files.cache import Cache
 from proxy.files.library import Library
 from proxy.files.namespace import Contents, Namespace, Received, Sent
@@ -40,7 +41,8 @@ _REFUSALS = frozenset({400, 413, 415, 422})
 class Uploads:
     """Receives bytes and sends them to accounts, to each a content once.
 
-    `preferred` names the accounts that a member may use, the best first.
+    `preferred` names the accounts that a member may use, the best first. Where there is a store of
+    `blobs`, it has the bytes before the client is told of them.
     """
 
     def __init__(
@@ -49,11 +51,13 @@ class Uploads:
         preferred: Callable[[str], Sequence[str]],
         cache: Cache,
         contents: Contents,
+        blobs: BlobStore | None = None,
     ) -> None:
         self._clouds = clouds
         self._preferred = preferred
         self._cache = cache
         self._contents = contents
+        self._blobs = blobs
         self._sending: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
@@ -94,14 +98,20 @@ class Uploads:
         return None
 
     async def send(self, member: str, received: Received, filename: str) -> Sent:
-        """Send the bytes to one of the member's accounts unless one has them; the cache keeps them.
+        """Send the bytes to one of the member's accounts unless one has them, and keep them.
 
         An account that cannot be reached or does not let us in is passed over. Raises
-        `LocalError` if the cloud does not take them or no account can be used, `StorageError`.
+        `LocalError` if the cloud does not take them, no account can be used or the store of blobs
+        is away, `StorageError`.
         """
         sent = await self.had(member, received.hash) or await self._send_to_any(
             self._preferred(member), received, filename
         )
+        try:
+            if self._blobs is not None:
+                await self._blobs.put(received.hash, received.path)
+        except BlobError as error:
+            raise _not_kept(filename, error) from error
         try:
             self._cache.keep(received.path, received.hash)
         except OSError as error:
@@ -184,13 +194,11 @@ class Moving:
         self,
         namespace: Namespace,
         library: Library,
-        cache: Cache,
         contents: Contents,
         uploads: Uploads,
     ) -> None:
         self._namespace = namespace
         self._library = library
-        self._cache = cache
         self._contents = contents
         self._uploads = uploads
 
@@ -258,15 +266,14 @@ class Moving:
             yield path
 
     async def _send_again(self, record: FileRecord, account: str) -> None:
-        """Send an upload to an account that is now at another cloud, if it is in the cache."""
-        lease = await asyncio.to_thread(self._cache.lease, record.hash or "")
-        if lease is None:
-            return
-        try:
-            received = Received(lease.path, lease.path.name, lease.size)
+        """Send an upload to an account that is now at another cloud, if the proxy has kept it."""
+        async with AsyncExitStack() as stack:
+            try:
+                path = await stack.enter_async_context(self._library.whole(record, kept=True))
+            except LocalError:
+                return
+            received = Received(path, path.name, path.stat().st_size)
             cloud_name = await self._uploads.ensure_sent(account, received, record.filename)
-        finally:
-            lease.release()
         await self._write(record, replace(record, cloud_name=cloud_name))
 
     async def _write(self, record: FileRecord, changed: FileRecord) -> None:
@@ -303,6 +310,17 @@ def _not_sent(filename: str, error: CloudError) -> LocalError:
     if isinstance(error, CloudRefused):
         return _refused(filename, error)
     return unanswered(error, f"{filename} could not be sent", "upload it again")
+
+
+def _not_kept(filename: str, error: BlobError) -> LocalError:
+    _log.error("blob_store_failed", reason=str(error))
+    return LocalError(
+        "blobs_unavailable",
+        f"{filename} cannot be kept, because the store of uploads cannot be written; upload it "
+        "again in a moment.",
+        kind="unavailable",
+        retry_after=5.0,
+    )
 
 
 def _no_account(filename: str) -> LocalError:

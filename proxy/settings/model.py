@@ -486,9 +486,11 @@ class Settings(BaseModel):
         ),
     ] = None
     """Where the bytes of uploads are kept beside Comfy Cloud: a folder, or a bucket of an
-    S3-compatible store, that all replicas share. The data folder is a cache then. The keys of a
-    bucket come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or from the machine's role. By
-    default uploads are kept in the cache and on Comfy Cloud."""
+    S3-compatible store, that all replicas share. The data folder is a cache then. An upload is
+    answered when it is kept there, and nothing is deleted. The keys of a bucket come from
+    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from the file of AWS_SHARED_CREDENTIALS_FILE, or
+    from the machine's role. Needs the extra `cluster`. By default uploads are kept in the cache and
+    on Comfy Cloud."""
 
     blobs_endpoint: Annotated[
         URL | None,

@@ -28,7 +28,8 @@ def cloud() -> MemoryCloud:
 async def open_files(cloud: MemoryCloud, tmp_path: Path) -> AsyncIterator[OpenFiles]:
     """`await open_files()` starts a `Files` on the test's folder; again is a restart.
 
-    It may be given another cloud, or several by the names of their accounts.
+    It may be given another cloud, or several by the names of their accounts, and the folder of
+    another `cache`.
     """
     async with AsyncExitStack() as stack:
         running = AsyncExitStack()
@@ -44,7 +45,8 @@ async def open_files(cloud: MemoryCloud, tmp_path: Path) -> AsyncIterator[OpenFi
             clouds = (
                 other_cloud if isinstance(other_cloud, dict) else {"default": other_cloud or cloud}
             )
-            files = Files(FileRepository(database), clouds, tmp_path / "cache", **options)
+            folder = options.pop("cache", tmp_path / "cache")
+            files = Files(FileRepository(database), clouds, folder, **options)
             await files.start()
             running.push_async_callback(files.close)
             return files

@@ -1,0 +1,203 @@
+"""Where all replicas find the bytes of uploads: a folder, or a bucket of an S3-compatible store.
+
+A content is kept under its BLAKE3, once, and never changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import configparser
+import os
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from yarl import URL
+
+from proxy.logging import register_secret
+
+if TYPE_CHECKING:
+    from obstore import GetResult
+    from obstore.store import ObjectStore, S3Config, S3Credential
+
+T = TypeVar("T")
+
+#: Calls that run at once; more wait. One holds at most a few `_PART` bytes in memory.
+_AT_ONCE = 8
+#: Bytes of a part of an upload, and of what is read at once.
+_PART, _CHUNK = 5 * 1024 * 1024, 256 * 1024
+#: Seconds to connect with a store, for one request of it, and for its repetitions.
+_CONNECT, _REQUEST, _RETRIES = 2, 60, 5
+
+
+class BlobError(Exception):
+    """The store does not do what was asked. The text is one sentence without a secret."""
+
+
+class BlobMissingError(BlobError):
+    """The store has no such content."""
+
+
+@dataclass(slots=True)
+class Blob:
+    """A content that is arriving, from `offset` on; `size` is the whole content's in bytes."""
+
+    offset: int
+    size: int | None
+    _chunks: Callable[[], AsyncIterator[bytes]]
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes as they come. Raises `BlobError`."""
+        return self._chunks()
+
+
+class BlobStore:
+    """Contents at a place, which is for people. Make one with `open_blobs`.
+
+    obstore's own coroutines abort the interpreter where it ends soon behind them
+    (pyo3-async-runtimes), so that its blocking calls run in threads.
+    """
+
+    def __init__(self, store: ObjectStore, place: str) -> None:
+        self.place = place
+        self._store = store
+        self._threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="blob store")
+
+    async def put(self, hash_: str, path: Path) -> None:
+        """Keep the content of a file, unless it is kept. Raises `BlobError`."""
+        await self._run(self._put, hash_, path)
+
+    @asynccontextmanager
+    async def download(self, hash_: str, *, type: str, offset: int = 0) -> AsyncIterator[Blob]:  # noqa: A002
+        """A content from `offset` on, as a client of the cloud gives it; the `type` says nothing.
+
+        Raises `BlobMissingError`, `BlobError`.
+        """
+        found = await self._run(self._get, hash_, offset)
+        parts = iter(found.stream(min_chunk_size=_CHUNK))
+
+        async def chunks() -> AsyncIterator[bytes]:
+            while (part := await self._run(next, parts, None)) is not None:
+                yield bytes(part)
+
+        yield Blob(offset, found.meta["size"], chunks)
+
+    async def check(self) -> None:
+        """Write something, read it and delete it. Raises `BlobError`."""
+        await self._run(self._check)
+
+    async def close(self) -> None:
+        """Wait for what was begun."""
+        await asyncio.to_thread(self._threads.shutdown)
+
+    async def _run(self, call: Callable[..., T], *arguments: object) -> T:
+        loop = asyncio.get_running_loop()
+        with _translated(self.place):
+            return await loop.run_in_executor(self._threads, partial(call, *arguments))
+
+    # --- in threads -------------------------------------------------------------------------
+
+    def _put(self, hash_: str, path: Path) -> None:
+        import obstore
+
+        key = _key(hash_)
+        try:
+            if obstore.head(self._store, key)["size"] == path.stat().st_size:
+                return  # one that a power cut has left half is written again
+        except FileNotFoundError:
+            pass
+        obstore.put(self._store, key, path, chunk_size=_PART, max_concurrency=2)
+
+    def _get(self, hash_: str, offset: int) -> GetResult:
+        import obstore
+
+        if not offset:
+            return obstore.get(self._store, _key(hash_))
+        return obstore.get(self._store, _key(hash_), options={"range": {"offset": offset}})
+
+    def _check(self) -> None:
+        import obstore
+
+        key, data = f"check-{secrets.token_hex(8)}", b"comfy-cloud-proxy"
+        obstore.put(self._store, key, data)
+        try:
+            if bytes(obstore.get(self._store, key).bytes()) != data:
+                raise BlobError(f"{self.place} does not give back what was written")
+        finally:
+            obstore.delete(self._store, key)
+
+
+def open_blobs(place: str, *, endpoint: URL | None, region: str) -> BlobStore:
+    """The store at the path of a folder, or at `s3://BUCKET/PREFIX` of the store at `endpoint`.
+
+    Nothing is asked yet. Raises `BlobError`.
+    """
+    try:
+        from obstore.store import LocalStore, S3Store
+    except ModuleNotFoundError as error:
+        raise BlobError(
+            "the setting blobs needs the extra `cluster`: pip install 'comfy-cloud-proxy[cluster]'"
+        ) from error
+    with _translated(place):
+        if not place.startswith("s3://"):
+            folder = Path(place)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return BlobStore(LocalStore(folder), place)
+        bucket, _, prefix = place.removeprefix("s3://").partition("/")
+        register_secret(os.environ.get("AWS_SECRET_ACCESS_KEY", ""))
+        config: S3Config = {"region": region}
+        if endpoint is not None:
+            config["endpoint"] = str(endpoint).rstrip("/")
+        keys = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
+        store = S3Store(
+            bucket,
+            prefix=prefix or None,
+            config=config,
+            client_options={
+                "allow_http": endpoint is not None and endpoint.scheme == "http",
+                "connect_timeout": timedelta(seconds=_CONNECT),
+                "timeout": timedelta(seconds=_REQUEST),
+            },
+            retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=_RETRIES)},
+            credential_provider=partial(_credentials, Path(keys)) if keys else None,
+        )
+        return BlobStore(store, place)
+
+
+def _credentials(path: Path) -> S3Credential:
+    """The keys of the profile `default`, or of AWS_PROFILE, in a file of credentials of AWS."""
+    parser = configparser.ConfigParser(interpolation=None)
+    with path.open(encoding="utf-8") as file:
+        parser.read_file(file)
+    profile = parser[os.environ.get("AWS_PROFILE") or "default"]
+    register_secret(profile["aws_secret_access_key"])
+    return {
+        "access_key_id": profile["aws_access_key_id"],
+        "secret_access_key": profile["aws_secret_access_key"],
+        "token": profile.get("aws_session_token"),
+        "expires_at": None,
+    }
+
+
+def _key(hash_: str) -> str:
+    return f"{hash_[:2]}/{hash_}"
+
+
+@contextmanager
+def _translated(place: str) -> Iterator[None]:
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BlobMissingError(f"{place} has no such content") from error
+    except (BaseError, OSError, ValueError, LookupError, configparser.Error) as error:
+        # The first line says what happened; the others are the store's own structures.
+        reason = " ".join(str(error).split("\n\n", 1)[0].split())
+        raise BlobError(f"{place} cannot be used: {reason or type(error).__name__}") from error
