@@ -69,7 +69,7 @@ class AccountObservations:
             self.facts[name] = value
             self._learnt.add(name)
             self.news.set()
-            log.info("cloud_fact_learnt", account=self.account, name=name, value=value)
+            log.info("cloud_fact_learned", account=self.account, name=name, value=value)
 
     def surprise(self, kind: str, name: str, example: object = None) -> None:
         """Something of a form came that nobody has listed.

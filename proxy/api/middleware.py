@@ -148,7 +148,7 @@ class Gate:
                 answer.headers["WWW-Authenticate"] = challenge(request)
             return answer
         except OutcomeUnknownError as error:
-            log.error("outcome_unknown", path=request.path, error=str(error))
+            log.error("outcome_lost", path=request.path, error=str(error))
             if request.transport is not None:
                 request.transport.abort()  # any answer might be a lie
             return answers.empty(499)
