@@ -267,6 +267,7 @@ async def rooms(
             readiness=readiness.report,
             leave=readiness.leave,
             ping_interval=settings.ping_interval,
+            pays_partner_nodes=settings.send_partner_key,
             interface=web_interface.installed() if interface is None else interface,
             accounting=accounting,
             metrics_shown=settings.metrics,

@@ -19,6 +19,7 @@ from proxy.api.middleware import prepare
 from proxy.api.services import member_of, note, of
 from proxy.jobs.listing import STATUSES, JobQuery
 from proxy.jobs.models import JobRequest
+from proxy.translate import release
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -37,7 +38,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     """Submit a job. Its messages start to flow when the answer has been written."""
     jobs, member = of(request).jobs, member_of(request)
     body = await bodies.read_json(request)
-    wanted = parse_prompt(body, request.headers.get("Comfy-Usage-Source"))
+    wanted = parse_prompt(body, request.headers.get(release.USAGE_SOURCE))
     wanted = replace(wanted, submitter=submitter_of(request))
     with of(request).accounting.limiter.submission(member):
         accepted = await jobs.submit(member, wanted)
@@ -127,14 +128,14 @@ def _graph(graph: object) -> dict[str, Any]:
 
 
 def _prompt_id(value: object) -> str | None:
-    if value is None or value == "":
+    if value is None:
         return None
     if not is_job_id(value):
+        message, details = release.INVALID_PROMPT_ID
         raise LocalError(
             "invalid_prompt_id",
-            "prompt_id must be a valid UUID",
-            details="prompt_id must be a UUID string in canonical lowercase hyphenated form; "
-            "omit it to let the server generate one",
+            message,
+            details=details,
         )
     return str(value)
 

@@ -23,6 +23,7 @@ from proxy.api.services import Services
 from proxy.logging import RequestContext, begin_request
 from proxy.members.limiter import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.translate import release
 from proxy.translate.errors import LocalError
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -240,7 +241,7 @@ def cache_control(path: str, status: int) -> str | None:
     if "." not in name:
         return None
     if name.endswith(_NEVER_STORED) or (name.startswith("index") and name.endswith(".json")):
-        return "no-store"
+        return release.SCRIPTS_CACHED
     if not name.lower().endswith(_PICTURES):
         return None
     if status == 404:

@@ -90,8 +90,8 @@ class Deviation:
         "placeholder and its memory is never in use: the cloud shows neither."
     )
     FEATURES = (
-        "`max_upload_size` is in whole bytes and at most the 50 MiB that Comfy Cloud accepts. "
-        "`assets` is false."
+        "`max_upload_size` is in whole bytes and at most what Comfy Cloud accepts. All flags are "
+        "in [Web interface](web-interface.md#feature-flags)."
     )
     FREE = "Nothing is freed: Comfy Cloud manages its own memory."
     USERS = "Members are identified by their tokens, not by `--multi-user`."

@@ -75,6 +75,7 @@ class Services:
     With `compress` JSON and text are packed for clients that can unpack them.
     `readiness` tells whether jobs can be taken, `leave` lets it say that they cannot any more.
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
+    `pays_partner_nodes` says that jobs are lent the account's key for them.
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
     believed when they say who a client is.
     `interface` is what is served at `/`. `supervisor` keeps background work up.
@@ -100,6 +101,7 @@ class Services:
     readiness: Callable[..., Awaitable[Report]] = nothing_wrong
     leave: Callable[[], Awaitable[None]] = nobody_to_tell
     ping_interval: float = 30.0
+    pays_partner_nodes: bool = True
     interface: WebInterface = field(default_factory=WebInterface)
     accounting: Accounting = field(default_factory=Accounting)
     metrics_shown: bool = False

@@ -19,42 +19,22 @@ from aiohttp import web
 
 from proxy.api import answers, bodies
 from proxy.api.connections import connection_of
+from proxy.api.features import features
 from proxy.api.services import member_of, of
 from proxy.jobs.subscribers import Subscribers
+from proxy.translate import release
 from proxy.translate.errors import LocalError
 from proxy.translate.messages import Event
 from proxy.translate.names import TYPES
-
-#: The release whose behaviour is followed.
-COMFYUI_VERSION = "0.26.0"
-FRONTEND_VERSION = "1.27.10"
-TEMPLATES_VERSION = "0.1.95"
-PYTORCH_VERSION = "2.9.0+cu129"
 
 GIBIBYTE = 1024**3
 #: Memory of the cloud's GPUs, by Comfy Cloud's own description.
 VRAM_BYTES = 96 * GIBIBYTE
 
 
-def features(max_upload_bytes: int) -> dict[str, Any]:
-    """The server's feature flags, ours and never the cloud's.
-
-    `supports_progress_text_metadata` is absent: with it the web client would expect the long form
-    of text frames.
-    """
-    return {
-        "supports_preview_metadata": True,
-        "supports_model_type_tags": False,
-        "max_upload_size": max_upload_bytes,
-        "extension": {"manager": {"supports_v4": True}},
-        "node_replacements": True,
-        "assets": False,
-    }
-
-
 async def get_features(request: web.Request) -> web.Response:
     """The feature flags."""
-    return answers.json(features(of(request).most_upload_bytes))
+    return answers.json(features(of(request)))
 
 
 def is_krita(request: web.Request) -> bool:
@@ -70,22 +50,22 @@ async def get_system_stats(request: web.Request) -> web.Response:
         services.krita.begins(member_of(request))
     total, free = memory()
     interface = services.interface
-    templates = interface.templates_version or TEMPLATES_VERSION
+    templates = interface.templates_version or release.TEMPLATES
     return answers.json(
         {
             "system": {
                 "os": sys.platform,
                 "ram_total": total,
                 "ram_free": free,
-                "comfyui_version": COMFYUI_VERSION,
-                "required_frontend_version": interface.frontend_version or FRONTEND_VERSION,
+                "comfyui_version": release.COMFYUI,
+                "required_frontend_version": interface.frontend_version or release.FRONTEND,
                 "installed_templates_version": templates,
                 "required_templates_version": templates,
                 "comfy_package_versions": [],
                 "python_version": sys.version,
-                "pytorch_version": PYTORCH_VERSION,
+                "pytorch_version": release.PYTORCH,
                 "embedded_python": False,
-                "deploy_environment": "local-git",
+                "deploy_environment": release.DEPLOYED_AS,
                 "argv": ["main.py"],
             },
             "devices": [

@@ -31,8 +31,8 @@ import structlog
 from aiohttp import web
 
 from proxy.api.connections import connection_of, way_of
+from proxy.api.features import features
 from proxy.api.services import Services, member_of, of
-from proxy.api.system import features
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, messages
 from proxy.translate.messages import Binary, Event, Message, Preview, status
@@ -391,7 +391,7 @@ class ClientSocket:
             self._queue.want_metadata(metadata)
             if metadata:
                 self._services.jobs.clients.understands_several(self._member, self._sid)
-            flags = features(self._services.most_upload_bytes)
+            flags = features(self._services)
             self.send(Event("feature_flags", flags), for_all=False)
 
     def ping_if_silent(self, since: float) -> None:

@@ -16,6 +16,7 @@ from blake3 import blake3
 
 from proxy.translate import codec
 from proxy.translate.names import is_hash_name, kind
+from proxy.translate.release import NODE_FIELDS
 
 #: The flags of an input that lists files of the input folder, and the media that it lists.
 _FLAGS: dict[str, tuple[str, ...]] = {
@@ -94,13 +95,6 @@ def _cut(spec: list[Any], media: tuple[str, ...], number: int) -> Slot:
     return Slot(tuple(name for name in offers if isinstance(name, str)), media)
 
 
-#: Fields that the newest ComfyUI always has and the cloud's OpenAPI does not name.
-_ALWAYS: dict[str, Any] = {
-    "is_input_list": False,
-    "has_intermediate_output": False,
-    "search_aliases": [],
-}
-
 #: Gives the classes that stand beside the cloud's.
 Offer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
@@ -124,7 +118,7 @@ class Nodes(Mapping[str, dict[str, Any]]):
         self._parsed: dict[str, dict[str, Any]] = {}
         for name, info in {**classes, **(helpers or {})}.items():
             if isinstance(info, dict):
-                missing = {field: _ALWAYS[field] for field in _ALWAYS if field not in info}
+                missing = {field: NODE_FIELDS[field] for field in NODE_FIELDS if field not in info}
                 self._json[name] = codec.dump_bytes({**info, **missing})
                 if lists_files(info):
                     self._templates[name] = template(self._json[name])

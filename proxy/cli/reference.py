@@ -19,10 +19,12 @@ from typing import Any
 
 import typer.main
 
+from proxy.api.features import FLAGS
 from proxy.api.routes import ROUTES, Route, Source
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
+from proxy.translate import release
 from proxy.translate.helpers.table import PACKS as HELPER_PACKS
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
@@ -194,12 +196,36 @@ def helper_nodes_page() -> str:
     return "\n".join(parts)
 
 
+def web_interface_page() -> str:
+    """`docs/web-interface.md`: which ComfyUI the proxy speaks as, and every feature flag."""
+    parts = [
+        "# Web interface\n",
+        f"<!-- {_REGENERATE} -->\n",
+        "With the extra `ui` the proxy serves ComfyUI's own web interface at `/`, the workflow "
+        "templates below `/templates` and the help of the nodes below `/docs`, from the packages "
+        "that ComfyUI itself installs.\n",
+        "## Version\n",
+        f"The proxy speaks as ComfyUI {release.COMFYUI}, the newest release whose web interface it "
+        "serves: its routes, fields, headers and words of errors. `GET /system_stats` names this "
+        "version, and as required the versions of the packages that are installed.\n",
+        "## Feature flags\n",
+        "The web interface reads feature flags from `GET /features` and from the websocket, which "
+        "announce the same. These are all flags that it reads. One that is left out has the web "
+        "interface's own default.\n",
+        "| Flag | Announced | Why |",
+        "|---|---|---|",
+        *(f"| `{one.name}` | {one.shown} | {one.why} |" for one in FLAGS),
+    ]
+    return "\n".join(parts) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "config.example.toml": config_example,
     "docs/settings.md": settings_page,
     "docs/commands.md": commands_page,
     "docs/routes.md": routes_page,
     "docs/helper-nodes.md": helper_nodes_page,
+    "docs/web-interface.md": web_interface_page,
 }
 
 

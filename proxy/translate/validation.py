@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.translate.graph import strings
+from proxy.translate.release import UNKNOWN_CLASS
 from proxy.translate.validation_inputs import (
     Crash,
     HasFile,
@@ -121,7 +122,7 @@ def _missing_class(node_id: str, node: object) -> Reason:
             " The workflow may be corrupted or a custom node is missing."
         )
     about = {"node_id": node_id, "class_type": class_type, "node_title": title}
-    return reason("missing_node_type", message, f"Node ID '#{node_id}'", **about)
+    return reason(UNKNOWN_CLASS, message, f"Node ID '#{node_id}'", **about)
 
 
 def _title(node: object, default: object) -> object:

@@ -21,6 +21,7 @@ from proxy.api.system import Journal
 from proxy.catalog.nodes import Body, Coding, Whole
 from proxy.files.metadata import Edits
 from proxy.files.namespace import Named, make_record
+from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.clients import Clients
 from proxy.jobs.listing import JobQuery
 from proxy.jobs.models import Accepted, JobRequest
@@ -152,6 +153,7 @@ class RoomOfFiles:
     opened: list[OpenFile] = field(default_factory=list)
     uploads: list[dict[str, Any]] = field(default_factory=list)
     conversions: list[tuple[str | None, str | None]] = field(default_factory=list)
+    max_upload_bytes: int = MAX_BYTES
 
     def add(
         self, filename: str, data: bytes = LETTERS, *, type_: str = "output", subfolder: str = ""

@@ -26,6 +26,7 @@ from proxy.api.system import KEPT, Journal
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.subscribers import Subscribers
 from proxy.simulator import Simulator
+from proxy.translate import release
 from proxy.translate.errors import LocalError
 from proxy.translate.messages import Event, Message
 
@@ -36,7 +37,7 @@ SUBGRAPH = {"source": "templates", "name": "X", "info": {"node_pack": "y"}}
 async def test_the_stats_have_what_clients_read(client: Client) -> None:
     stats = await (await client.get("/system_stats")).json()
     assert all(type(stats["system"][key]) is int for key in ("ram_total", "ram_free"))
-    assert stats["system"]["comfyui_version"] >= "0.26.0"
+    assert stats["system"]["comfyui_version"] == release.COMFYUI
     (device,) = stats["devices"]
     assert (device["type"], device["index"]) == ("cuda", 0)
     assert type(device["name"]) is str
@@ -62,6 +63,17 @@ async def test_the_features_announce_the_limit_and_no_long_texts(serve: Any) -> 
     features = await (await client.get("/features")).json()
     assert (features["max_upload_size"], features["supports_preview_metadata"]) == (1000, True)
     assert "supports_progress_text_metadata" not in features
+
+
+@pytest.mark.parametrize("pays", [True, False])
+async def test_who_need_not_pay_need_not_sign_in(serve: Any, pays: bool) -> None:
+    client = await serve(pays_partner_nodes=pays)
+    features = await (await client.get("/features")).json()
+    assert features["partner_run_gate_enabled"] is not pays
+    async with client.ws_connect("/ws") as socket:
+        await socket.receive_json()
+        await socket.send_json({"type": "feature_flags", "data": {}})
+        assert (await socket.receive_json())["data"] == features
 
 
 async def test_no_more_is_announced_than_the_cloud_takes(serve: Any) -> None:

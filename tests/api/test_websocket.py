@@ -225,11 +225,12 @@ Socket = aiohttp.ClientWebSocketResponse
 FLAGS = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
 ANSWER = {
     "supports_preview_metadata": True,
-    "supports_model_type_tags": False,
+    "supports_model_type_tags": True,
     "max_upload_size": 52428800,
     "extension": {"manager": {"supports_v4": True}},
     "node_replacements": True,
     "assets": False,
+    "partner_run_gate_enabled": False,
 }
 
 
