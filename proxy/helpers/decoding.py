@@ -92,6 +92,8 @@ def _decoded(picture: Image, data: bytes, mask: Mask) -> Decoded:
 
 def _rgb(picture: Image) -> Image:
     """The colours in 8 bits, without alpha; those below alpha 0 are kept."""
+    if isinstance(picture.info.get("transparency"), bytes):
+        picture = picture.convert("RGBA")
     if picture.mode.startswith("I"):
         picture = picture.convert("I").point(lambda level: level / 256).convert("L")
     return picture.convert("RGB")

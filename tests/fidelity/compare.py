@@ -6,6 +6,7 @@ Every difference is one line, `where: recorded → ours`.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import math
@@ -20,6 +21,7 @@ from PIL import Image
 
 #: Random by nature: what `PreviewImage` puts into the names of its files.
 TEMPORARY = re.compile(r"ComfyUI_temp_[a-z]{5}_")
+ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SID = re.compile(r"[0-9a-f]{32}")
 
@@ -56,11 +58,12 @@ class Names:
 
     strings: dict[str, str] = field(default_factory=dict)
     offset: int | None = None
+    exact: bool = False
 
     def ours(self, text: str) -> str:
         """A recorded text with our names in it."""
-        for recorded, actual in self.strings.items():
-            text = text.replace(recorded, actual)
+        for recorded in sorted(self.strings, key=len, reverse=True):
+            text = text.replace(recorded, self.strings[recorded])
         return text
 
     def number(self, recorded: int) -> int:
@@ -80,7 +83,9 @@ class Names:
             for pattern in (TEMPORARY, SID):
                 one, other = pattern.match(recorded), pattern.match(actual)
                 if one and other:
-                    self.strings[one[0]] = other[0]
+                    known = self.strings.setdefault(one[0], other[0])
+                    if known != other[0]:
+                        self.strings[recorded] = actual
 
     def learn_job(self, asked: Any, recorded: Any, actual: Any) -> None:
         """Take note of the id and the number that an answer to `POST /prompt` gave to a job."""
@@ -131,13 +136,15 @@ def _reasons(recorded: str) -> tuple[str, ...]:
 
 
 def is_refusal(answer: Answer) -> bool:
-    """Whether an answer is a 400 in the form of ComfyUI's prompt errors."""
+    """Whether an answer is a 400 in the form of ComfyUI's prompt errors, or in that of a pack."""
     if answer.status != HTTPStatus.BAD_REQUEST:
         return False
     try:
         error = answer.parsed["error"]
     except (ValueError, KeyError, TypeError):
         return False
+    if isinstance(error, str):
+        return bool(error) and answer.parsed.keys() == {"error"}
     return error.keys() == ERROR_KEYS and bool(error["type"]) and bool(error["message"])
 
 
@@ -172,20 +179,24 @@ def body(event: Event, answer: Answer, names: Names) -> list[str]:
         data = names.ours(data.decode()).encode()
     if data == answer.body:
         return []
-    pictures = picture(data), picture(answer.body)
+    pictures = picture(data, names), picture(answer.body, names)
     if pictures[0] is not None and pictures[0] == pictures[1]:
         return []
     if recorded.kind == "text":
         return [f"text: {_shown(data.decode())} → {_shown(answer.body.decode(errors='replace'))}"]
-    return [f"content: {_nature(data)} → {_nature(answer.body)}"]
+    return [f"content: {nature(data)} → {nature(answer.body)}"]
 
 
-def picture(data: bytes) -> tuple[Any, ...] | None:
-    """What a picture is, whatever encoder and painter made it: format, size, mode, text chunks."""
+def picture(data: bytes, names: Names | None = None) -> tuple[Any, ...] | None:
+    """What a picture is, whatever encoder made it: format, size, mode, text chunks.
+
+    Where they are `exact`, its pixels too: no painter of the simulator's has made it.
+    """
     try:
         with Image.open(io.BytesIO(data)) as opened:
             texts = sorted(key for key, value in opened.info.items() if isinstance(value, str))
-            return opened.format, opened.size, opened.mode, tuple(texts)
+            pixels = opened.tobytes() if names is not None and names.exact else b""
+            return opened.format, opened.size, opened.mode, tuple(texts), pixels
     except OSError:
         return None
 
@@ -257,7 +268,8 @@ def _lists(recorded: list[Any], actual: list[Any], names: Names, where: str) -> 
 
 def _same(recorded: Any, actual: Any, names: Names) -> bool:
     if isinstance(recorded, str):
-        lines = names.ours(recorded).splitlines(), str(actual).splitlines()
+        texts = ADDRESS.sub("0x", names.ours(recorded)), ADDRESS.sub("0x", str(actual))
+        lines = [text.splitlines() for text in texts]
         return sorted(lines[0]) == sorted(lines[1])
     if isinstance(recorded, float) and math.isnan(recorded):
         return math.isnan(actual)
@@ -315,7 +327,7 @@ def _beginning(recorded: Body, actual: bytes) -> list[str]:
     start = bytes.fromhex(recorded.fields["first64"])[:1]
     if actual.startswith(start):
         return []
-    return [f"content: {_nature(start)} → {_nature(actual)}"]
+    return [f"content: {nature(start)} → {nature(actual)}"]
 
 
 def _grouped(pairs: list[list[str]]) -> dict[str, list[str]]:
@@ -332,8 +344,13 @@ def _is_json(recorded: list[list[str]]) -> bool:
     )
 
 
-def _nature(data: bytes) -> str:
-    return str(picture(data) or f"{len(data)} bytes {data[:8]!r}")
+def nature(data: bytes) -> str:
+    """What some bytes are, in words."""
+    about = picture(data)
+    return str(
+        (about and (*about[:-1], hashlib.sha256(data).hexdigest()[:8]))
+        or f"{len(data)} bytes {data[:8]!r}"
+    )
 
 
 def _kind(value: Any) -> str:

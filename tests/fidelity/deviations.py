@@ -165,6 +165,67 @@ DEVIATIONS = (
         r"|output_tooltips).*",
         "The words in the catalogue are the cloud's."),
 
+    # --- nodes of clients, which core nodes stand for on the cloud
+    Row("etn_.*|save_image_websocket", "ws|GET /history",
+        r"messages: - \d (progress_state|executing)"
+        r"|body\..*status\.messages\[\]\[\]\.nodes: \d items → \d items",
+        "The cloud has cached what the recorded server had not: it knows files by their contents, "
+        "and nodes by what stands in their place."),
+    Row("etn_(apply_mask|krita_sequence|load_image_cache)", "ws", r"(progress_state|executing)\..*",
+        "Which of two branches runs first follows the order of a Python set."),
+    Row("etn_(load_image_cache|load_image_base64)", r"\[(palette\w*|one_bit|grey16)\]",
+        r"content: .*",
+        "The right colours, where the pack has palette indices and values that are clipped."),
+    Row("etn_load_image_cache", r"\[history of grey_alpha\]", r"body\..*",
+        "Grey with alpha is loaded; the pack stumbles over it."),
+    Row("etn_load_image_cache", "ws", r"ends: .*|messages: (- 1 execution_error|\+ .*)",
+        "Grey with alpha is loaded; the pack stumbles over it."),
+    Row("etn_apply_mask", r"\[history of sizes differ\]", r"body\..*\.(nodes|executed): 1 items → "
+        r"0 items",
+        "The sizes are known before anything runs."),
+    Row("etn_.*", "ws|GET /history", r".*current_inputs: - \w+",
+        "Tensors are on the cloud: they are not shown."),
+    Row("etn_apply_mask", "afterwards|lost its alpha|two masks: the first for all", r"content: .*",
+        "Masks are repeated in turn, and the source keeps its alpha."),
+    Row("etn_krita_sequence", r"\[(first|second)\]", r"content: .*",
+        "The simulator scales colours in its own way."),
+    Row("etn_apply_mask|etn_save_image_cache", r"\[RGBA( in: alpha 0.75 becomes 0.25)?\]",
+        r"content: .*'RGBA'.*",
+        "The simulator's masks have 8 bits: an inverted 0.25 is 192, not 191."),
+    Row("etn_send_image_websocket", "ws krita", r"binary 1: .*'PNG', .*'RGB'.*",
+        "The simulator's masks have 8 bits: ComfyUI rounds many inverted values down."),
+    Row("etn_send_image_websocket", "three senders", r"body\..*\.meta\.3\..*: 2 → 3",
+        "A node that has the result of another one is told by its own id."),
+    Row("etn_fatal_jpeg_with_alpha", "ws krita", r"the server died → it goes on",
+        "Ours refuses the picture in the words of ETN_SaveImageCache."),
+    Row("etn_image_routes", r"type with a parameter", r"status: 500 → 200|header .*|body: .*",
+        "The parameters of a media type are left out; the pack stumbles over them."),
+    Row("etn_image_routes", "raw .*Expect", r"status:  → HTTP/1.1 100 Continue",
+        "Who waits for 100 Continue gets it; the pack lets them wait."),
+    Row("etn_missing_classes", r"/prompt", r"body\.error\.(type|message|extra_info): .*",
+        "Newest: a missing class has an error type of its own."),
+    Row("etn_object_info", r"object_info/ETN_(Krita(Canvas|Selection|ImageLayer|MaskLayer|Style)"
+        r"|Parameter|Reference|Apply(?!Mask)|Background|Define|List|Attention|Tile|Extract|Merge"
+        r"|Generate)", r"body: - ETN_\w+",
+        "Nodes that compute or that Krita replaces are not offered."),
+    Row("etn_object_info", "/extensions", r"body: .*",
+        "The recorded server had node packs with scripts."),
+    Row("etn_krita_sequence", "ws krita 2", r"messages: - 2 etn_workflow_published",
+        "The recorded server had workflows of the recordings before it."),
+    Row("etn_(krita_sequence|model_info)", "/model_info", r"body: [+-] .*\.(safetensors|ckpt|pt)"
+        r"|body\._meta\.(count|total): .*",
+        "The models are the cloud's."),
+    Row("etn_(model_info|upload)", "", r"body\.error: (Invalid folder path, must be one of) .* → "
+        r"\1 .*",
+        "The model folders are the cloud's."),
+    Row("etn_upload", "PUT", r"status: 20\d → 403|body: (\+ error|- status)",
+        "The cloud takes no models from here."),
+    Row("etn_upload", "LoraLoader", r"body\..*",
+        "The cloud takes no models from here, and the words in the catalogue are its own."),
+    Row("etn_krita_sequence", "system_stats", r"body\.system: \+ (comfy_package_versions"
+        r"|deploy_environment)|body\.devices\[\]\.index: null → int",
+        "Newest: more about the system; the recorded server had no GPU."),
+
     # --- node packs: the answers are those of a ComfyUI without the pack
     Row("http_custom_routes", "(GET|HEAD) |raw", r"status: .*|reason: .*|header .*|body: .*",
         "The cloud has no routes of node packs: 404."),

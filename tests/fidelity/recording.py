@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +107,11 @@ class Recording:
         ]
 
     @property
+    def exact(self) -> bool:
+        """Whether its pictures are made of those that were sent alone, so that pixels count."""
+        return self.scenario.startswith(("etn_", "save_image_websocket"))
+
+    @property
     def server_died(self) -> bool:
         """Whether the recorded server did not live to answer all requests."""
         return not all(event.answered for event in self.of("http"))
@@ -143,8 +150,21 @@ def load(scenario: str) -> Recording:
     """The recording of a scenario, without the cleaning up before it."""
     found = json.loads((FOLDER / f"{scenario}.json").read_text())
     wanted = [event for event in found["events"] if not event.get("setup")]
-    events = [Event(position, event["kind"], event) for position, event in enumerate(wanted)]
+    events = [
+        Event(position, event["kind"], event) for position, event in enumerate(_apart(wanted))
+    ]
     return Recording(found["scenario"], found["server"]["options"], tuple(events))
+
+
+def _apart(events: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The events, with a number at the name of each websocket but the first of that name."""
+    opened: Counter[str] = Counter()
+    for event in events:
+        name = event.get("ws")
+        if name is not None:
+            opened[name] += event["kind"] == "ws_open"
+            event = {**event, "ws": name if opened[name] < 2 else f"{name} {opened[name]}"}
+        yield event
 
 
 def _body(fields: dict[str, Any]) -> Body:

@@ -70,7 +70,7 @@ class Replay:
         self._jobs = proxy.services.jobs
         self._url = proxy.url
         self._session = session
-        self._names = Names()
+        self._names = Names(exact=recording.exact)
         self._ears: dict[str, Ear] = {}
         self._news = asyncio.Event()
         self._never: Counter[tuple[str, ...]] = Counter()
@@ -139,6 +139,8 @@ class Replay:
             writer.write(self._ours(event.fields["sent"]).encode("latin-1"))
             async with asyncio.timeout(PATIENCE):
                 head = await reader.readuntil(b"\r\n\r\n")
+                if b" 100 " in head.partition(b"\r\n")[0] and event.fields["received"]:
+                    head = await reader.readuntil(b"\r\n\r\n")
         finally:
             writer.close()
             with suppress(ConnectionError):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Any
 
-from fidelity.compare import Names, differences
+from fidelity.compare import Names, differences, nature, picture
 from fidelity.recording import Opaque
 
 #: Binary events: ComfyUI's `PREVIEW_IMAGE`, `TEXT` and `PREVIEW_IMAGE_WITH_METADATA`.
@@ -25,6 +25,7 @@ class Heard:
 
     type: str
     data: Any
+    image: bytes = b""
 
     def key(self, names: Names | None = None) -> tuple[str, ...]:
         """What makes it the same message in another run: its type, its job and its node."""
@@ -123,6 +124,8 @@ def _depth(recorded: list[Heard], actual: list[Heard], names: Names) -> list[str
     for one, other in zip(recorded, actual, strict=True):
         if not isinstance(one.data, Opaque):
             found += differences(one.data, other.data, names, one.type)
+        if names.exact and picture(one.image, names) != picture(other.image, names):
+            found.append(f"{one.type}: {nature(one.image)} → {nature(other.image)}")
     return found
 
 
@@ -217,11 +220,12 @@ def _binary(frame: bytes) -> Heard:
     number = struct.unpack_from(">I", frame)[0]
     rest = frame[4:]
     if number == PREVIEW:
-        return Heard("binary 1", {"image_type": struct.unpack_from(">I", rest)[0]})
+        return Heard("binary 1", {"image_type": struct.unpack_from(">I", rest)[0]}, rest[4:])
     length = struct.unpack_from(">I", rest)[0]
     if number == TEXT:
         node_id, text = rest[4 : 4 + length].decode(), rest[4 + length :].decode()
         return Heard("binary 3", {"node_id": node_id, "text": text})
     if number == PREVIEW_WITH_METADATA:
-        return Heard("binary 4", json.loads(rest[4 : 4 + length]))
+        about, image = json.loads(rest[4 : 4 + length]), rest[4 + length :]
+        return Heard("binary 4", about, image)
     return Heard(f"binary {number}", rest.hex())

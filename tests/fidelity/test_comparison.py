@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
 from fidelity.compare import Answer, Names, differences, headers, response
-from fidelity.recording import Event
+from fidelity.recording import Event, load
 from fidelity.streams import Heard, compare, missing
+from PIL import Image
 
 JOB = "14a1c0de-0000-4000-8000-000000000001"
 OTHER = "14a1c0de-0000-4000-8000-000000000002"
@@ -127,3 +129,22 @@ def test_runs_that_overlap_are_one_difference() -> None:
     mixed = [*one[:2], other[0], one[2], status(1), one[4], *other[1:]]
     recorded = [*one[:3], status(1), one[4], *other]
     assert compare(recorded, mixed, Names()) == ["runs overlap"]
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2, 2), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_pixels_count_where_no_painter_of_ours_has_made_them() -> None:
+    red, blue = (Heard("binary 1", {"image_type": 2}, png(one)) for one in ("red", "blue"))
+    assert not compare([red], [blue], Names())
+    (found,) = compare([red], [blue], Names(exact=True))
+    assert found.startswith("binary 1: ")
+    assert not compare([red], [red], Names(exact=True))
+
+
+def test_a_websocket_that_is_opened_again_is_another_one() -> None:
+    opened = load("etn_krita_sequence").of("ws_open")
+    assert [event.fields["ws"] for event in opened] == ["krita", "krita 2"]

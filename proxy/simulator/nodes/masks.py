@@ -23,7 +23,7 @@ CHANNELS = ["red", "green", "blue", "alpha"]
 
 def _solid(value: float, width: int, height: int) -> tuple[Masks]:
     check_size(width, height)
-    return (Masks((Image.new("L", (width, height), round(255 * value)),)),)
+    return (Masks((Image.new("L", (width, height), int(255 * value)),)),)
 
 
 def _invert(mask: Masks) -> tuple[Masks]:

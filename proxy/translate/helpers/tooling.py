@@ -206,8 +206,6 @@ def translated(text: str) -> str:
                 f"Invalid language directive lang:{language} - {language} is not a known language "
                 "code. Available languages: NOT INSTALLED, en",
             )
-    if len(parts) == 1:
-        return text
     return " ".join(part.strip() for part in parts[::2] if part.strip())
 
 
