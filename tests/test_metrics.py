@@ -61,7 +61,7 @@ class Jobs:
 
 
 def gauges(jobs: Jobs, *accounts: Worker, cache: Cache | None = None) -> Gauges:
-    return Gauges(jobs, accounts, cache or Cache())  # type: ignore[arg-type]
+    return Gauges(jobs, lambda: accounts, cache or Cache())  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -236,7 +236,7 @@ def recorded() -> set[str]:
     found = set()
     for path in (ROOT / "proxy").rglob("*.py"):
         for call in ast.walk(ast.parse(path.read_text())):
-            if isinstance(call, ast.Call) and ast.unparse(call.func).endswith("note"):
+            if isinstance(call, ast.Call) and re.search(r"(^|\.)_?note$", ast.unparse(call.func)):
                 texts = [one for argument in call.args for one in ast.walk(argument)]
                 found |= {one.value for one in texts if isinstance(one, ast.Constant)}
     return {text for text in found if isinstance(text, str) and text.isidentifier()}
