@@ -17,6 +17,7 @@ from sqlalchemy import (
     select,
 )
 
+from proxy.storage.assets import AssetUnit, forget_assets
 from proxy.storage.database import Database
 from proxy.storage.statements import Upsert, get_meta, put_meta
 from proxy.storage.tables import blobs, file_counters, files, outputs
@@ -157,10 +158,14 @@ _UPLOADED = _DIRECT.where(files.c.cloud_type == "input")
 
 
 class FileUnit:
-    """The files within one unit of work, so that what is decided by what is there stays true."""
+    """The files within one unit of work, so that what is decided by what is there stays true.
+
+    `assets` are the records of them.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self.assets = AssetUnit(connection)
 
     # --- names -----------------------------------------------------------------------------
 
@@ -212,6 +217,8 @@ class FileUnit:
         if records:
             self._connection.execute(_PUT_FILE(self._connection), [asdict(one) for one in records])
             self._use_up(records)
+            for one in records:
+                self.assets.replaced(one.member, one.place, one.hash, one.job)
 
     def claim(self, record: FileRecord) -> bool:
         """Write a file unless there is one at its place; says whether it was written."""
@@ -334,9 +341,11 @@ class FileRepository:
 def forget_outputs(
     connection: Connection, member: str, jobs: Sequence[str], *, with_files: bool
 ) -> None:
-    """Forget the names that the outputs of jobs were given, and the files too if asked."""
+    """Forget the names that the outputs of jobs were given, and if asked the files with their
+    assets, too."""
     connection.execute(delete(outputs).where(outputs.c.member == member, outputs.c.job.in_(jobs)))
     if with_files:
+        forget_assets(connection, member, jobs)
         connection.execute(delete(files).where(files.c.member == member, files.c.job.in_(jobs)))
 
 

@@ -209,6 +209,75 @@ outputs = Table(
     sqlite_with_rowid=False,
 )
 
+#: Assets: records of contents, as clients list and label them. `type` is a folder of `files`, or
+#: `models`, where the path begins with the model's folder. `hash` (BLAKE3) and `size` are the
+#: content's own, `NULL` until they are known; `job` made it, `preview` is the id of another asset.
+#: Times are in microseconds since 1970. A deleted one keeps its row, so that nothing lists it anew.
+assets = Table(
+    "assets",
+    metadata,
+    Column("member", AnyText, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("name", AnyText, nullable=False),
+    Column("type", Text, nullable=False),
+    Column("path", AnyText, nullable=False),
+    Column("hash", Text),
+    Column("size", BigInteger),
+    Column("media_type", AnyText),
+    Column("job", AnyText),
+    Column("preview", Text),
+    Column("user_metadata", LargeBinary, nullable=False),  # JSON
+    Column("metadata", LargeBinary),  # JSON
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("last_access_time", BigInteger),
+    Column("deleted", Boolean, nullable=False),
+    PrimaryKeyConstraint("member", "id"),
+    Index("ix_assets_member_created_at_id", "member", "created_at", "id"),
+    Index("ix_assets_member_type_path", "member", "type", "path"),
+    Index("ix_assets_member_hash", "member", "hash"),
+    Index("ix_assets_member_job", "member", "job"),
+    Index("ix_assets_member_preview", "member", "preview"),
+    sqlite_with_rowid=False,
+)
+
+#: The tags of assets. An `automatic` one is the proxy's; one that was removed is not `present`, and
+#: is listed as one that no asset has.
+asset_tags = Table(
+    "asset_tags",
+    metadata,
+    Column("member", AnyText, nullable=False),
+    Column("asset", Text, nullable=False),
+    Column("tag", AnyText, nullable=False),
+    Column("automatic", Boolean, nullable=False),
+    Column("present", Boolean, nullable=False),
+    PrimaryKeyConstraint("member", "asset", "tag"),
+    Index("ix_asset_tags_member_tag", "member", "tag"),
+    sqlite_with_rowid=False,
+)
+
+#: Exports of assets: `key` tells equal requests, `name` is the archive's, `entries` (JSON) are its
+#: files. `updated_at` moves while somebody works at it.
+asset_exports = Table(
+    "asset_exports",
+    metadata,
+    Column("member", AnyText, nullable=False),
+    Column("id", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("payload", LargeBinary, nullable=False),  # JSON
+    Column("result", LargeBinary),  # JSON
+    Column("entries", LargeBinary),  # JSON
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    PrimaryKeyConstraint("member", "id"),
+    Index("ix_asset_exports_member_key", "member", "key"),
+    Index("ix_asset_exports_member_name", "member", "name"),
+    sqlite_with_rowid=False,
+)
+
 #: Pictures that clients put by an id, and results under the ids that were told. A result has no
 #: `data` but the file of the account that it is made of; `signature` and `position` are its
 #: node's. `used_at` is when it was put or loaded last, `fetched` how often it was read.

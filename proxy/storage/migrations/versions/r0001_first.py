@@ -16,6 +16,61 @@ KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 def upgrade() -> None:
     """Make all tables."""
     op.create_table(
+        "asset_exports",
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("payload", sa.LargeBinary(), nullable=False),
+        sa.Column("result", sa.LargeBinary(), nullable=True),
+        sa.Column("entries", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("ended_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("member", "id", name=op.f("pk_asset_exports")),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_asset_exports_member_key", "asset_exports", ["member", "key"])
+    op.create_index("ix_asset_exports_member_name", "asset_exports", ["member", "name"])
+    op.create_table(
+        "asset_tags",
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("asset", sa.Text(), nullable=False),
+        sa.Column("tag", AnyText(), nullable=False),
+        sa.Column("automatic", sa.Boolean(), nullable=False),
+        sa.Column("present", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("member", "asset", "tag", name=op.f("pk_asset_tags")),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_asset_tags_member_tag", "asset_tags", ["member", "tag"])
+    op.create_table(
+        "assets",
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", AnyText(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("path", AnyText(), nullable=False),
+        sa.Column("hash", sa.Text(), nullable=True),
+        sa.Column("size", sa.BigInteger(), nullable=True),
+        sa.Column("media_type", AnyText(), nullable=True),
+        sa.Column("job", AnyText(), nullable=True),
+        sa.Column("preview", sa.Text(), nullable=True),
+        sa.Column("user_metadata", sa.LargeBinary(), nullable=False),
+        sa.Column("metadata", sa.LargeBinary(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("last_access_time", sa.BigInteger(), nullable=True),
+        sa.Column("deleted", sa.Boolean(), nullable=False),
+        sa.PrimaryKeyConstraint("member", "id", name=op.f("pk_assets")),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_assets_member_created_at_id", "assets", ["member", "created_at", "id"])
+    op.create_index("ix_assets_member_hash", "assets", ["member", "hash"])
+    op.create_index("ix_assets_member_job", "assets", ["member", "job"])
+    op.create_index("ix_assets_member_preview", "assets", ["member", "preview"])
+    op.create_index("ix_assets_member_type_path", "assets", ["member", "type", "path"])
+    op.create_table(
         "audit",
         sa.Column("key", KEY, autoincrement=True, nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),

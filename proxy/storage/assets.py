@@ -1,0 +1,564 @@
+"""Assets of members: what they list and label of their files and of the cloud's models.
+
+A file keeps its name and its content in `files`; here is what clients say of contents, and which
+they have deleted from their lists. Every look-up is of one member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    update,
+)
+
+from proxy.storage.database import Database
+from proxy.storage.statements import Upsert, get_meta, put_meta
+from proxy.storage.tables import asset_tags, assets
+from proxy.translate.asset_query import MISSING, AssetFilter, AssetQuery, Cursor, TagQuery
+from proxy.translate.names import Place
+
+T = TypeVar("T")
+
+#: Values in one `IN`, and rows that are written at once.
+CHUNK = 500
+#: Tags of one record, those that were removed among them.
+MOST_TAGS = 200
+#: Records of a member.
+MOST_ASSETS = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A record; the fields are the columns of `assets`. `automatic` are those of its `tags` that
+    are not the client's to remove."""
+
+    member: str
+    id: str
+    name: str
+    type: str
+    path: str
+    hash: str | None
+    size: int | None
+    media_type: str | None
+    job: str | None
+    created_at: int
+    updated_at: int
+    preview: str | None = None
+    user_metadata: bytes = b"{}"
+    metadata: bytes | None = None
+    last_access_time: int | None = None
+    deleted: bool = False
+    tags: tuple[str, ...] = ()
+    automatic: frozenset[str] = field(default=frozenset())
+
+    @property
+    def place(self) -> Place:
+        """Where the file is; for models the folder and the name in it."""
+        return Place(self.type, self.path)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the content is gone."""
+        return MISSING in self.tags
+
+
+@dataclass(frozen=True, slots=True)
+class AssetPage:
+    """Records of a list, the ones that they name as previews by id, and where the next page
+    begins (`None` at the end)."""
+
+    assets: list[Asset]
+    previews: Mapping[str, Asset]
+    total: int
+    has_more: bool
+    next: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
+class TagPage:
+    """Tags with how many records have them."""
+
+    tags: list[tuple[str, int]]
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class TagChange:
+    """What a change of tags did; all are sorted."""
+
+    changed: list[str]
+    unchanged: list[str]
+    total: list[str]
+    protected: list[str] = field(default_factory=list)
+
+
+class UnknownPreviewError(Exception):
+    """The record that is to be a preview is none of the member's."""
+
+
+class TooManyAssetsError(Exception):
+    """The member, or the record, has as many records or tags as it may."""
+
+
+_COLUMNS = [column.name for column in assets.c]
+_ADD = Upsert(assets, ["member", "id"])
+_PUT_TAG = Upsert(asset_tags, ["member", "asset", "tag"], ["present"])
+_MINE = (assets.c.member == bindparam("m"), assets.c.id == bindparam("i"))
+_ANY = select(assets).where(*_MINE)
+_GET = _ANY.where(assets.c.deleted.is_(False))
+_AT = (
+    assets.c.member == bindparam("m"),
+    assets.c.type == bindparam("t"),
+    assets.c.path == bindparam("p"),
+)
+_NEWEST_AT = (
+    select(assets.c.id)
+    .where(*_AT, assets.c.deleted.is_(False))
+    .order_by(assets.c.created_at.desc(), assets.c.id)
+    .limit(1)
+)
+_HASH = bindparam("h", type_=assets.c.hash.type)
+_JOB = bindparam("j", type_=assets.c.job.type)
+_OTHERS_AT = select(assets.c.id).where(
+    *_AT,
+    or_(
+        assets.c.hash != _HASH,
+        and_(
+            assets.c.hash.is_(None),
+            assets.c.job.is_not(None),
+            or_(_JOB.is_(None), assets.c.job != _JOB),
+        ),
+    ),
+)
+_LEARN = update(assets).where(
+    *_AT, or_(assets.c.hash.is_(None), assets.c.hash == _HASH), assets.c.size.is_(None)
+)
+_IS_MISSING = exists().where(
+    asset_tags.c.member == assets.c.member,
+    asset_tags.c.asset == assets.c.id,
+    asset_tags.c.tag == MISSING,
+    asset_tags.c.present,
+)
+_BY_HASH = select(assets).where(
+    assets.c.member == bindparam("m"),
+    assets.c.hash == bindparam("h"),
+    assets.c.type.in_(("input", "output")),
+    ~_IS_MISSING,
+)
+_COUNT = select(func.count()).select_from(assets).where(assets.c.member == bindparam("m"))
+_SORTS: Mapping[str, ColumnElement[Any]] = {
+    "created_at": assets.c.created_at,
+    "updated_at": assets.c.updated_at,
+    "name": assets.c.name,
+    "size": func.coalesce(assets.c.size, 0),
+    "last_access_time": func.coalesce(assets.c.last_access_time, 0),
+}
+
+
+def forget_assets(connection: Connection, member: str, jobs: Sequence[str]) -> None:
+    """Forget the records of files that went with the jobs that had made them."""
+    mine = and_(assets.c.member == member, assets.c.job.in_(jobs))
+    ids = select(assets.c.id).where(mine)
+    connection.execute(
+        delete(asset_tags).where(asset_tags.c.member == member, asset_tags.c.asset.in_(ids))
+    )
+    connection.execute(
+        update(assets)
+        .where(assets.c.member == member, assets.c.preview.in_(ids))
+        .values(preview=None)
+    )
+    connection.execute(delete(assets).where(mine))
+
+
+class AssetUnit:
+    """The assets within one unit of work."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def get(self, member: str, id_: str) -> Asset | None:
+        """A record with its tags."""
+        row = self._connection.execute(_GET, {"m": member, "i": id_}).one_or_none()
+        return None if row is None else self._tagged([row])[0]
+
+    def shown(self, member: str, id_: str) -> tuple[Asset, Asset | None] | None:
+        """A record, and the one that it names as its preview."""
+        asset = self.get(member, id_)
+        if asset is None:
+            return None
+        return asset, None if asset.preview is None else self.get(member, asset.preview)
+
+    def page(self, member: str, query: AssetQuery) -> AssetPage:
+        """The records that a query asks for."""
+        wanted = _matching(member, query.filter)
+        total = self._connection.execute(
+            select(func.count()).select_from(wanted.subquery())
+        ).scalar_one()
+        value = _SORTS[query.sort]
+        falling = query.order == "desc"
+        if query.after is not None:
+            wanted = wanted.where(_behind(value, query.after, falling=falling))
+        by = (value.desc(), assets.c.id.desc()) if falling else (value, assets.c.id)
+        rows = self._connection.execute(
+            wanted.add_columns(value.label("sorted_by"))
+            .order_by(*by)
+            .limit(query.limit + 1)
+            .offset(query.offset)
+        ).all()
+        page, more = rows[: query.limit], len(rows) > query.limit
+        following = None
+        if more and query.sort != "last_access_time":
+            following = Cursor(page[-1].sorted_by, page[-1].id)
+        records = self._tagged(page)
+        previews = self.get_many(member, {one.preview for one in records if one.preview})
+        return AssetPage(records, previews, total, more, following)
+
+    def get_many(self, member: str, ids: Collection[str]) -> dict[str, Asset]:
+        """Those of the records that there are."""
+        found: dict[str, Asset] = {}
+        for some in _chunks(sorted(ids)):
+            query = select(assets).where(
+                assets.c.member == member, assets.c.id.in_(some), assets.c.deleted.is_(False)
+            )
+            found.update(
+                (one.id, one) for one in self._tagged(self._connection.execute(query).all())
+            )
+        return found
+
+    def of_jobs(self, member: str, jobs: Collection[str]) -> list[Asset]:
+        """The records of what jobs have made, in the order in which they were written."""
+        found = []
+        for some in _chunks(sorted(jobs)):
+            query = (
+                select(assets)
+                .where(
+                    assets.c.member == member, assets.c.job.in_(some), assets.c.deleted.is_(False)
+                )
+                .order_by(assets.c.created_at, assets.c.id)
+            )
+            found += self._tagged(self._connection.execute(query).all())
+        return found
+
+    def by_hash(self, member: str, hash_: str, *, listed: bool = False) -> Asset | None:
+        """A record whose content can be had, not one of `temp`: the oldest, whether or not it was
+        deleted; with `listed` the newest of those that were not."""
+        query = _BY_HASH.order_by(assets.c.created_at, assets.c.id)
+        if listed:
+            query = _BY_HASH.where(assets.c.deleted.is_(False)).order_by(
+                assets.c.created_at.desc(), assets.c.id.desc()
+            )
+        row = self._connection.execute(query.limit(1), {"m": member, "h": hash_}).one_or_none()
+        return None if row is None else self._tagged([row])[0]
+
+    def newest_at(self, member: str, place: Place) -> str | None:
+        """The id of the newest record of a place."""
+        key = {"m": member, "t": place.type, "p": place.path}
+        found: str | None = self._connection.execute(_NEWEST_AT, key).scalar_one_or_none()
+        return found
+
+    def learn(self, member: str, place: Place, hash_: str | None, size: int | None) -> bool:
+        """Note what is known now of the content at a place; says whether it was news."""
+        news = {"hash": hash_, "size": size}
+        known = {name: value for name, value in news.items() if value is not None}
+        key = {"m": member, "t": place.type, "p": place.path, "h": hash_}
+        if not known:
+            return False
+        return self._connection.execute(_LEARN.values(known), key).rowcount > 0
+
+    def replaced(self, member: str, place: Place, hash_: str | None, job: str | None) -> None:
+        """The file at a place has this content now: records of another one miss theirs."""
+        key = {"m": member, "t": place.type, "p": place.path, "h": hash_, "j": job}
+        gone = [_tag(member, row.id, MISSING) for row in self._connection.execute(_OTHERS_AT, key)]
+        if gone:
+            self._connection.execute(_PUT_TAG(self._connection), gone)
+
+    def add_many(self, new: Iterable[Asset]) -> None:
+        """Write records with their tags, but for those that there are."""
+        for some in _chunks(list(new)):
+            rows = [{name: getattr(one, name) for name in _COLUMNS} for one in some]
+            self._connection.execute(_ADD(self._connection), rows)
+            tags = [
+                _tag(one.member, one.id, tag, automatic=tag in one.automatic)
+                for one in some
+                for tag in one.tags
+            ]
+            if tags:
+                self._connection.execute(_PUT_TAG(self._connection), tags)
+
+    def add(self, asset: Asset) -> None:
+        """Write a new record. Raises `TooManyAssetsError`, `UnknownPreviewError`."""
+        count = self._connection.execute(_COUNT, {"m": asset.member}).scalar_one()
+        if count >= MOST_ASSETS or len(asset.tags) > MOST_TAGS:
+            raise TooManyAssetsError
+        if asset.preview is not None and self.get(asset.member, asset.preview) is None:
+            raise UnknownPreviewError
+        self.add_many([asset])
+
+    def change(self, member: str, id_: str, now: int, **values: Any) -> Asset | None:
+        """Give columns of a record new values; `updated_at` moves if there is a change.
+
+        Raises `UnknownPreviewError`.
+        """
+        asset = self.get(member, id_)
+        if asset is None:
+            return None
+        preview = values.get("preview")
+        if preview is not None and self.get(member, preview) is None:
+            raise UnknownPreviewError
+        changed = {name: value for name, value in values.items() if getattr(asset, name) != value}
+        if not changed:
+            return asset
+        self._update(member, id_, updated_at=now, **changed)
+        return replace(asset, updated_at=now, **changed)
+
+    def delete(self, member: str, id_: str) -> bool:
+        """Take a record from the lists, and as a preview from others; says whether it was there."""
+        if self.get(member, id_) is None:
+            return False
+        self._update(member, id_, deleted=True)
+        self._connection.execute(
+            update(assets)
+            .where(assets.c.member == member, assets.c.preview == id_)
+            .values(preview=None)
+        )
+        return True
+
+    def accessed(self, member: str, id_: str, now: int) -> None:
+        """The content was read."""
+        query = update(assets).where(
+            *_MINE, func.coalesce(assets.c.last_access_time, 0) < bindparam("n")
+        )
+        self._connection.execute(
+            query.values(last_access_time=bindparam("n")), {"m": member, "i": id_, "n": now}
+        )
+
+    def add_tags(self, member: str, id_: str, tags: Sequence[str], now: int) -> TagChange | None:
+        """Give a record tags. Raises `TooManyAssetsError`."""
+        asset = self.get(member, id_)
+        if asset is None:
+            return None
+        new = sorted(set(tags) - set(asset.tags))
+        if new:
+            if self._count_tags(member, id_) + len(new) > MOST_TAGS:
+                self._drop_removed(member, id_)
+            if len(asset.tags) + len(new) > MOST_TAGS:
+                raise TooManyAssetsError
+            self._connection.execute(
+                _PUT_TAG(self._connection),
+                [_tag(member, id_, tag, automatic=False) for tag in new],
+            )
+            self._update(member, id_, updated_at=now)
+        known = sorted(set(tags) & set(asset.tags))
+        return TagChange(new, known, sorted({*asset.tags, *new}))
+
+    def remove_tags(self, member: str, id_: str, tags: Sequence[str], now: int) -> TagChange | None:
+        """Take tags from a record; automatic ones stay."""
+        asset = self.get(member, id_)
+        if asset is None:
+            return None
+        protected = set(tags) & asset.automatic
+        gone = sorted((set(tags) & set(asset.tags)) - protected)
+        if gone:
+            self._connection.execute(
+                _PUT_TAG(self._connection),
+                [_tag(member, id_, tag, automatic=False, present=False) for tag in gone],
+            )
+            self._update(member, id_, updated_at=now)
+        absent = sorted(set(tags) - set(asset.tags))
+        return TagChange(gone, absent, sorted(set(asset.tags) - set(gone)), sorted(protected))
+
+    def tags(self, member: str, query: TagQuery) -> TagPage:
+        """The member's tags, also those that no record has any more."""
+        live = case((and_(asset_tags.c.present, assets.c.deleted.is_(False)), 1))
+        count = func.count(live).label("count")
+        grouped = (
+            select(asset_tags.c.tag, count)
+            .join(
+                assets,
+                and_(assets.c.member == asset_tags.c.member, assets.c.id == asset_tags.c.asset),
+            )
+            .where(asset_tags.c.member == member)
+            .group_by(asset_tags.c.tag)
+        )
+        if query.prefix is not None:
+            start = func.substr(asset_tags.c.tag, 1, len(query.prefix))
+            grouped = grouped.where(start == query.prefix)
+        if not query.include_zero:
+            grouped = grouped.having(count > 0)
+        total = self._connection.execute(
+            select(func.count()).select_from(grouped.subquery())
+        ).scalar_one()
+        by = (
+            (count.desc(), asset_tags.c.tag) if query.order == "count_desc" else (asset_tags.c.tag,)
+        )
+        rows = self._connection.execute(
+            grouped.order_by(*by).limit(query.limit).offset(query.offset)
+        )
+        return TagPage([(row.tag, row[1]) for row in rows], total)
+
+    def refine(self, member: str, wanted: AssetFilter, limit: int) -> list[tuple[str, int]]:
+        """How many of the records that match have each tag, the most used first."""
+        matching = _matching(member, wanted).with_only_columns(assets.c.id)
+        count = func.count()
+        query = (
+            select(asset_tags.c.tag, count)
+            .where(
+                asset_tags.c.member == member,
+                asset_tags.c.present,
+                asset_tags.c.asset.in_(matching),
+            )
+            .group_by(asset_tags.c.tag)
+            .order_by(count.desc(), asset_tags.c.tag)
+            .limit(limit)
+        )
+        return [(row[0], row[1]) for row in self._connection.execute(query)]
+
+    # --- models --------------------------------------------------------------------------------
+
+    def models_version(self, member: str) -> str | None:
+        """Which list of models the member's records are of."""
+        found: str | None = get_meta(self._connection, f"asset_models:{member}")
+        return found
+
+    def put_models(self, member: str, version: str, models: Sequence[Asset]) -> tuple[int, int]:
+        """Write the records of a list of models: what is new is added, what is gone is missing, and
+        what is back is there again. How many are new, and how many are gone."""
+        query = select(assets.c.id).where(assets.c.member == member, assets.c.type == "models")
+        known = set(self._connection.execute(query).scalars())
+        wanted = {one.id for one in models}
+        self.add_many(one for one in models if one.id not in known)
+        back = [_tag(member, id_, MISSING, present=False) for id_ in self._missing(member) & wanted]
+        gone = [_tag(member, id_, MISSING) for id_ in known - wanted]
+        for some in _chunks([*back, *gone]):
+            self._connection.execute(_PUT_TAG(self._connection), some)
+        put_meta(self._connection, f"asset_models:{member}", version)
+        return len(wanted - known), len(gone)
+
+    def _missing(self, member: str) -> set[str]:
+        query = select(asset_tags.c.asset).where(
+            asset_tags.c.member == member, asset_tags.c.tag == MISSING, asset_tags.c.present
+        )
+        return set(self._connection.execute(query).scalars())
+
+    # --- inside ----------------------------------------------------------------------------------
+
+    def _tagged(self, rows: Sequence[Any]) -> list[Asset]:
+        """Records with their tags."""
+        found: dict[str, dict[str, bool]] = {row.id: {} for row in rows}
+        for some in _chunks(list(found)):
+            query = select(asset_tags).where(
+                asset_tags.c.member == rows[0].member,
+                asset_tags.c.asset.in_(some),
+                asset_tags.c.present,
+            )
+            for tag in self._connection.execute(query):
+                found[tag.asset][tag.tag] = tag.automatic
+        return [
+            Asset(
+                **{name: getattr(row, name) for name in _COLUMNS},
+                tags=tuple(sorted(found[row.id])),
+                automatic=frozenset(tag for tag, automatic in found[row.id].items() if automatic),
+            )
+            for row in rows
+        ]
+
+    def _update(self, member: str, id_: str, **values: Any) -> None:
+        mine = update(assets).where(assets.c.member == member, assets.c.id == id_)
+        self._connection.execute(mine.values(values))
+
+    def _count_tags(self, member: str, id_: str) -> int:
+        query = select(func.count()).where(asset_tags.c.member == member, asset_tags.c.asset == id_)
+        count: int = self._connection.execute(query).scalar_one()
+        return count
+
+    def _drop_removed(self, member: str, id_: str) -> None:
+        self._connection.execute(
+            delete(asset_tags).where(
+                asset_tags.c.member == member,
+                asset_tags.c.asset == id_,
+                asset_tags.c.present.is_(False),
+            )
+        )
+
+
+class AssetRepository:
+    """The assets of all members, in units of work."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self, work: Callable[[AssetUnit], T]) -> T:
+        """Run a unit that only reads. Raises `StorageError`."""
+        return await self._database.read(lambda connection: work(AssetUnit(connection)))
+
+    async def write(self, work: Callable[[AssetUnit], T]) -> T:
+        """Run a unit that writes; what it raises is raised here. Raises `StorageError`."""
+        return await self._database.write(lambda connection: work(AssetUnit(connection)))
+
+
+def _matching(member: str, wanted: AssetFilter) -> Select[Any]:
+    """The records that a filter leaves."""
+    query = select(assets).where(assets.c.member == member, assets.c.deleted.is_(False))
+    for tag in wanted.all:
+        query = query.where(_has([tag]))
+    if wanted.any:
+        query = query.where(_has(wanted.any))
+    if wanted.none:
+        query = query.where(~_has(wanted.none))
+    if wanted.name_contains:
+        name = func.lower(assets.c.name)
+        query = query.where(name.contains(_lower(wanted.name_contains), autoescape=True))
+    if wanted.hash is not None:
+        query = query.where(assets.c.hash == wanted.hash)
+    return query
+
+
+def _has(tags: Sequence[str]) -> ColumnElement[bool]:
+    return exists().where(
+        asset_tags.c.member == assets.c.member,
+        asset_tags.c.asset == assets.c.id,
+        asset_tags.c.tag.in_(tags),
+        asset_tags.c.present,
+    )
+
+
+def _behind(value: ColumnElement[Any], after: Cursor, *, falling: bool) -> ColumnElement[bool]:
+    """What comes behind a record in the order of a value and then the id."""
+    further = value < after.value if falling else value > after.value
+    later = assets.c.id < after.id if falling else assets.c.id > after.id
+    return or_(further, and_(value == after.value, later))
+
+
+def _lower(text: str) -> str:
+    """In small letters as the databases have it: those of ASCII alone."""
+    return "".join(one.lower() if one.isascii() else one for one in text)
+
+
+def _tag(
+    member: str, asset: str, tag: str, *, automatic: bool = True, present: bool = True
+) -> dict[str, Any]:
+    return {
+        "member": member,
+        "asset": asset,
+        "tag": tag,
+        "automatic": automatic,
+        "present": present,
+    }
+
+
+def _chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
