@@ -252,15 +252,15 @@ async def refresh_images(request: web.Request) -> web.Response:
 
 async def refresh_image(request: web.Request) -> web.Response:
     """Let the web pages of the member load a picture anew."""
-    return await _image_note(request, "refresh")
+    return await _image_notice(request, "refresh")
 
 
 async def create_loader(request: web.Request) -> web.Response:
     """Let the web pages of the member make a node that loads a picture."""
-    return await _image_note(request, "create_loader")
+    return await _image_notice(request, "create_loader")
 
 
-async def _image_note(request: web.Request, command: str) -> web.Response:
+async def _image_notice(request: web.Request, command: str) -> web.Response:
     body = await bodies.read_object(request)
     if "image" not in body:
         raise LocalError("invalid_body", "The body must name a picture as image.")

@@ -40,8 +40,6 @@ MOST_ITEMS, LONGEST_ITEM = 50, 100
 MOST_WAITING = 10_000
 #: Seconds before another try when the disk refuses.
 _PAUSE = 1.0
-#: Seconds for which entries are gathered before they are written.
-_GATHER = 0.1
 
 _DAY_MS = 86_400_000
 
@@ -144,7 +142,6 @@ class Audit:
         failing = False
         while True:
             await self._news.wait()
-            await asyncio.sleep(_GATHER)
             self._news.clear()
             try:
                 await self.flush()
