@@ -26,6 +26,29 @@ _FLAGS: dict[str, tuple[str, ...]] = {
     "audio_upload": ("audio", "video"),
 }
 
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".jpe", ".apng", ".tif", ".tiff")
+_TEXTS = (".txt", ".pdf")
+
+#: The inputs of ComfyUI's classes that list something else: every file, files with these endings
+#: (below a folder), or the folders. A list says so by the first letter of what it has.
+_ALL, _FOLDERS = ("*",), ("/",)
+_LISTS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("LoadImageMask", "image"): _ALL,
+    ("LoadImageSetNode", "images"): _PICTURES,
+    ("LoadLatent", "latent"): (".latent",),
+    ("GeminiInputFiles", "file"): _TEXTS,
+    ("OpenAIInputFiles", "file"): _TEXTS,
+    ("Load3D", "model_file"): (".gltf", ".glb", ".obj", ".fbx", ".stl"),
+    ("LoadImageSetFromFolderNode", "folder"): _FOLDERS,
+    ("LoadImageTextSetFromFolderNode", "folder"): _FOLDERS,
+    ("LoadImageDataSetFromFolder", "folder"): _FOLDERS,
+    ("LoadImageTextDataSetFromFolder", "folder"): _FOLDERS,
+    ("LoadVideoDataSetFromFolder", "folder"): _FOLDERS,
+    ("LoadVideoTextDataSetFromFolder", "folder"): _FOLDERS,
+}
+#: The folder below the input folder in which a class looks.
+_BELOW = {"Load3D": "3d/"}
+
 #: Stands in for a slot while a class is encoded; no catalogue can hold it.
 _MARK = secrets.token_hex(16)
 _MARKED = re.compile(rb'"%s:(\d+)"' % _MARK.encode())
@@ -33,16 +56,37 @@ _MARKED = re.compile(rb'"%s:(\d+)"' % _MARK.encode())
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A list of files: the names that the cloud itself offers, and the media that are listed."""
+    """A list of files: the names that the cloud itself offers, and what is listed.
+
+    `media` are kinds of media, endings, `*` for all files or `/` for the folders. Files are those
+    of the input folder itself, or all that are `below` a folder in it.
+    """
 
     offered: tuple[str, ...]
     media: tuple[str, ...]
+    below: str = ""
 
     def json(self, files: Iterable[str]) -> bytes:
         """The cloud's choices without hashes, and the files of the folder itself, in order."""
         names = {name for name in self.offered if not is_hash_name(name)}
-        names.update(file for file in files if "/" not in file and kind(file) in self.media)
+        if self.media == _FOLDERS:
+            names.update(folder for file in files for folder in _folders(file))
+        else:
+            names.update(file for file in files if self._lists(file))
         return codec.dump_bytes(sorted(names))
+
+    def _lists(self, file: str) -> bool:
+        if not file.startswith(self.below) if self.below else "/" in file:
+            return False
+        if self.media[0].startswith("."):
+            return (file.lower() if self.below else file).endswith(self.media)
+        return self.media == _ALL or kind(file) in self.media
+
+
+def _folders(file: str) -> Iterator[str]:
+    """The folders that a file is in, those below the input folder."""
+    while file := file.rpartition("/")[0]:
+        yield file
 
 
 Template = tuple[bytes | Slot, ...]
@@ -56,7 +100,7 @@ def lists_files(info: Mapping[str, Any]) -> bool:
 def template(info: bytes) -> Template:
     """The JSON of a class, cut at its slots."""
     parsed = codec.loads(info)
-    slots = [_cut(spec, media, number) for number, (spec, media) in enumerate(_uploads(parsed))]
+    slots = [_cut(number, *one) for number, one in enumerate(_uploads(parsed))]
     pieces = _MARKED.split(codec.dump_bytes(parsed))
     return tuple(slots[int(piece)] if odd % 2 else piece for odd, piece in enumerate(pieces))
 
@@ -67,23 +111,26 @@ def fill(parts: Template, files: Iterable[str]) -> bytes:
     return b"".join(part.json(listed) if isinstance(part, Slot) else part for part in parts)
 
 
-def _uploads(info: Mapping[str, Any]) -> Iterator[tuple[list[Any], tuple[str, ...]]]:
-    """The specs of the inputs that list files of the input folder, with their media."""
-    sections = info.get("input")
+def _uploads(info: Mapping[str, Any]) -> Iterator[tuple[list[Any], tuple[str, ...], str]]:
+    """The specs of the inputs that list files of the input folder, with what a slot has."""
+    sections, name = info.get("input"), str(info.get("name"))
     for section in ("required", "optional"):
         inputs = sections.get(section) if isinstance(sections, dict) else None
-        for spec in inputs.values() if isinstance(inputs, dict) else ():
-            options = spec[1] if isinstance(spec, list) and len(spec) > 1 else None
-            if not isinstance(options, dict) or options.get("image_folder", "input") != "input":
+        for key, spec in inputs.items() if isinstance(inputs, dict) else ():
+            if not isinstance(spec, list) or not spec:
                 continue
-            media = tuple(
-                one for flag, kinds in _FLAGS.items() if options.get(flag) for one in kinds
-            )
-            if media and (isinstance(spec[0], list) or spec[0] == "COMBO"):
-                yield spec, media
+            options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}
+            if not isinstance(spec[0], list) and (spec[0] != "COMBO" or not options):
+                continue
+            if options.get("image_folder", "input") != "input":
+                continue
+            flags = (kinds for flag, kinds in _FLAGS.items() if options.get(flag))
+            media = _LISTS.get((name, key)) or tuple(one for kinds in flags for one in kinds)
+            if media:
+                yield spec, media, _BELOW.get(name, "")
 
 
-def _cut(spec: list[Any], media: tuple[str, ...], number: int) -> Slot:
+def _cut(number: int, spec: list[Any], media: tuple[str, ...], below: str) -> Slot:
     """Put the mark in the place of a list; what the list was."""
     mark = f"{_MARK}:{number}"
     offered: object
@@ -92,7 +139,7 @@ def _cut(spec: list[Any], media: tuple[str, ...], number: int) -> Slot:
     else:
         offered, spec[1]["options"] = spec[1].get("options"), mark
     offers = offered if isinstance(offered, list) else []
-    return Slot(tuple(name for name in offers if isinstance(name, str)), media)
+    return Slot(tuple(name for name in offers if isinstance(name, str)), media, below)
 
 
 #: Gives the classes that stand beside the cloud's.

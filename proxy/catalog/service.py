@@ -15,7 +15,7 @@ from proxy.catalog import nodes
 from proxy.catalog.extras import Extras
 from proxy.catalog.nodes import Bodies, Body, Coding, Nodes
 from proxy.catalog.source import Cloud, Kept
-from proxy.translate import codec
+from proxy.translate import codec, release
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -139,8 +139,12 @@ class Catalogue:
         return [str(folder["name"]) for folder in await self._all_folders()]
 
     async def model_folders_in_detail(self) -> list[dict[str, Any]]:
-        """`[{"name", "folders"}]`, models alone."""
-        return [one for one in await self._all_folders() if one["name"] not in _NOT_MODELS]
+        """`[{"name", "folders", "extensions"}]`, models alone."""
+        return [
+            {**one, "extensions": one.get("extensions", release.model_extensions(one["name"]))}
+            for one in await self._all_folders()
+            if one["name"] not in _NOT_MODELS
+        ]
 
     async def _all_folders(self) -> list[dict[str, Any]]:
         listed = await self._folders.get()

@@ -25,6 +25,15 @@ NODE_FIELDS: dict[str, Any] = {
     "search_aliases": [],
 }
 
+_MODELS = [".bin", ".ckpt", ".pkl", ".pt", ".pt2", ".pth", ".safetensors", ".sft"]
+_OTHER_MODELS = {"diffusers": ["folder"], "classifiers": [""]}
+
+
+def model_extensions(folder: str) -> list[str]:
+    """The endings of the files that a model folder lists, as `GET /experiment/models` has them."""
+    return _OTHER_MODELS.get(folder, _MODELS)
+
+
 #: The type of the error for a class that there is not.
 UNKNOWN_CLASS = "missing_node_type"
 

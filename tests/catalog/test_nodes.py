@@ -105,6 +105,34 @@ def test_every_list_of_a_class_is_filled() -> None:
     assert entry["required"]["a"][0] == ["a.png", "b.png"]
 
 
+@pytest.mark.parametrize(
+    ("name", "input_name", "expected"),
+    [
+        ("LoadImageMask", "image", ["a.png", "b.latent", "c.PDF", "d.pdf", "e.txt"]),
+        ("LoadImageSetNode", "images", ["a.png"]),
+        ("LoadLatent", "latent", ["b.latent"]),
+        ("GeminiInputFiles", "file", ["d.pdf", "e.txt"]),
+        ("OpenAIInputFiles", "file", ["d.pdf", "e.txt"]),
+        ("Load3D", "model_file", ["3d/f.GLB", "3d/x/g.obj"]),
+        ("LoadImageDataSetFromFolder", "folder", ["3d", "3d/x", "set"]),
+        ("LoadImageTextSetFromFolderNode", "folder", ["3d", "3d/x", "set"]),
+        ("Load3D", "image", []),
+        ("Other", "latent", []),
+    ],
+)
+@pytest.mark.parametrize("new_style", [False, True])
+def test_classes_that_list_something_else(
+    name: str, input_name: str, expected: list[str], new_style: bool
+) -> None:
+    files = ["a.png", "b.latent", "c.PDF", "d.pdf", "e.txt"]
+    files += ["3d/f.GLB", "3d/x/g.obj", "3d/h.png", "set/i.png"]
+    spec: list[Any] = ["COMBO", {"options": [], "tooltip": "x"}] if new_style else [[]]
+    info = {"name": name, "input": {"required": {input_name: spec}}}
+    filled = json.loads(Nodes({name: info}).one_json(name, files))[name]
+    given = filled["input"]["required"][input_name]
+    assert (given[1]["options"] if new_style else given[0]) == expected
+
+
 def test_an_unknown_class_is_an_empty_object() -> None:
     assert Nodes({"A": {}}).one_json("B", []) == b"{}"
 

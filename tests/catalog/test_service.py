@@ -148,6 +148,13 @@ async def test_folders_are_named_and_the_detailed_ones_hold_models(catalogue: Ca
     assert set(named) - set(detailed) == {"configs", "custom_nodes"}
 
 
+async def test_each_folder_says_which_files_it_lists(catalogue: Catalogue) -> None:
+    detailed = {one["name"]: one for one in await catalogue.model_folders_in_detail()}
+    assert ".safetensors" in detailed["loras"]["extensions"]
+    assert detailed["diffusers"]["extensions"] == ["folder"]
+    assert all(one["extensions"] for one in detailed.values())
+
+
 async def test_a_folder_of_every_comfyui_that_the_cloud_lacks_is_empty(
     catalogue: Catalogue,
 ) -> None:
