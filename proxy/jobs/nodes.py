@@ -46,6 +46,8 @@ class Nodes:
         self._executing: dict[str, int] = {}
         self._twins: set[str] = set()
         self._silent: set[str] = set()
+        #: Of each node whose steps are told here, how many there are: the cloud knows of none.
+        self._steps: dict[str, int] = {}
 
     @property
     def display_node(self) -> str | None:
@@ -100,6 +102,8 @@ class Nodes:
             state = events.node_state(node_id, node, known)
             if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
                 state = known
+            if node_id in self._steps and state["state"] == "finished":
+                state |= {"value": self._steps[node_id], "max": self._steps[node_id]}
             self._states[node_id] = state
         self._tell_states()
 
@@ -158,6 +162,7 @@ class Nodes:
             if isinstance(message, Event) and message.data.get("node") == node:
                 state = self._states[node]
                 state["value"], state["max"] = message.data["value"], message.data["max"]
+                self._steps[node] = message.data["max"]
                 self._tell_states()
                 step = message
                 continue
