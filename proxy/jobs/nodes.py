@@ -22,11 +22,16 @@ class Nodes:
 
     A node of which another one with the same inputs has run takes its output from there and has no
     `executing`. A node with lazy inputs has one more behind the nodes that it asked for.
+
+    `now` is when what comes next happened (ms), `None` where nobody can tell when; `times` is when
+    each node began, and how long it ran in all (ms), as far as that is known.
     """
 
     def __init__(
         self, prompt_id: str, prompt: Mapping[str, Any], tell: Callable[[Message], None]
     ) -> None:
+        self.now: int | None = None
+        self.times: dict[str, tuple[int, int]] = {}
         self.current: str | None = None
         self.cached: list[str] = []
         self.outputs: dict[str, Any] = {}
@@ -48,6 +53,7 @@ class Nodes:
         self._silent: set[str] = set()
         #: Of each node whose steps are told here, how many there are: the cloud knows of none.
         self._steps: dict[str, int] = {}
+        self._timed: tuple[str, int] | None = None
 
     @property
     def display_node(self) -> str | None:
@@ -182,6 +188,7 @@ class Nodes:
             if executing is not None:
                 self.current = node
             return
+        self._time(node)
         self._finish_before(node)
         self._ensure_running(node)
         self._executing[node] = len(self._states)
@@ -189,6 +196,20 @@ class Nodes:
         display = self._display.setdefault(node, node)
         data = executing or {"node": node, "display_node": display, "prompt_id": self._prompt_id}
         self._tell(Event("executing", data))
+
+    def ended(self, at: int) -> None:
+        """The run is over, with the node that ran last."""
+        if self._timed is not None:
+            node, since = self._timed
+            began, ran = self.times.get(node, (since, 0))
+            self.times[node] = began, ran + max(0, at - since)
+            self._timed = None
+
+    def _time(self, node: str) -> None:
+        """A node begins, and with it ends the one before: the cloud runs one after the other."""
+        if self.now is not None:
+            self.ended(self.now)
+            self._timed = node, self.now
 
     def finish(self) -> None:
         """The run has succeeded: what ran has finished."""

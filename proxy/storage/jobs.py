@@ -58,7 +58,7 @@ class StoredJob:
     `key` counts all jobs as they came; 0 before the job is inserted. `account` is empty while the
     job waits here, `cloud_id` is `None` until the cloud has answered. `changed_at` is when the job
     came into its `state`. `charge` is what the turn has cost the member, `reason` why the job waits
-    or cannot be followed.
+    or cannot be followed, `label` what people call it.
     """
 
     member: str
@@ -81,6 +81,7 @@ class StoredJob:
     cancel_requested: bool = False
     charge: float = 0.0
     reason: str | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Payload:
 @dataclass(frozen=True, slots=True)
 class EndedJob:
     """How a job ended. `summary` is what lists show of it, `result` a JSON object of the rest of
-    its history entry."""
+    its history entry, `details` one of what the dashboard shows beside."""
 
     state: str
     started_at: int
@@ -106,6 +107,7 @@ class EndedJob:
     summary: bytes
     result: bytes
     outputs_to_execute: list[str]
+    details: bytes = b"{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -668,6 +670,8 @@ def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None
             "outputs_to_execute": codec.dumps(ended.outputs_to_execute),
             "summary": ended.summary,
             "result": ended.result,
+            "label": job.label,
+            "details": ended.details,
         },
     )
 
@@ -776,6 +780,7 @@ def _values(job: StoredJob) -> dict[str, Any]:
         "cancel_requested": job.cancel_requested,
         "charge": job.charge,
         "reason": job.reason,
+        "label": job.label,
     }
 
 
