@@ -85,7 +85,7 @@ def tally(
     each member and, under an empty name, of everybody."""
     running: defaultdict[str, list[Span]] = defaultdict(list)
     waiting: defaultdict[str, list[Span]] = defaultdict(list)
-    ended: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    ended: defaultdict[str, defaultdict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
     for job in jobs:
         end = stop if job.ended_at is None else job.ended_at
         begun = end if job.started_at is None else job.started_at
@@ -93,13 +93,12 @@ def tally(
             waiting[name].append((max(job.created_at, start), min(begun, stop)))
             running[name].append((max(begun, start), min(end, stop)))
             if job.ended_at is not None and start <= job.ended_at < stop:
-                ended[name, job.ended_at - job.ended_at % interval].append(job.state)
+                ended[name][job.ended_at - job.ended_at % interval].append(job.state)
     for name in running:
         runs, waits = _most(running[name], interval), _most(waiting[name], interval)
         busy = _busy(running[name], interval)
-        times = {at for at in (*runs, *waits)} | {at for one, at in ended if one == name}
-        for at in sorted(times):
-            states = ended.get((name, at), ())
+        for at in sorted({*runs, *waits, *ended[name]}):
+            states = ended[name].get(at, ())
             yield ActivityRow(
                 at,
                 name,

@@ -195,9 +195,6 @@ _OLDEST = (
     .order_by(history.c.sequence)
     .limit(bindparam("most", type_=BigInteger))
 )
-_SUMMARY = select(history.c.summary).where(
-    history.c.member == bindparam("m"), history.c.id == bindparam("i")
-)
 _ENTRY = (
     select(
         history.c.member,
@@ -499,13 +496,6 @@ class JobRepository:
 
         return await self._database.read(work)
 
-    async def summary(self, member: str, id_: str) -> bytes | None:
-        """What lists show of an ended job."""
-        key = {"m": member, "i": id_}
-        return await self._database.read(
-            lambda connection: connection.execute(_SUMMARY, key).scalar_one_or_none()
-        )
-
     async def page(
         self,
         member: str,
@@ -542,17 +532,6 @@ class JobRepository:
             return JobPage([known[kind, key] for kind, key in rows], total)
 
         return await self._database.read(work)
-
-    async def ended_in(self, state: str, limit: int) -> list[tuple[str, str]]:
-        """Member and id of the jobs that ended last in that state, the oldest first."""
-        query = (
-            select(history.c.member, history.c.id)
-            .where(history.c.state == state)
-            .order_by(history.c.ended_at.desc(), history.c.sequence.desc())
-            .limit(limit)
-        )
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [(member, id_) for member, id_ in reversed(rows)]
 
     async def knows(self, cloud_ids: Collection[str]) -> set[str]:
         """Which of these ids of an account's jobs are of jobs of ours, live or in the history."""
