@@ -20,7 +20,7 @@ test: $(DEV) ## run all tests
 	$(BIN)/python -m pytest -n auto -q
 
 test-cluster: $(DEV) ## test replicas over real servers: PostgreSQL, Valkey, PgBouncer, HAProxy
-	$(BIN)/python -m pytest -n auto -q -m cluster tests/cluster
+	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m cluster tests/cluster
 
 check: $(DEV) ## lint, formatting, types, and pages drawn from the code
 	$(BIN)/ruff check .

@@ -36,7 +36,6 @@ from proxy.files.service import Files
 from proxy.helpers.exchange import Exchange
 from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
-from proxy.jobs.activity import Sampler
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.election import Election, Term
@@ -59,11 +58,9 @@ from proxy.metrics import Metrics
 from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings, read_secrets
-from proxy.storage.activity import ActivityRepository
 from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets
 from proxy.storage.files import FileRepository
-from proxy.storage.gallery import GalleryRepository
 from proxy.storage.helpers import HelperPictureRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
@@ -136,7 +133,7 @@ async def rooms(
             {account.name: account.cloud for account in opened},
             path / "files",
             cache_bytes=settings.cache_bytes,
-            prefetch=settings.prefetch,
+            prefetch=settings.prefetch if settings.database is None else "off",
             preferred=lambda member: [account.name for account in best_first(opened, member)],
             blobs=blobs,
         )
@@ -201,14 +198,7 @@ async def rooms(
             patience=policy.submit_patience,
             supervisor=supervisor,
         )
-        activity = ActivityRepository(database)
-        dashboard = Dashboard(
-            jobs,
-            accounting.usage,
-            GalleryRepository(database),
-            activity,
-            simulated=settings.simulate,
-        )
+        dashboard = Dashboard(jobs, accounting.usage)
         bus.subscribe("jobs.*", partial(_count, accounting.metrics))
         bus.subscribe("jobs.*", partial(_count, accounting.usage))
         bus.subscribe("jobs.*", dashboard.jobs_changed)
@@ -260,8 +250,7 @@ async def rooms(
         )
         stack.push_async_callback(readiness.close)
         metrics.registry.register(Gauges(jobs, election.workers, files.cache))
-        dashboard.sampler = Sampler(activity, jobs.accounts, is_active=election.is_active)
-        supervisor.keep(dashboard.sampler.run, "sample the activity")
+        await dashboard.start()
         yield Services(
             jobs=jobs,
             files=files,

@@ -45,7 +45,6 @@ class LiveJob(msgspec.Struct, frozen=True):
     submitter: str = ""
     reason: str | None = None
     message: str | None = None
-    label: str = ""
 
     @property
     def key(self) -> JobKey:

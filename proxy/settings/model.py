@@ -531,7 +531,8 @@ class Settings(BaseModel):
         BeforeValidator(to_lower),
         Entry("Files and history", metavar="WHICH"),
     ] = "images"
-    """Which outputs are fetched from the cloud when a job ends: off, images or all."""
+    """Which outputs are fetched from the cloud when a job ends: off, images or all. With replicas
+    none are, because a client may ask another replica for them."""
 
     userdata: Annotated[
         Literal["disk", "cloud"],

@@ -72,7 +72,7 @@ class Accounting:
 
 def account(told: Iterable[Told], cloud_jobs: Iterable[Mapping[str, Any]]) -> Accounting:
     """Compare. `cloud_jobs` are the `extra_data` of all jobs that the cloud ever took."""
-    marks = Counter(_prompt_id(extra_data) for extra_data in cloud_jobs)
+    marks = Counter(prompt_id_of(extra_data) for extra_data in cloud_jobs)
     jobs = list(told)
     accepted = {job.prompt_id: job for job in jobs if job.accepted}
     ended = [job for job in accepted.values() if job.recorded is not None]
@@ -94,5 +94,6 @@ def account(told: Iterable[Told], cloud_jobs: Iterable[Mapping[str, Any]]) -> Ac
     )
 
 
-def _prompt_id(extra_data: Mapping[str, Any]) -> str:
+def prompt_id_of(extra_data: Mapping[str, Any]) -> str:
+    """The local id of a job that the cloud took."""
     return str(extra_data.get(MARK, "//")).split("/")[1]

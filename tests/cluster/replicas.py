@@ -17,6 +17,7 @@ import aiohttp
 from process import Process, before, command, serving
 from servers import Postgresql, ServerProcess, free_port
 from stack import Client
+from team import bearer
 from yarl import URL
 
 from proxy.simulator import Simulator
@@ -101,13 +102,28 @@ class Replica:
 
 
 @dataclass
+class Person:
+    """Somebody with a token, and one client of theirs at each replica."""
+
+    name: str
+    token: str
+    session: aiohttp.ClientSession
+    clients: list[Client]
+
+
+@dataclass
 class Cluster:
-    """Replicas with one database, one bus, one folder of blobs and one cloud."""
+    """Replicas with one database, one bus, one folder of blobs and one cloud.
+
+    Where there are members, `session` is that of `admin`, whose token is `admin_token`.
+    """
 
     simulator: Simulator
     session: aiohttp.ClientSession
     replicas: list[Replica]
     environment: dict[str, str]
+    admin_token: str = ""
+    _names: Any = field(default_factory=itertools.count)
 
     def client(self, number: int, client_id: str | None = None) -> Client:
         """A client that asks one replica."""
@@ -120,6 +136,32 @@ class Cluster:
         """One client, at each replica."""
         first = self.client(0)
         return [self.client(number, first.client_id) for number in range(len(self.replicas))]
+
+    async def token(self, member: str) -> tuple[str, str]:
+        """A new token of a member, which every replica knows, and its id."""
+        status, made = await self.client(0).post("proxy/api/tokens", {"member": member})
+        assert status == 201, made
+        for number in range(len(self.replicas)):
+            async with asyncio.timeout(PATIENCE):
+                client = self.client(number)
+                while made["id"] not in str(await client.get("proxy/api/tokens")):  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        return made["token"], made["id"]
+
+    @asynccontextmanager
+    async def person(self, **limits: Any) -> AsyncIterator[Person]:
+        """A new member, whom every replica knows; whatever is left of it is cancelled."""
+        name = f"member-{next(self._names)}"
+        admin = self.client(0)
+        status, answer = await admin.post("proxy/api/members", {"name": name, "limits": limits})
+        assert status in (200, 201), answer
+        token, _ = await self.token(name)
+        async with aiohttp.ClientSession(headers=bearer(token)) as session:
+            first = Client(session, self.replicas[0].url)
+            clients = [Client(session, replica.url, first.client_id) for replica in self.replicas]
+            yield Person(name, token, session, clients)
+            await first.post("queue", {"clear": True})
+            await first.post("api/jobs/cancel", {"job_ids": await running(first)})
 
     async def readiness(self, replica: Replica) -> tuple[int, dict[str, Any]]:
         """What `/readyz` of a replica says; 0 if it does not answer within 2 s."""
@@ -177,10 +219,10 @@ async def running_cluster(
     *,
     count: int = 3,
     options: Sequence[str] = (),
-    commands: Sequence[Sequence[str]] = (),
+    members: bool = False,
     **settings: str,
 ) -> AsyncIterator[Cluster]:
-    """So many replicas, ready, killed behind the block; before they start the commands run."""
+    """So many replicas, ready, killed behind the block; with `members`, they have an admin."""
     environment = {
         **before(simulator),
         **servers.settings(),
@@ -196,10 +238,24 @@ async def running_cluster(
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
         cluster = Cluster(simulator, session, replicas, environment)
-        for words in commands:
-            await cluster.command(*words)
+        if members:
+            await cluster.command("member", "add", "admin", "--role", "admin")
+            cluster.admin_token = (await cluster.command("token", "new", "admin")).split()[0]
+            session.headers.update(bearer(cluster.admin_token))
         for replica in replicas:
             stack.push_async_callback(replica.close)
         await asyncio.gather(*(replica.start() for replica in replicas))
         await cluster.until_ready()
         yield cluster
+
+
+async def running(client: Client) -> list[str]:
+    """The ids of what runs."""
+    return [item[1] for item in (await client.get("queue"))[1]["queue_running"]]
+
+
+async def until_refused(client: Client, *, within: float) -> None:
+    """Ask until the client is let in no more; 429 is for those who have asked too often."""
+    async with asyncio.timeout(within):
+        while (await client.get("queue"))[0] not in (401, 429):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)

@@ -1,24 +1,204 @@
-"""Any request to any replica: what one of them was told, the others know."""
+"""Any request to any replica: what one of them was told, the others know.
+
+The clients `here`, `there` and `elsewhere` are one client of one member, at three replicas.
+"""
 
 from __future__ import annotations
 
+import asyncio
+
+import aiohttp
+import gated
 import graphs
-from cluster.replicas import Cluster
+import pytest
+from cluster.conftest import Team
+from cluster.replicas import PATIENCE, Person, running, until_refused
+from stack import Client
+from team import bearer
+from waiting import ids
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+#: Seconds after which nobody may use what was revoked.
+REVOKED_WITHIN = 1.0
 
 
-async def test_a_job_is_known_everywhere_and_its_client_hears_it_anywhere(
-    cluster: Cluster,
-) -> None:
-    here, there, elsewhere = cluster.clients()
-    async with elsewhere.listening({"supports_preview_metadata": True}) as listener:
-        prompt_id = await here.submit(graphs.sampled(steps=3))
-        for client in (there, elsewhere):
+async def test_a_job_is_at_once_in_the_queue_of_every_replica(clients: list[Client]) -> None:
+    for number, here in enumerate(clients):
+        prompt_id = await here.submit(gated.GRAPH)
+        for client in clients:
+            assert prompt_id in await ids(client) + await running(client)
             assert (await client.get(f"api/jobs/{prompt_id}"))[1]["id"] == prompt_id
+            listed = (await client.get("api/jobs"))[1]["jobs"]
+            assert prompt_id in [job["id"] for job in listed]
+            remaining = (await client.get("prompt"))[1]["exec_info"]["queue_remaining"]
+            assert remaining == number + 1
+
+
+async def test_events_come_in_order_with_previews_and_one_end(clients: list[Client]) -> None:
+    here, there, elsewhere = clients
+    async with elsewhere.listening({"supports_preview_metadata": True}) as listener:
+        prompt_id = await here.submit(graphs.sampled(7, steps=3))
         await listener.until_end(prompt_id)
-    types = [type_ for type_ in listener.types() if type_ != "progress_state"]
-    assert types.count("execution_success") == 1
-    entries = [await client.history(prompt_id) for client in (here, there, elsewhere)]
+        # the entry is there before the end is told, wherever it is asked for
+        entries = [await client.history(prompt_id) for client in clients]
     assert entries[0] == entries[1] == entries[2]
-    item = entries[0]["outputs"]["9"]["images"][0]
-    pictures = [await client.view(item) for client in (here, there, elsewhere)]
-    assert pictures[0] == pictures[1] == pictures[2]
+    told = [(type_, data) for type_, data in listener.heard if type_ != "status"]
+    types = [type_ for type_, _ in told if type_ != "progress_state"]
+    assert types[0] == "execution_start"
+    assert types[-2:] == ["execution_success", "executing"]
+    for type_ in ("execution_start", "execution_success", "executed"):
+        assert types.count(type_) == 1
+    assert types.count("binary") == 3
+    assert told[-1][1]["node"] is None
+    nodes = [data["node"] for type_, data in told if type_ == "executing"]
+    assert nodes.index("3") < nodes.index("8") < nodes.index("9")
+    at = types.index("binary")
+    assert types[:at].count("progress") <= 1
+    assert types.index("executed") > at
+    picture = [await client.view(entries[0]["outputs"]["9"]["images"][0]) for client in clients]
+    assert picture[0] == picture[1] == picture[2]
+    assert (await there.get("queue"))[1] == {"queue_running": [], "queue_pending": []}
+
+
+async def test_a_reconnect_at_another_replica_is_told_what_runs(
+    team: Team, clients: list[Client]
+) -> None:
+    here, there, elsewhere = clients
+    async with here.listening() as listener:
+        prompt_id = await here.submit(gated.GRAPH)
+        await listener.until("executing", node="1")
+    for client in (there, elsewhere):
+        async with client.listening() as listener:
+            assert (await listener.until("executing"))["node"] == "1"
+    async with there.listening() as listener:
+        team.gate.set()
+        await listener.until_end(prompt_id)
+        assert listener.types().count("execution_start") == 0
+        assert listener.types().count("execution_success") == 1
+
+
+async def test_an_upload_is_seen_viewed_and_used_everywhere(clients: list[Client]) -> None:
+    here, there, elsewhere = clients
+    picture = graphs.png((1, 2, 3))
+    uploaded = await here.upload("there.png", picture, subfolder="deep")
+    assert uploaded == {"name": "there.png", "subfolder": "deep", "type": "input"}
+    item = {"filename": "there.png", "subfolder": "deep", "type": "input"}
+    for client in clients:
+        assert await client.view(item) == picture
+    flat = await there.upload("flat.png", picture)
+    info = (await elsewhere.get("object_info/LoadImage"))[1]
+    assert flat["name"] in str(info["LoadImage"]["input"]["required"]["image"])
+    assert flat["name"] in (await elsewhere.get("internal/files/input"))[1]
+    entry = await elsewhere.run(graphs.inverted("flat.png"))
+    assert entry["status"]["completed"] is True
+    made = entry["outputs"]["4"]["images"][0]
+    assert await here.view(made) == await there.view(made)
+
+
+async def test_a_token_that_is_revoked_lets_nobody_in_anywhere_a_second_later(
+    team: Team, person: Person
+) -> None:
+    admin = team.cluster.client(0)
+    token, id_ = await team.cluster.token(person.name)
+    async with aiohttp.ClientSession(headers=bearer(token)) as session:
+        clients = [Client(session, replica.url) for replica in team.cluster.replicas]
+        for client in clients:
+            assert (await client.get("queue"))[0] == 200
+        async with clients[2].listening() as listener:
+            async with admin.session.delete(admin.url / f"proxy/api/tokens/{id_}") as answer:
+                assert answer.status == 204
+            async with asyncio.timeout(REVOKED_WITHIN):
+                await asyncio.gather(
+                    *(until_refused(client, within=PATIENCE) for client in clients)
+                )
+            async with asyncio.timeout(PATIENCE):  # the sockets that use it are closed, too
+                while (await listener.socket.receive()).type is not aiohttp.WSMsgType.CLOSE:
+                    pass
+    for client in person.clients:
+        assert (await client.get("queue"))[0] == 200
+
+
+async def test_a_ticket_of_one_replica_is_good_at_the_others(person: Person) -> None:
+    here, there, elsewhere = person.clients
+    entry = await here.run(graphs.plain(0x123456))
+    (item,) = entry["outputs"]["2"]["images"]
+    picture = await here.view(item)
+    async with aiohttp.ClientSession() as stranger:
+        url = (here.url / "api/view").with_query(item)
+        async with stranger.get(
+            url, headers={"X-API-Key": person.token}, allow_redirects=False
+        ) as answer:
+            assert answer.status == 302
+            target = answer.headers["Location"]
+        for client in (here, there, elsewhere):
+            async with stranger.get(
+                client.url.join(type(url)(target)).with_port(client.url.port)
+            ) as answer:
+                assert answer.status == 200
+                assert await answer.read() == picture
+            async with stranger.get((client.url / "view").with_query(item)) as answer:
+                assert answer.status == 401
+
+
+async def test_the_queue_has_one_order_wherever_jobs_were_submitted(clients: list[Client]) -> None:
+    here, there, elsewhere = clients
+    first = await here.submit(gated.GRAPH)
+    second = await there.submit(graphs.plain(20))
+    third = await elsewhere.submit(graphs.plain(21))
+    fourth = await there.submit(graphs.plain(22), front=True)
+    fifth = await here.submit(graphs.plain(23), number=-1000)
+    for client in clients:
+        queue = (await client.get("queue"))[1]
+        assert [item[1] for item in queue["queue_running"]] == [first]
+        assert [item[1] for item in queue["queue_pending"]] == [fifth, fourth, second, third]
+        assert queue["queue_pending"][0][0] == -1000
+
+
+async def test_a_job_is_cancelled_at_any_replica(team: Team, clients: list[Client]) -> None:
+    here, there, elsewhere = clients
+    async with elsewhere.listening() as listener:
+        running_one = await here.submit(gated.GRAPH)
+        waiting = [await here.submit(graphs.plain(30 + number)) for number in range(3)]
+        await listener.until("executing", node="1")
+        assert (await there.post("queue", {"delete": [waiting[0]]}))[0] == 200
+        assert (await there.post(f"api/jobs/{waiting[1]}/cancel"))[1] == {"cancelled": True}
+        for client in clients:
+            assert await ids(client) == [waiting[2]]
+        assert (await elsewhere.post("queue", {"clear": True}))[0] == 200
+        for client in clients:
+            assert await ids(client) == []
+        assert (await there.post("interrupt", {"prompt_id": running_one}))[0] == 200
+        await listener.until("execution_interrupted", prompt_id=running_one)
+        await listener.until_end(running_one)
+    for client in clients:
+        assert await running(client) == []
+        entry = await client.history(running_one)
+        assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+async def test_an_interrupt_without_an_id_stops_what_the_client_runs(
+    clients: list[Client],
+) -> None:
+    here, there, elsewhere = clients
+    async with elsewhere.listening() as listener:
+        prompt_id = await here.submit(gated.GRAPH)
+        await listener.until("executing", node="1")
+        assert (await there.post("interrupt"))[0] == 200
+        await listener.until("execution_interrupted", prompt_id=prompt_id)
+
+
+async def test_what_is_deleted_from_the_history_is_gone_everywhere(clients: list[Client]) -> None:
+    here, there, elsewhere = clients
+    kept, deleted = [(await here.run(graphs.plain(40 + number))) for number in range(2)]
+    kept_id, deleted_id = kept["prompt"][1], deleted["prompt"][1]
+    for client in clients:
+        assert set((await client.get("history"))[1]) == {kept_id, deleted_id}
+    assert (await there.post("history", {"delete": [deleted_id]}))[0] == 200
+    for client in clients:
+        assert list((await client.get("history"))[1]) == [kept_id]
+        assert (await client.get(f"history/{deleted_id}"))[1] == {}
+        assert (await client.get(f"api/jobs/{deleted_id}"))[0] == 404
+    assert (await elsewhere.post("history", {"clear": True}))[0] == 200
+    for client in clients:
+        assert (await client.get("history"))[1] == {}

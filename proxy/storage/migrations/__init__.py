@@ -36,7 +36,7 @@ async def migrate(database: Database) -> bool:
     if await database.read(revision) == HEAD:
         return False
     before = await database.write(_migrate, long=True)
-    if before is not None:
+    if before not in (None, HEAD):  # another process may have migrated it meanwhile
         log.info("schema_migrated", before=before, now=HEAD)
     return before != HEAD
 

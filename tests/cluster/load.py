@@ -1,0 +1,148 @@
+"""Clients that go on while replicas come and go, and what each of their sockets was told."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import graphs
+from chaos.accounting import prompt_id_of
+from cluster.replicas import PATIENCE, Cluster
+from stack import Client, Listener
+
+from proxy.simulator import Simulator
+
+_colors = itertools.count(1000)
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+@dataclass
+class Runner:
+    """One client: it submits at one replica a job after another, and listens at another replica on
+    one socket that stays open. `told_at` is when it was told each end (seconds since 1970)."""
+
+    client: Client
+    listener: Listener
+    submitted: list[str] = field(default_factory=list)
+    ended: set[str] = field(default_factory=set)
+    told_at: dict[str, float] = field(default_factory=dict)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def hear(self) -> None:
+        """Read until cancelled, or until the socket ends, which is a failure."""
+        while True:
+            message = await self.listener.socket.receive()
+            if message.type.name == "TEXT":
+                told = message.json()
+                self.listener.heard.append((told["type"], told["data"]))
+                if told["type"] == "executing" and told["data"]["node"] is None:
+                    self.ended.add(told["data"]["prompt_id"])
+                    self.told_at[told["data"]["prompt_id"]] = time.time()
+                    self._news.set()
+            elif message.type.name != "BINARY":
+                raise ConnectionError(f"the socket ended: {message}")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run jobs until `stop`, each to its end."""
+        while not stop.is_set():
+            self.submitted.append(await self.client.submit(graphs.sampled(next(_colors), steps=5)))
+            await self.all_ended()
+
+    async def all_ended(self) -> None:
+        """Wait until the socket has been told every end."""
+        async with asyncio.timeout(PATIENCE):
+            while not self.ended.issuperset(self.submitted):
+                self._news.clear()
+                await self._news.wait()
+
+    def check(self, *, only_ends: bool = False) -> None:
+        """Each job had one life on the socket; where the bus was away it may be its end alone."""
+        lives: defaultdict[str, list[tuple[str, Any]]] = defaultdict(list)
+        for type_, data in self.listener.heard:
+            if "prompt_id" in data:
+                lives[data["prompt_id"]].append((type_, data))
+        assert set(lives) == set(self.submitted)
+        for life in lives.values():
+            (check_end if only_ends else check_life)(life)
+
+
+def check_life(life: Sequence[tuple[str, Any]]) -> None:
+    """A job was told in order, with one start, each output once and one end."""
+    types = [type_ for type_, _ in life]
+    assert types[0] == "execution_start", types
+    executed = Counter(data["node"] for type_, data in life if type_ == "executed")
+    assert executed == {"9": 1}, types
+    check_end(life)
+
+
+def check_end(life: Sequence[tuple[str, Any]]) -> None:
+    """A job had one end, last, and nothing was told twice."""
+    types = [type_ for type_, _ in life]
+    for type_ in ("execution_start", "execution_cached", "executed"):
+        assert types.count(type_) <= 1, types
+    assert sum(types.count(end) for end in ENDS) == 1, types
+    assert (types[-1], life[-1][1]["node"]) == ("executing", None), types
+    assert types[-2] in ENDS, types
+    nulls = [data for type_, data in life if type_ == "executing" and data["node"] is None]
+    assert len(nulls) == 1, types
+
+
+@asynccontextmanager
+async def load(
+    submitting: Sequence[Client], listening: Sequence[Client]
+) -> AsyncIterator[tuple[list[Runner], asyncio.Event]]:
+    """A runner for each pair of these; the event ends the load, and so does the block.
+
+    What fails in a runner fails the block.
+    """
+    stop = asyncio.Event()
+    runners: list[Runner] = []
+    async with asyncio.TaskGroup() as hearing:
+        async with asyncio.TaskGroup() as running:
+            opened = []
+            tasks = []
+            for client, ears in zip(submitting, listening, strict=True):
+                listener = ears.listening(client_id=client.client_id)
+                opened.append(listener)
+                runner = Runner(client, await listener.__aenter__())
+                runners.append(runner)
+                tasks.append(hearing.create_task(runner.hear()))
+                running.create_task(runner.run(stop))
+            yield runners, stop
+            stop.set()
+        for task in tasks:
+            task.cancel()
+    for listener in opened:
+        await listener.__aexit__(None, None, None)
+
+
+async def until(runners: Sequence[Runner], is_so: Callable[[Runner], bool]) -> None:
+    """Wait until this is so for every runner."""
+    async with asyncio.timeout(PATIENCE):
+        while not all(map(is_so, runners)):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+async def check_records(
+    cluster: Cluster, simulator: Simulator, runners: Sequence[Runner], replicas: Sequence[int]
+) -> None:
+    """Nothing was lost or doubled: one job of the cloud for each, and one entry everywhere."""
+    submitted = [prompt_id for runner in runners for prompt_id in runner.submitted]
+    on_the_cloud = Counter(prompt_id_of(job.extra_data) for job in simulator.jobs.values())
+    assert on_the_cloud == Counter(submitted)
+    for number in replicas:
+        history = (await cluster.client(number).get("history"))[1]
+        assert set(history) == set(submitted)
+        assert all(entry["status"]["completed"] for entry in history.values())
+
+
+def only_these_ran(simulator: Simulator, prompt_ids: set[str]) -> None:
+    """The cloud has had each of these jobs once, and no other."""
+    on_the_cloud = Counter(prompt_id_of(job.extra_data) for job in simulator.jobs.values())
+    assert on_the_cloud == Counter(prompt_ids)
