@@ -36,6 +36,7 @@ from proxy.files.service import Files
 from proxy.helpers.exchange import Exchange
 from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
+from proxy.jobs.activity import Sampler
 from proxy.jobs.checks import Checks
 from proxy.jobs.clients import Clients
 from proxy.jobs.election import Election, Term
@@ -58,9 +59,11 @@ from proxy.metrics import Metrics
 from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings, read_secrets
+from proxy.storage.activity import ActivityRepository
 from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets
 from proxy.storage.files import FileRepository
+from proxy.storage.gallery import GalleryRepository
 from proxy.storage.helpers import HelperPictureRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
@@ -198,7 +201,14 @@ async def rooms(
             patience=policy.submit_patience,
             supervisor=supervisor,
         )
-        dashboard = Dashboard(jobs, accounting.usage)
+        activity = ActivityRepository(database)
+        dashboard = Dashboard(
+            jobs,
+            accounting.usage,
+            GalleryRepository(database),
+            activity,
+            simulated=settings.simulate,
+        )
         bus.subscribe("jobs.*", partial(_count, accounting.metrics))
         bus.subscribe("jobs.*", partial(_count, accounting.usage))
         bus.subscribe("jobs.*", dashboard.jobs_changed)
@@ -250,7 +260,8 @@ async def rooms(
         )
         stack.push_async_callback(readiness.close)
         metrics.registry.register(Gauges(jobs, election.workers, files.cache))
-        await dashboard.start()
+        dashboard.sampler = Sampler(activity, jobs.accounts, is_active=election.is_active)
+        supervisor.keep(dashboard.sampler.run, "sample the activity")
         yield Services(
             jobs=jobs,
             files=files,

@@ -22,7 +22,7 @@ from proxy.api import (
     web_interface,
     websocket,
 )
-from proxy.api.admin import dashboard, members, records
+from proxy.api.admin import dashboard, gallery, members, records, static
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -199,11 +199,15 @@ ROUTES = (
         Deviation.FOR_ADMINS,
         apart=True,
     ),
-    _only("GET", "/proxy", dashboard.get_bare, CONSTANT, Deviation.FOR_ADMINS),
-    _only("GET", "/proxy/", dashboard.get_page, CONSTANT, Deviation.FOR_ADMINS),
-    _only("GET", "/proxy/dashboard.{kind}", dashboard.get_part, CONSTANT, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy", static.get_bare, CONSTANT, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/", static.get_page, CONSTANT, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/page/{name}", static.get_part, CONSTANT, Deviation.FOR_ADMINS),
     _only("GET", "/proxy/api/state", dashboard.get_state, OWN, Deviation.FOR_ADMINS),
     _only("GET", "/proxy/api/events", dashboard.get_events, OWN, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/api/activity", records.get_activity, OWN, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/api/jobs", gallery.list_jobs, OWN, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/api/job", gallery.get_job, OWN, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/api/thumbnail", gallery.get_thumbnail, CACHE, Deviation.FOR_ADMINS),
     _only("POST", "/proxy/api/jobs/cancel", dashboard.cancel, OWN | CLOUD, Deviation.FOR_ADMINS),
     # submitting and following
     Route("GET", "/prompt", jobs.get_prompt, OWN, SAME),

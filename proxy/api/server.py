@@ -27,7 +27,7 @@ from proxy.api.connections import Connection, ConnectionManager, Limits, room_fo
 from proxy.api.middleware import Gate
 from proxy.api.origins import allow_some
 from proxy.api.routes import add_routes, of_admins, of_clients
-from proxy.api.services import SERVICES, Services
+from proxy.api.services import ADMIN_LISTENER, SERVICES, Services
 from proxy.api.websocket import Sockets
 from proxy.translate.errors import LocalError
 
@@ -127,6 +127,7 @@ def make_admin_app(services: Services) -> web.Application:
     """
     app = web.Application(client_max_size=services.max_upload_bytes)
     app[SERVICES] = services
+    app[ADMIN_LISTENER] = True
     add_routes(app, of_admins())
     app.on_shutdown.append(dashboard.close)
     return app

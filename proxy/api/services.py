@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from proxy.userdata.base import UserData
 
 __all__ = [
+    "ADMIN_LISTENER",
     "MAX_JSON_BYTES",
     "MAX_UPLOAD_BYTES",
     "SERVICES",
@@ -122,6 +123,8 @@ class Services:
 
 
 SERVICES = web.AppKey("services", Services)
+#: Whether an application serves what is for admins, and nothing else.
+ADMIN_LISTENER = web.AppKey("admin_listener", bool)
 
 
 def note(request: web.Request, action: str, **about: Value) -> None:

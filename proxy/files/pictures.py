@@ -176,11 +176,15 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What `preview` and `channel` ask for. `format` is `webp`, `jpeg` or `png`."""
+    """What `preview` and `channel` ask for. `format` is `webp`, `jpeg` or `png`.
+
+    With `side` it is no wider and no higher than so many pixels.
+    """
 
     format: str
     channel: str
     quality: int = 0
+    side: int = 0
 
     @property
     def media_type(self) -> str:
@@ -190,7 +194,11 @@ class Conversion:
     @property
     def key(self) -> str:
         """Tells conversions of one content apart."""
-        return f"{self.format} {self.quality} {self.channel}"
+        return f"{self.format} {self.quality} {self.channel} {self.side or ''}".rstrip()
+
+
+#: A picture that stands for its file in a list.
+THUMBNAIL = Conversion("webp", "", quality=80, side=512)
 
 
 def conversion(preview: str | None, channel: str | None) -> Conversion | None:
@@ -228,6 +236,8 @@ def convert_picture(path: Path, wanted: Conversion) -> bytes:
     """The converted picture. Raises `NotAPictureError`; blocks."""
     target = io.BytesIO()
     with opened(path) as picture:
+        if wanted.side:
+            picture.thumbnail((wanted.side, wanted.side))
         if wanted.format != "png":
             rgb = wanted.format == "jpeg" or wanted.channel == "rgb"
             result = picture.convert("RGB") if rgb else picture

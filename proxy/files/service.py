@@ -23,6 +23,7 @@ from proxy.files.namespace import Contents, Named, Namespace, Received, make_rec
 from proxy.files.naming import Naming
 from proxy.files.outputs import Outputs
 from proxy.files.pictures import (
+    THUMBNAIL,
     Conversion,
     NotAPictureError,
     Workshop,
@@ -215,6 +216,14 @@ class Files:
         wanted = conversion(preview, channel)
         if wanted is None:
             raise ValueError("nothing is to be converted")
+        return await self._converted(record, wanted)
+
+    async def thumbnail(self, record: FileRecord) -> tuple[bytes, str]:
+        """A small picture that stands for a picture, and its media type. Raises `LocalError` as
+        `convert`."""
+        return await self._converted(record, THUMBNAIL)
+
+    async def _converted(self, record: FileRecord, wanted: Conversion) -> tuple[bytes, str]:
         key = f"{record.member} {record.account} {record.cloud_name} {wanted.key}"
         task = self._converting.get(key)
         if task is None:

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from proxy.bus.base import MISSED, EventBus
-from proxy.jobs.models import JobState
 from proxy.jobs.protocol import HistoryChanged, HistoryForgotten
 from proxy.storage.jobs import HistoryEntry, JobRepository
 from proxy.translate import codec
@@ -128,15 +127,6 @@ class History:
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """An entry as it is stored, or `None`. Raises `StorageError`."""
         return await self._repository.entry(member, prompt_id)
-
-    async def summary(self, member: str, prompt_id: str) -> dict[str, Any] | None:
-        """An ended job as `GET /api/jobs` lists it, or `None`. Raises `StorageError`."""
-        summary = await self._repository.summary(member, prompt_id)
-        return None if summary is None else dict(codec.loads(summary))
-
-    async def failures(self, count: int) -> list[tuple[str, str]]:
-        """Member and id of the jobs that failed last, the oldest first. Raises `StorageError`."""
-        return await self._repository.ended_in(JobState.FAILED.value, count)
 
     async def delete(self, member: str, prompt_ids: Iterable[str]) -> None:
         """Forget ended jobs; nothing is deleted on the cloud. Raises `StorageError`."""

@@ -17,6 +17,7 @@ from proxy.cloud.resilience import Backoff
 from proxy.jobs.fair_share import FairBy
 from proxy.members.member import Parallelism
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
+from proxy.translate.labels import label_of
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ class Job:
     says that the client may know of the job, `cancel_requested` that it wants it no more though
     it may be on the cloud, `watched` whether it had a socket when it had submitted the job.
     `charge` is what the job has cost the member's share. `one_at_a_time` says that the job
-    waits for others of its client, `submitter` which program sent it, if that is known.
-    `rewriting` is what the cloud runs where the graph has helper nodes.
+    waits for others of its client, `submitter` which program sent it, if that is known, `label`
+    what people call it. `rewriting` is what the cloud runs where the graph has helper nodes.
 
     In memory alone: `answered` says that the client has its answer, so that messages may flow;
     `reason` and `message` why the job cannot go on, in a word and in a sentence; `over` that the
@@ -154,6 +155,7 @@ class Job:
     charge: float = 0.0
     one_at_a_time: bool = False
     submitter: str = ""
+    label: str = ""
     credentials: dict[str, Any] = field(default_factory=dict, repr=False)
     rewriting: Rewriting | None = field(default=None, repr=False)
     answered: bool = True
@@ -201,6 +203,7 @@ def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
         },
         answered=False,
         submitter=request.submitter,
+        label=label_of(request.graph, request.extra_data),
     )
 
 
@@ -255,7 +258,8 @@ class JobView:
     on: `turn`, `slot`, `client` (another job of its client has a slot), `limit` (the member's
     own), `disabled` (the member), `no_account`, or what
     the account suffers (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`,
-    `unreachable`). `progress` of a running job is from 0 to 1, `node` the one that runs.
+    `unreachable`). `progress` of a running job is from 0 to 1, `node` the one that runs. `label` is
+    what people call the job.
     """
 
     member: str
@@ -270,6 +274,7 @@ class JobView:
     progress: float | None = None
     node: str | None = None
     node_type: str | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,16 @@ class Nodes:
 
     A node of which another one with the same inputs has run takes its output from there and has no
     `executing`. A node with lazy inputs has one more behind the nodes that it asked for.
+
+    `now` is when what comes next happened (ms), `None` where nobody can tell when; `times` is when
+    each node began, and how long it ran in all (ms), as far as that is known.
     """
 
     def __init__(
         self, prompt_id: str, prompt: Mapping[str, Any], tell: Callable[[Message], None]
     ) -> None:
+        self.now: int | None = None
+        self.times: dict[str, tuple[int, int]] = {}
         self.current: str | None = None
         self.cached: list[str] = []
         self.outputs: dict[str, Any] = {}
@@ -46,6 +51,9 @@ class Nodes:
         self._executing: dict[str, int] = {}
         self._twins: set[str] = set()
         self._silent: set[str] = set()
+        #: Of each node whose steps are told here, how many there are: the cloud knows of none.
+        self._steps: dict[str, int] = {}
+        self._timed: tuple[str, int] | None = None
 
     @property
     def display_node(self) -> str | None:
@@ -100,6 +108,8 @@ class Nodes:
             state = events.node_state(node_id, node, known)
             if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
                 state = known
+            if node_id in self._steps and state["state"] == "finished":
+                state |= {"value": self._steps[node_id], "max": self._steps[node_id]}
             self._states[node_id] = state
         self._tell_states()
 
@@ -158,6 +168,7 @@ class Nodes:
             if isinstance(message, Event) and message.data.get("node") == node:
                 state = self._states[node]
                 state["value"], state["max"] = message.data["value"], message.data["max"]
+                self._steps[node] = message.data["max"]
                 self._tell_states()
                 step = message
                 continue
@@ -177,6 +188,7 @@ class Nodes:
             if executing is not None:
                 self.current = node
             return
+        self._time(node)
         self._finish_before(node)
         self._ensure_running(node)
         self._executing[node] = len(self._states)
@@ -184,6 +196,20 @@ class Nodes:
         display = self._display.setdefault(node, node)
         data = executing or {"node": node, "display_node": display, "prompt_id": self._prompt_id}
         self._tell(Event("executing", data))
+
+    def ended(self, at: int) -> None:
+        """The run is over, with the node that ran last."""
+        if self._timed is not None:
+            node, since = self._timed
+            began, ran = self.times.get(node, (since, 0))
+            self.times[node] = began, ran + max(0, at - since)
+            self._timed = None
+
+    def _time(self, node: str) -> None:
+        """A node begins, and with it ends the one before: the cloud runs one after the other."""
+        if self.now is not None:
+            self.ended(self.now)
+            self._timed = node, self.now
 
     def finish(self) -> None:
         """The run has succeeded: what ran has finished."""

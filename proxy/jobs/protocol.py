@@ -45,6 +45,7 @@ class LiveJob(msgspec.Struct, frozen=True):
     submitter: str = ""
     reason: str | None = None
     message: str | None = None
+    label: str = ""
 
     @property
     def key(self) -> JobKey:

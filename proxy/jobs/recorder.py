@@ -170,6 +170,9 @@ class JobRecorder:
                         {"outputs": end.outputs, "status": end.status, "meta": end.meta}
                     ),
                     outputs_to_execute=job.outputs_to_execute,
+                    details=codec.dump_bytes(
+                        {"account": job.account, "nodes": end.node_times, "cost": end.cost}
+                    ),
                 ),
                 keep=self._history_size,
                 usage=[used],

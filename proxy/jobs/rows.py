@@ -44,6 +44,7 @@ def stored_of(job: Job) -> StoredJob:
         workflow_id=listing.workflow_id(job.extra_data),
         one_at_a_time=job.one_at_a_time,
         submitter=job.submitter,
+        label=job.label,
         **columns(job),
     )
 
@@ -84,6 +85,7 @@ def job_of(stored: StoredJob, payload: Payload) -> Job:
         charge=stored.charge,
         one_at_a_time=stored.one_at_a_time,
         submitter=stored.submitter,
+        label=stored.label,
         credentials={} if payload.credentials is None else codec.loads(payload.credentials),
         rewriting=None
         if payload.rewriting is None
@@ -110,6 +112,7 @@ def live_of(job: Job) -> LiveJob:
         submitter=job.submitter,
         reason=job.reason,
         message=job.message,
+        label=job.label,
     )
 
 
@@ -130,6 +133,7 @@ def live_of_stored(stored: StoredJob) -> LiveJob:
         accepted=stored.accepted,
         watched=stored.watched,
         submitter=stored.submitter,
+        label=stored.label,
     )
 
 
@@ -144,6 +148,7 @@ def view_of(job: LiveJob) -> JobView:
         account=job.account or None,
         started_at=job.started_at,
         reason=job.reason,
+        label=job.label,
     )
 
 

@@ -22,6 +22,7 @@ from proxy.jobs.listing import JobQuery, Listed
 from proxy.jobs.live import LiveJobs
 from proxy.jobs.models import (
     Accepted,
+    AccountView,
     Backlog,
     Job,
     JobKey,
@@ -352,6 +353,10 @@ class JobService:
     def live(self) -> list[JobView]:
         """All jobs that are in the queue, without their places."""
         return [view_of(job) for job in self._live]
+
+    async def accounts(self) -> tuple[AccountView, ...]:
+        """The accounts; none while no engine answers."""
+        return (await self.overview("")).accounts
 
     async def overview(self, member: str | None = None) -> OverviewAnswered:
         """All live jobs, or those of one member, with their places, and the accounts.

@@ -22,8 +22,12 @@ from typing import Any, TypeAlias
 from proxy.jobs.models import Outcome
 from proxy.jobs.nodes import Nodes
 from proxy.translate import events
+from proxy.translate.labels import cost_of
 from proxy.translate.messages import CloudFrame, CloudPicture, Event, Message, NodeText
 from proxy.translate.snapshot import Snapshot
+
+#: Characters of a node's last text that are kept to find a price in.
+_LAST_OF_TEXT = 2000
 
 # --- what happened -------------------------------------------------------------------------
 
@@ -86,7 +90,10 @@ class ReadDetail:
 
 @dataclass(frozen=True, slots=True)
 class RecordEnd:
-    """Keep how the job ended, on disk, before anything that follows is done (times in ms)."""
+    """Keep how the job ended, on disk, before anything that follows is done (times in ms).
+
+    `node_times` are those of `Nodes`, `cost` is what nodes say that they have cost.
+    """
 
     outcome: Outcome
     outputs: dict[str, Any]
@@ -94,6 +101,8 @@ class RecordEnd:
     meta: dict[str, Any]
     started_at: int
     ended_at: int
+    node_times: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    cost: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +130,7 @@ class Tracker:
     _terminal: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _errors: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _blocked: set[str] = field(default_factory=set)
+    _texts: dict[str, str] = field(default_factory=dict)
     _last_end: Snapshot | None = None
     _commands: list[Command] = field(default_factory=list)
     _nodes: Nodes = field(init=False)
@@ -147,6 +157,7 @@ class Tracker:
         """Take what happened at `now` (ms) and return what to do, in order."""
         if self.ended:
             return []
+        self._nodes.now = None if isinstance(what, SnapshotReceived | GiveUp) else now
         match what:
             case EventReceived(type=type_, data=data):
                 self._event(type_, data, now)
@@ -225,6 +236,7 @@ class Tracker:
             self._nodes.pictured(node, frame)
         else:
             self._nodes.enter(node)
+            self._texts[node] = frame.text[-_LAST_OF_TEXT:]
             self._tell(NodeText(node, frame.text))
 
     # --- snapshots -------------------------------------------------------------------------
@@ -263,6 +275,7 @@ class Tracker:
     def _end(self, snapshot: Snapshot, now: int) -> None:
         started_at = self._start(snapshot.start_time or now)
         ended_at = snapshot.ended_at(started_at, now)
+        self._nodes.ended(ended_at)
         self._tell_cached({}, now)
         for node, output in (snapshot.outputs or {}).items():
             self._nodes.executed(node, output)
@@ -336,6 +349,8 @@ class Tracker:
             },
             started_at=started_at,
             ended_at=ended_at,
+            node_times=self._nodes.times,
+            cost=cost_of(self._texts.values()),
         )
 
     # --- telling, in order -----------------------------------------------------------------

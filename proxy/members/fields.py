@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -94,9 +96,16 @@ async def change(directory: Directory, name: str, fields: MemberFields) -> Membe
     return await directory.change(name, limits=limits, **changes)
 
 
-async def new_token(directory: Directory, fields: NewToken) -> tuple[str, Token]:
-    """Make a token; the token and what is kept of it. Raises `DirectoryError`."""
+async def new_token(
+    directory: Directory, fields: NewToken, *, until: int | None = None
+) -> tuple[str, Token]:
+    """Make a token, which lives no longer than `until` (ms); the token and what is kept of it.
+
+    Raises `DirectoryError`.
+    """
     lifetime = None if fields.expires is None else seconds(fields.expires)
+    if until is not None:
+        lifetime = min(lifetime or math.inf, until / 1000 - time.time())
     note = "".join(letter if letter.isprintable() else " " for letter in fields.note).strip()
     return await directory.new_token(fields.member, note=note, lifetime=lifetime)
 

@@ -58,7 +58,7 @@ class StoredJob:
     `key` counts all jobs as they came; 0 before the job is inserted. `account` is empty while the
     job waits here, `cloud_id` is `None` until the cloud has answered. `changed_at` is when the job
     came into its `state`. `charge` is what the turn has cost the member, `reason` why the job waits
-    or cannot be followed.
+    or cannot be followed, `label` what people call it.
     """
 
     member: str
@@ -81,6 +81,7 @@ class StoredJob:
     cancel_requested: bool = False
     charge: float = 0.0
     reason: str | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +99,7 @@ class Payload:
 @dataclass(frozen=True, slots=True)
 class EndedJob:
     """How a job ended. `summary` is what lists show of it, `result` a JSON object of the rest of
-    its history entry."""
+    its history entry, `details` one of what the dashboard shows beside."""
 
     state: str
     started_at: int
@@ -106,6 +107,7 @@ class EndedJob:
     summary: bytes
     result: bytes
     outputs_to_execute: list[str]
+    details: bytes = b"{}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,9 +194,6 @@ _OLDEST = (
     .where(history.c.member == bindparam("m"))
     .order_by(history.c.sequence)
     .limit(bindparam("most", type_=BigInteger))
-)
-_SUMMARY = select(history.c.summary).where(
-    history.c.member == bindparam("m"), history.c.id == bindparam("i")
 )
 _ENTRY = (
     select(
@@ -497,13 +496,6 @@ class JobRepository:
 
         return await self._database.read(work)
 
-    async def summary(self, member: str, id_: str) -> bytes | None:
-        """What lists show of an ended job."""
-        key = {"m": member, "i": id_}
-        return await self._database.read(
-            lambda connection: connection.execute(_SUMMARY, key).scalar_one_or_none()
-        )
-
     async def page(
         self,
         member: str,
@@ -540,17 +532,6 @@ class JobRepository:
             return JobPage([known[kind, key] for kind, key in rows], total)
 
         return await self._database.read(work)
-
-    async def ended_in(self, state: str, limit: int) -> list[tuple[str, str]]:
-        """Member and id of the jobs that ended last in that state, the oldest first."""
-        query = (
-            select(history.c.member, history.c.id)
-            .where(history.c.state == state)
-            .order_by(history.c.ended_at.desc(), history.c.sequence.desc())
-            .limit(limit)
-        )
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [(member, id_) for member, id_ in reversed(rows)]
 
     async def knows(self, cloud_ids: Collection[str]) -> set[str]:
         """Which of these ids of an account's jobs are of jobs of ours, live or in the history."""
@@ -668,6 +649,8 @@ def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None
             "outputs_to_execute": codec.dumps(ended.outputs_to_execute),
             "summary": ended.summary,
             "result": ended.result,
+            "label": job.label,
+            "details": ended.details,
         },
     )
 
@@ -776,6 +759,7 @@ def _values(job: StoredJob) -> dict[str, Any]:
         "cancel_requested": job.cancel_requested,
         "charge": job.charge,
         "reason": job.reason,
+        "label": job.label,
     }
 
 

@@ -37,6 +37,7 @@ from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import jobs
 from proxy.storage.usage import UsageRow, add_usage, day_of
 from proxy.translate import codec
+from proxy.translate.labels import label_of
 
 log = structlog.get_logger(__name__)
 
@@ -211,6 +212,7 @@ def _ended(data: bytes) -> tuple[StoredJob, Payload, EndedJob]:
         changed_at=started,
         workflow_id=head["workflow_id"],
         cloud_id=head["cloud_id"] or None,
+        label=label_of(graph, extra_data),
     )
     result = {name: entry[name] for name in ("outputs", "status", "meta")}
     ended = EndedJob(
@@ -267,6 +269,7 @@ def _live(record: Mapping[str, Any]) -> tuple[StoredJob, Payload]:
         cancel_requested=bool(record["cancelled"]),
         charge=float(record["charge"]),
         accepted=bool(record["accepted"]),
+        label=label_of(record["graph"], record["extra_data"]),
     )
     payload = Payload(
         codec.dump_bytes(record["graph"]),
@@ -291,7 +294,7 @@ def _go_on_behind(connection: Connection, last: int) -> None:
         return
     values = {"member": "", "id": "", "state": "", "number": "0", "account": "", "charge": 0.0}
     flags = {"watched": False, "cancel_requested": False, "outputs_to_execute": "[]"}
-    flags |= {"accepted": False, "one_at_a_time": False, "submitter": ""}
+    flags |= {"accepted": False, "one_at_a_time": False, "submitter": "", "label": ""}
     times = {"created_at": 0, "changed_at": 0}
     connection.execute(insert(jobs), {"key": last + 1, **values, **flags, **times})
     connection.execute(delete(jobs).where(jobs.c.key == last + 1))

@@ -16,7 +16,7 @@ class Upsert:
     """An insert that replaces `columns` of a row that is there, in the words of each database.
 
     Where `how` is `add` their new values are added to the old ones, where it is `highest` the
-    larger value of the one column stays, and where it is `next` the old one plus 1 or the new one,
+    larger value of each stays, and where it is `next` the old one plus 1 or the new one,
     whichever is larger, stays and is returned. Without `columns` a row that is there stays as it
     is.
     """
@@ -47,13 +47,11 @@ class Upsert:
         new = {column: statement.excluded[column] for column in self._columns}
         if self._how == "add":
             new = {column: self._table.c[column] + value for column, value in new.items()}
+        elif self._how == "highest":
+            new = {column: _larger(self._table.c[column], value) for column, value in new.items()}
         elif self._how == "next":
             new = {column: _next(self._table.c[column], value) for column, value in new.items()}
-        statement = statement.on_conflict_do_update(
-            index_elements=self._keys,
-            set_=new,
-            where=_larger(self._table, new) if self._how == "highest" else None,
-        )
+        statement = statement.on_conflict_do_update(index_elements=self._keys, set_=new)
         if self._how == "next":
             statement = statement.returning(*(self._table.c[column] for column in self._columns))
         return cast(Insert, statement)
@@ -63,9 +61,8 @@ def _next(old: Any, new: Any) -> Any:
     return case((old >= new, old + 1), else_=new)
 
 
-def _larger(table: Table, new: dict[str, Any]) -> Any:
-    ((column, value),) = new.items()
-    return table.c[column] < value
+def _larger(old: Any, new: Any) -> Any:
+    return case((old >= new, old), else_=new)
 
 
 _PUT_META = Upsert(meta, ["name"], ["value"])

@@ -93,6 +93,7 @@ jobs = Table(
     Column("cancel_requested", Boolean, nullable=False),
     Column("charge", Double, nullable=False),
     Column("reason", AnyText),  # why it waits or cannot be followed
+    Column("label", AnyText, nullable=False),  # what people call it: a workflow or a model
     UniqueConstraint("member", "id"),
     Index("ix_jobs_cloud_id", "cloud_id"),
     sqlite_autoincrement=True,
@@ -136,6 +137,8 @@ history = Table(
     Column("outputs_to_execute", Text, nullable=False),  # JSON
     Column("summary", LargeBinary, nullable=False),  # JSON, as lists of jobs show it
     Column("result", LargeBinary, nullable=False),  # JSON object: outputs, status, meta
+    Column("label", AnyText, nullable=False),
+    Column("details", LargeBinary, nullable=False),  # JSON object: account, times of nodes, cost
     UniqueConstraint("member", "id"),
     Index("ix_history_member_sequence", "member", "sequence"),
     Index(
@@ -149,7 +152,39 @@ history = Table(
         "sequence",
     ),
     Index("ix_history_cloud_id", "cloud_id"),
+    Index("ix_history_ended_at", "ended_at"),
+    Index("ix_history_member_ended_at", "member", "ended_at"),
     Index("ix_history_state_ended_at", "state", "ended_at"),
+)
+
+#: A member's jobs in an interval that begins at `at`; of everybody where `member` is empty. Running
+#: and waiting ones are the most at once, `busy` the seconds that jobs ran, one beside the other.
+activity = Table(
+    "activity",
+    metadata,
+    Column("at", BigInteger, nullable=False),
+    Column("member", AnyText, nullable=False),
+    Column("running", BigInteger, nullable=False),
+    Column("waiting", BigInteger, nullable=False),
+    Column("completed", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
+    Column("busy", Double, nullable=False),
+    PrimaryKeyConstraint("at", "member"),
+    sqlite_with_rowid=False,
+)
+
+#: How an account was in an interval: its slots, the most that were used at once, and why it took no
+#: jobs, empty if it took them.
+account_activity = Table(
+    "account_activity",
+    metadata,
+    Column("at", BigInteger, nullable=False),
+    Column("account", AnyText, nullable=False),
+    Column("slots", BigInteger, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    PrimaryKeyConstraint("at", "account"),
+    sqlite_with_rowid=False,
 )
 
 #: Fair shares: when a member's next job starts in virtual time, and how long its jobs run (s).

@@ -69,11 +69,9 @@ async def test_no_admin_shuts_oneself_out(
 @pytest.mark.parametrize(
     ("method", "path", "body"),
     [
-        ("GET", "members", None),
         ("POST", "members", {"name": "x"}),
         ("PATCH", "members/bob", {"role": "admin"}),
         ("DELETE", "members/ann", None),
-        ("GET", "tokens", None),
         ("POST", "tokens", {"member": "ann"}),
         ("DELETE", "tokens/ccp_a", None),
     ],

@@ -13,7 +13,7 @@ from aiohttp import ClientError, web
 from aiohttp.test_utils import TestClient
 
 from proxy.api import userdata, view, websocket
-from proxy.api.admin import dashboard, records
+from proxy.api.admin import dashboard, gallery, records
 from proxy.api.middleware import cache_control
 from proxy.api.routes import ROUTES
 from proxy.api.server import server_logger
@@ -89,6 +89,10 @@ ELSEWHERE = {
     records.get_metrics,
     dashboard.get_state,
     dashboard.get_events,
+    gallery.list_jobs,
+    gallery.get_job,
+    gallery.get_thumbnail,
+    records.get_activity,
 }
 GETS = [
     route

@@ -57,7 +57,7 @@ async def test_an_admin_sees_all_and_a_member_the_own(
     seen = await state(session, team, team.ann)
     assert [job["id"] for job in seen["running"]] == [runs]
     assert [(job["id"], job["turn"], job["reason"]) for job in seen["waiting"]] == [
-        (waits, 1, "every slot is taken")
+        (waits, 1, "all slots are in use")
     ]
     assert [account["used"] for account in seen["accounts"]] == [1]
     assert {row["member"] for row in seen["usage"]} == {"ann", "bob"}
@@ -75,16 +75,17 @@ async def test_events_follow_a_job_to_its_failure(
     async with session.get(url, headers=bearer(team.ann)) as stream:
         assert stream.content_type == "text/event-stream"
         told = events(stream)
-        assert (await anext(told))[1]["failures"] == []
+        before = (await anext(told))[1]["history"]
         failing = await submit(session, team, team.bob, graphs.raising())
         async for _, seen in told:
-            if seen["failures"]:
+            if seen["history"] != before and not seen["running"]:
                 break
-        (failure,) = seen["failures"]
-        assert (failure["id"], failure["member"], failure["node"], failure["message"]) == (
+        url = team.url / "proxy/api/jobs"
+        async with session.get(url, headers=bearer(team.ann)) as answer:
+            (failure,) = (await answer.json())["jobs"]
+        assert (failure["id"], failure["member"], failure["error"]["message"]) == (
             failing,
             "bob",
-            "SimulatorRaise",
             "boom",
         )
     async with session.delete(url, headers=bearer(team.ann)) as answer:

@@ -52,6 +52,6 @@ async def test_a_job_that_failed_twice_under_one_id_is_one_failure(
                 await asyncio.sleep(0.05)
                 async with session.get(team.url / "prompt", headers=headers) as answer:
                     remaining = (await answer.json())["exec_info"]["queue_remaining"]
-        async with session.get(team.url / "proxy/api/state", headers=headers) as answer:
-            failures = (await answer.json())["failures"]
+        async with session.get(team.url / "proxy/api/jobs", headers=headers) as answer:
+            failures = (await answer.json())["jobs"]
         assert [failure["id"] for failure in failures] == [prompt_id]

@@ -53,6 +53,9 @@ LISTINGS = (
     "object_info/LoadImageMask",
     "system_stats",
     "features",
+    "proxy/api/jobs",
+    "proxy/api/jobs?status=completed&q=a",
+    "proxy/api/activity",
     "users",
     "metrics",
     "proxy/",
@@ -337,7 +340,11 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
             path, cancel = "proxy/api/members/{value}", "proxy/api/jobs/cancel"
             house.guess(person, "PATCH", path, stranger.name, json={"role": "admin"})
             house.guess(person, "DELETE", path, stranger.name)
+            for one in ("jobs", "activity", "members", "tokens"):
+                house.guess(person, "GET", f"proxy/api/{one}?member={{value}}", stranger.name)
             for one in [one for one in stranger.jobs if one not in person.jobs][-1:]:
+                for what in ("job", "thumbnail"):
+                    house.guess(person, "GET", f"proxy/api/{what}?id={{value}}", one)
                 mine, theirs = (
                     {"member": name, "id": one} for name in (person.name, stranger.name)
                 )

@@ -22,6 +22,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "queue_running_pending": {"slots": 1},
     "cors": {"cors_origins": ("*",)},
     "small_upload_limit": {"max_upload_mb": 0.01},
+    "save_image_websocket": {"prefer_helper_nodes": True},
 }
 
 Record = Callable[[str, object], None]

@@ -212,7 +212,7 @@ async def test_the_preview_is_the_first_saved_file(room: Room) -> None:
     temp = {"filename": "t.png", "subfolder": "", "type": "temp"}
     saved = {"filename": "s.png", "subfolder": "", "type": "output"}
     await room.end("a", **{"1": {"images": [temp]}, "2": {"images": [saved], "animated": [True]}})
-    summary = await room.service.history.summary(MEMBER, "a")
+    summary = await room.service.job(MEMBER, "a")
     assert summary is not None
     assert summary["outputs_count"] == 2
     assert summary["preview_output"] == {**saved, "nodeId": "2", "mediaType": "images"}

@@ -1,85 +1,73 @@
-"""`/proxy/`: the page of the dashboard, its state as it changes, and cancelling from it."""
+"""`/proxy/`: the state of the dashboard as it changes, and cancelling from it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from proxy import __version__
 from proxy.api import answers, bodies
 from proxy.api.admin.members import is_admin, require_admin
 from proxy.api.connections import admission_of, authenticator_of
 from proxy.api.middleware import prepare
-from proxy.api.services import SERVICES, member_of, note, of
-from proxy.jobs.protocol import JobLeft
-from proxy.members.usage import Usage
+from proxy.api.services import ADMIN_LISTENER, SERVICES, member_of, note, of
+from proxy.jobs.protocol import HistoryChanged, HistoryForgotten, JobLeft
 from proxy.storage.usage import day_of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
+    from proxy.jobs.activity import Sampler
     from proxy.jobs.models import AccountView, JobView
     from proxy.jobs.service import JobService
+    from proxy.members.usage import Usage
+    from proxy.storage.activity import ActivityRepository
+    from proxy.storage.gallery import GalleryRepository
 
 #: Seconds: the least between two states, the most while a job runs, the most while none does.
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
 
-_PAGE = Path(__file__).with_name("page")
-_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
-_FILES = {path.name: path.read_bytes() for path in _PAGE.iterdir() if path.suffix in _TYPES}
-
-_HEADERS = {
-    "Cache-Control": "no-cache",
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "style-src-attr 'unsafe-inline'; connect-src 'self'; img-src data:; form-action 'self'; "
-    "base-uri 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
-#: So many failures are shown, of one member and in all.
-FAILURES = 20
-
-#: So many of the failures in the history are known after a start.
-_REMEMBERED = 1000
+#: So many running and so many waiting jobs are shown; of the others their number is told.
+MOST_RUNNING, MOST_WAITING = 100, 200
 
 #: Why a job waits, or an account rests.
 REASONS = {
-    "turn": "others have their turn first",
-    "slot": "every slot is taken",
-    "client": "another job of the same client_id runs, and this client follows one at a time",
-    "limit": "as many as this member may run are running",
+    "turn": "other members have their turn first",
+    "slot": "all slots are in use",
+    "client": "another job of this client is running",
+    "limit": "the member's limit of running jobs is reached",
     "disabled": "the member is disabled",
     "no_account": "the member may use no account",
     "no_credits": "the account has no credits left",
     "dead_key": "the account's key does not work",
-    "queue_limit": "the cloud takes no more jobs now",
-    "rate_limited": "the cloud asks to wait",
+    "queue_limit": "the cloud's queue is full",
+    "rate_limited": "the cloud limits requests",
     "unreachable": "the cloud cannot be reached",
 }
 
 
+@dataclass(eq=False)
 class Dashboard:
     """What is shown, and who is told when it changes. Times are ms since 1970."""
 
-    def __init__(self, jobs: JobService, usage: Usage) -> None:
-        self._jobs = jobs
-        self._usage = usage
-        self._failed: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=FAILURES))
-        self._watchers: set[asyncio.Event] = set()
-        self.members_version = 0
-        self.closed = False
-
-    async def start(self) -> None:
-        """Know of the failures that are in the history already. Raises `StorageError`."""
-        for member, prompt_id in await self._jobs.history.failures(_REMEMBERED):
-            self._failed[member].append(prompt_id)
+    jobs: JobService
+    usage: Usage
+    gallery: GalleryRepository
+    activity: ActivityRepository
+    sampler: Sampler | None = None
+    simulated: bool = False
+    members_version: int = 0
+    closed: bool = False
+    _began: int = field(default_factory=lambda: int(time.time()))
+    _ended: Counter[str] = field(default_factory=Counter)
+    _watchers: set[asyncio.Event] = field(default_factory=set)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[asyncio.Event]:
@@ -94,9 +82,15 @@ class Dashboard:
     def jobs_changed(self, news: object) -> None:
         """Take what the bus tells about jobs."""
         match news:
-            case JobLeft(job=job, outcome="failed"):
-                self._failed[job.member].append(job.prompt_id)
+            case JobLeft(job=job):
+                self._count_end(job.member)
+            case HistoryChanged(member=member) | HistoryForgotten(member=member):
+                self._count_end(member)
         self._wake()
+
+    def _count_end(self, member: str) -> None:
+        self._ended[member] += 1
+        self._ended[""] += 1
 
     def members_changed(self) -> None:
         """Members or tokens are others; somebody's access may have ended."""
@@ -115,23 +109,31 @@ class Dashboard:
     async def state(self, member: str | None) -> dict[str, Any]:
         """Everything that changes, of one member or, for admins, of all (`None`).
 
-        `{"time", "running", "waiting", "accounts", "usage", "failures"}`: jobs on the cloud or on
-        their way, waiting ones in the order of turns, today's usage by member, and the newest
-        failures first. Accounts are for admins alone.
+        `{"time", "running", "waiting", "counts", "accounts", "usage", "history"}`: jobs on the
+        cloud or on their way, waiting ones in the order of turns, how many there are of both in all
+        and by member, and today's usage by member. Accounts are for admins alone. `history` is
+        another word whenever the ended jobs are others.
         """
         now = time.time()
-        seen = await self._jobs.overview(member)
+        seen = await self.jobs.overview(member)
+        running = [view for view in seen.jobs if view.state != "waiting"]
+        waiting = [view for view in seen.jobs if view.state == "waiting"]
         return {
             "time": int(now * 1000),
-            "running": [_running(view) for view in seen.jobs if view.state != "waiting"],
-            "waiting": [_waiting(view) for view in seen.jobs if view.state == "waiting"],
+            "running": list(map(_running, running[:MOST_RUNNING])),
+            "waiting": list(map(_waiting, waiting[:MOST_WAITING])),
+            "counts": {
+                "running": len(running),
+                "waiting": len(waiting),
+                "waiting_by_member": Counter(view.member for view in waiting),
+            },
             "accounts": [] if member is not None else list(map(_account, seen.accounts)),
             "usage": await self._used(day_of(now), member),
-            "failures": await self._failures(member),
+            "history": f"{self._began}.{self._ended[member or '']}",
         }
 
     async def _used(self, day: str, member: str | None) -> list[dict[str, Any]]:
-        days = await self._usage.days(day, day, member)
+        days = await self.usage.days(day, day, member)
         return [
             {
                 "member": one.member,
@@ -142,15 +144,6 @@ class Dashboard:
             }
             for one in days
         ]
-
-    async def _failures(self, member: str | None) -> list[dict[str, Any]]:
-        shown = []
-        for one in list(self._failed) if member is None else [member]:
-            for prompt_id in dict.fromkeys(self._failed.get(one, ())):
-                summary = await self._jobs.history.summary(one, prompt_id)
-                if summary is not None:
-                    shown.append(_failure(one, summary))
-        return sorted(shown, key=lambda job: -job["ended"])[:FAILURES]
 
 
 def _account(view: AccountView) -> dict[str, Any]:
@@ -168,6 +161,7 @@ def _running(view: JobView) -> dict[str, Any]:
     return {
         "id": view.prompt_id,
         "member": view.member,
+        "label": view.label,
         "state": view.state,
         "account": view.account or "",
         "created": view.create_time,
@@ -182,43 +176,12 @@ def _waiting(view: JobView) -> dict[str, Any]:
     return {
         "id": view.prompt_id,
         "member": view.member,
+        "label": view.label,
         "number": view.number,
         "created": view.create_time,
         "turn": (view.before or 0) + 1,
         "reason": REASONS.get(view.reason or "", view.reason),
     }
-
-
-def _failure(member: str, summary: Mapping[str, Any]) -> dict[str, Any]:
-    error = summary.get("execution_error") or {}
-    return {
-        "id": summary["id"],
-        "member": member,
-        "ended": summary["execution_end_time"],
-        "node": error.get("node_type") or error.get("node_id") or "",
-        "message": str(error.get("exception_message") or "").strip(),
-    }
-
-
-def _file(name: str) -> web.Response:
-    kind = _TYPES[Path(name).suffix]
-    return web.Response(body=_FILES[name], content_type=kind, charset="utf-8", headers=_HEADERS)
-
-
-async def get_page(_: web.Request) -> web.Response:
-    """The page."""
-    return _file("index.html")
-
-
-async def get_bare(_: web.Request) -> web.Response:
-    """Redirect to `/proxy/`."""
-    return web.Response(status=302, headers={"Location": "proxy/"})
-
-
-async def get_part(request: web.Request) -> web.Response:
-    """The page's style and script."""
-    name = f"dashboard.{request.match_info['kind']}"
-    return _file(name) if name in _FILES else answers.empty(404)
 
 
 async def get_state(request: web.Request) -> web.Response:
@@ -228,7 +191,7 @@ async def get_state(request: web.Request) -> web.Response:
 
 async def get_events(request: web.Request) -> web.StreamResponse:
     """The same as server-sent events, one at each change and at each step of what runs."""
-    dashboard = _dashboard(request)
+    dashboard = dashboard_of(request)
     stream = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream",
@@ -278,18 +241,26 @@ async def cancel(request: web.Request) -> web.Response:
 
 async def _state(request: web.Request) -> dict[str, Any]:
     services, member = of(request), member_of(request)
-    admin = is_admin(request)
-    state = await _dashboard(request).state(None if admin else member)
+    admin, dashboard = is_admin(request), dashboard_of(request)
+    state = await dashboard.state(None if admin else member)
     state["viewer"] = {
         "name": member,
         "role": "admin" if admin else "user",
         "gateway": services.members.has_members,
         "signed_in": admission_of(request).session is not None,
     }
+    here = request.app.get(ADMIN_LISTENER, False)
+    state["server"] = {
+        "version": __version__,
+        "simulated": dashboard.simulated,
+        "interface": not here,
+        "metrics": services.metrics_shown and admin and (here or not services.admin_apart),
+    }
     return state
 
 
-def _dashboard(request: web.Request) -> Dashboard:
+def dashboard_of(request: web.Request) -> Dashboard:
+    """The dashboard. Raises `LocalError` (404) where there is none."""
     dashboard = of(request).dashboard
     if dashboard is None:
         raise LocalError("no_dashboard", "This server has no dashboard.", kind="not_found")

@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import answers, bodies
+from proxy.api.connections import admission_of
 from proxy.api.services import member_of, note, of
 from proxy.members import fields
 from proxy.members.directory import (
@@ -18,7 +19,11 @@ from proxy.members.directory import (
     UnknownMemberError,
     UnknownTokenError,
 )
+from proxy.members.tokens import id_prefix
 from proxy.translate.errors import LocalError
+
+#: So many tokens a member has before it may make no more for itself.
+MOST_OWN = 20
 
 
 def is_admin(request: web.Request) -> bool:
@@ -36,10 +41,22 @@ def require_admin(request: web.Request) -> None:
         )
 
 
+def whose(request: web.Request) -> str | None:
+    """The `member` of the query, whose things are asked for: anybody, or all (`None`), by an admin,
+    the own ones by a member. Raises `LocalError` (403)."""
+    asked = request.query.get("member") or None
+    if is_admin(request):
+        return asked
+    if asked not in (None, member_of(request)):
+        require_admin(request)
+    return member_of(request)
+
+
 async def list_members(request: web.Request) -> web.Response:
-    """All members with their limits."""
-    directory = _directory(request)
-    found = [fields.describe_member(directory, one) for one in directory.members()]
+    """All members with their limits; for a member the own entry."""
+    directory, name = of(request).members, whose(request)
+    listed = directory.members()
+    found = [fields.describe_member(directory, one) for one in listed if name in (None, one.name)]
     return answers.json({"members": found})
 
 
@@ -85,21 +102,29 @@ async def remove_member(request: web.Request) -> web.Response:
 
 
 async def list_tokens(request: web.Request) -> web.Response:
-    """The tokens, or those of a `member`, with their last use; never whole."""
-    directory = _directory(request)
+    """The tokens, or those of a `member`, with their last use; never whole. Members see theirs."""
+    directory, name = of(request).members, whose(request)
     with _told():
-        name = request.query.get("member")
-        member = directory.find(name).name if name else None
+        member = directory.find(name).name if name and directory.has_members else None
     found = [fields.describe_token(directory, one) for one in directory.tokens(member)]
     return answers.json({"tokens": found})
 
 
 async def make_token(request: web.Request) -> web.Response:
-    """Make a token for a `member`, with a `note` and `expires` as `90d`; shown this once."""
-    directory = _directory(request)
+    """Make a token for a `member`, with a `note` and `expires` as `90d`; shown this once.
+
+    Members make them for themselves, `MOST_OWN` at most. Theirs live no longer than the one that
+    they are made with.
+    """
+    directory, until = of(request).members, None
+    body = await _body(request)
+    if not is_admin(request):
+        if body.get("member") != member_of(request):
+            require_admin(request)
+        until = _own_expiry(request)
     with _told():
-        wanted = fields.checked(await _body(request), fields.NewToken)
-        text, token = await fields.new_token(directory, wanted)
+        wanted = fields.checked(body, fields.NewToken)
+        text, token = await fields.new_token(directory, wanted, until=until)
     note(request, "token_made", name=token.member, of=token.shown)
     answer = answers.json({**fields.describe_token(directory, token), "token": text}, 201)
     answer.headers["Cache-Control"] = "no-store"
@@ -107,10 +132,16 @@ async def make_token(request: web.Request) -> web.Response:
 
 
 async def revoke_token(request: web.Request) -> web.Response:
-    """Revoke the token with this prefix. Connections that use it are closed."""
-    directory = _directory(request)
+    """Revoke the token with this prefix; members revoke their own. Connections that use it are
+    closed."""
+    directory, prefix = of(request).members, request.match_info["prefix"]
+    if not is_admin(request):
+        own = {one.id for one in directory.tokens(member_of(request))}
+        if sum(one.startswith(id_prefix(prefix)) for one in own) != 1:
+            require_admin(request)
+        prefix = next(one for one in own if one.startswith(id_prefix(prefix)))
     with _told():
-        token = await directory.revoke(request.match_info["prefix"])
+        token = await directory.revoke(prefix)
     note(request, "token_revoked", name=token.member, of=token.shown)
     return answers.empty(204)
 
@@ -118,6 +149,22 @@ async def revoke_token(request: web.Request) -> web.Response:
 def _directory(request: web.Request) -> Directory:
     require_admin(request)
     return of(request).members
+
+
+def _own_expiry(request: web.Request) -> int | None:
+    """When the member's token, with which a new one is to be made, expires (ms).
+
+    Raises `LocalError` (409) for a member who has as many as may be.
+    """
+    own = of(request).members.tokens(member_of(request))
+    if len(own) >= MOST_OWN:
+        raise LocalError(
+            "too_many_tokens",
+            f"You have {len(own)} tokens, and may have {MOST_OWN}: revoke one that is not in use.",
+            kind="conflict",
+        )
+    used = admission_of(request).token
+    return next((token.expires for token in own if token.id == used), None)
 
 
 def _spare_oneself(request: web.Request) -> None:

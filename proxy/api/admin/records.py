@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import date
@@ -16,8 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.api import answers
-from proxy.api.admin.members import is_admin, require_admin
+from proxy.api.admin.dashboard import REASONS, dashboard_of
+from proxy.api.admin.members import is_admin, require_admin, whose
 from proxy.api.services import member_of, of
+from proxy.jobs.activity import INTERVAL, KEPT
 from proxy.metrics import PREFIX, find
 from proxy.storage.database import StorageError
 from proxy.storage.usage import day_of
@@ -45,6 +47,41 @@ async def get_usage(request: web.Request) -> web.Response:
         member = member_of(request)
     days = await of(request).accounting.usage.days(first, last, member)
     return answers.json({"from": first, "to": last, "usage": [asdict(one) for one in days]})
+
+
+async def get_activity(request: web.Request) -> web.Response:
+    """Jobs in each five minutes of the last day, of everybody or a `member`; members see their own.
+
+    `{"from", "to", "interval", "points": [{"at", "running", "waiting", "completed", "failed",
+    "busy"}], "accounts": [{"name", "points": [{"at", "slots", "used", "reason"}]}]}`; times are in
+    ms. Intervals in which there was nothing are left out; accounts are for admins alone.
+    """
+    member, activity = whose(request), dashboard_of(request).activity
+    now = int(time.time() * 1000)
+    since = now - now % INTERVAL - KEPT + INTERVAL
+    accounts: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
+    if is_admin(request):
+        for one in await activity.accounts(since):
+            reason = REASONS.get(one.reason, one.reason) or None
+            point: dict[str, object] = {
+                "at": one.at,
+                "slots": one.slots,
+                "used": one.used,
+                "reason": reason,
+            }
+            accounts[one.account].append(point)
+    points = [asdict(row) for row in await activity.rows(since, member or "")]
+    for point in points:
+        del point["member"]
+    return answers.json(
+        {
+            "from": since,
+            "to": now,
+            "interval": INTERVAL,
+            "points": points,
+            "accounts": [{"name": name, "points": some} for name, some in accounts.items()],
+        }
+    )
 
 
 async def get_audit(request: web.Request) -> web.Response:

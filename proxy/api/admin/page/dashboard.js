@@ -3,6 +3,7 @@
 const $ = (selector, root = document) => root.querySelector(selector);
 let now = Date.now();
 let state = null;
+let history = "", failures = [];
 
 // --- drawing -----------------------------------------------------------------------------------
 
@@ -105,7 +106,7 @@ function limits(member) {
 
 function draw() {
   if (!state) return;
-  const { viewer, running, waiting, accounts, usage, failures } = state;
+  const { viewer, running, waiting, accounts, usage } = state;
   set($("#viewer"), viewer.gateway ? `${viewer.name} (${viewer.role})` : "");
   $("#sign-out").hidden = !viewer.signed_in;
   $("#alone").hidden = viewer.gateway;
@@ -145,8 +146,14 @@ function draw() {
   ]);
   rows($("#failures"), failures, keyOf, (job) => [
     { text: `${duration(now - job.ended)} ago`, title: clock(job.ended) }, job.member, short(job.id),
-    { text: job.node, css: "text" }, { text: job.message, css: "text" },
+    { text: job.error?.class, css: "text" }, { text: job.error?.message, css: "text" },
   ]);
+}
+
+async function drawFailures() {
+  history = state.history;
+  failures = (await call("GET", "api/jobs?status=failed&limit=20").catch(() => ({ jobs: [] }))).jobs;
+  draw();
 }
 
 function cancelButton(job) {
@@ -342,6 +349,7 @@ function connect() {
     now = state.time;
     draw();
     if (first) drawMembers();
+    if (state.history !== history) drawFailures();
   });
   source.addEventListener("members", drawMembers);
 }

@@ -71,6 +71,28 @@ def upgrade() -> None:
     op.create_index("ix_assets_member_preview", "assets", ["member", "preview"])
     op.create_index("ix_assets_member_type_path", "assets", ["member", "type", "path"])
     op.create_table(
+        "account_activity",
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("account", AnyText(), nullable=False),
+        sa.Column("slots", sa.BigInteger(), nullable=False),
+        sa.Column("used", sa.BigInteger(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("at", "account", name=op.f("pk_account_activity")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "activity",
+        sa.Column("at", sa.BigInteger(), nullable=False),
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("running", sa.BigInteger(), nullable=False),
+        sa.Column("waiting", sa.BigInteger(), nullable=False),
+        sa.Column("completed", sa.BigInteger(), nullable=False),
+        sa.Column("failed", sa.BigInteger(), nullable=False),
+        sa.Column("busy", sa.Double(), nullable=False),
+        sa.PrimaryKeyConstraint("at", "member", name=op.f("pk_activity")),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "audit",
         sa.Column("key", KEY, autoincrement=True, nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
@@ -166,6 +188,8 @@ def upgrade() -> None:
         sa.Column("outputs_to_execute", sa.Text(), nullable=False),
         sa.Column("summary", sa.LargeBinary(), nullable=False),
         sa.Column("result", sa.LargeBinary(), nullable=False),
+        sa.Column("label", AnyText(), nullable=False),
+        sa.Column("details", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_history")),
         sa.UniqueConstraint("member", "id", name=op.f("uq_history_member_id")),
     )
@@ -177,6 +201,8 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index("ix_history_member_sequence", "history", ["member", "sequence"], unique=False)
+    op.create_index("ix_history_ended_at", "history", ["ended_at"], unique=False)
+    op.create_index("ix_history_member_ended_at", "history", ["member", "ended_at"], unique=False)
     op.create_index("ix_history_state_ended_at", "history", ["state", "ended_at"], unique=False)
     op.create_table(
         "job_payloads",
@@ -210,6 +236,7 @@ def upgrade() -> None:
         sa.Column("cancel_requested", sa.Boolean(), nullable=False),
         sa.Column("charge", sa.Double(), nullable=False),
         sa.Column("reason", AnyText(), nullable=True),
+        sa.Column("label", AnyText(), nullable=False),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_jobs")),
         sa.UniqueConstraint("member", "id", name=op.f("uq_jobs_member_id")),
         sqlite_autoincrement=True,

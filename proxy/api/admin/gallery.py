@@ -1,0 +1,247 @@
+"""`/proxy/api/jobs`, `job` and `thumbnail`: ended jobs as people look at them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from aiohttp import web
+
+from proxy.api import answers
+from proxy.api.admin.dashboard import REASONS, dashboard_of
+from proxy.api.admin.members import require_admin, whose
+from proxy.api.services import member_of, of
+from proxy.jobs.models import ENDS
+from proxy.storage.gallery import MOST, EndedRow
+from proxy.translate import codec, names
+from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.jobs.models import JobView
+
+#: Jobs of a page unless it is said, and characters that are searched for.
+PAGE, MOST_TEXT = 24, 100
+#: Nodes and outputs of a job that are shown, and characters of an error.
+MOST_NODES, MOST_OUTPUTS, MOST_ERROR = 1000, 200, 4000
+
+_OUTCOMES = {state.value: outcome for outcome, state in ENDS.items()}
+_CURSOR = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
+
+
+async def list_jobs(request: web.Request) -> web.Response:
+    """Ended jobs, the newest first: of everybody or a `member`; members see their own.
+
+    The query may have a `status` (`completed`, `failed`, `cancelled`), a text `q` that is searched
+    for in label, id and member, a `limit` (24, at most 100) and, as `before`, the `next` of the
+    page before. The answer is `{"jobs": [...], "next": CURSOR or null}`.
+    """
+    query, member = request.query, whose(request)
+    status = query.get("status") or None
+    if status is not None and status not in ENDS:
+        raise LocalError("invalid_status", f"status must be one of {', '.join(ENDS)}.")
+    cursor = query.get("before") or None
+    read = None if cursor is None else _CURSOR.fullmatch(cursor)
+    if cursor is not None and read is None:
+        raise LocalError("invalid_before", "before must be the next of the page before.")
+    limit = query.get("limit", str(PAGE))
+    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MOST:
+        raise LocalError("invalid_limit", f"limit must be a whole number from 1 to {MOST}.")
+    rows = await dashboard_of(
+        request
+    ).gallery.page(
+        member,
+        states=() if status is None else {ENDS[status].value},  # type: ignore[index]
+        text=query.get("q", "").strip()[:MOST_TEXT],
+        before=None if read is None else (int(read[1]), int(read[2])),
+        limit=int(limit),
+    )
+    more = len(rows) == int(limit)
+    return answers.json(
+        {
+            "jobs": list(map(_ended, rows)),
+            "next": f"{rows[-1].ended_at}.{rows[-1].key}" if more else None,
+        }
+    )
+
+
+async def get_job(request: web.Request) -> web.Response:
+    """A job by `member` and `id`, live or ended, with its nodes, outputs and error.
+
+    `nodes` are in the order in which they ran, with `began` and `ran` (ms) as far as these are
+    known, `outputs` are numbered for their thumbnails.
+    """
+    member, id_ = _named(request)
+    row = await dashboard_of(request).gallery.job(member, id_)
+    found = await of(request).jobs.job(member, id_)
+    if found is None:
+        raise _unknown()
+    graph = found["workflow"]["prompt"]
+    if row is None:
+        seen = await of(request).jobs.overview(member)
+        view = next((one for one in seen.jobs if one.prompt_id == id_), None)
+        if view is None:
+            raise _unknown()
+        return answers.json({**_live(view), "nodes": list(_nodes(graph, {}, (), view.node))})
+    details = codec.loads(row.details)
+    messages = found["execution_status"].get("messages", ())
+    cached = {
+        str(node)
+        for type_, data in messages
+        if type_ == "execution_cached"
+        for node in data.get("nodes", ())
+    }
+    error = found.get("execution_error") or {}
+    nodes = _nodes(graph, details.get("nodes", {}), cached, error.get("node_id"))
+    outputs = islice(_outputs(found["outputs"]), MOST_OUTPUTS)
+    return answers.json(
+        {
+            **_ended(row),
+            "nodes": sorted(nodes, key=lambda one: (one["began"] is None, one["began"])),
+            "outputs": [_output(number, *one) for number, one in enumerate(outputs)],
+        }
+    )
+
+
+async def get_thumbnail(request: web.Request) -> web.Response:
+    """A small WebP of a job's picture: of `output`, numbered as in the job, or its best one."""
+    member, id_ = _named(request)
+    number = request.query.get("output")
+    if number is None:
+        row = await dashboard_of(request).gallery.job(member, id_)
+        item = None if row is None else codec.loads(row.summary).get("preview_output")
+    elif re.fullmatch(r"[0-9]{1,4}", number, re.ASCII):
+        found = await of(request).jobs.job(member, id_)
+        outputs = _outputs({} if found is None else found.get("outputs", {}))
+        item = next((one for _, _, one in islice(outputs, int(number), int(number) + 1)), None)
+    else:
+        raise LocalError("invalid_output", "output must be a whole number.")
+    if not _is_picture(item):
+        return answers.empty(404)
+    files = of(request).files
+    record = await files.find(
+        member, str(item.get("type")), str(item.get("subfolder") or ""), str(item["filename"])
+    )
+    if record is None:
+        return answers.empty(404)
+    picture, type_ = await files.thumbnail(record)
+    if request.method != "HEAD":
+        of(request).accounting.served(member_of(request), len(picture))
+    headers = {
+        "Cache-Control": "private, max-age=300",
+        "Content-Type": type_,
+        "X-Content-Type-Options": "nosniff",
+    }
+    return web.Response(body=picture, headers=headers)
+
+
+def _named(request: web.Request) -> tuple[str, str]:
+    """Member and id of the query. Raises `LocalError`: 403 for another's job."""
+    member, id_ = request.query.get("member") or member_of(request), request.query.get("id")
+    if member != member_of(request):
+        require_admin(request)
+    if not id_:
+        raise LocalError("invalid_id", "Name the job by its id.")
+    return member, id_
+
+
+def _unknown() -> LocalError:
+    return LocalError("unknown_job", "There is no such job.", kind="not_found")
+
+
+def _ended(row: EndedRow) -> dict[str, Any]:
+    summary, details = codec.loads(row.summary), codec.loads(row.details)
+    preview = summary.get("preview_output")
+    error = summary.get("execution_error")
+    return {
+        "id": row.id,
+        "member": row.member,
+        "label": row.label,
+        "state": _OUTCOMES.get(row.state, row.state),
+        "account": details.get("account", ""),
+        "created": row.created_at,
+        "started": row.started_at,
+        "ended": row.ended_at,
+        "cost": details.get("cost", {}),
+        "output_count": summary.get("outputs_count", 0),
+        "media": None if preview is None else preview.get("mediaType"),
+        "thumbnail": _is_picture(preview),
+        "error": None if error is None else _error(error),
+    }
+
+
+def _error(error: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "type": str(error.get("exception_type") or ""),
+        "message": str(error.get("exception_message") or "").strip()[:MOST_ERROR],
+        "node": str(error.get("node_id") or ""),
+        "class": str(error.get("node_type") or ""),
+    }
+
+
+def _live(view: JobView) -> dict[str, Any]:
+    return {
+        "id": view.prompt_id,
+        "member": view.member,
+        "label": view.label,
+        "state": view.state,
+        "account": view.account or "",
+        "created": view.create_time,
+        "started": view.started_at,
+        "ended": None,
+        "cost": {},
+        "error": None,
+        "outputs": [],
+        "reason": REASONS.get(view.reason or "", view.reason),
+    }
+
+
+def _nodes(
+    graph: Mapping[str, Any], times: Mapping[str, Any], cached: Any, marked: str | None
+) -> Iterator[dict[str, Any]]:
+    """The nodes of a graph; the `marked` one runs or has failed."""
+    for id_, node in islice(graph.items(), MOST_NODES):
+        if not isinstance(node, Mapping):
+            continue
+        began, ran = times.get(id_, (None, None))
+        meta = node.get("_meta")
+        title = meta.get("title") if isinstance(meta, Mapping) else None
+        class_ = str(node.get("class_type") or "")
+        yield {
+            "id": id_,
+            "class": class_,
+            "title": title[:MOST_TEXT] if isinstance(title, str) and title else class_,
+            "began": began,
+            "ran": ran,
+            "cached": id_ in cached,
+            "marked": id_ == marked,
+        }
+
+
+def _outputs(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Node, media and item of each file that a job has put out."""
+    for node, output in outputs.items():
+        for media, items in output.items() if isinstance(output, Mapping) else ():
+            for item in items if isinstance(items, list) else ():
+                if isinstance(item, Mapping) and isinstance(item.get("filename"), str):
+                    yield node, media, item
+
+
+def _output(number: int, node: str, media: str, item: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "number": number,
+        "node": node,
+        "media": media,
+        "filename": item["filename"],
+        "subfolder": str(item.get("subfolder") or ""),
+        "type": str(item.get("type") or "output"),
+        "thumbnail": _is_picture(item),
+    }
+
+
+def _is_picture(item: Any) -> TypeGuard[Mapping[str, Any]]:
+    """Whether an output is a file of which a thumbnail can be made."""
+    if not isinstance(item, Mapping) or not isinstance(item.get("filename"), str):
+        return False
+    return names.kind(item["filename"]) == "image"

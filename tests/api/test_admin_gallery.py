@@ -1,0 +1,275 @@
+"""What the dashboard shows of ended jobs and of the last day, over the whole stack."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from PIL import Image
+from stack import PATIENCE, Client, running_proxy
+from team import Team, bearer, running_team
+
+from proxy.api.admin import members
+from proxy.simulator import Simulator
+
+
+@pytest.fixture
+async def team(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Team]:
+    async with running_team(simulator, tmp_path / "data") as running:
+        yield running
+
+
+class Person:
+    """A member who runs jobs and looks at the dashboard."""
+
+    def __init__(self, team: Team, session: aiohttp.ClientSession, token: str) -> None:
+        self.url, self.session, self.headers = team.url, session, bearer(token)
+
+    async def get(self, path: str, **query: str) -> tuple[int, Any]:
+        url = (self.url / "proxy/api" / path).with_query(query)
+        async with self.session.get(url, headers=self.headers) as answer:
+            json = answer.content_type == "application/json"
+            return answer.status, await (answer.json() if json else answer.read())
+
+    async def run(self, graph: dict[str, Any], **more: Any) -> str:
+        """Submit a job and wait until it has ended; its id."""
+        body = {"prompt": graph, **more}
+        async with self.session.post(
+            self.url / "prompt", json=body, headers=self.headers
+        ) as answer:
+            assert answer.status == 200, await answer.text()
+            id_ = str((await answer.json())["prompt_id"])
+        async with asyncio.timeout(PATIENCE):
+            while (await self.get("job", id=id_))[1]["ended"] is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        return id_
+
+    async def listed(self, **query: str) -> list[str]:
+        status, answer = await self.get("jobs", **query)
+        assert status == 200, answer
+        return [job["id"] for job in answer["jobs"]]
+
+
+@pytest.fixture
+def person(team: Team, session: aiohttp.ClientSession) -> Callable[[str], Person]:
+    return lambda token: Person(team, session, token)
+
+
+async def test_the_last_jobs_with_label_cost_and_error(
+    team: Team, person: Callable[[str], Person]
+) -> None:
+    ann, bob = person(team.ann), person(team.bob)
+    workflow = {"extra_pnginfo": {"workflow": {"name": "Portraits"}}}
+    made = await bob.run(graphs.sampled(), extra_data=workflow)
+    failed = await ann.run(graphs.raising())
+    _, answer = await ann.get("jobs")
+    first, second = answer["jobs"]
+    assert (first["id"], first["state"], first["label"]) == (failed, "failed", "EmptyImage")
+    assert first["error"] == {
+        "type": "ValueError",
+        "message": "boom",
+        "node": "3",
+        "class": "SimulatorRaise",
+    }
+    assert (second["id"], second["member"], second["label"]) == (made, "bob", "Portraits")
+    assert (second["account"], second["cost"], second["thumbnail"]) == ("default", {}, True)
+    assert second["created"] <= second["started"] <= second["ended"]
+
+
+async def test_jobs_are_filtered_searched_and_paged(
+    team: Team, person: Callable[[str], Person]
+) -> None:
+    ann, bob = person(team.ann), person(team.bob)
+    made = [await bob.run(graphs.plain(color)) for color in range(2)]
+    failed = await ann.run(graphs.raising())
+    assert await ann.listed(status="failed") == [failed]
+    assert await ann.listed(member="bob") == made[::-1]
+    assert await ann.listed(q=made[0][:8].upper()) == [made[0]]
+    assert await ann.listed(q="emptyimage", member="bob", status="completed") == made[::-1]
+    assert await ann.listed(q="nothing like it") == []
+    seen: list[str] = []
+    query = {"limit": "1"}
+    while True:
+        _, page = await ann.get("jobs", **query)
+        seen += [job["id"] for job in page["jobs"]]
+        if page["next"] is None:
+            break
+        query["before"] = page["next"]
+    assert seen == [failed, *made[::-1]]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"status": "odd"},
+        {"limit": "0"},
+        {"limit": "101"},
+        {"limit": "x"},
+        {"before": "1"},
+        {"before": "9" * 16 + ".1"},
+    ],
+)
+async def test_a_page_that_cannot_be_is_400(
+    team: Team, person: Callable[[str], Person], query: dict[str, str]
+) -> None:
+    status, answer = await person(team.ann).get("jobs", **query)
+    assert (status, answer["error"]["type"]) == (400, f"invalid_{next(iter(query))}")
+
+
+async def test_a_job_node_by_node(
+    team: Team, person: Callable[[str], Person], simulator: Simulator
+) -> None:
+    simulator.switches.pace = 0.02
+    bob = person(team.bob)
+    job = await bob.run(graphs.sampled(steps=10))
+    _, shown = await bob.get("job", id=job)
+    nodes = {node["id"]: node for node in shown["nodes"]}
+    assert nodes["3"]["class"] == nodes["3"]["title"] == "KSampler"
+    assert max(nodes.values(), key=lambda node: node["ran"] or 0)["id"] == "3"
+    ran = [node for node in shown["nodes"] if node["began"] is not None]
+    assert [node["id"] for node in ran][-2:] == ["8", "9"]
+    assert sum(node["ran"] for node in ran) <= shown["ended"] - shown["created"]
+    assert [(one["number"], one["node"], one["thumbnail"]) for one in shown["outputs"]] == [
+        (0, "9", True)
+    ]
+    again = await bob.run(graphs.sampled(steps=10))
+    _, shown = await bob.get("job", id=again)
+    assert any(node["cached"] and node["began"] is None for node in shown["nodes"])
+
+
+async def test_a_job_that_runs_is_shown_with_its_nodes(
+    team: Team, session: aiohttp.ClientSession, person: Callable[[str], Person]
+) -> None:
+    bob = person(team.bob)
+    async with session.post(
+        team.url / "prompt", json={"prompt": graphs.waiting()}, headers=bob.headers
+    ) as answer:
+        job = (await answer.json())["prompt_id"]
+    status, shown = await bob.get("job", id=job)
+    assert (status, shown["ended"], len(shown["nodes"])) == (200, None, 3)
+    assert (await bob.get("job", id="nothing"))[0] == 404
+    assert (await bob.get("job"))[0] == 400
+
+
+async def test_a_thumbnail_is_small_and_of_the_output(
+    team: Team, person: Callable[[str], Person]
+) -> None:
+    bob = person(team.bob)
+    job = await bob.run(graphs.plain(0xFF0000, size=1200))
+    for query in ({}, {"output": "0"}):
+        status, data = await bob.get("thumbnail", id=job, **query)
+        assert status == 200
+        with Image.open(io.BytesIO(data)) as picture:
+            assert (picture.format, picture.size) == ("WEBP", (512, 512))
+            red, green, blue = picture.convert("RGB").getpixel((9, 9))  # type: ignore[misc]
+            assert (red > 240, green < 16, blue < 16) == (True, True, True)
+    assert (await bob.get("thumbnail", id=job, output="1"))[0] == 404
+    assert (await bob.get("thumbnail", id=job, output="x"))[0] == 400
+    assert (await bob.get("thumbnail", id="nothing"))[0] == 404
+
+
+async def test_a_member_is_shown_nothing_of_another(
+    team: Team, person: Callable[[str], Person]
+) -> None:
+    ann, bob = person(team.ann), person(team.bob)
+    theirs = await ann.run(graphs.plain(0x123456))
+    own = await bob.run(graphs.plain(0x654321))
+    await sampled(team)
+    assert await bob.listed() == await bob.listed(member="bob") == [own]
+    for path, query in (
+        ("jobs", {}),
+        ("job", {"id": theirs}),
+        ("thumbnail", {"id": theirs}),
+        ("activity", {}),
+        ("members", {}),
+        ("tokens", {}),
+    ):
+        status, answer = await bob.get(path, member="ann", **query)
+        assert (status, answer["error"]["type"]) == (403, "admins_only")
+        assert await bob.get(path, member="nobody", **query) == (status, answer)
+    assert (await bob.get("job", id=theirs))[0] == 404
+    assert (await bob.get("thumbnail", id=theirs))[0] == 404
+    for path in ("jobs", "activity", "members", "tokens", "state"):
+        status, answer = await bob.get(path)
+        assert status == 200
+        assert "ann" not in str(answer)
+    assert (await ann.get("thumbnail", id=own, member="bob"))[0] == 200
+    assert (await ann.get("job", id=own, member="bob"))[1]["label"] == "EmptyImage"
+
+
+async def sampled(team: Team) -> None:
+    dashboard = team.proxy.services.dashboard
+    assert dashboard is not None
+    assert dashboard.sampler is not None
+    await dashboard.sampler.sample()
+
+
+async def test_the_last_day_survives_a_restart(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with running_team(simulator, tmp_path / "data", slots=2) as team:
+        ann, bob = (Person(team, session, token) for token in (team.ann, team.bob))
+        await ann.run(graphs.raising())
+        await bob.run(graphs.sampled())
+        await sampled(team)
+        before = await ann.get("activity")
+    async with running_proxy(simulator, tmp_path / "data", slots=2) as proxy:
+        team.proxy = proxy
+        ann, bob = (Person(team, session, token) for token in (team.ann, team.bob))
+        _, after = await ann.get("activity")
+        assert after["points"] == before[1]["points"]
+        assert sum(point["failed"] for point in after["points"]) == 1
+        assert sum(point["completed"] for point in after["points"]) == 1
+        assert max(point["running"] for point in after["points"]) >= 1
+        assert {one["name"]: one["points"][-1]["slots"] for one in after["accounts"]} == {
+            "default": 2
+        }
+        _, own = await bob.get("activity")
+        assert sum(point["failed"] for point in own["points"]) == 0
+        assert (own["accounts"], len(own["points"])) == ([], len(own["points"]))
+        assert (await ann.get("activity", member="bob"))[1]["points"] == own["points"]
+
+
+async def test_without_members_everything_is_ones_own(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with running_proxy(simulator, tmp_path / "data") as proxy:
+        client = Client(session, proxy.url)
+        entry = await client.run(graphs.plain())
+        _, answer = await client.get("proxy/api/jobs")
+        (job,) = answer["jobs"]
+        assert (job["member"], job["id"]) == ("local", entry["prompt"][1])
+        _, state = await client.get("proxy/api/state")
+        assert state["viewer"]["role"] == "admin"
+        assert state["server"]["simulated"] is False
+        assert (await client.get("proxy/api/tokens"))[1] == {"tokens": []}
+
+
+async def test_a_member_makes_and_revokes_own_tokens_that_live_no_longer(
+    team: Team, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, token = await team.members.new_token("bob", lifetime=3600)
+    url, headers = team.url / "proxy/api/tokens", bearer(short)
+    for wanted in ({}, {"expires": "90d"}, {"expires": "1m"}):
+        body = {"member": "bob", "note": "bot", **wanted}
+        async with session.post(url, json=body, headers=headers) as answer:
+            assert answer.status == 201
+            made = await answer.json()
+        assert made["expires"] <= token.expires
+        assert team.members.authenticate(made["token"]) == team.members.get("bob")
+    async with session.delete(url / made["id"], headers=headers) as answer:
+        assert answer.status == 204
+    ann = team.members.tokens("ann")[0].id
+    for prefix in (ann, "zzzzzzzz", ""):
+        async with session.delete(url / f"ccp_{prefix}", headers=headers) as answer:
+            assert (answer.status, (await answer.json())["error"]["type"]) == (403, "admins_only")
+    assert team.members.authenticate(team.ann) is not None
+    monkeypatch.setattr(members, "MOST_OWN", len(team.members.tokens("bob")))
+    async with session.post(url, json={"member": "bob"}, headers=headers) as answer:
+        assert (answer.status, (await answer.json())["error"]["type"]) == (409, "too_many_tokens")

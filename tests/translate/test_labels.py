@@ -1,0 +1,70 @@
+"""What people call a job, and what its nodes say that it has cost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import graphs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.translate.labels import MOST_CHARACTERS, cost_of, label_of
+
+
+def named(**workflow: Any) -> dict[str, Any]:
+    return {"extra_pnginfo": {"workflow": workflow}}
+
+
+@pytest.mark.parametrize(
+    ("graph", "extra_data", "label"),
+    [
+        (graphs.sampled(), {}, "v1-5-pruned-emaonly-fp16"),
+        (graphs.sampled(), named(name="Portraits\n 2"), "Portraits 2"),
+        (graphs.sampled(), named(id="1", name=7), "v1-5-pruned-emaonly-fp16"),
+        (graphs.sampled(), {"workflow_name": "Night"}, "Night"),
+        ({"1": {"inputs": {"unet_name": "flux\\dev.gguf"}}}, {}, "dev"),
+        ({"1": {"inputs": {"unet_name": "a/b/flux.safetensors"}}}, {}, "flux"),
+        (graphs.plain(), {}, "EmptyImage"),
+        ({"1": {"class_type": "SaveImage"}}, {}, "SaveImage"),
+        ({}, {}, ""),
+        ({"1": None, "2": {"class_type": 1, "inputs": []}}, {"extra_pnginfo": []}, ""),
+    ],
+)
+def test_a_job_is_called_by_its_workflow_its_model_or_a_node(
+    graph: dict[str, Any], extra_data: dict[str, Any], label: str
+) -> None:
+    assert label_of(graph, extra_data) == label
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), _JSON), st.dictionaries(st.text(), _JSON))
+def test_whatever_a_client_sends_has_a_short_label(
+    graph: dict[str, Any], extra_data: dict[str, Any]
+) -> None:
+    assert len(label_of(graph, extra_data)) <= MOST_CHARACTERS
+
+
+@pytest.mark.parametrize(
+    ("texts", "cost"),
+    [
+        (["Status: Completed\nPrice: $0.0400\nTime elapsed: 3s"], {"usd": 0.04}),
+        (["Price: $0.04", "Price: $1,000.5"], {"usd": 1000.54}),
+        (["Price: 8.4 credits", "price: $1"], {"credits": 8.4, "usd": 1.0}),
+        (["Time elapsed: 3s", "The Price: $3", ""], {}),
+        (["Price: free"], {}),
+    ],
+)
+def test_the_cost_is_what_nodes_say(texts: list[str], cost: dict[str, float]) -> None:
+    assert cost_of(texts) == cost
+
+
+@given(st.lists(st.text(alphabet="Price: $0123456789,.\n")))
+def test_any_text_has_a_finite_cost_or_none(texts: list[str]) -> None:
+    assert all(0 <= value < float("inf") for value in cost_of(texts).values())
