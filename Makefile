@@ -8,7 +8,7 @@ BROWSER := $(VENV)/.browser-installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-.PHONY: help demo test test-cluster check browser container screenshots format docs conformance site lock bench load chaos clean
+.PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench load chaos clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ check: $(DEV) ## lint, formatting, types, and pages drawn from the code
 browser: $(BROWSER) ## test the web interface in Chromium, which the machine must have
 	@$(HAS_CHROMIUM)
 	$(BIN)/python -m pytest -q tests/browser
+
+readme: $(DEV) ## follow the README and the tutorial in fresh clones, on the oldest and the newest Python
+	$(BIN)/python -m pytest -q -m clone tests/clone
 
 container: $(DEV) ## build the images and run them, as root, with buildah, mmdebstrap, runc and netavark
 	$(BIN)/python -m pytest -q -m container tests/container

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from proxy.cli.common import CommandError
-from proxy.cli.run import run
+from proxy.cli.run import Request, run
 
 WORKFLOW = Path(__file__).with_name("text-to-image.json")
 OUTPUT = Path("demo-output")
@@ -29,7 +29,7 @@ def main() -> int:
         if url is None:
             return 1
         try:
-            return run(WORKFLOW, server=url, output=OUTPUT)
+            return run(Request([WORKFLOW], url, OUTPUT))
         except CommandError as error:
             sys.stderr.write(f"{error}\n")
             return error.exit_code
