@@ -1,4 +1,4 @@
-"""The commands and what they have in common: the default command, errors in one sentence."""
+"""The commands of the program, its default command, and how it reports errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _OF_THE_PROGRAM = ("-h", "--help", "--version", "--install-completion", "--show-
 
 
 def _examples(*lines: str) -> str:
-    """What stands below the help of a command."""
+    """The examples below the help of a command."""
     return "\b\nExamples:\n" + "\n".join(f"  {_PROGRAM} {line}".rstrip() for line in lines)
 
 
@@ -31,7 +31,7 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 asked wrongly."""
+    """Run the command line and exit: 0 for success, 1 for a failure, 2 for wrong arguments."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = app(with_default_command(arguments), prog_name=_PROGRAM, standalone_mode=False)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def with_default_command(arguments: Sequence[str]) -> list[str]:
-    """`serve` is meant where no command is named."""
+    """The arguments, with `serve` before them if they name no command."""
     if not arguments or (arguments[0].startswith("-") and arguments[0] not in _OF_THE_PROGRAM):
         return ["serve", *arguments]
     return list(arguments)
@@ -77,8 +77,8 @@ def _root(
 ) -> None:
     """A local ComfyUI API whose workflows run on Comfy Cloud.
 
-    Without a command it serves. The exit code is 0 when all went well, 1 when something failed,
-    2 for a wrong option, setting or file, and 130 when Ctrl-C cancelled a run.
+    Without a command, `serve` runs. The exit code is 0 after success, 1 after a failure, 2 for a
+    wrong option, setting or file, and 130 when Ctrl-C cancels a run.
     """
 
 
@@ -99,12 +99,11 @@ def _serve(
         bool,
         typer.Option(
             "--start-empty",
-            help="Start with an empty database in place of a damaged one, which is kept under "
-            "another name.",
+            help="Replace a damaged database by an empty one. The damaged file is kept.",
         ),
     ] = False,
 ) -> int:
-    """Answer like a local ComfyUI and run every workflow on Comfy Cloud."""
+    """Serve the API of a local ComfyUI and run every workflow on Comfy Cloud."""
     from proxy.cli.serve import serve
 
     return serve(load(options).model_copy(update={"start_empty": start_empty}))
@@ -127,8 +126,8 @@ def _run(
         list[Path] | None,
         typer.Argument(
             metavar="WORKFLOW",
-            help="Workflows of ComfyUI's editor or in API format, or pictures that ComfyUI saved; "
-            "- is standard input.",
+            help="Workflows from ComfyUI's editor or in API format, or pictures from ComfyUI; - is "
+            "standard input.",
             show_default=False,
         ),
     ] = None,
@@ -141,23 +140,24 @@ def _run(
         typer.Option(
             metavar="FILE",
             envvar="COMFY_TOKEN_FILE",
-            help="A file with your token, for a gateway. The variable COMFY_TOKEN holds the token "
-            "itself.",
+            help="A file with your token for a gateway. You can also set the token in COMFY_TOKEN.",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path,
-        typer.Option(metavar="DIR", help="The folder for the outputs; made if it is missing."),
+        typer.Option(
+            metavar="DIR", help="The folder for outputs. It is created if it does not exist."
+        ),
     ] = Path("output"),
     assignments: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
             metavar="NODE.INPUT=VALUE",
-            help="Give an input another value. NODE is the id, the title or the class of a node, "
-            "and may be left out where one node alone has the input. VALUE is JSON or text; "
-            "random is a random seed, @FILE uploads a file. May be repeated.",
+            help="Set an input. NODE is the id, title or class of a node. You can omit it if only one "
+            "node has this input. VALUE is JSON or text; random sets a random seed, @FILE uploads a "
+            "file. Can be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -165,23 +165,23 @@ def _run(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Run each workflow or picture that comes into this folder; or WORKFLOW for each "
-            "new file, which --set names as {}.",
+            help="Run each new workflow or picture in this folder. With WORKFLOW, run it for each new "
+            "file, which is {} in --set.",
             show_default=False,
         ),
     ] = None,
     previews: Annotated[
-        bool, typer.Option(help="Show previews and results, in a terminal that can.")
+        bool, typer.Option(help="Show pictures in terminals that support it.")
     ] = True,
     as_json: Annotated[
         bool,
-        typer.Option("--json", help="Print the result of each run as a line of JSON."),
+        typer.Option("--json", help="Print each result as a line of JSON."),
     ] = False,
 ) -> int:
     """Run workflows on a server, one after the other, and download their outputs.
 
-    Shows the place in the queue, each node with its steps, and the time. Ctrl-C cancels the
-    workflow that runs.
+    Shows the position in the queue, the progress of each node, and the time. Ctrl-C cancels the
+    running workflow.
     """
     from proxy.cli.run import Request, run
 
@@ -200,7 +200,7 @@ def _run(
 
 
 def _token(file: Path | None) -> str | None:
-    """The token of `run`, from its file or the environment. Raises `CommandError`."""
+    """The token for `run`, from its file or the environment. Raises `CommandError`."""
     if file is None:
         return os.environ.get("COMFY_TOKEN", "").strip() or None
     try:
@@ -220,7 +220,7 @@ def _token(file: Path | None) -> str | None:
 def _check(
     options: dict[str, Any],
     as_json: Annotated[
-        bool, typer.Option("--json", help="Print JSON, as for a bug report. It holds no key.")
+        bool, typer.Option("--json", help="Print JSON, for bug reports. It contains no key.")
     ] = False,
 ) -> int:
     """Check the connection to the cloud, the key, the event socket and the data folder."""
@@ -231,7 +231,7 @@ def _check(
 
 @app.command(
     "probe",
-    short_help="Measure what Comfy Cloud's documents leave open.",
+    short_help="Measure how Comfy Cloud behaves with your key.",
     epilog=_examples("probe", "probe --level run --json report.json"),
 )
 @takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
@@ -239,18 +239,20 @@ def _probe(
     options: dict[str, Any],
     level: Annotated[
         Literal["read", "run"],
-        typer.Option(metavar="read|run", help="Only look, or run small jobs too."),
+        typer.Option(metavar="read|run", help="Only read, or also run small jobs."),
     ] = "read",
     to: Annotated[
         Path | None,
-        typer.Option("--json", metavar="FILE", help="Write the report there.", show_default=False),
+        typer.Option(
+            "--json", metavar="FILE", help="Write the report to this file.", show_default=False
+        ),
     ] = None,
-    consent: Annotated[bool, typer.Option("--yes", help="Do not ask before jobs are run.")] = False,
+    consent: Annotated[bool, typer.Option("--yes", help="Run jobs without asking.")] = False,
 ) -> int:
-    """Measure how Comfy Cloud answers where its documents leave it open.
+    """Measure how Comfy Cloud behaves where its documentation is unclear.
 
-    The report holds no key, no signed URL and no prompt of others. The exit code is 0 if the proxy
-    works with this cloud, 1 if it works with limits, 2 if it does not.
+    The report contains no key, no signed URL and no prompts of others. The exit code is 0 if the
+    proxy works with this cloud, 1 if it works with limits, and 2 if it does not.
     """
     from proxy.cli.check import run_probe
 
@@ -262,12 +264,12 @@ _WHERE = {"config", "data_dir", "simulate"}
 
 @app.command(
     "migrate",
-    short_help="Bring the data folder to this version.",
+    short_help="Migrate the data folder to this version.",
     epilog=_examples("migrate"),
 )
 @takes_settings(_WHERE)
 def _migrate(options: dict[str, Any]) -> int:
-    """Bring the data folder to this version without serving, as `serve` does at its start."""
+    """Migrate the data folder to this version without serving. `serve` also does this."""
     from proxy.cli.data_folder import migrate
 
     return migrate(load(options))
@@ -275,7 +277,7 @@ def _migrate(options: dict[str, Any]) -> int:
 
 @app.command(
     "backup",
-    short_help="Copy the data folder to one file.",
+    short_help="Back up the data folder to a file.",
     epilog=_examples("backup comfy-cloud-proxy.tar.gz"),
 )
 @takes_settings(_WHERE)
@@ -285,15 +287,15 @@ def _backup(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="The tar file to write; gzipped where its name ends with .gz or .tgz.",
+            help="The tar file to write. It is compressed if its name ends with .gz or .tgz.",
             show_default=False,
         ),
     ],
 ) -> int:
-    """Copy the data folder to one file, while a server runs or not.
+    """Back up the data folder to a file. A running server does not need to stop.
 
-    The copy holds prompts, members and digests of tokens: keep it as safe as the folder. What can
-    be fetched from Comfy Cloud again is left out.
+    The backup contains prompts, members and hashes of tokens: protect it like the folder. It does
+    not contain what the proxy can download from Comfy Cloud again.
     """
     from proxy.cli.data_folder import backup
 
@@ -302,7 +304,7 @@ def _backup(
 
 @app.command(
     "restore",
-    short_help="Bring a copy back into the data folder.",
+    short_help="Restore a backup into the data folder.",
     epilog=_examples("restore comfy-cloud-proxy.tar.gz"),
 )
 @takes_settings(_WHERE)
@@ -310,12 +312,12 @@ def _restore(
     options: dict[str, Any],
     source: Annotated[
         Path,
-        typer.Argument(metavar="FILE", help="What `backup` has written.", show_default=False),
+        typer.Argument(metavar="FILE", help="A file from `backup`.", show_default=False),
     ],
 ) -> int:
-    """Bring a copy back into the data folder, whose server must be stopped.
+    """Restore a backup into the data folder. Stop the server first.
 
-    What was in the folder is kept in a folder replaced-N there.
+    The previous content moves to a folder replaced-N in the data folder.
     """
     from proxy.cli.data_folder import restore
 
@@ -324,14 +326,14 @@ def _restore(
 
 @app.command(
     "rotate-secret",
-    short_help="Make a new secret for all replicas.",
+    short_help="Create a new secret for all replicas.",
     epilog=_examples("rotate-secret --config config.toml"),
 )
 @takes_settings(_WHERE)
 def _rotate_secret(options: dict[str, Any]) -> int:
-    """Make a new secret for what replicas encrypt and sign, in their PostgreSQL database.
+    """Create a new secret for encryption and signatures in the database of the replicas.
 
-    Running replicas use it a minute later; what was made with the old one stays readable.
+    Running replicas use it within a minute. Data made with the old secret stays readable.
     """
     from proxy.cli.data_folder import rotate_secret
 
@@ -356,14 +358,14 @@ def _usage(
         typer.Option(
             "--from",
             metavar="DAY",
-            help="The first day (UTC), as 2026-01-31. Without it the last one alone.",
+            help="The first day (UTC), such as 2026-01-31. The default is the last day.",
             show_default=False,
         ),
     ] = None,
     last: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="DAY", help="The last day. Without it today.", show_default=False
+            "--to", metavar="DAY", help="The last day. The default is today.", show_default=False
         ),
     ] = None,
     member: Annotated[str | None, _MEMBER] = None,
@@ -386,7 +388,7 @@ def _usage(
 def _audit(
     options: dict[str, Any],
     limit: Annotated[
-        int, typer.Option("--limit", min=1, metavar="COUNT", help="How many entries at most.")
+        int, typer.Option("--limit", min=1, metavar="COUNT", help="The maximum number of entries.")
     ] = 100,
     member: Annotated[str | None, _MEMBER] = None,
     action: Annotated[
@@ -394,14 +396,14 @@ def _audit(
         typer.Option(metavar="NAME", help="Only this action.", show_default=False),
     ] = None,
 ) -> int:
-    """Print the audit log, newest first, one line of JSON for each entry."""
+    """Print the audit log, newest first, one line of JSON per entry."""
     from proxy.cli.members import audit
 
     return audit(load(options), limit=limit, member=member, action=action)
 
 
 service = typer.Typer(
-    help="Run the proxy as a service of the user.",
+    help="Run the proxy as a service of your user.",
     no_args_is_help=True,
     epilog=_examples("service install", "service uninstall"),
 )
@@ -421,13 +423,14 @@ app.add_typer(service, name="service")
 def _install(
     options: dict[str, Any],
     show: Annotated[
-        bool, typer.Option("--print", help="Print the service's file, and change nothing.")
+        bool, typer.Option("--print", help="Print the service file without installing it.")
     ] = False,
 ) -> int:
-    """Install the proxy as a service that starts at login, under systemd or launchd.
+    """Install the proxy as a service that starts at login (systemd or launchd).
 
-    The service gets these options and the settings of the environment. A key in
-    COMFY_CLOUD_API_KEY goes to a file that only you can read. Installing again replaces it.
+    The service uses these options and the settings of the environment. A key in
+    COMFY_CLOUD_API_KEY is written to a file that only you can read. Run the command again to
+    change the options.
     """
     from proxy.cli.service import install
 
@@ -466,25 +469,37 @@ def _limit(metavar: str, text: str, *names: str) -> Any:
 #: The options for what a member may do, by their names in `MemberFields`.
 _LIMITS: dict[str, Any] = {
     "role": _limit("ROLE", "user or admin."),
-    "weight": _limit("NUMBER", "The share of turns; the default is 1."),
-    "max_queued": _limit("N", "Most jobs that may wait; none is no limit.", "--max-queued"),
-    "max_running": _limit("N", "Most jobs at once; none is no limit.", "--max-running"),
-    "jobs_per_day": _limit("N", "Most jobs a day (UTC); none is no limit.", "--jobs-per-day"),
+    "weight": _limit("NUMBER", "The share of turns. The default is 1."),
+    "max_queued": _limit(
+        "N", "The maximum number of waiting jobs; none removes the limit.", "--max-queued"
+    ),
+    "max_running": _limit(
+        "N", "The maximum number of running jobs; none removes the limit.", "--max-running"
+    ),
+    "jobs_per_day": _limit(
+        "N", "The maximum number of jobs per day (UTC); none removes the limit.", "--jobs-per-day"
+    ),
     "upload_bytes_per_day": _limit(
-        "N", "How many bytes of uploads a day (UTC); none is no limit.", "--upload-bytes-per-day"
+        "N",
+        "The maximum bytes of uploads per day (UTC); none removes the limit.",
+        "--upload-bytes-per-day",
     ),
     "stored_bytes": _limit(
-        "N", "How many bytes of user data and settings; none is no limit.", "--stored-bytes"
+        "N",
+        "The maximum bytes of user data and settings; none removes the limit.",
+        "--stored-bytes",
     ),
     "requests_per_second": _limit(
-        "N", "Most requests a second; none is no limit.", "--requests-per-second"
+        "N",
+        "The maximum number of requests per second; none removes the limit.",
+        "--requests-per-second",
     ),
     "denied_classes": Annotated[
         list[str] | None,
         typer.Option(
             "--deny-class",
             metavar="CLASS",
-            help="A node class that no workflow may have. May be repeated; none allows all again.",
+            help="A node class that workflows must not contain. Can be repeated; none allows all.",
             show_default=False,
         ),
     ],
@@ -492,13 +507,13 @@ _LIMITS: dict[str, Any] = {
         bool | None,
         typer.Option(
             "--deny-partner-nodes/--allow-partner-nodes",
-            help="Whether nodes that are paid for by use are refused.",
+            help="Refuse or allow partner nodes, which cost credits.",
             show_default=False,
         ),
     ],
     "client_parallelism": _limit(
         "auto|one|many",
-        "How many jobs of one client run at once; none leaves it to the setting.",
+        "How many jobs of one client run at once; none uses the setting.",
         "--client-parallelism",
     ),
 }
@@ -516,10 +531,10 @@ def _add(
     name: Name,
     restore: Annotated[
         bool,
-        typer.Option("--restore", help="Take back a removed member, with history and files."),
+        typer.Option("--restore", help="Restore a removed member with history and files."),
     ] = False,
 ) -> int:
-    """Add a member. From the first one on, every client needs a token."""
+    """Add a member. With at least one member, every client needs a token."""
     from proxy.cli import members
 
     wanted = {key: options.pop(key, None) for key in _LIMITS}
@@ -532,7 +547,7 @@ def _add(
 )
 @takes_settings(_WHERE)
 def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
-    """Print the members with their limits."""
+    """List the members with their limits."""
     from proxy.cli import members
 
     return members.list_members(load(options), as_json=as_json)
@@ -540,12 +555,12 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
 
 @member.command(
     "set",
-    short_help="Change the role, the weight or limits.",
+    short_help="Change the role, weight or limits of a member.",
     epilog=_examples("member set anna --weight 2 --max-queued none"),
 )
 @takes_settings(_WHERE, _LIMITS)
 def _set(options: dict[str, Any], name: Name) -> int:
-    """Change the role, the weight or limits of a member."""
+    """Change the role, weight or limits of a member."""
     from proxy.cli import members
 
     wanted = {key: options.pop(key, None) for key in _LIMITS}
@@ -559,7 +574,7 @@ def _set(options: dict[str, Any], name: Name) -> int:
 )
 @takes_settings(_WHERE)
 def _disable(options: dict[str, Any], name: Name) -> int:
-    """Disable a member at once. Its jobs, files and tokens are kept."""
+    """Disable a member at once. Jobs, files and tokens are kept."""
     from proxy.cli import members
 
     return members.enable_member(load(options), name, enabled=False)
@@ -584,7 +599,7 @@ def _enable(options: dict[str, Any], name: Name) -> int:
 )
 @takes_settings(_WHERE)
 def _remove(options: dict[str, Any], name: Name) -> int:
-    """Remove a member and its tokens. Its history and files stay on disk, but nobody sees them."""
+    """Remove a member and its tokens. History and files stay on disk, hidden from all members."""
     from proxy.cli import members
 
     return members.remove_member(load(options), name)
@@ -602,16 +617,16 @@ def _new(
         str | None,
         typer.Option(
             metavar="TIME",
-            help="The time after which it expires, such as 90d or 12h. By default never.",
+            help="The time after which it expires, such as 90d or 12h. The default is never.",
             show_default=False,
         ),
     ] = None,
     note: Annotated[
-        str, typer.Option(metavar="TEXT", help="What it is for.", show_default=False)
+        str, typer.Option(metavar="TEXT", help="A description.", show_default=False)
     ] = "",
     as_json: AsJson = False,
 ) -> int:
-    """Create a token for a member and print it, this one time."""
+    """Create a token for a member and print it once."""
     from proxy.cli import members
 
     return members.new_token(load(options), name, expires=expires, note=note, as_json=as_json)
@@ -628,7 +643,9 @@ def _revoke(
     prefix: Annotated[
         str,
         typer.Argument(
-            metavar="PREFIX", help="Its first letters, such as ccp_ab12.", show_default=False
+            metavar="PREFIX",
+            help="The first letters of the token, such as ccp_ab12.",
+            show_default=False,
         ),
     ],
 ) -> int:
@@ -640,7 +657,7 @@ def _revoke(
 
 @token.command(
     "list",
-    short_help="Print the tokens by their first letters.",
+    short_help="List tokens.",
     epilog=_examples("token list", "token list anna --json"),
 )
 @takes_settings(_WHERE)
@@ -652,7 +669,7 @@ def _list_tokens(
     ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Print the tokens by their first letters, with the time and the address of their last use."""
+    """List the first letters of each token, with the time and address of its last use."""
     from proxy.cli import members
 
     return members.list_tokens(load(options), name, as_json=as_json)

@@ -34,8 +34,9 @@ def config_example() -> str:
     """`config.example.toml`: every setting with its default, commented out."""
     blocks = [
         "# Settings of comfy-cloud-proxy, each with its default or an example. Remove the #\n"
-        "# before those that you change, and name the file with --config or COMFY_PROXY_CONFIG.\n"
-        "# The environment is stronger than this file, the command line stronger than both.\n"
+        "# before the settings that you change. Name the file with --config or "
+        "COMFY_PROXY_CONFIG.\n"
+        "# Environment variables override this file, and options override both.\n"
         f"# {_REGENERATE}\n"
     ]
     for group, rows in _groups():
@@ -54,15 +55,13 @@ def settings_page() -> str:
     parts = [
         "# Settings\n",
         f"<!-- {_REGENERATE} -->\n",
-        "Every setting has three forms: an option of `comfy-cloud-proxy serve`, a variable of the "
-        "environment and a key of the TOML file that `--config` or `COMFY_PROXY_CONFIG` names "
-        "([`config.example.toml`](../config.example.toml) has them all). The strongest wins: "
-        "command line, environment, TOML file, default. An empty variable counts as not set. A "
-        "flag such as `--simulate` has a `--no-` form, which turns off what another place "
-        "turned on.\n",
-        "An unknown variable that begins with `COMFY_PROXY_` or `COMFY_CLOUD_`, an unknown key "
-        "and a value that is not allowed end the program with exit code 2 and a "
-        "sentence that says what to do.\n",
+        "You can set every setting as an option of `comfy-cloud-proxy serve`, as an environment "
+        "variable, or as a key of the TOML file that `--config` or `COMFY_PROXY_CONFIG` names "
+        "([`config.example.toml`](../config.example.toml) has all keys). Options override "
+        "variables, and variables override the file. An empty variable counts as not set. A flag "
+        "such as `--simulate` has a `--no-` form.\n",
+        "The program exits with code 2 and an error if a value is not allowed, a key is unknown, "
+        "or an unknown variable begins with `COMFY_PROXY_` or `COMFY_CLOUD_`.\n",
     ]
     for group, rows in _groups():
         parts.append(f"## {group}\n")
@@ -84,12 +83,11 @@ def commands_page() -> str:
     parts = [
         "# Commands\n",
         f"<!-- {_REGENERATE} -->\n",
-        "`python -m proxy` is the same as `comfy-cloud-proxy`. The exit code is 0 when all went "
-        "well, 1 when something failed, 2 when something was asked wrongly (a setting, an option, "
-        "a file), 130 when Ctrl-C cancelled a `run`. `serve` ends with 0 when a signal stops it, "
-        "and a `run` of several workflows with the worst code of one. Errors go to standard error "
-        "in one sentence. `comfy-cloud-proxy --install-completion` lets the shell complete "
-        "commands and options.\n",
+        "`python -m proxy` is the same as `comfy-cloud-proxy`. The exit code is 0 after success, 1 "
+        "after a failure, 2 for a wrong setting, option or file, and 130 when Ctrl-C cancels a "
+        "`run`. `serve` exits with 0 when a signal stops it. A `run` of several workflows exits "
+        "with the highest code. Errors go to standard error. `comfy-cloud-proxy "
+        "--install-completion` installs completion for your shell.\n",
     ]
     for command in ("", *command_names()):
         name = f"comfy-cloud-proxy {command}".strip()
@@ -110,12 +108,12 @@ def command_names(group: Any = None) -> list[str]:
 
 
 _SOURCES = {
-    Source.OWN: ("own record", "what the proxy has of the member on its disk"),
-    Source.CACHE: ("cache", "a copy of what the cloud said, asked for again when it is old"),
-    Source.CLOUD: ("cloud", "the request makes a call to Comfy Cloud, or waits for one"),
-    Source.PROCESS: ("process", "the proxy's own state"),
+    Source.OWN: ("own record", "the proxy's records of the member"),
+    Source.CACHE: ("cache", "a cached answer of the cloud, refreshed when it is old"),
+    Source.CLOUD: ("cloud", "a call to Comfy Cloud"),
+    Source.PROCESS: ("process", "the state of the process"),
     Source.PACKAGE: ("package", "the installed packages of the web interface"),
-    Source.CONSTANT: ("constant", "the same for everybody and always"),
+    Source.CONSTANT: ("constant", "always the same"),
 }
 
 
@@ -125,15 +123,15 @@ def routes_page() -> str:
         "# Routes\n",
         f"<!-- {_REGENERATE} -->\n",
         "The proxy serves the routes of a local ComfyUI with the same statuses, bodies and "
-        "headers. A route with a twin also answers below `/api`. Every GET route answers HEAD. "
-        "OPTIONS is answered with 200 and no body. Any other path is a 404 without a body for GET "
-        "and HEAD and a 405 for other methods; that includes the routes of node packs and of "
-        "ComfyUI-Manager, as in a ComfyUI without them. Where ComfyUI answers bad input with a "
-        "bare 500, the proxy answers 400 in ComfyUI's error form.\n",
-        "Where an answer is from:\n",
+        "headers. A route with a twin is also available below `/api`. Every GET route answers "
+        "HEAD. OPTIONS gets a 200 without a body. Any other path gets a 404 without a body for GET "
+        "and HEAD, and a 405 for other methods. This includes the routes of node packs and of "
+        "ComfyUI-Manager, as in a ComfyUI without them. If ComfyUI answers bad input with a 500 "
+        "without a body, the proxy answers with a 400 in ComfyUI's error form.\n",
+        "Sources of answers:\n",
         *(f"* {name}: {says}" for name, says in _SOURCES.values()),
         "",
-        "The last column says what differs from a local ComfyUI, and why.\n",
+        "The last column describes differences from a local ComfyUI.\n",
         "| Method | Path | Twin | Answers with | From | Unlike ComfyUI |",
         "|---|---|---|---|---|---|",
     ]
@@ -171,22 +169,21 @@ def helper_nodes_page() -> str:
     parts = [
         "# Helper nodes\n",
         f"<!-- {_REGENERATE} -->\n",
-        "Desktop clients bring along nodes of their own, most of which only carry pictures and "
-        "texts in and out. Comfy Cloud does not have them. With the setting "
-        "[`helper_nodes`](settings.md#helper_nodes), which is on, the proxy carries them: it sends "
-        "the pictures as files, lets core nodes take the place of these nodes on the cloud, and "
-        "tells the client what the node itself would have told. Events, history, queue and errors "
-        "name the nodes of the client's graph alone.\n",
-        "A class that Comfy Cloud has is left to it, unless "
-        "[`prefer_helper_nodes`](settings.md#prefer_helper_nodes) is set. One whose core nodes the "
-        "cloud lacks is not offered.\n",
-        "Pictures that clients send by `PUT /api/etn/image/{id}`, and results that they fetch from "
-        "there, belong to one member. They are kept for at least ten minutes, or one minute once "
-        "they were fetched, and for a day at most; together at most 512 MiB for a member. They "
-        "survive a restart, and every replica has them.\n",
-        "What fails in a node before the run, such as a text that is no picture, is told as the "
-        "node's own error while the job runs, in its words, without a job on the cloud. Nodes that "
-        "compute, such as those of the same packs for regions and tiles, need the pack on the "
+        "Desktop clients use custom nodes that transfer pictures and texts. Comfy Cloud does not "
+        "have these nodes. With the setting [`helper_nodes`](settings.md#helper_nodes), which is "
+        "on by default, the proxy runs them itself: it uploads the pictures as files, replaces "
+        "these nodes by core nodes on the cloud, and sends the client the same messages as the "
+        "original node. Events, history, queue and errors contain only the nodes of "
+        "the client's workflow.\n",
+        "If Comfy Cloud has a class, it runs there, unless "
+        "[`prefer_helper_nodes`](settings.md#prefer_helper_nodes) is set. Classes that need core "
+        "nodes which the cloud does not have are not available.\n",
+        "Pictures at `/api/etn/image/{id}` belong to one member. The proxy stores them for ten "
+        "minutes to a day, or for one minute after the client has fetched them, up to 512 MiB for "
+        "each member. They are available after a restart and on every replica.\n",
+        "If a helper node fails before the run, for example because a text is not a picture, the "
+        "client receives the error of the original node, and no job runs on the cloud. Nodes that "
+        "compute, such as the nodes of these packs for regions and tiles, need the pack on the "
         "cloud.\n",
     ]
     for pack, helpers in HELPER_PACKS.items():
@@ -251,10 +248,10 @@ def main(arguments: list[str]) -> int:
 
 
 _ACCOUNTS = (
-    "Several accounts share the work: each is a table `[[accounts]]` at the end of the TOML file, "
-    "in place of `api_key` and `api_key_file`. A job goes to one that has a free slot, stays "
-    "there, and its files are sent there as needed. Without tables there is one account, called "
-    "default."
+    "To use several accounts, add a table `[[accounts]]` for each at the end of the TOML file, "
+    "instead of `api_key` and `api_key_file`. A job goes to an account with a free slot and stays "
+    "there. The proxy sends the files that it needs to that account. Without tables there is one "
+    "account, called default."
 )
 
 

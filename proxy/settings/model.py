@@ -69,7 +69,8 @@ class Setting:
 
 
 class AccountSettings(BaseModel):
-    """One table of `[[accounts]]`, checked."""
+    """The API key itself, instead of `key_file`. Anyone who can read the settings file can read it,
+    so prefer `key_file`. Reloaded on SIGHUP."""
 
     model_config = STRICT
 
@@ -91,7 +92,7 @@ class AccountSettings(BaseModel):
         BeforeValidator(to_path),
         Entry("Accounts", example="/run/secrets/comfy_cloud_studio"),
     ] = None
-    """A file that holds nothing but the account's API key; the recommended form. It is read again
+    """A file that contains only the account's API key; the recommended form. The proxy reloads it
     when it changes and on SIGHUP."""
 
     key: Annotated[
@@ -103,7 +104,7 @@ class AccountSettings(BaseModel):
             example="comfyui-...",
         ),
     ] = None
-    """The API key itself, in place of `key_file`. Whoever can read this file has it then, so prefer
+    """The API key itself, in place of `key_file`. Anyone who can read this file has it, so prefer
     the file form. Read again on SIGHUP."""
 
     plan: Annotated[
@@ -111,11 +112,11 @@ class AccountSettings(BaseModel):
         BeforeValidator(to_lower),
         Entry("Accounts", example="creator"),
     ] = None
-    """The account's plan, which says how many jobs it runs at once: standard 1, creator 3, pro 5.
-    In place of `slots`."""
+    """The account's plan, which determines how many jobs it runs at once: standard 1, creator 3,
+    pro 5. Use it instead of `slots`."""
 
     slots: Annotated[int, Field(ge=0, le=1000, strict=True), Entry("Accounts")] = 0
-    """How many jobs the account runs at once; 0 learns it from what the account does."""
+    """How many jobs the account runs at once. With 0 the proxy discovers the limit."""
 
     weight: Annotated[
         float,
@@ -127,7 +128,7 @@ class AccountSettings(BaseModel):
     members: Annotated[
         tuple[str, ...], Entry("Accounts", expects="a list of names of members")
     ] = ()
-    """Names of the members whose jobs may run on the account; by default those of every member."""
+    """Names of the members whose jobs may run on the account. The default is all members."""
 
     base_url: Annotated[
         URL | None,
@@ -167,7 +168,7 @@ class Settings(BaseModel):
         Field(min_length=1),
         Entry("General", expects="an IP address or a host name of this machine", metavar="HOST"),
     ] = "127.0.0.1"
-    """The address to listen on. Other than loopback only with members, or with
+    """The address to listen on. Addresses other than loopback require members or
     insecure_allow_anyone."""
 
     port: Annotated[int, Field(ge=0, le=65535), Entry("General", metavar="PORT")] = 8188
@@ -186,7 +187,7 @@ class Settings(BaseModel):
     simulate_pace: Annotated[float, Field(ge=0, le=3600), Entry("General", metavar="SECONDS")] = (
         0.05
     )
-    """How many seconds the simulator takes for a sampling step."""
+    """Seconds that the simulator takes for one sampling step."""
 
     data_dir: Annotated[
         Path,
@@ -205,11 +206,12 @@ class Settings(BaseModel):
             example="/var/lib/comfy-cloud-proxy",
         ),
     ]
-    """The folder for the database, files and the list of nodes. It is created if it is missing."""
+    """The folder for the database, files and the list of nodes. The proxy creates it if it does not
+    exist."""
 
     insecure_allow_anyone: Annotated[bool, Entry("General")] = False
-    """Listen beyond this machine without members: anyone who reaches the port can run jobs on your
-    account and read its files. For private networks only."""
+    """Listen on other addresses than loopback without members. Anyone who reaches the port can run
+    jobs on your account and read its files. Use it only on private networks."""
 
     api_key: Annotated[
         SecretStr | None,
@@ -223,8 +225,8 @@ class Settings(BaseModel):
             example="comfyui-...",
         ),
     ] = None
-    """The API key of the Comfy Cloud account. It has no option, so that it never shows in a list of
-    processes. Prefer `api_key_file` where others can read the environment."""
+    """The API key of the Comfy Cloud account. It has no option, because other users can list
+    command lines. If others can read the environment, use `api_key_file`."""
 
     api_key_file: Annotated[
         Path | None,
@@ -236,8 +238,8 @@ class Settings(BaseModel):
             example="/run/secrets/comfy_cloud_api_key",
         ),
     ] = None
-    """A file that holds nothing but the API key, such as a Docker secret. It is read again when it
-    changes and on SIGHUP, so that another key needs no restart."""
+    """A file that contains only the API key, such as a Docker secret. The proxy reloads it when it
+    changes and on SIGHUP."""
 
     base_url: Annotated[
         URL,
@@ -247,8 +249,8 @@ class Settings(BaseModel):
     """The address of Comfy Cloud."""
 
     allow_plain_http: Annotated[bool, Entry("Comfy Cloud")] = False
-    """Send the API key over `http://` beyond this machine and its private network. Without this a
-    public `base_url` must begin with `https://`."""
+    """Allow the API key to be sent over `http://` to public addresses. Otherwise a public
+    `base_url` must use `https://`."""
 
     credentials_key: Annotated[
         SecretStr | None,
@@ -262,35 +264,35 @@ class Settings(BaseModel):
             example="AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
         ),
     ] = None
-    """Encrypts the API keys that clients send for their own jobs while these jobs wait: 32 random
-    bytes, as from `openssl rand -base64 32`. By default the file credentials.key in the data folder
-    holds one. After a change, waiting jobs run without these keys."""
+    """Encrypts the API keys that clients send for their own jobs, while these jobs wait: 32 random
+    bytes, as from `openssl rand -base64 32`. The default is a generated key in the file
+    credentials.key in the data folder. After a change, waiting jobs run without these keys."""
 
     send_partner_key: Annotated[bool, Entry("Comfy Cloud")] = True
-    """Send the account's API key to partner nodes (as `extra_data.api_key_comfy_org`) when the
-    client has sent none."""
+    """Send the account's API key to partner nodes (as `extra_data.api_key_comfy_org`) if the client
+    sends none."""
 
     slots: Annotated[int, Field(ge=0, le=1000), Entry("Comfy Cloud", metavar="JOBS")] = 0
-    """How many jobs an account runs at once, unless its table sets it; 0 learns it from the
-    account."""
+    """How many jobs an account runs at once, unless its table sets it. With 0 the proxy discovers
+    the limit."""
 
     slots_ahead: Annotated[int, Field(ge=0, le=100), Entry("Comfy Cloud", metavar="JOBS")] = 0
-    """How many more jobs than an account runs at once are sent to it, so that the next one starts
-    without a round trip. All others wait in the proxy, where their order can still change. At least
-    one until the number of slots is known."""
+    """How many jobs are sent to an account in addition to its slots, so that the next job starts
+    without a round trip. Their order can no longer change. Until the number of slots is known, at
+    least one job is sent ahead."""
 
     unable_timeout: Annotated[
         float, Field(ge=0, le=86_400), Entry("Comfy Cloud", metavar="SECONDS")
     ] = 60.0
-    """Seconds after which an accepted job fails if no account can take it: no credits, a key that
-    does not work, or a full queue on the cloud. The error says which. 0 lets the job wait."""
+    """Seconds after which an accepted job fails if no account can run it: no credits, an invalid
+    key, or a full queue on the cloud. The error names the cause. 0 disables the timeout."""
 
     lost_timeout: Annotated[
         float, Field(ge=0, le=604_800), Entry("Comfy Cloud", metavar="SECONDS")
     ] = 3600.0
-    """Seconds after which a job fails as lost if its account can no longer be read: the key does
-    not work, the account was removed from the settings, or Comfy Cloud cannot be reached. 0 lets
-    the job wait."""
+    """Seconds after which a job fails as lost if the proxy can no longer read its account: the key
+    is invalid, the account was removed from the settings, or Comfy Cloud is unreachable. 0 disables
+    the timeout."""
 
     client_parallelism: Annotated[
         Literal["auto", "one", "many"],
@@ -298,13 +300,13 @@ class Settings(BaseModel):
         Entry("Clients", expects="auto, one or many"),
     ] = "auto"
     """How many jobs of one client_id run at once. auto: one, as on a local ComfyUI, unless the
-    client has announced that it understands several, or never listens on a websocket. A member can
-    have a value of its own."""
+    client has announced support for several, or polls without a websocket. Members can override
+    it."""
 
     fair_by: Annotated[Literal["jobs", "time"], BeforeValidator(to_lower), Entry("Gateway")] = (
         "jobs"
     )
-    """What members share fairly: the number of jobs, or their running time."""
+    """What members share equally: the number of jobs, or running time."""
 
     cors_origins: Annotated[
         tuple[str, ...],
@@ -313,11 +315,11 @@ class Settings(BaseModel):
             "Clients", expects="a list of origins such as https://app.example", metavar="ORIGINS"
         ),
     ] = ()
-    """Origins of web pages that may use the API from a browser, such as `https://app.example`,
-    separated by commas; `*` allows any. Others are refused, as by a local ComfyUI."""
+    """Origins of web pages that may call the API from a browser, such as `https://app.example`,
+    separated by commas; `*` allows all. Others are refused, as by a local ComfyUI."""
 
     compress: Annotated[bool, Entry("Clients")] = False
-    """Compress JSON and text (gzip, deflate) for clients that accept it, as ComfyUI does with
+    """Compress JSON and text (gzip, deflate) for clients that support it, like ComfyUI with
     --enable-compress-response-body. `/object_info` is always compressed."""
 
     max_upload_mb: Annotated[
@@ -325,52 +327,53 @@ class Settings(BaseModel):
         Field(gt=0, le=1_000_000),
         Entry("Clients", expects="a number greater than 0", metavar="MIB"),
     ] = 100
-    """The largest request body in MiB; a larger one gets 413."""
+    """The maximum size of a request body in MiB. Larger bodies get a 413."""
 
     max_json_mb: Annotated[
         float,
         Field(gt=0, le=1024),
         Entry("Clients", expects="a number greater than 0, at most 1024", metavar="MIB"),
     ] = 32
-    """The largest JSON body in MiB, after decompression; a larger one gets 413."""
+    """The maximum size of a JSON body in MiB, after decompression. Larger bodies get a 413."""
 
     ping_interval: Annotated[float, Field(ge=0, le=86_400), Entry("Clients", metavar="SECONDS")] = (
         30
     )
-    """Seconds without a message to a websocket after which it gets a ping, to detect clients that
-    are gone; 0 sends none."""
+    """Seconds of silence after which the proxy pings a websocket, to detect clients that are gone;
+    0 disables pings."""
 
     max_connections: Annotated[
         int, Field(ge=1, le=1_000_000), Entry("Clients", metavar="COUNT")
     ] = 20_000
-    """The most connections at once; one more gets 503. The system's limit of open files may allow
-    fewer."""
+    """The maximum number of connections. Further connections get a 503. The system's limit of open
+    files can be lower."""
 
     max_header_kb: Annotated[float, Field(ge=1, le=1024), Entry("Clients", metavar="KIB")] = 16
-    """The largest request header, and the longest request line, in KiB; more gets 400."""
+    """The maximum size of request headers and of the request line in KiB. Larger ones get a 400."""
 
     header_timeout: Annotated[float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")] = 20
-    """Seconds a client may take to send the headers of a request before the connection is closed; 0
-    is no limit."""
+    """Seconds within which a client must send the headers of a request; otherwise the connection is
+    closed. 0 disables the timeout."""
 
     body_timeout: Annotated[float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")] = 60
-    """Seconds within which the next 16 KiB of a request body, or the rest of it, must arrive;
-    otherwise the answer is 408. 0 is no limit."""
+    """Seconds within which each 16 KiB of a request body must arrive; otherwise the answer is 408.
+    0 disables the timeout."""
 
     write_timeout: Annotated[float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")] = 60
-    """Seconds within which a client must take the next part of an answer; otherwise the connection
-    is closed. 0 is no limit. Websockets are not affected."""
+    """Seconds within which a client must receive the next part of an answer; otherwise the
+    connection is closed. 0 disables the timeout. It does not apply to websockets."""
 
     idle_timeout: Annotated[float, Field(ge=0, le=86_400), Entry("Clients", metavar="SECONDS")] = (
         660
     )
-    """Seconds a connection may stay open between two requests; 0 is no limit. One without an
-    authenticated request may stay 60 seconds at most. Set a shorter time in reverse proxies."""
+    """Seconds a connection may stay open between two requests; 0 disables the timeout. For
+    connections without an authenticated request it is at most 60 seconds. Set a shorter time in
+    reverse proxies."""
 
     shutdown_timeout: Annotated[
         float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")
     ] = 10
-    """Seconds the proxy may take to stop after SIGTERM: requests finish, websockets are closed.
+    """Seconds the proxy may take to stop after SIGTERM, to finish requests and close websockets.
     Jobs continue on the cloud."""
 
     base_path: Annotated[
@@ -383,12 +386,12 @@ class Settings(BaseModel):
             example="/comfy/",
         ),
     ] = ""
-    """A path before all routes, such as `/comfy/`, behind a reverse proxy that serves other things
-    too. Routes answer with and without it."""
+    """A path before all routes, such as `/comfy/`, for a reverse proxy that also serves other
+    applications. Routes answer with and without it."""
 
     require_members: Annotated[bool, Entry("Gateway")] = False
-    """Refuse to start without members. `trusted_proxies` and a data folder that has had members
-    require them too."""
+    """Refuse to start without members. Setting `trusted_proxies`, and a data folder that has had
+    members, imply it."""
 
     trusted_proxies: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
@@ -399,8 +402,8 @@ class Settings(BaseModel):
             metavar="NETWORKS",
         ),
     ] = ()
-    """Addresses and networks of reverse proxies, separated by commas, whose headers
-    `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted."""
+    """Addresses and networks of reverse proxies, separated by commas, whose headers `X-Forwarded-
+    For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted."""
 
     tls_cert: Annotated[
         Path | None,
@@ -412,8 +415,8 @@ class Settings(BaseModel):
             example="/etc/comfy/fullchain.pem",
         ),
     ] = None
-    """A PEM file with the certificate chain of this server. With tls_key the server listens on
-    https. Both files are read again when they change."""
+    """A PEM file with the certificate chain of this server. With tls_key, the server uses https.
+    Both files are reloaded when they change."""
 
     tls_key: Annotated[
         Path | None,
@@ -440,9 +443,9 @@ class Settings(BaseModel):
             example="postgresql://comfy:...@db.internal/comfy",
         ),
     ] = None
-    """Where records are kept: `sqlite`, a file in the data folder, for one process; or a PostgreSQL
-    database that all replicas share, which needs `bus` too and the extra `cluster`. `file:PATH`
-    names a file that holds the address. It has no option, because the address holds a password."""
+    """The database: `sqlite`, a file in the data folder, for one process; or a PostgreSQL database
+    that all replicas share, which also needs `bus` and the extra `cluster`. `file:PATH` names a
+    file that contains the address. It has no option, because the address contains a password."""
 
     database_direct: Annotated[
         SecretStr | None,
@@ -456,8 +459,8 @@ class Settings(BaseModel):
             example="postgresql://comfy:...@db.internal/comfy",
         ),
     ] = None
-    """The address at which PostgreSQL itself answers, for migrations, where `database` leads to a
-    connection pooler such as PgBouncer."""
+    """The direct address of PostgreSQL, for migrations, if `database` is a connection pooler such
+    as PgBouncer."""
 
     bus: Annotated[
         SecretStr | None,
@@ -472,8 +475,8 @@ class Settings(BaseModel):
             example="rediss://comfy:...@valkey.internal",
         ),
     ] = None
-    """What carries messages between replicas: `memory` for one process, or the address of a Valkey
-    or Redis server that all replicas share. `file:PATH` names a file that holds the address."""
+    """The message bus between replicas: `memory` for one process, or the address of a Valkey or
+    Redis server that all replicas share. `file:PATH` names a file that contains the address."""
 
     blobs: Annotated[
         str | None,
@@ -485,12 +488,12 @@ class Settings(BaseModel):
             example="s3://comfy-uploads/production",
         ),
     ] = None
-    """Where the bytes of uploads are kept beside Comfy Cloud: a folder, or a bucket of an
-    S3-compatible store, that all replicas share. The data folder is a cache then. An upload is
-    answered when it is kept there, and nothing is deleted. The keys of a bucket come from
-    AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from the file of AWS_SHARED_CREDENTIALS_FILE, or
-    from the machine's role. Needs the extra `cluster`. By default uploads are kept in the cache and
-    on Comfy Cloud."""
+    """Where uploads are stored in addition to Comfy Cloud: a folder, or a bucket of an
+    S3-compatible store, that all replicas share. The data folder is then only a cache. The proxy
+    confirms an upload after it is stored there, and never deletes it. The keys of a bucket come
+    from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, from the file in AWS_SHARED_CREDENTIALS_FILE,
+    or from the role of the machine. It needs the extra `cluster`. By default uploads are in the
+    cache and on Comfy Cloud."""
 
     blobs_endpoint: Annotated[
         URL | None,
@@ -509,30 +512,31 @@ class Settings(BaseModel):
         BeforeValidator(to_path),
         Entry("Replicas", example="/run/secrets/comfy_proxy_secret"),
     ] = None
-    """A file with the secrets by which replicas encrypt and sign what the others read, one a line,
-    each 32 random bytes as from `openssl rand -base64 32`. The first one is used, the others and
-    `credentials_key` are for what was made before: to change the secret, put a new one first and
-    keep the old one for a while. By default one is kept in the database, or with SQLite in the file
-    credentials.key of the data folder."""
+    """A file with the secrets that replicas use to encrypt and sign shared data, one per line, each
+    32 random bytes as from `openssl rand -base64 32`. The proxy uses the first one, and accepts
+    data made with the others and with `credentials_key`: to change the secret, add a new first line
+    and keep the old one for a while. By default the secret is in the database, or with SQLite in
+    the file credentials.key of the data folder."""
 
     engine_lease: Annotated[float, Field(ge=2, le=300), Entry("Replicas", metavar="SECONDS")] = 10.0
-    """Seconds for which the replica that runs jobs may do so without renewing its lease in the
-    database. When it fails, another one takes over after at most this time."""
+    """Seconds after which another replica takes over the jobs if the active replica does not renew
+    its lease in the database."""
 
     history_size: Annotated[int, Field(ge=1), Entry("Files and history", metavar="JOBS")] = 10_000
-    """The most finished jobs in the history; the oldest are removed first."""
+    """The maximum number of finished jobs in the history of each member. The oldest are removed
+    first."""
 
     cache_mb: Annotated[float, Field(ge=0), Entry("Files and history", metavar="MIB")] = 2048
-    """The size of the disk cache of pictures and other files, in MiB; the least recently used are
-    removed first."""
+    """The size of the disk cache of files in MiB. The least recently used files are removed
+    first."""
 
     prefetch: Annotated[
         Literal["off", "images", "all"],
         BeforeValidator(to_lower),
         Entry("Files and history", metavar="WHICH"),
     ] = "images"
-    """Which outputs are fetched from the cloud when a job ends: off, images or all. With replicas
-    none are, because a client may ask another replica for them."""
+    """Which outputs the proxy downloads from the cloud when a job ends: off, images or all. With
+    replicas it downloads none, because a client may request them from another replica."""
 
     userdata: Annotated[
         Literal["disk", "cloud"],
@@ -540,21 +544,21 @@ class Settings(BaseModel):
         Entry("Files and history", metavar="WHERE"),
     ] = "disk"
     """Where settings and saved workflows of the web interface are stored: on disk, separately for
-    each member, or in the Comfy Cloud account, whose own web interface shows them too. cloud is for
-    one person and is refused when there are members."""
+    each member, or in the Comfy Cloud account, where its web interface shows them too. cloud does
+    not support members."""
 
     catalogue_max_age: Annotated[
         float, Field(ge=0), Entry("Files and history", metavar="SECONDS")
     ] = 3600
-    """Seconds after which the list of nodes and models is fetched again."""
+    """Seconds after which the proxy reloads the list of nodes and models."""
 
     helper_nodes: Annotated[bool, Entry("Clients")] = True
-    """Run nodes that desktop clients bring along to carry pictures and texts, such as those of
-    Krita AI Diffusion: core nodes take their place on the cloud. They are listed in `/object_info`,
-    and the routes of their packs answer; docs/helper-nodes.md has all of them."""
+    """Run nodes of desktop clients that transfer pictures and texts, such as those of Krita AI
+    Diffusion. On the cloud, core nodes replace them. `/object_info` lists them, and the proxy
+    serves the routes of their packs. docs/helper-nodes.md lists all of them."""
 
     prefer_helper_nodes: Annotated[bool, Entry("Clients")] = False
-    """Run these nodes in the proxy even where Comfy Cloud has them itself."""
+    """Run these nodes in the proxy even if Comfy Cloud has them."""
 
     url_hosts: Annotated[
         tuple[str, ...],
@@ -565,16 +569,16 @@ class Settings(BaseModel):
             metavar="HOSTS",
         ),
     ] = ()
-    """Hosts from which nodes that load a picture from an address may have it, separated by commas;
-    `*.images.example` allows all below one. The proxy fetches it, never from private addresses. By
-    default no host is allowed."""
+    """Hosts that nodes may load pictures from, separated by commas; `*.images.example` allows all
+    subdomains. The proxy downloads the pictures, never from private addresses. By default no host
+    is allowed."""
 
     validate_graphs: Annotated[bool, Entry("Comfy Cloud")] = True
-    """Check each workflow against the list of nodes before its job is queued. What the list cannot
-    tell is left to the cloud; without this check, everything is."""
+    """Validate each workflow against the list of nodes before the job is queued. The cloud
+    validates what the list does not describe."""
 
     metrics: Annotated[bool, Entry("Logs")] = True
-    """Answer GET /metrics in Prometheus' format."""
+    """Serve GET /metrics in the format of Prometheus."""
 
     admin_listen: Annotated[
         tuple[str, int] | None,
@@ -586,7 +590,7 @@ class Settings(BaseModel):
             example="127.0.0.1:9188",
         ),
     ] = None
-    """Serve /metrics and the dashboard at this address only. Whoever reaches it can read all
+    """Serve /metrics and the dashboard at this address only. Anyone who reaches it can read all
     metrics: allow only Prometheus and admins."""
 
     audit_days: Annotated[
@@ -594,7 +598,7 @@ class Settings(BaseModel):
         Field(ge=0, le=36_500),
         Entry("Logs", expects="a whole number of days from 0", metavar="DAYS"),
     ] = 90
-    """Days for which audit entries are kept; 0 keeps none."""
+    """Days for which audit entries are stored; 0 stores none."""
 
     log_format: Annotated[
         Literal["console", "json"], BeforeValidator(to_lower), Entry("Logs", metavar="FORMAT")
@@ -606,7 +610,7 @@ class Settings(BaseModel):
         BeforeValidator(to_lower),
         Entry("Logs", metavar="LEVEL"),
     ] = "info"
-    """The lowest level that is logged: debug, info, warning or error."""
+    """The minimum level of log lines: debug, info, warning or error."""
 
     #: Whether an empty database may take the place of a damaged one: for one start, so that it is
     #: an option of `serve` alone.
