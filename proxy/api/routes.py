@@ -29,20 +29,20 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Deviation:
-    """How routes differ from those of a local ComfyUI, and why: one text for each reason."""
+    """How routes differ from those of a local ComfyUI: one text for each reason."""
 
     WEBSOCKET = (
-        "A client that opens its socket after it has submitted a job, and sends no feature flags, "
-        "gets no previews: a ComfyUI sends none unless it is started with --preview-method, and "
-        "such clients take every picture for a result. `extra_data.preview_method` `none` turns "
-        "previews off. Progress texts go only to the client that submitted the job. Messages of "
-        "node packs do not leave the cloud. When two sockets have the same `clientId`, the newer "
-        "one keeps receiving after the older one closes."
+        "A client that opens its websocket after the submission, and sends no feature flags, gets "
+        "no previews: a ComfyUI sends none unless started with --preview-method, and such clients "
+        "treat every picture as a result. `extra_data.preview_method` `none` disables previews. "
+        "Progress texts go only to the client that submitted the job. Messages of node packs stay "
+        "on the cloud. If two websockets have the same `clientId`, the newer one keeps receiving "
+        "after the older one closes."
     )
     SUBMISSION = (
-        "400 for a `number` that is not finite (with it /queue would not be JSON), for targets "
-        "that are not a list, and for a `prompt_id` that is already in the queue. What Comfy "
-        "Cloud refuses (plan, credits) is a 400 with the reason."
+        "400 for a `number` that is not finite, for targets that are not a list, and for a "
+        "`prompt_id` that is in the queue. Refusals of Comfy Cloud (plan, credits) are a 400 with "
+        "the reason."
     )
     QUEUE = (
         "Several jobs can run at once. Pending jobs are listed in the order in which they will "
@@ -55,81 +55,81 @@ class Deviation:
         "interrupts is stopped too."
     )
     HISTORY = (
-        "It survives a restart. A list that was sent wrapped in `__value__` stays wrapped. "
-        "Outputs of nodes that the cloud had cached have file names of this job: the cloud does "
-        "not tell which job made them."
+        "It survives a restart. A list that was sent wrapped in `__value__` stays wrapped. Cached "
+        "outputs have file names of this job, because the cloud does not report the original job."
     )
     FORGETTING = (
-        "The jobs stay in the history of the Comfy Cloud account: deleting them there would "
-        "delete their files."
+        "The jobs stay in the history of the Comfy Cloud account, because deleting them there "
+        "would delete their files."
     )
     JOB = (
-        "A job that waits because no account takes it, or for another job of its client, has "
-        "`queue_reason`, and `queue_message` where there is more to say."
+        "A job that no account can run, or that waits for another job of its client, has a "
+        "`queue_reason` and can have a `queue_message`."
     )
-    ENTRY = "The entry is there before `execution_success` is sent, not after it."
+    ENTRY = "The entry is readable before `execution_success` is sent, not after it."
     VIEW = (
-        "Below /api and with X-API-Key it redirects to /view, which programs written for Comfy "
-        "Cloud expect. A picture of more than 67,108,864 pixels is not converted for `preview` "
-        "and `channel`: 400. The workflow in a PNG or WebP has the client's file names; in videos "
-        "and audio it has the cloud's."
+        "Below /api and with X-API-Key it redirects to /view, as programs for Comfy Cloud expect. "
+        "400 for `preview` and `channel` of a picture with more than 67,108,864 pixels. The "
+        "workflow in a PNG or WebP has the client's file names; in videos and audio it has the "
+        "cloud's."
     )
     UPLOADS = (
         "Comfy Cloud's limits apply: 50 MiB (413), and pictures of 16,384 pixels along an edge "
         "and 67,108,864 in all (400). A mask of another size than its picture is a 400, not a "
         "500."
     )
-    PACKED = "Compressed with zstd or gzip on request, with an entity tag, because it is large."
+    PACKED = "Compressed with zstd or gzip on request, with an entity tag."
     NO_PATHS = "Folders have names instead of paths: they are on the cloud."
-    NO_TIMES = "Times and sizes are 0: the cloud does not tell them."
-    NO_METADATA = (
-        "Always 404: the model files are on the cloud, which does not show what is in them."
-    )
+    NO_TIMES = "Times and sizes are 0, because the cloud does not report them."
+    NO_METADATA = "Always 404, because the cloud does not show the content of model files."
     MACHINE = (
-        "The versions are those of the ComfyUI release that the proxy follows. The GPU is a "
-        "placeholder and its memory is never in use: the cloud shows neither."
+        "The versions are those of the ComfyUI release that the proxy follows. The GPU and its "
+        "memory are placeholders."
     )
     FEATURES = (
         "`max_upload_size` is in whole bytes and at most what Comfy Cloud accepts. All flags are "
         "in [Web interface](web-interface.md#feature-flags)."
     )
-    FREE = "Nothing is freed: Comfy Cloud manages its own memory."
+    FREE = "It has no effect: Comfy Cloud manages its memory."
     USERS = "Members are identified by their tokens, not by `--multi-user`."
-    EXTENSIONS = "Only those of the web interface: the cloud's call routes that only the cloud has."
+    EXTENSIONS = (
+        "Only the extensions of the web interface: those of the cloud call routes that only the "
+        "cloud has."
+    )
     TRANSLATIONS = "Always empty: the cloud does not show the translations of its node packs."
     TEMPLATES = "Always empty: the cloud does not show templates of node packs."
-    LOG = "The proxy's own lines, and of those only the ones about the member who asks."
-    PICTURES = "404 where the cloud has no picture."
+    LOG = "The log lines of the proxy that are about the member."
+    PICTURES = "404 if the cloud has no picture."
     WITHOUT_PACKAGES = (
-        "Without the packages of the web interface, `/` is a page of the proxy and all else is a "
-        "404."
+        "Without the packages of the web interface, `/` is a page of the proxy and everything "
+        "else is a 404."
     )
     FOR_WATCHERS = "Not in ComfyUI: for health checks."
     FOR_BROWSERS = "Not in ComfyUI: with members, browsers sign in with a token."
-    FOR_ADMINS = "Not in ComfyUI: for admins; members see what is their own."
+    FOR_ADMINS = "Not in ComfyUI: for admins; members see only their own data."
     THE_CLOUDS = "Not in ComfyUI: for programs that were written for Comfy Cloud."
     OF_VIDEO_HELPER = (
-        "Not in ComfyUI: other names that Comfy Cloud and VideoHelperSuite have for `/view`. "
-        "Nothing is transcoded."
+        "Not in ComfyUI: other names of `/view` in Comfy Cloud and VideoHelperSuite. Nothing is "
+        "transcoded."
     )
     USERDATA = (
-        "With the setting userdata = cloud these are the account's own. Such files have no "
-        "ranges, no entity tags and no creation time: the cloud does not tell them."
+        "With the setting userdata = cloud they are in the account. Such files have no ranges, "
+        "entity tags or creation time, because the cloud does not report them."
     )
     EMPTY_WITHOUT_CLOUD = "Empty while the cloud does not answer."
     KEPT = (
-        "Pictures are a member's own, for a day at most, and survive a restart; a result is made "
-        "of the cloud's file each time. One of more bytes than a request body may have, or than "
-        "are kept for a member, is 413. A type with parameters is kept without them."
+        "Pictures belong to a member, are stored for a day at most, and survive a restart. A "
+        "result is made from the cloud's file each time. 413 for a picture that exceeds the limit "
+        "of request bodies or of the member. Parameters of a media type are dropped."
     )
     GUESSED = (
-        "Guessed from the names of the models: the cloud does not show what is in the files. A "
-        "`limit` that is no number is 400."
+        "Guessed from the names of the models, because the cloud does not show the content of "
+        "files. 400 for a `limit` that is not a number."
     )
-    NO_MODELS = "A model that the cloud does not have is 403: it takes none from here."
-    WITHIN = "Members hear nothing of each other. It is kept in memory."
-    API_FORMAT = "A workflow in the format of the web interface is 400: nothing converts it."
-    EXACT = "Stops the job that is named, whatever else runs."
+    NO_MODELS = "403 for a model that the cloud does not have: you cannot upload models."
+    WITHIN = "Members receive only their own messages. They are kept in memory."
+    API_FORMAT = "400 for a workflow in the format of the web interface."
+    EXACT = "It stops only the given job."
     NO_ASSETS = (
         "Always 503 SERVICE_DISABLED, and `assets` is false in the features, as in a ComfyUI "
         "without --enable-assets: the hash and the size that these routes promise are not known "

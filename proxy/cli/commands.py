@@ -155,9 +155,9 @@ def _run(
         typer.Option(
             "--set",
             metavar="NODE.INPUT=VALUE",
-            help="Set an input. NODE is the id, title or class of a node. You can omit it if only one "
-            "node has this input. VALUE is JSON or text; random sets a random seed, @FILE uploads a "
-            "file. Can be repeated.",
+            help="Set an input. NODE is the id, title or class of a node. You can omit it if only "
+            "one node has this input. VALUE is JSON or text; random sets a random seed, @FILE "
+            "uploads a file. Can be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -165,8 +165,8 @@ def _run(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Run each new workflow or picture in this folder. With WORKFLOW, run it for each new "
-            "file, which is {} in --set.",
+            help="Run each new workflow or picture in this folder. With WORKFLOW, run it for each "
+            "new file, which is {} in --set.",
             show_default=False,
         ),
     ] = None,
