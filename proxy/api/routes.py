@@ -100,6 +100,10 @@ class Deviation:
     TEMPLATES = "Always empty: the cloud does not show templates of node packs."
     LOG = "The log lines of the proxy that are about the member."
     PICTURES = "404 if the cloud has no picture."
+    TEMPLATE_PICTURES = (
+        "Pictures whose package is not installed come from Comfy Cloud; a tile in one colour "
+        "stands for one that does not come."
+    )
     WITHOUT_PACKAGES = (
         "Without the packages of the web interface, `/` is a page of the proxy and everything "
         "else is a 404."
@@ -377,8 +381,8 @@ ROUTES = (
         "GET",
         "/templates/{path:.*}",
         web_interface.get_template,
-        PACKAGE,
-        Deviation.WITHOUT_PACKAGES,
+        PACKAGE | CACHE,
+        Deviation.TEMPLATE_PICTURES,
     ),
     _only("GET", "/docs/{path:.*}", web_interface.get_docs, PACKAGE, Deviation.WITHOUT_PACKAGES),
     _only(

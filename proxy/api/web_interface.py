@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
+from zlib import crc32
 
 from aiohttp import web
 
@@ -28,13 +29,15 @@ _TEMPLATES = "comfyui_workflow_templates_core"
 class WebInterface:
     """What of the web interface is installed; without a `frontend` `/` is a page of our own.
 
-    `frontend` and `docs` are folders, `templates` has the path of each file by its name. The
-    versions are those of the packages.
+    `frontend` and `docs` are folders, `templates` has the path of each file by its name, `pictures`
+    the names of those of templates whose package is not installed. The versions are those of the
+    packages.
     """
 
     frontend: Path | None = None
     docs: Path | None = None
     templates: Mapping[str, Path] = field(default_factory=dict)
+    pictures: frozenset[str] = frozenset()
     frontend_version: str | None = None
     templates_version: str | None = None
 
@@ -56,10 +59,12 @@ class WebInterface:
 
 def installed() -> WebInterface:
     """The packages of this environment."""
+    templates, pictures = _templates()
     return WebInterface(
         frontend=_folder(_FRONTEND, "static"),
         docs=_folder(_DOCS, "docs"),
-        templates=_templates(),
+        templates=templates,
+        pictures=pictures,
         frontend_version=_version(_FRONTEND),
         templates_version=_version("comfyui_workflow_templates") or _version(_TEMPLATES),
     )
@@ -88,20 +93,20 @@ def _folder(package: str, name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _templates() -> dict[str, Path]:
-    """By the packages' own list; pictures of packages that are not installed are left out."""
+def _templates() -> tuple[dict[str, Path], frozenset[str]]:
+    """By the packages' own list: the files, and the names of those that are not installed."""
     try:
         core = importlib.import_module(_TEMPLATES)
     except ModuleNotFoundError:
-        return {}
-    found = {}
+        return {}, frozenset()
+    found, missing = {}, set()
     for entry in core.iter_templates():
         for asset in entry.assets:
             try:
                 found[asset.filename] = Path(core.get_asset_path(entry.template_id, asset.filename))
             except FileNotFoundError:
-                continue
-    return found
+                missing.add(asset.filename)
+    return found, frozenset(missing)
 
 
 def _version(package: str) -> str | None:
@@ -125,6 +130,15 @@ _TYPES = {
     ".webp": "image/webp",
 }
 
+_SOUNDS = (".mp3", ".wav", ".flac")
+
+_TILE = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="400">'
+    '<linearGradient id="g" x2="1" y2="1"><stop stop-color="hsl({},40%,32%)"/>'
+    '<stop offset="1" stop-color="hsl({},45%,18%)"/></linearGradient>'
+    '<rect width="400" height="400" fill="url(#g)"/></svg>'
+)
+
 _OWN_PAGE = (resources.files("proxy.api") / "welcome.html").read_bytes()
 
 
@@ -143,7 +157,23 @@ async def get_extensions(request: web.Request) -> web.Response:
 
 async def get_template(request: web.Request) -> web.StreamResponse:
     """A workflow template, its pictures, or the list of all."""
-    return _answer(of(request).interface.templates.get(request.match_info["path"]))
+    services, name = of(request), request.match_info["path"]
+    if name not in services.interface.pictures:
+        return _answer(services.interface.templates.get(name))
+    picture = await services.catalogue.extras.template_picture(name)
+    if picture is not None:
+        body, type_ = picture
+        return web.Response(body=body, headers={"Content-Type": type_})
+    if name.endswith(_SOUNDS):
+        return web.StreamResponse(status=404)
+    headers = {"Content-Type": "image/svg+xml", "Cache-Control": "no-cache"}
+    return web.Response(body=_tile(name), headers=headers)
+
+
+def _tile(name: str) -> bytes:
+    """What stands for a template's picture, in a colour of its own."""
+    turn = crc32(name.partition("-")[0].encode()) % 360
+    return _TILE.format(turn, (turn + 50) % 360).encode()
 
 
 async def get_docs(request: web.Request) -> web.StreamResponse:

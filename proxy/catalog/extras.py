@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 MOST_BYTES = 32 * 1024 * 1024
 #: What a model without a picture counts for.
 _ENTRY_BYTES = 256
+#: Pictures of templates that are fetched at once.
+AT_ONCE = 6
 #: Seconds before the cloud is asked again after it has failed.
 PAUSE = 10.0
 
@@ -72,7 +74,7 @@ class Pictures:
             return shown.picture
         task = self._asking.get(key)
         if task is None:
-            task = self._asking[key] = asyncio.create_task(self._load(key), name="model picture")
+            task = self._asking[key] = asyncio.create_task(self._load(key), name="fetch a picture")
         return await asyncio.shield(task)
 
     async def _load(self, key: Key) -> Picture | None:
@@ -80,11 +82,11 @@ class Pictures:
         try:
             picture = await self._ask(*key)
         except CloudError as error:
-            log.info("model_picture_failed", folder=key[0], model=key[2], error=str(error))
+            log.info("picture_failed", folder=key[0], name=key[2], error=str(error))
             picture, age = None, PAUSE
         finally:
             self._asking.pop(key, None)
-        if picture is not None and not picture[1].startswith("image/"):
+        if picture is not None and not picture[1].startswith(("image/", "audio/")):
             picture = None
         self._keep(key, _Shown(picture, time.monotonic() + age))
         return picture
@@ -115,11 +117,14 @@ class Extras:
         )
         self._data: dict[str, Kept[dict[str, Any]]] = {}
         self._pictures = Pictures(self._ask_for_picture, max_age=max_age)
+        self._of_templates = Pictures(self._ask_for_template, max_age=max_age)
+        self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def close(self) -> None:
         """Stop fetching."""
         every = [self._subgraphs, self._replacements, *self._data.values()]
-        await asyncio.gather(self._pictures.close(), *(kept.close() for kept in every))
+        pictures = [self._pictures.close(), self._of_templates.close()]
+        await asyncio.gather(*pictures, *(kept.close() for kept in every))
 
     async def subgraphs(self) -> dict[str, Any]:
         """`{id: {"source", "name", "info"}}`, as ComfyUI lists them: without their `data`."""
@@ -155,6 +160,14 @@ class Extras:
 
     async def _ask_for_picture(self, folder: str, index: int, file: str) -> Picture | None:
         return await self._cloud.model_preview(folder, index, file)
+
+    async def template_picture(self, name: str) -> Picture | None:
+        """A picture or sound of a workflow template, and its media type."""
+        return await self._of_templates.get("templates", 0, name)
+
+    async def _ask_for_template(self, _folder: str, _index: int, name: str) -> Picture | None:
+        async with self._turns:  # a gallery asks for a hundred
+            return await self._cloud.template_picture(name)
 
     def _kept(self, what: str, name: str, ask: Ask) -> Kept[dict[str, Any]]:
         async def fetch() -> bytes:

@@ -39,6 +39,9 @@ class Cloud(Protocol):
     async def model_preview(self, folder: str, index: int, file: str) -> Picture | None:
         """A model's picture and its media type."""
 
+    async def template_picture(self, name: str) -> Picture | None:
+        """A picture or sound of a workflow template, and its media type."""
+
     async def global_subgraphs(self) -> dict[str, Any]:
         """Subgraphs by id, `{"source", "name", "info"}` of each."""
 
@@ -77,6 +80,10 @@ class Accounts:
     async def model_preview(self, folder: str, index: int, file: str) -> Picture | None:
         """A model's picture and its media type."""
         return await self._first(lambda cloud: cloud.model_preview(folder, index, file))
+
+    async def template_picture(self, name: str) -> Picture | None:
+        """A picture or sound of a workflow template, and its media type."""
+        return await self._first(lambda cloud: cloud.template_picture(name))
 
     async def global_subgraphs(self) -> dict[str, Any]:
         """Subgraphs by id, `{"source", "name", "info"}` of each."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from aiohttp import MultipartWriter
 from yarl import URL
@@ -260,6 +261,16 @@ class CloudClient:
         """A model's picture and its media type, `None` on 404."""
         path = ("experiment", "models", "preview", folder, str(index), *file.split("/"))
         return await self._http.lookup(lambda found: (found.body, found.content_type), *path)
+
+    async def template_picture(self, name: str) -> tuple[bytes, str] | None:
+        """`GET /templates/{name}`: a file of the web app and its media type, `None` on 404."""
+        url = self.base_url.joinpath("templates", quote(name, safe=""), encoded=True)
+        try:
+            return await self._http.read("GET", url, lambda found: (found.body, found.content_type))
+        except CloudRefused as error:
+            if error.status == 404:
+                return None
+            raise
 
     async def global_subgraphs(self) -> dict[str, Any]:
         """`GET /api/global_subgraphs`: `{id: {"source", "name", "info"}}`."""

@@ -63,6 +63,7 @@ object_info_class | GET /api/object_info/{class} | 404 | 200
 model_folders | GET /api/experiment/models | name and folders | name
 model_files | GET /api/experiment/models/{folder} | name and pathIndex | name
 model_preview | GET /api/experiment/models/preview | 404 | picture
+template_picture | GET /templates/{template}-1.webp | picture | \d{3}
 local_history | GET /api/history | 404 | 200
 history_v2 | GET /api/history_v2 | history list | 404
 local_routes | GET of i18n, embeddings and internal/logs | 404 | [\d, ]+

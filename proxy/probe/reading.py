@@ -68,6 +68,25 @@ async def _models(wire: Wire, findings: Findings) -> None:
     findings.miss(("model_files", "model_preview"), "No folder of models has a file.")
 
 
+async def templates(wire: Wire, findings: Findings) -> None:
+    """Whether the pictures of workflow templates are there for everybody."""
+    listed = (await wire.call("GET", "templates/index.json")).json()
+    names = [
+        one["name"]
+        for group in (listed if isinstance(listed, list) else [])
+        if isinstance(group, dict)
+        for one in group.get("templates", [])
+        if isinstance(one, dict) and one.get("mediaSubtype") == "webp"
+    ]
+    if not names:
+        findings.miss(("template_picture",), "There is no list of templates.")
+        return
+    picture = await wire.call("GET", f"templates/{names[0]}-1.webp")
+    kind = picture.headers.get("Content-Type", "")
+    seen = "picture" if kind.startswith("image/") else str(picture.status)
+    findings.see("template_picture", seen, kind if seen == "picture" else "")
+
+
 async def routes(wire: Wire, findings: Findings) -> None:
     """Routes that exist, do not exist, or answer in one of several forms."""
     findings.see("local_history", str((await wire.call("GET", "api/history")).status))

@@ -54,6 +54,7 @@ async def _observe(wire: Wire, findings: Findings, level: Level) -> None:
     for step in (
         lambda: reading.account(wire, findings),
         catalog,
+        lambda: reading.templates(wire, findings),
         lambda: reading.routes(wire, findings),
         lambda: reading.sockets(wire, findings),
     ):

@@ -183,6 +183,8 @@ class Switches:
     """Whether the storage tells the content type, or calls all `application/octet-stream`."""
     model_previews: bool = False
     """Whether `experiment/models/preview` gives pictures, or 404."""
+    template_pictures: bool = True
+    """Whether `/templates` has the pictures of the workflow templates, or 404."""
 
     # --- the account and the user's data
     refuse_account: AccountRefusal | None = None

@@ -225,6 +225,9 @@ class RoomOfExtras:
     async def preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
         return (b"picture", "image/webp") if (folder, index) == ("loras", 0) else None
 
+    async def template_picture(self, name: str) -> tuple[bytes, str] | None:
+        return (name.encode(), "image/webp") if name.startswith("one") else None
+
 
 @dataclass
 class RoomOfNodes:

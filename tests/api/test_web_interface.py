@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from aiohttp.test_utils import TestClient
@@ -42,6 +43,7 @@ def interface(tmp_path: Path) -> WebInterface:
         frontend=tmp_path / "static",
         docs=tmp_path / "docs",
         templates={path.name: path for path in (tmp_path / "elsewhere").iterdir()},
+        pictures=frozenset({"one-2.webp", "two-1.webp", "two-1.mp3"}),
         frontend_version="1.58.1",
         templates_version="0.11.97",
     )
@@ -179,11 +181,23 @@ async def test_without_the_packages_there_is_a_page_that_needs_nobody_else(clien
     assert await (await client.get("/extensions")).json() == []
 
 
+async def test_a_picture_that_is_not_installed_is_the_clouds_or_a_tile(browser: Client) -> None:
+    found = await browser.get("/templates/one-2.webp")
+    assert (found.content_type, await found.read()) == ("image/webp", b"one-2.webp")
+    tile = await browser.get("/templates/two-1.webp")
+    assert (tile.status, tile.content_type) == (200, "image/svg+xml")
+    assert tile.headers["Cache-Control"] == "no-cache"
+    assert ElementTree.fromstring(await tile.text()).tag.endswith("svg")
+    assert (await browser.get("/templates/two-1.mp3")).status == 404
+    assert (await browser.get("/templates/three-1.webp")).status == 404
+
+
 def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_FRONTEND", "_DOCS", "_TEMPLATES"):
         monkeypatch.setattr(web_interface, name, "comfyui_no_such_package")
     found = web_interface.installed()
     assert (found.frontend, found.docs, found.templates) == (None, None, {})
+    assert not found.pictures
     assert found.frontend_version is None
 
 

@@ -22,7 +22,6 @@ REFUSED_BY_COMFYUI_TOO = {
     r"404 GET /api/view\?.*filename=sketch\.png&.*": "the example's picture is not uploaded yet",
     r"404 GET /api/experiment/models/preview/.*": "no picture lies beside the model",
     r"404 GET /api/view_metadata/.*": "the model has no metadata",
-    r"404 GET /templates/[\w.-]+\.(webp|png|jpg)": "the templates' pictures are a package apart",
 }
 
 #: Where the frontend goes beside its own address, whichever that is.

@@ -91,6 +91,17 @@ async def test_a_picture_is_asked_for_once(simulator: Simulator, extras: Extras)
     assert sum(count for route, count in simulator.calls.items() if "preview" in route) == 1
 
 
+async def test_a_picture_of_a_template_is_asked_for_once(
+    simulator: Simulator, extras: Extras
+) -> None:
+    found = await asyncio.gather(*(extras.template_picture("x-1.webp") for _ in range(5)))
+    assert found[0] is not None
+    assert (found, found[0][1]) == ([found[0]] * 5, "image/webp")
+    assert sum(count for route, count in simulator.calls.items() if "templates" in route) == 1
+    simulator.switches.template_pictures = False
+    assert await extras.template_picture("y-1.webp") is None
+
+
 async def test_a_model_without_picture_is_asked_about_once(
     simulator: Simulator, extras: Extras
 ) -> None:

@@ -341,6 +341,14 @@ async def test_model_preview_is_bytes_and_type_or_none(serve: Serve, connect: Co
     assert await client.model_preview("loras", 0, "b.png") is None
 
 
+async def test_a_template_picture_is_a_file_beside_the_api(serve: Serve, connect: Connect) -> None:
+    cloud = await serve(answer(body=b"RIFF", content_type="image/webp"), answer({}, 404))
+    client = await connect(cloud.url)
+    assert await client.template_picture("a b-1.webp") == (b"RIFF", "image/webp")
+    assert cloud.seen[0].target == "/templates/a%20b-1.webp"
+    assert await client.template_picture("b-1.webp") is None
+
+
 async def test_user_takes_any_body(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer(text="OK"))
     await (await connect(cloud.url)).user()

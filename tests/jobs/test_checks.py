@@ -55,6 +55,9 @@ class Cloud:
     async def node_replacements(self) -> dict[str, Any]:
         return {}
 
+    async def template_picture(self, name: str) -> None:
+        return None
+
     async def model_preview(self, folder: str, index: int, file: str) -> None:
         return None
 

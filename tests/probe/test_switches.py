@@ -162,6 +162,8 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     ("storage_content_type", False, "storage_content_type", "octet-stream"),
     ("model_previews", True, "model_preview", "picture"),
     ("model_previews", False, "model_preview", "404"),
+    ("template_pictures", True, "template_picture", "picture"),
+    ("template_pictures", False, "template_picture", "404"),
     ("refuse_account", None, "user", "200"),
     ("refuse_account", "FORBIDDEN", "user", "403 FORBIDDEN"),
     ("refuse_account", "workspace_access_denied", "user", "403 workspace_access_denied"),

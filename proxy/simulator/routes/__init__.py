@@ -16,7 +16,8 @@ from proxy.simulator.routes import (
     user,
 )
 
-#: Every route. There is none without `/api` but `/ws`, `/view`, `/health` and `/simulator/*`.
+#: Every route. There is none without `/api` but `/ws`, `/view`, `/health`, and what is below
+#: `/templates` and `/simulator`.
 ROUTES: list[Route] = [
     *prompt.ROUTES,
     *queue.ROUTES,

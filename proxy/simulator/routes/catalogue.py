@@ -60,6 +60,16 @@ async def preview(call: Call) -> web.Response:
     return web.Response(body=media.swatch(name), content_type="image/webp")
 
 
+async def template(call: Call) -> web.Response:
+    """`GET /templates/{file}`: the list of templates, or a picture of one."""
+    name = call.path("file")
+    if name == "index.json":
+        return answer([{"templates": [{"name": "simulated", "mediaSubtype": "webp"}]}])
+    if not call.switches.template_pictures or not name.endswith(".webp"):
+        raise not_found("no such file")
+    return web.Response(body=media.swatch(name), content_type="image/webp")
+
+
 async def features(call: Call) -> web.Response:
     """`GET /api/features`; the push on the socket lacks `can_run_partner_nodes`."""
     flags = {**events.features(call.switches), "can_run_partner_nodes": True}
@@ -146,6 +156,7 @@ ROUTES = [
         preview,
         Access.PUBLIC,
     ),
+    Route("GET", "/templates/{file}", template, Access.PUBLIC),
     Route("GET", "/api/features", features, Access.PUBLIC),
     Route("GET", "/api/system_stats", system_stats, Access.PUBLIC),
     Route("GET", "/api/extensions", extensions, Access.PUBLIC),
