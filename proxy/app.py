@@ -71,12 +71,14 @@ from proxy.storage.members import MemberRepository
 from proxy.storage.observations import ObservationRepository
 from proxy.storage.start import locked_folder, open_folder, open_server
 from proxy.storage.usage import UsageRepository
+from proxy.storage.userdata import UserDataRepository
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 from proxy.translate.helpers.table import offered
 from proxy.userdata.base import UserData
-from proxy.userdata.disk import UserDataOnDisk
+from proxy.userdata.legacy import take_over as take_over_userdata
 from proxy.userdata.on_cloud import UserDataOnCloud
+from proxy.userdata.stored import StoredUserData
 
 log = structlog.get_logger(__name__)
 
@@ -157,7 +159,7 @@ async def rooms(
         await remote.start()
         stack.push_async_callback(remote.close)
         helpers = Helpers(HelperPictureRepository(database), files, catalogue, remote)
-        userdata: UserData = UserDataOnDisk(path / "userdata")
+        userdata: UserData = StoredUserData(UserDataRepository(database))
         if settings.userdata == "cloud":
             if members.has_members:
                 raise ConfigError(
@@ -165,8 +167,6 @@ async def rooms(
                     "remove the members."
                 )
             userdata = UserDataOnCloud(cloud.user_data, shared=lambda: members.has_members)
-        await userdata.start()
-
         accounting = Accounting(
             metrics,
             UsageRepository(database),
@@ -436,7 +436,9 @@ async def _open_database(settings: Settings, folder: Path) -> Database:
     try:
         if settings.database is not None:
             return await open_server(settings)
-        return await open_folder(folder, start_empty=settings.start_empty)
+        database = await open_folder(folder, start_empty=settings.start_empty)
+        await take_over_userdata(folder, database)
+        return database
     except StorageError as error:
         raise ConfigError(f"The records cannot be opened: {error}.") from error
 

@@ -114,6 +114,39 @@ def _matches(etag: str, listed: Iterable[ETag], *, weak: bool) -> bool:
     )
 
 
+def without_body(
+    request: web.Request, stamp: Stamp, part: Part, headers: dict[str, str]
+) -> web.Response | None:
+    """The answer, if it needs none of the file's bytes."""
+    match part.status:
+        case 304:
+            kept = ("Content-Disposition", "Etag", "Last-Modified")
+            known = {**headers, **stamped(stamp, part)}
+            return web.Response(status=304, headers={name: known[name] for name in kept})
+        case 412:
+            return web.Response(status=412, headers=headers)
+        case 416:
+            unsatisfied = {"Content-Range": f"bytes */{stamp.size}"}
+            return web.Response(status=416, headers={**headers, **unsatisfied})
+        case _ if request.method == "HEAD":
+            return web.Response(status=part.status, headers={**headers, **stamped(stamp, part)})
+        case _:
+            return None
+
+
+def stamped(stamp: Stamp, part: Part) -> dict[str, str]:
+    """The headers that tell the version of a file and which part of it is sent."""
+    headers = {
+        "Etag": f'"{stamp.etag}"',
+        "Last-Modified": stamp.last_modified,
+        "Content-Length": str(part.count),
+        "Accept-Ranges": "bytes",
+    }
+    if part.status == 206:
+        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{stamp.size}"
+    return headers
+
+
 #: Bytes handed to the system at once; others have their turn between two pieces.
 PIECE = 4 * 1024 * 1024
 #: Seconds between two looks whether a client that takes nothing is still there.

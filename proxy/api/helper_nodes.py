@@ -5,7 +5,6 @@ Errors of `/api/etn` are `{"error": text}`, as its pack and its clients have the
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
@@ -20,7 +19,7 @@ from proxy.translate.errors import LocalError
 from proxy.translate.helpers.helper import HelperFailedError
 from proxy.translate.helpers.models import guessed
 from proxy.translate.helpers.tooling import translated
-from proxy.userdata.base import BadNameError, LeadsOutError
+from proxy.userdata.base import BadNameError, IsFolderError, LeadsOutError, MissingError
 
 #: A request's media type for which the pack has none.
 _OCTETS = "application/octet-stream"
@@ -217,7 +216,7 @@ async def get_workflows(request: web.Request) -> web.Response:
     """The member's saved workflows, as `GET /v2/userdata` lists them."""
     try:
         entries = await of(request).userdata.tree(member_of(request), "workflows")
-    except FileNotFoundError:
+    except MissingError:
         entries = []
     return answers.json([in_tree(entry) for entry in entries if not entry.is_folder])
 
@@ -228,10 +227,9 @@ async def get_workflow(request: web.Request) -> web.Response:
     if not path:
         return answers.text("The filepath query parameter is required", 400)
     try:
-        file = await of(request).userdata.read(member_of(request), path)
-    except (BadNameError, LeadsOutError, FileNotFoundError):
+        data, _ = await of(request).userdata.read(member_of(request), path)
+    except (BadNameError, IsFolderError, LeadsOutError, MissingError):
         return answers.text("File not found", 404)
-    data = file if isinstance(file, bytes) else await asyncio.to_thread(file.read_bytes)
     workflow = bodies.parse(data)
     nodes = workflow.values() if isinstance(workflow, dict) else ()
     if nodes and all(isinstance(node, dict) and "class_type" in node for node in nodes):

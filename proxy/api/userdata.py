@@ -5,8 +5,8 @@ Times of `full_info` are whole ms as in the newest ComfyUI, those of `/v2/userda
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 from urllib.parse import unquote
@@ -14,6 +14,7 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from proxy.api import answers, bodies
+from proxy.api.downloads import Stamp, decide, stamped, without_body
 from proxy.api.services import member_of, of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -21,9 +22,11 @@ from proxy.translate.names import UNKNOWN, is_active, media_type
 from proxy.userdata.base import (
     BadNameError,
     Entry,
+    FullError,
     IsFileError,
     IsFolderError,
     LeadsOutError,
+    MissingError,
     TakenError,
     parts_of,
 )
@@ -45,7 +48,7 @@ def _with_refusals(handler: Handler) -> Handler:
             return await handler(request)
         except LeadsOutError:
             return answers.empty(403)
-        except FileNotFoundError:
+        except MissingError:
             return answers.empty(404)
         except TakenError:
             return answers.text("File already exists", 409)
@@ -71,7 +74,7 @@ async def list_files(request: web.Request) -> web.Response:
         )
     except LeadsOutError:
         return answers.text("Invalid directory", 403)
-    except FileNotFoundError:
+    except MissingError:
         return answers.text("Directory not found", 404)
     if _says_true(query.get("full_info")):
         return answers.json([_full_info(entry) for entry in entries])
@@ -87,7 +90,7 @@ async def list_tree(request: web.Request) -> web.Response:
         entries = await of(request).userdata.tree(member_of(request), path)
     except LeadsOutError:
         return answers.text("Invalid path requested", 400)
-    except FileNotFoundError:
+    except MissingError:
         return answers.text("Requested path not found", 404)
     except IsFileError:
         return answers.text("Requested path is not a directory", 400)
@@ -101,7 +104,10 @@ async def get_file(request: web.Request) -> web.StreamResponse:
     A file that is in the cloud is sent whole: the cloud tells neither a tag nor a time with it.
     """
     name = request.match_info["file"]
-    file = await of(request).userdata.read(member_of(request), name)
+    try:
+        data, entry = await of(request).userdata.read(member_of(request), name)
+    except IsFolderError:
+        return web.StreamResponse(status=403)  # an empty body in chunks
     steps = parts_of(name)
     headers = {
         "Content-Type": media_type(steps[-1] if steps else ""),
@@ -112,19 +118,26 @@ async def get_file(request: web.Request) -> web.StreamResponse:
         headers["Content-Disposition"] = "inline"
     elif is_active(headers["Content-Type"]):
         headers["Content-Type"] = UNKNOWN
-    if isinstance(file, bytes):
-        return web.Response(body=file, headers=headers)
-    return web.FileResponse(file, headers=headers)
+    if entry is None:
+        return web.Response(body=data, headers=headers)
+    stamp = Stamp(entry.size, entry.modified)
+    part = decide(request, stamp)
+    answer = without_body(request, stamp, part, headers)
+    if answer is not None:
+        return answer
+    headers |= stamped(stamp, part)
+    return web.Response(status=part.status, body=data[part.start : part.stop], headers=headers)
 
 
 @_with_refusals
 async def post_file(request: web.Request) -> web.StreamResponse:
     """Write the body to a file; the folders on the way are made. Answers with its path."""
     data = await bodies.read(request)
-    member, name, userdata = member_of(request), request.match_info["file"], of(request).userdata
-    stored, replaced = await userdata.usage(member, name)
-    with of(request).accounting.storing(member, len(data), stored=stored, replaced=replaced):
-        entry = await userdata.write(member, name, data, overwrite=_may_overwrite(request))
+    name, userdata = request.match_info["file"], of(request).userdata
+    with _storing(request, len(data)) as (member, most):
+        entry = await userdata.write(
+            member, name, data, overwrite=_may_overwrite(request), most=most
+        )
     return _written(request, entry)
 
 
@@ -138,15 +151,26 @@ async def delete_file(request: web.Request) -> web.StreamResponse:
 @_with_refusals
 async def move_file(request: web.Request) -> web.StreamResponse:
     """Give a file another name. Answers with its new path."""
-    member, match, userdata = member_of(request), request.match_info, of(request).userdata
-    stored = replaced = 0
-    with suppress(LeadsOutError, BadNameError, FileNotFoundError):  # the move says it in its order
-        stored, replaced = await userdata.usage(member, match["dest"])
-    with of(request).accounting.storing(member, 0, stored=stored, replaced=replaced):
-        entry = await userdata.move(
-            member, match["file"], match["dest"], overwrite=_may_overwrite(request)
+    name, target = request.match_info["file"], request.match_info["dest"]
+    with _storing(request, 0) as (member, most):
+        entry = await of(request).userdata.move(
+            member, name, target, overwrite=_may_overwrite(request), most=most
         )
     return _written(request, entry)
+
+
+@contextmanager
+def _storing(request: web.Request, count: int) -> Iterator[tuple[str, int | None]]:
+    """The block stores `count` bytes of an upload: for whom, and how many may be stored in all.
+
+    Raises `LocalError` (413, 429) for a limit.
+    """
+    member, accounting = member_of(request), of(request).accounting
+    with accounting.uploading(member, count):
+        try:
+            yield member, accounting.limiter.stored_bytes(member)
+        except FullError as error:
+            raise accounting.limiter.storage_is_full(member, error.stored) from error
 
 
 def _written(request: web.Request, entry: Entry) -> web.Response:
@@ -213,11 +237,6 @@ async def post_setting(request: web.Request) -> web.Response:
 
 
 async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Response:
-    member, userdata = member_of(request), of(request).userdata
-    stored, _ = await userdata.usage(member)
-    before = await userdata.settings(member) if stored else {}
-    replaced = {name: before[name] for name in changes if name in before}
-    count, less = len(codec.dump_bytes(changes)), len(codec.dump_bytes(replaced))
-    with of(request).accounting.storing(member, count, stored=stored, replaced=less):
-        await userdata.change_settings(member, changes)
+    with _storing(request, len(codec.dump_bytes(changes))) as (member, most):
+        await of(request).userdata.change_settings(member, changes, most=most)
     return answers.empty()

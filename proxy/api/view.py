@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.api import answers
-from proxy.api.downloads import Part, Stamp, decide, redirect, send
+from proxy.api.downloads import Stamp, decide, redirect, send, stamped, without_body
 from proxy.api.services import member_of, of
 from proxy.storage.files import FileRecord
 from proxy.translate.names import UNKNOWN, is_active, media_type, view_place
@@ -42,7 +42,7 @@ async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
     headers = file_headers(filename, request.headers.get("Sec-Fetch-Dest"))
     if record.size is not None and record.cloud_type == "input":  # what is served as it is
         stamp = Stamp(record.size, record.modified)
-        answer = _without_body(request, stamp, decide(request, stamp), headers)
+        answer = without_body(request, stamp, decide(request, stamp), headers)
         if answer is not None:
             return answer
     content = await of(request).files.open(record)
@@ -56,11 +56,11 @@ async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
             content.size, record.modified, content.edits.tag if content.edits.edits else ""
         )
         part = decide(request, stamp)
-        answer = _without_body(request, stamp, part, headers)
+        answer = without_body(request, stamp, part, headers)
         if answer is not None:
             return answer
         response = web.StreamResponse(
-            status=part.status, headers={**headers, **_stamped(stamp, part)}
+            status=part.status, headers={**headers, **stamped(stamp, part)}
         )
         _count(request, await send(request, response, content, part.start, part.stop))
         return response
@@ -70,38 +70,6 @@ async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
 
 def _count(request: web.Request, sent: int) -> None:
     of(request).accounting.served(member_of(request), sent)
-
-
-def _without_body(
-    request: web.Request, stamp: Stamp, part: Part, headers: dict[str, str]
-) -> web.Response | None:
-    """The answer, if it needs none of the file's bytes."""
-    match part.status:
-        case 304:
-            kept = ("Content-Disposition", "Etag", "Last-Modified")
-            known = {**headers, **_stamped(stamp, part)}
-            return web.Response(status=304, headers={name: known[name] for name in kept})
-        case 412:
-            return web.Response(status=412, headers=headers)
-        case 416:
-            unsatisfied = {"Content-Range": f"bytes */{stamp.size}"}
-            return web.Response(status=416, headers={**headers, **unsatisfied})
-        case _ if request.method == "HEAD":
-            return web.Response(status=part.status, headers={**headers, **_stamped(stamp, part)})
-        case _:
-            return None
-
-
-def _stamped(stamp: Stamp, part: Part) -> dict[str, str]:
-    headers = {
-        "Etag": f'"{stamp.etag}"',
-        "Last-Modified": stamp.last_modified,
-        "Content-Length": str(part.count),
-        "Accept-Ranges": "bytes",
-    }
-    if part.status == 206:
-        headers["Content-Range"] = f"bytes {part.start}-{part.stop - 1}/{stamp.size}"
-    return headers
 
 
 def file_headers(filename: str, destination: str | None) -> dict[str, str]:

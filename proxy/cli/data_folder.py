@@ -14,6 +14,7 @@ from proxy.storage import encryption as secrets
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.migrations import HEAD, revision
 from proxy.storage.start import locked_folder, open_folder, opened_database
+from proxy.userdata.legacy import take_over as take_over_userdata
 
 
 def migrate(settings: Settings) -> int:
@@ -39,7 +40,11 @@ async def _migrate(folder: Path) -> str | None:
     try:
         with locked_folder(folder):
             before = await _schema(folder)
-            await (await open_folder(folder)).close()
+            database = await open_folder(folder)
+            try:
+                await take_over_userdata(folder, database)
+            finally:
+                await database.close()
             return before
     except StorageError as error:
         raise CommandError(f"The data folder {folder} cannot be migrated: {error}.") from None

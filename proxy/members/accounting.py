@@ -70,13 +70,3 @@ class Accounting:
         with self.limiter.uploading(member, count):
             yield
         self.metrics.uploaded.labels(member).inc(count)
-
-    @contextmanager
-    def storing(self, member: str, count: int, *, stored: int, replaced: int = 0) -> Iterator[None]:
-        """The block writes `count` bytes that stay, beside `stored` and in place of `replaced`.
-
-        They count as an upload unless the block raises. Raises `LocalError` (413, 429).
-        """
-        with self.limiter.storing(member, count, stored=stored, replaced=replaced):
-            yield
-        self.metrics.uploaded.labels(member).inc(count)

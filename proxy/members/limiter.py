@@ -6,7 +6,7 @@ from __future__ import annotations
 import ipaddress
 import math
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -92,7 +92,6 @@ class Limiter:
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
         self._under_way: set[_Reservation] = set()
-        self._storing: Counter[str] = Counter()
         usage.on_submitted = self._submitted
 
     # --- requests --------------------------------------------------------------------------
@@ -197,33 +196,21 @@ class Limiter:
             self._usage.uploaded(member, -count, at=began)
             raise
 
-    @contextmanager
-    def storing(self, member: str, count: int, *, stored: int, replaced: int = 0) -> Iterator[None]:
-        """The block writes `count` bytes that stay on the proxy's disk.
+    def stored_bytes(self, member: str) -> int | None:
+        """How many bytes the member may keep with the proxy, `None` if there is no limit."""
+        return self._limits(member).stored_bytes
 
-        `stored` is what the member has there, `replaced` what of it goes. The bytes count as an
-        upload. Raises `LocalError` (413, 429).
-        """
-        limit = self._limits(member).stored_bytes
-        more = max(0, count - replaced)
-        kept = stored + self._storing[member]
-        if limit is not None and more and kept + more > limit:
-            raise LocalError(
-                LIMIT_REACHED,
-                f"This and the {kept:,} bytes that you have stored are more than the {limit:,} "
-                "bytes that you may; delete saved files, or ask an admin of this server for more.",
-                kind="too_large",
-                details="stored_bytes",
-                extra_info={"limit": "stored_bytes", "value": limit},
-            )
-        self._storing[member] += more
-        try:
-            with self.uploading(member, count):
-                yield
-        finally:
-            self._storing[member] -= more
-            if not self._storing[member]:
-                del self._storing[member]
+    def storage_is_full(self, member: str, stored: int) -> LocalError:
+        """The answer to a write for which there is no room beside the `stored` bytes."""
+        limit = self._limits(member).stored_bytes or 0
+        return LocalError(
+            LIMIT_REACHED,
+            f"This and the {stored:,} bytes that you have stored are more than the {limit:,} "
+            "bytes that you may; delete saved files, or ask an admin of this server for more.",
+            kind="too_large",
+            details="stored_bytes",
+            extra_info={"limit": "stored_bytes", "value": limit},
+        )
 
     def _until_midnight(self, limit: str, value: int, said: str) -> LocalError:
         now = self._now()

@@ -543,9 +543,9 @@ class Settings(BaseModel):
         BeforeValidator(to_lower),
         Entry("Files and history", metavar="WHERE"),
     ] = "disk"
-    """Where settings and saved workflows of the web interface are stored: on disk, separately for
-    each member, or in the Comfy Cloud account, where its web interface shows them too. cloud does
-    not support members."""
+    """Where settings and saved workflows of the web interface are stored: disk, in the database of
+    the proxy, separately for each member; or cloud, in the Comfy Cloud account, where its web
+    interface shows them too. cloud does not support members."""
 
     catalogue_max_age: Annotated[
         float, Field(ge=0), Entry("Files and history", metavar="SECONDS")

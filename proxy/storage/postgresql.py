@@ -71,7 +71,7 @@ class PostgresqlDatabase(Database):
 
     def __init__(self, address: str) -> None:
         super().__init__()
-        self._address = address
+        self.address = address
         # Transactions are begun here, in one round trip with their limits.
         self._engine = create_async_engine(
             "postgresql+psycopg://",
@@ -121,7 +121,7 @@ class PostgresqlDatabase(Database):
 
     async def _look(self) -> None:
         """Ask over and over, on a connection of its own, until there is no answer."""
-        async with await _connect(self._address) as connection:
+        async with await _connect(self.address) as connection:
             while True:
                 with _cut_at(connection, _now() + PATIENCE):
                     await connection.execute("SELECT 1")

@@ -421,16 +421,17 @@ audit = Table(
     Index("ix_audit_action", "action"),
 )
 
-#: What members keep with the proxy: settings, workflows, subgraphs.
+#: What members keep with the proxy: settings, workflows, subgraphs. The path of a folder ends with
+#: a slash.
 userdata = Table(
     "userdata",
     metadata,
     Column("member", AnyText, nullable=False),
     Column("path", AnyText, nullable=False),
-    Column("data", LargeBinary, nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created", Double, nullable=False),  # seconds since 1970
     Column("modified", Double, nullable=False),  # seconds since 1970
+    Column("data", LargeBinary, nullable=False),  # last: what is before it is read without it
     PrimaryKeyConstraint("member", "path"),
 )
 

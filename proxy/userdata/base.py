@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-#: What a file that is being written is called; such names are nobody's.
-DRAFT = ".comfy-cloud-proxy-"
-#: Folders within folders.
-MOST_STEPS = 100
+#: Folders within folders, and bytes of a name, as most file systems have it.
+MOST_STEPS, LONGEST_STEP = 100, 255
 
 _PLAIN_MEMBER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _NOT_ON_WINDOWS = re.compile(
     r"[<>:\"|?*\x00-\x1f]|[. ]$|^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE
 )
-_WINDOWS = os.name == "nt"
 
 
 class LeadsOutError(Exception):
@@ -31,7 +26,7 @@ class BadNameError(Exception):
     """No file can have this name, or not there: it is too long, or a folder is in its place."""
 
 
-def parts_of(name: str, *, windows: bool = _WINDOWS) -> tuple[str, ...]:
+def parts_of(name: str) -> tuple[str, ...]:
     """The steps from the member's folder to what `name` means; none for the folder itself.
 
     As in ComfyUI the name is unescaped once more than the URL was. A backslash counts as a slash,
@@ -49,27 +44,35 @@ def parts_of(name: str, *, windows: bool = _WINDOWS) -> tuple[str, ...]:
                 raise LeadsOutError(name)
             steps.pop()
         elif step not in ("", "."):
-            _check(step, windows=windows)
+            if "\0" in step or len(step.encode(errors="surrogatepass")) > LONGEST_STEP:
+                raise BadNameError(step)
             steps.append(step)
     if len(steps) > MOST_STEPS:
         raise BadNameError(name)
     return tuple(steps)
 
 
-def _check(step: str, *, windows: bool) -> None:
-    if "\0" in step or step.startswith(DRAFT) or (windows and _NOT_ON_WINDOWS.search(step)):
-        raise BadNameError(step)
-
-
 def member_folder(member: str) -> str:
-    """The name of a member's folder: two members never share one, on no file system."""
+    """The name of a member's folder in 0.1.0: two members never shared one, on no file system."""
     if _PLAIN_MEMBER.fullmatch(member) and not _NOT_ON_WINDOWS.search(member):
         return member
     return "_" + hashlib.sha256(member.encode(errors="surrogatepass")).hexdigest()[:32]
 
 
+class MissingError(Exception):
+    """There is no file or folder of that name."""
+
+
 class TakenError(Exception):
     """There is a file of that name, and it was not to be overwritten."""
+
+
+class FullError(Exception):
+    """More would be stored than the member may. `stored` is what is there, in bytes."""
+
+    def __init__(self, stored: int) -> None:
+        super().__init__(stored)
+        self.stored = stored
 
 
 class IsFolderError(Exception):
@@ -102,28 +105,38 @@ class Entry:
 class UserData(Protocol):
     """The members' files and settings.
 
-    Methods raise `LeadsOutError`; `FileNotFoundError` for what is not there and could not be;
-    `BadNameError` for what cannot be written there; `StorageError` when the disk refuses and
-    `LocalError` when the cloud does.
+    Methods raise `LeadsOutError`; `MissingError` for what is not there and could not be;
+    `BadNameError` for what cannot be written there; `StorageError` when the database refuses and
+    `LocalError` when the cloud does. Where `most` is given, `FullError` when the proxy would store
+    more than so many bytes for the member.
     """
 
-    async def start(self) -> None:
-        """Be ready to answer."""
+    async def read(self, member: str, name: str) -> tuple[bytes, Entry | None]:
+        """A file's content, and what is known of it. Raises `IsFolderError` for a folder."""
 
-    async def read(self, member: str, name: str) -> Path | bytes:
-        """A file: where it is on this machine's disk, or else its content."""
-
-    async def usage(self, member: str, name: str = ...) -> tuple[int, int]:
-        """The bytes that a member has on the proxy's disk, and how many of them a write to `name`
-        (the settings if it is not given) takes the place of; negative for what it adds beside."""
-
-    async def write(self, member: str, name: str, data: bytes, *, overwrite: bool = True) -> Entry:
+    async def write(
+        self,
+        member: str,
+        name: str,
+        data: bytes,
+        *,
+        overwrite: bool = True,
+        most: int | None = None,
+    ) -> Entry:
         """Write a file, whole or not at all. Raises `TakenError` unless it may `overwrite`."""
 
     async def delete(self, member: str, name: str) -> None:
         """Remove a file. Raises `IsFolderError` for a folder."""
 
-    async def move(self, member: str, name: str, target: str, *, overwrite: bool = True) -> Entry:
+    async def move(
+        self,
+        member: str,
+        name: str,
+        target: str,
+        *,
+        overwrite: bool = True,
+        most: int | None = None,
+    ) -> Entry:
         """Give a file another name. Raises `TakenError` and `IsFolderError`."""
 
     async def files(self, member: str, name: str, *, recurse: bool) -> list[Entry]:
@@ -141,7 +154,9 @@ class UserData(Protocol):
     async def setting(self, member: str, name: str) -> Any:
         """The value of one setting, or `None`."""
 
-    async def change_settings(self, member: str, changes: Mapping[str, Any]) -> None:
+    async def change_settings(
+        self, member: str, changes: Mapping[str, Any], *, most: int | None = None
+    ) -> None:
         """Set some settings and keep the others."""
 
 

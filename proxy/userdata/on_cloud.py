@@ -17,6 +17,7 @@ from proxy.userdata.base import (
     BadNameError,
     Entry,
     IsFileError,
+    MissingError,
     TakenError,
     in_tree_order,
     parts_of,
@@ -44,20 +45,15 @@ class UserDataOnCloud:
             )
         return self._account
 
-    async def start(self) -> None:
-        """Nothing is asked beforehand."""
-
-    async def read(self, _: str, name: str) -> bytes:
-        """A file's content."""
+    async def read(self, _: str, name: str) -> tuple[bytes, None]:
+        """A file's content; the cloud tells neither a tag nor a time with it."""
         with _told_of_files():
-            return await self._calls.read(_there(name))
+            return await self._calls.read(_there(name)), None
 
-    async def usage(self, _: str, name: str = "") -> tuple[int, int]:
-        """Nothing is on the proxy's disk."""
-        return 0, 0
-
-    async def write(self, _: str, name: str, data: bytes, *, overwrite: bool = True) -> Entry:
-        """Write a file. Raises `TakenError` unless it may `overwrite`."""
+    async def write(
+        self, _: str, name: str, data: bytes, *, overwrite: bool = True, most: int | None = None
+    ) -> Entry:
+        """Write a file, which takes no room here. Raises `TakenError` unless it may `overwrite`."""
         path = _place(name)
         with _told_of_files():
             return _entry(await self._calls.write(path, data, overwrite=overwrite))
@@ -67,7 +63,9 @@ class UserDataOnCloud:
         with _told_of_files():
             await self._calls.delete(_there(name))
 
-    async def move(self, _: str, name: str, target: str, *, overwrite: bool = True) -> Entry:
+    async def move(
+        self, _: str, name: str, target: str, *, overwrite: bool = True, most: int | None = None
+    ) -> Entry:
         """Give a file another name. Raises `TakenError`."""
         path, there = _there(name), _place(target)
         with _told_of_files():
@@ -87,7 +85,7 @@ class UserDataOnCloud:
         prefix = f"{folder}/" if folder else ""
         try:
             below = await self._below(folder)
-        except FileNotFoundError:
+        except MissingError:
             above, _, last = folder.rpartition("/")
             if last in {file.path for file in await self._below(above)}:
                 raise IsFileError from None
@@ -105,17 +103,19 @@ class UserDataOnCloud:
         with _told():
             return await self._calls.setting(name)
 
-    async def change_settings(self, _: str, changes: Mapping[str, Any]) -> None:
+    async def change_settings(
+        self, _: str, changes: Mapping[str, Any], *, most: int | None = None
+    ) -> None:
         """Set some settings and keep the others."""
         with _told():
             await self._calls.change_settings(changes)
 
     async def _below(self, folder: str) -> list[UserFile]:
-        """Raises `FileNotFoundError` for a folder without files, unless it is the top."""
+        """Raises `MissingError` for a folder without files, unless it is the top."""
         with _told_of_files():
             found = await self._calls.files(folder)
         if folder and not found:
-            raise FileNotFoundError(folder)
+            raise MissingError(folder)
         return found
 
 
@@ -144,7 +144,7 @@ def _told_of_files() -> Iterator[None]:
             yield
         except CloudRefused as error:
             if error.status == 404:
-                raise FileNotFoundError from error
+                raise MissingError from error
             if error.status == 409:
                 raise TakenError from error
             if error.status == 400:
@@ -153,18 +153,18 @@ def _told_of_files() -> Iterator[None]:
 
 
 def _steps(name: str) -> tuple[str, ...]:
-    """The way to what is to be there already. Raises `FileNotFoundError` and `LeadsOutError`."""
+    """The way to what is to be there already. Raises `MissingError` and `LeadsOutError`."""
     try:
         return parts_of(name)
     except BadNameError as error:
-        raise FileNotFoundError(name) from error
+        raise MissingError(name) from error
 
 
 def _there(name: str) -> str:
     """The path of a file that is to be there already; the top is none."""
     steps = _steps(name)
     if not steps:
-        raise FileNotFoundError(name)
+        raise MissingError(name)
     return "/".join(steps)
 
 

@@ -28,10 +28,12 @@ from proxy.jobs.models import Accepted, JobRequest
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.directory import Directory
 from proxy.storage.files import FileRecord
+from proxy.storage.start import open_folder
+from proxy.storage.userdata import UserDataRepository
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
-from proxy.userdata.disk import UserDataOnDisk
+from proxy.userdata.stored import StoredUserData
 
 MEMBER = "local"
 JOB = "14a1c0de-0000-4000-8000-000000000001"
@@ -277,6 +279,13 @@ def room_of_nodes() -> RoomOfNodes:
     return RoomOfNodes()
 
 
+@pytest.fixture
+async def userdata(tmp_path: Path) -> AsyncIterator[StoredUserData]:
+    database = await open_folder(tmp_path / "userdata")
+    yield StoredUserData(UserDataRepository(database))
+    await database.close()
+
+
 class ServerUnderTest(BaseTestServer):
     """The server as it is run, for aiohttp's test client."""
 
@@ -306,7 +315,7 @@ def serve(
     room_of_jobs: RoomOfJobs,
     room_of_files: RoomOfFiles,
     room_of_nodes: RoomOfNodes,
-    tmp_path: Path,
+    userdata: StoredUserData,
 ) -> Serve:
     """Start the local API with settings of the test's own."""
 
@@ -315,7 +324,7 @@ def serve(
             jobs=room_of_jobs,  # type: ignore[arg-type]
             files=room_of_files,  # type: ignore[arg-type]
             catalogue=room_of_nodes,  # type: ignore[arg-type]
-            userdata=UserDataOnDisk(tmp_path / "userdata"),
+            userdata=userdata,
             journal=Journal(room_of_jobs.subscribers),
             **settings,
         )
@@ -332,7 +341,7 @@ async def client(serve: Serve) -> TestClient[Any, Any]:
 
 
 @pytest.fixture
-def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path: Path) -> Any:
+def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, userdata: Any) -> Any:
     @asynccontextmanager
     async def run(
         stop_timeout: float = 1.0, members: Directory | None = None, **limits: Any
@@ -349,7 +358,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, tmp_path:
             jobs=room_of_jobs,
             files=room_of_files,
             catalogue=room_of_nodes,
-            userdata=UserDataOnDisk(tmp_path / "userdata"),
+            userdata=userdata,
             journal=Journal(room_of_jobs.subscribers),
             members=members or Directory(),
         )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp.test_utils import TestClient
 from yarl import URL
+
+from proxy.storage.database import StorageError
+from proxy.storage.userdata import UserDataRepository
+from proxy.userdata.stored import SETTINGS, StoredUserData
 
 Client = TestClient[Any, Any]
 REASON = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
@@ -23,20 +25,11 @@ def url(path: str) -> URL:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    folder = tmp_path / "userdata" / "local"
-    folder.mkdir(parents=True)
-    return folder
-
-
-@pytest.fixture
-def stored(root: Path) -> Path:
+async def stored(userdata: StoredUserData) -> StoredUserData:
     """Some user data."""
     for name in ("workflows/one.json", "workflows/sub dir/two é.json", "plain.txt", ".hidden"):
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("hello")
-    return root
+        await userdata.write("local", name, b"hello")
+    return userdata
 
 
 async def status_and_text(answer: Any) -> tuple[int, str]:
@@ -58,16 +51,16 @@ async def test_an_empty_file_is_a_file(client: Client) -> None:
     assert await (await client.get("/userdata/empty")).read() == b""
 
 
-async def test_an_unescaped_slash_is_another_route(client: Client, stored: Path) -> None:
+async def test_an_unescaped_slash_is_another_route(client: Client, stored: StoredUserData) -> None:
     assert await status_and_text(await client.get("/userdata/workflows/one.json")) == (404, "")
     assert (await client.post("/userdata/workflows/one.json")).status == 405
 
 
-async def test_names_are_unescaped_twice(client: Client, stored: Path) -> None:
+async def test_names_are_unescaped_twice(client: Client, stored: StoredUserData) -> None:
     assert (await client.get(url("/userdata/workflows%252Fone.json"))).status == 200
 
 
-async def test_a_part_of_a_file(client: Client, stored: Path) -> None:
+async def test_a_part_of_a_file(client: Client, stored: StoredUserData) -> None:
     part = await client.get("/userdata/plain.txt", headers={"Range": "bytes=1-2"})
     assert (part.status, await part.text()) == (206, "el")
     assert part.headers["Content-Range"] == "bytes 1-2/5"
@@ -75,7 +68,9 @@ async def test_a_part_of_a_file(client: Client, stored: Path) -> None:
     assert beyond.status == 416
 
 
-async def test_what_a_client_has_already_is_not_sent(client: Client, stored: Path) -> None:
+async def test_what_a_client_has_already_is_not_sent(
+    client: Client, stored: StoredUserData
+) -> None:
     tag = (await client.head("/userdata/plain.txt")).headers["Etag"]
     answer = await client.get("/userdata/plain.txt", headers={"If-None-Match": tag})
     assert await status_and_text(answer) == (304, "")
@@ -132,12 +127,12 @@ async def test_the_full_info_of_what_was_written_has_whole_milliseconds(client: 
         ("dir=plain.txt", []),
     ],
 )
-async def test_listings(client: Client, stored: Path, query: str, answer: Any) -> None:
+async def test_listings(client: Client, stored: StoredUserData, query: str, answer: Any) -> None:
     found = await client.get(url(f"/userdata?{query}"))
     assert (found.status, await found.json()) == (200, answer)
 
 
-async def test_full_info_wins_over_split(client: Client, stored: Path) -> None:
+async def test_full_info_wins_over_split(client: Client, stored: StoredUserData) -> None:
     found = await client.get("/userdata?dir=workflows&split=true&full_info=true&recurse=true")
     infos = await found.json()
     assert [info["path"] for info in infos] == ["one.json", "sub dir/two é.json"]
@@ -162,7 +157,7 @@ async def test_listings_that_are_refused(client: Client, query: str, answer: Any
 
 
 async def test_the_tree_has_folders_first_and_hidden_files_too(
-    client: Client, stored: Path
+    client: Client, stored: StoredUserData
 ) -> None:
     tree = await (await client.get("/v2/userdata")).json()
     assert [(entry["type"], entry["path"]) for entry in tree] == [
@@ -186,12 +181,14 @@ async def test_the_tree_has_folders_first_and_hidden_files_too(
     ],
 )
 async def test_trees_that_are_refused(
-    client: Client, stored: Path, query: str, answer: Any
+    client: Client, stored: StoredUserData, query: str, answer: Any
 ) -> None:
     assert await status_and_text(await client.get(f"/v2/userdata?{query}")) == answer
 
 
-async def test_the_tree_below_a_folder_has_paths_from_the_top(client: Client, stored: Path) -> None:
+async def test_the_tree_below_a_folder_has_paths_from_the_top(
+    client: Client, stored: StoredUserData
+) -> None:
     tree = await (await client.get(url("/api/v2/userdata?path=workflows%2Fsub%20dir"))).json()
     assert [entry["path"] for entry in tree] == ["workflows/sub dir/two é.json"]
 
@@ -200,14 +197,14 @@ async def test_without_any_data_the_tree_is_empty(client: Client) -> None:
     assert await (await client.get("/v2/userdata")).json() == []
 
 
-async def test_a_file_can_be_moved(client: Client, stored: Path) -> None:
+async def test_a_file_can_be_moved(client: Client, stored: StoredUserData) -> None:
     moved = await client.post(url("/userdata/plain.txt/move/new%2Fname.txt"))
     assert (moved.status, await moved.json()) == (200, "new/name.txt")
-    assert (stored / "new/name.txt").read_text() == "hello"
+    assert await (await client.get(url("/userdata/new%2Fname.txt"))).text() == "hello"
     assert (await client.get("/userdata/plain.txt")).status == 404
 
 
-async def test_a_move_can_spare_what_is_there(client: Client, stored: Path) -> None:
+async def test_a_move_can_spare_what_is_there(client: Client, stored: StoredUserData) -> None:
     onto = "/userdata/plain.txt/move/workflows%2Fone.json"
     refused = await client.post(url(f"{onto}?overwrite=false"))
     assert await status_and_text(refused) == (409, "File already exists")
@@ -215,13 +212,13 @@ async def test_a_move_can_spare_what_is_there(client: Client, stored: Path) -> N
     assert info["path"] == "workflows/one.json"
 
 
-async def test_a_file_can_be_deleted_once(client: Client, stored: Path) -> None:
+async def test_a_file_can_be_deleted_once(client: Client, stored: StoredUserData) -> None:
     first = await client.delete("/userdata/plain.txt")
     assert await status_and_text(first) == (204, "")
     assert await status_and_text(await client.delete("/userdata/plain.txt")) == (404, "")
 
 
-async def test_a_folder_is_no_file(client: Client, stored: Path) -> None:
+async def test_a_folder_is_no_file(client: Client, stored: StoredUserData) -> None:
     assert await status_and_text(await client.get("/userdata/workflows")) == (403, "")
     written = await client.post("/userdata/workflows", data=b"x")
     assert (written.status, written.reason, await written.read()) == (400, REASON, b"")
@@ -230,7 +227,7 @@ async def test_a_folder_is_no_file(client: Client, stored: Path) -> None:
         await client.post("/userdata/plain.txt/move/workflows"),
     ):
         assert (answer.status, (await answer.json())["error"]["type"]) == (400, "is_a_directory")
-    assert (stored / "workflows/one.json").exists()
+    assert (await client.get(url("/userdata/workflows%2Fone.json"))).status == 200
 
 
 @pytest.mark.parametrize(
@@ -243,20 +240,14 @@ async def test_a_folder_is_no_file(client: Client, stored: Path) -> None:
         "%252e%252e%252fsecret",
         "..%5C..%5Csecret",
         "%5C%5Cserver%5Cshare",
-        "link%2Fsecret",
-        "secret%20link",
-        "..%2Flocal2%2Fsecret",
+        "..%2Fother%2Fsecret",
     ],
 )
 async def test_no_name_leads_out_of_the_members_folder(
-    client: Client, root: Path, tmp_path: Path, name: str
+    client: Client, userdata: StoredUserData, name: str
 ) -> None:
-    for path in (tmp_path / "secret", tmp_path / "userdata/local2/secret"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("secret")
-    (root / "link").symlink_to(tmp_path)
-    (root / "secret link").symlink_to(tmp_path / "secret")
-    (root / "own").write_text("mine")
+    await userdata.write("other", "secret", b"secret")
+    await userdata.write("local", "own", b"mine")
     for method, path in (
         ("GET", f"/userdata/{name}"),
         ("POST", f"/userdata/{name}"),
@@ -266,25 +257,15 @@ async def test_no_name_leads_out_of_the_members_folder(
     ):
         answer = await client.request(method, url(path), data=b"evil" if method == "POST" else None)
         assert (answer.status, await answer.read()) == (403, b""), (method, path)
-    assert (tmp_path / "secret").read_text() == "secret"
-    assert (root / "own").read_text() == "mine"
-    assert not (root / "x").exists()
-
-
-async def test_links_that_lead_out_are_not_listed(
-    client: Client, stored: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "outside").mkdir()
-    (tmp_path / "outside/secret").write_text("secret")
-    (stored / "link").symlink_to(tmp_path / "outside")
-    (stored / "round").symlink_to(stored)
-    listed = await (await client.get("/userdata?dir=.&recurse=true")).json()
-    tree = await (await client.get("/v2/userdata")).json()
-    assert not [name for name in (*listed, *(one["path"] for one in tree)) if "link" in name]
+    assert (await userdata.read("other", "secret"))[0] == b"secret"
+    assert (await userdata.read("local", "own"))[0] == b"mine"
+    assert [one.path for one in await userdata.tree("local", "")] == ["own"]
 
 
 @pytest.mark.parametrize("name", ["a%00b", "x" * 300, "%2F".join("a" * 500), "plain.txt%2Fx"])
-async def test_names_that_no_file_can_have(client: Client, stored: Path, name: str) -> None:
+async def test_names_that_no_file_can_have(
+    client: Client, stored: StoredUserData, name: str
+) -> None:
     written = await client.post(url(f"/userdata/{name}"), data=b"x")
     assert (written.status, written.reason, await written.read()) == (400, REASON, b"")
     assert await status_and_text(await client.get(url(f"/userdata/{name}"))) == (404, "")
@@ -292,19 +273,19 @@ async def test_names_that_no_file_can_have(client: Client, stored: Path, name: s
 
 
 @pytest.mark.parametrize("name", ["C:evil", "C:%5Cevil", "NUL", "con.txt", "a:b", "dot.", "%FF"])
-async def test_odd_names_stay_in_the_folder(client: Client, root: Path, name: str) -> None:
+async def test_odd_names_are_names(client: Client, userdata: StoredUserData, name: str) -> None:
     assert (await client.post(url(f"/userdata/{name}"), data=b"x")).status == 200
     assert await (await client.get(url(f"/userdata/{name}"))).read() == b"x"
-    assert len([path for path, _, files in os.walk(root) if files]) == 1
+    assert [one.is_folder for one in await userdata.tree("local", "")].count(False) == 1
 
 
-async def test_a_disk_that_refuses_is_not_the_clients_fault(
-    client: Client, monkeypatch: pytest.MonkeyPatch
+async def test_a_database_that_refuses_is_not_the_clients_fault(
+    client: Client, userdata: StoredUserData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
+    async def full(*_: Any) -> None:
+        raise StorageError("the disk is full")
 
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(UserDataRepository, "write", full)
     assert (await client.post("/userdata/a", data=b"x")).status == 503
     assert (await client.post("/settings/a", data="1")).status == 503
 
@@ -313,10 +294,6 @@ async def test_a_body_over_the_limit_is_413(serve: Any) -> None:
     client = await serve(max_upload_bytes=10)
     assert (await client.post("/userdata/a", data=b"x" * 11)).status == 413
     assert await (await client.get("/v2/userdata")).json() == []
-
-
-Client = TestClient[Any, Any]
-FILE = Path("userdata/local/comfy.settings.json")
 
 
 async def test_at_first_there_are_none(client: Client) -> None:
@@ -353,22 +330,22 @@ async def test_what_are_no_settings_is_refused(client: Client, body: str) -> Non
     assert await (await client.get("/settings")).json() == {}
 
 
-async def test_the_settings_are_a_file_of_the_member(client: Client, tmp_path: Path) -> None:
+async def test_the_settings_are_a_file_of_the_member(client: Client) -> None:
     await client.post("/settings/é", data="1")
-    assert (tmp_path / FILE).read_text() == '{\n    "\\u00e9": 1\n}'
+    file = await client.get("/userdata/comfy.settings.json")
+    assert await file.text() == '{\n    "\\u00e9": 1\n}'
     await client.post("/userdata/comfy.settings.json", data='{"b": 2}')
     assert await (await client.get("/settings")).json() == {"b": 2}
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff"])
 async def test_a_damaged_file_counts_as_none(
-    client: Client, tmp_path: Path, content: bytes
+    client: Client, userdata: StoredUserData, content: bytes
 ) -> None:
-    (tmp_path / FILE).parent.mkdir(parents=True)
-    (tmp_path / FILE).write_bytes(content)
+    await userdata.write("local", SETTINGS, content)
     assert await (await client.get("/settings")).json() == {}
     assert (await client.post("/settings/a", data="1")).status == 200
-    assert json.loads((tmp_path / FILE).read_text()) == {"a": 1}
+    assert json.loads((await userdata.read("local", SETTINGS))[0]) == {"a": 1}
 
 
 async def test_changes_at_the_same_time_are_all_kept(client: Client) -> None:

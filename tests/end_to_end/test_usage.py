@@ -435,7 +435,7 @@ async def test_what_a_member_stores_is_bounded(proxy: Proxy) -> None:
         for value in ("x" * 12_000, "y" * 12_000):
             async with session.post(alice.url / "settings", json={"a": value}) as answer:
                 assert answer.status == 200
-        status, error = await write("c", 90_000)
+        status, error = await write("c", 40_000)
         assert (status, error["details"]) == (413, "stored_bytes")
         row = proxy.services.accounting.usage
         assert row is not None

@@ -178,28 +178,12 @@ def test_uploads_count_unless_they_fail(usage: Usage, clock: Clock) -> None:
     assert strict.upload_room("alice") == 100
 
 
-def test_what_stays_on_the_disk_has_a_limit_of_its_own(usage: Usage, clock: Clock) -> None:
+def test_what_is_stored_has_a_limit_of_its_own(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, stored_bytes=100)
-    with strict.storing("alice", 60, stored=40):
-        pass
-    assert usage.today("alice").bytes_up == 60
-    with pytest.raises(LocalError) as refused, strict.storing("alice", 61, stored=40):
-        pass
-    assert (refused.value.kind, refused.value.details) == ("too_large", "stored_bytes")
-    assert refused.value.extra_info == {"limit": "stored_bytes", "value": 100}
-    with strict.storing("alice", 90, stored=100, replaced=90):
-        pass
-
-
-def test_what_is_being_written_counts_as_stored(usage: Usage, clock: Clock) -> None:
-    strict = limiter(usage, clock, stored_bytes=100)
-    with strict.storing("alice", 60, stored=0):
-        with pytest.raises(LocalError), strict.storing("alice", 60, stored=0):
-            pass
-        with strict.storing("bob", 60, stored=0):
-            pass
-    with strict.storing("alice", 60, stored=0):
-        pass
+    assert strict.stored_bytes("alice") == 100
+    refused = strict.storage_is_full("alice", 40)
+    assert (refused.kind, refused.details) == ("too_large", "stored_bytes")
+    assert refused.extra_info == {"limit": "stored_bytes", "value": 100}
 
 
 def test_members_have_a_limit_of_what_they_store_and_the_lone_user_has_none() -> None:

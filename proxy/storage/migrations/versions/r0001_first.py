@@ -340,9 +340,9 @@ def upgrade() -> None:
         "userdata",
         sa.Column("member", AnyText(), nullable=False),
         sa.Column("path", AnyText(), nullable=False),
-        sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("created", sa.Double(), nullable=False),
         sa.Column("modified", sa.Double(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("member", "path", name=op.f("pk_userdata")),
     )

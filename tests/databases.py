@@ -1,0 +1,61 @@
+"""Fixtures of real databases: SQLite in a file, and PostgreSQL where it is installed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import servers
+from sqlalchemy import Connection
+
+from proxy.storage.database import Database, SqliteDatabase, open_sqlite
+from proxy.storage.migrations import migrate
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[str]:
+    """The address of a server of the tests' own."""
+    with servers.postgresql() as running:
+        yield running.url()
+
+
+def _empty(connection: Connection) -> None:
+    connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+    connection.exec_driver_sql("CREATE SCHEMA public")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    """A database without tables."""
+    if request.param == "sqlite":
+        database: Database = await open_sqlite(tmp_path / "data" / "proxy.db")
+    else:
+        from proxy.storage.postgresql import open_postgresql
+
+        database = await open_postgresql(request.getfixturevalue("postgresql"))
+        await database.write(_empty)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+async def database(empty_database: Database) -> Database:
+    """A database with all tables."""
+    await migrate(empty_database)
+    return empty_database
+
+
+@asynccontextmanager
+async def other_connection(database: Database) -> AsyncIterator[Database]:
+    """The same database as another process has it."""
+    if isinstance(database, SqliteDatabase):
+        other: Database = await open_sqlite(database.path)
+    else:
+        from proxy.storage.postgresql import PostgresqlDatabase, open_postgresql
+
+        assert isinstance(database, PostgresqlDatabase)
+        other = await open_postgresql(database.address)
+    yield other
+    await other.close()
