@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.run-installed
 DEV := $(VENV)/.dev-installed
 BROWSER := $(VENV)/.browser-installed
+OLDEST := $(VENV)/oldest-ui/.installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
@@ -28,9 +29,10 @@ check: $(DEV) ## lint, formatting, types, and pages drawn from the code
 	$(BIN)/mypy
 	$(BIN)/python -m proxy.cli.reference --check
 
-browser: $(BROWSER) ## test the web interface in Chromium, which the machine must have
+browser: $(BROWSER) $(OLDEST) ## test the web interface in Chromium, which the machine must have
 	@$(HAS_CHROMIUM)
 	$(BIN)/python -m pytest -q tests/browser
+	PYTHONPATH=$(dir $(OLDEST)) $(BIN)/python -m pytest -q tests/browser/test_first_look.py tests/browser/test_flags.py
 
 readme: $(DEV) ## follow the README and the tutorial in fresh clones, on the oldest and the newest Python
 	$(BIN)/python -m pytest -q -m clone tests/clone
@@ -104,6 +106,11 @@ $(DEV): pyproject.toml $(wildcard requirements/*.lock) | $(VENV)/bin/pip
 	$(LOCKED) -r requirements/test.lock -r requirements/check.lock
 	$(INSTALL) --no-build-isolation --editable '.[test,check]'
 	@touch $@ $(RUN)
+
+# The oldest packages of the web interface that are allowed, in a folder before those of $(BROWSER).
+$(OLDEST): requirements/ui-oldest.lock | $(BROWSER)
+	$(INSTALL) --no-deps --upgrade --target $(dir $@) --require-hashes -r requirements/ui-oldest.lock
+	@touch $@
 
 $(BROWSER): $(DEV)
 	$(LOCKED) -r requirements/ui.lock -r requirements/browser.lock

@@ -2,7 +2,8 @@
 
 `run.lock` has what the program needs, `build.lock` what makes its wheel, and each extra has a file
 of its own with what it adds to `run.lock`. All pin one set of versions, for every Python and every
-platform, with the hashes of the files.
+platform, with the hashes of the files. `ui-oldest.lock` stands apart: it has the oldest versions of
+the web interface's packages that the extra `ui` allows, which are tested beside the locked ones.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[1]
 FOLDER = Path(__file__).parent
 RUN = "run"
 BUILD = "build"
+UI, OLDEST = "ui", "ui-oldest"
 _PINNED = re.compile(r"(?m)^([a-z0-9][a-z0-9._-]*)(==[^\\\n]*)")
 
 
@@ -50,13 +52,23 @@ def groups() -> dict[str, list[str]]:
     }
 
 
+def oldest() -> list[str]:
+    """The oldest versions that the extra `ui` allows."""
+    found = (re.match(r"([\w-]+)>=([\d.]+)", line) for line in groups()[UI])
+    return [f"{one[1]}=={one[2]}" for one in found if one is not None]
+
+
 def write(*, upgrade: bool) -> None:
     """Write all lock files; versions that are locked stay unless `upgrade`."""
     wanted = groups()
     with tempfile.TemporaryDirectory() as scratch:
         every = Path(scratch) / "every.txt"
         if not upgrade:
-            locked = [path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.lock"))]
+            locked = [
+                path.read_text(encoding="utf-8")
+                for path in sorted(FOLDER.glob("*.lock"))
+                if path.stem != OLDEST
+            ]
             every.write_text("".join(locked), encoding="utf-8")
         _compile([line for lines in wanted.values() for line in lines], every)
         run = FOLDER / f"{RUN}.lock"
@@ -71,8 +83,9 @@ def write(*, upgrade: bool) -> None:
                 options += [word for one, _ in same for word in ("--no-emit-package", one)]
             path.unlink(missing_ok=True)
             _compile([*below, *lines], path, *options)
+    _compile(oldest(), FOLDER / f"{OLDEST}.lock", "--generate-hashes", "--no-deps")
     for path in FOLDER.glob("*.lock"):
-        if path.stem not in wanted:
+        if path.stem not in (*wanted, OLDEST):
             path.unlink()
 
 

@@ -11,6 +11,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from proxy.translate import release
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "requirements"
 #: The oldest Python that is supported and a newer one, for requirements that differ between them.
@@ -26,7 +28,8 @@ def writer() -> ModuleType:
     return module
 
 
-GROUPS: dict[str, list[str]] = writer().groups()
+LOCK = writer()
+GROUPS: dict[str, list[str]] = LOCK.groups()
 
 
 def locked(name: str) -> list[Requirement]:
@@ -35,7 +38,21 @@ def locked(name: str) -> list[Requirement]:
 
 
 def test_there_is_a_lock_file_for_what_runs_for_the_build_and_for_each_extra() -> None:
-    assert {path.stem for path in FOLDER.glob("*.lock")} == set(GROUPS), "run make lock"
+    assert {path.stem for path in FOLDER.glob("*.lock")} == {*GROUPS, LOCK.OLDEST}, "run make lock"
+
+
+def test_the_oldest_web_interface_is_what_pyproject_allows_first() -> None:
+    found = {one.name: one.specifier for one in locked(LOCK.OLDEST)}
+    assert found == {one.name: one.specifier for one in map(Requirement, LOCK.oldest())}
+    for wanted in map(Requirement, GROUPS[LOCK.UI]):
+        (oldest,) = found[wanted.name]
+        assert oldest.operator == "=="
+        assert wanted.specifier.contains(oldest.version), "run make lock"
+
+
+def test_the_web_interface_that_is_announced_is_the_newest_that_is_served() -> None:
+    (locked_,) = (one.specifier for one in locked(LOCK.UI) if "frontend" in one.name)
+    assert locked_.contains(release.FRONTEND)
 
 
 @pytest.mark.parametrize("name", GROUPS)

@@ -120,6 +120,8 @@ FLAGS: tuple[Flag, ...] = (
     Flag("signup_turnstile", _WEB_APP),
     Flag("hosted_billing_destination", _BILLING),
     Flag("billing_web_url", _BILLING),
+    Flag("embedded_checked_enabled", _BILLING),
+    Flag("stripe_publishable_key", _BILLING),
     Flag("billing_control_enabled", _BILLING),
     Flag("legacy_billing_migration_enabled", _BILLING),
     Flag("billing_sdk_topup_enabled", _BILLING),

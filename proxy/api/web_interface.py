@@ -105,7 +105,8 @@ def _templates() -> tuple[dict[str, Path], frozenset[str]]:
             try:
                 found[asset.filename] = Path(core.get_asset_path(entry.template_id, asset.filename))
             except FileNotFoundError:
-                missing.add(asset.filename)
+                if not asset.filename.endswith(".json"):
+                    missing.add(asset.filename)
     return found, frozenset(missing)
 
 

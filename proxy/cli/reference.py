@@ -205,6 +205,8 @@ def web_interface_page() -> str:
         f"The proxy speaks as ComfyUI {release.COMFYUI}, the newest release whose web interface it "
         "serves: its routes, fields, headers and words of errors. `GET /system_stats` names this "
         "version, and as required the versions of the packages that are installed.\n",
+        "The extra allows a range of versions of each package. The browser tests run with the "
+        "newest and with the oldest one.\n",
         "## Feature flags\n",
         "The web interface reads feature flags from `GET /features` and from the websocket, which "
         "announce the same. These are all flags that it reads. One that is left out has the web "

@@ -28,6 +28,11 @@ _MISSING = [
 ]
 
 
+def pytest_report_header() -> str:
+    """Which web interface is served."""
+    return f"comfyui-frontend-package {web_interface.installed().frontend_version}"
+
+
 @pytest.fixture
 async def chrome() -> AsyncIterator[Browser]:
     """The browser. Skips where something is missing."""

@@ -98,8 +98,11 @@ class Frontend:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, browser: Browser, url: URL, failure: Path) -> AsyncIterator[Frontend]:
-        """As a new visitor sees it, behind the templates that are offered first.
+    async def opened(
+        cls, browser: Browser, url: URL, failure: Path, *, greeted: bool = False
+    ) -> AsyncIterator[Frontend]:
+        """As a new visitor sees it, behind the templates that are offered first, or with them
+        where it is `greeted`.
 
         When the block fails `failure` is what the page looked like.
         """
@@ -107,18 +110,20 @@ class Frontend:
         page.set_default_timeout(PATIENCE)
         frontend = cls(page, url)
         try:
-            await frontend._start()
+            await frontend._start(greeted)
             yield frontend
         except BaseException:
             await page.screenshot(path=failure)
             raise
         await page.close()
 
-    async def _start(self) -> None:
+    async def _start(self, greeted: bool) -> None:
         page = self.page
         await page.goto(str(self._url))
         await self.until_ready()
         await page.get_by_role("button", name="All Templates", exact=True).wait_for()
+        if greeted:
+            return
         await page.keyboard.press("Escape")
         await page.get_by_role("dialog").wait_for(state="hidden")
 

@@ -1,0 +1,75 @@
+"""What a new visitor sees: the templates with their pictures, and partner nodes that can be run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from browser.frontend import Frontend
+from stack import Proxy, running_proxy
+
+from proxy.api import web_interface
+from proxy.simulator import Simulator
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser
+
+#: A partner node whose picture is saved.
+_PARTNER_NODE = """
+() => {
+  app.graph.clear();
+  const node = LiteGraph.createNode("FluxProUltraImageNode");
+  const save = LiteGraph.createNode("SaveImage");
+  app.graph.add(node);
+  app.graph.add(save);
+  node.connect(0, save, 0);
+  return save.id;
+}
+"""
+
+#: Every picture that the gallery of templates shows has arrived.
+_SHOWN = """
+() => {
+  const every = [...document.querySelectorAll("[role=dialog] img")];
+  const pictures = every.filter((one) => one.width > 100);
+  return pictures.length >= 4 && pictures.every((one) => one.complete && one.naturalWidth > 0);
+}
+"""
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+async def test_no_tile_of_the_gallery_is_broken(
+    chrome: Browser, simulator: Simulator, proxy: Proxy, tmp_path: Path, pictures: bool
+) -> None:
+    simulator.switches.template_pictures = pictures
+    async with Frontend.opened(chrome, proxy.url, tmp_path / "failure.png", greeted=True) as page:
+        await page.until(_SHOWN)
+        assert page.watch.unexpected() == []
+
+
+async def test_a_partner_node_is_run_without_signing_in(
+    chrome: Browser, proxy: Proxy, tmp_path: Path
+) -> None:
+    async with Frontend.opened(chrome, proxy.url, tmp_path / "failure.png") as frontend:
+        served = await frontend.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
+        assert served == web_interface.installed().frontend_version
+        save = await frontend.evaluate(_PARTNER_NODE)
+        await frontend.page.get_by_test_id("queue-button").get_by_text("Run", exact=True).wait_for()
+        await frontend.run()
+        await frontend.until_picture(save, "ComfyUI_00001_.png")
+        assert frontend.watch.unexpected() == []
+
+
+async def test_where_the_account_does_not_pay_one_has_to_sign_in(
+    chrome: Browser, simulator: Simulator, tmp_path: Path
+) -> None:
+    interface = web_interface.installed()
+    async with (
+        running_proxy(
+            simulator, tmp_path / "data", interface=interface, send_partner_key=False
+        ) as proxy,
+        Frontend.opened(chrome, proxy.url, tmp_path / "failure.png") as frontend,
+    ):
+        await frontend.evaluate(_PARTNER_NODE)
+        await frontend.page.get_by_text("Sign in to run").first.wait_for()
