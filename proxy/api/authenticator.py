@@ -50,6 +50,9 @@ OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT})
 #: Tells strangers no more than whether it may be sent requests.
 READY = "/readyz"
 
+#: What is answered from the process's own state.
+_WITHOUT_DATABASE = frozenset({"/healthz", READY})
+
 #: So many tokens are remembered with their members.
 REMEMBERED = 4096
 #: The last use of a remembered token is noted once in so many seconds.
@@ -127,6 +130,24 @@ class Authenticator:
         self._throttle = Throttle(time.monotonic)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _Known] = {}
+
+    async def catch_up(self, request: web.Request) -> None:
+        """Learn what another replica has written of a token or session that is not known here.
+
+        Raises `StorageError`.
+        """
+        if not self.members.has_members or request.path in _WITHOUT_DATABASE:
+            return
+        headers = request.headers
+        sent = headers.get("Authorization") or headers.get(KEY_HEADER)
+        if sent is not None and _digest(sent) in self._known:
+            return
+        try:
+            given = [one.token for one in credentials(request)]
+        except LocalError:
+            return  # the refusal says it
+        cookie = None if given else request.cookies.get(COOKIE)
+        await self.members.look_for(given, None if cookie is None else name_of(cookie))
 
     def authenticate(self, request: web.Request) -> Admission | None:
         """Let the member behind a request in; `None` where everybody may come.

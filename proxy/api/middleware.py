@@ -132,6 +132,7 @@ class Gate:
                 answer = await self._public(request)
                 if answer is not None:
                     return answer
+            await self._authenticator.catch_up(request)
             admission = self._authenticator.authenticate(request)
             if admission is not None:
                 context.member, context.token_id = admission.member, admission.shown

@@ -60,6 +60,7 @@ async def post_sign_in(request: web.Request) -> web.Response:
     authenticator.refuse_foreign(request, caller)
     form = await _read_form(request)
     token, target = form.get("token", "").strip(), form.get("next", "/")
+    await authenticator.members.look_for([token])
     access = authenticator.members.access(token)
     if access is None:
         problem = authenticator.wrong(token, caller)

@@ -11,7 +11,7 @@ import contextlib
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,7 @@ class Directory:
         self._now = now
         self._marker = marker
         self._revision = -1
+        self._looks = 0
         self._members: dict[str, Member] = {}
         self._tokens: dict[str, Token] = {}
         self._uses: dict[str, Use] = {}
@@ -216,6 +217,23 @@ class Directory:
             return None
         member = self.get(token.member)
         return None if member.disabled else Access(member, token)
+
+    async def look_for(self, shown: Iterable[str], session: str | None = None) -> None:
+        """Read what another process has written, if one of the tokens that were shown, or the
+        session of that name, is not known here. Raises `StorageError`.
+        """
+        ids = filter(None, map(tokens.id_of, shown))
+        if all(id_ in self._tokens for id_ in ids) and (
+            session is None or self.sessions.token_of(session) is not None
+        ):
+            return
+        begun = self._looks
+        async with self._changing:
+            if self._looks > begun:
+                return  # somebody else's look began since
+            changed = await self._load_if_changed()
+        if changed:
+            self._tell()
 
     def used(self, token: Token, address: str) -> None:
         """Note a use. It is written later, at most once a minute."""
@@ -385,6 +403,7 @@ class Directory:
     async def _load_if_changed(self) -> bool:
         """Read everything if it is not as it was; says whether. Raises `StorageError`."""
         repository = self._repository
+        self._looks += 1
         if repository is None or await repository.revision() == self._revision:
             return False
         stored = await repository.load()

@@ -22,6 +22,7 @@ from proxy.members.directory import (
 from proxy.members.member import LOCAL, Limits, Member
 from proxy.members.tokens import Token, Use, name_of
 from proxy.storage.database import FILE, StorageError
+from proxy.storage.members import MemberRepository
 
 PATIENCE = 60.0
 
@@ -328,6 +329,42 @@ async def written_use(folder: Path, token: Token) -> Use | None:
         return directory.last_use(token)
     finally:
         await directory.close()
+
+
+async def test_what_another_process_has_just_written_is_known_when_it_is_shown(
+    opened: Directory, tmp_path: Path
+) -> None:
+    other = await Directory.open(tmp_path)
+    try:
+        await other.add(Member("ann"))
+        text, token = await other.new_token("ann")
+        await opened.look_for([text])
+        assert opened.access(text) is not None
+        session = name_of(await other.sessions.begin(token.id))
+        assert opened.sessions.token_of(session) is None
+        await opened.look_for([], session)
+        assert opened.sessions.token_of(session) == token.id
+    finally:
+        await other.close()
+
+
+async def test_many_unknown_tokens_at_once_are_looked_for_together(
+    opened: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    revision = MemberRepository.revision
+
+    async def counted(repository: MemberRepository) -> int:
+        nonlocal looks
+        looks += 1
+        return await revision(repository)
+
+    monkeypatch.setattr(MemberRepository, "revision", counted)
+    wrong = f"ccp_{'a' * 40}"
+    await asyncio.gather(*(opened.look_for([wrong]) for _ in range(100)))
+    assert looks <= 2
+    await opened.look_for(["no token at all"])
+    assert looks <= 2
 
 
 async def test_two_processes_may_change_at_once(opened: Directory, tmp_path: Path) -> None:
