@@ -8,25 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-#: What it requires by default, by pack, but for the nodes that the proxy carries.
-REQUIRED: dict[str, tuple[str, ...]] = {
-    "ControlNet Preprocessors (comfyui_controlnet_aux)": (
-        "InpaintPreprocessor",
-        "DepthAnythingV2Preprocessor",
-    ),
-    "IP-Adapter (ComfyUI_IPAdapter_plus)": ("IPAdapterModelLoader", "IPAdapter"),
-    "Inpaint Nodes (comfyui-inpaint-nodes)": (
-        "INPAINT_LoadFooocusInpaint",
-        "INPAINT_ShrinkMask",
-        "INPAINT_StabilizeMask",
-        "INPAINT_ColorMatch",
-    ),
-    "External Tooling Nodes (comfyui-tooling-nodes)": (
-        "ETN_LoadImageCache",
-        "ETN_SaveImageCache",
-        "ETN_Translate",
-    ),
-}
+from proxy.translate.helpers.table import KRITA_REQUIRES
 
 _ADVICE = (
     'To connect all the same, set "check_server_resources": false in settings.json (beside the '
@@ -58,7 +40,7 @@ class KritaCheck:
         self.connected(member)
         lacking = [
             f"{pack}: {', '.join(missing)}"
-            for pack, names in REQUIRED.items()
+            for pack, names in KRITA_REQUIRES.items()
             if (missing := [name for name in names if name not in classes])
         ]
         if lacking:

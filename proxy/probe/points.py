@@ -59,6 +59,7 @@ billing_balance | GET /api/billing/balance | 401 | \d{3}\b.*
 rate_limit_headers | Headers that tell of rate limits | none | [a-z, -]+
 v2_jobs | GET /api/v2/jobs with the key as Bearer | 200 | \d{3}\b.*
 object_info! | GET /api/object_info | classes
+krita_nodes | Classes that Krita AI Diffusion requires of the cloud | none | all | some
 object_info_class | GET /api/object_info/{class} | 404 | 200
 model_folders | GET /api/experiment/models | name and folders | name
 model_files | GET /api/experiment/models/{folder} | name and pathIndex | name

@@ -11,12 +11,16 @@ import aiohttp
 
 from proxy.probe.points import Findings
 from proxy.probe.wire import Reply, Socket, Wire
+from proxy.translate.helpers.table import HELPERS, KRITA_REQUIRES
 
 #: How long, in seconds, a new socket may take to say what it says unasked.
 _GREETING = 2.0
 
 #: A silence, in seconds, after which nothing more is expected of a greeting.
 _QUIET = 0.4
+
+#: What Krita AI Diffusion requires of the cloud, where the proxy carries the rest.
+_KRITA = {name for names in KRITA_REQUIRES.values() for name in names} - HELPERS.keys()
 
 
 async def account(wire: Wire, findings: Findings) -> None:
@@ -44,6 +48,9 @@ async def catalog(wire: Wire, findings: Findings) -> dict[str, Any]:
     findings.see("object_info", "classes" if classes else reply.said(), f"{len(classes)} classes")
     findings.catalog = dict(Counter(_pack(one) for one in classes.values()))
     if classes:
+        lacking = _KRITA - classes.keys()
+        share = "all" if not lacking else "none" if lacking == _KRITA else "some"
+        findings.see("krita_nodes", share, f"{len(lacking)} are missing")
         one = await wire.call("GET", f"api/object_info/{next(iter(classes))}")
         findings.see("object_info_class", str(one.status))
     await _models(wire, findings)

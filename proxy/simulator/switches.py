@@ -91,6 +91,8 @@ class Switches:
     answer of that job once more, or 400."""
     echo_client_id: bool = False
     """Whether a `client_id` in the body shows up in the job's `extra_data`."""
+    node_packs: bool = False
+    """Whether there are nodes of packs for ControlNet preprocessors, IP-Adapter and inpainting."""
     cache_nodes: bool = True
     """Whether nodes with the same inputs as in an earlier job are not run again."""
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from uuid import uuid4
 
 from proxy.simulator.account import Account, Plan
 from proxy.simulator.bench import Bench
 from proxy.simulator.faults import Faults
 from proxy.simulator.jobs import Job
-from proxy.simulator.nodes import NodeClass, object_info, standard_nodes
+from proxy.simulator.nodes import NodeClass, NodeClasses, object_info, pack_nodes, standard_nodes
 from proxy.simulator.queue import JobQueue
 from proxy.simulator.record import Record, RequestRecord, Signal
 from proxy.simulator.sockets import Hub, Socket
@@ -47,13 +46,15 @@ class World:
         self.record = Record()
         self.signal = Signal()
         self.nodes = standard_nodes() | {node.name: node for node in extra_nodes}
+        self._with_packs = ChainMap(self.nodes, pack_nodes())
+        self._object_infos: dict[bool, bytes] = {}
         self.tenants: list[Tenant] = []
         self.storage = Storage(
             self.switches, self.faults, lambda: [tenant.account.key for tenant in self.tenants]
         )
         self.direct_uploads = DirectUploads()
         self._bench = Bench(
-            self.switches, self.faults, self.storage, self.nodes, self.signal.notify
+            self.switches, self.faults, self.storage, self._with_packs, self.signal.notify
         )
         self.account = self.add_account(key or f"comfyui-{uuid4().hex}{uuid4().hex}", plan)
 
@@ -161,10 +162,18 @@ class World:
         """Wait until exactly so many event sockets are open. Raises `TimeoutError`."""
         await self.signal.until(lambda: len(self.sockets) == count, timeout)
 
-    @cached_property
+    @property
+    def catalogue(self) -> NodeClasses:
+        """The node classes that there are, with those of packs or without."""
+        return self._with_packs if self.switches.node_packs else self.nodes
+
+    @property
     def object_info(self) -> bytes:
         """The body of `GET /api/object_info`. Uploads are not in its lists."""
-        return codec.dump_bytes(object_info(self.nodes))
+        packs = self.switches.node_packs
+        if packs not in self._object_infos:
+            self._object_infos[packs] = codec.dump_bytes(object_info(self.catalogue))
+        return self._object_infos[packs]
 
     def _all_jobs(self) -> Iterator[tuple[str, Job]]:
         for tenant in self.tenants:

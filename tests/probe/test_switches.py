@@ -75,6 +75,8 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     ("repeated_prompt_id", "refused", "prompt_id_again", "refused"),
     ("echo_client_id", True, "client_id", "echoed"),
     ("echo_client_id", False, "client_id", "absent"),
+    ("node_packs", True, "krita_nodes", "all"),
+    ("node_packs", False, "krita_nodes", "none"),
     ("cache_nodes", True, "cache", "reused"),
     ("cache_nodes", False, "cache", "run again"),
     ("preview", "metadata", "preview", "type 4"),

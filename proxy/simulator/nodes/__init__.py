@@ -24,6 +24,7 @@ from proxy.simulator.nodes import (
     loading,
     masks,
     media,
+    packs,
     primitives,
     sampling,
     saving,
@@ -55,6 +56,7 @@ __all__ = [
     "Output",
     "Run",
     "object_info",
+    "pack_nodes",
     "pure",
     "standard_nodes",
 ]
@@ -77,6 +79,11 @@ _ROOMS = (
 def standard_nodes() -> dict[str, NodeClass]:
     """The built-in classes by name."""
     return {node.name: node for room in _ROOMS for node in room.NODES}
+
+
+def pack_nodes() -> dict[str, NodeClass]:
+    """The classes of node packs by name, which a cloud may have or not."""
+    return {node.name: node for node in packs.NODES}
 
 
 def object_info(nodes: NodeClasses, uploads: Sequence[str] = ()) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def _decode(samples: Latent, vae: Weights, **_tiles: int) -> tuple[Images]:
     return (decoded(samples),)
 
 
-def _encode(pixels: Images, vae: Weights) -> tuple[Latent]:
+def encoded(pixels: Images, vae: Weights) -> tuple[Latent]:
+    """The latent of pictures."""
     _require_vae(vae)
     size = _whole(pixels.pictures[0].size)
     return (Latent(tuple(picture.crop((0, 0, *size)) for picture in pixels.pictures)),)
@@ -78,7 +79,7 @@ def _encode_for_inpaint(
     mask: Masks,
     grow_mask_by: int,
 ) -> tuple[Latent]:
-    (latent,) = _encode(pixels, vae)
+    (latent,) = encoded(pixels, vae)
     holes = []
     for i, picture in enumerate(latent.pictures):
         hollow = picture.copy()
@@ -186,7 +187,7 @@ NODES = [
     ),
     _node(
         "VAEEncode",
-        _encode,
+        encoded,
         {"pixels": link("IMAGE"), "vae": link("VAE")},
         display_name="VAE Encode",
     ),

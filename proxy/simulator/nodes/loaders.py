@@ -53,6 +53,14 @@ def _control_net(control_net_name: str) -> tuple[Weights]:
     return (Weights("CONTROL_NET", (control_net_name,)),)
 
 
+def _clip_vision(clip_name: str) -> tuple[Weights]:
+    return (Weights("CLIP_VISION", (clip_name,)),)
+
+
+def _differential(model: Weights, strength: float = 1.0) -> tuple[Weights]:
+    return (model.with_name(f"differential {strength:g}"),)
+
+
 def _shifted(model: Weights, shift: float) -> tuple[Weights]:
     return (model.with_name(f"shift {shift:g}"),)
 
@@ -153,6 +161,23 @@ NODES = [
         {"control_net_name": combo(MODEL_FILES["controlnet"])},
         ("CONTROL_NET",),
         display_name="Load ControlNet Model",
+    ),
+    _loader(
+        "CLIPVisionLoader",
+        _clip_vision,
+        {"clip_name": combo(MODEL_FILES["clip_vision"])},
+        ("CLIP_VISION",),
+        display_name="Load CLIP Vision",
+    ),
+    _loader(
+        "DifferentialDiffusion",
+        _differential,
+        {"model": link("MODEL")},
+        ("MODEL",),
+        optional={"strength": number(1.0, 0.0, 1.0, 0.01)},
+        category="_for_testing",
+        python_module="comfy_extras.nodes_differential_diffusion",
+        info=NEW_STYLE,
     ),
     _loader(
         "ModelSamplingSD3",

@@ -52,6 +52,11 @@ def _grow(mask: Masks, expand: int, tapered_corners: bool) -> tuple[Masks]:
     return (Masks(grown),)
 
 
+def _crop(mask: Masks, x: int, y: int, width: int, height: int) -> tuple[Masks]:
+    box = (x, y, x + width, y + height)
+    return (Masks(tuple(picture.crop(box) for picture in mask.pictures)),)
+
+
 def _composite(destination: Masks, source: Masks, x: int, y: int, operation: str) -> tuple[Masks]:
     combine = _OPERATIONS[operation]
     combined = []
@@ -139,6 +144,21 @@ NODES = [
         required={"image": link("IMAGE"), "channel": new_combo(CHANNELS)},
         outputs=("MASK",),
         display_name="Convert Image to Mask",
+        category="mask",
+        python_module=_MODULE,
+        info=NEW_STYLE,
+    ),
+    NodeClass(
+        "CropMask",
+        pure(_crop),
+        required={
+            "mask": link("MASK"),
+            "x": integer(0, 0, 16384, step=1),
+            "y": integer(0, 0, 16384, step=1),
+            "width": side(low=1, step=1),
+            "height": side(low=1, step=1),
+        },
+        outputs=("MASK",),
         category="mask",
         python_module=_MODULE,
         info=NEW_STYLE,

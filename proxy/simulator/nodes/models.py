@@ -17,7 +17,7 @@ MODEL_FILES: dict[str, list[str]] = {
         "flux1-schnell-fp8.safetensors",
         "sd3.5_large_fp8_scaled.safetensors",
     ],
-    "clip_vision": ["clip_vision_h.safetensors"],
+    "clip_vision": ["clip_vision_h.safetensors", "clip-vision_vit-h.safetensors"],
     "controlnet": [
         "control_v11p_sd15_canny_fp16.safetensors",
         "controlnet-canny-sdxl-1.0.safetensors",
@@ -31,8 +31,11 @@ MODEL_FILES: dict[str, list[str]] = {
     ],
     "embeddings": ["EasyNegative.safetensors", "bad_prompt_version2.pt"],
     "hypernetworks": [],
+    "inpaint": ["big-lama.pt", "fooocus_inpaint_head.pth", "inpaint_v26.fooocus.patch"],
+    "ipadapter": ["ip-adapter_sd15.safetensors", "ip-adapter_sdxl_vit-h.safetensors"],
     "loras": [
         "add_detail.safetensors",
+        "Hyper-SDXL-8steps-CFG-lora.safetensors",
         "lcm-lora-sdv1-5.safetensors",
         "sd_xl_offset_example-lora_1.0.safetensors",
     ],
@@ -46,7 +49,12 @@ MODEL_FILES: dict[str, list[str]] = {
         "t5xxl_fp8_e4m3fn.safetensors",
         "umt5_xxl_fp8_e4m3fn_scaled.safetensors",
     ],
-    "upscale_models": ["4x-UltraSharp.pth", "RealESRGAN_x4plus.safetensors"],
+    "upscale_models": [
+        "4x-UltraSharp.pth",
+        "4x_NMKD-Superscale-SP_178000_G.pth",
+        "OmniSR_X2_DIV2K.safetensors",
+        "RealESRGAN_x4plus.safetensors",
+    ],
     "vae": [
         "ae.safetensors",
         "qwen_image_vae.safetensors",

@@ -144,6 +144,13 @@ def _schedule(
     return (Sigmas(steps if denoise > 0 and scheduler else 0, denoise),)
 
 
+def _split(sigmas: Sigmas, step: int) -> tuple[Sigmas, Sigmas]:
+    first = min(step, sigmas.steps)
+    rest = sigmas.steps - first
+    left = sigmas.denoise * rest / max(sigmas.steps, 1)
+    return Sigmas(first, sigmas.denoise), Sigmas(rest, left)
+
+
 def _basic_guider(model: Weights, conditioning: Conditioning) -> tuple[Guider]:
     return (Guider(model, conditioning, Conditioning(())),)
 
@@ -237,6 +244,15 @@ NODES = [
         },
         outputs=("SIGMAS",),
         category="sampling/custom_sampling/schedulers",
+        **_CUSTOM,
+    ),
+    NodeClass(
+        "SplitSigmas",
+        pure(_split),
+        required={"sigmas": link("SIGMAS"), "step": integer(0, 0, 10000)},
+        outputs=("SIGMAS", "SIGMAS"),
+        output_names=("high_sigmas", "low_sigmas"),
+        category="sampling/custom_sampling/sigmas",
         **_CUSTOM,
     ),
     NodeClass(

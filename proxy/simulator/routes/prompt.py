@@ -47,7 +47,7 @@ async def submit(call: Call) -> web.Response:
     library = call.account.library
     found = validate(
         request.prompt,
-        catalogue=call.world.nodes,
+        catalogue=call.world.catalogue,
         targets=request.partial_execution_targets,
         files=lambda name: outputs.known_name(library, name, switches) is not None,
     )

@@ -18,6 +18,26 @@ PACKS: Mapping[str, tuple[Helper, ...]] = {
     "Pictures from an address": urls.HELPERS,
 }
 
+#: The classes that Krita AI Diffusion requires of a server by default, by pack.
+KRITA_REQUIRES: Mapping[str, tuple[str, ...]] = {
+    "ControlNet Preprocessors (comfyui_controlnet_aux)": (
+        "InpaintPreprocessor",
+        "DepthAnythingV2Preprocessor",
+    ),
+    "IP-Adapter (ComfyUI_IPAdapter_plus)": ("IPAdapterModelLoader", "IPAdapter"),
+    "Inpaint Nodes (comfyui-inpaint-nodes)": (
+        "INPAINT_LoadFooocusInpaint",
+        "INPAINT_ShrinkMask",
+        "INPAINT_StabilizeMask",
+        "INPAINT_ColorMatch",
+    ),
+    "External Tooling Nodes (comfyui-tooling-nodes)": (
+        "ETN_LoadImageCache",
+        "ETN_SaveImageCache",
+        "ETN_Translate",
+    ),
+}
+
 HELPERS: Mapping[str, Helper] = {one.name: one for pack in PACKS.values() for one in pack}
 
 
