@@ -1,0 +1,181 @@
+// What goes on now, what went on today, and the last jobs.
+
+import { act, get } from "./server.js";
+import { ask, bar, card, el, keyed, text } from "./dom.js";
+import { chart } from "./chart.js";
+import { duration, hash, key, name, plural, short } from "./format.js";
+import { gallery } from "./jobs.js";
+
+const LAST = 12, AGAIN = 20_000;
+
+export function view(context) {
+  const gateway = context.state.viewer.gateway;
+  const tiles = el("dl", { class: "tiles" });
+  const day = card("Last 24 hours", { id: "day" });
+  const running = card("Running", { id: "running", empty: "No jobs running" });
+  const waiting = card("Waiting", { id: "waiting", empty: "No jobs waiting" });
+  const usage = card("Usage today", { id: "usage", empty: "No jobs today" });
+  const accounts = card("Accounts", { id: "accounts", link: ["Health", "#/accounts"], empty: "No account is ready" });
+  const last = card("Last jobs", { id: "last", link: ["All jobs", "#/jobs"], empty: "No jobs yet. Jobs that have ended appear here." });
+  const graph = chart(), grid = gallery();
+  const jobs = el("ul", { class: "rows" }), groups = el("div", { class: "groups" });
+  const used = el("ul", { class: "rows usage" }), health = el("ul", { class: "rows" });
+  day.body.append(graph.root);
+  running.body.append(jobs);
+  waiting.body.append(groups);
+  usage.body.append(used);
+  accounts.body.append(health);
+  last.body.append(grid.root);
+  let ended = null, history = null;
+  const timer = setInterval(readActivity, AGAIN);
+  readActivity();
+
+  async function readActivity() {
+    const answer = await get("api/activity").catch(() => null);
+    if (answer) graph.draw(answer);
+  }
+
+  async function readJobs() {
+    history = context.state.history;
+    const answer = await get("api/jobs", { limit: LAST }).catch(() => null);
+    if (answer) ended = answer.jobs;
+    update();
+  }
+
+  function update() {
+    const { state, now } = context;
+    if (state.history !== history) readJobs();
+    drawTiles(state);
+    running.isEmpty(!state.running.length);
+    keyed(jobs, state.running, key, (job) => runningRow(job), (row, job) => row.draw(job, now));
+    waiting.isEmpty(!state.counts.waiting);
+    keyed(groups, grouped(state), (group) => group.member, groupOf, (box, group) => box.draw(group, now));
+    usage.isEmpty(!state.usage.length);
+    const most = Math.max(1, ...state.usage.map((row) => row.seconds));
+    keyed(used, [...state.usage].sort((a, b) => b.seconds - a.seconds), (row) => row.member, usedRow,
+      (row, one) => row.draw(one, most));
+    accounts.root.hidden = !context.isAdmin();
+    accounts.isEmpty(!state.accounts.length);
+    keyed(health, state.accounts, (account) => account.name, accountRow, (row, account) => row.draw(account, now));
+    if (ended) {
+      last.isEmpty(!ended.length);
+      grid.draw(ended, { member: gateway, now });
+    }
+  }
+
+  function drawTiles({ counts, accounts: all, usage: rows }) {
+    const sum = (field, of) => of.reduce((total, row) => total + row[field], 0);
+    const shown = [["Running", counts.running], ["Waiting", counts.waiting]];
+    if (all.length) shown.push(["Slots in use", `${sum("used", all)} / ${sum("slots", all)}`]);
+    shown.push(["Jobs today", sum("jobs", rows)], ["Failed today", sum("failed", rows)]);
+    keyed(tiles, shown, ([label]) => label, ([label]) => el("div", {}, el("dt", {}, label), el("dd")),
+      (tile, [label, value]) => {
+        text(tile.lastChild, String(value));
+        tile.classList.toggle("bad", label === "Failed today" && value > 0);
+      });
+  }
+
+  function runningRow(job) {
+    const done = bar(`Progress of ${name(job)}`), percent = el("span", { class: "percent" });
+    const what = el("span", { class: "what" }), since = el("span", { class: "since" });
+    const row = el("li", { class: "run" },
+      el("div", { class: "names" },
+        el("a", { href: hash("job", job.member, job.id), title: job.id }, name(job)),
+        el("span", { class: "quiet" }, gateway && `${job.member} · `, el("code", {}, short(job.id)))),
+      el("div", { class: "done" }, done.root, percent, what),
+      since, cancelButton(job));
+    row.draw = (one, now) => {
+      done.set(one.progress);
+      text(percent, `${Math.round(100 * one.progress)} %`);
+      what.classList.toggle("bad", Boolean(one.reason));
+      text(what, one.reason ?? (one.started ? one.node ?? "" : "Starting"));
+      text(since, duration(now - (one.started ?? one.created)));
+      since.title = one.account ? `on ${one.account}` : "";
+    };
+    return row;
+  }
+
+  /** The waiting jobs of each member; those whose turn comes first come first. */
+  function grouped({ waiting: all, counts }) {
+    const found = new Map();
+    for (const job of all) {
+      if (!found.has(job.member)) found.set(job.member, []);
+      found.get(job.member).push(job);
+    }
+    return [...found].map(([member, some]) => ({ member, jobs: some, count: counts.waiting_by_member[member] ?? some.length }));
+  }
+
+  function groupOf({ member }) {
+    const count = el("span", { class: "quiet" }), list = el("ol", { class: "rows" });
+    const further = el("p", { class: "quiet" });
+    const box = el("details", { open: true }, el("summary", {}, el("strong", {}, gateway ? member : "Queue"), " ", count), list, further);
+    box.draw = (group, now) => {
+      const shown = group.jobs.slice(0, 10);
+      text(count, `${plural(group.count, "job")}, next turn ${group.jobs[0].turn}`);
+      keyed(list, shown, key, waitingRow, (row, job) => row.draw(job, now));
+      text(further, group.count > shown.length ? `and ${group.count - shown.length} more` : "");
+    };
+    return box;
+  }
+
+  function waitingRow(job) {
+    const turn = el("span", { class: "turn" }), why = el("span", { class: "what" }), since = el("span", { class: "since" });
+    const row = el("li", { class: "wait" }, turn,
+      el("div", { class: "names" }, el("a", { href: hash("job", job.member, job.id), title: job.id }, name(job)), why),
+      since, cancelButton(job));
+    row.draw = (one, now) => {
+      text(turn, String(one.turn));
+      turn.title = `Turn ${one.turn}`;
+      text(why, one.reason ?? "");
+      text(since, duration(now - one.created));
+    };
+    return row;
+  }
+
+  function cancelButton(job) {
+    return el("button", { type: "button", class: "quiet", "aria-label": `Cancel job ${short(job.id)} of ${job.member}`,
+      click: async () => {
+        if (await ask(`Cancel ${name(job)} (${short(job.id)}) of ${job.member}?`, "Cancel job")) {
+          await act("POST", "api/jobs/cancel", { member: job.member, id: job.id });
+        }
+      } }, "Cancel");
+  }
+
+  function usedRow({ member }) {
+    const time = bar(`Running time of ${member}`), what = el("span", { class: "what" }), ran = el("span", { class: "since" });
+    const who = context.isAdmin() && gateway ? el("a", { href: hash("member", member) }, member) : el("span", {}, member);
+    const row = el("li", {}, who, time.root, ran, what);
+    row.draw = (one, most) => {
+      time.set(one.seconds / most);
+      text(ran, duration(1000 * one.seconds));
+      const parts = [plural(one.jobs, "job"), plural(one.outputs, "output")];
+      if (one.failed) parts.push(`${one.failed} failed`);
+      text(what, parts.join(" · "));
+    };
+    return row;
+  }
+
+  function accountRow(account) {
+    const use = bar(`Slots of ${account.name} in use`), slots = el("span", { class: "since" }), what = el("span", { class: "what" });
+    const row = el("li", {}, el("span", {}, account.name), use.root, slots, what);
+    row.draw = (one, now) => {
+      use.set(one.slots ? one.used / one.slots : 0);
+      text(slots, `${one.used} / ${one.slots}`);
+      what.className = `what ${one.reason ? "bad" : one.events ? "good" : ""}`;
+      const again = one.until ? `, retry in ${duration(one.until - now)}` : "";
+      text(what, one.reason ? one.reason + again : one.events ? "Ready" : "Ready, no events yet");
+    };
+    return row;
+  }
+
+  return {
+    title: "Overview",
+    root: el("div", { class: "page" }, el("h1", { class: "unseen" }, "Overview"), tiles, day.root,
+      el("div", { class: "columns" },
+        el("div", { class: "stack" }, running.root, waiting.root),
+        el("div", { class: "stack" }, accounts.root, usage.root)),
+      last.root),
+    update,
+    leave: () => clearInterval(timer),
+  };
+}
