@@ -1,21 +1,26 @@
-"""The dashboard of a busy afternoon, for its picture."""
+"""The dashboard of a busy afternoon, for its pictures and for tests of all that it shows."""
 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import graphs
 from stack import running_proxy
 from yarl import URL
 
+from proxy.jobs.activity import INTERVAL, KEPT
 from proxy.jobs.service import JobService
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
+from proxy.storage.activity import AccountRow, ActivityRepository, ActivityRow
 
 _MEMBERS = (
     Member("anna", role="admin"),
@@ -24,53 +29,81 @@ _MEMBERS = (
     Member("krita-studio", limits=Limits(jobs_per_day=200)),
     Member("night-bot", weight=0.5, limits=Limits(max_queued=50, deny_partner_nodes=True)),
 )
-_DONE = {"anna": 3, "ben": 5, "chiara": 9, "krita-studio": 6, "night-bot": 2}
+_DONE = {"anna": 2, "ben": 3, "chiara": 4, "krita-studio": 3, "night-bot": 2}
 _WAITING = {"ben": 2, "chiara": 2, "night-bot": 3}
+_NAMES = ("Portrait study", "Night market", "Product shots", "Sky replacement", None)
 
 
 async def _idle(jobs: JobService) -> None:
-    while True:
-        if not (await jobs.overview()).jobs:
-            return
+    while (await jobs.overview()).jobs:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 
 
+def _day() -> tuple[list[ActivityRow], list[AccountRow]]:
+    """Five minutes after five minutes of a day with a quiet night, a rush and an outage."""
+    now = int(time.time() * 1000)
+    last = now - now % INTERVAL
+    rows, accounts = [], []
+    for number in range(KEPT // INTERVAL):
+        at = last - KEPT + (number + 1) * INTERVAL
+        rush = max(0.0, math.sin((number - 60) / 228 * math.pi)) * (1 + 0.4 * math.sin(number / 7))
+        running = min(3, round(3.2 * rush + 0.3 * math.sin(number * 1.7)))
+        down = 170 <= number < 176
+        if running > 0 and number < KEPT // INTERVAL - 1:
+            waiting = max(0, round(9 * (rush - 0.75) + 2 * math.sin(number / 3)))
+            failed = int(down or number % 53 == 0)
+            busy = 0.0 if down else 300.0 * running * (0.75 + 0.2 * math.sin(number))
+            row = ActivityRow(at, "", 0 if down else running, waiting, 4 * running, failed, busy)
+            rows += [row, ActivityRow(at, "chiara", min(2, running), waiting // 3, 6, 0, busy / 3)]
+        reason = "unreachable" if down else ""
+        accounts.append(AccountRow(at, "default", 3, 0 if down else max(0, running), reason))
+    return rows, accounts
+
+
 @asynccontextmanager
-async def busy_gateway(folder: Path) -> AsyncIterator[tuple[URL, str]]:
-    """Its address and the token of an admin."""
+async def busy_gateway(folder: Path) -> AsyncIterator[tuple[URL, dict[str, str]]]:
+    """Its address and the tokens of its members; anna is an admin."""
     directory = await Directory.open(folder)
     tokens = {}
     for member in _MEMBERS:
         await directory.add(member)
-        tokens[member.name], _ = await directory.new_token(member.name, note="desk")
+        tokens[member.name], _ = await directory.new_token(member.name, note="workstation")
+    await directory.new_token("chiara", note="Krita on the laptop", lifetime=80 * 86_400)
     await directory.close()
     async with (
         Simulator(plan="creator") as simulator,
-        running_proxy(simulator, folder, slots=3, slots_ahead=0) as proxy,
+        running_proxy(simulator, folder, slots=3, slots_ahead=0, metrics=True) as proxy,
         aiohttp.ClientSession() as session,
     ):
 
-        async def post(member: str, graph: dict[str, object]) -> None:
+        async def post(member: str, graph: dict[str, Any], name: str | None = None) -> None:
             headers = {"Authorization": f"Bearer {tokens[member]}"}
-            url = proxy.url / "prompt"
-            async with session.post(url, json={"prompt": graph}, headers=headers) as answer:
+            workflow = {} if name is None else {"workflow_name": name}
+            body = {"prompt": graph, "extra_data": workflow}
+            async with session.post(proxy.url / "prompt", json=body, headers=headers) as answer:
                 answer.raise_for_status()
 
-        simulator.switches.pace = 0.05
+        dashboard = proxy.services.dashboard
+        assert dashboard is not None
+        assert isinstance(dashboard.activity, ActivityRepository)
+        rows, health = _day()
+        await dashboard.activity.put(rows, health, forget=0)
+        simulator.switches.pace = 0.02
         seed = 0
         for member, count in _DONE.items():
             for _ in range(count):
                 seed += 1
-                await post(member, graphs.sampled(seed, steps=10))
-        await post("krita-studio", graphs.raising())
+                name = _NAMES[seed % len(_NAMES)]
+                await post(member, graphs.sampled(seed, steps=12, size=512), name)
+        await post("krita-studio", graphs.raising(), "Upscale test")
         await _idle(proxy.services.jobs)
         simulator.switches.pace = 0.5
         for member in ("anna", "krita-studio", "chiara"):
             seed += 1
-            await post(member, graphs.sampled(seed, steps=30))
+            await post(member, graphs.sampled(seed, steps=30), _NAMES[seed % len(_NAMES)])
             await asyncio.sleep(1.5)
         for member, count in _WAITING.items():
             for _ in range(count):
                 seed += 1
-                await post(member, graphs.sampled(seed, steps=30))
-        yield proxy.url, tokens["anna"]
+                await post(member, graphs.sampled(seed, steps=30), _NAMES[seed % len(_NAMES)])
+        yield proxy.url, tokens

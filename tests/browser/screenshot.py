@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Literal
 
 from browser import sketch
 from browser.frontend import SAVE, WORKFLOW, Frontend, chromium, headless
@@ -45,17 +46,53 @@ async def web_interface(path: str) -> bytes:
             return await page.screenshot()
 
 
-async def dashboard(path: str) -> bytes:
+#: The pictures of the dashboard: member, view, dark or light, width and height.
+DASHBOARD: dict[str, tuple[str, str, Literal["light", "dark"], int, int]] = {
+    "dashboard": ("anna", "", "light", 1280, 1300),
+    "dashboard-dark": ("anna", "", "dark", 1280, 1300),
+    "dashboard-phone": ("anna", "", "dark", 390, 844),
+    "dashboard-jobs": ("anna", "#/jobs", "light", 1280, 860),
+    "dashboard-job": ("anna", "#/jobs?status=completed", "dark", 1280, 800),
+    "dashboard-member": ("anna", "#/member/chiara", "light", 1280, 1180),
+    "dashboard-accounts": ("anna", "#/accounts", "light", 1280, 460),
+}
+
+#: Whether no picture of the page is still to come.
+_PICTURES_ARE_THERE = """
+() => [...document.images].every((one) => one.loading === "eager" || one.naturalWidth > 0
+  || one.getBoundingClientRect().top > innerHeight)
+"""
+
+
+async def dashboard(path: str) -> dict[str, bytes]:
     """The dashboard while several members work, as PNG."""
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
-        async with busy_gateway(Path(folder)) as (url, token), headless(path) as browser:
-            page = await browser.new_page(viewport={"width": 1280, "height": 1150})
-            await page.goto(str(url / "proxy/"))
-            await page.get_by_label("Your token").fill(token)
-            await page.keyboard.press("Enter")
-            await page.locator("#waiting tbody tr").nth(6).wait_for()
-            await page.locator("#tokens tbody tr").nth(4).wait_for(state="attached")
-            return await page.screenshot()
+        async with busy_gateway(Path(folder)) as (url, tokens), headless(path) as browser:
+            for name, (member, view, scheme, width, height) in DASHBOARD.items():
+                context = await browser.new_context(
+                    viewport={"width": width, "height": height}, color_scheme=scheme
+                )
+                page = await context.new_page()
+                await page.goto(str(url / "proxy/"))
+                await page.get_by_label("Your token").fill(tokens[member])
+                await page.keyboard.press("Enter")
+                await page.locator("#waiting details").first.wait_for()
+                await page.locator(".chart rect.running").nth(20).wait_for()
+                if view:
+                    await page.goto(f"{url / 'proxy/'}{view}")
+                if name == "dashboard-job":
+                    await page.locator(".gallery a").first.click()
+                    await page.locator("#nodes tbody tr").first.wait_for()
+                elif name == "dashboard-accounts":
+                    await page.locator(".strip span.bad").first.wait_for()
+                else:
+                    await page.locator(".gallery a").first.wait_for()
+                await page.mouse.move(0, 0)
+                await page.wait_for_function(_PICTURES_ARE_THERE)
+                found[name] = await page.screenshot()
+                await context.close()
+    return found
 
 
 async def terminal() -> str:
@@ -82,9 +119,11 @@ def main() -> None:
     """Write the pictures, packed as small as PNG can be."""
     path = chromium() or sys.exit("Chromium is missing.")
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for name, take in (("web-interface", web_interface), ("dashboard", dashboard)):
-        with Image.open(io.BytesIO(asyncio.run(take(path)))) as picture:
-            picture.convert("RGB").save(PICTURES / f"{name}.png", optimize=True)
+    pictures = {"web-interface": asyncio.run(web_interface(path)), **asyncio.run(dashboard(path))}
+    for name, data in pictures.items():
+        with Image.open(io.BytesIO(data)) as picture:
+            few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+            few.save(PICTURES / f"{name}.png", optimize=True)
     (PICTURES / "terminal.svg").write_text(asyncio.run(terminal()), encoding="utf-8")
 
 

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import aiohttp
 import graphs
 import pytest
+from axe_playwright_python.async_playwright import Axe
 from browser.frontend import PATIENCE
+from browser.gallery import busy_gateway
 from browser.reverse_proxy import free_port, nginx
 from browser.watch import Watch
 from stack import running_proxy
@@ -75,6 +77,7 @@ async def signed_in(
     *,
     url: URL | None = None,
     width: int = 1280,
+    scheme: Literal["light", "dark"] = "light",
     refused: tuple[str, ...] = (),
 ) -> AsyncIterator[Page]:
     """The dashboard, by way of the sign-in page; nothing may go wrong in it.
@@ -83,7 +86,9 @@ async def signed_in(
     as a pattern of `STATUS METHOD PATH`.
     """
     home = url or gateway.url
-    context = await chrome.new_context(viewport={"width": width, "height": 900})
+    context = await chrome.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme
+    )
     page = await context.new_page()
     page.set_default_timeout(PATIENCE)
     watch = Watch(home)
@@ -91,7 +96,7 @@ async def signed_in(
     await page.goto(str(home / "proxy/"))
     await page.get_by_label("Your token").fill(gateway.tokens[member])
     await page.keyboard.press("Enter")
-    await page.get_by_text("live", exact=True).wait_for()
+    await page.get_by_text("Live", exact=True).wait_for()
     try:
         yield page
         unexpected = watch.unexpected()
@@ -100,23 +105,36 @@ async def signed_in(
         await context.close()
 
 
-async def test_an_admin_sees_everybody_and_cancels_a_waiting_job(
+async def until_ended(page: Page, job: str) -> Locator:
+    """The card of a job that has ended."""
+    card = page.locator(f".gallery a[href$='{job}']")
+    await card.wait_for()
+    return card
+
+
+async def test_an_admin_sees_everybody_and_cancels_a_waiting_job_by_keyboard(
     chrome: Browser, gateway: Gateway, simulator: Simulator
 ) -> None:
     simulator.switches.pace = 0.5
     async with signed_in(chrome, gateway, "anna") as page:
+        await page.get_by_text("No jobs running").wait_for()
+        await page.get_by_text("No jobs waiting").wait_for()
         runs = await gateway.submit("ben", graphs.sampled(steps=60))
         waits = await gateway.submit("anna", graphs.sampled(steps=60))
-        running = page.locator("#running tbody tr")
-        await running.filter(has_text=runs[:8]).filter(has_text="KSampler").wait_for()
-        waiting = page.locator("#waiting tbody tr").filter(has_text=waits[:8])
-        await waiting.get_by_text("every slot is taken").wait_for()
-        await waiting.get_by_role("button").focus()
+        running = page.locator("#running li").filter(has_text=runs[:8])
+        await running.filter(has_text="KSampler").wait_for()
+        await running.filter(has_text="v1-5-pruned-emaonly-fp16").wait_for()
+        group = page.locator("#waiting details").filter(has_text="anna")
+        await group.get_by_text("all slots are in use").wait_for()
+        cancel = group.get_by_role("button", name=f"Cancel job {waits[:8]} of anna")
+        await cancel.focus()
         await page.keyboard.press("Enter")
-        await page.get_by_role("button", name="Cancel it").focus()
+        yes = page.get_by_role("button", name="Cancel job", exact=True)
+        await yes.focus()
         await page.keyboard.press("Enter")
-        await waiting.wait_for(state="detached")
-        await page.locator("#usage tbody tr").filter(has_text="ben").wait_for()
+        await group.wait_for(state="detached")
+        await page.get_by_text("No jobs waiting").wait_for()
+        await page.locator("#usage li").filter(has_text="ben").wait_for()
 
 
 async def test_jobs_of_two_members_may_have_one_id(
@@ -128,7 +146,7 @@ async def test_jobs_of_two_members_may_have_one_id(
         await gateway.submit("anna", graphs.sampled(steps=60))
         for member in ("anna", "ben"):
             await gateway.submit(member, graphs.sampled(steps=60), prompt_id=prompt_id)
-        waiting = page.locator("#waiting tbody tr")
+        waiting = page.locator("#waiting details")
         for member in ("anna", "ben"):
             await waiting.filter(has_text=member).wait_for()
         for member in ("ben", "anna"):
@@ -138,57 +156,198 @@ async def test_jobs_of_two_members_may_have_one_id(
             ) as answer:
                 assert answer.status == 200
             await waiting.filter(has_text=member).wait_for(state="detached")
-        assert await waiting.count() == 0
 
 
-async def test_a_failure_is_shown_with_its_node(
-    chrome: Browser, gateway: Gateway, simulator: Simulator
+async def test_a_failure_is_shown_with_its_error_and_its_node(
+    chrome: Browser, gateway: Gateway
 ) -> None:
     async with signed_in(chrome, gateway, "anna") as page:
         failed = await gateway.submit("ben", graphs.raising())
-        row = page.locator("#failures tbody tr").filter(has_text=failed[:8])
-        await row.filter(has_text="ben").wait_for()
+        card = await until_ended(page, failed)
+        for words in ("Failed", "ben", "SimulatorRaise: boom"):
+            await card.get_by_text(words, exact=True).wait_for()
+        await card.focus()
+        await page.keyboard.press("Enter")
+        await page.get_by_role("heading", name="EmptyImage").wait_for()
+        error = page.locator("#error")
+        await error.get_by_text("ValueError").wait_for()
+        await error.get_by_text("boom", exact=True).wait_for()
+        assert await page.locator("tr.failed").inner_text() != ""
+        assert await page.title() == "Job · comfy-cloud-proxy"
+
+
+async def test_a_job_is_shown_while_it_runs_and_when_it_has_ended(
+    chrome: Browser, gateway: Gateway, simulator: Simulator
+) -> None:
+    simulator.switches.pace = 0.1
+    async with signed_in(chrome, gateway, "ben") as page:
+        job = await gateway.submit("ben", graphs.sampled(steps=20))
+        await page.locator("#running li").get_by_role("link").click()
+        sampler = page.locator("#nodes tbody tr").filter(has_text="KSampler")
+        await sampler.get_by_text("running").wait_for()
+        await page.locator(".headline").get_by_text("Done", exact=True).wait_for()
+        assert re.search(r"\d (ms|s)\b", await sampler.locator(".time").inner_text())
+        assert await sampler.locator(".span > span").is_visible()
+        picture = page.locator("#outputs img")
+        await page.wait_for_function(
+            "(one) => one.complete && one.naturalWidth > 0", arg=await picture.element_handle()
+        )
+        await page.get_by_text(job).wait_for()
+        link = page.locator("#outputs a")
+        assert "/view?" in str(await link.evaluate("(one) => one.href"))
+
+
+async def test_jobs_are_searched_and_filtered(chrome: Browser, gateway: Gateway) -> None:
+    async with signed_in(chrome, gateway, "anna") as page:
+        named = {"extra_data": {"workflow_name": "Night market"}}
+        night = await gateway.submit("ben", graphs.plain(), **named)
+        failed = await gateway.submit("anna", graphs.raising())
+        await until_ended(page, failed)
+        await until_ended(page, night)
+        await page.get_by_role("link", name="All jobs").click()
+        cards = page.locator(".gallery li")
+        await cards.nth(1).wait_for()
+        await page.get_by_role("button", name="Failed").click()
+        await cards.filter(has_text="Night market").wait_for(state="detached")
+        assert await cards.count() == 1
+        await page.get_by_role("button", name="All", exact=True).click()
+        await page.get_by_label("Search jobs").fill("night MARKET")
+        await cards.filter(has_text="EmptyImage").wait_for(state="detached")
+        await page.reload()
+        await cards.filter(has_text="Night market").wait_for()
+        assert await cards.count() == 1
+        await page.get_by_label("Search jobs").fill("no such thing")
+        await page.get_by_text("No jobs match").wait_for()
+        await page.get_by_label("Search jobs").fill("")
+        await page.get_by_label("Member").select_option("anna")
+        await cards.filter(has_text="EmptyImage").wait_for()
+        await cards.filter(has_text="Night market").wait_for(state="detached")
+
+
+async def test_more_jobs_are_loaded_on_demand(chrome: Browser, gateway: Gateway) -> None:
+    async with signed_in(chrome, gateway, "anna") as page:
+        for color in range(26):
+            job = await gateway.submit("ben", graphs.plain(color))
+        await until_ended(page, job)
+        await page.get_by_role("link", name="All jobs").click()
+        cards = page.locator(".gallery li")
+        await cards.nth(23).wait_for()
+        assert await cards.count() == 24
+        await page.get_by_role("button", name="Show more").click()
+        await cards.nth(25).wait_for()
+        await page.get_by_role("button", name="Show more").wait_for(state="hidden")
 
 
 async def test_members_and_tokens_are_managed(chrome: Browser, gateway: Gateway) -> None:
     async with signed_in(chrome, gateway, "anna") as page:
+        await page.get_by_role("link", name="Members").click()
         await page.get_by_label("Name").fill("cleo")
+        await page.get_by_role("button", name="Add member").click()
+        await page.get_by_role("heading", name="cleo").wait_for()
         await page.get_by_label("Jobs a day").fill("20")
-        await page.get_by_role("button", name="Add", exact=True).click()
-        row = page.locator("#members > table tbody tr").filter(has_text="cleo")
-        await row.filter(has_text="20 jobs a day").wait_for()
-        await row.get_by_role("button", name="New token for cleo").click()
+        await page.get_by_label("Upload a day (MB)").fill("1.5")
+        await page.get_by_label("Weight").fill("2")
+        await page.get_by_label("Denied node classes").fill("Flux*")
+        await page.get_by_role("button", name="Save").click()
+        await page.get_by_text("Saved").wait_for()
+        await page.get_by_label("Note").fill("the laptop")
+        await page.get_by_label("Expires").select_option("In 30 days")
+        await page.get_by_role("button", name="New token").click()
         token = page.locator("#token-made code")
         await token.filter(has_text="ccp_").wait_for()
         headers = {"Authorization": f"Bearer {await token.inner_text()}"}
         async with gateway.session.get(gateway.url / "queue", headers=headers) as answer:
             assert answer.status == 200
+        url = gateway.url / "proxy/api/members"
+        async with gateway.session.get(url, headers=headers) as answer:
+            (cleo,) = (await answer.json())["members"]
+        assert (cleo["weight"], cleo["limits"]["jobs_per_day"]) == (2, 20)
+        assert cleo["limits"]["upload_bytes_per_day"] == 1_500_000
+        assert cleo["limits"]["denied_classes"] == ["Flux*"]
         await page.get_by_role("button", name="Done").click()
         await page.locator("#token-made code:empty").wait_for(state="attached")
-        await row.get_by_role("button", name="Disable cleo").click()
+        await page.get_by_role("button", name="Disable cleo").click()
         await page.get_by_role("button", name="Disable", exact=True).click()
-        await row.get_by_text("disabled").wait_for()
+        await page.get_by_text("disabled", exact=True).wait_for()
         async with gateway.session.get(gateway.url / "queue", headers=headers) as answer:
             assert answer.status == 401
-        tokens = page.locator("#tokens tbody tr").filter(has_text="cleo")
-        await tokens.get_by_role("button").click()
+        row = page.locator("#tokens li").filter(has_text="the laptop")
+        await row.filter(has_text="Expires").get_by_role("button").click()
         await page.get_by_role("button", name="Revoke", exact=True).click()
-        await tokens.wait_for(state="detached")
+        await row.wait_for(state="detached")
+        await page.get_by_text("No tokens").wait_for()
+        await page.get_by_role("button", name="Remove member").click()
+        await page.get_by_role("button", name="Remove", exact=True).click()
+        await page.get_by_role("heading", name="Add a member").wait_for()
+        await page.locator("#members li").filter(has_text="cleo").wait_for(state="detached")
 
 
 async def test_a_member_sees_only_the_own_things(
     chrome: Browser, gateway: Gateway, simulator: Simulator
 ) -> None:
+    done = await gateway.submit("anna", graphs.plain())
     simulator.switches.pace = 0.5
     async with signed_in(chrome, gateway, "ben") as page:
         others = await gateway.submit("anna", graphs.sampled(steps=60))
         own = await gateway.submit("ben", graphs.sampled(steps=60))
-        await page.locator("#waiting tbody tr").filter(has_text=own[:8]).wait_for()
-        text = await page.content()
-        assert others[:8] not in text
-        assert "anna" not in text
-        assert not await page.locator("#members").is_visible()
-        assert not await page.locator("#accounts").is_visible()
+        await page.locator(f"#waiting a[href$='{own}']").wait_for()
+        for view in ("", "#/jobs", "#/accounts", "#/members", "#/member/ben"):
+            await page.goto(f"{gateway.url / 'proxy/'}{view}")
+            text = await page.content()
+            assert not {others[:8], done[:8], "anna"} & set(re.findall(r"[\w-]{4,8}", text))
+        for link in ("Members", "Accounts"):
+            assert await page.get_by_role("link", name=link).count() == 0
+
+
+async def test_a_member_makes_an_own_token(chrome: Browser, gateway: Gateway) -> None:
+    async with signed_in(chrome, gateway, "ben") as page:
+        await page.get_by_role("link", name="Your access").click()
+        await page.get_by_text("No limits").wait_for()
+        await page.get_by_label("Note").fill("phone")
+        await page.get_by_role("button", name="New token").click()
+        await page.locator("#token-made code").filter(has_text="ccp_").wait_for()
+        await page.get_by_role("button", name="Done").click()
+        await page.locator("#tokens li").filter(has_text="phone").wait_for()
+
+
+async def test_a_member_of_another_name_is_not_there(chrome: Browser, gateway: Gateway) -> None:
+    refused = (r"403 GET /proxy/api/.*",)
+    async with signed_in(chrome, gateway, "ben", refused=refused) as page:
+        await page.goto(f"{gateway.url / 'proxy/'}#/member/anna")
+        await page.get_by_text("There is no such member").wait_for()
+        await page.goto(f"{gateway.url / 'proxy/'}#/job/anna/x")
+        await page.get_by_text("Only admins of this proxy").wait_for()
+
+
+async def test_a_simulator_is_marked_and_links_lead_elsewhere(
+    chrome: Browser, simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    tokens = await two_members(tmp_path)
+    async with running_proxy(simulator, tmp_path, simulate=True, metrics=True) as proxy:
+        gateway = Gateway(proxy.url, tokens, session)
+        async with signed_in(chrome, gateway, "anna") as page:
+            await page.get_by_text("Simulator", exact=True).wait_for()
+            links = page.locator("footer a")
+            found = [await link.evaluate("(one) => one.href") for link in await links.all()]
+            assert f"{proxy.url}/" in found
+            assert str(proxy.url / "metrics") in found
+        async with signed_in(chrome, gateway, "ben") as page:
+            assert await page.get_by_role("link", name="Metrics").count() == 0
+
+
+async def test_the_chart_is_read_by_keyboard(chrome: Browser, tmp_path: Path) -> None:
+    async with busy_gateway(tmp_path) as (url, tokens), aiohttp.ClientSession() as session:
+        gateway = Gateway(url, tokens, session)
+        async with signed_in(chrome, gateway, "anna") as page:
+            chart = page.get_by_role("group", name="Jobs of the last 24 hours")
+            await chart.locator("rect.running").nth(20).wait_for()
+            await chart.focus()
+            status = chart.get_by_role("status")
+            for _ in range(3):
+                await page.keyboard.press("ArrowLeft")
+            await status.filter(has_text=re.compile(r"\d running, \d+ waiting")).wait_for()
+            await page.keyboard.press("Tab")
+            await chart.locator(".tip").wait_for(state="hidden")
 
 
 async def test_who_signs_out_or_loses_the_token_sees_nothing_more(
@@ -207,31 +366,34 @@ async def test_a_refused_stream_of_events_is_asked_for_again(
     async with signed_in(chrome, gateway, "anna", refused=(r"502 GET /proxy/api/events",)) as page:
         await page.route("**/api/events", lambda route: route.fulfill(status=502), times=1)
         await page.reload()
-        await page.get_by_text("trying again").wait_for()
-        await page.get_by_text("live", exact=True).wait_for()
-        job = await gateway.submit("ben", graphs.plain())
-        await page.locator("#usage tbody tr").filter(has_text="ben").wait_for()
-        assert job
+        await page.get_by_text("retrying").wait_for()
+        await page.get_by_text("Live", exact=True).wait_for()
+        await until_ended(page, await gateway.submit("ben", graphs.plain()))
 
 
-async def test_it_is_live_again_after_a_restart_behind_nginx(
+async def test_it_is_live_again_after_a_restart_behind_nginx_below_a_path(
     chrome: Browser, simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
-    data, refused = tmp_path / "data", (r"50[24] GET /proxy/api/(events|state|members|tokens)",)
+    data, refused = tmp_path / "data", (r"50[24] GET /proxy/api/.*",)
     tokens, port = await two_members(data), free_port()
+    settings: dict[str, Any] = {"port": port, "base_path": "/comfy/"}
     async with nginx(tmp_path / "nginx", port) as front, AsyncExitStack() as page_open:
-        async with running_proxy(simulator, data, port=port) as proxy:
+        async with running_proxy(simulator, data, **settings) as proxy:
             gateway = Gateway(proxy.url, tokens, session)
+            before = await gateway.submit("ben", graphs.plain())
             page = await page_open.enter_async_context(
-                signed_in(chrome, gateway, "anna", url=front, refused=refused)
+                signed_in(chrome, gateway, "anna", url=front / "comfy", refused=refused)
             )
-        await page.get_by_text("trying again").wait_for()
+            card = await until_ended(page, before)
+            picture = await card.locator("img").element_handle()
+            await page.wait_for_function("(one) => one.naturalWidth > 0", arg=picture)
+        await page.get_by_text("retrying").wait_for()
         async with page.expect_response(lambda answer: answer.status == 502):
             pass
-        async with running_proxy(simulator, data, port=port):
-            await page.get_by_text("live", exact=True).wait_for()
-            await gateway.submit("ben", graphs.plain())
-            await page.locator("#usage tbody tr").filter(has_text="ben").wait_for()
+        async with running_proxy(simulator, data, **settings):
+            await page.get_by_text("Live", exact=True).wait_for()
+            await until_ended(page, await gateway.submit("ben", graphs.plain(1)))
+            await until_ended(page, before)
             await page_open.aclose()
 
 
@@ -251,11 +413,14 @@ async def test_who_loses_the_token_is_told_to_sign_in_again(
 async def test_why_an_action_was_refused_stays_until_it_is_dismissed(
     chrome: Browser, gateway: Gateway
 ) -> None:
-    refused = (r"409 PATCH /proxy/api/members/anna",)
+    refused = (r"404 DELETE /proxy/api/tokens/.*",)
     async with signed_in(chrome, gateway, "anna", refused=refused) as page:
-        await page.get_by_role("button", name="Disable anna").click()
-        await page.get_by_role("button", name="Disable", exact=True).click()
-        told = page.get_by_role("alert").filter(has_text="You would shut yourself out")
+        await page.goto(f"{gateway.url / 'proxy/'}#/member/ben")
+        row = page.locator("#tokens li").filter(has_text="laptop")
+        await row.get_by_role("button").click()
+        await page.route("**/api/tokens/*", lambda route: route.fulfill(status=404), times=1)
+        await page.get_by_role("button", name="Revoke", exact=True).click()
+        told = page.get_by_role("alert").filter(has_text="The server answered 404")
         await told.wait_for()
         async with gateway.session.post(
             gateway.url / "proxy/api/tokens",
@@ -263,7 +428,7 @@ async def test_why_an_action_was_refused_stays_until_it_is_dismissed(
             headers={"Authorization": f"Bearer {gateway.tokens['anna']}"},
         ) as answer:
             assert answer.status == 201
-        await page.locator("#tokens tbody tr").filter(has_text="drawn anew").wait_for()
+        await page.locator("#tokens li").filter(has_text="drawn anew").wait_for()
         assert await told.is_visible()
         assert await _in_view(told)
         await page.get_by_role("button", name="Dismiss").click()
@@ -276,50 +441,103 @@ async def test_what_is_wrong_with_a_new_member_is_told_beside_the_form(
     async with signed_in(
         chrome, gateway, "anna", width=375, refused=(r"409 POST /proxy/api/members",)
     ) as page:
+        await page.get_by_role("link", name="Members").click()
         await page.get_by_label("Name").fill("ben")
-        await page.get_by_role("button", name="Add", exact=True).click()
+        await page.get_by_role("button", name="Add member").click()
         told = page.locator("#new-member [role=alert]").filter(has_text="There is a member ben")
         await told.wait_for()
         assert await _in_view(told)
         await page.get_by_label("Name").fill("cleo")
-        await page.get_by_role("button", name="Add", exact=True).click()
-        await page.locator("#members > table tbody tr").filter(has_text="cleo").wait_for()
-        assert not await told.is_visible()
+        await page.get_by_role("button", name="Add member").click()
+        await page.get_by_role("heading", name="cleo").wait_for()
+
+
+async def test_a_limit_that_cannot_be_is_told_beside_the_form(
+    chrome: Browser, gateway: Gateway
+) -> None:
+    refused = (r"400 PATCH /proxy/api/members/ben",)
+    async with signed_in(chrome, gateway, "anna", refused=refused) as page:
+        await page.goto(f"{gateway.url / 'proxy/'}#/member/ben")
+        await page.get_by_label("Jobs a day").fill("1.5")
+        await page.get_by_role("button", name="Save").click()
+        await page.locator("#limits [role=alert]").filter(has_text="jobs_per_day").wait_for()
+        await page.get_by_label("Jobs a day").fill("15")
+        await page.get_by_role("button", name="Save").click()
+        await page.get_by_text("Saved").wait_for()
 
 
 async def test_a_token_is_copied_on_plain_http_too(chrome: Browser, gateway: Gateway) -> None:
     url = gateway.url.with_host("gateway.test")
     async with signed_in(chrome, gateway, "anna", url=url) as page:
         assert await page.evaluate("navigator.clipboard === undefined")
-        await page.get_by_role("button", name="New token for ben").click()
+        await page.goto(f"{url / 'proxy/'}#/member/ben")
+        await page.get_by_role("button", name="New token").click()
         token = await page.locator("#token-made code").filter(has_text="ccp_").inner_text()
         await page.get_by_role("button", name="Copy").click()
         await page.get_by_text("Copied.").wait_for()
         await page.get_by_role("button", name="Done").click()
-        name = page.get_by_label("Name")
+        name = page.get_by_label("Note")
         await name.focus()
         await page.keyboard.press("Control+V")
         assert await name.input_value() == token
 
 
-async def test_everything_is_within_reach_and_readable_on_a_phone(
-    chrome: Browser, gateway: Gateway, simulator: Simulator
+VIEWS = {
+    "overview": "#/",
+    "jobs": "#/jobs",
+    "none": "#/jobs?q=nothing-like-it",
+    "job": "#/jobs?status=completed",
+    "failure": "#/jobs?status=failed",
+    "members": "#/members",
+    "member": "#/member/chiara",
+    "accounts": "#/accounts",
+}
+
+
+async def opened(page: Page, url: URL, view: str) -> None:
+    """A view, with what it shows."""
+    await page.goto(f"{url / 'proxy/'}{VIEWS[view]}")
+    cards = page.locator(".gallery li a")
+    if view in ("job", "failure"):
+        await cards.first.click()
+        await page.locator("#nodes tbody tr").first.wait_for()
+    elif view == "members":
+        await page.locator("#members li").nth(4).wait_for()
+    elif view == "accounts":
+        await page.locator(".strip span.bad").first.wait_for()
+    elif view == "none":
+        await page.get_by_text("No jobs match").wait_for()
+    else:
+        await cards.nth(3).wait_for()
+    if view == "member":
+        await page.locator("#tokens li").nth(1).wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_and_nothing_is_beside_the_screen(
+    chrome: Browser, tmp_path: Path, scheme: Literal["light", "dark"]
 ) -> None:
-    async with signed_in(chrome, gateway, "anna", width=375) as page:
-        await gateway.submit("ben", graphs.raising())
-        await page.locator("#failures tbody tr").wait_for()
-        simulator.switches.pace = 0.5
-        for member in ("anna", "ben"):
-            await gateway.submit(member, graphs.sampled(steps=60))
-        await page.locator("#running tbody tr").get_by_text("KSampler").wait_for()
-        await page.locator("#waiting tbody tr").wait_for()
-        assert await page.evaluate(_BEYOND_THE_EDGE) == []
-        assert await page.evaluate(_BROKEN_WORDS) == []
+    axe = Axe()
+    async with busy_gateway(tmp_path) as (url, tokens), aiohttp.ClientSession() as session:
+        gateway = Gateway(url, tokens, session)
+        for width in (1280, 375):
+            async with signed_in(chrome, gateway, "anna", width=width, scheme=scheme) as page:
+                for view in VIEWS:
+                    await opened(page, url, view)
+                    found = (await axe.run(page)).response["violations"]
+                    told = [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
+                    assert told == [], f"{view} at {width}"
+                    assert await page.evaluate(_BEYOND_THE_EDGE) == [], f"{view} at {width}"
+                    assert await page.evaluate(_BROKEN_WORDS) == [], f"{view} at {width}"
+            async with signed_in(chrome, gateway, "chiara", width=width, scheme=scheme) as page:
+                await opened(page, url, "member")
+                assert (await axe.run(page)).violations_count == 0
+                assert await page.evaluate(_BEYOND_THE_EDGE) == []
 
 
 #: What lies beside a page that is as wide as the screen.
 _BEYOND_THE_EDGE = """
-() => [...document.querySelectorAll("main *")]
+() => [...document.querySelectorAll("main *, header *, footer *")]
   .filter((one) => one.checkVisibility() && !one.closest("thead"))
   .filter((one) => Math.max(one.getBoundingClientRect().right, one.scrollWidth) > innerWidth + 0.5)
   .map((one) => one.outerHTML)
@@ -363,7 +581,7 @@ async def test_a_running_job_that_cannot_be_followed_says_why(
     simulator.switches.pace = 0.5
     async with signed_in(chrome, gateway, "anna") as page:
         job = await gateway.submit("ben", graphs.sampled(steps=600))
-        running = page.locator("#running tbody tr").filter(has_text=job[:8])
+        running = page.locator("#running li").filter(has_text=job[:8])
         await running.filter(has_text="KSampler").wait_for()
         simulator.account.key = "comfyui-another-key-0123456789"
         simulator.drop_sockets()

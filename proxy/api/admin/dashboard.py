@@ -8,6 +8,8 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, metadata
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -253,10 +255,22 @@ async def _state(request: web.Request) -> dict[str, Any]:
     state["server"] = {
         "version": __version__,
         "simulated": dashboard.simulated,
+        "documentation": _documentation(),
         "interface": not here,
         "metrics": services.metrics_shown and admin and (here or not services.admin_apart),
     }
     return state
+
+
+@cache
+def _documentation() -> str | None:
+    """Where the package says that its documents are."""
+    with contextlib.suppress(PackageNotFoundError):
+        for line in metadata("comfy-cloud-proxy").get_all("Project-URL") or ():
+            label, _, url = line.partition(", ")
+            if label == "Documentation" and url.startswith("https://"):
+                return str(url)
+    return None
 
 
 def dashboard_of(request: web.Request) -> Dashboard:

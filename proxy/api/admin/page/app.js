@@ -12,6 +12,8 @@ import * as overview from "./overview.js";
 const VIEWS = { "": overview.view, jobs: jobs.view, job: job.view, accounts: accounts.view, members: members.list, member: members.view };
 const FOR_ADMINS = new Set(["accounts", "members"]);
 
+const COMFY = "https://docs.comfy.org/development/cloud/overview";
+
 let open = null, skew = 0;
 
 /** What a view knows: the last state, the time of the server, and who looks. */
@@ -64,9 +66,9 @@ function drawFrame() {
   $("#simulated").hidden = !server.simulated;
   const elsewhere = [];
   if (server.interface) elsewhere.push(["../", "Web interface"]);
-  elsewhere.push([server.documentation, "Documentation"]);
+  elsewhere.push(server.documentation ? [server.documentation, "Documentation"] : [COMFY, "Comfy Cloud documentation"]);
   if (server.metrics) elsewhere.push(["../metrics", "Metrics"]);
-  keyed($("#elsewhere"), elsewhere.filter(([to]) => to), ([to]) => to, ([to, label]) => el("li", {}, el("a", { href: to }, label)));
+  keyed($("#elsewhere"), elsewhere, ([to]) => to, ([to, label]) => el("li", {}, el("a", { href: to }, label)));
   text($("#version"), `comfy-cloud-proxy ${server.version}`);
 }
 

@@ -94,6 +94,8 @@ function fold(activity, count) {
   }
   for (const bar of bars) {
     const seconds = (Math.min(bar.at + step, activity.to) - bar.at) / 1000;
+    // The end of a job is told a moment after the next one begins.
+    if (bar.slots) bar.running = Math.min(bar.running, bar.slots);
     bar.use = bar.slots ? Math.min(1, bar.busy / (bar.slots * Math.max(60, seconds))) : null;
   }
   return bars;

@@ -18,7 +18,7 @@ export function view(context, [member, id]) {
   const rows = el("tbody");
   outputs.body.append(pictures);
   nodes.body.append(el("table", { class: "nodes" },
-    el("thead", {}, el("tr", {}, ["Node", "Class", "Time", "When it ran"].map((head) => el("th", { scope: "col" }, head)))), rows));
+    el("thead", {}, el("tr", {}, ["Node", "Time", "When it ran"].map((head) => el("th", { scope: "col" }, head)))), rows));
   error.root.hidden = true;
   const parts = el("div", { class: "stack" }, error.root, outputs.root, nodes.root);
   let job = null, asked = 0, seen = null;
@@ -88,10 +88,9 @@ export function view(context, [member, id]) {
 
   function row(node) {
     return el("tr", {},
-      el("th", { scope: "row", "data-label": "Node" }, node.title, " ", el("small", {}, `#${node.id}`)),
-      el("td", { "data-label": "Class" }, node.class),
-      el("td", { class: "time", "data-label": "Time" }),
-      el("td", { class: "when", "data-label": "When it ran" }, el("span", { class: "span", "aria-hidden": "true" }, el("span"))));
+      el("th", { scope: "row" }, node.title, " ", el("small", {}, node.title === node.class ? `#${node.id}` : `${node.class} #${node.id}`)),
+      el("td", { class: "time" }),
+      el("td", { class: "when" }, el("span", { class: "span", "aria-hidden": "true" }, el("span"))));
   }
 
   /** When a node ran, in words and as a bar within the job. */
@@ -99,7 +98,7 @@ export function view(context, [member, id]) {
     const live = job.ended == null;
     const whole = Math.max(1, (job.ended ?? context.now) - (job.started ?? context.now));
     const word = node.cached ? "cached" : node.began != null ? duration(node.ran)
-      : live && node.marked ? "running" : live ? "" : "not timed";
+      : live ? (node.marked ? "running" : "") : job.state === "completed" ? "not timed" : "did not run";
     text(tr.querySelector(".time"), word);
     tr.classList.toggle("marked", node.marked);
     tr.classList.toggle("failed", node.marked && !live);

@@ -18,6 +18,7 @@ const PARALLEL = [["", "As the server's setting"], ["auto", "As the client can f
 const path = (member) => `api/members/${encodeURIComponent(member)}`;
 const options = (pairs) => pairs.map(([value, label]) => el("option", { value }, label));
 const field = (label, input) => el("label", {}, el("span", {}, label), input);
+const wide = (label, input) => el("label", { class: "wide" }, el("span", {}, label), input);
 
 /** All members, for admins. */
 export function list(context) {
@@ -166,7 +167,7 @@ export function view(context, [name]) {
       field("Role", role),
       field("Weight (share of turns)", el("input", { name: "weight", type: "number", min: 0.01, max: 1000, step: "any", required: true, value: member.weight })),
       LIMITS.map(number), field("Jobs of one client", parallel),
-      field("Denied node classes, one a line", el("textarea", { name: "denied_classes", rows: 2, spellcheck: "false", placeholder: "none" }, member.limits.denied_classes.join("\n"))),
+      wide("Denied node classes, one a line", el("textarea", { name: "denied_classes", rows: 2, spellcheck: "false", placeholder: "none" }, member.limits.denied_classes.join("\n"))),
       el("label", { class: "check" }, el("input", { name: "deny_partner_nodes", type: "checkbox", checked: member.limits.deny_partner_nodes }), el("span", {}, "Deny partner nodes")),
       el("div", { class: "acts" }, save, done), problem);
 

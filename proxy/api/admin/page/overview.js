@@ -111,7 +111,7 @@ export function view(context) {
     const box = el("details", { open: true }, el("summary", {}, el("strong", {}, gateway ? member : "Queue"), " ", count), list, further);
     box.draw = (group, now) => {
       const shown = group.jobs.slice(0, 10);
-      text(count, `${plural(group.count, "job")}, next turn ${group.jobs[0].turn}`);
+      text(count, plural(group.count, "job"));
       keyed(list, shown, key, waitingRow, (row, job) => row.draw(job, now));
       text(further, group.count > shown.length ? `and ${group.count - shown.length} more` : "");
     };
