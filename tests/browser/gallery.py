@@ -30,7 +30,7 @@ _MEMBERS = (
     Member("night-bot", weight=0.5, limits=Limits(max_queued=50, deny_partner_nodes=True)),
 )
 _DONE = {"anna": 2, "ben": 3, "chiara": 4, "krita-studio": 3, "night-bot": 2}
-_WAITING = {"ben": 2, "chiara": 2, "night-bot": 3}
+_WAITING = {"ben": 2, "night-bot": 2}
 _NAMES = ("Portrait study", "Night market", "Product shots", "Sky replacement", None)
 
 

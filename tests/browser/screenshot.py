@@ -48,10 +48,10 @@ async def web_interface(path: str) -> bytes:
 
 #: The pictures of the dashboard: member, view, dark or light, width and height.
 DASHBOARD: dict[str, tuple[str, str, Literal["light", "dark"], int, int]] = {
-    "dashboard": ("anna", "", "light", 1280, 1300),
-    "dashboard-dark": ("anna", "", "dark", 1280, 1300),
+    "dashboard": ("anna", "", "light", 1280, 1430),
+    "dashboard-dark": ("anna", "", "dark", 1280, 1430),
     "dashboard-phone": ("anna", "", "dark", 390, 844),
-    "dashboard-jobs": ("anna", "#/jobs", "light", 1280, 860),
+    "dashboard-jobs": ("anna", "#/jobs", "light", 1280, 780),
     "dashboard-job": ("anna", "#/jobs?status=completed", "dark", 1280, 800),
     "dashboard-member": ("anna", "#/member/chiara", "light", 1280, 1180),
     "dashboard-accounts": ("anna", "#/accounts", "light", 1280, 460),
@@ -122,8 +122,7 @@ def main() -> None:
     pictures = {"web-interface": asyncio.run(web_interface(path)), **asyncio.run(dashboard(path))}
     for name, data in pictures.items():
         with Image.open(io.BytesIO(data)) as picture:
-            few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-            few.save(PICTURES / f"{name}.png", optimize=True)
+            picture.convert("RGB").save(PICTURES / f"{name}.png", optimize=True)
     (PICTURES / "terminal.svg").write_text(asyncio.run(terminal()), encoding="utf-8")
 
 
