@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
-from typing import BinaryIO
 
 import structlog
 from aiohttp import ETag, web
@@ -22,7 +21,6 @@ from yarl import URL
 from proxy.api.authenticator import KEY_HEADER, TICKETED
 from proxy.api.connections import admission_of, authenticator_of, caller_of, connection_of
 from proxy.api.middleware import prepare
-from proxy.files.metadata import Slice
 from proxy.files.transfer import Content, ContentBrokenError
 
 log = structlog.get_logger(__name__)
@@ -182,27 +180,25 @@ async def send(
 ) -> int:
     """Answer with the bytes from `start` to `stop` (excluded; the end if `None`); their number.
 
-    A complete file is handed to the kernel, one that is still arriving is passed on as it grows.
+    Parts of the file are handed to the kernel as they arrive, unless the answer is chunked.
     When it breaks off or is cancelled the connection is cut, so that the client does not take it
     for whole; a client that leaves ends it quietly.
     """
     sent = 0
     try:
         await prepare(request, response)
-        if content.path is not None and stop is not None:
-            with content.path.open("rb") as file:
-                edits = content.edits
-                for piece in edits.pieces(start, stop) if edits.edits else [Slice(start, stop)]:
-                    if isinstance(piece, bytes):
-                        await response.write(piece)
-                    elif piece.stop is not None:
-                        count = piece.stop - piece.start
-                        await _send_file(request, response, file, piece.start, count)
-            sent = stop - start
-        else:
-            async for chunk in content.read(start, stop):
+        if stop is None:
+            async for chunk in content.read(start):
                 await response.write(chunk)
                 sent += len(chunk)
+        else:
+            async for piece in content.pieces(start, stop):
+                if isinstance(piece, bytes):
+                    await response.write(piece)
+                else:
+                    begin, end = piece
+                    await _send_file(request, response, content.file, begin, end - begin)
+            sent = stop - start
         await response.write_eof()
     except ContentBrokenError as error:
         log.warning("content_truncated", reason=str(error))
@@ -220,26 +216,24 @@ async def send(
 
 
 async def _send_file(
-    request: web.Request, response: web.StreamResponse, file: BinaryIO, start: int, count: int
+    request: web.Request, response: web.StreamResponse, descriptor: int, start: int, count: int
 ) -> None:
     transport = request.transport
     if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has left")
-    if count <= 0:
-        return
     loop = asyncio.get_running_loop()
     if await _is_flushed(request, response, transport):
-        await _sendfile(request, transport, file.fileno(), start, count)
+        await _sendfile(request, transport, descriptor, start, count)
         return
     try:
-        await loop.sendfile(transport, file, start, count)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            await loop.sendfile(transport, file, start, count)
     except NotImplementedError:
-        await asyncio.to_thread(file.seek, start)
         while count > 0:
-            chunk = await asyncio.to_thread(file.read, min(CHUNK, count))
+            chunk = await asyncio.to_thread(os.pread, descriptor, min(CHUNK, count), start)
             if not chunk:
                 raise ContentBrokenError("the file on disk is shorter than it was") from None
-            count -= len(chunk)
+            start, count = start + len(chunk), count - len(chunk)
             await response.write(chunk)
 
 

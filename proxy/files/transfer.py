@@ -323,6 +323,11 @@ class Content:
         return self._hash if self._fetch is None else self._fetch.hash
 
     @property
+    def file(self) -> int:
+        """The descriptor of the file, which may still grow."""
+        return self._file
+
+    @property
     def path(self) -> Path | None:
         """The complete file on disk, which stays there until this is closed; `None` before."""
         lease = self._lease if self._fetch is None else self._fetch.lease
@@ -360,9 +365,29 @@ class Content:
 
         Raises `ContentBrokenError` in the place of bytes that cannot be had.
         """
-        if not self.edits.edits:
-            async for data in self._read_original(start, stop, last=stop):
+        async for piece in self.pieces(start, stop):
+            if isinstance(piece, bytes):
+                yield piece
+                continue
+            position, end = piece
+            while position < end:
+                data = await self._read(min(CHUNK, end - position), position)
+                if not data:
+                    raise ContentBrokenError("the file on disk is shorter than it was")
+                position += len(data)
                 yield data
+
+    async def pieces(
+        self, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes | tuple[int, int]]:
+        """What the bytes from `start` to `stop` are made of, as they arrive: parts of `file`
+        (from, to), and bytes in place of what is edited.
+
+        Raises `ContentBrokenError` in the place of bytes that cannot be had.
+        """
+        if not self.edits.edits:
+            async for part in self._parts(start, stop, last=stop):
+                yield part
             return
         pieces = list(self.edits.pieces(start, stop))
         last = pieces[-1].stop if pieces and isinstance(pieces[-1], Slice) else None
@@ -375,15 +400,16 @@ class Content:
             if self._fetch is not None and self._fetch.generation != generation:
                 raise ContentBrokenError("the texts that were looked at turned out to be wrong")
             if isinstance(piece, Slice):
-                async for data in self._read_original(piece.start, piece.stop, last=last):
-                    yield data
+                async for part in self._parts(piece.start, piece.stop, last=last):
+                    yield part
             else:
                 yield piece
 
-    async def _read_original(
+    async def _parts(
         self, start: int, stop: int | None, *, last: int | None
-    ) -> AsyncIterator[bytes]:
-        """Read from the file; what a reader wants in all ends at `last` (the end if `None`)."""
+    ) -> AsyncIterator[tuple[int, int]]:
+        """Parts of the file that may be read; what a reader wants in all ends at `last` (the end
+        if `None`)."""
         position = start
         generation = self._fetch.generation if self._fetch is not None else 0
         while True:
@@ -395,14 +421,8 @@ class Content:
                 raise ContentBrokenError("the content is not as long as the storage had said")
             end, limit = self._extent(start, stop, last)
             if position < limit:
-                length = min(CHUNK, limit - position)
-                data = await self._read(length, position)
-                if self._fetch is not None and self._fetch.generation != generation:
-                    continue
-                if not data:
-                    raise ContentBrokenError("the file on disk is shorter than it was")
-                position += len(data)
-                yield data
+                part, position = (position, limit), limit
+                yield part
             elif end is not None and position >= end:
                 return
             else:

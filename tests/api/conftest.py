@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -127,21 +129,41 @@ class RoomOfJobs:
 
 @dataclass
 class OpenFile:
-    """A content: complete on disk, or (with `pieces`) still arriving."""
+    """A content: complete on disk, or (with `arriving`) on its way."""
 
     path: Path | None
     size: int | None
-    pieces: list[bytes | Exception] = field(default_factory=list)
+    arriving: list[bytes | Exception] = field(default_factory=list)
     edits: Edits = field(default_factory=Edits)
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        for piece in self.pieces:
+    @cached_property
+    def file(self) -> int:
+        assert self.path is not None
+        return os.open(self.path, os.O_RDONLY)
+
+    async def pieces(
+        self, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes | tuple[int, int]]:
+        if self.path is not None:
+            for part in self.edits.pieces(start, stop):
+                if isinstance(part, bytes):
+                    yield part
+                elif part.stop is not None:
+                    yield part.start, part.stop
+        for piece in self.arriving:
             if isinstance(piece, Exception):
                 raise piece
             yield piece
 
+    async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        async for piece in self.pieces(start, stop):
+            assert isinstance(piece, bytes)
+            yield piece
+
     def close(self) -> None:
+        if "file" in vars(self):
+            os.close(vars(self).pop("file"))
         self.closed.set()
 
 
