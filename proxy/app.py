@@ -54,7 +54,6 @@ from proxy.jobs.service import JobService
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory, marker_of
 from proxy.members.member import check_classes
-from proxy.members.usage import Usage
 from proxy.metrics import Metrics
 from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.readiness import Readiness
@@ -210,7 +209,6 @@ async def rooms(
             simulated=settings.simulate,
         )
         bus.subscribe("jobs.*", partial(_count, accounting.metrics))
-        bus.subscribe("jobs.*", partial(_count, accounting.usage))
         bus.subscribe("jobs.*", dashboard.jobs_changed)
         bus.subscribe("jobs.*", partial(_forget, files))
         journal = Journal(jobs.subscribers)
@@ -516,7 +514,7 @@ async def _accounts(
         yield opened
 
 
-def _count(observer: Metrics | Usage, news: object) -> None:
+def _count(observer: Metrics, news: object) -> None:
     """Let jobs be counted."""
     match news:
         case JobAccepted(job=job):

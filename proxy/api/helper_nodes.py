@@ -62,7 +62,7 @@ async def put_image(request: web.Request) -> web.Response:
     if "Expect" in request.headers and request.transport is not None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     limiter = of(request).accounting.limiter
-    room = limiter.upload_room(member)
+    room = await limiter.upload_room(member)
     most = request.client_max_size
     try:
         data = await bodies.read(request, most if room is None else min(most, room))
@@ -73,7 +73,7 @@ async def put_image(request: web.Request) -> web.Response:
         return _error(f"The picture has more than {most} bytes, the most that is taken.", 413)
     type_ = request.headers.get("Content-Type", _OCTETS)
     try:
-        with of(request).accounting.uploading(member, len(data)):
+        async with of(request).accounting.uploading(member, len(data)):
             new = await helpers.put(member, id_, bytes(data), type_.partition(";")[0].strip())
     except LocalError as error:
         return _error(error.message, answers.status_of(error))

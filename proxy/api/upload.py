@@ -43,7 +43,7 @@ async def post_image(request: web.Request) -> web.Response:
         if upload is None:
             return answers.empty(400)
         member = member_of(request)
-        with of(request).accounting.uploading(member, _size(upload.file)):
+        async with of(request).accounting.uploading(member, _size(upload.file)):
             named = await of(request).files.upload(
                 member,
                 _chunks(upload.file),
@@ -62,7 +62,7 @@ async def post_mask(request: web.Request) -> web.Response:
         if upload is None:
             return answers.empty(400)
         member, original = member_of(request), original_ref(form.get("original_ref"))
-        with of(request).accounting.uploading(member, _size(upload.file)):
+        async with of(request).accounting.uploading(member, _size(upload.file)):
             named = await of(request).files.upload_mask(
                 member,
                 _chunks(upload.file),
@@ -127,7 +127,7 @@ async def _form(request: web.Request) -> AsyncIterator[Form]:
 
     Reading stops where the member may upload no more today. Raises `LocalError` (429).
     """
-    room = of(request).accounting.limiter.upload_room(member_of(request))
+    room = await of(request).accounting.limiter.upload_room(member_of(request))
     narrow = room is not None and room + FORM_BYTES < request.client_max_size
     if room is not None and narrow:
         request = request.clone(client_max_size=room + FORM_BYTES)

@@ -5,8 +5,8 @@ Times of `full_info` are whole ms as in the newest ComfyUI, those of `/v2/userda
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any
 from urllib.parse import unquote
@@ -134,7 +134,7 @@ async def post_file(request: web.Request) -> web.StreamResponse:
     """Write the body to a file; the folders on the way are made. Answers with its path."""
     data = await bodies.read(request)
     name, userdata = request.match_info["file"], of(request).userdata
-    with _storing(request, len(data)) as (member, most):
+    async with _storing(request, len(data)) as (member, most):
         entry = await userdata.write(
             member, name, data, overwrite=_may_overwrite(request), most=most
         )
@@ -152,21 +152,21 @@ async def delete_file(request: web.Request) -> web.StreamResponse:
 async def move_file(request: web.Request) -> web.StreamResponse:
     """Give a file another name. Answers with its new path."""
     name, target = request.match_info["file"], request.match_info["dest"]
-    with _storing(request, 0) as (member, most):
+    async with _storing(request, 0) as (member, most):
         entry = await of(request).userdata.move(
             member, name, target, overwrite=_may_overwrite(request), most=most
         )
     return _written(request, entry)
 
 
-@contextmanager
-def _storing(request: web.Request, count: int) -> Iterator[tuple[str, int | None]]:
+@asynccontextmanager
+async def _storing(request: web.Request, count: int) -> AsyncIterator[tuple[str, int | None]]:
     """The block stores `count` bytes of an upload: for whom, and how many may be stored in all.
 
     Raises `LocalError` (413, 429) for a limit.
     """
     member, accounting = member_of(request), of(request).accounting
-    with accounting.uploading(member, count):
+    async with accounting.uploading(member, count):
         try:
             yield member, accounting.limiter.stored_bytes(member)
         except FullError as error:
@@ -237,6 +237,6 @@ async def post_setting(request: web.Request) -> web.Response:
 
 
 async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Response:
-    with _storing(request, len(codec.dump_bytes(changes))) as (member, most):
+    async with _storing(request, len(codec.dump_bytes(changes))) as (member, most):
         await of(request).userdata.change_settings(member, changes, most=most)
     return answers.empty()

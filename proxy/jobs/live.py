@@ -3,11 +3,11 @@ something."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from proxy.jobs.models import PLACED, Backlog, JobState
+from proxy.jobs.models import JobState
 from proxy.jobs.protocol import LiveJob
 from proxy.jobs.rows import live_of_stored
 from proxy.storage.jobs import JobRepository, Payload
@@ -80,12 +80,6 @@ class MemberJobs:
         """The jobs that wait, in the order of their numbers, then of their coming."""
         waiting = [job for job in self.jobs.values() if job.state is not JobState.RUNNING]
         return sorted(waiting, key=lambda job: (job.number, job.order))
-
-    def backlog(self) -> Backlog:
-        """How many jobs wait and how many are on the cloud."""
-        states = Counter(job.state for job in self.jobs.values())
-        placed = sum(count for state, count in states.items() if state in PLACED)
-        return Backlog(states[JobState.QUEUED], placed)
 
 
 class LiveJobs:

@@ -242,14 +242,6 @@ class Accepted:
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """A member's jobs: so many wait with us, so many are on the cloud."""
-
-    waiting: int
-    on_cloud: int
-
-
-@dataclass(frozen=True, slots=True)
 class JobView:
     """A live job as admins see it. Times are ms since 1970.
 

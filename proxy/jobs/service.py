@@ -7,6 +7,7 @@ and the engine answers there; where no answer comes, the storage tells.
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,6 @@ from proxy.jobs.live import LiveJobs
 from proxy.jobs.models import (
     Accepted,
     AccountView,
-    Backlog,
     Job,
     JobKey,
     JobRequest,
@@ -49,7 +49,14 @@ from proxy.jobs.subscribers import Subscribers
 from proxy.members.limiter import Limiter
 from proxy.members.member import Member
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import DayFullError, JobLivesError, JobRepository, Numbering
+from proxy.storage.jobs import (
+    DayFullError,
+    JobLivesError,
+    JobRepository,
+    Numbering,
+    QueueFullError,
+)
+from proxy.storage.usage import day_of
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -160,8 +167,9 @@ class JobService:
 
         The number advances for refused requests too, as in ComfyUI.
         """
-        if self._limiter is not None:
-            self._limiter.admit(member, request, self.backlog(member))
+        if self._limiter is not None and self._limiter.bounds_jobs(member):
+            waiting, submitted = await self._repository.used(member, day_of(time.time()))
+            self._limiter.admit(member, waiting=waiting, submitted=submitted)
         prompt_id = request.prompt_id or str(uuid.uuid4())
         least = self._numbers.get(member, 0)
         if request.number is None:
@@ -202,12 +210,16 @@ class JobService:
                 numbering=None if least is None else Numbering(least, front),
                 usage=[used(job, submitted=1)],
                 most_a_day=None if limiter is None else limiter.jobs_per_day(job.member),
+                most_waiting=None if limiter is None else limiter.max_queued(job.member),
             )
         except JobLivesError:
             raise _in_the_queue(job.prompt_id) from None
         except DayFullError:
             assert limiter is not None  # noqa: S101
             raise limiter.day_is_full(job.member) from None
+        except QueueFullError as error:
+            assert limiter is not None  # noqa: S101
+            raise limiter.queue_is_full(job.member, error.waiting) from None
         except StorageError as error:
             log.error("job_save_failed", job=job.prompt_id, error=str(error))
             raise _store_unavailable() from error
@@ -263,10 +275,6 @@ class JobService:
         listens = job is not None and self.subscribers.listens(member, job.client_id)
         self._tell_status(member)
         self._bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
-
-    def backlog(self, member: str) -> Backlog:
-        """How many jobs of the member wait and how many are on the cloud."""
-        return self._live.of(member).backlog()
 
     @contextmanager
     def _hearing(self, topic: str, kind: type[T]) -> Iterator[asyncio.Future[T]]:

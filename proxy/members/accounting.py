@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from proxy.members.audit import Audit
@@ -45,7 +45,6 @@ class Accounting:
 
         `folder` may have an audit record of 0.1.0. Raises `StorageError`.
         """
-        await self.usage.start()
         supervisor.keep(self.usage.run, "write usage")
         await self.audit.start(folder, supervisor)
         try:
@@ -64,9 +63,12 @@ class Accounting:
             self.metrics.served.labels(member).inc(count)
             self.usage.served(member, count)
 
-    @contextmanager
-    def uploading(self, member: str, count: int) -> Iterator[None]:
-        """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429)."""
-        with self.limiter.uploading(member, count):
+    @asynccontextmanager
+    async def uploading(self, member: str, count: int) -> AsyncIterator[None]:
+        """Count an upload of `count` bytes, unless the block raises.
+
+        Raises `LocalError` (429), `StorageError`.
+        """
+        async with self.limiter.uploading(member, count):
             yield
         self.metrics.uploaded.labels(member).inc(count)

@@ -7,14 +7,13 @@ import ipaddress
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from proxy.members.member import Limits
-from proxy.members.usage import Job, Usage, end_of_day
+from proxy.members.usage import Usage, end_of_day
 from proxy.translate.errors import LocalError
 
 #: The `type` of every refusal for a limit; its `details` name the limit.
@@ -27,14 +26,6 @@ PER_MINUTE = 10
 REMEMBERED = 10_000
 #: When to ask again, in seconds, where nobody knows when a place in the queue gets free.
 QUEUE_WAIT = 5.0
-
-
-class Backlog(Protocol):
-    """A member's jobs that have not ended."""
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for their turn."""
 
 
 @dataclass(slots=True)
@@ -60,17 +51,6 @@ class Bucket:
         return (1 - self.filled) / self.rate
 
 
-@dataclass(slots=True, eq=False)
-class _Reservation:
-    """A submission under way, which holds its place in the day until it is counted or refused."""
-
-    member: str
-    counted: bool = False
-
-
-_current: ContextVar[_Reservation | None] = ContextVar("submission", default=None)
-
-
 class Limiter:
     """The limits of all members.
 
@@ -91,8 +71,6 @@ class Limiter:
         self._now = now
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
-        self._under_way: set[_Reservation] = set()
-        usage.on_submitted = self._submitted
 
     # --- requests --------------------------------------------------------------------------
 
@@ -116,36 +94,35 @@ class Limiter:
 
     # --- jobs ------------------------------------------------------------------------------
 
-    @contextmanager
-    def submission(self, member: str) -> Iterator[None]:
-        """The block submits a job, which holds its place among the day's until that is counted."""
-        reservation = _Reservation(member)
-        self._under_way.add(reservation)
-        token = _current.set(reservation)
-        try:
-            yield
-        finally:
-            _current.reset(token)
-            self._under_way.discard(reservation)
-
-    def admit(self, member: str, request: object, backlog: Backlog) -> None:
-        """Let a submission in, whatever its `request` is. Raises `LocalError` (429)."""
+    def bounds_jobs(self, member: str) -> bool:
+        """Whether there is a limit that `admit` looks at."""
         limits = self._limits(member)
-        others = sum(
-            one.member == member and not one.counted and one is not _current.get()
-            for one in self._under_way
-        )
-        if limits.max_queued is not None and backlog.waiting + others >= limits.max_queued:
-            raise _refusal(
-                "max_queued",
-                limits.max_queued,
-                f"{backlog.waiting + others} of your jobs wait already, and your limit is "
-                f"{limits.max_queued}; submit again when one of them has started or is deleted.",
-                QUEUE_WAIT,
-            )
-        most = limits.jobs_per_day
-        if most is not None and self._usage.today(member).submitted + others >= most:
+        return limits.max_queued is not None or limits.jobs_per_day is not None
+
+    def admit(self, member: str, *, waiting: int, submitted: int) -> None:
+        """Let a submission in, where so many of the member's jobs wait, and so many were submitted
+        today, as it seemed just before: what is written decides. Raises `LocalError` (429).
+        """
+        limits = self._limits(member)
+        if limits.max_queued is not None and waiting >= limits.max_queued:
+            raise self.queue_is_full(member, waiting)
+        if limits.jobs_per_day is not None and submitted >= limits.jobs_per_day:
             raise self.day_is_full(member)
+
+    def max_queued(self, member: str) -> int | None:
+        """How many jobs of the member may wait, `None` if there is no limit."""
+        return self._limits(member).max_queued
+
+    def queue_is_full(self, member: str, waiting: int) -> LocalError:
+        """The answer to a submission behind so many that wait."""
+        most = self._limits(member).max_queued or 0
+        return _refusal(
+            "max_queued",
+            most,
+            f"{waiting} of your jobs wait already, and your limit is {most}; submit again when one "
+            "of them has started or is deleted.",
+            QUEUE_WAIT,
+        )
 
     def jobs_per_day(self, member: str) -> int | None:
         """How many jobs the member may submit a day, `None` if there is no limit."""
@@ -158,38 +135,37 @@ class Limiter:
             "jobs_per_day", most, f"You have submitted your {most} jobs of today"
         )
 
-    def _submitted(self, job: Job) -> None:
-        """A job was counted: its submission holds no place any more."""
-        reservation = _current.get()
-        if reservation is not None and reservation.member == job.member:
-            reservation.counted = True
-
     # --- uploads ---------------------------------------------------------------------------
 
-    def upload_room(self, member: str) -> int | None:
-        """How many bytes the member may still upload today; `None` is no limit."""
+    async def upload_room(self, member: str) -> int | None:
+        """How many bytes the member may still upload today; `None` is no limit.
+
+        Raises `StorageError`.
+        """
         limit = self._limits(member).upload_bytes_per_day
-        return None if limit is None else max(0, limit - self._usage.today(member).bytes_up)
+        if limit is None:
+            return None
+        return max(0, limit - (await self._usage.today(member)).bytes_up)
 
     def upload_refusal(self, member: str) -> LocalError:
         """The answer to an upload for which there is no room."""
         limit = self._limits(member).upload_bytes_per_day or 0
-        used = self._usage.today(member).bytes_up
         return self._until_midnight(
             "upload_bytes_per_day",
             limit,
-            f"This upload and your {used:,} bytes of today are more than the {limit:,} bytes "
-            "that you may upload a day",
+            f"With this upload you would have sent more than the {limit:,} bytes that you may "
+            "upload a day",
         )
 
-    @contextmanager
-    def uploading(self, member: str, count: int) -> Iterator[None]:
-        """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429)."""
-        room = self.upload_room(member)
-        if room is not None and count > room:
+    @asynccontextmanager
+    async def uploading(self, member: str, count: int) -> AsyncIterator[None]:
+        """Count an upload of `count` bytes, unless the block raises.
+
+        Raises `LocalError` (429), `StorageError`.
+        """
+        limit, began = self._limits(member).upload_bytes_per_day, self._now()
+        if not await self._usage.upload(member, count, at=began, most=limit):
             raise self.upload_refusal(member)
-        began = self._now()
-        self._usage.uploaded(member, count, at=began)
         try:
             yield
         except BaseException:

@@ -1,7 +1,7 @@
 """Who used what: jobs, running time, outputs and bytes of each member and day (UTC).
 
-Jobs are counted where they are recorded, in the same transaction. Here today's numbers are kept
-in memory, for limits and the dashboard, and bytes are counted and written every few seconds.
+Jobs are counted where they are recorded, in the same transaction. Here bytes are counted, and
+written every few seconds. What is asked for comes from the storage, so that all replicas say it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -25,25 +25,10 @@ T = TypeVar("T")
 #: Seconds between two writes of what is counted in bytes; a crash loses no more than that.
 INTERVAL = 5.0
 
-Outcome = Literal["completed", "failed", "cancelled"]
-
-
-class Job(Protocol):
-    """What is counted by, of a job. `create_time` is in ms since 1970."""
-
-    @property
-    def member(self) -> str:
-        """Whose it is."""
-
-    @property
-    def create_time(self) -> int:
-        """When it was submitted."""
-
 
 class Usage:
-    """Today's counts, and an observer of the jobs. `now` gives seconds since 1970.
-
-    `on_submitted` is called when a submission has been counted.
+    """What was used, by day. `now` gives seconds since 1970. Without a repository nothing is kept
+    beyond the process.
     """
 
     def __init__(
@@ -57,17 +42,7 @@ class Usage:
         self._now = now
         self._interval = interval
         self._unwritten: dict[tuple[str, str], UsageRow] = {}
-        self._day, self._day_ends = "", 0.0
-        self._today: dict[str, UsageRow] = {}
         self._flushing = asyncio.Lock()
-        self.on_submitted: Callable[[Job], None] = lambda _: None
-
-    async def start(self) -> None:
-        """Read today's counts. Raises `StorageError`."""
-        day = self._current_day()
-        if self._repository is not None:
-            for row in await self._repository.days(day, day):
-                self._today[row.member] = row
 
     async def close(self) -> None:
         """Write what is not written yet."""
@@ -78,65 +53,47 @@ class Usage:
 
     # --- counting --------------------------------------------------------------------------
 
-    def accepted(self, job: Job) -> None:
-        """A job was taken in."""
-        self._count(job.member, at=job.create_time / 1000, submitted=1)
-        self.on_submitted(job)
-
-    def dispatched(self, job: Job, waited: float) -> None:
-        """A job is on the cloud, which changes no count."""
-
-    def ended(self, job: Job, outcome: Outcome, running_seconds: float, output_count: int) -> None:
-        """A job has ended now."""
-        seconds = max(0.0, running_seconds)
-        self._count(job.member, running_seconds=seconds, outputs=output_count, **{outcome: 1})
-
-    def discarded(self, job: Job) -> None:
-        """A waiting job has left without a trace: it does not count as submitted."""
-        self._count(job.member, at=job.create_time / 1000, submitted=-1, withdrawn=1)
+    async def upload(self, member: str, count: int, *, at: float, most: int | None) -> bool:
+        """Count bytes of files that come from a client, unless they would be more than `most` on
+        the day then, also at other replicas; whether they are counted. Raises `StorageError`.
+        """
+        if most is None or self._repository is None:
+            self.uploaded(member, count, at=at)
+            return True
+        await self.flush()
+        return await self._repository.upload(
+            UsageRow(day_of(at), member, bytes_up=count), most=most
+        )
 
     def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
         """Bytes of files that came from a client; less than 0 takes some back."""
-        self._count(member, at=at, bytes_up=count)
-        self._write_later(member, at).bytes_up += count
+        self._row(member, at).bytes_up += count
 
     def served(self, member: str, count: int) -> None:
         """Bytes of files that went to a client."""
-        self._count(member, bytes_down=count)
-        self._write_later(member, None).bytes_down += count
+        self._row(member, None).bytes_down += count
 
-    def _count(self, member: str, *, at: float | None = None, **counts: Any) -> None:
-        today = self._current_day()
-        if at is None or day_of(at) == today:
-            row = self._today.setdefault(member, UsageRow(today, member))
-            row.add(UsageRow(today, member, **counts))
-
-    def _write_later(self, member: str, at: float | None) -> UsageRow:
-        day = self._current_day() if at is None else day_of(at)
+    def _row(self, member: str, at: float | None) -> UsageRow:
+        day = day_of(self._now() if at is None else at)
         return self._unwritten.setdefault((day, member), UsageRow(day, member))
-
-    def _current_day(self) -> str:
-        now = self._now()
-        if now >= self._day_ends:
-            self._day, self._day_ends, self._today = day_of(now), end_of_day(now).timestamp(), {}
-        return self._day
 
     # --- asking ----------------------------------------------------------------------------
 
-    def today(self, member: str) -> UsageRow:
-        """What the member has used today; not to be changed."""
-        today = self._current_day()
-        return self._today.get(member) or UsageRow(today, member)
+    async def today(self, member: str) -> UsageRow:
+        """What the member has used today. Raises `StorageError`."""
+        day = day_of(self._now())
+        return next(iter(await self.days(day, day, member)), UsageRow(day, member))
 
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
         """The usage from day to day, both included, of everybody or one member.
 
-        By day, then by name; today's alone comes from memory. Raises `StorageError`.
+        By day, then by name. Raises `StorageError`.
         """
-        today = self._current_day()
-        if first == last == today or self._repository is None:
+        if self._repository is None:
             return [
-                replace(row) for name, row in sorted(self._today.items()) if member in (None, name)
+                replace(row)
+                for (day, name), row in sorted(self._unwritten.items())
+                if first <= day <= last and member in (None, name)
             ]
         await self.flush()
         return await self._repository.days(first, last, member)

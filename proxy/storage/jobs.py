@@ -161,6 +161,14 @@ class DayFullError(StorageError):
     """The member has submitted as many jobs on this day as it may."""
 
 
+class QueueFullError(StorageError):
+    """As many jobs of the member wait (`waiting`) as may."""
+
+    def __init__(self, waiting: int) -> None:
+        super().__init__(f"{waiting} jobs wait already")
+        self.waiting = waiting
+
+
 @dataclass(frozen=True, slots=True)
 class Numbering:
     """A number for a new job: at least this one, and above all of the member; negative in
@@ -222,6 +230,11 @@ _ENTRIES = (
 )
 _SEQUENCES = select(history.c.sequence).where(history.c.member == bindparam("m"))
 _RECEIVED = _DROP.where(jobs.c.state == "received")
+_WAITING = (
+    select(func.count())
+    .select_from(jobs)
+    .where(jobs.c.member == bindparam("m"), jobs.c.state.in_(("received", "queued")))
+)
 _CANCEL = (
     update(jobs)
     .where(jobs.c.member == bindparam("m"), jobs.c.id == bindparam("i"))
@@ -254,12 +267,13 @@ class JobRepository:
         numbering: Numbering | None = None,
         usage: Sequence[UsageRow] = (),
         most_a_day: int | None = None,
+        most_waiting: int | None = None,
         fence: Fence | None = None,
     ) -> StoredJob:
         """Take in a job; with its key, and its number if there is a `numbering`.
 
-        Raises `JobLivesError`, and `DayFullError` if its member has more than `most_a_day` on the
-        day of the usage.
+        Raises `JobLivesError`; `DayFullError` if its member has submitted more than `most_a_day`
+        on the day of the usage then, and `QueueFullError` if `most_waiting` of the member's wait.
         """
         kept = payload
         if payload.credentials is not None:
@@ -281,9 +295,22 @@ class JobRepository:
                 submitted_on(connection, one.day, one.member) > most_a_day for one in usage
             ):
                 raise DayFullError(f"the day of {job.member} is full")
+            if most_waiting is not None:
+                before = connection.execute(_WAITING, {"m": job.member}).scalar_one() - 1
+                if before >= most_waiting:
+                    raise QueueFullError(before)
             return new
 
         return await self._database.write(work)
+
+    async def used(self, member: str, day: str) -> tuple[int, int]:
+        """How many jobs of a member wait, and how many it has submitted on a day."""
+        return await self._database.read(
+            lambda connection: (
+                int(connection.execute(_WAITING, {"m": member}).scalar_one()),
+                submitted_on(connection, day, member),
+            )
+        )
 
     async def withdraw(self, key: int, *, usage: Sequence[UsageRow] = ()) -> bool:
         """Take out a job that the engine has not taken up; false if it has, or the job is gone."""

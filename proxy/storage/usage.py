@@ -9,7 +9,7 @@ from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
-from proxy.storage.database import Database
+from proxy.storage.database import Database, StorageError
 from proxy.storage.statements import Upsert
 from proxy.storage.tables import audit, usage
 
@@ -55,6 +55,10 @@ class AuditRow:
     entry: bytes
 
 
+class _NoRoomError(StorageError):
+    """What was to be added is more than the member may."""
+
+
 _ADD = Upsert(usage, ["day", "member"], COUNTED, how="add")
 _NOTE = insert(audit)
 
@@ -69,6 +73,25 @@ class UsageRepository:
         """Add to what was counted. Raises `StorageError`; then nothing was."""
         if rows:
             await self._database.write(lambda connection: add_usage(connection, rows))
+
+    async def upload(self, row: UsageRow, *, most: int) -> bool:
+        """Add a row unless the member had sent more than `most` bytes on the day then; whether it
+        was added. Raises `StorageError`.
+        """
+
+        def work(connection: Connection) -> None:
+            add_usage(connection, [row])  # of two at once one waits here for the other
+            sent = select(usage.c.bytes_up).where(
+                usage.c.day == row.day, usage.c.member == row.member
+            )
+            if connection.execute(sent).scalar_one() > most:
+                raise _NoRoomError("the member may send no more today")
+
+        try:
+            await self._database.write(work)
+        except _NoRoomError:
+            return False
+        return True
 
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
         """The usage from day to day, both included, of everybody or one member.

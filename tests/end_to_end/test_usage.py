@@ -437,6 +437,5 @@ async def test_what_a_member_stores_is_bounded(proxy: Proxy) -> None:
                 assert answer.status == 200
         status, error = await write("c", 40_000)
         assert (status, error["details"]) == (413, "stored_bytes")
-        row = proxy.services.accounting.usage
-        assert row is not None
-        assert row.today("alice").bytes_up == 12_000 + 15_000 + 2 * 12_009
+        row = await proxy.services.accounting.usage.today("alice")
+        assert row.bytes_up == 12_000 + 15_000 + 2 * 12_009

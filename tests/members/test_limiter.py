@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from databases import other_connection
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,18 +32,6 @@ class Clock:
         return self.at
 
 
-@dataclass
-class Job:
-    prompt_id: str = "one"
-    member: str = "alice"
-    create_time: int = int(EVENING * 1000)
-
-
-@dataclass
-class Backlog:
-    waiting: int = 0
-
-
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -56,12 +46,13 @@ def limiter(usage: Usage, clock: Clock, **limits: Any) -> Limiter:
     return Limiter(lambda _: Limits(**limits), usage, now=clock, clock=clock)
 
 
-def test_without_limits_nothing_is_refused(usage: Usage, clock: Clock) -> None:
+async def test_without_limits_nothing_is_refused(usage: Usage, clock: Clock) -> None:
     free = limiter(usage, clock)
     for _ in range(10_000):
         free.request("alice")
-    free.admit("alice", None, Backlog(waiting=10_000))
-    assert free.upload_room("alice") is None
+    assert not free.bounds_jobs("alice")
+    free.admit("alice", waiting=10_000, submitted=10_000)
+    assert await free.upload_room("alice") is None
 
 
 def test_requests_come_in_bursts_and_then_by_the_rate(usage: Usage, clock: Clock) -> None:
@@ -108,74 +99,64 @@ def test_whoever_waits_as_told_is_let_in(rate: float) -> None:
 
 def test_waiting_jobs_are_bounded(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, max_queued=3)
-    strict.admit("alice", None, Backlog(waiting=2))
+    assert strict.bounds_jobs("alice")
+    strict.admit("alice", waiting=2, submitted=100)
     with pytest.raises(LocalError) as refused:
-        strict.admit("alice", None, Backlog(waiting=3))
+        strict.admit("alice", waiting=3, submitted=0)
     assert (refused.value.kind, refused.value.details) == ("rate_limited", "max_queued")
     assert refused.value.retry_after
 
 
 def test_the_days_jobs_are_bounded_until_midnight(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, jobs_per_day=2)
-    for name in ("one", "two"):
-        strict.admit("alice", None, Backlog())
-        usage.accepted(Job(name))
+    assert strict.bounds_jobs("alice")
+    strict.admit("alice", waiting=100, submitted=1)
     with pytest.raises(LocalError) as refused:
-        strict.admit("alice", None, Backlog())
+        strict.admit("alice", waiting=0, submitted=2)
     error = refused.value
     assert error.extra_info["limit"] == "jobs_per_day"
     assert error.extra_info["ends_at"] == "2026-11-25T00:00:00+00:00"
     assert error.retry_after == 6 * 3600
     assert "2026-11-25 00:00 UTC" in error.message
-    clock.at += 6 * 3600 - 0.001
-    with pytest.raises(LocalError):
-        strict.admit("alice", None, Backlog())
-    clock.at += 0.001
-    strict.admit("alice", None, Backlog())
 
 
-def test_a_job_that_is_taken_back_does_not_count(usage: Usage, clock: Clock) -> None:
-    strict = limiter(usage, clock, jobs_per_day=1)
-    usage.accepted(Job())
-    usage.discarded(Job())
-    strict.admit("alice", None, Backlog())
-
-
-def test_submissions_under_way_hold_their_place(usage: Usage, clock: Clock) -> None:
-    strict = limiter(usage, clock, jobs_per_day=2)
-    with strict.submission("alice"):
-        strict.admit("alice", None, Backlog())
-        with strict.submission("alice"):
-            strict.admit("alice", None, Backlog())
-            with strict.submission("alice"), pytest.raises(LocalError):
-                strict.admit("alice", None, Backlog())
-            with strict.submission("bob"):
-                strict.admit("bob", None, Backlog())
-        with strict.submission("alice"):
-            strict.admit("alice", None, Backlog())
-            usage.accepted(Job())
-            with strict.submission("bob"):
-                strict.admit("bob", None, Backlog())
-            with strict.submission("alice"), pytest.raises(LocalError):
-                strict.admit("alice", None, Backlog())
-    with strict.submission("alice"):
-        strict.admit("alice", None, Backlog())
-
-
-def test_uploads_count_unless_they_fail(usage: Usage, clock: Clock) -> None:
+async def test_uploads_count_unless_they_fail(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, upload_bytes_per_day=100)
-    with strict.uploading("alice", 60):
+    async with strict.uploading("alice", 60):
         pass
-    assert strict.upload_room("alice") == 40
-    with pytest.raises(ValueError, match="refused"), strict.uploading("alice", 40):
-        raise ValueError("refused by the cloud")
-    assert strict.upload_room("alice") == 40
-    with pytest.raises(LocalError) as refused, strict.uploading("alice", 41):
-        pass
+    assert await strict.upload_room("alice") == 40
+    with pytest.raises(ValueError, match="refused"):
+        async with strict.uploading("alice", 40):
+            raise ValueError("refused by the cloud")
+    assert await strict.upload_room("alice") == 40
+    with pytest.raises(LocalError) as refused:
+        async with strict.uploading("alice", 41):
+            pass
     assert (refused.value.kind, refused.value.details) == ("rate_limited", "upload_bytes_per_day")
-    assert strict.upload_room("alice") == 40
+    assert await strict.upload_room("alice") == 40
     clock.at += 6 * 3600
-    assert strict.upload_room("alice") == 100
+    assert await strict.upload_room("alice") == 100
+
+
+async def test_uploads_at_two_replicas_share_the_bytes_of_the_day(
+    database: Database, clock: Clock
+) -> None:
+    async with other_connection(database) as other:
+        both = [
+            limiter(Usage(UsageRepository(one), now=clock), clock, upload_bytes_per_day=100)
+            for one in (database, other)
+        ]
+
+        async def upload(number: int) -> bool:
+            try:
+                async with both[number % 2].uploading("alice", 30):
+                    await asyncio.sleep(0)
+            except LocalError:
+                return False
+            return True
+
+        assert sum(await asyncio.gather(*map(upload, range(10)))) == 3
+        assert [await one.upload_room("alice") for one in both] == [10, 10]
 
 
 def test_what_is_stored_has_a_limit_of_its_own(usage: Usage, clock: Clock) -> None:

@@ -1,12 +1,12 @@
-"""What members use, counted by day; today's in memory, bytes written now and then."""
+"""What members use, counted by day: bytes written now and then, all told from the storage."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pytest
+from databases import other_connection
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,13 +18,6 @@ from proxy.storage.usage import UsageRepository, UsageRow, day_of
 LATE = 1_795_564_790.0
 PATIENCE = 60.0
 DAY, NEXT = "2026-11-24", "2026-11-25"
-
-
-@dataclass
-class Job:
-    prompt_id: str = "one"
-    member: str = "alice"
-    create_time: int = int(LATE * 1000)
 
 
 class Clock:
@@ -44,47 +37,42 @@ def repository(database: Database) -> UsageRepository:
     return UsageRepository(database)
 
 
-async def test_todays_jobs_are_known_at_once(repository: UsageRepository, clock: Clock) -> None:
+async def test_what_one_replica_counts_the_others_tell(
+    repository: UsageRepository, database: Database, clock: Clock
+) -> None:
     usage = Usage(repository, now=clock)
-    usage.accepted(Job())
-    usage.ended(Job(), "completed", 12.5, 3)
-    expected = UsageRow(DAY, "alice", submitted=1, completed=1, running_seconds=12.5, outputs=3)
-    assert usage.today("alice") == expected
-    (row,) = await usage.days(DAY, DAY)
-    assert row == expected
+    async with other_connection(database) as other:
+        there = Usage(UsageRepository(other), now=clock)
+        await repository.add([UsageRow(DAY, "alice", submitted=1)])
+        usage.uploaded("bob", 7)
+        await usage.flush()
+        there.uploaded("bob", 3)
+        expected = [UsageRow(DAY, "alice", submitted=1), UsageRow(DAY, "bob", bytes_up=10)]
+        assert await there.days(DAY, DAY) == await usage.days(DAY, DAY) == expected
+        assert await usage.today("bob") == expected[1]
+        assert await usage.today("carl") == UsageRow(DAY, "carl")
 
 
-async def test_a_job_that_left_is_taken_back_on_its_day(
+async def test_bytes_that_are_not_written_yet_are_told(
     repository: UsageRepository, clock: Clock
 ) -> None:
     usage = Usage(repository, now=clock)
-    usage.accepted(Job())
-    usage.discarded(Job("two"))
-    assert usage.today("alice") == UsageRow(DAY, "alice", withdrawn=1)
-    clock.at += 20
-    usage.discarded(Job())
-    assert usage.today("alice") == UsageRow(NEXT, "alice")
-
-
-async def test_counts_of_today_are_there_after_a_restart(
-    repository: UsageRepository, clock: Clock
-) -> None:
-    await repository.add([UsageRow(DAY, "alice", submitted=1)])
-    usage = Usage(repository, now=clock)
-    await usage.start()
-    usage.uploaded("bob", 7)
+    usage.served("bob", 7)
+    assert (await usage.today("bob")).bytes_down == 7
     await usage.close()
-    again = Usage(repository, now=clock)
-    await again.start()
-    assert again.today("alice").submitted == 1
-    today = await again.days(DAY, DAY)
-    assert [(one.member, one.submitted, one.bytes_up) for one in today] == [
-        ("alice", 1, 0),
-        ("bob", 0, 7),
-    ]
-    again.uploaded("bob", 3)
-    await again.close()
-    assert [row.bytes_up for row in await again.days(DAY, NEXT, "bob")] == [10]
+    assert await Usage(repository, now=clock).today("bob") == UsageRow(DAY, "bob", bytes_down=7)
+
+
+async def test_an_upload_counts_on_its_day_within_its_bound(
+    repository: UsageRepository, clock: Clock
+) -> None:
+    usage = Usage(repository, now=clock)
+    assert await usage.upload("bob", 60, at=clock(), most=100)
+    usage.uploaded("bob", -10)
+    assert not await usage.upload("bob", 51, at=clock(), most=100)
+    assert await usage.upload("bob", 50, at=clock(), most=100)
+    assert (await usage.today("bob")).bytes_up == 100
+    assert await usage.upload("bob", 1000, at=clock(), most=None)
 
 
 async def test_bytes_are_booked_on_the_day_on_which_they_came(

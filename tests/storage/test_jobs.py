@@ -8,17 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import other_connection
 from sqlalchemy import Connection, select
 
 from proxy.storage.database import Database, FencedError
 from proxy.storage.encryption import Cipher
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.storage.jobs import (
+    DayFullError,
     EndedJob,
     HistoryEntry,
     JobLivesError,
     JobRepository,
     Payload,
+    QueueFullError,
     Share,
     Shares,
     StoredJob,
@@ -131,6 +134,35 @@ async def test_of_many_with_one_id_at_once_one_is_taken_in(jobs: JobRepository) 
         return_exceptions=True,
     )
     assert sum(isinstance(result, StoredJob) for result in results) == 1
+
+
+async def test_no_more_jobs_wait_or_are_submitted_a_day_than_may(
+    jobs: JobRepository, database: Database
+) -> None:
+    usage = [UsageRow("2026-01-01", "anna", 1)]
+    async with other_connection(database) as other:
+        both = jobs, JobRepository(other)
+        for limit, error in (
+            ({"most_waiting": 3}, QueueFullError),
+            ({"most_a_day": 5}, DayFullError),
+        ):
+            tries = await asyncio.gather(
+                *(
+                    both[number % 2].insert(
+                        job(f"{error.__name__} {number}"), PAYLOAD, usage=usage, **limit
+                    )
+                    for number in range(12)
+                ),
+                return_exceptions=True,
+            )
+            refused = [one for one in tries if isinstance(one, BaseException)]
+            assert all(isinstance(one, error) for one in refused)
+            expected = {"most_waiting": 3, "most_a_day": 5 - 3}
+            assert len(tries) - len(refused) == sum(expected[name] for name in limit)
+        await jobs.insert(job(state="running"), PAYLOAD)
+        await jobs.insert(job("b", member="ben"), PAYLOAD, usage=usage, most_waiting=1)
+        assert await both[1].used("anna", "2026-01-01") == (5, 6)
+        assert await both[1].used("anna", "2026-01-02") == (5, 0)
 
 
 async def test_changes_are_written_and_the_rest_stays(jobs: JobRepository) -> None:

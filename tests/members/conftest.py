@@ -1,0 +1,5 @@
+"""The databases of the tests of this folder."""
+
+from databases import database, empty_database, postgresql
+
+__all__ = ["database", "empty_database", "postgresql"]
