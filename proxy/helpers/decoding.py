@@ -126,6 +126,21 @@ def encoded_as(picture: Image, format_: str) -> bytes:
     return buffer.getvalue()
 
 
+#: Bytes of a preview that are encoded anew on the way; a larger one is left out.
+_PREVIEW_BYTES = 1 << 20
+
+
+def jpeg(data: bytes) -> bytes | None:
+    """A preview as JPEG, `None` for one that is too large or no picture."""
+    if len(data) > _PREVIEW_BYTES:
+        return None
+    try:
+        with pillow().open(io.BytesIO(data), formats=FORMATS) as picture:
+            return encoded_as(picture.convert("RGB"), "JPEG")
+    except (OSError, ValueError, SyntaxError):
+        return None
+
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"eXIf"})
 

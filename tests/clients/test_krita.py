@@ -1,0 +1,170 @@
+"""Krita AI Diffusion: the calls of its own client, recorded, and what it looks for in the answers.
+
+The plug-in is in no package registry; `../recordings/README.md` says how they were recorded.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from fidelity.recording import FOLDER
+from PIL import Image
+from stack import Client, Listener, Proxy, running_proxy
+from yarl import URL
+
+from proxy.simulator import Simulator, Switches
+from proxy.translate.helpers.table import KRITA_REQUIRES
+
+CALLS = json.loads((FOLDER / "clients" / "krita.json").read_text())["calls"]
+
+#: The header of a frame that it takes for a picture of the result.
+RESULT = bytes((0, 0, 0, 1, 0, 0, 0, 2))
+
+
+@pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    switches = Switches(node_packs=True, pace=0.01, preview_format="png")
+    async with Simulator(switches=switches) as running:
+        yield running
+
+
+class Krita:
+    """Makes the recorded calls, one after the other."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: URL) -> None:
+        self._session = session
+        self._url = url
+
+    async def call(self, call: dict[str, Any], path: str = "") -> bytes:
+        """Make a call, which is answered with the recorded status; the body."""
+        body = call["body"]
+        data = base64.b64decode(body["b64"]) if "b64" in body else None
+        if "json" in body:
+            data = json.dumps(body["json"]).encode()
+        address = URL(f"{self._url}".rstrip("/") + (path or call["path"]), encoded=True)
+        async with self._session.request(
+            call["method"], address, data=data, headers=call["headers"]
+        ) as answer:
+            assert answer.status == call["status"], (call["path"], await answer.text())
+            return await answer.read()
+
+    async def connect(self) -> list[dict[str, Any]]:
+        """Connect as it does; the calls that come then."""
+        rest = iter(CALLS)
+        for call in rest:
+            if "open" in call:
+                client = Client(self._session, self._url)
+                async with client.listening(client_id=client_id_of(call)):
+                    next(rest)
+            else:
+                answer = json.loads(await self.call(call))
+                if call["path"] == "/object_info":
+                    required = {name for names in KRITA_REQUIRES.values() for name in names}
+                    assert required <= answer.keys()
+                if "offset=0&limit=8" in call["path"]:
+                    assert len(answer) - 1 <= 8
+                    assert answer["_meta"]["total"] >= len(answer) - 1
+                if "diffusion_models" in call["path"]:
+                    break
+        return list(rest)
+
+
+def client_id_of(call: dict[str, Any]) -> str:
+    return str(call["open"].partition("clientId=")[2])
+
+
+def jobs(calls: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """The calls of each job, with the websocket that was opened for it."""
+    found: list[dict[str, Any]] = []
+    for call in calls:
+        if "open" in call and found:
+            yield found
+            found = []
+        if "close" not in call:
+            found.append(call)
+    yield found
+
+
+async def test_its_calls_give_the_pictures_of_the_cloud_and_its_checks_pass(
+    simulator: Simulator, proxy: Proxy, session: aiohttp.ClientSession
+) -> None:
+    krita = Krita(session, proxy.url)
+    rest = await krita.connect()
+    kinds = []
+    for opened, *calls in jobs(rest):
+        client = Client(session, proxy.url)
+        async with client.listening(client_id=client_id_of(opened)) as listener:
+            kinds.append(await _job(krita, calls, listener, simulator))
+    assert kinds == ["finished"] * 4 + ["interrupted"]
+
+
+async def _job(
+    krita: Krita, calls: list[dict[str, Any]], listener: Listener, simulator: Simulator
+) -> str:
+    result, ended = "", "finished"
+    for call in calls:
+        if call["path"] == "/prompt":
+            prompt_id = call["body"]["json"]["prompt_id"]
+            assert json.loads(await krita.call(call))["prompt_id"] == prompt_id
+            continue
+        if call["path"] == "/interrupt":
+            await listener.until("progress")
+            await krita.call(call)
+            await listener.until("execution_interrupted", prompt_id=prompt_id)
+            ended = "interrupted"
+            continue
+        if call["method"] == "GET":
+            executed = await listener.until("executed", prompt_id=prompt_id)
+            (image,) = executed["output"]["images"]
+            assert image["source"] == "http"
+            result = image["id"]
+            picture = await krita.call(call, f"/api/etn/image/{result}")
+            assert pixels(picture) == pixels(made_by(simulator))
+            await listener.until_end(prompt_id)
+            continue
+        await krita.call(call)
+    steps = [data["value"] for data in listener.of("progress")]
+    assert steps
+    previews = [data for type_, data in listener.heard if type_ == "binary"]
+    assert previews
+    assert not any(one.startswith(RESULT) for one in previews)
+    return ended
+
+
+def made_by(simulator: Simulator) -> bytes:
+    """The picture of the last job."""
+    job = list(simulator.jobs.values())[-1]
+    ((item,),) = [output["images"] for output in job.outputs.values() if "images" in output]
+    return simulator.storage.get(item["filename"])
+
+
+def pixels(data: bytes) -> tuple[str, tuple[int, int], bytes]:
+    with Image.open(io.BytesIO(data)) as picture:
+        return picture.mode, picture.size, picture.tobytes()
+
+
+async def test_it_is_told_what_the_cloud_lacks_when_it_tries_again(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
+    async with Simulator() as simulator, running_proxy(simulator, tmp_path / "data") as proxy:
+        attempt = [call for call in CALLS if call.get("path") in ("/system_stats", "/object_info")]
+        answers = []
+        for _ in range(3):
+            for call in attempt:
+                address = proxy.url / call["path"].removeprefix("/")
+                async with session.get(address, headers=call["headers"]) as answer:
+                    answers.append((answer.status, await answer.read()))
+        checked = answers[1::2]
+    assert [status for status, _ in checked] == [200, 503, 200]
+    (error,) = json.loads(checked[1][1]).values()
+    for pack in list(KRITA_REQUIRES)[:3]:
+        assert pack in error
+    assert "ETN_LoadImageCache" not in error
+    assert '"check_server_resources": false' in error
