@@ -209,7 +209,7 @@ class RoomOfFiles:
         return self.records.get((type_, subfolder, filename))
 
     async def open(self, record: FileRecord) -> OpenFile:
-        self.opened.append(self.contents[record.path])
+        self.opened.append(replace(self.contents[record.path]))
         return self.opened[-1]
 
     async def convert(
