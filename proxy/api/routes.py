@@ -74,9 +74,10 @@ class Deviation:
         "cloud's."
     )
     UPLOADS = (
-        "Comfy Cloud's limits apply: 50 MiB (413), and pictures of 16,384 pixels along an edge "
-        "and 67,108,864 in all (400). A mask of another size than its picture is a 400, not a "
-        "500."
+        "Comfy Cloud's limits apply: 50 MiB (413), and for pictures 16,384 pixels along an edge "
+        "and 67,108,864 in all (400). A picture without bytes is 400; other files may be empty. "
+        "Pictures are sent as uploads, all other files as assets, so that their loaders find them. "
+        "A mask of another size than its picture is a 400, not a 500."
     )
     PACKED = "Compressed with zstd or gzip on request, with an entity tag."
     NO_PATHS = "Folders have names instead of paths: they are on the cloud."

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -23,7 +23,7 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     refusal,
 )
-from proxy.cloud.http import Answer, Http
+from proxy.cloud.http import Answer, Body, Http
 from proxy.cloud.resilience import CallGate, CircuitBreaker, RateLimiter, RetryPolicy
 from proxy.metrics import CloudCalls, Metrics
 from proxy.observations import AccountObservations, word
@@ -219,14 +219,32 @@ class CloudClient:
         The name goes verbatim into graphs and into `download`. May be repeated: equal bytes have
         one name.
         """
-        size = (await asyncio.to_thread(path.stat)).st_size
-        name = await self._http.read(
-            "POST",
+        return await self._send_file(
             self._http.url("upload", "image"),
             _uploaded_name,
-            data=partial(_form, path, filename, content_type),
-            total=self._http.timeout + size / _UPLOAD_RATE,
+            path,
+            partial(_form, path, filename, content_type, "image", {"type": "input"}),
         )
+
+    async def upload_asset(self, path: Path, *, filename: str, content_type: str) -> str:
+        """`POST /api/assets` with the file's bytes as an input; as `upload`.
+
+        What is no picture is found by its loaders only if it comes in this way.
+        """
+        fields = {"tags": '["input"]', "name": filename, "mime_type": content_type}
+        return await self._send_file(
+            self._http.url("assets"),
+            partial(_asset_name, filename),
+            path,
+            partial(_form, path, filename, content_type, "file", fields),
+        )
+
+    async def _send_file(
+        self, url: URL, parse: Callable[[Answer], str], path: Path, form: Body
+    ) -> str:
+        size = (await asyncio.to_thread(path.stat)).st_size
+        total = self._http.timeout + size / _UPLOAD_RATE
+        name = await self._http.read("POST", url, parse, data=form, total=total)
         self._http.calls.uploaded(size)
         return name
 
@@ -393,16 +411,33 @@ def _object_bytes(answer: Answer) -> bytes:
     return body
 
 
+def _asset_name(filename: str, answer: Answer) -> str:
+    """What a loader takes for an asset: its `loader_path`, or its hash with the file's ending."""
+    asset = answer.object()
+    name, hash_ = asset.get("loader_path"), asset.get("hash") or asset.get("asset_hash")
+    if not name and isinstance(hash_, str):
+        name = hash_.removeprefix("blake3:") + PurePosixPath(filename).suffix.lower()
+    if not isinstance(name, str) or not name:
+        raise CloudGarbage(f"{answer.call}: neither loader_path nor hash in the answer")
+    return name
+
+
 @asynccontextmanager
-async def _form(path: Path, filename: str, content_type: str) -> AsyncIterator[MultipartWriter]:
-    """A file and `type=input` (the cloud's default would be `output`), streamed from the disk."""
+async def _form(
+    path: Path, filename: str, content_type: str, field: str, fields: Mapping[str, str]
+) -> AsyncIterator[MultipartWriter]:
+    """A file, streamed from the disk as a field, behind other fields.
+
+    Without `type=input` the default of the cloud's uploads would be `output`.
+    """
     form = MultipartWriter("form-data")
-    form.append("input").set_content_disposition("form-data", name="type")
+    for key, value in fields.items():
+        form.append(value).set_content_disposition("form-data", name=key)
     with await asyncio.to_thread(path.open, "rb") as file:
         picture = form.append(file, {"Content-Type": content_type})
         # A browser's spelling (HTML, "multipart form data"): what the cloud's own web app sends.
         name = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
-        picture.headers["Content-Disposition"] = f'form-data; name="image"; filename="{name}"'
+        picture.headers["Content-Disposition"] = f'form-data; name="{field}"; filename="{name}"'
         yield form
 
 

@@ -34,6 +34,8 @@ MAX_EDGE = 16384
 #: Files of one graph that are sent at once.
 AT_ONCE = 4
 
+#: Statuses with which the cloud says that it takes no assets, or not in this form.
+_NO_ASSETS = frozenset({400, 404, 405, 415, 422, 501})
 #: Statuses with which the cloud says that it does not take these bytes.
 _REFUSALS = frozenset({400, 413, 415, 422})
 
@@ -150,10 +152,7 @@ class Uploads:
             cloud_name = await self._contents.sent_as(account, received.hash)
             if cloud_name is None:
                 await self._check_limits(received, filename, account)
-                type_ = media_type(filename).partition(";")[0]
-                cloud_name = await self._clouds[account].upload(
-                    received.path, filename=filename, content_type=type_
-                )
+                cloud_name = await _send(self._clouds[account], received.path, filename)
                 await self._contents.was_sent(account, received.hash, received.size, cloud_name)
         return cloud_name
 
@@ -294,6 +293,22 @@ def _write(file: RawIOBase, hasher: blake3, chunk: bytes) -> None:
             view = view[file.write(view) or 0 :]
     except OSError as error:
         raise _unwritable(error) from error
+
+
+async def _send(cloud: CloudClient, path: Path, filename: str) -> str:
+    """Send a file by the way on which its loaders find it; the cloud's name for it.
+
+    Pictures are uploads, everything else is an asset, or an upload where the cloud takes no assets.
+    """
+    type_ = media_type(filename).partition(";")[0]
+    if kind(filename) != "image":
+        try:
+            return await cloud.upload_asset(path, filename=filename, content_type=type_)
+        except CloudRefused as error:
+            if error.status not in _NO_ASSETS:
+                raise
+            _log.info("asset_refused", status=error.status)
+    return await cloud.upload(path, filename=filename, content_type=type_)
 
 
 def received_file(path: Path) -> Received:

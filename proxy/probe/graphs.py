@@ -63,6 +63,13 @@ def annotated(upload: str) -> Graph:
     }
 
 
+def sound(name: str, classes: Mapping[str, Any]) -> Graph:
+    """Loads a sound and looks at it."""
+    return _possible(
+        {"1": _node("LoadAudio", audio=name), "2": _node("PreviewAudio", audio=["1", 0])}, classes
+    )
+
+
 def invalid() -> Graph:
     """A node without its required input: nothing of it can run."""
     return {"1": _node("PreviewImage")}

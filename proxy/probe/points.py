@@ -85,6 +85,9 @@ upload_name | Form of the name | <64 hex>.<ext> | <64 hex> | blake3:<64 hex>.<ex
   blake3:<64 hex> | <64 HEX>.<EXT> | as sent | other
 upload_hash | Hash in the name | blake3 of the bytes | another | none
 upload_kinds | Kinds of file that uploads take | images and audio | images | any
+listed_uploads | LoadAudio of a file of /api/upload/image | refused | accepted
+asset_upload | POST /api/assets of a sound | loader_path | hash | refused
+listed_assets | LoadAudio of an asset | accepted | refused
 upload_edge | A PNG that is 16385 pixels wide | refused | taken
 upload_pixels | A PNG of 8193 x 8193 pixels | refused | taken
 annotated_name | A file named as NAME [input] in a graph | accepted | refused

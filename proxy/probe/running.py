@@ -112,7 +112,10 @@ async def uploads(run: Run) -> None:
     run.findings.see(
         "upload_hash", "blake3 of the bytes" if same else "another" if digest else "none"
     )
-    audio = (await _upload(run, "probe.wav", _sound(), "audio/wav")).status == 200
+    sound = await _upload(run, "probe.wav", _sound(), "audio/wav")
+    await _loaded(run, "listed_uploads", sound.dict().get("name"))
+    await _assets(run)
+    audio = sound.status == 200
     text = (await _upload(run, "probe.txt", os.urandom(16).hex().encode(), "text/plain")).status
     for id_, size in (("upload_edge", (16385, 1)), ("upload_pixels", (8193, 8193))):
         sent = await _upload(run, "probe.png", _blank(*size), "image/png")
@@ -126,6 +129,35 @@ async def _upload(run: Run, filename: str, data: bytes, content_type: str) -> Re
     form.add_field("type", "input")
     form.add_field("image", data, filename=filename, content_type=content_type)
     return await run.wire.call("POST", "api/upload/image", data=form)
+
+
+async def _assets(run: Run) -> None:
+    """Whether a sound is taken as an asset, and what a loader calls it."""
+    form = aiohttp.FormData()
+    form.add_field("tags", '["input"]')
+    form.add_field("name", "probe.wav")
+    form.add_field("file", _sound(), filename="probe.wav", content_type="audio/wav")
+    reply = await run.wire.call("POST", "api/assets", data=form)
+    asset = reply.dict() if reply.status in (200, 201) else {}
+    hash_ = str(asset.get("hash") or "").removeprefix("blake3:")
+    name = asset.get("loader_path") or (f"{hash_}.wav" if hash_ else None)
+    form_ = "loader_path" if asset.get("loader_path") else "hash" if hash_ else "refused"
+    run.findings.see("asset_upload", form_, reply.said())
+    await _loaded(run, "listed_assets", name)
+
+
+async def _loaded(run: Run, point: str, name: object) -> None:
+    """Whether a loader takes a file of that name."""
+    if not isinstance(name, str):
+        run.findings.see(point, "refused", "The file was not taken.")
+        return
+    graph = graphs.sound(name, run.classes)
+    if not graph:
+        run.findings.miss((point,), "There is no class that loads a sound.")
+        return
+    reply = await run.submit(graph)
+    job = job_of(reply)
+    run.findings.see(point, "accepted" if job else "refused", reply.said())
 
 
 def _name_form(name: str) -> str:

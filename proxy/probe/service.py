@@ -24,9 +24,10 @@ CLEAN_UP = 25.0
 
 #: What the level `run` does, and what it costs, for the person who is asked.
 CONSENT = (
-    "It uploads a picture, a sound and a text of a few kilobytes, submits about ten workflows that "
-    "need no model (some seconds of machine time, usually less than one credit), cancels those "
-    "that go on, and deletes its jobs with their files. The uploads stay in the account's inputs."
+    "It uploads a picture, sounds and a text of a few kilobytes, submits about a dozen workflows "
+    "that need no model (some seconds of machine time, usually less than one credit), cancels "
+    "those that go on, and deletes its jobs with their files. The uploads stay in the account's "
+    "inputs."
 )
 
 

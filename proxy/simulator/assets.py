@@ -28,6 +28,8 @@ class Asset:
     output_index: int | None = None
     id: str = field(default_factory=lambda: str(uuid4()))
     created: float = field(default_factory=time.time)
+    #: Sent to `/api/upload/image`, and not as an asset.
+    uploaded: bool = False
 
     @property
     def family(self) -> str:
@@ -83,6 +85,10 @@ class Library:
         """The latest asset with that content."""
         assets = self._by_name.get(cloud_name)
         return assets[-1] if assets else None
+
+    def of(self, cloud_name: str) -> list[Asset]:
+        """All assets with that content."""
+        return self._by_name.get(cloud_name, [])
 
     def remove(self, asset: Asset) -> bool:
         """Forget an asset; answers whether no other one has its content."""

@@ -72,6 +72,16 @@ def known_name(library: Library, name: str, switches: Switches) -> str | None:
     return name if library.newest(name) is not None else None
 
 
+def is_found(library: Library, name: str, switches: Switches) -> bool:
+    """Whether a loader finds the file that a value in a graph names."""
+    plain = known_name(library, name, switches)
+    if plain is None:
+        return False
+    return switches.listed_uploads == "any" or any(
+        not one.uploaded or one.media_type.startswith("image/") for one in library.of(plain)
+    )
+
+
 def in_event(
     ui: dict[str, Any], job: Job, node_id: str, library: Library, switches: Switches
 ) -> dict[str, Any]:

@@ -170,7 +170,12 @@ class Switches:
 
     # --- files
     upload_kinds: Literal["images", "media", "any"] = "media"
-    """What uploads take: images; also audio and video; anything."""
+    """What uploads take: images; also audio and video; anything. Assets may be anything."""
+    listed_uploads: Literal["images", "any"] = "images"
+    """Files of `/api/upload/image` that loaders find, as was reported of LoadVideo: images, or all.
+    Others have to be sent to `/api/assets`."""
+    asset_uploads: bool = True
+    """Whether `POST /api/assets` takes files, or is 404."""
     upload_names: Literal["extension", "bare", "prefixed", "upper"] = "extension"
     """Names of uploads: `<hex>.<ext>`, `<hex>`, `blake3:<hex>.<ext>`, or with capital letters."""
     annotated_names: bool = True

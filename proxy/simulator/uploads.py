@@ -27,9 +27,11 @@ def take(
     *,
     tags: tuple[str, ...] = ("input",),
     subfolder: str = "",
+    uploaded: bool = True,
 ) -> Asset:
     """Store an upload under the hash of its bytes; its extension follows them, not its name.
 
+    What is not `uploaded` is sent as an asset, of any kind.
     Raises `Refusal` (400) for what is too large or not taken.
     """
     if len(data) > media.MAX_BYTES:
@@ -43,7 +45,7 @@ def take(
         "media": ("image", "audio", "video"),
         "any": ("image", "audio", "video", "3d", "other"),
     }
-    if medium.family not in taken[switches.upload_kinds]:
+    if uploaded and medium.family not in taken[switches.upload_kinds]:
         raise bad_request("the file is not an image or of another kind that is taken here")
     digest = blake3(data).hexdigest()
     asset = Asset(
@@ -54,6 +56,7 @@ def take(
         media_type=medium.media_type,
         tags=tags,
         subfolder=subfolder,
+        uploaded=uploaded,
     )
     storage.put(asset.cloud_name, data, medium.media_type)
     account.library.add(asset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -347,6 +348,25 @@ async def test_a_template_picture_is_a_file_beside_the_api(serve: Serve, connect
     assert await client.template_picture("a b-1.webp") == (b"RIFF", "image/webp")
     assert cloud.seen[0].target == "/templates/a%20b-1.webp"
     assert await client.template_picture("b-1.webp") is None
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        ({"loader_path": "ab.wav", "hash": "blake3:cd"}, "ab.wav"),
+        ({"loader_path": None, "hash": "blake3:cd"}, "cd.wav"),
+        ({"asset_hash": "cd"}, "cd.wav"),
+    ],
+)
+async def test_an_asset_is_called_as_its_loader_takes_it(
+    serve: Serve, connect: Connect, tmp_path: Path, said: dict[str, Any], name: str
+) -> None:
+    cloud = await serve(answer(said, 201))
+    client = await connect(cloud.url)
+    path = tmp_path / "x"
+    path.write_bytes(b"RIFF")
+    sent = await client.upload_asset(path, filename="talk.WAV", content_type="audio/wav")
+    assert (sent, cloud.seen[0].target) == (name, "/api/assets")
 
 
 async def test_user_takes_any_body(serve: Serve, connect: Connect) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import re
+import wave
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from proxy.storage.database import SqliteDatabase, StorageError
 from proxy.storage.files import FileRepository
 
 MB = 1024 * 1024
+#: As much of a video as tells that it is one.
+FILM = b"\0\0\0\x18ftypisom" + bytes(50)
 
 
 async def sent(
@@ -44,6 +47,14 @@ def words(answer: Any) -> str:
 def blank(size: tuple[int, int]) -> bytes:
     target = io.BytesIO()
     Image.new("1", size).save(target, "PNG")
+    return target.getvalue()
+
+
+def silence() -> bytes:
+    target = io.BytesIO()
+    with wave.open(target, "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(1600))
     return target.getvalue()
 
 
@@ -77,13 +88,14 @@ async def test_at_the_limits_it_is_taken(client: Client, size: tuple[int, int]) 
     [
         ("talk.flac", b"fLaC" + bytes(50), "audio"),
         ("talk.wav", b"RIFF\0\0\0\0WAVE" + bytes(50), "audio"),
-        ("film.mp4", b"\0\0\0\x18ftypisom" + bytes(50), "videos"),
+        ("film.mp4", FILM, "videos"),
     ],
 )
 async def test_a_cloud_that_takes_no_media_is_said_to_do_so(
     simulator: Simulator, client: Client, name: str, data: bytes, word: str
 ) -> None:
     simulator.switches.upload_kinds = "images"
+    simulator.switches.asset_uploads = False
     status, answer = await sent(client, name, data)
     assert status == 400
     assert name in words(answer)
@@ -92,6 +104,44 @@ async def test_a_cloud_that_takes_no_media_is_said_to_do_so(
     simulator.switches.upload_kinds = "media"
     assert (await sent(client, name, data))[0] == 200
     assert await client.view({"filename": name, "type": "input"}) == data
+
+
+@pytest.mark.parametrize("assets", [True, False])
+@pytest.mark.parametrize(
+    ("name", "data", "loader", "saver"),
+    [
+        ("cat.png", blank((8, 8)), ("LoadImage", "image"), ("PreviewImage", "images")),
+        ("talk.wav", silence(), ("LoadAudio", "audio"), ("PreviewAudio", "audio")),
+        (
+            "film.mp4",
+            b"\0\0\0\x18ftypisom" + bytes(50),
+            ("LoadVideo", "file"),
+            ("SaveVideo", "video"),
+        ),
+    ],
+)
+async def test_a_file_of_each_kind_is_found_by_its_loader(
+    simulator: Simulator,
+    client: Client,
+    assets: bool,
+    name: str,
+    data: bytes,
+    loader: tuple[str, str],
+    saver: tuple[str, str],
+) -> None:
+    simulator.switches.asset_uploads = assets
+    simulator.switches.listed_uploads = "images" if assets else "any"
+    assert (await sent(client, name, data))[0] == 200
+    settings = {"format": "auto", "codec": "auto", "filename_prefix": "x"}
+    settings = settings if saver[0] == "SaveVideo" else {}
+    graph = {
+        "1": {"class_type": loader[0], "inputs": {loader[1]: name}},
+        "2": {"class_type": saver[0], "inputs": {saver[1]: ["1", 0], **settings}},
+    }
+    assert (await client.run(graph))["status"]["status_str"] == "success"
+    ways = {route for route, count in simulator.calls.items() if count and "POST" in route}
+    assert ("POST /api/assets" in ways) == (name != "cat.png")
+    assert ("POST /api/upload/image" in ways) == (name == "cat.png" or not assets)
 
 
 @pytest.mark.parametrize("kind", ["input", "temp", "output"])

@@ -58,6 +58,9 @@ class MemoryCloud:
         data = path.read_bytes()  # noqa: ASYNC240
         return self.add(data, posixpath.splitext(filename)[1])
 
+    async def upload_asset(self, path: Path, *, filename: str, content_type: str) -> str:
+        return await self.upload(path, filename=filename, content_type=content_type)
+
     def add(self, data: bytes, extension: str = ".png") -> str:
         """Store a content as a job would; returns its name."""
         name = blake3(data).hexdigest() + extension

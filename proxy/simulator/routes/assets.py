@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
+from proxy.simulator import uploads
 from proxy.simulator.assets import Asset
 from proxy.simulator.call import Call, Route, answer
 from proxy.simulator.errors import bad_request, not_found
-from proxy.simulator.routes.files import redirect
+from proxy.simulator.routes.files import read_form, redirect
 
 SORTS = ("created_at", "updated_at", "name", "size", "last_access_time")
 
@@ -42,6 +44,32 @@ async def show_all(call: Call) -> web.Response:
             "has_more": offset + limit < len(assets),
         }
     )
+
+
+async def create(call: Call) -> web.Response:
+    """`POST /api/assets`: a file of any kind, for every loader; 200 for bytes that are known."""
+    if not call.switches.asset_uploads:
+        raise not_found("not found")
+    form = await read_form(call, "file")
+    if form.data is None:
+        raise bad_request("the field file is missing")
+    try:
+        tags = msgspec.json.decode(form.fields.get("tags", "[]"), type=list[str])
+    except msgspec.MsgspecError:
+        raise bad_request("tags must be the JSON of a list of texts") from None
+    name = form.fields.get("name") or form.filename
+    known = set(call.account.library)
+    asset = uploads.take(
+        call.account,
+        call.world.storage,
+        call.switches,
+        form.data,
+        name,
+        tags=tuple(tags),
+        uploaded=False,
+    )
+    new = all(one.digest != asset.digest for one in known)
+    return answer({**_shown(asset), "created_new": new}, 201 if new else 200)
 
 
 async def show(call: Call) -> web.Response:
@@ -122,6 +150,7 @@ def _shown(asset: Asset) -> dict[str, Any]:
 
 ROUTES = [
     Route("GET", "/api/assets", show_all),
+    Route("POST", "/api/assets", create),
     Route("HEAD", "/api/assets/hash/{hash}", known_hash),
     Route("GET", "/api/assets/{id}", show),
     Route("DELETE", "/api/assets/{id}", delete),

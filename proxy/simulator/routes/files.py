@@ -23,7 +23,7 @@ _READ_LIMIT = media.MAX_BYTES + 1
 
 @dataclass(slots=True)
 class Form:
-    """A multipart body; `data` is `None` without a file under `image`."""
+    """A multipart body; `data` is `None` without the file."""
 
     data: bytes | None = None
     filename: str = ""
@@ -44,7 +44,8 @@ class OriginalRef(msgspec.Struct):
     type: str = ""
 
 
-async def _form(call: Call) -> Form:
+async def read_form(call: Call, file: str = "image") -> Form:
+    """The fields of a multipart body, `file` among them. Raises `Refusal` (400)."""
     if not call.request.content_type.startswith("multipart/"):
         raise bad_request("the body must be multipart/form-data")
     form = Form()
@@ -53,7 +54,7 @@ async def _form(call: Call) -> Form:
         while (part := await reader.next()) is not None:
             if not isinstance(part, BodyPartReader):
                 raise bad_request("nested multipart bodies are not taken")
-            if part.name == "image" and part.filename is not None:
+            if part.name == file and part.filename is not None:
                 form.filename = part.filename
                 form.data = await _limited(part)
             elif part.name:
@@ -74,7 +75,7 @@ async def _limited(part: BodyPartReader) -> bytes:
 
 async def upload_image(call: Call) -> web.Response:
     """`POST /api/upload/image`; `overwrite` has no effect, `subfolder` is only echoed."""
-    form = await _form(call)
+    form = await read_form(call)
     if form.data is None:
         raise bad_request("the field image with a file is missing")
     asset = _take(call, form)
@@ -83,7 +84,7 @@ async def upload_image(call: Call) -> web.Response:
 
 async def upload_mask(call: Call) -> web.Response:
     """`POST /api/upload/mask`: the original with the alpha of the upload."""
-    form = await _form(call)
+    form = await read_form(call)
     if form.data is None:
         raise bad_request("the field image with a file is missing")
     try:

@@ -49,7 +49,7 @@ async def submit(call: Call) -> web.Response:
         request.prompt,
         catalogue=call.world.catalogue,
         targets=request.partial_execution_targets,
-        files=lambda name: outputs.known_name(library, name, switches) is not None,
+        files=lambda name: outputs.is_found(library, name, switches),
     )
     node_errors = found.node_errors if switches.node_error_details else _shortened(found)
     if found.error is not None:
