@@ -31,6 +31,7 @@ from proxy.catalog.service import Catalogue
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.remote import RemoteFiles
+from proxy.files.assets import Assets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files
 from proxy.helpers.exchange import Exchange
@@ -59,6 +60,7 @@ from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings, read_secrets
 from proxy.storage.activity import ActivityRepository
+from proxy.storage.assets import AssetRepository
 from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets
 from proxy.storage.files import FileRepository
@@ -139,6 +141,7 @@ async def rooms(
             cache_bytes=settings.cache_bytes,
             prefetch=settings.prefetch if settings.database is None else "off",
             preferred=lambda member: [account.name for account in best_first(opened, member)],
+            asset_ids=settings.assets,
             blobs=blobs,
         )
         await files.start()
@@ -285,6 +288,11 @@ async def rooms(
             observations=observations,
             cipher=cipher,
             supervisor=supervisor,
+            assets=Assets(
+                AssetRepository(database), files, catalogue, bus, jobs.subscribers.broadcast
+            )
+            if settings.assets
+            else None,
             helpers=helpers if settings.helper_nodes else None,
             exchange=Exchange(bus, jobs.subscribers.tell) if settings.helper_nodes else None,
         )

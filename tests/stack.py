@@ -197,6 +197,11 @@ class Client:
             return dict(await answer.json())
 
 
+def bare(item: dict[str, Any]) -> dict[str, Any]:
+    """A file of an output, or of an upload, without what assets add."""
+    return {name: item[name] for name in item.keys() - {"id", "preview_id", "asset"}}
+
+
 def _parsed(body: bytes) -> Any:
     try:
         return json.loads(body)

@@ -94,6 +94,7 @@ _STATUSES: dict[Kind, int] = {
     "dependency_failed": 424,
     "rate_limited": 429,
     "internal": 500,
+    "not_implemented": 501,
     "bad_answer": 502,
     "unavailable": 503,
 }

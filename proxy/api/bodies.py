@@ -24,6 +24,7 @@ from aiohttp.compression_utils import (
     ZSTDDecompressor,
 )
 from aiohttp.http_exceptions import HttpProcessingError
+from multidict import MultiDict
 
 from proxy.api.services import of
 from proxy.translate import codec
@@ -320,7 +321,7 @@ CHUNK = 256 * 1024
 
 
 @asynccontextmanager
-async def read_form(request: web.Request) -> AsyncIterator[Form]:
+async def read_form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
     """The fields of a request; what is no form is an empty one.
 
     The files are closed behind the block, and those of a form that breaks off at once: aiohttp's
@@ -334,13 +335,15 @@ async def read_form(request: web.Request) -> AsyncIterator[Form]:
     elif request.content_type in ("", "application/x-www-form-urlencoded"):
         text = (await read(request, MOST_FORM_BYTES)).decode()
         fields = parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FORM_FIELDS)
-        yield dict(reversed(fields))
+        yield MultiDict[Field](fields)
     else:
-        yield {}
+        yield MultiDict[Field]()
 
 
-async def _fields(request: web.Request, body: aiohttp.StreamReader, files: ExitStack) -> Form:
-    form: dict[str, Field] = {}
+async def _fields(
+    request: web.Request, body: aiohttp.StreamReader, files: ExitStack
+) -> MultiDict[Field]:
+    form: MultiDict[Field] = MultiDict()
     most = request.client_max_size
     parts = aiohttp.MultipartReader(
         request.headers,
@@ -367,7 +370,7 @@ async def _fields(request: web.Request, body: aiohttp.StreamReader, files: ExitS
             value = b"".join([bytes(piece) async for piece in pieces])
             is_text = part.headers.get("Content-Type", "text/").startswith("text/")
             field = value.decode(part.get_charset("utf-8")) if is_text else value
-        form.setdefault(part.name, field)
+        form.add(part.name, field)
     return form
 
 

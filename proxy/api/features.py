@@ -69,9 +69,9 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag(
         "assets",
-        "The panels for pictures and models read `/api/assets`, unless it is off.",
-        lambda _: False,
-        "false",
+        "The panels for pictures and models read `/api/assets`, unless `assets` is off.",
+        lambda services: services.assets is not None,
+        "true with `assets`",
     ),
     Flag(
         "partner_run_gate_enabled",

@@ -10,6 +10,7 @@ from functools import partial
 from aiohttp import web
 
 from proxy.api import (
+    assets,
     catalog,
     cloud_routes,
     helper_nodes,
@@ -135,11 +136,26 @@ class Deviation:
     WITHIN = "Members receive only their own messages. They are kept in memory."
     API_FORMAT = "400 for a workflow in the format of the web interface."
     EXACT = "It stops only the given job."
-    NO_ASSETS = (
-        "Always 503 SERVICE_DISABLED, and `assets` is false in the features, as in a ComfyUI "
-        "without --enable-assets: the hash and the size that these routes promise are not known "
-        "for a file that is still on the cloud."
+    ASSETS = (
+        "From the records of the member who asks, so that nobody learns what others have. `hash` "
+        "and `size` of an output are absent until the cloud tells them or the file is fetched, and "
+        "of models always. `temp` files and outputs are deleted with the oldest jobs of the "
+        "history."
     )
+    ASSET_FILES = (
+        "With ranges and an entity tag. 501 for a model: Comfy Cloud hands none out. The workflow "
+        "in a PNG or WebP has the client's file names, so that its bytes are not those of `hash`."
+    )
+    ASSET_UPLOADS = (
+        "Comfy Cloud's limits of uploads apply. A model is a 400: the cloud takes none from here. "
+        "A `hash` stands for the member's own contents alone."
+    )
+    ASSET_SCANS = (
+        "A scan is over when it is answered: the proxy writes the record of a file with the file. "
+        "The messages go to the member's sockets alone."
+    )
+    NO_IMPORTS = "Always 501: models are imported at cloud.comfy.org."
+    NO_ASSETS = "With the setting `assets` off: always 503, as in a ComfyUI with --disable-assets."
 
 
 class Source(Flag):
@@ -164,7 +180,8 @@ class Route:
     A GET route answers HEAD too. `source` and `deviation` (how it differs from ComfyUI and why,
     `SAME` where it does not) are for the page of the routes; each route has them. One that is
     `apart` is served by the admin listener alone where there is one, a `helper` is there with the
-    setting helper_nodes alone. `expects` answers `Expect: 100-continue`.
+    setting helper_nodes alone, one with `assets` where that setting is the same. `expects` answers
+    `Expect: 100-continue`.
     """
 
     method: str
@@ -175,6 +192,7 @@ class Route:
     twin: bool = True
     apart: bool = False
     helper: bool = False
+    assets: bool | None = None
     expects: Callable[[web.Request], Awaitable[None]] | None = None
 
 
@@ -183,6 +201,12 @@ _only = partial(Route, twin=False)
 
 #: A route of a node pack that the proxy stands in for.
 _pack = partial(Route, helper=True)
+
+#: A route of the assets API.
+_asset = partial(Route, twin=False, assets=True)
+
+#: A route of it without the setting.
+_off = partial(Route, twin=False, assets=False)
 
 #: As in ComfyUI.
 SAME = ""
@@ -373,10 +397,38 @@ ROUTES = (
     _pack(
         "POST", "/sidefx_houdini/interrupt", helper_nodes.interrupt, OWN | CLOUD, Deviation.EXACT
     ),
-    # what this server does not have
-    _only("*", "/api/assets", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS),
-    _only("*", "/api/assets/{rest:.*}", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS),
-    _only("*", "/api/tags", system.assets_disabled, CONSTANT, Deviation.NO_ASSETS),
+    # assets
+    _asset("GET", "/api/assets", assets.list_assets, OWN | CACHE, Deviation.ASSETS),
+    _asset("POST", "/api/assets", assets.post_asset, OWN | CLOUD, Deviation.ASSET_UPLOADS),
+    _asset("GET", f"/api/assets/{assets.ID}", assets.get_asset, OWN, Deviation.ASSETS),
+    _asset("PUT", f"/api/assets/{assets.ID}", assets.put_asset, OWN, SAME),
+    _asset("DELETE", f"/api/assets/{assets.ID}", assets.delete_asset, OWN, SAME),
+    _asset(
+        "GET",
+        f"/api/assets/{assets.ID}/content",
+        assets.get_content,
+        OWN | CACHE | CLOUD,
+        Deviation.ASSET_FILES,
+    ),
+    _asset("POST", f"/api/assets/{assets.ID}/tags", assets.add_tags, OWN, SAME),
+    _asset("DELETE", f"/api/assets/{assets.ID}/tags", assets.remove_tags, OWN, SAME),
+    _asset("POST", "/api/assets/from-hash", assets.post_from_hash, OWN, Deviation.ASSET_UPLOADS),
+    _asset("HEAD", "/api/assets/hash/{hash}", assets.head_hash, OWN, Deviation.ASSET_UPLOADS),
+    _asset("GET", "/api/assets/tags/refine", assets.refine_tags, OWN | CACHE, Deviation.ASSETS),
+    _asset("GET", "/api/tags", assets.list_tags, OWN, Deviation.ASSETS),
+    _asset("POST", "/api/assets/seed", assets.post_seed, OWN | CACHE, Deviation.ASSET_SCANS),
+    _asset(
+        "GET", "/api/assets/seed/status", assets.get_seed_status, CONSTANT, Deviation.ASSET_SCANS
+    ),
+    _asset("POST", "/api/assets/seed/cancel", assets.cancel_seed, CONSTANT, Deviation.ASSET_SCANS),
+    _asset("POST", "/api/assets/prune", assets.prune, CONSTANT, Deviation.ASSET_SCANS),
+    _asset("POST", "/api/assets/download", assets.not_here, CONSTANT, Deviation.NO_IMPORTS),
+    _asset("POST", "/api/assets/import", assets.not_here, CONSTANT, Deviation.NO_IMPORTS),
+    _asset("GET", "/api/assets/remote-metadata", assets.not_here, CONSTANT, Deviation.NO_IMPORTS),
+    _off("*", "/api/assets", assets.disabled, CONSTANT, Deviation.NO_ASSETS),
+    _off("*", "/api/assets/{rest:.*}", assets.disabled, CONSTANT, Deviation.NO_ASSETS),
+    _off("*", "/api/tags", assets.disabled, CONSTANT, Deviation.NO_ASSETS),
+    _off("*", "/api/tasks/{id}", assets.disabled, CONSTANT, Deviation.NO_ASSETS),
     # the web interface
     _only(
         "GET",
@@ -396,11 +448,15 @@ ROUTES = (
 )
 
 
-def of_clients(*, apart: bool, helpers: bool) -> list[Route]:
-    """The routes of the clients' listener, with or without an admin listener beside it, and with
-    or without those of node packs."""
+def of_clients(*, apart: bool, helpers: bool, assets: bool) -> list[Route]:
+    """The routes of the clients' listener, with or without an admin listener beside it, those of
+    node packs, and those of assets."""
     return [
-        route for route in ROUTES if not (apart and route.apart) and (helpers or not route.helper)
+        route
+        for route in ROUTES
+        if not (apart and route.apart)
+        and (helpers or not route.helper)
+        and route.assets in (None, assets)
     ]
 
 

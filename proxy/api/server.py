@@ -113,7 +113,12 @@ def make_app(services: Services) -> web.Application:
     app = web.Application(client_max_size=services.max_upload_bytes)
     app[SERVICES] = services
     app[websocket.SOCKETS] = Sockets(services.supervisor, services.ping_interval)
-    add_routes(app, of_clients(apart=services.admin_apart, helpers=services.helpers is not None))
+    offered = of_clients(
+        apart=services.admin_apart,
+        helpers=services.helpers is not None,
+        assets=services.assets is not None,
+    )
+    add_routes(app, offered)
     allow_some(app, services.cors_origins)
     app.on_shutdown.append(websocket.close_all)
     app.on_shutdown.append(dashboard.close)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from proxy.api.admin.dashboard import Dashboard
     from proxy.api.system import Journal
     from proxy.catalog.service import Catalogue
+    from proxy.files.assets import Assets
     from proxy.files.service import Files
     from proxy.helpers.exchange import Exchange
     from proxy.helpers.service import Helpers
@@ -81,7 +82,7 @@ class Services:
     believed when they say who a client is.
     `interface` is what is served at `/`. `supervisor` keeps background work up.
     With `admin_apart` what is for admins is served elsewhere. Without `helpers` and `exchange`
-    there are no routes of node packs.
+    there are no routes of node packs, and without `assets` those of assets are turned off.
     `interface` is what is served at `/`. `cipher` signs what another replica is to
     believe. `supervisor` keeps background work up.
     With `admin_apart` what is for admins is served elsewhere.
@@ -109,6 +110,7 @@ class Services:
     admin_apart: bool = False
     dashboard: Dashboard | None = None
     observations: Observations | None = None
+    assets: Assets | None = None
     helpers: Helpers | None = None
     exchange: Exchange | None = None
     krita: KritaCheck = field(default_factory=KritaCheck)

@@ -120,16 +120,6 @@ async def get_nothing(_: web.Request) -> web.Response:
     return answers.empty(404)
 
 
-async def assets_disabled(_: web.Request) -> web.Response:
-    """The asset routes of a ComfyUI whose assets are off, in their own nested error form."""
-    error = {
-        "code": "SERVICE_DISABLED",
-        "message": "Assets are not available on this server.",
-        "details": {},
-    }
-    return answers.json({"error": error}, 503)
-
-
 async def get_health(_: web.Request) -> web.Response:
     """Whether the process answers: `{"status": "ok"}`. Makes no calls."""
     return answers.json({"status": "ok"})

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from aiohttp import web
+from multidict import MultiDict
 
 from proxy.api import answers, bodies
-from proxy.api.bodies import Form
+from proxy.api.bodies import Field, Form
 from proxy.api.services import member_of, of
 from proxy.files.namespace import Named
 from proxy.translate import codec
+from proxy.translate.assets import of_upload
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, upload_refusal
 
@@ -38,41 +40,41 @@ class Upload:
 
 async def post_image(request: web.Request) -> web.Response:
     """Take a file of any kind into the member's folder."""
-    async with _form(request) as form:
-        upload = read_form(form)
+    async with form(request) as fields:
+        upload = read_form(fields)
         if upload is None:
             return answers.empty(400)
         member = member_of(request)
-        async with of(request).accounting.uploading(member, _size(upload.file)):
+        async with of(request).accounting.uploading(member, size(upload.file)):
             named = await of(request).files.upload(
                 member,
-                _chunks(upload.file),
+                chunks(upload.file),
                 filename=upload.filename,
                 subfolder=upload.subfolder,
                 type=upload.type,
                 overwrite=upload.overwrite,
             )
-    return _answer(named)
+    return _answer(request, named)
 
 
 async def post_mask(request: web.Request) -> web.Response:
     """Put the alpha of an upload on an earlier picture, and take the result."""
-    async with _form(request) as form:
-        upload = read_form(form)
+    async with form(request) as fields:
+        upload = read_form(fields)
         if upload is None:
             return answers.empty(400)
-        member, original = member_of(request), original_ref(form.get("original_ref"))
-        async with of(request).accounting.uploading(member, _size(upload.file)):
+        member, original = member_of(request), original_ref(fields.get("original_ref"))
+        async with of(request).accounting.uploading(member, size(upload.file)):
             named = await of(request).files.upload_mask(
                 member,
-                _chunks(upload.file),
+                chunks(upload.file),
                 filename=upload.filename,
                 subfolder=upload.subfolder,
                 type=upload.type,
                 overwrite=upload.overwrite,
                 original=original,
             )
-    return _answer(named)
+    return _answer(request, named)
 
 
 def read_form(form: Form) -> Upload | None:
@@ -122,7 +124,7 @@ def original_ref(value: object) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def _form(request: web.Request) -> AsyncIterator[Form]:
+async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
     """The fields in any order, files spooled to disk; what is no form is an empty one.
 
     Reading stops where the member may upload no more today. Raises `LocalError` (429).
@@ -135,7 +137,7 @@ async def _form(request: web.Request) -> AsyncIterator[Form]:
         try:
             if request.content_type == "multipart/form-data":
                 bodies.check_length(request)
-            form = await stack.enter_async_context(bodies.read_form(request))
+            fields = await stack.enter_async_context(bodies.read_form(request))
         except web.HTTPRequestEntityTooLarge:
             if narrow:
                 raise of(request).accounting.limiter.upload_refusal(member_of(request)) from None
@@ -147,19 +149,28 @@ async def _form(request: web.Request) -> AsyncIterator[Form]:
                 "type, subfolder and overwrite.",
                 details=str(error)[:200],
             ) from None
-        yield form
+        yield fields
 
 
-def _size(file: IO[bytes]) -> int:
-    size = file.seek(0, os.SEEK_END)
+def size(file: IO[bytes]) -> int:
+    """Bytes of a file, which is at its beginning then."""
+    length = file.seek(0, os.SEEK_END)
     file.seek(0)
-    return size
+    return length
 
 
-async def _chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+async def chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
+    """The bytes of a file, read in threads."""
     while chunk := await asyncio.to_thread(file.read, CHUNK):
         yield chunk
 
 
-def _answer(named: Named) -> web.Response:
-    return answers.json({"name": named.name, "subfolder": named.subfolder, "type": named.type})
+def _answer(request: web.Request, named: Named) -> web.Response:
+    body: dict[str, Any] = {
+        "name": named.name,
+        "subfolder": named.subfolder,
+        "type": named.type,
+    }
+    if of(request).assets is not None and named.asset is not None:
+        body["asset"] = of_upload(named.asset)
+    return answers.json(body)

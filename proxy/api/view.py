@@ -8,6 +8,7 @@ from proxy.api import answers
 from proxy.api.downloads import Stamp, decide, redirect, send, stamped, without_body
 from proxy.api.services import member_of, of
 from proxy.storage.files import FileRecord
+from proxy.translate.asset_query import address
 from proxy.translate.names import UNKNOWN, is_active, media_type, view_place
 
 
@@ -17,29 +18,51 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     A picture made of it has neither ETag nor ranges, as in ComfyUI.
     """
     query = request.query
-    place = view_place(query.get("filename"), query.get("subfolder"), query.get("type"))
-    if isinstance(place, int):
-        return answers.empty(place)
+    filename, type_ = query.get("filename"), None
     files = of(request).files
-    record = await files.find(
-        member_of(request), place.type, place.subfolder, place.path.rpartition("/")[2]
-    )
+    if filename is not None and (hash_ := address(filename)) is not None:
+        record, filename, type_ = await _by_hash(request, hash_)
+    else:
+        place = view_place(filename, query.get("subfolder"), query.get("type"))
+        if isinstance(place, int):
+            return answers.empty(place)
+        record = await files.find(
+            member_of(request), place.type, place.subfolder, place.path.rpartition("/")[2]
+        )
     if record is None:
         return answers.empty(404)
     preview, channel = query.get("preview"), query.get("channel")
     asked = preview is not None or channel is not None
     if asked and files.wants_conversion(preview=preview, channel=channel):
-        picture, type_ = await files.convert(record, preview=preview, channel=channel)
-        headers = {"Content-Disposition": _disposition(record.filename), "Content-Type": type_}
+        picture, kind = await files.convert(record, preview=preview, channel=channel)
+        headers = {"Content-Disposition": _disposition(record.filename), "Content-Type": kind}
         if request.method != "HEAD":
             _count(request, len(picture))
         return web.Response(body=picture, headers=headers)
-    return redirect(request) or await _file(request, record)
+    headers = file_headers(
+        record.filename if type_ is None else str(filename),
+        request.headers.get("Sec-Fetch-Dest"),
+        type_,
+    )
+    return redirect(request) or await send_file(request, record, headers)
 
 
-async def _file(request: web.Request, record: FileRecord) -> web.StreamResponse:
-    filename = record.path.rpartition("/")[2]
-    headers = file_headers(filename, request.headers.get("Sec-Fetch-Dest"))
+async def _by_hash(
+    request: web.Request, hash_: str
+) -> tuple[FileRecord | None, str | None, str | None]:
+    """The member's file of a content with the name and the type of its newest record."""
+    assets = of(request).assets
+    asset = None if assets is None else await assets.newest_of(member_of(request), hash_)
+    if asset is None:
+        return None, None, None
+    file = await of(request).files.at(asset.member, asset.place)
+    return file, asset.name, asset.media_type or UNKNOWN
+
+
+async def send_file(
+    request: web.Request, record: FileRecord, headers: dict[str, str]
+) -> web.StreamResponse:
+    """A file's bytes, or the part that is asked for, with these headers."""
     if record.size is not None and record.cloud_type == "input":  # what is served as it is
         stamp = Stamp(record.size, record.modified)
         answer = without_body(request, stamp, decide(request, stamp), headers)
@@ -72,13 +95,16 @@ def _count(request: web.Request, sent: int) -> None:
     of(request).accounting.served(member_of(request), sent)
 
 
-def file_headers(filename: str, destination: str | None) -> dict[str, str]:
-    """Type and disposition of a file as the newest ComfyUI gives them.
+def file_headers(
+    filename: str, destination: str | None, type_: str | None = None
+) -> dict[str, str]:
+    """Type (by the name unless it is given) and disposition of a file as the newest ComfyUI gives
+    them.
 
     What a browser would run (HTML, scripts, styles, XML) is sent as an attachment; an SVG is
     shown where the browser says that it is for an `<img>` (`destination` is `Sec-Fetch-Dest`).
     """
-    type_ = media_type(filename)
+    type_ = type_ or media_type(filename)
     headers = {
         "Content-Disposition": _disposition(filename),
         "Content-Type": type_,

@@ -148,7 +148,7 @@ def routes_page() -> str:
 
 def shown_path(route: Route) -> str:
     """The path of a route without the patterns of its parts."""
-    return re.sub(r":[^{}]*}", "}", route.path)
+    return re.sub(r":(?:[^{}]|{[^{}]*})*}", "}", route.path)
 
 
 def help_text(command: str, width: int = 100) -> str:

@@ -11,7 +11,7 @@ import posixpath
 import re
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 from weakref import WeakValueDictionary
@@ -22,6 +22,7 @@ from yarl import URL
 
 from proxy.observations import identity_of
 from proxy.storage.files import Blob, FileRecord, FileRepository, FileUnit
+from proxy.translate.assets import Asset
 from proxy.translate.names import TYPES, Place, media_type
 
 K = TypeVar("K", bound=Hashable)
@@ -69,11 +70,13 @@ def make_record(
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """The answer to an upload: the name that the file has got, and the subfolder as it was sent."""
+    """The answer to an upload: the name that the file has got, and the subfolder as it was sent;
+    `asset` is the record of it."""
 
     name: str
     subfolder: str
     type: str
+    asset: Asset | None = field(default=None, compare=False)
 
 
 @dataclass(slots=True)
@@ -250,9 +253,13 @@ class Contents:
         """Read whether the cloud's names are what they seem to be."""
         self.names_are_hashes = not await self._files.read(FileUnit.names_are_opaque)
 
+    def hash_told(self, cloud_name: str) -> str | None:
+        """The content's hash, if the name tells it."""
+        return hash_in(cloud_name) if self.names_are_hashes else None
+
     async def hash_of(self, account: str, cloud_name: str) -> str | None:
         """The content's hash, from what was seen or from the name, if it can be told."""
-        told = hash_in(cloud_name) if self.names_are_hashes else None
+        told = self.hash_told(cloud_name)
         if told is not None:
             return told
         identity = self._identities.get(account, "")

@@ -9,13 +9,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import msgspec
 
 from proxy.files.namespace import Namespace, hash_in, make_record
 from proxy.storage.files import FileRecord, FileRepository, FileUnit
 from proxy.translate import names, outputs
+from proxy.translate.assets import Asset, of_file
 from proxy.translate.graph import reveal, words
 from proxy.translate.names import Place
 
@@ -28,13 +30,24 @@ MEASURE_TIMEOUT = 20.0
 
 
 class Given(msgspec.Struct, frozen=True):
-    """A name that was given to the file at `index` under `key` of a node's output."""
+    """A name that was given to the file at `index` under `key` of a node's output.
+
+    `asset` is the id of its record.
+    """
 
     key: str
     index: int
     cloud_name: str
     type: str
     path: str
+    asset: str | None = None
+
+
+class _Where(NamedTuple):
+    """Where a file is for the member, and the id of its record."""
+
+    place: Place
+    asset: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,8 @@ class _Job:
 class Outputs:
     """Gives names to outputs and remembers them.
 
-    `on_named` hears of each new record; `measure` tells a content's width and height.
+    `on_named` hears of each new record; `measure` tells a content's width and height, `hash_in` the
+    hash that a name of the cloud tells. `with_ids` puts the ids of assets into outputs.
     """
 
     def __init__(
@@ -77,13 +91,17 @@ class Outputs:
         namespace: Namespace,
         *,
         measure: Callable[[FileRecord], Awaitable[tuple[int, int]]],
+        hash_in: Callable[[str], str | None] = hash_in,
         on_named: Callable[[FileRecord], None] = lambda _: None,
+        with_ids: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._files = files
         self._namespace = namespace
         self._measure = measure
+        self._hash_in = hash_in
         self._on_named = on_named
+        self._with_ids = with_ids
         self._now = now
         self._given: OrderedDict[tuple[str, str, str], list[Given]] = OrderedDict()
 
@@ -109,29 +127,36 @@ class Outputs:
         for item in items:
             local[item.key][item.index] = outputs.own_fields(item.item)
         local = reveal(local, await self._namespace.local_names(member, words(local)))
-        for item, place in zip(items, await self._places(job, items), strict=True):
+        for item, (place, asset) in zip(items, await self._places(job, items), strict=True):
             local[item.key][item.index] = {
                 "filename": posixpath.basename(place.path),
                 "subfolder": place.subfolder,
                 "type": place.type,
                 **local[item.key][item.index],
+                **(outputs.asset_ids(place, asset) if self._with_ids and asset else {}),
             }
         return local
 
-    async def _places(self, job: _Job, items: Sequence[_Item]) -> list[Place]:
+    async def _places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
         """Where each item is for the member. What a node was given as an upload stays one."""
         uploads = [await self._upload(job, item) for item in items]
         mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
         places = iter(await self._output_places(job, mine) if mine else ())
-        return [next(places) if upload is None else upload.place for upload in uploads]
+        return [next(places) if upload is None else upload for upload in uploads]
 
-    async def _upload(self, job: _Job, item: _Item) -> FileRecord | None:
+    async def _upload(self, job: _Job, item: _Item) -> _Where | None:
         if item.item.get("type") != "input":
             return None
-        member, name = job.member, item.cloud_name
-        return await self._files.read(lambda files: files.upload_named(member, name))
 
-    async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[Place]:
+        def find(files: FileUnit) -> _Where | None:
+            record = files.upload_named(job.member, item.cloud_name)
+            if record is None:
+                return None
+            return _Where(record.place, files.assets.newest_at(job.member, record.place))
+
+        return await self._files.read(find)
+
+    async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
         given = self._given.get(job.key)
         sized = any(self._shows_size(job, item) for item in items)
         if given is None and sized:
@@ -159,7 +184,7 @@ class Outputs:
         job: _Job,
         items: Sequence[_Item],
         sizes: Sequence[tuple[int, int]],
-    ) -> tuple[list[Place], list[FileRecord], list[Given]]:
+    ) -> tuple[list[_Where], list[FileRecord], list[Given]]:
         """Give names in a unit of work: the places, what was written, and all names of the node.
 
         Runs in a thread of the database's.
@@ -169,19 +194,34 @@ class Outputs:
         settled = _settled(items, matched)
         if settled is not None:
             return settled, [], given
-        places: list[Place] = []
+        places: list[_Where] = []
         records: dict[Place, FileRecord] = {}
+        assets: list[Asset] = []
         kept = [name for name in given if name not in matched][-MOST_GIVEN:]
         for item, name, size in zip(items, matched, sizes, strict=True):
             cloud_name = item.cloud_name
+            hash_ = self._hash_in(cloud_name)
+            id_: str | None = str(uuid4())
             if name is None:
                 place = self._free_place(files, job, item, size, records)
+                assets.append(
+                    of_file(
+                        job.member,
+                        str(id_),
+                        place,
+                        round(self._now() * 1e6),
+                        content=(hash_, None),
+                        job=job.prompt_id,
+                    )
+                )
             else:
-                place = Place(name.type, name.path)
+                place, id_ = Place(name.type, name.path), name.asset
                 if not _is_better(cloud_name, name.cloud_name):
                     cloud_name = name.cloud_name
-            places.append(place)
-            kept.append(Given(item.key, item.index, cloud_name, place.type, place.path))
+                else:
+                    files.assets.learn(job.member, place, hash_, None)
+            places.append(_Where(place, id_))
+            kept.append(Given(item.key, item.index, cloud_name, place.type, place.path, id_))
             if name is None or cloud_name != name.cloud_name:
                 records[place] = make_record(
                     job.member,
@@ -194,6 +234,7 @@ class Outputs:
                 )
         written = list(records.values())
         files.put(written)
+        files.assets.add_many(assets)
         files.put_given(job.member, job.prompt_id, job.node_id, msgspec.json.encode(kept))
         return places, written, kept
 
@@ -282,10 +323,10 @@ def _given(files: FileUnit, job: _Job) -> list[Given]:
     return [] if data is None else msgspec.json.decode(data, type=list[Given])
 
 
-def _settled(items: Sequence[_Item], matched: Sequence[Given | None]) -> list[Place] | None:
+def _settled(items: Sequence[_Item], matched: Sequence[Given | None]) -> list[_Where] | None:
     """Where the items are, if each has a name and no better name for one was told now."""
     places = [
-        Place(name.type, name.path)
+        _Where(Place(name.type, name.path), name.asset)
         for item, name in zip(items, matched, strict=True)
         if name is not None and not _is_better(item.cloud_name, name.cloud_name)
     ]

@@ -6,10 +6,14 @@ import asyncio
 import posixpath
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import NAMESPACE_URL, uuid4, uuid5
 
+import structlog
 from blake3 import blake3
 from cachetools import LRUCache
 
@@ -37,11 +41,16 @@ from proxy.files.pictures import (
 )
 from proxy.files.transfer import Content, ContentBrokenError
 from proxy.files.uploads import Moving, Uploads, received_file
+from proxy.storage.assets import TooManyAssetsError
+from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate import graph as graphs
 from proxy.translate import names
+from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place, kind
+
+_log = structlog.get_logger(__name__)
 
 #: Bytes of workflows with local names that are remembered.
 EDITS_BYTES = 16 * 1024 * 1024
@@ -49,12 +58,48 @@ EDITS_BYTES = 16 * 1024 * 1024
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Bytes of a client that are no file yet."""
+
+    files: Files
+    received: Received
+
+    @property
+    def hash(self) -> str:
+        """Their BLAKE3 in hexadecimal."""
+        return self.received.hash
+
+    @property
+    def size(self) -> int:
+        """Their number."""
+        return self.received.size
+
+    async def store(self, member: str, type_: str, filename: str) -> Named:
+        """Make them a file in the top folder of a type. Raises `LocalError`, `StorageError`."""
+        return await self.files.keep(member, self.received, type_, filename)
+
+
+def _record_of(record: FileRecord) -> Asset:
+    """The record of a file that was there before there were records; always the same."""
+    key = f"{record.member}/{record.type}/{record.path}"
+    return of_file(
+        record.member,
+        str(uuid5(NAMESPACE_URL, key)),
+        record.place,
+        round(record.modified * 1e6),
+        content=(record.hash, record.size),
+        job=record.job,
+    )
+
+
 class Files:
     """The files of all members. `folder` is the cache's, `cache_bytes` its bound; uploads are kept
     in `blobs`, too, where there is such a store.
 
     `clouds` are the accounts by name; `preferred` names those to which a member's upload may go,
-    the best first (all, in their order, if it is not given).
+    the best first (all, in their order, if it is not given). With `asset_ids` outputs have the ids
+    of their records.
     """
 
     def __init__(
@@ -67,9 +112,11 @@ class Files:
         prefetch: Prefetch = "images",
         preferred: Callable[[str], Sequence[str]] | None = None,
         blobs: BlobStore | None = None,
+        asset_ids: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
+        self._repository = repository
         self._clouds = tuple(clouds.values())
         self._cache = Cache(folder, cache_bytes)
         self._workshop = Workshop()
@@ -88,7 +135,9 @@ class Files:
             repository,
             self._namespace,
             measure=self._measure,
+            hash_in=self._contents.hash_told,
             on_named=self._library.fetch_ahead,
+            with_ids=asset_ids,
             now=now,
         )
         self._known_edits: LRUCache[tuple[str, str, str], Edits] = LRUCache(
@@ -101,6 +150,7 @@ class Files:
         await self._contents.load()
         if any(one.observations.facts.get("upload_hash") == "another" for one in self._clouds):
             self._contents.names_are_hashes = False
+        await self.adopt()
         await asyncio.to_thread(self._cache.start)
 
     async def close(self) -> None:
@@ -142,9 +192,10 @@ class Files:
         async with self._uploads.received(body, filename) as received:
             same = await naming.same(received.hash)
             if same is not None and await self._uploads.had(member, received.hash) is not None:
-                return same
+                return await self._recorded(member, same)
             sent = await self._uploads.send(member, received, posixpath.basename(filename))
-            return await naming.take(received.hash, received, sent, modified=self._now())
+            named = await naming.take(received.hash, received, sent, modified=self._now())
+            return await self._recorded(member, named)
 
     async def upload_mask(
         self,
@@ -168,14 +219,36 @@ class Files:
         async with self._uploads.received(body, filename) as mask:
             same = await naming.same(mask.hash)
             if same is not None:
-                return same
+                return await self._recorded(member, same)
             record = None if place is None else await self._namespace.get(member, place)
             if record is None:
                 return await naming.name_only(mask.hash)
             async with self._uploads.partial() as path:
                 composed = await self._compose(record, mask.path, path, filename)
                 sent = await self._uploads.send(member, composed, posixpath.basename(filename))
-                return await naming.take(mask.hash, composed, sent, modified=self._now())
+                named = await naming.take(mask.hash, composed, sent, modified=self._now())
+                return await self._recorded(member, named)
+
+    async def _recorded(self, member: str, named: Named) -> Named:
+        """The answer to an upload with a new record of the file, which no upload fails for."""
+        place = names.upload_place(named.name, named.subfolder, named.type)
+        record = None if place is None else await self._namespace.get(member, place)
+        if record is None:
+            return named
+        asset = of_file(
+            member,
+            str(uuid4()),
+            record.place,
+            round(self._now() * 1e6),
+            content=(record.hash, record.size),
+            extra=("uploaded",),
+        )
+        try:
+            await self._repository.write(lambda files: files.assets.add(asset))
+        except (StorageError, TooManyAssetsError) as error:
+            _log.warning("asset_record_failed", reason=str(error) or "there are too many")
+            return named
+        return replace(named, asset=asset)
 
     async def find(
         self,
@@ -189,6 +262,26 @@ class Files:
             return None
         path = names.resolve(type, subfolder, filename)
         return await self._namespace.get(member, Place(type, path)) if path else None
+
+    async def at(self, member: str, place: Place) -> FileRecord | None:
+        """The member's file at a place, or `None`."""
+        return await self._namespace.get(member, place)
+
+    @asynccontextmanager
+    async def taking(self, body: AsyncIterator[bytes], filename: str) -> AsyncIterator[Taken]:
+        """Bytes of a client, which `Taken.store` makes a file. Raises `LocalError`."""
+        async with self._uploads.received(body, filename) as received:
+            yield Taken(self, received)
+
+    async def keep(self, member: str, received: Received, type_: str, filename: str) -> Named:
+        """Give bytes a name in the top folder of a type. Raises `LocalError`, `StorageError`."""
+        naming = await self._naming(member, filename, "", type_, False)
+        sent = await self._uploads.send(member, received, filename)
+        return await naming.take(received.hash, received, sent, modified=self._now())
+
+    async def adopt(self, member: str | None = None) -> int:
+        """Write records of files that have none, of one member or once of all; how many."""
+        return await self._repository.adopt(member, _record_of)
 
     async def open(self, record: FileRecord) -> Content:
         """The file's bytes, from the cache or as they arrive.

@@ -552,6 +552,10 @@ class Settings(BaseModel):
     ] = 3600
     """Seconds after which the proxy reloads the list of nodes and models."""
 
+    assets: Annotated[bool, Entry("Clients")] = True
+    """Answer ComfyUI's assets API, on which the panels of the web interface for pictures and models
+    are built. Without it these show the history and the input folder."""
+
     helper_nodes: Annotated[bool, Entry("Clients")] = True
     """Run nodes of desktop clients that transfer pictures and texts, such as those of Krita AI
     Diffusion. On the cloud, core nodes replace them. `/object_info` lists them, and the proxy

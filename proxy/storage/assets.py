@@ -29,6 +29,7 @@ from proxy.storage.database import Database
 from proxy.storage.statements import Upsert, get_meta, put_meta
 from proxy.storage.tables import asset_tags, assets
 from proxy.translate.asset_query import MISSING, AssetFilter, AssetQuery, Cursor, TagQuery
+from proxy.translate.assets import Asset
 from proxy.translate.names import Place
 
 T = TypeVar("T")
@@ -39,41 +40,6 @@ CHUNK = 500
 MOST_TAGS = 200
 #: Records of a member.
 MOST_ASSETS = 200_000
-
-
-@dataclass(frozen=True, slots=True)
-class Asset:
-    """A record; the fields are the columns of `assets`. `automatic` are those of its `tags` that
-    are not the client's to remove."""
-
-    member: str
-    id: str
-    name: str
-    type: str
-    path: str
-    hash: str | None
-    size: int | None
-    media_type: str | None
-    job: str | None
-    created_at: int
-    updated_at: int
-    preview: str | None = None
-    user_metadata: bytes = b"{}"
-    metadata: bytes | None = None
-    last_access_time: int | None = None
-    deleted: bool = False
-    tags: tuple[str, ...] = ()
-    automatic: frozenset[str] = field(default=frozenset())
-
-    @property
-    def place(self) -> Place:
-        """Where the file is; for models the folder and the name in it."""
-        return Place(self.type, self.path)
-
-    @property
-    def is_missing(self) -> bool:
-        """Whether the content is gone."""
-        return MISSING in self.tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,18 +98,6 @@ _NEWEST_AT = (
     .limit(1)
 )
 _HASH = bindparam("h", type_=assets.c.hash.type)
-_JOB = bindparam("j", type_=assets.c.job.type)
-_OTHERS_AT = select(assets.c.id).where(
-    *_AT,
-    or_(
-        assets.c.hash != _HASH,
-        and_(
-            assets.c.hash.is_(None),
-            assets.c.job.is_not(None),
-            or_(_JOB.is_(None), assets.c.job != _JOB),
-        ),
-    ),
-)
 _LEARN = update(assets).where(
     *_AT, or_(assets.c.hash.is_(None), assets.c.hash == _HASH), assets.c.size.is_(None)
 )
@@ -279,10 +233,24 @@ class AssetUnit:
             return False
         return self._connection.execute(_LEARN.values(known), key).rowcount > 0
 
-    def replaced(self, member: str, place: Place, hash_: str | None, job: str | None) -> None:
-        """The file at a place has this content now: records of another one miss theirs."""
-        key = {"m": member, "t": place.type, "p": place.path, "h": hash_, "j": job}
-        gone = [_tag(member, row.id, MISSING) for row in self._connection.execute(_OTHERS_AT, key)]
+    def replaced(
+        self, member: str, type_: str, contents: Mapping[str, tuple[str | None, str | None]]
+    ) -> None:
+        """Files of a type, by path, have these contents now (the hash, and the job that made it):
+        records of other ones miss theirs."""
+        gone = []
+        for some in _chunks(list(contents)):
+            query = select(assets.c.id, assets.c.path, assets.c.hash, assets.c.job).where(
+                assets.c.member == member, assets.c.type == type_, assets.c.path.in_(some)
+            )
+            for row in self._connection.execute(query):
+                hash_, job = contents[row.path]
+                if row.hash is None:
+                    is_other = row.job is not None and row.job != job
+                else:
+                    is_other = hash_ is not None and row.hash != hash_
+                if is_other:
+                    gone.append(_tag(member, row.id, MISSING))
         if gone:
             self._connection.execute(_PUT_TAG(self._connection), gone)
 

@@ -12,18 +12,24 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
+    exists,
     literal,
     or_,
     select,
+    tuple_,
 )
 
 from proxy.storage.assets import AssetUnit, forget_assets
 from proxy.storage.database import Database
 from proxy.storage.statements import Upsert, get_meta, put_meta
-from proxy.storage.tables import blobs, file_counters, files, outputs
+from proxy.storage.tables import AnyText, assets, blobs, file_counters, files, outputs
+from proxy.translate.assets import Asset
 from proxy.translate.names import Place, counters
 
 T = TypeVar("T")
+
+#: The mark that all files have records.
+_ADOPTED = "assets_adopted"
 
 #: Values in one `IN`; databases have limits for them.
 CHUNK = 500
@@ -217,8 +223,11 @@ class FileUnit:
         if records:
             self._connection.execute(_PUT_FILE(self._connection), [asdict(one) for one in records])
             self._use_up(records)
+            replaced: dict[tuple[str, str], dict[str, tuple[str | None, str | None]]] = {}
             for one in records:
-                self.assets.replaced(one.member, one.place, one.hash, one.job)
+                replaced.setdefault((one.member, one.type), {})[one.path] = (one.hash, one.job)
+            for (member, type_), contents in replaced.items():
+                self.assets.replaced(member, type_, contents)
 
     def claim(self, record: FileRecord) -> bool:
         """Write a file unless there is one at its place; says whether it was written."""
@@ -336,6 +345,55 @@ class FileRepository:
     async def write(self, work: Callable[[FileUnit], T]) -> T:
         """Run a unit that writes; what it raises is raised here. Raises `StorageError`."""
         return await self._database.write(lambda connection: work(FileUnit(connection)))
+
+    async def adopt(self, member: str | None, make: Callable[[FileRecord], Asset]) -> int:
+        """Write records of files that have none, of one member, or once of all; how many.
+
+        Raises `StorageError`.
+        """
+        if member is None and await self._database.read(lambda c: get_meta(c, _ADOPTED)):
+            return 0
+        count, last = 0, None
+        while True:
+            found, last = await self._database.write(
+                lambda connection, last=last: _adopt(connection, member, last, make)  # type: ignore[misc]
+            )
+            count += found
+            if last is None:
+                break
+        if member is None:
+            await self._database.write(lambda connection: put_meta(connection, _ADOPTED, True))
+        return count
+
+
+def _adopt(
+    connection: Connection,
+    member: str | None,
+    last: tuple[str, str, str] | None,
+    make: Callable[[FileRecord], Asset],
+) -> tuple[int, tuple[str, str, str] | None]:
+    """Adopt some files behind the `last` one: how many, and which is the last now."""
+    key = tuple_(files.c.member, files.c.type, files.c.path)
+    query = select(files).order_by(files.c.member, files.c.type, files.c.path).limit(CHUNK)
+    if member is not None:
+        query = query.where(files.c.member == member)
+    if last is not None:
+        query = query.where(key > tuple_(*(literal(one, AnyText) for one in last)))
+    some = [FileRecord(*row) for row in connection.execute(query)]
+    if not some:
+        return 0, None
+    has_one = exists().where(
+        assets.c.member == files.c.member,
+        assets.c.type == files.c.type,
+        assets.c.path == files.c.path,
+    )
+    known = connection.execute(
+        query.where(has_one).with_only_columns(files.c.member, files.c.type, files.c.path)
+    )
+    skipped = {tuple(row) for row in known}
+    new = [make(one) for one in some if (one.member, one.type, one.path) not in skipped]
+    AssetUnit(connection).add_many(new)
+    return len(new), (some[-1].member, some[-1].type, some[-1].path)
 
 
 def forget_outputs(

@@ -39,6 +39,7 @@ class OutputFile:
     filename: str
     subfolder: str
     type: str
+    id: str | None = None
 
 
 def time(milliseconds: float) -> str:
@@ -112,7 +113,8 @@ def output_files(outputs: Mapping[str, Any]) -> Iterator[OutputFile]:
     for node_id, output in outputs.items():
         for key, index, item in files(output) if isinstance(output, dict) else ():
             subfolder, type_ = str(item.get("subfolder", "")), str(item.get("type", "output"))
-            yield OutputFile(node_id, key, index, item["filename"], subfolder, type_)
+            name, id_ = item["filename"], item.get("id")
+            yield OutputFile(node_id, key, index, name, subfolder, type_, id_)
 
 
 def asset(
@@ -127,12 +129,13 @@ def asset(
     """An item of `GET /api/jobs/{id}/assets`.
 
     `hash_` is BLAKE3 in hexadecimal and `size` in bytes, both `None` while the content has not
-    been seen; `modified` is in seconds since 1970. The `id` is always the same for the same file.
+    been seen; `modified` is in seconds since 1970. The `id` is that of the asset, or of the place
+    of a file that has none in the outputs, and always the same.
     """
     place = f"{job_id}/{file.node_id}/{file.key}/{file.index}"
     query = {"filename": file.filename, "subfolder": file.subfolder, "type": file.type}
     return {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, place)),
+        "id": file.id or str(uuid.uuid5(uuid.NAMESPACE_URL, place)),
         "name": file.filename,
         "hash": None if hash_ is None else f"blake3:{hash_}",
         "size": size,

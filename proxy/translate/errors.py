@@ -19,6 +19,7 @@ Kind = Literal[
     "dependency_failed",
     "rate_limited",
     "internal",
+    "not_implemented",
     "bad_answer",
     "unavailable",
 ]

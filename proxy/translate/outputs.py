@@ -6,6 +6,8 @@ import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from proxy.translate.names import Place, kind
+
 #: What only the cloud says of a file.
 _CLOUD_KEYS = frozenset(
     {
@@ -89,6 +91,11 @@ def own_fields(item: Mapping[str, Any]) -> dict[str, Any]:
         and key not in _CLOUD_KEYS
         and not (isinstance(value, str) and value.startswith(("http://", "https://")))
     }
+
+
+def asset_ids(place: Place, asset: str) -> dict[str, str]:
+    """What an item says of the record of its file: a picture is its own preview."""
+    return {"id": asset, **({"preview_id": asset} if kind(place.path) == "image" else {})}
 
 
 def output_type(item: Mapping[str, Any], node: Mapping[str, Any] | None) -> str:

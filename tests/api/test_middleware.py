@@ -101,6 +101,7 @@ GETS = [
     and "{" not in route.path
     and route.handler not in ELSEWHERE
     and not route.helper
+    and not route.assets
 ]
 
 

@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from stack import PATIENCE, running_proxy
 
-from proxy.api import system
+from proxy.api import assets, system
 from proxy.api.routes import ROUTES, Route
 from proxy.simulator import Simulator
 
@@ -278,8 +278,8 @@ def test_no_input_is_a_failure_of_the_proxys_own(
     sent = request(method, target, fields, body)
     with served.connect() as connection:
         status, answer, usable = ask(connection, sent)
-        may_be_away = route.handler in (system.assets_disabled, system.get_readiness)
-        assert status < 500 or (status == 503 and may_be_away), (status, answer[:500])
+        may_be_away = route.handler in (assets.disabled, assets.not_here, system.get_readiness)
+        assert status < 500 or (status in (501, 503) and may_be_away), (status, answer[:500])
         # A body that cannot be unpacked ends the connection, behind the answer.
         if usable and not (body and "Content-Encoding" in fields):
             assert ask(connection, request("GET", "/healthz", {}, None))[0] == 200

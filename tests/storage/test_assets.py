@@ -10,7 +10,6 @@ import pytest
 
 from proxy.storage.assets import (
     MOST_TAGS,
-    Asset,
     AssetRepository,
     AssetUnit,
     TagChange,
@@ -20,6 +19,7 @@ from proxy.storage.assets import (
 from proxy.storage.database import Database
 from proxy.storage.files import FileRecord, FileRepository, forget_outputs
 from proxy.translate.asset_query import AssetFilter, AssetQuery, TagQuery
+from proxy.translate.assets import Asset
 from proxy.translate.names import Place
 
 T = TypeVar("T")

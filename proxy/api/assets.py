@@ -1,0 +1,259 @@
+"""`/api/assets` and `/api/tags`: what a member has, from the proxy's own records.
+
+Refusals have the nested form of these routes, whatever room they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any
+from urllib.parse import quote
+
+from aiohttp import web
+
+from proxy.api import answers, bodies, upload
+from proxy.api.services import member_of, of
+from proxy.api.view import send_file
+from proxy.files.assets import Assets, gone
+from proxy.translate import asset_query, assets
+from proxy.translate.asset_query import AssetError
+from proxy.translate.errors import LocalError
+from proxy.translate.names import UNKNOWN, is_active
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+#: The form of an id in a path, in any case of letters.
+ID = "{id:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}}"
+
+
+def nested(handler: Handler) -> Handler:
+    """A handler whose refusals have the form of these routes."""
+
+    @wraps(handler)
+    async def answer(request: web.Request) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except LocalError as error:
+            raise AssetError.of(error) from error
+
+    return answer
+
+
+@nested
+async def disabled(_: web.Request) -> web.Response:
+    """Any of these routes with the setting that turns them off."""
+    raise AssetError(
+        "SERVICE_DISABLED", "Assets are not available on this server.", kind="unavailable"
+    )
+
+
+def _of(request: web.Request) -> Assets:
+    found = of(request).assets
+    if found is None:
+        raise AssetError(
+            "SERVICE_DISABLED", "Assets are not available on this server.", kind="unavailable"
+        )
+    return found
+
+
+def _id(request: web.Request) -> str:
+    return request.match_info["id"].lower()
+
+
+# --- lists ---------------------------------------------------------------------------------------
+
+
+@nested
+async def list_assets(request: web.Request) -> web.Response:
+    """A page of records, the newest first unless the query says otherwise."""
+    query = asset_query.read_list(request.query)
+    return answers.json(await _of(request).page(member_of(request), query))
+
+
+@nested
+async def list_tags(request: web.Request) -> web.Response:
+    """Tags with the number of records that have them."""
+    query = asset_query.read_tags(request.query)
+    return answers.json(await _of(request).tags(member_of(request), query))
+
+
+@nested
+async def refine_tags(request: web.Request) -> web.Response:
+    """The tags of the records that match, with their numbers."""
+    wanted, limit = asset_query.read_refine(request.query)
+    return answers.json(await _of(request).refine(member_of(request), wanted, limit))
+
+
+# --- one record ----------------------------------------------------------------------------------
+
+
+@nested
+async def get_asset(request: web.Request) -> web.Response:
+    """A record."""
+    return answers.json(await _of(request).shown(member_of(request), _id(request)))
+
+
+@nested
+async def put_asset(request: web.Request) -> web.Response:
+    """Change name, metadata or preview of a record."""
+    changes = assets.read_changes(await _body(request))
+    return answers.json(await _of(request).change(member_of(request), _id(request), changes))
+
+
+@nested
+async def delete_asset(request: web.Request) -> web.Response:
+    """Delete a record; the file stays."""
+    await _of(request).delete(member_of(request), _id(request))
+    return web.Response(status=204)
+
+
+@nested
+async def add_tags(request: web.Request) -> web.Response:
+    """Give a record tags."""
+    tags = assets.read_tags_body(await _body(request))
+    return answers.json(await _of(request).add_tags(member_of(request), _id(request), tags))
+
+
+@nested
+async def remove_tags(request: web.Request) -> web.Response:
+    """Take tags from a record."""
+    tags = assets.read_tags_body(await _body(request))
+    return answers.json(await _of(request).remove_tags(member_of(request), _id(request), tags))
+
+
+@nested
+async def get_content(request: web.Request) -> web.StreamResponse:
+    """The bytes of a record, with `Range`; as an attachment unless `disposition` is `inline`."""
+    found, member = _of(request), member_of(request)
+    asset, file = await found.file(member, _id(request))
+    inline = request.query.get("disposition") == "inline"
+    headers = content_headers(
+        asset, inline=inline, destination=request.headers.get("Sec-Fetch-Dest")
+    )
+    try:
+        answer = await send_file(request, file, headers)
+    except LocalError as error:
+        if error.kind == "not_found":
+            raise gone(asset.id) from error
+        raise
+    await found.accessed(member, asset.id)
+    return answer
+
+
+def content_headers(
+    asset: assets.Asset, *, inline: bool, destination: str | None
+) -> dict[str, str]:
+    """Type and disposition of a content as the newest ComfyUI gives them.
+
+    What a browser would run goes out as an attachment of no type; an SVG is a picture where the
+    browser says that it is for an `<img>` (`destination` is `Sec-Fetch-Dest`).
+    """
+    type_ = assets.essence(asset.media_type or UNKNOWN)
+    headers = {"X-Content-Type-Options": "nosniff"}
+    if is_active(type_):
+        headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}
+        if not (type_ == "image/svg+xml" and destination == "image"):
+            type_, inline = UNKNOWN, False
+    name = quote(asset.name.encode("utf-8", "replace"), safe="")
+    shown = "inline" if inline else "attachment"
+    return {
+        **headers,
+        "Content-Type": type_,
+        "Content-Disposition": f"{shown}; filename*=UTF-8''{name}",
+    }
+
+
+# --- new records ---------------------------------------------------------------------------------
+
+
+@nested
+async def post_asset(request: web.Request) -> web.Response:
+    """Take in a file with its record, or make a record of a content by its hash."""
+    found, member = _of(request), member_of(request)
+    if request.content_type != "multipart/form-data":
+        raise AssetError(
+            "UNSUPPORTED_MEDIA_TYPE", "Send the file as multipart/form-data.", kind="unsupported"
+        )
+    async with upload.form(request) as form:
+        fields = {name: value for name, value in form.items() if isinstance(value, str)}
+        tags = [tag for tag in form.getall("tags", []) if isinstance(tag, str)]
+        new = assets.read_upload(fields, tags)
+        file = form.get("file")
+        if not isinstance(file, web.FileField):
+            if new.hash is not None and await found.has(member, asset_query.read_hash(new.hash)):
+                return answers.json(await found.from_hash(member, new), 201)
+            raise AssetError("MISSING_FILE", "The form has no part `file`.")
+        async with of(request).accounting.uploading(member, upload.size(file.file)):
+            chunks = upload.chunks(file.file)
+            return answers.json(await found.upload(member, chunks, file.filename, new), 201)
+
+
+@nested
+async def post_from_hash(request: web.Request) -> web.Response:
+    """Make a record of a content that the member has."""
+    new = assets.read_new(await _body(request))
+    return answers.json(await _of(request).from_hash(member_of(request), new), 201)
+
+
+@nested
+async def head_hash(request: web.Request) -> web.Response:
+    """Whether the member has a content: 200 or 404, without a body."""
+    try:
+        hash_ = asset_query.read_hash(request.match_info["hash"])
+    except AssetError:
+        return answers.empty(400)
+    return answers.empty(200 if await _of(request).has(member_of(request), hash_) else 404)
+
+
+# --- scans ---------------------------------------------------------------------------------------
+
+
+@nested
+async def post_seed(request: web.Request) -> web.Response:
+    """Look for files and models without records."""
+    body = await _body(request) if request.can_read_body else {}
+    roots = asset_query.checked(assets.Roots, body, "INVALID_BODY").roots
+    progress = await _of(request).seed(member_of(request), list(dict.fromkeys(roots)))
+    if request.query.get("wait", "").lower() in ("true", "1"):
+        return answers.json({"status": "completed", "progress": progress, "errors": []})
+    return answers.json({"status": "started"}, 202)
+
+
+@nested
+async def get_seed_status(request: web.Request) -> web.Response:
+    """A look that is never under way: it is over before it is answered."""
+    _of(request)
+    return answers.json({"state": "IDLE", "progress": None, "errors": []})
+
+
+@nested
+async def cancel_seed(request: web.Request) -> web.Response:
+    """There is never a look to cancel."""
+    _of(request)
+    return answers.json({"status": "idle"})
+
+
+@nested
+async def prune(request: web.Request) -> web.Response:
+    """Records are marked as missing at once, so that there are never any to mark."""
+    _of(request)
+    return answers.json({"status": "completed", "marked": 0})
+
+
+@nested
+async def not_here(request: web.Request) -> web.Response:
+    """What only the cloud's own server does."""
+    _of(request)
+    raise AssetError(
+        "BACKEND_UNSUPPORTED",
+        "Models are imported at cloud.comfy.org, and not through this server.",
+        kind="not_implemented",
+    )
+
+
+async def _body(request: web.Request) -> Any:
+    try:
+        return await bodies.read_json(request)
+    except bodies.NotJsonError as error:
+        raise AssetError("INVALID_JSON", "The request body must be valid JSON.") from error

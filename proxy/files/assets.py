@@ -1,0 +1,370 @@
+"""Assets as clients list, label and fetch them: records of the member's own files, and models.
+
+Everything is answered from the member's records, so that a hash or an id tells nothing of others.
+What is refused is an `AssetError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Protocol, TypeVar
+from uuid import NAMESPACE_URL, uuid4, uuid5
+
+import structlog
+from blake3 import blake3
+
+from proxy.bus.base import BusMessage, EventBus
+from proxy.files.service import Files
+from proxy.storage.assets import (
+    AssetPage,
+    AssetRepository,
+    AssetUnit,
+    TagChange,
+    TooManyAssetsError,
+    UnknownPreviewError,
+)
+from proxy.storage.files import FileRecord
+from proxy.translate import assets as forms
+from proxy.translate.asset_query import (
+    AssetError,
+    AssetFilter,
+    AssetQuery,
+    TagQuery,
+    read_hash,
+    write_cursor,
+)
+from proxy.translate.assets import Asset, NewAsset
+from proxy.translate.errors import LocalError
+from proxy.translate.messages import Event
+from proxy.translate.names import Place
+
+_log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+#: Seconds that a list waits for the cloud's lists of models, and lists that are read at once.
+_MODELS_PATIENCE, _MODELS_AT_ONCE = 10.0, 8
+
+
+class ModelLists(Protocol):
+    """What is needed of the catalogue."""
+
+    async def model_folders_in_detail(self) -> list[dict[str, Any]]:
+        """`[{"name"}]`."""
+
+    async def models_in_detail(self, folder: str) -> list[dict[str, Any]] | None:
+        """`[{"name"}]`, `None` for an unknown folder."""
+
+
+class AssetNews(BusMessage, frozen=True):
+    """A message for all sockets of a member."""
+
+    member: str
+    event: str
+    data: dict[str, Any]
+
+
+class Assets:
+    """The assets of all members. `tell` reaches the member's sockets at this replica."""
+
+    def __init__(
+        self,
+        repository: AssetRepository,
+        files: Files,
+        models: ModelLists,
+        bus: EventBus,
+        tell: Callable[[str, Event], None],
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._repository = repository
+        self._files = files
+        self._models = models
+        self._bus = bus
+        self._tell = tell
+        self._time = now
+        self._at_once = asyncio.Semaphore(_MODELS_AT_ONCE)
+        bus.subscribe("assets.*", self._hear)
+
+    # --- lists -----------------------------------------------------------------------------------
+
+    async def page(self, member: str, query: AssetQuery) -> dict[str, Any]:
+        """The body of `GET /api/assets`. Raises `StorageError`."""
+        if query.filter.may_be_models:
+            await self._follow_models(member)
+        page = await self._repository.read(lambda unit: unit.page(member, query))
+        return _page(page, query)
+
+    async def tags(self, member: str, query: TagQuery) -> dict[str, Any]:
+        """The body of `GET /api/tags`. Raises `StorageError`."""
+        page = await self._repository.read(lambda unit: unit.tags(member, query))
+        return {
+            "tags": [{"name": name, "count": count} for name, count in page.tags],
+            "total": page.total,
+            "has_more": query.offset + len(page.tags) < page.total,
+        }
+
+    async def refine(self, member: str, wanted: AssetFilter, limit: int) -> dict[str, Any]:
+        """The body of `GET /api/assets/tags/refine`. Raises `StorageError`."""
+        if wanted.may_be_models:
+            await self._follow_models(member)
+        counts = await self._repository.read(lambda unit: unit.refine(member, wanted, limit))
+        return {"tag_counts": dict(counts)}
+
+    # --- one record ------------------------------------------------------------------------------
+
+    async def shown(self, member: str, id_: str) -> dict[str, Any]:
+        """A record as clients get it. Raises `AssetError` (404), `StorageError`."""
+        found = await self._repository.read(lambda unit: unit.shown(member, id_))
+        if found is None:
+            raise _unknown(id_)
+        return forms.shown(*found)
+
+    async def change(self, member: str, id_: str, values: dict[str, Any]) -> dict[str, Any]:
+        """Change columns of a record. Raises `AssetError` (404), `StorageError`."""
+        if values.get("preview") == id_:
+            raise AssetError("INVALID_BODY", "A record cannot be its own preview.")
+        now = self._now()
+        await self._write(id_, lambda unit: unit.change(member, id_, now, **values), values)
+        return await self.shown(member, id_)
+
+    async def delete(self, member: str, id_: str) -> None:
+        """Delete a record; the file stays. Raises `AssetError` (404), `StorageError`."""
+        if not await self._repository.write(lambda unit: unit.delete(member, id_)):
+            raise _unknown(id_)
+
+    async def add_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
+        """Give a record tags. Raises `AssetError`, `StorageError`."""
+        now = self._now()
+        done: TagChange = await self._write(id_, lambda unit: unit.add_tags(member, id_, tags, now))
+        return {
+            "added": done.changed,
+            "already_present": done.unchanged,
+            "total_tags": done.total,
+        }
+
+    async def remove_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
+        """Take tags from a record. Raises `AssetError`, `StorageError`."""
+        now = self._now()
+        done: TagChange = await self._write(
+            id_, lambda unit: unit.remove_tags(member, id_, tags, now)
+        )
+        return {
+            "removed": done.changed,
+            "not_present": done.unchanged,
+            "total_tags": done.total,
+            "protected": done.protected,
+        }
+
+    # --- contents --------------------------------------------------------------------------------
+
+    async def file(self, member: str, id_: str) -> tuple[Asset, FileRecord]:
+        """A record and the file that it is of. Raises `AssetError` (404, 501), `StorageError`."""
+        asset = await self._repository.read(lambda unit: unit.get(member, id_))
+        if asset is None:
+            raise _unknown(id_)
+        return asset, await self.file_of(asset)
+
+    async def file_of(self, asset: Asset) -> FileRecord:
+        """The file that a record is of. Raises `AssetError` (404, 501), `StorageError`."""
+        if asset.is_model:
+            raise AssetError(
+                "BACKEND_UNSUPPORTED",
+                "The model is on Comfy Cloud, which does not hand it out.",
+                kind="not_implemented",
+            )
+        file = None if asset.is_missing else await self._files.at(asset.member, asset.place)
+        if file is None:
+            raise gone(asset.id)
+        return file
+
+    async def accessed(self, member: str, id_: str) -> None:
+        """The content of a record was read. Raises `StorageError`."""
+        now = self._now()
+        await self._repository.write(lambda unit: unit.accessed(member, id_, now))
+
+    async def has(self, member: str, hash_: str) -> bool:
+        """Whether the member has a content, not one of `temp` alone. Raises `StorageError`."""
+        return await self._repository.read(lambda unit: unit.by_hash(member, hash_)) is not None
+
+    async def newest_of(self, member: str, hash_: str) -> Asset | None:
+        """The newest record of a content, not one of `temp`. Raises `StorageError`."""
+        return await self._repository.read(lambda unit: unit.by_hash(member, hash_, listed=True))
+
+    # --- new records -----------------------------------------------------------------------------
+
+    async def from_hash(self, member: str, new: NewAsset) -> dict[str, Any]:
+        """Another record of a content that the member has. Raises `AssetError`, `StorageError`."""
+        hash_ = read_hash(new.hash or "")
+        known = await self._repository.read(lambda unit: unit.by_hash(member, hash_))
+        if known is None:
+            raise AssetError(
+                "ASSET_NOT_FOUND", "There is no content of this hash.", kind="not_found", hash=hash_
+            )
+        return await self._add(known, new, new.name or hash_)
+
+    async def upload(
+        self, member: str, body: AsyncIterator[bytes], filename: str, new: NewAsset
+    ) -> dict[str, Any]:
+        """Take in a content with its record. Raises `AssetError`, `LocalError`, `StorageError`."""
+        claimed = None if new.hash is None else read_hash(new.hash)
+        if new.preview_id is not None:
+            preview = new.preview_id
+            if await self._repository.read(lambda unit: unit.get(member, preview)) is None:
+                raise AssetError("INVALID_BODY", "preview_id names no record.", id=preview)
+        async with self._files.taking(body, filename) as taken:
+            if claimed is not None and claimed != taken.hash:
+                raise AssetError("HASH_MISMATCH", "The hash is not that of the bytes.")
+            if taken.size == 0:
+                raise AssetError("EMPTY_UPLOAD", "The file is empty.")
+            known = await self._repository.read(lambda unit: unit.by_hash(member, taken.hash))
+            if known is not None and await self._files.at(member, known.place) is not None:
+                return await self._add(known, new, forms.label(new, filename), "uploaded")
+            root = forms.destination(new.tags)
+            named = await taken.store(member, root, forms.stored_name(taken.hash, filename))
+        place = Place(named.type, named.name)
+        content = (taken.hash, taken.size)
+        now = self._now()
+        stored = forms.of_file(member, "", place, now, content=content)
+        return await self._add(stored, new, forms.label(new, filename), "uploaded")
+
+    async def _add(self, content: Asset, new: NewAsset, name: str, *more: str) -> dict[str, Any]:
+        """A record of the content of another one."""
+        now, tags = self._now(), tuple(sorted({*new.distinct_tags, *more}))
+        asset = Asset(
+            content.member,
+            str(uuid4()),
+            name,
+            content.type,
+            content.path,
+            content.hash,
+            content.size,
+            content.media_type if new.mime_type is None else forms.essence(new.mime_type),
+            content.job if content.type != "input" else None,
+            now,
+            now,
+            preview=new.preview_id,
+            user_metadata=new.metadata,
+            metadata=content.metadata,
+            tags=tags,
+        )
+        try:
+            await self._repository.write(lambda unit: unit.add(asset))
+        except UnknownPreviewError:
+            raise AssetError(
+                "INVALID_BODY", "preview_id names no record.", id=new.preview_id
+            ) from None
+        except TooManyAssetsError:
+            raise _too_many() from None
+        found = await self._repository.read(lambda unit: unit.shown(asset.member, asset.id))
+        return forms.shown(*(found or (asset, None)), created_new=True)
+
+    async def _write(
+        self,
+        id_: str,
+        work: Callable[[AssetUnit], T | None],
+        values: dict[str, Any] | None = None,
+    ) -> T:
+        try:
+            done = await self._repository.write(work)
+        except UnknownPreviewError:
+            raise _unknown((values or {})["preview"]) from None
+        except TooManyAssetsError:
+            raise _too_many() from None
+        if done is None:
+            raise _unknown(id_)
+        return done
+
+    # --- scans -----------------------------------------------------------------------------------
+
+    async def seed(self, member: str, roots: Sequence[str]) -> dict[str, Any]:
+        """Look for what has no record yet, and tell the member's sockets; the counts.
+
+        Raises `StorageError`.
+        """
+        self._say(member, "assets.seed.started", {"roots": list(roots), "phase": "fast"})
+        created = 0
+        if "models" in roots:
+            created += await self._follow_models(member)
+        folders = [root for root in roots if root != "models"]
+        if folders:
+            created += await self._files.adopt(member)
+        counts = {"created": created, "skipped": 0, "total": created}
+        self._say(member, "assets.seed.fast_complete", {"roots": list(roots), **counts})
+        told = {"phase": "fast", **counts, "enriched": 0, "elapsed": 0.0}
+        self._say(member, "assets.seed.completed", told)
+        return {"scanned": created, **counts}
+
+    async def _follow_models(self, member: str) -> int:
+        """Bring the member's records of models up to the cloud's lists, as far as those can be had
+        now; how many are new."""
+        try:
+            async with asyncio.timeout(_MODELS_PATIENCE):
+                models = await self._listed_models()
+        except (LocalError, TimeoutError) as error:
+            _log.warning("asset_models_failed", reason=str(error) or "the cloud took too long")
+            return 0
+        digest = blake3("\n".join(f"{folder}/{name}" for folder, name in models).encode())
+        version = digest.hexdigest()
+        if await self._repository.read(lambda unit: unit.models_version(member)) == version:
+            return 0
+        now = self._now()
+        records = [
+            forms.of_model(
+                member, str(uuid5(NAMESPACE_URL, f"models/{one[0]}/{one[1]}")), *one, now
+            )
+            for one in models
+        ]
+        created, _ = await self._repository.write(
+            lambda unit: unit.put_models(member, version, records)
+        )
+        return created
+
+    async def _listed_models(self) -> list[tuple[str, str]]:
+        """Folder and name of all models, sorted. Raises `LocalError`."""
+        folders = [str(one["name"]) for one in await self._models.model_folders_in_detail()]
+        lists = await asyncio.gather(*map(self._models_of, folders))
+        return sorted({one for found in lists for one in found})
+
+    async def _models_of(self, folder: str) -> list[tuple[str, str]]:
+        async with self._at_once:
+            models = await self._models.models_in_detail(folder)
+        return [(folder, str(one["name"])) for one in models or ()]
+
+    # --- news ------------------------------------------------------------------------------------
+
+    def _say(self, member: str, type_: str, data: dict[str, Any]) -> None:
+        self._bus.publish(f"assets.{member}", AssetNews(member, type_, data))
+
+    def _hear(self, news: object) -> None:
+        if isinstance(news, AssetNews):
+            self._tell(news.member, Event(news.event, news.data))
+
+    def _now(self) -> int:
+        return round(self._time() * 1e6)
+
+
+def _page(page: AssetPage, query: AssetQuery) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "assets": [forms.shown(one, page.previews.get(one.preview or "")) for one in page.assets],
+        "total": page.total,
+        "has_more": page.has_more,
+    }
+    if page.next is not None:
+        body["next_cursor"] = write_cursor(page.next, query.sort, query.order)
+    return body
+
+
+def _unknown(id_: str) -> AssetError:
+    return AssetError("ASSET_NOT_FOUND", "There is no such asset.", kind="not_found", id=id_)
+
+
+def gone(id_: str) -> AssetError:
+    """The error of a content that is gone."""
+    return AssetError("FILE_NOT_FOUND", "The file of the asset is gone.", kind="not_found", id=id_)
+
+
+def _too_many() -> AssetError:
+    return AssetError("TOO_MANY_ASSETS", "There are as many records or tags as there may be.")
