@@ -368,11 +368,10 @@ class ClientSocket:
         """The connection stays open and gets nothing more."""
         self._silent = True
 
-    def greet(self, remaining: int, sid: str, executing: str | None) -> None:
-        """The first messages: the queue with the `sid`, and where the client's own job stands."""
-        self.send(status(remaining, sid), for_all=False)
-        if executing is not None:
-            self.send(Event("executing", {"node": executing}), for_all=False)
+    def greet(self) -> None:
+        """Send the first message: the queue with the `sid`."""
+        remaining = self._services.jobs.queue_remaining(self._member)
+        self.send(status(remaining, self._sid), for_all=False)
 
     def hear(self, text: str) -> None:
         """Take a client's message: its feature flags, if the first JSON object has them."""
@@ -390,7 +389,7 @@ class ClientSocket:
             metadata = isinstance(wanted, dict) and wanted.get("supports_preview_metadata") is True
             self._queue.want_metadata(metadata)
             if metadata:
-                self._services.jobs.clients.understands_several(self._member, self._sid)
+                self._services.jobs.subscribers.understands_several(self._member, self._sid)
             flags = features(self._services)
             self.send(Event("feature_flags", flags), for_all=False)
 
@@ -490,9 +489,8 @@ async def serve(request: web.Request) -> web.StreamResponse:
     sockets, metrics = request.app[SOCKETS], services.accounting.metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
     client = ClientSocket(web_socket, transport, services, member, sid, sockets)
-    services.jobs.clients.connected(member, sid)
-    executing = services.jobs.subscribers.attach(member, sid, client, hears_all=_cloud_way(request))
-    client.greet(services.jobs.queue_remaining(member), sid, executing)
+    subscribers = services.jobs.subscribers
+    subscribers.attach(member, sid, client, client.greet, hears_all=_cloud_way(request))
     sockets.join(client)
     connection_of(request).upgraded(client)
     metrics.websockets.labels(member).inc()
@@ -502,7 +500,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
             if message.type is aiohttp.WSMsgType.TEXT:
                 client.hear(message.data)
     finally:
-        services.jobs.subscribers.detach(member, sid, client)
+        subscribers.detach(member, sid, client)
         sockets.leave(client)
         metrics.websockets.labels(member).dec()
         with contextlib.suppress(ConnectionError):

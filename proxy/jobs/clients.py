@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from proxy.jobs.models import Job
-from proxy.jobs.protocol import LiveJob
+from proxy.jobs.protocol import LiveJob, SocketClosed, SocketKnown, SocketOpened
 from proxy.members.member import Member, Parallelism
 
 #: Clients of a member that are remembered, the ones that connected last; each takes some 200 bytes.
@@ -21,8 +22,18 @@ _MOST = 1000
 Client: TypeAlias = tuple[str, str | None]
 
 
+@dataclass(slots=True)
+class _Known:
+    """What is known of a client: its newest socket while that is open, and whether it tells the
+    messages of several jobs apart."""
+
+    socket: str | None = None
+    several: bool = False
+
+
 class Clients:
-    """The clients of each member by their `client_id`: who has a socket or has had one.
+    """The clients of each member by their `client_id`: who has a socket or has had one, at
+    whichever replica.
 
     `parallelism` holds for members that have no choice of their own; `most` bounds the clients of a
     member that are remembered.
@@ -31,15 +42,26 @@ class Clients:
     def __init__(self, parallelism: Parallelism = "auto", *, most: int = _MOST) -> None:
         self._parallelism = parallelism
         self._most = most
-        self._several: defaultdict[str, OrderedDict[str, bool]] = defaultdict(OrderedDict)
+        self._known: defaultdict[str, OrderedDict[str, _Known]] = defaultdict(OrderedDict)
 
-    def connected(self, member: str, client_id: str) -> None:
-        """A client has opened a socket."""
-        self._note(member, client_id, self._several[member].get(client_id, False))
+    def hear(self, news: object) -> None:
+        """Take what replicas say of their sockets."""
+        match news:
+            case SocketOpened(member=member, client_id=client_id, socket=socket):
+                self._note(member, client_id).socket = socket
+            case SocketKnown(member=member, client_id=client_id, socket=socket, several=several):
+                known = self._note(member, client_id)
+                known.socket = socket
+                known.several |= several
+            case SocketClosed(member=member, client_id=client_id, socket=socket):
+                closed = self._known[member].get(client_id)
+                if closed is not None and closed.socket == socket:
+                    closed.socket = None
 
-    def understands_several(self, member: str, client_id: str) -> None:
-        """A client's socket has announced that it tells the messages of several jobs apart."""
-        self._note(member, client_id, True)
+    def listens(self, member: str, client_id: str | None) -> bool:
+        """Whether the client has a socket."""
+        known = None if client_id is None else self._known[member].get(client_id)
+        return known is not None and known.socket is not None
 
     def one_at_a_time(self, member: Member, client_id: str | None) -> bool:
         """Whether a job that the client submits now has to wait for the client's others.
@@ -50,14 +72,16 @@ class Clients:
         parallelism = member.client_parallelism or self._parallelism
         if parallelism != "auto":
             return parallelism == "one"
-        return client_id is not None and not self._several[member.name].get(client_id, True)
+        known = None if client_id is None else self._known[member.name].get(client_id)
+        return known is not None and not known.several
 
-    def _note(self, member: str, client_id: str, several: bool) -> None:
-        clients = self._several[member]
-        clients[client_id] = several
+    def _note(self, member: str, client_id: str) -> _Known:
+        clients = self._known[member]
+        known = clients.setdefault(client_id, _Known())
         clients.move_to_end(client_id)
         if len(clients) > self._most:
             clients.popitem(last=False)
+        return known
 
 
 def busy(taken: Iterable[Job]) -> set[Client]:

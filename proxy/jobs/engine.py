@@ -34,8 +34,12 @@ from proxy.jobs.protocol import (
     JobReceived,
     JobReleased,
     JobsAhead,
+    NewsMissed,
+    NodeRuns,
     OverviewAnswered,
     OverviewRequested,
+    SocketOpened,
+    topic_of,
 )
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.rows import live_of, view_of
@@ -167,7 +171,11 @@ class Engine:
         for job in jobs:
             self._restore(job)
         hear = self.bus.subscribe
-        self._heard = [hear("engine", self._hear), hear("members", lambda _: self.pump())]
+        self._heard = [
+            hear("engine", self._hear),
+            hear("sockets", self._hear),
+            hear("members", lambda _: self.pump()),
+        ]
         self._supervisor.keep(self.recorder.run, "write the jobs")
         self._supervisor.keep(self._look, "look for wishes")
         for worker in self.workers.values():
@@ -283,6 +291,10 @@ class Engine:
                 self.bus.publish(f"answers.{request}", self.overview(member))
             case CancelRequested():
                 self.spawn(self._cancel(said), "cancel jobs")
+            case SocketOpened(member=member, client_id=client_id, socket=socket):
+                self._tell_running(member, client_id, socket)
+            case NewsMissed():
+                self._tell_all()
             case _ if said is MISSED:
                 self._look_now.set()
 
@@ -879,6 +891,25 @@ class Engine:
         )
 
     # --- telling ---------------------------------------------------------------------------
+
+    def _tell_running(self, member: str, client_id: str, socket: str) -> None:
+        """Tell a socket that has just opened which node of its client runs."""
+        for job in reversed(self._followed.values()):
+            if job.client_id == client_id and job.member == member and job.runner is not None:
+                node = job.runner.tracker.display_node
+                if node is not None and self.recorder.term.lasts:
+                    news = NodeRuns(member, client_id, socket, node)
+                    self.bus.publish(topic_of(member, client_id), news)
+                    return
+
+    def _tell_all(self) -> None:
+        """Tell of all jobs once more, for those who have missed something."""
+        for job in self.jobs.values():
+            known = job.accepted or job.state is JobState.UNKNOWN
+            if known and not job.cancel_requested:
+                self._publish(job.member, JobChanged(live_of(job)))
+        for member, count in self._ahead.items():
+            self._publish(member, JobsAhead(member, count))
 
     def _publish(self, member: str, news: BusMessage) -> None:
         if self.recorder.term.lasts:

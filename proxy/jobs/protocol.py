@@ -5,14 +5,16 @@
 | `engine` | what the api wants: `JobReceived`, `JobReleased` and the like |
 | `answers.…` | the answer to one of these |
 | `jobs.MEMBER` | what becomes of a member's jobs and history |
-| `events.MEMBER` | messages for the member's clients |
-| `accounts` | `AccountsChanged` |
+| `events.MEMBER.CLIENT` | messages for a client, heard where its socket is (`topic_of`) |
+| `events.MEMBER` | messages about jobs without a client |
+| `sockets` | `SocketOpened` and the like, and `NewsMissed` |
 | `terms` | `TermBegan`, `LeaseReleased` |
 | `members` | `MembersChanged` |
 """
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Any, Self
 
 import msgspec
@@ -203,13 +205,15 @@ class HistoryForgotten(BusMessage, frozen=True):
 
 
 class JobMessage(BusMessage, frozen=True):
-    """engine → api: a message (of `proxy.translate.messages`) for the job's client."""
+    """engine → api: a message (of `proxy.translate.messages`) for the client of a job, which has
+    the `order`."""
 
     member: str
     client_id: str | None
     prompt_id: str
     watched: bool
     message: Any
+    order: int = 0
 
     def to_wire(self) -> Self:
         """With the message as a tuple."""
@@ -218,6 +222,48 @@ class JobMessage(BusMessage, frozen=True):
     def from_wire(self) -> Self:
         """With the message."""
         return msgspec.structs.replace(self, message=messages.unpacked(self.message))
+
+
+class NodeRuns(BusMessage, frozen=True):
+    """engine → api: what a client whose `socket` has just opened is told of its running job."""
+
+    member: str
+    client_id: str
+    socket: str
+    node: str
+
+
+# --- the replicas tell each other ----------------------------------------------------------
+
+
+class SocketOpened(BusMessage, frozen=True):
+    """A client has opened a socket, which has its messages from now on; `at` is ms since 1970."""
+
+    member: str
+    client_id: str
+    socket: str
+    at: int
+
+
+class SocketKnown(BusMessage, frozen=True):
+    """A client has this socket; `several` says that it tells the messages of several jobs apart."""
+
+    member: str
+    client_id: str
+    socket: str
+    several: bool
+
+
+class SocketClosed(BusMessage, frozen=True):
+    """The client's socket is closed."""
+
+    member: str
+    client_id: str
+    socket: str
+
+
+class NewsMissed(BusMessage, frozen=True):
+    """A replica has started or lost messages: tell again what no storage knows."""
 
 
 class TermBegan(BusMessage, frozen=True):
@@ -234,10 +280,13 @@ class LeaseReleased(BusMessage, frozen=True):
     """No engine runs the jobs; whoever can may take the lease."""
 
 
-class AccountsChanged(BusMessage, frozen=True):
-    """engine → api: how the accounts are."""
-
-    accounts: tuple[AccountView, ...]
+def topic_of(member: str, client_id: str | None) -> str:
+    """Where messages about jobs of a client are brought, or of jobs without one."""
+    if client_id is None:
+        return f"events.{member}"
+    # A client's id may have any characters and any length.
+    digest = blake2b(client_id.encode(errors="surrogatepass"), digest_size=16)
+    return f"events.{member}.{digest.hexdigest()}"
 
 
 def _packed(value: Any) -> str | None:

@@ -16,7 +16,7 @@ from proxy.cloud.errors import CloudError
 from proxy.helpers.decoding import jpeg
 from proxy.helpers.service import helper_of
 from proxy.jobs.models import Job
-from proxy.jobs.protocol import JobMessage
+from proxy.jobs.protocol import JobMessage, topic_of
 from proxy.jobs.tracker import (
     Command,
     EventReceived,
@@ -88,7 +88,7 @@ class Runner:
         self._cloud = cloud
         self._names: OutputNames = engine.files
         self._bus = engine.bus
-        self._topic = f"events.{job.member}"
+        self._topic = topic_of(job.member, job.client_id)
         self._timeouts = engine.policy.detail
         self._secrets = credentials(job.credentials)
         self._view = None if job.rewriting is None else MemberView(job.rewriting, job.graph)
@@ -254,7 +254,7 @@ class Runner:
         job = self.job
         if not self._engine.recorder.term.lasts:
             return
-        told = JobMessage(job.member, job.client_id, job.prompt_id, job.watched, message)
+        told = JobMessage(job.member, job.client_id, job.prompt_id, job.watched, message, job.order)
         if isinstance(message, Preview):
             size = len(message.image)
             self._bus.publish(self._topic, told, size=size, droppable=not message.result)

@@ -86,8 +86,8 @@ _OVERVIEW_PATIENCE = 2.0
 
 
 class JobService:
-    """The jobs of every member, as the api asks for them; `subscribers` knows who listens,
-    `clients` who did, `history` what has ended.
+    """The jobs of every member, as the api asks for them; `subscribers` knows who listens here,
+    `clients` who does or did anywhere, `history` what has ended.
 
     The `limiter` is asked before anything else whether a member may submit now, `check` whether
     the graph can run, `rewrite` for the graph that the cloud runs where one has `emulated` classes.
@@ -110,8 +110,8 @@ class JobService:
         patience: float = 30.0,
         supervisor: Supervisor,
     ) -> None:
-        self.subscribers = Subscribers()
-        self.clients = clients
+        self.subscribers = Subscribers(bus)
+        self._clients = clients
         self.history = History(bus, repository)
         self._member = member
         self._bus = bus
@@ -125,7 +125,7 @@ class JobService:
         self._live = LiveJobs(repository)
         self._numbers: dict[str, int] = {}
         bus.subscribe("jobs.*", self._hear)
-        bus.subscribe("events.*", self.subscribers.deliver)
+        bus.subscribe("sockets", clients.hear)
         supervisor.keep(self._keep_alive, "status heartbeat")
 
     # --- what the engine says --------------------------------------------------------------
@@ -178,7 +178,7 @@ class JobService:
             raise _in_the_queue(prompt_id)
         found = None if self._check is None else await self._check(member, request)
         job = new_job(member, request, prompt_id=prompt_id)
-        job.one_at_a_time = self.clients.one_at_a_time(self._member(member), request.client_id)
+        job.one_at_a_time = self._clients.one_at_a_time(self._member(member), request.client_id)
         if found is not None and found.node_errors:
             # The cloud may take a graph that is partly wrong for one that is refused.
             job.targets = found.outputs
@@ -272,7 +272,7 @@ class JobService:
         """The client has its answer: `status` and the job's messages may go out."""
         self._live.of(member).answering -= 1
         job = self._live.get(member, prompt_id)
-        listens = job is not None and self.subscribers.listens(member, job.client_id)
+        listens = job is not None and self._clients.listens(member, job.client_id)
         self._tell_status(member)
         self._bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
 

@@ -9,19 +9,55 @@ listens on a socket that it opens the cloud's way: such sockets hear all about t
 local ComfyUI sends no previews unless it is started with
 `--preview-method`, and a client that opens its socket when it has submitted already, takes every
 picture on it for a result. So it gets previews only when it asks for them by its feature flags.
+
+Each replica has the sockets of its own clients, and hears only of jobs that concern them. Another
+engine that takes a job over tells of its life once more: what was told here is left out.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Protocol
+from uuid import uuid4
 
-from proxy.jobs.protocol import JobMessage
+from proxy.bus.base import EventBus, Subscription
+from proxy.jobs.models import JobKey
+from proxy.jobs.protocol import (
+    JobMessage,
+    NewsMissed,
+    NodeRuns,
+    SocketClosed,
+    SocketKnown,
+    SocketOpened,
+    topic_of,
+)
+from proxy.translate.events import is_terminal
 from proxy.translate.messages import Event, Message, Preview
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
+
+#: Events that a client is told once.
+_ONCE = frozenset(
+    {
+        "execution_start",
+        "execution_cached",
+        "executing",
+        "executed",
+        "execution_success",
+        "execution_error",
+        "execution_interrupted",
+    }
+)
+
+#: Jobs whose end was told that are remembered.
+_MOST_OVER = 10_000
+
+#: Of two sockets that open within so many ms the clocks of their replicas say which is newer.
+_AT_ONCE = 1000
 
 
 class Subscriber(Protocol):
@@ -42,48 +78,130 @@ class Subscriber(Protocol):
         """A newer socket has taken the `clientId`; no message will come any more."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Subscription:
+@dataclass(slots=True)
+class _Socket:
+    """A socket here; `opened_at` is in ms since 1970."""
+
     subscriber: Subscriber
     hears_all: bool
+    heard: Subscription
+    opened_at: int
+    id: str = field(default_factory=lambda: uuid4().hex)
+    several: bool = False
+
+
+@dataclass(slots=True)
+class _Told:
+    """What was told here of a job that has not ended."""
+
+    key: JobKey
+    client_id: str | None
+    what: set[str] = field(default_factory=set)
 
 
 class Subscribers:
     """The sockets of all members by `clientId`, the newest of each."""
 
-    def __init__(self) -> None:
-        self._subscriptions: defaultdict[str, dict[str, _Subscription]] = defaultdict(dict)
-        self._executing: dict[tuple[str, str], str] = {}
+    def __init__(self, bus: EventBus) -> None:
+        self._bus = bus
+        self._sockets: defaultdict[str, dict[str, _Socket]] = defaultdict(dict)
+        self._common: dict[str, Subscription] = {}
+        self._told: dict[int, _Told] = {}
+        self._over: dict[int, None] = {}
+        bus.subscribe("sockets", self._hear)
+
+    # --- sockets ---------------------------------------------------------------------------
 
     def attach(
-        self, member: str, client_id: str, subscriber: Subscriber, *, hears_all: bool = False
-    ) -> str | None:
-        """Let `subscriber` hear what concerns `client_id`; an older socket hears no more.
+        self,
+        member: str,
+        client_id: str,
+        subscriber: Subscriber,
+        greet: Callable[[], None] = lambda: None,
+        *,
+        hears_all: bool = False,
+    ) -> None:
+        """Let `subscriber` hear what concerns `client_id`; an older socket hears no more, at
+        whichever replica.
 
-        With `hears_all` it hears of jobs without `client_id` as if they were its own.
-        Returns the display id of the node that runs now for this client, if one does. Sends
-        nothing itself, so that the caller's `status` with the `sid` can be the first message.
+        With `hears_all` it hears of jobs without `client_id` as if they were its own. `greet`
+        sends what comes first; behind it comes the node that runs now for this client, if one does.
         """
-        older = self._subscriptions[member].get(client_id)
-        self._subscriptions[member][client_id] = _Subscription(subscriber, hears_all)
+        sockets = self._sockets[member]
+        if not sockets:
+            self._common[member] = self._bus.subscribe(topic_of(member, None), self.deliver)
+        older = sockets.get(client_id)
         if older is not None:
-            older.subscriber.superseded()
-        return self._executing.get((member, client_id))
+            self._supersede(older)
+        heard = self._bus.subscribe(topic_of(member, client_id), self.deliver)
+        new = sockets[client_id] = _Socket(subscriber, hears_all, heard, _now())
+        greet()
+        self._bus.publish("sockets", SocketOpened(member, client_id, new.id, new.opened_at))
 
     def detach(self, member: str, client_id: str, subscriber: Subscriber) -> None:
         """Forget `subscriber`, unless a newer socket has its place already."""
-        subscription = self._subscriptions[member].get(client_id)
-        if subscription is not None and subscription.subscriber is subscriber:
-            del self._subscriptions[member][client_id]
+        socket = self._sockets[member].get(client_id)
+        if socket is not None and socket.subscriber is subscriber:
+            self._remove(member, client_id)
+            self._bus.publish("sockets", SocketClosed(member, client_id, socket.id))
+
+    def understands_several(self, member: str, client_id: str) -> None:
+        """A client's socket has announced that it tells the messages of several jobs apart."""
+        socket = self._sockets[member].get(client_id)
+        if socket is not None:
+            socket.several = True
+            self._bus.publish("sockets", SocketKnown(member, client_id, socket.id, several=True))
 
     def listens(self, member: str, client_id: str | None) -> bool:
-        """Whether there is a socket for `client_id`."""
-        return client_id in self._subscriptions[member]
+        """Whether there is a socket for `client_id` here."""
+        return client_id in self._sockets[member]
+
+    def members(self) -> list[str]:
+        """The members that have sockets here."""
+        return [member for member, sockets in self._sockets.items() if sockets]
+
+    def opened_at(self, member: str, client_id: str | None) -> int | None:
+        """Since when there is somebody here to hear of a client's jobs (ms), if there is."""
+        if client_id is None:
+            return min((one.opened_at for one in self._sockets[member].values()), default=None)
+        socket = self._sockets[member].get(client_id)
+        return None if socket is None else socket.opened_at
+
+    def _hear(self, news: object) -> None:
+        match news:
+            case SocketOpened(member=member, client_id=client_id, socket=id_, at=at):
+                mine = self._sockets[member].get(client_id)
+                if mine is not None and mine.id != id_ and _is_newer(at, mine.opened_at):
+                    self._remove(member, client_id)
+                    self._supersede(mine)
+            case NewsMissed():
+                for member, sockets in self._sockets.items():
+                    for client_id, one in sockets.items():
+                        known = SocketKnown(member, client_id, one.id, several=one.several)
+                        self._bus.publish("sockets", known)
+
+    def _supersede(self, socket: _Socket) -> None:
+        socket.heard.close()
+        socket.subscriber.superseded()
+
+    def _remove(self, member: str, client_id: str) -> None:
+        sockets = self._sockets[member]
+        sockets.pop(client_id).heard.close()
+        if not sockets:
+            self._common.pop(member).close()
+
+    # --- messages --------------------------------------------------------------------------
 
     def deliver(self, news: object) -> None:
-        """Deliver a message about a job to those who may hear it."""
-        if isinstance(news, JobMessage):
-            self.tell(news.member, news.client_id, news.message, watched=news.watched)
+        """Deliver a message about a job to those who may hear it and have not."""
+        match news:
+            case JobMessage(member=member, client_id=client_id, message=message):
+                if self._is_new(news):
+                    self.tell(member, client_id, message, watched=news.watched)
+            case NodeRuns(member=member, client_id=client_id, socket=id_, node=node):
+                socket = self._sockets[member].get(client_id)
+                if socket is not None and socket.id == id_:
+                    socket.subscriber.send(Event("executing", {"node": node}), for_all=False)
 
     def tell(
         self, member: str, client_id: str | None, message: Message, *, watched: bool = True
@@ -93,35 +211,78 @@ class Subscribers:
         `watched` says that its client listened when it had submitted the job.
         """
         if client_id is not None:
-            self._note_executing(member, client_id, message)
-            subscription = self._subscriptions[member].get(client_id)
-            if subscription is not None and (
-                watched
-                or not _is_mere_preview(message)
-                or subscription.subscriber.asks_for_previews
+            socket = self._sockets[member].get(client_id)
+            if socket is not None and (
+                watched or not _is_mere_preview(message) or socket.subscriber.asks_for_previews
             ):
-                subscription.subscriber.send(message, for_all=False)
+                socket.subscriber.send(message, for_all=False)
             return
         is_for_all = not isinstance(message, Event) or message.type in _FOR_ALL
-        for subscription in list(self._subscriptions[member].values()):
-            if subscription.hears_all:
-                subscription.subscriber.send(message, for_all=False)
+        for socket in list(self._sockets[member].values()):
+            if socket.hears_all:
+                socket.subscriber.send(message, for_all=False)
             elif is_for_all:
-                subscription.subscriber.send(message, for_all=True)
+                socket.subscriber.send(message, for_all=True)
 
     def broadcast(self, member: str, message: Message) -> None:
         """Deliver to every socket of the member."""
-        for subscription in list(self._subscriptions[member].values()):
-            subscription.subscriber.send(message, for_all=True)
+        for socket in list(self._sockets[member].values()):
+            socket.subscriber.send(message, for_all=True)
 
-    def _note_executing(self, member: str, client_id: str, message: Message) -> None:
-        if isinstance(message, Event) and message.type == "executing":
-            node = message.data.get("display_node")
+    # --- what was told ---------------------------------------------------------------------
+
+    def unfinished(self) -> list[tuple[int, JobKey]]:
+        """The jobs of which something was told here and not the end, by their order."""
+        return [(order, told.key) for order, told in self._told.items()]
+
+    def is_over(self, order: int) -> bool:
+        """Whether nothing more is told of a job here."""
+        return order in self._over
+
+    def close_job(self, order: int) -> None:
+        """Tell nothing more of a job."""
+        self._told.pop(order, None)
+        self._over[order] = None
+        if len(self._over) > _MOST_OVER:
+            del self._over[next(iter(self._over))]
+
+    def _is_new(self, news: JobMessage) -> bool:
+        order, message = news.order, news.message
+        if order in self._over:
+            return False
+        if not isinstance(message, Event) or message.type not in _ONCE or not order:
+            return True
+        told = self._told.get(order)
+        if told is None:
+            key = JobKey(news.member, news.prompt_id)
+            told = self._told[order] = _Told(key, news.client_id)
+        type_ = message.type
+        if type_ == "executing":
+            node = message.data["node"]
             if node is None:
-                self._executing.pop((member, client_id), None)
-            else:
-                self._executing[member, client_id] = node
+                self.close_job(order)
+                return True
+            return f"executed {node}" not in told.what
+        if type_ == "executed":
+            type_ = f"executed {message.data['node']}"
+        elif type_ == "execution_error" and not is_terminal(type_, message.data):
+            type_ = f"execution_error {message.data['node_id']}"
+        elif type_ not in ("execution_start", "execution_cached"):
+            type_ = "end"
+        if type_ in told.what:
+            return False
+        told.what.add(type_)
+        return True
+
+
+def _is_newer(at: int, opened_at: int) -> bool:
+    """Whether a socket that another replica tells of now is newer than one here."""
+    return at > opened_at or _now() - opened_at > _AT_ONCE
 
 
 def _is_mere_preview(message: Message) -> bool:
     return isinstance(message, Preview) and not message.result
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

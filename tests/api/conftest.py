@@ -20,6 +20,7 @@ from proxy.api.connections import Limits
 from proxy.api.server import Server
 from proxy.api.services import Services
 from proxy.api.system import Journal
+from proxy.bus.memory import MemoryBus
 from proxy.catalog.nodes import Body, Coding, Whole
 from proxy.files.metadata import Edits
 from proxy.files.namespace import Named, make_record
@@ -69,7 +70,7 @@ class HistoryOfTests:
 class RoomOfJobs:
     """Answers what it is told to, and remembers what it was asked."""
 
-    subscribers: Subscribers = field(default_factory=Subscribers)
+    bus: MemoryBus = field(default_factory=MemoryBus)
     clients: Clients = field(default_factory=Clients)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     remaining: int = 0
@@ -79,6 +80,8 @@ class RoomOfJobs:
 
     def __post_init__(self) -> None:
         self.history = HistoryOfTests(self.asked)
+        self.subscribers = Subscribers(self.bus)
+        self.bus.subscribe("sockets", self.clients.hear)
 
     async def submit(self, member: str, request: JobRequest) -> Accepted:
         self.asked.append(("submit", member, request))

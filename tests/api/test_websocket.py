@@ -19,6 +19,7 @@ from structlog.testing import capture_logs
 from proxy.api import websocket
 from proxy.api import websocket as client_socket
 from proxy.api.websocket import OVERHEAD, SendQueue, Sockets
+from proxy.jobs.protocol import NodeRuns, SocketOpened, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.messages import Event, Message, NodeText, Preview, status
 
@@ -278,8 +279,12 @@ async def test_without_a_client_id_the_server_makes_one(client: Client, path: st
 async def test_who_comes_back_in_mid_run_hears_which_node_runs(
     client: Client, room_of_jobs: Any
 ) -> None:
-    running = Event("executing", {"node": "1.0", "display_node": "1", "prompt_id": "p"})
-    room_of_jobs.subscribers.tell("local", "aaa", running)
+    def engine(news: Any) -> None:
+        if isinstance(news, SocketOpened):
+            running = NodeRuns("local", "aaa", news.socket, "1")
+            room_of_jobs.bus.publish(topic_of("local", "aaa"), running)
+
+    room_of_jobs.bus.subscribe("sockets", engine)
     socket = await connect(client)
     assert await socket.receive_json() == {"type": "executing", "data": {"node": "1"}}
 

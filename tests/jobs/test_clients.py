@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proxy.jobs.clients import Clients, busy, interrupted, waits_for_client
 from proxy.jobs.models import Job
+from proxy.jobs.protocol import SocketClosed, SocketKnown, SocketOpened
 from proxy.members.member import Member, Parallelism
 
 ANN, BOB = Member("ann"), Member("bob")
@@ -21,9 +22,25 @@ def job(prompt_id: str, member: str = "ann", client_id: str | None = "c", **fiel
     return Job(prompt_id, member, client_id=client_id, create_time=0, **known, **fields)
 
 
+def opened(clients: Clients, member: str, client_id: str, socket: str = "s") -> None:
+    clients.hear(SocketOpened(member, client_id, socket, 0))
+
+
+def test_a_client_listens_until_its_newest_socket_is_closed() -> None:
+    clients = Clients()
+    opened(clients, "ann", "c", "first")
+    opened(clients, "ann", "c", "second")
+    clients.hear(SocketClosed("ann", "c", "first"))
+    assert clients.listens("ann", "c")
+    clients.hear(SocketClosed("ann", "c", "second"))
+    assert not clients.listens("ann", "c")
+    assert not clients.listens("ann", None)
+    assert clients.one_at_a_time(ANN, "c")
+
+
 def test_a_client_that_listens_follows_one_job_at_a_time() -> None:
     clients = Clients()
-    clients.connected("ann", "c")
+    opened(clients, "ann", "c")
     assert clients.one_at_a_time(ANN, "c")
 
 
@@ -35,16 +52,16 @@ def test_a_client_that_never_listened_asks_by_id() -> None:
 
 def test_a_client_that_says_so_follows_several_on_later_sockets_too() -> None:
     clients = Clients()
-    clients.connected("ann", "c")
-    clients.understands_several("ann", "c")
-    clients.connected("ann", "c")
+    opened(clients, "ann", "c")
+    clients.hear(SocketKnown("ann", "c", "s", several=True))
+    opened(clients, "ann", "c")
     assert not clients.one_at_a_time(ANN, "c")
 
 
 def test_what_is_known_of_a_client_holds_for_its_member_alone() -> None:
     clients = Clients()
-    clients.connected("ann", "c")
-    clients.understands_several("bob", "c")
+    opened(clients, "ann", "c")
+    clients.hear(SocketKnown("bob", "c", "s", several=True))
     assert clients.one_at_a_time(ANN, "c")
     assert not clients.one_at_a_time(BOB, "c")
 
@@ -52,8 +69,8 @@ def test_what_is_known_of_a_client_holds_for_its_member_alone() -> None:
 def test_the_clients_that_connected_last_are_remembered() -> None:
     clients = Clients(most=2)
     for client_id in ("a", "b", "a", "c"):
-        clients.connected("ann", client_id)
-    clients.connected("bob", "b")
+        opened(clients, "ann", client_id)
+    opened(clients, "bob", "b")
     assert [clients.one_at_a_time(ANN, one) for one in "abc"] == [True, False, True]
 
 
@@ -71,7 +88,7 @@ def test_the_setting_decides_and_the_members_own_choice_before_it(
     setting: Parallelism, own: Parallelism | None, expected: bool
 ) -> None:
     clients = Clients(setting)
-    clients.connected("ann", "c")
+    opened(clients, "ann", "c")
     assert clients.one_at_a_time(replace(ANN, client_parallelism=own), "c") is expected
 
 

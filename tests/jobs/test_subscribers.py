@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 
+from proxy.bus.memory import MemoryBus
+from proxy.jobs.clients import Clients
+from proxy.jobs.protocol import JobMessage, NewsMissed, NodeRuns, SocketOpened, topic_of
 from proxy.jobs.subscribers import Subscribers
+from proxy.members.member import Member
 from proxy.translate.messages import Event, Message, NodeText, Preview, status
 
 
@@ -32,7 +39,7 @@ def listen(subscribers: Subscribers, client_id: str, member: str = "local") -> L
 
 
 def test_a_jobs_messages_go_to_its_client_alone() -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     mine, other = listen(subscribers, "a"), listen(subscribers, "b")
     subscribers.tell("local", "a", PREVIEW)
     assert mine.heard == [(PREVIEW, False)]
@@ -40,7 +47,7 @@ def test_a_jobs_messages_go_to_its_client_alone() -> None:
 
 
 def test_of_a_job_that_was_not_watched_a_late_socket_hears_all_but_previews() -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     late = listen(subscribers, "a")
     heard = [Event("progress", {}), RESULT, NodeText("1", "x")]
     for message in (PREVIEW, *heard):
@@ -49,7 +56,7 @@ def test_of_a_job_that_was_not_watched_a_late_socket_hears_all_but_previews() ->
 
 
 def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     late = Listener(asks_for_previews=True)
     subscribers.attach("local", "a", late)
     subscribers.tell("local", "a", PREVIEW, watched=False)
@@ -67,7 +74,7 @@ def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
     ],
 )
 def test_of_a_job_without_client_everybody_hears_the_progress(message: Message) -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     listeners = [listen(subscribers, "a"), listen(subscribers, "b")]
     subscribers.tell("local", None, message)
     assert [listener.heard for listener in listeners] == [[(message, True)]] * 2
@@ -85,7 +92,7 @@ def test_of_a_job_without_client_everybody_hears_the_progress(message: Message) 
     ],
 )
 def test_of_a_job_without_client_nobody_hears_the_rest(type_: str) -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     listener = listen(subscribers, "a")
     subscribers.tell("local", None, Event(type_, {}))
     assert listener.heard == []
@@ -96,7 +103,7 @@ def test_of_a_job_without_client_nobody_hears_the_rest(type_: str) -> None:
     [Event("executed", {}), Event("execution_success", {}), Event("progress", {}), PREVIEW],
 )
 def test_of_a_job_without_client_a_socket_of_the_clouds_way_hears_all(message: Message) -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     listener, stranger = Listener(), Listener()
     subscribers.attach("local", "a", listener, hears_all=True)
     subscribers.attach("other", "a", stranger, hears_all=True)
@@ -106,7 +113,7 @@ def test_of_a_job_without_client_a_socket_of_the_clouds_way_hears_all(message: M
 
 
 def test_of_jobs_of_other_clients_a_socket_of_the_clouds_way_hears_nothing() -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     listener = Listener()
     subscribers.attach("local", "a", listener, hears_all=True)
     subscribers.tell("local", "b", Event("executed", {}))
@@ -115,7 +122,7 @@ def test_of_jobs_of_other_clients_a_socket_of_the_clouds_way_hears_nothing() -> 
 
 
 def test_status_goes_to_all_sockets_of_the_member() -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     listeners = [listen(subscribers, "a"), listen(subscribers, "b")]
     stranger = listen(subscribers, "a", member="other")
     subscribers.broadcast("local", status(1))
@@ -124,7 +131,7 @@ def test_status_goes_to_all_sockets_of_the_member() -> None:
 
 
 def test_a_newer_socket_with_the_same_id_takes_over() -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     older, newer = listen(subscribers, "a"), listen(subscribers, "a")
     subscribers.tell("local", "a", PREVIEW)
     assert older.replaced
@@ -133,16 +140,141 @@ def test_a_newer_socket_with_the_same_id_takes_over() -> None:
 
 
 def test_the_older_sockets_end_does_not_touch_the_newer_one() -> None:
-    subscribers = Subscribers()
+    subscribers = Subscribers(MemoryBus())
     older, newer = listen(subscribers, "a"), listen(subscribers, "a")
     subscribers.detach("local", "a", older)
     subscribers.tell("local", "a", PREVIEW)
     assert len(newer.heard) == 1
 
 
-def test_a_returning_client_learns_which_node_runs() -> None:
-    subscribers = Subscribers()
-    subscribers.tell("local", "a", Event("executing", {"node": "1.0.2", "display_node": "1"}))
-    assert subscribers.attach("local", "a", Listener()) == "1"
-    subscribers.tell("local", "a", Event("executing", {"node": None}))
-    assert subscribers.attach("local", "a", Listener()) is None
+@dataclass
+class Replicas:
+    """Two replicas on one bus, and the messages of an engine."""
+
+    bus: MemoryBus
+    here: Subscribers
+    there: Subscribers
+
+    def tell(
+        self, type_: str, *, client_id: str | None = "a", order: int = 1, **data: Any
+    ) -> Event:
+        message = Event(type_, {"prompt_id": "p", **data})
+        told = JobMessage("local", client_id, "p", watched=True, message=message, order=order)
+        self.bus.publish(topic_of("local", client_id), told)
+        return message
+
+
+@pytest.fixture
+def replicas() -> Replicas:
+    bus = MemoryBus()
+    return Replicas(bus, Subscribers(bus), Subscribers(bus))
+
+
+def test_a_replica_subscribes_to_what_its_sockets_hear() -> None:
+    bus = MemoryBus()
+    subscribers = Subscribers(bus)
+    before = set(bus._topics)
+    listeners = [listen(subscribers, "a"), listen(subscribers, "*")]
+    assert set(bus._topics) - before == {
+        topic_of("local", "a"),
+        topic_of("local", "*"),
+        topic_of("local", None),
+    }
+    for client_id, listener in zip(("a", "*"), listeners, strict=True):
+        subscribers.detach("local", client_id, listener)
+    assert set(bus._topics) == before
+
+
+def test_a_message_reaches_its_client_at_whichever_replica(replicas: Replicas) -> None:
+    mine, others = listen(replicas.here, "a"), listen(replicas.there, "b")
+    message = replicas.tell("execution_start")
+    assert (mine.heard, others.heard) == ([(message, False)], [])
+
+
+def test_of_a_job_without_client_the_sockets_of_all_replicas_hear(replicas: Replicas) -> None:
+    listeners = [listen(replicas.here, "a"), listen(replicas.there, "b")]
+    message = replicas.tell("progress", client_id=None)
+    assert [listener.heard for listener in listeners] == [[(message, True)]] * 2
+
+
+def test_a_newer_socket_at_another_replica_takes_over(replicas: Replicas) -> None:
+    older = listen(replicas.here, "a")
+    replicas.here._sockets["local"]["a"].opened_at -= 1
+    newer = listen(replicas.there, "a")
+    message = replicas.tell("execution_start")
+    assert older.replaced
+    assert not newer.replaced
+    assert (older.heard, newer.heard) == ([], [(message, False)])
+    replicas.here.detach("local", "a", older)
+    assert replicas.there.listens("local", "a")
+
+
+def test_of_two_sockets_that_open_at_once_the_clocks_decide_unless_one_is_older() -> None:
+    subscribers = Subscribers(MemoryBus())
+    listener = listen(subscribers, "a")
+    socket = subscribers._sockets["local"]["a"]
+    subscribers._hear(SocketOpened("local", "a", "other", socket.opened_at - 5))
+    assert not listener.replaced
+    socket.opened_at -= 2000
+    subscribers._hear(SocketOpened("local", "a", "other", socket.opened_at - 5))
+    assert listener.replaced
+
+
+def test_the_engine_tells_the_new_socket_alone_which_node_runs(replicas: Replicas) -> None:
+    def answer(news: object) -> None:
+        if isinstance(news, SocketOpened):
+            topic = topic_of("local", news.client_id)
+            replicas.bus.publish(topic, NodeRuns("local", "a", news.socket, "1"))
+
+    replicas.bus.subscribe("sockets", answer)
+    listener = Listener()
+    greeting = status(0, "a")
+    replicas.there.attach("local", "a", listener, lambda: listener.send(greeting, for_all=False))
+    running = Event("executing", {"node": "1"})
+    assert listener.heard == [(greeting, False), (running, False)]
+
+
+def test_what_another_engine_tells_once_more_is_left_out(replicas: Replicas) -> None:
+    listener = listen(replicas.here, "a")
+    once = [
+        ("execution_start", {}),
+        ("execution_cached", {"nodes": []}),
+        ("executed", {"node": "1"}),
+        ("execution_error", {"node_id": "2", "exception_type": "ExecutionBlocked"}),
+    ]
+    told = [replicas.tell(type_, **data) for type_, data in once]
+    for type_, data in once:
+        replicas.tell(type_, **data)
+    replicas.tell("executing", node="1")
+    told += [replicas.tell("executing", node="3"), replicas.tell("execution_success")]
+    replicas.tell("execution_success")
+    told.append(replicas.tell("executing", node=None))
+    for type_, data in [*once, ("progress", {}), ("execution_success", {})]:
+        replicas.tell(type_, **data)
+    replicas.tell("executing", node=None)
+    assert [message for message, _ in listener.heard] == told
+
+
+def test_an_id_that_is_used_again_has_a_life_of_its_own(replicas: Replicas) -> None:
+    listener = listen(replicas.here, "a")
+    told = [
+        replicas.tell(type_, order=order, node=None)
+        for order in (1, 2)
+        for type_ in ("execution_start", "execution_success", "executing")
+    ]
+    assert [message for message, _ in listener.heard] == told
+
+
+def test_a_replica_that_has_missed_something_learns_of_the_sockets_again(
+    replicas: Replicas,
+) -> None:
+    listener = listen(replicas.here, "a")
+    replicas.here.understands_several("local", "a")
+    clients = Clients()
+    replicas.bus.subscribe("sockets", clients.hear)
+    assert not clients.listens("local", "a")
+    replicas.bus.publish("sockets", NewsMissed())
+    assert clients.listens("local", "a")
+    assert not clients.one_at_a_time(Member("local"), "a")
+    replicas.here.detach("local", "a", listener)
+    assert not clients.listens("local", "a")
