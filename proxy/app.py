@@ -245,6 +245,7 @@ async def rooms(
         stack.push_async_callback(election.leave)
         try:
             await election.start(supervisor)
+            await jobs.start(supervisor)
         except StorageError as error:
             raise ConfigError(f"The jobs cannot be read: {error}.") from error
         if not settings.simulate:

@@ -30,7 +30,7 @@ UNKNOWN_CLIENT = ""
 
 async def get_prompt(request: web.Request) -> web.Response:
     """How many jobs wait or run."""
-    remaining = of(request).jobs.queue_remaining(member_of(request))
+    remaining = await of(request).jobs.queue_remaining_now(member_of(request))
     return answers.json({"exec_info": {"queue_remaining": remaining}})
 
 

@@ -113,6 +113,9 @@ class EventBus(Protocol):
         subscribed is heard; at most a moment, and not at all while the bus is not connected.
         Never fails."""
 
+    async def catch_up(self) -> None:
+        """Wait until what other processes have flushed is heard here; as `flush`."""
+
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> Subscription:
         """Call `handler` with each message of the topic, or, where `topic` ends with `*`, of all
         that begin so, and with `MISSED` when some of other processes were lost.

@@ -45,6 +45,9 @@ class MemoryBus:
     async def flush(self) -> None:
         """Nothing is under way."""
 
+    async def catch_up(self) -> None:
+        """Nothing is under way."""
+
     def subscribe(self, topic: str, handler: Callable[[Any], None]) -> _Subscription:
         """Call `handler` with each message of the topic, or of those that a `*` stands for."""
 

@@ -89,6 +89,7 @@ class ValkeyBus(MemoryBus):
         self._news = asyncio.Event()
         #: What the server has not answered yet, and who waits for the answers before.
         self._unanswered: deque[asyncio.Future[None] | None] = deque()
+        self._catching_up: asyncio.Future[None] | None = None
         self._serving = False
         self._connected = asyncio.Event()
 
@@ -136,6 +137,20 @@ class ValkeyBus(MemoryBus):
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH):
                 await self._answered()
+
+    async def catch_up(self) -> None:
+        """Wait until what the server had is heard, or it is away; a second at most.
+
+        Those who ask while the question of another waits to be sent share its answer.
+        """
+        if not self.connected:
+            return
+        waiter = self._catching_up
+        if waiter is None:
+            self._put(("PING",))
+            waiter = self._catching_up = asyncio.get_running_loop().create_future()
+            self._put(waiter)
+        await asyncio.wait([waiter], timeout=_FLUSH)
 
     async def close(self) -> None:
         """Send what waits, and end all subscriptions."""
@@ -210,6 +225,8 @@ class ValkeyBus(MemoryBus):
             size += bytes_
             if isinstance(what, asyncio.Future):
                 self._unanswered.append(what)
+                if what is self._catching_up:
+                    self._catching_up = None
             else:
                 commands.append(what)
                 self._unanswered.append(None)
@@ -287,6 +304,7 @@ class ValkeyBus(MemoryBus):
         self._outgoing.clear()
         self._outgoing_bytes = 0
         self._unanswered.clear()
+        self._catching_up = None
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)

@@ -67,12 +67,13 @@ _OWN_FAULT = 2.0
 #: How long, in seconds, a "not now" is waited out before a waiting job goes back into the queue.
 _BRIEFLY = 2.0
 
-#: Seconds between two looks for wishes that the bus has not brought, and while it is away.
+#: Seconds between two looks for wishes that the bus has not brought, and where another replica may
+#: have died before it said them.
 _LOOK, _LOOK_OFTEN = 10.0, 0.5
 
 #: Seconds after which a job's messages flow although nobody has said that the client has its
-#: answer: the replica that was to give it may be gone.
-_RELEASE = 5.0
+#: answer, and while the bus is away: the replica that was to give it may be gone.
+_RELEASE, _RELEASE_SOON = 5.0, 1.5
 
 #: Between two searches for a job whose account is in the settings no more.
 _SEARCH = Backoff(first=0.5, longest=30.0)
@@ -207,7 +208,7 @@ class Engine:
             except StorageError as error:
                 log.warning("jobs_read_failed", error=str(error))
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK if self.bus.connected else _LOOK_OFTEN):
+                async with asyncio.timeout(_LOOK_OFTEN if self.recorder.shared else _LOOK):
                     await self._look_now.wait()
 
     def _notice(self, row: StoredJob) -> None:
@@ -243,7 +244,11 @@ class Engine:
             self._publish(job.member, JobChanged(live_of(job)))
             return
         self.scheduler.keep(job)
-        if job.cloud_id and job.cancel_requested:
+        if job.cancel_requested and job.started_at is not None:
+            job.cancel_requested = False
+            self._follow(job, worker)
+            self.spawn(self._cancel(CancelRequested("", (job.key,))), f"cancel {job.prompt_id}")
+        elif job.cloud_id and job.cancel_requested:
             self.spawn(worker.cancel_on_its_way(job), f"cancel {job.prompt_id}")
         elif job.cloud_id:
             self._follow(job, worker)
@@ -337,7 +342,8 @@ class Engine:
         self.bus.publish(f"answers.{key.member}.{key.prompt_id}", answer)
         if error is None:
             loop = asyncio.get_running_loop()
-            loop.call_later(_RELEASE, self._release, key, True)
+            wait = _RELEASE if self.bus.connected else _RELEASE_SOON
+            loop.call_later(wait, self._release, key, True)
 
     async def _place(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """Send a new job at once if there is a slot for it, or let it wait; its node errors.

@@ -89,7 +89,7 @@ class History:
         if max_items is not None:
             max_items = min(max_items, _MOST)
         key = (member, "", max_items, offset)
-        body = self._cache.get(key) if self._bus.connected else None
+        body = await self._kept(key)
         if body is not None:
             return body
         version = self._cache.version[member]
@@ -114,7 +114,7 @@ class History:
     async def entry_json(self, member: str, prompt_id: str) -> bytes:
         """The body of `GET /history/{id}`: `{}` until the job has ended. Raises `StorageError`."""
         key = (member, prompt_id)
-        body = self._cache.get(key) if self._bus.connected else None
+        body = await self._kept(key)
         if body is None:
             version = self._cache.version[member]
             entry = await self._repository.entry(member, prompt_id)
@@ -123,6 +123,11 @@ class History:
             body = b"{" + _entry_json(entry) + b"}"
             self._cache.put(key, body, version)
         return body
+
+    async def _kept(self, key: tuple[Any, ...]) -> bytes | None:
+        """A body that is as it would be read now."""
+        await self._bus.catch_up()
+        return self._cache.get(key) if self._bus.connected else None
 
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """An entry as it is stored, or `None`. Raises `StorageError`."""

@@ -3,18 +3,25 @@ something."""
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from proxy.jobs.models import JobState
+from proxy.bus.base import EventBus
+from proxy.jobs.models import JobState, Number
 from proxy.jobs.protocol import LiveJob
 from proxy.jobs.rows import live_of_stored
-from proxy.storage.jobs import JobRepository, Payload
+from proxy.storage.jobs import JobRepository, Payload, StoredJob
 from proxy.translate import codec
 
 #: Bytes of graphs and `extra_data` of live jobs that are kept ready to show.
 _PAYLOAD_BYTES = 64 * 1024 * 1024
+
+#: Seconds for which the jobs without an answer are not read again.
+_UNANSWERED_AGE = 0.3
 
 
 @dataclass(slots=True)
@@ -79,15 +86,22 @@ class MemberJobs:
     def pending(self) -> list[LiveJob]:
         """The jobs that wait, in the order of their numbers, then of their coming."""
         waiting = [job for job in self.jobs.values() if job.state is not JobState.RUNNING]
-        return sorted(waiting, key=lambda job: (job.number, job.order))
+        return sorted(waiting, key=_place)
 
 
 class LiveJobs:
     """The live jobs of all members, with what was sent for them in a cache bounded in bytes."""
 
-    def __init__(self, repository: JobRepository) -> None:
+    def __init__(self, bus: EventBus, repository: JobRepository) -> None:
+        self._bus = bus
         self._repository = repository
+        self._shared = repository.shared
         self._members: defaultdict[str, MemberJobs] = defaultdict(MemberJobs)
+        #: What each reading under way has to do once more: a job, and whether it has left.
+        self._readings: list[list[tuple[LiveJob, bool]]] = []
+        self._unanswered: list[LiveJob] = []
+        self._unanswered_read = asyncio.Lock()
+        self._unanswered_at = -math.inf
         self._sent: OrderedDict[int, Sent] = OrderedDict()
         self._sent_bytes = 0
 
@@ -96,7 +110,15 @@ class LiveJobs:
             yield from member.jobs.values()
 
     def of(self, member: str) -> MemberJobs:
-        """The jobs of a member."""
+        """The jobs of a member, as far as the bus has told of them."""
+        return self._members[member]
+
+    async def now(self, member: str) -> MemberJobs:
+        """The jobs of a member as they are now. Raises `StorageError`."""
+        if self._bus.connected:
+            await self._bus.catch_up()
+        else:
+            await self.reload(member)
         return self._members[member]
 
     def members(self) -> list[tuple[str, MemberJobs]]:
@@ -113,12 +135,61 @@ class LiveJobs:
         row = await self._repository.get(member, prompt_id)
         return None if row is None or row.cancel_requested else live_of_stored(row)
 
+    async def unanswered(self, member: str) -> list[LiveJob]:
+        """The jobs whose replica may have died before it answered. Raises `StorageError`."""
+        if not self._shared:
+            return []
+        async with self._unanswered_read:
+            began = time.monotonic()
+            if began - self._unanswered_at > _UNANSWERED_AGE:
+                rows = await self._repository.unanswered()
+                self._unanswered = [live_of_stored(row) for row in rows]
+                self._unanswered_at = began
+        known = self._members[member].jobs
+        return [
+            job for job in self._unanswered if job.member == member and job.prompt_id not in known
+        ]
+
+    # --- changes ---------------------------------------------------------------------------
+
+    def put(self, job: LiveJob) -> None:
+        """A job is in the queue, in whatever state."""
+        self._members[job.member].put(job)
+        for reading in self._readings:
+            reading.append((job, False))
+
     def remove(self, job: LiveJob) -> None:
         """A job leaves the queue."""
         self._members[job.member].remove(job)
+        for reading in self._readings:
+            reading.append((job, True))
         gone = self._sent.pop(job.order, None)
         if gone is not None:
             self._sent_bytes -= gone.size
+
+    async def reload(self, member: str | None = None) -> tuple[set[int], list[LiveJob]]:
+        """Read the jobs of a member or of all, where the bus may have lost something: the orders of
+        those that live, and the jobs that do no more. Raises `StorageError`.
+        """
+        heard: list[tuple[LiveJob, bool]] = []
+        self._readings.append(heard)
+        try:
+            rows = await self._repository.live(member)
+        finally:
+            self._readings.remove(heard)
+        known = {job.order: job for job in self if member in (None, job.member)}
+        news = {job.order for job, _ in heard}
+        living = {row.key for row in rows} | {job.order for job, left in heard if not left}
+        gone = [job for order, job in known.items() if order not in living]
+        for row in rows:
+            if row.key not in news and _is_newer(row, known.get(row.key)):
+                if _is_shown(row):
+                    self._members[row.member].put(live_of_stored(row))
+                elif row.key in known:
+                    self.remove(known[row.key])
+        for job in gone:
+            self.remove(job)
+        return living, gone
 
     # --- what was sent ---------------------------------------------------------------------
 
@@ -145,16 +216,35 @@ class LiveJobs:
 
     async def queue_json(self, member: str) -> bytes:
         """The body of `GET /queue`. Raises `StorageError`."""
-        live = self._members[member]
-        if live.body is not None:
+        live = await self.now(member)
+        unanswered = await self.unanswered(member)
+        if live.body is not None and not unanswered:
             return live.body
         jobs = list(live.jobs.values())
-        sent = await self.sent(jobs)
+        sent = await self.sent([*jobs, *unanswered])
         running, pending = (
             b", ".join([sent[job.order].item(job) for job in some if job.order in sent])
-            for some in (live.running(), live.pending())
+            for some in (live.running(), sorted([*live.pending(), *unanswered], key=_place))
         )
         body = b'{"queue_running": [%b], "queue_pending": [%b]}' % (running, pending)
-        if jobs == list(live.jobs.values()):
+        if jobs == list(live.jobs.values()) and not unanswered:
             live.body = body
         return body
+
+
+def _place(job: LiveJob) -> tuple[Number, int]:
+    """Where a waiting job is in the queue."""
+    return job.number, job.order
+
+
+def _is_shown(row: StoredJob) -> bool:
+    """Whether clients may know of a job; one that runs is there until its end."""
+    known = row.accepted or row.state == JobState.UNKNOWN
+    return known and (not row.cancel_requested or row.started_at is not None)
+
+
+def _is_newer(row: StoredJob, known: LiveJob | None) -> bool:
+    """Whether the storage knows more of a job than the bus has told."""
+    return known is None or (
+        row.changed_at >= known.changed_at and (row.state != known.state or not _is_shown(row))
+    )

@@ -28,7 +28,7 @@ from proxy.translate.errors import LocalError
 class LiveJob(msgspec.Struct, frozen=True):
     """A job that has not ended, as lists and the queue show it; the graph is in the storage.
 
-    The fields are those of `proxy.jobs.models.Job`.
+    The fields are those of `proxy.jobs.models.Job`; `changed_at` (ms) is when this was so.
     """
 
     member: str
@@ -48,6 +48,7 @@ class LiveJob(msgspec.Struct, frozen=True):
     reason: str | None = None
     message: str | None = None
     label: str = ""
+    changed_at: int = 0
 
     @property
     def key(self) -> JobKey:
@@ -186,6 +187,12 @@ class JobsAhead(BusMessage, frozen=True):
     member: str
     count: int
     tell: bool = False
+
+
+class QueueChanged(BusMessage, frozen=True):
+    """api → api: a client has its answer, and the member's sockets hear how many jobs are left."""
+
+    member: str
 
 
 class HistoryChanged(BusMessage, frozen=True):

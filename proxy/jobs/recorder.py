@@ -46,6 +46,11 @@ class JobRecorder:
         self._shares: Shares | None = None
         self._news = asyncio.Event()
 
+    @property
+    def shared(self) -> bool:
+        """Whether other replicas write, too."""
+        return self._jobs.shared
+
     async def load(self) -> tuple[list[Job], Shares]:
         """The jobs that have not ended, as they came, and the fair shares.
 

@@ -113,6 +113,7 @@ def live_of(job: Job) -> LiveJob:
         reason=job.reason,
         message=job.message,
         label=job.label,
+        changed_at=now(),
     )
 
 
@@ -134,6 +135,7 @@ def live_of_stored(stored: StoredJob) -> LiveJob:
         watched=stored.watched,
         submitter=stored.submitter,
         label=stored.label,
+        changed_at=stored.changed_at,
     )
 
 

@@ -40,10 +40,11 @@ from proxy.jobs.protocol import (
     JobReceived,
     JobReleased,
     JobsAhead,
-    LiveJob,
     OverviewAnswered,
     OverviewRequested,
+    QueueChanged,
 )
+from proxy.jobs.resync import Resync
 from proxy.jobs.rows import payload_of, stored_of, used, view_of
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.limiter import Limiter
@@ -122,22 +123,31 @@ class JobService:
         self._emulated = emulated
         self._status_interval = status_interval
         self._patience = patience
-        self._live = LiveJobs(repository)
+        self._live = LiveJobs(bus, repository)
         self._numbers: dict[str, int] = {}
         bus.subscribe("jobs.*", self._hear)
         bus.subscribe("sockets", clients.hear)
+        self._resync = Resync(bus, repository, self._live, self.subscribers)
         supervisor.keep(self._keep_alive, "status heartbeat")
+
+    async def start(self, supervisor: Supervisor) -> None:
+        """Read what lives, and again whenever the bus may have lost something. Raises
+        `StorageError`."""
+        await self._resync.read()
+        supervisor.keep(self._resync.run, "read what was missed")
 
     # --- what the engine says --------------------------------------------------------------
 
     def _hear(self, news: object) -> None:
         match news:
             case JobChanged(job=job):
-                self._live.of(job.member).put(job)
+                self._live.put(job)
                 self._note_number(job.member, job.number)
             case JobLeft(job=job):
                 self._live.remove(job)
                 self._tell_status(job.member)
+            case QueueChanged(member=member):
+                self._tell_status(member)
             case JobsAhead(member=member, count=count, tell=tell):
                 live = self._live.of(member)
                 live.ahead = count
@@ -273,7 +283,7 @@ class JobService:
         self._live.of(member).answering -= 1
         job = self._live.get(member, prompt_id)
         listens = job is not None and self._clients.listens(member, job.client_id)
-        self._tell_status(member)
+        self._bus.publish(f"jobs.{member}", QueueChanged(member))
         self._bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
 
     @contextmanager
@@ -294,12 +304,18 @@ class JobService:
         """The member's jobs that wait or run, and others' that go before its last one."""
         return self._live.of(member).remaining
 
+    async def queue_remaining_now(self, member: str) -> int:
+        """The same for who asks, whatever the bus has lost. Raises `StorageError`."""
+        return (await self._live.now(member)).remaining
+
     async def queue_json(self, member: str) -> bytes:
         """The body of `GET /queue`. Raises `StorageError`."""
         return await self._live.queue_json(member)
 
     async def list_jobs(self, member: str, query: JobQuery) -> dict[str, Any]:
         """The answer of `GET /api/jobs`. Raises `StorageError`."""
+        live = list((await self._live.now(member)).jobs.values())
+        live += await self._live.unanswered(member)
         ended = await self._repository.page(
             member,
             states=listing.ended_states(query.statuses),
@@ -310,13 +326,9 @@ class JobService:
         )
         found = [codec.loads(summary) for summary in ended.jobs if isinstance(summary, bytes)]
         known = {job["id"] for job in found}
-        live = [
-            listing.of_queue(job)
-            for job in self._live.of(member).jobs.values()
-            if job.prompt_id not in known
-        ]
+        waiting = [listing.of_queue(job) for job in live if job.prompt_id not in known]
         chosen = [Listed(job, query.workflow_id) for job in found]
-        return listing.select([*live, *chosen], query, unread=ended.total - len(found))
+        return listing.select([*waiting, *chosen], query, unread=ended.total - len(found))
 
     async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
         """The answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.
@@ -324,7 +336,12 @@ class JobService:
         A job that waits because no account takes it has `queue_reason` (see `JobView`) and, where
         the cloud said something, `queue_message`.
         """
+        job = (await self._live.now(member)).jobs.get(prompt_id)
         entry = await self.history.entry(member, prompt_id)
+        if entry is None and job is None:
+            job = await self._live.read(member, prompt_id)
+            if job is None:  # it may have ended meanwhile
+                entry = await self.history.entry(member, prompt_id)
         if entry is not None:
             result = codec.loads(entry.result)
             return {
@@ -336,7 +353,6 @@ class JobService:
                     "extra_data": codec.loads(entry.extra_data),
                 },
             }
-        job = await self._find(member, prompt_id)
         sent = {} if job is None else await self._live.sent([job])
         if job is None or job.order not in sent:
             return None
@@ -350,11 +366,6 @@ class JobService:
             "extra_data": codec.loads(sent[job.order].extra_data),
         }
         return {**found, "workflow": workflow}
-
-    async def _find(self, member: str, prompt_id: str) -> LiveJob | None:
-        """A live job by its id, also one of which the bus has not told. Raises `StorageError`."""
-        job = self._live.get(member, prompt_id)
-        return job if job is not None else await self._live.read(member, prompt_id)
 
     # --- what admins see -------------------------------------------------------------------
 
@@ -386,12 +397,12 @@ class JobService:
     async def delete_pending(self, member: str, prompt_ids: Iterable[str]) -> None:
         """Take waiting jobs out of the queue; they leave no trace, as in ComfyUI."""
         wanted = set(prompt_ids)
-        pending = self._live.of(member).pending()
+        pending = (await self._live.now(member)).pending()
         await self._cancel([job.key for job in pending if job.prompt_id in wanted])
 
     async def clear_pending(self, member: str) -> None:
         """Take all of the member's waiting jobs out of the queue."""
-        await self._cancel([job.key for job in self._live.of(member).pending()])
+        await self._cancel([job.key for job in (await self._live.now(member)).pending()])
 
     async def interrupt(
         self,
@@ -405,7 +416,7 @@ class JobService:
 
         See `proxy.jobs.clients.interrupted` for `submitter` and `client_id`.
         """
-        running = self._live.of(member).running()
+        running = (await self._live.now(member)).running()
         if prompt_id is None:
             running = interrupted(running, submitter, client_id)
         else:
@@ -414,7 +425,9 @@ class JobService:
 
     async def cancel(self, member: str, prompt_id: str) -> bool:
         """Cancel a waiting or running job; false if there is none to cancel."""
-        job = await self._find(member, prompt_id)
+        job = (await self._live.now(member)).jobs.get(prompt_id)
+        if job is None:
+            job = await self._live.read(member, prompt_id)
         return job is not None and await self._cancel([job.key])
 
     async def _cancel(self, keys: list[JobKey]) -> bool:

@@ -115,11 +115,15 @@ class HistoryEntry:
     """An ended job with its payload. All bytes are JSON, as are `number` and
     `outputs_to_execute`."""
 
+    key: int
     member: str
     id: str
     sequence: int
     state: str
     number: str
+    created_at: int
+    started_at: int
+    ended_at: int
     outputs_to_execute: str
     summary: bytes
     result: bytes
@@ -205,11 +209,15 @@ _OLDEST = (
 )
 _ENTRY = (
     select(
+        history.c.key,
         history.c.member,
         history.c.id,
         history.c.sequence,
         history.c.state,
         history.c.number,
+        history.c.created_at,
+        history.c.started_at,
+        history.c.ended_at,
         history.c.outputs_to_execute,
         history.c.summary,
         history.c.result,
@@ -243,6 +251,7 @@ _CANCEL = (
 _NUMBERED = Upsert(job_numbers, ["member"], ["next"], how="next")
 _ENDED = select(history.c.key).where(history.c.key == _KEY)
 _WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested))
+_UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
 _PUT_SHARE = Upsert(shares, ["member"], ["start", "typical"])
 
 
@@ -256,6 +265,11 @@ class JobRepository:
     def __init__(self, database: Database, cipher: Cipher | None = None) -> None:
         self._database = database
         self._cipher = cipher or Cipher()
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers write, too."""
+        return self._database.shared
 
     # --- jobs that live --------------------------------------------------------------------
 
@@ -429,6 +443,11 @@ class JobRepository:
         rows = await self._database.read(lambda connection: connection.execute(query, key).all())
         return [_job(row) for row in rows]
 
+    async def unanswered(self) -> list[StoredJob]:
+        """The jobs of all members whose clients may not know of them yet, as they came."""
+        rows = await self._database.read(lambda connection: connection.execute(_UNANSWERED).all())
+        return [_job(row) for row in rows]
+
     async def get(self, member: str, id_: str) -> StoredJob | None:
         """A job that has not ended."""
         key = {"m": member, "i": id_}
@@ -559,6 +578,13 @@ class JobRepository:
             return JobPage([known[kind, key] for kind, key in rows], total)
 
         return await self._database.read(work)
+
+    async def ended_since(self, members: Collection[str], since: int) -> list[tuple[int, str, str]]:
+        """Key, member and id of the members' jobs that have ended since then (ms)."""
+        columns = select(history.c.key, history.c.member, history.c.id)
+        query = columns.where(history.c.ended_at >= since)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [(key, member, id_) for key, member, id_ in rows if member in members]
 
     async def knows(self, cloud_ids: Collection[str]) -> set[str]:
         """Which of these ids of an account's jobs are of jobs of ours, live or in the history."""

@@ -1,0 +1,218 @@
+"""What the bus has lost comes from the storage: live jobs, and ends that clients wait for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from waiting import until
+
+from proxy.bus.base import MISSED
+from proxy.bus.memory import MemoryBus
+from proxy.jobs.election import Term
+from proxy.jobs.live import LiveJobs
+from proxy.jobs.models import Job, JobState, now
+from proxy.jobs.protocol import JobChanged, JobMessage, topic_of
+from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.resync import Resync
+from proxy.jobs.rows import live_of, payload_of, stored_of
+from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.tracker import RecordEnd
+from proxy.storage.database import Database
+from proxy.storage.jobs import JobRepository
+from proxy.storage.leases import ENGINE, LeaseRepository
+from proxy.supervisor import Supervisor
+from proxy.translate.messages import Event, Message
+
+MEMBER, CLIENT, OUTPUT = "local", "c", {"images": [{"filename": "a.png"}]}
+
+
+class Listener:
+    """A client's socket: the types of what it heard, with the node of `executed`."""
+
+    asks_for_previews = False
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def send(self, message: Message, *, for_all: bool) -> None:
+        assert isinstance(message, Event)
+        if message.type not in ("status", "progress_state"):
+            node = message.data.get("node") if message.type in ("executing", "executed") else ""
+            self.heard.append(f"{message.type} {node}".strip())
+
+    def superseded(self) -> None:
+        raise AssertionError
+
+
+class LosingBus(MemoryBus):
+    """A bus that can be away."""
+
+    away = False
+
+    @property
+    def connected(self) -> bool:
+        return not self.away
+
+
+@dataclass
+class Replica:
+    """An api half over a database into which an engine elsewhere writes."""
+
+    bus: LosingBus
+    repository: JobRepository
+    recorder: JobRecorder
+    live: LiveJobs
+    subscribers: Subscribers
+    resync: Resync
+
+    async def insert(self, prompt_id: str = "p", **fields: Any) -> Job:
+        graph = {"9": {"class_type": "SaveImage", "inputs": {}}}
+        values: dict[str, Any] = {"accepted": True, "state": JobState.QUEUED, **fields}
+        job = Job(prompt_id, MEMBER, 0, graph, {"client_id": CLIENT}, None, CLIENT, now(), **values)
+        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).key
+        return job
+
+    async def end(self, job: Job) -> None:
+        at = now()
+        start = ["execution_start", {"prompt_id": job.prompt_id, "timestamp": at}]
+        cached = ["execution_cached", {"prompt_id": job.prompt_id, "nodes": [], "timestamp": at}]
+        success = ["execution_success", {"prompt_id": job.prompt_id, "timestamp": at}]
+        messages = [start, cached, success]
+        status = {"status_str": "success", "completed": True, "messages": messages}
+        await self.recorder.end(job, RecordEnd("completed", {"9": OUTPUT}, status, {}, at, at))
+
+    def tell(self, job: Job, type_: str, **data: Any) -> None:
+        message = Event(type_, {"prompt_id": job.prompt_id, **data})
+        told = JobMessage(MEMBER, CLIENT, job.prompt_id, True, message, job.order)
+        self.bus.publish(topic_of(MEMBER, CLIENT), told)
+
+    def listen(self) -> Listener:
+        listener = Listener()
+        self.subscribers.attach(MEMBER, CLIENT, listener)
+        return listener
+
+
+@pytest.fixture
+async def replica(database: Database) -> Replica:
+    bus, repository = LosingBus(), JobRepository(database)
+    lease = await LeaseRepository(database).acquire(ENGINE, "elsewhere", 60)
+    assert lease is not None
+    recorder = JobRecorder(repository, Term(lease), history_size=10)
+    live, subscribers = LiveJobs(bus, repository), Subscribers(bus)
+    resync = Resync(bus, repository, live, subscribers)
+    return Replica(bus, repository, recorder, live, subscribers, resync)
+
+
+WHOLE = [
+    "execution_start",
+    "execution_cached",
+    "executing 9",
+    "executed 9",
+    "execution_success",
+    "executing None",
+]
+
+
+async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Replica) -> None:
+    listener = replica.listen()
+    job = await replica.insert()
+    await replica.end(job)
+    await replica.resync.read()
+    await replica.resync.read()
+    for type_ in ("execution_success", "executing"):
+        replica.tell(job, type_, node=None)
+    assert listener.heard == WHOLE
+
+
+async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> None:
+    listener = replica.listen()
+    job = await replica.insert()
+    replica.bus.publish(f"jobs.{MEMBER}", JobChanged(live_of(job)))
+    replica.tell(job, "execution_start")
+    replica.tell(job, "execution_cached", nodes=[])
+    replica.tell(job, "executing", node="9")
+    await replica.resync.read()
+    assert len(listener.heard) == 3
+    await replica.end(job)
+    await replica.resync.read()
+    assert listener.heard == [*WHOLE[:3], *WHOLE[2:]]
+
+
+async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -> None:
+    job = await replica.insert()
+    await replica.end(job)
+    replica.live.put(live_of(job))
+    listener = replica.listen()
+    replica.subscribers._sockets[MEMBER][CLIENT].opened_at += 10
+    await replica.resync.read()
+    assert listener.heard == []
+
+
+async def test_a_job_that_left_without_a_trace_is_told_no_end(replica: Replica) -> None:
+    listener = replica.listen()
+    job = await replica.insert()
+    replica.live.put(live_of(job))
+    await replica.repository.discard([job.order])
+    await replica.resync.read()
+    assert listener.heard == []
+    assert list(replica.live) == []
+
+
+async def test_the_storage_tells_which_jobs_live(replica: Replica) -> None:
+    stays, leaves = await replica.insert("stays"), await replica.insert("leaves")
+    replica.live.put(live_of(leaves))
+    await replica.repository.discard([leaves.order])
+    await replica.insert("unanswered", accepted=False, state=JobState.RECEIVED)
+    await replica.insert("unwanted", cancel_requested=True)
+    running = await replica.insert("running", cancel_requested=True, started_at=now())
+    await replica.live.reload()
+    assert [job.order for job in replica.live] == [stays.order, running.order]
+
+
+async def test_of_storage_and_bus_the_newer_word_counts(replica: Replica) -> None:
+    job = await replica.insert()
+    known = live_of(job)
+    job.to(JobState.SUBMITTING)
+    replica.live.put(live_of(job))
+    await replica.repository.update([(job.order, {"changed_at": known.changed_at - 5})])
+    await replica.live.reload()
+    assert [one.state for one in replica.live] == [JobState.SUBMITTING]
+    await replica.repository.update([(job.order, {"changed_at": now() + 5})])
+    await replica.live.reload()
+    assert [one.state for one in replica.live] == [JobState.QUEUED]
+
+
+async def test_what_the_bus_says_during_a_reading_is_newer(replica: Replica) -> None:
+    ended = await replica.insert("ended")
+    new = live_of(await replica.insert("new"))
+    read = replica.repository.live
+
+    async def late(member: str | None = None) -> Any:
+        rows = await read(member)
+        replica.live.put(live_of(ended))
+        replica.live.remove(live_of(ended))
+        replica.live.put(new)
+        return [row for row in rows if row.id != "new"]
+
+    replica.repository.live = late  # type: ignore[method-assign]
+    living, gone = await replica.live.reload()
+    assert list(replica.live) == [new]
+    assert (new.order in living, gone) == (True, [])
+
+
+async def test_while_the_bus_is_away_an_answer_comes_from_the_storage(replica: Replica) -> None:
+    job = await replica.insert()
+    assert (await replica.live.now(MEMBER)).jobs == {}
+    replica.bus.away = True
+    assert set((await replica.live.now(MEMBER)).jobs) == {job.prompt_id}
+
+
+async def test_a_loss_is_made_good_at_once(replica: Replica) -> None:
+    listener, supervisor = replica.listen(), Supervisor()
+    await replica.end(await replica.insert())
+    supervisor.keep(replica.resync.run, "read what was missed")
+    replica.resync._hear(MISSED)
+    await until(lambda: listener.heard == WHOLE)
+    await supervisor.close()
