@@ -256,6 +256,8 @@ class Engine:
         else:
             if job.state is JobState.SUBMITTING:
                 job.to(JobState.UNKNOWN)
+            # Another replica may have told the client that the job is there.
+            job.accepted = job.accepted or self.recorder.shared
             self._seek(job)
 
     async def _find_home(self, job: Job) -> None:
