@@ -94,6 +94,9 @@ class RoomOfJobs:
     def release(self, member: str, prompt_id: str) -> None:
         self.asked.append(("release", member, prompt_id))
 
+    async def queue_remaining_now(self, member: str) -> int:
+        return self.remaining
+
     def queue_remaining(self, member: str) -> int:
         return self.remaining
 
