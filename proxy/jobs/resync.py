@@ -104,7 +104,7 @@ class Resync:
         if since is None or (since > entry.ended_at and not begun):
             self._dismissed.add(order)
             return
-        log.info("missed_end_told", job=key.prompt_id, member=key.member)
+        log.info("end_recovered", job=key.prompt_id, member=key.member)
         for message in life_of(entry):
             told = JobMessage(
                 key.member, client_id, key.prompt_id, watched=True, message=message, order=order
