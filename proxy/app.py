@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from aiohttp import WSCloseCode
 
 from proxy import logging as logs
 from proxy.api import web_interface
@@ -211,7 +212,6 @@ async def rooms(
             activity,
             simulated=settings.simulate,
         )
-        bus.subscribe("jobs.*", partial(_count, accounting.metrics))
         bus.subscribe("jobs.*", dashboard.jobs_changed)
         bus.subscribe("jobs.*", partial(_forget, files))
         journal = Journal(jobs.subscribers)
@@ -229,6 +229,7 @@ async def rooms(
                 timeouts=timeouts,
                 member=members.get,
                 supervisor=Supervisor(failed),
+                observe=partial(_count, accounting.metrics),
             )
 
         election = Election(
@@ -279,6 +280,7 @@ async def rooms(
             compress=settings.compress,
             readiness=readiness.report,
             leave=readiness.leave,
+            close_code=WSCloseCode.SERVICE_RESTART if database.shared else WSCloseCode.GOING_AWAY,
             ping_interval=settings.ping_interval,
             pays_partner_nodes=settings.send_partner_key,
             interface=web_interface.installed() if interface is None else interface,

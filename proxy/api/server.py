@@ -268,7 +268,7 @@ class Server:
         )
 
     async def stop(self, *, spent: float = 0.0) -> None:
-        """Take nothing more, finish the answers under way, close the websockets with 1001.
+        """Take nothing more, finish the answers under way, close the websockets.
 
         Answers that take too long become 503, so that all is done within `stop_timeout`, of which
         `spent` seconds are over.

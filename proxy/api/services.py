@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 
 from proxy.api.addressing import Network
 from proxy.api.connections import caller_of, connection_of, member_of, of
@@ -76,6 +76,7 @@ class Services:
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
     With `compress` JSON and text are packed for clients that can unpack them.
     `readiness` tells whether jobs can be taken, `leave` lets it say that they cannot any more.
+    Websockets are closed with the `close_code` at the end.
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     `pays_partner_nodes` says that jobs are lent the account's key for them.
     `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
@@ -102,6 +103,7 @@ class Services:
     compress: bool = False
     readiness: Callable[..., Awaitable[Report]] = nothing_wrong
     leave: Callable[[], Awaitable[None]] = nobody_to_tell
+    close_code: int = WSCloseCode.GOING_AWAY
     ping_interval: float = 30.0
     pays_partner_nodes: bool = True
     interface: WebInterface = field(default_factory=WebInterface)

@@ -32,7 +32,7 @@ from aiohttp import web
 
 from proxy.api.connections import connection_of, way_of
 from proxy.api.features import features
-from proxy.api.services import Services, member_of, of
+from proxy.api.services import SERVICES, Services, member_of, of
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, messages
 from proxy.translate.messages import Binary, Event, Message, Preview, status
@@ -511,7 +511,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
 
 async def close_all(app: web.Application) -> None:
     """Tell every client that the server goes away."""
-    await app[SOCKETS].close(aiohttp.WSCloseCode.GOING_AWAY, GOING_AWAY)
+    await app[SOCKETS].close(app[SERVICES].close_code, GOING_AWAY)
 
 
 def _cloud_way(request: web.Request) -> bool:

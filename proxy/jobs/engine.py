@@ -71,9 +71,12 @@ _BRIEFLY = 2.0
 #: have died before it said them.
 _LOOK, _LOOK_OFTEN = 10.0, 0.5
 
+#: Ms after which a new job that the bus has not brought is taken for unheard.
+_UNHEARD = 1000
+
 #: Seconds after which a job's messages flow although nobody has said that the client has its
-#: answer, and while the bus is away: the replica that was to give it may be gone.
-_RELEASE, _RELEASE_SOON = 5.0, 1.5
+#: answer, and where another replica may have died that was to give it.
+_RELEASE, _RELEASE_SOON = 5.0, 2.0
 
 #: Between two searches for a job whose account is in the settings no more.
 _SEARCH = Backoff(first=0.5, longest=30.0)
@@ -118,7 +121,8 @@ class Engine:
     """Runs the jobs of every member on all `accounts`.
 
     `member` gives weight and limits of a member; call `pump` when they are others.
-    `secrets` are the accounts' keys, which no message and no record may show.
+    `secrets` are the accounts' keys, which no message and no record may show. `observe` gets what
+    becomes of jobs before the bus brings it to all replicas: to count it once.
     """
 
     def __init__(
@@ -134,6 +138,7 @@ class Engine:
         member: Callable[[str], Member] = Member,
         supervisor: Supervisor | None = None,
         helpers: Helpers | None = None,
+        observe: Callable[[BusMessage], None] = lambda _: None,
     ) -> None:
         self.recorder = recorder
         self.files = files
@@ -148,6 +153,7 @@ class Engine:
         self._followed: dict[JobKey, Job] = {}
         self.workers = {name: AccountWorker(one, self) for name, one in self.accounts.items()}
         self.bus = bus
+        self._observe = observe
         self._supervisor = supervisor or Supervisor()
         self._ahead: dict[str, int] = {}
         self._ends: dict[JobKey, tuple[RecordEnd, int]] = {}
@@ -215,7 +221,9 @@ class Engine:
         key = JobKey(row.member, row.id)
         job = self.jobs.get(key)
         if job is None and row.state == JobState.RECEIVED:
-            self._hear(JobReceived(key, row.key))
+            # The bus may be about to bring it.
+            if not self.bus.connected or now() - row.created_at > _UNHEARD:
+                self._hear(JobReceived(key, row.key, promised=True))
         elif job is not None and row.cancel_requested and not job.cancel_requested:
             self._hear(CancelRequested("", (key,)))
 
@@ -236,6 +244,7 @@ class Engine:
                 self.scheduler.queue.add(job)
             if new:
                 self.recorder.changed(job)
+                self._publish(job.member, JobAccepted(live_of(job)))
                 self._answer(job.key)
             return
         worker = self.workers.get(job.account)
@@ -257,7 +266,9 @@ class Engine:
             if job.state is JobState.SUBMITTING:
                 job.to(JobState.UNKNOWN)
             # Another replica may have told the client that the job is there.
-            job.accepted = job.accepted or self.recorder.shared
+            if self.recorder.shared and not job.accepted:
+                job.accepted = True
+                self.recorder.changed(job)
             self._seek(job)
 
     async def _find_home(self, job: Job) -> None:
@@ -316,14 +327,14 @@ class Engine:
                 return
             job.answered = False
             self.jobs[key] = job
-            node_errors = await self._place(job, said.found)
+            node_errors = await self._place(job, said.found, promised=said.promised)
         except LocalError as refusal:
             error = refusal
         except WithdrawnError:
             error = _withdrawn()
-        except StorageError as failure:
-            log.error("job_save_failed", error=str(failure))
-            error = _store_unavailable()
+        except StorageError as failure:  # it is stored, and found when that can be read
+            log.error("job_read_failed", error=str(failure))
+            node_errors = said.found
         except Exception:
             log.exception("job_take_failed")
             error = _failed()
@@ -344,13 +355,15 @@ class Engine:
         self.bus.publish(f"answers.{key.member}.{key.prompt_id}", answer)
         if error is None:
             loop = asyncio.get_running_loop()
-            wait = _RELEASE if self.bus.connected else _RELEASE_SOON
+            wait = _RELEASE_SOON if self.recorder.shared else _RELEASE
             loop.call_later(wait, self._release, key, True)
 
-    async def _place(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
+    async def _place(
+        self, job: Job, found: dict[str, Any] | None, *, promised: bool
+    ) -> dict[str, Any]:
         """Send a new job at once if there is a slot for it, or let it wait; its node errors.
 
-        What waits could not use the slot.
+        What waits could not use the slot. A job that is `promised` is not refused any more.
         """
         if not self.scheduler.has_account(job.member):
             await self._drop(job)
@@ -365,8 +378,10 @@ class Engine:
             self._fails(job)
             return found or {}
         while (
-            account := self.scheduler.account_for(job.member, probing=True)
-        ) is not None and self.scheduler.may_go_at_once(job, account):
+            not promised
+            and (account := self.scheduler.account_for(job.member, probing=True)) is not None
+            and self.scheduler.may_go_at_once(job, account)
+        ):
             self.scheduler.take(job, account)
             try:
                 return await self._send_new(job, self.workers[account.name], found)
@@ -921,6 +936,7 @@ class Engine:
 
     def _publish(self, member: str, news: BusMessage) -> None:
         if self.recorder.term.lasts:
+            self._observe(news)
             self.bus.publish(f"jobs.{member}", news)
 
     def _tell_status(self, member: str) -> None:
@@ -1006,15 +1022,6 @@ def _lost_account(name: str) -> LocalError:
         f"The Comfy Cloud account {name} of this job is not in the settings any more, and no other "
         "account has the job; its outputs can be found on the cloud with that account.",
         kind="not_found",
-    )
-
-
-def _store_unavailable() -> LocalError:
-    return LocalError(
-        "store_unavailable",
-        "The proxy cannot write to its data folder, so it takes no job; free or repair "
-        "the disk, then submit again.",
-        kind="unavailable",
     )
 
 

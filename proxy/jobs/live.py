@@ -100,7 +100,7 @@ class LiveJobs:
         #: What each reading under way has to do once more: a job, and whether it has left.
         self._readings: list[list[tuple[LiveJob, bool]]] = []
         self._unanswered: list[LiveJob] = []
-        self._unanswered_read = asyncio.Lock()
+        self._reading_unanswered: asyncio.Future[None] | None = None
         self._unanswered_at = -math.inf
         self._sent: OrderedDict[int, Sent] = OrderedDict()
         self._sent_bytes = 0
@@ -139,16 +139,23 @@ class LiveJobs:
         """The jobs whose replica may have died before it answered. Raises `StorageError`."""
         if not self._shared:
             return []
-        async with self._unanswered_read:
-            began = time.monotonic()
-            if began - self._unanswered_at > _UNANSWERED_AGE:
-                rows = await self._repository.unanswered()
-                self._unanswered = [live_of_stored(row) for row in rows]
-                self._unanswered_at = began
+        began = time.monotonic()
+        if began - self._unanswered_at > _UNANSWERED_AGE:
+            if self._reading_unanswered is None:  # those who ask meanwhile share what it finds
+                self._reading_unanswered = asyncio.ensure_future(self._read_unanswered(began))
+            await asyncio.shield(self._reading_unanswered)
         known = self._members[member].jobs
         return [
             job for job in self._unanswered if job.member == member and job.prompt_id not in known
         ]
+
+    async def _read_unanswered(self, began: float) -> None:
+        try:
+            rows = await self._repository.unanswered()
+            self._unanswered = [live_of_stored(row) for row in rows]
+            self._unanswered_at = began
+        finally:
+            self._reading_unanswered = None
 
     # --- changes ---------------------------------------------------------------------------
 

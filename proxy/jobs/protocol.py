@@ -63,13 +63,14 @@ class JobReceived(BusMessage, frozen=True):
     """api → engine: a checked job is in the storage. The answer is a `JobAnswered`.
 
     `found` are the node errors of a graph that can run in part. `job` is the job itself where the
-    engine is in the same process, and need not read it.
+    engine is in the same process, and need not read it. With `promised` the client may know of it.
     """
 
     key: JobKey
     order: int
     found: Any = None
     job: Any = None
+    promised: bool = False
 
     def to_wire(self) -> Self:
         """Without the job, and with the node errors as JSON."""

@@ -45,6 +45,9 @@ class JobRecorder:
         self._changed: dict[int, Job] = {}
         self._shares: Shares | None = None
         self._news = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        #: Jobs that were not stored any more when they were written.
+        self._gone: set[int] = set()
 
     @property
     def shared(self) -> bool:
@@ -111,20 +114,29 @@ class JobRecorder:
     async def save(self, job: Job, shares: Shares | None = None) -> bool:
         """Write the job's state now; false if the job is not stored any more. Raises
         `StorageError`."""
-        self._changed[job.order] = job
-        self._shares = _merged(self._shares, shares)
-        return job.order not in await self.flush()
+        self.changed(job, shares)
+        await self.flush()
+        if job.order in self._gone:
+            self._gone.discard(job.order)
+            return False
+        return True
 
-    async def flush(self) -> set[int]:
-        """Write what has changed, in one transaction; the order of the jobs that are gone. Raises
-        `StorageError`."""
+    async def flush(self) -> None:
+        """Write what has changed, in one transaction. Raises `StorageError`.
+
+        One goes behind the other, so that no older state is written over a newer one.
+        """
+        async with self._flushing:
+            await self._flush()
+
+    async def _flush(self) -> None:
         self._news.clear()
         changed, self._changed = self._changed, {}
         shares, self._shares = self._shares, None
         if not changed and shares is None:
-            return set()
+            return
         try:
-            return await self._write(
+            self._gone |= await self._write(
                 self._jobs.update(
                     [(key, columns(job)) for key, job in changed.items()],
                     sent=[key for key, job in changed.items() if job.cloud_id],

@@ -49,7 +49,7 @@ from proxy.jobs.rows import payload_of, stored_of, used, view_of
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.limiter import Limiter
 from proxy.members.member import Member
-from proxy.storage.database import StorageError
+from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.storage.jobs import (
     DayFullError,
     JobLivesError,
@@ -230,6 +230,8 @@ class JobService:
         except QueueFullError as error:
             assert limiter is not None  # noqa: S101
             raise limiter.queue_is_full(job.member, error.waiting) from None
+        except OutcomeUnknownError:
+            raise
         except StorageError as error:
             log.error("job_save_failed", job=job.prompt_id, error=str(error))
             raise _store_unavailable() from error
@@ -267,6 +269,8 @@ class JobService:
                         gone = True  # the answer may be under way
                 except StorageError as error:
                     log.warning("job_look_failed", job=job.prompt_id, error=str(error))
+                    if waited >= self._patience:
+                        raise _unknown() from error
             answer = answered.result()
         if answer.error is not None:
             raise answer.error
@@ -452,6 +456,7 @@ class JobService:
                     wished = True
                 except StorageError as error:
                     log.warning("cancel_save_failed", error=str(error))
+                    raise _not_cancelled() from error
                 if waited >= self._patience:
                     raise _not_cancelled()
             answer = answered.result()
@@ -489,6 +494,15 @@ def _not_taken_up() -> LocalError:
         kind="unavailable",
         retry_after=5.0,
     )
+
+
+def _unknown() -> OutcomeUnknownError:
+    """The job is stored, and nobody can say whether it will run."""
+
+    async def ask() -> None:
+        return None
+
+    return OutcomeUnknownError("the database went away before the engine took the job", ask)
 
 
 def _not_cancelled() -> LocalError:

@@ -164,7 +164,11 @@ async def _page(request: web.Request, member: str | None) -> web.Response:
 
 
 class Gauges(Collector):
-    """What is read from the rooms when the metrics are asked for."""
+    """What is read from the rooms when the metrics are asked for.
+
+    `accounts` gives those that the engine of this process runs: of several replicas that one alone
+    tells of jobs, so that sums are right.
+    """
 
     def __init__(
         self, jobs: JobService, accounts: Callable[[], Sequence[AccountWorker]], cache: Cache
@@ -190,10 +194,10 @@ class Gauges(Collector):
     def _values(self) -> dict[str, Mapping[tuple[str, ...], float]]:
         jobs: Counter[tuple[str, ...]] = Counter()
         used: Counter[str] = Counter()
-        for job in self._jobs.live():
+        accounts = {one.name: one for one in self._accounts()}
+        for job in self._jobs.live() if accounts else ():
             jobs[job.member, job.account or "", job.state] += 1
             used[job.account or ""] += job.state == "running"
-        accounts = {one.name: one for one in self._accounts()}
         return {
             "jobs": jobs,
             "queue_length": {
