@@ -1,8 +1,9 @@
-"""A real nginx in front of the proxy, as docs/gateway.md sets it up."""
+"""A real nginx or Caddy in front of the proxy, as the documents and examples set them up."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import socket
 from collections.abc import AsyncIterator
@@ -48,6 +49,19 @@ http {{
 """
 
 
+_CADDYFILE = """
+{{
+    admin off
+    auto_https off
+}}
+http://127.0.0.1:{port} {{
+    reverse_proxy 127.0.0.1:{upstream} {{
+        flush_interval -1
+    }}
+}}
+"""
+
+
 def free_port() -> int:
     """A port of this machine on which nobody listens."""
     with socket.socket() as one:
@@ -63,14 +77,32 @@ def _write(config: Path, text: str) -> None:
 @asynccontextmanager
 async def nginx(folder: Path, upstream: int) -> AsyncIterator[URL]:
     """nginx before that port, with its files in `folder`. Skips where there is none."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
-    if program is None:
-        pytest.skip("nginx is not installed")
-    port = free_port()
-    config = folder / "nginx.conf"
+    port, config = free_port(), folder / "nginx.conf"
     _write(config, _CONFIG.format(folder=folder, port=port, upstream=upstream))
+    async with _running(folder, port, "nginx", "-p", str(folder), "-c", str(config)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def caddy(folder: Path, upstream: int) -> AsyncIterator[URL]:
+    """The same with Caddy."""
+    port, config = free_port(), folder / "Caddyfile"
+    _write(config, _CADDYFILE.format(port=port, upstream=upstream))
+    async with _running(folder, port, "caddy", "run", "--config", str(config)) as url:
+        yield url
+
+
+@asynccontextmanager
+async def _running(folder: Path, port: int, name: str, *options: str) -> AsyncIterator[URL]:
+    """A program that listens on the port until the block ends, with its files in `folder`."""
+    program = shutil.which(name) or shutil.which(name, path="/usr/sbin")
+    if program is None:
+        pytest.skip(f"{name} is not installed")
     process = await asyncio.create_subprocess_exec(
-        program, "-p", str(folder), "-c", str(config), stderr=asyncio.subprocess.DEVNULL
+        program,
+        *options,
+        stderr=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "XDG_CONFIG_HOME": str(folder), "XDG_DATA_HOME": str(folder)},
     )
     try:
         async with asyncio.timeout(PATIENCE):
@@ -78,7 +110,7 @@ async def nginx(folder: Path, upstream: int) -> AsyncIterator[URL]:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)
                 except ConnectionError:
-                    assert process.returncode is None, "nginx does not start"
+                    assert process.returncode is None, f"{name} does not start"
                     await asyncio.sleep(0.05)
                 else:
                     writer.close()

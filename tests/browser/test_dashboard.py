@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,7 +16,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from browser.frontend import PATIENCE
 from browser.gallery import busy_gateway
-from browser.reverse_proxy import free_port, nginx
+from browser.reverse_proxy import caddy, free_port, nginx
 from browser.watch import Watch
 from stack import running_proxy
 from yarl import URL
@@ -335,6 +335,19 @@ async def test_a_simulator_is_marked_and_links_lead_elsewhere(
             assert await page.get_by_role("link", name="Metrics").count() == 0
 
 
+async def test_a_server_without_members_says_how_to_add_the_first(
+    chrome: Browser, simulator: Simulator, tmp_path: Path
+) -> None:
+    async with running_proxy(simulator, tmp_path) as proxy:
+        page = await chrome.new_page()
+        await page.goto(str(proxy.url / "proxy/"))
+        await page.get_by_text("No jobs in the last 24 hours").wait_for()
+        await page.get_by_role("link", name="Members").click()
+        await page.get_by_text("comfy-cloud-proxy member add NAME --role admin").wait_for()
+        assert (await Axe().run(page)).violations_count == 0
+        await page.close()
+
+
 async def test_the_chart_is_read_by_keyboard(chrome: Browser, tmp_path: Path) -> None:
     async with busy_gateway(tmp_path) as (url, tokens), aiohttp.ClientSession() as session:
         gateway = Gateway(url, tokens, session)
@@ -371,13 +384,18 @@ async def test_a_refused_stream_of_events_is_asked_for_again(
         await until_ended(page, await gateway.submit("ben", graphs.plain()))
 
 
-async def test_it_is_live_again_after_a_restart_behind_nginx_below_a_path(
-    chrome: Browser, simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+@pytest.mark.parametrize("server", [nginx, caddy], ids=lambda server: server.__name__)
+async def test_it_is_live_again_after_a_restart_behind_another_server_below_a_path(
+    chrome: Browser,
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    server: Callable[[Path, int], AbstractAsyncContextManager[URL]],
 ) -> None:
     data, refused = tmp_path / "data", (r"50[24] GET /proxy/api/.*",)
     tokens, port = await two_members(data), free_port()
     settings: dict[str, Any] = {"port": port, "base_path": "/comfy/"}
-    async with nginx(tmp_path / "nginx", port) as front, AsyncExitStack() as page_open:
+    async with server(tmp_path / "front", port) as front, AsyncExitStack() as page_open:
         async with running_proxy(simulator, data, **settings) as proxy:
             gateway = Gateway(proxy.url, tokens, session)
             before = await gateway.submit("ben", graphs.plain())

@@ -202,3 +202,28 @@ async def test_what_is_deleted_from_the_history_is_gone_everywhere(clients: list
     assert (await elsewhere.post("history", {"clear": True}))[0] == 200
     for client in clients:
         assert (await client.get("history"))[1] == {}
+
+
+async def test_every_replica_shows_the_same_dashboard(team: Team, person: Person) -> None:
+    here, there, elsewhere = person.clients
+    entry = await here.run(graphs.sampled(3, steps=3))
+    prompt_id = entry["prompt"][1]
+    found = [(await client.get("proxy/api/jobs"))[1] for client in person.clients]
+    assert found[0] == found[1] == found[2]
+    assert found[0]["jobs"][0]["id"] == prompt_id
+    shown = [(await client.get("proxy/api/job", id=prompt_id))[1] for client in person.clients]
+    assert shown[0] == shown[1] == shown[2]
+    assert any(node["ran"] is not None for node in shown[0]["nodes"])
+    pictures = []
+    for client in (here, there, elsewhere):
+        url = (client.url / "proxy/api/thumbnail").with_query(id=prompt_id)
+        async with client.session.get(url) as answer:
+            assert answer.status == 200
+            pictures.append(await answer.read())
+    assert pictures[0] == pictures[1] == pictures[2]
+    async with asyncio.timeout(PATIENCE):
+        while not (points := (await elsewhere.get("proxy/api/activity"))[1]["points"]):  # noqa: ASYNC110
+            await asyncio.sleep(0.5)
+    assert sum(point["completed"] for point in points) == 1
+    for client in person.clients:
+        assert (await client.get("proxy/api/activity"))[1]["points"] == points

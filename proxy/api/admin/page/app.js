@@ -54,7 +54,7 @@ function decoded(part) {
 function drawFrame() {
   const { viewer, server } = context.state;
   const links = [["#/", "Overview"], ["#/jobs", "Jobs"]];
-  if (viewer.gateway) links.push(context.isAdmin() ? ["#/members", "Members"] : [hash("member", viewer.name), "Your access"]);
+  links.push(context.isAdmin() ? ["#/members", "Members"] : [hash("member", viewer.name), "Your access"]);
   if (context.isAdmin()) links.push(["#/accounts", "Accounts"]);
   const at = (location.hash || "#/").split("?")[0];
   keyed($("#nav"), links, ([to]) => to, ([to, label]) => el("a", { href: to }, label), (link, [to]) => {

@@ -22,6 +22,7 @@ const wide = (label, input) => el("label", { class: "wide" }, el("span", {}, lab
 
 /** All members, for admins. */
 export function list(context) {
+  if (!context.state.viewer.gateway) return alone();
   const rows = el("ul", { class: "rows members" });
   const all = card("Members", { id: "members", empty: "No members" });
   const problem = el("p", { class: "problem", role: "alert", hidden: true });
@@ -77,6 +78,16 @@ export function list(context) {
   };
 }
 
+/** What a server without members says in their place. */
+function alone() {
+  const box = card("No members", { id: "members" });
+  box.body.append(
+    el("p", {}, "Everyone who reaches this server is its one user. To give each person or program an own queue, history and files, add members on the command line:"),
+    el("pre", {}, "comfy-cloud-proxy member add NAME --role admin\ncomfy-cloud-proxy token new NAME"),
+    el("p", { class: "quiet" }, "From the first member on, every request needs a token."));
+  return { title: "Members", root: el("div", { class: "page" }, el("h1", {}, "Members"), box.root), update() {} };
+}
+
 /** The limits of a member that are set, in words. */
 function said(member) {
   const limits = LIMITS.filter(([name]) => name !== "stored_bytes" && member.limits[name] != null)
@@ -90,7 +101,7 @@ function said(member) {
 export function view(context, [name]) {
   const admin = context.isAdmin(), own = name === context.state.viewer.name;
   const chip = el("span", { class: "chip" });
-  const day = card("Last 24 hours", { id: "day" }), graph = chart();
+  const day = card("Last 24 hours", { id: "day", empty: "No jobs in the last 24 hours" }), graph = chart();
   const limits = card(admin ? "Role and limits" : "Limits", { id: "limits" });
   const tokens = card("Tokens", { id: "tokens", empty: "No tokens" });
   const last = card("Last jobs", { id: "last", link: ["All jobs", `#/jobs?member=${encodeURIComponent(name)}`], empty: "No jobs yet" });
@@ -99,7 +110,7 @@ export function view(context, [name]) {
   const disable = el("button", { type: "button", hidden: true, click: toggle });
   const remove = el("button", { type: "button", class: "danger", hidden: true, click: drop }, "Remove member");
   const parts = el("div", { class: "stack" }, day.root, limits.root, tokens.root, last.root);
-  let member = null, form = null, shown = "", history = null, jobs = null, ownTokens = [];
+  let member = null, form = null, shown = "", history = null, jobs = null, ownTokens = [], removed = false;
   day.body.append(graph.root);
   last.body.append(grid.root);
   tokens.body.before(newToken());
@@ -109,14 +120,17 @@ export function view(context, [name]) {
 
   async function readActivity() {
     const answer = await get("api/activity", { member: name }).catch(() => null);
-    if (answer) graph.draw(answer);
+    if (!answer) return;
+    day.isEmpty(!answer.points.length);
+    graph.draw(answer);
   }
 
   async function read() {
+    if (removed) return;
     try {
-      const [all, some] = await Promise.all([get("api/members", admin ? {} : { member: name }), get("api/tokens", { member: name })]);
-      member = all.members.find((one) => one.name === name) ?? null;
-      ownTokens = some.tokens;
+      const { members } = await get("api/members", admin ? {} : { member: name });
+      member = members.find((one) => one.name === name) ?? null;
+      if (member) ownTokens = (await get("api/tokens", { member: name })).tokens;
     } catch {
       if (member) return; // drawn again with the next change, or when the connection is back
     }
@@ -208,7 +222,9 @@ export function view(context, [name]) {
 
   async function drop() {
     if (!(await ask(`Remove ${name} and all tokens? History and files stay on disk.`, "Remove"))) return;
+    removed = true;
     if (await act("DELETE", path(name))) location.hash = "#/members";
+    else removed = false;
   }
 
   function newToken() {

@@ -11,7 +11,7 @@ const LAST = 12, AGAIN = 20_000;
 export function view(context) {
   const gateway = context.state.viewer.gateway;
   const tiles = el("dl", { class: "tiles" });
-  const day = card("Last 24 hours", { id: "day" });
+  const day = card("Last 24 hours", { id: "day", empty: "No jobs in the last 24 hours" });
   const running = card("Running", { id: "running", empty: "No jobs running" });
   const waiting = card("Waiting", { id: "waiting", empty: "No jobs waiting" });
   const usage = card("Usage today", { id: "usage", empty: "No jobs today" });
@@ -32,7 +32,9 @@ export function view(context) {
 
   async function readActivity() {
     const answer = await get("api/activity").catch(() => null);
-    if (answer) graph.draw(answer);
+    if (!answer) return;
+    day.isEmpty(!answer.points.length);
+    graph.draw(answer);
   }
 
   async function readJobs() {
