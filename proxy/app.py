@@ -71,7 +71,7 @@ from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
 from proxy.storage.members import MemberRepository
 from proxy.storage.observations import ObservationRepository
-from proxy.storage.start import locked_folder, open_folder, open_server
+from proxy.storage.start import locked_folder, migrate_server, open_folder, open_server
 from proxy.storage.usage import UsageRepository
 from proxy.storage.userdata import UserDataRepository
 from proxy.supervisor import Supervisor
@@ -444,6 +444,7 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
 async def _open_database(settings: Settings, folder: Path) -> Database:
     try:
         if settings.database is not None:
+            await migrate_server(settings)
             return await open_server(settings)
         database = await open_folder(folder, start_empty=settings.start_empty)
         await take_over_userdata(folder, database)

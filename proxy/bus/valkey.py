@@ -56,6 +56,10 @@ _ERRORS = (RedisError, OSError, TimeoutError)
 _Command = tuple[str | bytes, ...]
 
 
+class BusError(Exception):
+    """The server does not do what was asked. The text says why."""
+
+
 class ValkeyBus(MemoryBus):
     """An `EventBus` among the processes whose URL is the same.
 
@@ -97,6 +101,16 @@ class ValkeyBus(MemoryBus):
     def connected(self) -> bool:
         """Whether messages come and go; if not, storage alone tells what is new."""
         return self._connected.is_set()
+
+    async def check(self) -> None:
+        """Publish something for nobody, and close. Raises `BusError`."""
+        try:
+            async with asyncio.timeout(2 * _PATIENCE):
+                await self._client.publish(f"{self._prefix}check", b"")
+        except _ERRORS as error:
+            raise BusError(" ".join(str(error).split()) or "it does not answer") from error
+        finally:
+            await self._client.aclose()
 
     async def run(self) -> None:
         """Keep a connection for ever; whoever calls this keeps it running."""

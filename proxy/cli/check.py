@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
+from sqlalchemy import Connection
 
 from proxy import __version__
 from proxy import logging as logs
@@ -22,6 +23,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudGarbage, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import RetryPolicy
+from proxy.files.blobs import BlobError, open_blobs
 from proxy.observations import identity_of, keep_facts
 from proxy.probe.points import Findings, Level
 from proxy.probe.service import CONSENT, probe
@@ -32,9 +34,10 @@ from proxy.settings import (
     read_account_key,
     read_key,
 )
-from proxy.storage.database import FILE, StorageError
+from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.migrations import HEAD, knows, revision
 from proxy.storage.observations import FACT, ObservationRepository
-from proxy.storage.start import opened_database
+from proxy.storage.start import open_server, opened_database
 
 #: How long the cloud may take for each answer, in seconds.
 PATIENCE = 10.0
@@ -114,7 +117,13 @@ async def _check(settings: Settings, checks: Checks) -> None:
         await _check_accounts(_accounts(settings), checks)
     checks.account = None
     await checks.passes("data folder", lambda: _data_folder(settings.data_dir))
-    await _surprises(settings, checks)
+    if settings.database is None or await checks.passes("database", lambda: _database(settings)):
+        await _surprises(settings, checks)
+    if settings.bus is not None:
+        address = settings.bus.get_secret_value()
+        await checks.passes("bus", lambda: _bus(address))
+    if settings.blobs is not None:
+        await checks.passes("blobs", lambda: _blobs(settings))
 
 
 def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
@@ -256,6 +265,63 @@ def _write_something(folder: Path) -> None:
         file.flush()
 
 
+async def _database(settings: Settings) -> str:
+    """Look at the PostgreSQL database, at both of its addresses, and change nothing."""
+    schema = None
+    try:
+        for direct in (False, True) if settings.database_direct is not None else (False,):
+            database = await open_server(settings, direct=direct)
+            try:
+                schema = await database.read(revision)
+                version = await database.read(_server_version)
+            finally:
+                await database.close()
+    except StorageError as error:
+        raise _ProblemError(
+            f"It cannot be used ({error}): start it, or correct COMFY_PROXY_DATABASE."
+        ) from None
+    if schema is not None and not knows(schema):
+        raise _ProblemError(
+            f"It has the schema {schema}, which this version does not know: update the program."
+        )
+    tables = "has no tables yet" if schema is None else f"has the schema {schema}"
+    return f"PostgreSQL {version} answers and {tables}."
+
+
+def _server_version(connection: Connection) -> str:
+    return str(connection.exec_driver_sql("SHOW server_version").scalar_one()).split()[0]
+
+
+async def _bus(address: str) -> str:
+    try:
+        from proxy.bus.valkey import BusError, ValkeyBus
+    except ModuleNotFoundError:
+        raise _ProblemError(
+            "It needs the extra `cluster`: pip install 'comfy-cloud-proxy[cluster]'."
+        ) from None
+    try:
+        await ValkeyBus(address).check()
+    except BusError as error:
+        raise _ProblemError(
+            f"It cannot be used ({error}): start it, or correct COMFY_PROXY_BUS."
+        ) from None
+    return "The server takes messages."
+
+
+async def _blobs(settings: Settings) -> str:
+    assert settings.blobs is not None  # noqa: S101 (who calls has looked)
+    place = settings.blobs
+    try:
+        store = open_blobs(place, endpoint=settings.blobs_endpoint, region=settings.blobs_region)
+        try:
+            await store.check()
+        finally:
+            await store.close()
+    except BlobError as error:
+        raise _ProblemError(f"They cannot be used ({error}): correct COMFY_PROXY_BLOBS.") from None
+    return f"{place} can be written and read."
+
+
 _WORDS = {
     "as_assumed": "as assumed",
     "tolerated": "tolerated",
@@ -312,8 +378,17 @@ async def _surprises(settings: Settings, checks: Checks) -> None:
     if settings.database is None and not (settings.data_dir / FILE).exists():
         return
     try:
-        async with opened_database(settings) as database:
+        database: Database
+        if settings.database is not None:
+            database = await open_server(settings)
+        else:
+            database = await open_sqlite(settings.data_dir / FILE)
+        try:
+            if await database.read(revision) != HEAD:
+                return  # nothing is changed by looking
             rows = await ObservationRepository(database).load()
+        finally:
+            await database.close()
     except StorageError as error:
         checks.add("surprises", problem=f"The database cannot be read ({error}).")
         return

@@ -269,7 +269,10 @@ _WHERE = {"config", "data_dir", "simulate"}
 )
 @takes_settings(_WHERE)
 def _migrate(options: dict[str, Any]) -> int:
-    """Migrate the data folder to this version without serving. `serve` also does this."""
+    """Migrate the data folder or the PostgreSQL database to this version without serving.
+
+    `serve` also does this. Replicas of the version before can go on in a migrated database.
+    """
     from proxy.cli.data_folder import migrate
 
     return migrate(load(options))
@@ -294,6 +297,8 @@ def _backup(
 ) -> int:
     """Back up the data folder to a file. A running server does not need to stop.
 
+    Back up a PostgreSQL database with its own tools, such as pg_dump.
+
     The backup contains prompts, members and hashes of tokens: protect it like the folder. It does
     not contain what the proxy can download from Comfy Cloud again.
     """
@@ -316,6 +321,8 @@ def _restore(
     ],
 ) -> int:
     """Restore a backup into the data folder. Stop the server first.
+
+    Restore a PostgreSQL database with its own tools, such as pg_restore.
 
     The previous content moves to a folder replaced-N in the data folder.
     """

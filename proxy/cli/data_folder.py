@@ -13,7 +13,7 @@ from proxy.storage import backup as copies
 from proxy.storage import encryption as secrets
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.migrations import HEAD, revision
-from proxy.storage.start import locked_folder, open_folder, opened_database
+from proxy.storage.start import locked_folder, migrate_server, open_folder, opened_database
 from proxy.userdata.legacy import take_over as take_over_userdata
 
 
@@ -21,8 +21,10 @@ def migrate(settings: Settings) -> int:
     """Bring the database to this version's schema, and take over the records of 0.1.0.
 
     Raises `CommandError` when there is no such folder, when a server uses it, and when a record
-    cannot be read: then nothing is changed.
+    cannot be read: then nothing is changed. A PostgreSQL database may be in use.
     """
+    if settings.database is not None:
+        return _migrate_server(settings)
     folder = settings.data_dir
     if not folder.is_dir():
         raise CommandError(
@@ -32,6 +34,17 @@ def migrate(settings: Settings) -> int:
     before = asyncio.run(_migrate(folder))
     done = "is at" if before == HEAD else "is now at"
     sys.stdout.write(f"The data folder {folder} {done} the schema {HEAD}.\n")
+    return 0
+
+
+def _migrate_server(settings: Settings) -> int:
+    logs.configure()
+    try:
+        before = asyncio.run(migrate_server(settings))
+    except StorageError as error:
+        raise CommandError(f"The database cannot be migrated: {error}.") from None
+    done = "is at" if before == HEAD else "is now at"
+    sys.stdout.write(f"The PostgreSQL database {done} the schema {HEAD}.\n")
     return 0
 
 
@@ -62,6 +75,13 @@ async def _schema(folder: Path) -> str | None:
 
 def backup(settings: Settings, target: Path) -> int:
     """Copy the data folder to a file, also while a server uses it. Raises `CommandError`."""
+    if settings.database is not None:
+        raise CommandError(
+            "The records are in PostgreSQL and not in the data folder: copy them with its own "
+            "tools, as by pg_dump --format=custom --file=FILE DATABASE. The uploads are in the "
+            "folder or bucket of blobs, if it is set.",
+            exit_code=2,
+        )
     try:
         size = copies.backup(settings.data_dir, target.absolute())
     except StorageError as error:
@@ -72,6 +92,12 @@ def backup(settings: Settings, target: Path) -> int:
 
 def restore(settings: Settings, source: Path) -> int:
     """Replace what is in the data folder by a copy. Raises `CommandError`, `ConfigError`."""
+    if settings.database is not None:
+        raise CommandError(
+            "The records are in PostgreSQL and not in the data folder: stop all replicas, then "
+            "bring a copy back with its own tools, as by pg_restore --clean --dbname=NAME FILE.",
+            exit_code=2,
+        )
     folder = settings.data_dir
     try:
         with locked_folder(folder):

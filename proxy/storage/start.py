@@ -22,7 +22,7 @@ from proxy.storage.database import (
     set_aside,
 )
 from proxy.storage.legacy import take_over
-from proxy.storage.migrations import migrate
+from proxy.storage.migrations import migrate, revision
 
 log = structlog.get_logger(__name__)
 
@@ -90,6 +90,7 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
     """
     database: Database
     if settings.database is not None:
+        await migrate_server(settings)
         database = await open_server(settings)
     else:
         database = await open_sqlite(settings.data_dir / FILE)
@@ -101,8 +102,11 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
         await database.close()
 
 
-async def open_server(settings: Settings) -> Database:
-    """The PostgreSQL database of the settings with the newest schema. Raises `StorageError`."""
+async def open_server(settings: Settings, *, direct: bool = False) -> Database:
+    """The PostgreSQL database of the settings; `direct` is past a connection pooler.
+
+    Raises `StorageError`.
+    """
     try:
         from proxy.storage.postgresql import open_postgresql
     except ModuleNotFoundError as error:
@@ -111,15 +115,19 @@ async def open_server(settings: Settings) -> Database:
             "'comfy-cloud-proxy[cluster]'"
         ) from error
     assert settings.database is not None  # noqa: S101 (who calls has looked)
-    direct = await open_postgresql(
-        (settings.database_direct or settings.database).get_secret_value()
-    )
+    address = settings.database_direct if direct else None
+    return await open_postgresql((address or settings.database).get_secret_value())
+
+
+async def migrate_server(settings: Settings) -> str | None:
+    """Bring the PostgreSQL database of the settings to the newest schema; the one before.
+
+    Raises `StorageError`.
+    """
+    database = await open_server(settings, direct=True)
     try:
-        await migrate(direct)
-    except BaseException:
-        await direct.close()
-        raise
-    if settings.database_direct is None:
-        return direct
-    await direct.close()
-    return await open_postgresql(settings.database.get_secret_value())
+        before = await database.read(revision)
+        await migrate(database)
+        return before
+    finally:
+        await database.close()

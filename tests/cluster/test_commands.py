@@ -1,0 +1,140 @@
+"""The commands in place of a data folder: PostgreSQL, Valkey and a folder of blobs."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import servers as server_processes
+from cluster.replicas import Servers
+from process import command
+
+from proxy.storage.migrations import HEAD
+
+
+@pytest.fixture
+def environment(servers: Servers, tmp_path: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        **servers.settings(),
+        "COMFY_PROXY_BLOBS": str(tmp_path / "blobs"),
+        "COMFY_PROXY_DATA_DIR": str(tmp_path / "data"),
+    }
+
+
+async def run(environment: dict[str, str], *words: str) -> str:
+    code, out, err = await command(*words, environment=environment)
+    assert code == 0, (out, err)
+    return out
+
+
+async def checks(environment: dict[str, str]) -> dict[str, tuple[bool, str]]:
+    """What `check` says of what replicas share."""
+    _, out, _ = await command("check", "--simulate", "--json", environment=environment)
+    rows = {row["check"]: (row["ok"], row["message"]) for row in json.loads(out)["checks"]}
+    return {name: rows[name] for name in ("database", "bus", "blobs")}
+
+
+async def test_members_tokens_usage_and_audit_are_in_the_database(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    await run(environment, "member", "add", "anna", "--role", "admin")
+    token = json.loads(await run(environment, "token", "new", "anna", "--json"))["token"]
+    elsewhere = {**environment, "COMFY_PROXY_DATA_DIR": str(tmp_path / "other")}
+    assert "anna" in await run(elsewhere, "member", "list")
+    assert token[:12] in await run(elsewhere, "token", "list")
+    await run(elsewhere, "token", "revoke", token[:12])
+    assert token[:12] not in await run(environment, "token", "list")
+    assert "token_revoked" in await run(environment, "audit")
+    await run(environment, "usage")
+
+
+async def test_a_database_is_migrated_once_and_checked_without_a_change(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    before = await checks(environment)
+    assert before["database"][1].endswith("answers and has no tables yet.")
+    said = await run(environment, "migrate")
+    assert said == f"The PostgreSQL database is now at the schema {HEAD}.\n"
+    said = await run(environment, "migrate")
+    assert said == f"The PostgreSQL database is at the schema {HEAD}.\n"
+    after = await checks(environment)
+    assert after["database"][1].endswith(f"answers and has the schema {HEAD}.")
+    assert after["bus"] == (True, "The server takes messages.")
+    assert after["blobs"] == (True, f"{tmp_path / 'blobs'} can be written and read.")
+    assert all(ok for ok, _ in after.values())
+
+
+async def test_what_does_not_work_is_told_in_a_line_each(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    port = server_processes.free_port()
+    (tmp_path / "file").write_bytes(b"")
+    away = {
+        "COMFY_PROXY_DATABASE": f"postgresql://proxy:a-password@127.0.0.1:{port}/nothing",
+        "COMFY_PROXY_BUS": f"redis://:a-password@127.0.0.1:{port}",
+        "COMFY_PROXY_BLOBS": str(tmp_path / "file" / "blobs"),
+    }
+    found = await checks({**environment, **away})
+    assert [ok for ok, _ in found.values()] == [False] * 3
+    assert found["database"][1].endswith("start it, or correct COMFY_PROXY_DATABASE.")
+    assert found["bus"][1].endswith("start it, or correct COMFY_PROXY_BUS.")
+    assert found["blobs"][1].endswith("correct COMFY_PROXY_BLOBS.")
+    assert "a-password" not in str(found)
+
+
+@pytest.mark.parametrize(
+    ("words", "tool"), [(("backup", "x.tar"), "pg_dump"), (("restore", "x.tar"), "pg_restore")]
+)
+async def test_copies_are_left_to_the_databases_own_tools(
+    environment: dict[str, str], words: tuple[str, ...], tool: str
+) -> None:
+    code, out, err = await command(*words, environment=environment)
+    assert (code, out) == (2, "")
+    assert err.startswith("The records are in PostgreSQL and not in the data folder: ")
+    assert tool in err
+
+
+async def test_a_pooler_is_passed_by_for_migrations(
+    environment: dict[str, str], servers: Servers
+) -> None:
+    with server_processes.pgbouncer(servers.postgresql) as pooler:
+        name = environment["COMFY_PROXY_DATABASE"].rpartition("/")[2]
+        pooled = {
+            **environment,
+            "COMFY_PROXY_DATABASE": servers.postgresql.url(name, port=pooler.port),
+            "COMFY_PROXY_DATABASE_DIRECT": environment["COMFY_PROXY_DATABASE"],
+        }
+        await run(pooled, "member", "add", "anna")
+        assert (await checks(pooled))["database"][0]
+        gone = {**pooled, "COMFY_PROXY_DATABASE_DIRECT": servers.postgresql.url("nothing")}
+        ok, said = (await checks(gone))["database"]
+        assert (ok, '"nothing" does not exist' in said) == (False, True)
+
+
+async def test_settings_may_be_in_files(
+    environment: dict[str, str], tmp_path: Path, servers: Servers
+) -> None:
+    for name in ("DATABASE", "BUS"):
+        (tmp_path / name).write_text(environment[f"COMFY_PROXY_{name}"] + "\n")
+        environment[f"COMFY_PROXY_{name}"] = f"file:{tmp_path / name}"
+    assert all(ok for ok, _ in (await checks(environment)).values())
+
+
+async def test_a_database_without_a_bus_is_refused(environment: dict[str, str]) -> None:
+    del environment["COMFY_PROXY_BUS"]
+    code, out, err = await command("serve", "--simulate", environment=environment)
+    assert (code, out) == (2, "")
+    assert "set COMFY_PROXY_BUS to redis://HOST of a Valkey or Redis server" in err
+
+
+async def test_a_secret_of_the_database_is_rotated(environment: dict[str, str]) -> None:
+    said = await run(environment, "rotate-secret")
+    assert said.startswith("There is a new secret.")
+    file = Path(environment["COMFY_PROXY_DATA_DIR"]).parent / "secret"
+    file.write_text("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n")
+    environment["COMFY_PROXY_SECRET_FILE"] = str(file)
+    code, _, err = await command("rotate-secret", environment=environment)
+    assert (code, "put a new one as the first line into secret_file" in err) == (2, True)
