@@ -5,24 +5,21 @@ The plug-in is in no package registry; `../recordings/README.md` says how they w
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
-from fidelity.recording import FOLDER
+from clients.recorded import Call, Recorded, calls_of
 from PIL import Image
 from stack import Client, Listener, Proxy, running_proxy
-from yarl import URL
 
 from proxy.simulator import Simulator, Switches
 from proxy.translate.helpers.table import KRITA_REQUIRES
 
-CALLS = json.loads((FOLDER / "clients" / "krita.json").read_text())["calls"]
+CALLS = calls_of("krita")
 
 #: The header of a frame that it takes for a picture of the result.
 RESULT = bytes((0, 0, 0, 1, 0, 0, 0, 2))
@@ -35,54 +32,33 @@ async def simulator() -> AsyncIterator[Simulator]:
         yield running
 
 
-class Krita:
-    """Makes the recorded calls, one after the other."""
-
-    def __init__(self, session: aiohttp.ClientSession, url: URL) -> None:
-        self._session = session
-        self._url = url
-
-    async def call(self, call: dict[str, Any], path: str = "") -> bytes:
-        """Make a call, which is answered with the recorded status; the body."""
-        body = call["body"]
-        data = base64.b64decode(body["b64"]) if "b64" in body else None
-        if "json" in body:
-            data = json.dumps(body["json"]).encode()
-        address = URL(f"{self._url}".rstrip("/") + (path or call["path"]), encoded=True)
-        async with self._session.request(
-            call["method"], address, data=data, headers=call["headers"]
-        ) as answer:
-            assert answer.status == call["status"], (call["path"], await answer.text())
-            return await answer.read()
-
-    async def connect(self) -> list[dict[str, Any]]:
-        """Connect as it does; the calls that come then."""
-        rest = iter(CALLS)
-        for call in rest:
-            if "open" in call:
-                client = Client(self._session, self._url)
-                async with client.listening(client_id=client_id_of(call)):
-                    next(rest)
-            else:
-                answer = json.loads(await self.call(call))
-                if call["path"] == "/object_info":
-                    required = {name for names in KRITA_REQUIRES.values() for name in names}
-                    assert required <= answer.keys()
-                if "offset=0&limit=8" in call["path"]:
-                    assert len(answer) - 1 <= 8
-                    assert answer["_meta"]["total"] >= len(answer) - 1
-                if "diffusion_models" in call["path"]:
-                    break
-        return list(rest)
+async def connect(krita: Recorded, client: Client) -> list[Call]:
+    """Connect as it does; the calls that come then."""
+    rest = iter(CALLS)
+    for call in rest:
+        if "open" in call:
+            async with client.listening(client_id=client_id_of(call)):
+                next(rest)
+            continue
+        answer = json.loads(await krita.call(call))
+        if call["path"] == "/object_info":
+            required = {name for names in KRITA_REQUIRES.values() for name in names}
+            assert required <= answer.keys()
+        if "offset=0&limit=8" in call["path"]:
+            assert len(answer) - 1 <= 8
+            assert answer["_meta"]["total"] >= len(answer) - 1
+        if "diffusion_models" in call["path"]:
+            break
+    return list(rest)
 
 
-def client_id_of(call: dict[str, Any]) -> str:
+def client_id_of(call: Call) -> str:
     return str(call["open"].partition("clientId=")[2])
 
 
-def jobs(calls: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+def jobs(calls: list[Call]) -> Iterator[list[Call]]:
     """The calls of each job, with the websocket that was opened for it."""
-    found: list[dict[str, Any]] = []
+    found: list[Call] = []
     for call in calls:
         if "open" in call and found:
             yield found
@@ -95,19 +71,15 @@ def jobs(calls: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 async def test_its_calls_give_the_pictures_of_the_cloud_and_its_checks_pass(
     simulator: Simulator, proxy: Proxy, session: aiohttp.ClientSession
 ) -> None:
-    krita = Krita(session, proxy.url)
-    rest = await krita.connect()
+    krita, client = Recorded(session, proxy.url), Client(session, proxy.url)
     kinds = []
-    for opened, *calls in jobs(rest):
-        client = Client(session, proxy.url)
+    for opened, *calls in jobs(await connect(krita, client)):
         async with client.listening(client_id=client_id_of(opened)) as listener:
             kinds.append(await _job(krita, calls, listener, simulator))
     assert kinds == ["finished"] * 4 + ["interrupted"]
 
 
-async def _job(
-    krita: Krita, calls: list[dict[str, Any]], listener: Listener, simulator: Simulator
-) -> str:
+async def _job(krita: Recorded, calls: list[Call], listener: Listener, simulator: Simulator) -> str:
     result, ended = "", "finished"
     for call in calls:
         if call["path"] == "/prompt":
