@@ -166,8 +166,8 @@ async def rooms(
         if settings.userdata == "cloud":
             if members.has_members:
                 raise ConfigError(
-                    "userdata = cloud is for one person, and there are members: set it to disk, or "
-                    "remove the members."
+                    "userdata = cloud does not support members: set it to disk, or remove the "
+                    "members."
                 )
             userdata = UserDataOnCloud(cloud.user_data, shared=lambda: members.has_members)
         accounting = Accounting(
@@ -340,7 +340,7 @@ async def serve(
                 following.append(keep(certificate.follow, "follow the certificate"))
             await _first_of(stop, failed)
             if failed.is_set():
-                raise RuntimeError("background work failed too often; the log above says why")
+                raise RuntimeError("background work failed too often; the log above has the reason")
             log.info("shutdown_started")
             began = time.monotonic()
             await services.leave()
@@ -377,8 +377,8 @@ async def _listen_for_admins(server: Server, host: str, port: int) -> None:
         address = await server.start(host, port)
     except OSError as error:
         raise ConfigError(
-            f"The address {host}:{port} of admin_listen cannot be listened on "
-            f"({error.strerror}): choose another one."
+            f"The address {host}:{port} of admin_listen cannot be used ({error.strerror}): choose "
+            "another one."
         ) from error
     log.info("admin_listener_started", address=address)
 
@@ -388,7 +388,7 @@ def _certificate(settings: Settings) -> Certificate | None:
         return None
     if settings.tls_cert is None or settings.tls_key is None:
         missing = "tls_key" if settings.tls_key is None else "tls_cert"
-        raise ConfigError(f"The setting {missing} is missing: tls_cert and tls_key go together.")
+        raise ConfigError(f"The setting {missing} is missing: set both tls_cert and tls_key.")
     try:
         return Certificate(settings.tls_cert, settings.tls_key)
     except CertificateError as error:
@@ -427,17 +427,17 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
     add = f"add one (comfy-cloud-proxy member add NAME --role admin{place})"
     if marker is not None and marker.exists():
         raise ConfigError(
-            f"The members of {folder} are gone, and without them everybody could use this proxy: "
-            f"restore {folder / FILE} from a copy, {add}, or delete {marker} to go on "
+            f"The members of {folder} are missing, and without members anyone could use this "
+            f"proxy: restore {folder / FILE} from a backup, {add}, or delete {marker} to continue "
             "without members."
         )
     if settings.require_members:
         raise ConfigError(f"require_members is set and there are no members: {add}.")
     if settings.trusted_proxies and not settings.insecure_allow_anyone:
         raise ConfigError(
-            "trusted_proxies is set and there are no members, so that everybody whom the reverse "
-            f"proxy lets through could use this proxy: {add}, or add --insecure-allow-anyone if "
-            "the reverse proxy asks who they are."
+            f"trusted_proxies is set and there are no members, so anyone who reaches the reverse "
+            f"proxy could use this proxy: {add}, or add --insecure-allow-anyone if the reverse "
+            "proxy authenticates users."
         )
 
 

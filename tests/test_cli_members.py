@@ -38,7 +38,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
 
 def test_the_life_of_a_member(run: Any) -> None:
     code, said, _ = run("member", "add", "Ann", "--role", "admin", "--max-queued", "5")
-    assert (code, said.split(".")[0]) == (0, "Ann is a member now (admin)")
+    assert (code, said.split(".")[0]) == (0, "Ann was added (admin)")
     assert run("member", "set", "ann", "--max-queued", "none", "--deny-class", "A")[0] == 0
     (ann,) = json.loads(run("member", "list", "--json")[1])
     assert (ann["name"], ann["role"]) == ("Ann", "admin")
@@ -159,7 +159,7 @@ def test_the_simulator_s_refusal_names_its_own_members(
     with pytest.raises(ConfigError) as refused:
         refuse_open_door(Settings(host="0.0.0.0", simulate=True))
     assert (
-        "(comfy-cloud-proxy member add NAME --simulate), since the simulator has members of its own"
+        "(comfy-cloud-proxy member add NAME --simulate), because the simulator has separate members"
     ) in str(refused.value)
 
 

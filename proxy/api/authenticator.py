@@ -158,8 +158,7 @@ class Authenticator:
         if way.crooked:
             raise LocalError(
                 "crooked_path",
-                "The path leads out of where it begins, by `..`, `.` or a double slash; write it "
-                "straight.",
+                "The path contains `..`, `.` or a double slash; remove them.",
             )
         if not self.members.has_members:
             admission = ANYONE
@@ -233,14 +232,13 @@ class Authenticator:
         if wait:
             return LocalError(
                 "too_many_wrong_tokens",
-                f"Too many wrong tokens came from your address; wait {wait} s, then send one that "
-                "is valid.",
+                f"Your address sent too many wrong tokens; wait {wait} s, then send a valid token.",
                 kind="rate_limited",
                 retry_after=wait,
             )
         return LocalError(
             "wrong_token",
-            "This token is not valid, or not any more; ask an admin of this server for another.",
+            "This token is invalid or revoked; ask an admin of this server for a new one.",
             kind="unauthenticated",
         )
 
@@ -260,8 +258,8 @@ class Authenticator:
             return
         raise LocalError(
             "cross_site",
-            "A page of another site may not use your sign-in here; open this server's own page, "
-            "or let the program send a token itself.",
+            "A page of another site cannot use your session; open this server's own page, or send "
+            "a token with the request.",
             kind="forbidden",
         )
 
@@ -274,7 +272,7 @@ class Authenticator:
         if len({access.member.name for access, _ in valid}) > 1:
             raise LocalError(
                 "tokens_of_different_members",
-                "The request has tokens of different members; send one.",
+                "The request has tokens of different members; send only one.",
             )
         if valid:
             return valid[0]
@@ -304,8 +302,8 @@ class Authenticator:
             raise web.HTTPFound(self._sign_in(request), headers={"Cache-Control": "no-store"})
         raise LocalError(
             "token_missing",
-            "This server asks for a token; send it as `Authorization: Bearer`, as `X-API-Key`, "
-            "or in the address as /t/TOKEN/ before the path. An admin of this server has one.",
+            "This server requires a token; send it as `Authorization: Bearer`, as `X-API-Key`, or "
+            "as /t/TOKEN/ before the path. Ask an admin of this server for a token.",
             kind="unauthenticated",
         )
 

@@ -62,8 +62,8 @@ class _PackedWronglyError(LocalError):
     def __init__(self) -> None:
         super().__init__(
             "invalid_content_encoding",
-            "The request body is not what its Content-Encoding and Transfer-Encoding say; send it "
-            "whole and in the encoding that is named.",
+            "The request body does not match its Content-Encoding and Transfer-Encoding; send the "
+            "complete body in that encoding.",
         )
 
 
@@ -355,7 +355,7 @@ async def _fields(
     )
     while (part := await parts.next()) is not None:
         if not isinstance(part, BodyPartReader) or part.name is None:
-            raise ValueError("Each part of the form must be a field with a name.")
+            raise ValueError("Each part of the form must have a name.")
         if len(form) >= request.client_max_fields:
             raise ValueError(f"The form has more than {request.client_max_fields} fields.")
         pieces = _pieces_of_part(body, part, most)

@@ -201,8 +201,8 @@ class Connection(web.RequestHandler):
             body.set_exception(
                 LocalError(
                     "request_timeout",
-                    "The request body came too slowly; send it again over a faster connection, "
-                    "or raise the setting `body_timeout`.",
+                    "The request body arrived too slowly; use a faster connection, or increase the "
+                    "setting `body_timeout`.",
                     kind="timed_out",
                 )
             )
@@ -417,7 +417,7 @@ class ConnectionManager:
         ):
             raise LocalError(
                 "too_many_connections",
-                f"You have {len(others)} connections, as many as one member may have here; close "
+                f"You have {len(others)} connections, which is the maximum for a member; close "
                 "some and try again.",
                 kind="unavailable",
                 retry_after=5,
@@ -602,8 +602,8 @@ def _crowded() -> bytes:
     """The whole answer to a client too many."""
     error = LocalError(
         "too_many_connections",
-        "The proxy has as many connections as the setting `max_connections` allows; close some "
-        "and try again.",
+        "The proxy has reached the setting `max_connections`; close some connections and try "
+        "again.",
         kind="unavailable",
     )
     body = codec.dump_bytes(error.body())

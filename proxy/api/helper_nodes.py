@@ -70,7 +70,7 @@ async def put_image(request: web.Request) -> web.Response:
         if room is not None and room < most:
             error = limiter.upload_refusal(member)
             return _error(error.message, answers.status_of(error))
-        return _error(f"The picture has more than {most} bytes, the most that is taken.", 413)
+        return _error(f"The picture has more than {most} bytes, which is the maximum.", 413)
     type_ = request.headers.get("Content-Type", _OCTETS)
     try:
         async with of(request).accounting.uploading(member, len(data)):
@@ -128,8 +128,8 @@ async def put_model(request: web.Request) -> web.Response:
     if name in (await of(request).catalogue.models(folder) or []):
         return _status("cached")
     return _error(
-        f"Comfy Cloud takes no models from here, so {name} cannot be sent: import it in Comfy "
-        "Cloud, or choose a model that it has.",
+        f"The proxy cannot upload models to Comfy Cloud: import {name} there, or choose another "
+        "model.",
         403,
     )
 

@@ -91,9 +91,8 @@ class Gate:
             answer = answers.refusal(
                 LocalError(
                     "stopping",
-                    "The proxy was stopped before this request was done. If it was a job, look "
-                    "into /history and /queue when the proxy runs again, before you submit it "
-                    "again.",
+                    "The proxy stopped before it finished this request. If it was a job, check "
+                    "/history and /queue after the restart before you submit it again.",
                     kind="unavailable",
                     retry_after=5,
                 )
@@ -159,8 +158,8 @@ class Gate:
             return answers.refusal(
                 LocalError(
                     "store_unavailable",
-                    "The proxy cannot use its records: its disk or its database refuses, and its "
-                    "log says why. Nothing was changed; try again when that is repaired.",
+                    "The proxy cannot use its disk or its database; the log has the reason. "
+                    "Nothing was changed; try again after the repair.",
                     kind="unavailable",
                     retry_after=answers.STORE_WAIT,
                 )
@@ -175,8 +174,8 @@ class Gate:
             return answers.refusal(
                 LocalError(
                     "internal_error",
-                    "The proxy could not answer this request; its log says why, under the request "
-                    "id.",
+                    "The proxy could not answer this request; the log has the reason under the "
+                    "request id.",
                     kind="internal",
                     extra_info={"request_id": context.id},
                 )

@@ -26,7 +26,7 @@ MAX_FORM_BYTES = 16 * 1024
 _PAGE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 
 _FORM = """<form method="post" action="{base}{action}">
-<label for="token">Your token, which an admin of this server has given you</label>
+<label for="token">Your token from an admin of this server</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 <input name="next" type="hidden" value="{next}">
 <button>Sign in</button>
@@ -115,7 +115,9 @@ async def _end_session(request: web.Request) -> None:
 async def _read_form(request: web.Request) -> dict[str, str]:
     if request.content_type != "application/x-www-form-urlencoded":
         raise LocalError(
-            "not_a_form", "Send the sign-in form as the page does.", kind="unsupported"
+            "not_a_form",
+            "Send the sign-in form as application/x-www-form-urlencoded.",
+            kind="unsupported",
         )
     if "Content-Encoding" in request.headers:
         raise LocalError(

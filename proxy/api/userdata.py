@@ -56,7 +56,7 @@ def _with_refusals(handler: Handler) -> Handler:
             return web.Response(status=400, reason=BAD_NAME)
         except IsFolderError:
             raise LocalError(
-                "is_a_directory", "This name is a folder's; only files can be changed."
+                "is_a_directory", "This name is a folder; only files can be changed."
             ) from None
 
     return answer

@@ -278,7 +278,7 @@ CLOSE_SECONDS = 2.0
 #: The reason in the close frame of a server that stops.
 GOING_AWAY = "The proxy is stopping."
 #: The reason in the close frame of a client that lets too much pile up.
-TOO_SLOW = "This client reads too slowly; connect again to go on."
+TOO_SLOW = "This client reads too slowly; connect again."
 
 #: In seconds, but `TCP_USER_TIMEOUT` in milliseconds.
 _KEEP_ALIVE = {

@@ -158,7 +158,7 @@ class Kept(Generic[T]):
         if self._value is None:
             raise LocalError(
                 "catalogue_unavailable",
-                f"Comfy Cloud did not give the proxy its {self._name}; try again in a moment.",
+                f"The proxy has not received the {self._name} from Comfy Cloud; try again later.",
                 kind="unavailable",
                 details=self._failure,
                 retry_after=PAUSE,

@@ -42,7 +42,7 @@ from proxy.storage.start import open_server, opened_database
 #: How long the cloud may take for each answer, in seconds.
 PATIENCE = 10.0
 
-_NEW_KEY = "make a new one at https://platform.comfy.org and set it as COMFY_CLOUD_API_KEY"
+_NEW_KEY = "create one at https://platform.comfy.org and set it as COMFY_CLOUD_API_KEY"
 
 
 class _ProblemError(Exception):
@@ -166,14 +166,14 @@ async def _check_account(account: AccountAccess, missing: str, checks: Checks) -
     await client.start()
     try:
         if not await checks.passes("cloud", lambda: _reachable(client)):
-            not_tried = "Not tried: the cloud must answer first."
+            not_tried = "Not tested, because the cloud does not answer."
             checks.add("key", problem=missing or not_tried)
             checks.add("event socket", problem=not_tried)
             return
         if missing:
             checks.add("key", problem=missing)
         if missing or not await checks.passes("key", lambda: _key_works(client)):
-            checks.add("event socket", problem="Not tried: it needs a key that works.")
+            checks.add("event socket", problem="Not tested, because it needs a valid key.")
             return
         await checks.passes("event socket", lambda: _socket_opens(account))
     finally:
@@ -182,7 +182,7 @@ async def _check_account(account: AccountAccess, missing: str, checks: Checks) -
 
 async def _reachable(client: CloudClient) -> str:
     address = str(client.base_url).rstrip("/")
-    stranger = f"What answers at {address} is not Comfy Cloud: correct COMFY_CLOUD_BASE_URL."
+    stranger = f"The server at {address} is not Comfy Cloud: correct COMFY_CLOUD_BASE_URL."
     try:
         stats = await client.system_stats()
         if not isinstance(stats.get("system"), dict):
@@ -190,7 +190,7 @@ async def _reachable(client: CloudClient) -> str:
     except CloudRefused as error:
         if error.status >= 500:
             raise _ProblemError(
-                f"{address} answers with status {error.status}: try again in a while."
+                f"{address} answers with status {error.status}: try again later."
             ) from None
         if error.status in (404, 405) or not isinstance(error.body, dict):
             raise _ProblemError(stranger) from None
@@ -214,9 +214,9 @@ async def _key_works(client: CloudClient) -> str:
                 "The cloud knows this key but refuses it (403): the account needs a plan with API "
                 "access (Standard, Creator or Pro)."
             ) from None
-        raise _ProblemError(f"The cloud refused the question ({error}): try again later.") from None
+        raise _ProblemError(f"The cloud refused the request ({error}): try again later.") from None
     except CloudError as error:
-        raise _ProblemError(f"The key could not be tried ({error}): try again later.") from None
+        raise _ProblemError(f"The key could not be tested ({error}): try again later.") from None
     return "Key accepted."
 
 
@@ -242,8 +242,8 @@ async def _socket_opens(account: AccountAccess) -> str:
     if socket.refused in (401, 403):
         raise _ProblemError(f"The cloud refused the key ({socket.refused}): {_NEW_KEY}.")
     raise _ProblemError(
-        f"It did not open within {PATIENCE:g} seconds: let websockets to {account.base_url.host} "
-        "through firewalls and proxies. Without it jobs run, but without progress and previews."
+        f"It did not open within {PATIENCE:g} seconds: allow websockets to {account.base_url.host} "
+        "in firewalls and proxies. Without it jobs run without progress and previews."
     )
 
 
@@ -252,10 +252,10 @@ async def _data_folder(folder: Path) -> str:
         await asyncio.to_thread(_write_something, folder)
     except OSError as error:
         raise _ProblemError(
-            f"{folder} cannot be written ({error.strerror}): make room, correct its permissions "
-            "or choose another with --data-dir."
+            f"{folder} is not writable ({error.strerror}): free disk space, correct its "
+            "permissions or choose another with --data-dir."
         ) from None
-    return f"{folder} can be written."
+    return f"{folder} is writable."
 
 
 def _write_something(folder: Path) -> None:
@@ -347,7 +347,7 @@ def run_probe(settings: Settings, *, level: Level, to: Path | None, consent: boo
 
 def _ask() -> None:
     if not sys.stdin.isatty():
-        raise CommandError("The level run submits jobs: confirm it with --yes.", exit_code=2)
+        raise CommandError("--level run submits jobs: confirm with --yes.", exit_code=2)
     typer.echo(CONSENT)
     typer.confirm("Go on?", abort=True)
 
@@ -370,7 +370,7 @@ async def _keep(settings: Settings, account: AccountAccess, findings: Findings) 
         async with opened_database(settings) as database:
             await keep_facts(database, identity_of(account.name, account.base_url), facts)
     except StorageError as error:
-        typer.echo(f"The observations are not kept for the proxy: {error}.", err=True)
+        typer.echo(f"The observations could not be stored: {error}.", err=True)
 
 
 async def _surprises(settings: Settings, checks: Checks) -> None:
@@ -394,14 +394,14 @@ async def _surprises(settings: Settings, checks: Checks) -> None:
         return
     seen = [row for row in rows if row.kind != FACT]
     if not seen:
-        checks.add("surprises", fine="Comfy Cloud has answered as its documents say.")
+        checks.add("surprises", fine="All answers of Comfy Cloud are documented.")
         return
     named = ", ".join(f"{row.kind} {row.name}".strip() for row in seen[-3:])
     more = f" and {len(seen) - 3} more" if len(seen) > 3 else ""
     checks.add(
         "surprises",
-        fine=f"Comfy Cloud sent {sum(row.count for row in seen)} times what no document lists "
-        f"({named}{more}): report what GET /proxy/api/cloud-surprises shows.",
+        fine=f"Comfy Cloud sent {sum(row.count for row in seen)} undocumented answers or events "
+        f"({named}{more}): report the output of GET /proxy/api/cloud-surprises.",
     )
 
 

@@ -54,7 +54,7 @@ class Comfy:
             url = URL()
         if url.scheme not in ("http", "https") or not url.host:
             raise CommandError(
-                f"--server {server} is no address: write one such as http://127.0.0.1:8188.",
+                f"--server {server} is not an address: use one such as http://127.0.0.1:8188.",
                 exit_code=2,
             )
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -66,8 +66,8 @@ class Comfy:
                 raise CommandError(_unwelcome(comfy.base_url, error.status)) from None
             except (aiohttp.ClientError, TimeoutError) as error:
                 raise CommandError(
-                    f"There is no ComfyUI at {comfy.base_url} ({error}): start the proxy by "
-                    "comfy-cloud-proxy serve, or name another by --server."
+                    f"There is no ComfyUI at {comfy.base_url} ({error}): start the proxy with "
+                    "comfy-cloud-proxy serve, or set --server."
                 ) from None
 
     async def submit(self, graph: Graph, *, client_id: str, prompt_id: str) -> dict[str, Any]:
@@ -170,10 +170,10 @@ class Comfy:
 def _unwelcome(server: URL, status: int) -> str:
     if status == 401:
         return (
-            f"{server} wants a token: write yours to a file and name it by --token-file, or set "
-            "COMFY_TOKEN. An administrator makes one with comfy-cloud-proxy token new."
+            f"{server} requires a token: set --token-file or COMFY_TOKEN. An admin creates one "
+            "with comfy-cloud-proxy token new."
         )
-    return f"{server} answered with status {status}: try again later, or name another by --server."
+    return f"{server} answered with status {status}: try again later, or set --server."
 
 
 def _object(data: bytes) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def _items(entry: dict[str, Any], key: str | None = None) -> Iterator[Any]:
 
 
 def require_folder(folder: Path) -> None:
-    """Make the folder and try whether it can be written. Raises `CommandError`."""
+    """Make the folder and try whether it is writable. Raises `CommandError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

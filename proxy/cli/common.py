@@ -142,7 +142,8 @@ async def chosen_accounts(settings: Settings) -> AsyncIterator[Chosen]:
     if not accounts:
         raise ConfigError(
             "There is no API key: set COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE "
-            "(keys are made at https://platform.comfy.org), or try it without one by --simulate."
+            "(create a key at https://platform.comfy.org), or use --simulate to try it without a "
+            "key."
         )
     _warn_of_readers(settings)
     yield _registered(accounts, simulated=False)

@@ -28,7 +28,8 @@ def migrate(settings: Settings) -> int:
     folder = settings.data_dir
     if not folder.is_dir():
         raise CommandError(
-            f"There is no data folder {folder}: name the proxy's own with --data-dir.", exit_code=2
+            f"There is no data folder {folder}: set --data-dir to the folder of the proxy.",
+            exit_code=2,
         )
     logs.configure()
     before = asyncio.run(_migrate(folder))
@@ -86,7 +87,7 @@ def backup(settings: Settings, target: Path) -> int:
         size = copies.backup(settings.data_dir, target.absolute())
     except StorageError as error:
         raise CommandError(f"The backup failed: {error}.") from None
-    sys.stdout.write(f"{settings.data_dir} is copied to {target} ({size:,} bytes).\n")
+    sys.stdout.write(f"{settings.data_dir} was copied to {target} ({size:,} bytes).\n")
     return 0
 
 
@@ -104,9 +105,9 @@ def restore(settings: Settings, source: Path) -> int:
             replaced = copies.restore(source.absolute(), folder)
     except StorageError as error:
         raise CommandError(f"Nothing was restored: {error}.") from None
-    sys.stdout.write(f"{source} is restored to {folder}.\n")
+    sys.stdout.write(f"{source} was restored to {folder}.\n")
     if replaced is not None:
-        sys.stdout.write(f"What was there is in {replaced}; delete it when all is well.\n")
+        sys.stdout.write(f"The previous content is in {replaced}.\n")
     return 0
 
 
@@ -114,8 +115,8 @@ def rotate_secret(settings: Settings) -> int:
     """Make a new secret in the database. Raises `CommandError` where the secret is elsewhere."""
     if settings.database is None or read_secrets(settings) is not None:
         raise CommandError(
-            "The secret is not in a PostgreSQL database: put a new one as the first line into "
-            "secret_file, and keep the old one behind it.",
+            "The secret is not in a PostgreSQL database: add a new first line to secret_file, and "
+            "keep the old one below it.",
             exit_code=2,
         )
 

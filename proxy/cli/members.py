@@ -50,7 +50,7 @@ def add_member(settings: Settings, name: str, given: Mapping[str, Any], *, resto
     member = _with_directory(settings, add, make=True)
     _note(settings, "member_added", name=member.name, role=member.role)
     _say(
-        f"{member.name} is a member now ({member.role}). "
+        f"{member.name} was added ({member.role}). "
         f"Next: comfy-cloud-proxy token new {member.name}{place_options(settings)}"
     )
     return 0
@@ -60,7 +60,7 @@ def set_member(settings: Settings, name: str, given: Mapping[str, Any]) -> int:
     """Change a member."""
     wanted = _member(given)
     if not wanted:
-        raise CommandError("Nothing to set: name an option, see --help.", exit_code=2)
+        raise CommandError("No option given: see comfy-cloud-proxy member set --help.", exit_code=2)
 
     async def change(directory: Directory) -> Member:
         checked = fields.checked(wanted, fields.MemberFields, strict=False)
@@ -89,13 +89,13 @@ def remove_member(settings: Settings, name: str) -> int:
     member, last = _with_directory(settings, remove)
     _note(settings, "member_removed", name=member.name)
     _say(
-        f"{member.name} and its tokens are removed. Its history and files stay in the data folder, "
-        "but nobody sees them; `member add --restore` gives them back."
+        f"{member.name} and its tokens were removed. Its history and files stay in the data "
+        "folder; `member add --restore` makes them available again."
     )
     if last:
         _say(
-            "That was the last member: a running proxy refuses every client until it is restarted, "
-            "and then serves one person without tokens."
+            "This was the last member: a running proxy refuses all clients until you restart it. "
+            "It then serves one person without tokens."
         )
     return 0
 
@@ -144,7 +144,7 @@ def new_token(
     if as_json:
         return _print_json({**described, "token": text})
     _say(text)
-    sys.stderr.write("This is the only time that the token is shown; keep it like a password.\n")
+    sys.stderr.write("The token is shown only once; keep it like a password.\n")
     return 0
 
 
@@ -152,7 +152,7 @@ def revoke_token(settings: Settings, prefix: str) -> int:
     """Revoke a token."""
     token: Token = _with_directory(settings, lambda one: one.revoke(prefix))
     _note(settings, "token_revoked", name=token.member, of=token.shown)
-    _say(f"The token {token.shown} of {token.member} is revoked.")
+    _say(f"The token {token.shown} of {token.member} was revoked.")
     return 0
 
 
@@ -197,7 +197,8 @@ def _with_directory(
     known = shared or make or legacy or (folder / FILE).exists()
     if not known and not folder.is_dir():
         raise CommandError(
-            f"There is no data folder {folder}: name the proxy's own with --data-dir.", exit_code=2
+            f"There is no data folder {folder}: set --data-dir to the folder of the proxy.",
+            exit_code=2,
         )
 
     async def run() -> T:
@@ -220,8 +221,8 @@ def _with_directory(
         if shared:
             raise CommandError(f"The members cannot be used: {error}.") from None
         raise CommandError(
-            f"The members in {folder} cannot be used ({error}): choose the proxy's own "
-            "folder with --data-dir, or correct its permissions."
+            f"The members in {folder} cannot be used ({error}): set --data-dir to the folder of "
+            "the proxy, or correct its permissions."
         ) from None
 
 
@@ -249,7 +250,7 @@ def _note(settings: Settings, action: str, **about: str) -> None:
     try:
         asyncio.run(write())
     except StorageError as error:
-        sys.stderr.write(f"The audit record could not be written ({error}).\n")
+        sys.stderr.write(f"The audit log could not be written ({error}).\n")
 
 
 def _limits(limits: Mapping[str, Any]) -> str:
@@ -355,7 +356,7 @@ def _date(option: str, text: str) -> str:
         return date.fromisoformat(text).isoformat()
     except ValueError:
         raise CommandError(
-            f"{option} {text} is no day: write one such as 2026-01-31.", exit_code=2
+            f"{option} {text} is not a day: use one such as 2026-01-31.", exit_code=2
         ) from None
 
 
@@ -366,7 +367,7 @@ def _values(row: UsageRow) -> dict[str, Any]:
 def _print_usage(rows: list[UsageRow], first: str, last: str) -> None:
     if not rows:
         days = f"on {first}" if first == last else f"from {first} to {last}"
-        _say(f"Nothing was used {days} (UTC).")
+        _say(f"No usage {days} (UTC).")
         return
     total = UsageRow("total", "")
     for row in rows:

@@ -109,15 +109,15 @@ class Follower:
                 if clock.time() - silent_since > PATIENCE:
                     raise CommandError(
                         f"{self._comfy.base_url} has not answered for {PATIENCE:g} seconds "
-                        f"({error}): look for job {prompt_id} in its history."
+                        f"({error}): check its history for job {prompt_id}."
                     ) from None
                 entry = None
             if entry is not None:
                 return entry
             if missed >= 2:
                 raise CommandError(
-                    f"The server knows nothing of job {prompt_id} any more: it was removed "
-                    "from the queue or the server was restarted, so submit it again."
+                    f"The server no longer has job {prompt_id}: it was removed from the queue, or "
+                    "the server was restarted. Submit it again."
                 )
             await self._wait(POLL_WITH_SOCKET if self._connected.is_set() else POLL_WITHOUT_SOCKET)
 
@@ -215,16 +215,15 @@ def run(request: Request) -> int:
     output, watch = request.output.absolute(), request.watch
     if watch is None and not workflows:
         raise CommandError(
-            "There is nothing to run: name a file with a workflow, or a folder by --watch, see "
-            "comfy-cloud-proxy run --help.",
+            "Nothing to run: name a workflow or set --watch, see comfy-cloud-proxy run --help.",
             exit_code=2,
         )
     if watch is not None:
         _refuse_folder(watch.absolute(), output)
         if workflows and not any(FILE in one for one in request.assignments):
             raise CommandError(
-                "With a workflow and --watch, say where each new file goes: "
-                f"--set NODE.INPUT=@{FILE}.",
+                f"With a workflow and --watch, set the input for each new file: --set "
+                f"NODE.INPUT=@{FILE}.",
                 exit_code=2,
             )
     require_folder(output)
@@ -238,10 +237,10 @@ def run(request: Request) -> int:
 
 def _refuse_folder(watch: Path, output: Path) -> None:
     if not watch.is_dir():
-        raise CommandError(f"There is no folder {watch}: correct --watch.", exit_code=2)
+        raise CommandError(f"The folder {watch} does not exist: correct --watch.", exit_code=2)
     if watch == output:
         raise CommandError(
-            "The outputs would be run again: choose another folder with --output.", exit_code=2
+            "--watch would run the outputs again: choose another folder with --output.", exit_code=2
         )
 
 
@@ -433,9 +432,9 @@ def _dicts(value: object) -> Iterable[dict[str, Any]]:
 
 def _failure(display: Display, kind: str, data: dict[str, Any]) -> str:
     if kind == "execution_interrupted":
-        return "cancelled by somebody else"
+        return "cancelled on the server"
     node = data.get("node_id")
     where = f"{display.name(node)} failed" if node else "the workflow failed"
-    message = str(data.get("exception_message") or "the server does not say why").strip()
+    message = str(data.get("exception_message") or "the server gives no reason").strip()
     kind = data.get("exception_type") or ""
     return f"{where}: {f'{kind}: ' if kind else ''}{message}"

@@ -146,21 +146,21 @@ def refuse_open_door(settings: Settings, *, has_members: bool = False) -> None:
     if has_members or settings.insecure_allow_anyone or is_loopback(settings.host):
         return
     danger = (
-        f"Listening on {settings.host} would let anyone who reaches it spend your Comfy Cloud "
+        f"Listening on {settings.host} would allow anyone who reaches it to spend your Comfy Cloud "
         "credits and read your files"
     )
     token = f"give each a token (comfy-cloud-proxy member add NAME{place_options(settings)})"
     if settings.simulate:
-        token += ", since the simulator has members of its own"
+        token += ", because the simulator has separate members"
     if _in_container():
         raise ConfigError(
-            f"{danger}: {token}, or set COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 where only trusted "
-            "programs can reach the port, as on a network of its own or published by "
-            "-p 127.0.0.1:8188:8188."
+            f"{danger}: {token}, or set COMFY_PROXY_INSECURE_ALLOW_ANYONE=1 if only trusted "
+            "programs can reach the port, for example on a private network or with -p "
+            "127.0.0.1:8188:8188."
         )
     raise ConfigError(
-        f"{danger}: use --host 127.0.0.1, {token}, or add --insecure-allow-anyone where only "
-        "trusted programs can reach the port."
+        f"{danger}: use --host 127.0.0.1, {token}, or add --insecure-allow-anyone if only trusted "
+        "programs can reach the port."
     )
 
 
@@ -177,7 +177,7 @@ def is_loopback(host: str) -> bool:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise ConfigError(
-            f"There is no address for the host {host}: use --host with an address of this machine."
+            f"The host {host} has no address: set --host to an address of this machine."
         ) from None
     return all(ipaddress.ip_address(str(entry[4][0])).is_loopback for entry in found)
 
@@ -189,11 +189,10 @@ def _binding_problem(error: OSError, settings: Settings) -> str | None:
             "stop that program or choose another port with --port."
         )
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-        return f"This machine has no address {settings.host}: choose another with --host."
+        return f"{settings.host} is not an address of this machine: set --host."
     if error.errno in (errno.EACCES, errno.EPERM) and error.filename is None:
         return (
-            f"Port {settings.port} may not be opened by this user: "
-            "choose one above 1023 with --port."
+            f"Port {settings.port} is not allowed for this user: choose one above 1023 with --port."
         )
     return None
 

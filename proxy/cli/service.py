@@ -62,7 +62,7 @@ def install(settings: Settings, options: Mapping[str, Any], *, show: bool) -> in
         typer.echo(f"Its log is {_log()}.")
     else:
         typer.echo(f"Its log: journalctl --user --unit {_NAME} --follow")
-        typer.echo("To let it run while you are logged out: loginctl enable-linger")
+        typer.echo("To keep it running after you log out: loginctl enable-linger")
     return 0
 
 
@@ -70,12 +70,12 @@ def uninstall() -> int:
     """Stop the service and remove its file; the data folder stays. Raises `CommandError`."""
     path = _place()
     if not path.exists():
-        raise CommandError(f"There is no service: {path} does not exist.")
+        raise CommandError(f"The service is not installed: {path} does not exist.")
     _stop(path)
     path.unlink()
     if sys.platform != "darwin":
         _call("systemctl", "--user", "daemon-reload")
-    typer.echo("The service is removed. Its data folder and its key file stay.")
+    typer.echo("The service was removed. The data folder and the key file stay.")
     return 0
 
 
@@ -85,8 +85,8 @@ def _key_file(settings: Settings, *, write: bool) -> Path | None:
         return None
     if not read_accounts(settings):
         raise ConfigError(
-            "There is no API key: set COMFY_CLOUD_API_KEY or name a file with --api-key-file (keys "
-            "are made at https://platform.comfy.org), or install the simulator by --simulate."
+            "There is no API key: set COMFY_CLOUD_API_KEY or set --api-key-file (create a key at "
+            "https://platform.comfy.org), or use --simulate."
         )
     key = os.environ.get("COMFY_CLOUD_API_KEY")
     if not key or settings.api_key is None or settings.api_key.get_secret_value() != key:
@@ -97,7 +97,9 @@ def _key_file(settings: Settings, *, write: bool) -> Path | None:
         path.unlink(missing_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"{key}\n")
-        typer.echo(f"The key of COMFY_CLOUD_API_KEY is now in {path}, which only you can read.")
+        typer.echo(
+            f"The key of COMFY_CLOUD_API_KEY was written to {path}, which only you can read."
+        )
     return path
 
 
@@ -123,8 +125,8 @@ def _environment(settings: Settings, key_file: Path | None) -> dict[str, str]:
             continue
         if row.entry.secret:
             raise CommandError(
-                f"{row.environment} is a secret that the service's file must not show: write "
-                f"{row.name} to a settings file and name it by --config."
+                f"{row.environment} is a secret: write {row.name} to a settings file and set "
+                "--config."
             )
         found[row.environment] = _absolute(getattr(settings, row.name), text)
     if key_file is not None:
@@ -141,8 +143,8 @@ def _place() -> Path:
         return Path.home() / "Library/LaunchAgents" / f"{_LABEL}.plist"
     if sys.platform == "win32" or shutil.which("systemctl") is None:
         raise CommandError(
-            "This machine has neither systemd nor launchd: let its own scheduler run "
-            "comfy-cloud-proxy at login.",
+            "This machine has neither systemd nor launchd: run comfy-cloud-proxy at login with the "
+            "scheduler of the system.",
         )
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(home) / "systemd/user" / f"{_NAME}.service"

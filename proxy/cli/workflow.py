@@ -49,7 +49,7 @@ class Workflow(NamedTuple):
         except editor.EditorError as error:
             raise _wrong(f"The workflow {self.name} cannot be converted: {error}.") from None
         if not graph:
-            raise _wrong(f"The workflow {self.name} has no node that runs: enable one of them.")
+            raise _wrong(f"The workflow {self.name} has no enabled node: enable one.")
         return graph
 
 
@@ -87,8 +87,8 @@ def _parsed(data: bytes | str, name: str) -> Workflow:
         or not all(isinstance(node, dict) and "class_type" in node for node in value.values())
     ):
         raise _wrong(
-            f"The file {name} holds no workflow: save one in ComfyUI (Workflow > Save, or Workflow "
-            "> Export (API))."
+            f"The file {name} contains no workflow: save one in ComfyUI (Workflow > Save, or "
+            "Workflow > Export (API))."
         )
     return Workflow(name, value, {})
 
@@ -103,8 +103,8 @@ def _of_picture(path: Path) -> Workflow:
     if beside.is_file():
         return load_workflow(beside)
     raise _wrong(
-        f"The picture {path} holds no workflow: it was saved without it, or by another program. "
-        "Run the workflow's JSON file."
+        f"The picture {path} contains no workflow: it was saved without one, or by another "
+        "program. Use the JSON file of the workflow."
     )
 
 
@@ -144,7 +144,7 @@ def assignment_of(graph: Graph, given: str) -> Assignment:
         raise _wrong(f"--set {given} is not NODE.INPUT=VALUE, as in --set 3.seed=42.")
     named, name = _split(graph, target)
     if named is None:
-        raise _wrong(f"--set {given} names no node: there are only: {_listed(graph, graph)}.")
+        raise _wrong(f"--set {given} matches no node; the nodes are: {_listed(graph, graph)}.")
     having = [node for node in named if name in graph[node].get("inputs", {})]
     if not having:
         known = dict.fromkeys(key for node in named for key in graph[node].get("inputs", {}))
@@ -155,7 +155,7 @@ def assignment_of(graph: Graph, given: str) -> Assignment:
         )
     if len(having) > 1:
         raise _wrong(
-            f"--set {given} fits several nodes: write the id of one, {_listed(graph, having)}."
+            f"--set {given} matches several nodes: use the id of one, {_listed(graph, having)}."
         )
     return Assignment(having[0], name, text)
 

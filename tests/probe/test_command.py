@@ -92,7 +92,7 @@ async def test_the_proxy_uses_what_a_probe_has_seen_and_check_tells_surprises(
             await server.stop()
         code, said, _ = await run_command("check", environment=environment)
     assert code == 0
-    assert "1 times what no document lists (event odd: type)" in said
+    assert "1 undocumented answers or events (event odd: type)" in said
 
 
 async def test_a_probe_without_a_data_folder_makes_none(tmp_path: Path) -> None:

@@ -41,12 +41,12 @@ MOST_RUNNING, MOST_WAITING = 100, 200
 
 #: Why a job waits, or an account rests.
 REASONS = {
-    "turn": "other members have their turn first",
+    "turn": "other members' jobs run first",
     "slot": "all slots are in use",
     "client": "another job of this client is running",
     "limit": "the member's limit of running jobs is reached",
     "disabled": "the member is disabled",
-    "no_account": "the member may use no account",
+    "no_account": "the member has no account",
     "no_credits": "the account has no credits left",
     "dead_key": "the account's key does not work",
     "queue_limit": "the cloud's queue is full",

@@ -36,7 +36,7 @@ def require_admin(request: web.Request) -> None:
     if not is_admin(request):
         raise LocalError(
             "admins_only",
-            "Only admins of this proxy may ask for this; ask one of them, or to become one.",
+            "Only admins can use this route; ask an admin of this proxy.",
             kind="forbidden",
         )
 
@@ -66,8 +66,8 @@ async def add_member(request: web.Request) -> web.Response:
     if not directory.has_members:
         raise LocalError(
             "no_members",
-            "The first member would shut you out; add it by comfy-cloud-proxy member add NAME "
-            "--role admin, and a token by comfy-cloud-proxy token new NAME.",
+            "The first member would lock you out; use the command line: comfy-cloud-proxy member "
+            "add NAME --role admin, then comfy-cloud-proxy token new NAME.",
             kind="conflict",
         )
     with _told():
@@ -160,7 +160,8 @@ def _own_expiry(request: web.Request) -> int | None:
     if len(own) >= MOST_OWN:
         raise LocalError(
             "too_many_tokens",
-            f"You have {len(own)} tokens, and may have {MOST_OWN}: revoke one that is not in use.",
+            f"You have {len(own)} tokens, which is the maximum ({MOST_OWN}): revoke one that you "
+            "do not use.",
             kind="conflict",
         )
     used = admission_of(request).token
@@ -172,7 +173,7 @@ def _spare_oneself(request: web.Request) -> None:
     if request.match_info["name"].lower() == member_of(request).lower():
         raise LocalError(
             "own_access",
-            "You would shut yourself out; let another admin do this, or the command line.",
+            "You cannot remove your own access; ask another admin, or use the command line.",
             kind="conflict",
         )
 
@@ -182,7 +183,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise LocalError(
             "not_json",
-            "Send the body as JSON, with the content type application/json.",
+            "Send the body as JSON with the content type application/json.",
             kind="unsupported",
         )
     return await bodies.read_object(request)

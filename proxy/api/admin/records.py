@@ -103,7 +103,8 @@ async def get_audit(request: web.Request) -> web.Response:
     except StorageError as error:
         raise LocalError(
             "audit_unavailable",
-            "The audit record cannot be read or written; free or repair the disk, then ask again.",
+            "The audit log cannot be read or written; free disk space or repair the disk, then try "
+            "again.",
             kind="unavailable",
             details=str(error),
             retry_after=answers.STORE_WAIT,
