@@ -68,7 +68,8 @@ METRICS = (
         "requests",
         "counter",
         ("member", "method", "route", "status"),
-        "Answered requests; status is a class such as 2xx. Without a valid token member is empty.",
+        "Answered requests; status is a class such as 2xx. The label member is empty without a "
+        "valid token.",
     ),
     Metric(
         "request_seconds",
@@ -81,9 +82,9 @@ METRICS = (
         "previews_dropped",
         "counter",
         ("member",),
-        "Previews left out for a websocket whose client reads too slowly.",
+        "Previews dropped because a client read too slowly.",
     ),
-    Metric("bytes_uploaded", "counter", ("member",), "Bytes of files taken from clients."),
+    Metric("bytes_uploaded", "counter", ("member",), "Bytes of files received from clients."),
     Metric("bytes_served", "counter", ("member",), "Bytes of files sent to clients."),
     Metric(
         "limit_refusals",
@@ -92,26 +93,26 @@ METRICS = (
         "Requests and jobs refused because of a limit of the member.",
     ),
     # jobs
-    Metric("jobs_accepted", "counter", ("member",), "Jobs taken in."),
+    Metric("jobs_accepted", "counter", ("member",), "Accepted jobs."),
     Metric(
         "jobs_ended",
         "counter",
         ("member", "account", "outcome"),
-        "Jobs that have ended: completed, failed or cancelled; withdrawn ones left the queue "
-        "while they waited.",
+        "Jobs that have ended: completed, failed, cancelled, or withdrawn (deleted while they "
+        "waited).",
     ),
     Metric(
         "jobs",
         "gauge",
         ("member", "account", "state"),
         "Jobs that have not ended: waiting in the proxy, sending to the cloud, pending or running "
-        "there. Without an account account is empty.",
+        "there. The label account is empty for jobs without an account.",
     ),
     Metric(
         "queue_length",
         "gauge",
         ("member",),
-        "Jobs that wait or run, as queue_remaining tells the member's clients.",
+        "Waiting and running jobs, as in queue_remaining.",
     ),
     Metric(
         "job_wait_seconds",
@@ -123,28 +124,30 @@ METRICS = (
         "job_running_seconds",
         "histogram",
         ("member", "account"),
-        "Time that ended jobs were running on the cloud.",
+        "Running time of ended jobs on the cloud.",
     ),
     # accounts
     Metric(
         "account_slots",
         "gauge",
         ("account",),
-        "Jobs that the account runs at once, as set or as learnt.",
+        "Jobs that the account runs at once, as configured or discovered.",
     ),
-    Metric("account_slots_used", "gauge", ("account",), "Jobs of ours that run on the account."),
+    Metric(
+        "account_slots_used", "gauge", ("account",), "Jobs of the proxy that run on the account."
+    ),
     Metric(
         "account_ready",
         "gauge",
         ("account", "reason"),
-        "1 if the account takes jobs, 0 if it rests, for the reason named.",
+        "1 if the account accepts jobs, 0 if it does not, with the reason.",
     ),
     Metric("event_socket_up", "gauge", ("account",), "1 if the account's event socket is open."),
     Metric(
         "cloud_calls",
         "counter",
         ("account", "method", "route", "status"),
-        "Calls to Comfy Cloud; status none: no answer came.",
+        "Calls to Comfy Cloud; the status is none without an answer.",
     ),
     Metric(
         "cloud_call_seconds",
@@ -156,16 +159,19 @@ METRICS = (
         "cloud_surprises",
         "counter",
         ("account", "kind"),
-        "Answers and events of Comfy Cloud of a form that no document lists.",
+        "Undocumented answers and events of Comfy Cloud.",
     ),
     Metric("cloud_bytes_uploaded", "counter", ("account",), "Bytes of files sent to the cloud."),
     Metric(
-        "cloud_bytes_downloaded", "counter", ("account",), "Bytes of files fetched from the cloud."
+        "cloud_bytes_downloaded",
+        "counter",
+        ("account",),
+        "Bytes of files downloaded from the cloud.",
     ),
     # files
-    Metric("cache_hits", "counter", (), "Contents found in the cache on disk."),
-    Metric("cache_misses", "counter", (), "Contents that had to be fetched from the cloud."),
-    Metric("cache_bytes", "gauge", (), "Bytes in the cache on disk."),
+    Metric("cache_hits", "counter", (), "Files found in the disk cache."),
+    Metric("cache_misses", "counter", (), "Files that were downloaded from the cloud."),
+    Metric("cache_bytes", "gauge", (), "Bytes in the disk cache."),
 )
 
 _BY_NAME = {metric.name: metric for metric in METRICS}

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: What is written to see whether it can be.
 _PROBE = "readiness"
 
-_NOT_YET = "Comfy Cloud has not answered yet; ask again in a moment."
-_STOPPING = "This process is stopping: send requests to another one, or wait for the next."
+_NOT_YET = "Comfy Cloud has not answered yet; try again later."
+_STOPPING = "This process is stopping: send requests to another one, or wait for its restart."
 
 #: Who has asked within so many seconds watches, and is told before the process stops.
 _WATCHES = 10.0
@@ -56,7 +56,7 @@ class Readiness:
         self._patience = patience
         self._wait = wait
         self._keys: dict[str, str | None] = {}
-        self._written: str | None = "The records have not been tried yet; ask again in a moment."
+        self._written: str | None = "The database was not checked yet; try again later."
         self._looked_at: float | None = None
         self._asked_at: float | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -124,7 +124,7 @@ class Readiness:
     def _problems(self, account: AccountWorker) -> dict[str, str | None]:
         key = self._keys.get(account.name, _NOT_YET)
         if key is None and account.health.reason == "no_credits":
-            key = "The account has no credits left: buy some, or wait for its plan to renew."
+            key = "The account has no credits: buy credits, or wait for its plan to renew."
         return {"key": key, "socket": _socket_problem(account.socket)}
 
     async def _store_problem(self) -> str | None:
@@ -132,7 +132,8 @@ class Readiness:
             await self._database.write(partial(put_meta, name=_PROBE, value=0))
         except StorageError as error:
             if isinstance(self._database, SqliteDatabase):
-                return f"The data folder cannot be written ({error}): free or repair the disk."
+                return f"The data folder is not writable ({error}): free disk space or repair the "
+                "disk."
             return _unusable(str(error))
         return None
 
@@ -142,7 +143,7 @@ class Readiness:
                 await cloud.user()
         except CloudUnauthorized:
             return (
-                "Comfy Cloud does not take the API key: put one that works into the file of "
+                f"Comfy Cloud does not accept the API key: put a valid key into the file of "
                 f"{self._key_setting}."
             )
         except CloudRefused as error:
@@ -151,13 +152,10 @@ class Readiness:
                     "Comfy Cloud knows the API key but refuses it (403): the account needs a plan "
                     "with API access (Standard, Creator or Pro)."
                 )
-            return f"Comfy Cloud does not say whether it takes the API key (status {error.status})."
+            return f"Comfy Cloud did not check the API key (status {error.status})."
         except (CloudError, TimeoutError) as error:
             if isinstance(error, CloudDown) and error.status is not None:
-                return (
-                    f"Comfy Cloud answers that it is unavailable (status {error.status}): wait "
-                    "until it has recovered."
-                )
+                return f"Comfy Cloud is unavailable (status {error.status}): try again later."
             return "Comfy Cloud cannot be reached: check the network of this machine."
         return None
 
@@ -165,11 +163,11 @@ class Readiness:
     def _key_setting(self) -> str:
         if len(list(self._accounts())) > 1:
             return "the account's key_file, or into the settings file and send SIGHUP"
-        return "COMFY_CLOUD_API_KEY_FILE, or set COMFY_CLOUD_API_KEY and start anew"
+        return "COMFY_CLOUD_API_KEY_FILE, or set COMFY_CLOUD_API_KEY and restart"
 
 
 def _unusable(problem: str) -> str:
-    return f"The database cannot be used ({problem}): start it, or correct COMFY_PROXY_DATABASE."
+    return f"The database is unavailable ({problem}): start it, or correct COMFY_PROXY_DATABASE."
 
 
 def _shown(problems: Mapping[str, str | None]) -> dict[str, str]:
@@ -181,4 +179,4 @@ def _socket_problem(socket: EventSocket) -> str | None:
         return None
     if socket.refused is not None:
         return f"Comfy Cloud refuses the event socket (status {socket.refused})."
-    return "The event socket to Comfy Cloud is not open; until it is, jobs have no progress."
+    return "The event socket to Comfy Cloud is not open, so jobs have no progress."

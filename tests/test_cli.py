@@ -70,9 +70,9 @@ async def spawned(*arguments: str, **environment: str) -> tuple[int, str, str]:
         (["--api-key", KEY], "No such option: --api-key"),
         (["--host", "0.0.0.0", "--simulate"], "--insecure-allow-anyone"),
         (["--host", "::", "--simulate"], "--insecure-allow-anyone"),
-        (["--host", "no.such.host.invalid", "--simulate"], "There is no address for the host"),
-        (["run"], "There is nothing to run: name a file"),
-        (["run", "--watch", "/none"], "There is no folder /none"),
+        (["--host", "no.such.host.invalid", "--simulate"], "The host"),
+        (["run"], "Nothing to run: name a workflow"),
+        (["run", "--watch", "/none"], "The folder /none does not exist"),
         (["run", "a.json", "--token-file", "/none"], "The token in /none cannot be read"),
         (["run", "/none.json"], "The workflow /none.json cannot be read"),
         (["check", "--base-url", "x"], "--base-url is 'x', but must be an address"),
@@ -126,7 +126,7 @@ def test_anything_else_is_no_loopback(host: str) -> None:
 
 
 def test_a_host_without_an_address_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no address for the host"):
+    with pytest.raises(ConfigError, match="has no address"):
         is_loopback("no.such.host.invalid")
 
 
@@ -183,7 +183,7 @@ async def test_a_key_that_does_not_work_is_told_at_the_start(tmp_path: Path) -> 
                     assert line, "it ended"
     said = json.loads(line)
     assert said["level"] == "warning"
-    assert said["reason"].startswith("Comfy Cloud does not take the API key: put one that works")
+    assert said["reason"].startswith("Comfy Cloud does not accept the API key: put a valid key")
 
 
 async def test_a_person_sees_a_banner_before_the_logs(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ async def test_the_banner_says_what_is_wrong_with_the_key(tmp_path: Path) -> Non
         words = ("serve", "--port", "0", "--data-dir", str(tmp_path))
         async with at_terminal(*words, environment=environment) as terminal:
             said = await terminal.shows("Press Ctrl-C to stop.")
-    assert ": Comfy Cloud does not take the API key: put one that works" in said
+    assert ": Comfy Cloud does not accept the API key: put a valid key" in said
     assert "accepted" not in said
     assert "wrong-one" not in said
 
@@ -330,7 +330,7 @@ async def test_check_finds_a_key_that_does_not_work(tmp_path: Path) -> None:
         code, lines = await checked(tmp_path, simulator.base_url, "comfyui-wrong-one")
     assert code == 1
     assert [word for word, _ in lines.values()] == ["ok", "FAILED", "FAILED", "ok"]
-    assert "The cloud does not know this key: make a new one" in lines["key"][1]
+    assert "The cloud does not know this key: create one" in lines["key"][1]
 
 
 async def test_check_finds_a_missing_key(tmp_path: Path) -> None:
@@ -357,7 +357,7 @@ async def test_check_says_what_is_wrong_with_a_key_that_cannot_be_one(
         code, lines = await checked(tmp_path, simulator.base_url, key)
     word, sentence = lines["key"]
     assert (code, word) == (1, "FAILED")
-    assert f"cannot be right, because it has {flaw} in it: copy it again" in sentence
+    assert f"is invalid, because it contains {flaw}: copy it again" in sentence
     assert "one" not in sentence.replace("one line", "")
 
 
@@ -365,7 +365,7 @@ async def test_check_names_a_missing_key_when_the_cloud_is_away_too(tmp_path: Pa
     code, lines = await checked(tmp_path, "http://127.0.0.1:1", None)
     assert code == 1
     assert "set it as COMFY_CLOUD_API_KEY" in lines["key"][1]
-    assert "Not tried" in lines["event socket"][1]
+    assert "Not tested" in lines["event socket"][1]
 
 
 async def test_check_finds_a_cloud_that_is_away(tmp_path: Path) -> None:

@@ -39,12 +39,12 @@ async def test_a_copy_of_a_running_server_serves_the_same_elsewhere(tmp_path: Pa
         before = await history(process.url)
         code, out, err = await command("backup", str(copy), *data)
         assert (code, err) == (0, "")
-        assert out.startswith(f"{tmp_path / 'data'} is copied to {copy} (")
+        assert out.startswith(f"{tmp_path / 'data'} was copied to {copy} (")
         code, _, err = await command("restore", str(copy), *data)
         assert code == 2
         assert err.startswith("Another comfy-cloud-proxy uses the data folder")
     code, out, err = await command("restore", str(copy), "--data-dir", str(tmp_path / "new"))
-    assert (code, out, err) == (0, f"{copy} is restored to {tmp_path / 'new'}.\n", "")
+    assert (code, out, err) == (0, f"{copy} was restored to {tmp_path / 'new'}.\n", "")
     async with serving(tmp_path / "new", "--simulate") as process:
         assert await history(process.url) == before != set()
 
@@ -60,7 +60,7 @@ async def test_what_a_restored_copy_replaces_is_kept(tmp_path: Path) -> None:
     copy.rename(tmp_path / "copy.tar")
     code, out, _ = await command("restore", str(tmp_path / "copy.tar"), *data)
     assert code == 0
-    assert f"What was there is in {tmp_path / 'data/replaced-1'};" in out
+    assert f"The previous content is in {tmp_path / 'data/replaced-1'}." in out
     assert "ben" in (await command("member", "list", *data))[1]
 
 
@@ -72,7 +72,7 @@ async def test_a_mistyped_folder_is_told_and_not_made(
     code, out, err = await command(*words, "--data-dir", str(tmp_path / "tpyo"))
     assert (code > 0, out) == (True, "")
     assert str(tmp_path / "tpyo") in err
-    assert err.endswith(" --data-dir.\n")
+    assert err.endswith(" to the folder of the proxy.\n")
     assert made_in(tmp_path) == []
 
 
@@ -83,7 +83,7 @@ async def test_what_is_no_copy_is_refused_and_nothing_changes(tmp_path: Path) ->
     words = (str(tmp_path / "copy.tar"), "--data-dir", str(tmp_path / "data"))
     code, out, err = await command("restore", *words)
     assert (code, out) == (1, "")
-    assert err.startswith(f"Nothing was restored: the copy {tmp_path / 'copy.tar'} cannot be ")
+    assert err.startswith(f"Nothing was restored: the backup {tmp_path / 'copy.tar'} cannot be ")
     assert (tmp_path / "data" / FILE).read_bytes() == b"as it was"
 
 

@@ -309,7 +309,7 @@ async def test_cancelling_cancels_the_job(
 
 async def test_a_job_that_vanished_is_told(comfy: FakeComfy, tmp_path: Path) -> None:
     comfy.after_submission = "gone"
-    with pytest.raises(CommandError, match="knows nothing of job"):
+    with pytest.raises(CommandError, match="no longer has job"):
         await ran(comfy, tmp_path)
 
 
@@ -327,7 +327,7 @@ async def test_a_server_needs_no_scheme(comfy: FakeComfy, tmp_path: Path) -> Non
 
 
 async def test_what_is_no_address_is_refused(comfy: FakeComfy, tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="is no address") as raised:
+    with pytest.raises(CommandError, match="is not an address") as raised:
         await ran(comfy, tmp_path, "ftp://x")
     assert raised.value.exit_code == 2
 
@@ -350,12 +350,12 @@ def test_seeds_beyond_64_bits_survive(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('{"nodes": [], "links": [], "version": 0.4}', "has no node that runs"),
+        ('{"nodes": [], "links": [], "version": 0.4}', "has no enabled node"),
         ('{"nodes": [{"id": 1, "type": "X", "inputs": [{"link": {}}]}]}', "is damaged"),
         ("{", "is not JSON"),
-        ("[]", "holds no workflow"),
-        ("{}", "holds no workflow"),
-        ('{"1": {"inputs": {}}}', "holds no workflow"),
+        ("[]", "contains no workflow"),
+        ("{}", "contains no workflow"),
+        ('{"1": {"inputs": {}}}', "contains no workflow"),
     ],
 )
 def test_what_is_no_workflow_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -432,7 +432,7 @@ def test_a_node_is_named_by_id_title_class_or_by_its_input(
 
 @pytest.mark.parametrize("target", ["seed", "X.seed"])
 def test_several_nodes_that_fit_are_listed(target: str) -> None:
-    with pytest.raises(CommandError, match=r"fits several nodes: write the id of one, 3 \(X\), 5"):
+    with pytest.raises(CommandError, match=r"matches several nodes: use the id of one, 3 \(X\), 5"):
         assignment_of(TWO, f"{target}=1")
 
 
@@ -448,7 +448,7 @@ async def test_random_is_a_seed_in_the_place_of_a_number_alone() -> None:
     [
         ("3.seed", "is not NODE.INPUT=VALUE"),
         ("=1", "is not NODE.INPUT=VALUE"),
-        ("9.seed=1", "there are only: 3 (X)"),
+        ("9.seed=1", "the nodes are: 3 (X)"),
         ("3.sed=1", "the inputs of node 3 (X) are: seed"),
         ("sed=1", "the inputs of the nodes are: seed"),
     ],

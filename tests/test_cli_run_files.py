@@ -109,7 +109,7 @@ async def test_the_workflow_may_lie_beside_a_picture_without_one(
     empty = str(picture(tmp_path, "a.png"))
     code, results, err = await ran(proxy, tmp_path, empty)
     assert (code, results) == (2, [])
-    assert f"The picture {empty} holds no workflow" in err
+    assert f"The picture {empty} contains no workflow" in err
     (tmp_path / "a.json").write_text(json.dumps(PLAIN))
     assert (await ran(proxy, tmp_path, empty))[0] == 0
 
@@ -190,7 +190,7 @@ async def test_a_gateway_takes_the_token_from_a_file_or_the_environment(tmp_path
     ):
         code, _, err = await ran(proxy, tmp_path, str(workflow))
         assert code == 1
-        assert "wants a token: write yours to a file and name it by --token-file" in err
+        assert "requires a token: set --token-file" in err
         named = ("--token-file", str(tmp_path / "token"))
         assert (await ran(proxy, tmp_path, str(workflow), *named))[0] == 0
         assert (await ran(proxy, tmp_path, str(workflow), COMFY_TOKEN=token.strip()))[0] == 0

@@ -101,7 +101,7 @@ def test_it_is_replaced_and_removed(home: Path, capsys: pytest.CaptureFixture[st
     assert not (home / UNIT).exists()
     code, _, err = ended(capsys, "service", "uninstall")
     assert code == 1
-    assert "There is no service" in err
+    assert "The service is not installed" in err
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
@@ -134,7 +134,7 @@ def test_what_fails_is_told(home: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_service_needs_a_key(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = ended(capsys, "service", "install")
     assert code == 2
-    assert "There is no API key: set COMFY_CLOUD_API_KEY or name a file" in err
+    assert "There is no API key: set COMFY_CLOUD_API_KEY or --api-key-file" in err
     assert not (home / UNIT).exists()
 
 

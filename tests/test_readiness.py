@@ -57,12 +57,12 @@ async def test_all_is_well() -> None:
     ("world", "check", "words"),
     [
         (World(store_error=StorageError("read-only")), "store", "read-only"),
-        (World(user=refusal("x", 401, "", None)), "key", "does not take the API key"),
+        (World(user=refusal("x", 401, "", None)), "key", "does not accept the API key"),
         (World(user=refusal("x", 403, "", None)), "key", "plan with API access"),
         (World(user=refusal("x", 429, "", None)), "key", "status 429"),
         (World(user=CloudDown("x")), "key", "cannot be reached"),
         (World(user=CloudDown("x", status=503)), "key", "unavailable (status 503)"),
-        (World(rests="no_credits"), "key", "no credits left"),
+        (World(rests="no_credits"), "key", "no credits"),
         (World(connected=False), "socket", "is not open"),
         (World(connected=False, refused=401), "socket", "status 401"),
     ],
@@ -109,8 +109,8 @@ async def test_an_answer_is_good_for_a_while_and_for_all_who_ask() -> None:
     ("other", "reason"),
     [
         (World(), None),
-        (World(connected=False), "does not take the API key"),
-        (World(rests="no_credits"), "does not take the API key"),
+        (World(connected=False), "does not accept the API key"),
+        (World(rests="no_credits"), "does not accept the API key"),
     ],
 )
 async def test_one_account_that_can_be_used_is_enough(other: World, reason: str | None) -> None:
@@ -144,7 +144,7 @@ async def test_a_database_that_is_away_is_told_at_once() -> None:
 
 async def test_nobody_who_asks_waits() -> None:
     readiness = World(user="silence").readiness(wait=0.0)
-    assert "ask again in a moment" in ((await readiness.report()).reason or "")
+    assert "try again later" in ((await readiness.report()).reason or "")
     await readiness.close()
 
 

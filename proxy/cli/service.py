@@ -85,7 +85,7 @@ def _key_file(settings: Settings, *, write: bool) -> Path | None:
         return None
     if not read_accounts(settings):
         raise ConfigError(
-            "There is no API key: set COMFY_CLOUD_API_KEY or set --api-key-file (create a key at "
+            "There is no API key: set COMFY_CLOUD_API_KEY or --api-key-file (create a key at "
             "https://platform.comfy.org), or use --simulate."
         )
     key = os.environ.get("COMFY_CLOUD_API_KEY")

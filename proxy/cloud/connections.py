@@ -112,8 +112,8 @@ class CloudAddresses:
         reach = reach_of(address)
         if self._refuses_public and reach == "public":
             raise AddressRefusedError(
-                "the API key is not sent to a public address over plain http: set base_url to an "
-                "https address, or allow_plain_http"
+                "the API key is not sent to a public address over plain http: use https in "
+                "base_url, or set allow_plain_http"
             )
         self.reach = min(reach, self.reach or reach, key=_REACHES.index)
 

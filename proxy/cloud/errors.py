@@ -123,10 +123,10 @@ def unanswered(error: CloudError, lead: str, then: str) -> LocalError:
     `lead` begins the sentence, `then` ends it with what to do once the cloud answers again.
     """
     type_ = "cloud_unreachable"
-    why = "Comfy Cloud cannot be reached; check the network of the machine that runs the proxy"
+    why = "Comfy Cloud cannot be reached; check the network of the proxy"
     if isinstance(error, CloudDown) and error.status is not None:
         type_ = "cloud_unavailable"
-        why = f"Comfy Cloud answers that it is unavailable ({error.status}); wait a moment"
+        why = f"Comfy Cloud is unavailable ({error.status}); try again later"
     return LocalError(
         type_,
         f"{lead}: {why}, then {then}.",

@@ -93,8 +93,7 @@ class RemoteFiles:
         )
         if not allowed:
             raise NotFetchedError(
-                f"the host {host} is not allowed: ask who runs the proxy to add it to the setting "
-                "url_hosts"
+                f"the host {host} is not allowed: ask an admin to add it to the setting url_hosts"
             )
 
     def _check(self, address: str) -> None:

@@ -128,7 +128,7 @@ class BlobStore:
         obstore.put(self._store, key, data)
         try:
             if bytes(obstore.get(self._store, key).bytes()) != data:
-                raise BlobError(f"{self.place} does not give back what was written")
+                raise BlobError(f"{self.place} does not return what was written")
         finally:
             obstore.delete(self._store, key)
 

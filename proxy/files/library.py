@@ -212,17 +212,17 @@ def unavailable(filename: str, error: Exception | None) -> LocalError:
     if isinstance(error, CloudRefused):
         return _refused(filename, error)
     if isinstance(error, CloudError):
-        return unanswered(error, f"{filename} is not here yet", "ask again")
+        return unanswered(error, f"{filename} is not available yet", "ask again")
     if isinstance(error, ContentWrongError | ContentBrokenError):
         return LocalError(
             "content_damaged",
-            f"Comfy Cloud does not deliver {filename} whole; ask again in a moment.",
+            f"Comfy Cloud did not deliver {filename} completely; try again later.",
             kind="bad_answer",
         )
     return LocalError(
         "cache_unwritable",
-        f"{filename} cannot be fetched because the proxy cannot write to its cache; free or "
-        "repair its disk.",
+        f"{filename} cannot be downloaded because the proxy cannot write to its cache; free disk "
+        "space or repair the disk.",
         kind="unavailable",
     )
 
@@ -232,14 +232,14 @@ def _refused(filename: str, error: CloudRefused) -> LocalError:
     if error.status == 404:
         return LocalError(
             "file_not_found",
-            f"Comfy Cloud has the content of {filename} no longer.",
+            f"Comfy Cloud no longer has {filename}.",
             kind="not_found",
         )
     said = from_cloud(error.status, error.body, error.retry_after)
     passing = error.status in PASSING_STATUSES
     return LocalError(
         said.type,
-        f"Comfy Cloud does not hand out {filename}: {said.message}",
+        f"Comfy Cloud refuses {filename}: {said.message}",
         kind="bad_answer" if said.kind == "invalid" else said.kind,
         retry_after=10.0 if said.retry_after is None and passing else said.retry_after,
     )

@@ -105,12 +105,12 @@ class Naming:
             )
         place = names.upload_place(filename, self._subfolder, self._type) if filename else None
         if place is None or not names.is_storable(place.path):
-            raise _invalid(filename, "it leads outside, is too long or is no name at all")
+            raise _invalid(filename, "it is not a valid name, too long, or outside the folder")
         parent = Place(self._type, place.subfolder)
         if await self._is_folder(place):
             raise _invalid(filename, "it is the name of a folder")
         if not await self._is_folder(parent):
-            raise _invalid(filename, f"there is no folder {parent.path}; give it as subfolder")
+            raise _invalid(filename, f"the folder {parent.path} does not exist; use subfolder")
         while parent.path:
             if await self._namespace.get(self._member, parent) is not None:
                 raise _invalid(filename, f"{parent.path} is a file and not a folder")

@@ -121,13 +121,12 @@ def unreadable(filename: str, error: NotAPictureError) -> LocalError:
     if isinstance(error, TooManyPixelsError):
         return LocalError(
             "image_too_large",
-            f"{filename} has more than {MAX_PIXELS} pixels, which is the most that the proxy "
-            "unpacks; use a smaller picture, or ask for the file as it is, without preview and "
-            "channel.",
+            f"{filename} has more than {MAX_PIXELS} pixels, which is the maximum; use a smaller "
+            "picture, or request the file without preview and channel.",
             extra_info={"max_pixels": MAX_PIXELS},
         )
     return LocalError(
-        "invalid_image", f"{filename} cannot be used as a picture: {error}; send a whole one."
+        "invalid_image", f"{filename} cannot be used as a picture: {error}; send a complete file."
     )
 
 
@@ -298,7 +297,7 @@ def compose(original: Path, mask: Path, target: Path, filename: str, rename: Ren
     wanted, got = size_of(original), size_of(mask)
     if wanted != got:
         raise NotAPictureError(
-            f"the mask has {got[0]} x {got[1]} pixels and its picture {wanted[0]} x {wanted[1]}"
+            f"the mask has {got[0]} x {got[1]} pixels but its picture {wanted[0]} x {wanted[1]}"
         )
     with opened(original) as picture:
         notes = PngInfo()
@@ -312,4 +311,4 @@ def compose(original: Path, mask: Path, target: Path, filename: str, rename: Ren
         composed.putalpha(alpha)
         composed.save(target, format=format_, compress_level=4, pnginfo=notes)
     except (OSError, ValueError, KeyError) as error:
-        raise NotAPictureError(f"the mask cannot be put onto its picture: {error}") from error
+        raise NotAPictureError(f"the mask cannot be applied to its picture: {error}") from error

@@ -165,7 +165,7 @@ class Fetch:
                 if nothing_there:
                     self._start_over()
             await asyncio.sleep(PAUSES[max(0, idle - 1)])
-        raise ContentWrongError("the storage does not deliver the whole of it")
+        raise ContentWrongError("the storage did not deliver the complete file")
 
     async def _receive(self) -> None:
         """Take one answer to its end. Raises `CloudError`, `BlobError` if it ends too early."""
@@ -215,7 +215,7 @@ class Fetch:
         """Throw the bytes away; readers that have passed some on must give up."""
         self._wrong += 1
         if self._wrong == WRONG_LIMIT:
-            raise ContentWrongError("the storage keeps delivering wrong bytes")
+            raise ContentWrongError("the storage repeatedly delivered wrong bytes")
         self.generation += 1
         self.received = 0
         self.size = None
@@ -462,4 +462,4 @@ class Content:
 
     def _broken(self) -> ContentBrokenError:
         reason = self._fetch.error if self._fetch is not None else None
-        return ContentBrokenError(f"the content cannot be had: {reason}")
+        return ContentBrokenError(f"the content is not available: {reason}")

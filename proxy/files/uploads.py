@@ -259,7 +259,7 @@ class Moving:
             except LocalError as error:
                 raise LocalError(
                     "input_unavailable",
-                    f"The job needs a file that cannot be had: {error.message}",
+                    f"The job needs a file that is not available: {error.message}",
                     kind="dependency_failed",
                 ) from error
             yield path
@@ -331,8 +331,8 @@ def _not_kept(filename: str, error: BlobError) -> LocalError:
     _log.error("blob_store_failed", reason=str(error))
     return LocalError(
         "blobs_unavailable",
-        f"{filename} cannot be kept, because the store of uploads cannot be written; upload it "
-        "again in a moment.",
+        f"{filename} cannot be stored, because the store of uploads is not writable; try again "
+        "later.",
         kind="unavailable",
         retry_after=5.0,
     )
@@ -341,8 +341,8 @@ def _not_kept(filename: str, error: BlobError) -> LocalError:
 def _no_account(filename: str) -> LocalError:
     return LocalError(
         "no_account",
-        f"{filename} cannot be sent: you may use none of the proxy's Comfy Cloud accounts; ask "
-        "whoever runs the proxy.",
+        f"{filename} cannot be uploaded, because you cannot use any Comfy Cloud account; ask an "
+        "admin.",
         kind="forbidden",
     )
 
@@ -351,8 +351,8 @@ def _too_long(filename: str, most: int) -> LocalError:
     """The refusal of a file beyond the cloud's limit in bytes."""
     return LocalError(
         "upload_too_large",
-        f"{filename} has more than {most / (1 << 20):g} MB, which is the most that Comfy Cloud "
-        "takes; upload a smaller file.",
+        f"{filename} has more than {most / (1 << 20):g} MB, which is the maximum of Comfy Cloud; "
+        "upload a smaller file.",
         kind="too_large",
         extra_info={"max_bytes": most},
     )
@@ -362,8 +362,8 @@ def _unwritable(error: OSError) -> LocalError:
     _log.error("cache_write_failed", reason=str(error))
     return LocalError(
         "cache_unwritable",
-        "The proxy cannot write to its cache, so it takes no upload; free or repair its disk, "
-        "then upload again.",
+        "The proxy cannot write to its cache; free disk space or repair the disk, then upload "
+        "again.",
         kind="unavailable",
     )
 
@@ -371,8 +371,8 @@ def _unwritable(error: OSError) -> LocalError:
 def _too_large(filename: str, size: str) -> LocalError:
     return LocalError(
         "image_too_large",
-        f"{filename} has {size}; Comfy Cloud takes pictures of at most {MAX_EDGE} pixels along an "
-        f"edge and {MAX_PIXELS} pixels in all. Make it smaller and upload it again.",
+        f"{filename} has {size}; Comfy Cloud accepts at most {MAX_EDGE} pixels along an edge and "
+        f"{MAX_PIXELS} pixels in total. Upload a smaller picture.",
         extra_info={"max_edge": MAX_EDGE, "max_pixels": MAX_PIXELS},
     )
 
@@ -382,7 +382,7 @@ def _refused(filename: str, error: CloudRefused) -> LocalError:
     if error.status not in _REFUSALS:
         return said
     media = {"audio": "audio", "video": "videos"}.get(kind(filename))
-    advice = f" It may not take {media} as uploads." if media else ""
+    advice = f" It may not accept {media} as uploads." if media else ""
     return LocalError(
         "upload_refused",
         f"Comfy Cloud does not take {filename}: {said.message.rstrip('. ')}.{advice}",

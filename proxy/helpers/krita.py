@@ -11,9 +11,9 @@ from collections.abc import Container
 from proxy.translate.helpers.table import KRITA_REQUIRES
 
 _ADVICE = (
-    'To connect all the same, set "check_server_resources": false in settings.json (beside the '
-    "folder of the log files, which the settings open), restart Krita and connect again; what "
-    "needs them will not work."
+    'To connect anyway, set "check_server_resources": false in settings.json (beside the '
+    "folder of the log files, which the settings open), restart Krita and connect again; features "
+    "that need them will not work."
 )
 
 

@@ -94,8 +94,8 @@ class Helpers:
         if put is None:
             raise LocalError(
                 "too_many_pictures",
-                f"The pictures that are kept for you have more than {MOST_BYTES_IN_ALL} bytes; "
-                "send this one again in some minutes, when old ones are forgotten.",
+                f"Your stored pictures have more than {MOST_BYTES_IN_ALL} bytes; "
+                "try again in a few minutes, when old ones have expired.",
                 kind="too_large",
             )
         return put
@@ -314,14 +314,14 @@ def _refusal(node_id: str, graph: Mapping[str, Any], name: str, reason: str) -> 
     class_type = str(graph[node_id].get("class_type"))
     told = {
         "type": "helper_node_limited",
-        "message": f"The proxy cannot run {class_type} with this {name}",
+        "message": f"The proxy does not support this {name} of {class_type}",
         "details": f"{name}: {reason}",
         "extra_info": {"input_name": name},
     }
     return LocalError(
         "helper_node_limited",
-        f"The proxy, which runs {class_type} in the place of Comfy Cloud, cannot do this: "
-        f"{name}: {reason}.",
+        f"The proxy runs {class_type} instead of Comfy Cloud and does not support this: {name}: "
+        f"{reason}.",
         node_errors={
             node_id: {"errors": [told], "dependent_outputs": [], "class_type": class_type}
         },

@@ -369,8 +369,8 @@ class Engine:
             await self._drop(job)
             raise LocalError(
                 "no_account",
-                "No Comfy Cloud account takes jobs of this member; ask who runs the proxy to "
-                "add the member to an account.",
+                "No Comfy Cloud account accepts jobs of this member; ask an admin to add the "
+                "member to an account.",
                 kind="forbidden",
             )
         if job.rewriting is not None and job.rewriting.failure is not None:
@@ -819,8 +819,8 @@ class Engine:
                 self.scheduler.queue.add(job)
             raise LocalError(
                 "store_unavailable",
-                "The proxy cannot write to its data folder, so the jobs stay in the queue; "
-                "free or repair the disk, then try again.",
+                "The proxy cannot write to its data folder, so the jobs stay in the queue; free "
+                "disk space or repair the disk, then try again.",
                 kind="unavailable",
             ) from error
         finally:
@@ -850,7 +850,7 @@ class Engine:
         except CloudError as error:
             raise LocalError(
                 "cloud_unreachable",
-                "Comfy Cloud could not be told to cancel the job, which goes on; try again.",
+                "The job could not be cancelled on Comfy Cloud and continues; try again.",
                 kind="unavailable",
                 details=job.prompt_id,
                 retry_after=error.retry_after or 10.0,
@@ -1019,8 +1019,8 @@ def _as_failure(refusal: LocalError) -> dict[str, Any]:
 def _lost_account(name: str) -> LocalError:
     return LocalError(
         "JobLost",
-        f"The Comfy Cloud account {name} of this job is not in the settings any more, and no other "
-        "account has the job; its outputs can be found on the cloud with that account.",
+        f"The Comfy Cloud account {name} of this job was removed from the settings, and no other "
+        "account has the job; find its outputs on the cloud with that account.",
         kind="not_found",
     )
 
@@ -1028,7 +1028,7 @@ def _lost_account(name: str) -> LocalError:
 def _withdrawn() -> LocalError:
     return LocalError(
         "submission_withdrawn",
-        "The job was cancelled before it was sent and will not run.",
+        "The job was cancelled before it was sent. It will not run.",
         kind="unavailable",
     )
 
@@ -1036,6 +1036,6 @@ def _withdrawn() -> LocalError:
 def _failed() -> LocalError:
     return LocalError(
         "submission_failed",
-        "The proxy failed to take the job, which will not run; its log says why.",
+        "The proxy could not store the job. It will not run; the log has the reason.",
         kind="internal",
     )

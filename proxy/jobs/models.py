@@ -76,14 +76,14 @@ TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
 MEANING: Mapping[JobState, str] = {
     JobState.RECEIVED: "The request is checked; the client has no answer yet.",
     JobState.QUEUED: "The job waits in the proxy for its turn and a free slot.",
-    JobState.SUBMITTING: "The job is on its way to the account; files that it needs go first.",
-    JobState.UNKNOWN: "The answer to the submission got lost; the job is looked for on the account "
-    "before anything is sent again.",
-    JobState.SUBMITTED: "The cloud has the job and has not begun it.",
+    JobState.SUBMITTING: "The proxy is sending the files of the job and the job to the account.",
+    JobState.UNKNOWN: "The answer to the submission was lost. The proxy looks for the job on the "
+    "account before it sends anything again.",
+    JobState.SUBMITTED: "The cloud has the job and has not started it.",
     JobState.RUNNING: "The cloud runs the job.",
     JobState.SUCCEEDED: "The job is in the history with its outputs.",
     JobState.FAILED: "The job is in the history with its error.",
-    JobState.CANCELLED: "The job was interrupted, or left the queue without a trace.",
+    JobState.CANCELLED: "The job was interrupted, or deleted from the queue.",
 }
 
 

@@ -150,8 +150,8 @@ class Reconciler:
 
 
 _LOST: Mapping[Reason, str] = {
-    "dead_key": "Comfy Cloud no longer accepts the API key of the account that runs this job, so "
-    "that its end cannot be read; its outputs can be found on the cloud with that account.",
-    "unreachable": "Comfy Cloud could not be asked about this job for too long; its outputs can be "
-    "found on the cloud with the account that ran it.",
+    "dead_key": "Comfy Cloud no longer accepts the API key of the account of this job; find its "
+    "outputs on the cloud with that account.",
+    "unreachable": "Comfy Cloud was unreachable for too long; find the outputs of this job on the "
+    "cloud with its account.",
 }

@@ -284,18 +284,18 @@ class Runner:
             if snapshot is None:
                 unknown += wait
                 if unknown > self._timeouts.lost:
-                    self.post(GiveUp("Comfy Cloud does not know this job any more.", lost=True))
+                    self.post(GiveUp("Comfy Cloud no longer has this job.", lost=True))
                 continue
             self.post(SnapshotReceived(snapshot))
             if snapshot.ended:
                 ended += wait
                 if ended > self._timeouts.settle_for(snapshot):
-                    self.post(GiveUp("Comfy Cloud does not say how this job ended.", lost=True))
+                    self.post(GiveUp("Comfy Cloud did not report how this job ended.", lost=True))
             else:
                 running += wait
                 if running > self._timeouts.settle:
                     self._reader = None
-                    self.post(GiveUp("Comfy Cloud says that this job goes on."))
+                    self.post(GiveUp("Comfy Cloud reports that this job continues."))
                     return
 
     # --- local names -----------------------------------------------------------------------

@@ -21,8 +21,8 @@ from proxy.translate.errors import LocalError
 
 #: What a client is told of a job whose reason is `client`.
 WAITS_FOR_CLIENT = (
-    "Another job of the same client_id has to end first, as on a local ComfyUI; "
-    "client_parallelism = many runs them side by side."
+    "Another job of the same client_id must end first, as on a local ComfyUI; client_parallelism = "
+    "many runs them in parallel."
 )
 
 

@@ -473,7 +473,7 @@ def _classes(graph: dict[str, Any]) -> Iterable[str]:
 def _in_the_queue(prompt_id: str) -> LocalError:
     return LocalError(
         "invalid_prompt_id",
-        "A job with this prompt_id is in the queue already; choose another one.",
+        "A job with this prompt_id is in the queue; use another one.",
         details=prompt_id,
     )
 
@@ -481,8 +481,8 @@ def _in_the_queue(prompt_id: str) -> LocalError:
 def _store_unavailable() -> LocalError:
     return LocalError(
         "store_unavailable",
-        "The proxy cannot write to its data folder, so it takes no job; free or repair "
-        "the disk, then submit again.",
+        "The proxy cannot write to its data folder; free disk space or repair the disk, then "
+        "submit again.",
         kind="unavailable",
     )
 
@@ -490,7 +490,7 @@ def _store_unavailable() -> LocalError:
 def _not_taken_up() -> LocalError:
     return LocalError(
         "submission_withdrawn",
-        "The job was not taken up in time and will not run; submit it again.",
+        "The job was not sent in time. It will not run; submit it again.",
         kind="unavailable",
         retry_after=5.0,
     )
@@ -508,7 +508,7 @@ def _unknown() -> OutcomeUnknownError:
 def _not_cancelled() -> LocalError:
     return LocalError(
         "cancel_unanswered",
-        "The cancellation is noted but not done yet; look at the queue in a moment.",
+        "The cancellation is stored but not done yet; check the queue later.",
         kind="unavailable",
         retry_after=5.0,
     )

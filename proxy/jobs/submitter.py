@@ -54,9 +54,9 @@ class UnansweredError(LocalError):
     def __init__(self) -> None:
         super().__init__(
             "submission_unanswered",
-            "Comfy Cloud did not confirm the job, and it is not known yet whether the job "
-            "arrived. It is listed in the queue until that is known; if it leaves the queue "
-            "without an entry in the history, submit it again.",
+            "Comfy Cloud did not confirm the job, so the proxy does not know whether it arrived. "
+            "It stays in the queue until that is known; if it leaves the queue without a history "
+            "entry, submit it again.",
             kind="unavailable",
         )
 
@@ -305,7 +305,7 @@ def _refused(error: CloudRefused) -> SubmissionError:
 def _unreadable() -> LocalError:
     return LocalError(
         "cloud_answer_unreadable",
-        "Comfy Cloud gave an answer that is not of its API; try again, and check the setting "
-        "`base_url` if this goes on.",
+        "Comfy Cloud returned an unknown answer; try again. If the error persists, check the "
+        "setting `base_url`.",
         kind="bad_answer",
     )

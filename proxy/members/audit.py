@@ -200,7 +200,7 @@ async def take_over(folder: Path, repository: UsageRepository) -> None:
         await asyncio.to_thread(_set_aside, folder / FOLDER, folder / KEPT)
     except OSError as error:
         raise StorageError(
-            f"the audit record of version 0.1.0 in {folder / FOLDER} cannot be taken over "
+            f"the audit record of version 0.1.0 in {folder / FOLDER} cannot be migrated "
             f"({error.strerror}): correct its permissions, or move it out of the data folder"
         ) from error
 

@@ -35,8 +35,8 @@ log = structlog.get_logger(__name__)
 #: a lost or emptied one does not pass for a proxy that is open to everybody.
 MARKER = "has-members"
 _MARKER_TEXT = """\
-This proxy has members. Without them it does not start while this file is here, because everybody
-who reaches it could use it then. Delete this file only to give up asking for tokens.
+This proxy has members. It does not start without them while this file exists, because anyone who
+reaches it could use it. Delete this file only to stop requiring tokens.
 """
 
 #: Seconds between two looks for changes by another process.
@@ -182,7 +182,7 @@ class Directory:
             return self._members[name.lower()]
         except KeyError:
             raise UnknownMemberError(
-                f"There is no member {_quoted(name)}: see comfy-cloud-proxy member list."
+                f"The member {_quoted(name)} does not exist: see comfy-cloud-proxy member list."
             ) from None
 
     def members(self) -> list[Member]:
@@ -253,21 +253,21 @@ class Directory:
         """
         if not _NAME.fullmatch(member.name):
             raise DirectoryError(
-                f"{_quoted(member.name)} cannot be the name of a member: take 1 to 40 letters, "
-                "digits, dots, hyphens and underscores that begin with a letter or digit and do "
-                "not end with a dot."
+                f"{_quoted(member.name)} is not a valid name: use 1 to 40 letters, digits, dots, "
+                "hyphens and underscores. It must begin with a letter or digit and not end with a "
+                "dot."
             )
         key = member.name.lower()
 
         def decide() -> _Change:
             if key in self._members:
                 raise NameTakenError(
-                    f"There is a member {self._members[key].name} already: choose another name."
+                    f"The member {self._members[key].name} exists: choose another name."
                 )
             if key in self._removed and not restore:
                 raise NameTakenError(
-                    f"{self._removed[key]} was a member, whose history and files are still here: "
-                    "choose another name, or restore that member with its data (--restore)."
+                    f"{self._removed[key]} was a member, and its history and files still exist: "
+                    "choose another name, or use --restore."
                 )
             name = self._removed.get(key, member.name)
             return _Change(members=[replace(member, name=name, created=self._ms())])
@@ -412,7 +412,7 @@ class Directory:
                 one.key: _MEMBER.decode(one.data) for one in stored.members if not one.removed
             }
         except msgspec.DecodeError as error:
-            raise StorageError(f"the database holds what is no member: {error}") from error
+            raise StorageError(f"the database contains an invalid member: {error}") from error
         self._members = members
         self._removed = {one.key: one.name for one in stored.members if one.removed}
         self._tokens = {

@@ -115,8 +115,7 @@ def seconds(text: str) -> float:
     read = _LIFETIME.fullmatch(text.strip().lower())
     if read is None or int(read[1]) == 0:
         raise DirectoryError(
-            "The time after which a token expires must be a number with s, m, h, d or w, as in "
-            "90d or 12h."
+            "The expiry of a token must be a number with s, m, h, d or w, such as 90d or 12h."
         )
     return float(int(read[1]) * _UNITS[read[2]])
 
@@ -126,7 +125,7 @@ def checked(value: object, kind: type[Any], *, strict: bool = True) -> Any:
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
-        raise DirectoryError(f"This cannot be set: {str(error).replace('`$.', '`')}.") from None
+        raise DirectoryError(f"Invalid value: {str(error).replace('`$.', '`')}.") from None
 
 
 def describe_member(directory: Directory, member: Member) -> dict[str, Any]:

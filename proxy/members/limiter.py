@@ -88,7 +88,7 @@ class Limiter:
                 "requests_per_second",
                 rate,
                 f"You send more than {rate:g} requests a second, which is your limit; "
-                f"wait {max(1, math.ceil(wait))} s, then go on more slowly.",
+                f"wait {max(1, math.ceil(wait))} s, then send fewer requests.",
                 wait,
             )
 
@@ -119,8 +119,8 @@ class Limiter:
         return _refusal(
             "max_queued",
             most,
-            f"{waiting} of your jobs wait already, and your limit is {most}; submit again when one "
-            "of them has started or is deleted.",
+            f"{waiting} of your jobs are waiting, and your limit is {most}; submit again after one "
+            "has started or was deleted.",
             QUEUE_WAIT,
         )
 

@@ -81,8 +81,8 @@ def check_classes(member: Member, graph: Mapping[str, Any], known_class: KnownCl
     node_id, (class_type, limit) = next(iter(denied.items()))
     raise LocalError(
         "node_not_allowed",
-        f"The member {member.name} may not use the node {class_type} ({limit}); remove it from the "
-        "workflow, or ask an admin of this server to allow it.",
+        f"The member {member.name} cannot use the node {class_type} ({limit}); remove it from the "
+        "workflow, or ask an admin of this server.",
         kind="forbidden",
         details=f"Node ID '#{node_id}'",
         extra_info={"node_id": node_id, "class_type": class_type, "limit": limit},
@@ -109,8 +109,8 @@ def _denied_by(class_type: str, limits: Limits, known_class: KnownClass) -> str 
     if info is None:
         raise LocalError(
             "catalogue_unavailable",
-            f"The proxy cannot tell yet whether {class_type} is a partner node, which you may not "
-            "use; try again in a moment.",
+            f"The proxy does not know yet whether {class_type} is a partner node, which you cannot "
+            "use; try again later.",
             kind="unavailable",
             retry_after=5,
         )
@@ -120,7 +120,7 @@ def _denied_by(class_type: str, limits: Limits, known_class: KnownClass) -> str 
 def _node_error(class_type: str, limit: str) -> dict[str, Any]:
     reason = {
         "type": "node_not_allowed",
-        "message": "You may not use this node",
+        "message": "You cannot use this node",
         "details": limit,
         "extra_info": {"limit": limit},
     }

@@ -59,8 +59,7 @@ def read_key(settings: Settings) -> str | None:
     """
     if settings.api_key is not None and settings.api_key_file is not None:
         raise ConfigError(
-            "The API key is set both as itself and as a file: "
-            "unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
+            "The API key is set twice: unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
         )
     if settings.api_key_file is not None:
         return _usable(_read(settings.api_key_file), f"the file {settings.api_key_file}")
@@ -81,13 +80,13 @@ def read_secrets(settings: Settings) -> str | None:
                 found.append(str(to_encryption_key(line)))
             except ValueError:
                 raise ConfigError(
-                    f"The file {settings.secret_file} of secret_file must hold 32 bytes in base64 "
-                    "on each line: make one by `openssl rand -base64 32`."
+                    f"The file {settings.secret_file} of secret_file must have 32 bytes in base64 "
+                    "on each line: create them with `openssl rand -base64 32`."
                 ) from None
         if not found:
             raise ConfigError(
-                f"The file {settings.secret_file} of secret_file is empty: put a secret into it, "
-                "as `openssl rand -base64 32` makes one."
+                f"The file {settings.secret_file} of secret_file is empty: create a secret with "
+                "`openssl rand -base64 32`."
             )
     if settings.credentials_key is not None:
         found.append(settings.credentials_key.get_secret_value())
@@ -139,7 +138,7 @@ def _access(settings: Settings, account: AccountAccess) -> AccountAccess:
         return replace(account, plain_http=settings.allow_plain_http)
     raise ConfigError(
         f"The base_url {url} of the account {account.name} would send the API key over the "
-        "internet in the clear: write https:// in it, or set allow_plain_http = true."
+        "internet without encryption: use https://, or set allow_plain_http = true."
     )
 
 
@@ -170,7 +169,7 @@ def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
         ) from None
     except UnicodeDecodeError:
         raise ConfigError(
-            f"The key file {path} is not text: put the API key into it and nothing else."
+            f"The key file {path} is not text: it must contain only the API key."
         ) from None
 
 
@@ -181,11 +180,11 @@ _QUOTES = "\"'`\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e"
 def _usable(text: str, where: str) -> str:
     key = text.strip()
     if not key:
-        raise ConfigError(f"There is no API key in {where}: put it there, one line without spaces.")
+        raise ConfigError(f"There is no API key in {where}: write it as one line without spaces.")
     if flaw := _flaw(key):
         raise ConfigError(
-            f"The API key in {where} cannot be right, because it has {flaw} in it: copy it again, "
-            "one line without spaces and quotation marks."
+            f"The API key in {where} is invalid, because it contains {flaw}: copy it again as one "
+            "line without spaces and quotation marks."
         )
     return key
 

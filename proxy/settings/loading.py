@@ -192,28 +192,26 @@ def _refuse_contradictions(
     for account in accounts:
         the = f"The account {account.name} in {where}"
         if account.name in seen:
-            raise ConfigError(f"{the} is there twice: give each account a name of its own.")
+            raise ConfigError(f"{the} is not unique: give each account its own name.")
         seen.add(account.name)
         if account.key is not None and account.key_file is not None:
-            raise ConfigError(f"{the} has key and key_file: keep one of them, best key_file.")
+            raise ConfigError(f"{the} has key and key_file: remove one of them, preferably key.")
         if account.key is None and account.key_file is None:
-            raise ConfigError(
-                f"{the} has no key: add key_file with the path of a file that has it."
-            )
+            raise ConfigError(f"{the} has no key: add key_file.")
         if account.plan is not None and account.slots:
-            raise ConfigError(f"{the} has plan and slots: keep one of them.")
+            raise ConfigError(f"{the} has plan and slots: remove one of them.")
     if accounts and single_key is not None:
         raise ConfigError(
-            f"There are accounts in {where} and a key beside them: unset {single_key}, or give "
-            "that key an account of its own."
+            f"There are accounts in {where} and a separate key: unset {single_key}, or add an "
+            "account for that key."
         )
 
 
 def _refuse_contradictions_of_replicas(settings: Settings) -> None:
     if settings.database is not None and settings.bus is None:
         raise ConfigError(
-            "The database is PostgreSQL, which replicas share, and nothing carries their messages: "
-            "set COMFY_PROXY_BUS to redis://HOST of a Valkey or Redis server."
+            "The database is PostgreSQL, but there is no bus between the replicas: set "
+            "COMFY_PROXY_BUS to redis://HOST of a Valkey or Redis server."
         )
     if settings.database is None and settings.database_direct is not None:
         raise ConfigError(
@@ -237,7 +235,7 @@ def _account_complaint(
     if key not in known:
         return (
             f"The {the} in {where} has `{key}`, which is not a setting of accounts: remove it, or "
-            f"write one of {', '.join(known)}."
+            f"use one of {', '.join(known)}."
         )
     if key not in table:
         return f"The {the} in {where} has no {key}: add {key} = {known[key].example!r}."

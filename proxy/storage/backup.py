@@ -48,7 +48,9 @@ def backup(folder: Path, target: Path) -> int:
     is replaced when the copy is whole. Raises `BackupError`.
     """
     if not any((folder / name).exists() for name in _DATABASES):
-        raise BackupError(f"there is no database in {folder}: name the data folder with --data-dir")
+        raise BackupError(
+            f"there is no database in {folder}: set --data-dir to the folder of the proxy"
+        )
     partial = target.with_name(f".{target.name}.partial")
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as scratch:
@@ -68,7 +70,7 @@ def backup(folder: Path, target: Path) -> int:
         partial.replace(target)
         return target.stat().st_size
     except (OSError, sqlite3.Error, tarfile.TarError) as error:
-        raise BackupError(f"the copy {target} cannot be made: {error}") from error
+        raise BackupError(f"the backup {target} cannot be written: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
 
@@ -86,7 +88,7 @@ def restore(source: Path, folder: Path) -> Path | None:
             _check(source, Path(scratch))
             return _exchange(Path(scratch), folder)
     except (OSError, sqlite3.Error, tarfile.TarError, ValueError, EOFError) as error:
-        raise BackupError(f"the copy {source} cannot be brought back: {error}") from error
+        raise BackupError(f"the backup {source} cannot be restored: {error}") from error
 
 
 def _copy_databases(folder: Path, scratch: Path) -> str | None:
@@ -148,7 +150,7 @@ def _extract(source: Path, scratch: Path) -> None:
             if entry.isfile() or entry.isdir():
                 archive.extract(entry, scratch, filter="data", set_attrs=entry.isfile())
             else:
-                raise ValueError(f"{entry.name} in it is no file")
+                raise ValueError(f"{entry.name} is not a file")
 
 
 def _check(source: Path, scratch: Path) -> None:
@@ -160,7 +162,7 @@ def _check(source: Path, scratch: Path) -> None:
     schema = about.get("schema")
     if about.get("format") != _FORMAT or (schema is not None and not knows(schema)):
         version = about.get("version")
-        raise ValueError(f"it was made by the version {version}: restore it with that version")
+        raise ValueError(f"it was made by version {version}: restore it with that version")
     manifest.unlink()
     for name in _DATABASES & set(os.listdir(scratch)):  # noqa: PTH208 (names)
         with contextlib.closing(sqlite3.connect(scratch / name)) as connection:

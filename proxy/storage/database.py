@@ -355,9 +355,9 @@ def _storage_error(path: Path, error: BaseException) -> StorageError:
 
 def _damaged(path: Path, reason: str) -> DamagedError:
     return DamagedError(
-        f"the database {path} is damaged ({reason}): bring back a copy with "
-        "`comfy-cloud-proxy restore FILE`, or begin without its records with --start-empty, which "
-        "keeps the damaged file"
+        f"the database {path} is damaged ({reason}): restore a backup with `comfy-cloud-proxy "
+        "restore FILE`, or use --start-empty to start with an empty database. It keeps the damaged "
+        "file"
     )
 
 

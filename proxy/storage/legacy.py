@@ -70,8 +70,8 @@ async def take_over(folder: Path, database: Database) -> bool:
     if done:
         if found:
             raise LegacyError(
-                f"{found[0]} was written by version 0.1.0 after its records were taken over: move "
-                "it out of the data folder, or back into 0.1.0's own"
+                f"{found[0]} was written by version 0.1.0 after its records were migrated: move it "
+                "out of the data folder, or into the folder of version 0.1.0"
             )
         return False
     for path in found:
@@ -88,8 +88,8 @@ def _set_aside(path: Path, kept: Path) -> None:
     target = kept / path.name
     if target.exists():
         raise LegacyError(
-            f"{path} and {target} are both records of version 0.1.0: keep the one that is to be "
-            "taken over, and move the other one out of the data folder"
+            f"{path} and {target} are both records of version 0.1.0: move one of them out of the "
+            "data folder"
         )
     try:
         kept.mkdir(mode=0o700, exist_ok=True)
@@ -98,8 +98,8 @@ def _set_aside(path: Path, kept: Path) -> None:
         path.rename(target)
     except (sqlite3.Error, OSError) as error:
         raise LegacyError(
-            f"the records of version 0.1.0 in {path} cannot be read ({error}): bring back a copy "
-            "of the file, or move it out of the data folder to begin without its records"
+            f"the records of version 0.1.0 in {path} cannot be read ({error}): restore the file "
+            "from a backup, or move it out of the data folder to start without its records"
         ) from error
 
 
@@ -164,8 +164,8 @@ class _Old:
         except (ValueError, TypeError, KeyError, AttributeError, sqlite3.DatabaseError) as error:
             raise LegacyError(
                 f"the record {collection}/{key} of version 0.1.0 in {self.path} cannot be read "
-                f"({type(error).__name__}: {error}): repair or delete it with sqlite3, or move "
-                "the file out of the data folder to begin without its records"
+                f"({type(error).__name__}: {error}): repair or delete it with sqlite3, or move the "
+                "file out of the data folder to start without its records"
             ) from error
 
 
@@ -173,8 +173,8 @@ def _refuse_unknown(old: _Old) -> None:
     unknown = old.collections() - _KNOWN - {_MARKS, _PROBE}
     if unknown:
         raise LegacyError(
-            f"{old.path} has records that are not known ({', '.join(sorted(unknown))}): it was "
-            "written by another version than 0.1.0"
+            f"{old.path} has records that are not known ({', '.join(sorted(unknown))}): another "
+            "version than 0.1.0 wrote it"
         )
 
 

@@ -141,7 +141,9 @@ class PostgresqlDatabase(Database):
             value = await self._unit(work, begin, patience)
         except _AnswerLostError as lost:
             if not await self._settled(lost.transaction):
-                raise StorageError("the database refused: it went away before the commit") from lost
+                raise StorageError(
+                    "the connection to the database was lost before the commit"
+                ) from lost
             value = cast(T, lost.value)
         self.commits += 1
         self.units += 1
@@ -201,7 +203,7 @@ class PostgresqlDatabase(Database):
         if self._closed:
             raise StorageError("the database is closed")
         if self.problem is not None:
-            raise StorageError(f"the database is away: {self.problem}")
+            raise StorageError(f"the database is unavailable: {self.problem}")
 
 
 _Raw = psycopg.AsyncConnection[Any]
@@ -211,7 +213,7 @@ class _AnswerLostError(StorageError):
     """The answer to a commit got lost. `value` is what the unit has given."""
 
     def __init__(self, transaction: str, value: object) -> None:
-        super().__init__("the answer to a commit got lost")
+        super().__init__("the answer to a commit was lost")
         self.transaction = transaction
         self.value = value
 
@@ -222,7 +224,7 @@ async def open_postgresql(address: str) -> PostgresqlDatabase:
         password = conninfo_to_dict(address).get("password")
     except psycopg.Error as error:  # whose text may show the password
         raise StorageError(
-            "the address of the database cannot be used: it is postgresql://USER:PASSWORD@HOST/NAME"
+            "the address of the database is invalid: use postgresql://USER:PASSWORD@HOST/NAME"
         ) from error
     if password:
         register_secret(str(password))
@@ -270,7 +272,7 @@ def _run(
             raise _AnswerLostError(transaction, value) from error
         return value  # it has only read
     if done.statusmessage != "COMMIT":
-        raise StorageError("the database refused: the unit has failed")
+        raise StorageError("the database refused: the transaction failed")
     return value
 
 

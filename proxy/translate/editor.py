@@ -66,14 +66,14 @@ def graph_of(
     """
     if (workflow.get("extra") or {}).get("groupNodes"):
         raise EditorError(
-            "it has group nodes: open it in ComfyUI, convert them to subgraphs, and save it again"
+            "it has group nodes: convert them to subgraphs in ComfyUI and save it again"
         )
     conversion = _Conversion(_subgraphs(workflow), classes, choose)
     try:
         return dict(conversion.nodes(_Level(workflow)))
     except RecursionError:
         raise EditorError(
-            "its reroutes or subgraphs go round in a circle: open it, and save it again"
+            "its reroutes or subgraphs form a cycle: save it again in ComfyUI"
         ) from None
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise EditorError(f"it is damaged ({error!r}): save it again in ComfyUI") from None

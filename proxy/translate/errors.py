@@ -91,13 +91,13 @@ _WAYS_OUT = {
     "BILLING_UNAVAILABLE": "try again in a moment",
     "PLATFORM_REFUSED": "try again in a moment",
     "STORAGE_REFUSED": "try again in a moment",
-    "REDIRECT_REFUSED": "check the setting base_url and who answers there",
+    "REDIRECT_REFUSED": "check the setting base_url",
 }
 
 _BY_STATUS = {
-    401: "give the proxy a Comfy Cloud API key that works (COMFY_CLOUD_API_KEY)",
-    402: "look at the plan and the credits of the Comfy Cloud account",
-    403: "look at what the plan of the Comfy Cloud account allows",
+    401: "set a valid Comfy Cloud API key (COMFY_CLOUD_API_KEY)",
+    402: "check the plan and the credits of the Comfy Cloud account",
+    403: "check the limits of the plan of the Comfy Cloud account",
     413: "make the workflow smaller",
     429: "try again in a moment",
     500: "try again in a moment",

@@ -131,7 +131,7 @@ def execution_error(
     """
     node = data.get("node_id")
     failed = str(node) if node is not None else node_id
-    message = str(data.get("exception_message") or "The run failed without saying why.")
+    message = str(data.get("exception_message") or "The run failed without a reason.")
     return {
         "prompt_id": prompt_id,
         "node_id": failed,

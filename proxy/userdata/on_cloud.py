@@ -39,8 +39,7 @@ class UserDataOnCloud:
         if self._shared():
             raise LocalError(
                 "user_data_of_one",
-                "User data is kept in the Comfy Cloud account, which is for one person, and there "
-                "are members: start the proxy with userdata = disk.",
+                "userdata = cloud does not support members: set userdata = disk.",
                 kind="forbidden",
             )
         return self._account
@@ -129,7 +128,7 @@ def _told() -> Iterator[None]:
     except CloudError as error:
         raise LocalError(
             "user_data_unavailable",
-            "Comfy Cloud did not answer about the account's user data; try again in a moment.",
+            "Comfy Cloud did not return the user data of the account; try again later.",
             kind="unavailable",
             details=str(error),
             retry_after=error.retry_after,

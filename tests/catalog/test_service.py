@@ -189,5 +189,5 @@ async def test_without_cloud_and_copy_it_is_503(cloud: CountingCloud, tmp_path: 
     cloud.down = True
     async with catalogue_of(cloud, tmp_path) as catalogue:
         for ask in (catalogue.classes(), catalogue.model_folders(), catalogue.models("loras")):
-            with pytest.raises(LocalError, match="Comfy Cloud did not give"):
+            with pytest.raises(LocalError, match="The proxy has not received"):
                 await ask

@@ -169,7 +169,7 @@ async def test_waiting_jobs_move_from_an_account_whose_key_dies(studio: Studio) 
         while "does not take" not in answer["checks"]["accounts"]["two"]["key"]:
             _, answer = await client.get("readyz")
         assert answer["status"] == "ready"
-        assert "does not take the API key" in answer["checks"]["accounts"]["two"]["key"]
+        assert "does not accept the API key" in answer["checks"]["accounts"]["two"]["key"]
         assert answer["checks"]["accounts"]["one"] == {"key": "ok", "socket": "ok"}
 
 

@@ -209,7 +209,7 @@ async def test_with_members_it_is_refused_at_start(simulator: Simulator, tmp_pat
     directory = await Directory.open(tmp_path / "data")
     await directory.add(Member("ann"))
     await directory.close()
-    with pytest.raises(ConfigError, match="userdata = cloud is for one person"):
+    with pytest.raises(ConfigError, match="userdata = cloud does not support members"):
         async with running_proxy(simulator, tmp_path / "data", userdata="cloud"):
             pass
 

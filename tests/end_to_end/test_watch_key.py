@@ -71,7 +71,7 @@ async def test_a_submission_is_refused_in_one_clear_sentence(
     for _ in range(3):
         status, answer = await client.post("prompt", {"prompt": graphs.plain()})
         assert (status, answer["error"]["type"]) == (503, "UNAUTHORIZED")
-        assert "give the proxy a Comfy Cloud API key that works" in answer["error"]["message"]
+        assert "set a valid Comfy Cloud API key" in answer["error"]["message"]
     assert (await client.get("queue"))[1] == {"queue_running": [], "queue_pending": []}
     assert account.simulator.calls["POST /api/prompt"] <= 2
 
@@ -81,7 +81,7 @@ async def test_it_is_said_at_readyz(account: Account, client: Client) -> None:
     await account.withdraw_key()
     async with asyncio.timeout(PATIENCE):
         status, answer = await client.get("readyz")
-        while "does not take the API key" not in answer.get("reason", ""):
+        while "does not accept the API key" not in answer.get("reason", ""):
             status, answer = await client.get("readyz")
     assert (status, answer["status"], answer["checks"]["store"]) == (503, "not ready", "ok")
     await account.provide_key()

@@ -141,7 +141,7 @@ async def test_a_member_uploads_to_the_accounts_that_are_theirs(
     assert (clouds["one"].sent, clouds["two"].sent) == ([], ["cat.png"])
     await upload(files, RED, member="bob")
     assert clouds["one"].sent == ["cat.png"]
-    with pytest.raises(LocalError, match="you may use none") as refusal:
+    with pytest.raises(LocalError, match="you cannot use any") as refusal:
         await upload(files, RED, member="cid")
     assert refusal.value.kind == "forbidden"
 

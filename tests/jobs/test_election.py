@@ -101,7 +101,7 @@ async def test_a_holder_that_cannot_renew_stops_by_its_own_clock_and_another_fol
         first = await one.active()
 
         async def refuse(*_: object) -> bool:
-            raise StorageError("the database is away")
+            raise StorageError("the database is unavailable")
 
         monkeypatch.setattr(one.leases, "renew", refuse)
         monkeypatch.setattr(one.leases, "acquire", refuse)

@@ -44,8 +44,8 @@ def test_a_refusal_names_the_member_the_node_and_the_limit() -> None:
     assert error.body() == {
         "error": {
             "type": "node_not_allowed",
-            "message": "The member anna may not use the node SaveImage (denied_classes: Save*); "
-            "remove it from the workflow, or ask an admin of this server to allow it.",
+            "message": "The member anna cannot use the node SaveImage (denied_classes: Save*); "
+            "remove it from the workflow, or ask an admin of this server.",
             "details": "Node ID '#2'",
             "extra_info": {
                 "node_id": "2",
@@ -58,7 +58,7 @@ def test_a_refusal_names_the_member_the_node_and_the_limit() -> None:
                 "errors": [
                     {
                         "type": "node_not_allowed",
-                        "message": "You may not use this node",
+                        "message": "You cannot use this node",
                         "details": "denied_classes: Save*",
                         "extra_info": {"limit": "denied_classes: Save*"},
                     }

@@ -92,7 +92,7 @@ async def test_a_wrong_token_is_told_on_the_page(
     async with browser.post(team.url / "proxy/sign-in", data=form) as answer:
         page = await answer.text()
         assert answer.status == 401
-        assert "not valid" in page
+        assert "is invalid" in page
         assert "<script>" not in page
         assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
         assert not answer.cookies

@@ -89,8 +89,8 @@ GOOD = table(name='"a"', key='"comfyui-a"')
         ),
         (table(name='"a b"', key='"x"'), "is 'a b', but must be a name of at most 32 letters"),
         (table(name='"a"'), "The account a in {path} has no key: add key_file"),
-        (table(name='"a"', key='"x"', key_file='"y"'), "has key and key_file: keep one of them"),
-        (table(name='"a"', key='"x"', plan='"pro"', slots="2"), "has plan and slots: keep one"),
+        (table(name='"a"', key='"x"', key_file='"y"'), "has key and key_file: remove one of them"),
+        (table(name='"a"', key='"x"', plan='"pro"', slots="2"), "has plan and slots: remove one"),
         (table(name='"a"', key='"x"', plan='"gold"'), "is 'gold', but must be one of standard"),
         (table(name='"a"', key='"x"', slots="-1"), "is -1, but must be a whole number from 0"),
         (table(name='"a"', key='"x"', slots="true"), "is True, but must be a whole number from 0"),
@@ -100,13 +100,13 @@ GOOD = table(name='"a"', key='"comfyui-a"')
         (table(name='"a"', key='"x"', base_url='"ftp://x"'), "must be an address such as https"),
         (table(name='"a"', key='"x"', kye_file='"x"'), "has `kye_file`, which is not a setting of"),
         (table(name='"a"', key="123"), "`key` of the account a in {path} must be one line of"),
-        (table(name='"a"', key='"two words"'), "The API key in `key` of the account a cannot be"),
+        (table(name='"a"', key='"two words"'), "The API key in `key` of the account a is"),
         (table(name='"a"', key_file='"/none"'), "correct `key_file` of the account a or the perm"),
-        (GOOD + GOOD, "The account a in {path} is there twice: give each account a name of its"),
+        (GOOD + GOOD, "The account a in {path} is not unique: give each account its"),
         (GOOD + table(name='"b"', key='"comfyui-a"'), "The accounts a and b have the same key"),
         (
             'api_key = "x"\n' + GOOD,
-            "There are accounts in {path} and a key beside them: unset `api",
+            "There are accounts in {path} and a separate key: unset `api",
         ),
     ],
 )
@@ -121,7 +121,7 @@ def test_a_key_of_the_environment_beside_accounts_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COMFY_CLOUD_API_KEY", "comfyui-single")
-    assert "unset COMFY_CLOUD_API_KEY, or give" in complaint(tmp_path, GOOD)
+    assert "unset COMFY_CLOUD_API_KEY, or add" in complaint(tmp_path, GOOD)
 
 
 def test_no_accounts_are_as_if_nobody_spoke_of_them(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_key_is_not_sent_over_the_internet_in_the_clear(
 ) -> None:
     text = f'base_url = "{url}"\n' + GOOD
     if refused:
-        assert "in the clear: write https://" in complaint(tmp_path, text)
+        assert "without encryption: use https://" in complaint(tmp_path, text)
     (account,) = read_accounts(load(config(tmp_path, "allow_plain_http = true\n" + text)))
     assert account.plain_http
     if not refused:

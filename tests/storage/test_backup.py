@@ -150,11 +150,11 @@ async def test_a_copy_that_is_no_copy_changes_nothing(folder: Path, tmp_path: Pa
         ("outside", _tar({"backup.json": _manifest(), "../out": b"1"})),
     ):
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(BackupError, match=f"{name} cannot be brought back"):
+        with pytest.raises(BackupError, match=f"{name} cannot be restored"):
             restore(tmp_path / name, folder)
         assert contents(folder) == before
     assert not (tmp_path / "out").exists()
-    with pytest.raises(BackupError, match="cannot be brought back"):
+    with pytest.raises(BackupError, match="cannot be restored"):
         restore(tmp_path / "missing", folder)
     assert await jobs_in(folder) == ["a"]
 
@@ -172,7 +172,7 @@ async def test_a_copy_that_fails_leaves_the_older_one(folder: Path, tmp_path: Pa
     backup(folder, target)
     before = target.read_bytes()
     (folder / FILE).write_bytes(b"no database" * 1000)
-    with pytest.raises(BackupError, match="cannot be made"):
+    with pytest.raises(BackupError, match="cannot be written"):
         backup(folder, target)
     assert target.read_bytes() == before
     assert not (tmp_path / ".copy.tar.partial").exists()

@@ -292,7 +292,7 @@ async def test_an_unknown_collection_stops_the_start(folder: Path) -> None:
 async def test_a_damaged_file_stops_the_start_and_stays(folder: Path, name: str) -> None:
     (folder / f"{name}-wal").unlink()
     (folder / name).write_bytes(b"no database" * 1000)
-    with pytest.raises(LegacyError, match="bring back a copy"):
+    with pytest.raises(LegacyError, match="restore the file from a backup"):
         await open_folder(folder)
     assert (folder / name).read_bytes() == b"no database" * 1000
     assert (folder / FILE).exists()

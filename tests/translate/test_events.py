@@ -64,7 +64,7 @@ def test_an_error_without_any_word_still_has_every_field() -> None:
         "node_id": "2",
         "node_type": "VAEDecode",
         "executed": ["1"],
-        "exception_message": "The run failed without saying why.",
+        "exception_message": "The run failed without a reason.",
         "exception_type": "RuntimeError",
         "traceback": [],
         "current_inputs": {},
