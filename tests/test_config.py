@@ -273,7 +273,7 @@ def test_the_addresses_of_replicas_come_from_the_environment_or_from_files(
 
 def test_a_missing_file_of_an_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COMFY_PROXY_DATABASE", "file:/none/at/all")
-    assert "The file /none/at/all, which is to hold an address, cannot be read" in complaint()
+    assert "The file /none/at/all with an address cannot be read" in complaint()
 
 
 def test_one_process_needs_no_server(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,7 +316,7 @@ async def test_a_member_of_another_name_is_not_there(chrome: Browser, gateway: G
         await page.goto(f"{gateway.url / 'proxy/'}#/member/anna")
         await page.get_by_text("There is no such member").wait_for()
         await page.goto(f"{gateway.url / 'proxy/'}#/job/anna/x")
-        await page.get_by_text("Only admins of this proxy").wait_for()
+        await page.get_by_text("Only admins can use this route").wait_for()
 
 
 async def test_a_simulator_is_marked_and_links_lead_elsewhere(
@@ -462,7 +462,7 @@ async def test_what_is_wrong_with_a_new_member_is_told_beside_the_form(
         await page.get_by_role("link", name="Members").click()
         await page.get_by_label("Name").fill("ben")
         await page.get_by_role("button", name="Add member").click()
-        told = page.locator("#new-member [role=alert]").filter(has_text="There is a member ben")
+        told = page.locator("#new-member [role=alert]").filter(has_text="The member ben exists")
         await told.wait_for()
         assert await _in_view(told)
         await page.get_by_label("Name").fill("cleo")

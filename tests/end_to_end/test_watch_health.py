@@ -110,7 +110,7 @@ async def test_readyz_tells_of_a_disk_that_cannot_be_written(
         raise StorageError("disk full")
 
     monkeypatch.setattr(SqliteDatabase, "write", refuse)
-    status, _ = await until_said(client, "The data folder cannot be written (disk full)")
+    status, _ = await until_said(client, "The data folder is not writable (disk full)")
     assert status == 503
 
 

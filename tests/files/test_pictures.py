@@ -51,7 +51,7 @@ def test_a_mask_of_another_size_is_refused_by_the_headers(tmp_path: Path) -> Non
     original, mask, target = (tmp_path / name for name in ("original", "mask", "target"))
     original.write_bytes(png((8, 6)))
     mask.write_bytes(header(8192, 8192))
-    with pytest.raises(NotAPictureError, match="8192 x 8192 pixels and its picture 8 x 6"):
+    with pytest.raises(NotAPictureError, match="8192 x 8192 pixels but its picture 8 x 6"):
         compose(original, mask, target, "a.png", bytes)
     assert not target.exists()
 

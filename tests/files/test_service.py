@@ -268,8 +268,8 @@ async def test_an_upload_whose_client_leaves_is_nothing(
     [
         (CloudRefused("", 400, {"code": "X", "message": "bad file"}), "a.png", 400, "bad file"),
         (CloudRefused("", 413, "too much"), "a.png", 413, "too much"),
-        (CloudRefused("", 415, {"message": "no"}), "a.mp3", 400, "may not take audio"),
-        (CloudRefused("", 400, {"message": "no"}), "a.mp4", 400, "may not take videos"),
+        (CloudRefused("", 415, {"message": "no"}), "a.mp3", 400, "may not accept audio"),
+        (CloudRefused("", 400, {"message": "no"}), "a.mp4", 400, "may not accept videos"),
         (CloudRefused("", 503, {}), "a.png", 503, "try again"),
         (CloudUnauthorized("", 401, {}), "a.png", 503, "API key"),
         (CloudUnreachable("no route"), "a.png", 503, "network"),

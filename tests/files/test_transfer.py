@@ -205,7 +205,7 @@ async def test_contents_that_stay_wrong_are_an_error_and_not_cached(
     files: Files, simulator: Simulator, tmp_path: Path
 ) -> None:
     simulator.faults.add(HttpFault("GET storage", corrupt=True), times=None)
-    with pytest.raises(LocalError, match=r"does not deliver a.png whole") as refusal:
+    with pytest.raises(LocalError, match=r"did not deliver a.png completely") as refusal:
         await files.open(stored(simulator, SMALL))
     assert refusal.value.kind == "bad_answer"
     assert cached(tmp_path) == set()
@@ -248,7 +248,7 @@ async def test_a_storage_that_is_overloaded_for_good_uses_up_one_patience(
     await client.start()
     try:
         simulator.faults.add(HttpFault("GET storage", status=503), times=None)
-        with pytest.raises(LocalError, match=r"does not hand out a\.png") as refusal:
+        with pytest.raises(LocalError, match=r"refuses a\.png") as refusal:
             await (await open_files(client)).open(stored(simulator, BIG))
         assert refusal.value.kind == "unavailable"
         assert refusal.value.retry_after == 10
