@@ -141,7 +141,7 @@ def _address(value: object, none: str, beginnings: tuple[str, ...]) -> SecretStr
             text = path.read_text(encoding="utf-8").strip()
         except OSError as error:
             raise ConfigError(
-                f"The file {path}with an address cannot be read ({error.strerror}): correct the "
+                f"The file {path} with an address cannot be read ({error.strerror}): correct the "
                 "path after `file:` or the permissions."
             ) from None
     if value is None or text == none:

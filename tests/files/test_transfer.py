@@ -225,7 +225,7 @@ async def test_a_content_that_the_cloud_does_not_have_is_404(
     record = make_record(
         "local", Place("output", "a.png"), cloud_name="none.png", cloud_type="output", modified=1.0
     )
-    with pytest.raises(LocalError, match=r"content of a.png") as refusal:
+    with pytest.raises(LocalError, match=r"no longer has a.png") as refusal:
         await files.open(record)
     assert refusal.value.kind == "not_found"
 
