@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
 import structlog
@@ -371,7 +372,8 @@ class JobRepository:
 
         The credentials of jobs that were `sent` are deleted.
         """
-        written = [(key, _encoded(values)) for key, values in changes]
+        # In the same order everywhere, so that no two units wait for each other's rows.
+        written = sorted(((key, _encoded(values)) for key, values in changes), key=itemgetter(0))
 
         def work(connection: Connection) -> set[int]:
             check_fence(connection, fence)
@@ -380,7 +382,7 @@ class JobRepository:
                 for key, values in written
                 if not connection.execute(_UPDATE, {"job_key": key, **values}).rowcount
             }
-            for key in sent:
+            for key in sorted(sent):
                 connection.execute(_SENT, {"job_key": key})
             _put_beside(connection, usage, shares)
             return gone
@@ -399,7 +401,7 @@ class JobRepository:
 
         def work(connection: Connection) -> None:
             check_fence(connection, fence)
-            for key in keys:
+            for key in sorted(keys):
                 connection.execute(_DROP, {"job_key": key})
                 connection.execute(_DROP_PAYLOAD, {"job_key": key})
             _put_beside(connection, usage, shares)

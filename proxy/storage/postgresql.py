@@ -57,6 +57,9 @@ _LIMITS = (
 _BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {_LIMITS}, NULL"
 _BEGIN_WRITE = f"BEGIN; SELECT {_LIMITS}, pg_current_xact_id()::text"
 _BEGIN_LONG_WRITE = "BEGIN; SELECT NULL, NULL, pg_current_xact_id()::text"
+#: How the server says that it has undone one of several transactions that waited for each other.
+_DEADLOCK = "40P01"
+
 _STATUS = text("SELECT pg_xact_status(CAST(:transaction AS xid8))")
 
 
@@ -172,6 +175,17 @@ class PostgresqlDatabase(Database):
         return None if found == "in progress" else found == "committed"
 
     async def _unit(self, work: Callable[[Connection], T], begin: str, patience: float | None) -> T:
+        """Run a unit in a transaction, once more after a deadlock. Raises `StorageError`,
+        `_AnswerLostError`."""
+        try:
+            return await self._attempt(work, begin, patience)
+        except _DeadlockError as error:
+            log.info("transaction_repeated", reason=str(error))
+            return await self._attempt(work, begin, patience)
+
+    async def _attempt(
+        self, work: Callable[[Connection], T], begin: str, patience: float | None
+    ) -> T:
         """Run a unit in a transaction. Raises `StorageError`, `_AnswerLostError`."""
         ends = None if patience is None else _now() + patience
         with _translated(ends):
@@ -216,6 +230,10 @@ class _AnswerLostError(StorageError):
         super().__init__("the answer to a commit was lost")
         self.transaction = transaction
         self.value = value
+
+
+class _DeadlockError(StorageError):
+    """The unit and another one waited for each other."""
 
 
 async def open_postgresql(address: str) -> PostgresqlDatabase:
@@ -311,7 +329,9 @@ def _translated(ends: float | None) -> Iterator[None]:
         if ends is not None and _now() >= ends:
             raise StorageError("the database does not answer") from error
         reason = error.orig if isinstance(error, DBAPIError) else error
-        raise StorageError(f"the database refused: {_line(reason or error)}") from error
+        is_deadlock = isinstance(reason, psycopg.Error) and reason.sqlstate == _DEADLOCK
+        kind = _DeadlockError if is_deadlock else StorageError
+        raise kind(f"the database refused: {_line(reason or error)}") from error
     except TimeoutError as error:
         raise StorageError("the database does not answer") from error
     except (SQLAlchemyError, OSError, OverflowError, UnicodeError) as error:

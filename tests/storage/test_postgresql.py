@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from sqlalchemy import Connection, text
@@ -53,3 +54,28 @@ async def test_an_address_that_is_wrong_is_refused_without_its_password(url: str
     with pytest.raises(StorageError) as raised:
         await open_postgresql(url)
     assert "geheim" not in str(raised.value)
+
+
+async def test_units_that_wait_for_each_other_are_both_done(postgresql: str) -> None:
+    database = await open_postgresql(postgresql)
+
+    def make(connection: Connection) -> None:
+        connection.execute(text("CREATE TABLE rows (id int PRIMARY KEY, value int)"))
+        connection.execute(text("INSERT INTO rows VALUES (1, 0), (2, 0)"))
+
+    def add(first: int, second: int, connection: Connection) -> None:
+        more = text("UPDATE rows SET value = value + 1 WHERE id = :id")
+        connection.execute(more, {"id": first})
+        connection.execute(text("SELECT pg_sleep(0.1)"))
+        connection.execute(more, {"id": second})
+
+    await database.write(make)
+    await asyncio.gather(
+        database.write(partial(add, 1, 2)),
+        database.write(partial(add, 2, 1)),
+    )
+    values = await database.read(
+        lambda connection: list(connection.execute(text("SELECT value FROM rows")).scalars())
+    )
+    assert values == [2, 2]
+    await database.close()
