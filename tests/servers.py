@@ -249,6 +249,7 @@ def haproxy(folder: Path, replicas: Sequence[int]) -> Iterator[ServerProcess]:
         f"""defaults
     mode http
     timeout connect 1s
+    timeout check 3s
     timeout client 120s
     timeout server 120s
     timeout tunnel 1h

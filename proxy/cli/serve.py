@@ -38,11 +38,11 @@ _MOST_HELD = 1000
 
 def serve(settings: Settings) -> int:
     """Serve until SIGTERM or SIGINT. Raises `ConfigError` for what must be set otherwise."""
+    handler = logs.configure(log_format=settings.log_format, log_level=settings.log_level)
+    logs.log_crashes()
     has_members = _has_members(settings)
     app.refuse_lost_members(settings, has_members=has_members)
     refuse_open_door(settings, has_members=has_members)
-    handler = logs.configure(log_format=settings.log_format, log_level=settings.log_level)
-    logs.log_crashes()
     banner = None
     if settings.log_format == "console" and sys.stdout.isatty():
         banner = Banner(settings, handler, has_members=has_members)

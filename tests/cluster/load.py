@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,10 +56,16 @@ class Runner:
 
     async def all_ended(self) -> None:
         """Wait until the socket has been told every end."""
-        async with asyncio.timeout(PATIENCE):
-            while not self.ended.issuperset(self.submitted):
-                self._news.clear()
-                await self._news.wait()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while not self.ended.issuperset(self.submitted):
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            missing = set(self.submitted) - self.ended
+            known = {one: (await self.client.get(f"api/jobs/{one}"))[1] for one in missing}
+            states = {one: job.get("status") for one, job in known.items()}
+            raise AssertionError(f"the socket was not told the end of {states}") from None
 
     def check(self, *, only_ends: bool = False) -> None:
         """Each job had one life on the socket; where the bus was away it may be its end alone."""
@@ -122,27 +128,33 @@ async def load(
         await listener.__aexit__(None, None, None)
 
 
-async def until(runners: Sequence[Runner], is_so: Callable[[Runner], bool]) -> None:
-    """Wait until this is so for every runner."""
+def submitted_by(runners: Sequence[Runner]) -> list[str]:
+    """The ids of all their jobs."""
+    return [prompt_id for runner in runners for prompt_id in runner.submitted]
+
+
+async def one_more(runners: Sequence[Runner], count: int = 1) -> None:
+    """Wait until each has been told so many more ends."""
+    ended = [len(runner.ended) for runner in runners]
     async with asyncio.timeout(PATIENCE):
-        while not all(map(is_so, runners)):  # noqa: ASYNC110
+        while any(  # noqa: ASYNC110
+            len(runner.ended) < before + count
+            for runner, before in zip(runners, ended, strict=True)
+        ):
             await asyncio.sleep(0.02)
 
 
-async def check_records(
-    cluster: Cluster, simulator: Simulator, runners: Sequence[Runner], replicas: Sequence[int]
-) -> None:
+async def check_records(cluster: Cluster, submitted: Sequence[str]) -> None:
     """Nothing was lost or doubled: one job of the cloud for each, and one entry everywhere."""
-    submitted = [prompt_id for runner in runners for prompt_id in runner.submitted]
-    on_the_cloud = Counter(prompt_id_of(job.extra_data) for job in simulator.jobs.values())
-    assert on_the_cloud == Counter(submitted)
-    for number in replicas:
-        history = (await cluster.client(number).get("history"))[1]
-        assert set(history) == set(submitted)
-        assert all(entry["status"]["completed"] for entry in history.values())
+    only_these_ran(cluster.simulator, submitted)
+    for replica in cluster.replicas:
+        if replica.process is not None:
+            history = (await cluster.client(cluster.number(replica)).get("history"))[1]
+            assert sorted(history) == sorted(submitted)
+            assert all(entry["status"]["completed"] for entry in history.values())
 
 
-def only_these_ran(simulator: Simulator, prompt_ids: set[str]) -> None:
+def only_these_ran(simulator: Simulator, prompt_ids: Iterable[str]) -> None:
     """The cloud has had each of these jobs once, and no other."""
     on_the_cloud = Counter(prompt_id_of(job.extra_data) for job in simulator.jobs.values())
     assert on_the_cloud == Counter(prompt_ids)
