@@ -9,7 +9,7 @@ OLDEST := $(VENV)/oldest-ui/.installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-.PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench load chaos clean
+.PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench load chaos chaos-cluster clean
 
 help: ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ load: $(DEV) ## a thousand jobs of twenty members on five slots: who had which t
 
 chaos: $(DEV) ## a thousand jobs, faults everywhere, kills in between, and the accounting
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
+
+chaos-cluster: $(DEV) ## the same with three replicas, PostgreSQL and Valkey, all of which fail at times
+	PYTHONPATH=tests $(BIN)/python -m chaos.replicas
 
 clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -20,6 +20,7 @@ FAULTS = (
     "out_of_order",
     "wrong_bytes",
     "bytes_missing",
+    "internal_errors",
 )
 
 
@@ -28,8 +29,9 @@ class Told:
     """What one client learned of one of its jobs.
 
     `accepted`: its submission was answered with 200, or the job was found in the proxy's records
-    after the answer had got lost. `ends` are the ends that the websocket told, `recorded` is the
-    status of the history entry, `bytes_checked` whether its picture was the right one.
+    after the answer had got lost. `refused`: it was answered otherwise, or not sent, and must not
+    run. `ends` are the ends that the websocket told, `recorded` is the status of the history entry,
+    `bytes_checked` whether its picture was the right one.
     """
 
     prompt_id: str
@@ -59,6 +61,7 @@ class Accounting:
     out_of_order: int
     wrong_bytes: int
     bytes_missing: int
+    internal_errors: int
 
     def faults(self) -> dict[str, int]:
         """What should be zero and is not."""
@@ -67,10 +70,12 @@ class Accounting:
     def table(self) -> str:
         """All sums, a line each."""
         names = [each.name for each in fields(self)]
-        return "\n".join(f"{name.replace('_', ' '):<18}{getattr(self, name):>8}" for name in names)
+        return "\n".join(f"{name.replace('_', ' '):<28}{getattr(self, name):>8}" for name in names)
 
 
-def account(told: Iterable[Told], cloud_jobs: Iterable[Mapping[str, Any]]) -> Accounting:
+def account(
+    told: Iterable[Told], cloud_jobs: Iterable[Mapping[str, Any]], internal_errors: int
+) -> Accounting:
     """Compare. `cloud_jobs` are the `extra_data` of all jobs that the cloud ever took."""
     marks = Counter(prompt_id_of(extra_data) for extra_data in cloud_jobs)
     jobs = list(told)
@@ -91,6 +96,7 @@ def account(told: Iterable[Told], cloud_jobs: Iterable[Mapping[str, Any]]) -> Ac
         out_of_order=sum(bool(job.disorder) for job in jobs),
         wrong_bytes=sum(job.wrong_bytes for job in jobs),
         bytes_missing=len(succeeded) - sum(job.bytes_checked for job in succeeded),
+        internal_errors=internal_errors,
     )
 
 

@@ -23,7 +23,7 @@ class ChaosClient:
     """One client with one `clientId`, which submits `count` jobs one after the other.
 
     `url` gives the proxy's address, which may be down at any time. `color` gives each job a
-    picture that no other job has.
+    picture that no other job has. `errors` counts answers with the status 500.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class ChaosClient:
         color: Callable[[], int],
     ) -> None:
         self.told: list[Told] = []
+        self.errors = 0
         self._session = session
         self._url = url
         self._rng = rng
@@ -55,8 +56,8 @@ class ChaosClient:
     async def settle(self) -> None:
         """At the end: follow also what had been given up and turned up after all."""
         for told in self.told:
-            if not told.accepted and await self._knows(told):
-                told.accepted, told.refused = True, False
+            if not told.accepted and not told.refused and await self._knows(told):
+                told.accepted = True
                 told.recorded = (await self._end(told))["status"]["status_str"]
                 told.bytes_checked = told.recorded == "success"
 
@@ -88,11 +89,11 @@ class ChaosClient:
                 await answer.read()
                 told.accepted = answer.status == 200
                 told.refused = not told.accepted
+                self.errors += answer.status == 500
         except aiohttp.ClientConnectorError:
             told.refused = True
         except (aiohttp.ClientError, OSError):
             told.accepted = await self._turns_up(told)
-            told.refused = not told.accepted
 
     async def _turns_up(self, told: Told) -> bool:
         """Whether a job whose answer got lost is in the proxy's records after all."""
@@ -138,6 +139,7 @@ class ChaosClient:
         try:
             async with self._session.get(self._url() / path) as answer:
                 found = await answer.json(content_type=None)
+                self.errors += answer.status == 500
         except (aiohttp.ClientError, OSError, ValueError):
             await asyncio.sleep(_PAUSE)
             return {}

@@ -13,16 +13,17 @@ import argparse
 import asyncio
 import itertools
 import random
-import socket
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import aiohttp
 from chaos.accounting import Accounting, account
 from chaos.clients import ChaosClient
 from process import serving
+from servers import free_port
 from yarl import URL
 
 from proxy.simulator import HttpFault, JobFault, Simulator, SocketFault, Switches
@@ -56,7 +57,13 @@ FAULTS: list[tuple[HttpFault | SocketFault, float]] = [
 
 
 class Chaos:
-    """One run. `jobs` are shared among `clients`; the proxy is killed `kills` times."""
+    """One run. `jobs` are shared among `clients`; the proxy is disturbed `kills` times: killed.
+
+    `done` counts what was done to the proxy.
+    """
+
+    #: Seconds that a client waits for an answer.
+    patience = 60.0
 
     def __init__(self, *, jobs: int, clients: int, kills: int, seed: int, folder: Path) -> None:
         self._jobs = jobs
@@ -64,26 +71,25 @@ class Chaos:
         self._kills = kills
         self._rng = random.Random(seed)
         self._folder = folder
-        self._port = _free_port()
-        self._url = URL(f"http://127.0.0.1:{self._port}")
+        self._port = free_port()
         self._done = asyncio.Event()
         self._submitted = asyncio.Event()
-        self.killed = 0
+        self.done: Counter[str] = Counter()
 
     async def run(self) -> Accounting:
         """Run to the end of the last job and count."""
         switches = Switches(pace=0.01, dispatch=0.01, late_detail=0.02)
         async with Simulator(plan="pro", switches=switches) as simulator:
             self._plan_faults(simulator)
-            timeout = aiohttp.ClientTimeout(total=60)
+            timeout = aiohttp.ClientTimeout(total=self.patience)
             connector = aiohttp.TCPConnector(limit=0)
             async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
-                killing = asyncio.create_task(self._keep_running(simulator))
+                running = asyncio.create_task(self.keep_running(simulator))
                 colors = itertools.count(1)
                 clients = [
                     ChaosClient(
                         session,
-                        lambda: self._url,
+                        self.url,
                         random.Random(self._rng.random()),
                         lambda: next(colors),
                     )
@@ -99,9 +105,14 @@ class Chaos:
                 self._submitted.set()
                 await asyncio.gather(*(client.settle() for client in clients))
                 self._done.set()
-                await killing
+                await running
             told = [job for client in clients for job in client.told]
-            return account(told, [job.extra_data for job in simulator.jobs.values()])
+            errors = sum(client.errors for client in clients)
+            return account(told, [job.extra_data for job in simulator.jobs.values()], errors)
+
+    def url(self) -> URL:
+        """Where a client asks next."""
+        return URL(f"http://127.0.0.1:{self._port}")
 
     def _plan_faults(self, simulator: Simulator) -> None:
         simulator.faults.random.seed(self._rng.random())
@@ -110,7 +121,7 @@ class Chaos:
         for _ in range(self._jobs // 50):
             simulator.faults.add(JobFault("lost"), skip=self._rng.randrange(self._jobs))
 
-    async def _keep_running(self, simulator: Simulator) -> None:
+    async def keep_running(self, simulator: Simulator) -> None:
         """The proxy, killed and started again; at the end asked to stop, which it must do."""
         environment = {
             "COMFY_CLOUD_API_KEY": simulator.key,
@@ -119,18 +130,18 @@ class Chaos:
         }
         while True:
             async with serving(self._folder, environment=environment, port=self._port) as process:
-                if await self._is_to_be_killed():
+                if await self.is_to_be_disturbed():
                     process.process.kill()
-                    self.killed += 1
+                    self.done["killed"] += 1
                     continue
                 code = await process.stop()
                 if code != 0:
                     raise RuntimeError(f"the proxy ended with {code}")
                 return
 
-    async def _is_to_be_killed(self) -> bool:
-        """Wait for the time of the next kill, or for the end of everything."""
-        if self.killed < self._kills:
+    async def is_to_be_disturbed(self) -> bool:
+        """Wait for the time of the next disturbance, or for the end of everything."""
+        if self.done.total() < self._kills:
             try:
                 async with asyncio.timeout(self._rng.uniform(1.0, 4.0)):
                     await self._submitted.wait()
@@ -140,30 +151,25 @@ class Chaos:
         return False
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def main() -> int:
-    """Run and print the seed, the time and the table."""
+def main(chaos: type[Chaos] = Chaos, *, kills: int = 10, bound: float = 1800) -> int:
+    """Run for at most `bound` seconds, and print the seed, the time and the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--kills", type=int, default=kills)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 1_000_000)
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
     begun = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        chaos = Chaos(**vars(given), folder=Path(folder))
-        accounting = asyncio.run(chaos.run())
+        run = chaos(**vars(given), folder=Path(folder))
+        accounting = asyncio.run(asyncio.wait_for(run.run(), bound))
     print(accounting.table())
-    print(f"{'kills':<18}{chaos.killed:>8}")
-    print(f"{'seconds':<18}{time.perf_counter() - begun:>8.0f}")
+    for what, count in sorted(run.done.items()):
+        print(f"{what:<28}{count:>8}")
+    print(f"{'seconds':<28}{time.perf_counter() - begun:>8.0f}")
     for name, count in accounting.faults().items():
         print(f"NOT ZERO: {name.replace('_', ' ')} {count}")
     return 1 if accounting.faults() else 0

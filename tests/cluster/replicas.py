@@ -45,7 +45,7 @@ class Servers:
         }
 
 
-@dataclass
+@dataclass(eq=False)
 class Replica:
     """One process, on a port that it keeps when it is started again."""
 
