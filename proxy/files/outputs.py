@@ -189,6 +189,7 @@ class Outputs:
 
         Runs in a thread of the database's.
         """
+        files.lock_names(job.member)
         given = _given(files, job)
         matched = _match(items, given)
         settled = _settled(items, matched)

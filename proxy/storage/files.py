@@ -16,6 +16,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    text,
     tuple_,
 )
 
@@ -118,6 +119,7 @@ _PATHS = (
     .where(files.c.member == bindparam("m"), files.c.type == bindparam("t"))
     .order_by(files.c.path)
 )
+_LOCK_NAMES = text("SELECT pg_advisory_xact_lock(hashtextextended('names of ' || :m, 0))")
 _NUMBER = select(file_counters.c.number).where(
     file_counters.c.member == bindparam("m"),
     file_counters.c.type == bindparam("t"),
@@ -174,6 +176,14 @@ class FileUnit:
         self.assets = AssetUnit(connection)
 
     # --- names -----------------------------------------------------------------------------
+
+    def lock_names(self, member: str) -> None:
+        """Let no other unit decide on names of the member until this one has ended.
+
+        Units on SQLite do not run at once.
+        """
+        if self._connection.dialect.name == "postgresql":
+            self._connection.execute(_LOCK_NAMES, {"m": member})
 
     def get(self, member: str, place: Place) -> FileRecord | None:
         """The file at a place."""

@@ -152,6 +152,8 @@ async def check_records(cluster: Cluster, submitted: Sequence[str]) -> None:
             history = (await cluster.client(cluster.number(replica)).get("history"))[1]
             assert sorted(history) == sorted(submitted)
             assert all(entry["status"]["completed"] for entry in history.values())
+            items = [entry["outputs"]["9"]["images"][0] for entry in history.values()]
+            assert len({item["filename"] for item in items}) == len(items)
 
 
 def only_these_ran(simulator: Simulator, prompt_ids: Iterable[str]) -> None:

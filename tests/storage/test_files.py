@@ -160,3 +160,15 @@ async def test_that_names_are_opaque_is_remembered(files: Files) -> None:
     assert not await files.ask(FileUnit.names_are_opaque)
     await files.put_blobs(Blob("one", "x", True, HASH, 5, 1), names_are_opaque=True)
     assert await files.ask(FileUnit.names_are_opaque)
+
+
+async def test_numbers_that_are_decided_at_once_are_different(files: Files) -> None:
+    def give(unit: FileUnit) -> str:
+        unit.lock_names("anna")
+        number = unit.next_number("anna", Place("output", ""), "x")
+        path = f"x_{number:05}_.png"
+        unit.put([named(path, type="output")])
+        return path
+
+    given = await asyncio.gather(*(files.repository.write(give) for _ in range(20)))
+    assert sorted(given) == [f"x_{number:05}_.png" for number in range(1, 21)]
