@@ -30,12 +30,12 @@ async def test_a_new_database_gets_the_newest_schema_once(empty_database: Databa
 async def test_revisions_lead_to_the_tables(empty_database: Database) -> None:
     await empty_database.write(lambda connection: upgrade(connection, None))
     assert await empty_database.read(revision) == HEAD
-    assert await empty_database.read(_differences) == []
+    assert await empty_database.write(_differences, long=True) == []
 
 
 async def test_two_that_migrate_at_once_make_one_schema(empty_database: Database) -> None:
     await asyncio.gather(migrate(empty_database), migrate(empty_database))
-    assert await empty_database.read(_differences) == []
+    assert await empty_database.write(_differences, long=True) == []
 
 
 async def test_a_schema_of_a_newer_version_is_refused(database: Database) -> None:
