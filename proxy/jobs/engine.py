@@ -160,6 +160,7 @@ class Engine:
         self._paused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._telling: asyncio.TimerHandle | None = None
+        self._telling_all: asyncio.TimerHandle | None = None
         self._closed = False
         self._heard: list[Subscription] = []
         self._look_now = asyncio.Event()
@@ -196,7 +197,7 @@ class Engine:
         self._closed = True
         for subscription in self._heard:
             subscription.close()
-        for timer in (self._timer, self._telling):
+        for timer in (self._timer, self._telling, self._telling_all):
             if timer is not None:
                 timer.cancel()
         await asyncio.gather(*(worker.socket.close() for worker in self.workers.values()))
@@ -311,8 +312,9 @@ class Engine:
                 self.spawn(self._cancel(said), "cancel jobs")
             case SocketOpened(member=member, client_id=client_id, socket=socket):
                 self._tell_running(member, client_id, socket)
-            case NewsMissed():
-                self._tell_all()
+            case NewsMissed() if self._telling_all is None:
+                loop = asyncio.get_running_loop()
+                self._telling_all = loop.call_later(_TELLING, self._tell_all)
             case _ if said is MISSED:
                 self._look_now.set()
 
@@ -927,6 +929,7 @@ class Engine:
 
     def _tell_all(self) -> None:
         """Tell of all jobs once more, for those who have missed something."""
+        self._telling_all = None
         for job in self.jobs.values():
             known = job.accepted or job.state is JobState.UNKNOWN
             if known and not job.cancel_requested:

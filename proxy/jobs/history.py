@@ -24,6 +24,7 @@ class HistoryCache:
     def __init__(self) -> None:
         self._bodies: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
         self._bytes = 0
+        self._newest: dict[str, int] = {}
         self.version: Counter[str] = Counter()
 
     def get(self, key: tuple[Any, ...]) -> bytes | None:
@@ -50,6 +51,12 @@ class HistoryCache:
         for key in [key for key in self._bodies if key[0] == member]:
             if len(key) > 2 or gone is None or key[1] in gone:
                 self._bytes -= len(self._bodies.pop(key))
+
+    def seen(self, member: str, sequence: int) -> None:
+        """An entry was read: where the bus has not told of it yet, no list has it."""
+        if sequence > self._newest.get(member, 0):
+            self._newest[member] = sequence
+            self.forget(member, ())  # lists alone
 
     def clear(self) -> None:
         """Anything may have changed."""
@@ -122,6 +129,7 @@ class History:
                 return b"{}"
             body = b"{" + _entry_json(entry) + b"}"
             self._cache.put(key, body, version)
+            self._cache.seen(member, entry.sequence)
         return body
 
     async def _kept(self, key: tuple[Any, ...]) -> bytes | None:
@@ -131,7 +139,10 @@ class History:
 
     async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
         """An entry as it is stored, or `None`. Raises `StorageError`."""
-        return await self._repository.entry(member, prompt_id)
+        entry = await self._repository.entry(member, prompt_id)
+        if entry is not None:
+            self._cache.seen(member, entry.sequence)
+        return entry
 
     async def delete(self, member: str, prompt_ids: Iterable[str]) -> None:
         """Forget ended jobs; nothing is deleted on the cloud. Raises `StorageError`."""

@@ -185,10 +185,16 @@ class Subscribers:
         socket.subscriber.superseded()
 
     def _remove(self, member: str, client_id: str) -> None:
+        """Hear no more for a client, and forget what it was told."""
         sockets = self._sockets[member]
         sockets.pop(client_id).heard.close()
+        gone: set[str | None] = {client_id}
         if not sockets:
             self._common.pop(member).close()
+            gone.add(None)
+        for order, told in list(self._told.items()):
+            if told.key.member == member and told.client_id in gone:
+                del self._told[order]
 
     # --- messages --------------------------------------------------------------------------
 

@@ -65,13 +65,16 @@ class Room:
     def remove(self, job: Job) -> None:
         self.bus.publish(f"jobs.{MEMBER}", JobLeft(live_of(job)))
 
-    async def end(self, prompt_id: str, created: int = 1000, took: int = 5, **outputs: Any) -> Job:
+    async def end(
+        self, prompt_id: str, created: int = 1000, took: int = 5, tell: bool = True, **outputs: Any
+    ) -> Job:
         job = new(prompt_id, create_time=created)
         job.order = (await self.repository.insert(stored_of(job), payload_of(job))).key
         status = {"status_str": "success", "completed": True, "messages": []}
         end = RecordEnd("completed", outputs, status, {}, created, created + took)
         await self.recorder.end(job, end)
-        self.bus.publish(f"jobs.{MEMBER}", HistoryChanged(MEMBER, prompt_id))
+        if tell:
+            self.bus.publish(f"jobs.{MEMBER}", HistoryChanged(MEMBER, prompt_id))
         return job
 
     async def history(self, max_items: int | None = None, offset: int | None = None) -> bytes:
@@ -267,3 +270,15 @@ async def test_a_history_that_changes_while_it_is_read_is_not_kept(
     monkeypatch.setattr(full.service._repository, "entry", read_slowly)
     before = await full.entry("a")
     assert await full.entry("a") != before
+
+
+async def test_who_has_seen_an_entry_finds_it_in_the_list_before_the_bus_tells_of_it(
+    room: Room,
+) -> None:
+    assert await room.history() == b"{}"
+    await room.end("a", tell=False)
+    assert "a" in json.loads(await room.entry("a"))
+    assert "a" in json.loads(await room.history())
+    await room.end("b", tell=False)
+    assert await room.service.job(MEMBER, "b") is not None
+    assert "b" in json.loads(await room.history())

@@ -255,6 +255,17 @@ def test_what_another_engine_tells_once_more_is_left_out(replicas: Replicas) -> 
     assert [message for message, _ in listener.heard] == told
 
 
+def test_what_a_client_was_told_is_forgotten_with_its_socket(replicas: Replicas) -> None:
+    listener, other = listen(replicas.here, "a"), listen(replicas.here, "b")
+    replicas.tell("execution_start", order=1)
+    replicas.tell("execution_start", order=2, client_id=None)
+    replicas.tell("execution_start", order=3, client_id="b")
+    replicas.here.detach("local", "a", listener)
+    assert [order for order, _ in replicas.here.unfinished()] == [2, 3]
+    replicas.here.detach("local", "b", other)
+    assert replicas.here.unfinished() == []
+
+
 def test_an_id_that_is_used_again_has_a_life_of_its_own(replicas: Replicas) -> None:
     listener = listen(replicas.here, "a")
     told = [
