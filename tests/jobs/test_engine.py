@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from waiting import ids, until, until_ended
 
 from proxy.cloud.resilience import Backoff
 from proxy.jobs import accounts as account_health
-from proxy.jobs.models import JobRequest
+from proxy.jobs.models import JobRequest, new_job
+from proxy.jobs.rows import payload_of, stored_of
 from proxy.members.member import Limits, Member
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
@@ -260,3 +262,17 @@ async def test_a_job_moves_to_the_account_that_takes_it(
             opened.set()
             assert set(waiting) <= set(await until_ended(client, 5))
             assert (len(simulator.jobs), len(other.jobs)) == (1, 4)
+
+
+async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_runs(
+    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    async with running_proxy(simulator, tmp_path / "data") as proxy:
+        client, jobs = Client(session, proxy.url), proxy.services.jobs
+        await client.until_ready()
+        lost = new_job("local", JobRequest(graphs.plain(1)), prompt_id=str(uuid.uuid4()))
+        lost.create_time -= 2000
+        await jobs._repository.insert(stored_of(lost), payload_of(lost))
+        assert (await client.get(f"api/jobs/{lost.prompt_id}"))[1]["status"] == "pending"
+        proxy.services.jobs._bus._tell_missed()  # type: ignore[attr-defined]
+        assert await until_ended(client, 1) == [lost.prompt_id]
