@@ -64,6 +64,7 @@ from proxy.storage.activity import ActivityRepository
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets
+from proxy.storage.exports import ExportRepository
 from proxy.storage.files import FileRepository
 from proxy.storage.gallery import GalleryRepository
 from proxy.storage.helpers import HelperPictureRepository
@@ -292,7 +293,13 @@ async def rooms(
             cipher=cipher,
             supervisor=supervisor,
             assets=Assets(
-                AssetRepository(database), files, catalogue, bus, jobs.subscribers.broadcast
+                AssetRepository(database),
+                ExportRepository(database),
+                files,
+                catalogue,
+                bus,
+                jobs.subscribers.broadcast,
+                supervisor=supervisor,
             )
             if settings.assets
             else None,

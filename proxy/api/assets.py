@@ -48,7 +48,8 @@ async def disabled(_: web.Request) -> web.Response:
     )
 
 
-def _of(request: web.Request) -> Assets:
+def service(request: web.Request) -> Assets:
+    """The assets. Raises `AssetError` (503) if they are off."""
     found = of(request).assets
     if found is None:
         raise AssetError(
@@ -68,21 +69,21 @@ def _id(request: web.Request) -> str:
 async def list_assets(request: web.Request) -> web.Response:
     """A page of records, the newest first unless the query says otherwise."""
     query = asset_query.read_list(request.query)
-    return answers.json(await _of(request).page(member_of(request), query))
+    return answers.json(await service(request).page(member_of(request), query))
 
 
 @nested
 async def list_tags(request: web.Request) -> web.Response:
     """Tags with the number of records that have them."""
     query = asset_query.read_tags(request.query)
-    return answers.json(await _of(request).tags(member_of(request), query))
+    return answers.json(await service(request).tags(member_of(request), query))
 
 
 @nested
 async def refine_tags(request: web.Request) -> web.Response:
     """The tags of the records that match, with their numbers."""
     wanted, limit = asset_query.read_refine(request.query)
-    return answers.json(await _of(request).refine(member_of(request), wanted, limit))
+    return answers.json(await service(request).refine(member_of(request), wanted, limit))
 
 
 # --- one record ----------------------------------------------------------------------------------
@@ -91,41 +92,41 @@ async def refine_tags(request: web.Request) -> web.Response:
 @nested
 async def get_asset(request: web.Request) -> web.Response:
     """A record."""
-    return answers.json(await _of(request).shown(member_of(request), _id(request)))
+    return answers.json(await service(request).shown(member_of(request), _id(request)))
 
 
 @nested
 async def put_asset(request: web.Request) -> web.Response:
     """Change name, metadata or preview of a record."""
-    changes = assets.read_changes(await _body(request))
-    return answers.json(await _of(request).change(member_of(request), _id(request), changes))
+    changes = assets.read_changes(await read_body(request))
+    return answers.json(await service(request).change(member_of(request), _id(request), changes))
 
 
 @nested
 async def delete_asset(request: web.Request) -> web.Response:
     """Delete a record; the file stays."""
-    await _of(request).delete(member_of(request), _id(request))
+    await service(request).delete(member_of(request), _id(request))
     return web.Response(status=204)
 
 
 @nested
 async def add_tags(request: web.Request) -> web.Response:
     """Give a record tags."""
-    tags = assets.read_tags_body(await _body(request))
-    return answers.json(await _of(request).add_tags(member_of(request), _id(request), tags))
+    tags = assets.read_tags_body(await read_body(request))
+    return answers.json(await service(request).add_tags(member_of(request), _id(request), tags))
 
 
 @nested
 async def remove_tags(request: web.Request) -> web.Response:
     """Take tags from a record."""
-    tags = assets.read_tags_body(await _body(request))
-    return answers.json(await _of(request).remove_tags(member_of(request), _id(request), tags))
+    tags = assets.read_tags_body(await read_body(request))
+    return answers.json(await service(request).remove_tags(member_of(request), _id(request), tags))
 
 
 @nested
 async def get_content(request: web.Request) -> web.StreamResponse:
     """The bytes of a record, with `Range`; as an attachment unless `disposition` is `inline`."""
-    found, member = _of(request), member_of(request)
+    found, member = service(request), member_of(request)
     asset, file = await found.file(member, _id(request))
     inline = request.query.get("disposition") == "inline"
     headers = content_headers(
@@ -170,7 +171,7 @@ def content_headers(
 @nested
 async def post_asset(request: web.Request) -> web.Response:
     """Take in a file with its record, or make a record of a content by its hash."""
-    found, member = _of(request), member_of(request)
+    found, member = service(request), member_of(request)
     if request.content_type != "multipart/form-data":
         raise AssetError(
             "UNSUPPORTED_MEDIA_TYPE", "Send the file as multipart/form-data.", kind="unsupported"
@@ -192,8 +193,8 @@ async def post_asset(request: web.Request) -> web.Response:
 @nested
 async def post_from_hash(request: web.Request) -> web.Response:
     """Make a record of a content that the member has."""
-    new = assets.read_new(await _body(request))
-    return answers.json(await _of(request).from_hash(member_of(request), new), 201)
+    new = assets.read_new(await read_body(request))
+    return answers.json(await service(request).from_hash(member_of(request), new), 201)
 
 
 @nested
@@ -203,7 +204,7 @@ async def head_hash(request: web.Request) -> web.Response:
         hash_ = asset_query.read_hash(request.match_info["hash"])
     except AssetError:
         return answers.empty(400)
-    return answers.empty(200 if await _of(request).has(member_of(request), hash_) else 404)
+    return answers.empty(200 if await service(request).has(member_of(request), hash_) else 404)
 
 
 # --- scans ---------------------------------------------------------------------------------------
@@ -212,9 +213,9 @@ async def head_hash(request: web.Request) -> web.Response:
 @nested
 async def post_seed(request: web.Request) -> web.Response:
     """Look for files and models without records."""
-    body = await _body(request) if request.can_read_body else {}
+    body = await read_body(request) if request.can_read_body else {}
     roots = asset_query.checked(assets.Roots, body, "INVALID_BODY").roots
-    progress = await _of(request).seed(member_of(request), list(dict.fromkeys(roots)))
+    progress = await service(request).seed(member_of(request), list(dict.fromkeys(roots)))
     if request.query.get("wait", "").lower() in ("true", "1"):
         return answers.json({"status": "completed", "progress": progress, "errors": []})
     return answers.json({"status": "started"}, 202)
@@ -223,28 +224,28 @@ async def post_seed(request: web.Request) -> web.Response:
 @nested
 async def get_seed_status(request: web.Request) -> web.Response:
     """A look that is never under way: it is over before it is answered."""
-    _of(request)
+    service(request)
     return answers.json({"state": "IDLE", "progress": None, "errors": []})
 
 
 @nested
 async def cancel_seed(request: web.Request) -> web.Response:
     """There is never a look to cancel."""
-    _of(request)
+    service(request)
     return answers.json({"status": "idle"})
 
 
 @nested
 async def prune(request: web.Request) -> web.Response:
     """Records are marked as missing at once, so that there are never any to mark."""
-    _of(request)
+    service(request)
     return answers.json({"status": "completed", "marked": 0})
 
 
 @nested
 async def not_here(request: web.Request) -> web.Response:
     """What only the cloud's own server does."""
-    _of(request)
+    service(request)
     raise AssetError(
         "BACKEND_UNSUPPORTED",
         "Models are imported at cloud.comfy.org, and not through this server.",
@@ -252,7 +253,8 @@ async def not_here(request: web.Request) -> web.Response:
     )
 
 
-async def _body(request: web.Request) -> Any:
+async def read_body(request: web.Request) -> Any:
+    """The body as JSON. Raises `AssetError` for what is none."""
     try:
         return await bodies.read_json(request)
     except bodies.NotJsonError as error:

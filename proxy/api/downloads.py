@@ -10,7 +10,8 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
 
@@ -181,12 +182,9 @@ async def send(
     """Answer with the bytes from `start` to `stop` (excluded; the end if `None`); their number.
 
     Parts of the file are handed to the kernel as they arrive, unless the answer is chunked.
-    When it breaks off or is cancelled the connection is cut, so that the client does not take it
-    for whole; a client that leaves ends it quietly.
     """
     sent = 0
-    try:
-        await prepare(request, response)
+    async with delivering(request, response):
         if stop is None:
             async for chunk in content.read(start):
                 await response.write(chunk)
@@ -199,6 +197,19 @@ async def send(
                     begin, end = piece
                     await _send_file(request, response, content.file, begin, end - begin)
             sent = stop - start
+    return sent
+
+
+@asynccontextmanager
+async def delivering(request: web.Request, response: web.StreamResponse) -> AsyncIterator[None]:
+    """Begin an answer, and end it behind the block, which writes its bytes.
+
+    When it breaks off or is cancelled the connection is cut, so that the client does not take it
+    for whole; a client that leaves ends it quietly.
+    """
+    try:
+        await prepare(request, response)
+        yield
         await response.write_eof()
     except ContentBrokenError as error:
         log.warning("content_truncated", reason=str(error))
@@ -212,7 +223,6 @@ async def send(
         if request.transport is not None:
             request.transport.abort()
         raise
-    return sent
 
 
 async def _send_file(

@@ -10,6 +10,7 @@ from functools import partial
 from aiohttp import web
 
 from proxy.api import (
+    asset_exports,
     assets,
     catalog,
     cloud_routes,
@@ -153,6 +154,10 @@ class Deviation:
     ASSET_SCANS = (
         "A scan is over when it is answered: the proxy writes the record of a file with the file. "
         "The messages go to the member's sockets alone."
+    )
+    ASSET_EXPORTS = (
+        "An archive has less than 2 GiB and is made as it is downloaded. The last 20 exports of a "
+        "member are kept, for a day."
     )
     NO_IMPORTS = "Always 501: models are imported at cloud.comfy.org."
     NO_ASSETS = "With the setting `assets` off: always 503, as in a ComfyUI with --disable-assets."
@@ -422,6 +427,11 @@ ROUTES = (
     ),
     _asset("POST", "/api/assets/seed/cancel", assets.cancel_seed, CONSTANT, Deviation.ASSET_SCANS),
     _asset("POST", "/api/assets/prune", assets.prune, CONSTANT, Deviation.ASSET_SCANS),
+    _asset("POST", "/api/assets/export", asset_exports.post_export, OWN, Deviation.ASSET_EXPORTS),
+    _asset(
+        "GET", "/api/assets/exports/{name}", asset_exports.get_export, OWN, Deviation.ASSET_EXPORTS
+    ),
+    _asset("GET", "/api/tasks/{id}", asset_exports.get_task, OWN, Deviation.ASSET_EXPORTS),
     _asset("POST", "/api/assets/download", assets.not_here, CONSTANT, Deviation.NO_IMPORTS),
     _asset("POST", "/api/assets/import", assets.not_here, CONSTANT, Deviation.NO_IMPORTS),
     _asset("GET", "/api/assets/remote-metadata", assets.not_here, CONSTANT, Deviation.NO_IMPORTS),

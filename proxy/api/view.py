@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.api import answers
-from proxy.api.downloads import Stamp, decide, redirect, send, stamped, without_body
+from proxy.api.downloads import Stamp, decide, delivering, redirect, send, stamped, without_body
 from proxy.api.services import member_of, of
 from proxy.storage.files import FileRecord
 from proxy.translate.asset_query import address
@@ -19,6 +19,9 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     """
     query = request.query
     filename, type_ = query.get("filename"), None
+    answer = await _archive(request)
+    if answer is not None:
+        return answer
     files = of(request).files
     if filename is not None and (hash_ := address(filename)) is not None:
         record, filename, type_ = await _by_hash(request, hash_)
@@ -45,6 +48,30 @@ async def get_view(request: web.Request) -> web.StreamResponse:
         type_,
     )
     return redirect(request) or await send_file(request, record, headers)
+
+
+async def _archive(request: web.Request) -> web.StreamResponse | None:
+    """The archive of an export, if the query names one."""
+    query, assets = request.query, of(request).assets
+    if assets is None or (query.get("type"), query.get("subfolder")) != ("temp", "exports"):
+        return None
+    found = await assets.exports.archive(member_of(request), query.get("filename", ""))
+    if found is None:
+        return None
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": "application/zip",
+            "Content-Disposition": _disposition(found.name),
+            "Content-Length": str(found.size),
+            "X-Content-Type-Options": "nosniff",
+        }
+    )
+    async with delivering(request, response):
+        if request.method != "HEAD":
+            async for piece in found.read():
+                await response.write(piece)
+            _count(request, found.size)
+    return response
 
 
 async def _by_hash(

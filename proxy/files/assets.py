@@ -16,6 +16,7 @@ import structlog
 from blake3 import blake3
 
 from proxy.bus.base import BusMessage, EventBus
+from proxy.files.exports import Exports
 from proxy.files.service import Files
 from proxy.storage.assets import (
     AssetPage,
@@ -25,7 +26,9 @@ from proxy.storage.assets import (
     TooManyAssetsError,
     UnknownPreviewError,
 )
+from proxy.storage.exports import ExportRepository
 from proxy.storage.files import FileRecord
+from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms
 from proxy.translate.asset_query import (
     AssetError,
@@ -67,16 +70,19 @@ class AssetNews(BusMessage, frozen=True):
 
 
 class Assets:
-    """The assets of all members. `tell` reaches the member's sockets at this replica."""
+    """The assets of all members, and their `exports`. `tell` reaches the member's sockets at this
+    replica."""
 
     def __init__(
         self,
         repository: AssetRepository,
+        exports: ExportRepository,
         files: Files,
         models: ModelLists,
         bus: EventBus,
         tell: Callable[[str, Event], None],
         *,
+        supervisor: Supervisor,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._repository = repository
@@ -85,6 +91,7 @@ class Assets:
         self._bus = bus
         self._tell = tell
         self._time = now
+        self.exports = Exports(exports, repository, files, supervisor, self._say, now=now)
         self._at_once = asyncio.Semaphore(_MODELS_AT_ONCE)
         bus.subscribe("assets.*", self._hear)
 
@@ -335,8 +342,8 @@ class Assets:
 
     # --- news ------------------------------------------------------------------------------------
 
-    def _say(self, member: str, type_: str, data: dict[str, Any]) -> None:
-        self._bus.publish(f"assets.{member}", AssetNews(member, type_, data))
+    def _say(self, member: str, event: str, data: dict[str, Any]) -> None:
+        self._bus.publish(f"assets.{member}", AssetNews(member, event, data))
 
     def _hear(self, news: object) -> None:
         if isinstance(news, AssetNews):

@@ -22,6 +22,7 @@ from yarl import URL
 
 from proxy.observations import identity_of
 from proxy.storage.files import Blob, FileRecord, FileRepository, FileUnit
+from proxy.translate.asset_query import address
 from proxy.translate.assets import Asset
 from proxy.translate.names import TYPES, Place, media_type
 
@@ -125,13 +126,18 @@ class Namespace:
         return record
 
     async def get_many(self, member: str, places: Iterable[Place]) -> dict[Place, FileRecord]:
-        """The files at those places where there is one."""
+        """The files at those places where there is one; `blake3:…` is any file of this content."""
         wanted = dict.fromkeys(places)
-        unknown = [place for place in wanted if (member, place) not in self._places]
+        hashes = {place: hash_ for place in wanted if (hash_ := address(place.path)) is not None}
+        unknown = [
+            place for place in wanted if (member, place) not in self._places and place not in hashes
+        ]
         found: dict[Place, FileRecord] = {}
+        if hashes:
+            found = await self._files.read(lambda files: files.of_hashes(member, hashes))
         if unknown:
             epoch = self._places.epoch
-            found = await self._files.read(lambda files: files.get_many(member, unknown))
+            found |= await self._files.read(lambda files: files.get_many(member, unknown))
             for place in unknown:
                 self._keep(member, place, found.get(place), epoch)
         for place in wanted:

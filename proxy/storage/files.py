@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
@@ -204,6 +204,16 @@ class FileUnit:
                 )
                 for row in self._connection.execute(query):
                     found[Place(type_, row.path)] = FileRecord(*row)
+        return found
+
+    def of_hashes(self, member: str, hashes: Mapping[Place, str]) -> dict[Place, FileRecord]:
+        """A file of each content that the member has, not of `temp`."""
+        found = {}
+        for place, hash_ in hashes.items():
+            asset = self.assets.by_hash(member, hash_)
+            file = None if asset is None else self.get(member, asset.place)
+            if file is not None:
+                found[place] = file
         return found
 
     def has_folder(self, member: str, place: Place) -> bool:

@@ -1,0 +1,323 @@
+"""Exports: many assets in one archive, which is made as it is downloaded.
+
+An export reads every content once, so that it is in the cache and its length is known; what is kept
+is the list of files. So any replica can send the archive, and none keeps it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from uuid import uuid4
+from zipfile import ZIP_STORED, ZipFile, ZipInfo
+
+import msgspec
+import structlog
+
+from proxy.files.service import Files
+from proxy.files.transfer import ContentBrokenError
+from proxy.storage.assets import AssetRepository
+from proxy.storage.exports import Export, ExportRepository
+from proxy.supervisor import Supervisor
+from proxy.translate import codec
+from proxy.translate import exports as forms
+from proxy.translate.asset_query import AssetError
+from proxy.translate.assets import Asset
+from proxy.translate.errors import LocalError
+from proxy.translate.exports import ExportRequest, Failed, Plan
+from proxy.translate.names import Place
+
+_log = structlog.get_logger(__name__)
+
+#: Exports that are made at once.
+AT_ONCE = 2
+#: Bytes of the files of an archive; with more it would have another format.
+MOST_BYTES = 2**31 - 2**20
+#: Seconds between two messages about an export.
+PACE = 0.5
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A file of an archive: its name there, where it is, its length, and when it was made (s)."""
+
+    name: str
+    type: str
+    path: str
+    size: int
+    modified: float
+
+
+class Tell(Protocol):
+    """Tells the member's sockets something."""
+
+    def __call__(self, member: str, event: str, data: dict[str, Any]) -> None: ...
+
+
+class Exports:
+    """The exports of all members."""
+
+    def __init__(
+        self,
+        repository: ExportRepository,
+        assets: AssetRepository,
+        files: Files,
+        supervisor: Supervisor,
+        tell: Tell,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._repository = repository
+        self._assets = assets
+        self._files = files
+        self._supervisor = supervisor
+        self._tell = tell
+        self._time = now
+        self._turn = asyncio.Semaphore(AT_ONCE)
+
+    async def begin(self, member: str, request: ExportRequest) -> str:
+        """Begin an export, or join the same one that is under way; its id.
+
+        Raises `StorageError`.
+        """
+        now = self._now()
+        today = datetime.fromtimestamp(now / 1000, UTC).date()
+        export, is_new = await self._repository.begin(
+            Export(
+                member,
+                str(uuid4()),
+                request.key,
+                "created",
+                f"comfy-export-{today.isoformat()}-{secrets.token_hex(4)}.zip",
+                request.model_dump_json().encode(),
+                now,
+                now,
+            )
+        )
+        if is_new:
+            self._supervisor.spawn(self._run(export, request), "export assets")
+        return export.id
+
+    async def task(self, member: str, id_: str) -> dict[str, Any]:
+        """How far an export is. Raises `AssetError` (404), `StorageError`."""
+        export = await self._repository.get(member, id_)
+        if export is None:
+            raise AssetError("TASK_NOT_FOUND", "There is no such task.", kind="not_found", id=id_)
+        return forms.task(
+            export.id,
+            export.key,
+            codec.loads(export.payload),
+            export.status,
+            None if export.result is None else codec.loads(export.result),
+            created_at=export.created_at,
+            updated_at=export.updated_at,
+            ended_at=export.ended_at,
+            stopped=export.is_stale(self._now()),
+        )
+
+    async def archive(self, member: str, name: str) -> Archive | None:
+        """An archive that can be downloaded, by its name. Raises `StorageError`."""
+        export = await self._repository.named(member, name)
+        if export is None or export.entries is None:
+            return None
+        entries = msgspec.json.decode(export.entries, type=list[Entry])
+        return Archive(self._files, member, export.name, entries)
+
+    # --- the work ----------------------------------------------------------------------------
+
+    async def _run(self, export: Export, request: ExportRequest) -> None:
+        try:
+            async with self._turn:
+                await self._export(export, request)
+        except BaseException as error:
+            failed = {"status": "failed", "ended_at": self._now()}
+            await self._repository.note(export.member, export.id, self._now(), **failed)
+            self._say(export, Progress(0), "failed", error="The server could not export.")
+            if not isinstance(error, asyncio.CancelledError):
+                _log.exception("export_failed", member=export.member)
+            raise
+
+    async def _export(self, export: Export, request: ExportRequest) -> None:
+        member = export.member
+        of_jobs = await self._assets.read(lambda unit: unit.of_jobs(member, request.job_ids))
+        named = await self._assets.read(lambda unit: unit.get_many(member, request.asset_ids))
+        plan = forms.plan(request, of_jobs, named)
+        progress = Progress(plan.total, failed=list(plan.failed), attempted=len(plan.failed))
+        progress.bytes_total = sum(one.size or 0 for one in plan.entries.values())
+        await self._repository.note(member, export.id, self._now(), status="running")
+        self._say(export, progress, "running")
+        entries: list[Entry] = []
+        told = self._time()
+        for name, asset in plan.entries.items():
+            entry = await self._fetch(name, asset, MOST_BYTES - progress.bytes)
+            progress.attempted += 1
+            if entry is None:
+                progress.failed.append(Failed(asset.id, "fetch_failed", asset.job, asset.name))
+            else:
+                entries.append(entry)
+                progress.bytes += entry.size
+            if self._time() - told >= PACE:
+                told = self._time()
+                await self._repository.note(member, export.id, self._now())
+                self._say(export, progress, "running")
+        await self._end(export, plan, progress, entries)
+
+    async def _fetch(self, name: str, asset: Asset, most: int) -> Entry | None:
+        """Read a content once; `None` if it cannot be had, or is too long."""
+        try:
+            file = await self._files.at(asset.member, asset.place)
+            if file is None:
+                return None
+            content = await self._files.open(file)
+            try:
+                size = 0
+                async for chunk in content.read():
+                    size += len(chunk)
+                    if size > most:
+                        return None
+            finally:
+                content.close()
+        except (LocalError, ContentBrokenError) as error:
+            _log.info("export_fetch_failed", member=asset.member, reason=str(error))
+            return None
+        return Entry(name, file.type, file.path, size, file.modified)
+
+    async def _end(
+        self, export: Export, plan: Plan, progress: Progress, entries: list[Entry]
+    ) -> None:
+        success, now = bool(entries), self._now()
+        result: dict[str, Any] = {
+            "success": success,
+            "export_name": export.name if success else None,
+            "export_size": length(entries) if success else 0,
+            "uncompressed_size": progress.bytes,
+            "assets_total": progress.total,
+            "assets_succeeded": len(entries),
+            "failed_assets": [one.shown() for one in progress.failed] or None,
+            "error": None if success else "Nothing could be exported.",
+        }
+        shown = {name: value for name, value in result.items() if value is not None}
+        await self._repository.note(
+            export.member,
+            export.id,
+            now,
+            status="completed",
+            ended_at=now,
+            result=codec.dump_bytes(shown),
+            entries=msgspec.json.encode(entries) if success else None,
+        )
+        more: dict[str, Any] = (
+            {"export_name": export.name} if success else {"error": result["error"]}
+        )
+        if plan.timeless:
+            more["used_job_time_fallback"] = True
+        self._say(export, progress, "completed" if success else "failed", **more)
+
+    def _say(self, export: Export, progress: Progress, status: str, **more: Any) -> None:
+        data = {"task_id": export.id, **progress.shown(), "status": status, **more}
+        self._tell(export.member, "asset_export", data)
+
+    def _now(self) -> int:
+        return round(self._time() * 1000)
+
+
+class Progress(msgspec.Struct):
+    """How far an export is."""
+
+    total: int
+    failed: list[Failed] = []
+    attempted: int = 0
+    bytes: int = 0
+    bytes_total: int = 0
+
+    def shown(self) -> dict[str, Any]:
+        """As clients are told."""
+        return {
+            "assets_total": self.total,
+            "assets_attempted": self.attempted,
+            "assets_failed": len(self.failed),
+            "bytes_total": max(self.bytes, self.bytes_total),
+            "bytes_processed": self.bytes,
+            "progress": self.attempted / self.total if self.total else 1.0,
+        }
+
+
+class Archive:
+    """A zip archive without compression, made as it is read; `size` is its length in bytes."""
+
+    def __init__(self, files: Files, member: str, name: str, entries: Sequence[Entry]) -> None:
+        self._files = files
+        self._member = member
+        self._entries = entries
+        self.name = name
+        self.size = length(entries)
+
+    async def read(self) -> AsyncIterator[bytes]:
+        """Its bytes. Raises `ContentBrokenError` if a content is not what it was."""
+        sink = _Sink()
+        archive = ZipFile(sink, "w", ZIP_STORED)  # type: ignore[call-overload]
+        for entry in self._entries:
+            with archive.open(_info(entry), "w") as target:
+                size = 0
+                async for chunk in self._content(entry):
+                    size += len(chunk)
+                    target.write(chunk)
+                    yield sink.take()
+                if size != entry.size:
+                    raise ContentBrokenError("the content of an exported file is another one now")
+        archive.close()
+        yield sink.take()
+
+    async def _content(self, entry: Entry) -> AsyncIterator[bytes]:
+        file = await self._files.at(self._member, Place(entry.type, entry.path))
+        if file is None:
+            raise ContentBrokenError("an exported file is gone")
+        try:
+            content = await self._files.open(file)
+        except LocalError as error:
+            raise ContentBrokenError(str(error)) from error
+        try:
+            async for chunk in content.read():
+                yield chunk
+        finally:
+            content.close()
+
+
+class _Sink:
+    """Takes what an archive writes; it cannot be sought in."""
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self._written.append(bytes(data))
+        self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def take(self) -> bytes:
+        """What was written since the last time."""
+        taken = b"".join(self._written)
+        self._written.clear()
+        return taken
+
+
+def length(entries: Sequence[Entry]) -> int:
+    """The length of an archive: that of the same one with empty files, and its files."""
+    sink = _Sink()
+    with ZipFile(sink, "w", ZIP_STORED) as archive:  # type: ignore[call-overload]
+        for entry in entries:
+            with archive.open(_info(entry), "w"):
+                pass
+    return sink.size + sum(entry.size for entry in entries)
+
+
+def _info(entry: Entry) -> ZipInfo:
+    at = time.gmtime(max(entry.modified, 315532800.0))  # a zip archive knows no time before 1980
+    return ZipInfo(entry.name.encode("utf-8", "replace").decode(), at[:6])
