@@ -227,3 +227,39 @@ async def test_every_replica_shows_the_same_dashboard(team: Team, person: Person
     assert sum(point["completed"] for point in points) == 1
     for client in person.clients:
         assert (await client.get("proxy/api/activity"))[1]["points"] == points
+
+
+async def test_a_picture_for_a_helper_node_and_its_result_are_at_every_replica(
+    clients: list[Client],
+) -> None:
+    here, there, elsewhere = clients
+    picture = graphs.png((9, 8, 7))
+    async with here.session.put(here.url / "api/etn/image/shared", data=picture) as answer:
+        assert answer.status == 201
+    for client in clients:
+        async with client.session.put(client.url / "api/etn/image/shared", data=b"x") as answer:
+            assert (answer.status, await answer.json()) == (200, {"status": "cached"})
+        async with client.session.get(client.url / "api/etn/image/shared") as answer:
+            assert await answer.read() == picture
+    graph = {
+        "1": {"class_type": "ETN_LoadImageCache", "inputs": {"id": "shared"}},
+        "2": {"class_type": "ETN_SaveImageCache", "inputs": {"images": ["1", 0], "format": "PNG"}},
+        "3": {
+            "class_type": "ETN_SendImageWebSocket",
+            "inputs": {"images": ["1", 0], "format": "PNG"},
+        },
+    }
+    async with elsewhere.listening() as listener:
+        prompt_id = await there.submit(graph)
+        executed = await listener.until("executed", node="2")
+        (image,) = executed["output"]["images"]
+        results = []
+        for client in clients:
+            address = client.url / "api/etn/image" / image["id"]
+            async with client.session.get(address) as answer:
+                results.append((answer.status, await answer.read()))
+        await listener.until_end(prompt_id)
+    assert results[0][0] == 200
+    assert results[0] == results[1] == results[2]
+    (frame,) = listener.of("binary")
+    assert frame[8:] == results[0][1]
