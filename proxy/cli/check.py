@@ -35,7 +35,7 @@ from proxy.settings import (
     read_key,
 )
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
-from proxy.storage.migrations import HEAD, knows, revision
+from proxy.storage.migrations import HEAD, is_usable, revision
 from proxy.storage.observations import FACT, ObservationRepository
 from proxy.storage.start import open_server, opened_database
 
@@ -267,20 +267,21 @@ def _write_something(folder: Path) -> None:
 
 async def _database(settings: Settings) -> str:
     """Look at the PostgreSQL database, at both of its addresses, and change nothing."""
-    schema = None
+    schema, usable = None, True
     try:
         for direct in (False, True) if settings.database_direct is not None else (False,):
             database = await open_server(settings, direct=direct)
             try:
                 schema = await database.read(revision)
                 version = await database.read(_server_version)
+                usable = await database.read(is_usable)
             finally:
                 await database.close()
     except StorageError as error:
         raise _ProblemError(
             f"It cannot be used ({error}): start it, or correct COMFY_PROXY_DATABASE."
         ) from None
-    if schema is not None and not knows(schema):
+    if not usable:
         raise _ProblemError(
             f"It has the schema {schema}, which this version does not know: update the program."
         )

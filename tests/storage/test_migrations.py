@@ -9,7 +9,16 @@ import pytest
 from sqlalchemy import Connection, text
 
 from proxy.storage.database import Database
-from proxy.storage.migrations import HEAD, UnknownSchemaError, migrate, revision, upgrade
+from proxy.storage.migrations import (
+    HEAD,
+    OLDEST,
+    UnknownSchemaError,
+    is_usable,
+    migrate,
+    revision,
+    upgrade,
+)
+from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import metadata
 
 
@@ -38,8 +47,30 @@ async def test_two_that_migrate_at_once_make_one_schema(empty_database: Database
     assert await empty_database.write(_differences, long=True) == []
 
 
-async def test_a_schema_of_a_newer_version_is_refused(database: Database) -> None:
-    newer = text("UPDATE alembic_version SET version_num = '9999'")
-    await database.write(lambda connection: connection.execute(newer).rowcount)
+def _make_newer(connection: Connection, oldest: object) -> None:
+    """Let the schema be that of a later release, which bears programs from `oldest` on."""
+    connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    put_meta(connection, "oldest_schema", oldest)
+
+
+@pytest.mark.parametrize("oldest", ["9998", None])
+async def test_a_newer_schema_that_bears_no_older_programs_is_refused(
+    database: Database, oldest: object
+) -> None:
+    await database.write(lambda connection: _make_newer(connection, oldest))
+    assert not await database.read(is_usable)
     with pytest.raises(UnknownSchemaError, match=r"schema 9999.*run the version that wrote it"):
         await migrate(database)
+
+
+async def test_a_newer_schema_that_bears_this_program_stays(database: Database) -> None:
+    await database.write(lambda connection: _make_newer(connection, HEAD))
+    assert await database.read(is_usable)
+    assert not await migrate(database)
+    assert await database.read(revision) == "9999"
+
+
+async def test_a_schema_says_which_programs_it_bears(empty_database: Database) -> None:
+    await migrate(empty_database)
+    assert await empty_database.read(lambda found: get_meta(found, "oldest_schema")) == OLDEST
+    assert OLDEST <= HEAD
