@@ -50,7 +50,8 @@ def commands(text: str) -> Iterator[list[str]]:
     for line in lines + [span for span in spans(text) if span.startswith("comfy-cloud-proxy ")]:
         words = shlex.split(line, comments=True)
         if words[:3] == ["docker", "compose", "run"]:
-            yield words[words.index("proxy") + 1 :]
+            service = next(word for word in words if word.partition("-")[0] == "proxy")
+            yield words[words.index(service) + 1 :]
         elif "comfy-cloud-proxy" in words and words[:2] != ["docker", "build"]:
             place = len(words) - words[::-1].index("comfy-cloud-proxy")
             yield with_default_command(words[place:])

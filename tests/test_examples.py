@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 from process import serving
 from ruamel.yaml import YAML
@@ -23,6 +24,14 @@ ROOT = Path(__file__).parent.parent
 COMPOSE = sorted((ROOT / "examples").glob("*/compose.yaml"))
 IMAGE = "comfy-cloud-proxy"
 GATEWAY = ROOT / "examples/gateway"
+KUBERNETES = sorted((ROOT / "examples/kubernetes").glob("*.yaml"))
+#: What may be in the files of secrets.
+SECRETS = {
+    "comfy_cloud_api_key": "comfyui-key",
+    "database": "postgresql://proxy:geheim@postgres/proxy",
+}
+#: The folders of the containers.
+PLACES = re.compile(r"^(file:)?(/data|/run/secrets|/blobs)")
 
 
 def project(path: Path) -> dict[str, Any]:
@@ -36,6 +45,15 @@ def proxies(path: Path) -> list[dict[str, Any]]:
         for service in services
         if service["image"].partition(":")[0] == IMAGE and "command" not in service
     ]
+
+
+def volumes(service: Mapping[str, Any]) -> list[str]:
+    """The volumes and folders of a service; empty for one without a name."""
+    return [volume.rpartition(":")[0] for volume in map(_without_mode, service.get("volumes", ()))]
+
+
+def _without_mode(volume: str) -> str:
+    return volume.removesuffix(":ro")
 
 
 def substituted(environment: Mapping[str, str], **given: str) -> dict[str, str]:
@@ -63,14 +81,17 @@ def image_environment() -> dict[str, str]:
 
 def of_the_container(service: dict[str, Any], folder: Path) -> dict[str, str]:
     """The variables that the proxy sees, with the container's folders below `folder`."""
-    data, secrets = folder / "data", folder / "secrets"
     variables = image_environment() | substituted(service["environment"])
     for secret in service["secrets"]:
-        secrets.mkdir(exist_ok=True)
-        (secrets / secret).write_text("comfyui-key")
-    places = {"/data": str(data), "/run/secrets": str(secrets)}
+        (folder / "run/secrets").mkdir(exist_ok=True, parents=True)
+        (folder / "run/secrets" / secret).write_text(SECRETS[secret])
+    return placed(variables, folder)
+
+
+def placed(variables: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Variables with the container's folders below `folder`."""
     return {
-        name: re.sub(r"^(/data|/run/secrets)", lambda found: places[found[0]], value)
+        name: PLACES.sub(lambda found: f"{found[1] or ''}{folder}{found[2]}", value)
         for name, value in variables.items()
     }
 
@@ -97,7 +118,7 @@ def test_it_is_a_compose_file(path: Path) -> None:
 def test_what_its_services_use_is_declared(path: Path) -> None:
     whole = project(path)
     for service in whole["services"].values():
-        named = [volume.partition(":")[0] for volume in service.get("volumes", ())]
+        named = [name for name in volumes(service) if name]
         assert {name for name in named if not name.startswith(".")} <= set(whole["volumes"])
         assert all((path.parent / name).exists() for name in named if name.startswith("."))
         assert set(service.get("secrets", ())) <= set(whole["secrets"])
@@ -110,22 +131,23 @@ def test_nothing_declared_is_left_over(path: Path) -> None:
     whole = project(path)
     services = whole["services"].values()
     assert set(whole["secrets"]) == {name for one in services for name in one.get("secrets", ())}
-    used = {volume.partition(":")[0] for one in services for volume in one.get("volumes", ())}
+    used = {name for one in services for name in volumes(one)}
     assert set(whole["volumes"]) <= used
     assert set(whole["networks"]) <= {name for one in services for name in one["networks"]}
 
 
 @each_project
-def test_its_proxy_is_bounded_and_reached_by_no_published_port(path: Path) -> None:
-    (service,) = proxies(path)
-    build = service["build"]
-    context = build if isinstance(build, str) else build["context"]
+def test_its_proxies_are_bounded_and_reached_by_no_published_port(path: Path) -> None:
+    builds = [service["build"] for service in proxies(path) if "build" in service]
+    (context,) = [build if isinstance(build, str) else build["context"] for build in builds]
     assert (path.parent / context / "Dockerfile").resolve() == ROOT / "Dockerfile"
-    assert not {"ports", "user", "tmpfs"} & service.keys()
-    assert {"mem_limit", "cpus", "pids_limit", "read_only", "cap_drop"} <= service.keys()
-    grace = int(service["stop_grace_period"].removesuffix("s"))
-    assert grace > int(image_environment()["COMFY_PROXY_SHUTDOWN_TIMEOUT"])
-    assert f":{instruction('VOLUME')}" in service["volumes"][0]
+    for service in proxies(path):
+        assert not {"ports", "user", "tmpfs"} & service.keys()
+        assert {"mem_limit", "cpus", "pids_limit", "read_only", "cap_drop"} <= service.keys()
+        grace = int(service["stop_grace_period"].removesuffix("s"))
+        environment = image_environment() | service["environment"]
+        assert grace > int(environment["COMFY_PROXY_SHUTDOWN_TIMEOUT"])
+        assert service["volumes"][0].rpartition(":")[2] == instruction("VOLUME")
     assert image_environment()["TMPDIR"] == instruction("VOLUME")
 
 
@@ -133,26 +155,27 @@ def test_its_proxy_is_bounded_and_reached_by_no_published_port(path: Path) -> No
 def test_its_variables_are_settings_that_can_be_used(
     path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    (service,) = proxies(path)
-    for name, value in of_the_container(service, tmp_path).items():
-        monkeypatch.setenv(name, value)
-    settings = load()
-    assert settings.host == "0.0.0.0"
-    assert str(settings.port) == instruction("EXPOSE")
-    assert settings.data_dir == tmp_path / "data"
-    assert settings.api_key_file is not None
+    for service in proxies(path):
+        for name, value in of_the_container(service, tmp_path).items():
+            monkeypatch.setenv(name, value)
+        settings = load()
+        assert settings.host == "0.0.0.0"
+        assert str(settings.port) == instruction("EXPOSE")
+        assert settings.data_dir == tmp_path / "data"
+        assert settings.api_key_file is not None
+        assert (settings.database is None) == (len(proxies(path)) == 1)
 
 
 @each_project
 def test_its_secrets_go_to_the_image_s_user_and_not_to_git(path: Path) -> None:
     whole, uid = project(path), instruction("USER").partition(":")[0]
     assert f"useradd --uid {uid} " in instruction("RUN")
-    (secret,) = whole["secrets"].values()
-    for text in (path.read_text(), (ROOT / f"docs/{path.parent.name}.md").read_text()):
-        assert f"sudo chown -R {uid} secrets" in text
-        assert f"> {secret['file'].removeprefix('./')}\n" in text
-    ignored = subprocess.run(["git", "check-ignore", "-q", secret["file"]], cwd=path.parent)
-    assert ignored.returncode in (0, 128)  # 128: no repository, as in an archive of the source
+    for secret in whole["secrets"].values():
+        for text in (path.read_text(), (ROOT / f"docs/{path.parent.name}.md").read_text()):
+            assert f"sudo chown -R {uid} secrets" in text
+            assert f"> {secret['file'].removeprefix('./')}\n" in text
+        ignored = subprocess.run(["git", "check-ignore", "-q", secret["file"]], cwd=path.parent)
+        assert ignored.returncode in (0, 128)  # 128: no repository, as in an archive of the source
 
 
 def test_the_image_is_built_of_what_docker_is_given() -> None:
@@ -162,25 +185,116 @@ def test_the_image_is_built_of_what_docker_is_given() -> None:
     assert all((ROOT / name).exists() for name in given)
 
 
-def test_caddy_is_trusted_and_its_address_is_never_given_to_another() -> None:
-    whole = project(GATEWAY / "compose.yaml")
-    caddy, (proxy,) = whole["services"]["caddy"], proxies(GATEWAY / "compose.yaml")
+with_caddy = pytest.mark.parametrize("name", ["gateway", "cluster"])
+
+
+@with_caddy
+def test_caddy_is_trusted_and_its_address_is_never_given_to_another(name: str) -> None:
+    path = ROOT / "examples" / name / "compose.yaml"
+    whole = project(path)
+    caddy = whole["services"]["caddy"]
     (pool,) = whole["networks"]["front"]["ipam"]["config"]
     address = ipaddress.ip_address(caddy["networks"]["front"]["ipv4_address"])
-    trusted = ipaddress.ip_network(proxy["environment"]["COMFY_PROXY_TRUSTED_PROXIES"])
-    assert list(trusted.hosts()) == [address]
+    for proxy in proxies(path):
+        trusted = ipaddress.ip_network(proxy["environment"]["COMFY_PROXY_TRUSTED_PROXIES"])
+        assert list(trusted.hosts()) == [address]
     assert address in ipaddress.ip_network(pool["subnet"])
     assert address not in ipaddress.ip_network(pool["ip_range"])
     assert address != ipaddress.ip_address(pool["gateway"])
 
 
-def test_caddy_hands_on_to_the_proxy() -> None:
-    text = (GATEWAY / "Caddyfile").read_text(encoding="utf-8")
-    services = project(GATEWAY / "compose.yaml")["services"]
-    assert re.findall(r"reverse_proxy (\S+):(\d+) ", text) == [("proxy", instruction("EXPOSE"))]
-    assert services["proxy"] in proxies(GATEWAY / "compose.yaml")
+@with_caddy
+def test_caddy_hands_on_to_every_proxy(name: str) -> None:
+    folder = ROOT / "examples" / name
+    text = (folder / "Caddyfile").read_text(encoding="utf-8")
+    services = project(folder / "compose.yaml")["services"]
+    ours = {one for one in services if services[one] in proxies(folder / "compose.yaml")}
+    assert set(re.findall(r"(\S+):(\d+)", text)) == {(one, instruction("EXPOSE")) for one in ours}
     (variable,) = re.findall(r"\{\$(\w+)\}", text)
     assert variable in services["caddy"]["environment"]
+
+
+@pytest.mark.skipif(shutil.which("caddy") is None, reason="Caddy is not installed")
+@with_caddy
+def test_caddy_takes_the_configuration(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["caddy", "validate", "--adapter", "caddyfile", "--config", "Caddyfile"],
+        cwd=ROOT / "examples" / name,
+        env=os.environ | {"COMFY_DOMAIN": "comfy.example.com", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def manifests() -> list[dict[str, Any]]:
+    texts = [path.read_text(encoding="utf-8") for path in KUBERNETES]
+    return [dict(one) for text in texts for one in YAML(typ="safe").load_all(text)]
+
+
+def containers() -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The containers of the manifests, each with its pod."""
+    pods = [one["spec"]["template"]["spec"] for one in manifests() if "template" in one["spec"]]
+    kinds = ("initContainers", "containers")
+    return [(pod, one) for pod in pods for kind in kinds for one in pod.get(kind, ())]
+
+
+@pytest.mark.parametrize("manifest", manifests(), ids=lambda one: one["kind"])
+def test_kubernetes_takes_the_manifests(manifest: dict[str, Any]) -> None:
+    for version in ("1.32", "1.36"):
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_what_kubernetes_selects_is_there_and_no_session_is_sticky() -> None:
+    found = {one["kind"]: one for one in manifests()}
+    labels = found["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    for kind in ("Deployment", "PodDisruptionBudget"):
+        assert found[kind]["spec"]["selector"]["matchLabels"] == labels
+    assert found["Service"]["spec"]["selector"] == labels
+    assert found["Service"]["spec"]["sessionAffinity"] == "None"
+    for pod, container in containers():
+        mounts = [mount["name"] for mount in container["volumeMounts"]]
+        assert set(mounts) == {volume["name"] for volume in pod["volumes"]}
+        assert str(pod["securityContext"]["runAsUser"]) == instruction("USER").partition(":")[0]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert "limits" in container["resources"]
+
+
+def test_pods_serve_until_they_have_left_the_service() -> None:
+    (deployment,) = (one for one in manifests() if one["kind"] == "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    (proxy,) = pod["containers"]
+    (port,) = proxy["ports"]
+    assert str(port["containerPort"]) == instruction("EXPOSE")
+    environment = {one["name"]: one.get("value") for one in proxy["env"]}
+    stopping = int(environment["COMFY_PROXY_SHUTDOWN_TIMEOUT"])
+    sleeping = proxy["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pod["terminationGracePeriodSeconds"] > stopping + sleeping
+    probes = {name: proxy[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness")}
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "startup": "/readyz",
+        "readiness": "/healthz",
+    }
+
+
+def test_the_variables_of_pods_are_settings_that_can_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    values = {"api-key": "comfyui-key", "database": SECRETS["database"], "bus": "rediss://x@valkey"}
+    folder = tmp_path / "run/secrets/comfy"
+    folder.mkdir(parents=True)
+    for pod, container in containers():
+        (items,) = (one["secret"]["items"] for one in pod["volumes"] if "secret" in one)
+        for item in items:
+            (folder / item["path"]).write_text(values[item["key"]])
+        given = {one["name"]: one.get("value", "from a secret") for one in container["env"]}
+        for name, value in placed(image_environment() | given, tmp_path).items():
+            monkeypatch.setenv(name, value)
+        settings = load()
+        assert settings.database is not None
+        assert settings.database.get_secret_value() == SECRETS["database"]
+        assert settings.data_dir == tmp_path / "data"
 
 
 def commands_of_the_gateway() -> list[list[str]]:

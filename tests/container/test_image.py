@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from container.conftest import ROOT, builds
 from container.oci import Store, new_volume, running
-from test_examples import COMPOSE, commands_of_the_gateway, project, substituted
+from test_examples import commands_of_the_gateway, project, substituted
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(2400)]
 
 SLIM, WITH_UI = "comfy-cloud-proxy", "comfy-cloud-proxy:ui"
-SIDECAR, GATEWAY = sorted(COMPOSE, key=lambda path: path.parent.name != "sidecar")
+SIDECAR, GATEWAY = (ROOT / f"examples/{name}/compose.yaml" for name in ("sidecar", "gateway"))
 OPEN = {"COMFY_PROXY_INSECURE_ALLOW_ANYONE": "1", "COMFY_PROXY_SIMULATE": "1"}
 URL = "http://127.0.0.1:8188"
 
