@@ -19,7 +19,7 @@ RUN /opt/build/bin/pip --python /opt/comfy-cloud-proxy/bin/python install --quie
         --only-binary :all: -r requirements/run.lock \
         $(echo "$EXTRAS" | tr , '\n' | sed '/./s|.*|-r requirements/&.lock|')
 # The sources come last: a change to them installs nothing else anew.
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY proxy ./proxy
 RUN /opt/build/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /tmp/wheel . \
     && /opt/build/bin/pip --python /opt/comfy-cloud-proxy/bin/python install --quiet --no-deps \

@@ -1,0 +1,96 @@
+"""Every code block of the documents has a language, and can be parsed in it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+NODE = shutil.which("node")
+
+
+def blocks() -> Iterator[tuple[str, str, str]]:
+    """The page, the language and the text of each block."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for indent, language, block in re.findall(r"(?ms)^( *)```(\w*)\n(.*?)^\1```$", text):
+            lines = (line.removeprefix(indent) for line in block.splitlines(keepends=True))
+            yield page.name, language, "".join(lines)
+
+
+def run(*command: str, text: str | None = None) -> None:
+    done = subprocess.run(command, input=text, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def of_powershell(text: str, folder: Path) -> None:
+    """As a shell reads it: nothing here can parse PowerShell."""
+    text = re.sub(r"(?m)^& ", "", text).replace("\\Scripts\\", "/bin/").replace("$HOME\\", "~/")
+    run("bash", "-n", text=re.sub(r'(?m)^\$env:(\w+) = "(.*)"$', r"export \1=\2", text))
+
+
+def of_nginx(text: str, folder: Path) -> None:
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    run(
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
+        *("-keyout", str(folder / "comfy.key"), "-out", str(folder / "comfy.pem")),
+    )
+    text = text.replace("/etc/ssl/", f"{folder}/").replace("/var/log/nginx/", f"{folder}/")
+    config = folder / "nginx.conf"
+    config.write_text(f"pid {folder}/pid;\nevents {{}}\nhttp {{\n{text}}}\n")
+    run(NGINX, "-t", "-q", "-e", str(folder / "error.log"), "-c", str(config))
+
+
+def of_typescript(text: str, folder: Path) -> None:
+    if NODE is None:
+        pytest.skip("node is not installed")
+    module = folder / "block.mjs"
+    module.write_text(text)
+    run(NODE, "--check", str(module))
+
+
+PARSERS: dict[str, Callable[[str, Path], object]] = {
+    "sh": lambda text, _: run("bash", "-n", text=text),
+    "python": lambda text, _: ast.parse(text),
+    "json": lambda text, _: json.loads(text),
+    "toml": lambda text, _: tomllib.loads(text),
+    "yaml": lambda text, _: YAML(typ="safe").load(text),
+    "ts": of_typescript,
+    "nginx": of_nginx,
+    "powershell": of_powershell,
+    "text": lambda text, _: None,
+}
+
+
+@pytest.mark.parametrize(("page", "language", "text"), list(blocks()))
+def test_a_block_can_be_parsed(page: str, language: str, text: str, tmp_path: Path) -> None:
+    PARSERS[language](text, tmp_path)
+    assert text.strip()
+
+
+def test_windows_has_the_same_steps() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (windows,) = re.findall(r"(?s)```powershell\n(.*?)```", text)
+    unix = next(block for page, _, block in blocks() if page == "README.md" and "[ui]" in block)
+    translated = (
+        windows.replace("py -m", "python3 -m")
+        .replace("& ", "")
+        .replace("$HOME\\", "~/")
+        .replace("\\Scripts\\", "/bin/")
+        .replace(
+            '$env:COMFY_CLOUD_API_KEY = "comfyui-..."', "export COMFY_CLOUD_API_KEY=comfyui-..."
+        )
+    )
+    assert translated == unix
