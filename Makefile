@@ -1,4 +1,4 @@
-# One word for each habit. Everything happens in .venv, which is made on first use.
+# All commands use the environment .venv, which the first one creates.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,33 +11,33 @@ HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chro
 
 .PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench load chaos chaos-cluster clean
 
-help: ## say what there is
+help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(RUN) ## run a workflow and save its pictures to ./demo-output
+demo: $(RUN) ## run a workflow and save its pictures in ./demo-output
 	@$(BIN)/python examples/demo.py
 
 test: $(DEV) ## run all tests
 	$(BIN)/python -m pytest -n auto -q
 
-test-cluster: $(DEV) ## test replicas over real servers: PostgreSQL, Valkey, PgBouncer, HAProxy
+test-cluster: $(DEV) ## test replicas with real servers: PostgreSQL, Valkey, PgBouncer, HAProxy
 	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m cluster tests/cluster
 
-check: $(DEV) ## lint, formatting, types, and pages drawn from the code
+check: $(DEV) ## check style, formatting, types and generated pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m proxy.cli.reference --check
 
-browser: $(BROWSER) $(OLDEST) ## test the web interface in Chromium, which the machine must have
+browser: $(BROWSER) $(OLDEST) ## test the web interface in Chromium, which must be installed
 	@$(HAS_CHROMIUM)
 	$(BIN)/python -m pytest -q tests/browser
 	PYTHONPATH=$(dir $(OLDEST)) $(BIN)/python -m pytest -q tests/browser/test_first_look.py tests/browser/test_flags.py
 
-readme: $(DEV) ## follow the README and the tutorial in fresh clones, on the oldest and the newest Python
+readme: $(DEV) ## follow the README and the tutorial in fresh clones, with two versions of Python
 	$(BIN)/python -m pytest -q -m clone tests/clone
 
-container: $(DEV) ## build the images and run them, as root, with buildah, mmdebstrap, runc and netavark
+container: $(DEV) ## build and run the images, as root, with buildah, mmdebstrap, runc and netavark
 	$(BIN)/python -m pytest -q -m container tests/container
 
 screenshots: $(BROWSER) ## take the pictures of the documents, in Chromium
@@ -48,24 +48,24 @@ format: $(DEV) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(RUN) ## write the pages drawn from the code
+docs: $(RUN) ## write the generated pages
 	$(BIN)/python -m proxy.cli.reference
 
-conformance: $(DEV) ## hold the simulator against a description of the cloud: OPENAPI=/path/to/it
+conformance: $(DEV) ## compare the simulator with an API description of the cloud: OPENAPI=/path
 	$(LOCKED) -r requirements/conformance.lock
 	$(INSTALL) --no-build-isolation --editable '.[conformance]'
 	COMFY_CLOUD_OPENAPI="$(OPENAPI)" $(BIN)/python -m pytest -q tests/simulator/test_published_api.py
 
-site: $(DEV) ## write the documents as a site to ./site, with all links checked
+site: $(DEV) ## build the documentation site in ./site, and check its links
 	$(LOCKED) -r requirements/docs.lock
 	$(INSTALL) --no-build-isolation --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-lock: $(DEV) ## write requirements/ after a change to pyproject.toml; UPGRADE=1 takes newest versions
+lock: $(DEV) ## update requirements/ after a change to pyproject.toml; UPGRADE=1 upgrades versions
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)
 
-bench: $(DEV) ## measure, and print the tables of docs/performance.md
+bench: $(DEV) ## measure the tables of docs/performance.md
 	$(BIN)/python benchmarks/api.py
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/view.py
@@ -74,11 +74,11 @@ bench: $(DEV) ## measure, and print the tables of docs/performance.md
 	$(BIN)/python benchmarks/sockets.py
 	$(BIN)/python benchmarks/start.py --history 100000 --files 100000
 
-load: $(DEV) ## a thousand jobs of twenty members on five slots: who had which turns
+load: $(DEV) ## measure fair sharing with a thousand jobs of twenty members
 	$(BIN)/python benchmarks/fairness.py
 	$(BIN)/python benchmarks/dispatch.py
 
-chaos: $(DEV) ## a thousand jobs, faults everywhere, kills in between, and the accounting
+chaos: $(DEV) ## run a thousand jobs with faults and kills, and count the results
 	PYTHONPATH=tests $(BIN)/python -m chaos.run
 
 chaos-cluster: $(DEV) ## the same with three replicas, PostgreSQL and Valkey, all of which fail at times
@@ -88,15 +88,15 @@ clean: ## remove the environment and all caches
 	rm -rf $(VENV) build dist site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# A failed `python -m venv` leaves a folder without pip: it is not kept for the next try.
+# A failed `python -m venv` leaves a folder without pip: remove it.
 $(VENV)/bin/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "comfy-cloud-proxy needs Python 3.11 or newer: run make PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV) >$(VENV).log 2>&1 || { cat $(VENV).log; rm -rf $(VENV) $(VENV).log; \
-		echo "Python cannot make an environment: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
+		echo "Python cannot create an environment: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
 	@rm -f $(VENV).log
 
-# What is locked comes first, with its hashes; then what pyproject.toml wants and no lock file has yet.
+# Locked packages first, with their hashes; then what pyproject.toml requires and no lock file has.
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCKED = $(INSTALL) --require-hashes -r requirements/build.lock -r requirements/run.lock
 
