@@ -100,7 +100,7 @@ async def get_subgraph(request: web.Request) -> web.Response:
 
 
 async def get_node_replacements(request: web.Request) -> web.Response:
-    """Which node classes stand in place of old ones."""
+    """The node classes that replace old ones."""
     return answers.json(await of(request).catalogue.extras.node_replacements())
 
 

@@ -336,7 +336,7 @@ def admission_of(request: web.BaseRequest) -> Admission:
     """Who was let in by a request."""
     admission = connection_of(request).admission
     if admission is None:
-        raise RuntimeError("nobody was let in")
+        raise RuntimeError("no request was authenticated")
     return admission
 
 

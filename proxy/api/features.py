@@ -76,7 +76,7 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         "partner_run_gate_enabled",
         "With `send_partner_key` the account pays for partner nodes, so that they run without "
-        "signing in; otherwise the button says that one has to sign in.",
+        "signing in; otherwise the button asks to sign in.",
         lambda services: not services.pays_partner_nodes,
         "false with `send_partner_key`",
     ),
@@ -90,10 +90,10 @@ FLAGS: tuple[Flag, ...] = (
     ),
     Flag("extension.manager.supports_csrf_post", "ComfyUI-Manager is not there."),
     Flag("enable_telemetry", "No telemetry is sent for the proxy."),
-    Flag("agent", "The assistant is a program beside a ComfyUI of one's own."),
-    Flag("agent-in-app-experience", "The assistant is a program beside a ComfyUI of one's own."),
+    Flag("agent", "The assistant is a program beside your own ComfyUI."),
+    Flag("agent-in-app-experience", "The assistant is a program beside your own ComfyUI."),
     Flag("deploy_to_cloud", "The workflow runs on the cloud already."),
-    Flag("linear_toggle_enabled", "As in ComfyUI: the page offers its app mode by itself."),
+    Flag("linear_toggle_enabled", "As in ComfyUI: the page offers its app mode."),
     Flag("node_library_essentials_enabled", "As in ComfyUI: the list of all nodes comes first."),
     Flag("onboarding_tour_enabled", "As in ComfyUI: no tour."),
     Flag("model_upload_button_enabled", "The cloud takes no models from here."),

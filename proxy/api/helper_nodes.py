@@ -243,13 +243,13 @@ async def get_workflow(request: web.Request) -> web.Response:
 
 
 async def refresh_images(request: web.Request) -> web.Response:
-    """Let the web pages of the member load all pictures anew."""
+    """Let the web pages of the member reload all pictures."""
     _exchange(request).leave(member_of(request), "refresh_all")
     return _status("ok")
 
 
 async def refresh_image(request: web.Request) -> web.Response:
-    """Let the web pages of the member load a picture anew."""
+    """Let the web pages of the member reload a picture."""
     return await _image_notice(request, "refresh")
 
 

@@ -138,9 +138,8 @@ class Deviation:
     API_FORMAT = "400 for a workflow in the format of the web interface."
     EXACT = "It stops only the given job."
     ASSETS = (
-        "From the records of the member who asks, so that nobody learns what others have. `hash` "
-        "and `size` of an output are absent until the cloud tells them or the file is fetched, and "
-        "of models always. `temp` files and outputs are deleted with the oldest jobs of the "
+        "From the member's own records. `hash` and `size` are absent for models, and for an output "
+        "until the proxy knows them. `temp` files and outputs are deleted with the oldest jobs of the "
         "history."
     )
     ASSET_FILES = (

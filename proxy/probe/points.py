@@ -104,7 +104,7 @@ submission! | POST /api/prompt | accepted | accepted, no prompt_id
 retry_after | Retry-After of a refused submission | none | \d+ s
 answer_order | The answer or the job's first event | answer first | event first
 prompt_id | prompt_id in the body | minted | honoured
-prompt_id_again | The same prompt_id once more | another job | the same job | refused
+prompt_id_again | The same prompt_id again | another job | the same job | refused
 client_id | client_id in the job's extra_data | absent | echoed
 cache | Nodes of a graph that ran before | reused | run again
 job_events | Events of a job | execution_start to execution_success

@@ -26,7 +26,7 @@ CLEAN_UP = 25.0
 CONSENT = (
     "It uploads a picture, sounds and a text of a few kilobytes, submits about a dozen workflows "
     "that need no model (some seconds of machine time, usually less than one credit), cancels "
-    "those that go on, and deletes its jobs with their files. The uploads stay in the account's "
+    "running ones, and deletes its jobs with their files. The uploads stay in the account's "
     "inputs."
 )
 

@@ -69,8 +69,7 @@ class Setting:
 
 
 class AccountSettings(BaseModel):
-    """The API key itself, instead of `key_file`. Anyone who can read the settings file can read it,
-    so prefer `key_file`. Reloaded on SIGHUP."""
+    """One table of `[[accounts]]`, checked."""
 
     model_config = STRICT
 
@@ -84,8 +83,8 @@ class AccountSettings(BaseModel):
             example="studio",
         ),
     ]
-    """The account's name in logs, lists and metrics. Do not change it: the account's files and jobs
-    are stored under it."""
+    """The account's name in logs, lists and metrics. Do not change it: the files and jobs of the
+    account are stored under this name."""
 
     key_file: Annotated[
         Path | None,
@@ -104,8 +103,8 @@ class AccountSettings(BaseModel):
             example="comfyui-...",
         ),
     ] = None
-    """The API key itself, in place of `key_file`. Anyone who can read this file has it, so prefer
-    the file form. Read again on SIGHUP."""
+    """The API key itself, instead of `key_file`. Anyone who can read the settings file can read it,
+    so prefer `key_file`. Reloaded on SIGHUP."""
 
     plan: Annotated[
         Literal["standard", "creator", "pro"] | None,

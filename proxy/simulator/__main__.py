@@ -30,7 +30,7 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="KEY=PLAN",
-        help="one more account, with jobs and files of its own",
+        help="another account, with separate jobs and files",
     )
     parser.add_argument(
         "--switch",
