@@ -8,8 +8,7 @@ from proxy.api import answers
 from proxy.api.downloads import Stamp, decide, delivering, redirect, send, stamped, without_body
 from proxy.api.services import member_of, of
 from proxy.storage.files import FileRecord
-from proxy.translate.asset_query import address
-from proxy.translate.names import UNKNOWN, is_active, media_type, view_place
+from proxy.translate.names import UNKNOWN, hash_address, is_active, media_type, view_place
 
 
 async def get_view(request: web.Request) -> web.StreamResponse:
@@ -23,15 +22,14 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     if answer is not None:
         return answer
     files = of(request).files
-    if filename is not None and (hash_ := address(filename)) is not None:
+    if filename is not None and (hash_ := hash_address(filename)) is not None:
         record, filename, type_ = await _by_hash(request, hash_)
     else:
         place = view_place(filename, query.get("subfolder"), query.get("type"))
         if isinstance(place, int):
             return answers.empty(place)
-        record = await files.find(
-            member_of(request), place.type, place.subfolder, place.path.rpartition("/")[2]
-        )
+        filename = place.path.rpartition("/")[2]
+        record = await files.find(member_of(request), place.type, place.subfolder, filename)
     if record is None:
         return answers.empty(404)
     preview, channel = query.get("preview"), query.get("channel")
@@ -42,11 +40,7 @@ async def get_view(request: web.Request) -> web.StreamResponse:
         if request.method != "HEAD":
             _count(request, len(picture))
         return web.Response(body=picture, headers=headers)
-    headers = file_headers(
-        record.filename if type_ is None else str(filename),
-        request.headers.get("Sec-Fetch-Dest"),
-        type_,
-    )
+    headers = file_headers(str(filename), request.headers.get("Sec-Fetch-Dest"), type_)
     return redirect(request) or await send_file(request, record, headers)
 
 

@@ -22,9 +22,8 @@ from yarl import URL
 
 from proxy.observations import identity_of
 from proxy.storage.files import Blob, FileRecord, FileRepository, FileUnit
-from proxy.translate.asset_query import address
 from proxy.translate.assets import Asset
-from proxy.translate.names import TYPES, Place, media_type
+from proxy.translate.names import TYPES, Place, hash_address, media_type
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -128,7 +127,7 @@ class Namespace:
     async def get_many(self, member: str, places: Iterable[Place]) -> dict[Place, FileRecord]:
         """The files at those places where there is one; `blake3:…` is any file of this content."""
         wanted = dict.fromkeys(places)
-        hashes = {place: hash_ for place in wanted if (hash_ := address(place.path)) is not None}
+        hashes = {place: hash_ for place in wanted if (hash_ := hash_address(place.path))}
         unknown = [
             place for place in wanted if (member, place) not in self._places and place not in hashes
         ]

@@ -61,7 +61,7 @@ class Accounting:
         """Count bytes of files that went to a client."""
         if count > 0:
             self.metrics.served.labels(member).inc(count)
-            self.usage.served(member, count)
+            self.usage.served[member] += count
 
     @asynccontextmanager
     async def uploading(self, member: str, count: int) -> AsyncIterator[None]:

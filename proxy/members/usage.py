@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ INTERVAL = 5.0
 class Usage:
     """What was used, by day. `now` gives seconds since 1970. Without a repository nothing is kept
     beyond the process.
+
+    `served` are bytes of files that went to each member's clients since the last write.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Usage:
         self._repository = repository
         self._now = now
         self._interval = interval
+        self.served: Counter[str] = Counter()
         self._unwritten: dict[tuple[str, str], UsageRow] = {}
         self._flushing = asyncio.Lock()
 
@@ -69,13 +73,14 @@ class Usage:
         """Bytes of files that came from a client; less than 0 takes some back."""
         self._row(member, at).bytes_up += count
 
-    def served(self, member: str, count: int) -> None:
-        """Bytes of files that went to a client."""
-        self._row(member, None).bytes_down += count
-
     def _row(self, member: str, at: float | None) -> UsageRow:
         day = day_of(self._now() if at is None else at)
         return self._unwritten.setdefault((day, member), UsageRow(day, member))
+
+    def _take_served(self) -> None:
+        served, self.served = self.served, Counter()
+        for member, count in served.items():
+            self._row(member, None).bytes_down += count
 
     # --- asking ----------------------------------------------------------------------------
 
@@ -90,6 +95,7 @@ class Usage:
         By day, then by name. Raises `StorageError`.
         """
         if self._repository is None:
+            self._take_served()
             return [
                 replace(row)
                 for (day, name), row in sorted(self._unwritten.items())
@@ -110,6 +116,7 @@ class Usage:
 
     async def _flush(self, repository: UsageRepository) -> None:
         async with self._flushing:
+            self._take_served()
             rows, self._unwritten = self._unwritten, {}
             try:
                 await repository.add(list(rows.values()))

@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proxy.translate import codec
 from proxy.translate.errors import Kind, LocalError
-from proxy.translate.names import split_annotated
 
 #: Tags in one filter, letters of a cursor, and those of a name.
 MOST_TAGS, MOST_CURSOR, MOST_NAME = 100, 8192, 512
@@ -229,13 +228,6 @@ def split_tags(values: Sequence[str]) -> tuple[str, ...]:
     """Tags from values with commas: trimmed, without empty and equal ones, in their order."""
     tags = (tag.strip() for value in values for tag in value.split(","))
     return tuple(dict.fromkeys(tag for tag in tags if tag))
-
-
-def address(name: str) -> str | None:
-    """The hexadecimal digits of a file name that is a hash: `blake3:…`, perhaps with a folder
-    behind it in brackets."""
-    match = _HASH.fullmatch(split_annotated(name)[0].strip().lower())
-    return None if match is None else match[1]
 
 
 def read_hash(text: str) -> str:

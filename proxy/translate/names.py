@@ -30,6 +30,7 @@ PATH_MAX = 4096
 _COUNTED = re.compile(r"(?P<stem>.+)_\d{5,}(?P<tail>_?(?:[^_/0-9][^/]*)?)", re.DOTALL)
 
 #: A content hash, by which the cloud names files.
+_HASH_ADDRESS = re.compile(r"blake3:([0-9a-f]{64})")
 _HASH_NAME = re.compile(r"(?:blake3:)?[0-9a-f]{64}(?:\.\w+)?(?: \[\w+\])?")
 
 
@@ -59,6 +60,12 @@ def split_annotated(name: str) -> tuple[str, str | None]:
         if name.endswith(f"[{type_}]"):
             return name[: -len(type_) - 3], type_
     return name, None
+
+
+def hash_address(name: str) -> str | None:
+    """The hexadecimal digits of a name `blake3:…`, with or without ` [output]` behind it."""
+    match = _HASH_ADDRESS.fullmatch(split_annotated(name)[0].strip().lower())
+    return None if match is None else match[1]
 
 
 def annotate(name: str, type_: str) -> str:

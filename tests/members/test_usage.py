@@ -57,7 +57,7 @@ async def test_bytes_that_are_not_written_yet_are_told(
     repository: UsageRepository, clock: Clock
 ) -> None:
     usage = Usage(repository, now=clock)
-    usage.served("bob", 7)
+    usage.served["bob"] += 7
     assert (await usage.today("bob")).bytes_down == 7
     await usage.close()
     assert await Usage(repository, now=clock).today("bob") == UsageRow(DAY, "bob", bytes_down=7)
@@ -81,7 +81,7 @@ async def test_bytes_are_booked_on_the_day_on_which_they_came(
     usage = Usage(repository, now=clock)
     usage.uploaded("alice", 1000)
     clock.at += 20
-    usage.served("alice", 500)
+    usage.served["alice"] += 500
     first, second = await usage.days(DAY, NEXT)
     assert first == UsageRow(DAY, "alice", bytes_up=1000)
     assert second == UsageRow(NEXT, "alice", bytes_down=500)

@@ -280,14 +280,14 @@ def test_classes_are_those_that_a_server_knows() -> None:
         ({"nodes": [], "extra": {"groupNodes": {"x": {}}}}, "group nodes"),
         (
             {"nodes": [node(1, "Reroute", links={"": 1}), saved(1)], "links": [[1, 1, 0, 1, 0]]},
-            "circle",
+            "cycle",
         ),
         (
             {
                 "nodes": [node(1, "s")],
                 "definitions": {"subgraphs": [{"id": "s", "nodes": [node(1, "s")]}]},
             },
-            "circle",
+            "cycle",
         ),
         ({"nodes": [{"type": "Loader"}]}, "damaged"),
         ({"nodes": [node(1, "Loader", 5)]}, "damaged"),
