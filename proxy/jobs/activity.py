@@ -92,7 +92,7 @@ def tally(
         for name in (job.member, ""):
             waiting[name].append((max(job.created_at, start), min(begun, stop)))
             running[name].append((max(begun, start), min(end, stop)))
-            if job.ended_at is not None and start <= job.ended_at < stop:
+            if job.ended_at is not None and job.ended_at >= start:
                 ended[name][job.ended_at - job.ended_at % interval].append(job.state)
     for name in running:
         runs, waits = _most(running[name], interval), _most(waiting[name], interval)

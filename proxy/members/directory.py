@@ -307,16 +307,24 @@ class Directory:
         return member
 
     async def new_token(
-        self, name: str, *, note: str = "", lifetime: float | None = None
+        self,
+        name: str,
+        *,
+        note: str = "",
+        lifetime: float | None = None,
+        until: int | None = None,
     ) -> tuple[str, Token]:
-        """A new token of a member, which expires after `lifetime` seconds, and what is kept."""
+        """A new token of a member, which expires after `lifetime` seconds, at `until` (ms) at the
+        latest, and what is kept."""
         text = ""
 
         def decide() -> _Change:
             nonlocal text
             member = self.find(name)
             now = self._ms()
-            expires = None if lifetime is None else now + round(lifetime * 1000)
+            expires = until if lifetime is None else now + round(lifetime * 1000)
+            if expires is not None and until is not None:
+                expires = min(expires, until)
             while True:
                 text, token = tokens.make(member.name, note=note, created=now, expires=expires)
                 if token.id not in self._tokens:

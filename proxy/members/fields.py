@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import re
-import time
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -104,10 +102,8 @@ async def new_token(
     Raises `DirectoryError`.
     """
     lifetime = None if fields.expires is None else seconds(fields.expires)
-    if until is not None:
-        lifetime = min(lifetime or math.inf, until / 1000 - time.time())
     note = "".join(letter if letter.isprintable() else " " for letter in fields.note).strip()
-    return await directory.new_token(fields.member, note=note, lifetime=lifetime)
+    return await directory.new_token(fields.member, note=note, lifetime=lifetime, until=until)
 
 
 def seconds(text: str) -> float:

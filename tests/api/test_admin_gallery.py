@@ -16,6 +16,7 @@ from stack import PATIENCE, Client, running_proxy
 from team import Team, bearer, running_team
 
 from proxy.api.admin import members
+from proxy.api.server import Server
 from proxy.simulator import Simulator
 
 
@@ -69,7 +70,7 @@ async def test_the_last_jobs_with_label_cost_and_error(
     made = await bob.run(graphs.sampled(), extra_data=workflow)
     failed = await ann.run(graphs.raising())
     _, answer = await ann.get("jobs")
-    first, second = answer["jobs"]
+    first, second = sorted(answer["jobs"], key=lambda job: str(job["id"] != failed))
     assert (first["id"], first["state"], first["label"]) == (failed, "failed", "EmptyImage")
     assert first["error"] == {
         "type": "ValueError",
@@ -89,9 +90,10 @@ async def test_jobs_are_filtered_searched_and_paged(
     made = [await bob.run(graphs.plain(color)) for color in range(2)]
     failed = await ann.run(graphs.raising())
     assert await ann.listed(status="failed") == [failed]
-    assert await ann.listed(member="bob") == made[::-1]
+    assert sorted(await ann.listed(member="bob")) == sorted(made)
     assert await ann.listed(q=made[0][:8].upper()) == [made[0]]
-    assert await ann.listed(q="emptyimage", member="bob", status="completed") == made[::-1]
+    found = await ann.listed(q="emptyimage", member="bob", status="completed")
+    assert sorted(found) == sorted(made)
     assert await ann.listed(q="nothing like it") == []
     seen: list[str] = []
     query = {"limit": "1"}
@@ -101,7 +103,8 @@ async def test_jobs_are_filtered_searched_and_paged(
         if page["next"] is None:
             break
         query["before"] = page["next"]
-    assert seen == [failed, *made[::-1]]
+    assert seen == await ann.listed()
+    assert sorted(seen) == sorted([failed, *made])
 
 
 @pytest.mark.parametrize(
@@ -201,6 +204,44 @@ async def test_a_member_is_shown_nothing_of_another(
         assert "ann" not in str(answer)
     assert (await ann.get("thumbnail", id=own, member="bob"))[0] == 200
     assert (await ann.get("job", id=own, member="bob"))[1]["label"] == "EmptyImage"
+
+
+async def test_the_cost_is_what_partner_nodes_tell(
+    team: Team, person: Callable[[str], Person]
+) -> None:
+    graph = {
+        "1": {
+            "class_type": "FluxProUltraImageNode",
+            "inputs": {
+                "prompt": "a cat",
+                "prompt_upsampling": False,
+                "seed": 1,
+                "aspect_ratio": "1:1",
+                "raw": False,
+            },
+        },
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+    }
+    bob = person(team.bob)
+    job = await bob.run(graph)
+    _, answer = await bob.get("jobs")
+    assert [(one["id"], one["cost"], one["label"]) for one in answer["jobs"]] == [
+        (job, {"usd": 0.05}, "FluxProUltraImageNode")
+    ]
+
+
+async def test_the_admin_listener_has_no_web_interface_to_link_to(
+    team: Team, session: aiohttp.ClientSession
+) -> None:
+    server = Server(team.proxy.services, stop_timeout=0.5, admin=True)
+    url = f"{await server.start('127.0.0.1', 0)}/proxy"
+    async with session.get(f"{url}/api/state", headers=bearer(team.ann)) as answer:
+        assert (await answer.json())["server"]["interface"] is False
+    async with session.get(f"{url}/page/app.js", headers=bearer(team.ann)) as answer:
+        assert answer.content_type == "text/javascript"
+    async with session.get(f"{url}/page/none.js", headers=bearer(team.ann)) as answer:
+        assert answer.status == 404
+    await server.stop()
 
 
 async def sampled(team: Team) -> None:

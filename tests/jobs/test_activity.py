@@ -78,7 +78,7 @@ def test_no_interval_has_more_than_there_were(jobs: list[JobTimes]) -> None:
         )
         assert row.running == (at_once if row.at < 90 else row.running)
         assert row.busy * 1000 <= len(jobs) * 10 + 1
-    ended = [one for one in jobs if one.ended_at is not None and one.ended_at < 100]
+    ended = [one for one in jobs if one.ended_at is not None]
     assert sum(row.completed for row in found) == len(ended)
 
 

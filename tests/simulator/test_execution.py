@@ -455,7 +455,9 @@ async def test_a_partner_node_with_a_key_paints() -> None:
     bench = Bench()
     bench.extra_data = {"api_key_comfy_org": "comfyui-key"}
     happenings = await bench.run({"1": _partner(), "2": save("1")})
-    assert [h.text for h in happenings if isinstance(h, Text)][-1] == "Status: Ready"
+    assert [h.text for h in happenings if isinstance(h, Text)][
+        -1
+    ] == "Status: Ready\nPrice: $0.0500"
     (file,) = bench.contents.files.values()
     width, height = Image.open(io.BytesIO(file)).size
     assert width / height == pytest.approx(16 / 9, rel=0.01)

@@ -122,7 +122,7 @@ class Dashboard:
         waiting = [view for view in seen.jobs if view.state == "waiting"]
         return {
             "time": int(now * 1000),
-            "running": list(map(_running, running[:MOST_RUNNING])),
+            "running": list(map(describe, running[:MOST_RUNNING])),
             "waiting": list(map(_waiting, waiting[:MOST_WAITING])),
             "counts": {
                 "running": len(running),
@@ -159,7 +159,8 @@ def _account(view: AccountView) -> dict[str, Any]:
     }
 
 
-def _running(view: JobView) -> dict[str, Any]:
+def describe(view: JobView) -> dict[str, Any]:
+    """A live job as JSON."""
     return {
         "id": view.prompt_id,
         "member": view.member,
@@ -170,20 +171,12 @@ def _running(view: JobView) -> dict[str, Any]:
         "started": view.started_at,
         "progress": view.progress or 0.0,
         "node": view.node_type or view.node,
-        "reason": None if view.reason is None else REASONS.get(view.reason, view.reason),
+        "reason": REASONS.get(view.reason or "", view.reason),
     }
 
 
 def _waiting(view: JobView) -> dict[str, Any]:
-    return {
-        "id": view.prompt_id,
-        "member": view.member,
-        "label": view.label,
-        "number": view.number,
-        "created": view.create_time,
-        "turn": (view.before or 0) + 1,
-        "reason": REASONS.get(view.reason or "", view.reason),
-    }
+    return {**describe(view), "number": view.number, "turn": (view.before or 0) + 1}
 
 
 async def get_state(request: web.Request) -> web.Response:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 from aiohttp import web
 
 from proxy.api import answers
-from proxy.api.admin.dashboard import REASONS, dashboard_of
+from proxy.api.admin.dashboard import dashboard_of, describe
 from proxy.api.admin.members import require_admin, whose
 from proxy.api.services import member_of, of
 from proxy.jobs.models import ENDS
@@ -18,13 +18,13 @@ from proxy.storage.gallery import MOST, EndedRow
 from proxy.translate import codec, names
 from proxy.translate.errors import LocalError
 
-if TYPE_CHECKING:
-    from proxy.jobs.models import JobView
-
 #: Jobs of a page unless it is said, and characters that are searched for.
 PAGE, MOST_TEXT = 24, 100
 #: Nodes and outputs of a job that are shown, and characters of an error.
 MOST_NODES, MOST_OUTPUTS, MOST_ERROR = 1000, 200, 4000
+
+#: A job may end while it is read: then it is read again.
+_READINGS = 3
 
 _OUTCOMES = {state.value: outcome for outcome, state in ENDS.items()}
 _CURSOR = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
@@ -73,35 +73,40 @@ async def get_job(request: web.Request) -> web.Response:
     known, `outputs` are numbered for their thumbnails.
     """
     member, id_ = _named(request)
-    row = await dashboard_of(request).gallery.job(member, id_)
-    found = await of(request).jobs.job(member, id_)
-    if found is None:
-        raise _unknown()
-    graph = found["workflow"]["prompt"]
-    if row is None:
-        seen = await of(request).jobs.overview(member)
-        view = next((one for one in seen.jobs if one.prompt_id == id_), None)
-        if view is None:
-            raise _unknown()
-        return answers.json({**_live(view), "nodes": list(_nodes(graph, {}, (), view.node))})
-    details = codec.loads(row.details)
-    messages = found["execution_status"].get("messages", ())
+    jobs, gallery = of(request).jobs, dashboard_of(request).gallery
+    for _ in range(_READINGS):
+        found = await jobs.job(member, id_)
+        if found is None:
+            break
+        row = await gallery.job(member, id_)
+        if row is not None and "execution_status" in found:
+            return answers.json(_whole(row, found))
+        seen = (*(await jobs.overview(member)).jobs, *jobs.live())
+        view = next((one for one in seen if (one.member, one.prompt_id) == (member, id_)), None)
+        if row is None and view is not None:
+            live: dict[str, Any] = {"ended": None, "cost": {}, "error": None, "outputs": []}
+            nodes = _nodes(found["workflow"]["prompt"], {}, (), view.node)
+            return answers.json({**describe(view), **live, "nodes": list(nodes)})
+    raise LocalError("unknown_job", "There is no such job.", kind="not_found")
+
+
+def _whole(row: EndedRow, found: Mapping[str, Any]) -> dict[str, Any]:
+    """An ended job with its nodes and outputs."""
     cached = {
         str(node)
-        for type_, data in messages
+        for type_, data in found["execution_status"].get("messages", ())
         if type_ == "execution_cached"
         for node in data.get("nodes", ())
     }
-    error = found.get("execution_error") or {}
-    nodes = _nodes(graph, details.get("nodes", {}), cached, error.get("node_id"))
+    times = codec.loads(row.details).get("nodes", {})
+    failed = (found.get("execution_error") or {}).get("node_id")
+    nodes = _nodes(found["workflow"]["prompt"], times, cached, failed)
     outputs = islice(_outputs(found["outputs"]), MOST_OUTPUTS)
-    return answers.json(
-        {
-            **_ended(row),
-            "nodes": sorted(nodes, key=lambda one: (one["began"] is None, one["began"])),
-            "outputs": [_output(number, *one) for number, one in enumerate(outputs)],
-        }
-    )
+    return {
+        **_ended(row),
+        "nodes": sorted(nodes, key=lambda one: (one["began"] is None, one["began"])),
+        "outputs": [_output(number, *one) for number, one in enumerate(outputs)],
+    }
 
 
 async def get_thumbnail(request: web.Request) -> web.Response:
@@ -146,10 +151,6 @@ def _named(request: web.Request) -> tuple[str, str]:
     return member, id_
 
 
-def _unknown() -> LocalError:
-    return LocalError("unknown_job", "There is no such job.", kind="not_found")
-
-
 def _ended(row: EndedRow) -> dict[str, Any]:
     summary, details = codec.loads(row.summary), codec.loads(row.details)
     preview = summary.get("preview_output")
@@ -177,23 +178,6 @@ def _error(error: Mapping[str, Any]) -> dict[str, str]:
         "message": str(error.get("exception_message") or "").strip()[:MOST_ERROR],
         "node": str(error.get("node_id") or ""),
         "class": str(error.get("node_type") or ""),
-    }
-
-
-def _live(view: JobView) -> dict[str, Any]:
-    return {
-        "id": view.prompt_id,
-        "member": view.member,
-        "label": view.label,
-        "state": view.state,
-        "account": view.account or "",
-        "created": view.create_time,
-        "started": view.started_at,
-        "ended": None,
-        "cost": {},
-        "error": None,
-        "outputs": [],
-        "reason": REASONS.get(view.reason or "", view.reason),
     }
 
 

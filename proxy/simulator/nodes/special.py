@@ -16,6 +16,9 @@ _ERRORS: dict[str, type[Exception]] = {
     for error in (RuntimeError, ValueError, TypeError, KeyError, MemoryError, TimeoutError)
 }
 
+#: What the partner node costs, in US dollars.
+PRICE = 0.05
+
 #: Parts of a second between two signs of life of a waiting node.
 TICK = 0.1
 
@@ -41,7 +44,7 @@ async def _flux_pro(inputs: dict[str, Any], context: Context) -> Output:
     size = (round(768 * share**0.5), round(768 / share**0.5))
     picture = await asyncio.to_thread(paint, inputs["prompt"], inputs["seed"], size)
     for step in range(1, 4):
-        context.text(f"Status: {'Ready' if step == 3 else 'Pending'}")
+        context.text("Status: Pending" if step < 3 else f"Status: Ready\nPrice: ${PRICE:.4f}")
         await context.step()
         context.progress(step, 3)
     return Output((Images((picture,)),))

@@ -62,6 +62,7 @@ function drawFrame() {
     attribute(link, "aria-current", inside ? "page" : null);
   });
   text($("#viewer"), viewer.gateway ? viewer.name : "");
+  attribute($("#viewer"), "href", viewer.gateway ? hash("member", viewer.name) : null);
   $("#sign-out").hidden = !viewer.signed_in;
   $("#simulated").hidden = !server.simulated;
   const elsewhere = [];
@@ -75,6 +76,7 @@ function drawFrame() {
 follow((state) => {
   const first = context.state == null;
   const other = !first && state.viewer.role !== context.state.viewer.role;
+  if (!first && state.server.version !== context.state.server.version) location.reload();
   context.state = state;
   skew = state.time - Date.now();
   if (first || other) route(false);

@@ -1,7 +1,7 @@
 // One job: its outputs, its error, and its nodes with the times when they ran.
 
 import { act, get } from "./server.js";
-import { ask, card, el, keyed, text } from "./dom.js";
+import { ask, bar, card, el, keyed, text } from "./dom.js";
 import { STATES, cost, duration, moment, name } from "./format.js";
 import { thumbnail } from "./jobs.js";
 
@@ -15,7 +15,7 @@ export function view(context, [member, id]) {
   const nodes = card("Nodes", { id: "nodes", empty: "The graph has no nodes" });
   const missing = el("p", { class: "empty", hidden: true }, "This job is not in the history.");
   const pictures = el("ul", { class: "outputs" });
-  const rows = el("tbody");
+  const rows = el("tbody"), progress = bar("Progress");
   outputs.body.append(pictures);
   nodes.body.append(el("table", { class: "nodes" },
     el("thead", {}, el("tr", {}, ["Node", "Time", "When it ran"].map((head) => el("th", { scope: "col" }, head)))), rows));
@@ -53,6 +53,9 @@ export function view(context, [member, id]) {
     chip.className = `chip ${job.state}`;
     text(chip, STATES[job.state]);
     cancel.hidden = !live;
+    const current = live && context.state.running.find((one) => one.id === id && one.member === member);
+    progress.root.hidden = !current;
+    if (current) progress.set(current.progress);
     const began = job.started ?? context.now;
     const told = [
       ["Member", context.state.viewer.gateway ? job.member : ""], ["Submitted", moment(job.created)],
@@ -114,7 +117,7 @@ export function view(context, [member, id]) {
     title: "Job",
     root: el("div", { class: "page" },
       el("p", { class: "back" }, el("a", { href: "#/jobs" }, "Jobs")),
-      el("div", { class: "headline" }, title, chip, cancel), facts, missing, parts),
+      el("div", { class: "headline" }, title, chip, cancel), facts, progress.root, missing, parts),
     update() {
       const live = context.state.running.find((one) => one.id === id && one.member === member);
       const word = `${context.state.history}/${live?.node}/${live?.state}`;
