@@ -55,6 +55,14 @@ def slow(classes: Mapping[str, Any], shade: int) -> Graph:
     return _possible(graph, classes)
 
 
+def tiny(shade: int) -> Graph:
+    """A small picture."""
+    return {
+        "1": _node("EmptyImage", width=64, height=64, batch_size=1, color=shade),
+        "2": _node("PreviewImage", images=["1", 0]),
+    }
+
+
 def annotated(upload: str) -> Graph:
     """Names the upload with its folder, as local clients do."""
     return {
@@ -77,11 +85,7 @@ def invalid() -> Graph:
 
 def partly_valid(shade: int) -> Graph:
     """One output that can run and one that cannot."""
-    return {
-        "1": _node("EmptyImage", width=64, height=64, batch_size=1, color=shade),
-        "2": _node("PreviewImage", images=["1", 0]),
-        "3": _node("PreviewImage"),
-    }
+    return {**tiny(shade), "3": _node("PreviewImage")}
 
 
 def _node(class_type: str, **inputs: Any) -> dict[str, Any]:

@@ -57,7 +57,7 @@ system_stats | GET /api/system_stats | system and devices | system
 billing_status | GET /api/billing/status | 401 | \d{3}\b.*
 billing_balance | GET /api/billing/balance | 401 | \d{3}\b.*
 rate_limit_headers | Headers that tell of rate limits | none | [a-z, -]+
-v2_jobs | GET /api/v2/jobs with the key as Bearer | 200 | \d{3}\b.*
+v2_jobs | GET /api/v2/jobs/{id} of no job, with the key as Bearer | 404 error | \d{3}\b.*
 object_info! | GET /api/object_info | classes
 krita_nodes | Classes that Krita AI Diffusion requires of the cloud | none | all | some
 object_info_class | GET /api/object_info/{class} | 404 | 200
@@ -138,6 +138,13 @@ queue_reason | queue_reason of a waiting job | concurrency_limit | capacity | ab
 queue_delete | POST /api/queue delete of a running job | cancels it | leaves it
 cancel_pending | Event of a job cancelled while it waits | none | execution_interrupted
 cancel_running | Event of a job cancelled while it runs | execution_interrupted | none
+v2_submission | POST /api/v2/jobs with an Idempotency-Key | accepted | \d{3}\b.*
+v2_repeat | The same Idempotency-Key once more | 422 | the same job | another job | none | \d{3}\b.*
+v2_status | Status of a v2 job that has ended | succeeded | completed | none | [a-z_]+
+v2_outputs | Outputs of a v2 job | a list | by node | none
+v2_assets | HEAD /api/v2/assets/by-hash of an upload | 200 | \d{3}\b.*
+free | POST /api/free | 404 | \d{3}\b.*
+upload_name_kinds | Names of a JPEG and a WebP | like a PNG's | in another form | refused
 history_delete | Body of POST /api/history | empty | object
 userdata_modified | modified of user data | milliseconds | seconds | date
 """

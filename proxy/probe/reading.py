@@ -38,7 +38,8 @@ async def account(wire: Wire, findings: Findings) -> None:
     findings.see("system_stats", " and ".join(kept) or "neither system nor devices")
     for id_, path in (("billing_status", "status"), ("billing_balance", "balance")):
         findings.see(id_, (await wire.call("GET", f"api/billing/{path}")).said())
-    findings.see("v2_jobs", (await wire.call("GET", "api/v2/jobs", bearer=True)).said())
+    unknown = await wire.call("GET", f"api/v2/jobs/{uuid4()}", bearer=True)
+    findings.see("v2_jobs", f"{unknown.status} {form_of(unknown)}".strip())
 
 
 async def catalog(wire: Wire, findings: Findings) -> dict[str, Any]:

@@ -36,6 +36,9 @@ _AT_ONCE = 1.0
 #: Between two looks at a job, in seconds.
 _LOOK = 0.2
 
+#: Kinds of picture beside PNG.
+_KINDS = ("jpeg", "webp")
+
 #: More jobs than any plan runs at once, so that the last one waits.
 _MOST_JOBS = 6
 
@@ -112,6 +115,13 @@ async def uploads(run: Run) -> None:
     run.findings.see(
         "upload_hash", "blake3 of the bytes" if same else "another" if digest else "none"
     )
+    others = [
+        await _upload(run, f"probe.{kind}", _picture(kind), f"image/{kind}") for kind in _KINDS
+    ]
+    forms = {_name_form(str(one.dict().get("name"))) for one in others if one.status == 200}
+    alike = "like a PNG's" if forms <= {_name_form(name)} else "in another form"
+    run.findings.see("upload_name_kinds", alike if forms else "refused", ", ".join(sorted(forms)))
+    await _by_hash(run, name)
     sound = await _upload(run, "probe.wav", _sound(), "audio/wav")
     await _loaded(run, "listed_uploads", sound.dict().get("name"))
     await _assets(run)
@@ -122,6 +132,12 @@ async def uploads(run: Run) -> None:
         run.findings.see(id_, "taken" if sent.status == 200 else "refused", sent.said())
     kinds = "any" if text == 200 else "images and audio" if audio else "images"
     run.findings.see("upload_kinds", kinds)
+
+
+async def _by_hash(run: Run, name: str) -> None:
+    digest = name.removeprefix("blake3:").partition(".")[0]
+    path = f"api/v2/assets/by-hash/blake3:{digest}"
+    run.findings.see("v2_assets", (await run.wire.call("HEAD", path, bearer=True)).said())
 
 
 async def _upload(run: Run, filename: str, data: bytes, content_type: str) -> Reply:
@@ -174,10 +190,10 @@ def _name_form(name: str) -> str:
     return "other"
 
 
-def _picture() -> bytes:
+def _picture(kind: str = "png") -> bytes:
     """Noise, so that no cache of the account knows it."""
     with io.BytesIO() as file:
-        Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(file, "PNG")
+        Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(file, kind.upper())
         return file.getvalue()
 
 
@@ -420,6 +436,46 @@ async def _cancel_waiting(run: Run, before: int) -> None:
     if await run.reaches(waiting, ("cancelled",), 5.0) is not None:
         await run.announced.quiet(0.3, 1.5)
         frames.of_cancel(run.findings, "cancel_pending", waiting, run.announced.frames[before:])
+
+
+# --- the newer interface --------------------------------------------------------------------
+
+
+async def v2(run: Run) -> None:
+    """Submit by `/api/v2` with a key, and once more with the same key."""
+    run.findings.see("free", (await run.wire.call("POST", "api/free", json={})).said())
+    body = {"workflow": graphs.tiny(int.from_bytes(os.urandom(3)))}
+    key = str(uuid4())
+
+    async def submit() -> tuple[Reply, str | None]:
+        reply = await run.wire.call(
+            "POST", "api/v2/jobs", json=body, bearer=True, idempotency_key=key
+        )
+        job = reply.dict().get("id")
+        if reply.status >= 300 or not isinstance(job, str):
+            return reply, None
+        if job not in run.jobs:
+            run.jobs.append(job)
+        return reply, job
+
+    first, job = await submit()
+    run.findings.see("v2_submission", "accepted" if job else first.said())
+    if job is None:
+        for point in ("v2_repeat", "v2_status", "v2_outputs"):
+            run.findings.see(point, "none", "The job was not accepted.")
+        return
+    second, again = await submit()
+    repeated = "the same job" if again == job else "another job" if again else str(second.status)
+    run.findings.see("v2_repeat", repeated, second.code())
+    ended: dict[str, Any] = {}
+    deadline = time.monotonic() + _JOB
+    while time.monotonic() < deadline and ended.get("status") in (None, "queued", "running"):
+        ended = (await run.wire.call("GET", f"api/v2/jobs/{job}", bearer=True)).dict()
+        await asyncio.sleep(_LOOK)
+    run.findings.see("v2_status", str(ended.get("status") or "none"))
+    outputs = ended.get("outputs")
+    shape = "a list" if isinstance(outputs, list) else "by node" if outputs else "none"
+    run.findings.see("v2_outputs", shape)
 
 
 # --- the user's data, and the end ----------------------------------------------------------

@@ -82,6 +82,7 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
             running.annotated,
             running.failure,
             running.cancels,
+            running.v2,
             running.userdata,
         ):
             await _step(findings, partial(step, run))

@@ -170,9 +170,12 @@ class Wire:
         data: Any = None,
         query: Mapping[str, str] | None = None,
         bearer: bool = False,
+        idempotency_key: str | None = None,
     ) -> Reply:
         """A call below the cloud's address, with the key; redirects are not followed."""
         headers = {"Authorization": f"Bearer {self._key}"} if bearer else {"X-API-Key": self._key}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
         if json is not None:
             data, headers["Content-Type"] = codec.dump_bytes(json), "application/json"
         url = self._base_url.joinpath(*path.strip("/").split("/"))

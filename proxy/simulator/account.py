@@ -45,6 +45,7 @@ class Account:
     settings: dict[str, Any] = field(default_factory=dict)
     userdata: dict[str, UserFile] = field(default_factory=dict)
     submitted: int = 0
+    idempotency_keys: set[str] = field(default_factory=set)
     _counters: Counter[tuple[str, str]] = field(default_factory=Counter)
     _recent: deque[float] = field(default_factory=deque)
 

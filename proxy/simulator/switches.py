@@ -205,6 +205,8 @@ class Switches:
     message}}`, or nothing."""
     rate_limit_code: str = ""
     """The `code` or `type` in it; empty leaves it out. No document names one."""
+    v2: bool = True
+    """Whether the key is good for `/api/v2`."""
     healthy: bool = True
     """Whether `GET /health` says so."""
     userdata_modified: Literal["ms", "s", "iso"] = "ms"

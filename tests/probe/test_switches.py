@@ -77,6 +77,8 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     ("echo_client_id", False, "client_id", "absent"),
     ("node_packs", True, "krita_nodes", "all"),
     ("node_packs", False, "krita_nodes", "none"),
+    ("v2", True, "v2_repeat", "422"),
+    ("v2", False, "v2_repeat", "none"),
     ("cache_nodes", True, "cache", "reused"),
     ("cache_nodes", False, "cache", "run again"),
     ("preview", "metadata", "preview", "type 4"),

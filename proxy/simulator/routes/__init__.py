@@ -14,6 +14,7 @@ from proxy.simulator.routes import (
     queue,
     socket,
     user,
+    v2,
 )
 
 #: Every route. There is none without `/api` but `/ws`, `/view`, `/health`, and what is below
@@ -27,6 +28,7 @@ ROUTES: list[Route] = [
     *assets.ROUTES,
     *catalogue.ROUTES,
     *user.ROUTES,
+    *v2.ROUTES,
     *socket.ROUTES,
     *control.ROUTES,
 ]
