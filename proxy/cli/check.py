@@ -297,9 +297,7 @@ async def _bus(address: str) -> str:
     try:
         from proxy.bus.valkey import BusError, ValkeyBus
     except ModuleNotFoundError:
-        raise _ProblemError(
-            "It needs the extra `cluster`: pip install 'comfy-cloud-proxy[cluster]'."
-        ) from None
+        raise _ProblemError("It needs the extra `cluster`: install the package with it.") from None
     try:
         await ValkeyBus(address).check()
     except BusError as error:

@@ -142,7 +142,7 @@ def open_blobs(place: str, *, endpoint: URL | None, region: str) -> BlobStore:
         from obstore.store import LocalStore, S3Store
     except ModuleNotFoundError as error:
         raise BlobError(
-            "the setting blobs needs the extra `cluster`: pip install 'comfy-cloud-proxy[cluster]'"
+            "the setting blobs needs the extra `cluster`: install the package with it"
         ) from error
     with _translated(place):
         if not place.startswith("s3://"):

@@ -552,8 +552,8 @@ class Settings(BaseModel):
     """Seconds after which the proxy reloads the list of nodes and models."""
 
     assets: Annotated[bool, Entry("Clients")] = True
-    """Serve ComfyUI's assets API, which the panels of the web interface for pictures and models use.
-    Without it, they show the history and the input folder."""
+    """Serve ComfyUI's assets API, which the panels of the web interface for pictures and models
+    use. Without it, they show the history and the input folder."""
 
     helper_nodes: Annotated[bool, Entry("Clients")] = True
     """Run nodes of desktop clients that transfer pictures and texts, such as those of Krita AI

@@ -111,8 +111,7 @@ async def open_server(settings: Settings, *, direct: bool = False) -> Database:
         from proxy.storage.postgresql import open_postgresql
     except ModuleNotFoundError as error:
         raise StorageError(
-            "a PostgreSQL database needs the extra `cluster`: pip install "
-            "'comfy-cloud-proxy[cluster]'"
+            "a PostgreSQL database needs the extra `cluster`: install the package with it"
         ) from error
     assert settings.database is not None  # noqa: S101 (who calls has looked)
     address = settings.database_direct if direct else None
