@@ -81,7 +81,10 @@ class Deviation:
         "Pictures are sent as uploads, all other files as assets, so that their loaders find them. "
         "A mask of another size than its picture is a 400, not a 500."
     )
-    PACKED = "Compressed with zstd or gzip on request, with an entity tag."
+    PACKED = (
+        "Compressed with zstd or gzip on request, with an entity tag. Comfy Cloud has no folders "
+        "of inputs: a node that loads from a folder is refused."
+    )
     NO_PATHS = "Folders have names instead of paths: they are on the cloud."
     NO_TIMES = "Times and sizes are 0, because the cloud does not report them."
     NO_METADATA = "Always 404, because the cloud does not show the content of model files."

@@ -166,8 +166,13 @@ class Frontend:
 
     async def click_node(self, id_: int, *, down: float, button: Any = "left") -> None:
         """Click into the middle of a node, some units of the canvas below its title."""
-        x, y = await self.evaluate(_POINT, [id_, 0.5, down])
+        x, y = await self.point(id_, down)
         await self.page.mouse.click(x, y, button=button)
+
+    async def point(self, id_: int, down: float) -> tuple[float, float]:
+        """The point of the page in the middle of a node, some units below its title."""
+        x, y = await self.evaluate(_POINT, [id_, 0.5, down])
+        return x, y
 
     async def upload(self, picture: FilePayload) -> None:
         """Give the example's LoadImage a picture by its button."""
