@@ -299,6 +299,7 @@ async def rooms(
                 catalogue,
                 bus,
                 jobs.subscribers.broadcast,
+                clouds={account.name: account.cloud for account in opened},
                 supervisor=supervisor,
             )
             if settings.assets

@@ -29,10 +29,14 @@ from proxy.metrics import CloudCalls, Metrics
 from proxy.observations import AccountObservations, word
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
+from proxy.translate.assets import CloudAsset, of_cloud
 from proxy.translate.snapshot import Snapshot, from_job
 
 #: Entries asked for in one page of `GET /api/jobs`; the cloud allows 1000.
 _PAGE = 200
+
+#: Assets of a job asked for in one page, the most that the cloud allows, and in all.
+_ASSETS, _MOST_ASSETS = 500, 10_000
 
 #: So many jobs' details are asked for at once, however many jobs are to be read.
 _DETAILS = 8
@@ -186,6 +190,27 @@ class CloudClient:
             query.pop("offset", None)
             query |= onward
         return list(found.values())
+
+    async def job_assets(self, cloud_id: str) -> list[CloudAsset]:
+        """`GET /api/jobs/{id}/assets`, page after page; empty if the cloud has no such job."""
+        found: list[CloudAsset] = []
+        read = 0
+        while True:
+            try:
+                page = await self._http.get(
+                    _asset_page, "jobs", cloud_id, "assets", limit=_ASSETS, offset=read
+                )
+            except CloudRefused as error:
+                if error.status == 404:
+                    return found
+                raise
+            items = page["assets"]
+            read += len(items)
+            found += [one for item in items if isinstance(item, dict) and (one := of_cloud(item))]
+            pagination = page.get("pagination")
+            more = isinstance(pagination, dict) and pagination.get("has_more") is True
+            if not more or not items or read >= _MOST_ASSETS:
+                return found
 
     def _snapshot(self, job: dict[str, Any]) -> Snapshot:
         snapshot = from_job(job)
@@ -381,6 +406,13 @@ def _job_page(answer: Answer) -> dict[str, Any]:
     page = answer.object()
     if not isinstance(page.get("jobs"), list):
         raise CloudGarbage(f"{answer.call}: no list of jobs in the answer")
+    return page
+
+
+def _asset_page(answer: Answer) -> dict[str, Any]:
+    page = answer.object()
+    if not isinstance(page.get("assets"), list):
+        raise CloudGarbage(f"{answer.call}: no list of assets in the answer")
     return page
 
 

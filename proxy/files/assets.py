@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -16,7 +16,9 @@ import structlog
 from blake3 import blake3
 
 from proxy.bus.base import BusMessage, EventBus
+from proxy.cloud.client import CloudClient
 from proxy.files.exports import Exports
+from proxy.files.learning import Learner
 from proxy.files.service import Files
 from proxy.storage.assets import (
     AssetPage,
@@ -82,6 +84,7 @@ class Assets:
         bus: EventBus,
         tell: Callable[[str, Event], None],
         *,
+        clouds: Mapping[str, CloudClient],
         supervisor: Supervisor,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -92,6 +95,7 @@ class Assets:
         self._tell = tell
         self._time = now
         self.exports = Exports(exports, repository, files, supervisor, self._say, now=now)
+        self._learner = Learner(repository, clouds, supervisor)
         self._at_once = asyncio.Semaphore(_MODELS_AT_ONCE)
         bus.subscribe("assets.*", self._hear)
 
@@ -102,6 +106,7 @@ class Assets:
         if query.filter.may_be_models:
             await self._follow_models(member)
         page = await self._repository.read(lambda unit: unit.page(member, query))
+        self._learner.shown(page.assets)
         return _page(page, query)
 
     async def tags(self, member: str, query: TagQuery) -> dict[str, Any]:
@@ -127,6 +132,7 @@ class Assets:
         found = await self._repository.read(lambda unit: unit.shown(member, id_))
         if found is None:
             raise _unknown(id_)
+        self._learner.shown([found[0]])
         return forms.shown(*found)
 
     async def change(self, member: str, id_: str, values: dict[str, Any]) -> dict[str, Any]:

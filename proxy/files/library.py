@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +44,8 @@ _KEPT = ""
 class Library:
     """Opens contents of accounts, uploads from the `blobs` where there is such a store.
 
-    `prefetch` says which outputs `fetch_ahead` fetches.
+    `prefetch` says which outputs `fetch_ahead` fetches; `on_fetched` hears of each its hash and its
+    size.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Library:
         contents: Contents,
         *,
         prefetch: Prefetch,
+        on_fetched: Callable[[FileRecord, str, int], Awaitable[None]],
         blobs: BlobStore | None = None,
     ) -> None:
         self._sources = sources
         self._cache = cache
         self._contents = contents
         self._prefetch = prefetch
+        self._on_fetched = on_fetched
         self._blobs = blobs
         everywhere: dict[str, Source] = {**sources}
         if blobs is not None:
@@ -179,10 +182,14 @@ class Library:
                 origin = await self._origin(record)
                 if isinstance(origin, Lease):
                     origin.release()
-                    return
-                while not origin.ended:
-                    await origin.changed()
-        except LocalError as error:
+                    hash_, size = origin.path.name, origin.size
+                else:
+                    while not origin.ended:
+                        await origin.changed()
+                    hash_, size = origin.hash or "", origin.size or 0
+            if hash_:
+                await self._on_fetched(record, hash_, size)
+        except (LocalError, StorageError) as error:
             _log.info("output_prefetch_failed", reason=str(error))
 
     async def _hash(self, record: FileRecord) -> str | None:

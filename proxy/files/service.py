@@ -122,7 +122,14 @@ class Files:
         self._workshop = Workshop()
         self._namespace = Namespace(repository)
         self._contents = Contents(repository, {name: one.base_url for name, one in clouds.items()})
-        self._library = Library(clouds, self._cache, self._contents, prefetch=prefetch, blobs=blobs)
+        self._library = Library(
+            clouds,
+            self._cache,
+            self._contents,
+            prefetch=prefetch,
+            on_fetched=self._learn,
+            blobs=blobs,
+        )
         self._uploads = Uploads(
             clouds,
             preferred or (lambda _: tuple(clouds)),
@@ -262,6 +269,11 @@ class Files:
             return None
         path = names.resolve(type, subfolder, filename)
         return await self._namespace.get(member, Place(type, path)) if path else None
+
+    async def _learn(self, record: FileRecord, hash_: str, size: int) -> None:
+        await self._repository.write(
+            lambda files: files.assets.learn(record.member, record.place, hash_, size)
+        )
 
     async def at(self, member: str, place: Place) -> FileRecord | None:
         """The member's file at a place, or `None`."""

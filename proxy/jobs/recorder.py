@@ -190,6 +190,7 @@ class JobRecorder:
                     details=codec.dump_bytes(
                         {"account": job.account, "nodes": end.node_times, "cost": end.cost}
                     ),
+                    cloud_id=job.cloud_id or None,
                 ),
                 keep=self._history_size,
                 usage=[used],

@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from proxy.storage.database import Database
 from proxy.storage.statements import Upsert, get_meta, put_meta
-from proxy.storage.tables import asset_tags, assets
+from proxy.storage.tables import asset_tags, assets, files, history, outputs
 from proxy.translate.asset_query import MISSING, AssetFilter, AssetQuery, Cursor, TagQuery
 from proxy.translate.assets import Asset
 from proxy.translate.names import Place
@@ -70,6 +70,15 @@ class TagChange:
     unchanged: list[str]
     total: list[str]
     protected: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a job ran, and the names that its nodes' outputs were given, as JSON by node."""
+
+    cloud_id: str
+    account: str
+    given: Mapping[str, bytes]
 
 
 class UnknownPreviewError(Exception):
@@ -206,6 +215,20 @@ class AssetUnit:
             )
             found += self._tagged(self._connection.execute(query).all())
         return found
+
+    def origin(self, member: str, job: str) -> Origin | None:
+        """Where an ended job ran, `None` if nobody knows."""
+        ended = select(history.c.cloud_id).where(history.c.member == member, history.c.id == job)
+        account = select(files.c.account).where(files.c.member == member, files.c.job == job)
+        names = select(outputs.c.node, outputs.c.given).where(
+            outputs.c.member == member, outputs.c.job == job
+        )
+        cloud_id = self._connection.execute(ended).scalar_one_or_none()
+        at = self._connection.execute(account.limit(1)).scalar_one_or_none()
+        if cloud_id is None or at is None:
+            return None
+        given = {row.node: row.given for row in self._connection.execute(names)}
+        return Origin(cloud_id, at, given)
 
     def by_hash(self, member: str, hash_: str, *, listed: bool = False) -> Asset | None:
         """A record whose content can be had, not one of `temp`: the oldest, whether or not it was

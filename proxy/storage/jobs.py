@@ -100,7 +100,8 @@ class Payload:
 @dataclass(frozen=True, slots=True)
 class EndedJob:
     """How a job ended. `summary` is what lists show of it, `result` a JSON object of the rest of
-    its history entry, `details` one of what the dashboard shows beside."""
+    its history entry, `details` one of what the dashboard shows beside. `cloud_id` is that of a job
+    that has ended before it was written."""
 
     state: str
     started_at: int
@@ -109,6 +110,7 @@ class EndedJob:
     result: bytes
     outputs_to_execute: list[str]
     details: bytes = b"{}"
+    cloud_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -697,7 +699,7 @@ def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None
             "state": ended.state,
             "number": codec.dumps(job.number),
             "workflow_id": job.workflow_id,
-            "cloud_id": job.cloud_id,
+            "cloud_id": ended.cloud_id or job.cloud_id,
             "created_at": job.created_at,
             "started_at": ended.started_at,
             "ended_at": ended.ended_at,

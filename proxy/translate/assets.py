@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -31,6 +31,7 @@ _JOB_ID = re.compile(
     r"|0{8}-0{4}-0{4}-0{4}-0{12}|f{8}-f{4}-f{4}-f{4}-f{12}"
 )
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_DIGITS = re.compile(r"[0-9a-f]{64}")
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,15}")
 
 
@@ -77,6 +78,43 @@ class Asset:
     def is_model(self) -> bool:
         """Whether it is a model of the cloud, whose content nobody hands out."""
         return self.type == "models"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudAsset:
+    """What the cloud tells of an output: `hash` is hexadecimal, `size` in bytes; both may come
+    later."""
+
+    node: str
+    key: str
+    index: int
+    name: str
+    hash: str | None
+    size: int | None
+
+
+def of_cloud(item: Mapping[str, Any]) -> CloudAsset | None:
+    """An item of the cloud's `GET /api/jobs/{id}/assets`, `None` for one of no node.
+
+    The hash has two names, with and without its algorithm before it, and a size may be text.
+    """
+    node, index = item.get("node_id"), item.get("output_index")
+    if not isinstance(node, str | int) or isinstance(node, bool):
+        return None
+    told = item.get("hash") or item.get("asset_hash")
+    digits = told.lower().removeprefix("blake3:") if isinstance(told, str) else ""
+    size = item.get("size")
+    if isinstance(size, str) and size.isascii() and size.isdigit():
+        size = int(size)
+    is_size = isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**62
+    return CloudAsset(
+        str(node),
+        str(item.get("output_key") or ""),
+        index if isinstance(index, int) else 0,
+        str(item.get("name") or ""),
+        digits if _DIGITS.fullmatch(digits) else None,
+        cast(int, size) if is_size else None,
+    )
 
 
 def of_file(

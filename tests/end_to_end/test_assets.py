@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import aiohttp
 import graphs
 import pytest
 from blake3 import blake3
-from stack import Client, running_proxy
+from stack import PATIENCE, Client, bare, running_proxy
 from yarl import URL
 
 from proxy.simulator import Simulator
@@ -689,3 +690,36 @@ async def test_assets_can_be_turned_off_and_on_again(
         assert (await api.get("features")).json["assets"] is True
         names = await api.listed(tags_any="input,output", sort="name", order="asc")
         assert names == ["ComfyUI_00001_.png", "x.png"]
+
+
+async def learnt(api: Api, **query: str) -> dict[str, Any]:
+    """The only record of a list, once its hash and its size are known."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            (record,) = (await api.get("api/assets", **query)).json["assets"]
+            if {"hash", "size"} <= set(record):
+                return dict(record)
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("prefetch", ["images", "off"])
+@pytest.mark.parametrize("names", ["hash", "display"])
+async def test_hash_and_size_of_an_output_are_learnt(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    prefetch: str,
+    names: str,
+) -> None:
+    simulator.switches.update({"executed_names": names})
+    async with running_proxy(simulator, tmp_path / "data", prefetch=prefetch) as proxy:
+        api = Api(Client(session, proxy.url))
+        entry = await api.client.run(graphs.plain())
+        data = await api.client.view(bare(entry["outputs"]["2"]["images"][0]))
+        record = await learnt(api, tags_any="output")
+        assert record["size"] == len(data)
+        assert record["hash"] == f"blake3:{blake3(data).hexdigest()}"
+        for _ in range(3):
+            assert await learnt(api, tags_any="output") == record
+        asked = simulator.calls["GET /api/jobs/{id}/assets"]
+        assert asked == (0 if prefetch == "images" else 1)
