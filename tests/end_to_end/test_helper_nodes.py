@@ -12,6 +12,8 @@ import aiohttp
 import graphs
 import pytest
 from aiohttp import web
+from catalogue_graphs import FILE, good_graphs
+from hypothesis import Phase, given, settings
 from PIL import Image
 from stack import Client, Proxy, running_proxy
 from team import bearer, running_team
@@ -20,6 +22,7 @@ from yarl import URL
 from proxy.cloud.remote import NotFetchedError, RemoteFiles
 from proxy.helpers import service
 from proxy.simulator import Simulator, Switches
+from proxy.translate.helpers.table import HELPERS
 
 RED = graphs.png((200, 10, 20))
 
@@ -322,3 +325,82 @@ async def test_helper_jobs_of_many_clients_at_once_each_get_their_own_picture(
             assert pixels((await got(session, proxy.url, result_of(entry)))[1]) == pixels(picture)
 
         await asyncio.gather(*map(one, range(10)))
+
+
+#: Classes of which a random node would take long, or wants a file that there is not.
+LEFT_OUT = {
+    *("SimulatorWait", "SimulatorRaise", "FluxProUltraImageNode", "LoadAudio", "LoadVideo"),
+    *("SwarmLoadVideoB64", "SwarmLoadAudioB64", "LoadImageFromUrl", "LoadImageFromHttpURL"),
+    *("BlenderInputCombo", "BlenderInputSampler", "BlenderInputLoad3D"),
+}
+BASE64 = base64.b64encode(RED).decode()
+#: What the inputs that name a picture are given.
+GIVEN = {
+    ("ETN_LoadImageCache", "id"): "picture",
+    ("ETN_LoadImageBase64", "image"): BASE64,
+    ("ETN_LoadMaskBase64", "mask"): BASE64,
+    ("SwarmLoadImageB64", "image_base64"): BASE64,
+    ("easy loadImageBase64", "base64_data"): BASE64,
+}
+
+
+def random_graphs(classes: dict[str, Any], helpers: set[str], count: int) -> list[dict[str, Any]]:
+    """Graphs with helper nodes in them; their numbers are small."""
+    found: list[dict[str, Any]] = []
+    ends = {name: info for name, info in classes.items() if name not in LEFT_OUT}
+
+    @settings(max_examples=count, derandomize=True, database=None, phases=[Phase.generate])
+    @given(good_graphs(ends))
+    def collect(graph: dict[str, Any]) -> None:
+        for one in graph.values():
+            specs = {**classes[one["class_type"]]["input"].get("required", {})}
+            for name, value in one["inputs"].items():
+                given_value = GIVEN.get((one["class_type"], name))
+                if given_value is not None:
+                    one["inputs"][name] = given_value
+                elif isinstance(value, dict | str) and specs.get(name, [""])[0] == "INT":
+                    one["inputs"][name] = small(value, specs[name])
+                elif isinstance(value, int) and not isinstance(value, bool):
+                    one["inputs"][name] = small(value, specs.get(name, ["INT", {}]))
+        if any(one["class_type"] in helpers for one in graph.values()):
+            found.append(graph)
+
+    collect()
+    return found
+
+
+def small(value: Any, spec: Any) -> int:
+    number = int(value["__value__"] if isinstance(value, dict) else value)
+    return max(min(number, 64), spec[1].get("min", 0) if len(spec) > 1 else 0)
+
+
+async def test_random_graphs_run_and_tell_of_their_own_nodes_alone(
+    client: Client, session: aiohttp.ClientSession
+) -> None:
+    await put(session, client.url, "picture", RED)
+    await client.upload(FILE, RED)
+    _, classes = await client.get("object_info")
+    helpers = set(HELPERS)
+    graphs_ = random_graphs(classes, helpers, 40)
+    assert len(graphs_) > 10
+    kinds = set()
+    for graph in graphs_:
+        async with client.listening() as listener:
+            prompt_id = await client.submit(graph)
+            await listener.until_end(prompt_id)
+        for type_, data in listener.heard:
+            if type_ in ("binary", "status"):
+                continue
+            named = {str(data[name]) for name in ("node", "node_id") if data.get(name) is not None}
+            named |= set(data["nodes"]) if "nodes" in data else set()
+            assert named <= graph.keys(), (type_, data, graph)
+        entry = await client.history(prompt_id)
+        assert entry["prompt"][2] == graph
+        assert entry["outputs"].keys() <= graph.keys()
+        assert entry["meta"].keys() <= graph.keys()
+        if entry["status"]["status_str"] == "error":
+            (error,) = listener.of("execution_error")
+            assert error["node_type"] == graph[error["node_id"]]["class_type"]
+        else:
+            kinds |= {one["class_type"] for one in graph.values()} & helpers
+    assert len(kinds) > 5, kinds
