@@ -593,8 +593,8 @@ class Settings(BaseModel):
             example="127.0.0.1:9188",
         ),
     ] = None
-    """Serve /metrics and the dashboard at this address only. Anyone who reaches it can read all
-    metrics: allow only Prometheus and admins."""
+    """Serve /metrics and the audit log at this address only, and the dashboard here too. Anyone who
+    reaches it can read all metrics: allow only Prometheus and admins."""
 
     audit_days: Annotated[
         int,

@@ -197,6 +197,17 @@ async def test_a_job_is_shown_while_it_runs_and_when_it_has_ended(
         assert "/view?" in str(await link.evaluate("(one) => one.href"))
 
 
+async def test_whatever_clients_call_a_job_is_text(chrome: Browser, gateway: Gateway) -> None:
+    name = "<img src=x onerror=alert(1)> & Söhne"
+    async with signed_in(chrome, gateway, "anna") as page:
+        await gateway.submit("ben", graphs.plain(), extra_data={"workflow_name": name})
+        await page.locator(".gallery a").filter(has_text=name).click()
+        await page.get_by_role("heading", name=name).wait_for()
+        picture = await page.locator("#outputs img").element_handle()
+        await page.wait_for_function("(one) => one.naturalWidth > 0", arg=picture)
+        assert await page.locator("h1 img").count() == 0
+
+
 async def test_jobs_are_searched_and_filtered(chrome: Browser, gateway: Gateway) -> None:
     async with signed_in(chrome, gateway, "anna") as page:
         named = {"extra_data": {"workflow_name": "Night market"}}
