@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shlex
 import tarfile
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from process import PATIENCE, command, serving
 from quiet import logging_restored
 from team import bearer
+from terminal import at_terminal
 
 from proxy.cli import main
 from proxy.cli.serve import refuse_open_door
@@ -172,6 +174,22 @@ def test_the_refusal_in_a_container_names_what_helps_there(
     assert "--host" not in str(refused.value)
     assert "set COMFY_PROXY_INSECURE_ALLOW_ANYONE=1" in str(refused.value)
     assert "-p 127.0.0.1:8188:8188" in str(refused.value)
+
+
+@pytest.mark.parametrize(("columns", "first"), [(120, "Name"), (60, "anna"), (40, "anna")])
+async def test_a_table_that_is_too_wide_becomes_cards(
+    tmp_path: Path, columns: int, first: str
+) -> None:
+    place = ("--data-dir", str(tmp_path))
+    await command("member", "add", "anna", "--jobs-per-day", "100", *place)
+    words = ("member", "list", *place)
+    async with at_terminal(*words, columns=columns) as terminal:
+        assert await terminal.ended() == 0
+    text = re.sub(r"\x1b\[[0-9;]*m", "", terminal.text)
+    lines = text.splitlines()
+    assert lines[0].split()[0] == first
+    assert max(map(len, lines)) <= columns
+    assert "jobs_per_day 100" in " ".join(text.split())
 
 
 def test_damaged_members_keep_the_server_from_starting(run: Any, tmp_path: Path) -> None:

@@ -7,13 +7,14 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import Any, Literal, TypeVar
 
 from rich.console import Console
 from rich.filesize import decimal
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -279,14 +280,24 @@ def _print_json(value: object) -> int:
     return 0
 
 
-def _print_table(columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> None:
+def _print_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
+    """Print a table, or a card for each row in a terminal that is too narrow for the table."""
+    rows = list(rows)
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(Text, row))
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-    console.print(table)
+    unbounded = console.options.update(width=10_000)
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        console.print(table)
+        return
+    for first, *others in rows:
+        console.print(Text(first, style="bold"))
+        for column, value in zip(columns[1:], others, strict=True):
+            if value:
+                console.print(Padding(Text(f"{column}: {value}"), (0, 0, 0, 2), expand=False))
 
 
 Form = Literal["table", "csv", "json"]
