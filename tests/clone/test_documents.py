@@ -31,8 +31,8 @@ ADDRESS = "http://127.0.0.1:8188"
 def newest() -> str:
     """The newest Python of this machine that can make environments."""
     for minor in range(30, 11, -1):
-        python = shutil.which(f"python3.{minor}", path="/usr/local/bin:/usr/bin")
-        if python and subprocess.run([python, "-c", "import ensurepip"]).returncode == 0:
+        python = shutil.which(f"python3.{minor}", path=f"/usr/bin:{os.environ['PATH']}")
+        if python and not subprocess.run([python, "-c", "import ensurepip"]).returncode:
             return python
     return sys.executable
 
