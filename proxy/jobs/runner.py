@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
@@ -52,25 +52,6 @@ _CROWDED = 64
 _TRANSLATED = frozenset({"executed", "execution_error"})
 
 
-class OutputNames(Protocol):
-    """What is needed of the files: local names for outputs."""
-
-    async def reveal(self, member: str, value: Any) -> Any:
-        """A value with the member's names in place of the cloud's, at any depth."""
-
-    async def localise(
-        self,
-        member: str,
-        prompt_id: str,
-        node_id: str,
-        node: Mapping[str, Any] | None,
-        output: dict[str, Any],
-        *,
-        account: str,
-    ) -> dict[str, Any]:
-        """A node's output with the cloud's names on the account replaced by the member's."""
-
-
 class Runner:
     """One live job. `post` takes inputs at any time; nothing is done before `release`.
 
@@ -86,7 +67,7 @@ class Runner:
         self.ending = False
         self._engine = engine
         self._cloud = cloud
-        self._names: OutputNames = engine.files
+        self._names = engine.files
         self._bus = engine.bus
         self._topic = topic_of(job.member, job.client_id)
         self._timeouts = engine.policy.detail
@@ -139,7 +120,7 @@ class Runner:
 
     def explain(self, reason: str | None) -> None:
         """Show why the job cannot be followed, if it cannot."""
-        self._engine.explain(self.job, reason)
+        self._engine.announcer.explain(self.job, reason)
 
     @property
     def reading(self) -> bool:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 #: Between two tries to cancel a job on the cloud, or to write what must be written.
-_AGAIN = Backoff(first=0.5, longest=30.0)
+AGAIN = Backoff(first=0.5, longest=30.0)
 
 
 class WithdrawnError(Exception):
@@ -166,6 +166,13 @@ class AccountWorker:
         self.jobs.pop(job.cloud_id, None)
         self.router.remove(job.cloud_id)
 
+    async def abandon(self, cloud_id: str) -> None:
+        """Have the cloud end a job that has failed here."""
+        try:
+            await self.cloud.cancel(cloud_id)
+        except CloudError as error:
+            log.warning("cancel_failed", cloud_job=cloud_id, error=str(error))
+
     async def cancel_on_its_way(self, job: Job) -> None:
         """Cancel on the cloud what a client cancelled while it was on its way."""
         structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
@@ -181,7 +188,7 @@ class AccountWorker:
             except (CloudError, StorageError) as error:
                 failures += 1
                 log.warning("cancel_failed", error=str(error))
-                await asyncio.sleep(_AGAIN.after(failures))
+                await asyncio.sleep(AGAIN.after(failures))
         log.info("job_cancelled", cloud_job=job.cloud_id)
         self._engine.forget(job)
 

@@ -280,3 +280,19 @@ def _more(error: Mapping[str, Any]) -> dict[str, Any]:
     """What the cloud says beyond ComfyUI's four fields, such as `class_types` and `reason`."""
     known = ("type", "code", "message", "details", "extra_info")
     return {key: value for key, value in error.items() if key not in known}
+
+
+def failure_of(refusal: LocalError) -> dict[str, Any]:
+    """A refusal of the cloud as the failure of a run, with the first node that it names."""
+    node_id = next(iter(refusal.node_errors), None)
+    about = refusal.node_errors.get(node_id, {}) if node_id is not None else {}
+    errors = about.get("errors") or [] if isinstance(about, dict) else []
+    said = [f"{one.get('message', '')}: {one.get('details', '')}".strip(": ") for one in errors]
+    lines = [refusal.message, refusal.details, *said]
+    return {
+        "node_id": node_id,
+        "node_type": about.get("class_type") if isinstance(about, dict) else None,
+        "exception_type": refusal.type,
+        "exception_message": "\n".join(line for line in dict.fromkeys(lines) if line),
+        "traceback": [],
+    }
