@@ -35,8 +35,8 @@ _OWN_FAULT = 2.0
 _BRIEFLY = 2.0
 
 #: Seconds after which a job's messages flow although nobody has said that the client has its
-#: answer, and where another replica may have died that was to give it.
-_RELEASE, _RELEASE_SOON = 5.0, 2.0
+#: answer, where another replica may have died that was to give it, and where none can say it.
+_RELEASE, _RELEASE_SOON, _RELEASE_AWAY = 5.0, 2.0, 1.0
 
 
 class _ElsewhereError(Exception):
@@ -111,6 +111,8 @@ class Dispatcher:
         if error is None:
             loop = asyncio.get_running_loop()
             wait = _RELEASE_SOON if self._recorder.shared else _RELEASE
+            if not self._bus.connected:
+                wait = _RELEASE_AWAY
             loop.call_later(wait, self._engine.release, key, True)
 
     async def _place(

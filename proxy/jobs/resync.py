@@ -23,10 +23,11 @@ log = structlog.get_logger(__name__)
 
 #: Seconds between two readings while the bus is away, and between the two after a loss: the engine
 #: writes a moment behind what happens.
-_INTERVAL = 1.0
+_INTERVAL = 0.5
 
-#: How far back, in ms, ends are looked for of which nothing was heard.
-_RECENT = 60_000
+#: How far back, in ms, ends are looked for of which nothing was heard: at first, and before the
+#: last look.
+_RECENT, _OVERLAP = 60_000, 10_000
 
 _OUTCOMES: dict[str, Outcome] = {state.value: outcome for outcome, state in ENDS.items()}
 
@@ -42,8 +43,8 @@ class Resync:
         self._live = live
         self._subscribers = subscribers
         self._asked = asyncio.Event()
-        #: Ends that nobody here waits for.
-        self._dismissed: set[int] = set()
+        #: When the last of several readings has begun (ms).
+        self._read_at: int | None = None
         bus.subscribe("terms", self._hear)
 
     def _hear(self, news: object) -> None:
@@ -65,7 +66,7 @@ class Resync:
                 self._asked.clear()
                 due = 2
             if not due and self._bus.connected:
-                self._dismissed.clear()
+                self._read_at = None
                 continue
             try:
                 await self.read()
@@ -77,32 +78,39 @@ class Resync:
     async def read(self) -> None:
         """Read once. Raises `StorageError`."""
         subscribers, live = self._subscribers, self._live
+        began = now()
+        since = began - _RECENT if self._read_at is None else self._read_at - _OVERLAP
         before = {member: jobs.remaining for member, jobs in live.members()}
         living, gone = await live.reload()
         for member, jobs in live.members():
             if jobs.remaining != before.get(member, 0) and not jobs.answering:
                 subscribers.broadcast(member, status(jobs.remaining))
-        members = subscribers.members()
-        if not members:
+        if not subscribers.members():
             return
         begun = dict(subscribers.unfinished())
-        due = {job.order: job.key for job in gone} | begun
-        for order, member, id_ in await self._repository.ended_since(members, now() - _RECENT):
-            due.setdefault(order, JobKey(member, id_))
-        for order in sorted(due.keys() - living - self._dismissed):
-            if due[order].member in members and not subscribers.is_over(order):
+        due = begun | {
+            job.order: job.key
+            for job in gone
+            if subscribers.opened_at(job.member, job.client_id) is not None
+        }
+        for order, member, id_, client_id, ended_at in await self._repository.ended_since(since):
+            opened_at = subscribers.opened_at(member, client_id)
+            if opened_at is not None and opened_at <= ended_at:
+                due.setdefault(order, JobKey(member, id_))
+        for order in sorted(due.keys() - living):
+            if not subscribers.is_over(order):
                 await self._tell_end(order, due[order], begun=order in begun)
+        self._read_at = began
 
     async def _tell_end(self, order: int, key: JobKey, *, begun: bool) -> None:
-        """Tell of a job what its client has not heard, if it waits for it here."""
+        """Tell of a job what its client has not heard."""
         entry = await self._repository.entry(*key)
         if entry is None or entry.key != order:
             self._subscribers.close_job(order)
             return
         client_id = codec.loads(entry.extra_data).get("client_id")
-        since = self._subscribers.opened_at(key.member, client_id)
-        if since is None or (since > entry.ended_at and not begun):
-            self._dismissed.add(order)
+        opened_at = self._subscribers.opened_at(key.member, client_id)
+        if opened_at is None or (opened_at > entry.ended_at and not begun):
             return
         log.info("end_recovered", job=key.prompt_id, member=key.member)
         for message in life_of(entry):

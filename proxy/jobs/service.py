@@ -79,8 +79,9 @@ Rewrite = Callable[[str, dict[str, Any], list[str] | None], Awaitable[Rewriting]
 #: More entries than any history has; databases take no larger numbers.
 _MOST = 2**53
 
-#: Seconds between two looks at the storage for what the engine has not answered on the bus.
-_LOOK = 1.0
+#: Seconds between two looks at the storage for what the engine has not answered on the bus, and
+#: while the bus is away.
+_LOOK, _LOOK_AWAY = 1.0, 0.3
 
 #: Seconds that the engine has to tell of all jobs.
 _OVERVIEW_PATIENCE = 2.0
@@ -248,10 +249,11 @@ class JobService:
             self._bus.publish("engine", JobReceived(job.key, job.order, found, job))
             waited, gone = 0.0, False
             while not answered.done():
-                await asyncio.wait([answered], timeout=_LOOK)
+                wait = _LOOK if self._bus.connected else _LOOK_AWAY
+                await asyncio.wait([answered], timeout=wait)
                 if answered.done():
                     break
-                waited += _LOOK
+                waited += wait
                 try:
                     row = await self._repository.get(job.member, job.prompt_id)
                     if row is not None and row.key == job.order:
@@ -446,10 +448,11 @@ class JobService:
             self._bus.publish("engine", CancelRequested(request, tuple(keys)))
             waited, wished = 0.0, False
             while not answered.done():
-                await asyncio.wait([answered], timeout=_LOOK)
+                wait = _LOOK if self._bus.connected else _LOOK_AWAY
+                await asyncio.wait([answered], timeout=wait)
                 if answered.done():
                     break
-                waited += _LOOK
+                waited += wait
                 try:
                     if not await self._repository.request_cancel(keys) and wished:
                         return True

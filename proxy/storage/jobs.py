@@ -583,12 +583,12 @@ class JobRepository:
 
         return await self._database.read(work)
 
-    async def ended_since(self, members: Collection[str], since: int) -> list[tuple[int, str, str]]:
-        """Key, member and id of the members' jobs that have ended since then (ms)."""
-        columns = select(history.c.key, history.c.member, history.c.id)
-        query = columns.where(history.c.ended_at >= since)
+    async def ended_since(self, since: int) -> list[tuple[int, str, str, str | None, int]]:
+        """Key, member, id, client's id and end (ms) of the jobs that have ended since then (ms)."""
+        h = history.c
+        query = select(h.key, h.member, h.id, h.client_id, h.ended_at).where(h.ended_at >= since)
         rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [(key, member, id_) for key, member, id_ in rows if member in members]
+        return [tuple(row) for row in rows]
 
     async def knows(self, cloud_ids: Collection[str]) -> set[str]:
         """Which of these ids of an account's jobs are of jobs of ours, live or in the history."""
@@ -699,6 +699,7 @@ def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None
             "state": ended.state,
             "number": codec.dumps(job.number),
             "workflow_id": job.workflow_id,
+            "client_id": job.client_id,
             "cloud_id": ended.cloud_id or job.cloud_id,
             "created_at": job.created_at,
             "started_at": ended.started_at,

@@ -130,6 +130,7 @@ history = Table(
     Column("state", Text, nullable=False),
     Column("number", Text, nullable=False),  # JSON
     Column("workflow_id", AnyText),
+    Column("client_id", AnyText),
     Column("cloud_id", AnyText),
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False),

@@ -220,11 +220,15 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
     assert database.units - before == 1
     assert await jobs.live() == []
     assert await jobs.entry("anna", "a") == HistoryEntry(
+        key=key,
         member="anna",
         id="a",
         sequence=1,
         state="succeeded",
         number="3",
+        created_at=1000,
+        started_at=2000,
+        ended_at=3000,
         outputs_to_execute='["9"]',
         summary=b'{"id": "a"}',
         result=b'{"outputs": {}}',
@@ -234,6 +238,22 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
     assert await jobs.load_shares() == state
     assert await UsageRepository(database).days("2026-01-01", "2026-01-01") == usage
     assert await jobs.knows(["c1", "c2"]) == {"c1"}
+
+
+async def test_what_has_ended_since_is_told_with_its_client(jobs: JobRepository) -> None:
+    await run(jobs, job("old"), ended(at=2999))
+    key = await run(jobs, job("new", client_id="c"))
+    await jobs.insert(job("lives"), PAYLOAD)
+    assert await jobs.ended_since(3000) == [(key, "anna", "new", "c", 3000)]
+
+
+async def test_the_jobs_without_an_answer_are_those_that_nobody_may_know_of(
+    jobs: JobRepository,
+) -> None:
+    await jobs.insert(job("answered"), PAYLOAD)
+    await jobs.insert(job("cancelled", accepted=False, cancel_requested=True), PAYLOAD)
+    await jobs.insert(job("received", accepted=False, state="received"), PAYLOAD)
+    assert [one.id for one in await jobs.unanswered()] == ["received"]
 
 
 async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -> None:

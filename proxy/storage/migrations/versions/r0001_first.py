@@ -181,6 +181,7 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("number", sa.Text(), nullable=False),
         sa.Column("workflow_id", AnyText(), nullable=True),
+        sa.Column("client_id", AnyText(), nullable=True),
         sa.Column("cloud_id", AnyText(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("started_at", sa.BigInteger(), nullable=False),
