@@ -192,10 +192,11 @@ async def rooms(
         policy = policy or _policy(settings)
         cipher = await _cipher(settings, database, path, supervisor)
         repository = JobRepository(database, cipher)
+        clients = Clients(policy.client_parallelism)
         jobs = JobService(
             bus,
             repository,
-            clients=Clients(policy.client_parallelism),
+            clients=clients,
             member=members.get,
             limiter=accounting.limiter,
             check=checks.check,
@@ -215,7 +216,7 @@ async def rooms(
         )
         bus.subscribe("jobs.*", dashboard.jobs_changed)
         bus.subscribe("jobs.*", partial(_forget, files))
-        journal = Journal(jobs.subscribers)
+        journal = Journal(bus, clients)
         stack.enter_context(logs.lines_told(journal.add))
 
         def engine(term: Term) -> Engine:

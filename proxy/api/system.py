@@ -21,7 +21,9 @@ from proxy.api import answers, bodies
 from proxy.api.connections import connection_of
 from proxy.api.features import features
 from proxy.api.services import member_of, of
-from proxy.jobs.subscribers import Subscribers
+from proxy.bus.base import EventBus
+from proxy.jobs.clients import Clients
+from proxy.jobs.protocol import JobMessage, LogsWanted, topic_of
 from proxy.translate import release
 from proxy.translate.errors import LocalError
 from proxy.translate.messages import Event
@@ -208,13 +210,18 @@ KEPT = 300
 
 
 class Journal:
-    """The last lines about each member. Only `add` may be called from other threads."""
+    """The last lines about each member. Only `add` may be called from other threads.
 
-    def __init__(self, subscribers: Subscribers) -> None:
-        self._subscribers = subscribers
+    Lines of every replica go to the sockets that want them, at whichever replica those are.
+    """
+
+    def __init__(self, bus: EventBus, clients: Clients) -> None:
+        self._bus = bus
+        self._clients = clients
         self._loop = asyncio.get_running_loop()
         self._lines: dict[str, deque[dict[str, str]]] = {}
         self._listening: dict[str, set[str]] = {}
+        bus.subscribe("logs", self._hear)
 
     def add(self, member: str, time: float, text: str) -> None:
         """A line about a member was written at `time` (seconds since 1970)."""
@@ -229,16 +236,25 @@ class Journal:
 
     def subscribe(self, member: str, client_id: str) -> None:
         """Send new lines to the member's socket of that `clientId`, until it has gone."""
-        self._listening.setdefault(member, set()).add(client_id)
+        self._bus.publish("logs", LogsWanted(member, client_id, wanted=True))
 
     def unsubscribe(self, member: str, client_id: str) -> None:
         """Send no more; nothing happens if none were sent."""
-        self._listening.get(member, set()).discard(client_id)
+        self._bus.publish("logs", LogsWanted(member, client_id, wanted=False))
+
+    def _hear(self, news: object) -> None:
+        match news:
+            case LogsWanted(member=member, client_id=client_id, wanted=True):
+                self._listening.setdefault(member, set()).add(client_id)
+            case LogsWanted(member=member, client_id=client_id):
+                self._listening.get(member, set()).discard(client_id)
 
     def _tell(self, member: str, line: dict[str, str]) -> None:
-        data: dict[str, Any] = {"entries": [line], "size": None}
-        for client_id in list(self._listening.get(member, ())):
-            if self._subscribers.listens(member, client_id):
-                self._subscribers.tell(member, client_id, Event("logs", data))
+        message = Event("logs", {"entries": [line], "size": None})
+        listening = self._listening.get(member, set())
+        for client_id in list(listening):
+            if self._clients.listens(member, client_id):
+                told = JobMessage(member, client_id, "", watched=True, message=message)
+                self._bus.publish(topic_of(member, client_id), told)
             else:
-                self.unsubscribe(member, client_id)
+                listening.discard(client_id)

@@ -128,11 +128,6 @@ class Election:
             self._bus.publish("terms", LeaseReleased())
             await self._bus.flush()
 
-    async def hand_over(self) -> None:
-        """`leave`, if there is anybody who may take over while this process still serves."""
-        if not self._alone:
-            await self.leave()
-
     # --- terms -----------------------------------------------------------------------------
 
     def _hear(self, news: object) -> None:

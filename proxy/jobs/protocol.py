@@ -8,6 +8,7 @@
 | `events.MEMBER.CLIENT` | messages for a client, heard where its socket is (`topic_of`) |
 | `events.MEMBER` | messages about jobs without a client |
 | `sockets` | `SocketOpened` and the like, and `NewsMissed` |
+| `logs` | `LogsWanted` |
 | `terms` | `TermBegan`, `LeaseReleased` |
 | `members` | `MembersChanged` |
 """
@@ -268,6 +269,14 @@ class SocketClosed(BusMessage, frozen=True):
     member: str
     client_id: str
     socket: str
+
+
+class LogsWanted(BusMessage, frozen=True):
+    """A client wants to hear the log lines about its member, or no more."""
+
+    member: str
+    client_id: str
+    wanted: bool
 
 
 class NewsMissed(BusMessage, frozen=True):

@@ -353,7 +353,7 @@ def serve(
             files=room_of_files,  # type: ignore[arg-type]
             catalogue=room_of_nodes,  # type: ignore[arg-type]
             userdata=userdata,
-            journal=Journal(room_of_jobs.subscribers),
+            journal=Journal(room_of_jobs.bus, room_of_jobs.clients),
             **settings,
         )
         client: TestClient[Any, Any] = await aiohttp_client(ServerUnderTest(services))
@@ -387,7 +387,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, userdata:
             files=room_of_files,
             catalogue=room_of_nodes,
             userdata=userdata,
-            journal=Journal(room_of_jobs.subscribers),
+            journal=Journal(room_of_jobs.bus, room_of_jobs.clients),
             members=members or Directory(),
         )
         server = Server(services, Limits(**limits), stop_timeout=stop_timeout)

@@ -25,6 +25,7 @@ from proxy import logging as logs
 from proxy.api.system import KEPT, Journal
 from proxy.bus.memory import MemoryBus
 from proxy.files.uploads import MAX_BYTES
+from proxy.jobs.clients import Clients
 from proxy.jobs.subscribers import Subscribers
 from proxy.simulator import Simulator
 from proxy.translate import release
@@ -305,7 +306,7 @@ async def test_anyone_may_subscribe_before_there_is_a_socket(client: Client) -> 
 
 
 async def test_each_member_has_its_own_lines_and_the_rest_are_nobodys(logging_on: None) -> None:
-    journal = Journal(Subscribers(MemoryBus()))
+    journal = Journal(MemoryBus(), Clients())
     log = structlog.get_logger("proxy.test")
     with logs.lines_told(journal.add):
         log.info("started")
@@ -327,15 +328,16 @@ async def test_each_member_has_its_own_lines_and_the_rest_are_nobodys(logging_on
 
 
 async def test_old_lines_go() -> None:
-    journal = Journal(Subscribers(MemoryBus()))
+    journal = Journal(MemoryBus(), Clients())
     for number in range(KEPT + 5):
         journal.add("local", 0.0, str(number))
     assert [line["m"] for line in journal.lines("local")][:: KEPT - 1] == ["5\n", f"{KEPT + 4}\n"]
 
 
 async def test_members_hear_their_own_lines_alone() -> None:
-    hub = Subscribers(MemoryBus())
-    journal = Journal(hub)
+    bus, clients = MemoryBus(), Clients()
+    bus.subscribe("sockets", clients.hear)
+    hub, journal = Subscribers(bus), Journal(bus, clients)
     ann, bob = Sink(), Sink()
     hub.attach("ann", "a", ann)
     hub.attach("bob", "a", bob)
@@ -350,8 +352,9 @@ async def test_members_hear_their_own_lines_alone() -> None:
 
 
 async def test_a_socket_that_has_gone_is_unsubscribed() -> None:
-    hub = Subscribers(MemoryBus())
-    journal = Journal(hub)
+    bus, clients = MemoryBus(), Clients()
+    bus.subscribe("sockets", clients.hear)
+    hub, journal = Subscribers(bus), Journal(bus, clients)
     journal.subscribe("local", "a")
     journal.add("local", 0.0, "x")
     await asyncio.sleep(0)

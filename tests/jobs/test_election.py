@@ -160,8 +160,7 @@ async def test_where_nobody_else_can_be_the_lease_of_a_process_that_died_is_take
         LeaseRepository(database), bus, make, [], holder="new", length=0.1, alone=True
     )
     await election.start(supervisor)
-    await election.hand_over()
-    assert election.is_active(), "nobody could take over"
+    assert election.is_active()
     assert made[0].term.lasts
     await election.leave()
     await supervisor.close()
