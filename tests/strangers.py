@@ -23,6 +23,7 @@ from yarl import URL
 from proxy.api.services import Services
 from proxy.members.member import Member
 from proxy.simulator import Simulator, Switches
+from proxy.translate.asset_query import AssetFilter, AssetQuery
 
 T = TypeVar("T")
 
@@ -70,6 +71,8 @@ class Stranger:
     files: dict[tuple[str, str], bytes] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     userdata: dict[str, bytes] = field(default_factory=dict)
+    assets: dict[str, bytes] = field(default_factory=dict)
+    exports: dict[str, str] = field(default_factory=dict)
     history_touched: bool = False
     heard: list[bytes] = field(default_factory=list)
     socket: aiohttp.ClientWebSocketResponse | None = None
@@ -229,7 +232,22 @@ class House:
         """What `before` must not see of a person."""
         jobs = set(person.jobs) - set(before.jobs)
         hashes = await self._hashes(person) - await self._hashes(before)
-        return {person.marker, person.token, *jobs, *hashes}
+        return {person.marker, person.token, *jobs, *hashes, *await self._assets(person)}
+
+    async def _assets(self, person: Stranger) -> set[str]:
+        """The ids of what a person has, but for models, which are everybody's."""
+        query = AssetQuery(AssetFilter(any=("input", "output", "temp")), limit=500)
+        assert self.services.assets is not None
+        page = await self.services.assets.page(person.name, query)
+        return {one["id"] for one in page["assets"]} | set(person.exports)
+
+    def asset_ids(self, person: Stranger) -> set[str]:
+        """The ids of what a person has."""
+
+        async def ask() -> set[str]:
+            return await self._assets(person)
+
+        return self.do(ask())
 
     async def _hashes(self, person: Stranger) -> set[str]:
         return {

@@ -66,6 +66,13 @@ LISTINGS = (
     "proxy/api/tokens",
     "readyz",
     "healthz",
+    "api/assets",
+    "api/assets?limit=500&sort=name",
+    "api/assets?tags_any=input,output,temp,mine",
+    "api/tags",
+    "api/tags?include_zero=false&order=name_asc",
+    "api/assets/tags/refine",
+    "api/assets/seed/status",
 )
 
 #: Requests about a job by its id.
@@ -104,6 +111,29 @@ OF_FILES: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("POST", "prompt", {"json": {"prompt": LOAD}}),
     ("POST", "prompt", {"json": {"prompt": LOAD_OUTPUT}}),
     ("POST", "prompt", {"json": {"prompt": LOAD, "client_id": CLIENT_ID}}),
+)
+
+#: Requests about an asset by its id.
+OF_ASSETS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("GET", "api/assets/{value}", {}),
+    ("PUT", "api/assets/{value}", {"json": {"name": "mine now"}}),
+    ("DELETE", "api/assets/{value}", {}),
+    ("GET", "api/assets/{value}/content", {}),
+    ("HEAD", "api/assets/{value}/content", {}),
+    ("POST", "api/assets/{value}/tags", {"json": {"tags": ["mine now"]}}),
+    ("DELETE", "api/assets/{value}/tags", {"json": {"tags": ["mine"]}}),
+    ("GET", "api/tasks/{value}", {}),
+)
+
+#: Requests about a content by its hash.
+OF_CONTENTS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("HEAD", "api/assets/hash/{value}", {}),
+    ("GET", "api/assets", {"hash": "{value}"}),
+    ("POST", "api/assets/from-hash", {"json": {"hash": "{value}"}}),
+    ("GET", "view", {"filename": "{value}"}),
+    ("GET", "view", {"filename": "{value} [output]", "preview": "webp;90"}),
+    ("POST", "prompt", {"json": {"prompt": LOAD}}),
+    ("POST", "prompt", {"json": {"prompt": LOAD_OUTPUT}}),
 )
 
 #: Requests about a content hash.
@@ -280,6 +310,89 @@ def machine(house: House) -> type[RuleBasedStateMachine]:
             person, stranger = self.pair(who, other)
             for one in sorted(house.hashes(stranger) - house.hashes(person))[:2]:
                 house.guess(person, which[0], which[1], one, **which[2])
+
+        # --- assets -------------------------------------------------------------------------
+
+        @rule(who=people, shade=st.integers(0, 255), same=st.booleans())
+        def put_an_asset(self, who: int, shade: int, same: bool) -> None:
+            person = self.three[who]
+            own = sum(map(ord, person.marker)) % 256
+            data = picture((7, 7, 7) if same else (shade, own, who))
+            form = {
+                "file": (f"{person.marker}.png", data),
+                "tags": f"input,mine,{person.marker}",
+                "user_metadata": f'{{"mine": "{person.marker}"}}',
+            }
+            answer = house.ask(person, "POST", "api/assets", data=form)
+            assert answer.status == 201, answer
+            person.assets[answer.parsed["id"]] = data
+
+        @rule(who=people)
+        def change_own_assets(self, who: int) -> None:
+            person = self.three[who]
+            for id_ in list(person.assets)[-1:]:
+                path, name = f"api/assets/{id_}", f"{person.marker} again"
+                assert house.ask(person, "PUT", path, json={"name": name}).parsed["name"] == name
+                house.ask(person, "POST", f"{path}/tags", json={"tags": ["more"]})
+
+        @rule(who=people)
+        def delete_an_asset(self, who: int) -> None:
+            person = self.three[who]
+            for id_ in list(person.assets)[:1]:
+                del person.assets[id_]
+                assert house.ask(person, "DELETE", f"api/assets/{id_}").status == 204
+
+        @rule(who=people)
+        def look_at_own_assets(self, who: int) -> None:
+            person = self.three[who]
+            for id_, data in person.assets.items():
+                assert house.ask(person, "GET", f"api/assets/{id_}/content").body == data
+
+        @rule(who=people, other=others)
+        def export_assets(self, who: int, other: int) -> None:
+            person, stranger = self.pair(who, other)
+            mine, theirs = list(person.assets)[-2:], list(stranger.assets)[-1:]
+            if not mine or not theirs:
+                return
+            body = {"asset_ids": [*mine, *theirs]}
+            begun = house.ask(person, "POST", "api/assets/export", json=body).parsed["task_id"]
+            until = time.monotonic() + PATIENCE
+            while True:
+                path = f"api/tasks/{begun}"
+                task = house.ask(person, "GET", path, told=theirs[0]).parsed
+                if task["status"] == "completed":
+                    break
+                assert time.monotonic() < until, task
+                time.sleep(0.02)
+            (failed,) = task["result"]["failed_assets"]
+            assert failed == {"asset_id": theirs[0], "error": "not_found"}
+            person.exports[begun] = task["result"]["export_name"]
+
+        @rule(who=people, other=others, which=st.sampled_from(OF_ASSETS))
+        def guess_an_asset(self, who: int, other: int, which: tuple[str, str, Any]) -> None:
+            person, stranger = self.pair(who, other)
+            for one in sorted(house.asset_ids(stranger))[:2]:
+                house.guess(person, which[0], which[1], one, **which[2])
+                for mine in list(person.assets)[-1:]:
+                    body = {"preview_id": "{value}"}
+                    house.guess(person, "PUT", f"api/assets/{mine}", one, json=body)
+
+        @rule(who=people, other=others)
+        def guess_an_archive(self, who: int, other: int) -> None:
+            person, stranger = self.pair(who, other)
+            for name in list(stranger.exports.values())[-1:]:
+                refused = house.ask(person, "GET", f"api/assets/exports/{name}", told=name)
+                assert refused.status == 404
+                query = {"filename": name, "type": "temp", "subfolder": "exports"}
+                assert house.ask(person, "GET", "view", **query).status == 404
+
+        @rule(who=people, other=others, which=st.sampled_from(OF_CONTENTS))
+        def guess_a_content(self, who: int, other: int, which: tuple[str, str, Any]) -> None:
+            person, stranger = self.pair(who, other)
+            foreign = house.hashes(stranger) - house.hashes(person)
+            for one in sorted(foreign)[:2]:
+                digits = one.partition(".")[0]
+                house.guess(person, which[0], which[1], f"blake3:{digits}", **which[2])
 
         # --- settings and user data ---------------------------------------------------------
 
