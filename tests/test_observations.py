@@ -257,7 +257,7 @@ async def test_a_lost_answer_is_found_by_the_id_without_a_list(
     await client.run(graphs.plain(1))
     listed = simulator.calls["GET /api/jobs"]
     simulator.faults.add(HttpFault(SUBMIT, reset=True, processed=True))
-    await client.run(graphs.plain(2))
+    await client.submit(graphs.plain(2))
     assert len(simulator.jobs) == 2
     assert simulator.calls["GET /api/jobs"] == listed
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import aiohttp
 import graphs
 import pytest
-from axe_playwright_python.async_playwright import Axe
 from browser.frontend import PATIENCE
 from browser.gallery import busy_gateway
 from browser.reverse_proxy import caddy, free_port, nginx
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator, Page
 
 pytestmark = pytest.mark.timeout(180)
+
+Axe = pytest.importorskip("axe_playwright_python.async_playwright").Axe
 
 
 @dataclass
