@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import aiohttp
+import graphs
 import pytest
 from clients.recorded import Call, Recorded, calls_of
 from PIL import Image
@@ -33,6 +34,20 @@ async def answers(calls: list[Call], recorded: Recorded, client: Client) -> list
     return found
 
 
+def files(outputs: dict[str, Any]) -> dict[str, Any]:
+    """Outputs with what the programs read of files."""
+    kept = ("filename", "subfolder", "type")
+    return {
+        node: {
+            key: [
+                {name: one[name] for name in kept} if isinstance(one, dict) else one for one in told
+            ]
+            for key, told in output.items()
+        }
+        for node, output in outputs.items()
+    }
+
+
 def size(picture: bytes) -> tuple[int, int]:
     with Image.open(io.BytesIO(picture)) as opened:
         return opened.size
@@ -53,7 +68,7 @@ async def test_the_blender_add_on_finds_workflows_and_gets_its_results(
     assert workflow == saved["body"]["json"]
     assert uploaded["name"] == "mine.png"
     assert size(picture) == (64, 48)
-    told = {data["node"]: data["output"] for data in listener.of("executed")}
+    told = files({data["node"]: data["output"] for data in listener.of("executed")})
     assert told == {
         "4": {"images": [{"filename": "blender_00001_.png", "subfolder": "", "type": "output"}]},
         "6": {"text": ["a cat"]},
@@ -72,7 +87,7 @@ async def test_the_houdini_bridge_polls_for_its_results_and_cancels(
         if call["path"].startswith("/history/")
     )
     file = {"filename": "out_00001_.png", "subfolder": "houdini", "type": "output"}
-    assert entry["outputs"] == {"3": {"images": [file]}, "5": {"images": [file]}}
+    assert files(entry["outputs"]) == {"3": {"images": [file]}, "5": {"images": [file]}}
     pictures = [one for call, one in zip(calls, found, strict=True) if "/view" in call["path"]]
     assert [size(one) for one in pictures] == [(16, 12)] * 2
     assert by_path["/queue"] == {"queue_running": [], "queue_pending": []}
@@ -82,3 +97,55 @@ async def test_the_houdini_bridge_polls_for_its_results_and_cancels(
         ["refresh", {"image": "a.png"}],
         ["create_loader", {"image": "a.png"}],
     ]
+
+
+async def test_swarmui_takes_frames_for_results_where_they_are_announced(client: Client) -> None:
+    """As `AwaitJobLive` of its ComfyUI backend (commit 062407c) reads a websocket."""
+    _, info = await client.get("object_info")
+    assert {"SwarmLoadImageB64", "SwarmSaveImageWS"} <= info.keys()
+    assert isinstance(info["CheckpointLoaderSimple"]["input"]["required"]["ckpt_name"][0], list)
+    graph: dict[str, Any] = {
+        **graphs.sampled(31),
+        "9": {"class_type": "SwarmSaveImageWS", "inputs": {"images": ["8", 0]}},
+    }
+    for run in range(2):
+        async with client.listening({"supports_preview_metadata": True}) as listener:
+            prompt_id = await client.submit(graph)
+            await listener.until_end(prompt_id)
+        mine = receiving = False
+        node, results, previews = "", [], 0
+        for type_, data in listener.heard:
+            if type_ == "execution_start":
+                mine = mine or data["prompt_id"] == prompt_id
+            elif type_ == "executing" and mine and data["node"] is not None:
+                node = data["node"]
+            elif type_ == "progress" and mine:
+                receiving = data["max"] in (12345, 12346, 12347)
+            elif type_ == "binary" and receiving:
+                results.append((node, data))
+            elif type_ == "binary":
+                previews += 1
+        ((node, frame),) = results
+        assert node == "9"
+        assert frame[:8] == bytes((0, 0, 0, 1, 0, 0, 0, 2))
+        assert size(frame[8:]) == (64, 64)
+        assert bool(previews) == (run == 0)
+
+
+async def test_swarmui_interrupts_with_bodies_that_are_called_text(
+    client: Client, session: aiohttp.ClientSession
+) -> None:
+    async with client.listening() as listener:
+        prompt_id = await client.submit(graphs.waiting())
+        await listener.until("executing")
+        for path, body in (
+            ("queue", {"delete": [prompt_id]}),
+            ("interrupt", {"prompt_id": prompt_id}),
+            ("history", {"delete": [prompt_id]}),
+        ):
+            headers = {"Content-Type": "text/plain; charset=utf-8"}
+            async with session.post(
+                client.url / path, data=json.dumps(body), headers=headers
+            ) as answer:
+                assert answer.status == 200
+        await listener.until("execution_interrupted", prompt_id=prompt_id)
