@@ -43,7 +43,7 @@ class Sampler:
         self._accounts = accounts
         self._is_active = is_active
         self._clock = clock
-        self._seen = 0
+        self._seen: int | None = None
         self._written: set[ActivityRow | AccountRow] = set()
 
     async def run(self) -> None:
@@ -57,10 +57,12 @@ class Sampler:
             await asyncio.sleep(EVERY)
 
     async def sample(self) -> None:
-        """Bring the intervals up to date: the day at first, then the last ones; what is written
-        already is not written again. Raises `StorageError`."""
+        """Bring the intervals up to date, from the last one that anybody has written; what is
+        written already is not written again. Raises `StorageError`."""
         now = int(self._clock() * 1000)
         current = now - now % INTERVAL
+        if self._seen is None:
+            self._seen = await self._repository.last() or 0
         start = max(current - KEPT, min(self._seen, current) - INTERVAL)
         times = await self._repository.times(start)
         rows = await asyncio.to_thread(lambda: list(tally(times, start, now)))

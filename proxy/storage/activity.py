@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, func, select
 
 from proxy.storage.database import Database
 from proxy.storage.statements import Upsert
 from proxy.storage.tables import account_activity, activity, history, jobs
 
 #: Jobs that are looked at for the intervals since a moment; of more the newest count.
-MOST_JOBS = 50_000
+MOST_JOBS = 10_000
 #: Rows of an answer: a day of five minutes each, for many accounts.
 MOST_ROWS = 50_000
 
@@ -103,6 +103,11 @@ class ActivityRepository:
             return found + [JobTimes(*row, None) for row in connection.execute(live)]
 
         return await self._database.read(work)
+
+    async def last(self) -> int | None:
+        """The beginning (ms) of the last interval in which an account was looked at."""
+        query = select(func.max(account_activity.c.at))
+        return await self._database.read(lambda connection: connection.execute(query).scalar_one())
 
     async def put(
         self, rows: Sequence[ActivityRow], accounts: Sequence[AccountRow], *, forget: int

@@ -153,7 +153,7 @@ history = Table(
         "sequence",
     ),
     Index("ix_history_cloud_id", "cloud_id"),
-    Index("ix_history_ended_at", "ended_at"),
+    Index("ix_history_searched", "ended_at", "member", "label", "id"),
     Index("ix_history_member_ended_at", "member", "ended_at"),
     Index("ix_history_state_ended_at", "state", "ended_at"),
 )

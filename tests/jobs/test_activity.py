@@ -122,3 +122,26 @@ async def test_the_same_is_written_once_and_the_day_is_bounded(tmp_path: Path) -
     await bench.sampler.sample()
     assert [row.at for row in await bench.repository.accounts(0)] == [at + KEPT + 2 * INTERVAL]
     await database.close()
+
+
+async def test_another_engine_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
+    database = await open_sqlite(tmp_path / "proxy.db")
+    await migrate(database)
+    repository = ActivityRepository(database)
+    before = Bench(repository)
+    at = int(before.now * 1000) // INTERVAL * INTERVAL
+    asked: list[int] = []
+    times = repository.times
+
+    async def noted(since: int) -> list[JobTimes]:
+        asked.append(since)
+        return await times(since)
+
+    repository.times = noted  # type: ignore[method-assign]
+    await before.sampler.sample()
+    after = Bench(repository)
+    after.now += 7200
+    await after.sampler.sample()
+    await after.sampler.sample()
+    assert asked == [at - KEPT, at - INTERVAL, at + 7_200_000 - INTERVAL]
+    await database.close()

@@ -202,7 +202,9 @@ def upgrade() -> None:
         unique=False,
     )
     op.create_index("ix_history_member_sequence", "history", ["member", "sequence"], unique=False)
-    op.create_index("ix_history_ended_at", "history", ["ended_at"], unique=False)
+    op.create_index(
+        "ix_history_searched", "history", ["ended_at", "member", "label", "id"], unique=False
+    )
     op.create_index("ix_history_member_ended_at", "history", ["member", "ended_at"], unique=False)
     op.create_index("ix_history_state_ended_at", "history", ["state", "ended_at"], unique=False)
     op.create_table(
