@@ -6,6 +6,8 @@ The clients `here`, `there` and `elsewhere` are one client of one member, at thr
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import aiohttp
 import gated
@@ -13,14 +15,119 @@ import graphs
 import pytest
 from cluster.conftest import Team
 from cluster.replicas import PATIENCE, Person, running, until_refused
-from stack import Client
+from stack import Client, Listener
 from team import bearer
 from waiting import ids
+
+from proxy.api.authenticator import COOKIE
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 #: Seconds after which nobody may use what was revoked.
 REVOKED_WITHIN = 1.0
+
+
+@asynccontextmanager
+async def browser() -> AsyncIterator[aiohttp.ClientSession]:
+    jar = aiohttp.CookieJar(unsafe=True)  # cookies of addresses that are no names
+    async with aiohttp.ClientSession(cookie_jar=jar) as session:
+        yield session
+
+
+async def heard_for(listener: Listener, seconds: float) -> None:
+    """Read what comes within so many seconds."""
+    with suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(seconds):
+            while True:
+                await listener.next()
+
+
+async def test_a_newer_socket_at_another_replica_takes_over(clients: list[Client]) -> None:
+    here, there, elsewhere = clients
+    async with here.listening() as older, there.listening() as newer:
+        for color in (8, 9):
+            prompt_id = await elsewhere.submit(graphs.plain(color))
+            await newer.until_end(prompt_id)
+        assert newer.types().count("execution_start") == 2
+        await heard_for(older, 0.3)
+        assert older.types() == []
+
+
+async def test_a_session_is_good_everywhere_until_it_ends_anywhere(
+    team: Team, person: Person
+) -> None:
+    here, there, elsewhere = person.clients
+    async with browser() as session:
+        form = {"token": person.token}
+        async with session.post(
+            here.url / "proxy/sign-in", data=form, allow_redirects=False
+        ) as answer:
+            assert answer.status == 303
+        (cookie,) = list(session.cookie_jar)
+    async with aiohttp.ClientSession(headers={"Cookie": f"{COOKIE}={cookie.value}"}) as session:
+        signed_in = [Client(session, client.url) for client in (there, elsewhere, here)]
+        for client in signed_in:
+            assert (await client.get("queue"))[0] == 200
+        async with session.post(there.url / "proxy/sign-out", allow_redirects=False) as answer:
+            assert answer.status == 303
+        async with asyncio.timeout(REVOKED_WITHIN):
+            await asyncio.gather(*(until_refused(client, within=PATIENCE) for client in signed_in))
+
+
+async def test_settings_and_the_files_of_the_editor_are_the_same_everywhere(
+    clients: list[Client],
+) -> None:
+    here, there, elsewhere = clients
+    for number, client in enumerate(clients):
+        assert (await client.post("settings", {f"key-{number}": number}))[0] == 200
+    for client in clients:
+        found = (await client.get("settings"))[1]
+        assert {name: found.get(name) for name in ("key-0", "key-1", "key-2")} == {
+            "key-0": 0,
+            "key-1": 1,
+            "key-2": 2,
+        }
+    path = "userdata/workflows%2Fone.json"
+    url = type(here.url)(
+        f"{here.url}{path}" if str(here.url).endswith("/") else f"{here.url}/{path}", encoded=True
+    )
+    async with here.session.post(url, data=b'{"nodes": []}') as answer:
+        assert answer.status == 200, await answer.text()
+    for client in clients:
+        async with client.session.get(url.with_port(client.url.port)) as answer:
+            assert (answer.status, await answer.read()) == (200, b'{"nodes": []}')
+        listed = (await client.get("userdata", dir="workflows"))[1]
+        assert listed == ["one.json"]
+    async with there.session.delete(url.with_port(there.url.port)) as answer:
+        assert answer.status == 204
+    async with elsewhere.session.get(url.with_port(elsewhere.url.port)) as answer:
+        assert answer.status == 404
+
+
+async def test_dashboards_show_the_same_everywhere(team: Team, clients: list[Client]) -> None:
+    here, there, _ = clients
+    async with there.listening() as listener:
+        running_one = await here.submit(gated.GRAPH)
+        await listener.until("executing", node="1")
+        waiting = await there.submit(graphs.plain(50))
+    admins = [team.cluster.client(number) for number in range(3)]
+    for admin in admins:
+        status, seen = await admin.get("proxy/api/state")
+        assert status == 200
+        assert [job["id"] for job in seen["running"]] == [running_one]
+        assert [(job["id"], job["turn"]) for job in seen["waiting"]] == [(waiting, 1)]
+        assert [account["used"] for account in seen["accounts"]] == [1]
+    admin = admins[2]
+    async with (
+        admin.session.get(admin.url / "proxy/api/events") as stream,
+        asyncio.timeout(PATIENCE),
+    ):
+        team.gate.set()
+        async for line in stream.content:
+            if line.startswith(b"data:") and b'"running":[]' in line.replace(b" ", b""):
+                break
+    usage = [(await admin.get("proxy/api/usage"))[1] for admin in admins]
+    assert usage[0] == usage[1] == usage[2]
 
 
 async def test_a_job_is_at_once_in_the_queue_of_every_replica(clients: list[Client]) -> None:
@@ -82,7 +189,7 @@ async def test_an_upload_is_seen_viewed_and_used_everywhere(clients: list[Client
     here, there, elsewhere = clients
     picture = graphs.png((1, 2, 3))
     uploaded = await here.upload("there.png", picture, subfolder="deep")
-    assert uploaded == {"name": "there.png", "subfolder": "deep", "type": "input"}
+    assert (uploaded["name"], uploaded["subfolder"]) == ("there.png", "deep")
     item = {"filename": "there.png", "subfolder": "deep", "type": "input"}
     for client in clients:
         assert await client.view(item) == picture

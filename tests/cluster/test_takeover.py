@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -33,6 +34,72 @@ async def simulator() -> AsyncIterator[Simulator]:
 async def cluster(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
     async with running_cluster(tmp_path, servers, simulator, engine_lease=str(LEASE)) as running:
         yield running
+
+
+def of_the_others(cluster: Cluster, engine: int) -> tuple[list[int], list[int]]:
+    """Where six clients submit and where they listen, all beside the engine's replica."""
+    one, other = [number for number in range(3) if number != engine]
+    return [one, other, one, other, one, other], [one, one, other, other, one, other]
+
+
+async def test_a_killed_engine_is_followed_by_another_and_nobody_notices(
+    cluster: Cluster, simulator: Simulator
+) -> None:
+    engine = await cluster.engine()
+    submitting, listening = of_the_others(cluster, cluster.number(engine))
+    async with load.load(
+        [cluster.client(number) for number in submitting],
+        [cluster.client(number) for number in listening],
+    ) as (runners, _):
+        await load.one_more(runners)
+        await engine.kill()
+        began = time.monotonic()
+        await cluster.engine(but=engine)
+        assert time.monotonic() - began < TAKEOVER
+        await load.one_more(runners, 2)
+    for runner in runners:
+        runner.check()
+    assert len(simulator.sockets) == 1
+    await load.check_records(cluster, load.submitted_by(runners))
+
+
+async def test_a_frozen_engine_changes_nothing_when_it_wakes(
+    cluster: Cluster, simulator: Simulator
+) -> None:
+    engine = await cluster.engine()
+    number = cluster.number(engine)
+    submitting, listening = of_the_others(cluster, number)
+    async with load.load(
+        [cluster.client(number) for number in submitting],
+        [cluster.client(number) for number in listening],
+    ) as (runners, _):
+        await load.one_more(runners)
+        engine.freeze()
+        try:
+            async with asyncio.timeout(30):
+                began = time.monotonic()
+                await cluster.engine(but=engine)
+                assert time.monotonic() - began < TAKEOVER
+                await asyncio.Event().wait()
+        except TimeoutError:
+            pass
+        finally:
+            engine.thaw()
+        async with asyncio.timeout(RECOVERY):
+            while True:
+                status, report = await cluster.readiness(engine)
+                if (status, report.get("engine")) == (200, "standby"):
+                    break
+                await asyncio.sleep(0.05)
+            await simulator.signal.until(lambda: len(simulator.sockets) == 1)
+        await load.one_more(runners, 1)
+    for runner in runners:
+        runner.check()
+    entry = await cluster.client(number).run(graphs.plain(77))
+    assert entry["status"]["completed"]
+    assert len(simulator.sockets) == 1
+    history = (await cluster.client(number).get("history"))[1]
+    assert len(history) == 1 + sum(len(runner.submitted) for runner in runners)
 
 
 @pytest.mark.parametrize("engine_dies", [False, True], ids=["standby", "engine"])
