@@ -9,7 +9,7 @@ OLDEST := $(VENV)/oldest-ui/.installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
-.PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench load chaos chaos-cluster clean
+.PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench bench-cluster load chaos chaos-cluster clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ bench: $(DEV) ## measure the tables of docs/performance.md
 	$(BIN)/python benchmarks/validation.py
 	$(BIN)/python benchmarks/sockets.py
 	$(BIN)/python benchmarks/start.py --history 100000 --files 100000
+
+bench-cluster: $(DEV) ## measure replicas over PostgreSQL and Valkey, for docs/performance.md
+	PYTHONPATH=tests $(BIN)/python benchmarks/cluster.py
 
 load: $(DEV) ## measure fair sharing with a thousand jobs of twenty members
 	$(BIN)/python benchmarks/fairness.py

@@ -1,0 +1,191 @@
+"""What several replicas bring and cost, over PostgreSQL and Valkey.
+
+    PYTHONPATH=tests python benchmarks/cluster.py
+
+Every server is a process of its own. Polls come from wrk, one for each replica; submissions go to
+one process with SQLite and to replicas by turns; events come from 500 jobs on 100 accounts, ten a
+second each, a tenth of them previews of 50 kB, and go to clients at the replicas that do not run
+the engine. Prints tables in Markdown, with the processor time of each process: on a machine with
+few cores the whole is slower than its parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import servers
+from api import KEY, _submit, finished_job, rate
+from events_cloud import KEY as KEYS
+from processes import Server, server
+
+HERE = Path(__file__).parent
+ROUNDS = 3
+SUBMISSIONS = 60
+
+
+@asynccontextmanager
+async def replicas(
+    folder: Path, count: int, *options: str, **environment: str
+) -> AsyncIterator[list[Server]]:
+    """So many replicas over servers of their own, ready, the engine's first."""
+    async with AsyncExitStack() as stack:
+        postgresql = stack.enter_context(servers.postgresql())
+        (folder / "valkey").mkdir(parents=True)
+        valkey = stack.enter_context(servers.valkey(folder / "valkey"))
+        shared = {
+            "COMFY_PROXY_DATABASE": postgresql.create("benchmark"),
+            "COMFY_PROXY_BUS": f"redis://127.0.0.1:{valkey.port}",
+            "COMFY_PROXY_BLOBS": str(folder / "blobs"),
+        }
+        found = []
+        for number in range(count):
+            data = str(folder / f"replica-{number}")
+            place = ("-m", "proxy", "serve", "--port", "0", "--data-dir", data)
+            one = server(*place, *options, **shared, **environment)
+            found.append(await stack.enter_async_context(one))
+        engines = [await ready(one) for one in found]
+        yield sorted(found, key=lambda one: not engines[found.index(one)])
+
+
+async def ready(replica: Server) -> bool:
+    """Wait until a replica takes jobs; whether it runs the engine."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(60):
+        while True:
+            async with session.get(replica.url / "readyz") as answer:
+                if answer.status == 200:
+                    return bool((await answer.json())["engine"] == "active")
+            await asyncio.sleep(0.1)
+
+
+async def polls(found: Sequence[Server]) -> None:
+    """Answers a second of 1, 2, … replicas, each with a load of its own."""
+    prompt_id = await finished_job(found[0].url)
+    print(
+        "| replicas | `GET /queue`, a second | ms of processor time per 1,000 "
+        "| `GET /history/{id}` | ms |\n|---:|---:|---:|---:|---:|"
+    )
+    for count in range(1, len(found) + 1):
+        row = [str(count)]
+        for path in ("queue", f"history/{prompt_id}"):
+            used = [one.seconds() for one in found[:count]]
+            rates = [
+                sum(await asyncio.gather(*(rate(one.url / path) for one in found[:count])))
+                for _ in range(ROUNDS)
+            ]
+            work = sum(one.seconds() - before for one, before in zip(found, used, strict=False))
+            answers = 3 * sum(rates)
+            row += [f"{statistics.median(rates):,.0f}", f"{1e6 * work / answers:,.0f}"]
+        print(f"| {' | '.join(row)} |", flush=True)
+
+
+async def submissions(one: Server, found: Sequence[Server]) -> None:
+    """Milliseconds of a submission to one process, to the engine's replica, and to another."""
+    places = {"one process with SQLite": one, "the engine's replica": found[0]}
+    if len(found) > 1:
+        places["another replica"] = found[1]
+    taken: dict[str, list[float]] = {name: [] for name in places}
+    async with aiohttp.ClientSession() as session:
+        for number in range(SUBMISSIONS):
+            for name, place in places.items():
+                taken[name].append(await _submit(session, place.url / "prompt", number, {}))
+    print("\n| `POST /prompt` | ms, median | 95% | more than one process |\n|---|---:|---:|---:|")
+    least = statistics.median(taken["one process with SQLite"])
+    for name, values in taken.items():
+        median, most = statistics.median(values), statistics.quantiles(values, n=20)[18]
+        print(f"| {name} | {median:.1f} | {most:.1f} | +{median - least:.1f} |", flush=True)
+
+
+async def events(cloud: Server, found: Sequence[Server], jobs: int, seconds: int) -> None:
+    """A row: what clients at the other replicas heard of so many jobs, and who worked for it."""
+    urls = [str(one.url) for one in found[1:]]
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(HERE / "events_clients.py"), *urls),
+        *("--jobs", str(jobs), "--seconds", str(seconds)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    used: list[list[float]] = []
+    while (line := await process.stdout.readline()) in (b"counting\n", b"counted\n"):
+        used.append([one.seconds() for one in (cloud, *found)])
+    await process.wait()
+    if process.returncode or len(used) != 2:
+        raise RuntimeError("the clients failed")
+    told = json.loads(line)
+    shares = [100 * (after - before) / told["seconds"] for before, after in zip(*used, strict=True)]
+    work = " | ".join(f"{share:.0f}%" for share in shares)
+    print(
+        f"| {jobs} | {jobs * 10:,} | {told['events']:,.0f} | {told['messages']:,.0f} "
+        f"| {told['median']:.0f} | {told['p99']:.0f} | {work} |",
+        flush=True,
+    )
+
+
+async def until_idle(replica: Server) -> None:
+    """Wait until no job is left."""
+    async with aiohttp.ClientSession() as session, asyncio.timeout(300):
+        while True:
+            async with session.get(replica.url / "prompt") as answer:
+                if (await answer.json())["exec_info"]["queue_remaining"] == 0:
+                    return
+            await asyncio.sleep(0.5)
+
+
+async def main(given: argparse.Namespace) -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        async with AsyncExitStack() as stack:
+            cloud = await stack.enter_async_context(server(str(HERE / "cloud.py"), KEY))
+            ours = {"COMFY_CLOUD_API_KEY": KEY, "COMFY_CLOUD_BASE_URL": str(cloud.url)}
+            alone = ("-m", "proxy", "serve", "--port", "0", "--data-dir", str(folder / "one"))
+            one = await stack.enter_async_context(server(*alone, **ours))
+            found = await stack.enter_async_context(replicas(folder / "polls", 3, **ours))
+            await ready(one)
+            await finished_job(one.url)
+            await polls(found)
+            await submissions(one, found)
+        async with AsyncExitStack() as stack:
+            cloud = await stack.enter_async_context(
+                server(str(HERE / "events_cloud.py"), "--accounts", str(given.accounts))
+            )
+            config = folder / "config.toml"
+            config.touch(mode=0o600)
+            config.write_text(
+                f'base_url = "{cloud.url}"\nslots = 5\n'
+                + "".join(
+                    f'[[accounts]]\nname = "a{number}"\nkey = "{KEYS.format(number)}"\n'
+                    for number in range(given.accounts)
+                )
+            )
+            found = await stack.enter_async_context(
+                replicas(folder / "events", 3, "--config", str(config))
+            )
+            print(
+                "\n| jobs | events a second, made | heard | messages | ms, median | 99% "
+                "| cloud | engine | replica | replica |\n" + "|---:" * 10 + "|"
+            )
+            for jobs in given.jobs:
+                await events(cloud, found, jobs, given.seconds)
+                await until_idle(found[0])
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--accounts", type=int, default=100)
+    parser.add_argument("--jobs", type=int, nargs="+", default=[100, 200, 300, 400, 500])
+    parser.add_argument("--seconds", type=int, default=30, help="of each job")
+    begun = time.perf_counter()
+    asyncio.run(main(parser.parse_args()))
+    print(f"\n{time.perf_counter() - begun:.0f} s")
