@@ -12,7 +12,7 @@ HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chro
 .PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench bench-cluster load chaos chaos-cluster clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(RUN) ## run a workflow and save its pictures in ./demo-output
 	@$(BIN)/python examples/demo.py
