@@ -58,8 +58,9 @@ async def test_six_uploads_of_one_name_at_once_get_six_names(clients: list[Clien
 
 
 async def test_equal_results_of_one_prefix_get_names_of_their_own(clients: list[Client]) -> None:
+    others = [Client(client.session, client.url) for client in clients]  # each with its own socket
     entries = await asyncio.gather(
-        *(client.run(graphs.plain(60, prefix="same")) for client in clients)
+        *(client.run(graphs.plain(60, prefix="same")) for client in others)
     )
     names = [entry["outputs"]["2"]["images"][0]["filename"] for entry in entries]
     assert sorted(names) == [f"same_0000{number}_.png" for number in (1, 2, 3)]
