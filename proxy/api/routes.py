@@ -77,8 +77,8 @@ class Deviation:
     )
     UPLOADS = (
         "Comfy Cloud's limits apply: 50 MiB (413), and for pictures 16,384 pixels along an edge "
-        "and 67,108,864 in all (400). A picture without bytes is 400; other files may be empty. "
-        "Pictures are sent as uploads, all other files as assets, so that their loaders find them. "
+        "and 67,108,864 in all (400). Pictures are sent as uploads, all other files as assets, so "
+        "that their loaders find them; an empty file is taken, and fails in its loader. "
         "A mask of another size than its picture is a 400, not a 500."
     )
     PACKED = (

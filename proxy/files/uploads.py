@@ -151,8 +151,9 @@ class Uploads:
         async with lock:
             cloud_name = await self._contents.sent_as(account, received.hash)
             if cloud_name is None:
-                await self._check_limits(received, filename, account)
-                cloud_name = await _send(self._clouds[account], received.path, filename)
+                picture = await self._check_limits(received, filename, account)
+                picture &= kind(filename) not in ("audio", "video")
+                cloud_name = await _send(self._clouds[account], received.path, filename, picture)
                 await self._contents.was_sent(account, received.hash, received.size, cloud_name)
         return cloud_name
 
@@ -165,7 +166,8 @@ class Uploads:
         """Bytes of an upload that the account takes, as it was seen to announce."""
         return self._clouds[account].observations.number("max_upload_size") or MAX_BYTES
 
-    async def _check_limits(self, received: Received, filename: str, account: str) -> None:
+    async def _check_limits(self, received: Received, filename: str, account: str) -> bool:
+        """Raise `LocalError` for what the account does not take; whether it is a picture."""
         most, facts = self._max_bytes(account), self._clouds[account].observations.facts
         if received.size > most:
             raise _too_long(filename, most)
@@ -174,13 +176,14 @@ class Uploads:
             width, height = await asyncio.to_thread(size_of, received.path)
         except TooManyPixelsError:
             if any_size:
-                return
+                return True
             raise _too_large(filename, f"more than {MAX_PIXELS} pixels") from None
         except NotAPictureError:
-            return
+            return False
         too_long = max(width, height) > MAX_EDGE and not any_edge
         if too_long or (width * height > MAX_PIXELS and not any_size):
             raise _too_large(filename, f"{width} x {height} pixels")
+        return True
 
 
 class Moving:
@@ -295,13 +298,13 @@ def _write(file: RawIOBase, hasher: blake3, chunk: bytes) -> None:
         raise _unwritable(error) from error
 
 
-async def _send(cloud: CloudClient, path: Path, filename: str) -> str:
+async def _send(cloud: CloudClient, path: Path, filename: str, picture: bool) -> str:
     """Send a file by the way on which its loaders find it; the cloud's name for it.
 
     Pictures are uploads, everything else is an asset, or an upload where the cloud takes no assets.
     """
     type_ = media_type(filename).partition(";")[0]
-    if kind(filename) != "image":
+    if not picture:
         try:
             return await cloud.upload_asset(path, filename=filename, content_type=type_)
         except CloudRefused as error:
