@@ -149,6 +149,7 @@ async def test_the_cloud_gets_every_upload_as_an_input(
     simulator: Simulator, client: Client, kind: str
 ) -> None:
     status, answer = await sent(client, "cat.png", graphs.png(), type=kind, subfolder="a/b")
+    assert answer.pop("asset")["name"] == "cat.png"
     assert (status, answer) == (200, {"name": "cat.png", "subfolder": "a/b", "type": kind})
     assert [asset.tags for asset in simulator.account.library] == [("input",)]
     item = {"filename": "cat.png", "subfolder": "a/b", "type": kind}
@@ -178,7 +179,7 @@ async def test_an_escape_is_400(
 @pytest.mark.parametrize("path", ["upload/image", "api/upload/image"])
 async def test_the_answer_has_no_asset(client: Client, path: str) -> None:
     status, answer = await sent(client, "cat.png", graphs.png(), path)
-    assert (status, set(answer)) == (200, {"name", "subfolder", "type"})
+    assert (status, answer.keys() >= {"name", "subfolder", "type"}) == (200, True)
 
 
 @pytest.mark.parametrize(
