@@ -14,6 +14,7 @@ import pytest
 from stack import PATIENCE
 from team import Team, bearer, running_team
 
+from proxy.bus.base import MISSED
 from proxy.simulator import Simulator
 
 
@@ -90,6 +91,17 @@ async def test_events_follow_a_job_to_its_failure(
         )
     async with session.delete(url, headers=bearer(team.ann)) as answer:
         assert answer.status == 405
+
+
+async def test_where_news_were_lost_the_ended_jobs_are_read_again(
+    team: Team, session: aiohttp.ClientSession
+) -> None:
+    before = (await state(session, team, team.bob))["history"]
+    assert (await state(session, team, team.bob))["history"] == before
+    dashboard = team.proxy.services.dashboard
+    assert dashboard is not None
+    dashboard.jobs_changed(MISSED)
+    assert (await state(session, team, team.bob))["history"] != before
 
 
 async def test_the_events_end_with_the_access(team: Team, session: aiohttp.ClientSession) -> None:

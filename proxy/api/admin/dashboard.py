@@ -20,6 +20,7 @@ from proxy.api.admin.members import is_admin, require_admin
 from proxy.api.connections import admission_of, authenticator_of
 from proxy.api.middleware import prepare
 from proxy.api.services import ADMIN_LISTENER, SERVICES, member_of, note, of
+from proxy.bus.base import MISSED
 from proxy.jobs.protocol import HistoryChanged, HistoryForgotten, JobLeft
 from proxy.storage.usage import day_of
 from proxy.translate import codec
@@ -68,6 +69,7 @@ class Dashboard:
     members_version: int = 0
     closed: bool = False
     _began: int = field(default_factory=lambda: int(time.time()))
+    _missed: int = 0
     _ended: Counter[str] = field(default_factory=Counter)
     _watchers: set[asyncio.Event] = field(default_factory=set)
 
@@ -88,6 +90,8 @@ class Dashboard:
                 self._count_end(job.member)
             case HistoryChanged(member=member) | HistoryForgotten(member=member):
                 self._count_end(member)
+            case _ if news is MISSED:
+                self._missed += 1
         self._wake()
 
     def _count_end(self, member: str) -> None:
@@ -131,7 +135,7 @@ class Dashboard:
             },
             "accounts": [] if member is not None else list(map(_account, seen.accounts)),
             "usage": await self._used(day_of(now), member),
-            "history": f"{self._began}.{self._ended[member or '']}",
+            "history": f"{self._began}.{self._missed}.{self._ended[member or '']}",
         }
 
     async def _used(self, day: str, member: str | None) -> list[dict[str, Any]]:
