@@ -255,11 +255,13 @@ class SocketOpened(BusMessage, frozen=True):
 
 
 class SocketKnown(BusMessage, frozen=True):
-    """A client has this socket; `several` says that it tells the messages of several jobs apart."""
+    """A client has this socket since `at` (ms since 1970); `several` says that it tells the
+    messages of several jobs apart."""
 
     member: str
     client_id: str
     socket: str
+    at: int
     several: bool
 
 

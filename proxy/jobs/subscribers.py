@@ -150,7 +150,7 @@ class Subscribers:
         socket = self._sockets[member].get(client_id)
         if socket is not None:
             socket.several = True
-            self._bus.publish("sockets", SocketKnown(member, client_id, socket.id, several=True))
+            self._bus.publish("sockets", _known(member, client_id, socket))
 
     def listens(self, member: str, client_id: str | None) -> bool:
         """Whether there is a socket for `client_id` here."""
@@ -174,11 +174,15 @@ class Subscribers:
                 if mine is not None and mine.id != id_ and _is_newer(at, mine.opened_at):
                     self._remove(member, client_id)
                     self._supersede(mine)
+            case SocketKnown(member=member, client_id=client_id, socket=id_, at=at):
+                mine = self._sockets[member].get(client_id)
+                if mine is not None and mine.id != id_ and at > mine.opened_at:
+                    self._remove(member, client_id)
+                    self._supersede(mine)
             case NewsMissed():
                 for member, sockets in self._sockets.items():
                     for client_id, one in sockets.items():
-                        known = SocketKnown(member, client_id, one.id, several=one.several)
-                        self._bus.publish("sockets", known)
+                        self._bus.publish("sockets", _known(member, client_id, one))
 
     def _supersede(self, socket: _Socket) -> None:
         socket.heard.close()
@@ -279,6 +283,10 @@ class Subscribers:
             return False
         told.what.add(type_)
         return True
+
+
+def _known(member: str, client_id: str, socket: _Socket) -> SocketKnown:
+    return SocketKnown(member, client_id, socket.id, socket.opened_at, several=socket.several)
 
 
 def _is_newer(at: int, opened_at: int) -> bool:

@@ -53,7 +53,7 @@ def test_a_client_that_never_listened_asks_by_id() -> None:
 def test_a_client_that_says_so_follows_several_on_later_sockets_too() -> None:
     clients = Clients()
     opened(clients, "ann", "c")
-    clients.hear(SocketKnown("ann", "c", "s", several=True))
+    clients.hear(SocketKnown("ann", "c", "s", 0, several=True))
     opened(clients, "ann", "c")
     assert not clients.one_at_a_time(ANN, "c")
 
@@ -61,7 +61,7 @@ def test_a_client_that_says_so_follows_several_on_later_sockets_too() -> None:
 def test_what_is_known_of_a_client_holds_for_its_member_alone() -> None:
     clients = Clients()
     opened(clients, "ann", "c")
-    clients.hear(SocketKnown("bob", "c", "s", several=True))
+    clients.hear(SocketKnown("bob", "c", "s", 0, several=True))
     assert clients.one_at_a_time(ANN, "c")
     assert not clients.one_at_a_time(BOB, "c")
 

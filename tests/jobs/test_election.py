@@ -97,7 +97,7 @@ async def test_the_lease_is_renewed_for_as_long_as_its_holder_lives(database: Da
 async def test_a_holder_that_cannot_renew_stops_by_its_own_clock_and_another_follows(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with replicas(database) as (one, two):
+    async with replicas(database, length=2.0) as (one, two):
         first = await one.active()
 
         async def refuse(*_: object) -> bool:

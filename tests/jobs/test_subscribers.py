@@ -9,7 +9,14 @@ import pytest
 
 from proxy.bus.memory import MemoryBus
 from proxy.jobs.clients import Clients
-from proxy.jobs.protocol import JobMessage, NewsMissed, NodeRuns, SocketOpened, topic_of
+from proxy.jobs.protocol import (
+    JobMessage,
+    NewsMissed,
+    NodeRuns,
+    SocketKnown,
+    SocketOpened,
+    topic_of,
+)
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.member import Member
 from proxy.translate.messages import Event, Message, NodeText, Preview, status
@@ -207,6 +214,19 @@ def test_a_newer_socket_at_another_replica_takes_over(replicas: Replicas) -> Non
     assert (older.heard, newer.heard) == ([], [(message, False)])
     replicas.here.detach("local", "a", older)
     assert replicas.there.listens("local", "a")
+
+
+def test_a_socket_that_opened_unheard_takes_over_when_the_bus_is_back(replicas: Replicas) -> None:
+    older = listen(replicas.here, "a")
+    opened_at = replicas.here._sockets["local"]["a"].opened_at
+    replicas.bus.publish(
+        "sockets", SocketKnown("local", "a", "unheard", opened_at - 1, several=False)
+    )
+    assert not older.replaced
+    replicas.bus.publish(
+        "sockets", SocketKnown("local", "a", "unheard", opened_at + 1, several=False)
+    )
+    assert older.replaced
 
 
 def test_of_two_sockets_that_open_at_once_the_clocks_decide_unless_one_is_older() -> None:
