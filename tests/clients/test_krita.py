@@ -16,6 +16,7 @@ from clients.recorded import Call, Recorded, calls_of
 from PIL import Image
 from stack import Client, Listener, Proxy, running_proxy
 
+from proxy.helpers.krita import KritaCheck
 from proxy.simulator import Simulator, Switches
 from proxy.translate.helpers.table import KRITA_REQUIRES
 
@@ -140,3 +141,25 @@ async def test_it_is_told_what_the_cloud_lacks_when_it_tries_again(
         assert pack in error
     assert "ETN_LoadImageCache" not in error
     assert '"check_server_resources": false' in error
+
+
+def test_where_only_models_are_missing_it_is_told_so() -> None:
+    check = KritaCheck()
+    classes = {name for names in KRITA_REQUIRES.values() for name in names}
+    check.begins("ann")
+    assert check.objection("ann", classes) is None
+    check.begins("ann")  # its check has refused the connection
+    assert check.objection("ben", classes) is None
+    objection = check.objection("ann", classes)
+    assert objection is not None
+    assert "models" in objection
+    assert "check_server_resources" in objection
+    assert check.objection("ann", classes) is None
+
+
+def test_who_has_connected_is_told_nothing() -> None:
+    check = KritaCheck()
+    for _ in range(3):
+        check.begins("ann")
+        assert check.objection("ann", set()) is None
+        check.connected("ann")

@@ -107,6 +107,8 @@ async def test_a_job_that_waits_over_a_restart_runs_with_its_picture(
         await put(session, proxy.url, "picture", RED)
         first = await client.submit(waits)
         prompt_id = await client.submit(carried())
+        (waiting,) = (await client.get("queue"))[1]["queue_pending"]
+        assert (waiting[1], waiting[2]) == (prompt_id, carried())
     async with running_proxy(simulator, tmp_path, slots=1) as proxy:
         client = Client(session, proxy.url, client.client_id)
         async with client.listening() as listener:
