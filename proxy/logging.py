@@ -248,7 +248,7 @@ def lines_told(tell: Callable[[str, float, str], None]) -> Iterator[None]:
 
 
 def log_crashes() -> None:
-    """Log an error that ends the process, scrubbed, in place of a bare traceback."""
+    """Log an error that ends the process, scrubbed, instead of a bare traceback."""
 
     def log_crash(
         kind: type[BaseException], error: BaseException, traceback: TracebackType | None

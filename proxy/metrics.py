@@ -1,7 +1,7 @@
 """What the proxy counts, for Prometheus: counted where it happens, read when it is asked.
 
 One event loop counts and reads. What happens often keeps its series at hand, and requests, which
-are counted more often than all else together, are counted without the locks of the library.
+are counted more often than everything else together, are counted without the locks of the library.
 """
 
 from __future__ import annotations

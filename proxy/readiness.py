@@ -25,7 +25,7 @@ _PROBE = "readiness"
 _NOT_YET = "Comfy Cloud has not answered yet; try again later."
 _STOPPING = "This process is stopping: send requests to another one, or wait for its restart."
 
-#: Who has asked within so many seconds watches, and is told before the process stops.
+#: Who has asked within this many seconds watches, and is told before the process stops.
 _WATCHES = 10.0
 #: Seconds to wait for that at most, and for requests to go elsewhere then.
 _TOLD_WITHIN, _GONE_AFTER = 1.5, 0.5

@@ -17,16 +17,16 @@ T = TypeVar("T")
 
 #: How long to wait before a task that failed is started again.
 _AGAIN = Backoff(first=0.1, longest=10.0)
-#: A task that has run for so many seconds has recovered.
+#: A task that has run for this many seconds has recovered.
 _STEADY = 60.0
-#: So many failures without a recovery end the process.
+#: This many failures without a recovery end the process.
 _MOST_FAILURES = 10
 
 
 class Supervisor:
     """The tasks of a room, and who hears when one cannot be kept up.
 
-    `failed` is set when a task has failed too often: whoever runs the process ends it then.
+    `failed` is set when a task has failed too often: anyone who runs the process ends it then.
     """
 
     def __init__(self, failed: asyncio.Event | None = None) -> None:

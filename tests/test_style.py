@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
 import re
+import tokenize
 import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -109,4 +111,25 @@ def texts(path: Path) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_errors_and_help_use_plain_words(path: Path) -> None:
     wrong = {line: told for line, text in texts(path) if (told := found(text, SENTENCES))}
+    assert wrong == {}
+
+
+def remarks(path: Path) -> Iterator[tuple[int, str]]:
+    """The comments and docstrings of a module."""
+    source = path.read_text(encoding="utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.start[0], token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            yield node.lineno, str(node.value.value)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_comments_use_plain_words(path: Path) -> None:
+    wrong = {
+        line: told
+        for line, text in remarks(path)
+        if (told := found(" ".join(text.split()), EVERYWHERE))
+    }
     assert wrong == {}

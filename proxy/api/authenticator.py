@@ -1,8 +1,8 @@
 """Who is behind a request, and whether they may come in: tokens, sessions and tickets.
 
 Clients put a token into the path, `Authorization`, `X-API-Key` or the query. Browsers have a
-session in a cookie. A ticket is the address of one file that lets in for a while whoever has it, as
-the cloud's addresses do: programs that were written for the cloud fetch the address to which
+session in a cookie. A ticket is the address of one file that lets in for a while anyone who has it,
+as the cloud's addresses do: programs that were written for the cloud fetch the address to which
 `/api/view` leads them without their key.
 """
 
@@ -53,9 +53,9 @@ READY = "/readyz"
 #: What is answered from the process's own state.
 _WITHOUT_DATABASE = frozenset({"/healthz", READY})
 
-#: So many tokens are remembered with their members.
+#: This many tokens are remembered with their members.
 REMEMBERED = 4096
-#: The last use of a remembered token is noted once in so many seconds.
+#: The last use of a remembered token is noted once in this many seconds.
 USE_INTERVAL = 1.0
 
 _REALM = 'realm="comfy-cloud-proxy"'
@@ -94,7 +94,8 @@ def submitter_of(request: web.Request) -> str:
 
 
 class Credential(NamedTuple):
-    """A token that a request carries. Browsers send `ambient` ones unasked, to any page's order."""
+    """A token that a request carries. Browsers send `ambient` ones without a request, to any page's
+    order."""
 
     token: str
     ambient: bool = False

@@ -18,7 +18,7 @@ from proxy.jobs.listing import JobQuery
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile
 
-#: Items of a page of assets: how many the cloud gives unasked, and at most.
+#: Items of a page of assets: how many the cloud gives without a request, and at most.
 ASSETS = 20
 MOST_ASSETS = 500
 

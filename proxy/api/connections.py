@@ -34,17 +34,17 @@ log = structlog.get_logger(__name__)
 LEAST_PROGRESS = 16 * 1024
 #: Seconds in which a refused client has to say what it wanted.
 REFUSAL_PATIENCE = 2.0
-#: So many connections beyond the limit are told why they are refused; others are just cut.
+#: This many connections beyond the limit are told why they are refused; others are just cut.
 REFUSALS = 256
 #: Seconds that a stranger's connection may be silent, if `Limits.idle_timeout` is not less.
 STRANGER_TIMEOUT = 60.0
 #: Seconds of silence behind which a connection may have to make room for another.
 GRACE = 5.0
-#: So many connections are looked at for one that makes room.
+#: This many connections are looked at for one that makes room.
 CANDIDATES = 1024
 #: The parts of all places that strangers, one address of theirs and one member may take.
 STRANGERS, ONE_ADDRESS, ONE_MEMBER = 3 / 4, 1 / 4, 1 / 2
-#: So many places an address or a member may always take.
+#: This many places an address or a member may always take.
 ALWAYS = 64
 #: Seconds that an answer under way and a close frame have when the access of their member ends.
 FAREWELL = 0.5
@@ -160,7 +160,7 @@ class Connection(web.RequestHandler):
     def upgraded(self, socket: Socket) -> None:
         """The connection is a websocket, which may be silent."""
         self._state, self._socket = _SOCKET, socket
-        self._parser = None  # aiohttp reads no HTTP here any more, and the parser takes memory
+        self._parser = None  # aiohttp no longer reads HTTP here, and the parser takes memory
         if self.admission is not None and not self.keeper.authenticator.stands(self.admission):
             self.show_out()  # its access ended while it shook hands
 
@@ -367,7 +367,7 @@ class ConnectionManager:
         self._most_of_member = max(ALWAYS, int(most * ONE_MEMBER))
         self.connections: set[Connection] = set()
         self._refused = 0
-        # Dictionaries in place of sets, for their order: the first have been silent for longest.
+        # Dictionaries instead of sets, for their order: the first have been silent for longest.
         self._strangers: dict[Connection, None] = {}
         self._by_address: dict[str | bytes, dict[Connection, None]] = {}
         self._by_member: dict[str, dict[Connection, None]] = {}

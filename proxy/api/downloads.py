@@ -60,7 +60,7 @@ class Part:
 
     @property
     def stop(self) -> int:
-        """The first byte that is not sent any more."""
+        """The first byte that is no longer sent."""
         return self.start + self.count
 
 
@@ -272,7 +272,7 @@ async def _sendfile(
 ) -> None:
     """Hand a file to the system, as fast as the client takes it.
 
-    What is not in the system's memory any more is read in a thread. While the client takes
+    What is not in the system's memory is read in a thread. While the client takes
     nothing the connection counts as stalled.
     """
     connection = connection_of(request)

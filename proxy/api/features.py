@@ -17,8 +17,9 @@ from proxy.api.services import Services
 class Flag:
     """A flag that the web interface reads. A dot in its name leads into an object.
 
-    `value` gives what is announced; a flag without one is left out, and the web interface then goes
-    on as with a ComfyUI that does not know the flag. `shown` and `why` are for the documents.
+    `value` gives what is announced; a flag without one is left out, and the web interface then
+    continues as with a ComfyUI that does not know the flag. `shown` and `why` are for the
+    documents.
     """
 
     name: str

@@ -48,7 +48,7 @@ _ROOT_LOGGER = logging.getLogger()
 class Gate:
     """The way of a request to `handle`, aiohttp's application, and of its answer back.
 
-    `public` answers what is open to whoever reaches the listener, and `None` for the rest.
+    `public` answers what is open to anyone who reaches the listener, and `None` for the rest.
     """
 
     def __init__(

@@ -112,7 +112,7 @@ def allow_all(response: web.StreamResponse) -> None:
 
     As in ComfyUI the headers are the same for every request, and errors raised by aiohttp and
     websockets go without them. aiohttp-cors cannot give them: it says nothing to a request without
-    `Origin`, and repeats the origin in place of `*`.
+    `Origin`, and repeats the origin instead of `*`.
     """
     if not isinstance(response, web.HTTPException | web.WebSocketResponse):
         response.headers.update(_EVERYBODY)

@@ -53,7 +53,7 @@ class Certificate:
         self.context = _context(cert, key)
 
     async def follow(self, interval: float = INTERVAL) -> None:
-        """Take up changed files, until cancelled; open connections go on with what they have.
+        """Reload changed files, until cancelled; open connections continue with what they have.
 
         Files that do not fit together, such as while they are being changed, are tried again when
         they change once more.
@@ -109,7 +109,7 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 
 
 def make_app(services: Services) -> web.Application:
-    """The application. Whoever runs it starts and closes the services."""
+    """The application. The caller who runs it starts and closes the services."""
     app = web.Application(client_max_size=services.max_upload_bytes)
     app[SERVICES] = services
     app[websocket.SOCKETS] = Sockets(services.supervisor, services.ping_interval)
@@ -128,7 +128,7 @@ def make_app(services: Services) -> web.Application:
 def make_admin_app(services: Services) -> web.Application:
     """The application of the admin listener: what is for admins.
 
-    Whoever runs it starts and closes the services.
+    The caller who runs it starts and closes the services.
     """
     app = web.Application(client_max_size=services.max_upload_bytes)
     app[SERVICES] = services
@@ -170,8 +170,8 @@ GOODBYE = 1.0
 
 
 class Server:
-    """Serves the local API, or with `admin` what is for admins. Whoever makes it starts and closes
-    the services.
+    """Serves the local API, or with `admin` what is for admins. The caller who makes it starts and
+    closes the services.
 
     `stop_timeout` bounds `stop`, in seconds.
     """

@@ -75,7 +75,7 @@ class Services:
     that are JSON. Pages of
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
     With `compress` JSON and text are packed for clients that can unpack them.
-    `readiness` tells whether jobs can be taken, `leave` lets it say that they cannot any more.
+    `readiness` tells whether jobs can be taken, `leave` lets it say that they no longer can.
     Websockets are closed with the `close_code` at the end.
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     `pays_partner_nodes` says that jobs are lent the account's key for them.

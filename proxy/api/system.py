@@ -1,8 +1,8 @@
 """What a client asks about the server itself; nothing here waits for the cloud.
 
-That is the machine and its features, `/healthz` and `/readyz` for whoever watches over the process
-(ComfyUI has neither), and `/internal`, the log and what the web interface asks about folders, which
-has no `/api` twin.
+That is the machine and its features, `/healthz` and `/readyz` for anyone who watches over the
+process (ComfyUI has neither), and `/internal`, the log and what the web interface asks about
+folders, which has no `/api` twin.
 """
 
 from __future__ import annotations
@@ -131,9 +131,9 @@ async def get_readiness(request: web.Request) -> web.Response:
     """Whether jobs can be taken, as this process knows without asking anybody.
 
     200 `{"status": "ready", "engine": "active", "checks": {"store": "ok", "key": "ok", "socket":
-    "ok"}}`, or 503 with the status `not ready`, a sentence in place of each `ok` that is none, and
+    "ok"}}`, or 503 with the status `not ready`, a sentence instead of each `ok` that is none, and
     the first of these sentences as `reason`. Without a token there are only `status` and `engine`.
-    With several accounts there is `accounts` in place of `key` and `socket`, an object that has
+    With several accounts there is `accounts` instead of `key` and `socket`, an object that has
     both for each account; one account that can be used is enough. `engine` is `standby` where
     another replica runs the jobs, which has the accounts then. What the answer says is a few
     seconds old at most, unless the cloud is slow to answer.

@@ -40,7 +40,7 @@ STYLE_SHEET = "user.css"
 
 
 def _with_refusals(handler: Handler) -> Handler:
-    """Answer as ComfyUI does when a name is not to be had."""
+    """Answer as ComfyUI does when a name is not available."""
 
     @wraps(handler)
     async def answer(request: web.Request) -> web.StreamResponse:

@@ -4,11 +4,11 @@ One task reads all the time, another one writes what waits in the queue; nobody 
 client.
 
 A ping follows a long silence. A local ComfyUI sends none, but every client must answer them (RFC
-6455, 5.5.2) and libraries do so unasked. Still no client is closed for want of a pong: many read
-their socket only while they wait for a job, and a local ComfyUI would keep them. It is TCP that
-judges: the ping has to be acknowledged, by the system of a peer that is there and by nobody where
-it is not. `TCP_USER_TIMEOUT` bounds the wait for that, and for a peer that takes nothing more;
-where it is missing the system's own, longer bound counts.
+6455, 5.5.2) and libraries do so without a request. Still no client is closed for lack of a pong:
+many read their socket only while they wait for a job, and a local ComfyUI would keep them. It is
+TCP that judges: the ping has to be acknowledged, by the system of a peer that is there and by
+nobody where it is not. `TCP_USER_TIMEOUT` bounds the wait for that, and for a peer that takes
+nothing more; where it is missing the system's own, longer bound counts.
 
 Every change of the queue is told to every socket. A few hear it at once, as from a local ComfyUI.
 With more that would be most of the work of a busy server, so they hear it by turns, in a share of
@@ -188,7 +188,7 @@ def _is_progress_of(message: Message, held: Preview) -> bool:
     )
 
 
-#: So many sockets hear every `status` at once.
+#: This many sockets hear every `status` at once.
 FEW = 16
 #: Seconds for which the others' is gathered.
 GATHER = 0.05
@@ -224,7 +224,7 @@ class Sockets:
         self._held.pop(socket, None)
 
     def hold(self, socket: ClientSocket, message: Message) -> bool:
-        """Take a message for its turn, in place of an older one; false if it may go at once."""
+        """Take a message for its turn, instead of an older one; false if it may go at once."""
         if len(self._sockets) <= FEW:
             return False
         self._held[socket] = message

@@ -32,7 +32,7 @@ class BusMessage(msgspec.Struct, frozen=True, tag=True):
 
 
 class Missed:
-    """Comes in place of messages that were lost: read from storage again."""
+    """Comes instead of messages that were lost: read from storage again."""
 
 
 #: What handlers and streams get where messages are missing: a stream that was too slow, and all
@@ -70,7 +70,7 @@ class Subscription(Protocol):
     """A subscription; it ends with `close` or with its block."""
 
     def close(self) -> None:
-        """Hear nothing any more; once more is nothing."""
+        """Stop receiving messages; once more is nothing."""
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -126,7 +126,7 @@ class EventBus(Protocol):
     def stream(
         self, topic: str, *, most_bytes: int = MOST_BYTES, most_messages: int = MOST_MESSAGES
     ) -> MessageStream:
-        """The messages of the topic (or topics, as for `subscribe`) as an iterator, of which so
+        """The messages of the topic (or topics, as for `subscribe`) as an iterator, of which this
         many may wait."""
 
     async def close(self) -> None:

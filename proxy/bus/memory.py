@@ -114,7 +114,7 @@ class MemoryBus:
         return subscription
 
     def remove(self, subscription: _Subscription) -> None:
-        """Forget a subscription; who is being told of a message now goes on with the old ones."""
+        """Forget a subscription; who is being told of a message now continues with the old ones."""
         table, key = self._table(subscription.topic)
         left = tuple(one for one in table.get(key, ()) if one is not subscription)
         if left:
@@ -148,7 +148,7 @@ class _Subscription:
             log.exception("subscriber_failed", topic=self.topic)
 
     def close(self) -> None:
-        """Hear nothing any more."""
+        """Stop receiving messages."""
         if not self._closed:
             self._closed = True
             self._bus.remove(self)
@@ -181,7 +181,7 @@ class MemoryStream(_Subscription):
         self._news = asyncio.Event()
 
     def close(self) -> None:
-        """Hear nothing any more; the iterator ends behind what waits."""
+        """Stop receiving messages; the iterator ends behind what waits."""
         super().close()
         self._news.set()
 

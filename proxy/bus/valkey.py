@@ -49,7 +49,7 @@ _FLUSH = 1.0
 _MOST_PUBLISHERS = 1000
 
 _BEATS = "beats"
-#: What a publisher that leaves says in place of its losses.
+#: What a publisher that leaves says instead of its losses.
 _LEFT = 2**64 - 1
 _ERRORS = (RedisError, OSError, TimeoutError)
 
@@ -113,7 +113,7 @@ class ValkeyBus(MemoryBus):
             await self._client.aclose()
 
     async def run(self) -> None:
-        """Keep a connection for ever; whoever calls this keeps it running."""
+        """Keep a connection for ever; the caller keeps it running."""
         backoff = ExponentialWithJitterBackoff(cap=1.0, base=0.05)
         failures = 0
         while True:
@@ -129,7 +129,7 @@ class ValkeyBus(MemoryBus):
             await asyncio.sleep(backoff.compute(failures))
 
     async def until_connected(self, patience: float) -> bool:
-        """Wait so many seconds for the connection; whether it is there."""
+        """Wait this many seconds for the connection; whether it is there."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 await self._connected.wait()
@@ -250,7 +250,7 @@ class ValkeyBus(MemoryBus):
     # --- the connection --------------------------------------------------------------------
 
     async def _connect_and_serve(self) -> None:
-        """Connect, subscribe anew, and carry messages until something fails."""
+        """Connect, subscribe again, and carry messages until something fails."""
         pubsub: Any = self._client.pubsub(push_handler_func=_same)
         try:
             async with asyncio.timeout(_PATIENCE):
@@ -408,7 +408,7 @@ _QUOTED = re.compile(r"\\(.)")
 
 
 async def _same(push: Any) -> Any:
-    """Leave a push to whoever reads it."""
+    """Leave a push to its reader."""
     return push
 
 

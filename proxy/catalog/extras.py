@@ -103,7 +103,7 @@ Ask: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 
 
 class Extras:
-    """Copies in `folder` and in memory; what is older than `max_age` (seconds) is fetched anew."""
+    """Copies in `folder` and in memory; what is older than `max_age` (seconds) is fetched again."""
 
     def __init__(self, cloud: Cloud, folder: Path, *, max_age: float) -> None:
         self._cloud = cloud

@@ -131,7 +131,7 @@ def _uploads(info: Mapping[str, Any]) -> Iterator[tuple[list[Any], tuple[str, ..
 
 
 def _cut(number: int, spec: list[Any], media: tuple[str, ...], below: str) -> Slot:
-    """Put the mark in the place of a list; what the list was."""
+    """Put the mark instead of a list; what the list was."""
     mark = f"{_MARK}:{number}"
     offered: object
     if isinstance(spec[0], list):
@@ -153,7 +153,7 @@ class Nodes(Mapping[str, dict[str, Any]]):
     """All node classes; a class is parsed when it is asked for.
 
     `whole` gives the bodies of `GET /object_info`. `helpers` are the classes that the proxy runs
-    itself, which stand behind or in place of the cloud's.
+    itself, which stand behind or instead of the cloud's.
     """
 
     def __init__(

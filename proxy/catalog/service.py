@@ -38,7 +38,7 @@ _STANDARD_FOLDERS = (
 class Catalogue:
     """The catalogue of one cloud, with a copy in `folder`.
 
-    What is older than `max_age` (seconds) is fetched anew while the old is still served. The
+    What is older than `max_age` (seconds) is fetched again while the old is still served. The
     answers raise `LocalError` (503) as long as there is neither a copy nor the cloud. `helpers`
     gives the classes that the proxy runs itself beside the cloud's.
     """
@@ -89,14 +89,14 @@ class Catalogue:
     async def wait_loaded(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
         """Wait until the node classes are there, at most `timeout` seconds. Says whether they are.
 
-        Does not wait for a catalogue that could not be had.
+        Does not wait for a catalogue that is not available.
         """
         if self._nodes.value is None and self._warming is not None:
             await asyncio.wait([self._warming], timeout=timeout)
         return self._nodes.value is not None
 
     async def renewed(self, age: float) -> bool:
-        """Fetch the node classes anew if they are older than `age` (seconds).
+        """Fetch the node classes again if they are older than `age` (seconds).
 
         Says whether they are others now. Waits at most a few seconds; what takes longer is there
         the next time.

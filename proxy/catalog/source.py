@@ -49,7 +49,7 @@ class Cloud(Protocol):
         """One subgraph with its `data`, JSON as text."""
 
     async def node_replacements(self) -> dict[str, Any]:
-        """What may stand in place of old node classes, by class."""
+        """What may stand instead of old node classes, by class."""
 
 
 class Accounts:
@@ -94,7 +94,7 @@ class Accounts:
         return await self._first(lambda cloud: cloud.global_subgraph(id_))
 
     async def node_replacements(self) -> dict[str, Any]:
-        """What may stand in place of old node classes, by class."""
+        """What may stand instead of old node classes, by class."""
         return await self._first(lambda cloud: cloud.node_replacements())
 
     async def _first(self, ask: Callable[[Cloud], Awaitable[T]]) -> T:
@@ -117,7 +117,7 @@ class Kept(Generic[T]):
 
     It is served from memory, then from `path`, and only without either does a caller wait for the
     cloud; callers that wait together cause one call. Older than `max_age` (seconds) it is still
-    served, while it is being fetched anew. How old a copy on disk is, only the clock on the wall
+    served, while it is being fetched again. How old a copy on disk is, only the clock on the wall
     can tell; from then on its age does not depend on that clock.
     """
 
@@ -166,7 +166,7 @@ class Kept(Generic[T]):
         return self._value
 
     async def renewed(self, age: float, *, patience: float) -> bool:
-        """Fetch the document anew if it is older than `age`, and wait up to `patience` seconds.
+        """Fetch the document again if it is older than `age`, and wait up to `patience` seconds.
 
         Says whether it is another one now.
         """

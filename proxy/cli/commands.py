@@ -271,7 +271,7 @@ _WHERE = {"config", "data_dir", "simulate"}
 def _migrate(options: dict[str, Any]) -> int:
     """Migrate the data folder or the PostgreSQL database to this version without serving.
 
-    `serve` also does this. Replicas of the version before can go on in a migrated database.
+    `serve` also does this. Replicas of the version before can continue in a migrated database.
     """
     from proxy.cli.data_folder import migrate
 

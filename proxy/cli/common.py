@@ -171,7 +171,7 @@ def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
 
 
 def _plan(slots: int) -> Plan:
-    """The smallest plan that runs so many jobs at once."""
+    """The smallest plan that runs this many jobs at once."""
     return "standard" if slots <= 1 else "creator" if slots <= 3 else "pro"
 
 

@@ -74,7 +74,7 @@ def set_member(settings: Settings, name: str, given: Mapping[str, Any]) -> int:
 
 
 def enable_member(settings: Settings, name: str, *, enabled: bool) -> int:
-    """Let a member in again, or not any more."""
+    """Let a member in again, or no longer."""
     member = _with_directory(settings, lambda one: one.change(name, disabled=not enabled))
     _note(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
     _say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")

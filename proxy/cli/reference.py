@@ -152,7 +152,7 @@ def shown_path(route: Route) -> str:
 
 
 def help_text(command: str, width: int = 100) -> str:
-    """The help of a command, at a width of so many letters."""
+    """The help of a command, at a width of this many letters."""
     text = io.StringIO()
     with redirect_stdout(text):
         app(

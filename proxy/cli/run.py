@@ -393,7 +393,7 @@ async def _collect(
 async def _cancel(comfy: Comfy, prompt_id: str) -> None:
     """Cancel the job wherever it is now, within a few seconds.
 
-    It may move from the queue to the machine between two calls, hence the repetition. The
+    It may move from the queue to the machine between two calls, so it repeats. The
     interrupt is only sent while the job runs: old servers stop whatever runs then.
     """
     with suppress(aiohttp.ClientError, TimeoutError):

@@ -32,7 +32,7 @@ from proxy.storage.start import opened_database
 #: Seconds that stopping may take whatever the setting says.
 _LEAST_TIME_TO_STOP = 1.0
 
-#: So many log lines are held until the banner is complete.
+#: This many log lines are held until the banner is complete.
 _MOST_HELD = 1000
 
 

@@ -200,7 +200,7 @@ async def value_of(
 ) -> Any:
     """The value: JSON if it reads as such, `@FILE` the name of an upload, else text.
 
-    `random` is a random seed in the place of a number. Raises `CommandError` for a missing file.
+    `random` is a random seed instead of a number. Raises `CommandError` for a missing file.
     """
     text = assignment.text
     before = graph[assignment.node]["inputs"][assignment.input]

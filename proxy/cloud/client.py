@@ -38,7 +38,7 @@ _PAGE = 200
 #: Assets of a job asked for in one page, the most that the cloud allows, and in all.
 _ASSETS, _MOST_ASSETS = 500, 10_000
 
-#: So many jobs' details are asked for at once, however many jobs are to be read.
+#: This many jobs' details are asked for at once, however many jobs are to be read.
 _DETAILS = 8
 
 #: Bytes a second that an upload may count on.
@@ -390,7 +390,7 @@ class UserDataCalls:
 def _submission(call: str, said: dict[str, Any]) -> Submission:
     """What the object of a 200 says of the job.
 
-    Documents show an `error` in place of a job on a 200. Where the answer names neither, only a
+    Documents show an `error` instead of a job on a 200. Where the answer names neither, only a
     look at the account's jobs tells; if there is none, nodes in `node_errors` are why.
     """
     if said.get("error"):

@@ -22,7 +22,7 @@ _REACHES: tuple[Reach, ...] = ("public", "private", "loopback")
 #: IPv4 addresses as NAT64 writes them (RFC 6052).
 _NAT64 = IPv6Network("64:ff9b::/96")
 
-#: Of so many hosts it is remembered which proxy leads to them; to find out takes 0.1 ms.
+#: Of this many hosts it is remembered which proxy leads to them; to find out takes 0.1 ms.
 _PLACES = 64
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")

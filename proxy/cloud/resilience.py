@@ -66,7 +66,7 @@ class Backoff:
     factor: float = 2.0
 
     def whole(self, failures: int) -> float:
-        """The wait after so many failures in a row, from 1."""
+        """The wait after this many failures in a row, from 1."""
         return min(self.longest, self.first * self.factor ** min(max(failures, 1) - 1, 30))
 
     def after(self, failures: int) -> float:

@@ -311,8 +311,8 @@ class Assets:
         return {"scanned": created, **counts}
 
     async def _follow_models(self, member: str) -> int:
-        """Bring the member's records of models up to the cloud's lists, as far as those can be had
-        now; how many are new."""
+        """Bring the member's records of models up to the cloud's lists, as far as they are
+        available now; how many are new."""
         try:
             async with asyncio.timeout(_MODELS_PATIENCE):
                 models = await self._listed_models()

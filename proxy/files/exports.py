@@ -166,7 +166,7 @@ class Exports:
         await self._end(export, plan, progress, entries)
 
     async def _fetch(self, name: str, asset: Asset, most: int) -> Entry | None:
-        """Read a content once; `None` if it cannot be had, or is too long."""
+        """Read a content once; `None` if it is not available, or is too long."""
         try:
             file = await self._files.at(asset.member, asset.place)
             if file is None:

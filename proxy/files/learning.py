@@ -21,7 +21,7 @@ from proxy.translate.names import Place
 
 _log = structlog.get_logger(__name__)
 
-#: Jobs that wait to be asked for, and those that are remembered as asked for so many seconds: the
+#: Jobs that wait to be asked for, and those that are remembered as asked for this many seconds: the
 #: cloud may know a hash later.
 _MOST_WAITING, _REMEMBERED, _PAUSE = 200, 10_000, 300.0
 #: Seconds in which an output that is being fetched tells them itself.

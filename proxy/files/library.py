@@ -73,7 +73,7 @@ class Library:
         self._learning: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
-        """Stop all downloads; what was learnt from finished ones is written."""
+        """Stop all downloads; what was learned from finished ones is written."""
         for task in self._ahead:
             task.cancel()
         await self._downloads.close()
@@ -83,7 +83,7 @@ class Library:
         """The file's bytes, from the cache or as they arrive.
 
         Returns when the size is known; small contents are complete by then. Raises `LocalError`
-        if the content cannot be had.
+        if the content is not available.
         """
         return Content(await self._origin(record))
 
@@ -160,7 +160,7 @@ class Library:
     async def holds(self, record: FileRecord, hash_: str) -> bool:
         """Whether the file's content has the hash; fetches it if nothing else can tell.
 
-        A content that cannot be had is another one.
+        A content that is not available is another one.
         """
         known = await self._hash(record)
         if known is None:
@@ -215,7 +215,7 @@ def _spawn(work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> N
 
 
 def unavailable(filename: str, error: Exception | None) -> LocalError:
-    """The answer to a request for a content that cannot be had."""
+    """The answer to a request for a content that is not available."""
     if isinstance(error, CloudRefused):
         return _refused(filename, error)
     if isinstance(error, CloudError):

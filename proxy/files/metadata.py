@@ -1,4 +1,4 @@
-"""Names of files in the workflow that a picture carries: the member's in place of the cloud's.
+"""Names of files in the workflow that a picture carries: the member's instead of the cloud's.
 
 ComfyUI writes the graph into what it saves, as JSON with ASCII characters alone: PNG in `tEXt`
 chunks before the pixels, animated PNG in `comf` chunks behind them (W3C PNG, 11.3.3), WebP in tags
@@ -18,7 +18,7 @@ from typing import NamedTuple
 #: Texts beyond this many bytes, and what lies so far behind a picture's start, stay as they are.
 MOST_BYTES = 8 * 1024 * 1024
 
-#: Reads up to so many bytes from an offset on.
+#: Reads up to this many bytes from an offset on.
 Read = Callable[[int, int], bytes]
 #: A text with other names in it.
 Rename = Callable[[bytes], bytes]
@@ -118,7 +118,7 @@ def names_in(found: Iterable[Text]) -> set[str]:
 
 
 def renaming(local_names: Mapping[str, str]) -> Rename:
-    """Puts the local names that are known in place of the cloud's, as JSON in ASCII has them."""
+    """Puts the local names that are known instead of the cloud's, as JSON in ASCII has them."""
 
     def replace(match: re.Match[bytes]) -> bytes:
         local = local_names.get(match[0].decode())

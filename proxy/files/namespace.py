@@ -98,7 +98,7 @@ class Sent(NamedTuple):
 class Namespace:
     """All members' files by place. Everything raises `StorageError`.
 
-    Whoever chooses a name outside of a unit holds `lock(member)` until `put` or `claim` has
+    Anyone who chooses a name outside of a unit holds `lock(member)` until `put` or `claim` has
     returned, so that two choices at once cannot meet; those of other processes meet in `claim`.
     Where these write, nothing is remembered but files that jobs have made, which nobody changes.
     """
@@ -216,7 +216,7 @@ class Namespace:
 
 
 class Remembered(LRUCache[K, V]):
-    """Answers that were had last, at most so many.
+    """Answers that were had last, at most this many.
 
     What was read before something was written is not remembered: note the `epoch` before a read.
     """
@@ -232,7 +232,7 @@ class Remembered(LRUCache[K, V]):
         self[key] = value
 
     def forget(self, key: K) -> None:
-        """What was remembered is not true any more."""
+        """What was remembered is no longer true."""
         self.epoch += 1
         self.pop(key, None)
 

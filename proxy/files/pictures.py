@@ -33,7 +33,7 @@ T = TypeVar("T")
 #: Pixels of a picture that is unpacked: the cloud's limit for uploads. Pillow takes up to 18 bytes
 #: for each, about 1.2 GB for the largest.
 MAX_PIXELS = 67_108_864
-#: Pictures beyond this many pixels are unpacked one at a time, whoever asks.
+#: Pictures beyond this many pixels are unpacked one at a time, regardless of the caller.
 LARGE_PIXELS = 16_777_216
 #: Pictures that are unpacked at once.
 WORKERS = 2
@@ -134,7 +134,7 @@ class Workshop:
     """Does the work of Pillow in a few threads, so that many requests do not unpack at once.
 
     A member has one picture in work at a time, so that nobody takes all threads; the lone member
-    of a proxy without tokens may. Of large pictures one is in work, whoever's it is.
+    of a proxy without tokens may. Of large pictures one is in work, for all members together.
     """
 
     def __init__(self) -> None:
@@ -177,7 +177,7 @@ class Workshop:
 class Conversion:
     """What `preview` and `channel` ask for. `format` is `webp`, `jpeg` or `png`.
 
-    With `side` it is no wider and no higher than so many pixels.
+    With `side` it is no wider and no higher than this many pixels.
     """
 
     format: str

@@ -300,7 +300,7 @@ class Files:
 
         Where an output carries the workflow that made it, files have the member's names there.
         Returns when the size is known; small contents are complete by then. Raises `LocalError`
-        if the content cannot be had.
+        if the content is not available.
         """
         content = await self._library.open(record)
         try:
@@ -355,7 +355,7 @@ class Files:
     ) -> None:
         """Send the files that a graph names to the account that is to run it, unless it has them.
 
-        Call it before `substitute`. Raises `LocalError` (424 if the file cannot be had from the
+        Call it before `substitute`. Raises `LocalError` (424 if the file is not available from the
         account that has it, otherwise what this account says), `StorageError`.
         """
         named = await self._named(member, graph, choices)
@@ -369,7 +369,7 @@ class Files:
         choices: Callable[[str], Mapping[str, Any] | None],
         account: str,
     ) -> dict[str, Any]:
-        """The graph with the account's names in place of the member's.
+        """The graph with the account's names instead of the member's.
 
         `choices` gives a class's entry in `object_info`, or `None` if it is not known.
         """
@@ -391,7 +391,7 @@ class Files:
         return await self._namespace.get_many(member, places)
 
     async def reveal(self, member: str, value: T) -> T:
-        """A value of the cloud with the member's names in place of the cloud's, at any depth."""
+        """A value of the cloud with the member's names instead of the cloud's, at any depth."""
         known = await self._namespace.local_names(member, graphs.words(value))
         return graphs.reveal(value, known) if known else value
 
@@ -437,7 +437,7 @@ class Files:
     async def output_bytes(self, member: str, item: Mapping[str, Any], *, account: str) -> bytes:
         """The whole of a file of an account as the cloud tells it (`filename`, `type`).
 
-        Raises `LocalError` if it cannot be had.
+        Raises `LocalError` if it is not available.
         """
         name = str(item["filename"])
         stated = item.get("type")

@@ -1,13 +1,13 @@
 """Contents on their way: from the cloud into the cache, and to readers while they arrive.
 
 However many want a content, it is one download. The bytes go to a file on disk; readers follow it
-as it grows and never slow it down or stop it. A connection that breaks is taken up where it broke;
+as it grows and never slow it down or stop it. A connection that breaks is resumed where it broke;
 contents that turn out wrong are fetched again from the start. What the cloud refuses is refused:
 its client has been patient already.
 
 No byte is passed on that fails the hash: of a content that is still arriving the last part that
 a reader asked for is held back until the whole has been verified, so that a reader of wrong bytes
-gets an error in the place of the end and can tell its client so.
+gets an error instead of the end and can tell its client so.
 """
 
 from __future__ import annotations
@@ -282,7 +282,7 @@ HELD_BACK = 64 * 1024
 
 
 class ContentBrokenError(Exception):
-    """The rest of a content cannot be had, or what was read of it was wrong: end the answer
+    """The rest of a content is not available, or what was read of it was wrong: end the answer
     without its proper end, so that the client sees that it has not got the whole."""
 
 
@@ -363,7 +363,7 @@ class Content:
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `start` to `stop` (excluded; the end if `None`).
 
-        Raises `ContentBrokenError` in the place of bytes that cannot be had.
+        Raises `ContentBrokenError` instead of bytes that are not available.
         """
         async for piece in self.pieces(start, stop):
             if isinstance(piece, bytes):
@@ -381,9 +381,9 @@ class Content:
         self, start: int = 0, stop: int | None = None
     ) -> AsyncIterator[bytes | tuple[int, int]]:
         """What the bytes from `start` to `stop` are made of, as they arrive: parts of `file`
-        (from, to), and bytes in place of what is edited.
+        (from, to), and bytes instead of what is edited.
 
-        Raises `ContentBrokenError` in the place of bytes that cannot be had.
+        Raises `ContentBrokenError` instead of bytes that are not available.
         """
         if not self.edits.edits:
             async for part in self._parts(start, stop, last=stop):

@@ -126,7 +126,7 @@ def encoded_as(picture: Image, format_: str) -> bytes:
     return buffer.getvalue()
 
 
-#: Bytes of a preview that are encoded anew on the way; a larger one is left out.
+#: Bytes of a preview that are re-encoded on the way; a larger one is left out.
 _PREVIEW_BYTES = 1 << 20
 
 

@@ -34,7 +34,7 @@ class KritaCheck:
         self._refused.discard(member)
 
     def objection(self, member: str, classes: Container[str]) -> str | None:
-        """What to say in the place of the node classes, `None` for nothing."""
+        """What to say instead of the node classes, `None` for nothing."""
         if member not in self._refused:
             return None
         self.connected(member)

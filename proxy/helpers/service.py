@@ -119,7 +119,7 @@ class Helpers:
     async def rewrite(
         self, member: str, graph: Mapping[str, Any], outputs: Collection[str] | None
     ) -> Rewriting:
-        """What the cloud is to run in the place of a graph with helper nodes.
+        """What the cloud is to run instead of a graph with helper nodes.
 
         `outputs` are the output nodes that run, `None` for all. A node that fails before the run
         is the `failure` of the answer. Raises `LocalError` (400) where the proxy cannot do what a

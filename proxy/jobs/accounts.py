@@ -19,15 +19,15 @@ DEFAULT = "default"
 #: The most jobs at once that any plan runs; learning goes no further.
 MOST = 5
 
-#: So many readings in a row must show too many held jobs before the estimate shrinks.
+#: This many readings in a row must show too many held jobs before the estimate shrinks.
 _DOUBTS = 3
 
 
 class Slots:
     """What an account runs at once, and how many jobs may be there to keep it busy.
 
-    Pure. `fixed` is the number of slots, 0 if it is to be learnt; `ahead` jobs more may be on the
-    cloud, so that the next one begins without a round trip. What is learnt begins with 1, grows
+    Pure. `fixed` is the number of slots, 0 if it is to be learned; `ahead` jobs more may be on the
+    cloud, so that the next one begins without a round trip. What is learned begins with 1, grows
     when everything on the cloud runs at once, and shrinks when jobs keep waiting for a slot.
     """
 
@@ -63,16 +63,16 @@ class Slots:
         return on_cloud < self.limit
 
     def forget(self) -> None:
-        """Begin with learning anew."""
+        """Begin with learning again."""
         self._learnt, self._is_limit, self._doubts = 1, False, 0
 
     def restore(self, learnt: int) -> None:
-        """Go on with a number that was learnt before; the plan may be another one since."""
+        """Continue with a number that was learned before; the plan may be another one since."""
         self._learnt = max(1, min(learnt, MOST))
         self._is_limit, self._doubts = self._learnt >= MOST, 0
 
     def running(self, count: int) -> bool:
-        """So many jobs of ours run at once now. Says whether more may go there than before."""
+        """This many jobs of ours run at once now. Says whether more may go there than before."""
         before = self.limit
         if self.learning and count > self._learnt:
             self._learnt = min(count, MOST)
@@ -80,7 +80,7 @@ class Slots:
         return self.limit > before
 
     def held(self, count: int, running: int) -> None:
-        """A reading: `count` jobs wait for want of a slot (`concurrency_limit`), `running` run."""
+        """A reading: `count` jobs wait for lack of a slot (`concurrency_limit`), `running` run."""
         if not self.learning or not count:
             self._doubts = 0
             return
@@ -171,7 +171,7 @@ class AccountHealth:
             self.until = min(self.until, now)
 
     def renewed(self) -> None:
-        """Another key, or proof that it works: nothing is known against the account any more."""
+        """Another key, or proof that it works: nothing is known against the account."""
         self.reason = self.refusal = self.unable_since = None
         self.until, self._failures = 0.0, 0
         self._trying = False

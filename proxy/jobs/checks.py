@@ -13,11 +13,11 @@ from proxy.translate.validation import Validation, foreign_files, validate
 
 log = structlog.get_logger(__name__)
 
-#: A catalogue that is older (seconds) is fetched anew before a graph is refused by it. So a typing
+#: A catalogue that is older (seconds) is fetched again before a graph is refused by it. So a typing
 #: error costs a call of the cloud at most once in this time, and new classes and models are known.
 FRESH = 60.0
 
-#: Graphs with more nodes are left to the cloud: nothing else goes on while one is looked at.
+#: Graphs with more nodes are left to the cloud: nothing else continues while one is looked at.
 _MOST = 5_000
 
 
@@ -31,7 +31,7 @@ class Catalogue(Protocol):
         """Wait until the node classes are there, at most `timeout` seconds, if they may come."""
 
     async def renewed(self, age: float) -> bool:
-        """Fetch the node classes anew unless they are younger than `age` seconds."""
+        """Fetch the node classes again unless they are younger than `age` seconds."""
 
 
 class Files(Protocol):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 #: The part of the lease's length after which it is renewed, or tried for, and the part at its end
-#: in which nothing is done under it any more: clocks run differently, and calls take time.
+#: in which nothing is done under it: clocks run differently, and calls take time.
 _RENEWAL, _MARGIN = 1 / 3, 0.1
 
 
@@ -106,12 +106,12 @@ class Election:
             self._accounts[account].use_key(key)
 
     async def start(self, supervisor: Supervisor) -> None:
-        """Try for the lease once, then go on until `leave`. Raises `StorageError`."""
+        """Try for the lease once, then continue until `leave`. Raises `StorageError`."""
         await self._begin()
         self._task = supervisor.keep(self._run, "election")
 
     async def leave(self) -> None:
-        """Let another replica take over at once; once more is nothing. The jobs go on."""
+        """Let another replica take over at once; once more is nothing. The jobs continue."""
         self._heard.close()
         if self._task is not None:
             self._task.cancel()

@@ -36,7 +36,7 @@ class Claim:
 class MemberQueue:
     """A member's waiting jobs in their order, by when they were accepted.
 
-    `blocked` is the reason why none of them may go, whoever's turn it is.
+    `blocked` is the reason why none of them may go, regardless of the turn.
     """
 
     weight: float
@@ -46,7 +46,7 @@ class MemberQueue:
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """Where a waiting job stands: `index` among its member's, `before` it so many of anyone.
+    """Where a waiting job stands: `index` among its member's, `before` it this many of anyone.
 
     `reason` is what it waits for: `slot`, `turn`, `client` (an earlier job of its client, which
     follows one at a time), or what blocks its member.
@@ -129,7 +129,7 @@ class FairShare:
     def restore(
         self, now: float, starts: Mapping[str, float], typical: Mapping[str, float]
     ) -> None:
-        """Go on where `now` and `state_of` of all members were taken."""
+        """Continue where `now` and `state_of` of all members were taken."""
         self._now, self._starts, self._typical = now, dict(starts), dict(typical)
 
     def _start(self, member: str) -> float:

@@ -131,7 +131,7 @@ class Job:
     what people call it. `rewriting` is what the cloud runs where the graph has helper nodes.
 
     In memory alone: `answered` says that the client has its answer, so that messages may flow;
-    `reason` and `message` why the job cannot go on, in a word and in a sentence; `over` that the
+    `reason` and `message` why the job cannot continue, in a word and in a sentence; `over` that the
     cloud has told of the end.
     """
 
@@ -246,8 +246,8 @@ class JobView:
     """A live job as admins see it. Times are ms since 1970.
 
     `waiting` jobs are with us, `sending` ones on their way, `pending` and `running` ones on the
-    `account`. A waiting one has `before` it so many jobs of anyone. `reason` is why it does not go
-    on: `turn`, `slot`, `client` (another job of its client has a slot), `limit` (the member's
+    `account`. A waiting one has `before` it this many jobs of anyone. `reason` is why it does not
+    continue: `turn`, `slot`, `client` (another job of its client has a slot), `limit` (the member's
     own), `disabled` (the member), `no_account`, or what
     the account suffers (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`,
     `unreachable`). `progress` of a running job is from 0 to 1, `node` the one that runs. `label` is
@@ -319,7 +319,7 @@ class Policy:
     Partner nodes are lent the key of the account that runs them if `send_partner_key`. `fair_by`
     says what a turn costs, `client_parallelism` how many jobs of one client run at once. A job that
     no account can take ends after `unable_timeout`, one on an
-    account that cannot be read any more after `lost_timeout`; 0 lets it wait for ever.
+    account that can no longer be read after `lost_timeout`; 0 lets it wait for ever.
     """
 
     send_partner_key: bool = True

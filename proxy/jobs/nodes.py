@@ -218,7 +218,7 @@ class Nodes:
         self._tell_states()
 
     def _goes_on(self, node: str) -> bool:
-        """Whether a node that was announced goes on, behind others that it has waited for."""
+        """Whether a node that was announced continues, behind others that it has waited for."""
         since = islice(self._states, self._executing[node], None)
         return not graph.sources(self._prompt, node).isdisjoint(since)
 
@@ -234,7 +234,7 @@ class Nodes:
     def _ensure_running(self, node: str) -> None:
         """Tell the `progress_state` that belongs here if the cloud's has not come.
 
-        A node that goes on had not finished, though it looked so.
+        A node that continues had not finished, though it looked so.
         """
         known = self._states.get(node)
         again = node in self._executing and known is not None and known["state"] == "finished"

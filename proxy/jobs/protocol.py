@@ -181,7 +181,7 @@ class JobLeft(BusMessage, frozen=True):
 
 
 class JobsAhead(BusMessage, frozen=True):
-    """engine → api: so many jobs of others go before the member's last waiting one.
+    """engine → api: this many jobs of others go before the member's last waiting one.
 
     With `tell` the member's sockets hear how many jobs are left.
     """
@@ -296,7 +296,7 @@ class MembersChanged(BusMessage, frozen=True):
 
 
 class LeaseReleased(BusMessage, frozen=True):
-    """No engine runs the jobs; whoever can may take the lease."""
+    """No engine runs the jobs; anyone who can may take the lease."""
 
 
 def topic_of(member: str, client_id: str | None) -> str:

@@ -26,7 +26,7 @@ class Reconciler:
     `connected_wait` and `lost_wait` are the seconds between two readings while the event socket
     is open and while it is not; each is jittered. After a reading that failed they are twice as
     long each time, at most `longest_wait`, and never shorter than the cloud asked for. While the
-    account's slots are being learnt, one waiting job is asked why it waits.
+    account's slots are being learned, one waiting job is asked why it waits.
 
     While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
     seconds they end as lost; 0 waits for ever.
@@ -66,7 +66,7 @@ class Reconciler:
         self._now.set()
 
     async def run(self) -> None:
-        """Go on until cancelled. While nothing is live, nothing is read."""
+        """Continue until cancelled. While nothing is live, nothing is read."""
         while True:
             if not self._jobs:
                 self._live.clear()

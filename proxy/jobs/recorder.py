@@ -46,7 +46,7 @@ class JobRecorder:
         self._shares: Shares | None = None
         self._news = asyncio.Event()
         self._flushing = asyncio.Lock()
-        #: Jobs that were not stored any more when they were written.
+        #: Jobs that were no longer stored when they were written.
         self._gone: set[int] = set()
 
     @property
@@ -72,7 +72,7 @@ class JobRecorder:
         return jobs, await self._jobs.load_shares()
 
     async def wanted(self) -> list[StoredJob]:
-        """The jobs that are to be taken up or cancelled, as they came. Raises `StorageError`."""
+        """The jobs that are to be started or cancelled, as they came. Raises `StorageError`."""
         return await self._jobs.wanted()
 
     async def run(self) -> None:
@@ -112,7 +112,7 @@ class JobRecorder:
         self._news.set()
 
     async def save(self, job: Job, shares: Shares | None = None) -> bool:
-        """Write the job's state now; false if the job is not stored any more. Raises
+        """Write the job's state now; false if the job is no longer stored. Raises
         `StorageError`."""
         self.changed(job, shares)
         await self.flush()
@@ -167,7 +167,7 @@ class JobRecorder:
         self, job: Job, end: RecordEnd, shares: Shares | None = None
     ) -> tuple[int, list[str]]:
         """Move a job into the history; how many outputs it has, and the ids of jobs that the
-        history has no room for any more. Raises `StorageError`."""
+        history has no more room for. Raises `StorageError`."""
         listed = listing.of_history(
             job, end.outcome, end.outputs, end.status, end.started_at, end.ended_at
         )

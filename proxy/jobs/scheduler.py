@@ -171,7 +171,7 @@ class Scheduler:
     # --- what is kept ----------------------------------------------------------------------
 
     def shares_with(self, job: Job) -> Shares:
-        """The member's share and the learnt slots, to be stored together with a job's slot.
+        """The member's share and the learned slots, to be stored together with a job's slot.
 
         Other jobs of which the storage does not know yet that they have a slot have not used a
         turn, as far as a restart is concerned: they wait.
@@ -184,7 +184,7 @@ class Scheduler:
         return Shares(self.shares.now, {job.member: Share(start, typical)}, learnt)
 
     def restore(self, kept: Shares) -> None:
-        """Go on where `shares_with` left off."""
+        """Continue where `shares_with` left off."""
         starts = {name: one.start for name, one in kept.members.items() if one.start is not None}
         typical = {name: one.typical for name, one in kept.members.items() if one.typical}
         self.shares.restore(kept.now, starts, typical)
@@ -369,7 +369,7 @@ class Scheduler:
                 yield job, reason, message
 
     def blocked(self, member: str) -> str | None:
-        """Why none of the member's jobs may go, whoever's turn it is; `None` if one may."""
+        """Why none of the member's jobs may go, regardless of the turn; `None` if one may."""
         limited = self._limited(member)
         if limited is not None:
             return limited

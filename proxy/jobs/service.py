@@ -72,7 +72,7 @@ T = TypeVar("T")
 #: What is right and wrong with a graph, `None` if only the cloud can tell. Raises `LocalError`.
 Check = Callable[[str, JobRequest], Awaitable[Validation | None]]
 
-#: What the cloud is to run in place of a member's graph with helper nodes, of which these outputs
+#: What the cloud is to run instead of a member's graph with helper nodes, of which these outputs
 #: run (`None`: all). Raises `LocalError`.
 Rewrite = Callable[[str, dict[str, Any], list[str] | None], Awaitable[Rewriting]]
 
@@ -93,7 +93,7 @@ class JobService:
 
     The `limiter` is asked before anything else whether a member may submit now, `check` whether
     the graph can run, `rewrite` for the graph that the cloud runs where one has `emulated` classes.
-    A submission that the engine has not taken up after `patience` seconds is
+    A submission that the engine has not started after `patience` seconds is
     withdrawn.
     """
 
@@ -280,7 +280,7 @@ class JobService:
         return answer.node_errors or {}
 
     def _note_number(self, member: str, number: Number) -> None:
-        """Numbers here go on behind those of other replicas."""
+        """Numbers here continue behind those of other replicas."""
         if isinstance(number, int):
             self._numbers[member] = max(self._numbers.get(member, 0), abs(number) + 1)
 

@@ -56,7 +56,7 @@ _ONCE = frozenset(
 #: Jobs whose end was told that are remembered.
 _MOST_OVER = 10_000
 
-#: Of two sockets that open within so many ms the clocks of their replicas say which is newer.
+#: Of two sockets that open within this many ms the clocks of their replicas say which is newer.
 _AT_ONCE = 1000
 
 
@@ -75,7 +75,7 @@ class Subscriber(Protocol):
         """Whether the client's feature flags say that it knows previews."""
 
     def superseded(self) -> None:
-        """A newer socket has taken the `clientId`; no message will come any more."""
+        """A newer socket has taken the `clientId`; no further message will come."""
 
 
 @dataclass(slots=True)

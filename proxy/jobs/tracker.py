@@ -1,7 +1,7 @@
 """The life of a job as a state machine without I/O and without a clock.
 
 It takes what happened on the cloud, in whatever order, as often and as incompletely as it
-arrives, and returns what to do, in order. Whoever does it sees a life as a local ComfyUI tells it:
+arrives, and returns what to do, in order. The caller sees a life as a local ComfyUI tells it:
 
     execution_start, execution_cached,
     for each node: progress_state, executing, (progress, preview)*, executed,
@@ -55,7 +55,7 @@ class SnapshotReceived:
 class GiveUp:
     """Reading the detail has been given up: end with what is known, if the end is known.
 
-    `lost` says that the job cannot go on; `reason` is then told to the client if nothing better
+    `lost` says that the job cannot continue; `reason` is then told to the client if nothing better
     is known.
     """
 

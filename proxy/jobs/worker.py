@@ -162,7 +162,7 @@ class AccountWorker:
         self.reconciler.job_added()
 
     def forget(self, job: Job) -> None:
-        """The job needs no events any more."""
+        """The job no longer needs events."""
         self.jobs.pop(job.cloud_id, None)
         self.router.remove(job.cloud_id)
 

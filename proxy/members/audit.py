@@ -182,7 +182,7 @@ def entry(at: float, action: str, member: str, address: str, about: dict[str, Va
 
 
 async def note(repository: UsageRepository, action: str, **about: Value) -> None:
-    """Record an action of a command line, whose member is whoever may write the folder.
+    """Record an action of a command line, whose member is anyone who may write the folder.
 
     Raises `StorageError`.
     """

@@ -41,7 +41,7 @@ reaches it could use it. Delete this file only to stop requiring tokens.
 
 #: Seconds between two looks for changes by another process.
 INTERVAL = 0.25
-#: The last use of a token is written at most once in so many ms.
+#: The last use of a token is written at most once in this many ms.
 USE_INTERVAL = 60_000
 
 _MEMBER = msgspec.json.Decoder(Member)
@@ -77,8 +77,8 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What becomes of members and tokens: those that are others now, and tokens that are not any
-    more. A removed member keeps the name."""
+    """What becomes of members and tokens: those that are others now, and tokens that are not. A
+    removed member keeps the name."""
 
     members: Sequence[Member] = ()
     removed: Sequence[str] = ()
@@ -168,7 +168,7 @@ class Directory:
     def get(self, name: str) -> Member:
         """The member of that name.
 
-        One who is no member (any more) is a disabled member without limits: there may still be
+        One who is no (longer a) member is a disabled member without limits: there may still be
         jobs in that name. Without members, `local` is an admin.
         """
         member = self._members.get(name.lower())
@@ -290,7 +290,7 @@ class Directory:
     async def remove(self, name: str) -> Member:
         """Remove a member and its tokens. Jobs, history and files stay, for nobody to see.
 
-        Without the last one no members are expected any more at the next start.
+        Without the last one no members are expected at the next start.
         """
         member: Member | None = None
 
@@ -512,7 +512,7 @@ def _any_members(folder: Path) -> bool:
     try:
         if _found(folder / FILE, "SELECT 1 FROM members WHERE NOT removed LIMIT 1"):
             return True
-    except sqlite3.Error:  # whoever opens it says what to do
+    except sqlite3.Error:  # anyone who opens it says what to do
         return (folder / MARKER).exists()
     legacy = folder / MEMBERS
     try:

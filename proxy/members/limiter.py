@@ -18,11 +18,11 @@ from proxy.translate.errors import LocalError
 
 #: The `type` of every refusal for a limit; its `details` name the limit.
 LIMIT_REACHED = "limit_reached"
-#: So many seconds' worth of requests may come at once.
+#: This many seconds' worth of requests may come at once.
 BURST_SECONDS = 10.0
-#: So many wrong tokens a minute are answered as such.
+#: This many wrong tokens a minute are answered as such.
 PER_MINUTE = 10
-#: So many addresses are remembered; the one that was heard of longest ago is forgotten first.
+#: This many addresses are remembered; the one that was heard of longest ago is forgotten first.
 REMEMBERED = 10_000
 #: When to ask again, in seconds, where nobody knows when a place in the queue gets free.
 QUEUE_WAIT = 5.0
@@ -100,8 +100,9 @@ class Limiter:
         return limits.max_queued is not None or limits.jobs_per_day is not None
 
     def admit(self, member: str, *, waiting: int, submitted: int) -> None:
-        """Let a submission in, where so many of the member's jobs wait, and so many were submitted
-        today, as it seemed just before: what is written decides. Raises `LocalError` (429).
+        """Let a submission in, where this many of the member's jobs wait, and this many were
+        submitted today, as it seemed just before: what is written decides. Raises `LocalError`
+        (429).
         """
         limits = self._limits(member)
         if limits.max_queued is not None and waiting >= limits.max_queued:
@@ -114,7 +115,7 @@ class Limiter:
         return self._limits(member).max_queued
 
     def queue_is_full(self, member: str, waiting: int) -> LocalError:
-        """The answer to a submission behind so many that wait."""
+        """The answer to a submission behind this many that wait."""
         most = self._limits(member).max_queued or 0
         return _refusal(
             "max_queued",

@@ -46,7 +46,7 @@ class Limits:
 class Member:
     """A person or an integration. `weight` is the share of turns; `created` is in ms since 1970.
 
-    `client_parallelism` stands in place of the setting of that name unless it is `None`.
+    `client_parallelism` stands instead of the setting of that name unless it is `None`.
     """
 
     name: str

@@ -35,7 +35,7 @@ SHAPE = r"ccp_[a-z2-7]{8}[a-z2-7]{32}"
 
 #: How long a session lasts, in ms.
 LIFETIME = 30 * 24 * 3600 * 1000
-#: So many sessions of one token live at once; the oldest goes first.
+#: This many sessions of one token live at once; the oldest goes first.
 PER_TOKEN = 50
 
 _SHAPE = re.compile(SHAPE)
@@ -115,7 +115,7 @@ class Session:
 class Sessions:
     """The sessions, in memory and, with a repository, in the database.
 
-    `changing` is held by whoever changes them or reads all of them.
+    `changing` is held while tokens are changed or all are read.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class Sessions:
                 await self._repository.end_sessions([name])
 
     def forget(self, known: Collection[str]) -> None:
-        """Forget the sessions of tokens that are not known any more; the database does so too."""
+        """Forget the sessions of tokens that are no longer known; the database does so too."""
         self._sessions = {key: one for key, one in self._sessions.items() if one.token in known}
 
     def _ms(self) -> int:

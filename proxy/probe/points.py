@@ -46,7 +46,7 @@ class Point:
 
 
 #: `id | question | assumed | accepted | …`, in the order of the report. An exclamation mark says
-#: that nothing works without it; a line that ends with a bar goes on in the next one.
+#: that nothing works without it; a line that ends with a bar continues in the next one.
 _READ = r"""
 health | Answer of GET /health | 200 | 503 | 404
 user! | Answer of GET /api/user with the key | 200
@@ -139,7 +139,7 @@ queue_delete | POST /api/queue delete of a running job | cancels it | leaves it
 cancel_pending | Event of a job cancelled while it waits | none | execution_interrupted
 cancel_running | Event of a job cancelled while it runs | execution_interrupted | none
 v2_submission | POST /api/v2/jobs with an Idempotency-Key | accepted | \d{3}\b.*
-v2_repeat | The same Idempotency-Key once more | 422 | the same job | another job | none | \d{3}\b.*
+v2_repeat | The same Idempotency-Key again | 422 | the same job | another job | none | \d{3}\b.*
 v2_status | Status of a v2 job that has ended | succeeded | completed | none | [a-z_]+
 v2_outputs | Outputs of a v2 job | a list | by node | none
 v2_assets | HEAD /api/v2/assets/by-hash of an upload | 200 | \d{3}\b.*

@@ -13,7 +13,7 @@ from proxy.probe.points import Findings
 from proxy.probe.wire import Reply, Socket, Wire
 from proxy.translate.helpers.table import HELPERS, KRITA_REQUIRES
 
-#: How long, in seconds, a new socket may take to say what it says unasked.
+#: How long, in seconds, a new socket may take to say what it says without a request.
 _GREETING = 2.0
 
 #: A silence, in seconds, after which nothing more is expected of a greeting.

@@ -494,7 +494,7 @@ async def userdata(run: Run) -> None:
 
 
 async def clean_up(run: Run) -> None:
-    """Cancel what goes on, and delete the jobs with their files."""
+    """Cancel what continues, and delete the jobs with their files."""
     for job in run.jobs:
         await run.cancel(job)
     if run.jobs:

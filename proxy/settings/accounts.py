@@ -33,7 +33,7 @@ _LOCAL_DOMAINS = (".localhost", ".local", ".home.arpa", ".internal", ".lan", ".t
 class AccountAccess:
     """An account as it is used: where it is, its key, and what may run on it.
 
-    `slots` is how many jobs it runs at once, 0 if that is to be learnt; `members` whose jobs it
+    `slots` is how many jobs it runs at once, 0 if that is to be learned; `members` whose jobs it
     takes, none named is everybody. `plain_http` lets the key go to public addresses over http.
     """
 
@@ -173,7 +173,7 @@ def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
         ) from None
 
 
-#: Marks that word processors and chats put around a key, or in place of what was typed.
+#: Marks that word processors and chats put around a key, or instead of what was typed.
 _QUOTES = "\"'`\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e"
 
 
@@ -221,7 +221,7 @@ class AccountKeys:
         self._interval = interval
 
     async def follow(self) -> None:
-        """Go on until cancelled."""
+        """Continue until cancelled."""
         seen: dict[str, _Stamp] = {}
         while True:
             stamps = await asyncio.to_thread(_stamps, self._settings, list(self._keys))

@@ -98,7 +98,7 @@ class Call:
                 data += chunk
                 if len(data) > limit:
                     raise too_large(f"the body is larger than {limit} bytes")
-        except ConnectionError:  # whoever asked is gone
+        except ConnectionError:  # the client is gone
             raise bad_request("the body breaks off") from None
         return bytes(data)
 

@@ -47,7 +47,7 @@ async def answer(
         return response
     try:
         return await _spoilt(request, response, response.body, fault)
-    except ConnectionError:  # whoever asked is gone
+    except ConnectionError:  # the client is gone
         return response
 
 

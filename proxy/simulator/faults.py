@@ -41,7 +41,7 @@ class HttpFault(_HttpEffects):
     * `delay`: seconds before anything is done;
     * `reset`: the connection is reset instead of an answer; `status` (with `body`, `headers`):
       this answer instead of the real one. With `processed` the request takes effect before;
-    * `cut`: only so many bytes of the body are sent. `ending`: "clean" with a `Content-Length`
+    * `cut`: only this many bytes of the body are sent. `ending`: "clean" with a `Content-Length`
       that fits the short body, "close" with that of the whole body and an end of the stream,
       "reset" with that of the whole body and a reset;
     * `corrupt`: the last byte is another one;
@@ -71,7 +71,7 @@ class SocketFault:
     """A fault of an event socket, when a message of the type `event` (a pattern) is due.
 
     Binary messages have the types `preview` and `text`. `drop`: reset; `close`: with `code`;
-    `stall`: open, but nothing comes any more, not even pongs; `duplicate`: sent twice; `reorder`:
+    `stall`: open, but nothing comes, not even pongs; `duplicate`: sent twice; `reorder`:
     sent behind the next one; `lose`: not sent; `garbage`: a text and a binary message without
     sense come first; `oversized`: a binary message of `size` bytes comes first; `delay`: this and
     all behind it wait `seconds`. `refuse` concerns the handshake, which is answered by `status`.
@@ -87,10 +87,10 @@ class SocketFault:
 
 @dataclass(frozen=True, slots=True)
 class JobFault:
-    """A fault of the next job that starts, after so many happenings of its run.
+    """A fault of the next job that starts, after this many happenings of its run.
 
     `lost`: nothing more is heard, then its state is `lost`; `service_error`: `execution_error`
-    without a node and the state `non_retryable_error`; `hang`: it goes on until it is cancelled;
+    without a node and the state `non_retryable_error`; `hang`: it continues until it is cancelled;
     `retried`: `retryable_error`, then it runs again from the start.
     """
 

@@ -59,7 +59,7 @@ class NodeDone:
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A node was given a `Blocker` with a message: it does not run, and the run goes on."""
+    """A node was given a `Blocker` with a message: it does not run, and the run continues."""
 
     node_id: str
     node_type: str

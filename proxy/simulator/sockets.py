@@ -17,7 +17,7 @@ from proxy.simulator.faults import Faults, SocketFault
 from proxy.simulator.switches import Switches
 from proxy.translate import codec
 
-#: A socket that is so many messages behind is dropped.
+#: A socket that is this many messages behind is dropped.
 BACKLOG = 20_000
 
 

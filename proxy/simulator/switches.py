@@ -51,9 +51,9 @@ class Switches:
     dispatch: Seconds = 0.0
     """Time that a job with a slot spends in `preparing` before it executes."""
     capacity_wait: Seconds = 0.0
-    """Time that a job with a slot spends in `queued_waiting`, for want of a machine."""
+    """Time that a job with a slot spends in `queued_waiting`, for lack of a machine."""
     late_answer: Seconds = 0.0
-    """How long `POST /api/prompt` holds back its answer while the job already goes on."""
+    """How long `POST /api/prompt` holds back its answer while the job already continues."""
     answer_after_first_event: bool = False
     """Whether `POST /api/prompt` answers only when the job's first event has gone out."""
     late_detail: Seconds = 0.0
@@ -69,7 +69,7 @@ class Switches:
     retry_after: Count = 1
     """The `Retry-After` of BILLING_UNAVAILABLE and PLATFORM_REFUSED; 0 leaves it out."""
     billing_status: Literal[402, 429] = 402
-    """Status of refusals for want of a plan or of credits: 402, or 429 as older documents say."""
+    """Status of refusals for lack of a plan or of credits: 402, or 429 as older documents say."""
     bare_acceptance: bool = False
     """Whether `POST /api/prompt` leaves the `prompt_id` out of its answer to a job it takes."""
     queue_limit: Count = 0
@@ -104,7 +104,8 @@ class Switches:
     preview_format: Literal["as_made", "jpeg", "png", "webp"] = "as_made"
     """Format of the previews. WebP has no number in type 1 and goes out there as 1."""
     feature_flags: Literal["pushed", "asked", "never"] = "pushed"
-    """Whether the flags come unasked after the first `status`, only in answer, or never."""
+    """Whether the flags come without a request after the first `status`, only in answer, or
+    never."""
     text_frames: Literal["short", "long", "long_if_announced"] = "short"
     """Binary type 3 without the job's id or with it (the pushed flags then say
     `supports_progress_text_metadata`), the latter perhaps only to sockets that announced it."""

@@ -142,7 +142,7 @@ class World:
         return self.jobs[job_id]
 
     async def wait_for_end(self, job_id: str, timeout: float = 20.0) -> Job:  # noqa: ASYNC109
-        """Wait until a job is in a last state and nothing about it is late any more.
+        """Wait until a job is in a last state and nothing about it is late.
 
         `wait_for(id, "cancelled")` ends when the cancelling begins. Raises `TimeoutError`.
         """
@@ -159,7 +159,7 @@ class World:
         await self.signal.until(lambda: self.calls[route] >= count, timeout)
 
     async def wait_for_sockets(self, count: int = 1, timeout: float = 20.0) -> None:  # noqa: ASYNC109
-        """Wait until exactly so many event sockets are open. Raises `TimeoutError`."""
+        """Wait until exactly this many event sockets are open. Raises `TimeoutError`."""
         await self.signal.until(lambda: len(self.sockets) == count, timeout)
 
     @property

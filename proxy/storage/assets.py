@@ -231,7 +231,7 @@ class AssetUnit:
         return Origin(cloud_id, at, given)
 
     def by_hash(self, member: str, hash_: str, *, listed: bool = False) -> Asset | None:
-        """A record whose content can be had, not one of `temp`: the oldest, whether or not it was
+        """A record whose content is available, not one of `temp`: the oldest, whether or not it was
         deleted; with `listed` the newest of those that were not."""
         query = _BY_HASH.order_by(assets.c.created_at, assets.c.id)
         if listed:
@@ -373,7 +373,7 @@ class AssetUnit:
         return TagChange(gone, absent, sorted(set(asset.tags) - set(gone)), sorted(protected))
 
     def tags(self, member: str, query: TagQuery) -> TagPage:
-        """The member's tags, also those that no record has any more."""
+        """The member's tags, also those that no record has."""
         live = case((and_(asset_tags.c.present, assets.c.deleted.is_(False)), 1))
         count = func.count(live).label("count")
         grouped = (

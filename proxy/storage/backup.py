@@ -1,7 +1,7 @@
-"""Copies of a data folder in one file, made while the server runs, and brought back.
+"""Copies of a data folder in one file, made while the server runs, and restored.
 
-A copy is a tar file with a consistent copy of the database and all else that cannot be fetched
-again. What the cloud has (the cache of contents, the catalog) is left out.
+A copy is a tar file with a consistent copy of the database and everything else that cannot be
+fetched again. What the cloud has (the cache of contents, the catalog) is left out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SUFFIXES = ("-wal", "-shm", "-journal")
 
 
 class BackupError(StorageError):
-    """A copy that cannot be made or brought back; the data folder is as it was."""
+    """A copy that cannot be made or restored; the data folder is as it was."""
 
 
 def backup(folder: Path, target: Path) -> int:
@@ -172,7 +172,7 @@ def _check(source: Path, scratch: Path) -> None:
 
 
 def _exchange(scratch: Path, folder: Path) -> Path | None:
-    """Put the files of the copy in the place of those that are there."""
+    """Put the files of the copy instead of those that are there."""
     names = {path.name for path in folder.iterdir()} - {scratch.name, "lock"}
     old = {
         name

@@ -55,11 +55,11 @@ class StorageError(Exception):
 
 
 class DamagedError(StorageError):
-    """The file is not a database any more."""
+    """The file is not a database."""
 
 
 class FencedError(StorageError):
-    """The writer is not the engine any more: another replica holds the lease."""
+    """The writer is not the engine: another replica holds the lease."""
 
 
 class OutcomeUnknownError(StorageError):
@@ -204,7 +204,7 @@ class SqliteDatabase(Database):
                 else:
                     raw.execute("ROLLBACK")
                 return outcomes
-        except BaseException as error:  # noqa: BLE001 (whoever waits must hear of it)
+        except BaseException as error:  # noqa: BLE001 (anyone who waits must hear of it)
             with contextlib.suppress(sqlite3.Error):
                 if raw.in_transaction:
                     raw.execute("ROLLBACK")

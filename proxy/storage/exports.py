@@ -12,7 +12,7 @@ from proxy.storage.tables import asset_exports as exports
 
 #: Exports of a member that are kept, and milliseconds for which one is.
 MOST_EXPORTS, KEPT = 20, 86_400_000
-#: Milliseconds without news after which nobody works at an export any more.
+#: Milliseconds without news after which nobody works at an export.
 STALE = 60_000
 
 
@@ -34,7 +34,7 @@ class Export:
     ended_at: int | None = None
 
     def is_stale(self, now: int) -> bool:
-        """Whether whoever worked at it has stopped."""
+        """Whether anyone who worked at it has stopped."""
         return self.ended_at is None and now - self.updated_at > STALE
 
 
@@ -96,7 +96,7 @@ class ExportRepository:
         return await self._read(_GET, {"m": member, "i": id_})
 
     async def named(self, member: str, name: str) -> Export | None:
-        """The export whose archive has a name and can be had."""
+        """The export whose archive has a name and is available."""
         return await self._read(_NAMED, {"m": member, "n": name})
 
     async def _read(self, query: Any, key: dict[str, Any]) -> Export | None:

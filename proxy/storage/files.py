@@ -239,7 +239,7 @@ class FileUnit:
         return (self._connection.execute(_NUMBER, key).scalar_one_or_none() or 0) + 1
 
     def put(self, records: Sequence[FileRecord]) -> None:
-        """Write files in place of those that are there, and what their names use up."""
+        """Write files instead of those that are there, and what their names use up."""
         if records:
             self._connection.execute(_PUT_FILE(self._connection), [asdict(one) for one in records])
             self._use_up(records)
@@ -355,7 +355,7 @@ class FileRepository:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        #: Whether other processes write, so that what was read before may not be true any more.
+        #: Whether other processes write, so that what was read before may no longer be true.
         self.shared = database.shared
 
     async def read(self, work: Callable[[FileUnit], T]) -> T:

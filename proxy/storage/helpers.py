@@ -122,7 +122,7 @@ class HelperPictureRepository:
         )
 
     async def keep_results(self, signature: str, results: Sequence[HelperPicture]) -> None:
-        """Keep what was told of a node, in place of an earlier run's; ids that are known stay."""
+        """Keep what was told of a node, instead of an earlier run's; ids that are known stay."""
 
         def work(connection: Connection) -> None:
             member = results[0].member

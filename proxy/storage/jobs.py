@@ -88,7 +88,7 @@ class StoredJob:
 @dataclass(frozen=True, slots=True)
 class Payload:
     """What a client sent, as JSON; `credentials` are not in `extra_data`, and not in the clear on
-    the disk. `rewriting` is what the cloud runs in place of a graph with helper nodes."""
+    the disk. `rewriting` is what the cloud runs instead of a graph with helper nodes."""
 
     graph: bytes
     extra_data: bytes
@@ -153,7 +153,7 @@ class Share:
 @dataclass(frozen=True, slots=True)
 class Shares:
     """The state of the fair shares: the virtual time, members that are not where it is, and the
-    slots that were learnt of accounts. To write is to replace the members that are named."""
+    slots that were learned of accounts. To write is to replace the members that are named."""
 
     now: float = 0.0
     members: Mapping[str, Share] = field(default_factory=dict)
@@ -330,7 +330,7 @@ class JobRepository:
         )
 
     async def withdraw(self, key: int, *, usage: Sequence[UsageRow] = ()) -> bool:
-        """Take out a job that the engine has not taken up; false if it has, or the job is gone."""
+        """Take out a job that the engine has not started; false if it has, or the job is gone."""
 
         def work(connection: Connection) -> bool:
             if not connection.execute(_RECEIVED, {"job_key": key}).rowcount:
@@ -349,7 +349,7 @@ class JobRepository:
         )
 
     async def wanted(self) -> list[StoredJob]:
-        """The jobs that the engine has to take up or to cancel, as they came."""
+        """The jobs that the engine has to start or to cancel, as they came."""
         rows = await self._database.read(lambda connection: connection.execute(_WANTED).all())
         return [_job(row) for row in rows]
 
@@ -680,7 +680,7 @@ def add_payload(connection: Connection, key: int, payload: Payload) -> None:
 
 
 def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None:
-    """Write an entry of the history in the caller's unit, in place of one with the same id."""
+    """Write an entry of the history in the caller's unit, instead of one with the same id."""
     sequence = None
     earlier = connection.execute(_EARLIER, {"m": job.member, "i": job.id}).one_or_none()
     if earlier is not None:
@@ -732,7 +732,7 @@ def _put_beside(connection: Connection, usage: Sequence[UsageRow], state: Shares
 
 
 def _beyond(connection: Connection, member: str, keep: int) -> Sequence[Any]:
-    """The member's oldest entries beyond so many."""
+    """The member's oldest entries beyond this many."""
     over = connection.execute(_COUNT, {"m": member}).scalar_one() - keep
     if over <= 0:
         return ()

@@ -1,7 +1,7 @@
 """The database of several replicas: PostgreSQL, with the same units of work.
 
 It works behind PgBouncer in transaction mode: no prepared statements, no state of a session. Who
-waits for a unit hears within `PATIENCE` seconds, also from a server that does not answer any more.
+waits for a unit hears within `PATIENCE` seconds, also from a server that no longer answers.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class PostgresqlDatabase(Database):
         raise OutcomeUnknownError("the database went away while it wrote", ask)
 
     async def _was_committed(self, transaction: str, patience: float = PATIENCE) -> bool | None:
-        """What became of a transaction; `None` while it goes on. Raises `StorageError`."""
+        """What became of a transaction; `None` while it continues. Raises `StorageError`."""
         status = {"transaction": transaction}
 
         def work(connection: Connection) -> str:
@@ -296,8 +296,8 @@ def _run(
 
 @contextlib.contextmanager
 def _cut_at(raw: _Raw, when: float | None) -> Iterator[None]:
-    """Cut the connection at a time of the loop, if the block has not ended: whoever waits for the
-    server gets an error, and the server rolls back."""
+    """Cut the connection at a time of the loop, if the block has not ended: anyone who waits for
+    the server gets an error, and the server rolls back."""
     timer = None if when is None else asyncio.get_running_loop().call_at(when, _cut, raw)
     try:
         yield

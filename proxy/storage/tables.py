@@ -115,7 +115,7 @@ job_payloads = Table(
     Column("graph", LargeBinary, nullable=False),  # JSON
     Column("extra_data", LargeBinary, nullable=False),  # JSON, credentials removed
     Column("targets", LargeBinary),  # JSON
-    Column("rewriting", LargeBinary),  # JSON: what the cloud runs in place of helper nodes
+    Column("rewriting", LargeBinary),  # JSON: what the cloud runs instead of helper nodes
     Column("credentials", LargeBinary),  # JSON, encrypted; NULL once the job was sent
 )
 
@@ -248,7 +248,8 @@ outputs = Table(
 #: Assets: records of contents, as clients list and label them. `type` is a folder of `files`, or
 #: `models`, where the path begins with the model's folder. `hash` (BLAKE3) and `size` are the
 #: content's own, `NULL` until they are known; `job` made it, `preview` is the id of another asset.
-#: Times are in microseconds since 1970. A deleted one keeps its row, so that nothing lists it anew.
+#: Times are in microseconds since 1970. A deleted one keeps its row, so that nothing lists it
+#: again.
 assets = Table(
     "assets",
     metadata,
@@ -462,7 +463,7 @@ observations = Table(
     sqlite_with_rowid=False,
 )
 
-#: Single values, as JSON: revisions, learnt facts, marks of what was done once.
+#: Single values, as JSON: revisions, learned facts, marks of what was done once.
 meta = Table(
     "meta",
     metadata,

@@ -19,8 +19,8 @@ class UsageRow:
     """What a member used on a day (`YYYY-MM-DD`, UTC).
 
     `submitted` jobs are booked on the day of their submission, without those that were taken out
-    of the queue again (`withdrawn`); all else on the day on which it was. To add is to write a row
-    with what is more; less than 0 takes some back.
+    of the queue again (`withdrawn`); everything else on the day on which it was. To add is to write
+    a row with what is more; less than 0 takes some back.
     """
 
     day: str

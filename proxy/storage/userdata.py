@@ -90,7 +90,7 @@ class UserDataUnit:
         return [_entry(row) for row in self._connection.execute(query)]
 
     def put(self, path: str, data: bytes, *, created: float, modified: float) -> StoredEntry:
-        """Write a file in place of what is there."""
+        """Write a file instead of what is there."""
         entry = StoredEntry(self._member, path, len(data), created, modified)
         self._connection.execute(_PUT(self._connection), _values(entry, data))
         return entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-#: What is wrong, for whoever must act on it: the caller's request (the first eight), the pace of
+#: What is wrong, for anyone who must act on it: the caller's request (the first eight), the pace of
 #: the caller, or something behind the proxy or in it.
 Kind = Literal[
     "invalid",

@@ -60,7 +60,7 @@ def unlisted(type_: str, data: Mapping[str, Any]) -> str | None:
 
 
 def is_blocked_branch(type_: str, data: Mapping[str, Any]) -> bool:
-    """Whether an `execution_error` tells of a branch that a node blocked: the run goes on."""
+    """Whether an `execution_error` tells of a branch that a node blocked: the run continues."""
     return type_ == "execution_error" and data.get("exception_type") == "ExecutionBlocked"
 
 

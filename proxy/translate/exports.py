@@ -179,7 +179,7 @@ def task(
     stopped: bool,
 ) -> dict[str, Any]:
     """The answer of `GET /api/tasks/{id}`; times in ms since 1970. `stopped` says that nobody works
-    at it any more."""
+    at it."""
     fields: dict[str, Any] = {
         "id": id_,
         "task_name": "task:export",

@@ -55,7 +55,8 @@ class Validation:
     converted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def kept(self, graph: dict[str, Any]) -> dict[str, Any]:
-        """The graph as ComfyUI goes on with it and shows it: values have the types of their inputs.
+        """The graph as ComfyUI continues with it and shows it: values have the types of their
+        inputs.
 
         `"7"` becomes 7 for an `INT`, and 8 becomes 8.0 for a `FLOAT`.
         """

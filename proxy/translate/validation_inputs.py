@@ -366,8 +366,8 @@ def _value(
 ) -> Reason | None:
     """Convert a value as ComfyUI does before it looks at bounds and lists.
 
-    A list that was wrapped stays so where the graph goes on: bare it would be a link. So does what
-    becomes no finite number, which JSON does not know.
+    A list that was wrapped stays so where the graph continues: bare it would be a link. So does
+    what becomes no finite number, which JSON does not know.
     """
     value = given
     if type(value) is dict and "__value__" in value:

@@ -108,7 +108,7 @@ class UserData(Protocol):
     Methods raise `LeadsOutError`; `MissingError` for what is not there and could not be;
     `BadNameError` for what cannot be written there; `StorageError` when the database refuses and
     `LocalError` when the cloud does. Where `most` is given, `FullError` when the proxy would store
-    more than so many bytes for the member.
+    more than this many bytes for the member.
     """
 
     async def read(self, member: str, name: str) -> tuple[bytes, Entry | None]:

@@ -25,7 +25,7 @@ from proxy.userdata.base import (
 
 
 class UserDataOnCloud:
-    """The account's settings and files, whoever asks.
+    """The account's settings and files, regardless of the caller.
 
     It is for a proxy without members: as soon as `shared` says that there are some, it refuses.
     """

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 #: Seconds: the least between two states, the most while a job runs, the most while none does.
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
 
-#: So many running and so many waiting jobs are shown; of the others their number is told.
+#: This many running and this many waiting jobs are shown; of the others their number is told.
 MOST_RUNNING, MOST_WAITING = 100, 200
 
 #: Why a job waits, or an account rests.
@@ -104,7 +104,7 @@ class Dashboard:
         self._wake()
 
     def close(self) -> None:
-        """Let nobody watch any more."""
+        """Close all watchers."""
         self.closed = True
         self._wake()
 

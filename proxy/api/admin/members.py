@@ -22,7 +22,7 @@ from proxy.members.directory import (
 from proxy.members.tokens import id_prefix
 from proxy.translate.errors import LocalError
 
-#: So many tokens a member has before it may make no more for itself.
+#: This many tokens a member has before it may make no more for itself.
 MOST_OWN = 20
 
 
@@ -169,7 +169,7 @@ def _own_expiry(request: web.Request) -> int | None:
 
 
 def _spare_oneself(request: web.Request) -> None:
-    """Raise `LocalError` (409) for an admin who would not be one any more."""
+    """Raise `LocalError` (409) for an admin who would no longer be one."""
     if request.match_info["name"].lower() == member_of(request).lower():
         raise LocalError(
             "own_access",

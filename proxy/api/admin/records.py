@@ -149,7 +149,8 @@ async def get_metrics(request: web.Request) -> web.Response:
 
 
 async def get_open(request: web.Request) -> web.Response | None:
-    """All metrics for whoever reaches the admin listener; `None` where something else is asked."""
+    """All metrics for anyone who reaches the admin listener; `None` where something else is
+    asked."""
     if request.path == "/metrics" and request.method in ("GET", "HEAD"):
         return await _page(request, None)
     return None

@@ -1,6 +1,6 @@
 """The node classes of the simulator, in the form of ComfyUI's own.
 
-A class of one's own is a `NodeClass` with a coroutine function that runs it:
+A class of your own is a `NodeClass` with a coroutine function that runs it:
 
     async def run(inputs, context):
         context.progress(1, 1)

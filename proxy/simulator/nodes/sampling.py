@@ -38,7 +38,7 @@ class Guider:
 
 @dataclass(frozen=True, slots=True)
 class Sigmas:
-    """A SIGMAS: how many steps, and how much of the picture is painted anew."""
+    """A SIGMAS: how many steps, and how much of the picture is painted again."""
 
     steps: int
     denoise: float

@@ -59,7 +59,7 @@ def new_combo(values: Sequence[Any], **options: Any) -> InputSpec:
 
 
 def seed() -> InputSpec:
-    """A seed that the web client draws anew after each run."""
+    """A seed that the web client draws again after each run."""
     return integer(0, 0, MAX_SEED, control_after_generate=True)
 
 

@@ -12,7 +12,7 @@ _SHOWN = ["Hide", "Preview", "Save", "Hide/Save"]
 
 
 def _load(node: Node) -> None:
-    """The loaded picture goes on; the node itself shows it, as `image_output` asks for."""
+    """The loaded picture continues; the node itself shows it, as `image_output` asks for."""
     picture = node.picture
     image = node.add("image", "LoadImage", {"image": picture.name}, silent=False)
     node.give(0, image)

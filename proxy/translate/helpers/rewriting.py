@@ -79,7 +79,7 @@ def rewrite(
     pictures: Mapping[str, Picture],
     choices: Choices,
 ) -> Rewriting:
-    """Put core nodes in the place of helper nodes.
+    """Put core nodes instead of helper nodes.
 
     `pictures` has the files of the nodes that load some. What no output depends on is left out.
     """
