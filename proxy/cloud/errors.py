@@ -118,7 +118,7 @@ def refusal(call: str, status: int, body: object, retry_after: float | None) -> 
 
 
 def unanswered(error: CloudError, lead: str, then: str) -> LocalError:
-    """What a client is told of a call that got no answer.
+    """The messages to a client about a call that got no answer.
 
     `lead` begins the sentence, `then` ends it with what to do once the cloud answers again.
     """

@@ -325,7 +325,7 @@ def _given(files: FileUnit, job: _Job) -> list[Given]:
 
 
 def _settled(items: Sequence[_Item], matched: Sequence[Given | None]) -> list[_Where] | None:
-    """Where the items are, if each has a name and no better name for one was told now."""
+    """Where the items are, if each has a name and no better name for one was sent now."""
     places = [
         _Where(Place(name.type, name.path), name.asset)
         for item, name in zip(items, matched, strict=True)

@@ -307,7 +307,7 @@ class Content:
 
     @property
     def size(self) -> int | None:
-        """Length in bytes; `None` while it is arriving and the storage has not told."""
+        """Length in bytes; `None` while it is arriving and the storage has not reported."""
         size = self._size
         return size if size is None or not self.edits.edits else size + self.edits.added
 

@@ -230,7 +230,8 @@ class Helpers:
         *,
         account: str,
     ) -> Told:
-        """What the client is told of a node's result on an account; it can be fetched by then.
+        """The messages to the client about a node's result on an account; it can be fetched by
+        then.
 
         Raises `HelperFailedError`, `LocalError` when the cloud does not hand a file out,
         `StorageError`.

@@ -73,7 +73,7 @@ class Announcer:
         self.publish(member, JobsAhead(member, self._ahead.get(member, 0), tell=True))
 
     def explain(self, job: Job, reason: str | None, message: str | None = None) -> None:
-        """Show why a job does not go on, in a word and in a sentence."""
+        """Show why a job does not continue, in a word and in a sentence."""
         if (job.reason, job.message) != (reason, message):
             job.reason, job.message = reason, message
             self.changed(job)

@@ -63,7 +63,7 @@ class Dispatcher:
         self._closed = False
 
     def close(self) -> None:
-        """Let nothing go any more."""
+        """Let nothing go."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -120,7 +120,7 @@ class Dispatcher:
     ) -> dict[str, Any]:
         """Send a new job at once if there is a slot for it, or let it wait; its node errors.
 
-        What waits could not use the slot. A job that is `promised` is not refused any more.
+        What waits could not use the slot. A job that is `promised` is no longer refused.
         """
         if not self._scheduler.has_account(job.member):
             await self.drop(job)
@@ -340,7 +340,7 @@ class Dispatcher:
             log.warning("account_suspended", account=job.account, reason=error.fault)
 
     async def drop(self, job: Job) -> None:
-        """Forget a job that nobody was told of, or that was cancelled, and that did not go."""
+        """Forget a job that nobody was sent of, or that was cancelled, and that did not go."""
         self._jobs.pop(job.key, None)
         if job.account:
             self.health(job).unsettled()

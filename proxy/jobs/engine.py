@@ -1,7 +1,7 @@
 """The engine runs jobs: it holds the live ones, sends them, follows them and records their ends.
 
-It hears of new jobs and of cancellations on the bus, writes every change of state to the storage
-and publishes what clients are to know. `Dispatcher` brings jobs to the cloud, `Recovery` goes on
+It learns of new jobs and of cancellations on the bus, writes every change of state to the storage
+and publishes what clients are to know. `Dispatcher` brings jobs to the cloud, `Recovery` continues
 with those from before, `Cancellation` ends what is not wanted, `Announcer` tells of it all.
 """
 
@@ -60,7 +60,7 @@ _LOOK, _LOOK_OFTEN = 10.0, 0.5
 #: Ms after which a new job that the bus has not brought is taken for unheard.
 _UNHEARD = 1000
 
-#: How long, in seconds, a job waits for the end of another one to be told.
+#: How long, in seconds, a job waits for the end of another one to be sent.
 _TURN_PATIENCE = 2.0
 
 
@@ -139,7 +139,7 @@ class Engine:
         self.dispatcher.pump()
 
     async def close(self, *, write: bool = True) -> None:
-        """Stop following; the jobs go on on the cloud. With `write` all that has changed is on
+        """Stop following; the jobs continue on the cloud. With `write` all that has changed is on
         disk then; without, another engine may run the jobs by now."""
         for subscription in self._heard:
             subscription.close()
@@ -227,7 +227,7 @@ class Engine:
             return asked & live
 
     def taken(self, job: Job, cloud_id: str) -> None:
-        """The cloud has the job: follow it, or cancel it if it is not wanted any more."""
+        """The cloud has the job: follow it, or cancel it if it is no longer wanted."""
         worker = self.workers[job.account]
         job.cloud_id = cloud_id
         worker.health.worked()
@@ -257,7 +257,7 @@ class Engine:
             job.runner.release()
 
     def abandon(self, job: Job) -> None:
-        """The job has failed here: the cloud need not go on with it."""
+        """The job has failed here: the cloud need not continue with it."""
         worker = self.workers.get(job.account)
         if worker is not None:
             self.spawn(worker.abandon(job.cloud_id), f"cancel {job.prompt_id}")
@@ -306,7 +306,7 @@ class Engine:
         self.announcer.tell_status(job.member)
 
     def over(self, job: Job) -> None:
-        """The cloud has told of the end: the slot is free, whatever is still to be read."""
+        """The cloud has reported the end: the slot is free, whatever is still to be read."""
         if not job.over:
             job.over = True
             self._free(job)

@@ -53,7 +53,7 @@ class HistoryCache:
                 self._bytes -= len(self._bodies.pop(key))
 
     def seen(self, member: str, sequence: int) -> None:
-        """An entry was read: where the bus has not told of it yet, no list has it."""
+        """An entry was read: where the bus has not reported of it yet, no list has it."""
         if sequence > self._newest.get(member, 0):
             self._newest[member] = sequence
             self.forget(member, ())  # lists alone

@@ -110,7 +110,7 @@ class LiveJobs:
             yield from member.jobs.values()
 
     def of(self, member: str) -> MemberJobs:
-        """The jobs of a member, as far as the bus has told of them."""
+        """The jobs of a member, as far as the bus has reported them."""
         return self._members[member]
 
     async def now(self, member: str) -> MemberJobs:
@@ -130,7 +130,7 @@ class LiveJobs:
         return self._members[member].jobs.get(prompt_id)
 
     async def read(self, member: str, prompt_id: str) -> LiveJob | None:
-        """A job as it is stored, whether or not the bus has told of it; `None` for one that is to
+        """A job as it is stored, whether or not the bus has reported it; `None` for one that is to
         be cancelled. Raises `StorageError`."""
         row = await self._repository.get(member, prompt_id)
         return None if row is None or row.cancel_requested else live_of_stored(row)
@@ -251,7 +251,7 @@ def _is_shown(row: StoredJob) -> bool:
 
 
 def _is_newer(row: StoredJob, known: LiveJob | None) -> bool:
-    """Whether the storage knows more of a job than the bus has told."""
+    """Whether the storage knows more of a job than the bus has reported."""
     return known is None or (
         row.changed_at >= known.changed_at and (row.state != known.state or not _is_shown(row))
     )

@@ -132,7 +132,7 @@ class Job:
 
     In memory alone: `answered` says that the client has its answer, so that messages may flow;
     `reason` and `message` why the job cannot continue, in a word and in a sentence; `over` that the
-    cloud has told of the end.
+    cloud has reported the end.
     """
 
     prompt_id: str

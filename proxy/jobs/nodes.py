@@ -1,4 +1,4 @@
-"""What is known of a job's nodes, and what of it has been told: a state without I/O or clock."""
+"""What is known of a job's nodes, and what of it was sent: a state without I/O or clock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Nodes:
 
     Whatever is lost on the way, `tell` is given for each node, in this order: `progress_state`,
     `executing`, `executed`. `types` maps node ids to class names, `current` is the node that runs,
-    `cached` those that need not run, `outputs` what has been told by `executed`.
+    `cached` those that need not run, `outputs` what was sent by `executed`.
 
     A node of which another one with the same inputs has run takes its output from there and has no
     `executing`. A node with lazy inputs has one more behind the nodes that it asked for.
@@ -180,7 +180,7 @@ class Nodes:
     def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
         """Make `node` one that has been announced as running, whatever was lost before.
 
-        After its output has been told it is too late for that.
+        After its output was sent it is too late for that.
         """
         if node in self.outputs or node in self._silent:
             return
@@ -229,7 +229,7 @@ class Nodes:
         ran = (other for other in self._executing if other in self.outputs)
         return graph.is_twin(self._prompt, node, ran)
 
-    # --- what the cloud has not told --------------------------------------------------------
+    # --- what the cloud has not reported --------------------------------------------------------
 
     def _ensure_running(self, node: str) -> None:
         """Tell the `progress_state` that belongs here if the cloud's has not come.
@@ -248,7 +248,7 @@ class Nodes:
         self._tell_states()
 
     def _finish_before(self, node: str) -> None:
-        """Tell that what ran before `node` has finished, where the cloud has not told it.
+        """Tell that what ran before `node` has finished, where the cloud has not reported it.
 
         What takes an input from `node` has not: it waits for it.
         """
@@ -262,7 +262,7 @@ class Nodes:
         self._tell_states()
 
     def _finish_executed(self, node: str) -> None:
-        """Tell that a node has finished whose output has been told."""
+        """Tell that a node has finished whose output was sent."""
         spared = node in self.cached or node in self._twins
         if spared and node not in self._states:
             whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
@@ -272,7 +272,7 @@ class Nodes:
         self._tell_states()
 
     def _tell_states(self) -> None:
-        """Tell the states of all nodes if they differ from what was told last."""
+        """Tell the states of all nodes if they differ from what was sent last."""
         if self._states == self._told:
             return
         told = self._told = {node: dict(state) for node, state in self._states.items()}

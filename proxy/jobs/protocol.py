@@ -153,7 +153,7 @@ class OverviewAnswered(BusMessage, frozen=True):
 
 
 class JobAccepted(BusMessage, frozen=True):
-    """engine → api: the client is told that its job is in the queue."""
+    """engine → api: the client learns that its job is in the queue."""
 
     job: LiveJob
 
@@ -234,7 +234,8 @@ class JobMessage(BusMessage, frozen=True):
 
 
 class NodeRuns(BusMessage, frozen=True):
-    """engine → api: what a client whose `socket` has just opened is told of its running job."""
+    """engine → api: the messages about the running job to a client whose `socket` has just
+    opened."""
 
     member: str
     client_id: str

@@ -1,6 +1,6 @@
 """Writes jobs to the storage: the only part of the engine that knows it.
 
-A job is in the storage, with its graph, before the engine hears of it. Changes of state are some
+A job is in the storage, with its graph, before the engine learns of it. Changes of state are some
 bytes each; they are gathered for a moment and written together, in order, behind what happens.
 Every write carries the fence of the engine's lease.
 """

@@ -1,4 +1,4 @@
-"""Goes on with jobs of which not everything is known: after a start, or when an answer got lost."""
+"""Continues with jobs of which not everything is known: after a start, or when an answer got lost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Recovery:
         self._jobs = engine.jobs
 
     def restore(self, job: Job) -> None:
-        """Go on with a job from before the start."""
+        """Continue with a job from before the start."""
         self._jobs[job.key] = job
         if job.state in (JobState.RECEIVED, JobState.QUEUED):
             new = job.state is JobState.RECEIVED

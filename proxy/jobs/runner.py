@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: So many inputs may wait for a job's turn before its previews are left out.
+#: This many inputs may wait for a job's turn before its previews are left out.
 _CROWDED = 64
 
 #: Events that carry what must be made local first, which may take a while.
@@ -55,7 +55,7 @@ _TRANSLATED = frozenset({"executed", "execution_error"})
 class Runner:
     """One live job. `post` takes inputs at any time; nothing is done before `release`.
 
-    `ending` is true once the cloud has told of an end, `finished` when it has been told to the
+    `ending` is true once the cloud has reported an end, `finished` when it was sent to the
     client. No message and no record shows the secrets of the engine or of the job, whatever a
     node makes of them. `cloud` is `None` for a job that is on no account.
     """
@@ -128,7 +128,7 @@ class Runner:
         return self._reader is not None
 
     async def stop(self) -> None:
-        """Stop following; the job itself goes on."""
+        """Stop following; the job itself continues."""
         current = asyncio.current_task()
         tasks = [task for task in (self._task, self._reader) if task and task is not current]
         for task in tasks:
@@ -336,7 +336,7 @@ class Runner:
         return {**data, "nodes": nodes}
 
     async def _result(self, rewriting: Rewriting, node: str, output: dict[str, Any]) -> Told:
-        """What the client is told of a helper node's result, found out once."""
+        """The messages to the client about a helper node's result, found out once."""
         job, helper = self.job, helper_of(self.job.graph.get(node))
         if node not in self._results:
             if self._engine.helpers is None or helper is None:

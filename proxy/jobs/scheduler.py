@@ -19,7 +19,7 @@ from proxy.members.member import Member
 from proxy.storage.jobs import Share, Shares
 from proxy.translate.errors import LocalError
 
-#: What a client is told of a job whose reason is `client`.
+#: The messages to a client about a job whose reason is `client`.
 WAITS_FOR_CLIENT = (
     "Another job of the same client_id must end first, as on a local ComfyUI; client_parallelism = "
     "many runs them in parallel."
@@ -83,7 +83,7 @@ def _place(job: Job) -> tuple[Number, int, JobKey]:
 class Scheduler:
     """Slots, fair shares and the queue together.
 
-    A job has its slot from the moment at which its turn comes until the cloud has told of its
+    A job has its slot from the moment at which its turn comes until the cloud has reported its
     end. `member` gives weight and limits of a member.
     """
 

@@ -1,7 +1,7 @@
 """The api's side of the jobs: takes requests in, answers for the queue.
 
-A submission is in the storage before the engine hears of it. What is to be done is said on the bus,
-and the engine answers there; where no answer comes, the storage tells.
+A submission is in the storage before the engine learns of it. What is to be done is said on the
+bus, and the engine answers there; where no answer comes, the storage tells.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ class UnansweredError(LocalError):
 class SubmissionError(Exception):
     """The cloud does not take the job, and does not have it.
 
-    `refusal` is what a client is told, `fault` what is wrong with the account (`None`: with the
+    `refusal` is the answer to the client, `fault` what is wrong with the account (`None`: with the
     job), `retry_after` the seconds that the cloud asked for.
     """
 

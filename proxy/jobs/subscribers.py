@@ -11,7 +11,7 @@ local ComfyUI sends no previews unless it is started with
 picture on it for a result. So it gets previews only when it asks for them by its feature flags.
 
 Each replica has the sockets of its own clients, and hears only of jobs that concern them. Another
-engine that takes a job over tells of its life once more: what was told here is left out.
+engine that takes a job over tells of its life once more: what was sent here is left out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from proxy.translate.messages import Event, Message, Preview
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
 
-#: Events that a client is told once.
+#: Events that a client receives once.
 _ONCE = frozenset(
     {
         "execution_start",
@@ -53,7 +53,7 @@ _ONCE = frozenset(
     }
 )
 
-#: Jobs whose end was told that are remembered.
+#: Jobs whose end was sent that are remembered.
 _MOST_OVER = 10_000
 
 #: Of two sockets that open within this many ms the clocks of their replicas say which is newer.
@@ -92,7 +92,7 @@ class _Socket:
 
 @dataclass(slots=True)
 class _Told:
-    """What was told here of a job that has not ended."""
+    """What was sent here of a job that has not ended."""
 
     key: JobKey
     client_id: str | None
@@ -124,7 +124,7 @@ class Subscribers:
         """Let `subscriber` hear what concerns `client_id`; an older socket hears no more, at
         whichever replica.
 
-        With `hears_all` it hears of jobs without `client_id` as if they were its own. `greet`
+        With `hears_all` it learns of jobs without `client_id` as if they were its own. `greet`
         sends what comes first; behind it comes the node that runs now for this client, if one does.
         """
         sockets = self._sockets[member]
@@ -189,7 +189,7 @@ class Subscribers:
         socket.subscriber.superseded()
 
     def _remove(self, member: str, client_id: str) -> None:
-        """Hear no more for a client, and forget what it was told."""
+        """Hear no more for a client, and forget what it was sent."""
         sockets = self._sockets[member]
         sockets.pop(client_id).heard.close()
         gone: set[str | None] = {client_id}
@@ -239,10 +239,10 @@ class Subscribers:
         for socket in list(self._sockets[member].values()):
             socket.subscriber.send(message, for_all=True)
 
-    # --- what was told ---------------------------------------------------------------------
+    # --- what was sent ---------------------------------------------------------------------
 
     def unfinished(self) -> list[tuple[int, JobKey]]:
-        """The jobs of which something was told here and not the end, by their order."""
+        """The jobs of which something was sent here and not the end, by their order."""
         return [(order, told.key) for order, told in self._told.items()]
 
     def is_over(self, order: int) -> bool:

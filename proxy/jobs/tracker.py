@@ -10,7 +10,7 @@ arrives, and returns what to do, in order. The caller sees a life as a local Com
 
 The word of `GET /api/jobs/{id}` (a snapshot) decides how a job ended; the socket gives progress.
 A terminal event is held back until a snapshot has confirmed it, so that the record is complete
-before a client hears of the end. Snapshots alone are enough for a complete life.
+before a client learns of the end. Snapshots alone are enough for a complete life.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Tracker:
 
     @property
     def display_node(self) -> str | None:
-        """The node that runs now, as a reconnecting client is told of it."""
+        """The node that runs now, for a reconnecting client."""
         return None if self.ended else self._nodes.display_node
 
     @property

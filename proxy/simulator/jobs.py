@@ -52,7 +52,7 @@ class Job:
     """A submitted graph. Times are milliseconds since 1970.
 
     `states` are all raw states so far, the present one last. `counted` is true until its run has
-    ended, whatever its answers still say. `first_event` is set when it has told something, or
+    ended, whatever its answers still say. `first_event` is set when it has reported something, or
     has begun to wait for a slot.
     """
 

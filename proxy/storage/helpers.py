@@ -110,7 +110,7 @@ class HelperPictureRepository:
         return await self._database.write(work)
 
     async def results(self, member: str, signatures: Iterable[str]) -> list[HelperPicture]:
-        """The results that were told for these nodes, in order."""
+        """The results that were sent for these nodes, in order."""
         wanted = list(signatures)
         query = (
             select(pictures)
@@ -122,7 +122,7 @@ class HelperPictureRepository:
         )
 
     async def keep_results(self, signature: str, results: Sequence[HelperPicture]) -> None:
-        """Keep what was told of a node, instead of an earlier run's; ids that are known stay."""
+        """Keep what was sent of a node, instead of an earlier run's; ids that are known stay."""
 
         def work(connection: Connection) -> None:
             member = results[0].member

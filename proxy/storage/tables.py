@@ -315,7 +315,7 @@ asset_exports = Table(
     sqlite_with_rowid=False,
 )
 
-#: Pictures that clients put by an id, and results under the ids that were told. A result has no
+#: Pictures that clients put by an id, and results under the ids that were sent. A result has no
 #: `data` but the file of the account that it is made of; `signature` and `position` are its
 #: node's. `used_at` is when it was put or loaded last, `fetched` how often it was read.
 helper_pictures = Table(

@@ -100,7 +100,7 @@ Message: TypeAlias = Event | Preview | NodeText | Binary
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a client is told of a node's result: `messages`, then `executed` with `ui`.
+    """The messages to a client about a node's result: `messages`, then `executed` with `ui`.
 
     There is no `executed` where `ui` is `None`. A node that is cached or has not run because
     another one has the same result tells no `messages`, unless it runs each time (`again`).

@@ -110,7 +110,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Tells:
-    """What a client is told of a result.
+    """The messages to a client about a result.
 
     `encoding` gives the format of the pictures, in Pillow's words, or `None` for the file as it
     is. `again` says that the node runs each time: it is never cached. `when` its inputs say so;
