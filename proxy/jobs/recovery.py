@@ -1,4 +1,4 @@
-"""Continues with jobs of which not everything is known: after a start, or when an answer got lost."""
+"""Continues jobs whose state is not fully known: after a start, or when an answer got lost."""
 
 from __future__ import annotations
 
