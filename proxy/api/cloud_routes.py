@@ -17,6 +17,8 @@ from proxy.api.services import member_of, of
 from proxy.jobs.listing import JobQuery
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile
+from proxy.translate.assets import Asset
+from proxy.translate.names import Place
 
 #: Items of a page of assets: how many the cloud gives without a request, and at most.
 ASSETS = 20
@@ -88,10 +90,12 @@ async def list_assets(request: web.Request) -> web.Response:
     job = await _job(request)
     if job is None:
         return _unknown("Job not found")
+    member, assets = member_of(request), of(request).assets
+    known = {} if assets is None else await assets.of_job(member, job["id"])
     found = [
         asset
         for file in as_cloud.output_files(job.get("outputs", {}))
-        if (asset := await _asset(request, file)) is not None
+        if (asset := await _asset(request, file, known)) is not None
     ]
     page = found[offset : offset + limit]
     pagination = {
@@ -103,16 +107,19 @@ async def list_assets(request: web.Request) -> web.Response:
     return answers.json({"job_id": job["id"], "assets": page, "pagination": pagination})
 
 
-async def _asset(request: web.Request, file: OutputFile) -> dict[str, Any] | None:
+async def _asset(
+    request: web.Request, file: OutputFile, known: Mapping[Place, Asset]
+) -> dict[str, Any] | None:
     files = of(request).files
     record = await files.find(member_of(request), file.type, file.subfolder, file.filename)
     if record is None:
         return None
+    asset = known.get(record.place)
     return as_cloud.asset(
         request.match_info["job_id"],
         file,
-        hash_=record.hash,
-        size=record.size,
+        hash_=record.hash if asset is None else asset.hash,
+        size=record.size if asset is None else asset.size,
         media_type=record.media_type,
         modified=record.modified,
     )

@@ -171,6 +171,12 @@ class Assets:
             "protected": done.protected,
         }
 
+    async def of_job(self, member: str, job: str) -> dict[Place, Asset]:
+        """The records of what a job has made, by place. Raises `StorageError`."""
+        assets = await self._repository.read(lambda unit: unit.of_jobs(member, [job]))
+        self._learner.shown(assets)
+        return {asset.place: asset for asset in assets}
+
     # --- contents --------------------------------------------------------------------------------
 
     async def file(self, member: str, id_: str) -> tuple[Asset, FileRecord]:

@@ -15,7 +15,7 @@ import graphs
 import pytest
 from cluster.conftest import Team
 from cluster.replicas import PATIENCE, Person, running, until_refused
-from stack import Client, Listener
+from stack import Client, bare
 from team import bearer
 from waiting import ids
 
@@ -189,7 +189,7 @@ async def test_an_upload_is_seen_viewed_and_used_everywhere(clients: list[Client
     here, there, elsewhere = clients
     picture = graphs.png((1, 2, 3))
     uploaded = await here.upload("there.png", picture, subfolder="deep")
-    assert (uploaded["name"], uploaded["subfolder"]) == ("there.png", "deep")
+    assert bare(uploaded) == {"name": "there.png", "subfolder": "deep", "type": "input"}
     item = {"filename": "there.png", "subfolder": "deep", "type": "input"}
     for client in clients:
         assert await client.view(item) == picture
@@ -201,6 +201,41 @@ async def test_an_upload_is_seen_viewed_and_used_everywhere(clients: list[Client
     assert entry["status"]["completed"] is True
     made = entry["outputs"]["4"]["images"][0]
     assert await here.view(made) == await there.view(made)
+
+
+async def test_assets_are_the_same_at_every_replica(clients: list[Client]) -> None:
+    here, there, elsewhere = clients
+    form = aiohttp.FormData({"tags": "input,mine"})
+    form.add_field("file", graphs.png((4, 5, 6)), filename="a.png")
+    async with here.session.post(here.url / "api/assets", data=form) as answer:
+        uploaded = (await answer.json())["id"]
+    entry = await there.run(graphs.plain(0x040506, prefix="shared"))
+    (item,) = entry["outputs"]["2"]["images"]
+    for client in clients:
+        for tag, id_ in (("mine", uploaded), ("output", item["id"])):
+            listed = (await client.get("api/assets", tags_all=tag))[1]["assets"]
+            assert id_ in [one["id"] for one in listed]
+    path = f"api/assets/{uploaded}/tags"
+    assert (await there.post(path, {"tags": ["later"]}))[1]["added"] == ["later"]
+    assert (await elsewhere.get("api/assets", tags_all="later"))[1]["total"] == 1
+    async with elsewhere.listening() as listener:
+        body = {"asset_ids": [uploaded, item["id"]]}
+        _, begun = await here.post("api/assets/export", body)
+        told = await listener.until("asset_export", task_id=begun["task_id"], progress=1)
+        assert told["status"] in ("running", "completed")
+        if told["status"] == "running":
+            told = await listener.until("asset_export", status="completed")
+    _, task = await there.get(f"api/tasks/{begun['task_id']}")
+    assert task["result"]["export_name"] == told["export_name"]
+    query = {"filename": told["export_name"], "type": "temp", "subfolder": "exports"}
+    archives = []
+    for client in clients:
+        url = (client.url / "view").with_query(query)
+        async with client.session.get(url) as answer:
+            assert answer.status == 200
+            archives.append(await answer.read())
+    assert archives[0] == archives[1] == archives[2]
+    assert len(archives[0]) == task["result"]["export_size"]
 
 
 async def test_a_token_that_is_revoked_lets_nobody_in_anywhere_a_second_later(

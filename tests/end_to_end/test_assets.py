@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,38 @@ from blake3 import blake3
 from stack import PATIENCE, Client, bare, running_proxy
 from yarl import URL
 
+from proxy.api.routes import ROUTES
 from proxy.simulator import Simulator
 
 PNG = graphs.png((1, 2, 3))
 HASH = blake3(PNG).hexdigest()
 OTHER = graphs.png((9, 9, 9))
 NONE = "11111111-2222-4333-8444-555555555555"
-#: Routes that were asked, as the proxy knows them, and how many cases there were.
-ASKED: dict[str, int] = {}
+#: How often each route was asked.
+ASKED: Counter[str] = Counter()
+
+
+def _pattern(path: str) -> str:
+    """The route of a path."""
+    path = re.sub(
+        "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "{id}", path.partition("?")[0]
+    )
+    path = re.sub("(?<=/hash/).*", "{hash}", path)
+    return f"/{re.sub('(?<=/exports/).*', '{name}', path)}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def counted() -> Iterator[None]:
+    """Print how much was asked, of which every route has to be where one process asks all."""
+    yield
+    routes = {
+        f"{route.method} {re.sub(':(?:[^{}]|{[^{}]*})*}', '}', route.path)}"
+        for route in ROUTES
+        if route.assets
+    }
+    asked = {route: ASKED[route] for route in routes if ASKED[route]}
+    told = f"{len(asked)} of {len(routes)} routes of assets, {sum(asked.values())} requests"
+    print(f"\n{told}")  # noqa: T201
 
 
 @dataclass
@@ -55,11 +82,12 @@ class Api:
 
     async def ask(self, method: str, path: str, /, **options: Any) -> Answer:
         url = URL(f"{self.client.url.origin()}/{path}", encoded=True)
+        ASKED[f"{method} {_pattern(path)}"] += 1
         async with self.client.session.request(method, url, **options) as answer:
             body = await answer.read()
             return Answer(answer.status, answer.headers, body)
 
-    async def get(self, path: str, **query: str) -> Answer:
+    async def get(self, path: str, /, **query: str) -> Answer:
         return await self.ask("GET", path, params=query)
 
     async def put(self, data: bytes, filename: str = "cat.png", **fields: Any) -> Answer:
