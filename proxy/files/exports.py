@@ -92,7 +92,7 @@ class Exports:
                 request.key,
                 "created",
                 f"comfy-export-{today.isoformat()}-{secrets.token_hex(4)}.zip",
-                request.model_dump_json().encode(),
+                codec.dump_bytes(request.model_dump()),
                 now,
                 now,
             )

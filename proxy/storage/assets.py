@@ -505,11 +505,11 @@ def _matching(member: str, wanted: AssetFilter) -> Select[Any]:
     """The records that a filter leaves."""
     query = select(assets).where(assets.c.member == member, assets.c.deleted.is_(False))
     for tag in wanted.all:
-        query = query.where(_has([tag]))
+        query = query.where(_has(member, [tag]))
     if wanted.any:
-        query = query.where(_has(wanted.any))
+        query = query.where(_has(member, wanted.any))
     if wanted.none:
-        query = query.where(~_has(wanted.none))
+        query = query.where(~_has(member, wanted.none))
     if wanted.name_contains:
         name = func.lower(assets.c.name)
         query = query.where(name.contains(_lower(wanted.name_contains), autoescape=True))
@@ -518,12 +518,11 @@ def _matching(member: str, wanted: AssetFilter) -> Select[Any]:
     return query
 
 
-def _has(tags: Sequence[str]) -> ColumnElement[bool]:
-    return exists().where(
-        asset_tags.c.member == assets.c.member,
-        asset_tags.c.asset == assets.c.id,
-        asset_tags.c.tag.in_(tags),
-        asset_tags.c.present,
+def _has(member: str, tags: Sequence[str]) -> ColumnElement[bool]:
+    return assets.c.id.in_(
+        select(asset_tags.c.asset).where(
+            asset_tags.c.member == member, asset_tags.c.tag.in_(tags), asset_tags.c.present
+        )
     )
 
 

@@ -168,7 +168,7 @@ def checked(model: type[M], value: object, code: str) -> M:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        errors = codec.loads(error.json(include_url=False, include_input=False))
+        errors = error.errors(include_url=False, include_input=False)
         raise AssetError(code, "Validation failed.", errors=errors) from None
 
 

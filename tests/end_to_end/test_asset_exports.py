@@ -181,6 +181,8 @@ async def test_refused_exports(client: Client) -> None:
         ({"job_ids": ["odd"]}, "INVALID_REQUEST"),
         ({"job_ids": "odd"}, "INVALID_REQUEST"),
         ({"job_ids": [NONE] * 501}, "INVALID_REQUEST"),
+        ({"job_ids": ["\ud800"]}, "INVALID_REQUEST"),
+        ({"job_asset_name_filters": {"\ud800": ["x"]}}, "INVALID_REQUEST"),
         ({"asset_ids": [NONE], "naming_strategy": "random"}, "INVALID_NAMING_STRATEGY"),
     ):
         status, answer = await client.post("api/assets/export", body)

@@ -30,8 +30,14 @@ async def test_members_find_everything_where_it_was(simulator: Simulator, tmp_pa
                 assert {id_: history[id_] for id_ in told["history"]} == told["history"]
                 _, files = await client.get("internal/files/output")
                 assert set(told["output"]) <= set(files)
-                for entry in told["history"].values():
+                _, page = await client.get("api/assets", tags_any="output", limit="500")
+                records = {one["display_name"]: one for one in page["assets"]}
+                assert set(records) == set(files)
+                for id_, entry in told["history"].items():
                     for item in _pictures(entry):
+                        if item["type"] == "output":
+                            path = f"{item['subfolder']}/{item['filename']}".lstrip("/")
+                            assert records[path]["job_id"] == id_
                         assert (await client.view(item)).startswith(b"\x89PNG")
         async with aiohttp.ClientSession() as session:
             status, _ = await Client(session, proxy.url).get("queue")
