@@ -15,7 +15,7 @@ import graphs
 import pytest
 from cluster.conftest import Team
 from cluster.replicas import PATIENCE, Person, running, until_refused
-from stack import Client, bare
+from stack import Client, Listener, bare
 from team import bearer
 from waiting import ids
 
