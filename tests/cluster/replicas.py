@@ -74,7 +74,8 @@ class Replica:
 
     async def kill(self) -> None:
         """SIGKILL."""
-        self._signal(signal.SIGKILL)
+        assert self.process is not None
+        await self.process.kill()
         await self.close()
 
     def freeze(self) -> None:
