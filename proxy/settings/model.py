@@ -513,9 +513,9 @@ class Settings(BaseModel):
     ] = None
     """A file with the secrets that replicas use to encrypt and sign shared data, one per line, each
     32 random bytes as from `openssl rand -base64 32`. The proxy uses the first one, and accepts
-    data made with the others and with `credentials_key`: to change the secret, add a new first line
-    and keep the old one for a while. By default the secret is in the database, or with SQLite in
-    the file credentials.key of the data folder."""
+    data made with the others and with `credentials_key`. docs/security.md says how to change the
+    secret. By default the secret is in the database, or with SQLite in the file credentials.key of
+    the data folder."""
 
     engine_lease: Annotated[float, Field(ge=2, le=300), Entry("Replicas", metavar="SECONDS")] = 10.0
     """Seconds after which another replica takes over the jobs if the active replica does not renew

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_with_several_secrets_the_first_makes_and_all_read() -> None:
     assert new.decrypt(both.encrypt(b"a")) == b"a"
     assert (old.proves(b"a", both.sign(b"a")), new.proves(b"a", both.sign(b"a"))) == (False, True)
     assert not both.proves(b"b", both.sign(b"a"))
+
+
+def test_replicas_on_both_sides_of_each_step_of_a_change_read_each_other() -> None:
+    steps = (OLD, f"{OLD}\n{NEW}", f"{NEW}\n{OLD}", NEW)
+    for before, after in itertools.pairwise(steps):
+        for maker, reader in ((before, after), (after, before)):
+            ours, theirs = Cipher(secret=maker), Cipher(secret=reader)
+            assert theirs.decrypt(ours.encrypt(b"a")) == b"a"
+            assert theirs.proves(b"a", ours.sign(b"a"))
 
 
 async def test_replicas_find_one_secret_in_the_database(database: Database) -> None:
