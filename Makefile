@@ -9,6 +9,11 @@ OLDEST := $(VENV)/oldest-ui/.installed
 HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chromium-browser >/dev/null || \
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
+# What of the suite `make test-cluster` runs on PostgreSQL and Valkey, too; all of it can.
+END_TO_END := main_path refusals restart_order accounts usage dashboard_api
+ON_POSTGRESQL := tests/jobs/test_service.py tests/jobs/test_recorder.py tests/files/test_service.py \
+	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
+
 .PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench bench-cluster load chaos chaos-cluster clean
 
 help: ## list the commands
@@ -22,6 +27,7 @@ test: $(DEV) ## run all tests
 
 test-cluster: $(DEV) ## test replicas with real servers: PostgreSQL, Valkey, PgBouncer, HAProxy
 	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m cluster tests/cluster
+	$(BIN)/python -m pytest -n auto -q --backend=postgresql $(ON_POSTGRESQL)
 
 check: $(DEV) ## check style, formatting, types and generated pages
 	$(BIN)/ruff check .

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from backend import open_database, running_servers
 from hypothesis import settings
 from quiet import logging_restored
 from stack import Client, Proxy, running_proxy
 
 from proxy.simulator import Simulator
-from proxy.storage.database import Database, open_sqlite
-from proxy.storage.migrations import migrate
+from proxy.storage.database import Database
 
 # The same examples everywhere, and none is too slow: a busy machine is no counterexample.
 settings.load_profile("ci")
@@ -26,10 +26,37 @@ def _logging_as_it_was() -> Iterator[None]:
         yield
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--backend",
+        choices=["sqlite", "postgresql"],
+        default="sqlite",
+        help="what the proxies of the tests run on; with postgresql also on Valkey",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--backend") != "sqlite":
+        reason = pytest.mark.skip(reason="it is about SQLite and the data folder")
+        for item in items:
+            if item.get_closest_marker("sqlite") is not None:
+                item.add_marker(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _backend(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    if request.config.getoption("--backend") == "sqlite":
+        yield
+        return
+    with running_servers(tmp_path_factory.mktemp("servers")):
+        yield
+
+
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await open_sqlite(tmp_path / "proxy.db")
-    await migrate(opened)
+    opened = await open_database(tmp_path)
     yield opened
     await opened.close()
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from backend import environment_of
 from yarl import URL
 
 from proxy.simulator import Simulator
@@ -85,6 +86,9 @@ async def command(
     *words: str, environment: Mapping[str, str] | None = None
 ) -> tuple[int, str, str]:
     """Run a command of the proxy; its exit code and what it wrote to its two streams."""
+    if environment is None and "--data-dir" in words:
+        folder = Path(words[words.index("--data-dir") + 1])
+        environment = {**os.environ, **environment_of(folder)}
     async with child("-m", "proxy", *words, environment=environment) as process:
         async with asyncio.timeout(PATIENCE):
             out, err = await process.communicate()
@@ -100,7 +104,7 @@ async def serving(
 ) -> AsyncIterator[Process]:
     """`serve` on a port (0: a free one) with its data in `folder`; killed behind it."""
     place = ("--port", str(port), "--data-dir", str(folder))
-    whole = {**_clean_environment(), **(environment or {})}
+    whole = {**_clean_environment(), **environment_of(folder), **(environment or {})}
     said: list[bytes] = []
     async with child("-m", "proxy", "serve", *place, *options, environment=whole) as process:
         assert process.stdout is not None

@@ -143,6 +143,7 @@ def valkey(folder: Path) -> Iterator[ServerProcess]:
     port = free_port()
     command = (program("valkey-server", "redis-server", package="Valkey"), "--port", str(port))
     options = ("--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder))
+    options = (*options, "--databases", "10000")
     with _running(ServerProcess("valkey", port, (*command, *options), folder)) as server:
         yield server
 

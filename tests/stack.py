@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from backend import settings_of
 from yarl import URL
 
 from proxy import app
@@ -59,7 +60,7 @@ async def running_proxy(
     Without the setting `accounts` the simulator's own is the only one. Without an `interface`
     there is none, whether it is installed or not.
     """
-    chosen = Settings(data_dir=folder, **settings)
+    chosen = Settings(data_dir=folder, **{**settings_of(folder), **settings})
     jobs_policy = Policy(**{**QUICK, **(policy or {})})
     accounts = (
         read_accounts(chosen)

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend import open_database, settings_of
 from stack import Proxy, running_proxy
 from yarl import URL
 
-from proxy.members.directory import Directory
+from proxy.members.directory import Directory, marker_of
 from proxy.members.member import Member
+from proxy.settings import Settings
 from proxy.simulator import Simulator
+from proxy.storage.members import MemberRepository
 
 
 @dataclass
@@ -37,12 +40,16 @@ class Team:
 @asynccontextmanager
 async def running_team(simulator: Simulator, folder: Path, **settings: Any) -> AsyncIterator[Team]:
     """The proxy before `simulator`, shared by two members."""
-    members = await Directory.open(folder)
+    database = await open_database(folder)
+    settings_of_team = Settings(data_dir=folder, **settings_of(folder))
+    members = Directory(MemberRepository(database), marker=marker_of(settings_of_team))
+    await members.load()
     await members.add(Member("ann", role="admin"))
     await members.add(Member("bob"))
     ann, _ = await members.new_token("ann")
     bob, _ = await members.new_token("bob")
     await members.close()
+    await database.close()
     async with running_proxy(simulator, folder, **settings) as proxy:
         yield Team(proxy, ann, bob)
 

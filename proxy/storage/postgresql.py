@@ -49,13 +49,6 @@ _CONNECTION = {
     "keepalives_count": 2,
     "tcp_user_timeout": 4000,
 }
-#: The server ends what takes longer than somebody waits for it, and what a frozen replica holds.
-_LIMITS = (
-    f"set_config('statement_timeout', '{round(PATIENCE * 1000)}', true), "
-    f"set_config('idle_in_transaction_session_timeout', '{round(PATIENCE * 1000)}', true)"
-)
-_BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {_LIMITS}, NULL"
-_BEGIN_WRITE = f"BEGIN; SELECT {_LIMITS}, pg_current_xact_id()::text"
 _BEGIN_LONG_WRITE = "BEGIN; SELECT NULL, NULL, pg_current_xact_id()::text"
 #: How the server says that it has undone one of several transactions that waited for each other.
 _DEADLOCK = "40P01"
@@ -75,6 +68,15 @@ class PostgresqlDatabase(Database):
     def __init__(self, address: str) -> None:
         super().__init__()
         self.address = address
+        # The server ends what takes longer than somebody waits for it, and what a frozen replica
+        # holds.
+        self._patience, ms = PATIENCE, round(PATIENCE * 1000)
+        limits = (
+            f"set_config('statement_timeout', '{ms}', true), "
+            f"set_config('idle_in_transaction_session_timeout', '{ms}', true)"
+        )
+        self._begin_read = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {limits}, NULL"
+        self._begin_write = f"BEGIN; SELECT {limits}, pg_current_xact_id()::text"
         # Transactions are begun here, in one round trip with their limits.
         self._engine = create_async_engine(
             "postgresql+psycopg://",
@@ -82,7 +84,7 @@ class PostgresqlDatabase(Database):
             isolation_level="AUTOCOMMIT",
             pool_size=CONNECTIONS,
             max_overflow=0,
-            pool_timeout=PATIENCE,
+            pool_timeout=self._patience,
             use_native_hstore=False,
         )
         self._writing: set[asyncio.Task[Any]] = set()
@@ -91,7 +93,7 @@ class PostgresqlDatabase(Database):
     async def read(self, work: Callable[[Connection], T]) -> T:
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
         self._refuse()
-        return await self._unit(work, _BEGIN_READ, PATIENCE)
+        return await self._unit(work, self._begin_read, self._patience)
 
     async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
         """Run a unit that writes; it is on disk when this returns.
@@ -126,7 +128,7 @@ class PostgresqlDatabase(Database):
         """Ask over and over, on a connection of its own, until there is no answer."""
         async with await _connect(self.address) as connection:
             while True:
-                with _cut_at(connection, _now() + PATIENCE):
+                with _cut_at(connection, _now() + self._patience):
                     await connection.execute("SELECT 1")
                 self._found(None)
                 await asyncio.sleep(INTERVAL)
@@ -139,7 +141,8 @@ class PostgresqlDatabase(Database):
         self.problem = problem
 
     async def _write(self, work: Callable[[Connection], T], *, long: bool) -> T:
-        begin, patience = (_BEGIN_LONG_WRITE, None) if long else (_BEGIN_WRITE, PATIENCE)
+        begin = _BEGIN_LONG_WRITE if long else self._begin_write
+        patience = None if long else self._patience
         try:
             value = await self._unit(work, begin, patience)
         except _AnswerLostError as lost:
@@ -164,14 +167,14 @@ class PostgresqlDatabase(Database):
             await asyncio.sleep(min(INTERVAL_AWAY, max(0.0, ends - _now())))
         raise OutcomeUnknownError("the database went away while it wrote", ask)
 
-    async def _was_committed(self, transaction: str, patience: float = PATIENCE) -> bool | None:
+    async def _was_committed(self, transaction: str, patience: float | None = None) -> bool | None:
         """What became of a transaction; `None` while it continues. Raises `StorageError`."""
         status = {"transaction": transaction}
 
         def work(connection: Connection) -> str:
             return str(connection.execute(_STATUS, status).scalar_one())
 
-        found = await self._unit(work, _BEGIN_READ, patience)
+        found = await self._unit(work, self._begin_read, patience or self._patience)
         return None if found == "in progress" else found == "committed"
 
     async def _unit(self, work: Callable[[Connection], T], begin: str, patience: float | None) -> T:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import BaseTestServer, TestClient
+from backend import open_database
 from wire import Running
 from yarl import URL
 
@@ -31,7 +32,6 @@ from proxy.jobs.models import Accepted, JobRequest
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.directory import Directory
 from proxy.storage.files import FileRecord
-from proxy.storage.start import open_folder
 from proxy.storage.userdata import UserDataRepository
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -309,7 +309,7 @@ def room_of_nodes() -> RoomOfNodes:
 
 @pytest.fixture
 async def userdata(tmp_path: Path) -> AsyncIterator[StoredUserData]:
-    database = await open_folder(tmp_path / "userdata")
+    database = await open_database(tmp_path / "userdata")
     yield StoredUserData(UserDataRepository(database))
     await database.close()
 

@@ -199,6 +199,7 @@ async def test_a_fault_of_the_cloud_that_passes_is_not_noticed(
     assert await client.view({"filename": "cat.png", "type": "input"}) == graphs.png()
 
 
+@pytest.mark.sqlite  # whose writes fail
 async def test_a_store_that_fails_is_a_503_and_no_name_is_given(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

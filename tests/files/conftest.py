@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backend import open_database
 from files.helpers import MemoryCloud
 
 from proxy.cloud.client import CloudClient
 from proxy.files.service import Files
 from proxy.simulator import Simulator
 from proxy.storage.files import FileRepository
-from proxy.storage.start import open_folder
 
 OpenFiles = Callable[..., Awaitable[Files]]
 
@@ -39,7 +39,7 @@ async def open_files(cloud: MemoryCloud, tmp_path: Path) -> AsyncIterator[OpenFi
             nonlocal running
             await running.aclose()
             running = AsyncExitStack()
-            database = await open_folder(tmp_path)
+            database = await open_database(tmp_path)
             running.push_async_callback(database.close)
             options = {"cache_bytes": 10**9, "prefetch": "off", **options}
             clouds = (

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from backend import open_database
 from files.disk import Disk, is_file
 from files.helpers import MemoryCloud, body, bytes_of
 from hypothesis import HealthCheck, settings
@@ -20,7 +21,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from proxy.files.namespace import Named
 from proxy.files.service import Files
 from proxy.storage.files import FileRecord, FileRepository
-from proxy.storage.start import open_folder
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, view_place
 
@@ -64,7 +64,7 @@ class LikeADisk(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     async def open(self) -> None:
-        self.database = await open_folder(self.folder)
+        self.database = await open_database(self.folder)
         self.files = Files(
             FileRepository(self.database),
             {"default": self.cloud},

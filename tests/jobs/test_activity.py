@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backend import open_database
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.jobs.activity import INTERVAL, KEPT, Sampler, tally
 from proxy.jobs.models import AccountView
 from proxy.storage.activity import AccountRow, ActivityRepository, ActivityRow, JobTimes
-from proxy.storage.database import open_sqlite
-from proxy.storage.migrations import migrate
 
 
 def job(
@@ -106,8 +105,7 @@ class Bench:
 
 
 async def test_the_same_is_written_once_and_the_day_is_bounded(tmp_path: Path) -> None:
-    database = await open_sqlite(tmp_path / "proxy.db")
-    await migrate(database)
+    database = await open_database(tmp_path)
     bench = Bench(ActivityRepository(database))
     at = int(bench.now * 1000) // INTERVAL * INTERVAL
     await bench.sampler.sample()
@@ -125,8 +123,7 @@ async def test_the_same_is_written_once_and_the_day_is_bounded(tmp_path: Path) -
 
 
 async def test_another_engine_goes_on_where_the_last_one_was(tmp_path: Path) -> None:
-    database = await open_sqlite(tmp_path / "proxy.db")
-    await migrate(database)
+    database = await open_database(tmp_path)
     repository = ActivityRepository(database)
     before = Bench(repository)
     at = int(before.now * 1000) // INTERVAL * INTERVAL

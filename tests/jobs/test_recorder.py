@@ -63,6 +63,7 @@ async def live(database: Database, folder: Path) -> list[Job]:
     return jobs
 
 
+@pytest.mark.sqlite  # its commits are counted
 async def test_a_small_job_costs_four_transactions_and_two_before_its_answer(
     simulator: Simulator,
     session: aiohttp.ClientSession,

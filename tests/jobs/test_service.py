@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backend import open_database
 
 from proxy.bus.memory import MemoryBus
 from proxy.jobs.clients import Clients
@@ -20,10 +21,8 @@ from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.rows import live_of, payload_of, stored_of
 from proxy.jobs.service import JobService
 from proxy.jobs.tracker import RecordEnd
-from proxy.storage.database import open_sqlite
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
-from proxy.storage.migrations import migrate
 from proxy.supervisor import Supervisor
 
 MEMBER = "local"
@@ -90,8 +89,7 @@ class Room:
 
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    database = await open_sqlite(tmp_path / "proxy.db")
-    await migrate(database)
+    database = await open_database(tmp_path)
     repository, bus, supervisor = JobRepository(database), MemoryBus(), Supervisor()
     lease = await LeaseRepository(database).acquire(ENGINE, "test", 60)
     assert lease is not None

@@ -1,0 +1,77 @@
+"""What the tests run on: SQLite, or with `--backend=postgresql` PostgreSQL and Valkey.
+
+Each data folder has a database and channels of its own, which stay for a restart.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import servers
+
+from proxy.settings import Settings
+from proxy.storage.database import Database
+from proxy.storage.start import migrate_server, open_folder, open_server
+
+
+@dataclass
+class _Servers:
+    postgresql: servers.Postgresql
+    valkey: servers.ServerProcess
+    known: dict[Path, dict[str, str]] = field(default_factory=dict)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
+
+    def settings(self, folder: Path) -> dict[str, str]:
+        if folder not in self.known:
+            number = next(self.numbers)
+            self.known[folder] = {
+                "database": self.postgresql.create(f"folder-{number}"),
+                "bus": f"redis://127.0.0.1:{self.valkey.port}/{number}",
+            }
+        return self.known[folder]
+
+
+_running: _Servers | None = None
+
+
+@contextmanager
+def running_servers(folder: Path) -> Iterator[None]:
+    """Let what the block starts use PostgreSQL and Valkey.
+
+    Inside the process of tests the database may take its time, however busy the machine: what
+    happens while it is away is tested where it is away.
+    """
+    from proxy.storage import postgresql as module
+
+    global _running
+    module.PATIENCE = 30.0
+    with servers.postgresql() as postgresql, servers.valkey(folder) as valkey:
+        _running = _Servers(postgresql, valkey)
+        try:
+            yield
+        finally:
+            _running = None
+
+
+def settings_of(folder: Path) -> dict[str, Any]:
+    """The settings of a proxy with this data folder."""
+    return {} if _running is None else dict(_running.settings(folder.absolute()))
+
+
+def environment_of(folder: Path) -> dict[str, str]:
+    """The same as environment variables."""
+    return {f"COMFY_PROXY_{name.upper()}": value for name, value in settings_of(folder).items()}
+
+
+async def open_database(folder: Path, **options: Any) -> Database:
+    """The database of a proxy with this data folder, with all tables."""
+    if _running is None:
+        return await open_folder(folder, **options)
+    settings = Settings(data_dir=folder, **settings_of(folder))
+    await migrate_server(settings)
+    return await open_server(settings)
