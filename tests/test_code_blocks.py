@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin")
+HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/bin")
 NODE = shutil.which("node")
 
 
@@ -40,13 +41,30 @@ def of_powershell(text: str, folder: Path) -> None:
     run("bash", "-n", text=re.sub(r'(?m)^\$env:(\w+) = "(.*)"$', r"export \1=\2", text))
 
 
-def of_nginx(text: str, folder: Path) -> None:
-    if NGINX is None:
-        pytest.skip("nginx is not installed")
+def make_certificate(folder: Path) -> None:
     run(
         *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost"),
         *("-keyout", str(folder / "comfy.key"), "-out", str(folder / "comfy.pem")),
     )
+
+
+def of_haproxy(text: str, folder: Path) -> None:
+    if HAPROXY is None:
+        pytest.skip("haproxy is not installed")
+    make_certificate(folder)
+    with (folder / "comfy.pem").open("a") as file:
+        file.write((folder / "comfy.key").read_text())
+    config = folder / "haproxy.cfg"
+    times = "timeout connect 5s\n    timeout client 1m\n    timeout server 1m"
+    text = text.replace("/etc/haproxy/", f"{folder}/")
+    config.write_text(f"defaults\n    mode http\n    {times}\n\n{text}")
+    run(HAPROXY, "-c", "-q", "-f", str(config))
+
+
+def of_nginx(text: str, folder: Path) -> None:
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    make_certificate(folder)
     text = text.replace("/etc/ssl/", f"{folder}/").replace("/var/log/nginx/", f"{folder}/")
     config = folder / "nginx.conf"
     config.write_text(f"pid {folder}/pid;\nevents {{}}\nhttp {{\n{text}}}\n")
@@ -68,6 +86,7 @@ PARSERS: dict[str, Callable[[str, Path], object]] = {
     "toml": lambda text, _: tomllib.loads(text),
     "yaml": lambda text, _: YAML(typ="safe").load(text),
     "ts": of_typescript,
+    "haproxy": of_haproxy,
     "nginx": of_nginx,
     "powershell": of_powershell,
     "text": lambda text, _: None,
