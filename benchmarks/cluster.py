@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -114,6 +116,8 @@ async def events(cloud: Server, found: Sequence[Server], jobs: int, seconds: int
         stdout=asyncio.subprocess.PIPE,
     )
     assert process.stdout is not None
+    assert await process.stdout.readline() == b"running\n", "the clients failed"
+    os.kill(cloud.pid, signal.SIGUSR1)
     used: list[list[float]] = []
     while (line := await process.stdout.readline()) in (b"counting\n", b"counted\n"):
         used.append([one.seconds() for one in (cloud, *found)])
@@ -177,6 +181,7 @@ async def main(given: argparse.Namespace) -> None:
             for jobs in given.jobs:
                 await events(cloud, found, jobs, given.seconds)
                 await until_idle(found[0])
+                os.kill(cloud.pid, signal.SIGUSR2)
 
 
 if __name__ == "__main__":
@@ -185,7 +190,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("--accounts", type=int, default=100)
     parser.add_argument("--jobs", type=int, nargs="+", default=[100, 200, 300, 400, 500])
-    parser.add_argument("--seconds", type=int, default=30, help="of each job")
+    parser.add_argument("--seconds", type=int, default=24, help="of each job")
     begun = time.perf_counter()
     asyncio.run(main(parser.parse_args()))
     print(f"\n{time.perf_counter() - begun:.0f} s")

@@ -1,7 +1,7 @@
 """The simulator with many accounts and a node that tells of its progress at a steady pace.
 
-The maximum of each `progress` event, and the end of each preview, is when it was made (seconds
-since 1970).
+Nodes begin at SIGUSR1; those that start behind SIGUSR2 wait for the next one. The maximum of each
+`progress` event, and the end of each preview, is when it was made (seconds since 1970).
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ PACE = 10
 PREVIEW_BYTES = 50_000
 
 
+begun = asyncio.Event()
+
+
 def preview() -> bytes:
     """A JPEG of 50 kB; what stands behind its end is ours."""
     buffer = io.BytesIO()
@@ -37,6 +40,7 @@ def preview() -> bytes:
 async def tell(inputs: dict[str, Any], context: Context) -> Output:
     """Tell of progress for so many seconds, beginning anywhere in the first tick."""
     image = preview()
+    await begun.wait()
     loop = asyncio.get_running_loop()
     due = loop.time() + (hash(context.node_id + str(inputs["seed"])) % 1000) / 1000 / PACE
     for number in range(int(inputs["seconds"]) * PACE):
@@ -60,7 +64,10 @@ NODE = NodeClass(
 async def serve(given: argparse.Namespace) -> None:
     """Answer until SIGTERM."""
     ended = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    loop.add_signal_handler(signal.SIGUSR1, begun.set)
+    loop.add_signal_handler(signal.SIGUSR2, begun.clear)
     switches = Switches(progress_state="none", cache_nodes=False, notifications=False)
     simulator = Simulator(key=KEY.format(0), plan="pro", switches=switches, extra_nodes=[NODE])
     for number in range(1, given.accounts):
