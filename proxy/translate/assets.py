@@ -222,11 +222,6 @@ def essence(type_: str) -> str:
     return type_.partition(";")[0].strip()
 
 
-def is_id(text: str) -> bool:
-    """Whether a text, in small letters, has the form of an id."""
-    return _UUID.fullmatch(text) is not None
-
-
 # --- bodies --------------------------------------------------------------------------------------
 
 _Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_NAME)]
