@@ -10,7 +10,7 @@ HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chro
 	{ echo "Chromium is missing: apt-get install chromium, or name one with CHROMIUM=/path/to/it"; exit 1; }
 
 # What of the suite `make test-cluster` runs on PostgreSQL and Valkey, too; all of it can.
-END_TO_END := main_path refusals restart_order accounts usage dashboard_api
+END_TO_END := main_path refusals restart_order dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/jobs/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
 
