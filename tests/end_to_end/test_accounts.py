@@ -166,7 +166,7 @@ async def test_waiting_jobs_move_from_an_account_whose_key_dies(studio: Studio) 
         assert succeeded(await ended(client, *jobs))
         assert studio.jobs("two") == []
         _, answer = await client.get("readyz")
-        while "does not take" not in answer["checks"]["accounts"]["two"]["key"]:
+        while "does not accept" not in answer["checks"]["accounts"]["two"]["key"]:
             _, answer = await client.get("readyz")
         assert answer["status"] == "ready"
         assert "does not accept the API key" in answer["checks"]["accounts"]["two"]["key"]
