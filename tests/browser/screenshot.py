@@ -14,9 +14,11 @@ from browser import sketch
 from browser.frontend import SAVE, WORKFLOW, Frontend, chromium, headless
 from browser.gallery import busy_gateway
 from PIL import Image
-from process import before, command, serving
+from process import command
 from rich.console import Console
+from rich.text import Text
 from stack import running_proxy
+from terminal import at_terminal
 
 from proxy.api import web_interface as packages
 from proxy.simulator import Simulator
@@ -99,16 +101,16 @@ async def terminal() -> str:
     """The commands of a first try and what they print, as SVG."""
     console = Console(record=True, width=80, file=io.StringIO())
     with tempfile.TemporaryDirectory() as folder:
-        async with (
-            Simulator() as simulator,
-            serving(Path(folder) / "data", environment=before(simulator)) as proxy,
-        ):
+        serve = ("serve", "--simulate", "--port", "0", "--data-dir", f"{folder}/data")
+        async with at_terminal(*serve) as server:
+            banner = await server.shows("Press Ctrl-C to stop.")
+            url = re.findall(r"http://127\.0\.0\.1:\d+", banner)[0]
             words = ("run", "examples/text-to-image.json", "--set", "5.seed=42")
-            output = ("--output", f"{folder}/pictures")
-            _, out, _ = await command(*words, "--server", str(proxy.url), *output)
+            _, out, _ = await command(*words, "--server", url, "--output", f"{folder}/pictures")
+    banner = banner.partition("Press")[0].rstrip().replace(url, "http://127.0.0.1:8188")
     console.print("[bold green]$[/] comfy-cloud-proxy --simulate", highlight=False)
-    console.print("listening on http://127.0.0.1:8188 (Comfy Cloud simulator)", highlight=False)
-    console.print(f"[bold green]$[/] comfy-cloud-proxy {' '.join(words)}", highlight=False)
+    console.print(Text.from_ansi(banner))
+    console.print(f"\n[bold green]$[/] comfy-cloud-proxy {' '.join(words)}", highlight=False)
     shown = out.replace(f"{folder}/pictures", "output")
     console.print(shown, markup=False, highlight=False, end="")
     picture = console.export_svg(title="comfy-cloud-proxy", unique_id="terminal")
