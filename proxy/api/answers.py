@@ -96,7 +96,8 @@ _STATUSES: dict[Kind, int] = {
     "internal": 500,
     "not_implemented": 501,
     "bad_answer": 502,
-    "unavailable": 503,
+    "unavailable": 503,  # not taken, and will never run
+    "unconfirmed": 504,
 }
 
 

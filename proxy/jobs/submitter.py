@@ -57,7 +57,7 @@ class UnansweredError(LocalError):
             "Comfy Cloud did not confirm the job, so the proxy does not know whether it arrived. "
             "It stays in the queue until that is known; if it leaves the queue without a history "
             "entry, submit it again.",
-            kind="unavailable",
+            kind="unconfirmed",
         )
 
 

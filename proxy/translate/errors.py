@@ -22,6 +22,7 @@ Kind = Literal[
     "not_implemented",
     "bad_answer",
     "unavailable",
+    "unconfirmed",
 ]
 
 
@@ -74,7 +75,7 @@ class LocalError(Exception):
         }
 
 
-_PASSING = frozenset({"rate_limited", "internal", "bad_answer", "unavailable"})
+_PASSING = frozenset({"rate_limited", "internal", "bad_answer", "unavailable", "unconfirmed"})
 
 
 #: What a refusal of `POST /api/prompt` means for the person, by the cloud's `error.type`, and one

@@ -138,4 +138,4 @@ async def test_without_the_setting_nothing_is_packed(client: Client) -> None:
 
 def test_every_kind_of_error_has_a_status() -> None:
     statuses = [answers.status_of(LocalError("x", "y", kind=kind)) for kind in get_args(Kind)]
-    assert statuses == [400, 401, 403, 404, 408, 409, 413, 415, 424, 429, 500, 501, 502, 503]
+    assert statuses == [400, 401, 403, 404, 408, 409, 413, 415, 424, 429, 500, 501, 502, 503, 504]

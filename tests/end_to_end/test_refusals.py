@@ -87,7 +87,7 @@ async def test_a_200_that_names_no_job_and_hides_it_is_not_repeated(
     body = json.dumps({"number": 1, "node_errors": {}})
     simulator.faults.add(HttpFault(SUBMIT, status=200, body=body))
     status, answer = await client.post("prompt", {"prompt": graphs.plain()})
-    assert (status, answer["error"]["type"]) == (503, "submission_unanswered")
+    assert (status, answer["error"]["type"]) == (504, "submission_unanswered")
     assert simulator.calls[SUBMIT] == 1
     async with client.listening() as listener:
         await listener.until("status", status={"exec_info": {"queue_remaining": 0}})
