@@ -75,7 +75,8 @@ async def at_terminal(
     ours, theirs = pty.openpty()
     size = struct.pack("HHHH", 40, columns, 8 * columns, 16 * 40)
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, size)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("COMFY_")}
+    left_out = ("COMFY_", "COLUMNS", "LINES")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     whole = {**kept, "TERM": "xterm-256color", **(environment or {})}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "proxy", *words, stdin=theirs, stdout=theirs, stderr=theirs, env=whole

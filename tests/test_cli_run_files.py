@@ -233,7 +233,7 @@ async def test_pictures_are_shown_where_the_terminal_can(
     async with at_terminal("run", str(EXAMPLE), *place, answers=answers) as terminal:
         assert await terminal.ended() == 0
     before_saving, _, after_saving = terminal.text.partition("saved ")
-    assert mark in before_saving.rpartition("KSampler")[0]
+    assert mark in before_saving
     assert mark in after_saving
 
 

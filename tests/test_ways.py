@@ -6,7 +6,7 @@ Counted with `sys.setprofile` over the running server, everything below `proxy/`
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -43,6 +43,16 @@ def traced() -> Iterator[set[str]]:
         sys.setprofile(None)
 
 
+async def fewest(call: Callable[[], Awaitable[object]]) -> set[str]:
+    """The files of the call that passed through the fewest: others had background work beside."""
+    found = []
+    for _ in range(3):
+        with traced() as files:
+            await call()
+        found.append(files)
+    return min(found, key=len)
+
+
 def assert_few(files: set[str], most: int) -> None:
     assert 0 < len(files) <= most, "\n".join(sorted(files))
 
@@ -75,15 +85,11 @@ async def test_an_event(client: Client, monkeypatch: pytest.MonkeyPatch) -> None
 
 async def test_the_queue(client: Client) -> None:
     await client.get("queue")
-    with traced() as files:
-        await client.get("queue")
-    assert_few(files, QUEUE)
+    assert_few(await fewest(lambda: client.get("queue")), QUEUE)
 
 
 async def test_a_view_of_what_is_cached(client: Client) -> None:
     entry = await client.run(graphs.plain(1))
     (item,) = entry["outputs"]["2"]["images"]
     await client.view(item)
-    with traced() as files:
-        await client.view(item)
-    assert_few(files, VIEW)
+    assert_few(await fewest(lambda: client.view(item)), VIEW)

@@ -30,7 +30,8 @@ def put(connection: Connection, name: str, value: bytes = b"1") -> str:
 
 
 async def names(database: Database) -> list[str]:
-    query = select(meta.c.name).where(meta.c.name != "members_revision").order_by(meta.c.name)
+    ours = meta.c.name.not_in(["members_revision", "oldest_schema"])
+    query = select(meta.c.name).where(ours).order_by(meta.c.name)
     return await database.read(lambda connection: list(connection.execute(query).scalars()))
 
 
