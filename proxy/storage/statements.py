@@ -43,7 +43,9 @@ class Upsert:
 
             statement = postgresql.insert(self._table)
         if not self._columns:
-            return cast(Insert, statement.on_conflict_do_nothing(index_elements=self._keys))
+            statement = statement.on_conflict_do_nothing(index_elements=self._keys)
+            # Otherwise SQLAlchemy forgets whether PostgreSQL has written the row.
+            return cast(Insert, statement.execution_options(preserve_rowcount=True))
         new = {column: statement.excluded[column] for column in self._columns}
         if self._how == "add":
             new = {column: self._table.c[column] + value for column, value in new.items()}

@@ -58,6 +58,15 @@ async def test_a_file_comes_back_as_it_was_put(files: Files) -> None:
     assert await files.ask(lambda unit: unit.get("anna", WHERE)) == later
 
 
+async def test_a_place_is_claimed_by_the_first_alone(files: Files) -> None:
+    records = [replace(PICTURE, cloud_name=name) for name in ("a", "b", "c")]
+    claimed = await asyncio.gather(
+        *(files.repository.write(lambda unit, one=one: unit.claim(one)) for one in records)
+    )
+    assert sorted(claimed) == [False, False, True]
+    assert await files.ask(lambda unit: unit.get("anna", WHERE)) == records[claimed.index(True)]
+
+
 def test_a_record_tells_its_place() -> None:
     assert (PICTURE.subfolder, PICTURE.filename, PICTURE.place) == ("sub", "x.png", WHERE)
     assert (named("x.png").subfolder, named("x.png").filename) == ("", "x.png")
