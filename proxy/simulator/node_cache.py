@@ -12,10 +12,12 @@ from proxy.translate import codec
 
 
 class NodeCache:
-    """What nodes gave in earlier runs, by all that it was computed from. Keeps the newest."""
+    """What nodes gave in earlier runs, by all that it was computed from. Keeps the newest: at most
+    `limit` of them with `most_bytes` of pictures, and nothing larger than that."""
 
-    def __init__(self, limit: int = 64) -> None:
-        self._limit = limit
+    def __init__(self, limit: int = 64, most_bytes: int = 256 * 1024**2) -> None:
+        self._limit, self._most_bytes = limit, most_bytes
+        self._bytes = 0
         self._outputs: OrderedDict[str, Output] = OrderedDict()
 
     def get(self, signature: str) -> Output | None:
@@ -27,14 +29,22 @@ class NodeCache:
 
     def put(self, signature: str, output: Output) -> None:
         """Keep what a node gave, and forget the oldest beyond the limit."""
+        known = self._outputs.pop(signature, None)
+        self._bytes += _size(output) - (_size(known) if known is not None else 0)
         self._outputs[signature] = output
-        self._outputs.move_to_end(signature)
-        while len(self._outputs) > self._limit:
-            self._outputs.popitem(last=False)
+        while len(self._outputs) > self._limit or self._bytes > self._most_bytes:
+            self._bytes -= _size(self._outputs.popitem(last=False)[1])
 
     def clear(self) -> None:
         """Forget everything, as `POST /free` asks for."""
         self._outputs.clear()
+        self._bytes = 0
+
+
+def _size(output: Output) -> int:
+    """About how many bytes the pictures of an output take."""
+    pictures = (one for value in output.values for one in getattr(value, "pictures", ()))
+    return sum(one.width * one.height * len(one.getbands()) for one in pictures)
 
 
 def signature(
