@@ -19,6 +19,10 @@ async def ids(client: Client, state: str = "queue_pending") -> list[str]:
     return [item[1] for item in (await client.get("queue"))[1][state]]
 
 
+async def running(client: Client) -> list[str]:
+    return await ids(client, "queue_running")
+
+
 async def ended(client: Client) -> list[str]:
     return list((await client.get("history"))[1])
 

@@ -18,6 +18,7 @@ from process import Process, before, command, serving
 from servers import Postgresql, ServerProcess, free_port
 from stack import Client
 from team import bearer
+from waiting import running
 from yarl import URL
 
 from proxy.simulator import Simulator
@@ -248,11 +249,6 @@ async def running_cluster(
         await asyncio.gather(*(replica.start() for replica in replicas))
         await cluster.until_ready()
         yield cluster
-
-
-async def running(client: Client) -> list[str]:
-    """The ids of what runs."""
-    return [item[1] for item in (await client.get("queue"))[1]["queue_running"]]
 
 
 async def until_refused(client: Client, *, within: float) -> None:

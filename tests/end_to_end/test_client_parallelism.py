@@ -13,6 +13,7 @@ import graphs
 import pytest
 from stack import PATIENCE, Client, Proxy, running_proxy
 from team import bearer, running_team
+from waiting import running
 from yarl import URL
 
 from proxy.simulator import Simulator
@@ -41,10 +42,6 @@ async def proxy(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
 @pytest.fixture
 def client(proxy: Proxy, session: aiohttp.ClientSession) -> Client:
     return Client(session, proxy.url)
-
-
-async def running(client: Client) -> list[str]:
-    return [item[1] for item in (await client.get("queue"))[1]["queue_running"]]
 
 
 async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
