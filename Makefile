@@ -71,7 +71,7 @@ lock: $(DEV) ## update requirements/ after a change to pyproject.toml; UPGRADE=1
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/python requirements/lock.py $(if $(UPGRADE),--upgrade)
 
-bench: $(DEV) ## measure the tables of docs/performance.md
+bench: $(DEV) ## measure one process, for docs/performance.md
 	$(BIN)/python benchmarks/api.py
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/view.py
