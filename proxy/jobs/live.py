@@ -183,7 +183,8 @@ class LiveJobs:
         try:
             rows = await self._repository.live(member)
         finally:
-            self._readings.remove(heard)
+            # By identity: two readings that have heard the same are equal.
+            self._readings = [one for one in self._readings if one is not heard]
         known = {job.order: job for job in self if member in (None, job.member)}
         news = {job.order for job, _ in heard}
         living = {row.key for row in rows} | {job.order for job, left in heard if not left}

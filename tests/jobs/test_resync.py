@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from proxy.jobs.rows import live_of, payload_of, stored_of
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import Database
-from proxy.storage.jobs import JobRepository
+from proxy.storage.jobs import JobRepository, StoredJob
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.messages import Event, Message
@@ -124,6 +125,31 @@ async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Re
     for type_ in ("execution_success", "executing"):
         replica.tell(job, type_, node=None)
     assert listener.heard == WHOLE
+
+
+async def test_what_is_heard_while_two_read_at_once_is_kept(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, doors = replica.repository.live, [asyncio.Event(), asyncio.Event()]
+    waiting = list(doors)
+
+    async def live(member: str | None = None) -> list[StoredJob]:
+        rows = await read(member)
+        await waiting.pop(0).wait()
+        return rows
+
+    monkeypatch.setattr(replica.repository, "live", live)
+    first, second = (asyncio.create_task(replica.live.reload()) for _ in doors)
+    await until(lambda: not waiting)
+    doors[1].set()
+    done, _ = await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
+    assert len(done) == 1
+    job = await replica.insert()
+    replica.live.put(live_of(job))
+    doors[0].set()
+    living, gone = await next(one for one in (first, second) if one not in done)
+    assert (living, gone) == ({job.order}, [])
+    assert replica.live.get(MEMBER, "p") is not None
 
 
 async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> None:
