@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Protocol
 from uuid import uuid4
@@ -21,7 +22,8 @@ import structlog
 from proxy.files.service import Files
 from proxy.files.transfer import ContentBrokenError
 from proxy.storage.assets import AssetRepository
-from proxy.storage.exports import Export, ExportRepository
+from proxy.storage.database import StorageError
+from proxy.storage.exports import STALE, Export, ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate import exports as forms
@@ -39,6 +41,8 @@ AT_ONCE = 2
 MOST_BYTES = 2**31 - 2**20
 #: Seconds between two messages about an export.
 PACE = 0.5
+#: Seconds between two notes that an export goes on, well within `STALE`.
+BEAT = STALE / 3000
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -129,16 +133,28 @@ class Exports:
     # --- the work ----------------------------------------------------------------------------
 
     async def _run(self, export: Export, request: ExportRequest) -> None:
+        beat = self._supervisor.spawn(self._beat(export), "keep an export alive")
         try:
             async with self._turn:
-                await self._export(export, request)
-        except BaseException as error:
+                if await self._repository.get(export.member, export.id) is not None:
+                    await self._export(export, request)
+        except BaseException:
             failed = {"status": "failed", "ended_at": self._now()}
-            await self._repository.note(export.member, export.id, self._now(), **failed)
+            with suppress(StorageError):
+                await self._repository.note(export.member, export.id, self._now(), **failed)
             self._say(export, Progress(0), "failed", error="The server could not export.")
-            if not isinstance(error, asyncio.CancelledError):
-                _log.exception("export_failed", member=export.member)
             raise
+        finally:
+            beat.cancel()
+
+    async def _beat(self, export: Export) -> None:
+        """Note that somebody works at an export, or that it waits for its turn."""
+        while True:
+            await asyncio.sleep(BEAT)
+            try:
+                await self._repository.note(export.member, export.id, self._now())
+            except StorageError as error:
+                _log.warning("export_write_failed", member=export.member, error=str(error))
 
     async def _export(self, export: Export, request: ExportRequest) -> None:
         member = export.member
@@ -161,7 +177,6 @@ class Exports:
                 progress.bytes += entry.size
             if self._time() - told >= PACE:
                 told = self._time()
-                await self._repository.note(member, export.id, self._now())
                 self._say(export, progress, "running")
         await self._end(export, plan, progress, entries)
 
