@@ -14,7 +14,9 @@ from proxy.bus.base import EventBus
 from proxy.jobs.models import JobState, Number
 from proxy.jobs.protocol import LiveJob
 from proxy.jobs.rows import live_of_stored
+from proxy.storage.database import StorageError
 from proxy.storage.jobs import JobRepository, Payload, StoredJob
+from proxy.supervisor import Supervisor
 from proxy.translate import codec
 
 #: Bytes of graphs and `extra_data` of live jobs that are kept ready to show.
@@ -92,7 +94,8 @@ class MemberJobs:
 class LiveJobs:
     """The live jobs of all members, with what was sent for them in a cache bounded in bytes."""
 
-    def __init__(self, bus: EventBus, repository: JobRepository) -> None:
+    def __init__(self, bus: EventBus, repository: JobRepository, supervisor: Supervisor) -> None:
+        self._supervisor = supervisor
         self._bus = bus
         self._repository = repository
         self._shared = repository.shared
@@ -100,7 +103,7 @@ class LiveJobs:
         #: What each reading under way has to do once more: a job, and whether it has left.
         self._readings: list[list[tuple[LiveJob, bool]]] = []
         self._unanswered: list[LiveJob] = []
-        self._reading_unanswered: asyncio.Future[None] | None = None
+        self._reading_unanswered: asyncio.Task[StorageError | None] | None = None
         self._unanswered_at = -math.inf
         self._sent: OrderedDict[int, Sent] = OrderedDict()
         self._sent_bytes = 0
@@ -142,18 +145,26 @@ class LiveJobs:
         began = time.monotonic()
         if began - self._unanswered_at > _UNANSWERED_AGE:
             if self._reading_unanswered is None:  # those who ask meanwhile share what it finds
-                self._reading_unanswered = asyncio.ensure_future(self._read_unanswered(began))
-            await asyncio.shield(self._reading_unanswered)
+                self._reading_unanswered = self._supervisor.spawn(
+                    self._read_unanswered(began), "read unanswered jobs"
+                )
+            error = await asyncio.shield(self._reading_unanswered)
+            if error is not None:
+                raise error
         known = self._members[member].jobs
         return [
             job for job in self._unanswered if job.member == member and job.prompt_id not in known
         ]
 
-    async def _read_unanswered(self, began: float) -> None:
+    async def _read_unanswered(self, began: float) -> StorageError | None:
+        """Read them for all who ask; why it could not be done."""
         try:
             rows = await self._repository.unanswered()
             self._unanswered = [live_of_stored(row) for row in rows]
             self._unanswered_at = began
+            return None
+        except StorageError as error:
+            return error
         finally:
             self._reading_unanswered = None
 

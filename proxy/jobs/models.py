@@ -96,9 +96,6 @@ def states_table() -> list[str]:
     return rows
 
 
-#: The states in which a job is on an account or on its way there.
-PLACED = frozenset({JobState.SUBMITTING, JobState.UNKNOWN, JobState.SUBMITTED, JobState.RUNNING})
-
 ENDS: Mapping[Outcome, JobState] = {
     "completed": JobState.SUCCEEDED,
     "failed": JobState.FAILED,

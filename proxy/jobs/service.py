@@ -124,7 +124,7 @@ class JobService:
         self._emulated = emulated
         self._status_interval = status_interval
         self._patience = patience
-        self._live = LiveJobs(bus, repository)
+        self._live = LiveJobs(bus, repository, supervisor)
         self._numbers: dict[str, int] = {}
         bus.subscribe("jobs.*", self._hear)
         bus.subscribe("sockets", clients.hear)
@@ -272,7 +272,9 @@ class JobService:
                 except StorageError as error:
                     log.warning("job_look_failed", job=job.prompt_id, error=str(error))
                     if waited >= self._patience:
-                        raise _unknown() from error
+                        raise OutcomeUnknownError(
+                            "the database went away before the engine took the job"
+                        ) from error
             answer = answered.result()
         if answer.error is not None:
             raise answer.error
@@ -497,15 +499,6 @@ def _not_taken_up() -> LocalError:
         kind="unavailable",
         retry_after=5.0,
     )
-
-
-def _unknown() -> OutcomeUnknownError:
-    """The job is stored, and nobody can say whether it will run."""
-
-    async def ask() -> None:
-        return None
-
-    return OutcomeUnknownError("the database went away before the engine took the job", ask)
 
 
 def _not_cancelled() -> LocalError:

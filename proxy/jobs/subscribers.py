@@ -16,7 +16,6 @@ engine that takes a job over tells of its life once more: what was sent here is 
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from proxy.bus.base import EventBus, Subscription
-from proxy.jobs.models import JobKey
+from proxy.jobs.models import JobKey, now
 from proxy.jobs.protocol import (
     JobMessage,
     NewsMissed,
@@ -134,7 +133,7 @@ class Subscribers:
         if older is not None:
             self._supersede(older)
         heard = self._bus.subscribe(topic_of(member, client_id), self.deliver)
-        new = sockets[client_id] = _Socket(subscriber, hears_all, heard, _now())
+        new = sockets[client_id] = _Socket(subscriber, hears_all, heard, now())
         greet()
         self._bus.publish("sockets", SocketOpened(member, client_id, new.id, new.opened_at))
 
@@ -151,10 +150,6 @@ class Subscribers:
         if socket is not None:
             socket.several = True
             self._bus.publish("sockets", _known(member, client_id, socket))
-
-    def listens(self, member: str, client_id: str | None) -> bool:
-        """Whether there is a socket for `client_id` here."""
-        return client_id in self._sockets[member]
 
     def members(self) -> list[str]:
         """The members that have sockets here."""
@@ -291,12 +286,8 @@ def _known(member: str, client_id: str, socket: _Socket) -> SocketKnown:
 
 def _is_newer(at: int, opened_at: int) -> bool:
     """Whether a socket that another replica tells of now is newer than one here."""
-    return at > opened_at or _now() - opened_at > _AT_ONCE
+    return at > opened_at or now() - opened_at > _AT_ONCE
 
 
 def _is_mere_preview(message: Message) -> bool:
     return isinstance(message, Preview) and not message.result
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

@@ -17,7 +17,7 @@ import queue
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,15 +63,7 @@ class FencedError(StorageError):
 
 
 class OutcomeUnknownError(StorageError):
-    """The database went away during a commit, and nobody knows yet whether it was made.
-
-    `ask` tells: true or false, `None` while the database is still at it. It raises `StorageError`
-    while the database is away.
-    """
-
-    def __init__(self, sentence: str, ask: Callable[[], Awaitable[bool | None]]) -> None:
-        super().__init__(sentence)
-        self.ask = ask
+    """The database went away during a commit, and nobody knows yet whether it was made."""
 
 
 class Database(ABC):

@@ -11,7 +11,6 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, TypeVar, cast
 
 import psycopg
@@ -157,15 +156,14 @@ class PostgresqlDatabase(Database):
 
     async def _settled(self, transaction: str) -> bool:
         """Whether the transaction was committed. Raises `OutcomeUnknownError`."""
-        ask = partial(self._was_committed, transaction)
         ends = _now() + SETTLING
         while (left := ends - _now()) > 0:
             with contextlib.suppress(StorageError):
-                committed = await ask(left)
+                committed = await self._was_committed(transaction, left)
                 if committed is not None:
                     return committed
             await asyncio.sleep(min(INTERVAL_AWAY, max(0.0, ends - _now())))
-        raise OutcomeUnknownError("the database went away while it wrote", ask)
+        raise OutcomeUnknownError("the database went away while it wrote")
 
     async def _was_committed(self, transaction: str, patience: float | None = None) -> bool | None:
         """What became of a transaction; `None` while it continues. Raises `StorageError`."""

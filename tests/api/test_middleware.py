@@ -242,10 +242,7 @@ async def test_a_broken_data_folder_is_503_in_words(client: Client, room_of_jobs
 async def test_where_nobody_knows_what_was_written_there_is_no_answer(
     client: Client, room_of_jobs: Any
 ) -> None:
-    async def ask() -> bool | None:
-        return None
-
-    room_of_jobs.failure = OutcomeUnknownError("the database went away", ask)
+    room_of_jobs.failure = OutcomeUnknownError("the database went away")
     with pytest.raises(ClientError):
         await client.post("/prompt", json=GRAPH)
 
