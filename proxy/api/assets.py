@@ -40,21 +40,22 @@ def nested(handler: Handler) -> Handler:
     return answer
 
 
-@nested
-async def disabled(_: web.Request) -> web.Response:
-    """Any of these routes with the setting that turns them off."""
-    raise AssetError(
+def _off() -> AssetError:
+    return AssetError(
         "SERVICE_DISABLED", "Assets are not available on this server.", kind="unavailable"
     )
+
+
+async def disabled(_: web.Request) -> web.Response:
+    """Any of these routes with the setting that turns them off."""
+    raise _off()
 
 
 def service(request: web.Request) -> Assets:
     """The assets. Raises `AssetError` (503) if they are off."""
     found = of(request).assets
     if found is None:
-        raise AssetError(
-            "SERVICE_DISABLED", "Assets are not available on this server.", kind="unavailable"
-        )
+        raise _off()
     return found
 
 

@@ -145,8 +145,7 @@ async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
         except bodies.BROKEN_FORM as error:
             raise LocalError(
                 "invalid_form",
-                "The request body is not complete multipart/form-data; send the fields image, "
-                "type, subfolder and overwrite.",
+                "The request body is not complete multipart/form-data; send the whole form again.",
                 details=str(error)[:200],
             ) from None
         yield fields

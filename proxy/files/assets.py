@@ -242,7 +242,8 @@ class Assets:
             if known is not None and await self._files.at(member, known.place) is not None:
                 return await self._add(known, new, forms.label(new, filename), "uploaded")
             root = forms.destination(new.tags)
-            named = await taken.store(member, root, forms.stored_name(taken.hash, filename))
+            filename_there = forms.stored_name(taken.hash, filename)
+            named = await self._files.keep(member, taken, root, filename_there)
         place = Place(named.type, named.name)
         content = (taken.hash, taken.size)
         now = self._now()

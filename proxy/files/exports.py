@@ -41,7 +41,7 @@ AT_ONCE = 2
 MOST_BYTES = 2**31 - 2**20
 #: Seconds between two messages about an export.
 PACE = 0.5
-#: Seconds between two notes that an export goes on, well within `STALE`.
+#: Seconds between two notes that an export continues, well within `STALE`.
 BEAT = STALE / 3000
 
 

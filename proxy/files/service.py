@@ -7,7 +7,7 @@ import posixpath
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -56,28 +56,6 @@ _log = structlog.get_logger(__name__)
 EDITS_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """Bytes of a client that are no file yet."""
-
-    files: Files
-    received: Received
-
-    @property
-    def hash(self) -> str:
-        """Their BLAKE3 in hexadecimal."""
-        return self.received.hash
-
-    @property
-    def size(self) -> int:
-        """Their number."""
-        return self.received.size
-
-    async def store(self, member: str, type_: str, filename: str) -> Named:
-        """Make them a file in the top folder of a type. Raises `LocalError`, `StorageError`."""
-        return await self.files.keep(member, self.received, type_, filename)
 
 
 def _record_of(record: FileRecord) -> Asset:
@@ -280,10 +258,10 @@ class Files:
         return await self._namespace.get(member, place)
 
     @asynccontextmanager
-    async def taking(self, body: AsyncIterator[bytes], filename: str) -> AsyncIterator[Taken]:
-        """Bytes of a client, which `Taken.store` makes a file. Raises `LocalError`."""
+    async def taking(self, body: AsyncIterator[bytes], filename: str) -> AsyncIterator[Received]:
+        """Bytes of a client, which `keep` makes a file. Raises `LocalError`."""
         async with self._uploads.received(body, filename) as received:
-            yield Taken(self, received)
+            yield received
 
     async def keep(self, member: str, received: Received, type_: str, filename: str) -> Named:
         """Give bytes a name in the top folder of a type. Raises `LocalError`, `StorageError`."""

@@ -101,6 +101,8 @@ ENDS: Mapping[Outcome, JobState] = {
     "failed": JobState.FAILED,
     "cancelled": JobState.CANCELLED,
 }
+#: What the value of an end is called for clients.
+OUTCOMES: Mapping[str, Outcome] = {state.value: outcome for outcome, state in ENDS.items()}
 
 
 class TransitionError(Exception):

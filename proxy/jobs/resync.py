@@ -9,7 +9,7 @@ import structlog
 
 from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.live import LiveJobs
-from proxy.jobs.models import ENDS, JobKey, JobState, Outcome, now
+from proxy.jobs.models import OUTCOMES, JobKey, now
 from proxy.jobs.protocol import JobMessage, NewsMissed, TermBegan
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
@@ -28,8 +28,6 @@ _INTERVAL = 0.5
 #: How far back, in ms, ends are looked for of which nothing was heard: at first, and before the
 #: last look.
 _RECENT, _OVERLAP = 60_000, 10_000
-
-_OUTCOMES: dict[str, Outcome] = {state.value: outcome for outcome, state in ENDS.items()}
 
 
 class Resync:
@@ -129,7 +127,7 @@ def life_of(entry: HistoryEntry) -> list[Message]:
         commands += tracker.receive(EventReceived(type_, data), entry.started_at)
     snapshot = Snapshot(
         entry.id,
-        _OUTCOMES[JobState(entry.state)],
+        OUTCOMES[entry.state],
         settled=True,
         start_time=entry.started_at,
         end_time=entry.ended_at,

@@ -93,8 +93,7 @@ _COLUMNS = [column.name for column in assets.c]
 _ADD = Upsert(assets, ["member", "id"])
 _PUT_TAG = Upsert(asset_tags, ["member", "asset", "tag"], ["present"])
 _MINE = (assets.c.member == bindparam("m"), assets.c.id == bindparam("i"))
-_ANY = select(assets).where(*_MINE)
-_GET = _ANY.where(assets.c.deleted.is_(False))
+_GET = select(assets).where(*_MINE, assets.c.deleted.is_(False))
 _AT = (
     assets.c.member == bindparam("m"),
     assets.c.type == bindparam("t"),

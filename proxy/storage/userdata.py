@@ -46,11 +46,6 @@ class StoredEntry:
     created: float
     modified: float
 
-    @property
-    def taken(self) -> int:
-        """The bytes that it counts for."""
-        return max(self.size, BLOCK)
-
 
 class UserDataUnit:
     """The files of one member within one unit of work."""

@@ -16,13 +16,18 @@ from urllib.parse import urlencode
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from proxy.translate import codec
-from proxy.translate.asset_query import MISSING, MOST_NAME, AssetError, checked, split_tags
+from proxy.translate.asset_query import (
+    MISSING,
+    MOST_NAME,
+    MOST_TAGS,
+    AssetError,
+    checked,
+    split_tags,
+)
 from proxy.translate.names import Place, media_type
 
-#: Letters of a tag, tags of one request, and bytes of `user_metadata`.
-MOST_TAG, MOST_TAGS, MOST_METADATA = 256, 100, 64 * 1024
-#: Letters of an extension, with its dot.
-MOST_EXTENSION = 16
+#: Letters of a tag, and bytes of `user_metadata`.
+MOST_TAG, MOST_METADATA = 256, 64 * 1024
 
 _SUBFOLDERS = frozenset({"3d", "pasted", "painter", "threed", "webcam"})
 _VIEWED = ("image/", "video/", "audio/", "text/")
@@ -360,7 +365,7 @@ def refuse_system_tags(tags: Iterable[str]) -> None:
 def stored_name(hash_: str, filename: str) -> str:
     """The file name of an upload: its hash, and the extension if it is one."""
     extension = posixpath.splitext(filename)[1]
-    kept = _EXTENSION.fullmatch(extension) and len(extension) <= MOST_EXTENSION
+    kept = _EXTENSION.fullmatch(extension)
     return f"{hash_}{extension if kept else ''}"
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from proxy.translate import codec
 from proxy.translate.asset_query import AssetError, checked
-from proxy.translate.assets import Asset
+from proxy.translate.assets import Asset, time
 
 #: Jobs and assets of one request, and names of one filter.
 MOST_IDS = 500
@@ -104,7 +104,8 @@ def plan(request: ExportRequest, of_jobs: Iterable[Asset], named: Mapping[str, A
     with one name the one with the lower id is taken.
     """
     wanted = {asset.id: asset for asset in of_jobs if _is_meant(asset, request)}
-    wanted |= {id_: asset for id_, asset in named.items() if id_ in set(request.asset_ids)}
+    asked = set(request.asset_ids)
+    wanted |= {id_: asset for id_, asset in named.items() if id_ in asked}
     failed = [
         Failed(id_, "not_found") for id_ in dict.fromkeys(request.asset_ids) if id_ not in named
     ]
@@ -186,16 +187,11 @@ def task(
         "idempotency_key": key,
         "payload": payload,
         "status": "failed" if stopped else status,
-        "create_time": _time(created_at),
-        "update_time": _time(updated_at),
-        "started_at": _time(created_at),
-        "completed_at": None if ended_at is None else _time(ended_at),
+        "create_time": time(1000 * created_at),
+        "update_time": time(1000 * updated_at),
+        "started_at": time(1000 * created_at),
+        "completed_at": None if ended_at is None else time(1000 * ended_at),
         "result": result,
         "error_message": "The server stopped during the export." if stopped else None,
     }
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _time(milliseconds: int) -> str:
-    at = datetime(1970, 1, 1) + timedelta(milliseconds=milliseconds)  # noqa: DTZ001 (UTC)
-    return f"{at.isoformat()}Z"

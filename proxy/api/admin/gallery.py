@@ -13,7 +13,7 @@ from proxy.api import answers
 from proxy.api.admin.dashboard import dashboard_of, describe
 from proxy.api.admin.members import require_admin, whose
 from proxy.api.services import member_of, of
-from proxy.jobs.models import ENDS
+from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.storage.gallery import MOST, EndedRow
 from proxy.translate import codec, names
 from proxy.translate.errors import LocalError
@@ -26,7 +26,6 @@ MOST_NODES, MOST_OUTPUTS, MOST_ERROR = 1000, 200, 4000
 #: A job may end while it is read: then it is read again.
 _READINGS = 3
 
-_OUTCOMES = {state.value: outcome for outcome, state in ENDS.items()}
 _CURSOR = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})", re.ASCII)
 
 
@@ -159,7 +158,7 @@ def _ended(row: EndedRow) -> dict[str, Any]:
         "id": row.id,
         "member": row.member,
         "label": row.label,
-        "state": _OUTCOMES.get(row.state, row.state),
+        "state": OUTCOMES.get(row.state, row.state),
         "account": details.get("account", ""),
         "created": row.created_at,
         "started": row.started_at,
