@@ -57,6 +57,9 @@ EDITS_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
 
+#: Seconds for which hashes and sizes of outputs are gathered before they are written.
+_GATHER = 0.5
+
 
 def _record_of(record: FileRecord) -> Asset:
     """The record of a file that was there before there were records; always the same."""
@@ -94,6 +97,7 @@ class Files:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
+        self._learned: list[tuple[str, Place, str, int]] = []
         self._repository = repository
         self._clouds = tuple(clouds.values())
         self._cache = Cache(folder, cache_bytes)
@@ -249,9 +253,13 @@ class Files:
         return await self._namespace.get(member, Place(type, path)) if path else None
 
     async def _learn(self, record: FileRecord, hash_: str, size: int) -> None:
-        await self._repository.write(
-            lambda files: files.assets.learn(record.member, record.place, hash_, size)
-        )
+        """Note hash and size of an output, in one transaction with those that come meanwhile."""
+        self._learned.append((record.member, record.place, hash_, size))
+        if len(self._learned) > 1:
+            return
+        await asyncio.sleep(_GATHER)
+        learned, self._learned = self._learned, []
+        await self._repository.write(lambda files: [files.assets.learn(*one) for one in learned])
 
     async def at(self, member: str, place: Place) -> FileRecord | None:
         """The member's file at a place, or `None`."""
