@@ -11,6 +11,7 @@ import pytest
 from stack import Client, running_proxy
 from team import Team, bearer, running_team
 
+from proxy.members.tokens import id_prefix
 from proxy.simulator import Simulator
 
 
@@ -73,12 +74,14 @@ async def test_no_admin_shuts_oneself_out(
         ("PATCH", "members/bob", {"role": "admin"}),
         ("DELETE", "members/ann", None),
         ("POST", "tokens", {"member": "ann"}),
-        ("DELETE", "tokens/ccp_a", None),
+        ("DELETE", "tokens/{ann}", None),
     ],
 )
 async def test_a_user_may_not(team: Team, ask: Any, method: str, path: str, body: Any) -> None:
+    path = path.format(ann=id_prefix(team.ann))
     status, answer = await ask(method, path, body, token=team.bob)
     assert (status, answer["error"]["type"]) == (403, "admins_only")
+    assert team.members.authenticate(team.ann) is not None
     assert [one.name for one in team.members.members()] == ["ann", "bob"]
 
 

@@ -136,10 +136,11 @@ async def revoke_token(request: web.Request) -> web.Response:
     closed."""
     directory, prefix = of(request).members, request.match_info["prefix"]
     if not is_admin(request):
-        own = {one.id for one in directory.tokens(member_of(request))}
-        if sum(one.startswith(id_prefix(prefix)) for one in own) != 1:
+        begin = id_prefix(prefix)
+        own = [one.id for one in directory.tokens(member_of(request)) if one.id.startswith(begin)]
+        if len(own) != 1:
             require_admin(request)
-        prefix = next(one for one in own if one.startswith(id_prefix(prefix)))
+        (prefix,) = own
     with _told():
         token = await directory.revoke(prefix)
     note(request, "token_revoked", name=token.member, of=token.shown)
