@@ -106,8 +106,7 @@ class Cancellation:
             runner.read_detail()
             return cancelled
         await runner.stop()
-        if not await self._dispatcher.discard(job):
-            self._engine.spawn(self._dispatcher.discard_later(job), f"discard {job.prompt_id}")
+        await self._dispatcher.discard(job)
         self._engine.forget(job)
         self._gone(job)
         return True

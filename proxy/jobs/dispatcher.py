@@ -346,11 +346,14 @@ class Dispatcher:
             self.health(job).unsettled()
             self._scheduler.give_back(job)
         self.pump()
-        if not await self.discard(job, self._scheduler.shares_with(job)):
-            self._engine.spawn(self.discard_later(job), f"discard {job.prompt_id}")
+        await self.discard(job, self._scheduler.shares_with(job))
 
-    async def discard(self, job: Job, shares: Shares | None = None) -> bool:
-        """Take a job out of the storage; false if that failed."""
+    async def discard(self, job: Job, shares: Shares | None = None) -> None:
+        """Take a job out of the storage, later if that fails now."""
+        if not await self._discarded(job, shares):
+            self._engine.spawn(self._discard_later(job), f"discard {job.prompt_id}")
+
+    async def _discarded(self, job: Job, shares: Shares | None = None) -> bool:
         try:
             await self._recorder.discard(job, shares=shares)
         except StorageError as error:
@@ -358,11 +361,11 @@ class Dispatcher:
             return False
         return True
 
-    async def discard_later(self, job: Job) -> None:
+    async def _discard_later(self, job: Job) -> None:
         """A job that is gone must not run after a restart."""
         for failures in itertools.count(1):
             await asyncio.sleep(AGAIN.after(failures))
-            if await self.discard(job):
+            if await self._discarded(job):
                 return
 
 

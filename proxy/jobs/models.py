@@ -131,7 +131,7 @@ class Job:
 
     In memory alone: `answered` says that the client has its answer, so that messages may flow;
     `reason` and `message` why the job cannot continue, in a word and in a sentence; `over` that the
-    cloud has reported the end.
+    cloud has reported the end; `stored` is false once a write has not found it.
     """
 
     prompt_id: str
@@ -159,6 +159,7 @@ class Job:
     rewriting: Rewriting | None = field(default=None, repr=False)
     answered: bool = True
     over: bool = False
+    stored: bool = True
     reason: str | None = None
     message: str | None = None
     runner: Runner | None = field(default=None, repr=False)

@@ -46,8 +46,6 @@ class JobRecorder:
         self._shares: Shares | None = None
         self._news = asyncio.Event()
         self._flushing = asyncio.Lock()
-        #: Jobs that were no longer stored when they were written.
-        self._gone: set[int] = set()
 
     @property
     def shared(self) -> bool:
@@ -116,10 +114,7 @@ class JobRecorder:
         `StorageError`."""
         self.changed(job, shares)
         await self.flush()
-        if job.order in self._gone:
-            self._gone.discard(job.order)
-            return False
-        return True
+        return job.stored
 
     async def flush(self) -> None:
         """Write what has changed, in one transaction. Raises `StorageError`.
@@ -136,7 +131,7 @@ class JobRecorder:
         if not changed and shares is None:
             return
         try:
-            self._gone |= await self._write(
+            gone = await self._write(
                 self._jobs.update(
                     [(key, columns(job)) for key, job in changed.items()],
                     sent=[key for key, job in changed.items() if job.cloud_id],
@@ -149,6 +144,8 @@ class JobRecorder:
             self._shares = _merged(shares, self._shares)
             self._news.set()
             raise
+        for order in gone:
+            changed[order].stored = False
 
     async def discard(self, *jobs: Job, shares: Shares | None = None) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
