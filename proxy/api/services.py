@@ -84,9 +84,7 @@ class Services:
     `interface` is what is served at `/`. `supervisor` keeps background work up.
     With `admin_apart` what is for admins is served elsewhere. Without `helpers` and `exchange`
     there are no routes of node packs, and without `assets` those of assets are turned off.
-    `interface` is what is served at `/`. `cipher` signs what another replica is to
-    believe. `supervisor` keeps background work up.
-    With `admin_apart` what is for admins is served elsewhere.
+    `cipher` signs what another replica is to believe.
     """
 
     jobs: JobService

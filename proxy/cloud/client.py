@@ -196,14 +196,11 @@ class CloudClient:
         found: list[CloudAsset] = []
         read = 0
         while True:
-            try:
-                page = await self._http.get(
-                    _asset_page, "jobs", cloud_id, "assets", limit=_ASSETS, offset=read
-                )
-            except CloudRefused as error:
-                if error.status == 404:
-                    return found
-                raise
+            page = await self._http.lookup(
+                _asset_page, "jobs", cloud_id, "assets", limit=_ASSETS, offset=read
+            )
+            if page is None:
+                return found
             items = page["assets"]
             read += len(items)
             found += [one for item in items if isinstance(item, dict) and (one := of_cloud(item))]

@@ -200,10 +200,12 @@ class Http:
         """`read` of a GET."""
         return await self.read("GET", self.url(*path, **query), parse)
 
-    async def lookup(self, parse: Callable[[Answer], T], *path: str) -> T | None:
+    async def lookup(
+        self, parse: Callable[[Answer], T], *path: str, **query: str | int
+    ) -> T | None:
         """`read` of a GET, `None` on 404."""
         try:
-            return await self.get(parse, *path)
+            return await self.get(parse, *path, **query)
         except CloudRefused as error:
             if error.status == 404:
                 return None

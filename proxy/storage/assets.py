@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from proxy.storage.database import Database
-from proxy.storage.statements import Upsert, get_meta, put_meta
+from proxy.storage.statements import Upsert, chunks, get_meta, put_meta
 from proxy.storage.tables import asset_tags, assets, files, history, outputs
 from proxy.translate.asset_query import MISSING, AssetFilter, AssetQuery, Cursor, TagQuery
 from proxy.translate.assets import Asset
@@ -34,8 +34,6 @@ from proxy.translate.names import Place
 
 T = TypeVar("T")
 
-#: Values in one `IN`, and rows that are written at once.
-CHUNK = 500
 #: Tags of one record, those that were removed among them.
 MOST_TAGS = 200
 #: Records of a member.
@@ -192,7 +190,7 @@ class AssetUnit:
     def get_many(self, member: str, ids: Collection[str]) -> dict[str, Asset]:
         """Those of the records that there are."""
         found: dict[str, Asset] = {}
-        for some in _chunks(sorted(ids)):
+        for some in chunks(sorted(ids)):
             query = select(assets).where(
                 assets.c.member == member, assets.c.id.in_(some), assets.c.deleted.is_(False)
             )
@@ -204,7 +202,7 @@ class AssetUnit:
     def of_jobs(self, member: str, jobs: Collection[str]) -> list[Asset]:
         """The records of what jobs have made, in the order in which they were written."""
         found = []
-        for some in _chunks(sorted(jobs)):
+        for some in chunks(sorted(jobs)):
             query = (
                 select(assets)
                 .where(
@@ -261,7 +259,7 @@ class AssetUnit:
         """Files of a type, by path, have these contents now (the hash, and the job that made it):
         records of other ones miss theirs."""
         gone = []
-        for some in _chunks(list(contents)):
+        for some in chunks(list(contents)):
             query = select(assets.c.id, assets.c.path, assets.c.hash, assets.c.job).where(
                 assets.c.member == member, assets.c.type == type_, assets.c.path.in_(some)
             )
@@ -278,7 +276,7 @@ class AssetUnit:
 
     def add_many(self, new: Iterable[Asset]) -> None:
         """Write records with their tags, but for those that there are."""
-        for some in _chunks(list(new)):
+        for some in chunks(list(new)):
             rows = [{name: getattr(one, name) for name in _COLUMNS} for one in some]
             self._connection.execute(_ADD(self._connection), rows)
             tags = [
@@ -433,7 +431,7 @@ class AssetUnit:
         self.add_many(one for one in models if one.id not in known)
         back = [_tag(member, id_, MISSING, present=False) for id_ in self._missing(member) & wanted]
         gone = [_tag(member, id_, MISSING) for id_ in known - wanted]
-        for some in _chunks([*back, *gone]):
+        for some in chunks([*back, *gone]):
             self._connection.execute(_PUT_TAG(self._connection), some)
         put_meta(self._connection, f"asset_models:{member}", version)
         return len(wanted - known), len(gone)
@@ -449,7 +447,7 @@ class AssetUnit:
     def _tagged(self, rows: Sequence[Any]) -> list[Asset]:
         """Records with their tags."""
         found: dict[str, dict[str, bool]] = {row.id: {} for row in rows}
-        for some in _chunks(list(found)):
+        for some in chunks(list(found)):
             query = select(asset_tags).where(
                 asset_tags.c.member == rows[0].member,
                 asset_tags.c.asset.in_(some),
@@ -547,7 +545,3 @@ def _tag(
         "automatic": automatic,
         "present": present,
     }
-
-
-def _chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
-    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))

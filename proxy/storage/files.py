@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from proxy.storage.assets import AssetUnit, forget_assets
 from proxy.storage.database import Database
-from proxy.storage.statements import Upsert, get_meta, put_meta
+from proxy.storage.statements import CHUNK, Upsert, chunks, get_meta, put_meta
 from proxy.storage.tables import AnyText, assets, blobs, file_counters, files, outputs
 from proxy.translate.assets import Asset
 from proxy.translate.names import Place, counters
@@ -31,9 +31,6 @@ T = TypeVar("T")
 
 #: The mark that all files have records.
 _ADOPTED = "assets_adopted"
-
-#: Values in one `IN`; databases have limits for them.
-CHUNK = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +195,7 @@ class FileUnit:
             wanted.setdefault(place.type, []).append(place.path)
         found = {}
         for type_, paths in wanted.items():
-            for some in _chunks(paths):
+            for some in chunks(paths):
                 query = select(files).where(
                     files.c.member == member, files.c.type == type_, files.c.path.in_(some)
                 )
@@ -293,7 +290,7 @@ class FileUnit:
         """
         found: dict[str, str] = {}
         for names, any_ in ((list(hashes), True), (list(others), False)):
-            for some in _chunks(names):
+            for some in chunks(names):
                 for query in (_ELSEWHERE, _DIRECT if any_ else _UPLOADED):
                     rows = self._connection.execute(query, {"m": member, "names": some})
                     found.update((name, path) for name, path in rows)
@@ -425,7 +422,3 @@ def forget_outputs(
     if with_files:
         forget_assets(connection, member, jobs)
         connection.execute(delete(files).where(files.c.member == member, files.c.job.in_(jobs)))
-
-
-def _chunks(values: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))

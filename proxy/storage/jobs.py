@@ -33,9 +33,9 @@ from sqlalchemy.exc import IntegrityError
 
 from proxy.storage.database import Database, StorageError
 from proxy.storage.encryption import Cipher
-from proxy.storage.files import CHUNK, forget_outputs
+from proxy.storage.files import forget_outputs
 from proxy.storage.leases import Fence, check_fence
-from proxy.storage.statements import Upsert, get_meta, put_meta
+from proxy.storage.statements import Upsert, chunks, get_meta, put_meta
 from proxy.storage.tables import history, job_numbers, job_payloads, jobs, shares
 from proxy.storage.usage import UsageRow, add_usage, submitted_on
 from proxy.translate import codec
@@ -474,8 +474,8 @@ class JobRepository:
 
         def work(connection: Connection) -> list[Row[Any]]:
             found: list[Row[Any]] = []
-            for start in range(0, len(wanted), CHUNK):
-                some = job_payloads.c.key.in_(wanted[start : start + CHUNK])
+            for keys in chunks(wanted):
+                some = job_payloads.c.key.in_(keys)
                 found += connection.execute(select(job_payloads).where(some)).all()
             return found
 
@@ -596,8 +596,7 @@ class JobRepository:
 
         def work(connection: Connection) -> set[str]:
             found: set[str] = set()
-            for start in range(0, len(asked), CHUNK):
-                some = asked[start : start + CHUNK]
+            for some in chunks(asked):
                 found.update(
                     connection.execute(
                         union_all(
@@ -791,8 +790,8 @@ def _all(query: Select[Any], key: Mapping[str, Any], connection: Connection) -> 
 
 
 def _by_keys(connection: Connection, table: Any, keys: list[int]) -> Iterable[Row[Any]]:
-    for start in range(0, len(keys), CHUNK):
-        query = select(table).where(table.c.key.in_(keys[start : start + CHUNK]))
+    for some in chunks(keys):
+        query = select(table).where(table.c.key.in_(some))
         yield from connection.execute(query)
 
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar, cast
 
 from sqlalchemy import Connection, Insert, Table, bindparam, case, select
 from sqlalchemy.dialects import sqlite
 
 from proxy.storage.tables import meta
 from proxy.translate import codec
+
+T = TypeVar("T")
+
+#: Values of one statement.
+CHUNK = 500
+
+
+def chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
+    """The values in pieces that one statement takes."""
+    return (values[start : start + CHUNK] for start in range(0, len(values), CHUNK))
 
 
 class Upsert:

@@ -163,3 +163,9 @@ class UserData(Protocol):
 def in_tree_order(entry: Entry) -> tuple[bool, str]:
     """The key by which a tree is sorted."""
     return not entry.is_folder, entry.name.lower()
+
+
+def is_listed(path: str, *, recurse: bool) -> bool:
+    """Whether a list of files has this one, by its path from the folder: no hidden ones."""
+    steps = path.split("/")
+    return (recurse or len(steps) == 1) and not any(step.startswith(".") for step in steps)

@@ -20,6 +20,7 @@ from proxy.userdata.base import (
     MissingError,
     TakenError,
     in_tree_order,
+    is_listed,
     parts_of,
 )
 
@@ -74,7 +75,7 @@ class UserDataOnCloud:
         """The files in a folder, by their paths from it; hidden ones are left out."""
         found = [_entry(file) for file in await self._below("/".join(_steps(name)))]
         return sorted(
-            (entry for entry in found if _is_shown(entry.path, recurse=recurse)),
+            (entry for entry in found if is_listed(entry.path, recurse=recurse)),
             key=lambda entry: entry.path,
         )
 
@@ -173,11 +174,6 @@ def _place(name: str) -> str:
     if not steps:
         raise BadNameError(name)
     return "/".join(steps)
-
-
-def _is_shown(path: str, *, recurse: bool) -> bool:
-    steps = path.split("/")
-    return not any(step.startswith(".") for step in steps) and (recurse or len(steps) == 1)
 
 
 def _folders(files: Iterable[Entry], prefix: str) -> list[Entry]:

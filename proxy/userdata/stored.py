@@ -25,6 +25,7 @@ from proxy.userdata.base import (
     MissingError,
     TakenError,
     in_tree_order,
+    is_listed,
     parts_of,
 )
 
@@ -119,7 +120,8 @@ class StoredUserData:
             if not folder.endswith("/"):
                 return []
             found = (_shown(entry, start) for entry in unit.below(folder))
-            return [one for one in found if not one.is_folder and _listed(one.path, recurse)]
+            files = (one for one in found if not one.is_folder)
+            return [one for one in files if is_listed(one.path, recurse=recurse)]
 
         return sorted(await self._repository.read(member, work), key=lambda entry: entry.path)
 
@@ -265,8 +267,3 @@ def _shown(entry: StoredEntry, start: int = 0) -> Entry:
     is_folder = entry.path.endswith("/")
     path = entry.path.removesuffix("/")[start:]
     return Entry(path, entry.size, entry.modified, entry.created, is_folder)
-
-
-def _listed(path: str, recurse: bool) -> bool:
-    steps = path.split("/")
-    return (recurse or len(steps) == 1) and not any(step.startswith(".") for step in steps)
