@@ -178,17 +178,9 @@ class Library:
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
-            async with self._turn:
-                origin = await self._origin(record)
-                if isinstance(origin, Lease):
-                    origin.release()
-                    hash_, size = origin.path.name, origin.size
-                else:
-                    while not origin.ended:
-                        await origin.changed()
-                    hash_, size = origin.hash or "", origin.size or 0
-            if hash_:
-                await self._on_fetched(record, hash_, size)
+            async with self._turn, self.whole(record) as path:
+                hash_, size = path.name, path.stat().st_size
+            await self._on_fetched(record, hash_, size)
         except (LocalError, StorageError) as error:
             _log.info("output_prefetch_failed", reason=str(error))
 
