@@ -63,7 +63,7 @@ async def main() -> None:
                     ) as proxy,
                     aiohttp.ClientSession() as session,
                 ):
-                    await job(session, proxy.url, 0, 1)  # the first loads the catalogue
+                    await job(session, proxy.url, 0, 1)  # the first loads the catalog
                     before = Counter(simulator.calls)
                     asked = [await job(session, proxy.url, n, clients) for n in range(1, JOBS + 1)]
                     made = Counter(simulator.calls)

@@ -1,4 +1,4 @@
-"""What the prepared catalogue gains: `GET /object_info` beside a handler that does as ComfyUI's.
+"""What the prepared catalog gains: `GET /object_info` beside a handler that does as ComfyUI's.
 
     python benchmarks/object_info.py
 
@@ -106,10 +106,10 @@ async def after_uploads(session: aiohttp.ClientSession, proxy: URL) -> list[floa
 
 
 def in_process(body: bytes) -> dict[str, float]:
-    """Milliseconds to read the catalogue, and to put a body together for one more upload."""
+    """Milliseconds to read the catalog, and to put a body together for one more upload."""
     begun = time.perf_counter()
     whole: Whole = Nodes(codec.loads(body)).whole
-    taken = {"reading a new catalogue, in a thread": [1000 * (time.perf_counter() - begun)]}
+    taken = {"reading a new catalog, in a thread": [1000 * (time.perf_counter() - begun)]}
     for coding in ("identity", "gzip", "zstd"):
         times = taken[f"splicing `{coding}` for other files"] = []
         for number in range(UPLOADS):

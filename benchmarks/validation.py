@@ -2,7 +2,7 @@
 
     python benchmarks/validation.py
 
-The graphs are chains of the usual nodes, against the simulator's catalogue with a list of 2,000
+The graphs are chains of the usual nodes, against the simulator's catalog with a list of 2,000
 models in every loader.
 """
 
@@ -20,7 +20,7 @@ ROUNDS = 200
 MODELS = 2000
 
 
-def catalogue() -> Nodes:
+def catalog() -> Nodes:
     """The simulator's classes; their lists of models are as long as the cloud's."""
     classes = object_info(standard_nodes())
     for info in classes.values():
@@ -83,7 +83,7 @@ def _lora() -> str:
 
 def main() -> None:
     """Print the median and the 95th percentile in milliseconds."""
-    classes = catalogue()
+    classes = catalog()
     print("nodes   median ms   p95 ms")
     for groups in (1, 6, 25, 125):
         nodes = graph(groups)

@@ -28,7 +28,7 @@ from proxy.api.system import Journal
 from proxy.api.web_interface import WebInterface
 from proxy.bus.base import EventBus
 from proxy.bus.memory import MemoryBus
-from proxy.catalog.service import Catalogue
+from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.remote import RemoteFiles
@@ -149,20 +149,20 @@ async def rooms(
         await files.start()
         stack.push_async_callback(files.close)
         source = Accounts(cloud.base_url, lambda: [one.cloud for one in best_first(opened)])
-        catalogue = Catalogue(
+        catalog = Catalog(
             source,
-            path / "catalogue",
-            max_age=settings.catalogue_max_age,
+            path / "catalog",
+            max_age=settings.catalog_max_age,
             helpers=partial(offered, preferred=settings.prefer_helper_nodes)
             if settings.helper_nodes
             else None,
         )
-        await catalogue.start()
-        stack.push_async_callback(catalogue.close)
+        await catalog.start()
+        stack.push_async_callback(catalog.close)
         remote = RemoteFiles(settings.url_hosts, most=MOST_BYTES)
         await remote.start()
         stack.push_async_callback(remote.close)
-        helpers = Helpers(HelperPictureRepository(database), files, catalogue, remote)
+        helpers = Helpers(HelperPictureRepository(database), files, catalog, remote)
         userdata: UserData = StoredUserData(UserDataRepository(database))
         if settings.userdata == "cloud":
             if members.has_members:
@@ -179,13 +179,13 @@ async def rooms(
         )
         await stack.enter_async_context(accounting.running(path, supervisor))
         checks = Checks(
-            catalogue,
+            catalog,
             files,
-            replaced=catalogue.extras.node_replacements,
-            permit=lambda name, graph: check_classes(members.get(name), graph, catalogue.known),
+            replaced=catalog.extras.node_replacements,
+            permit=lambda name, graph: check_classes(members.get(name), graph, catalog.known),
             private=lambda: members.has_members,
             validates=settings.validate_graphs,
-            patience=timeouts.catalogue_patience,
+            patience=timeouts.catalog_patience,
         )
         bus = await _open_bus(settings, supervisor)
         stack.push_async_callback(bus.close)
@@ -201,7 +201,7 @@ async def rooms(
             limiter=accounting.limiter,
             check=checks.check,
             rewrite=helpers.rewrite,
-            emulated=lambda: catalogue.emulated,
+            emulated=lambda: catalog.emulated,
             status_interval=policy.status_interval,
             patience=policy.submit_patience,
             supervisor=supervisor,
@@ -225,7 +225,7 @@ async def rooms(
                 bus=bus,
                 accounts=opened,
                 files=files,
-                catalog=catalogue,
+                catalog=catalog,
                 helpers=helpers,
                 policy=policy,
                 timeouts=timeouts,
@@ -270,7 +270,7 @@ async def rooms(
         yield Services(
             jobs=jobs,
             files=files,
-            catalogue=catalogue,
+            catalog=catalog,
             userdata=userdata,
             journal=journal,
             members=members,
@@ -297,7 +297,7 @@ async def rooms(
                 AssetRepository(database),
                 ExportRepository(database),
                 files,
-                catalogue,
+                catalog,
                 bus,
                 jobs.subscribers.broadcast,
                 clouds={account.name: account.cloud for account in opened},

@@ -24,6 +24,6 @@ class Timeouts:
     watchdog: Callable[[], IdleWatchdog] = IdleWatchdog
     socket_backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 30.0))
     socket_patience: float = 3.0
-    catalogue_patience: float = 10.0
+    catalog_patience: float = 10.0
     key_interval: float = 2.0
     ready_age: float = 3.0

@@ -23,12 +23,12 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
     """
     if is_krita(request):
         services = of(request)
-        classes = await services.catalogue.classes()
+        classes = await services.catalog.classes()
         objection = services.krita.objection(member_of(request), classes)
         if objection is not None:
             return answers.job_error(objection, 503)
     coding = cast(Coding, answers.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
-    body = await of(request).catalogue.object_info(await _files(request), coding)
+    body = await of(request).catalog.object_info(await _files(request), coding)
     headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}
     if any(tag.value in ("*", body.etag) for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
@@ -41,34 +41,34 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
 async def get_node_class(request: web.Request) -> web.Response:
     """One node class, or `{}`."""
     name = request.match_info["node_class"]
-    return answers.ready(await of(request).catalogue.node_class_json(name, await _files(request)))
+    return answers.ready(await of(request).catalog.node_class_json(name, await _files(request)))
 
 
 async def get_model_folders(request: web.Request) -> web.Response:
     """The names of the model folders."""
-    return answers.json(await of(request).catalogue.model_folders())
+    return answers.json(await of(request).catalog.model_folders())
 
 
 async def get_models(request: web.Request) -> web.Response:
     """The names of a folder's models; 404 without a body for an unknown folder."""
-    models = await of(request).catalogue.models(request.match_info["folder"])
+    models = await of(request).catalog.models(request.match_info["folder"])
     return answers.empty(404) if models is None else answers.json(models)
 
 
 async def get_model_folders_in_detail(request: web.Request) -> web.Response:
     """The model folders with their places."""
-    return answers.json(await of(request).catalogue.model_folders_in_detail())
+    return answers.json(await of(request).catalog.model_folders_in_detail())
 
 
 async def get_models_in_detail(request: web.Request) -> web.Response:
     """A folder's models with what is known of them; 404 without a body for an unknown folder."""
-    models = await of(request).catalogue.models_in_detail(request.match_info["folder"])
+    models = await of(request).catalog.models_in_detail(request.match_info["folder"])
     return answers.empty(404) if models is None else answers.json(models)
 
 
 async def get_embeddings(request: web.Request) -> web.Response:
     """The names of the embeddings."""
-    return answers.json(await of(request).catalogue.embeddings())
+    return answers.json(await of(request).catalog.embeddings())
 
 
 async def get_model_preview(request: web.Request) -> web.Response:
@@ -78,11 +78,11 @@ async def get_model_preview(request: web.Request) -> web.Response:
         index = int(match["path_index"])
     except ValueError:
         return answers.empty(400)
-    catalogue, folder, name = of(request).catalogue, match["folder"], match["filename"]
-    models = await catalogue.models(folder) or []
+    catalog, folder, name = of(request).catalog, match["folder"], match["filename"]
+    models = await catalog.models(folder) or []
     if name not in models and name.removesuffix(".webp") not in models:
         return answers.empty(404)
-    picture = await catalogue.extras.preview(folder, index, name) if index >= 0 else None
+    picture = await catalog.extras.preview(folder, index, name) if index >= 0 else None
     if picture is None:
         return answers.empty(404)
     body, type_ = picture
@@ -91,17 +91,17 @@ async def get_model_preview(request: web.Request) -> web.Response:
 
 async def get_subgraphs(request: web.Request) -> web.Response:
     """The subgraphs that everybody has, without their contents."""
-    return answers.json(await of(request).catalogue.extras.subgraphs())
+    return answers.json(await of(request).catalog.extras.subgraphs())
 
 
 async def get_subgraph(request: web.Request) -> web.Response:
     """One of them with its content as `data`, JSON as text; `null` for an unknown one."""
-    return answers.json(await of(request).catalogue.extras.subgraph(request.match_info["id"]))
+    return answers.json(await of(request).catalog.extras.subgraph(request.match_info["id"]))
 
 
 async def get_node_replacements(request: web.Request) -> web.Response:
     """The node classes that replace old ones."""
-    return answers.json(await of(request).catalogue.extras.node_replacements())
+    return answers.json(await of(request).catalog.extras.node_replacements())
 
 
 async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> web.StreamResponse:

@@ -99,7 +99,7 @@ async def get_image(request: web.Request) -> web.Response:
 
 async def get_model_info(request: web.Request) -> web.Response:
     """The models of a folder with what their names tell of them, in pages."""
-    catalogue = of(request).catalogue
+    catalog = of(request).catalog
     folder = request.match_info.get("folder", "checkpoints")
     if (refusal := await _folder_refusal(request, folder)) is not None:
         return refusal
@@ -108,7 +108,7 @@ async def get_model_info(request: web.Request) -> web.Response:
         offset = int(request.query.get("offset", "0"))
     except ValueError as error:
         return _error(str(error))
-    names = await catalogue.models(folder) or []
+    names = await catalog.models(folder) or []
     page = names[offset : offset + limit]
     found: dict[str, Any] = {name: guessed(name) for name in page}
     if "limit" in request.query:
@@ -125,7 +125,7 @@ async def put_model(request: web.Request) -> web.Response:
         return _error("File extension must be .safetensors")
     if len(name) > 255 or ".." in name or name[0] == "." or not _MODEL_NAME.fullmatch(name):
         return _error("Invalid filename")
-    if name in (await of(request).catalogue.models(folder) or []):
+    if name in (await of(request).catalog.models(folder) or []):
         return _status("cached")
     return _error(
         f"The proxy cannot upload models to Comfy Cloud: import {name} there, or choose another "
@@ -135,7 +135,7 @@ async def put_model(request: web.Request) -> web.Response:
 
 
 async def _folder_refusal(request: web.Request, folder: str) -> web.Response | None:
-    folders = await of(request).catalogue.model_folders()
+    folders = await of(request).catalog.model_folders()
     if folder in folders:
         return None
     return _error(f"Invalid folder path, must be one of {', '.join(folders)}")
@@ -206,7 +206,7 @@ async def _fields(request: web.Request, *names: str) -> list[Any] | web.Response
 
 async def get_samplers(request: web.Request) -> web.Response:
     """The names of the samplers."""
-    info = await of(request).catalogue.node_class("KSampler")
+    info = await of(request).catalog.node_class("KSampler")
     required = {} if info is None else info["input"].get("required", {})
     kind, *options = required.get("sampler_name", [[]])
     return answers.json(options[0].get("options", []) if kind == "COMBO" else kind)

@@ -273,7 +273,7 @@ ROUTES = (
     Route("GET", "/vhs/viewaudio", view.get_view, OWN | CACHE | CLOUD, Deviation.OF_VIDEO_HELPER),
     Route("POST", "/upload/image", upload.post_image, OWN, Deviation.UPLOADS),
     Route("POST", "/upload/mask", upload.post_mask, OWN, Deviation.UPLOADS),
-    # catalogue
+    # catalog
     Route("GET", "/object_info", catalog.get_object_info, CACHE, Deviation.PACKED),
     Route("GET", "/object_info/{node_class}", catalog.get_node_class, CACHE, SAME),
     Route("GET", "/models", catalog.get_model_folders, CACHE, SAME),

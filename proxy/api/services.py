@@ -21,7 +21,7 @@ from proxy.supervisor import Supervisor
 if TYPE_CHECKING:
     from proxy.api.admin.dashboard import Dashboard
     from proxy.api.system import Journal
-    from proxy.catalog.service import Catalogue
+    from proxy.catalog.service import Catalog
     from proxy.files.assets import Assets
     from proxy.files.service import Files
     from proxy.helpers.exchange import Exchange
@@ -89,7 +89,7 @@ class Services:
 
     jobs: JobService
     files: Files
-    catalogue: Catalogue
+    catalog: Catalog
     userdata: UserData
     journal: Journal
     members: Directory = field(default_factory=Directory)

@@ -185,7 +185,7 @@ async def subscribe(request: web.Request) -> web.Response:
 
 async def get_folders(request: web.Request) -> web.Response:
     """Where models of each kind are, in the cloud's words."""
-    folders = await of(request).catalogue.model_folders_in_detail()
+    folders = await of(request).catalog.model_folders_in_detail()
     return answers.json({folder["name"]: folder.get("folders", []) for folder in folders})
 
 

@@ -1,5 +1,5 @@
 """`object_info` and the model lists, cached."""
 
-from proxy.catalog.service import Catalogue
+from proxy.catalog.service import Catalog
 
-__all__ = ["Catalogue"]
+__all__ = ["Catalog"]

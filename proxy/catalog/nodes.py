@@ -49,7 +49,7 @@ _LISTS: dict[tuple[str, str], tuple[str, ...]] = {
 #: The folder below the input folder in which a class looks.
 _BELOW = {"Load3D": "3d/"}
 
-#: Stands in for a slot while a class is encoded; no catalogue can hold it.
+#: Stands in for a slot while a class is encoded; no catalog can hold it.
 _MARK = secrets.token_hex(16)
 _MARKED = re.compile(rb'"%s:(\d+)"' % _MARK.encode())
 
@@ -338,14 +338,14 @@ MOST = 64
 
 
 class Bodies:
-    """The bodies of the newest catalogue by list of files and coding."""
+    """The bodies of the newest catalog by list of files and coding."""
 
     def __init__(self) -> None:
         self._whole: Whole | None = None
         self._made: OrderedDict[tuple[tuple[str, ...], Coding], asyncio.Task[Body]] = OrderedDict()
 
     async def get(self, whole: Whole, files: Sequence[str], coding: Coding) -> Body:
-        """The body of `whole`, the newest catalogue; who waits together gets the same."""
+        """The body of `whole`, the newest catalog; who waits together gets the same."""
         if whole is not self._whole:
             self._whole = whole
             self._made.clear()

@@ -35,8 +35,8 @@ _STANDARD_FOLDERS = (
 )
 
 
-class Catalogue:
-    """The catalogue of one cloud, with a copy in `folder`.
+class Catalog:
+    """The catalog of one cloud, with a copy in `folder`.
 
     What is older than `max_age` (seconds) is fetched again while the old is still served. The
     answers raise `LocalError` (503) as long as there is neither a copy nor the cloud. `helpers`
@@ -50,7 +50,7 @@ class Catalogue:
         self._folder = folder
         self._max_age = max_age
         self._nodes: Kept[Nodes] = Kept(
-            "node catalogue",
+            "node catalog",
             folder / "object_info.json",
             cloud.object_info,
             lambda body: nodes.read(body, helpers),
@@ -72,7 +72,7 @@ class Catalogue:
     async def start(self) -> None:
         """Drop the copy of another cloud, and begin to load without waiting for it."""
         await asyncio.to_thread(_claim, self._folder, str(self._cloud.base_url))
-        self._warming = asyncio.create_task(self._warm(), name="load the catalogue")
+        self._warming = asyncio.create_task(self._warm(), name="load the catalog")
 
     async def close(self) -> None:
         """Stop fetching."""
@@ -89,7 +89,7 @@ class Catalogue:
     async def wait_loaded(self, timeout: float) -> bool:  # noqa: ASYNC109 (a question, not a bound)
         """Wait until the node classes are there, at most `timeout` seconds. Says whether they are.
 
-        Does not wait for a catalogue that is not available.
+        Does not wait for a catalog that is not available.
         """
         if self._nodes.value is None and self._warming is not None:
             await asyncio.wait([self._warming], timeout=timeout)

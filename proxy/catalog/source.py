@@ -23,7 +23,7 @@ Picture: TypeAlias = tuple[bytes, str]
 
 
 class Cloud(Protocol):
-    """What the catalogue needs of an account."""
+    """What the catalog needs of an account."""
 
     base_url: URL
 
@@ -56,7 +56,7 @@ class Accounts:
     """Several accounts as one source.
 
     `order` gives those that may be asked, the best first. One that fails is passed over; where
-    all do, the error of the first goes to the caller. Accounts of one cloud have one catalogue,
+    all do, the error of the first goes to the caller. Accounts of one cloud have one catalog,
     so whose it is makes no difference; where they are at different clouds it is still one
     account's, for all jobs.
     """
@@ -157,7 +157,7 @@ class Kept(Generic[T]):
                 await asyncio.shield(refreshing)
         if self._value is None:
             raise LocalError(
-                "catalogue_unavailable",
+                "catalog_unavailable",
                 f"The proxy has not received the {self._name} from Comfy Cloud; try again later.",
                 kind="unavailable",
                 details=self._failure,

@@ -44,8 +44,8 @@ _DETAILS = 8
 #: Bytes a second that an upload may count on.
 _UPLOAD_RATE = 100_000
 
-#: Seconds for the whole catalogue, about 9 MB.
-_CATALOGUE_TIMEOUT = 120.0
+#: Seconds for the whole catalog, about 9 MB.
+_CATALOG_TIMEOUT = 120.0
 
 _JSON = {"Content-Type": "application/json"}
 _OCTETS = {"Content-Type": "application/octet-stream"}
@@ -287,7 +287,7 @@ class CloudClient:
     async def object_info(self) -> bytes:
         """`GET /api/object_info`: a JSON object of about 9 MB, as it came."""
         url = self._http.url("object_info")
-        return await self._http.read("GET", url, _object_bytes, total=_CATALOGUE_TIMEOUT)
+        return await self._http.read("GET", url, _object_bytes, total=_CATALOG_TIMEOUT)
 
     async def model_folders(self) -> list[dict[str, Any]]:
         """`GET /api/experiment/models`: `[{"name", "folders"}]`."""

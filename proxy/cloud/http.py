@@ -30,7 +30,7 @@ from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.errors import type_of, unlisted
 
-#: Bytes of an answer that is read whole: the catalogue has about 9 million.
+#: Bytes of an answer that is read whole: the catalog has about 9 million.
 MAX_ANSWER = 64 * 1024 * 1024
 
 #: Bytes of a body that leaves in one piece with the request's headers; of a larger one no more than

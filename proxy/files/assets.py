@@ -54,7 +54,7 @@ _MODELS_PATIENCE, _MODELS_AT_ONCE = 10.0, 8
 
 
 class ModelLists(Protocol):
-    """What is needed of the catalogue."""
+    """What is needed of the catalog."""
 
     async def model_folders_in_detail(self) -> list[dict[str, Any]]:
         """`[{"name"}]`."""

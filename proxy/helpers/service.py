@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import structlog
 from blake3 import blake3
 
-from proxy.catalog.service import Catalogue
+from proxy.catalog.service import Catalog
 from proxy.cloud.remote import NotFetchedError, RemoteFiles
 from proxy.files.service import Files
 from proxy.helpers import decoding
@@ -66,14 +66,14 @@ class Helpers:
         self,
         repository: HelperPictureRepository,
         files: Files,
-        catalogue: Catalogue,
+        catalog: Catalog,
         remote: RemoteFiles,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._repository = repository
         self._files = files
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._remote = remote
         self._now = now
         self._turn = asyncio.Semaphore(_AT_ONCE)
@@ -125,7 +125,7 @@ class Helpers:
         is the `failure` of the answer. Raises `LocalError` (400) where the proxy cannot do what a
         node asks for, or the cloud does not take its picture.
         """
-        emulated = self._catalogue.emulated
+        emulated = self._catalog.emulated
         helpers = wanted(graph, outputs, emulated)
         loads = {
             node_id: _load(node_id, graph, helper)
@@ -150,7 +150,7 @@ class Helpers:
             if isinstance(picture := found[load], Picture)
         }
         try:
-            return rewrite(graph, outputs, emulated, pictures, self._catalogue.known)
+            return rewrite(graph, outputs, emulated, pictures, self._catalog.known)
         except HelperRefusedError as error:
             raise _refusal(error.node_id, graph, error.name, error.reason) from error
 

@@ -13,7 +13,7 @@ from proxy.translate.validation import Validation, foreign_files, validate
 
 log = structlog.get_logger(__name__)
 
-#: A catalogue that is older (seconds) is fetched again before a graph is refused by it. So a typing
+#: A catalog that is older (seconds) is fetched again before a graph is refused by it. So a typing
 #: error costs a call of the cloud at most once in this time, and new classes and models are known.
 FRESH = 60.0
 
@@ -21,8 +21,8 @@ FRESH = 60.0
 _MOST = 5_000
 
 
-class Catalogue(Protocol):
-    """What the checks need of the catalogue."""
+class Catalog(Protocol):
+    """What the checks need of the catalog."""
 
     def known(self, name: str) -> Mapping[str, Any] | None:
         """A node class, `None` if there is none."""
@@ -49,12 +49,12 @@ class Checks:
     `replaced` gives the old classes that the cloud replaces before it looks at a graph. `permit`
     raises `LocalError` for a graph that the member may not run. `private` says whether there are
     members whom the account's files are to be kept from. Without `validates` only these two are
-    looked at. The catalogue is waited for at most `patience` seconds.
+    looked at. The catalog is waited for at most `patience` seconds.
     """
 
     def __init__(
         self,
-        catalogue: Catalogue,
+        catalog: Catalog,
         files: Files,
         *,
         replaced: Callable[[], Awaitable[Mapping[str, Any]]],
@@ -63,7 +63,7 @@ class Checks:
         validates: bool,
         patience: float,
     ) -> None:
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._files = files
         self._replaced = replaced
         self._permit = permit
@@ -77,7 +77,7 @@ class Checks:
         Raises `LocalError`: 400 as ComfyUI refuses graphs, 403 for nodes that the member may not
         use.
         """
-        loaded = await self._catalogue.wait_loaded(self._patience)
+        loaded = await self._catalog.wait_loaded(self._patience)
         found = await self._validated(member, request) if loaded and self._validates else None
         if found is not None and found.error is not None:
             kinds = {one["type"] for about in found.node_errors.values() for one in about["errors"]}
@@ -101,7 +101,7 @@ class Checks:
         private = self._private()
         has_file = await self._files.owned(member, request.graph, private=private)
         found = self._validate(request, has_file)
-        if not found.faultless and await self._catalogue.renewed(FRESH):
+        if not found.faultless and await self._catalog.renewed(FRESH):
             found = self._validate(request, has_file)
         if not found.faultless and await self._is_replaced(request.graph):
             return None
@@ -111,7 +111,7 @@ class Checks:
         return validate(
             request.graph,
             request.targets,
-            self._catalogue.known,
+            self._catalog.known,
             has_file=has_file,
         )
 

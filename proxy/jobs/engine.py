@@ -47,7 +47,7 @@ from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 
 if TYPE_CHECKING:
-    from proxy.catalog.service import Catalogue
+    from proxy.catalog.service import Catalog
     from proxy.files.service import Files
     from proxy.helpers.service import Helpers
 
@@ -79,7 +79,7 @@ class Engine:
         bus: EventBus,
         accounts: Iterable[Account],
         files: Files,
-        catalog: Catalogue,
+        catalog: Catalog,
         policy: Policy,
         timeouts: Timeouts,
         member: Callable[[str], Member] = Member,

@@ -200,7 +200,7 @@ class AccountWorker:
         if self._worth_waiting:
             timeouts = self._engine.timeouts
             _, self._worth_waiting = await asyncio.gather(
-                self._engine.catalog.wait_loaded(timeouts.catalogue_patience),
+                self._engine.catalog.wait_loaded(timeouts.catalog_patience),
                 self.socket.wait_connected(timeouts.socket_patience),
             )
 

@@ -58,7 +58,7 @@ class Member:
     client_parallelism: Parallelism | None = None
 
 
-#: The catalogue's word on a node class, or `None` while it has none.
+#: The catalog's word on a node class, or `None` while it has none.
 KnownClass = Callable[[str], Mapping[str, Any] | None]
 
 
@@ -108,7 +108,7 @@ def _denied_by(class_type: str, limits: Limits, known_class: KnownClass) -> str 
     info = known_class(class_type)
     if info is None:
         raise LocalError(
-            "catalogue_unavailable",
+            "catalog_unavailable",
             f"The proxy does not know yet whether {class_type} is a partner node, which you cannot "
             "use; try again later.",
             kind="unavailable",

@@ -546,7 +546,7 @@ class Settings(BaseModel):
     the proxy, separately for each member; or cloud, in the Comfy Cloud account, where its web
     interface shows them too. cloud does not support members."""
 
-    catalogue_max_age: Annotated[
+    catalog_max_age: Annotated[
         float, Field(ge=0), Entry("Files and history", metavar="SECONDS")
     ] = 3600
     """Seconds after which the proxy reloads the list of nodes and models."""

@@ -18,5 +18,5 @@ class Bench:
     switches: Switches
     faults: Faults
     storage: Storage
-    catalogue: NodeClasses
+    catalog: NodeClasses
     changed: Callable[[], None]

@@ -65,7 +65,7 @@ async def execute(
     graph: dict[str, Any],
     outputs: list[str],
     *,
-    catalogue: NodeClasses,
+    catalog: NodeClasses,
     contents: Contents,
     extra_data: dict[str, Any],
     pace: float = 0.0,
@@ -79,7 +79,7 @@ async def execute(
     """
     happenings: asyncio.Queue[Happening | None] = asyncio.Queue()
     tools = _Tools(graph, contents, extra_data, pace, happenings.put_nowait)
-    run = _Run(outputs, catalogue, tools, cache or NodeCache(0))
+    run = _Run(outputs, catalog, tools, cache or NodeCache(0))
 
     async def work() -> None:
         try:
@@ -147,10 +147,10 @@ class _Context(Context):
 
 class _Run:
     def __init__(
-        self, outputs: list[str], catalogue: NodeClasses, tools: _Tools, cache: NodeCache
+        self, outputs: list[str], catalog: NodeClasses, tools: _Tools, cache: NodeCache
     ) -> None:
         self._targets = outputs
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._tools = tools
         self._graph = tools.graph
         self._tell = tools.tell
@@ -229,7 +229,7 @@ class _Run:
         )
 
     def _class(self, node_id: str) -> NodeClass:
-        return self._catalogue[self._graph[node_id]["class_type"]]
+        return self._catalog[self._graph[node_id]["class_type"]]
 
     def _inputs(self, node_id: str) -> dict[str, Any]:
         """The given inputs that the class knows; links as they stand in the graph."""

@@ -105,7 +105,7 @@ class Run:
         happenings = execute(
             job.graph,
             job.output_nodes,
-            catalogue=self._bench.catalogue,
+            catalog=self._bench.catalog,
             contents=outputs.JobContents(self._account, job, self._bench.storage, self._switches),
             extra_data=job.extra_data,
             pace=self._switches.pace,

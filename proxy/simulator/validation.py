@@ -29,7 +29,7 @@ class Validation:
 
 
 def validate(
-    graph: object, *, catalogue: NodeClasses, targets: list[str] | None, files: Files
+    graph: object, *, catalog: NodeClasses, targets: list[str] | None, files: Files
 ) -> Validation:
     """Check a graph; changes values in it to the type of their input ("7" to 7), as ComfyUI does.
 
@@ -48,27 +48,27 @@ def validate(
             )
         )
     for node_id, node in graph.items():
-        error = _unknown_class(node_id, node, catalogue)
+        error = _unknown_class(node_id, node, catalog)
         if error is not None:
             return Validation(error=error)
     outputs = [
         node_id
         for node_id, node in graph.items()
-        if catalogue[node["class_type"]].output_node and (targets is None or node_id in targets)
+        if catalog[node["class_type"]].output_node and (targets is None or node_id in targets)
     ]
     if not outputs:
         return Validation(error=_reason("prompt_no_outputs", "Prompt has no outputs", ""))
-    return _Validator(graph, catalogue, files).outputs(outputs)
+    return _Validator(graph, catalog, files).outputs(outputs)
 
 
 def _reason(kind: str, message: str, details: str, **extra_info: Any) -> Reason:
     return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
 
 
-def _unknown_class(node_id: str, node: object, catalogue: NodeClasses) -> Reason | None:
+def _unknown_class(node_id: str, node: object, catalog: NodeClasses) -> Reason | None:
     """What the newest ComfyUI says of a node whose class it does not have."""
     class_type = node.get("class_type") if isinstance(node, dict) else None
-    if isinstance(class_type, str) and class_type in catalogue:
+    if isinstance(class_type, str) and class_type in catalog:
         return None
     meta = node.get("_meta") if isinstance(node, dict) else None
     title = meta.get("title") if isinstance(meta, dict) else None
@@ -99,9 +99,9 @@ class _Verdict:
 
 
 class _Validator:
-    def __init__(self, graph: dict[str, Any], catalogue: NodeClasses, files: Files) -> None:
+    def __init__(self, graph: dict[str, Any], catalog: NodeClasses, files: Files) -> None:
         self._graph = graph
-        self._catalogue = catalogue
+        self._catalog = catalog
         self._files = files
         self._verdicts: dict[str, _Verdict] = {}
         self._path: list[str] = []
@@ -148,7 +148,7 @@ class _Validator:
             return self._cycle(node_id)
         node = self._graph[node_id]
         inputs = node["inputs"]
-        node_class = self._catalogue[node["class_type"]]
+        node_class = self._catalog[node["class_type"]]
         reasons: list[Reason] = []
         valid = True
         for name, spec in node_class.inputs().items():
@@ -185,7 +185,7 @@ class _Validator:
                 )
             ]
         source, slot = link
-        received = self._catalogue[self._graph[source]["class_type"]].outputs[slot]
+        received = self._catalog[self._graph[source]["class_type"]].outputs[slot]
         if not _fits(received, spec[0]):
             return [
                 _reason(

@@ -163,7 +163,7 @@ class World:
         await self.signal.until(lambda: len(self.sockets) == count, timeout)
 
     @property
-    def catalogue(self) -> NodeClasses:
+    def catalog(self) -> NodeClasses:
         """The node classes that there are, with those of packs or without."""
         return self._with_packs if self.switches.node_packs else self.nodes
 
@@ -172,7 +172,7 @@ class World:
         """The body of `GET /api/object_info`. Uploads are not in its lists."""
         packs = self.switches.node_packs
         if packs not in self._object_infos:
-            self._object_infos[packs] = codec.dump_bytes(object_info(self.catalogue))
+            self._object_infos[packs] = codec.dump_bytes(object_info(self.catalog))
         return self._object_infos[packs]
 
     def _all_jobs(self) -> Iterator[tuple[str, Job]]:

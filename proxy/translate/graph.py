@@ -25,9 +25,9 @@ def substitute(
     """A copy of the graph in which strings that name a known file have the cloud's name.
 
     `choices` gives a class's entry in `object_info`, or `None`; `cloud_name` gives what the cloud
-    reads for the file at a place, or `None` if there is none. What the catalogue declares as free
+    reads for the file at a place, or `None` if there is none. What the catalog declares as free
     text or a number stays, and so does a choice that the class itself offers (a sampler called
-    `euler` is not the file `euler`). Inputs that the catalogue does not know may all name files.
+    `euler` is not the file `euler`). Inputs that the catalog does not know may all name files.
     """
     return {node_id: _substitute_node(node, choices, cloud_name) for node_id, node in graph.items()}
 
@@ -153,7 +153,7 @@ def _specs(info: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _may_name_file(spec: Any, value: str) -> bool:
-    """Whether the catalogue lets the value be a file's name.
+    """Whether the catalog lets the value be a file's name.
 
     A spec is `[type, options]`; a combo is `[[values], options]` in old-style nodes and
     `["COMBO", {"options": [values]}]` in new-style ones. File inputs carry a flag such as

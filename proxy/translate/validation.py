@@ -1,10 +1,10 @@
 """What is wrong with a graph, as ComfyUI would say it: found before the graph goes anywhere.
 
-Only what is certain from the catalogue is called wrong; the cloud decides where it leaves doubt:
+Only what is certain from the catalog is called wrong; the cloud decides where it leaves doubt:
 
 * a class whose entry has an unknown form, and inputs with such specs;
 * lists, bounds and types of links of classes that belong to a node pack: its own checks
-  (`VALIDATE_INPUTS`), which the catalogue does not show, may waive them. Missing inputs, values of
+  (`VALIDATE_INPUTS`), which the catalog does not show, may waive them. Missing inputs, values of
   which no number can be made, and links to nowhere are wrong there, too, and then the rest is told;
 * combos whose list is empty or fetched from elsewhere, and bounds that are no numbers;
 * dynamic inputs of other kinds than Autogrow and DynamicCombo;
@@ -79,7 +79,7 @@ def validate(
     *,
     has_file: HasFile | None = None,
 ) -> Validation:
-    """Check a graph in API format against the catalogue. Changes nothing and never raises.
+    """Check a graph in API format against the catalog. Changes nothing and never raises.
 
     `targets` are the output nodes that are asked for (`partial_execution_targets`), `None` for
     all. `choices` gives a class's entry in `object_info`, or `None` for a class that there is not.

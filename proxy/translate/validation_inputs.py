@@ -145,7 +145,7 @@ def _number(value: object) -> int | float | None:
 
 
 def _choices(type_: str | list[Any], options: Mapping[str, Any]) -> list[Any] | None:
-    """What a combo offers. An empty list is filled by somebody whom the catalogue does not know."""
+    """What a combo offers. An empty list is filled by somebody whom the catalog does not know."""
     offered: object = None
     if isinstance(type_, list):
         offered = type_
@@ -433,9 +433,9 @@ def _choice(one: Input, choices: list[Any], value: Any, has_file: HasFile | None
 
 
 def _file(one: Input, value: Any, what: str, has_file: HasFile | None) -> Reason | None:
-    """A file that the member has is good, whatever the catalogue lists.
+    """A file that the member has is good, whatever the catalog lists.
 
-    What the catalogue lists is good as well, but for hashes: those are files of the account.
+    What the catalog lists is good as well, but for hashes: those are files of the account.
     """
     if has_file is None or not isinstance(value, str) or has_file(value):
         return None

@@ -261,7 +261,7 @@ class RoomOfExtras:
 
 @dataclass
 class RoomOfNodes:
-    """A catalogue of one class and one model folder, or one that is not to be had."""
+    """A catalog of one class and one model folder, or one that is not to be had."""
 
     extras: RoomOfExtras = field(default_factory=RoomOfExtras)
     refusal: LocalError | None = None
@@ -351,7 +351,7 @@ def serve(
         services = Services(
             jobs=room_of_jobs,  # type: ignore[arg-type]
             files=room_of_files,  # type: ignore[arg-type]
-            catalogue=room_of_nodes,  # type: ignore[arg-type]
+            catalog=room_of_nodes,  # type: ignore[arg-type]
             userdata=userdata,
             journal=Journal(room_of_jobs.bus, room_of_jobs.clients),
             **settings,
@@ -385,7 +385,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, userdata:
         services = Services(
             jobs=room_of_jobs,
             files=room_of_files,
-            catalogue=room_of_nodes,
+            catalog=room_of_nodes,
             userdata=userdata,
             journal=Journal(room_of_jobs.bus, room_of_jobs.clients),
             members=members or Directory(),

@@ -115,7 +115,7 @@ async def test_files_go_as_they_are(packing: aiohttp.ClientSession, room_of_file
         assert await answer.read() == b"a" * 10_000
 
 
-async def test_the_catalogue_is_packed_once(packing: aiohttp.ClientSession) -> None:
+async def test_the_catalog_is_packed_once(packing: aiohttp.ClientSession) -> None:
     async with packing.get("/object_info", headers={"Accept-Encoding": "gzip"}) as answer:
         assert answer.headers.getall("Content-Encoding") == ["gzip"]
         assert json.loads(gzip.decompress(await answer.read())) == {"LoadImage": {}}

@@ -181,7 +181,7 @@ async def test_a_video_has_the_names_that_the_cloud_has_for_it(
         assert response.headers["Content-Type"] == "video/mp4"
 
 
-async def test_the_members_files_go_into_the_catalogue(
+async def test_the_members_files_go_into_the_catalog(
     client: Client, room_of_files: Any, room_of_nodes: Any
 ) -> None:
     room_of_files.add("cat.png", type_="input")
@@ -190,8 +190,8 @@ async def test_the_members_files_go_into_the_catalogue(
     assert room_of_nodes.files == ["cat.png"]
 
 
-async def test_a_catalogue_that_is_not_to_be_had_is_503(client: Client, room_of_nodes: Any) -> None:
-    room_of_nodes.refusal = LocalError("catalogue_unavailable", "Try again.", kind="unavailable")
+async def test_a_catalog_that_is_not_to_be_had_is_503(client: Client, room_of_nodes: Any) -> None:
+    room_of_nodes.refusal = LocalError("catalog_unavailable", "Try again.", kind="unavailable")
     response = await client.get("/object_info")
     assert (response.status, (await response.json())["error"]["message"]) == (503, "Try again.")
 
@@ -365,7 +365,7 @@ async def test_a_socket_that_has_gone_is_unsubscribed() -> None:
     assert sink.heard == []
 
 
-async def test_the_folders_are_those_of_the_catalogue(client: Client) -> None:
+async def test_the_folders_are_those_of_the_catalog(client: Client) -> None:
     assert await (await client.get("/internal/folder_paths")).json() == {"loras": ["loras"]}
 
 

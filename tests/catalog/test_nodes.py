@@ -144,7 +144,7 @@ def test_it_is_a_mapping_that_parses_what_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"null", b"<html>"])
-def test_what_is_no_catalogue_is_refused(body: bytes) -> None:
+def test_what_is_no_catalog_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read(body)
 
@@ -251,7 +251,7 @@ async def test_other_files_and_codings_get_their_own(counted: Counted) -> None:
     assert len(counted.threads) == 4
 
 
-async def test_a_new_catalogue_forgets_the_bodies_of_the_old(counted: Counted) -> None:
+async def test_a_new_catalog_forgets_the_bodies_of_the_old(counted: Counted) -> None:
     made = Bodies()
     for one in (counted, Counted(), counted):
         await made.get(one, [], "gzip")

@@ -1,4 +1,4 @@
-"""The catalogue over a cloud that counts its calls."""
+"""The catalog over a cloud that counts its calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from proxy.catalog import Catalogue
+from proxy.catalog import Catalog
 from proxy.cloud.errors import CloudUnreachable
 from proxy.translate.errors import LocalError
 
@@ -55,11 +55,11 @@ class CountingCloud:
 
 
 @asynccontextmanager
-async def catalogue_of(cloud: CountingCloud, folder: Path) -> AsyncIterator[Catalogue]:
-    catalogue = Catalogue(cloud, folder, max_age=3600)
-    await catalogue.start()
-    yield catalogue
-    await catalogue.close()
+async def catalog_of(cloud: CountingCloud, folder: Path) -> AsyncIterator[Catalog]:
+    catalog = Catalog(cloud, folder, max_age=3600)
+    await catalog.start()
+    yield catalog
+    await catalog.close()
 
 
 @pytest.fixture
@@ -68,37 +68,37 @@ def cloud() -> CountingCloud:
 
 
 @pytest.fixture
-async def catalogue(cloud: CountingCloud, tmp_path: Path) -> AsyncIterator[Catalogue]:
-    async with catalogue_of(cloud, tmp_path) as made:
+async def catalog(cloud: CountingCloud, tmp_path: Path) -> AsyncIterator[Catalog]:
+    async with catalog_of(cloud, tmp_path) as made:
         yield made
 
 
 async def test_it_knows_nothing_before_it_is_loaded_and_does_not_wait(
-    catalogue: Catalogue,
+    catalog: Catalog,
 ) -> None:
-    assert catalogue.known("SaveImage") is None
+    assert catalog.known("SaveImage") is None
 
 
-async def test_start_begins_to_load(catalogue: Catalogue, cloud: CountingCloud) -> None:
-    assert (await catalogue.node_class("SaveImage") or {})["output_node"]
-    assert (catalogue.known("SaveImage") or {})["output_node"]
-    assert catalogue.known("Nope") is None
+async def test_start_begins_to_load(catalog: Catalog, cloud: CountingCloud) -> None:
+    assert (await catalog.node_class("SaveImage") or {})["output_node"]
+    assert (catalog.known("SaveImage") or {})["output_node"]
+    assert catalog.known("Nope") is None
     assert cloud.calls == ["object_info"]
 
 
-async def test_the_members_files_are_in_both_answers(catalogue: Catalogue) -> None:
-    one = json.loads(await catalogue.node_class_json("LoadImage", ["cat.png"]))
-    whole = json.loads(b"".join((await catalogue.object_info(["cat.png"])).pieces))
+async def test_the_members_files_are_in_both_answers(catalog: Catalog) -> None:
+    one = json.loads(await catalog.node_class_json("LoadImage", ["cat.png"]))
+    whole = json.loads(b"".join((await catalog.object_info(["cat.png"])).pieces))
     choices = one["LoadImage"]["input"]["required"]["image"][0]
     assert choices == ["cat.png", "x.png"]
     assert whole["LoadImage"] == one["LoadImage"]
-    assert list(await catalogue.classes()) == list(whole)
+    assert list(await catalog.classes()) == list(whole)
 
 
 async def test_clients_of_a_cold_start_wait_for_one_call_together(
-    catalogue: Catalogue, cloud: CountingCloud
+    catalog: Catalog, cloud: CountingCloud
 ) -> None:
-    bodies = await asyncio.gather(*(catalogue.object_info([]) for _ in range(20)))
+    bodies = await asyncio.gather(*(catalog.object_info([]) for _ in range(20)))
     assert len({body.etag for body in bodies}) == 1
     assert cloud.calls == ["object_info"]
 
@@ -106,31 +106,29 @@ async def test_clients_of_a_cold_start_wait_for_one_call_together(
 async def test_the_entity_tag_outlives_the_copy(cloud: CountingCloud, tmp_path: Path) -> None:
     tags = []
     for run in "first", "second":
-        async with catalogue_of(cloud, tmp_path / run) as catalogue:
-            tags.append((await catalogue.object_info([], "gzip")).etag)
+        async with catalog_of(cloud, tmp_path / run) as catalog:
+            tags.append((await catalog.object_info([], "gzip")).etag)
     assert tags[0] == tags[1]
 
 
-async def test_models_are_asked_for_once_a_folder(
-    catalogue: Catalogue, cloud: CountingCloud
-) -> None:
+async def test_models_are_asked_for_once_a_folder(catalog: Catalog, cloud: CountingCloud) -> None:
     for _ in range(3):
-        assert await catalogue.models("loras") == ["a/c.safetensors", "b.safetensors"]
+        assert await catalog.models("loras") == ["a/c.safetensors", "b.safetensors"]
     assert cloud.calls.count("loras") == 1
     assert cloud.calls.count("folders") == 1
 
 
 async def test_an_empty_folder_is_a_list_and_an_unknown_one_is_none(
-    catalogue: Catalogue, cloud: CountingCloud
+    catalog: Catalog, cloud: CountingCloud
 ) -> None:
-    assert await catalogue.models("vae") == []
-    assert await catalogue.models("../etc") is None
-    assert await catalogue.models_in_detail("nope") is None
+    assert await catalog.models("vae") == []
+    assert await catalog.models("../etc") is None
+    assert await catalog.models_in_detail("nope") is None
     assert not {"../etc", "nope"} & set(cloud.calls)
 
 
-async def test_details_have_every_field(catalogue: Catalogue) -> None:
-    models = await catalogue.models_in_detail("loras")
+async def test_details_have_every_field(catalog: Catalog) -> None:
+    models = await catalog.models_in_detail("loras")
     assert (models or [])[0] == {
         "name": "b.safetensors",
         "pathIndex": 0,
@@ -140,54 +138,54 @@ async def test_details_have_every_field(catalogue: Catalogue) -> None:
     }
 
 
-async def test_folders_are_named_and_the_detailed_ones_hold_models(catalogue: Catalogue) -> None:
-    named = await catalogue.model_folders()
-    detailed = [folder["name"] for folder in await catalogue.model_folders_in_detail()]
+async def test_folders_are_named_and_the_detailed_ones_hold_models(catalog: Catalog) -> None:
+    named = await catalog.model_folders()
+    detailed = [folder["name"] for folder in await catalog.model_folders_in_detail()]
     assert named[:4] == ["loras", "embeddings", "vae", "configs"]
     assert detailed[:3] == ["loras", "embeddings", "vae"]
     assert set(named) - set(detailed) == {"configs", "custom_nodes"}
 
 
-async def test_each_folder_says_which_files_it_lists(catalogue: Catalogue) -> None:
-    detailed = {one["name"]: one for one in await catalogue.model_folders_in_detail()}
+async def test_each_folder_says_which_files_it_lists(catalog: Catalog) -> None:
+    detailed = {one["name"]: one for one in await catalog.model_folders_in_detail()}
     assert ".safetensors" in detailed["loras"]["extensions"]
     assert detailed["diffusers"]["extensions"] == ["folder"]
     assert all(one["extensions"] for one in detailed.values())
 
 
 async def test_a_folder_of_every_comfyui_that_the_cloud_lacks_is_empty(
-    catalogue: Catalogue,
+    catalog: Catalog,
 ) -> None:
-    assert "checkpoints" in await catalogue.model_folders()
-    assert await catalogue.models("checkpoints") == []
+    assert "checkpoints" in await catalog.model_folders()
+    assert await catalog.models("checkpoints") == []
 
 
-async def test_embeddings_have_no_extension(catalogue: Catalogue) -> None:
-    assert await catalogue.embeddings() == ["bad", "n/x.y"]
+async def test_embeddings_have_no_extension(catalog: Catalog) -> None:
+    assert await catalog.embeddings() == ["bad", "n/x.y"]
 
 
 async def test_a_restart_does_not_ask_again(cloud: CountingCloud, tmp_path: Path) -> None:
     for _ in range(2):
-        async with catalogue_of(cloud, tmp_path) as catalogue:
-            await catalogue.classes()
-            await catalogue.models("loras")
+        async with catalog_of(cloud, tmp_path) as catalog:
+            await catalog.classes()
+            await catalog.models("loras")
     assert sorted(cloud.calls) == ["folders", "loras", "object_info"]
 
 
 async def test_the_copy_of_another_cloud_is_dropped(cloud: CountingCloud, tmp_path: Path) -> None:
-    (tmp_path / "mine.txt").write_text("not the catalogue's")
-    async with catalogue_of(cloud, tmp_path) as catalogue:
-        await catalogue.classes()
+    (tmp_path / "mine.txt").write_text("not the catalog's")
+    async with catalog_of(cloud, tmp_path) as catalog:
+        await catalog.classes()
     other = CountingCloud("http://127.0.0.1:9")
-    async with catalogue_of(other, tmp_path) as catalogue:
-        await catalogue.classes()
+    async with catalog_of(other, tmp_path) as catalog:
+        await catalog.classes()
     assert other.calls == ["object_info"]
     assert (tmp_path / "mine.txt").exists()
 
 
 async def test_without_cloud_and_copy_it_is_503(cloud: CountingCloud, tmp_path: Path) -> None:
     cloud.down = True
-    async with catalogue_of(cloud, tmp_path) as catalogue:
-        for ask in (catalogue.classes(), catalogue.model_folders(), catalogue.models("loras")):
+    async with catalog_of(cloud, tmp_path) as catalog:
+        for ask in (catalog.classes(), catalog.model_folders(), catalog.models("loras")):
             with pytest.raises(LocalError, match="The proxy has not received"):
                 await ask

@@ -13,7 +13,7 @@ import pytest
 from yarl import URL
 
 from proxy.catalog import source as source_module
-from proxy.catalog.service import Catalogue
+from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts, Kept
 from proxy.cloud.errors import CloudUnauthorized, CloudUnreachable
 from proxy.translate.errors import LocalError
@@ -22,7 +22,7 @@ URL_OF_CLOUD = URL("http://cloud")
 
 
 class Account:
-    """An account that gives a catalogue or fails."""
+    """An account that gives a catalog or fails."""
 
     base_url = URL_OF_CLOUD
 
@@ -51,8 +51,8 @@ class Account:
 
 async def test_the_first_account_is_asked_and_no_other(tmp_path: Path) -> None:
     accounts = [Account("a"), Account("b")]
-    catalogue = Catalogue(Accounts(URL_OF_CLOUD, lambda: accounts), tmp_path, max_age=60)
-    assert list(await catalogue.classes()) == ["a"]
+    catalog = Catalog(Accounts(URL_OF_CLOUD, lambda: accounts), tmp_path, max_age=60)
+    assert list(await catalog.classes()) == ["a"]
     assert accounts[1].calls == 0
 
 
@@ -74,9 +74,9 @@ async def test_without_one_that_answers_it_is_503(
     tmp_path: Path, failures: list[Exception]
 ) -> None:
     accounts = [Account("a", failure) for failure in failures]
-    catalogue = Catalogue(Accounts(URL_OF_CLOUD, lambda: accounts), tmp_path, max_age=60)
+    catalog = Catalog(Accounts(URL_OF_CLOUD, lambda: accounts), tmp_path, max_age=60)
     with pytest.raises(LocalError) as refusal:
-        await catalogue.classes()
+        await catalog.classes()
     assert refusal.value.kind == "unavailable"
     assert refusal.value.details == ("first" if failures else "there is no account to ask")
 
@@ -221,7 +221,7 @@ async def test_an_old_value_is_refreshed_and_kept_when_that_fails(make: Make) ->
 async def test_without_any_copy_it_is_503_in_words(make: Make, failure: bytes | Exception) -> None:
     with pytest.raises(LocalError) as caught:
         await make(Source(failure)).get()
-    assert (caught.value.kind, caught.value.type) == ("unavailable", "catalogue_unavailable")
+    assert (caught.value.kind, caught.value.type) == ("unavailable", "catalog_unavailable")
     assert caught.value.retry_after == 10
 
 

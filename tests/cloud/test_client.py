@@ -374,7 +374,7 @@ async def test_user_takes_any_body(serve: Serve, connect: Connect) -> None:
     await (await connect(cloud.url)).user()
 
 
-async def test_lists_that_are_none_and_catalogues_that_are_no_object_are_garbage(
+async def test_lists_that_are_none_and_catalogs_that_are_no_object_are_garbage(
     serve: Serve, connect: Connect
 ) -> None:
     cloud = await serve(answer({"not": "a list"}), answer(["not an object"]))

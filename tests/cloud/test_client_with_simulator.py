@@ -124,7 +124,7 @@ async def test_an_unknown_job_is_none(client: CloudClient) -> None:
     assert await client.job(str(uuid4())) is None
 
 
-async def test_the_catalogue(client: CloudClient) -> None:
+async def test_the_catalog(client: CloudClient) -> None:
     assert "SaveImage" in codec.loads(await client.object_info())
     folders = await client.model_folders()
     assert await client.models(folders[0]["name"]) is not None

@@ -12,7 +12,7 @@ import aiohttp
 import graphs
 import pytest
 from aiohttp import web
-from catalogue_graphs import FILE, good_graphs
+from catalog_graphs import FILE, good_graphs
 from hypothesis import Phase, given, settings
 from PIL import Image
 from stack import Client, Proxy, running_proxy

@@ -39,7 +39,7 @@ OF_THE_MACHINE = re.compile(
 )
 
 #: What a ComfyUI lists by what is installed and in its folders: only keys and types are compared.
-OF_THE_CATALOGUE = re.compile(
+OF_THE_CATALOG = re.compile(
     r"/(api/)?(embeddings|models.*|experiment/models.*|object_info/(LoadImage|Checkpoint.*))"
 )
 
@@ -295,7 +295,7 @@ def _json_body(event: Event, recorded: Body, answer: Answer, names: Names) -> li
         names.learn_job(asked, value, actual)
     names.learn(value, actual)
     value = _numbered(value, names)
-    if OF_THE_CATALOGUE.fullmatch(path):
+    if OF_THE_CATALOG.fullmatch(path):
         value, actual = shape(value), shape(actual)
     found += differences(value, actual, names, "body")
     if isinstance(value, dict) and isinstance(actual, dict):

@@ -163,7 +163,7 @@ DEVIATIONS = (
         "Each job that is taken out of the queue is told, also when all are."),
     Row("object_info_class|compress", "object_info", r"body\..*(tooltip|display_name|description"
         r"|output_tooltips).*",
-        "The words in the catalogue are the cloud's."),
+        "The words in the catalog are the cloud's."),
 
     # --- nodes of clients, which core nodes stand for on the cloud
     Row("etn_.*|save_image_websocket", "ws|GET /history",
@@ -223,7 +223,7 @@ DEVIATIONS = (
     Row("etn_upload", "PUT", r"status: 20\d → 403|body: (\+ error|- status)",
         "The cloud takes no models from here."),
     Row("etn_upload", "LoraLoader", r"body\..*",
-        "The cloud takes no models from here, and the words in the catalogue are its own."),
+        "The cloud takes no models from here, and the words in the catalog are its own."),
     Row("etn_krita_sequence", "system_stats", r"body\.system: \+ (comfy_package_versions"
         r"|deploy_environment)|body\.devices\[\]\.index: null → int",
         "Newest: more about the system; the recorded server had no GPU."),

@@ -83,7 +83,7 @@ async def simulated(recording: Recording) -> AsyncIterator[Simulator]:
 
 async def seed(recording: Recording, proxy: Proxy) -> None:
     """Let the proxy know the node classes, and have the files that the recording speaks of."""
-    await proxy.services.catalogue.node_class("SaveImage")
+    await proxy.services.catalog.node_class("SaveImage")
     requests = [event for event in recording.events if event.kind == "http"]
     said = unquote(
         "".join(

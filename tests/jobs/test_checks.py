@@ -1,4 +1,4 @@
-"""What graphs have to pass before their jobs are taken, over a real catalogue."""
+"""What graphs have to pass before their jobs are taken, over a real catalog."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import graphs
 import pytest
 from yarl import URL
 
-from proxy.catalog import Catalogue
+from proxy.catalog import Catalog
 from proxy.cloud.errors import CloudUnreachable
 from proxy.jobs.checks import FRESH, Checks
 from proxy.jobs.models import JobRequest
@@ -27,7 +27,7 @@ HIDDEN = "cd" * 32 + ".png"
 
 @dataclass
 class Cloud:
-    """A cloud's catalogue, whose calls are counted."""
+    """A cloud's catalog, whose calls are counted."""
 
     classes: dict[str, Any] = field(default_factory=lambda: object_info(standard_nodes()))
     base_url: URL = field(default_factory=lambda: URL("https://cloud.example"))
@@ -79,10 +79,10 @@ class Files:
 
 @dataclass
 class Bench:
-    """A catalogue and checks upon it."""
+    """A catalog and checks upon it."""
 
     cloud: Cloud
-    catalogue: Catalogue
+    catalog: Catalog
     private: bool = False
     replaced: dict[str, Any] = field(default_factory=dict)
     denied: set[str] = field(default_factory=set)
@@ -90,7 +90,7 @@ class Bench:
 
     async def check(self, graph: dict[str, Any], member: str = "anna", **fields: Any) -> Any:
         checks = Checks(
-            self.catalogue,
+            self.catalog,
             Files(),
             replaced=self._replaced,
             permit=self._permit,
@@ -113,17 +113,17 @@ class Bench:
             raise LocalError("node_not_allowed", "You may not use a node", kind="forbidden")
 
     def age(self, seconds: float) -> None:
-        """Let time pass since the catalogue was fetched."""
-        self.catalogue._nodes._fetched_at -= seconds
+        """Let time pass since the catalog was fetched."""
+        self.catalog._nodes._fetched_at -= seconds
 
 
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     cloud = Cloud()
-    catalogue = Catalogue(cloud, tmp_path, max_age=3600.0)  # type: ignore[arg-type]
-    await catalogue.start()
-    yield Bench(cloud, catalogue)
-    await catalogue.close()
+    catalog = Catalog(cloud, tmp_path, max_age=3600.0)  # type: ignore[arg-type]
+    await catalog.start()
+    yield Bench(cloud, catalog)
+    await catalog.close()
 
 
 async def test_a_good_graph_passes(bench: Bench) -> None:
@@ -153,7 +153,7 @@ async def test_good_outputs_pass_with_what_is_wrong_with_the_others(bench: Bench
     assert list(found.node_errors) == ["3"]
 
 
-async def test_typing_errors_cost_no_call_as_long_as_the_catalogue_is_fresh(bench: Bench) -> None:
+async def test_typing_errors_cost_no_call_as_long_as_the_catalog_is_fresh(bench: Bench) -> None:
     for _ in range(5):
         error = await bench.refusal({"1": {"class_type": "NoSuchNode", "inputs": {}}})
         assert error.type == "missing_node_type"
@@ -169,7 +169,7 @@ async def test_typing_errors_together_cost_one_call_when_it_is_not(bench: Bench)
     assert bench.cloud.calls == 2
 
 
-async def test_good_graphs_never_wait_for_a_fresh_catalogue(bench: Bench) -> None:
+async def test_good_graphs_never_wait_for_a_fresh_catalog(bench: Bench) -> None:
     await bench.check(graphs.plain())
     bench.age(FRESH + 1)
     await bench.check(graphs.plain())
@@ -203,15 +203,15 @@ async def test_when_the_cloud_is_down_the_copy_decides(bench: Bench) -> None:
     assert error.type == "missing_node_type"
 
 
-async def test_without_a_catalogue_the_cloud_decides(tmp_path: Path) -> None:
+async def test_without_a_catalog_the_cloud_decides(tmp_path: Path) -> None:
     cloud = Cloud(down=True)
-    catalogue = Catalogue(cloud, tmp_path, max_age=3600.0)  # type: ignore[arg-type]
-    await catalogue.start()
+    catalog = Catalog(cloud, tmp_path, max_age=3600.0)  # type: ignore[arg-type]
+    await catalog.start()
     try:
         wrong = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
-        assert await Bench(cloud, catalogue).check(wrong) is None
+        assert await Bench(cloud, catalog).check(wrong) is None
     finally:
-        await catalogue.close()
+        await catalog.close()
 
 
 async def test_a_class_that_the_cloud_replaces_is_its_own_business(bench: Bench) -> None:

@@ -228,7 +228,7 @@ async def test_only_known_fields_reach_the_cloud(simulator: Simulator, client: C
     assert set(job.extra_data) == {"api_key_comfy_org", "comfy_cloud_proxy"}
 
 
-async def test_the_first_submission_waits_for_the_catalogue(
+async def test_the_first_submission_waits_for_the_catalog(
     simulator: Simulator, client: Client
 ) -> None:
     entry = await client.run(graphs.plain())

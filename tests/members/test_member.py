@@ -71,14 +71,14 @@ def test_a_refusal_names_the_member_the_node_and_the_limit() -> None:
     }
 
 
-def test_partner_nodes_are_known_by_the_catalogue() -> None:
+def test_partner_nodes_are_known_by_the_catalog() -> None:
     error = refusal(Limits(deny_partner_nodes=True))
     assert error.kind == "forbidden"
     assert list(error.node_errors) == ["1"]
     assert error.extra_info["limit"] == "deny_partner_nodes"
 
 
-def test_partner_nodes_do_not_slip_through_before_the_catalogue_is_there() -> None:
+def test_partner_nodes_do_not_slip_through_before_the_catalog_is_there() -> None:
     error = refusal(Limits(deny_partner_nodes=True), classes={})
     assert error.kind == "unavailable"
     assert error.retry_after
@@ -89,7 +89,7 @@ def test_a_name_with_brackets_is_its_own_pattern() -> None:
     assert refusal(Limits(denied_classes=("Load [pack]",)), graph).kind == "forbidden"
 
 
-def test_names_are_denied_without_a_catalogue() -> None:
+def test_names_are_denied_without_a_catalog() -> None:
     assert refusal(Limits(denied_classes=("SaveImage",)), classes={}).kind == "forbidden"
 
 

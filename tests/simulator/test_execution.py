@@ -29,7 +29,7 @@ from proxy.simulator.execution import (
 from proxy.simulator.nodes import NodeClass, Output, standard_nodes
 from proxy.simulator.validation import validate
 
-CATALOGUE = standard_nodes() | {node.name: node for node in ORACLE_NODES}
+CATALOG = standard_nodes() | {node.name: node for node in ORACLE_NODES}
 EMPTY = {
     "class_type": "EmptyImage",
     "inputs": {"width": 8, "height": 4, "batch_size": 1, "color": 255},
@@ -62,10 +62,10 @@ class MemoryContents:
 
 
 class Bench:
-    """Runs graphs with one catalogue, one set of files and one cache."""
+    """Runs graphs with one catalog, one set of files and one cache."""
 
     def __init__(self, *extra: NodeClass) -> None:
-        self.catalogue = CATALOGUE | {node.name: node for node in extra}
+        self.catalog = CATALOG | {node.name: node for node in extra}
         self.contents = MemoryContents()
         self.cache: NodeCache | None = None
         self.pace = 0.0
@@ -74,7 +74,7 @@ class Bench:
     def start(self, graph: dict[str, Any], targets: list[str] | None = None) -> Any:
         found = validate(
             graph,
-            catalogue=self.catalogue,
+            catalog=self.catalog,
             targets=targets,
             files=self.contents.files.__contains__,
         )
@@ -82,7 +82,7 @@ class Bench:
         return execute(
             graph,
             found.outputs,
-            catalogue=self.catalogue,
+            catalog=self.catalog,
             contents=self.contents,
             extra_data=self.extra_data,
             pace=self.pace,
@@ -495,7 +495,7 @@ async def test_hidden_inputs_are_those_of_the_job() -> None:
         },
         output_node=True,
     )
-    bench.catalogue["Look"] = look
+    bench.catalog["Look"] = look
     bench.extra_data = {"extra_pnginfo": {"workflow": {"id": "w"}}, "api_key_comfy_org": "k"}
     graph = {"7": node("Look")}
     await bench.run(graph)

@@ -1,4 +1,4 @@
-"""The catalogue, the settings and the user's data."""
+"""The catalog, the settings and the user's data."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from proxy.simulator.nodes import standard_nodes
 from proxy.simulator.validation import Validation, validate
 from proxy.translate import codec
 
-CATALOGUE = standard_nodes() | {node.name: node for node in ORACLE_NODES}
+CATALOG = standard_nodes() | {node.name: node for node in ORACLE_NODES}
 EMPTY = {
     "class_type": "EmptyImage",
     "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0},
@@ -44,7 +44,7 @@ def save(source: object = None, **inputs: Any) -> dict[str, Any]:
 def check(
     graph: object, targets: list[str] | None = None, known: tuple[str, ...] = ()
 ) -> Validation:
-    return validate(graph, catalogue=CATALOGUE, targets=targets, files=known.__contains__)
+    return validate(graph, catalog=CATALOG, targets=targets, files=known.__contains__)
 
 
 def reasons(graph: dict[str, Any], node_id: str = "1") -> list[dict[str, Any]]:
@@ -440,7 +440,7 @@ _LINKS = st.tuples(_IDS, st.integers(-2, 3)).map(list)
 
 @st.composite
 def _nodes(draw: st.DrawFn) -> Any:
-    node_class = CATALOGUE[draw(st.sampled_from(sorted(CATALOGUE)))]
+    node_class = CATALOG[draw(st.sampled_from(sorted(CATALOG)))]
     names = st.sampled_from([*node_class.inputs(), "other"])
     inputs = draw(st.dictionaries(names, _LINKS | _VALUES))
     return draw(st.just({"class_type": node_class.name, "inputs": inputs}) | _VALUES)

@@ -20,7 +20,7 @@ FILES = {
     Place("input", "euler"): "dd",
 }
 
-CATALOGUE: dict[str, Any] = {
+CATALOG: dict[str, Any] = {
     "LoadImage": {"input": {"required": {"image": [["x.png"], {"image_upload": True}]}}},
     "LoadVideo": {"input": {"required": {"file": ["COMBO", {"options": [], "video_upload": 1}]}}},
     "LoadLatent": {"input": {"required": {"latent": [["a.latent"]]}}},
@@ -42,7 +42,7 @@ CATALOGUE: dict[str, Any] = {
 def run(class_type: Any, **inputs: Any) -> Any:
     graph = {"1": {"class_type": class_type, "inputs": inputs, "_meta": {"title": "cat.png"}}}
     before = copy.deepcopy(graph)
-    result = substitute(graph, choices=CATALOGUE.get, cloud_name=FILES.get)
+    result = substitute(graph, choices=CATALOG.get, cloud_name=FILES.get)
     assert graph == before
     assert result["1"]["_meta"] == {"title": "cat.png"}
     return result["1"]["inputs"]
@@ -124,7 +124,7 @@ def test_values_inside_of_lists_and_objects_are_replaced_and_links_are_not() -> 
 
 @pytest.mark.parametrize("node", [None, 3, [], {}, {"class_type": "LoadImage"}, {"inputs": None}])
 def test_nodes_of_no_shape_pass(node: Any) -> None:
-    assert substitute({"1": node}, choices=CATALOGUE.get, cloud_name=FILES.get) == {"1": node}
+    assert substitute({"1": node}, choices=CATALOG.get, cloud_name=FILES.get) == {"1": node}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_graph_without_known_files_comes_out_as_it_went_in(graph: dict[str, An
     def nothing(_: Place) -> None:
         return None
 
-    assert substitute(graph, choices=CATALOGUE.get, cloud_name=nothing) == graph
+    assert substitute(graph, choices=CATALOG.get, cloud_name=nothing) == graph
 
 
 @given(
@@ -156,7 +156,7 @@ def test_a_graph_without_known_files_comes_out_as_it_went_in(graph: dict[str, An
         NAMED,
         st.fixed_dictionaries(
             {
-                "class_type": st.sampled_from([*CATALOGUE, "?"]),
+                "class_type": st.sampled_from([*CATALOG, "?"]),
                 "inputs": st.dictionaries(NAMED, JSON, max_size=3),
             }
         ),
@@ -167,7 +167,7 @@ def test_nothing_but_whole_strings_changes(graph: dict[str, Any]) -> None:
     def every(_: Place) -> str:
         return "X"
 
-    result = substitute(graph, choices=CATALOGUE.get, cloud_name=every)
+    result = substitute(graph, choices=CATALOG.get, cloud_name=every)
     assert _blank(result) == _blank(graph)
 
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from catalogue_graphs import FILE, Graph, good_graphs
+from catalog_graphs import FILE, Graph, good_graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -1,4 +1,4 @@
-"""Faults of graphs, found with the catalogue alone."""
+"""Faults of graphs, found with the catalog alone."""
 
 from __future__ import annotations
 
@@ -402,7 +402,7 @@ def test_a_slot_that_there_is_not_is_wrong_unless_a_pack_may_make_it_up(
         ({"input": {"required": [], "optional": 3}}, True),
     ],
 )
-def test_an_odd_entry_of_the_catalogue_is_left_to_the_cloud(info: Any, faultless: bool) -> None:
+def test_an_odd_entry_of_the_catalog_is_left_to_the_cloud(info: Any, faultless: bool) -> None:
     graph = {"1": {"class_type": "Odd", "inputs": {"x": ["9", 0]}}, "2": save()}
     assert check(graph, classes=classes_with("Odd", info)).faultless is faultless
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from catalogue_graphs import FILE, Graph, faults, good_graphs, reached
+from catalog_graphs import FILE, Graph, faults, good_graphs, reached
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle_nodes import ORACLE_NODES
@@ -53,7 +53,7 @@ def errors(node_errors: dict[str, Any]) -> dict[str, list[str]]:
 
 
 @given(graph=good_graphs(CLASSES))
-def test_a_graph_that_is_right_by_the_catalogue_has_no_error(graph: Graph) -> None:
+def test_a_graph_that_is_right_by_the_catalog_has_no_error(graph: Graph) -> None:
     found = check(graph)
     assert found.faultless
     ends = [one for one in graph if CLASSES[graph[one]["class_type"]]["output_node"]]
@@ -108,7 +108,7 @@ def test_only_what_the_cloud_refuses_is_refused(classes: Any, data: st.DataObjec
     if data.draw(st.integers(0, 9)) == 0:
         graph[data.draw(st.sampled_from(sorted(graph)))]["inputs"] = data.draw(json_values)
     ours = check(graph, classes)
-    theirs = cloud.validate(copy.deepcopy(graph), catalogue=NODES, targets=None, files=has_file)
+    theirs = cloud.validate(copy.deepcopy(graph), catalog=NODES, targets=None, files=has_file)
     assert set(ours.outputs) >= set(theirs.outputs)
     if ours.error is not None:
         assert theirs.error is not None
@@ -130,7 +130,7 @@ def test_the_graph_is_kept_as_the_cloud_converts_it(data: st.DataObject, graph: 
                 node["inputs"][name] = data.draw(st.sampled_from([put, {"__value__": put}]))
     ours = check(graph)
     theirs = copy.deepcopy(graph)
-    cloud.validate(theirs, catalogue=NODES, targets=None, files=has_file)
+    cloud.validate(theirs, catalog=NODES, targets=None, files=has_file)
     assert repr(ours.kept(graph)) == repr(theirs)
     assert not check(theirs).converted
 
@@ -162,7 +162,7 @@ def test_any_json_is_judged(graph: Any) -> None:
     spec=st.lists(json_values, max_size=3) | json_values,
     info=json_values,
 )
-def test_any_catalogue_is_read(graph: Any, spec: Any, info: Any) -> None:
+def test_any_catalog_is_read(graph: Any, spec: Any, info: Any) -> None:
     odd = {
         "input": {"required": {"x": spec}, "optional": {"images": spec}},
         "output": info,

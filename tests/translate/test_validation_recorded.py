@@ -19,7 +19,7 @@ def recorded(name: str) -> list[dict[str, Any]]:
     return [one for one in json.loads(text)["events"] if one["kind"] == "http"]
 
 
-def catalogue() -> dict[str, Any]:
+def catalog() -> dict[str, Any]:
     """The classes as they were recorded, and the simulator's where none was.
 
     The recorder's own classes pass for ComfyUI's, so that all of their inputs are looked at.
@@ -31,7 +31,7 @@ def catalogue() -> dict[str, Any]:
     return classes
 
 
-CLASSES = catalogue()
+CLASSES = catalog()
 
 #: What a class looks at by itself is the cloud's to say.
 OWN_CHECKS = ("VALIDATE_INPUTS",)

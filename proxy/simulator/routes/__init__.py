@@ -5,7 +5,7 @@ from __future__ import annotations
 from proxy.simulator.call import Route
 from proxy.simulator.routes import (
     assets,
-    catalogue,
+    catalog,
     control,
     files,
     history,
@@ -26,7 +26,7 @@ ROUTES: list[Route] = [
     *history.ROUTES,
     *files.ROUTES,
     *assets.ROUTES,
-    *catalogue.ROUTES,
+    *catalog.ROUTES,
     *user.ROUTES,
     *v2.ROUTES,
     *socket.ROUTES,

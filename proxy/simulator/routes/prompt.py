@@ -47,7 +47,7 @@ async def submit(call: Call) -> web.Response:
     library = call.account.library
     found = validate(
         request.prompt,
-        catalogue=call.world.catalogue,
+        catalog=call.world.catalog,
         targets=request.partial_execution_targets,
         files=lambda name: outputs.is_found(library, name, switches),
     )

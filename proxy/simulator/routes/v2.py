@@ -40,7 +40,7 @@ async def submit(call: Call) -> web.Response:
     library = call.account.library
     found = validate(
         request.workflow,
-        catalogue=call.world.catalogue,
+        catalog=call.world.catalog,
         targets=None,
         files=lambda name: outputs.known_name(library, name, call.switches) is not None,
     )

@@ -27,7 +27,7 @@ from proxy.translate.helpers.table import HELPERS
 from proxy.translate.messages import CloudFrame
 from proxy.translate.snapshot import Snapshot
 
-#: The catalogue's word on a class, or `None`.
+#: The catalog's word on a class, or `None`.
 Choices = Callable[[str], Mapping[str, Any] | None]
 
 _MISSING = object()

@@ -1,4 +1,4 @@
-"""Random graphs that are right by a catalogue, and ways to spoil them."""
+"""Random graphs that are right by a catalog, and ways to spoil them."""
 
 from __future__ import annotations
 
