@@ -83,10 +83,12 @@ def takes_settings(
 
 
 def _parameter(row: Setting, name: str) -> inspect.Parameter:
-    declaration = f"{name}/--no-{name[2:]}" if row.is_flag else name
+    declarations = [f"{name}/--no-{name[2:]}" if row.is_flag else name]
+    if row.entry.former:
+        declarations.append("--" + row.entry.former.replace("_", "-"))
     notes = f"[default: {shown_default(row)}] [env: {row.environment}]"
     option = typer.Option(
-        declaration,
+        *declarations,
         metavar=None if row.is_flag else row.entry.metavar,
         help=f"{row.entry.help} {notes}",
         show_default=False,

@@ -120,15 +120,15 @@ def _environment(settings: Settings, key_file: Path | None) -> dict[str, str]:
     """The settings of this environment, without secrets."""
     found = {}
     for row in SETTINGS:
-        text = os.environ.get(row.environment)
-        if not text or row.name == "api_key":
+        given = row.in_environment(os.environ)
+        if given is None or row.name == "api_key":
             continue
+        name, text = given
         if row.entry.secret:
             raise CommandError(
-                f"{row.environment} is a secret: write {row.name} to a settings file and set "
-                "--config."
+                f"{name} is a secret: write {row.name} to a settings file and set --config."
             )
-        found[row.environment] = _absolute(getattr(settings, row.name), text)
+        found[name] = _absolute(getattr(settings, row.name), text)
     if key_file is not None:
         found["COMFY_CLOUD_API_KEY_FILE"] = str(key_file)
     return found

@@ -72,7 +72,7 @@ class _Environment(PydanticBaseSettingsSource):
 
 class _File(TomlConfigSettingsSource):
     def __call__(self) -> dict[str, Any]:
-        return _beneath(super().__call__(), self.current_state)
+        return _beneath(_by_present_name(super().__call__()), self.current_state)
 
 
 class _LoadedSettings(Settings, BaseSettings):
@@ -105,11 +105,15 @@ def _single_key(settings: Settings, options: Mapping[str, Any]) -> str | None:
 
 def _environment() -> dict[str, str]:
     """The settings that the environment gives; an empty variable counts as not set."""
-    return {
-        setting.name: os.environ[setting.environment]
-        for setting in SETTINGS
-        if os.environ.get(setting.environment)
-    }
+    found = {setting.name: setting.in_environment(os.environ) for setting in SETTINGS}
+    return {name: one[1] for name, one in found.items() if one is not None}
+
+
+def _by_present_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a file, where a name of an earlier release counts as the present one."""
+    former = {setting.entry.former: setting.name for setting in SETTINGS if setting.entry.former}
+    present = {name: value for name, value in values.items() if name not in former}
+    return {former[name]: value for name, value in values.items() if name in former} | present
 
 
 def _beneath(values: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,7 +141,7 @@ def _read_document(path: Path) -> dict[str, Any]:
 
 def _refuse_unusable_file(path: Path) -> None:
     known = [*(setting.key for setting in SETTINGS if setting.key), "accounts"]
-    for name in _read_document(path):
+    for name in _by_present_name(_read_document(path)):
         if name not in known:
             raise ConfigError(
                 f"The settings file {path} has `{name}`, which is not a setting: "
@@ -147,8 +151,9 @@ def _refuse_unusable_file(path: Path) -> None:
 
 def _refuse_unknown_variables() -> None:
     known = [setting.environment for setting in SETTINGS]
+    accepted = {name for setting in SETTINGS for name in setting.environments}
     for name in sorted(os.environ):
-        if name.startswith(PREFIXES) and name not in known:
+        if name.startswith(PREFIXES) and name not in accepted:
             raise ConfigError(
                 f"The environment variable {name} is not a setting: {_remedy(name, known)}."
             )
@@ -167,13 +172,13 @@ def _complaint(name: str, options: Mapping[str, Any], path: Path | None) -> str:
 
 
 def _origin(setting: Setting, options: Mapping[str, Any], path: Path | None) -> tuple[str, object]:
-    environment = _environment()
     if setting.name in options:
         return setting.option or setting.name, options[setting.name]
-    if setting.name in environment:
-        return setting.environment, environment[setting.name]
-    value = _read_document(path).get(setting.name) if path is not None else None
-    return f"`{setting.name}` in {path}", value
+    if (found := setting.in_environment(os.environ)) is not None:
+        return found
+    document = _read_document(path) if path is not None else {}
+    name = setting.name if setting.name in document else setting.entry.former or setting.name
+    return f"`{name}` in {path}", document.get(name)
 
 
 def _short(value: object, limit: int = 80) -> str:

@@ -7,6 +7,7 @@ key of the TOML file, `config.example.toml` and the reference in `docs/` are dra
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
@@ -66,6 +67,18 @@ class Setting:
     option: str | None
     key: str | None
     is_flag: bool
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """The variables that set it; the first that is set counts."""
+        former = self.entry.former
+        return (self.environment, PREFIX + former.upper()) if former else (self.environment,)
+
+    def in_environment(self, variables: Mapping[str, str]) -> tuple[str, str] | None:
+        """The variable that sets it, and its value; an empty one counts as not set."""
+        return next(
+            ((name, variables[name]) for name in self.environments if variables.get(name)), None
+        )
 
 
 class AccountSettings(BaseModel):
@@ -547,7 +560,9 @@ class Settings(BaseModel):
     interface shows them too. cloud does not support members."""
 
     catalog_max_age: Annotated[
-        float, Field(ge=0), Entry("Files and history", metavar="SECONDS")
+        float,
+        Field(ge=0),
+        Entry("Files and history", metavar="SECONDS", former="catalogue_max_age"),
     ] = 3600
     """Seconds after which the proxy reloads the list of nodes and models."""
 

@@ -39,6 +39,7 @@ class Entry:
     The docstring is the `help`. `expects` ends the sentence "it must be …"; where the type says it,
     it is left out. `environment` is the variable where it is not `COMFY_PROXY_` and the name.
     `shown` stands for a default that differs between machines, `example` for one that is none.
+    `former` is the name in an earlier release, which is accepted in all three forms.
     """
 
     group: str
@@ -51,6 +52,7 @@ class Entry:
     metavar: str = "TEXT"
     shown: str | None = None
     example: object = None
+    former: str | None = None
 
 
 def entries(model: type[BaseModel]) -> list[tuple[str, Entry]]:
