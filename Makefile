@@ -33,6 +33,7 @@ check: $(DEV) ## check style, formatting, types and generated pages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/windows
 	$(BIN)/python -m proxy.cli.reference --check
 
 browser: $(BROWSER) $(OLDEST) ## test the web interface in Chromium, which must be installed

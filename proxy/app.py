@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -422,8 +423,9 @@ async def _end(task: asyncio.Task[None]) -> None:
 def _hangup() -> asyncio.Event:
     """What SIGHUP sets, on systems that have it."""
     event = asyncio.Event()
-    with suppress(AttributeError, NotImplementedError, RuntimeError):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, event.set)
+    if sys.platform != "win32":
+        with suppress(RuntimeError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, event.set)
     return event
 
 

@@ -22,6 +22,7 @@ from yarl import URL
 from proxy.api.authenticator import KEY_HEADER, TICKETED
 from proxy.api.connections import admission_of, authenticator_of, caller_of, connection_of
 from proxy.api.middleware import prepare
+from proxy.files.descriptors import read_at
 from proxy.files.transfer import Content, ContentBrokenError
 
 log = structlog.get_logger(__name__)
@@ -240,7 +241,7 @@ async def _send_file(
             await loop.sendfile(transport, file, start, count)
     except NotImplementedError:
         while count > 0:
-            chunk = await asyncio.to_thread(os.pread, descriptor, min(CHUNK, count), start)
+            chunk = await asyncio.to_thread(read_at, descriptor, min(CHUNK, count), start)
             if not chunk:
                 raise ContentBrokenError("the file on disk is shorter than it was") from None
             start, count = start + len(chunk), count - len(chunk)
@@ -300,6 +301,8 @@ async def _sendfile(
 
 async def _hand_over(socket: int, file: int, start: int, count: int, *, quick: bool) -> int:
     """How many bytes the system has taken. Raises `BlockingIOError` when it takes none."""
+    if sys.platform == "win32":  # `_is_flushed` has said no
+        raise NotImplementedError
     if quick:
         return os.sendfile(socket, file, start, count)
     loop = asyncio.get_running_loop()
@@ -313,6 +316,8 @@ async def _hand_over(socket: int, file: int, start: int, count: int, *, quick: b
 
 def _is_in_memory(file: int, offset: int) -> bool:
     """Whether a byte of a file can be read without a disk; the system may not tell."""
+    if sys.platform != "linux":
+        return False
     try:
         return os.preadv(file, [bytearray(1)], offset, os.RWF_NOWAIT) == 1
     except OSError:

@@ -87,11 +87,13 @@ async def get_system_stats(request: web.Request) -> web.Response:
 
 def memory() -> tuple[int, int]:
     """This machine's memory and how much of it is free, in bytes; 0 where it is not known."""
+    if sys.platform == "win32":
+        return 0, 0
     values = []
     for name in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES"):
         try:
             values.append(os.sysconf(name) * os.sysconf("SC_PAGE_SIZE"))
-        except (AttributeError, ValueError, OSError):
+        except (ValueError, OSError):
             values.append(0)
     return values[0], values[1]
 

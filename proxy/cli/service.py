@@ -191,7 +191,7 @@ def agent(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, A
 
 
 def _start(path: Path) -> None:
-    if path.suffix == ".plist":
+    if sys.platform != "win32" and path.suffix == ".plist":
         _call("launchctl", "bootstrap", f"gui/{os.getuid()}", str(path))
         return
     _call("systemctl", "--user", "daemon-reload")
@@ -199,7 +199,7 @@ def _start(path: Path) -> None:
 
 
 def _stop(path: Path) -> None:
-    if path.suffix == ".plist":
+    if sys.platform != "win32" and path.suffix == ".plist":
         _call("launchctl", "bootout", f"gui/{os.getuid()}/{_LABEL}", fails=True)
         return
     _call("systemctl", "--user", "disable", "--now", _NAME)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import threading
 import time
 import weakref
@@ -20,6 +19,8 @@ from pathlib import Path
 
 import structlog
 from blake3 import blake3
+
+from proxy.files.descriptors import open_new
 
 _log = structlog.get_logger(__name__)
 
@@ -98,8 +99,7 @@ class Cache:
 
     def open_partial(self) -> tuple[int, Path]:
         """As `new_partial`, with the file open; the caller closes the descriptor."""
-        handle, name = tempfile.mkstemp(dir=self._partials)
-        return handle, Path(name)
+        return open_new(self._partials)
 
     def lease(self, hash_: str) -> Lease | None:
         """Use a content if it is here and sound. Hashes it if an earlier run left it."""

@@ -27,6 +27,7 @@ from blake3 import blake3
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.files.blobs import BlobError
 from proxy.files.cache import Cache, Lease
+from proxy.files.descriptors import open_to_read, read_at
 from proxy.files.metadata import Edits, Slice, Text, texts
 
 _log = structlog.get_logger(__name__)
@@ -298,7 +299,7 @@ class Content:
         self._lease = origin if isinstance(origin, Lease) else None
         path = origin.path
         assert path is not None  # noqa: S101
-        self._file = os.open(path, os.O_RDONLY)
+        self._file = open_to_read(path)
         self._close_file = weakref.finalize(self, os.close, self._file)
         self._told_size = origin.size
         self._hash = path.name if isinstance(origin, Lease) else None
@@ -357,7 +358,7 @@ class Content:
     def _texts(self, *, whole: bool) -> list[Text] | None:
         available = self._size if whole or self._fetch is None else self._fetch.received
         return texts(
-            lambda offset, count: os.pread(self._file, count, offset), available or 0, whole=whole
+            lambda offset, count: read_at(self._file, count, offset), available or 0, whole=whole
         )
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
@@ -441,8 +442,8 @@ class Content:
     async def _read(self, length: int, position: int) -> bytes:
         """What has just arrived is in memory; what has lain there for long may not be."""
         if self._fetch is not None and (not self._fetch.ended or length <= HELD_BACK):
-            return os.pread(self._file, length, position)
-        return await asyncio.to_thread(os.pread, self._file, length, position)
+            return read_at(self._file, length, position)
+        return await asyncio.to_thread(read_at, self._file, length, position)
 
     def _extent(self, start: int, stop: int | None, last: int | None) -> tuple[int | None, int]:
         """Where the reading ends, if that is known, and how far it may go now."""
