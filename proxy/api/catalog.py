@@ -10,7 +10,7 @@ from proxy.api import answers
 from proxy.api.middleware import prepare
 from proxy.api.services import member_of, of
 from proxy.api.system import is_krita
-from proxy.catalog.nodes import Body, Coding
+from proxy.catalog.nodes import Body, Coding, Listing
 
 #: Ways to compress `object_info`, the best first.
 _CODINGS: tuple[Coding, ...] = ("zstd", "gzip")
@@ -119,5 +119,5 @@ async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> we
     return response
 
 
-async def _files(request: web.Request) -> list[str]:
+async def _files(request: web.Request) -> Listing:
     return await of(request).files.listing(member_of(request), "input")

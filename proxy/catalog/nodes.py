@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import secrets
 import sys
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from blake3 import blake3
 
@@ -48,10 +49,16 @@ _LISTS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 #: The folder below the input folder in which a class looks.
 _BELOW = {"Load3D": "3d/"}
+#: Bytes that a class lists no file of: partner nodes send the files inside a request.
+_LIMITS = {"GeminiInputFiles": 20 * 1024 * 1024, "OpenAIInputFiles": 32 * 1024 * 1024}
 
 #: Stands in for a slot while a class is encoded; no catalog can hold it.
 _MARK = secrets.token_hex(16)
 _MARKED = re.compile(rb'"%s:(\d+)"' % _MARK.encode())
+
+
+#: Sizes of files in bytes by path, as far as they are known.
+Listing: TypeAlias = Mapping[str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +66,26 @@ class Slot:
     """A list of files: the names that the cloud itself offers, and what is listed.
 
     `media` are kinds of media, endings, `*` for all files or `/` for the folders. Files are those
-    of the input folder itself, or all that are `below` a folder in it.
+    of the input folder itself, or all that are `below` a folder in it, of less than `limit` bytes.
     """
 
     offered: tuple[str, ...]
     media: tuple[str, ...]
     below: str = ""
+    limit: float = math.inf
 
-    def json(self, files: Iterable[str]) -> bytes:
+    def json(self, files: Listing) -> bytes:
         """The cloud's choices without hashes, and the files of the folder itself, in order."""
         names = {name for name in self.offered if not is_hash_name(name)}
         if self.media == _FOLDERS:
             names.update(folder for file in files for folder in _folders(file))
         else:
-            names.update(file for file in files if self._lists(file))
+            names.update(file for file, size in files.items() if self._lists(file, size or 0))
         return codec.dump_bytes(sorted(names))
 
-    def _lists(self, file: str) -> bool:
+    def _lists(self, file: str, size: int) -> bool:
+        if size >= self.limit:
+            return False
         if not file.startswith(self.below) if self.below else "/" in file:
             return False
         if self.media[0].startswith("."):
@@ -105,14 +115,13 @@ def template(info: bytes) -> Template:
     return tuple(slots[int(piece)] if odd % 2 else piece for odd, piece in enumerate(pieces))
 
 
-def fill(parts: Template, files: Iterable[str]) -> bytes:
+def fill(parts: Template, files: Listing) -> bytes:
     """The JSON of a class for a folder that holds `files`."""
-    listed = tuple(files)
-    return b"".join(part.json(listed) if isinstance(part, Slot) else part for part in parts)
+    return b"".join(part.json(files) if isinstance(part, Slot) else part for part in parts)
 
 
-def _uploads(info: Mapping[str, Any]) -> Iterator[tuple[list[Any], tuple[str, ...], str]]:
-    """The specs of the inputs that list files of the input folder, with what a slot has."""
+def _uploads(info: Mapping[str, Any]) -> Iterator[tuple[list[Any], Slot]]:
+    """The specs of the inputs that list files of the input folder, and what is listed there."""
     sections, name = info.get("input"), str(info.get("name"))
     for section in ("required", "optional"):
         inputs = sections.get(section) if isinstance(sections, dict) else None
@@ -127,10 +136,10 @@ def _uploads(info: Mapping[str, Any]) -> Iterator[tuple[list[Any], tuple[str, ..
             flags = (kinds for flag, kinds in _FLAGS.items() if options.get(flag))
             media = _LISTS.get((name, key)) or tuple(one for kinds in flags for one in kinds)
             if media:
-                yield spec, media, _BELOW.get(name, "")
+                yield spec, Slot((), media, _BELOW.get(name, ""), _LIMITS.get(name, math.inf))
 
 
-def _cut(number: int, spec: list[Any], media: tuple[str, ...], below: str) -> Slot:
+def _cut(number: int, spec: list[Any], slot: Slot) -> Slot:
     """Put the mark instead of a list; what the list was."""
     mark = f"{_MARK}:{number}"
     offered: object
@@ -139,7 +148,7 @@ def _cut(number: int, spec: list[Any], media: tuple[str, ...], below: str) -> Sl
     else:
         offered, spec[1]["options"] = spec[1].get("options"), mark
     offers = offered if isinstance(offered, list) else []
-    return Slot(tuple(name for name in offers if isinstance(name, str)), media, below)
+    return replace(slot, offered=tuple(name for name in offers if isinstance(name, str)))
 
 
 #: Gives the classes that stand beside the cloud's.
@@ -188,7 +197,7 @@ class Nodes(Mapping[str, dict[str, Any]]):
     def __contains__(self, name: object) -> bool:
         return name in self._json
 
-    def one_json(self, name: str, files: Iterable[str]) -> bytes:
+    def one_json(self, name: str, files: Listing) -> bytes:
         """The body of `GET /object_info/{class}`: `{}` for a class that there is not."""
         if name not in self._json:
             return b"{}"
@@ -268,10 +277,9 @@ class Whole:
         self._between.append(b"".join(run))
         self._deflated = [_deflate(piece) for piece in self._between]
 
-    def body(self, files: Iterable[str], coding: Coding) -> Body:
+    def body(self, files: Listing, coding: Coding) -> Body:
         """The body for a member whose input folder holds `files`. Takes some milliseconds."""
-        listed = tuple(files)
-        lists = {slot: slot.json(listed) for slot in set(self._slots)}
+        lists = {slot: slot.json(files) for slot in set(self._slots)}
         plain = self._spliced(self._between, lists)
         if coding == "gzip":
             deflated = {slot: _deflate(json) for slot, json in lists.items()}
@@ -342,17 +350,19 @@ class Bodies:
 
     def __init__(self) -> None:
         self._whole: Whole | None = None
-        self._made: OrderedDict[tuple[tuple[str, ...], Coding], asyncio.Task[Body]] = OrderedDict()
+        self._made: OrderedDict[
+            tuple[tuple[tuple[str, int | None], ...], Coding], asyncio.Task[Body]
+        ] = OrderedDict()
 
-    async def get(self, whole: Whole, files: Sequence[str], coding: Coding) -> Body:
+    async def get(self, whole: Whole, files: Listing, coding: Coding) -> Body:
         """The body of `whole`, the newest catalog; who waits together gets the same."""
         if whole is not self._whole:
             self._whole = whole
             self._made.clear()
-        key = tuple(files), coding
+        key = tuple(files.items()), coding
         making = self._made.get(key)
         if making is None or (making.done() and (making.cancelled() or making.exception())):
-            making = asyncio.create_task(asyncio.to_thread(whole.body, key[0], coding))
+            making = asyncio.create_task(asyncio.to_thread(whole.body, files, coding))
             self._made[key] = making
             if len(self._made) > MOST:
                 self._made.popitem(last=False)

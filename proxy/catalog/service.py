@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +13,7 @@ import structlog
 
 from proxy.catalog import nodes
 from proxy.catalog.extras import Extras
-from proxy.catalog.nodes import Bodies, Body, Coding, Nodes
+from proxy.catalog.nodes import Bodies, Body, Coding, Listing, Nodes
 from proxy.catalog.source import Cloud, Kept
 from proxy.translate import codec, release
 from proxy.translate.errors import LocalError
@@ -124,11 +124,11 @@ class Catalog:
         """All node classes; each is parsed when it is looked at."""
         return await self._nodes.get()
 
-    async def object_info(self, files: Sequence[str], coding: Coding = "identity") -> Body:
+    async def object_info(self, files: Listing, coding: Coding = "identity") -> Body:
         """The body of `GET /object_info` for a member whose input folder holds `files`."""
         return await self._bodies.get((await self._nodes.get()).whole, files, coding)
 
-    async def node_class_json(self, name: str, files: Iterable[str]) -> bytes:
+    async def node_class_json(self, name: str, files: Listing) -> bytes:
         """The body of `GET /object_info/{class}`: `{}` for a class that there is not."""
         return (await self._nodes.get()).one_json(name, files)
 

@@ -107,7 +107,7 @@ class Namespace:
         self._files = files
         self._places = Remembered[tuple[str, Place], FileRecord | None](PLACES)
         self._made = LRUCache[tuple[str, str], set[Place]](PLACES)
-        self._lists = Remembered[tuple[str, str], list[str]](LISTS)
+        self._lists = Remembered[tuple[str, str], dict[str, int | None]](LISTS)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def lock(self, member: str) -> asyncio.Lock:
@@ -154,8 +154,8 @@ class Namespace:
         """The files of a folder and what is below it, the oldest first."""
         return await self._files.read(lambda files: files.records(member, type_))
 
-    async def listing(self, member: str, type_: str) -> list[str]:
-        """The sorted paths of a folder's files; remembered until one is added."""
+    async def listing(self, member: str, type_: str) -> dict[str, int | None]:
+        """The sizes of a folder's files by path, in order; remembered until one is added."""
         key = (member, type_)
         if self._files.shared:
             return await self._files.read(lambda files: files.listing(member, type_))
@@ -163,8 +163,8 @@ class Namespace:
             epoch = self._lists.epoch
             found = await self._files.read(lambda files: files.listing(member, type_))
             self._lists.put(key, found, epoch)
-            return list(found)
-        return list(self._lists[key])
+            return found
+        return self._lists[key]
 
     async def local_names(self, member: str, words: Iterable[str]) -> dict[str, str]:
         """The member's newest name of each content, by the cloud's names among the words.

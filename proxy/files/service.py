@@ -442,8 +442,8 @@ class Files:
         """The files of a folder and what is below it, the oldest first."""
         return await self._namespace.records(member, type)
 
-    async def listing(self, member: str, type: str) -> list[str]:  # noqa: A002
-        """The sorted paths of a folder's files, those in subfolders as `sub/x.png`."""
+    async def listing(self, member: str, type: str) -> Mapping[str, int | None]:  # noqa: A002
+        """Sizes of a folder's files by path, in order, those in subfolders as `sub/x.png`."""
         return await self._namespace.listing(member, type)
 
     def forgotten(self, member: str, jobs: Iterable[str]) -> None:

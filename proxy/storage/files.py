@@ -111,8 +111,8 @@ _RECORDS = (
     .where(files.c.member == bindparam("m"), files.c.type == bindparam("t"))
     .order_by(files.c.modified, files.c.path)
 )
-_PATHS = (
-    select(files.c.path)
+_LISTING = (
+    select(files.c.path, files.c.size)
     .where(files.c.member == bindparam("m"), files.c.type == bindparam("t"))
     .order_by(files.c.path)
 )
@@ -226,9 +226,10 @@ class FileUnit:
         rows = self._connection.execute(_RECORDS, {"m": member, "t": type_})
         return [FileRecord(*row) for row in rows]
 
-    def listing(self, member: str, type_: str) -> list[str]:
-        """The sorted paths of the files of a type."""
-        return list(self._connection.execute(_PATHS, {"m": member, "t": type_}).scalars())
+    def listing(self, member: str, type_: str) -> dict[str, int | None]:
+        """The sizes of the files of a type by path, in the order of their paths."""
+        rows = self._connection.execute(_LISTING, {"m": member, "t": type_})
+        return {row.path: row.size for row in rows}
 
     def next_number(self, member: str, folder: Place, stem: str) -> int:
         """The counter that ComfyUI gives to the next output with this stem, from 1 on."""

@@ -22,7 +22,7 @@ from proxy.api.server import Server
 from proxy.api.services import Services
 from proxy.api.system import Journal
 from proxy.bus.memory import MemoryBus
-from proxy.catalog.nodes import Body, Coding, Whole
+from proxy.catalog.nodes import Body, Coding, Listing, Whole
 from proxy.files.metadata import Edits
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES
@@ -227,8 +227,9 @@ class RoomOfFiles:
     def wants_conversion(self, *, preview: str | None, channel: str | None) -> bool:
         return preview is not None or channel in ("rgb", "a")
 
-    async def listing(self, member: str, type_: str) -> list[str]:
-        return sorted(record.path for (kind, _, _), record in self.records.items() if kind == type_)
+    async def listing(self, member: str, type_: str) -> Listing:
+        found = [record for (kind, _, _), record in self.records.items() if kind == type_]
+        return {record.path: record.size for record in sorted(found, key=lambda one: one.path)}
 
     async def upload(self, member: str, body: AsyncIterator[bytes], **named: Any) -> Named:
         data = b"".join([chunk async for chunk in body])
@@ -265,15 +266,15 @@ class RoomOfNodes:
 
     extras: RoomOfExtras = field(default_factory=RoomOfExtras)
     refusal: LocalError | None = None
-    files: list[str] = field(default_factory=list)
+    files: Listing = field(default_factory=dict)
 
-    async def object_info(self, files: list[str], coding: Coding) -> Body:
+    async def object_info(self, files: Listing, coding: Coding) -> Body:
         if self.refusal is not None:
             raise self.refusal
         self.files = files
         return Whole([b'{"LoadImage": {}}']).body(files, coding)
 
-    async def node_class_json(self, name: str, files: list[str]) -> bytes:
+    async def node_class_json(self, name: str, files: Listing) -> bytes:
         return codec.dump_bytes({name: {}} if name == "LoadImage" else {})
 
     async def model_folders(self) -> list[str]:

@@ -87,8 +87,8 @@ async def test_start_begins_to_load(catalog: Catalog, cloud: CountingCloud) -> N
 
 
 async def test_the_members_files_are_in_both_answers(catalog: Catalog) -> None:
-    one = json.loads(await catalog.node_class_json("LoadImage", ["cat.png"]))
-    whole = json.loads(b"".join((await catalog.object_info(["cat.png"])).pieces))
+    one = json.loads(await catalog.node_class_json("LoadImage", {"cat.png": 5}))
+    whole = json.loads(b"".join((await catalog.object_info({"cat.png": 5})).pieces))
     choices = one["LoadImage"]["input"]["required"]["image"][0]
     assert choices == ["cat.png", "x.png"]
     assert whole["LoadImage"] == one["LoadImage"]
@@ -98,7 +98,7 @@ async def test_the_members_files_are_in_both_answers(catalog: Catalog) -> None:
 async def test_clients_of_a_cold_start_wait_for_one_call_together(
     catalog: Catalog, cloud: CountingCloud
 ) -> None:
-    bodies = await asyncio.gather(*(catalog.object_info([]) for _ in range(20)))
+    bodies = await asyncio.gather(*(catalog.object_info({}) for _ in range(20)))
     assert len({body.etag for body in bodies}) == 1
     assert cloud.calls == ["object_info"]
 
@@ -107,7 +107,7 @@ async def test_the_entity_tag_outlives_the_copy(cloud: CountingCloud, tmp_path: 
     tags = []
     for run in "first", "second":
         async with catalog_of(cloud, tmp_path / run) as catalog:
-            tags.append((await catalog.object_info([], "gzip")).etag)
+            tags.append((await catalog.object_info({}, "gzip")).etag)
     assert tags[0] == tags[1]
 
 

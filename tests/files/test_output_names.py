@@ -290,7 +290,7 @@ async def test_a_node_that_shows_an_upload_shows_its_name(files: Files) -> None:
         "images": [{"filename": "cat.png", "subfolder": "sub", "type": "input"}],
         "result": ["sub/cat.png"],
     }
-    assert await files.listing("local", "temp") == []
+    assert list(await files.listing("local", "temp")) == []
 
 
 async def test_what_the_cloud_was_given_is_not_changed(files: Files, cloud: MemoryCloud) -> None:
@@ -324,7 +324,7 @@ async def test_a_name_that_cannot_be_stored_is_not_given(
         patch.setattr("proxy.storage.files.FileRepository.write", full)
         with pytest.raises(StorageError):
             await names(files, output)
-    assert await files.listing("local", "output") == []
+    assert list(await files.listing("local", "output")) == []
     assert await names(files, output) == ["ComfyUI_00001_.png"]
 
 

@@ -90,7 +90,7 @@ async def test_a_name_is_chosen_and_taken_in_one_unit(files: Files) -> None:
 
     chosen = await asyncio.gather(*(files.repository.write(choose) for _ in range(3)))
     listing = await files.ask(lambda unit: unit.listing("anna", "input"))
-    assert listing == sorted(set(chosen))
+    assert list(listing) == sorted(set(chosen))
 
 
 async def test_folders_are_those_with_files_below(files: Files) -> None:
@@ -113,7 +113,7 @@ async def test_lists_are_by_age_or_by_path(files: Files) -> None:
     records = await files.ask(lambda unit: unit.records("anna", "input"))
     assert [one.path for one in records] == ["Z", "é", "b", "a/c"]
     listing = await files.ask(lambda unit: unit.listing("anna", "input"))
-    assert listing == ["Z", "a/c", "b", "é"]
+    assert list(listing) == ["Z", "a/c", "b", "é"]
 
 
 async def test_counters_grow_with_the_names_and_outlive_them(files: Files) -> None:

@@ -118,11 +118,11 @@ async def test_the_files_are_the_same(taken: Database) -> None:
 
 
 def _check_files(files: FileUnit) -> None:
-    listing = files.listing("Anna", "input")
+    listing = list(files.listing("Anna", "input"))
     assert [path for path in listing if "/" not in path] == TOLD["anna"]["input"]
     assert listing == ["photo.png", "sub/photo.png"]
-    assert files.listing("Anna", "output") == sorted(TOLD["anna"]["output"])
-    assert files.listing("ben", "output") == TOLD["ben"]["output"]
+    assert list(files.listing("Anna", "output")) == sorted(TOLD["anna"]["output"])
+    assert list(files.listing("ben", "output")) == TOLD["ben"]["output"]
     assert files.next_number("Anna", Place("output", ""), "inverted") == 2
     upload = files.get("Anna", Place("input", "photo.png"))
     assert upload is not None
