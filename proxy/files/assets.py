@@ -140,8 +140,10 @@ class Assets:
         if values.get("preview") == id_:
             raise AssetError("INVALID_BODY", "A record cannot be its own preview.")
         now = self._now()
-        await self._write(id_, lambda unit: unit.change(member, id_, now, **values), values)
-        return await self.shown(member, id_)
+        changed = await self._write(
+            id_, lambda unit: unit.change(member, id_, now, **values), values
+        )
+        return forms.shown(*changed)
 
     async def delete(self, member: str, id_: str) -> None:
         """Delete a record; the file stays. Raises `AssetError` (404), `StorageError`."""
@@ -271,15 +273,14 @@ class Assets:
             tags=tags,
         )
         try:
-            await self._repository.write(lambda unit: unit.add(asset))
+            preview = await self._repository.write(lambda unit: unit.add(asset))
         except UnknownPreviewError:
             raise AssetError(
                 "INVALID_BODY", "preview_id names no record.", id=new.preview_id
             ) from None
         except TooManyAssetsError:
             raise _too_many() from None
-        found = await self._repository.read(lambda unit: unit.shown(asset.member, asset.id))
-        return forms.shown(*(found or (asset, None)), created_new=True)
+        return forms.shown(asset, preview, created_new=True)
 
     async def _write(
         self,

@@ -160,7 +160,7 @@ class AssetUnit:
         asset = self.get(member, id_)
         if asset is None:
             return None
-        return asset, None if asset.preview is None else self.get(member, asset.preview)
+        return asset, self._preview(asset)
 
     def page(self, member: str, query: AssetQuery) -> AssetPage:
         """The records that a query asks for."""
@@ -287,31 +287,42 @@ class AssetUnit:
             if tags:
                 self._connection.execute(_PUT_TAG(self._connection), tags)
 
-    def add(self, asset: Asset) -> None:
-        """Write a new record. Raises `TooManyAssetsError`, `UnknownPreviewError`."""
+    def add(self, asset: Asset) -> Asset | None:
+        """Write a new record; returns its preview. Raises `TooManyAssetsError`,
+        `UnknownPreviewError`."""
         count = self._connection.execute(_COUNT, {"m": asset.member}).scalar_one()
         if count >= MOST_ASSETS or len(asset.tags) > MOST_TAGS:
             raise TooManyAssetsError
-        if asset.preview is not None and self.get(asset.member, asset.preview) is None:
+        preview = self._preview(asset)
+        if preview is None and asset.preview is not None:
             raise UnknownPreviewError
         self.add_many([asset])
+        return preview
 
-    def change(self, member: str, id_: str, now: int, **values: Any) -> Asset | None:
+    def change(
+        self, member: str, id_: str, now: int, **values: Any
+    ) -> tuple[Asset, Asset | None] | None:
         """Give columns of a record new values; `updated_at` moves if there is a change.
 
-        Raises `UnknownPreviewError`.
+        Returns the record and its preview, `None` if there is no such record. Raises
+        `UnknownPreviewError`.
         """
         asset = self.get(member, id_)
         if asset is None:
             return None
-        preview = values.get("preview")
-        if preview is not None and self.get(member, preview) is None:
-            raise UnknownPreviewError
         changed = {name: value for name, value in values.items() if getattr(asset, name) != value}
-        if not changed:
-            return asset
-        self._update(member, id_, updated_at=now, **changed)
-        return replace(asset, updated_at=now, **changed)
+        if changed:
+            asset = replace(asset, updated_at=now, **changed)
+        preview = self._preview(asset)
+        if preview is None and changed.get("preview") is not None:
+            raise UnknownPreviewError
+        if changed:
+            self._update(member, id_, updated_at=now, **changed)
+        return asset, preview
+
+    def _preview(self, asset: Asset) -> Asset | None:
+        """The record that another one names as its preview."""
+        return None if asset.preview is None else self.get(asset.member, asset.preview)
 
     def delete(self, member: str, id_: str) -> bool:
         """Take a record from the lists, and as a preview from others; says whether it was there."""

@@ -154,15 +154,15 @@ async def test_pages_by_offset_and_by_cursor_lose_nothing(assets: Assets) -> Non
 async def test_updated_at_moves_by_changes_alone(assets: Assets) -> None:
     await assets.add(CAT, MADE)
     same = await assets.do(lambda unit: unit.change("anna", CAT.id, 2000, name="cat.png"))
-    assert same == CAT
+    assert same == (CAT, None)
     changed = await assets.do(
         lambda unit: unit.change("anna", CAT.id, 3000, name="n", preview=MADE.id)
     )
-    assert changed == replace(CAT, name="n", preview=MADE.id, updated_at=3000)
-    assert await assets.get() == changed
+    assert changed == (replace(CAT, name="n", preview=MADE.id, updated_at=3000), MADE)
+    assert await assets.get() == changed[0]
     await assets.do(lambda unit: unit.accessed("anna", CAT.id, 9000))
     await assets.do(lambda unit: unit.accessed("anna", CAT.id, 8000))
-    assert await assets.get() == replace(changed, last_access_time=9000)
+    assert await assets.get() == replace(changed[0], last_access_time=9000)
 
 
 async def test_a_preview_is_one_of_the_members_records(assets: Assets) -> None:
