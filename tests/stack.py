@@ -182,6 +182,13 @@ class Client:
         _, answer = await self.get(f"history/{prompt_id}")
         return dict(answer[prompt_id])
 
+    async def ended(self, prompt_id: str) -> dict[str, Any]:
+        """The history entry of a job, when it has ended: for tests without a websocket."""
+        async with asyncio.timeout(PATIENCE):
+            while prompt_id not in (found := (await self.get(f"history/{prompt_id}"))[1]):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        return dict(found[prompt_id])
+
     async def view(self, item: dict[str, str], **query: str) -> bytes:
         """The bytes of an output."""
         url = (self.url / "view").with_query({**item, **query})

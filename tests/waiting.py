@@ -1,18 +1,22 @@
-"""What tests of the queue ask again and again."""
+"""What has no event, and is asked for again and again until it is so."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from stack import PATIENCE, Client
 
 
-async def until(is_so: Callable[[], Any]) -> None:
+async def until(is_so: Callable[[], object]) -> None:
+    """Wait until a condition holds, which may be a coroutine function."""
     async with asyncio.timeout(PATIENCE):
-        while not is_so():  # noqa: ASYNC110 (what is asked for has no event)
+        while not await _value(is_so()):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
+
+
+async def _value(found: object) -> object:
+    return await found if isinstance(found, Awaitable) else found
 
 
 async def ids(client: Client, state: str = "queue_pending") -> list[str]:

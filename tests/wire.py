@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from yarl import URL
@@ -48,10 +47,3 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
             while chunk := await reader.read(65536):
                 data += chunk
     return data
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody tells of."""
-    async with asyncio.timeout(60):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)

@@ -10,7 +10,8 @@ from typing import Any
 import aiohttp
 import pytest
 from structlog.testing import capture_logs
-from wire import HEAD, POST, rest, until
+from waiting import until
+from wire import HEAD, POST, rest
 
 from proxy.api import connections
 from proxy.api.connections import RESERVE, room_for

@@ -102,11 +102,7 @@ def slow(image: str, seconds: float = 30.0) -> dict[str, Any]:
 
 async def ended(client: Client, *prompt_ids: str) -> list[dict[str, Any]]:
     """The history entries of jobs, when all have ended."""
-    async with asyncio.timeout(PATIENCE):
-        for prompt_id in prompt_ids:
-            while not (await client.get(f"history/{prompt_id}"))[1]:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-    return [await client.history(prompt_id) for prompt_id in prompt_ids]
+    return [await client.ended(prompt_id) for prompt_id in prompt_ids]
 
 
 def succeeded(entries: list[dict[str, Any]]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import gated
@@ -45,13 +44,6 @@ async def running_one(client: Client) -> str:
     return prompt_id
 
 
-async def ended(client: Client, prompt_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(PATIENCE):
-        while prompt_id not in (found := (await client.get(f"history/{prompt_id}"))[1]):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-    return dict(found[prompt_id])
-
-
 async def test_a_lent_key_survives_a_restart_and_is_deleted_when_the_job_was_sent(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
 ) -> None:
@@ -65,7 +57,7 @@ async def test_a_lent_key_survives_a_restart_and_is_deleted_when_the_job_was_sen
     async with running_proxy(simulator, tmp_path, slots=1) as proxy:
         client = Client(session, proxy.url)
         opened.set()
-        assert (await ended(client, waiting))["status"]["completed"] is True
+        assert (await client.ended(waiting))["status"]["completed"] is True
         sent = list(simulator.jobs.values())[1]
         assert sent.extra_data["api_key_comfy_org"] == KEY
 
@@ -82,7 +74,7 @@ async def test_a_job_is_found_when_its_account_has_another_name(
     async with running_proxy(simulator, tmp_path, accounts=[account("new", simulator)]) as proxy:
         client = Client(session, proxy.url)
         opened.set()
-        assert (await ended(client, prompt_id))["status"]["completed"] is True
+        assert (await client.ended(prompt_id))["status"]["completed"] is True
 
 
 async def test_a_job_whose_account_is_gone_says_so_and_ends_as_lost(
@@ -99,7 +91,7 @@ async def test_a_job_whose_account_is_gone_says_so_and_ends_as_lost(
         client = Client(session, proxy.url)
         job = (await client.get(f"api/jobs/{prompt_id}"))[1]
         assert (job["status"], job["queue_reason"]) == ("in_progress", "no_account")
-        entry = await ended(client, prompt_id)
+        entry = await client.ended(prompt_id)
         _, error = entry["status"]["messages"][-1]
         assert error["exception_type"] == "JobLost"
         assert "account old" in error["exception_message"]
@@ -116,7 +108,7 @@ async def test_a_job_whose_key_is_revoked_says_so_and_ends_as_lost(
             while "queue_reason" not in (job := (await client.get(f"api/jobs/{prompt_id}"))[1]):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (job["status"], job["queue_reason"]) == ("in_progress", "dead_key")
-        entry = await ended(client, prompt_id)
+        entry = await client.ended(prompt_id)
         _, error = entry["status"]["messages"][-1]
         assert error["exception_type"] == "JobLost"
         assert "API key" in error["exception_message"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import aiohttp
 import gated
 import graphs
 import pytest
-from stack import PATIENCE, Client, Proxy, running_proxy
+from stack import Client, Proxy, running_proxy
 from team import bearer, running_team
-from waiting import running
+from waiting import running, until
 from yarl import URL
 
 from proxy.simulator import Simulator
@@ -42,12 +42,6 @@ async def proxy(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Proxy]:
 @pytest.fixture
 def client(proxy: Proxy, session: aiohttp.ClientSession) -> Client:
     return Client(session, proxy.url)
-
-
-async def until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not await is_so():  # noqa: ASYNC110 (what is asked for has no event)
-            await asyncio.sleep(0.01)
 
 
 async def until_running(client: Client, count: int) -> list[str]:

@@ -35,15 +35,6 @@ def check_the_rest(listener: Listener, prompt_id: str) -> None:
     assert types.count("executed") == 1
 
 
-async def until_in_history(client: Client, prompt_id: str) -> dict[str, Any]:
-    async with asyncio.timeout(60):
-        while True:
-            _, answer = await client.get(f"history/{prompt_id}")
-            if answer:
-                return dict(answer[prompt_id])
-            await asyncio.sleep(0.02)
-
-
 async def test_what_was_accepted_is_known_and_goes_on(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
@@ -107,7 +98,7 @@ async def test_a_job_that_the_cloud_took_before_the_answer_is_adopted(
     simulator.switches.late_answer = 30.0
     prompt_id = await killed_while_submitting(simulator, tmp_path, session)
     async with running_proxy(simulator, tmp_path) as proxy:
-        entry = await until_in_history(Client(session, proxy.url), prompt_id)
+        entry = await Client(session, proxy.url).ended(prompt_id)
         assert entry["status"]["completed"] is True
         assert entry["outputs"]["2"]["images"]
     assert len(simulator.jobs) == 1
@@ -123,7 +114,7 @@ async def test_it_is_adopted_although_the_account_cannot_be_read_at_first(
     async with running_proxy(simulator, tmp_path, policy=policy) as proxy:
         await simulator.signal.until(lambda: broken.happened > 0, 20)
         simulator.faults.remove(broken)
-        entry = await until_in_history(Client(session, proxy.url), prompt_id)
+        entry = await Client(session, proxy.url).ended(prompt_id)
         assert entry["status"]["completed"] is True
     assert len(simulator.jobs) == 1
 
@@ -139,7 +130,7 @@ async def test_a_submission_that_never_arrived_leaves_nothing(
         await simulator.wait_for_calls("GET /api/jobs")
         client = Client(session, proxy.url)
         await submit_as_soon_as_it_is_taken(client, prompt_id)
-        await until_in_history(client, prompt_id)
+        await client.ended(prompt_id)
         assert ids((await client.get("queue"))[1]) == set()
     assert len(simulator.jobs) == 1
 
@@ -159,7 +150,7 @@ async def test_what_may_be_on_the_cloud_is_listed_from_the_start(
         assert job["status"] == "pending"
         assert (await client.get("prompt"))[1] == {"exec_info": {"queue_remaining": 1}}
         simulator.faults.remove(unread)
-        await until_in_history(client, prompt_id)
+        await client.ended(prompt_id)
         assert ids((await client.get("queue"))[1]) == set()
     assert len(simulator.jobs) == 1
 

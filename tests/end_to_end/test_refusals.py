@@ -178,8 +178,7 @@ async def test_a_name_that_no_file_can_have_stops_no_write(
         )
         simulator.faults.add(SocketFault("lose", event="*"), times=None)
         first = await client.submit(graphs.plain())
-        await until_in_history(client, first)
-        assert (await client.history(first))["status"]["completed"] is True
+        assert (await client.ended(first))["status"]["completed"] is True
         simulator.faults.clear()
         assert odd.happened
         second = await client.run(graphs.plain(1))
@@ -207,14 +206,7 @@ async def test_a_wait_of_a_day_stops_no_reading(
     first = await client.submit(graphs.plain())
     second = await client.submit(graphs.plain(1))
     for prompt_id in (first, second):
-        await until_in_history(client, prompt_id)
-        assert (await client.history(prompt_id))["status"]["completed"] is True
-
-
-async def until_in_history(client: Client, prompt_id: str) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while not (await client.get(f"history/{prompt_id}"))[1]:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        assert (await client.ended(prompt_id))["status"]["completed"] is True
 
 
 async def until_it_says_why(client: Client, prompt_id: str) -> dict[str, Any]:
