@@ -100,6 +100,18 @@ export function problem(message) {
   text($("#problem [data-of=text]"), message);
 }
 
+/** A place in a form for why it was refused; an empty message hides it. */
+export function notice() {
+  const root = el("p", { class: "problem", role: "alert", hidden: true });
+  return {
+    root,
+    say(message) {
+      root.hidden = !message;
+      text(root, message);
+    },
+  };
+}
+
 /** Put an element's text on the clipboard; false where the browser lets nobody. */
 export async function copy(element) {
   try {

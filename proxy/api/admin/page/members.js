@@ -1,7 +1,7 @@
 // The members, and the page of each: limits, tokens, the last day, the last jobs.
 
 import { act, get } from "./server.js";
-import { $, ask, card, copy, el, keyed, text } from "./dom.js";
+import { $, ask, card, copy, el, keyed, notice, text } from "./dom.js";
 import { chart } from "./chart.js";
 import { ago, bytes, hash, moment, plural } from "./format.js";
 import { gallery } from "./jobs.js";
@@ -25,11 +25,11 @@ export function list(context) {
   if (!context.state.viewer.gateway) return alone();
   const rows = el("ul", { class: "rows members" });
   const all = card("Members", { id: "members", empty: "No members" });
-  const problem = el("p", { class: "problem", role: "alert", hidden: true });
+  const refusal = notice();
   const form = el("form", { id: "new-member", submit: add },
     field("Name", el("input", { name: "name", required: true, maxlength: 64, autocomplete: "off" })),
     field("Role", el("select", { name: "role" }, options([["user", "user"], ["admin", "admin"]]))),
-    el("button", { class: "main" }, "Add member"), problem);
+    el("button", { class: "main" }, "Add member"), refusal.root);
   const fresh = card("Add a member", { id: "add" });
   fresh.body.append(form);
   all.body.append(rows);
@@ -44,10 +44,7 @@ export function list(context) {
   async function add(event) {
     event.preventDefault();
     const said = Object.fromEntries(new FormData(form));
-    const made = await act("POST", "api/members", { name: said.name.trim(), role: said.role }, (message) => {
-      problem.hidden = !message;
-      text(problem, message);
-    });
+    const made = await act("POST", "api/members", { name: said.name.trim(), role: said.role }, refusal.say);
     if (made) location.hash = hash("member", made.name);
   }
 
@@ -82,7 +79,7 @@ export function list(context) {
 function alone() {
   const box = card("No members", { id: "members" });
   box.body.append(
-    el("p", {}, "Everyone who reaches this server is its one user. To give each person or program an own queue, history and files, add members on the command line:"),
+    el("p", {}, "Everyone who reaches this server is its one user. To give each person or program a separate queue, history and files, add members on the command line:"),
     el("pre", {}, "comfy-cloud-proxy member add NAME --role admin\ncomfy-cloud-proxy token new NAME"),
     el("p", { class: "quiet" }, "From the first member on, every request needs a token."));
   return { title: "Members", root: el("div", { class: "page" }, el("h1", {}, "Members"), box.root), update() {} };
@@ -168,7 +165,7 @@ export function view(context, [name]) {
   }
 
   function editor() {
-    const problem = el("p", { class: "problem", role: "alert", hidden: true });
+    const refusal = notice();
     const done = el("span", { class: "good", role: "status" });
     const save = el("button", { class: "main", disabled: true }, "Save");
     const number = ([limit, label, unit]) => field(label, el("input", { name: limit, type: "number", min: 0, step: "any", placeholder: "no limit",
@@ -183,7 +180,7 @@ export function view(context, [name]) {
       LIMITS.map(number), field("Jobs of one client", parallel),
       wide("Denied node classes, one a line", el("textarea", { name: "denied_classes", rows: 2, spellcheck: "false", placeholder: "none" }, member.limits.denied_classes.join("\n"))),
       el("label", { class: "check" }, el("input", { name: "deny_partner_nodes", type: "checkbox", checked: member.limits.deny_partner_nodes }), el("span", {}, "Deny partner nodes")),
-      el("div", { class: "acts" }, save, done), problem);
+      el("div", { class: "acts" }, save, done), refusal.root);
 
     async function submit(event) {
       event.preventDefault();
@@ -199,10 +196,7 @@ export function view(context, [name]) {
         },
       };
       if (!own) wanted.role = given.role;
-      const answer = await act("PATCH", path(name), wanted, (message) => {
-        problem.hidden = !message;
-        text(problem, message);
-      });
+      const answer = await act("PATCH", path(name), wanted, refusal.say);
       if (!answer) return;
       member = answer;
       shown = JSON.stringify(member);
@@ -228,14 +222,11 @@ export function view(context, [name]) {
   }
 
   function newToken() {
-    const problem = el("p", { class: "problem", role: "alert", hidden: true });
+    const refusal = notice();
     const made = el("form", { id: "new-token", class: "inline", "aria-label": "New token", submit: async (event) => {
       event.preventDefault();
       const { note, expires } = Object.fromEntries(new FormData(made));
-      const answer = await act("POST", "api/tokens", { member: name, note, ...(expires && { expires }) }, (message) => {
-        problem.hidden = !message;
-        text(problem, message);
-      });
+      const answer = await act("POST", "api/tokens", { member: name, note, ...(expires && { expires }) }, refusal.say);
       if (!answer) return;
       made.reset();
       showToken(name, answer.token);
@@ -243,7 +234,7 @@ export function view(context, [name]) {
     } },
     field("Note", el("input", { name: "note", maxlength: 200, autocomplete: "off", placeholder: "What it is for" })),
     field("Expires", el("select", { name: "expires" }, options(EXPIRIES))),
-    el("button", {}, "New token"), problem);
+    el("button", {}, "New token"), refusal.root);
     return made;
   }
 
