@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import os
 import re
@@ -183,6 +184,54 @@ def test_the_image_is_built_of_what_docker_is_given() -> None:
     copied = re.findall(r"(?m)^COPY (?!--from)(.*) \S+$", dockerfile())
     assert {name for line in copied for name in line.split()} == set(given)
     assert all((ROOT / name).exists() for name in given)
+
+
+def lines_of_docker() -> list[tuple[str, list[str]]]:
+    """The page and the words of each `docker build` and `docker run` of the documents."""
+    pages = [*ROOT.glob("README*.md"), *ROOT.glob("docs/*.md")]
+    texts = {page.name: page.read_text(encoding="utf-8").replace("\\\n", " ") for page in pages}
+    return [
+        (name, shlex.split(line, comments=True))
+        for name, text in texts.items()
+        for line in re.findall(r"(?m)^docker ((?:build|run) .*)$", text)
+    ]
+
+
+@pytest.mark.parametrize(("page", "words"), lines_of_docker(), ids=str)
+def test_docker_gets_what_the_image_has(
+    page: str, words: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    docker = argparse.ArgumentParser(exit_on_error=False)
+    for flag in ("-t", "--build-arg", "-p", "-v", "-e", "--name", "--network"):
+        docker.add_argument(flag, action="append", default=[])
+    for flag in ("-d", "--rm"):
+        docker.add_argument(flag, action="store_true")
+    docker.add_argument("image")
+    docker.add_argument("command", nargs=argparse.REMAINDER)
+    given = docker.parse_args(words[1:])
+    if words[0] == "build":
+        assert given.image == "."
+        arguments = re.findall(r"(?m)^ARG (\w+)", dockerfile())
+        assert {one.partition("=")[0] for one in given.build_arg} <= set(arguments)
+        return
+    if given.image == "your-application":
+        return
+    assert ["build", "-t", given.image] in [
+        words[:3] for name, words in lines_of_docker() if name == page
+    ]
+    for published in given.p:
+        address, _, port = published.rpartition(":")
+        assert (address, port) == ("127.0.0.1:8188", instruction("EXPOSE"))
+    for volume in given.v:
+        assert volume.rpartition(":")[2] == instruction("VOLUME")
+    passed = dict(one.partition("=")[::2] for one in given.e)
+    for name, value in placed(image_environment() | passed, tmp_path).items():
+        monkeypatch.setenv(name, value or "comfyui-key")
+    if "--simulate" not in given.command:
+        assert load().api_key is not None
+    options = {option for option in given.command if option.startswith("--")}
+    assert options <= {setting.option for setting in SETTINGS}
+    assert "--insecure-allow-anyone" in options or load().insecure_allow_anyone
 
 
 with_caddy = pytest.mark.parametrize("name", ["gateway", "cluster"])
