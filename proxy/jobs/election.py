@@ -35,13 +35,18 @@ _RENEWAL, _MARGIN = 1 / 3, 0.1
 
 
 class Term:
-    """The time in which an engine may act: until `until` (`time.monotonic()`), or until it is
-    `over`."""
+    """The time in which an engine may act: until `until` (`time.monotonic()`), which is the past
+    once it is `over`."""
 
     def __init__(self, lease: Lease, until: float = math.inf) -> None:
         self.lease = lease
         self.until = until
         self.over = asyncio.Event()
+
+    def end(self) -> None:
+        """The engine may act no more."""
+        self.until = -math.inf
+        self.over.set()
 
     @property
     def fence(self) -> Fence:
@@ -51,7 +56,7 @@ class Term:
     @property
     def lasts(self) -> bool:
         """Whether the engine may act now."""
-        return not self.over.is_set() and time.monotonic() < self.until
+        return time.monotonic() < self.until
 
     def check(self) -> None:
         """Directly before what only one replica may do. Raises `FencedError`."""
@@ -194,10 +199,10 @@ class Election:
         began = time.monotonic()
         try:
             async with asyncio.timeout(term.until - began):
-                if await self._leases.renew(term.lease, self._length):
+                if not await self._leases.renew(term.lease, self._length):
+                    term.end()
+                elif not term.over.is_set():
                     term.until = self._until(began)
-                else:
-                    term.over.set()
         except (StorageError, TimeoutError) as error:
             log.warning("lease_renewal_failed", error=str(error))
 
@@ -207,7 +212,7 @@ class Election:
         self.engine = self._term = None
         if engine is not None and term is not None:
             await engine.close(write=term.lasts)
-            term.over.set()
+            term.end()
 
     def _until(self, began: float) -> float:
         return math.inf if self._alone else began + self._length * (1 - _MARGIN)

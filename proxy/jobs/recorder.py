@@ -208,7 +208,7 @@ class JobRecorder:
         try:
             return await write
         except FencedError:
-            self.term.over.set()
+            self.term.end()
             raise
 
 

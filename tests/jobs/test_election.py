@@ -121,8 +121,24 @@ async def test_a_write_that_was_refused_ends_the_term_and_what_was_decided_in_it
         await LeaseRepository(database).acquire("engine", "three", 0.1, alone=True)
         with pytest.raises(FencedError):
             await database.write(lambda connection: check_fence(connection, first.term.fence))
-        first.term.over.set()
+        first.term.end()
         assert await first.closed is False
+
+
+async def test_a_term_that_is_over_is_not_renewed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with replicas(database) as (one, _):
+        first = await one.active()
+        renew = one.leases.renew
+
+        async def renewed(*arguments: Any) -> bool:
+            first.term.end()  # a write was refused meanwhile
+            return await renew(*arguments)
+
+        monkeypatch.setattr(one.leases, "renew", renewed)
+        assert await first.closed is False
+        assert not first.term.lasts
 
 
 async def test_an_engine_that_cannot_begin_leaves_the_lease_to_others(
