@@ -16,7 +16,7 @@ from proxy.jobs.tracker import (
     SnapshotReceived,
     Tracker,
 )
-from proxy.translate.messages import Event, NodeText, Preview
+from proxy.translate.events import Event, NodeText, Preview
 from proxy.translate.snapshot import Snapshot
 
 ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"

@@ -26,7 +26,7 @@ from proxy.jobs.clients import Clients
 from proxy.jobs.protocol import JobMessage, LogsWanted, topic_of
 from proxy.translate import release
 from proxy.translate.errors import LocalError
-from proxy.translate.messages import Event
+from proxy.translate.events import Event
 from proxy.translate.names import TYPES
 
 GIBIBYTE = 1024**3

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 import aiohttp
+import msgspec
 import structlog
 from yarl import URL
 
@@ -23,7 +24,7 @@ from proxy.observations import AccountObservations, word
 from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.events import LISTED_EVENTS, unlisted
-from proxy.translate.messages import LISTED_FRAMES
+from proxy.translate.frames import LISTED_FRAMES
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,16 @@ _KEY_REFUSED = (401, 403)
 
 #: What the cloud sends to every new connection, stalled later or not.
 _GREETINGS = frozenset({"status", "feature_flags"})
+
+
+class _Event(msgspec.Struct):
+    """A text message of the cloud."""
+
+    type: str
+    data: dict[str, Any] | None = None
+
+
+_decoder = msgspec.json.Decoder(_Event)
 
 
 class IdleWatchdog:
@@ -277,17 +288,18 @@ class EventSocket:
 
     def _text(self, text: str) -> None:
         try:
-            message = codec.loads_text(text)
-        except ValueError:
-            message = None
-        type_ = message.get("type") if isinstance(message, dict) else None
-        data = message.get("data") if isinstance(message, dict) else None
-        if not isinstance(type_, str) or not isinstance(data, dict | None):
-            log.warning("event_rejected", length=len(text))
-            self._observations.surprise("event", "not an event", message)
-            return
+            event = _decoder.decode(text)
+        except (ValueError, RecursionError):  # perhaps what strict JSON has not: NaN, half a letter
+            message: Any = None
+            try:
+                message = codec.loads_text(text)
+                event = msgspec.convert(message, _Event)
+            except ValueError:
+                log.warning("event_rejected", length=len(text))
+                self._observations.surprise("event", "not an event", message)
+                return
+        type_, data = event.type, event.data or {}
         self._watchdog.heard(time.monotonic(), type_)
-        data = data or {}
         fields = LISTED_EVENTS.get(type_)
         if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
             self._observations.surprise("event", f"{word(type_)}: {odd}", data)

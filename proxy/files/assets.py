@@ -42,7 +42,7 @@ from proxy.translate.asset_query import (
 )
 from proxy.translate.assets import Asset, NewAsset
 from proxy.translate.errors import LocalError
-from proxy.translate.messages import Event
+from proxy.translate.events import Event
 from proxy.translate.names import Place
 
 _log = structlog.get_logger(__name__)

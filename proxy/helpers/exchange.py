@@ -14,7 +14,7 @@ import msgspec
 
 from proxy.bus.base import BusMessage, EventBus
 from proxy.translate import codec
-from proxy.translate.messages import Event
+from proxy.translate.events import Event
 
 #: Workflows and subscribers of a member that are kept, the newest ones.
 _MOST = 100

@@ -22,6 +22,7 @@ from proxy.helpers import decoding
 from proxy.storage.helpers import HelperPicture, HelperPictureRepository
 from proxy.translate import outputs as shapes
 from proxy.translate.errors import LocalError
+from proxy.translate.events import Told
 from proxy.translate.graph import is_link
 from proxy.translate.helpers.helper import (
     Helper,
@@ -36,7 +37,6 @@ from proxy.translate.helpers.helper import (
 )
 from proxy.translate.helpers.rewriting import Rewriting, failed, rewrite, wanted
 from proxy.translate.helpers.table import HELPERS
-from proxy.translate.messages import Told
 
 log = structlog.get_logger(__name__)
 

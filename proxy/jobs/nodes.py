@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any
 
 from proxy.translate import events, graph
-from proxy.translate.messages import CloudPicture, Event, Message, Preview, Told
+from proxy.translate.events import Event, Message, Preview, Told
+from proxy.translate.frames import CloudPicture
 
 #: Their pictures are the result itself, not a preview of it.
 RESULT_CLASSES = frozenset({"SaveImageWebsocket"})

@@ -22,7 +22,7 @@ import msgspec
 
 from proxy.bus.base import BusMessage
 from proxy.jobs.models import AccountView, JobKey, JobState, JobView, Number, Outcome
-from proxy.translate import codec, messages
+from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 
 
@@ -214,7 +214,7 @@ class HistoryForgotten(BusMessage, frozen=True):
 
 
 class JobMessage(BusMessage, frozen=True):
-    """engine → api: a message (of `proxy.translate.messages`) for the client of a job, which has
+    """engine → api: a message (of `proxy.translate.events`) for the client of a job, which has
     the `order`."""
 
     member: str
@@ -226,11 +226,11 @@ class JobMessage(BusMessage, frozen=True):
 
     def to_wire(self) -> Self:
         """With the message as a tuple."""
-        return msgspec.structs.replace(self, message=messages.packed(self.message))
+        return msgspec.structs.replace(self, message=events.packed(self.message))
 
     def from_wire(self) -> Self:
         """With the message."""
-        return msgspec.structs.replace(self, message=messages.unpacked(self.message))
+        return msgspec.structs.replace(self, message=events.unpacked(self.message))
 
 
 class NodeRuns(BusMessage, frozen=True):

@@ -16,7 +16,7 @@ from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tra
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import HistoryEntry, JobRepository
 from proxy.translate import codec
-from proxy.translate.messages import Message, status
+from proxy.translate.events import Message, status
 from proxy.translate.snapshot import Snapshot
 
 log = structlog.get_logger(__name__)

@@ -1,22 +1,26 @@
-"""Drives one job's tracker: gives it what happens and does what it says, in order."""
+"""From the account's one event socket to the jobs that its messages concern.
+
+The socket carries the events of every job of the account, others' too: the router knows which job
+one belongs to. A runner gives a job's tracker what happens, and does what that says, in order.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
-from proxy.helpers.decoding import jpeg
-from proxy.helpers.service import helper_of
 from proxy.jobs.models import Job
 from proxy.jobs.protocol import JobMessage, topic_of
+from proxy.jobs.results import Localiser, NodeFailedError
 from proxy.jobs.tracker import (
     Command,
     EventReceived,
@@ -31,12 +35,10 @@ from proxy.jobs.tracker import (
     Tracker,
 )
 from proxy.storage.database import StorageError
-from proxy.translate.codec import credentials, redact
-from proxy.translate.events import is_terminal
-from proxy.translate.helpers.helper import Failure, HelperFailedError
-from proxy.translate.helpers.rewriting import MemberView, Rewriting, failed, reachable
-from proxy.translate.messages import CloudFrame, CloudPicture, Message, Preview, Told
-from proxy.translate.snapshot import Snapshot
+from proxy.translate import events, frames
+from proxy.translate.events import Message, Preview, is_terminal
+from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate.helpers.helper import Failure
 
 if TYPE_CHECKING:
     from proxy.jobs.engine import Engine
@@ -52,12 +54,24 @@ _CROWDED = 64
 _TRANSLATED = frozenset({"executed", "execution_error"})
 
 
+Inbox: TypeAlias = Callable[[EventReceived | CloudFrame], None]
+
+#: Bytes of events of unknown jobs that are kept: some ten thousand usual ones.
+EVENT_BYTES = 8 * 1024 * 1024
+#: Bytes of pictures of unknown jobs that are kept while a submission is under way: those that a job
+#: sends as its result within the seconds that an answer takes.
+PICTURE_BYTES = 16 * 1024 * 1024
+#: Seconds that anything is kept while a submission is under way: longer than one is waited for.
+LONGEST = 120.0
+#: What a message weighs beside its contents, in bytes.
+_OVERHEAD = 256
+
+
 class Runner:
     """One live job. `post` takes inputs at any time; nothing is done before `release`.
 
     `ending` is true once the cloud has reported an end, `finished` when it was sent to the
-    client. No message and no record shows the secrets of the engine or of the job, whatever a
-    node makes of them. `cloud` is `None` for a job that is on no account.
+    client. `cloud` is `None` for a job that is on no account.
     """
 
     def __init__(self, job: Job, engine: Engine, cloud: CloudClient | None) -> None:
@@ -67,13 +81,11 @@ class Runner:
         self.ending = False
         self._engine = engine
         self._cloud = cloud
-        self._names = engine.files
         self._bus = engine.bus
+        self._term = engine.recorder.term
         self._topic = topic_of(job.member, job.client_id)
         self._timeouts = engine.policy.detail
-        self._secrets = credentials(job.credentials)
-        self._view = None if job.rewriting is None else MemberView(job.rewriting, job.graph)
-        self._results: dict[str, Told] = {}
+        self._local = Localiser(job, engine, self.tracker.node_types)
         self._inbox: deque[Input] = deque()
         self._released = False
         self._reader: asyncio.Task[None] | None = None
@@ -86,15 +98,15 @@ class Runner:
 
     def post(self, what: EventReceived | CloudFrame | SnapshotReceived | GiveUp) -> None:
         """Add to what happened; of a job that is far behind, previews are left out."""
-        if self._view is None:
+        if self.job.rewriting is None:
             self._post(what)
             return
-        for one in _of_member(self._view, what):
+        for one in self._local.of_member(what):
             self._post(one)
 
     def fail(self, failure: Failure) -> None:
         """A helper node fails: the job ends, whatever the cloud does."""
-        for what in self._failing(failure):
+        for what in self._local.failing(failure):
             self._post(what)
 
     def _post(self, what: EventReceived | CloudFrame | SnapshotReceived | GiveUp) -> None:
@@ -142,7 +154,7 @@ class Runner:
         if self.tracker.started_at is None or isinstance(what, SnapshotReceived | GiveUp):
             return False
         if isinstance(what, EventReceived):
-            if self._view is not None and what.type == "execution_cached":
+            if self.job.rewriting is not None and what.type == "execution_cached":
                 return False
             return what.type not in _TRANSLATED and not is_terminal(what.type, what.data)
         return True
@@ -181,9 +193,9 @@ class Runner:
         if self.tracker.started_at is None:
             await self._engine.turn(self.job)
         try:
-            local: list[Input] = [await self._until_stored(lambda: self._localised(what))]
-        except _NodeFailedError as error:
-            local = [*self._failing(error.failure)]
+            local: list[Input] = [await self._until_stored(lambda: self._local.localised(what))]
+        except NodeFailedError as error:
+            local = [*self._local.failing(error.failure)]
             self._engine.abandon(self.job)
         for one in local:
             for command in self.tracker.receive(one, time.time_ns() // 1_000_000):
@@ -194,26 +206,10 @@ class Runner:
                 else:
                     self._do(command)
 
-    def _failing(self, failure: Failure) -> list[EventReceived | SnapshotReceived]:
-        """The run of a node that fails, and the end of the job with it."""
-        node = failure.node_id
-        live = reachable(self.job.graph, self.job.outputs_to_execute or None)
-        error = {
-            "node_id": node,
-            "exception_type": failure.exception_type,
-            "exception_message": f"{failure.message}\n",
-            "traceback": [f"{failure.exception_type}: {failure.message}\n"],
-            "current_inputs": failure.inputs,
-            "current_outputs": [one for one in self.job.graph if one in live],
-        }
-        ended = Snapshot(self.job.prompt_id, "failed", settled=True, execution_error=error)
-        running = EventReceived("executing", {"node": node, "display_node": node})
-        return [running, SnapshotReceived(ended)]
-
     def _do(self, command: Command) -> None:
         match command:
             case SendMessage(message=Preview(result=False) as preview):
-                if self.job.wants_previews and (shown := self._distinct(preview)) is not None:
+                if self.job.wants_previews and (shown := self._local.distinct(preview)) is not None:
                     self._publish(shown)
             case SendMessage(message=message):
                 self._publish(message)
@@ -224,16 +220,9 @@ class Runner:
             case LeaveQueue():
                 self._engine.ended(self.job)
 
-    def _distinct(self, preview: Preview) -> Preview | None:
-        """A preview that no client takes for a result: with helper nodes a PNG is one."""
-        if self.job.rewriting is None or preview.image_type != "image/png":
-            return preview
-        image = jpeg(preview.image)
-        return None if image is None else replace(preview, image=image, image_type="image/jpeg")
-
     def _publish(self, message: Message) -> None:
         job = self.job
-        if not self._engine.recorder.term.lasts:
+        if time.monotonic() >= self._term.until:
             return
         told = JobMessage(job.member, job.client_id, job.prompt_id, job.watched, message, job.order)
         if isinstance(message, Preview):
@@ -279,105 +268,167 @@ class Runner:
                     self.post(GiveUp("Comfy Cloud reports that this job continues."))
                     return
 
-    # --- local names -----------------------------------------------------------------------
-
-    async def _localised(self, what: Input) -> Input:
-        """Replace the cloud's names, and the account's key wherever a node shows it."""
-        match what:
-            case EventReceived(type="executed", data=data) if isinstance(data.get("output"), dict):
-                output = await self._local_output(str(data.get("node")), data["output"])
-                return EventReceived("executed", {**data, "output": output})
-            case EventReceived(type="execution_error", data=data):
-                return EventReceived("execution_error", await self._shown(dict(data)))
-            case EventReceived(type="execution_cached", data=data) if self._view is not None:
-                return EventReceived("execution_cached", await self._known_cached(data))
-            case SnapshotReceived(snapshot=snapshot):
-                return replace(what, snapshot=await self._local_snapshot(snapshot))
-        return what
-
-    async def _local_snapshot(self, snapshot: Snapshot) -> Snapshot:
-        outputs = None
-        if snapshot.outputs is not None:
-            outputs = {
-                node: await self._local_output(node, output) if isinstance(output, dict) else output
-                for node, output in snapshot.outputs.items()
-            }
-        return replace(
-            snapshot,
-            outputs=outputs,
-            execution_error=await self._shown(snapshot.execution_error),
-            execution_status=await self._shown(snapshot.execution_status),
-        )
-
-    async def _shown(self, value: T) -> T:
-        """What a failure shows, without secrets and without the cloud's names."""
-        shown: T = await self._names.reveal(self.job.member, self._redacted(value))
-        return shown
-
-    async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any] | Told:
-        job, graph = self.job, self.job.graph
-        if job.rewriting is not None:
-            if node in job.rewriting.tells:
-                return await self._result(job.rewriting, node, output)
-            graph = job.rewriting.graph
-        local = await self._names.localise(
-            job.member, job.prompt_id, node, graph.get(node), output, account=job.account
-        )
-        return self._redacted(local)
-
-    # --- helper nodes ----------------------------------------------------------------------
-
-    async def _known_cached(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        job, helpers = self.job, self._engine.helpers
-        if helpers is None or job.rewriting is None:
-            return dict(data)
-        types = self.tracker.node_types
-        nodes = await helpers.cached(job.member, job.rewriting, types, data["nodes"])
-        return {**data, "nodes": nodes}
-
-    async def _result(self, rewriting: Rewriting, node: str, output: dict[str, Any]) -> Told:
-        """The messages to the client about a helper node's result, found out once."""
-        job, helper = self.job, helper_of(self.job.graph.get(node))
-        if node not in self._results:
-            if self._engine.helpers is None or helper is None:
-                return Told(ui={})
-            try:
-                self._results[node] = await self._engine.helpers.told(
-                    job.member, job.prompt_id, node, helper, rewriting, output, account=job.account
-                )
-            except HelperFailedError as error:
-                raise _NodeFailedError(failed(node, job.graph, error)) from error
-        return self._results[node]
-
-    def _redacted(self, value: T) -> T:
-        return redact(value, *self._engine.secrets, *self._secrets)
-
-
-class _NodeFailedError(Exception):
-    """A helper node has failed over what the cloud has made for it."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
-
-
-def _of_member(
-    view: MemberView, what: EventReceived | CloudFrame | SnapshotReceived | GiveUp
-) -> Iterable[EventReceived | CloudFrame | SnapshotReceived | GiveUp]:
-    """What happened in terms of the graph that the member has sent."""
-    match what:
-        case EventReceived(type=type_, data=data):
-            return [EventReceived(*told) for told in view.event(type_, data)]
-        case SnapshotReceived(snapshot=snapshot):
-            return [replace(what, snapshot=view.snapshot(snapshot))]
-        case GiveUp():
-            return [what]
-    frame = view.frame(what)
-    return [] if frame is None else [frame]
-
 
 async def _pauses(waits: Iterable[float]) -> AsyncIterator[float]:
     """Each wait, after it has passed."""
     for wait in waits:
         await asyncio.sleep(wait)
         yield wait
+
+
+@dataclass(frozen=True, slots=True)
+class _Early:
+    """A message that came before anybody knew its job."""
+
+    at: float
+    number: int
+    cloud_id: str
+    item: EventReceived | CloudFrame
+    size: int
+
+
+class _Waiting:
+    """Early messages of one kind, no more than `limit` bytes of them: the oldest give way."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: deque[_Early] = deque()
+        self.size = 0
+
+    def append(self, early: _Early) -> None:
+        self._entries.append(early)
+        self.size += early.size
+        while self.size > self._limit:
+            self._drop()
+
+    def expire(self, before: float) -> None:
+        while self._entries and self._entries[0].at < before:
+            self._drop()
+
+    def take(self, cloud_id: str) -> list[_Early]:
+        taken = [early for early in self._entries if early.cloud_id == cloud_id]
+        if taken:
+            self._entries = deque(one for one in self._entries if one.cloud_id != cloud_id)
+            self.size -= sum(early.size for early in taken)
+        return taken
+
+    def _drop(self) -> None:
+        self.size -= self._entries.popleft().size
+
+
+class EventRouter:
+    """Knows which cloud id belongs to which job.
+
+    `clock` gives seconds. An event of an unknown job is kept for `keep` seconds, or while a
+    submission is under way, and then pictures are too. What is kept is bounded in bytes.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        keep: float = 5.0,
+        event_bytes: int = EVENT_BYTES,
+        picture_bytes: int = PICTURE_BYTES,
+    ) -> None:
+        self._clock = clock
+        self._keep = keep
+        self._inboxes: dict[str, Inbox] = {}
+        self._events = _Waiting(event_bytes)
+        self._pictures = _Waiting(picture_bytes)
+        self._number = 0
+        self._submissions = 0
+        self._running: set[str] = set()
+        self._latest: str | None = None
+
+    @property
+    def held(self) -> int:
+        """Bytes of unknown jobs' messages that are kept, about."""
+        return self._events.size + self._pictures.size
+
+    @contextmanager
+    def submission(self) -> Iterator[None]:
+        """While it lasts, messages of unknown jobs are kept longer: one may be the new job's."""
+        self._submissions += 1
+        try:
+            yield
+        finally:
+            self._submissions -= 1
+
+    def add(self, cloud_id: str, inbox: Inbox) -> None:
+        """Send the events of a job to `inbox`, beginning with those that came too early."""
+        self._inboxes[cloud_id] = inbox
+        early = [*self._events.take(cloud_id), *self._pictures.take(cloud_id)]
+        for one in sorted(early, key=lambda one: one.number):
+            inbox(one.item)
+
+    def remove(self, cloud_id: str) -> None:
+        """Forget a job."""
+        self._inboxes.pop(cloud_id, None)
+        self._running.discard(cloud_id)
+
+    def socket_lost(self) -> None:
+        """What ran when the socket was lost may have ended unseen."""
+        self._running.clear()
+        self._latest = None
+
+    def on_event(self, type_: str, data: Mapping[str, Any]) -> None:
+        """Take a text message of the cloud."""
+        cloud_id = events.concerns_a_job(type_, data)
+        if cloud_id is None:
+            return
+        over = type_ == "executing" and data.get("node") is None
+        if over or events.is_terminal(type_, data):
+            self._running.discard(cloud_id)
+        elif type_ in ("executing", "progress", "progress_state"):
+            self._running.add(cloud_id)
+            self._latest = cloud_id
+        self._deliver(cloud_id, EventReceived(type_, data))
+
+    def on_frame(self, data: bytes) -> None:
+        """Take a binary message of the cloud.
+
+        One without a job's id belongs to the only job that runs on the account, if it is known;
+        when several run it is dropped rather than guessed.
+        """
+        frame = frames.parse_frame(data)
+        if frame is None:
+            return
+        cloud_id = frame.prompt_id
+        if cloud_id is None and len(self._running) == 1 and self._latest in self._running:
+            cloud_id = self._latest
+        if cloud_id is not None:
+            self._deliver(cloud_id, frame)
+
+    def _deliver(self, cloud_id: str, item: EventReceived | CloudFrame) -> None:
+        inbox = self._inboxes.get(cloud_id)
+        if inbox is not None:
+            inbox(item)
+            return
+        now = self._clock()
+        before = now - (LONGEST if self._submissions else self._keep)
+        self._events.expire(before)
+        self._pictures.expire(before)
+        picture = isinstance(item, CloudPicture)
+        if picture and not self._submissions:
+            return
+        self._number += 1
+        early = _Early(now, self._number, cloud_id, item, _size(item))
+        (self._pictures if picture else self._events).append(early)
+
+
+def _size(item: EventReceived | CloudFrame) -> int:
+    """The bytes that a message takes, about: those of its strings, and some for each value."""
+    if isinstance(item, CloudPicture):
+        return _OVERHEAD + len(item.image)
+    size, pending = _OVERHEAD, [item.data if isinstance(item, EventReceived) else item.text]
+    while pending:
+        value: Any = pending.pop()
+        size += 64
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, Mapping):
+            pending += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            pending += value
+    return size

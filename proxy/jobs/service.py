@@ -61,8 +61,8 @@ from proxy.storage.usage import day_of
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
+from proxy.translate.events import status
 from proxy.translate.helpers.rewriting import Rewriting
-from proxy.translate.messages import status
 from proxy.translate.validation import Validation
 
 log = structlog.get_logger(__name__)

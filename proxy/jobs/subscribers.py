@@ -33,8 +33,7 @@ from proxy.jobs.protocol import (
     SocketOpened,
     topic_of,
 )
-from proxy.translate.events import is_terminal
-from proxy.translate.messages import Event, Message, Preview
+from proxy.translate.events import Event, Message, Preview, is_terminal
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})

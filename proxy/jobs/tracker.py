@@ -22,8 +22,9 @@ from typing import Any, TypeAlias
 from proxy.jobs.models import Outcome
 from proxy.jobs.nodes import Nodes
 from proxy.translate import events
+from proxy.translate.events import Event, Message, NodeText
+from proxy.translate.frames import CloudFrame, CloudPicture
 from proxy.translate.labels import cost_of
-from proxy.translate.messages import CloudFrame, CloudPicture, Event, Message, NodeText
 from proxy.translate.snapshot import Snapshot
 
 #: Characters of a node's last text that are kept to find a price in.

@@ -15,9 +15,9 @@ from proxy.cloud.errors import CloudError
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
 from proxy.jobs.accounts import Account
-from proxy.jobs.event_router import EventRouter
 from proxy.jobs.models import Job
 from proxy.jobs.reconciler import Reconciler
+from proxy.jobs.runner import EventRouter
 from proxy.jobs.submitter import SubmissionError, SubmissionRecovery, Submitter
 from proxy.storage.database import StorageError
 from proxy.translate.codec import CREDENTIAL_KEYS

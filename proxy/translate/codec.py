@@ -53,14 +53,13 @@ def _storable(value: Any) -> Any:
     return value
 
 
-def dumps(value: object) -> str:
-    """Encode as ComfyUI does: a space behind `,` and `:`, ASCII only, NaN and Infinity literal."""
-    return json.dumps(value)
+#: Encode as ComfyUI does: a space behind `,` and `:`, ASCII only, NaN and Infinity literal.
+dumps = json.JSONEncoder().encode
 
 
 def dump_bytes(value: object) -> bytes:
     """`dumps` as the bytes of a body."""
-    return json.dumps(value).encode()
+    return dumps(value).encode()
 
 
 T = TypeVar("T")

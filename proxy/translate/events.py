@@ -1,15 +1,144 @@
-"""Cloud events in local form: one function an event that needs more than a new id.
+"""The messages of a local ComfyUI as values, and the cloud's events in their form.
 
-Every function takes the cloud's `data` and gives the whole local `data`; keys that neither side
-documents pass through.
+A message is made once and may go to many sockets; its wire form is made at most once. A function
+that makes an event local takes the cloud's `data` and gives the whole local `data`; keys that
+neither side documents pass through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
+from proxy.translate import codec
 from proxy.translate.snapshot import milliseconds
+
+
+class Event:
+    """A text message `{"type": type, "data": data}`, made of its data or of its JSON."""
+
+    __slots__ = ("_data", "_text", "type")
+    __match_args__ = ("type", "data")
+
+    def __init__(
+        self,
+        type: str,  # noqa: A002 (ComfyUI's name of the field)
+        data: dict[str, Any] | None = None,
+        *,
+        text: str | None = None,
+    ) -> None:
+        self.type = type
+        self._data = data
+        self._text = text
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What it tells."""
+        if self._data is None:
+            self._data = codec.loads(self._text or "{}")["data"]
+        return self._data
+
+    @property
+    def text(self) -> str:
+        """The JSON text as ComfyUI writes it."""
+        if self._text is None:
+            self._text = codec.dumps({"type": self.type, "data": self._data})
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Event) and (self.type, self.data) == (other.type, other.data)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Event({self.type!r}, {self.data!r})"
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A picture of a running node; goes out as binary type 4 or type 1, as the socket asked for.
+
+    `result` marks the pictures of `SaveImageWebsocket`, which are the node's output and must not
+    be dropped. `leads` says that the matching `progress` is still to come, as it is for frames
+    with metadata; without metadata a local ComfyUI sends the preview behind its `progress`.
+    """
+
+    prompt_id: str
+    node_id: str
+    display_node_id: str
+    parent_node_id: str | None
+    real_node_id: str
+    image: bytes
+    image_type: str  # "image/jpeg" or "image/png"
+    result: bool = False
+    leads: bool = True
+
+
+@dataclass(frozen=True)
+class NodeText:
+    """A text about a running node (binary type 3, short form)."""
+
+    node_id: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Binary:
+    """A frame that is a node's result: `data` goes out as it is, and is never dropped."""
+
+    prompt_id: str
+    data: bytes
+
+
+Message: TypeAlias = Event | Preview | NodeText | Binary
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The messages to a client about a node's result: `messages`, then `executed` with `ui`.
+
+    There is no `executed` where `ui` is `None`. A node that is cached or has not run because
+    another one has the same result tells no `messages`, unless it runs each time (`again`).
+    """
+
+    messages: tuple[Message, ...] = ()
+    ui: dict[str, Any] | None = None
+    again: bool = False
+
+
+def packed(message: Message) -> tuple[Any, ...]:
+    """The message in what MessagePack knows: an event with its JSON, for no number to be lost."""
+    match message:
+        case Event():
+            return "event", message.type, message.text
+        case Preview():
+            return "preview", *(getattr(message, name) for name in Preview.__match_args__)
+        case NodeText():
+            return "text", message.node_id, message.text
+        case Binary():
+            return "binary", message.prompt_id, message.data
+
+
+def unpacked(values: Sequence[Any]) -> Message:
+    """The opposite of `packed`."""
+    kind, *rest = values
+    if kind == "event":
+        return Event(rest[0], text=rest[1])
+    if kind == "binary":
+        return Binary(*rest)
+    return Preview(*rest) if kind == "preview" else NodeText(*rest)
+
+
+def status(queue_remaining: int, sid: str | None = None) -> Event:
+    """The number of jobs pending or running; `sid` only in a connection's first message."""
+    data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": queue_remaining}}}
+    if sid is not None:
+        data["sid"] = sid
+    return Event("status", data)
+
+
+# --- the cloud's events ------------------------------------------------------------------
 
 #: Types that the cloud has and a local ComfyUI has not; clients may stumble over them.
 _CLOUD_ONLY = frozenset({"notification", "feature_flags", "status", "logs"})

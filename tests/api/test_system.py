@@ -30,7 +30,7 @@ from proxy.jobs.subscribers import Subscribers
 from proxy.simulator import Simulator
 from proxy.translate import release
 from proxy.translate.errors import LocalError
-from proxy.translate.messages import Event, Message
+from proxy.translate.events import Event, Message
 
 Client = TestClient[Any, Any]
 SUBGRAPH = {"source": "templates", "name": "X", "info": {"node_pack": "y"}}

@@ -21,7 +21,7 @@ from proxy.api import websocket as client_socket
 from proxy.api.websocket import OVERHEAD, SendQueue, Sockets
 from proxy.jobs.protocol import NodeRuns, SocketOpened, topic_of
 from proxy.supervisor import Supervisor
-from proxy.translate.messages import Event, Message, NodeText, Preview, status
+from proxy.translate.events import Event, Message, NodeText, Preview, status
 
 
 def queued_preview(

@@ -15,7 +15,7 @@ from stack import Client, Proxy, running_proxy
 from proxy.api import websocket as client_socket
 from proxy.api.websocket import SendQueue
 from proxy.simulator import Simulator
-from proxy.translate.messages import Event, Preview
+from proxy.translate.events import Event, Preview
 
 MEBIBYTE = 1024 * 1024
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.jobs.event_router import LONGEST, PICTURE_BYTES, EventRouter
+from proxy.jobs.runner import LONGEST, PICTURE_BYTES, EventRouter
 from proxy.jobs.tracker import EventReceived
-from proxy.translate.messages import CloudFrame, CloudPicture
+from proxy.translate.frames import CloudFrame, CloudPicture
 
 PLAIN = b"\x00\x00\x00\x01\x00\x00\x00\x01\xff\xd8picture"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from playbook import GRAPH, ID, PICTURE, done, event
 
 from proxy.jobs.tracker import Input, RecordEnd, Tracker
-from proxy.translate.messages import CloudText
+from proxy.translate.frames import CloudText
 
 
 def recorded(*happened: tuple[int, Input]) -> RecordEnd:

@@ -19,7 +19,8 @@ from proxy.jobs.tracker import (
     SendMessage,
     Tracker,
 )
-from proxy.translate.messages import CloudPicture, CloudText, Preview
+from proxy.translate.events import Preview
+from proxy.translate.frames import CloudPicture, CloudText
 
 LAZY = {
     "switch": {"class_type": "Switch", "inputs": {"on": ["picture", 0]}},

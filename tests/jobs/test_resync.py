@@ -24,7 +24,7 @@ from proxy.storage.database import Database
 from proxy.storage.jobs import JobRepository, StoredJob
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.supervisor import Supervisor
-from proxy.translate.messages import Event, Message
+from proxy.translate.events import Event, Message
 
 MEMBER, CLIENT, OUTPUT = "local", "c", {"images": [{"filename": "a.png"}]}
 

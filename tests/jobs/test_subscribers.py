@@ -19,7 +19,7 @@ from proxy.jobs.protocol import (
 )
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.member import Member
-from proxy.translate.messages import Event, Message, NodeText, Preview, status
+from proxy.translate.events import Event, Message, NodeText, Preview, status
 
 
 class Listener:

@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from proxy.translate.events import Told
 from proxy.translate.helpers.helper import (
     CONSTANTS,
     Helper,
@@ -15,7 +16,6 @@ from proxy.translate.helpers.helper import (
     becomes,
     info,
 )
-from proxy.translate.messages import Told
 
 _PACK = "ComfyUI-Blender"
 _LOW, _HIGH = -2147483648, 2147483647

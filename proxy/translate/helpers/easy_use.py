@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from proxy.translate.events import Told
 from proxy.translate.helpers.helper import Helper, Mask, Node, Reads, Source, Tells, info
-from proxy.translate.messages import Told
 
 _SHOWN = ["Hide", "Preview", "Save", "Hide/Save"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import msgspec
 
+from proxy.translate.events import Told
 from proxy.translate.graph import is_link
-from proxy.translate.messages import Told
 
 #: `[node id, output index]`.
 Link = list[Any]

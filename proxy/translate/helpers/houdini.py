@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from proxy.translate.events import Told
 from proxy.translate.helpers.blender import located
 from proxy.translate.helpers.helper import Helper, Result, Tells, becomes, info
-from proxy.translate.messages import Told
 
 _PACK = "houdini-connection"
 

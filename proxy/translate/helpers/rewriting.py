@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from proxy.translate import codec
+from proxy.translate.frames import CloudFrame
 from proxy.translate.graph import is_link
 from proxy.translate.helpers.helper import (
     Failure,
@@ -24,7 +25,6 @@ from proxy.translate.helpers.helper import (
     constant,
 )
 from proxy.translate.helpers.table import HELPERS
-from proxy.translate.messages import CloudFrame
 from proxy.translate.snapshot import Snapshot
 
 #: The catalog's word on a class, or `None`.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from proxy.translate.events import Binary, Event, Message, Told
 from proxy.translate.helpers.helper import (
     Helper,
     HelperRefusedError,
@@ -17,7 +18,6 @@ from proxy.translate.helpers.helper import (
     info,
 )
 from proxy.translate.helpers.tooling import frame
-from proxy.translate.messages import Binary, Event, Message, Told
 
 _PACK = "SwarmComfyCommon"
 

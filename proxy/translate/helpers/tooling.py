@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from proxy.translate.events import Binary, Event, Message, Preview, Told
 from proxy.translate.helpers.helper import (
     Helper,
     HelperFailedError,
@@ -18,7 +19,6 @@ from proxy.translate.helpers.helper import (
     Tells,
     info,
 )
-from proxy.translate.messages import Binary, Event, Message, Preview, Told
 
 _PACK = "comfyui-tooling-nodes"
 
