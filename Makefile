@@ -34,7 +34,7 @@ check: $(DEV) ## check style, formatting, types and generated pages
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy --platform win32 --cache-dir .mypy_cache/windows
-	$(BIN)/python -m proxy.cli.reference --check
+	$(BIN)/python docs/reference.py --check
 
 browser: $(BROWSER) $(OLDEST) ## test the web interface in Chromium, which must be installed
 	@$(HAS_CHROMIUM)
@@ -56,7 +56,7 @@ format: $(DEV) ## format the code
 	$(BIN)/ruff format .
 
 docs: $(RUN) ## write the generated pages
-	$(BIN)/python -m proxy.cli.reference
+	$(BIN)/python docs/reference.py
 
 conformance: $(DEV) ## compare the simulator with an API description of the cloud: OPENAPI=/path
 	$(LOCKED) -r requirements/conformance.lock

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import reference
 import typer.main
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -20,7 +21,6 @@ from process import PATIENCE, child, command, serving
 from terminal import at_terminal
 
 from proxy import __version__
-from proxy.cli import reference
 from proxy.cli.commands import app, main, with_default_command
 from proxy.cli.serve import is_loopback
 from proxy.settings import SETTINGS, ConfigError, Settings

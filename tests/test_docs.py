@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference
 
 from proxy.api.routes import ROUTES, Deviation
-from proxy.cli import reference
 from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, load
 from proxy.translate import errors
 

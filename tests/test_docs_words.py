@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reference
 import typer.main
 
 from proxy.api.routes import ROUTES
-from proxy.cli import reference
 from proxy.cli.commands import app, with_default_command
 from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, load
 

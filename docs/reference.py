@@ -1,4 +1,4 @@
-"""Writes the pages that are drawn from the code: `python -m proxy.cli.reference [--check]`.
+"""Writes the pages that are drawn from the code: `python docs/reference.py [--check]`.
 
 It is run in the project's folder. With `--check` nothing is written and the exit code is 1 when a
 page is not as it would be written.
