@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 if sys.platform == "win32":
@@ -48,16 +49,10 @@ if sys.platform == "win32":
             return os.read(descriptor, count)
 
 else:
-
-    def open_to_read(path: Path) -> int:
-        """A descriptor that the caller closes. Raises `OSError`."""
-        return os.open(path, os.O_RDONLY)
+    open_to_read = partial(os.open, flags=os.O_RDONLY)
+    read_at = os.pread
 
     def open_new(folder: Path) -> tuple[int, Path]:
         """A new empty file, open for writing; the caller closes it. Raises `OSError`."""
         handle, name = tempfile.mkstemp(dir=folder)
         return handle, Path(name)
-
-    def read_at(descriptor: int, count: int, offset: int) -> bytes:
-        """At most `count` bytes from `offset` on, fewer at the end of the file."""
-        return os.pread(descriptor, count, offset)
