@@ -41,8 +41,7 @@ from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.activity import Sampler
 from proxy.jobs.checks import Checks
-from proxy.jobs.clients import Clients
-from proxy.jobs.election import Election, Term
+from proxy.jobs.election import Election
 from proxy.jobs.engine import Engine
 from proxy.jobs.models import Policy
 from proxy.jobs.protocol import (
@@ -52,8 +51,9 @@ from proxy.jobs.protocol import (
     JobLeft,
     MembersChanged,
 )
-from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
+from proxy.jobs.subscribers import Clients
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory, marker_of
 from proxy.members.member import check_classes

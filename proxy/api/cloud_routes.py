@@ -14,7 +14,7 @@ from aiohttp import web
 
 from proxy.api import answers
 from proxy.api.services import member_of, of
-from proxy.jobs.listing import JobQuery
+from proxy.jobs.history import JobQuery
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile
 from proxy.translate.assets import Asset

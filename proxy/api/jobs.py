@@ -17,7 +17,7 @@ from proxy.api import answers, bodies
 from proxy.api.authenticator import submitter_of
 from proxy.api.middleware import prepare
 from proxy.api.services import member_of, note, of
-from proxy.jobs.listing import STATUSES, JobQuery
+from proxy.jobs.history import STATUSES, JobQuery
 from proxy.jobs.models import JobRequest
 from proxy.translate import release
 from proxy.translate.errors import LocalError

@@ -22,8 +22,8 @@ from proxy.api.connections import connection_of
 from proxy.api.features import features
 from proxy.api.services import member_of, of
 from proxy.bus.base import EventBus
-from proxy.jobs.clients import Clients
 from proxy.jobs.protocol import JobMessage, LogsWanted, topic_of
+from proxy.jobs.subscribers import Clients
 from proxy.translate import release
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event

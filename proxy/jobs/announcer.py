@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING
 
 from proxy.bus.base import BusMessage, EventBus
 from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, now
-from proxy.jobs.protocol import JobChanged, JobsAhead, NodeRuns, OverviewAnswered, topic_of
-from proxy.jobs.rows import live_of, view_of
+from proxy.jobs.protocol import (
+    JobChanged,
+    JobsAhead,
+    NodeRuns,
+    OverviewAnswered,
+    live_of,
+    topic_of,
+    view_of,
+)
 from proxy.jobs.scheduler import Scheduler
 
 if TYPE_CHECKING:
-    from proxy.jobs.election import Term
+    from proxy.jobs.recorder import Term
     from proxy.jobs.worker import AccountWorker
 
 #: Seconds in which changes for others' queues are gathered before they are told.

@@ -12,8 +12,7 @@ import structlog
 
 from proxy.jobs.accounts import AccountHealth
 from proxy.jobs.models import Job, JobKey, JobState, now
-from proxy.jobs.protocol import JobAccepted, JobAnswered, JobReceived
-from proxy.jobs.rows import live_of
+from proxy.jobs.protocol import JobAccepted, JobAnswered, JobReceived, live_of
 from proxy.jobs.submitter import SubmissionError, UnansweredError
 from proxy.jobs.tracker import SnapshotReceived
 from proxy.jobs.worker import AGAIN, AccountWorker, WithdrawnError

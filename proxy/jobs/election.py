@@ -18,8 +18,9 @@ import structlog
 
 from proxy.bus.base import EventBus
 from proxy.jobs.protocol import LeaseReleased, TermBegan
-from proxy.storage.database import FencedError, StorageError
-from proxy.storage.leases import ENGINE, Fence, Lease, LeaseRepository
+from proxy.jobs.recorder import Term
+from proxy.storage.database import StorageError
+from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -32,36 +33,6 @@ log = structlog.get_logger(__name__)
 #: The part of the lease's length after which it is renewed, or tried for, and the part at its end
 #: in which nothing is done under it: clocks run differently, and calls take time.
 _RENEWAL, _MARGIN = 1 / 3, 0.1
-
-
-class Term:
-    """The time in which an engine may act: until `until` (`time.monotonic()`), which is the past
-    once it is `over`."""
-
-    def __init__(self, lease: Lease, until: float = math.inf) -> None:
-        self.lease = lease
-        self.until = until
-        self.over = asyncio.Event()
-
-    def end(self) -> None:
-        """The engine may act no more."""
-        self.until = -math.inf
-        self.over.set()
-
-    @property
-    def fence(self) -> Fence:
-        """What writes of this term carry."""
-        return self.lease.fence
-
-    @property
-    def lasts(self) -> bool:
-        """Whether the engine may act now."""
-        return time.monotonic() < self.until
-
-    def check(self) -> None:
-        """Directly before what only one replica may do. Raises `FencedError`."""
-        if not self.lasts:
-            raise FencedError("the lease of this engine has run out")
 
 
 class Election:

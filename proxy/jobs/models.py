@@ -14,7 +14,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from proxy.cloud.resilience import Backoff
-from proxy.jobs.fair_share import FairBy
 from proxy.members.member import Parallelism
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.labels import label_of
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 Number: TypeAlias = int | float
 Outcome = Literal["completed", "failed", "cancelled"]
+FairBy = Literal["jobs", "time"]
 
 
 class JobState(StrEnum):
@@ -173,6 +173,14 @@ class Job:
     def mark(self) -> str:
         """What the job carries in its `extra_data` on the cloud, to be found again."""
         return f"{self.member}/{self.prompt_id}/{self.create_time}"
+
+    @property
+    def workflow_id(self) -> str | None:
+        """`extra_data.extra_pnginfo.workflow.id`, if the client sent a workflow that has one."""
+        value: Any = self.extra_data
+        for key in ("extra_pnginfo", "workflow", "id"):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value if isinstance(value, str) else None
 
     @property
     def wants_previews(self) -> bool:

@@ -15,13 +15,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hashlib import blake2b
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
 from proxy.bus.base import BusMessage
-from proxy.jobs.models import AccountView, JobKey, JobState, JobView, Number, Outcome
+from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, Number, Outcome, now
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 
@@ -324,3 +325,50 @@ def _packed_error(error: LocalError | None) -> str | None:
 
 def _unpacked_error(text: str | None) -> LocalError | None:
     return None if text is None else LocalError(**codec.loads(text))
+
+
+def live_of(job: Job) -> LiveJob:
+    """A job of the engine as lists show it."""
+    return LiveJob(
+        member=job.member,
+        prompt_id=job.prompt_id,
+        order=job.order,
+        number=job.number,
+        state=job.state,
+        create_time=job.create_time,
+        client_id=job.client_id,
+        workflow_id=job.workflow_id,
+        account=job.account,
+        started_at=job.started_at,
+        outputs_to_execute=tuple(job.outputs_to_execute),
+        accepted=job.accepted,
+        watched=job.watched,
+        submitter=job.submitter,
+        reason=job.reason,
+        message=job.message,
+        label=job.label,
+        changed_at=now(),
+    )
+
+
+def view_of(job: LiveJob) -> JobView:
+    """A live job as admins see it."""
+    return JobView(
+        member=job.member,
+        prompt_id=job.prompt_id,
+        number=job.number,
+        state=_SHOWN.get(job.state, "sending"),
+        create_time=job.create_time,
+        account=job.account or None,
+        started_at=job.started_at,
+        reason=job.reason,
+        label=job.label,
+    )
+
+
+_SHOWN: Mapping[JobState, Literal["waiting", "sending", "pending", "running"]] = {
+    JobState.RECEIVED: "waiting",
+    JobState.QUEUED: "waiting",
+    JobState.SUBMITTED: "pending",
+    JobState.RUNNING: "running",
+}

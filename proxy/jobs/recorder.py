@@ -1,4 +1,4 @@
-"""Writes jobs to the storage: the only part of the engine that knows it.
+"""Jobs as the storage has them, and their writer: the only part of the engine that knows it.
 
 A job is in the storage, with its graph, before the engine learns of it. Changes of state are some
 bytes each; they are gathered for a moment and written together, in order, behind what happens.
@@ -8,20 +8,23 @@ Every write carries the fence of the engine's lease.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
-from proxy.jobs import listing
-from proxy.jobs.election import Term
-from proxy.jobs.models import ENDS, Job, JobKey, JobState
-from proxy.jobs.rows import columns, day_of, job_of, used
+from proxy.jobs.history import of_history
+from proxy.jobs.models import ENDS, Job, JobKey, JobState, now
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import FencedError, StorageError
-from proxy.storage.jobs import EndedJob, JobRepository, Shares, StoredJob
-from proxy.storage.usage import UsageRow
+from proxy.storage.jobs import EndedJob, JobRepository, Payload, Shares, StoredJob
+from proxy.storage.leases import Fence, Lease
+from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec
+from proxy.translate.helpers.rewriting import Rewriting
 
 log = structlog.get_logger(__name__)
 
@@ -33,6 +36,36 @@ _GATHER = 0.2
 
 #: Seconds before changes are written again when the storage refuses.
 _AGAIN = 1.0
+
+
+class Term:
+    """The time in which an engine may act: until `until` (`time.monotonic()`), which is the past
+    once it is `over`."""
+
+    def __init__(self, lease: Lease, until: float = math.inf) -> None:
+        self.lease = lease
+        self.until = until
+        self.over = asyncio.Event()
+
+    def end(self) -> None:
+        """The engine may act no more."""
+        self.until = -math.inf
+        self.over.set()
+
+    @property
+    def fence(self) -> Fence:
+        """What writes of this term carry."""
+        return self.lease.fence
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the engine may act now."""
+        return time.monotonic() < self.until
+
+    def check(self) -> None:
+        """Directly before what only one replica may do. Raises `FencedError`."""
+        if not self.lasts:
+            raise FencedError("the lease of this engine has run out")
 
 
 class JobRecorder:
@@ -165,12 +198,12 @@ class JobRecorder:
     ) -> tuple[int, list[str]]:
         """Move a job into the history; how many outputs it has, and the ids of jobs that the
         history has no more room for. Raises `StorageError`."""
-        listed = listing.of_history(
-            job, end.outcome, end.outputs, end.status, end.started_at, end.ended_at
-        )
+        listed = of_history(job, end.outcome, end.outputs, end.status, end.started_at, end.ended_at)
         count = int(listed.job.get("outputs_count", 0))
         seconds = (end.ended_at - end.started_at) / 1000
-        used = UsageRow(day_of(end.ended_at), job.member, running_seconds=seconds, outputs=count)
+        used = UsageRow(
+            day_of(end.ended_at / 1000), job.member, running_seconds=seconds, outputs=count
+        )
         setattr(used, end.outcome, 1)
         forgotten = await self._write(
             self._jobs.finish(
@@ -216,3 +249,87 @@ def _merged(older: Shares | None, newer: Shares | None) -> Shares | None:
     if older is None or newer is None:
         return older or newer
     return Shares(newer.now, {**older.members, **newer.members}, newer.slots)
+
+
+# --- jobs as the storage has them ---------------------------------------------------------
+
+
+def columns(job: Job) -> dict[str, Any]:
+    """What may change of a stored job."""
+    return {
+        "state": job.state.value,
+        "account": job.account,
+        "cloud_id": job.cloud_id or None,
+        "changed_at": now(),
+        "started_at": job.started_at,
+        "outputs_to_execute": job.outputs_to_execute,
+        "watched": job.watched,
+        "accepted": job.accepted,
+        "cancel_requested": job.cancel_requested,
+        "charge": job.charge,
+    }
+
+
+def stored_of(job: Job) -> StoredJob:
+    """A job as it is stored."""
+    return StoredJob(
+        member=job.member,
+        id=job.prompt_id,
+        number=job.number,
+        created_at=job.create_time,
+        client_id=job.client_id,
+        workflow_id=job.workflow_id,
+        one_at_a_time=job.one_at_a_time,
+        submitter=job.submitter,
+        label=job.label,
+        **columns(job),
+    )
+
+
+def payload_of(job: Job) -> Payload:
+    """What the client sent, as it is stored."""
+    return Payload(
+        graph=codec.dump_bytes(job.graph),
+        extra_data=codec.dump_bytes(job.extra_data),
+        targets=None if job.targets is None else codec.dump_bytes(job.targets),
+        credentials=codec.dump_bytes(job.credentials) if job.credentials else None,
+        rewriting=None
+        if job.rewriting is None
+        else codec.dump_bytes(msgspec.to_builtins(job.rewriting)),
+    )
+
+
+def job_of(stored: StoredJob, payload: Payload) -> Job:
+    """A stored job. Raises `ValueError` if it cannot be read."""
+    return Job(
+        prompt_id=stored.id,
+        member=stored.member,
+        number=stored.number,
+        graph=codec.loads(payload.graph),
+        extra_data=codec.loads(payload.extra_data),
+        targets=None if payload.targets is None else codec.loads(payload.targets),
+        client_id=stored.client_id,
+        create_time=stored.created_at,
+        order=stored.key,
+        outputs_to_execute=stored.outputs_to_execute,
+        state=JobState(stored.state),
+        account=stored.account,
+        cloud_id=stored.cloud_id or "",
+        started_at=stored.started_at,
+        watched=stored.watched,
+        accepted=stored.accepted,
+        cancel_requested=stored.cancel_requested,
+        charge=stored.charge,
+        one_at_a_time=stored.one_at_a_time,
+        submitter=stored.submitter,
+        label=stored.label,
+        credentials={} if payload.credentials is None else codec.loads(payload.credentials),
+        rewriting=None
+        if payload.rewriting is None
+        else msgspec.convert(codec.loads(payload.rewriting), Rewriting),
+    )
+
+
+def used(job: Job, **counts: int) -> UsageRow:
+    """What a job counts as, on the day (UTC) on which it was submitted."""
+    return UsageRow(day_of(job.create_time / 1000), job.member, **counts)

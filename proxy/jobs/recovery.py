@@ -10,17 +10,24 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from proxy.cloud.errors import CloudError
+from proxy.cloud.errors import (
+    CloudError,
+)
+from proxy.cloud.resilience import Backoff
 from proxy.jobs.models import Job, JobState
-from proxy.jobs.protocol import CancelRequested, JobAccepted, JobLeft
-from proxy.jobs.rows import live_of
+from proxy.jobs.protocol import CancelRequested, JobAccepted, JobLeft, live_of
 from proxy.jobs.worker import AGAIN
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import (
+    LocalError,
+)
 
 if TYPE_CHECKING:
     from proxy.jobs.engine import Engine
 
 log = structlog.get_logger(__name__)
+
+#: Between two looks for a job whose submission was not answered.
+_LOOKS = Backoff(first=0.5, longest=10.0)
 
 
 class Recovery:
@@ -124,7 +131,7 @@ class Recovery:
 
     async def _settle(self, job: Job) -> None:
         structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
-        cloud_id = await self._workers[job.account].recovery.look(job)
+        cloud_id = await self._look(job)
         if cloud_id is not None:
             log.info("unanswered_job_adopted", cloud_job=cloud_id)
             new = not job.accepted and not job.cancel_requested
@@ -140,6 +147,29 @@ class Recovery:
         await self._dispatcher.drop(job)
         if not job.cancel_requested:
             self._announcer.publish(job.member, JobLeft(live_of(job)))
+
+    async def _look(self, job: Job) -> str | None:
+        """The cloud id of the job, or `None` when it is certain that the cloud does not have it.
+
+        The process ended, or the account could not be read, between the call and its answer. A job
+        that is not found for `adoption_patience` seconds, counted from the first look that
+        succeeded, is not there.
+        """
+        submitter = self._workers[job.account].submitter
+        since: float | None = None
+        for looks in itertools.count(1):
+            begun = time.monotonic()
+            try:
+                cloud_id = await submitter.find(job)
+            except CloudError as error:
+                log.warning("unanswered_job_read_failed", error=str(error))
+            else:
+                since = begun if since is None else since
+                certain = begun - since >= self._engine.policy.adoption_patience
+                if cloud_id is not None or certain:
+                    return cloud_id
+            await asyncio.sleep(_LOOKS.after(looks))
+        raise AssertionError("the looks never end")
 
 
 def _lost_account(name: str) -> LocalError:

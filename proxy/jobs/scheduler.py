@@ -6,15 +6,22 @@ Decides in memory, without waiting. What it decides stands on the `Job`: `accoun
 from __future__ import annotations
 
 import time
-from bisect import bisect_left, insort
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from proxy.jobs import clients
 from proxy.jobs.accounts import Account, AccountChoice
-from proxy.jobs.fair_share import Claim, FairBy, FairShare, MemberQueue, QueuePosition
-from proxy.jobs.models import Job, JobKey, Number
+from proxy.jobs.models import FairBy, Job, JobKey
+from proxy.jobs.queue import (
+    Claim,
+    Client,
+    FairShare,
+    JobQueue,
+    MemberQueue,
+    QueuePosition,
+    busy_clients,
+    waits_for_client,
+)
 from proxy.members.member import Member
 from proxy.storage.jobs import Share, Shares
 from proxy.translate.errors import LocalError
@@ -24,60 +31,6 @@ WAITS_FOR_CLIENT = (
     "Another job of the same client_id must end first, as on a local ComfyUI; client_parallelism = "
     "many runs them in parallel."
 )
-
-
-class JobQueue:
-    """The waiting jobs of all members: each member's by `number`, then as they were accepted."""
-
-    def __init__(self) -> None:
-        self._members: dict[str, list[tuple[Number, int, JobKey]]] = {}
-        self._jobs: dict[JobKey, Job] = {}
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __contains__(self, job: Job) -> bool:
-        return self._jobs.get(job.key) is job
-
-    def __iter__(self) -> Iterator[Job]:
-        return iter(self._jobs.values())
-
-    def add(self, job: Job) -> None:
-        """Put a job where its number and its age belong."""
-        self._jobs[job.key] = job
-        insort(self._members.setdefault(job.member, []), _place(job))
-
-    def remove(self, job: Job) -> None:
-        """Take a job out, wherever it stands."""
-        del self._jobs[job.key]
-        places = self._members[job.member]
-        del places[bisect_left(places, _place(job))]
-        if not places:
-            del self._members[job.member]
-
-    def members(self) -> list[str]:
-        """The members with waiting jobs."""
-        return list(self._members)
-
-    def in_order(self, member: str) -> Iterator[Job]:
-        """The member's waiting jobs, the next one first."""
-        return (self._jobs[key] for _, _, key in self._members.get(member, []))
-
-    def of(self, member: str) -> list[Job]:
-        """The member's waiting jobs in their order."""
-        return [self._jobs[key] for _, _, key in self._members.get(member, [])]
-
-    def count(self, member: str) -> int:
-        """How many jobs of the member wait."""
-        return len(self._members.get(member, []))
-
-    def orders(self, member: str) -> list[int]:
-        """When the member's waiting jobs were accepted, in the order in which they will go."""
-        return [order for _, order, _ in self._members.get(member, [])]
-
-
-def _place(job: Job) -> tuple[Number, int, JobKey]:
-    return job.number, job.order, job.key
 
 
 class Scheduler:
@@ -197,7 +150,7 @@ class Scheduler:
     def next(self) -> tuple[Job, Account] | None:
         """The waiting job that may go now, out of the queue, and where to; `None` if none may."""
         ready = {}
-        busy = clients.busy(self._placed.values())
+        busy = busy_clients(self._placed.values())
         for member in self.queue.members():
             account = self.account_for(member)
             if account is not None:
@@ -219,23 +172,21 @@ class Scheduler:
             return False
         return not self.queue.count(job.member) or self._has_slot(account)
 
-    def _candidate(self, member: str, account: Account, busy: set[clients.Client]) -> Job | None:
+    def _candidate(self, member: str, account: Account, busy: set[Client]) -> Job | None:
         """The member's job that goes to the account next: the first, unless its client is busy.
 
         That one is overtaken where a slot is free, and not where the other would only wait on the
         cloud, and then run first.
         """
         for job in self.queue.in_order(member):
-            if not clients.waits_for_client(job, busy):
+            if not waits_for_client(job, busy):
                 return job
             if not self._has_slot(account):
                 return None
         return None
 
     def _waits_for_client(self, job: Job) -> bool:
-        return job.one_at_a_time and clients.waits_for_client(
-            job, clients.busy(self._placed.values())
-        )
+        return job.one_at_a_time and waits_for_client(job, busy_clients(self._placed.values()))
 
     def _any_slot(self, member: str) -> bool:
         """Whether an account that takes the member's jobs could run one more at once."""
@@ -301,14 +252,14 @@ class Scheduler:
 
     def _with_clients(self, positions: list[QueuePosition]) -> list[QueuePosition]:
         """The positions, with the reason `client` where a job waits for one of its client."""
-        busy = clients.busy(self._placed.values())
+        busy = busy_clients(self._placed.values())
         queues = {member: self.queue.of(member) for member in self.queue.members()}
         free = {member: self._any_slot(member) for member in queues}
         return [
             replace(one, reason="client")
             if one.reason in ("slot", "turn")
             and free[one.member]
-            and clients.waits_for_client(queues[one.member][one.index], busy)
+            and waits_for_client(queues[one.member][one.index], busy)
             else one
             for one in positions
         ]
@@ -360,10 +311,10 @@ class Scheduler:
     def waiting(self, member: str) -> Iterator[tuple[Job, str | None, str | None]]:
         """The member's waiting jobs, and why each could not go with a slot free."""
         reason, message = self.told(member) or (None, None)
-        busy = clients.busy(self._placed.values())
+        busy = busy_clients(self._placed.values())
         free = reason is None and self._any_slot(member)
         for job in self.queue.of(member):
-            if free and clients.waits_for_client(job, busy):
+            if free and waits_for_client(job, busy):
                 yield job, "client", WAITS_FOR_CLIENT
             else:
                 yield job, reason, message

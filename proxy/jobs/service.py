@@ -9,18 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import structlog
 
 from proxy.bus.base import EventBus
-from proxy.jobs import listing
-from proxy.jobs.clients import Clients, interrupted
-from proxy.jobs.history import History
-from proxy.jobs.listing import JobQuery, Listed
-from proxy.jobs.live import LiveJobs
+from proxy.jobs.history import History, JobQuery, Listed, ended_states, of_queue, select
+from proxy.jobs.live import LiveJobs, Resync
 from proxy.jobs.models import (
     Accepted,
     AccountView,
@@ -40,13 +37,14 @@ from proxy.jobs.protocol import (
     JobReceived,
     JobReleased,
     JobsAhead,
+    LiveJob,
     OverviewAnswered,
     OverviewRequested,
     QueueChanged,
+    view_of,
 )
-from proxy.jobs.resync import Resync
-from proxy.jobs.rows import payload_of, stored_of, used, view_of
-from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.recorder import payload_of, stored_of, used
+from proxy.jobs.subscribers import Clients, Subscribers
 from proxy.members.limiter import Limiter
 from proxy.members.member import Member
 from proxy.storage.database import OutcomeUnknownError, StorageError
@@ -326,7 +324,7 @@ class JobService:
         live += await self._live.unanswered(member)
         ended = await self._repository.page(
             member,
-            states=listing.ended_states(query.statuses),
+            states=ended_states(query.statuses),
             workflow_id=query.workflow_id,
             by="duration" if query.sort_by == "execution_duration" else "created",
             descending=query.descending,
@@ -334,9 +332,9 @@ class JobService:
         )
         found = [codec.loads(summary) for summary in ended.jobs if isinstance(summary, bytes)]
         known = {job["id"] for job in found}
-        waiting = [listing.of_queue(job) for job in live if job.prompt_id not in known]
+        waiting = [of_queue(job) for job in live if job.prompt_id not in known]
         chosen = [Listed(job, query.workflow_id) for job in found]
-        return listing.select([*waiting, *chosen], query, unread=ended.total - len(found))
+        return select([*waiting, *chosen], query, unread=ended.total - len(found))
 
     async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
         """The answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.
@@ -364,7 +362,7 @@ class JobService:
         sent = {} if job is None else await self._live.sent([job])
         if job is None or job.order not in sent:
             return None
-        found = listing.of_queue(job).job
+        found = of_queue(job).job
         if job.reason is not None:
             found["queue_reason"] = job.reason
             if job.message is not None:
@@ -422,7 +420,7 @@ class JobService:
     ) -> None:
         """Stop what runs: the job named, if it runs, or else what the caller has running.
 
-        See `proxy.jobs.clients.interrupted` for `submitter` and `client_id`.
+        See `proxy.jobs.queue.interrupted` for `submitter` and `client_id`.
         """
         running = (await self._live.now(member)).running()
         if prompt_id is None:
@@ -508,3 +506,15 @@ def _not_cancelled() -> LocalError:
         kind="unavailable",
         retry_after=5.0,
     )
+
+
+def interrupted(running: Sequence[LiveJob], submitter: str, client_id: str | None) -> list[LiveJob]:
+    """The jobs that an interrupt without a `prompt_id` means, of a member's running ones.
+
+    Those of the `client_id`, if one is named; else those that the same program has submitted; else
+    the one that runs longest. `submitter` is what the caller's own jobs have as theirs.
+    """
+    if client_id is not None:
+        return [job for job in running if job.client_id == client_id]
+    own = [job for job in running if submitter and job.submitter == submitter]
+    return own or sorted(running, key=lambda job: (job.started_at or 0, job.order))[:1]

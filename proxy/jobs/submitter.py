@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -248,43 +246,6 @@ class Submitter:
         except CloudError as error:
             raise UnansweredError from error
         return None
-
-
-class SubmissionRecovery:
-    """Settles submissions of which nobody knows whether they arrived.
-
-    The process ended, or the account could not be read, between the call and its answer. The job
-    may be on the cloud: it is looked for by its mark until it is found or certainly not there. One
-    that is not found for `certain` seconds, counted from the first look that succeeded, is not
-    there; looks are `waits` apart.
-    """
-
-    def __init__(
-        self,
-        submitter: Submitter,
-        *,
-        certain: float = 15.0,
-        waits: Backoff = Backoff(first=0.5, longest=10.0),  # noqa: B008 (frozen)
-    ) -> None:
-        self._submitter = submitter
-        self._certain = certain
-        self._waits = waits
-
-    async def look(self, job: Job) -> str | None:
-        """The cloud id of the job, or `None` when it is certain that the cloud does not have it."""
-        since: float | None = None
-        for looks in itertools.count(1):
-            begun = time.monotonic()
-            try:
-                cloud_id = await self._submitter.find(job)
-            except CloudError as error:
-                log.warning("unanswered_job_read_failed", error=str(error))
-            else:
-                since = begun if since is None else since
-                if cloud_id is not None or begun - since >= self._certain:
-                    return cloud_id
-            await asyncio.sleep(self._waits.after(looks))
-        raise AssertionError("the looks never end")
 
 
 def _wanted_id(job: Job) -> str:

@@ -12,11 +12,14 @@ picture on it for a result. So it gets previews only when it asks for them by it
 
 Each replica has the sockets of its own clients, and hears only of jobs that concern them. Another
 engine that takes a job over tells of its life once more: what was sent here is left out.
+
+A local ComfyUI runs one job after the other, and programs rely on it: many follow one job at a
+time and lose track of a second one. What sockets tell of their clients is known everywhere.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -33,6 +36,7 @@ from proxy.jobs.protocol import (
     SocketOpened,
     topic_of,
 )
+from proxy.members.member import Member, Parallelism
 from proxy.translate.events import Event, Message, Preview, is_terminal
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
@@ -290,3 +294,69 @@ def _is_newer(at: int, opened_at: int) -> bool:
 
 def _is_mere_preview(message: Message) -> bool:
     return isinstance(message, Preview) and not message.result
+
+
+#: Clients of a member that are remembered, the ones that connected last; each takes some 200 bytes.
+_MOST = 1000
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of a client: its newest socket while that is open, and whether it tells the
+    messages of several jobs apart."""
+
+    socket: str | None = None
+    several: bool = False
+
+
+class Clients:
+    """The clients of each member by their `client_id`: who has a socket or has had one, at
+    whichever replica.
+
+    `parallelism` holds for members that have no choice of their own; `most` bounds the clients of a
+    member that are remembered.
+    """
+
+    def __init__(self, parallelism: Parallelism = "auto", *, most: int = _MOST) -> None:
+        self._parallelism = parallelism
+        self._most = most
+        self._known: defaultdict[str, OrderedDict[str, _Known]] = defaultdict(OrderedDict)
+
+    def hear(self, news: object) -> None:
+        """Take what replicas say of their sockets."""
+        match news:
+            case SocketOpened(member=member, client_id=client_id, socket=socket):
+                self._note(member, client_id).socket = socket
+            case SocketKnown(member=member, client_id=client_id, socket=socket, several=several):
+                known = self._note(member, client_id)
+                known.socket = socket
+                known.several |= several
+            case SocketClosed(member=member, client_id=client_id, socket=socket):
+                closed = self._known[member].get(client_id)
+                if closed is not None and closed.socket == socket:
+                    closed.socket = None
+
+    def listens(self, member: str, client_id: str | None) -> bool:
+        """Whether the client has a socket."""
+        known = None if client_id is None else self._known[member].get(client_id)
+        return known is not None and known.socket is not None
+
+    def one_at_a_time(self, member: Member, client_id: str | None) -> bool:
+        """Whether a job that the client submits now has to wait for the client's others.
+
+        With `auto` those of a client do that has listened on a socket, unless the socket has
+        announced more: who never listens asks for its job by id.
+        """
+        parallelism = member.client_parallelism or self._parallelism
+        if parallelism != "auto":
+            return parallelism == "one"
+        known = None if client_id is None else self._known[member.name].get(client_id)
+        return known is not None and not known.several
+
+    def _note(self, member: str, client_id: str) -> _Known:
+        clients = self._known[member]
+        known = clients.setdefault(client_id, _Known())
+        clients.move_to_end(client_id)
+        if len(clients) > self._most:
+            clients.popitem(last=False)
+        return known

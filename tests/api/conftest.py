@@ -26,10 +26,9 @@ from proxy.catalog.nodes import Body, Coding, Listing, Whole
 from proxy.files.metadata import Edits
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES
-from proxy.jobs.clients import Clients
-from proxy.jobs.listing import JobQuery
+from proxy.jobs.history import JobQuery
 from proxy.jobs.models import Accepted, JobRequest
-from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.subscribers import Clients, Subscribers
 from proxy.members.directory import Directory
 from proxy.storage.files import FileRecord
 from proxy.storage.userdata import UserDataRepository

@@ -25,8 +25,7 @@ from proxy import logging as logs
 from proxy.api.system import KEPT, Journal
 from proxy.bus.memory import MemoryBus
 from proxy.files.uploads import MAX_BYTES
-from proxy.jobs.clients import Clients
-from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.subscribers import Clients, Subscribers
 from proxy.simulator import Simulator
 from proxy.translate import release
 from proxy.translate.errors import LocalError

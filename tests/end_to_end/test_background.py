@@ -18,9 +18,9 @@ from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
 from proxy.jobs import engine
-from proxy.jobs.reconciler import Reconciler
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.service import JobService
+from proxy.jobs.worker import Reconciler
 from proxy.members.audit import Audit
 from proxy.members.directory import Directory
 from proxy.members.usage import Usage

@@ -1,4 +1,5 @@
-"""A cloud whose jobs run for as long as a test wants, and a proxy with one slot."""
+"""A cloud whose jobs run for as long as a test wants, with a proxy of one slot; and the api's half
+of a replica without any cloud."""
 
 from __future__ import annotations
 
@@ -9,9 +10,18 @@ from pathlib import Path
 import aiohttp
 import gated
 import pytest
+from backend import open_database
+from jobs.samples import Room
 from stack import Client, running_proxy
 
+from proxy.bus.memory import MemoryBus
+from proxy.jobs.recorder import JobRecorder, Term
+from proxy.jobs.service import JobService
+from proxy.jobs.subscribers import Clients
 from proxy.simulator import Simulator
+from proxy.storage.jobs import JobRepository
+from proxy.storage.leases import ENGINE, LeaseRepository
+from proxy.supervisor import Supervisor
 
 ONE = {"slots": 1, "slots_ahead": 0}
 
@@ -33,3 +43,24 @@ async def client(
 ) -> AsyncIterator[Client]:
     async with running_proxy(simulator, tmp_path / "data", **ONE) as proxy:
         yield Client(session, proxy.url)
+
+
+@pytest.fixture
+async def room(tmp_path: Path) -> AsyncIterator[Room]:
+    database = await open_database(tmp_path)
+    repository, bus, supervisor = JobRepository(database), MemoryBus(), Supervisor()
+    lease = await LeaseRepository(database).acquire(ENGINE, "test", 60)
+    assert lease is not None
+    recorder = JobRecorder(repository, Term(lease), history_size=10_000)
+    service = JobService(bus, repository, clients=Clients(), supervisor=supervisor)
+    yield Room(service, bus, recorder, repository)
+    await supervisor.close()
+    await recorder.close()
+    await database.close()
+
+
+@pytest.fixture
+async def full(room: Room) -> Room:
+    for number, prompt_id in enumerate("abcd"):
+        await room.end(prompt_id, 1000 + number, took=10 - number)
+    return room

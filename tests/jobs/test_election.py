@@ -11,7 +11,8 @@ import pytest
 import waiting
 
 from proxy.bus.memory import MemoryBus
-from proxy.jobs.election import Election, Term
+from proxy.jobs.election import Election
+from proxy.jobs.recorder import Term
 from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.leases import LeaseRepository, check_fence
 from proxy.supervisor import Supervisor

@@ -18,7 +18,7 @@ from waiting import ids, until, until_ended
 from proxy.cloud.resilience import Backoff
 from proxy.jobs import accounts as account_health
 from proxy.jobs.models import JobRequest, new_job
-from proxy.jobs.rows import payload_of, stored_of
+from proxy.jobs.recorder import payload_of, stored_of
 from proxy.members.member import Limits, Member
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator

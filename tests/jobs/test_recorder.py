@@ -13,10 +13,8 @@ from stack import Client, running_proxy
 
 from proxy import app
 from proxy.jobs import recorder as recorder_module
-from proxy.jobs.election import Term
 from proxy.jobs.models import Job, JobState
-from proxy.jobs.recorder import JobRecorder
-from proxy.jobs.rows import payload_of, stored_of
+from proxy.jobs.recorder import JobRecorder, Term, payload_of, stored_of
 from proxy.jobs.tracker import RecordEnd
 from proxy.simulator import Simulator
 from proxy.storage.database import Database, FencedError, StorageError

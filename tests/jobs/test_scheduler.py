@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from jobs.samples import job
 
 from proxy.jobs.accounts import Account, Slots
-from proxy.jobs.models import Job, JobState
-from proxy.jobs.scheduler import WAITS_FOR_CLIENT, JobQueue, Scheduler
+from proxy.jobs.scheduler import WAITS_FOR_CLIENT, Scheduler
 from proxy.members.member import Limits, Member
 from proxy.storage.jobs import Share, Shares
 from proxy.translate.errors import LocalError
-
-
-def job(prompt_id: str, member: str = "anna", number: float = 0, **fields: Any) -> Job:
-    values: dict[str, Any] = {
-        "graph": {},
-        "extra_data": {},
-        "targets": None,
-        "client_id": "c",
-        "create_time": 0,
-        "state": JobState.QUEUED,
-        **fields,
-    }
-    return Job(prompt_id=prompt_id, member=member, number=number, **values)
 
 
 def scheduler(*accounts: Account, **members: Member) -> Scheduler:
@@ -34,17 +19,6 @@ def scheduler(*accounts: Account, **members: Member) -> Scheduler:
         lambda name: members.get(name, Member(name)),
         "jobs",
     )
-
-
-def test_each_members_jobs_stand_by_number_and_then_as_they_came() -> None:
-    queue = JobQueue()
-    late, front, first = job("late", order=1), job("front", number=-1, order=3), job("a", order=0)
-    for one in (late, front, first, job("b", "ben", order=2)):
-        queue.add(one)
-    assert queue.of("anna") == [front, first, late]
-    queue.remove(first)
-    assert [one.prompt_id for one in queue.in_order("anna")] == ["front", "late"]
-    assert (len(queue), queue.count("ben"), sorted(queue.members())) == (3, 1, ["anna", "ben"])
 
 
 def test_a_job_has_its_slot_until_it_leaves() -> None:

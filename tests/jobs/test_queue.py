@@ -1,4 +1,4 @@
-"""Whose turn it is, by table and by property."""
+"""What waits, and whose turn it is, by table and by property."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from itertools import count, pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jobs.samples import job
 
-from proxy.jobs.fair_share import Claim, FairShare, MemberQueue
+from proxy.jobs.queue import Claim, FairShare, JobQueue, MemberQueue, busy_clients, waits_for_client
 
 WEIGHTS = st.dictionaries(
     st.sampled_from("abcdefgh"), st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=1
@@ -167,3 +168,22 @@ def test_each_place_says_why_it_waits() -> None:
         ("b", 0, "limit"),
         ("a", 1, "turn"),
     ]
+
+
+def test_a_job_waits_for_the_others_of_its_client() -> None:
+    taken = busy_clients([job("1")])
+    assert waits_for_client(job("2", one_at_a_time=True), taken)
+    assert not waits_for_client(job("2"), taken)
+    assert not waits_for_client(job("2", client_id="d", one_at_a_time=True), taken)
+    assert not waits_for_client(job("2", member="bob", one_at_a_time=True), taken)
+
+
+def test_each_members_jobs_stand_by_number_and_then_as_they_came() -> None:
+    queue = JobQueue()
+    late, front, first = job("late", order=1), job("front", number=-1, order=3), job("a", order=0)
+    for one in (late, front, first, job("b", "ben", order=2)):
+        queue.add(one)
+    assert queue.of("anna") == [front, first, late]
+    queue.remove(first)
+    assert [one.prompt_id for one in queue.in_order("anna")] == ["front", "late"]
+    assert (len(queue), queue.count("ben"), sorted(queue.members())) == (3, 1, ["anna", "ben"])

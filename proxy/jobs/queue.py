@@ -1,4 +1,6 @@
-"""Whose job goes next: weighted fair turns among members, without I/O and without a clock.
+"""The waiting jobs, and whose goes next: weighted fair turns among members.
+
+Without I/O and without a clock.
 
 Start-time fair queuing: each member has a virtual time at which its next job starts, and the
 smallest one goes first. A job moves its member's start on by its cost divided by the member's
@@ -9,19 +11,93 @@ the others are: it gets neither credit nor debt for that time.
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, repeat
-from typing import Literal
+from typing import TypeAlias
 
-FairBy = Literal["jobs", "time"]
+from proxy.jobs.models import FairBy, Job, JobKey, Number
 
 #: How much the last job's running time counts in what a member's next one is taken to need.
 _NEWEST = 0.3
 
 #: Seconds that a job is taken to need while nothing is known. Also the least that one costs.
 _UNKNOWN, _LEAST = 10.0, 0.01
+
+
+class JobQueue:
+    """The waiting jobs of all members: each member's by `number`, then as they were accepted."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, list[tuple[Number, int, JobKey]]] = {}
+        self._jobs: dict[JobKey, Job] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, job: Job) -> bool:
+        return self._jobs.get(job.key) is job
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs.values())
+
+    def add(self, job: Job) -> None:
+        """Put a job where its number and its age belong."""
+        self._jobs[job.key] = job
+        insort(self._members.setdefault(job.member, []), _place(job))
+
+    def remove(self, job: Job) -> None:
+        """Take a job out, wherever it stands."""
+        del self._jobs[job.key]
+        places = self._members[job.member]
+        del places[bisect_left(places, _place(job))]
+        if not places:
+            del self._members[job.member]
+
+    def members(self) -> list[str]:
+        """The members with waiting jobs."""
+        return list(self._members)
+
+    def in_order(self, member: str) -> Iterator[Job]:
+        """The member's waiting jobs, the next one first."""
+        return (self._jobs[key] for _, _, key in self._members.get(member, []))
+
+    def of(self, member: str) -> list[Job]:
+        """The member's waiting jobs in their order."""
+        return list(self.in_order(member))
+
+    def count(self, member: str) -> int:
+        """How many jobs of the member wait."""
+        return len(self._members.get(member, []))
+
+    def orders(self, member: str) -> list[int]:
+        """When the member's waiting jobs were accepted, in the order in which they will go."""
+        return [order for _, order, _ in self._members.get(member, [])]
+
+
+def _place(job: Job) -> tuple[Number, int, JobKey]:
+    return job.number, job.order, job.key
+
+
+#: A client: its member and its `client_id`.
+Client: TypeAlias = tuple[str, str | None]
+
+
+def busy_clients(taken: Iterable[Job]) -> set[Client]:
+    """The clients that have a job on an account or on its way there."""
+    return {(job.member, job.client_id) for job in taken}
+
+
+def waits_for_client(job: Job, busy: set[Client]) -> bool:
+    """Whether a job has to wait for another one of its client.
+
+    It is not sent ahead either: the plan may turn out to run it at once.
+    """
+    return job.one_at_a_time and (job.member, job.client_id) in busy
+
+
+# --- turns --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +174,24 @@ class FairShare:
 
     def places(self, queues: Mapping[str, MemberQueue]) -> list[QueuePosition]:
         """All waiting jobs in the order in which they will go, if nothing changes."""
-        return list(self._places(queues))
+        heap = [
+            (self._start(member), queue.orders[0], member, 0)
+            for member, queue in queues.items()
+            if queue.orders
+        ]
+        heapq.heapify(heap)
+        places: list[QueuePosition] = []
+        while heap:
+            start, _, member, index = heap[0]
+            queue, before = queues[member], len(places)
+            reason = queue.blocked or ("turn" if before else "slot")
+            places.append(QueuePosition(member, index, before, reason))
+            if index + 1 < len(queue.orders):
+                onward = start + self._cost(member) / queue.weight
+                heapq.heapreplace(heap, (onward, queue.orders[index + 1], member, index + 1))
+            else:
+                heapq.heappop(heap)
+        return places
 
     def before(self, queues: Mapping[str, MemberQueue], member: str) -> int:
         """How many jobs of others go before the member's last one; without counting them all."""
@@ -146,24 +239,3 @@ class FairShare:
         known = self._typical.values()
         usual = sum(known) / len(known) if known else _UNKNOWN
         return max(self._typical.get(member, usual), _LEAST)
-
-    def _places(self, queues: Mapping[str, MemberQueue]) -> Iterator[QueuePosition]:
-        heap = [
-            (self._start(member), queue.orders[0], member, 0)
-            for member, queue in queues.items()
-            if queue.orders
-        ]
-        heapq.heapify(heap)
-        before = 0
-        while heap:
-            start, _, member, index = heap[0]
-            queue = queues[member]
-            yield QueuePosition(
-                member, index, before, queue.blocked or ("turn" if before else "slot")
-            )
-            before += 1
-            if index + 1 < len(queue.orders):
-                onward = start + self._cost(member) / queue.weight
-                heapq.heapreplace(heap, (onward, queue.orders[index + 1], member, index + 1))
-            else:
-                heapq.heappop(heap)

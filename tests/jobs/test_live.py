@@ -11,13 +11,10 @@ from waiting import until
 
 from proxy.bus.base import MISSED
 from proxy.bus.memory import MemoryBus
-from proxy.jobs.election import Term
-from proxy.jobs.live import LiveJobs
+from proxy.jobs.live import LiveJobs, Resync
 from proxy.jobs.models import Job, JobState, now
-from proxy.jobs.protocol import JobChanged, JobMessage, topic_of
-from proxy.jobs.recorder import JobRecorder
-from proxy.jobs.resync import Resync
-from proxy.jobs.rows import live_of, payload_of, stored_of
+from proxy.jobs.protocol import JobChanged, JobMessage, live_of, topic_of
+from proxy.jobs.recorder import JobRecorder, Term, payload_of, stored_of
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import Database

@@ -1,0 +1,97 @@
+"""Jobs that tests are made of, and the api's half of a replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from proxy.bus.memory import MemoryBus
+from proxy.jobs.history import JobQuery
+from proxy.jobs.models import Job, JobState
+from proxy.jobs.protocol import HistoryChanged, JobChanged, JobLeft, live_of
+from proxy.jobs.recorder import JobRecorder, payload_of, stored_of
+from proxy.jobs.service import JobService
+from proxy.jobs.tracker import RecordEnd
+from proxy.storage.jobs import JobRepository
+
+
+def job(
+    prompt_id: str = "one",
+    member: str = "anna",
+    *,
+    number: float = 0,
+    client_id: str | None = "c",
+    state: JobState = JobState.QUEUED,
+    **fields: Any,
+) -> Job:
+    """A job without a graph, which waits."""
+    values: dict[str, Any] = {
+        "graph": {},
+        "extra_data": {},
+        "targets": None,
+        "create_time": 0,
+        **fields,
+    }
+    return Job(prompt_id, member, number, client_id=client_id, state=state, **values)
+
+
+MEMBER = "local"
+
+
+def new(prompt_id: str, number: float = 0, **fields: Any) -> Job:
+    values: dict[str, Any] = {
+        "member": MEMBER,
+        "graph": {"1": {"class_type": "X"}},
+        "extra_data": {"client_id": "c"},
+        "targets": None,
+        "client_id": "c",
+        "create_time": 1000,
+        "outputs_to_execute": ["1"],
+        "state": JobState.QUEUED,
+        **fields,
+    }
+    return Job(prompt_id=prompt_id, number=number, **values)
+
+
+@dataclass
+class Room:
+    """The api's side, and what an engine would do."""
+
+    service: JobService
+    bus: MemoryBus
+    recorder: JobRecorder
+    repository: JobRepository
+    count: int = 1000
+
+    def put(self, job: Job) -> Job:
+        if not job.order:
+            self.count += 1
+            job.order = self.count
+            self.service._live.keep_sent(job.order, payload_of(job))
+        self.bus.publish(f"jobs.{MEMBER}", JobChanged(live_of(job)))
+        return job
+
+    def remove(self, job: Job) -> None:
+        self.bus.publish(f"jobs.{MEMBER}", JobLeft(live_of(job)))
+
+    async def end(
+        self, prompt_id: str, created: int = 1000, took: int = 5, tell: bool = True, **outputs: Any
+    ) -> Job:
+        job = new(prompt_id, create_time=created)
+        job.order = (await self.repository.insert(stored_of(job), payload_of(job))).key
+        status = {"status_str": "success", "completed": True, "messages": []}
+        end = RecordEnd("completed", outputs, status, {}, created, created + took)
+        await self.recorder.end(job, end)
+        if tell:
+            self.bus.publish(f"jobs.{MEMBER}", HistoryChanged(MEMBER, prompt_id))
+        return job
+
+    async def history(self, max_items: int | None = None, offset: int | None = None) -> bytes:
+        body = await self.service.history.json(MEMBER, max_items=max_items, offset=offset)
+        return body if isinstance(body, bytes) else b"".join([piece async for piece in body])
+
+    async def entry(self, prompt_id: str) -> bytes:
+        return await self.service.history.entry_json(MEMBER, prompt_id)
+
+    async def listed(self, query: JobQuery) -> dict[str, Any]:
+        return await self.service.list_jobs(MEMBER, query)

@@ -1,0 +1,133 @@
+"""The history as clients read it, and jobs as `GET /api/jobs` lists them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from jobs.samples import MEMBER, Room, new
+
+from proxy.jobs.history import JobQuery, Listed, ended_states, of_history, of_queue, select
+from proxy.jobs.models import JobState
+from proxy.jobs.protocol import (
+    LiveJob,
+    live_of,
+)
+
+
+def live(**fields: Any) -> LiveJob:
+    return live_of(new("one", 3, extra_data={}, **fields))
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.UNKNOWN, JobState.SUBMITTED])
+def test_what_does_not_run_is_pending(state: JobState) -> None:
+    assert of_queue(live(state=state)).job == {
+        "id": "one",
+        "status": "pending",
+        "priority": 3,
+        "create_time": 1000,
+        "outputs_count": 0,
+    }
+
+
+def test_what_runs_says_since_when() -> None:
+    shown = of_queue(live(state=JobState.RUNNING, started_at=2000)).job
+    assert (shown["status"], shown["execution_start_time"]) == ("in_progress", 2000)
+
+
+def test_a_failed_job_has_its_error() -> None:
+    error = {"exception_message": "no"}
+    status = {"messages": [["execution_start", {}], ["execution_error", error]]}
+    shown = of_history(new("one"), "failed", {}, status, 2000, 2500).job
+    assert shown["execution_error"] == error
+    assert "preview_output" not in shown
+
+
+def test_statuses_are_asked_for_in_the_words_of_the_storage() -> None:
+    assert ended_states(None) == {"succeeded", "failed", "cancelled"}
+    assert ended_states(frozenset({"completed", "pending"})) == {"succeeded"}
+
+
+def test_what_was_not_read_counts_in_the_total() -> None:
+    jobs = [Listed({"id": "a", "status": "completed", "create_time": 1}, None)]
+    answer = select(jobs, JobQuery(limit=1), unread=4)
+    assert answer["pagination"] == {"offset": 0, "limit": 1, "total": 5, "has_more": True}
+
+
+@pytest.mark.parametrize(
+    ("max_items", "offset", "expected"),
+    [
+        (None, None, "abcd"),
+        (2, None, "cd"),
+        (1, None, "d"),
+        (0, None, ""),
+        (10, None, "abcd"),
+        (-1, None, ""),
+        (2, 0, "ab"),
+        (2, 1, "bc"),
+        (0, 0, "a"),
+        (None, 2, "cd"),
+        (None, 9, ""),
+        (None, -1, "abcd"),
+        (1, -2, "d"),
+    ],
+)
+async def test_history_is_cut_as_comfyui_cuts_it(
+    full: Room, max_items: int | None, offset: int | None, expected: str
+) -> None:
+    assert "".join(json.loads(await full.history(max_items, offset))) == expected
+
+
+async def test_an_unknown_or_running_job_has_no_history(room: Room) -> None:
+    room.put(new("a"))
+    assert await room.entry("a") == await room.entry("b") == b"{}"
+
+
+async def test_an_id_used_again_keeps_its_place(full: Room) -> None:
+    before = await full.entry("b")
+    await full.end("b", 9000, **{"1": {"images": []}})
+    assert "".join(json.loads(await full.history())) == "abcd"
+    assert await full.entry("b") != before
+
+
+async def test_a_long_history_comes_in_pieces_and_is_not_kept(room: Room) -> None:
+    text = "x" * 20_000
+    for number in range(150):
+        await room.end(f"job-{number:03}", **{"1": {"text": [text]}})
+    body = await room.service.history.json(MEMBER, max_items=None, offset=None)
+    assert not isinstance(body, bytes)
+    pieces = [piece async for piece in body]
+    assert len(pieces) > 2
+    assert max(map(len, pieces)) < 2_000_000
+    assert list(json.loads(b"".join(pieces))) == [f"job-{number:03}" for number in range(150)]
+    again = await room.service.history.json(MEMBER, max_items=None, offset=None)
+    assert not isinstance(again, bytes)
+
+
+async def test_a_history_that_changes_while_it_is_read_is_not_kept(
+    full: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = full.service._repository.entry
+
+    async def read_slowly(member: str, prompt_id: str) -> Any:
+        entry = await read(member, prompt_id)
+        monkeypatch.undo()
+        await full.end(prompt_id, 9000, **{"1": {"images": []}})
+        return entry
+
+    monkeypatch.setattr(full.service._repository, "entry", read_slowly)
+    before = await full.entry("a")
+    assert await full.entry("a") != before
+
+
+async def test_who_has_seen_an_entry_finds_it_in_the_list_before_the_bus_tells_of_it(
+    room: Room,
+) -> None:
+    assert await room.history() == b"{}"
+    await room.end("a", tell=False)
+    assert "a" in json.loads(await room.entry("a"))
+    assert "a" in json.loads(await room.history())
+    await room.end("b", tell=False)
+    assert await room.service.job(MEMBER, "b") is not None
+    assert "b" in json.loads(await room.history())
