@@ -20,7 +20,7 @@ from typing import Any
 import typer.main
 
 from proxy.api.features import FLAGS
-from proxy.api.routes import ROUTES, Route, Source
+from proxy.api.routes import ROUTES, AnswerSource, Route
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
@@ -108,12 +108,12 @@ def command_names(group: Any = None) -> list[str]:
 
 
 _SOURCES = {
-    Source.OWN: ("own record", "the proxy's records of the member"),
-    Source.CACHE: ("cache", "a cached answer of the cloud, refreshed when it is old"),
-    Source.CLOUD: ("cloud", "a call to Comfy Cloud"),
-    Source.PROCESS: ("process", "the state of the process"),
-    Source.PACKAGE: ("package", "the installed packages of the web interface"),
-    Source.CONSTANT: ("constant", "always the same"),
+    AnswerSource.OWN: ("own record", "the proxy's records of the member"),
+    AnswerSource.CACHE: ("cache", "a cached answer of the cloud, refreshed when it is old"),
+    AnswerSource.CLOUD: ("cloud", "a call to Comfy Cloud"),
+    AnswerSource.PROCESS: ("process", "the state of the process"),
+    AnswerSource.PACKAGE: ("package", "the installed packages of the web interface"),
+    AnswerSource.CONSTANT: ("constant", "always the same"),
 }
 
 

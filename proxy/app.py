@@ -22,7 +22,7 @@ from proxy import logging as logs
 from proxy.api import web_interface
 from proxy.api.admin.dashboard import Dashboard
 from proxy.api.admin.records import Gauges
-from proxy.api.connections import Limits
+from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Certificate, CertificateError, Server
 from proxy.api.services import Services
 from proxy.api.system import Journal
@@ -88,12 +88,12 @@ log = structlog.get_logger(__name__)
 
 #: How long a start waits for the bus (seconds), which is not needed to serve.
 _BUS_PATIENCE = 5.0
-#: What of the time to stop is left to the rooms below, when the clients are gone.
-_SHARE_OF_ROOMS = 0.2
+#: What of the time to stop is left to the services below, when the clients are gone.
+_SHARE_OF_SERVICES = 0.2
 
 
 @asynccontextmanager
-async def rooms(
+async def lifespan(
     settings: Settings,
     *,
     accounts: Sequence[AccountAccess],
@@ -103,7 +103,7 @@ async def rooms(
     interface: WebInterface | None = None,
     failed: asyncio.Event | None = None,
 ) -> AsyncIterator[Services]:
-    """All rooms over the accounts, started; closed in the opposite order behind the block.
+    """All services over the accounts, started; closed in the opposite order behind the block.
 
     `policy` replaces that of the settings. When `reread_keys` is set the keys are read again.
     Without an `interface` the one that is installed is served. `failed` is set when background
@@ -328,8 +328,10 @@ async def serve(
     certificate = _certificate(settings)
     context = certificate.context if certificate is not None else None
     failed = asyncio.Event()
-    async with rooms(settings, accounts=accounts, reread_keys=_hangup(), failed=failed) as services:
-        stop_timeout = (1 - _SHARE_OF_ROOMS) * settings.shutdown_timeout
+    async with lifespan(
+        settings, accounts=accounts, reread_keys=_hangup(), failed=failed
+    ) as services:
+        stop_timeout = (1 - _SHARE_OF_SERVICES) * settings.shutdown_timeout
         limits = _limits(settings)
         server = Server(services, limits, stop_timeout=stop_timeout)
         servers = [server]
@@ -557,8 +559,8 @@ def _forget(files: Files, news: object) -> None:
             files.forgotten(member, forgotten)
 
 
-def _limits(settings: Settings) -> Limits:
-    return Limits(
+def _limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
         max_connections=settings.max_connections,
         header_timeout=settings.header_timeout,
         body_timeout=settings.body_timeout,

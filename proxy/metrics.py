@@ -192,7 +192,7 @@ def find(name: str) -> Metric:
     return _BY_NAME[name]
 
 
-class Job(Protocol):
+class CountedJob(Protocol):
     """What is counted by, of a job."""
 
     @property
@@ -253,20 +253,22 @@ class Metrics:
 
     # --- an observer of the jobs -----------------------------------------------------------
 
-    def accepted(self, job: Job) -> None:
+    def accepted(self, job: CountedJob) -> None:
         """A job was taken in."""
         self._accepted.labels(job.member).inc()
 
-    def dispatched(self, job: Job, waited: float) -> None:
+    def dispatched(self, job: CountedJob, waited: float) -> None:
         """A job was submitted to the cloud after `waited` seconds."""
         self._wait.labels(job.member, job.account).observe(waited)
 
-    def ended(self, job: Job, outcome: str, running_seconds: float, output_count: int) -> None:
+    def ended(
+        self, job: CountedJob, outcome: str, running_seconds: float, output_count: int
+    ) -> None:
         """A job has ended."""
         self._ended.labels(job.member, job.account, outcome).inc()
         self._running.labels(job.member, job.account).observe(running_seconds)
 
-    def discarded(self, job: Job) -> None:
+    def discarded(self, job: CountedJob) -> None:
         """A waiting job was taken out."""
         self._ended.labels(job.member, job.account, "withdrawn").inc()
 

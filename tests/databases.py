@@ -35,7 +35,7 @@ async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
         from proxy.storage.postgresql import open_postgresql
 
         database = await open_postgresql(request.getfixturevalue("postgresql"))
-        await database.write(_empty)
+        await database.write(_empty, long=True)
     yield database
     await database.close()
 

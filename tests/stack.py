@@ -67,7 +67,7 @@ async def running_proxy(
         if chosen.accounts
         else [AccountAccess("default", simulator.base_url, simulator.key)]
     )
-    async with app.rooms(
+    async with app.lifespan(
         chosen,
         accounts=accounts,
         policy=jobs_policy,

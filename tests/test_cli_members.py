@@ -19,7 +19,7 @@ from team import bearer
 from terminal import at_terminal
 
 from proxy.cli import main
-from proxy.cli.serve import refuse_open_door
+from proxy.cli.serve import refuse_open_access
 from proxy.members.directory import MARKER, any_members
 from proxy.settings import ConfigError, Settings
 from proxy.storage.database import FILE
@@ -147,9 +147,9 @@ def test_what_is_asked_wrongly_is_one_sentence(
 
 def test_members_make_other_addresses_than_loopback_safe(tmp_path: Path) -> None:
     settings = Settings(host="0.0.0.0", data_dir=tmp_path)
-    refuse_open_door(settings, has_members=True)
+    refuse_open_access(settings, has_members=True)
     with pytest.raises(ConfigError, match="member add NAME"):
-        refuse_open_door(settings, has_members=False)
+        refuse_open_access(settings, has_members=False)
 
 
 def test_the_simulator_s_refusal_names_its_own_members(
@@ -159,7 +159,7 @@ def test_the_simulator_s_refusal_names_its_own_members(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(ConfigError) as refused:
-        refuse_open_door(Settings(host="0.0.0.0", simulate=True))
+        refuse_open_access(Settings(host="0.0.0.0", simulate=True))
     assert (
         "(comfy-cloud-proxy member add NAME --simulate), because the simulator has separate members"
     ) in str(refused.value)
@@ -170,7 +170,7 @@ def test_the_refusal_in_a_container_names_what_helps_there(
 ) -> None:
     monkeypatch.setenv("container", "oci")
     with pytest.raises(ConfigError) as refused:
-        refuse_open_door(Settings(host="0.0.0.0", data_dir=tmp_path))
+        refuse_open_access(Settings(host="0.0.0.0", data_dir=tmp_path))
     assert "--host" not in str(refused.value)
     assert "set COMFY_PROXY_INSECURE_ALLOW_ANYONE=1" in str(refused.value)
     assert "-p 127.0.0.1:8188:8188" in str(refused.value)

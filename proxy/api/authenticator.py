@@ -102,7 +102,7 @@ class Credential(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Known:
+class _KnownHeader:
     """A header that was checked before: who is let in by it, and the digest of its token."""
 
     admission: Admission
@@ -130,7 +130,7 @@ class Authenticator:
         self._origins = frozenset(cors_origins)
         self._throttle = Throttle(time.monotonic)
         # By the SHA-256 of the header, so that no token stays in memory.
-        self._known: dict[bytes, _Known] = {}
+        self._known: dict[bytes, _KnownHeader] = {}
 
     async def catch_up(self, request: web.Request) -> None:
         """Learn what another replica has written of a token or session that is not known here.
@@ -210,7 +210,7 @@ class Authenticator:
                 if sent is not None and sent.endswith(credential.token):
                     if len(self._known) >= REMEMBERED:
                         self._known.clear()
-                    self._known[_digest(sent)] = _Known(admission, access.token.digest)
+                    self._known[_digest(sent)] = _KnownHeader(admission, access.token.digest)
         return admission, access
 
     def stands(self, admission: Admission) -> bool:

@@ -56,7 +56,7 @@ RESERVE = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class ConnectionLimits:
     """Bounds for connections. Times are seconds, 0 is no bound.
 
     `header_timeout` runs from the first byte of a request to the end of its headers;
@@ -73,7 +73,7 @@ class Limits:
     header_bytes: int = 16 * 1024
 
 
-class Socket(Protocol):
+class ClosableSocket(Protocol):
     """A client's websocket, which can be told to leave."""
 
     def leave(self, code: int, reason: str, *, patience: float = ...) -> asyncio.Task[None]:
@@ -98,7 +98,7 @@ class Connection(web.RequestHandler):
         "admission",
         "caller",
         "cancelled",
-        "keeper",
+        "manager",
         "member",
         "peer",
         "services",
@@ -106,10 +106,10 @@ class Connection(web.RequestHandler):
         "way",
     )
 
-    def __init__(self, keeper: ConnectionManager, server: web.Server, **options: Any) -> None:
+    def __init__(self, manager: ConnectionManager, server: web.Server, **options: Any) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
-        self.keeper = keeper
-        self.services: Services = keeper.services
+        self.manager = manager
+        self.services: Services = manager.services
         #: How the request under way came, who sent it if that was asked, and who was let in by it.
         self.way = STRAIGHT
         self.caller: Caller | None = None
@@ -123,10 +123,10 @@ class Connection(web.RequestHandler):
         self.peer = ""
         self.address: str | bytes = ""
         self._body: StreamReader | None = None
-        self._socket: Socket | None = None
+        self._socket: ClosableSocket | None = None
         self._received = 0
         self._state = _IDLE
-        self._since = keeper.now()
+        self._since = manager.now()
 
     # --- the course of a request -----------------------------------------------------------
 
@@ -137,12 +137,12 @@ class Connection(web.RequestHandler):
         self.caller = self.admission = None
         if body.is_eof():
             if self._state == _HEADERS:
-                self.keeper.timed.discard(self)
+                self.manager.timed.discard(self)
             self._state = _ANSWER
         else:
-            self._since, self._received = self.keeper.now(), 0
+            self._since, self._received = self.manager.now(), 0
             self._state = _BODY
-            self.keeper.timed.add(self)
+            self.manager.timed.add(self)
 
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
@@ -151,17 +151,17 @@ class Connection(web.RequestHandler):
         if self._state not in (_BODY, _ANSWER):
             return
         if self._state == _BODY:
-            self.keeper.timed.discard(self)
+            self.manager.timed.discard(self)
         self.task = None
-        self._since = self.keeper.now()
+        self._since = self.manager.now()
         self._state = _IDLE if self._body is None or self._body.is_eof() else _REST
-        self.keeper.answered(self)
+        self.manager.answered(self)
 
-    def upgraded(self, socket: Socket) -> None:
+    def upgraded(self, socket: ClosableSocket) -> None:
         """The connection is a websocket, which may be silent."""
         self._state, self._socket = _SOCKET, socket
         self._parser = None  # aiohttp no longer reads HTTP here, and the parser takes memory
-        if self.admission is not None and not self.keeper.authenticator.stands(self.admission):
+        if self.admission is not None and not self.manager.authenticator.stands(self.admission):
             self.show_out()  # its access ended while it shook hands
 
     @property
@@ -175,7 +175,7 @@ class Connection(web.RequestHandler):
 
     # --- the end ---------------------------------------------------------------------------
 
-    def check(self, now: float, limits: Limits) -> None:
+    def check(self, now: float, limits: ConnectionLimits) -> None:
         """End what is too slow."""
         passed = now - self._since
         if self._state == _REFUSED and passed >= REFUSAL_PATIENCE:
@@ -190,14 +190,14 @@ class Connection(web.RequestHandler):
         body, transport = self._body, self.transport
         if body is None or transport is None or body.is_eof():
             self._state = _ANSWER
-            self.keeper.timed.discard(self)
+            self.manager.timed.discard(self)
         elif 0 < patience <= now - self._since:
             if self._received >= LEAST_PROGRESS or not transport.is_reading():
                 self._since, self._received = now, 0
                 return
             log.info("body_timed_out", received=self._received)
             self._state = _ANSWER
-            self.keeper.timed.discard(self)
+            self.manager.timed.discard(self)
             body.set_exception(
                 LocalError(
                     "request_timeout",
@@ -218,7 +218,7 @@ class Connection(web.RequestHandler):
         log.info("connection_closed", member=self.member)
         if self._socket is not None:
             leaving = self._socket.leave(WSCloseCode.POLICY_VIOLATION, SHOWN_OUT, patience=FAREWELL)
-            self.keeper.hold(leaving)
+            self.manager.hold(leaving)
         elif self.busy:  # an answer that is short, such as that to one's own removal, goes out
             self._loop.call_later(FAREWELL, self._cut_unless_answered, self.task)
         else:
@@ -256,13 +256,13 @@ class Connection(web.RequestHandler):
         """Let the connection in, or refuse it."""
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
-        taken = self.keeper.take_in(self)
+        taken = self.manager.take_in(self)
         if taken is None:
             super().connection_made(transport)
             return
         self.transport = cast("asyncio.Transport", transport)
         self._state = _REFUSED
-        self.keeper.timed.add(self)
+        self.manager.timed.add(self)
         if not taken:
             self.transport.abort()
 
@@ -279,25 +279,25 @@ class Connection(web.RequestHandler):
         if self._messages or not data:
             return
         if state == _IDLE and self._state == _IDLE:  # the headers have begun and not ended
-            self._state, self._since = _HEADERS, self.keeper.now()
-            self.keeper.timed.add(self)
+            self._state, self._since = _HEADERS, self.manager.now()
+            self.manager.timed.add(self)
         elif state == _REST and (self._body is None or self._body.is_eof()):
             self._state = _IDLE
 
     def pause_writing(self) -> None:
         """The client takes less than is written."""
         super().pause_writing()
-        self.keeper.stalled[self] = self.keeper.now()
+        self.manager.stalled[self] = self.manager.now()
 
     def resume_writing(self) -> None:
         """The client has taken most of what was written."""
         super().resume_writing()
-        self.keeper.stalled.pop(self, None)
+        self.manager.stalled.pop(self, None)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Forget the connection."""
         refused = self._state == _REFUSED
-        self.keeper.forget(self, refused=refused)
+        self.manager.forget(self, refused=refused)
         if refused:
             self.transport = None
         else:
@@ -329,7 +329,7 @@ def caller_of(request: web.BaseRequest) -> Caller:
 
 def authenticator_of(request: web.BaseRequest) -> Authenticator:
     """Who lets clients of the listener in."""
-    return connection_of(request).keeper.authenticator
+    return connection_of(request).manager.authenticator
 
 
 def admission_of(request: web.BaseRequest) -> Admission:
@@ -353,7 +353,9 @@ def member_of(request: web.BaseRequest) -> str:
 class ConnectionManager:
     """The connections of a listener. Those from trusted proxies are not counted by address."""
 
-    def __init__(self, limits: Limits, services: Services, authenticator: Authenticator) -> None:
+    def __init__(
+        self, limits: ConnectionLimits, services: Services, authenticator: Authenticator
+    ) -> None:
         self.now = asyncio.get_running_loop().time
         self.services = services
         self.authenticator = authenticator

@@ -135,7 +135,7 @@ class Gate:
             admission = self._authenticator.authenticate(request)
             if admission is not None:
                 context.member, context.token_id = admission.member, admission.shown
-                connection.keeper.admit(connection, admission)
+                connection.manager.admit(connection, admission)
                 if admission.token is not None and request.path not in _FREE:
                     self._limiter.request(admission.member)
             return await self._handle(request)

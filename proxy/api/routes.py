@@ -165,7 +165,7 @@ class Deviation:
     NO_ASSETS = "With the setting `assets` off: always 503, as in a ComfyUI with --disable-assets."
 
 
-class Source(Flag):
+class AnswerSource(Flag):
     """Where an answer comes from."""
 
     OWN = auto()
@@ -176,8 +176,8 @@ class Source(Flag):
     CONSTANT = auto()
 
 
-OWN, CACHE, CLOUD = Source.OWN, Source.CACHE, Source.CLOUD
-PROCESS, PACKAGE, CONSTANT = Source.PROCESS, Source.PACKAGE, Source.CONSTANT
+OWN, CACHE, CLOUD = AnswerSource.OWN, AnswerSource.CACHE, AnswerSource.CLOUD
+PROCESS, PACKAGE, CONSTANT = AnswerSource.PROCESS, AnswerSource.PACKAGE, AnswerSource.CONSTANT
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ class Route:
     method: str
     path: str
     handler: Handler
-    source: Source | None = None
+    source: AnswerSource | None = None
     deviation: str | None = None
     twin: bool = True
     apart: bool = False

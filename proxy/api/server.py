@@ -23,7 +23,7 @@ from proxy.api.addressing import stripping
 from proxy.api.admin import dashboard
 from proxy.api.admin.records import get_open
 from proxy.api.authenticator import Authenticator
-from proxy.api.connections import Connection, ConnectionManager, Limits, room_for
+from proxy.api.connections import Connection, ConnectionLimits, ConnectionManager, room_for
 from proxy.api.middleware import Gate
 from proxy.api.origins import allow_some
 from proxy.api.routes import add_routes, of_admins, of_clients
@@ -179,13 +179,13 @@ class Server:
     def __init__(
         self,
         services: Services,
-        limits: Limits | None = None,
+        limits: ConnectionLimits | None = None,
         *,
         stop_timeout: float = 10.0,
         admin: bool = False,
     ) -> None:
         self._services = services
-        self._limits = limits or Limits()
+        self._limits = limits or ConnectionLimits()
         self._stop_timeout = stop_timeout
         self._admin = admin
         self.app = make_admin_app(services) if admin else make_app(services)
@@ -209,7 +209,7 @@ class Server:
         loop = asyncio.get_running_loop()
         most = room_for(self._limits.max_connections)
         if most < self._limits.max_connections:
-            asked = self._limits.max_connections != Limits().max_connections
+            asked = self._limits.max_connections != ConnectionLimits().max_connections
             tell = log.info if asked or most < SCANTY else log.debug
             tell("connection_limit_lowered", limit=most, reason="the limit of open files")
         await self._runner.setup()

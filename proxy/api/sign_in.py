@@ -93,7 +93,7 @@ async def post_sign_out(request: web.Request) -> web.Response:
         connection_of(request).admission = Admission(member)
         note(request, "sign_out")
     await _end_session(request)
-    connection_of(request).keeper.review()
+    connection_of(request).manager.review()
     answer = _leads_to(f"{authenticator.base_path}{SIGN_IN}")
     answer.del_cookie(COOKIE, path=authenticator.base_path or "/")
     return answer

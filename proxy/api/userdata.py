@@ -21,13 +21,13 @@ from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN, is_active, media_type
 from proxy.userdata.base import (
     BadNameError,
-    Entry,
     FullError,
     IsFileError,
     IsFolderError,
     LeadsOutError,
     MissingError,
     TakenError,
+    UserDataEntry,
     parts_of,
 )
 
@@ -173,13 +173,13 @@ async def _storing(request: web.Request, count: int) -> AsyncIterator[tuple[str,
             raise accounting.limiter.storage_is_full(member, error.stored) from error
 
 
-def _written(request: web.Request, entry: Entry) -> web.Response:
+def _written(request: web.Request, entry: UserDataEntry) -> web.Response:
     if _says_true(request.query.get("full_info")):
         return answers.json(_full_info(entry))
     return answers.json(entry.path)
 
 
-def _full_info(entry: Entry) -> dict[str, Any]:
+def _full_info(entry: UserDataEntry) -> dict[str, Any]:
     return {
         "path": entry.path,
         "size": entry.size,
@@ -188,7 +188,7 @@ def _full_info(entry: Entry) -> dict[str, Any]:
     }
 
 
-def in_tree(entry: Entry) -> dict[str, Any]:
+def in_tree(entry: UserDataEntry) -> dict[str, Any]:
     if entry.is_folder:
         return {"name": entry.name, "path": entry.path, "type": "directory"}
     return {

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import structlog
 
-from proxy.catalog.source import Cloud, Kept, Picture
+from proxy.catalog.source import CachedResource, Cloud, Picture
 from proxy.cloud.errors import CloudError
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -43,7 +43,7 @@ class _Shown:
         return _ENTRY_BYTES + (len(self.picture[0]) if self.picture else 0)
 
 
-class Pictures:
+class PictureCache:
     """What `ask` gives, the least recently used dropped first.
 
     Callers that want the same picture together cause one call. Within `max_age` (seconds) nothing
@@ -115,9 +115,9 @@ class Extras:
         self._replacements = self._kept(
             "list of node replacements", "node_replacements", lambda: cloud.node_replacements()
         )
-        self._data: dict[str, Kept[dict[str, Any]]] = {}
-        self._pictures = Pictures(self._ask_for_picture, max_age=max_age)
-        self._of_templates = Pictures(self._ask_for_template, max_age=max_age)
+        self._data: dict[str, CachedResource[dict[str, Any]]] = {}
+        self._pictures = PictureCache(self._ask_for_picture, max_age=max_age)
+        self._of_templates = PictureCache(self._ask_for_template, max_age=max_age)
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def close(self) -> None:
@@ -169,15 +169,15 @@ class Extras:
         async with self._turns:  # a gallery asks for a hundred
             return await self._cloud.template_picture(name)
 
-    def _kept(self, what: str, name: str, ask: Ask) -> Kept[dict[str, Any]]:
+    def _kept(self, what: str, name: str, ask: Ask) -> CachedResource[dict[str, Any]]:
         async def fetch() -> bytes:
             return codec.dump_bytes(await ask())
 
         path = self._folder / f"{name}.json"
-        return Kept(what, path, fetch, _read_object, max_age=self._max_age)
+        return CachedResource(what, path, fetch, _read_object, max_age=self._max_age)
 
 
-async def _or_none(kept: Kept[dict[str, Any]]) -> dict[str, Any]:
+async def _or_none(kept: CachedResource[dict[str, Any]]) -> dict[str, Any]:
     try:
         return await kept.get()
     except LocalError:

@@ -14,7 +14,7 @@ import structlog
 from proxy.catalog import nodes
 from proxy.catalog.extras import Extras
 from proxy.catalog.nodes import Bodies, Body, Coding, Listing, Nodes
-from proxy.catalog.source import Cloud, Kept
+from proxy.catalog.source import CachedResource, Cloud
 from proxy.translate import codec, release
 from proxy.translate.errors import LocalError
 
@@ -49,7 +49,7 @@ class Catalog:
         self._cloud = cloud
         self._folder = folder
         self._max_age = max_age
-        self._nodes: Kept[Nodes] = Kept(
+        self._nodes: CachedResource[Nodes] = CachedResource(
             "node catalog",
             folder / "object_info.json",
             cloud.object_info,
@@ -57,14 +57,14 @@ class Catalog:
             max_age=max_age,
         )
         self._bodies = Bodies()
-        self._folders: Kept[list[dict[str, Any]]] = Kept(
+        self._folders: CachedResource[list[dict[str, Any]]] = CachedResource(
             "list of model folders",
             folder / "model_folders.json",
             self._fetch_folders,
             _read_list,
             max_age=max_age,
         )
-        self._models: dict[str, Kept[list[dict[str, Any]]]] = {}
+        self._models: dict[str, CachedResource[list[dict[str, Any]]]] = {}
         #: What clients could do without.
         self.extras = Extras(cloud, folder, max_age=max_age)
         self._warming: asyncio.Task[None] | None = None
@@ -163,7 +163,7 @@ class Catalog:
             return [] if folder in _STANDARD_FOLDERS else None
         kept = self._models.get(folder)
         if kept is None:
-            kept = self._models[folder] = Kept(
+            kept = self._models[folder] = CachedResource(
                 f"list of {folder}",
                 self._folder / f"models-{quote(folder, safe='')}.json",
                 lambda: self._fetch_models(folder),

@@ -112,7 +112,7 @@ class Accounts:
 PAUSE = 10.0
 
 
-class Kept(Generic[T]):
+class CachedResource(Generic[T]):
     """What `fetch` gets and `read` understands (it raises `ValueError` otherwise).
 
     It is served from memory, then from `path`, and only without either does a caller wait for the

@@ -53,7 +53,7 @@ def check(settings: Settings, *, as_json: bool) -> int:
     """Print what works and what does not. Returns 0 if everything does, 1 otherwise."""
     logs.configure()
     logging.disable(logging.CRITICAL)  # what went wrong is told by the lines themselves
-    checks = Checks(quiet=as_json)
+    checks = CheckReport(quiet=as_json)
     try:
         asyncio.run(_check(settings, checks))
     finally:
@@ -71,7 +71,7 @@ def check(settings: Settings, *, as_json: bool) -> int:
     return 0 if checks.fine else 1
 
 
-class Checks:
+class CheckReport:
     """What was looked at: a line for each on standard output, unless it is `quiet`."""
 
     def __init__(self, *, quiet: bool) -> None:
@@ -109,7 +109,7 @@ class Checks:
             sys.stdout.flush()
 
 
-async def _check(settings: Settings, checks: Checks) -> None:
+async def _check(settings: Settings, checks: CheckReport) -> None:
     if settings.simulate:
         async with chosen_accounts(settings) as chosen:
             await _check_accounts([(account, "") for account in chosen.accounts], checks)
@@ -143,7 +143,7 @@ def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
     return found
 
 
-async def _check_accounts(accounts: list[tuple[AccountAccess, str]], checks: Checks) -> None:
+async def _check_accounts(accounts: list[tuple[AccountAccess, str]], checks: CheckReport) -> None:
     for account, problem in accounts:
         if len(accounts) > 1:
             checks.begin(account.name)
@@ -155,7 +155,7 @@ async def _check_accounts(accounts: list[tuple[AccountAccess, str]], checks: Che
         checks.add("accounts", problem=f"{names} have the same key: remove all but one of them.")
 
 
-async def _check_account(account: AccountAccess, missing: str, checks: Checks) -> None:
+async def _check_account(account: AccountAccess, missing: str, checks: CheckReport) -> None:
     client = CloudClient(
         account.base_url,
         account.key,
@@ -372,7 +372,7 @@ async def _keep(settings: Settings, account: AccountAccess, findings: Findings) 
         typer.echo(f"The observations could not be stored: {error}.", err=True)
 
 
-async def _surprises(settings: Settings, checks: Checks) -> None:
+async def _surprises(settings: Settings, checks: CheckReport) -> None:
     """Tell how often the cloud did what nobody has listed; that is no failure."""
     if settings.database is None and not (settings.data_dir / FILE).exists():
         return

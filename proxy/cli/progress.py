@@ -44,7 +44,7 @@ class _Running:
     previews: int = field(default=0)
 
 
-class Pictures:
+class TerminalPictures:
     """Pictures in this terminal: by the protocols of kitty or Sixel (iTerm2 and others), or blocks.
 
     The terminal is asked what it can, which takes a moment.
@@ -121,7 +121,7 @@ class Display:
     def __init__(self, graph: Graph, console: Console, *, previews: bool = False) -> None:
         self.previews = 0
         self._ahead = 0
-        self._pictures = Pictures(console) if previews else None
+        self._pictures = TerminalPictures(console) if previews else None
         self._graph = graph
         self._console = console
         self._running: dict[str, _Running] = {}

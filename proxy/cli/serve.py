@@ -42,7 +42,7 @@ def serve(settings: Settings) -> int:
     logs.log_crashes()
     has_members = _has_members(settings)
     app.refuse_lost_members(settings, has_members=has_members)
-    refuse_open_door(settings, has_members=has_members)
+    refuse_open_access(settings, has_members=has_members)
     banner = None
     if settings.log_format == "console" and sys.stdout.isatty():
         banner = Banner(settings, handler, has_members=has_members)
@@ -141,7 +141,7 @@ def _has_members(settings: Settings) -> bool:
         raise ConfigError(f"The members cannot be read: {error}.") from None
 
 
-def refuse_open_door(settings: Settings, *, has_members: bool = False) -> None:
+def refuse_open_access(settings: Settings, *, has_members: bool = False) -> None:
     """Raise `ConfigError` when others than this machine could come in without being asked to."""
     if has_members or settings.insecure_allow_anyone or is_loopback(settings.host):
         return

@@ -35,7 +35,7 @@ class _Entry:
     users: int = 0
 
 
-class Lease:
+class CacheLease:
     """Keeps a content from being thrown out until it is released or forgotten."""
 
     def __init__(self, cache: Cache, key: str, entry: _Entry) -> None:
@@ -101,13 +101,13 @@ class Cache:
         """As `new_partial`, with the file open; the caller closes the descriptor."""
         return open_new(self._partials)
 
-    def lease(self, hash_: str) -> Lease | None:
+    def lease(self, hash_: str) -> CacheLease | None:
         """Use a content if it is here and sound. Hashes it if an earlier run left it."""
         with self._mutex:
             entry = self._use(hash_)
             if entry is None:
                 return None
-            lease = Lease(self, hash_, entry)
+            lease = CacheLease(self, hash_, entry)
             entry.users += 1
         if entry.trusted:
             return lease
@@ -128,7 +128,7 @@ class Cache:
         entry = self._entries.get(hash_)
         return entry is None or entry.trusted
 
-    def keep(self, partial: Path, hash_: str) -> Lease:
+    def keep(self, partial: Path, hash_: str) -> CacheLease:
         """Take in a finished file whose hash is known to be `hash_`. Raises `OSError`."""
         path = self._contents / hash_[:2] / hash_
         with self._mutex:
@@ -141,7 +141,7 @@ class Cache:
                 self._add(hash_, entry)
             else:
                 partial.unlink(missing_ok=True)
-            lease = Lease(self, hash_, entry)
+            lease = CacheLease(self, hash_, entry)
             entry.users += 1
             self._throw_out()
         return lease

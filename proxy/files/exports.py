@@ -30,7 +30,7 @@ from proxy.translate import exports as forms
 from proxy.translate.asset_query import AssetError
 from proxy.translate.assets import Asset
 from proxy.translate.errors import LocalError
-from proxy.translate.exports import ExportRequest, Failed, Plan
+from proxy.translate.exports import ExportPlan, ExportRequest, FailedAsset
 from proxy.translate.names import Place
 
 _log = structlog.get_logger(__name__)
@@ -45,7 +45,7 @@ PACE = 0.5
 BEAT = STALE / 3000
 
 
-class Entry(msgspec.Struct, frozen=True):
+class ArchiveEntry(msgspec.Struct, frozen=True):
     """A file of an archive: its name there, where it is, its length, and when it was made (s)."""
 
     name: str
@@ -55,7 +55,7 @@ class Entry(msgspec.Struct, frozen=True):
     modified: float
 
 
-class Tell(Protocol):
+class Notify(Protocol):
     """Tells the member's sockets something."""
 
     def __call__(self, member: str, event: str, data: dict[str, Any]) -> None: ...
@@ -70,7 +70,7 @@ class Exports:
         assets: AssetRepository,
         files: Files,
         supervisor: Supervisor,
-        tell: Tell,
+        notify: Notify,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -78,7 +78,7 @@ class Exports:
         self._assets = assets
         self._files = files
         self._supervisor = supervisor
-        self._tell = tell
+        self._notify = notify
         self._time = now
         self._turn = asyncio.Semaphore(AT_ONCE)
 
@@ -127,7 +127,7 @@ class Exports:
         export = await self._repository.named(member, name)
         if export is None or export.entries is None:
             return None
-        entries = msgspec.json.decode(export.entries, type=list[Entry])
+        entries = msgspec.json.decode(export.entries, type=list[ArchiveEntry])
         return Archive(self._files, member, export.name, entries)
 
     # --- the work ----------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class Exports:
             failed = {"status": "failed", "ended_at": self._now()}
             with suppress(StorageError):
                 await self._repository.note(export.member, export.id, self._now(), **failed)
-            self._say(export, Progress(0), "failed", error="The server could not export.")
+            self._say(export, ExportProgress(0), "failed", error="The server could not export.")
             raise
         finally:
             beat.cancel()
@@ -161,17 +161,17 @@ class Exports:
         of_jobs = await self._assets.read(lambda unit: unit.of_jobs(member, request.job_ids))
         named = await self._assets.read(lambda unit: unit.get_many(member, request.asset_ids))
         plan = forms.plan(request, of_jobs, named)
-        progress = Progress(plan.total, failed=list(plan.failed), attempted=len(plan.failed))
+        progress = ExportProgress(plan.total, failed=list(plan.failed), attempted=len(plan.failed))
         progress.bytes_total = sum(one.size or 0 for one in plan.entries.values())
         await self._repository.note(member, export.id, self._now(), status="running")
         self._say(export, progress, "running")
-        entries: list[Entry] = []
+        entries: list[ArchiveEntry] = []
         told = self._time()
         for name, asset in plan.entries.items():
             entry = await self._fetch(name, asset, MOST_BYTES - progress.bytes)
             progress.attempted += 1
             if entry is None:
-                progress.failed.append(Failed(asset.id, "fetch_failed", asset.job, asset.name))
+                progress.failed.append(FailedAsset(asset.id, "fetch_failed", asset.job, asset.name))
             else:
                 entries.append(entry)
                 progress.bytes += entry.size
@@ -180,7 +180,7 @@ class Exports:
                 self._say(export, progress, "running")
         await self._end(export, plan, progress, entries)
 
-    async def _fetch(self, name: str, asset: Asset, most: int) -> Entry | None:
+    async def _fetch(self, name: str, asset: Asset, most: int) -> ArchiveEntry | None:
         """Read a content once; `None` if it is not available, or is too long."""
         try:
             file = await self._files.at(asset.member, asset.place)
@@ -198,10 +198,14 @@ class Exports:
         except (LocalError, ContentBrokenError) as error:
             _log.info("export_fetch_failed", member=asset.member, reason=str(error))
             return None
-        return Entry(name, file.type, file.path, size, file.modified)
+        return ArchiveEntry(name, file.type, file.path, size, file.modified)
 
     async def _end(
-        self, export: Export, plan: Plan, progress: Progress, entries: list[Entry]
+        self,
+        export: Export,
+        plan: ExportPlan,
+        progress: ExportProgress,
+        entries: list[ArchiveEntry],
     ) -> None:
         success, now = bool(entries), self._now()
         result: dict[str, Any] = {
@@ -231,19 +235,19 @@ class Exports:
             more["used_job_time_fallback"] = True
         self._say(export, progress, "completed" if success else "failed", **more)
 
-    def _say(self, export: Export, progress: Progress, status: str, **more: Any) -> None:
+    def _say(self, export: Export, progress: ExportProgress, status: str, **more: Any) -> None:
         data = {"task_id": export.id, **progress.shown(), "status": status, **more}
-        self._tell(export.member, "asset_export", data)
+        self._notify(export.member, "asset_export", data)
 
     def _now(self) -> int:
         return round(self._time() * 1000)
 
 
-class Progress(msgspec.Struct):
+class ExportProgress(msgspec.Struct):
     """How far an export is."""
 
     total: int
-    failed: list[Failed] = []
+    failed: list[FailedAsset] = []
     attempted: int = 0
     bytes: int = 0
     bytes_total: int = 0
@@ -263,7 +267,9 @@ class Progress(msgspec.Struct):
 class Archive:
     """A zip archive without compression, made as it is read; `size` is its length in bytes."""
 
-    def __init__(self, files: Files, member: str, name: str, entries: Sequence[Entry]) -> None:
+    def __init__(
+        self, files: Files, member: str, name: str, entries: Sequence[ArchiveEntry]
+    ) -> None:
         self._files = files
         self._member = member
         self._entries = entries
@@ -272,21 +278,21 @@ class Archive:
 
     async def read(self) -> AsyncIterator[bytes]:
         """Its bytes. Raises `ContentBrokenError` if a content is not what it was."""
-        sink = _Sink()
-        archive = ZipFile(sink, "w", ZIP_STORED)  # type: ignore[call-overload]
+        buffer = _WriteBuffer()
+        archive = ZipFile(buffer, "w", ZIP_STORED)  # type: ignore[call-overload]
         for entry in self._entries:
             with archive.open(_info(entry), "w") as target:
                 size = 0
                 async for chunk in self._content(entry):
                     size += len(chunk)
                     target.write(chunk)
-                    yield sink.take()
+                    yield buffer.take()
                 if size != entry.size:
                     raise ContentBrokenError("the content of an exported file is another one now")
         archive.close()
-        yield sink.take()
+        yield buffer.take()
 
-    async def _content(self, entry: Entry) -> AsyncIterator[bytes]:
+    async def _content(self, entry: ArchiveEntry) -> AsyncIterator[bytes]:
         file = await self._files.at(self._member, Place(entry.type, entry.path))
         if file is None:
             raise ContentBrokenError("an exported file is gone")
@@ -301,7 +307,7 @@ class Archive:
             content.close()
 
 
-class _Sink:
+class _WriteBuffer:
     """Takes what an archive writes; it cannot be sought in."""
 
     def __init__(self) -> None:
@@ -323,16 +329,16 @@ class _Sink:
         return taken
 
 
-def length(entries: Sequence[Entry]) -> int:
+def length(entries: Sequence[ArchiveEntry]) -> int:
     """The length of an archive: that of the same one with empty files, and its files."""
-    sink = _Sink()
-    with ZipFile(sink, "w", ZIP_STORED) as archive:  # type: ignore[call-overload]
+    buffer = _WriteBuffer()
+    with ZipFile(buffer, "w", ZIP_STORED) as archive:  # type: ignore[call-overload]
         for entry in entries:
             with archive.open(_info(entry), "w"):
                 pass
-    return sink.size + sum(entry.size for entry in entries)
+    return buffer.size + sum(entry.size for entry in entries)
 
 
-def _info(entry: Entry) -> ZipInfo:
+def _info(entry: ArchiveEntry) -> ZipInfo:
     at = time.gmtime(max(entry.modified, 315532800.0))  # a zip archive knows no time before 1980
     return ZipInfo(entry.name.encode("utf-8", "replace").decode(), at[:6])

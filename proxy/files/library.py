@@ -13,16 +13,16 @@ import structlog
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobStore
-from proxy.files.cache import Cache, Lease
-from proxy.files.namespace import Contents
+from proxy.files.cache import Cache, CacheLease
+from proxy.files.namespace import ContentIndex
 from proxy.files.transfer import (
     HELD_BACK,
+    ActiveDownloads,
     Content,
     ContentBrokenError,
     ContentWrongError,
-    Downloads,
+    DownloadSource,
     Fetch,
-    Source,
 )
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord
@@ -52,7 +52,7 @@ class Library:
         self,
         sources: Mapping[str, CloudClient],
         cache: Cache,
-        contents: Contents,
+        contents: ContentIndex,
         *,
         prefetch: Prefetch,
         on_fetched: Callable[[FileRecord, str, int], Awaitable[None]],
@@ -64,10 +64,10 @@ class Library:
         self._prefetch = prefetch
         self._on_fetched = on_fetched
         self._blobs = blobs
-        everywhere: dict[str, Source] = {**sources}
+        everywhere: dict[str, DownloadSource] = {**sources}
         if blobs is not None:
             everywhere[_KEPT] = blobs
-        self._downloads = Downloads(everywhere, cache, on_fetched=self._learn)
+        self._downloads = ActiveDownloads(everywhere, cache, on_fetched=self._learn)
         self._turn = asyncio.Semaphore(PREFETCHES)
         self._ahead: set[asyncio.Task[None]] = set()
         self._learning: set[asyncio.Task[None]] = set()
@@ -87,7 +87,7 @@ class Library:
         """
         return Content(await self._origin(record))
 
-    async def _origin(self, record: FileRecord, *, kept: bool = False) -> Lease | Fetch:
+    async def _origin(self, record: FileRecord, *, kept: bool = False) -> CacheLease | Fetch:
         """The content in the cache, or the download that has brought its beginning."""
         hash_ = await self._hash(record)
         if hash_ is not None:

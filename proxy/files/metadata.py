@@ -90,14 +90,14 @@ class Edits:
             yield Slice(at - shift, None if stop is None else stop - shift)
 
 
-class Text(NamedTuple):
+class MetadataText(NamedTuple):
     """A part of a picture with a name of the cloud's; `edited` puts renamed texts in its place."""
 
     data: bytes
     edited: Callable[[Rename], tuple[Edit, ...]]
 
 
-def texts(read: Read, available: int, *, whole: bool) -> list[Text] | None:
+def texts(read: Read, available: int, *, whole: bool) -> list[MetadataText] | None:
     """The texts of a picture that name files as the cloud does; `None` if more has to be there.
 
     `available` bytes are there, which are all if it is `whole`.
@@ -112,7 +112,7 @@ def texts(read: Read, available: int, *, whole: bool) -> list[Text] | None:
     return []
 
 
-def names_in(found: Iterable[Text]) -> set[str]:
+def names_in(found: Iterable[MetadataText]) -> set[str]:
     """The cloud's names in texts."""
     return {name.decode() for text in found for name in _NAME.findall(text.data)}
 
@@ -127,7 +127,7 @@ def renaming(local_names: Mapping[str, str]) -> Rename:
     return lambda text: _NAME.sub(replace, text)
 
 
-def edits(found: Iterable[Text], rename: Rename) -> Edits:
+def edits(found: Iterable[MetadataText], rename: Rename) -> Edits:
     """What is to be replaced in a picture with these texts."""
     made = [
         edit for text in found if rename(text.data) != text.data for edit in text.edited(rename)
@@ -135,9 +135,9 @@ def edits(found: Iterable[Text], rename: Rename) -> Edits:
     return Edits(tuple(sorted(made)))
 
 
-def _png_texts(read: Read, available: int, *, whole: bool) -> list[Text] | None:
+def _png_texts(read: Read, available: int, *, whole: bool) -> list[MetadataText] | None:
     """Those before the pixels; of an animated picture, which is to be whole, those behind too."""
-    found: list[Text] = []
+    found: list[MetadataText] = []
     offset, animated = len(_PNG), False
     while animated or offset < MOST_BYTES:
         header = read(offset, 8)
@@ -161,17 +161,17 @@ def _png_texts(read: Read, available: int, *, whole: bool) -> list[Text] | None:
     return found
 
 
-def _png_chunk(kind: bytes, start: int, stop: int, old: bytes) -> Text:
+def _png_chunk(kind: bytes, start: int, stop: int, old: bytes) -> MetadataText:
     def edited(rename: Rename) -> tuple[Edit, ...]:
         data = rename(old)
         chunk = kind + data
         whole = struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk))
         return (Edit(start, stop, whole),)
 
-    return Text(old, edited)
+    return MetadataText(old, edited)
 
 
-def _webp_texts(read: Read, available: int) -> list[Text]:
+def _webp_texts(read: Read, available: int) -> list[MetadataText]:
     offset = 12
     while len(header := read(offset, 8)) == 8:
         kind, length = struct.unpack("<4sI", header)
@@ -183,14 +183,14 @@ def _webp_texts(read: Read, available: int) -> list[Text]:
     return []
 
 
-def _webp_chunk(start: int, stop: int, old: bytes, size: int) -> Text:
+def _webp_chunk(start: int, stop: int, old: bytes, size: int) -> MetadataText:
     def edited(rename: Rename) -> tuple[Edit, ...]:
         data = _renamed_exif(old, rename)
         whole = b"EXIF" + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
         riff = struct.pack("<I", size - 8 + len(whole) - (stop - start))
         return Edit(4, 8, riff), Edit(start, stop, whole)
 
-    return Text(old, edited)
+    return MetadataText(old, edited)
 
 
 def _renamed_exif(exif: bytes, rename: Rename) -> bytes:

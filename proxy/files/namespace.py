@@ -21,7 +21,7 @@ from cachetools import LRUCache
 from yarl import URL
 
 from proxy.observations import identity_of
-from proxy.storage.files import Blob, FileRecord, FileRepository, FileUnit
+from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
 from proxy.translate.assets import Asset
 from proxy.translate.names import TYPES, Place, hash_address, media_type
 
@@ -88,7 +88,7 @@ class Received:
     size: int
 
 
-class Sent(NamedTuple):
+class SentContent(NamedTuple):
     """Bytes that an account has, and how it calls them."""
 
     account: str
@@ -237,7 +237,7 @@ class Remembered(LRUCache[K, V]):
         self.pop(key, None)
 
 
-class Contents:
+class ContentIndex:
     """Hashes and sizes by cloud name, and cloud names by hash, for each account by its name.
 
     The cloud's names seem to be the BLAKE3 of the content with an extension. Where an upload
@@ -302,7 +302,7 @@ class Contents:
         """An account has taken bytes and named them."""
         identity = self._identities[account]
         opaque = hash_in(cloud_name) not in (None, hash_)
-        blob = Blob(identity, cloud_name, True, hash_, size, _now())
+        blob = AccountBlob(identity, cloud_name, True, hash_, size, _now())
         await self._files.write(lambda files: files.put_blobs([blob], names_are_opaque=opaque))
         self._hashes.put((identity, cloud_name), hash_)
         self._sent.put((identity, hash_), cloud_name)
@@ -315,7 +315,7 @@ class Contents:
         if await self.hash_of(account, cloud_name) != hash_:
             identity = self._identities.get(account, "")
             self._hashes.put((identity, cloud_name), hash_)
-            blob = Blob(identity, cloud_name, False, hash_, size, _now())
+            blob = AccountBlob(identity, cloud_name, False, hash_, size, _now())
             await self._files.write(lambda files: files.put_blobs([blob]))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Awaitable, Callable
 
-from proxy.files.namespace import Named, Namespace, Received, Sent, make_record
+from proxy.files.namespace import Named, Namespace, Received, SentContent, make_record
 from proxy.storage.files import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError
@@ -56,7 +56,9 @@ class Naming:
             filename, _, _ = await self._choose(hash_)
         return self._named(filename)
 
-    async def take(self, hash_: str, content: Received, sent: Sent, *, modified: float) -> Named:
+    async def take(
+        self, hash_: str, content: Received, sent: SentContent, *, modified: float
+    ) -> Named:
         """Give the content a name. `hash_` is of the bytes that were sent, for masks not the same.
 
         Raises `StorageError`; then the name is not given.

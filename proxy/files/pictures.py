@@ -130,7 +130,7 @@ def unreadable(filename: str, error: NotAPictureError) -> LocalError:
     )
 
 
-class Workshop:
+class PictureWorkers:
     """Does the work of Pillow in a few threads, so that many requests do not unpack at once.
 
     A member has one picture in work at a time, so that nobody takes all threads; the lone member

@@ -22,15 +22,15 @@ from proxy.files import metadata
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache
 from proxy.files.library import Library, Prefetch
-from proxy.files.metadata import Edits, Rename, Text
-from proxy.files.namespace import Contents, Named, Namespace, Received, make_record
+from proxy.files.metadata import Edits, MetadataText, Rename
+from proxy.files.namespace import ContentIndex, Named, Namespace, Received, make_record
 from proxy.files.naming import Naming
 from proxy.files.outputs import Outputs
 from proxy.files.pictures import (
     THUMBNAIL,
     Conversion,
     NotAPictureError,
-    Workshop,
+    PictureWorkers,
     compose,
     conversion,
     convert_picture,
@@ -40,7 +40,7 @@ from proxy.files.pictures import (
     unreadable,
 )
 from proxy.files.transfer import Content, ContentBrokenError
-from proxy.files.uploads import Moving, Uploads, received_file
+from proxy.files.uploads import FileMover, Uploads, received_file
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
@@ -101,13 +101,15 @@ class Files:
         self._repository = repository
         self._clouds = tuple(clouds.values())
         self._cache = Cache(folder, cache_bytes)
-        self._workshop = Workshop()
+        self._picture_workers = PictureWorkers()
         self._namespace = Namespace(repository)
-        self._contents = Contents(repository, {name: one.base_url for name, one in clouds.items()})
+        self._content_index = ContentIndex(
+            repository, {name: one.base_url for name, one in clouds.items()}
+        )
         self._library = Library(
             clouds,
             self._cache,
-            self._contents,
+            self._content_index,
             prefetch=prefetch,
             on_fetched=self._learn,
             blobs=blobs,
@@ -116,15 +118,15 @@ class Files:
             clouds,
             preferred or (lambda _: tuple(clouds)),
             self._cache,
-            self._contents,
+            self._content_index,
             blobs,
         )
-        self._moving = Moving(self._namespace, self._library, self._contents, self._uploads)
+        self._mover = FileMover(self._namespace, self._library, self._content_index, self._uploads)
         self._outputs = Outputs(
             repository,
             self._namespace,
             measure=self._measure,
-            hash_in=self._contents.hash_told,
+            hash_in=self._content_index.hash_told,
             on_named=self._library.fetch_ahead,
             with_ids=asset_ids,
             now=now,
@@ -136,9 +138,9 @@ class Files:
 
     async def start(self) -> None:
         """Read the cache from disk. Raises `StorageError`, `OSError`."""
-        await self._contents.load()
+        await self._content_index.load()
         if any(one.observations.facts.get("upload_hash") == "another" for one in self._clouds):
-            self._contents.names_are_hashes = False
+            self._content_index.names_are_hashes = False
         await self.adopt()
         await asyncio.to_thread(self._cache.start)
 
@@ -149,7 +151,7 @@ class Files:
         for task in converting:
             task.cancel()
         await asyncio.gather(*converting, return_exceptions=True)
-        self._workshop.close()
+        self._picture_workers.close()
 
     @property
     def max_upload_bytes(self) -> int:
@@ -345,7 +347,7 @@ class Files:
         account that has it, otherwise what this account says), `StorageError`.
         """
         named = await self._named(member, graph, choices)
-        await self._moving.ensure_sent(named.values(), account)
+        await self._mover.ensure_sent(named.values(), account)
 
     async def substitute(
         self,
@@ -361,7 +363,7 @@ class Files:
         """
         named = await self._named(member, graph, choices)
         called = {
-            place: await self._moving.name_at(record, account) for place, record in named.items()
+            place: await self._mover.name_at(record, account) for place, record in named.items()
         }
         return graphs.substitute(graph, choices=choices, cloud_name=called.get)
 
@@ -477,7 +479,7 @@ class Files:
             async with self._library.whole(record) as original:
                 pixels = await asyncio.to_thread(pixels_of, original, mask)
                 work = partial(compose, original, mask, target, filename, rename)
-                await self._workshop.run(record.member, pixels, work)
+                await self._picture_workers.run(record.member, pixels, work)
             return await asyncio.to_thread(received_file, target)
         except NotAPictureError as error:
             raise unreadable(filename, error) from error
@@ -495,7 +497,7 @@ class Files:
                 self._known_edits[key] = known
         return known
 
-    async def _renaming(self, member: str, found: Iterable[Text]) -> Rename:
+    async def _renaming(self, member: str, found: Iterable[MetadataText]) -> Rename:
         names = metadata.names_in(found)
         return metadata.renaming(await self._namespace.local_names(member, names))
 
@@ -527,7 +529,7 @@ class Files:
                 return kept
             pixels = await asyncio.to_thread(pixels_of, path)
             work = partial(convert_picture, path, wanted)
-            data = await self._workshop.run(record.member, pixels, work)
+            data = await self._picture_workers.run(record.member, pixels, work)
             await asyncio.to_thread(self._cache.keep_conversion, key, data)
             return data
 

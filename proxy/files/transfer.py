@@ -26,9 +26,9 @@ from blake3 import blake3
 
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.files.blobs import BlobError
-from proxy.files.cache import Cache, Lease
+from proxy.files.cache import Cache, CacheLease
 from proxy.files.descriptors import open_to_read, read_at
-from proxy.files.metadata import Edits, Slice, Text, texts
+from proxy.files.metadata import Edits, MetadataText, Slice, texts
 
 _log = structlog.get_logger(__name__)
 
@@ -54,7 +54,7 @@ class Arriving(Protocol):
         """The bytes as they come. Raises `CloudError`, `BlobError`."""
 
 
-class Source(Protocol):
+class DownloadSource(Protocol):
     """A client of an account, or the store of blobs."""
 
     def download(
@@ -78,7 +78,7 @@ class Fetch:
 
     def __init__(
         self,
-        source: Source,
+        source: DownloadSource,
         cache: Cache,
         account: str,
         cloud_name: str,
@@ -91,7 +91,7 @@ class Fetch:
         self.generation = 0
         self.received = 0
         self.size: int | None = None
-        self.lease: Lease | None = None
+        self.lease: CacheLease | None = None
         self.hash: str | None = None
         self.error: Exception | None = None
         self.path: Path | None = None
@@ -230,12 +230,12 @@ class Fetch:
         news.set()
 
 
-class Downloads:
+class ActiveDownloads:
     """The downloads in flight, one for each content of an account."""
 
     def __init__(
         self,
-        sources: Mapping[str, Source],
+        sources: Mapping[str, DownloadSource],
         cache: Cache,
         *,
         on_fetched: Callable[[Fetch], None] = lambda _: None,
@@ -294,15 +294,15 @@ class Content:
     `hash` are those of the cloud's.
     """
 
-    def __init__(self, origin: Lease | Fetch) -> None:
+    def __init__(self, origin: CacheLease | Fetch) -> None:
         self._fetch = origin if isinstance(origin, Fetch) else None
-        self._lease = origin if isinstance(origin, Lease) else None
+        self._lease = origin if isinstance(origin, CacheLease) else None
         path = origin.path
         assert path is not None  # noqa: S101
         self._file = open_to_read(path)
         self._close_file = weakref.finalize(self, os.close, self._file)
         self._told_size = origin.size
-        self._hash = path.name if isinstance(origin, Lease) else None
+        self._hash = path.name if isinstance(origin, CacheLease) else None
         self._looked_at: int | None = None  # the generation that the texts are of
         self.edits = Edits()
 
@@ -343,7 +343,7 @@ class Content:
             raise self._broken()
         return path
 
-    async def texts(self) -> list[Text]:
+    async def texts(self) -> list[MetadataText]:
         """The texts of a picture that name files as the cloud does, as soon as they are there."""
         while True:
             fetch = self._fetch
@@ -355,7 +355,7 @@ class Content:
                 return found
             await fetch.changed()
 
-    def _texts(self, *, whole: bool) -> list[Text] | None:
+    def _texts(self, *, whole: bool) -> list[MetadataText] | None:
         available = self._size if whole or self._fetch is None else self._fetch.received
         return texts(
             lambda offset, count: read_at(self._file, count, offset), available or 0, whole=whole

@@ -18,7 +18,7 @@ from proxy.cloud.errors import CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobError, BlobStore
 from proxy.files.cache import Cache
 from proxy.files.library import Library
-from proxy.files.namespace import Contents, Namespace, Received, Sent
+from proxy.files.namespace import ContentIndex, Namespace, Received, SentContent
 from proxy.files.pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError, size_of
 from proxy.storage.files import FileRecord
 from proxy.translate import names
@@ -52,7 +52,7 @@ class Uploads:
         clouds: Mapping[str, CloudClient],
         preferred: Callable[[str], Sequence[str]],
         cache: Cache,
-        contents: Contents,
+        contents: ContentIndex,
         blobs: BlobStore | None = None,
     ) -> None:
         self._clouds = clouds
@@ -91,15 +91,15 @@ class Uploads:
                 await asyncio.to_thread(file.close)
             yield Received(path, hasher.hexdigest(), size)
 
-    async def had(self, member: str, hash_: str) -> Sent | None:
+    async def had(self, member: str, hash_: str) -> SentContent | None:
         """Where the bytes are already, of the accounts that the member may use."""
         for account in self._preferred(member):
             cloud_name = await self._contents.sent_as(account, hash_)
             if cloud_name is not None:
-                return Sent(account, cloud_name)
+                return SentContent(account, cloud_name)
         return None
 
-    async def send(self, member: str, received: Received, filename: str) -> Sent:
+    async def send(self, member: str, received: Received, filename: str) -> SentContent:
         """Send the bytes to one of the member's accounts unless one has them, and keep them.
 
         An account that cannot be reached or does not let us in is passed over. Raises
@@ -132,11 +132,11 @@ class Uploads:
 
     async def _send_to_any(
         self, accounts: Sequence[str], received: Received, filename: str
-    ) -> Sent:
+    ) -> SentContent:
         problem: CloudError | None = None
         for account in accounts:
             try:
-                return Sent(account, await self._deliver(account, received, filename))
+                return SentContent(account, await self._deliver(account, received, filename))
             except CloudError as error:
                 problem = problem or error
                 if isinstance(error, CloudRefused) and error.status in _REFUSALS:
@@ -186,7 +186,7 @@ class Uploads:
         return True
 
 
-class Moving:
+class FileMover:
     """Knows how an account calls a file, and sends it there if it does not have it.
 
     A file stays where it was made or sent first; other accounts get its content as an upload.
@@ -196,7 +196,7 @@ class Moving:
         self,
         namespace: Namespace,
         library: Library,
-        contents: Contents,
+        contents: ContentIndex,
         uploads: Uploads,
     ) -> None:
         self._namespace = namespace

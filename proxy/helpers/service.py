@@ -25,6 +25,7 @@ from proxy.translate.errors import LocalError
 from proxy.translate.events import Told
 from proxy.translate.graph import is_link
 from proxy.translate.helpers.helper import (
+    FileSource,
     Helper,
     HelperFailedError,
     HelperRefusedError,
@@ -32,7 +33,6 @@ from proxy.translate.helpers.helper import (
     Mask,
     Picture,
     Result,
-    Source,
     constant,
 )
 from proxy.translate.helpers.rewriting import Rewriting, failed, rewrite, wanted
@@ -53,7 +53,7 @@ _FOLDER = "helpers"
 class _Load(NamedTuple):
     """A file that nodes load: the same one for all that say the same."""
 
-    source: Source
+    source: FileSource
     mask: Mask
     kind: str
     value: str
@@ -169,15 +169,15 @@ class Helpers:
 
     async def _bytes(self, member: str, load: _Load) -> bytes:
         match load.source:
-            case Source.CACHE:
+            case FileSource.CACHE:
                 found = await self.get(member, load.value, use=True)
                 if found is None:
                     message = f"Image with ID {load.value} not found in cache."
                     raise HelperFailedError("ValueError", message)
                 return found[0]
-            case Source.BASE64:
+            case FileSource.BASE64:
                 return await asyncio.to_thread(decoding.from_base64, load.value)
-            case Source.URL:
+            case FileSource.URL:
                 try:
                     return await self._remote.fetch(load.value)
                 except NotFetchedError as error:

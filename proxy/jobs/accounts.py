@@ -1,6 +1,6 @@
 """Comfy Cloud accounts: how many jobs each runs, whether it takes any, and which takes the next.
 
-`Slots`, `AccountHealth` and `AccountChoice` decide without I/O and without a clock.
+`Slots`, `AccountHealth` and `AccountSelector` decide without I/O and without a clock.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class AccountHealth:
         self._trying = False
 
 
-class AccountChoice:
+class AccountSelector:
     """Weighted turns of accounts, pure. One that could not serve for a while gets no credit."""
 
     def __init__(self) -> None:

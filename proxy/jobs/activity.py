@@ -65,7 +65,7 @@ class Sampler:
             self._seen = await self._repository.last() or 0
         start = max(current - KEPT, min(self._seen, current) - INTERVAL)
         times = await self._repository.times(start)
-        rows = await asyncio.to_thread(lambda: list(tally(times, start, now)))
+        rows = await asyncio.to_thread(lambda: list(aggregate(times, start, now)))
         accounts = [
             AccountRow(current, view.name, view.slots, view.used, view.reason or "")
             for view in await self._accounts()
@@ -80,7 +80,7 @@ class Sampler:
         self._written, self._seen = news, current
 
 
-def tally(
+def aggregate(
     jobs: Iterable[JobTimes], start: int, stop: int, interval: int = INTERVAL
 ) -> Iterator[ActivityRow]:
     """The intervals from `start` (the beginning of one) to `stop` (ms) in which anything was, of

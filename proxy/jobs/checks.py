@@ -21,7 +21,7 @@ FRESH = 60.0
 _MOST = 5_000
 
 
-class Catalog(Protocol):
+class CatalogLookup(Protocol):
     """What the checks need of the catalog."""
 
     def known(self, name: str) -> Mapping[str, Any] | None:
@@ -34,7 +34,7 @@ class Catalog(Protocol):
         """Fetch the node classes again unless they are younger than `age` seconds."""
 
 
-class Files(Protocol):
+class FileLookup(Protocol):
     """What the checks need of the files."""
 
     async def owned(
@@ -54,8 +54,8 @@ class Checks:
 
     def __init__(
         self,
-        catalog: Catalog,
-        files: Files,
+        catalog: CatalogLookup,
+        files: FileLookup,
         *,
         replaced: Callable[[], Awaitable[Mapping[str, Any]]],
         permit: Callable[[str, Mapping[str, Any]], None],

@@ -38,7 +38,7 @@ _UNANSWERED_AGE = 0.3
 
 
 @dataclass(slots=True)
-class Sent:
+class QueueItem:
     """What the client sent, as JSON, and what is around it in the queue."""
 
     graph: bytes
@@ -116,7 +116,7 @@ class LiveJobs:
         self._unanswered: list[LiveJob] = []
         self._reading_unanswered: asyncio.Task[StorageError | None] | None = None
         self._unanswered_at = -math.inf
-        self._sent: OrderedDict[int, Sent] = OrderedDict()
+        self._sent: OrderedDict[int, QueueItem] = OrderedDict()
         self._sent_bytes = 0
 
     def __iter__(self) -> Iterator[LiveJob]:
@@ -227,20 +227,20 @@ class LiveJobs:
         """Keep what was sent for a job, to show it."""
         if order in self._sent:
             return
-        sent = self._sent[order] = Sent(payload.graph, payload.extra_data)
+        sent = self._sent[order] = QueueItem(payload.graph, payload.extra_data)
         self._sent_bytes += sent.size
         while self._sent_bytes > _PAYLOAD_BYTES and len(self._sent) > 1:
             _, old = self._sent.popitem(last=False)
             self._sent_bytes -= old.size
 
-    async def sent(self, jobs: list[LiveJob]) -> Mapping[int, Sent]:
+    async def sent(self, jobs: list[LiveJob]) -> Mapping[int, QueueItem]:
         """What was sent for jobs, by their order, without those that are gone. Raises
         `StorageError`."""
         found = {job.order: self._sent[job.order] for job in jobs if job.order in self._sent}
         lacking = [job.order for job in jobs if job.order not in found]
         if lacking:
             for order, payload in (await self._repository.payloads(lacking)).items():
-                found[order] = Sent(payload.graph, payload.extra_data)
+                found[order] = QueueItem(payload.graph, payload.extra_data)
                 self.keep_sent(order, payload)
         return found
 

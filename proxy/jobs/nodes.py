@@ -14,7 +14,7 @@ from proxy.translate.frames import CloudPicture
 RESULT_CLASSES = frozenset({"SaveImageWebsocket"})
 
 
-class Nodes:
+class NodeStates:
     """The nodes of the job `prompt_id`: which runs, how far it is, and what they have put out.
 
     Whatever is lost on the way, `tell` is given for each node, in this order: `progress_state`,

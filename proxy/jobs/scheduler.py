@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from proxy.jobs.accounts import Account, AccountChoice
+from proxy.jobs.accounts import Account, AccountSelector
 from proxy.jobs.models import FairBy, Job, JobKey
 from proxy.jobs.queue import (
     Claim,
@@ -47,7 +47,7 @@ class Scheduler:
         self.shares = FairShare(fair_by)
         self._accounts = accounts
         self._member = member
-        self._choice = AccountChoice()
+        self._choice = AccountSelector()
         self._placed: dict[JobKey, Job] = {}
         self._used: Counter[str] = Counter()
         self._on_cloud: Counter[str] = Counter()

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from proxy.jobs.models import Outcome
-from proxy.jobs.nodes import Nodes
+from proxy.jobs.nodes import NodeStates
 from proxy.translate import events
 from proxy.translate.events import Event, Message, NodeText
 from proxy.translate.frames import CloudFrame, CloudPicture
@@ -93,7 +93,7 @@ class ReadDetail:
 class RecordEnd:
     """Keep how the job ended, on disk, before anything that follows is done (times in ms).
 
-    `node_times` are those of `Nodes`, `cost` is what nodes say that they have cost.
+    `node_times` are those of `NodeStates`, `cost` is what nodes say that they have cost.
     """
 
     outcome: Outcome
@@ -134,10 +134,10 @@ class Tracker:
     _texts: dict[str, str] = field(default_factory=dict)
     _last_end: Snapshot | None = None
     _commands: list[Command] = field(default_factory=list)
-    _nodes: Nodes = field(init=False)
+    _nodes: NodeStates = field(init=False)
 
     def __post_init__(self) -> None:
-        self._nodes = Nodes(self.prompt_id, self.graph, self._tell)
+        self._nodes = NodeStates(self.prompt_id, self.graph, self._tell)
 
     @property
     def node_types(self) -> Mapping[str, str]:

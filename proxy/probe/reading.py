@@ -10,7 +10,7 @@ from uuid import uuid4
 import aiohttp
 
 from proxy.probe.points import Findings
-from proxy.probe.wire import Reply, Socket, Wire
+from proxy.probe.wire import ProbeSocket, Reply, Wire
 from proxy.translate.helpers.table import HELPERS, KRITA_REQUIRES
 
 #: How long, in seconds, a new socket may take to say what it says without a request.
@@ -114,7 +114,7 @@ async def routes(wire: Wire, findings: Findings) -> None:
 
 async def sockets(wire: Wire, findings: Findings) -> None:
     """The handshake, the first messages, and how many sockets are let in."""
-    opened: list[Socket] = []
+    opened: list[ProbeSocket] = []
     try:
         findings.see("socket_header", await _handshake(wire, opened, header=True))
         while opened:
@@ -132,7 +132,7 @@ async def sockets(wire: Wire, findings: Findings) -> None:
         await asyncio.gather(*(socket.close() for socket in opened))
 
 
-async def _handshake(wire: Wire, opened: list[Socket], *, header: bool = False) -> str:
+async def _handshake(wire: Wire, opened: list[ProbeSocket], *, header: bool = False) -> str:
     try:
         opened.append(await wire.socket(header=header))
     except aiohttp.WSServerHandshakeError as error:
@@ -140,7 +140,7 @@ async def _handshake(wire: Wire, opened: list[Socket], *, header: bool = False) 
     return "open"
 
 
-async def _flags(socket: Socket, findings: Findings) -> None:
+async def _flags(socket: ProbeSocket, findings: Findings) -> None:
     if socket.frames:
         first = socket.frames[0]
         has_sid = isinstance(first.data, dict) and "sid" in first.data
@@ -155,7 +155,7 @@ async def _flags(socket: Socket, findings: Findings) -> None:
     findings.see("text_flag", "absent" if told is None else str(told).lower())
 
 
-def _has_flags(socket: Socket) -> bool:
+def _has_flags(socket: ProbeSocket) -> bool:
     return any(frame.type == "feature_flags" for frame in socket.frames)
 
 

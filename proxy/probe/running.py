@@ -22,7 +22,7 @@ from proxy.probe import frames, graphs
 from proxy.probe.graphs import Graph
 from proxy.probe.points import Findings
 from proxy.probe.reading import form_of
-from proxy.probe.wire import Reply, Socket, Wire
+from proxy.probe.wire import ProbeSocket, Reply, Wire
 
 #: Seconds until a small job must have ended, its wait for a machine included.
 _JOB = 45.0
@@ -46,14 +46,14 @@ _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 
 @dataclass(slots=True)
-class Run:
+class ProbeRun:
     """What the steps of a run share. `jobs` and `files` are what is to be removed."""
 
     wire: Wire
     findings: Findings
     classes: dict[str, Any]
-    announced: Socket
-    silent: Socket
+    announced: ProbeSocket
+    silent: ProbeSocket
     upload: str = ""
     jobs: list[str] = field(default_factory=list)
 
@@ -100,7 +100,7 @@ def job_of(reply: Reply) -> str | None:
 # --- files ---------------------------------------------------------------------------------
 
 
-async def uploads(run: Run) -> None:
+async def uploads(run: ProbeRun) -> None:
     """The name of an upload, and the kinds of file that are taken."""
     picture = _picture()
     reply = await _upload(run, "probe.png", picture, "image/png")
@@ -134,20 +134,20 @@ async def uploads(run: Run) -> None:
     run.findings.see("upload_kinds", kinds)
 
 
-async def _by_hash(run: Run, name: str) -> None:
+async def _by_hash(run: ProbeRun, name: str) -> None:
     digest = name.removeprefix("blake3:").partition(".")[0]
     path = f"api/v2/assets/by-hash/blake3:{digest}"
     run.findings.see("v2_assets", (await run.wire.call("HEAD", path, bearer=True)).said())
 
 
-async def _upload(run: Run, filename: str, data: bytes, content_type: str) -> Reply:
+async def _upload(run: ProbeRun, filename: str, data: bytes, content_type: str) -> Reply:
     form = aiohttp.FormData()
     form.add_field("type", "input")
     form.add_field("image", data, filename=filename, content_type=content_type)
     return await run.wire.call("POST", "api/upload/image", data=form)
 
 
-async def _assets(run: Run) -> None:
+async def _assets(run: ProbeRun) -> None:
     """Whether a sound is taken as an asset, and what a loader calls it."""
     form = aiohttp.FormData()
     form.add_field("tags", '["input"]')
@@ -162,7 +162,7 @@ async def _assets(run: Run) -> None:
     await _loaded(run, "listed_assets", name)
 
 
-async def _loaded(run: Run, point: str, name: object) -> None:
+async def _loaded(run: ProbeRun, point: str, name: object) -> None:
     """Whether a loader takes a file of that name."""
     if not isinstance(name, str):
         run.findings.see(point, "refused", "The file was not taken.")
@@ -214,7 +214,7 @@ def _sound() -> bytes:
         return file.getvalue()
 
 
-async def downloads(run: Run, item: dict[str, Any]) -> None:
+async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
     """How an output comes: the redirect, and what the storage says of the bytes."""
     query = {"filename": str(item.get("filename")), "type": "output"}
     reply = await run.wire.call("GET", "api/view", query=query)
@@ -245,7 +245,7 @@ async def downloads(run: Run, item: dict[str, Any]) -> None:
 # --- submissions ---------------------------------------------------------------------------
 
 
-async def refusals(run: Run) -> None:
+async def refusals(run: ProbeRun) -> None:
     """What is said of graphs that cannot run, or not as a whole."""
     reply = await run.submit(graphs.invalid())
     if job_of(reply) is None:
@@ -265,14 +265,14 @@ async def refusals(run: Run) -> None:
     run.findings.see("partly_valid", f"{'runs' if found else 'no job'}, {told}")
 
 
-async def annotated(run: Run) -> None:
+async def annotated(run: ProbeRun) -> None:
     """Whether `NAME [input]` is understood."""
     if run.upload:
         reply = await run.submit(graphs.annotated(run.upload))
         run.findings.see("annotated_name", "accepted" if job_of(reply) else "refused")
 
 
-async def main(run: Run) -> None:
+async def main(run: ProbeRun) -> None:
     """A whole job, and the same once more."""
     graph = graphs.main(run.upload, run.classes)
     wanted, client = str(uuid4()), f"probe-{uuid4()}"
@@ -310,7 +310,7 @@ async def main(run: Run) -> None:
         frames.of_repetition(run.findings, again, run.announced.frames[before:])
 
 
-async def _detail(run: Run, job: str) -> dict[str, Any]:
+async def _detail(run: ProbeRun, job: str) -> dict[str, Any]:
     """The detail of an ended job once it is complete, and how late that is."""
     begun, late = time.monotonic(), ""
     while True:
@@ -329,7 +329,7 @@ async def _detail(run: Run, job: str) -> dict[str, Any]:
     return detail
 
 
-async def _answers(run: Run, job: str, detail: dict[str, Any], client: str) -> None:
+async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str) -> None:
     see = run.findings.see
     created = detail.get("create_time")
     if isinstance(created, int | float):
@@ -362,7 +362,7 @@ def _items(output: Any) -> list[dict[str, Any]]:
     return [one for one in images or [] if isinstance(one, dict)]
 
 
-async def failure(run: Run) -> None:
+async def failure(run: ProbeRun) -> None:
     """A job that fails when it runs."""
     graph = graphs.failing(run.classes)
     if not graph:
@@ -385,7 +385,7 @@ async def failure(run: Run) -> None:
 # --- cancelling ----------------------------------------------------------------------------
 
 
-async def cancels(run: Run) -> None:
+async def cancels(run: ProbeRun) -> None:
     """A job that is cancelled while it waits, and one while it runs."""
     before = len(run.announced.frames)
     first = job_of(await run.submit(graphs.slow(run.classes, int.from_bytes(os.urandom(3)))))
@@ -407,7 +407,7 @@ async def cancels(run: Run) -> None:
     frames.of_cancel(run.findings, "cancel_running", first, run.announced.frames[before:])
 
 
-async def _cancel_waiting(run: Run, before: int) -> None:
+async def _cancel_waiting(run: ProbeRun, before: int) -> None:
     """Fill the plan's slots until a job waits, look at it, and cancel it."""
     waiting = None
     for _ in range(_MOST_JOBS):
@@ -441,7 +441,7 @@ async def _cancel_waiting(run: Run, before: int) -> None:
 # --- the newer interface --------------------------------------------------------------------
 
 
-async def v2(run: Run) -> None:
+async def v2(run: ProbeRun) -> None:
     """Submit by `/api/v2` with a key, and once more with the same key."""
     run.findings.see("free", (await run.wire.call("POST", "api/free", json={})).said())
     body = {"workflow": graphs.tiny(int.from_bytes(os.urandom(3)))}
@@ -481,7 +481,7 @@ async def v2(run: Run) -> None:
 # --- the user's data, and the end ----------------------------------------------------------
 
 
-async def userdata(run: Run) -> None:
+async def userdata(run: ProbeRun) -> None:
     """Write a file of a few bytes among the user's data, and remove it."""
     path = f"api/userdata/comfy-cloud-proxy-probe-{uuid4().hex}.txt"
     written = (await run.wire.call("POST", path, data=b"probe")).dict()
@@ -493,7 +493,7 @@ async def userdata(run: Run) -> None:
     await run.wire.call("DELETE", path)
 
 
-async def clean_up(run: Run) -> None:
+async def clean_up(run: ProbeRun) -> None:
     """Cancel what continues, and delete the jobs with their files."""
     for job in run.jobs:
         await run.cancel(job)

@@ -13,7 +13,7 @@ from yarl import URL
 
 from proxy.probe import reading, running
 from proxy.probe.points import POINTS, Findings, Level
-from proxy.probe.running import Run
+from proxy.probe.running import ProbeRun
 from proxy.probe.wire import Wire
 
 #: Seconds for all observations: what takes longer is not seen.
@@ -71,7 +71,7 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
         stack.push_async_callback(announced.close)
         silent = await wire.socket()
         stack.push_async_callback(silent.close)
-        run = Run(wire, findings, classes, announced, silent)
+        run = ProbeRun(wire, findings, classes, announced, silent)
         stack.push_async_callback(_step, findings, lambda: _clean_up(run))
         await announced.announce()
         await announced.quiet(0.3, 2.0)
@@ -88,7 +88,7 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
             await _step(findings, partial(step, run))
 
 
-async def _clean_up(run: Run) -> None:
+async def _clean_up(run: ProbeRun) -> None:
     async with asyncio.timeout(CLEAN_UP):
         await running.clean_up(run)
 

@@ -73,7 +73,7 @@ class Frame:
 
 
 @dataclass(slots=True)
-class Socket:
+class ProbeSocket:
     """An open event socket; `frames` are the messages so far, within the bounds above."""
 
     connection: aiohttp.ClientWebSocketResponse
@@ -185,7 +185,7 @@ class Wire:
         """`GET` of a signed URL: nothing of the account goes along."""
         return await self._send("GET", url, headers=headers)
 
-    async def socket(self, *, header: bool = False) -> Socket:
+    async def socket(self, *, header: bool = False) -> ProbeSocket:
         """Open an event socket. Raises `aiohttp.WSServerHandshakeError`."""
         query = {"clientId": str(uuid4())} | ({} if header else {"token": self._key})
         headers = {"X-API-Key": self._key} if header else {}
@@ -194,7 +194,7 @@ class Wire:
             connection = await self._open.ws_connect(
                 url, headers=headers, heartbeat=20, max_msg_size=_MOST
             )
-        socket = Socket(connection)
+        socket = ProbeSocket(connection)
         socket.start()
         return socket
 

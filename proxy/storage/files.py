@@ -73,7 +73,7 @@ class FileRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class AccountBlob:
     """A content that the account with this identity was sent, or that was fetched from it."""
 
     identity: str
@@ -315,7 +315,7 @@ class FileUnit:
 
     # --- contents --------------------------------------------------------------------------
 
-    def put_blobs(self, known: Sequence[Blob], *, names_are_opaque: bool = False) -> None:
+    def put_blobs(self, known: Sequence[AccountBlob], *, names_are_opaque: bool = False) -> None:
         """Accounts have, or were sent, contents. `names_are_opaque` notes that the cloud's names
         are not what they seem to be."""
         if known:

@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy import Connection, delete, insert, text
 
 from proxy.storage.database import Database, StorageError
-from proxy.storage.files import Blob, FileRecord, FileUnit
+from proxy.storage.files import AccountBlob, FileRecord, FileUnit
 from proxy.storage.jobs import (
     EndedJob,
     Payload,
@@ -341,7 +341,9 @@ def _contents(connection: Connection, old: _Old) -> None:
             one = json.loads(data)
             name, hash_ = one["cloud_name"], one["hash"]
             sent, seen = one.get("sent_to"), one.get("seen_at")
-            known.append(Blob(sent or seen or "", name, sent is not None, hash_, one["size"], 0))
+            known.append(
+                AccountBlob(sent or seen or "", name, sent is not None, hash_, one["size"], 0)
+            )
             match = _HASH_NAME.fullmatch(name)
             opaque |= sent is not None and match is not None and match["hash"].lower() != hash_
     FileUnit(connection).put_blobs(known, names_are_opaque=opaque)

@@ -48,7 +48,7 @@ class ExportRequest(BaseModel):
         return hashlib.sha256(codec.dump_bytes(self.model_dump())).hexdigest()
 
 
-class Failed(NamedTuple):
+class FailedAsset(NamedTuple):
     """An asset that is not in the archive, and why."""
 
     asset_id: str
@@ -62,12 +62,12 @@ class Failed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ExportPlan:
     """What goes into an archive, by the name there, and what does not. `timeless` says that the
     time of a job is not known."""
 
     entries: Mapping[str, Asset]
-    failed: tuple[Failed, ...]
+    failed: tuple[FailedAsset, ...]
     timeless: bool = False
 
     @property
@@ -97,7 +97,9 @@ def read_name(name: str) -> str:
     return name
 
 
-def plan(request: ExportRequest, of_jobs: Iterable[Asset], named: Mapping[str, Asset]) -> Plan:
+def plan(
+    request: ExportRequest, of_jobs: Iterable[Asset], named: Mapping[str, Asset]
+) -> ExportPlan:
     """What an archive is made of.
 
     `of_jobs` are the records of the request's jobs, `named` those of its ids that there are. Of two
@@ -107,7 +109,9 @@ def plan(request: ExportRequest, of_jobs: Iterable[Asset], named: Mapping[str, A
     asked = set(request.asset_ids)
     wanted |= {id_: asset for id_, asset in named.items() if id_ in asked}
     failed = [
-        Failed(id_, "not_found") for id_ in dict.fromkeys(request.asset_ids) if id_ not in named
+        FailedAsset(id_, "not_found")
+        for id_ in dict.fromkeys(request.asset_ids)
+        if id_ not in named
     ]
     folders = dict(_folders(request.naming_strategy, wanted.values()))
     entries: dict[str, Asset] = {}
@@ -126,9 +130,11 @@ def plan(request: ExportRequest, of_jobs: Iterable[Asset], named: Mapping[str, A
         if problem is None:
             entries[name] = asset
         else:
-            failed.append(Failed(id_, problem, asset.job, asset.name))
+            failed.append(FailedAsset(id_, problem, asset.job, asset.name))
     by_time = request.naming_strategy == "group_by_job_time"
-    return Plan(entries, tuple(failed), by_time and any(one.job is None for one in wanted.values()))
+    return ExportPlan(
+        entries, tuple(failed), by_time and any(one.job is None for one in wanted.values())
+    )
 
 
 def _is_meant(asset: Asset, request: ExportRequest) -> bool:

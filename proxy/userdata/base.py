@@ -84,7 +84,7 @@ class IsFileError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class UserDataEntry:
     """A file or folder: its path from the member's folder or from the one that was listed.
 
     Times are seconds since 1970; `created` is what the system has nearest to that.
@@ -111,7 +111,7 @@ class UserData(Protocol):
     more than this many bytes for the member.
     """
 
-    async def read(self, member: str, name: str) -> tuple[bytes, Entry | None]:
+    async def read(self, member: str, name: str) -> tuple[bytes, UserDataEntry | None]:
         """A file's content, and what is known of it. Raises `IsFolderError` for a folder."""
 
     async def write(
@@ -122,7 +122,7 @@ class UserData(Protocol):
         *,
         overwrite: bool = True,
         most: int | None = None,
-    ) -> Entry:
+    ) -> UserDataEntry:
         """Write a file, whole or not at all. Raises `TakenError` unless it may `overwrite`."""
 
     async def delete(self, member: str, name: str) -> None:
@@ -136,13 +136,13 @@ class UserData(Protocol):
         *,
         overwrite: bool = True,
         most: int | None = None,
-    ) -> Entry:
+    ) -> UserDataEntry:
         """Give a file another name. Raises `TakenError` and `IsFolderError`."""
 
-    async def files(self, member: str, name: str, *, recurse: bool) -> list[Entry]:
+    async def files(self, member: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """The files in a folder, by their paths from it; hidden ones are left out."""
 
-    async def tree(self, member: str, name: str) -> list[Entry]:
+    async def tree(self, member: str, name: str) -> list[UserDataEntry]:
         """All folders and files below a folder, by their paths from the member's.
 
         Folders come first, then by name in small letters. Raises `IsFileError`.
@@ -160,7 +160,7 @@ class UserData(Protocol):
         """Set some settings and keep the others."""
 
 
-def in_tree_order(entry: Entry) -> tuple[bool, str]:
+def in_tree_order(entry: UserDataEntry) -> tuple[bool, str]:
     """The key by which a tree is sorted."""
     return not entry.is_folder, entry.name.lower()
 

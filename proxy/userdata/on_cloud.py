@@ -15,10 +15,10 @@ from proxy.translate.as_cloud import UserFile
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.userdata.base import (
     BadNameError,
-    Entry,
     IsFileError,
     MissingError,
     TakenError,
+    UserDataEntry,
     in_tree_order,
     is_listed,
     parts_of,
@@ -52,7 +52,7 @@ class UserDataOnCloud:
 
     async def write(
         self, _: str, name: str, data: bytes, *, overwrite: bool = True, most: int | None = None
-    ) -> Entry:
+    ) -> UserDataEntry:
         """Write a file, which takes no room here. Raises `TakenError` unless it may `overwrite`."""
         path = _place(name)
         with _told_of_files():
@@ -65,13 +65,13 @@ class UserDataOnCloud:
 
     async def move(
         self, _: str, name: str, target: str, *, overwrite: bool = True, most: int | None = None
-    ) -> Entry:
+    ) -> UserDataEntry:
         """Give a file another name. Raises `TakenError`."""
         path, there = _there(name), _place(target)
         with _told_of_files():
             return _entry(await self._calls.move(path, there, overwrite=overwrite))
 
-    async def files(self, _: str, name: str, *, recurse: bool) -> list[Entry]:
+    async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """The files in a folder, by their paths from it; hidden ones are left out."""
         found = [_entry(file) for file in await self._below("/".join(_steps(name)))]
         return sorted(
@@ -79,7 +79,7 @@ class UserDataOnCloud:
             key=lambda entry: entry.path,
         )
 
-    async def tree(self, _: str, name: str) -> list[Entry]:
+    async def tree(self, _: str, name: str) -> list[UserDataEntry]:
         """All folders and files below a folder, by their paths from the top."""
         folder = "/".join(_steps(name))
         prefix = f"{folder}/" if folder else ""
@@ -176,7 +176,7 @@ def _place(name: str) -> str:
     return "/".join(steps)
 
 
-def _folders(files: Iterable[Entry], prefix: str) -> list[Entry]:
+def _folders(files: Iterable[UserDataEntry], prefix: str) -> list[UserDataEntry]:
     """The folders in which files are, each with the time of the newest file below it."""
     newest: dict[str, float] = {}
     for file in files:
@@ -184,9 +184,9 @@ def _folders(files: Iterable[Entry], prefix: str) -> list[Entry]:
         for count in range(1, len(steps) + 1):
             path = prefix + "/".join(steps[:count])
             newest[path] = max(newest.get(path, 0.0), file.modified)
-    return [Entry(path, 0, time, time, is_folder=True) for path, time in newest.items()]
+    return [UserDataEntry(path, 0, time, time, is_folder=True) for path, time in newest.items()]
 
 
-def _entry(file: UserFile, prefix: str = "") -> Entry:
+def _entry(file: UserFile, prefix: str = "") -> UserDataEntry:
     """The cloud does not tell when a file was made."""
-    return Entry(prefix + file.path, file.size, file.modified, file.modified)
+    return UserDataEntry(prefix + file.path, file.size, file.modified, file.modified)

@@ -18,12 +18,12 @@ from proxy.storage.userdata import ROOT, StoredEntry, UserDataRepository, UserDa
 from proxy.translate import codec
 from proxy.userdata.base import (
     BadNameError,
-    Entry,
     FullError,
     IsFileError,
     IsFolderError,
     MissingError,
     TakenError,
+    UserDataEntry,
     in_tree_order,
     is_listed,
     parts_of,
@@ -51,7 +51,7 @@ class StoredUserData:
         self._repository = repository
         self._now = now
 
-    async def read(self, member: str, name: str) -> tuple[bytes, Entry | None]:
+    async def read(self, member: str, name: str) -> tuple[bytes, UserDataEntry | None]:
         """A file's content, and what is known of it. Raises `IsFolderError`."""
         path = _there(name)
 
@@ -73,7 +73,7 @@ class StoredUserData:
         *,
         overwrite: bool = True,
         most: int | None = None,
-    ) -> Entry:
+    ) -> UserDataEntry:
         """Write a file, whole or not at all; no more than `most` bytes may be stored then.
 
         Raises `TakenError` unless it may `overwrite`, `FullError`.
@@ -104,17 +104,17 @@ class StoredUserData:
         *,
         overwrite: bool = True,
         most: int | None = None,
-    ) -> Entry:
+    ) -> UserDataEntry:
         """Give a file or folder another name. Raises `TakenError`, `IsFolderError`, `FullError`."""
         path, there = _there(name), _place(target)
         return await self._change(
             member, lambda unit, now: _move(unit, path, there, now, overwrite=overwrite), most=most
         )
 
-    async def files(self, member: str, name: str, *, recurse: bool) -> list[Entry]:
+    async def files(self, member: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """The files in a folder, by their paths from it; hidden ones are left out, as by glob."""
 
-        def work(unit: UserDataUnit) -> list[Entry]:
+        def work(unit: UserDataUnit) -> list[UserDataEntry]:
             folder = _find(unit, _there(name))
             start = 0 if folder == ROOT else len(folder)
             if not folder.endswith("/"):
@@ -125,13 +125,13 @@ class StoredUserData:
 
         return sorted(await self._repository.read(member, work), key=lambda entry: entry.path)
 
-    async def tree(self, member: str, name: str) -> list[Entry]:
+    async def tree(self, member: str, name: str) -> list[UserDataEntry]:
         """All folders and files below a folder, by their paths from the member's.
 
         Folders come first, then by name in small letters. Raises `IsFileError`.
         """
 
-        def work(unit: UserDataUnit) -> list[Entry]:
+        def work(unit: UserDataUnit) -> list[UserDataEntry]:
             folder = _find(unit, _there(name))
             if not folder.endswith("/"):
                 raise IsFileError
@@ -176,7 +176,7 @@ class StoredUserData:
 
 def _write(
     unit: UserDataUnit, path: str, data: bytes, now: float, *, overwrite: bool = True
-) -> Entry:
+) -> UserDataEntry:
     there = unit.get([path, f"{path}/"])
     if there and not overwrite:
         raise TakenError
@@ -186,7 +186,9 @@ def _write(
     return _shown(unit.put(path, data, created=now, modified=now))
 
 
-def _move(unit: UserDataUnit, path: str, target: str, now: float, *, overwrite: bool) -> Entry:
+def _move(
+    unit: UserDataUnit, path: str, target: str, now: float, *, overwrite: bool
+) -> UserDataEntry:
     source = _find(unit, path)
     there = unit.get([target, f"{target}/"])
     if there and not overwrite:
@@ -263,7 +265,7 @@ def _there(name: str) -> str:
         raise MissingError(name) from error
 
 
-def _shown(entry: StoredEntry, start: int = 0) -> Entry:
+def _shown(entry: StoredEntry, start: int = 0) -> UserDataEntry:
     is_folder = entry.path.endswith("/")
     path = entry.path.removesuffix("/")[start:]
-    return Entry(path, entry.size, entry.modified, entry.created, is_folder)
+    return UserDataEntry(path, entry.size, entry.modified, entry.created, is_folder)

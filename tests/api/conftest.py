@@ -17,7 +17,7 @@ from backend import open_database
 from wire import Running
 from yarl import URL
 
-from proxy.api.connections import Limits
+from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Server
 from proxy.api.services import Services
 from proxy.api.system import Journal
@@ -390,7 +390,7 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, userdata:
             journal=Journal(room_of_jobs.bus, room_of_jobs.clients),
             members=members or Directory(),
         )
-        server = Server(services, Limits(**limits), stop_timeout=stop_timeout)
+        server = Server(services, ConnectionLimits(**limits), stop_timeout=stop_timeout)
         url = URL(await server.start("127.0.0.1", 0))
         found = Running(server, url, began, go)
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import proxy.catalog.extras
-from proxy.catalog.extras import Extras, Pictures
+from proxy.catalog.extras import Extras, PictureCache
 from proxy.catalog.source import Picture
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudUnreachable
@@ -118,7 +118,7 @@ async def test_pictures_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) 
         asked.append(name)
         return b"x" * 1000, "image/webp"
 
-    kept = Pictures(ask, max_age=60)
+    kept = PictureCache(ask, max_age=60)
     for name in ("a", "b", "a", "c", "a", "b"):
         assert await kept.get("loras", 0, name)
     assert asked == ["a", "b", "c", "b"]
@@ -131,4 +131,4 @@ async def test_what_is_no_picture_is_none(answer: Exception | Picture | None) ->
             raise answer
         return answer
 
-    assert await Pictures(ask, max_age=60).get("loras", 0, "a") is None
+    assert await PictureCache(ask, max_age=60).get("loras", 0, "a") is None

@@ -14,7 +14,7 @@ from yarl import URL
 
 from proxy.catalog import source as source_module
 from proxy.catalog.service import Catalog
-from proxy.catalog.source import Accounts, Kept
+from proxy.catalog.source import Accounts, CachedResource
 from proxy.cloud.errors import CloudUnauthorized, CloudUnreachable
 from proxy.translate.errors import LocalError
 
@@ -107,7 +107,7 @@ def read(body: bytes) -> str:
     return body.decode()
 
 
-Make = Callable[..., Kept[str]]
+Make = Callable[..., CachedResource[str]]
 
 
 @pytest.fixture
@@ -117,16 +117,16 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make(path: Path) -> Make:
-    return lambda source, max_age=60.0: Kept("list", path, source, read, max_age=max_age)
+    return lambda source, max_age=60.0: CachedResource("list", path, source, read, max_age=max_age)
 
 
-async def settle(document: Kept[str]) -> None:
+async def settle(document: CachedResource[str]) -> None:
     """Wait for the refresh behind the scenes."""
     assert document._refreshing is not None
     await document._refreshing
 
 
-def let_pass(document: Kept[str], seconds: float) -> None:
+def let_pass(document: CachedResource[str], seconds: float) -> None:
     document._fetched_at -= seconds
 
 

@@ -16,8 +16,8 @@ from proxy.files.pictures import (
     LARGE_PIXELS,
     MAX_PIXELS,
     NotAPictureError,
+    PictureWorkers,
     TooManyPixelsError,
-    Workshop,
     compose,
     conversion,
     convert_picture,
@@ -85,11 +85,11 @@ def test_an_icon_counts_as_the_largest_that_it_may_hold(tmp_path: Path) -> None:
 class Work:
     """Work that ends when it is told to."""
 
-    def __init__(self, workshop: Workshop, member: str, pixels: int = 1) -> None:
+    def __init__(self, workers: PictureWorkers, member: str, pixels: int = 1) -> None:
         self.begun = asyncio.Event()
         self.end = threading.Event()
         self._loop = asyncio.get_running_loop()
-        self.task = asyncio.create_task(workshop.run(member, pixels, self._run))
+        self.task = asyncio.create_task(workers.run(member, pixels, self._run))
 
     def _run(self) -> None:
         self._loop.call_soon_threadsafe(self.begun.set)
@@ -97,8 +97,8 @@ class Work:
 
 
 @pytest.fixture
-async def workshop() -> AsyncIterator[Workshop]:
-    shop = Workshop()
+async def workers() -> AsyncIterator[PictureWorkers]:
+    shop = PictureWorkers()
     yield shop
     shop.close()
 
@@ -110,10 +110,10 @@ async def settled(*works: Work) -> list[bool]:
     return [work.begun.is_set() for work in works]
 
 
-async def test_a_member_has_one_picture_in_work(workshop: Workshop) -> None:
-    first, second = Work(workshop, "ann"), Work(workshop, "ann")
+async def test_a_member_has_one_picture_in_work(workers: PictureWorkers) -> None:
+    first, second = Work(workers, "ann"), Work(workers, "ann")
     await first.begun.wait()
-    other = Work(workshop, "bob")
+    other = Work(workers, "bob")
     await other.begun.wait()
     other.end.set()
     await other.task
@@ -124,18 +124,18 @@ async def test_a_member_has_one_picture_in_work(workshop: Workshop) -> None:
     await second.task
 
 
-async def test_the_lone_member_may_have_all_threads(workshop: Workshop) -> None:
-    works = [Work(workshop, LOCAL), Work(workshop, LOCAL)]
+async def test_the_lone_member_may_have_all_threads(workers: PictureWorkers) -> None:
+    works = [Work(workers, LOCAL), Work(workers, LOCAL)]
     for work in works:
         await work.begun.wait()
     for work in works:
         work.end.set()
 
 
-async def test_of_large_pictures_one_is_in_work(workshop: Workshop) -> None:
-    first = Work(workshop, "ann", LARGE_PIXELS + 1)
+async def test_of_large_pictures_one_is_in_work(workers: PictureWorkers) -> None:
+    first = Work(workers, "ann", LARGE_PIXELS + 1)
     await first.begun.wait()
-    second, small = Work(workshop, "bob", LARGE_PIXELS + 1), Work(workshop, "carl")
+    second, small = Work(workers, "bob", LARGE_PIXELS + 1), Work(workers, "carl")
     await small.begun.wait()
     small.end.set()
     await small.task
@@ -145,11 +145,11 @@ async def test_of_large_pictures_one_is_in_work(workshop: Workshop) -> None:
     second.end.set()
 
 
-async def test_who_leaves_keeps_the_place_until_the_work_is_done(workshop: Workshop) -> None:
-    first = Work(workshop, "ann")
+async def test_who_leaves_keeps_the_place_until_the_work_is_done(workers: PictureWorkers) -> None:
+    first = Work(workers, "ann")
     await first.begun.wait()
     first.task.cancel()
-    second = Work(workshop, "ann")
+    second = Work(workers, "ann")
     assert await settled(second) == [False]
     first.end.set()
     await second.begun.wait()

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from proxy.jobs.accounts import (
     MOST,
     RESTS,
-    AccountChoice,
     AccountHealth,
+    AccountSelector,
     Reason,
     Slots,
     may_use,
@@ -155,7 +155,7 @@ def test_another_key_is_a_new_beginning() -> None:
 
 
 def test_twice_the_weight_gets_twice_the_jobs() -> None:
-    choice, weights, served = AccountChoice(), {"a": 1.0, "b": 2.0}, Counter[str]()
+    choice, weights, served = AccountSelector(), {"a": 1.0, "b": 2.0}, Counter[str]()
     for _ in range(300):
         name = choice.of(weights)
         assert name is not None
@@ -165,11 +165,11 @@ def test_twice_the_weight_gets_twice_the_jobs() -> None:
 
 
 def test_none_can() -> None:
-    assert AccountChoice().of({}) is None
+    assert AccountSelector().of({}) is None
 
 
 def test_an_account_that_was_full_does_not_catch_up() -> None:
-    choice = AccountChoice()
+    choice = AccountSelector()
     for _ in range(50):
         choice.took("a", 1.0)
     served = []

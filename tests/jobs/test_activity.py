@@ -10,7 +10,7 @@ from backend import open_database
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.jobs.activity import INTERVAL, KEPT, Sampler, tally
+from proxy.jobs.activity import INTERVAL, KEPT, Sampler, aggregate
 from proxy.jobs.models import AccountView
 from proxy.storage.activity import AccountRow, ActivityRepository, ActivityRow, JobTimes
 
@@ -26,7 +26,7 @@ def job(
 def rows(
     *jobs: JobTimes, start: int = 0, stop: int = 100, member: str = "anna"
 ) -> list[ActivityRow]:
-    return [row for row in tally(jobs, start, stop, interval=10) if row.member == member]
+    return [row for row in aggregate(jobs, start, stop, interval=10) if row.member == member]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import pytest
 
 from proxy.storage.database import Database
-from proxy.storage.files import Blob, FileRecord, FileRepository, FileUnit
+from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
 from proxy.translate.names import Place
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Files:
     async def put(self, *records: FileRecord) -> None:
         await self.repository.write(lambda files: files.put(records))
 
-    async def put_blobs(self, *blobs: Blob, **options: bool) -> None:
+    async def put_blobs(self, *blobs: AccountBlob, **options: bool) -> None:
         await self.repository.write(lambda files: files.put_blobs(blobs, **options))
 
     async def ask(self, question: Callable[[FileUnit], T]) -> T:
@@ -139,8 +139,8 @@ async def test_the_clouds_names_lead_to_the_newest_file(files: Files) -> None:
     upload = named("up.png", 1, cloud_name="opaque", hash=None)
     await files.put(new, old, named("ben.png", 3, member="ben"), human, upload)
     await files.put_blobs(
-        Blob("cloud two", "elsewhere.png", True, HASH, 5, 1),
-        Blob("cloud two", "seen.png", False, HASH, 5, 1),
+        AccountBlob("cloud two", "elsewhere.png", True, HASH, 5, 1),
+        AccountBlob("cloud two", "seen.png", False, HASH, 5, 1),
     )
     hashes, others = [NAME], ["elsewhere.png", "seen.png", "cat.png", "opaque", "no"]
     found = await files.ask(lambda unit: unit.local_names("anna", hashes, others))
@@ -153,9 +153,9 @@ async def test_the_clouds_names_lead_to_the_newest_file(files: Files) -> None:
 async def test_contents_are_known_by_account(files: Files) -> None:
     other = "cd" * 32
     await files.put_blobs(
-        Blob("one", "x", True, HASH, 5, 1),
-        Blob("one", "x", False, other, 5, 2),
-        Blob("", "before", False, HASH, 5, 1),
+        AccountBlob("one", "x", True, HASH, 5, 1),
+        AccountBlob("one", "x", False, other, 5, 2),
+        AccountBlob("", "before", False, HASH, 5, 1),
     )
     assert await files.ask(lambda unit: unit.hash_of("one", "x")) == other
     assert await files.ask(lambda unit: unit.hash_of("two", "x")) is None
@@ -167,7 +167,7 @@ async def test_contents_are_known_by_account(files: Files) -> None:
 
 async def test_that_names_are_opaque_is_remembered(files: Files) -> None:
     assert not await files.ask(FileUnit.names_are_opaque)
-    await files.put_blobs(Blob("one", "x", True, HASH, 5, 1), names_are_opaque=True)
+    await files.put_blobs(AccountBlob("one", "x", True, HASH, 5, 1), names_are_opaque=True)
     assert await files.ask(FileUnit.names_are_opaque)
 
 

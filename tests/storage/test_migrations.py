@@ -37,7 +37,7 @@ async def test_a_new_database_gets_the_newest_schema_once(empty_database: Databa
 
 
 async def test_revisions_lead_to_the_tables(empty_database: Database) -> None:
-    await empty_database.write(lambda connection: upgrade(connection, None))
+    await empty_database.write(lambda connection: upgrade(connection, None), long=True)
     assert await empty_database.read(revision) == HEAD
     assert await empty_database.write(_differences, long=True) == []
 

@@ -297,7 +297,7 @@ def test_no_body_is_a_failure_of_our_own(body: Any) -> None:
 # --- archives ------------------------------------------------------------------------------------
 
 
-def plan(*found: Asset, **body: Any) -> exports.Plan:
+def plan(*found: Asset, **body: Any) -> exports.ExportPlan:
     ids = [one.id for one in found]
     request = exports.read_export({"asset_ids": ids, "naming_strategy": "preserve", **body})
     return exports.plan(request, [one for one in found if one.job], {one.id: one for one in found})

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.translate.events import Told
-from proxy.translate.helpers.helper import Helper, Mask, Node, Reads, Source, Tells, info
+from proxy.translate.helpers.helper import FileSource, Helper, Mask, Node, Reads, Tells, info
 
 _SHOWN = ["Hide", "Preview", "Save", "Hide/Save"]
 
@@ -54,7 +54,7 @@ HELPERS = (
         ),
         _load,
         frozenset({"LoadImage", "LoadImageMask", "SolidMask", "PreviewImage", "SaveImage"}),
-        reads=Reads("base64_data", Source.BASE64, Mask.ALPHA_OR_ONES),
+        reads=Reads("base64_data", FileSource.BASE64, Mask.ALPHA_OR_ONES),
         tells=Tells(lambda _: Told(), when=_shows_nothing),
         exact="Picture, mask (alpha, else ones) and the pictures that are shown.",
         differs="16-bit files are brought to 8 bits. The text must be known before the run.",

@@ -48,7 +48,7 @@ class HelperRefusedError(Exception):
         self.reason = reason
 
 
-class Source(Enum):
+class FileSource(Enum):
     """Where a node has its file from: what its input holds."""
 
     CACHE = "cache"
@@ -74,7 +74,7 @@ class Reads:
     """
 
     input: str
-    source: Source
+    source: FileSource
     mask: Mask = Mask.CORE
     kind: str = "image"
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from proxy.translate.events import Binary, Event, Message, Preview, Told
 from proxy.translate.helpers.helper import (
+    FileSource,
     Helper,
     HelperFailedError,
     Mask,
     Node,
     Reads,
     Result,
-    Source,
     Tells,
     info,
 )
@@ -226,7 +226,7 @@ HELPERS = (
         ),
         load_image("id"),
         _LOAD,
-        reads=Reads("id", Source.CACHE, Mask.ALPHA_OR_RED),
+        reads=Reads("id", FileSource.CACHE, Mask.ALPHA_OR_RED),
         exact="Picture and mask of RGB, RGBA and grey files; errors, told while the job runs.",
         differs=f"{_ODD} The id must be known before the run.",
     ),
@@ -237,7 +237,7 @@ HELPERS = (
         ),
         load_image("image"),
         _LOAD,
-        reads=Reads("image", Source.BASE64, Mask.ALPHA_OR_NONE),
+        reads=Reads("image", FileSource.BASE64, Mask.ALPHA_OR_NONE),
         exact="Picture and mask of RGB, RGBA and grey files; no mask without alpha; errors.",
         differs=f"{_ODD} The mask has a batch axis. The text must be known before the run.",
     ),
@@ -251,7 +251,7 @@ HELPERS = (
         ),
         _load_mask,
         frozenset({"LoadImageMask"}),
-        reads=Reads("mask", Source.BASE64, Mask.RED),
+        reads=Reads("mask", FileSource.BASE64, Mask.RED),
         exact="The red channel of RGB, RGBA and grey files; errors.",
         differs=f"{_ODD} The text must be known before the run.",
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.translate.helpers.helper import Helper, Node, Reads, Source, info
+from proxy.translate.helpers.helper import FileSource, Helper, Node, Reads, info
 
 _DIFFERS = (
     "Hosts must be in the setting `url_hosts`, and private addresses are never fetched. The "
@@ -33,7 +33,7 @@ HELPERS = (
         ),
         _core("image"),
         frozenset({"LoadImage"}),
-        reads=Reads("image", Source.URL),
+        reads=Reads("image", FileSource.URL),
         exact="Picture and mask as core's `LoadImage` gives them.",
         differs=f"{_DIFFERS} One address; `keep_alpha_channel` is left out.",
     ),
@@ -49,7 +49,7 @@ HELPERS = (
         ),
         _core("image_url"),
         frozenset({"LoadImage"}),
-        reads=Reads("image_url", Source.URL),
+        reads=Reads("image_url", FileSource.URL),
         exact="The picture.",
         differs=f"{_DIFFERS} An address that cannot be fetched is an error, not a black picture.",
     ),
