@@ -15,10 +15,16 @@ from proxy.storage.migrations import migrate
 
 
 @pytest.fixture(scope="session")
-def postgresql() -> Iterator[str]:
-    """The address of a server of the tests' own."""
+def postgresql_server() -> Iterator[servers.Postgresql]:
+    """A server of the tests' own."""
     with servers.postgresql() as running:
-        yield running.url()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgresql(postgresql_server: servers.Postgresql) -> str:
+    """The address of that server's first database."""
+    return postgresql_server.url()
 
 
 def _empty(connection: Connection) -> None:

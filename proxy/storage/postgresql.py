@@ -34,6 +34,8 @@ CONNECTIONS = 10
 PATIENCE = 2.0
 #: Seconds that it may take more to find out whether a commit whose answer got lost was made.
 SETTLING = 0.6
+#: Seconds without any answer after which a unit that got none takes the server for away.
+SILENCE = 1.5
 #: Seconds between two looks whether the server answers, and between those while it does not.
 INTERVAL, INTERVAL_AWAY = 1.0, 0.25
 
@@ -59,7 +61,8 @@ class PostgresqlDatabase(Database):
     """A database on a server. Make one with `open_postgresql`.
 
     Units run at once, each in a transaction of its own: of two that are under way nobody knows
-    which is first. While `watch` finds that the server does not answer, units fail at once.
+    which is first. Once `watch` or a unit finds that the server does not answer, units fail at once
+    until `watch` finds that it does: who needs several waits for one.
     """
 
     shared = True
@@ -87,6 +90,8 @@ class PostgresqlDatabase(Database):
             use_native_hstore=False,
         )
         self._writing: set[asyncio.Task[Any]] = set()
+        self._watched = False
+        self._answered_at = _now()
         self._closed = False
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -108,6 +113,7 @@ class PostgresqlDatabase(Database):
 
     async def watch(self) -> None:
         """Look all the time whether the server answers, and say in `problem` why not."""
+        self._watched = True
         while True:
             try:
                 await self._look()
@@ -129,6 +135,7 @@ class PostgresqlDatabase(Database):
             while True:
                 with _cut_at(connection, _now() + self._patience):
                     await connection.execute("SELECT 1")
+                self._answered_at = _now()
                 self._found(None)
                 await asyncio.sleep(INTERVAL)
 
@@ -179,10 +186,15 @@ class PostgresqlDatabase(Database):
         """Run a unit in a transaction, once more after a deadlock. Raises `StorageError`,
         `_AnswerLostError`."""
         try:
-            return await self._attempt(work, begin, patience)
-        except _DeadlockError as error:
-            log.info("transaction_repeated", reason=str(error))
-            return await self._attempt(work, begin, patience)
+            try:
+                return await self._attempt(work, begin, patience)
+            except _DeadlockError as error:
+                log.info("transaction_repeated", reason=str(error))
+                return await self._attempt(work, begin, patience)
+        except _NoAnswerError as error:
+            if self._watched and _now() - self._answered_at >= SILENCE:
+                self._found(str(error))
+            raise
 
     async def _attempt(
         self, work: Callable[[Connection], T], begin: str, patience: float | None
@@ -205,6 +217,7 @@ class PostgresqlDatabase(Database):
                             if ends is not None and _now() >= ends:
                                 raise
                             continue  # the server was restarted since: nothing has been done yet
+                        self._answered_at = _now()
                         return await connection.run_sync(_run, raw, work, transaction)
                 finally:
                     await connection.close()
@@ -231,6 +244,10 @@ class _AnswerLostError(StorageError):
         super().__init__("the answer to a commit was lost")
         self.transaction = transaction
         self.value = value
+
+
+class _NoAnswerError(StorageError):
+    """The unit took longer than somebody waits for it."""
 
 
 class _DeadlockError(StorageError):
@@ -328,13 +345,13 @@ def _translated(ends: float | None) -> Iterator[None]:
         raise
     except (DBAPIError, psycopg.Error) as error:
         if ends is not None and _now() >= ends:
-            raise StorageError("the database does not answer") from error
+            raise _NoAnswerError("the database does not answer") from error
         reason = error.orig if isinstance(error, DBAPIError) else error
         is_deadlock = isinstance(reason, psycopg.Error) and reason.sqlstate == _DEADLOCK
         kind = _DeadlockError if is_deadlock else StorageError
         raise kind(f"the database refused: {_line(reason or error)}") from error
     except TimeoutError as error:
-        raise StorageError("the database does not answer") from error
+        raise _NoAnswerError("the database does not answer") from error
     except (SQLAlchemyError, OSError, OverflowError, UnicodeError) as error:
         raise StorageError(f"the database refused: {_line(error)}") from error
 

@@ -6,6 +6,7 @@ import asyncio
 from functools import partial
 
 import pytest
+from servers import Postgresql
 from sqlalchemy import Connection, text
 
 from proxy.storage.database import StorageError
@@ -79,3 +80,27 @@ async def test_units_that_wait_for_each_other_are_both_done(postgresql: str) -> 
     )
     assert values == [2, 2]
     await database.close()
+
+
+async def test_a_server_that_says_nothing_is_waited_for_once(
+    postgresql_server: Postgresql, postgresql: str
+) -> None:
+    database = await open_postgresql(postgresql)
+    watching = asyncio.create_task(database.watch())
+    try:
+        await database.read(_one)
+        postgresql_server.server.freeze()
+        with pytest.raises(StorageError, match="does not answer"):
+            await database.read(_one)
+        with pytest.raises(StorageError, match="the database is unavailable"):
+            await database.read(_one)
+        postgresql_server.server.thaw()
+        async with asyncio.timeout(30):
+            while database.problem is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert await database.read(_one) == 1
+    finally:
+        postgresql_server.server.thaw()
+        watching.cancel()
+        await asyncio.wait([watching])
+        await database.close()
