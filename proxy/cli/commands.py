@@ -265,17 +265,29 @@ _WHERE = {"config", "data_dir", "simulate"}
 @app.command(
     "migrate",
     short_help="Migrate the data folder to this version.",
-    epilog=_examples("migrate"),
+    epilog=_examples("migrate", "migrate --from ~/.comfy-cloud-proxy"),
 )
 @takes_settings(_WHERE)
-def _migrate(options: dict[str, Any]) -> int:
+def _migrate(
+    options: dict[str, Any],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER",
+            help="Copy the records of this data folder into the PostgreSQL database, which must be "
+            "empty.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
     """Migrate the data folder or the PostgreSQL database to this version without serving.
 
     `serve` also does this. Replicas of the version before can continue in a migrated database.
     """
     from proxy.cli.data_folder import migrate
 
-    return migrate(load(options))
+    return migrate(load(options), source)
 
 
 @app.command(

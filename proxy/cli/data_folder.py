@@ -11,18 +11,23 @@ from proxy.cli.common import CommandError
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies
 from proxy.storage import encryption as secrets
+from proxy.storage.copying import copy_folder
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.migrations import HEAD, revision
 from proxy.storage.start import locked_folder, migrate_server, open_folder, opened_database
 from proxy.userdata.legacy import take_over as take_over_userdata
 
 
-def migrate(settings: Settings) -> int:
+def migrate(settings: Settings, source: Path | None = None) -> int:
     """Bring the database to this version's schema, and take over the records of 0.1.0.
 
-    Raises `CommandError` when there is no such folder, when a server uses it, and when a record
-    cannot be read: then nothing is changed. A PostgreSQL database may be in use.
+    With `source`, a data folder, its records are copied into the PostgreSQL database, which has
+    none. Raises `CommandError` when there is no such folder, when a server uses it, and when a
+    record cannot be read: then nothing is changed. A PostgreSQL database may be in use, unless
+    records are copied into it.
     """
+    if source is not None:
+        return _copy_folder(settings, source)
     if settings.database is not None:
         return _migrate_server(settings)
     folder = settings.data_dir
@@ -46,6 +51,33 @@ def _migrate_server(settings: Settings) -> int:
         raise CommandError(f"The database cannot be migrated: {error}.") from None
     done = "is at" if before == HEAD else "is now at"
     sys.stdout.write(f"The PostgreSQL database {done} the schema {HEAD}.\n")
+    return 0
+
+
+def _copy_folder(settings: Settings, folder: Path) -> int:
+    if settings.database is None:
+        raise CommandError(
+            "--from copies a data folder into PostgreSQL: set database to its address.", exit_code=2
+        )
+    if not (folder / FILE).exists():
+        raise CommandError(f"There is no {FILE} in {folder}.", exit_code=2)
+    logs.configure()
+    asyncio.run(_migrate(folder))
+
+    async def copy() -> dict[str, int]:
+        async with opened_database(settings) as database:
+            return await copy_folder(folder, database)
+
+    try:
+        with locked_folder(folder):
+            copied = asyncio.run(copy())
+    except (OSError, StorageError) as error:
+        raise CommandError(f"Nothing was copied: {error}.") from None
+    rows = sum(copied.values())
+    sys.stdout.write(
+        f"{rows:,} rows of {folder} were copied to the PostgreSQL database: {copied['members']} "
+        f"members, {copied['history']:,} entries of the history, {copied['jobs']} jobs.\n"
+    )
     return 0
 
 

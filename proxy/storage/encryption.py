@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,6 +144,14 @@ async def rotate_secret(database: Database) -> float:
 
     await database.write(work)
     return _KNOWN_AFTER / 1000
+
+
+def adopt_secrets(connection: Connection, secrets: Sequence[str]) -> None:
+    """Let the database keep these secrets behind its own, so that what they encrypted is read."""
+    known = get_meta(connection, _SECRETS, lock=True) or []
+    there = {one["secret"] for one in known}
+    more = [{"secret": one, "made": 0} for one in secrets if one not in there]
+    put_meta(connection, _SECRETS, [*known, *more][:_KEPT])
 
 
 def _first(connection: Connection) -> str:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
 
+import aiohttp
+import gated
+import graphs
 import pytest
 import servers as server_processes
-from cluster.replicas import Servers
-from process import command
+from cluster import load
+from cluster.replicas import PATIENCE, Servers, running_cluster
+from process import before, command, serving
+from stack import Client, bare
+from waiting import ids, running
 
+from proxy.simulator import Simulator, Switches
 from proxy.storage.migrations import HEAD
 
 
@@ -138,3 +146,76 @@ async def test_a_secret_of_the_database_is_rotated(environment: dict[str, str]) 
     environment["COMFY_PROXY_SECRET_FILE"] = str(file)
     code, _, err = await command("rotate-secret", environment=environment)
     assert (code, "add a new first line to secret_file" in err) == (2, True)
+
+
+async def test_a_process_with_a_data_folder_grows_into_replicas(
+    environment: dict[str, str], servers: Servers, tmp_path: Path
+) -> None:
+    gate = asyncio.Event()
+    shared = {
+        name: environment[f"COMFY_PROXY_{name.upper()}"] for name in ("database", "bus", "blobs")
+    }
+    async with (
+        Simulator(
+            switches=Switches(cache_nodes=False), extra_nodes=[gated.gate(gate)]
+        ) as simulator,
+        aiohttp.ClientSession() as session,
+    ):
+        async with serving(tmp_path / "alone", environment=before(simulator)) as process:
+            client = Client(session, process.url)
+            entry = await client.run(graphs.plain(1))
+            picture = await client.view(entry["outputs"]["2"]["images"][0])
+            uploaded = await client.upload("mine.png", graphs.png((1, 2, 3)))
+            await client.post("settings", {"a.setting": 7})
+            async with client.listening() as listener:
+                on_the_cloud = await client.submit(gated.GRAPH)
+                await listener.until("executing", node="1")
+            waits = await client.submit(graphs.inverted(uploaded["name"]))
+            last = (await client.get("queue"))[1]["queue_pending"][-1][0]
+            assert await process.stop() == 0
+        said = await run(environment, "migrate", "--from", str(tmp_path / "alone"))
+        assert said.endswith("0 members, 1 entries of the history, 2 jobs.\n")
+        async with running_cluster(tmp_path, servers, simulator, count=2, **shared) as cluster:
+            clients = [cluster.client(number, client.client_id) for number in range(2)]
+            for one in clients:
+                assert (await one.history(entry["prompt"][1])) == entry
+                assert await one.view(entry["outputs"]["2"]["images"][0]) == picture
+                assert await one.view({**bare(uploaded), "filename": uploaded["name"]})
+                assert (await one.get("settings"))[1]["a.setting"] == 7
+                assert await running(one) == [on_the_cloud]
+                assert await ids(one) == [waits]
+            async with clients[1].listening() as listener:
+                _, taken = await clients[0].post("prompt", {"prompt": graphs.plain(2)})
+                assert taken["number"] > last
+                gate.set()
+                await listener.until_end(waits)
+            async with asyncio.timeout(PATIENCE):
+                while len((await clients[1].get("history"))[1]) < 4:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        everything = [entry["prompt"][1], on_the_cloud, waits, taken["prompt_id"]]
+        load.only_these_ran(simulator, everything)
+
+
+async def test_the_records_of_a_data_folder_are_copied_once(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "alone"
+    alone = {
+        name: value for name, value in environment.items() if not name.startswith("COMFY_PROXY")
+    }
+    alone["COMFY_PROXY_DATA_DIR"] = str(folder)
+    await run(alone, "member", "add", "anna", "--role", "admin")
+    said = await run(environment, "migrate", "--from", str(folder))
+    assert said.endswith("1 members, 0 entries of the history, 0 jobs.\n")
+    assert "anna" in await run(environment, "member", "list")
+    again = await command("migrate", "--from", str(folder), environment=environment)
+    assert again[:2] == (1, "")
+    assert again[2].startswith("Nothing was copied: the database is not empty")
+    for words, said in (
+        (("--from", str(folder)), "set database to its address"),
+        (("--from", str(tmp_path / "nowhere")), "set database to its address"),
+    ):
+        code, out, err = await command("migrate", *words, environment=alone)
+        assert (code, out, said in err) == (2, "", True)
+    nowhere = ("migrate", "--from", str(tmp_path / "nowhere"))
+    assert (await command(*nowhere, environment=environment))[0] == 2
