@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
@@ -19,6 +19,7 @@ from proxy.files.assets import Assets, gone
 from proxy.translate import asset_query, assets
 from proxy.translate.asset_query import AssetError
 from proxy.translate.errors import LocalError
+from proxy.translate.exports import read_export, read_name
 from proxy.translate.names import UNKNOWN, is_active
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -252,6 +253,35 @@ async def not_here(request: web.Request) -> web.Response:
         "Models are imported at cloud.comfy.org, and not through this server.",
         kind="not_implemented",
     )
+
+
+# --- exports --------------------------------------------------------------------------------------
+
+
+@nested
+async def post_export(request: web.Request) -> web.Response:
+    """Begin an export."""
+    wanted = read_export(await read_body(request))
+    id_ = await service(request).exports.begin(member_of(request), wanted)
+    answer = {"task_id": id_, "status": "created", "message": "The export has begun."}
+    return answers.json(answer, 202)
+
+
+@nested
+async def get_task(request: web.Request) -> web.Response:
+    """How far an export is."""
+    id_ = request.match_info["id"].lower()
+    return answers.json(await service(request).exports.task(member_of(request), id_))
+
+
+@nested
+async def get_export(request: web.Request) -> web.Response:
+    """Where an archive is downloaded."""
+    name = read_name(request.match_info["name"])
+    if await service(request).exports.archive(member_of(request), name) is None:
+        raise AssetError("EXPORT_NOT_FOUND", "There is no such export.", kind="not_found")
+    query = urlencode({"filename": name, "type": "temp", "subfolder": "exports"})
+    return answers.json({"url": f"/api/view?{query}"})
 
 
 async def read_body(request: web.Request) -> Any:

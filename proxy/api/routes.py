@@ -10,7 +10,6 @@ from functools import partial
 from aiohttp import web
 
 from proxy.api import (
-    asset_exports,
     assets,
     catalog,
     cloud_routes,
@@ -24,7 +23,7 @@ from proxy.api import (
     web_interface,
     websocket,
 )
-from proxy.api.admin import dashboard, gallery, members, records, static
+from proxy.api.admin import dashboard, gallery, members, records
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -235,9 +234,9 @@ ROUTES = (
         Deviation.FOR_ADMINS,
         apart=True,
     ),
-    _only("GET", "/proxy", static.get_bare, CONSTANT, Deviation.FOR_ADMINS),
-    _only("GET", "/proxy/", static.get_page, CONSTANT, Deviation.FOR_ADMINS),
-    _only("GET", "/proxy/page/{name}", static.get_part, CONSTANT, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy", dashboard.get_bare, CONSTANT, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/", dashboard.get_page, CONSTANT, Deviation.FOR_ADMINS),
+    _only("GET", "/proxy/page/{name}", dashboard.get_part, CONSTANT, Deviation.FOR_ADMINS),
     _only("GET", "/proxy/api/state", dashboard.get_state, OWN, Deviation.FOR_ADMINS),
     _only("GET", "/proxy/api/events", dashboard.get_events, OWN, Deviation.FOR_ADMINS),
     _only("GET", "/proxy/api/activity", records.get_activity, OWN, Deviation.FOR_ADMINS),
@@ -429,11 +428,9 @@ ROUTES = (
     ),
     _asset("POST", "/api/assets/seed/cancel", assets.cancel_seed, CONSTANT, Deviation.ASSET_SCANS),
     _asset("POST", "/api/assets/prune", assets.prune, CONSTANT, Deviation.ASSET_SCANS),
-    _asset("POST", "/api/assets/export", asset_exports.post_export, OWN, Deviation.ASSET_EXPORTS),
-    _asset(
-        "GET", "/api/assets/exports/{name}", asset_exports.get_export, OWN, Deviation.ASSET_EXPORTS
-    ),
-    _asset("GET", "/api/tasks/{id}", asset_exports.get_task, OWN, Deviation.ASSET_EXPORTS),
+    _asset("POST", "/api/assets/export", assets.post_export, OWN, Deviation.ASSET_EXPORTS),
+    _asset("GET", "/api/assets/exports/{name}", assets.get_export, OWN, Deviation.ASSET_EXPORTS),
+    _asset("GET", "/api/tasks/{id}", assets.get_task, OWN, Deviation.ASSET_EXPORTS),
     _asset("POST", "/api/assets/download", assets.not_here, CONSTANT, Deviation.NO_IMPORTS),
     _asset("POST", "/api/assets/import", assets.not_here, CONSTANT, Deviation.NO_IMPORTS),
     _asset("GET", "/api/assets/remote-metadata", assets.not_here, CONSTANT, Deviation.NO_IMPORTS),

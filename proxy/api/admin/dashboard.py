@@ -1,4 +1,4 @@
-"""`/proxy/`: the state of the dashboard as it changes, and cancelling from it."""
+"""`/proxy/`: the page, the state that it shows as it changes, and cancelling from it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -33,6 +34,25 @@ if TYPE_CHECKING:
     from proxy.members.usage import Usage
     from proxy.storage.activity import ActivityRepository
     from proxy.storage.gallery import GalleryRepository
+
+#: The files of the page: plain HTML, CSS and ES modules, read once.
+_PAGE = Path(__file__).with_name("page")
+_TYPES = {
+    ".html": "text/html",
+    ".css": "text/css",
+    ".js": "text/javascript",
+    ".svg": "image/svg+xml",
+}
+_FILES = {path.name: path.read_bytes() for path in _PAGE.iterdir() if path.suffix in _TYPES}
+
+_HEADERS = {
+    "Cache-Control": "no-cache",
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
 
 #: Seconds: the least between two states, the most while a job runs, the most while none does.
 OFTEN, LIVELY, QUIET = 0.25, 1.0, 15.0
@@ -181,6 +201,27 @@ def describe(view: JobView) -> dict[str, Any]:
 
 def _waiting(view: JobView) -> dict[str, Any]:
     return {**describe(view), "number": view.number, "turn": (view.before or 0) + 1}
+
+
+async def get_bare(_: web.Request) -> web.Response:
+    """Redirect to `/proxy/`."""
+    return web.Response(status=302, headers={"Location": "proxy/"})
+
+
+async def get_page(_: web.Request) -> web.Response:
+    """The page."""
+    return _file("index.html")
+
+
+async def get_part(request: web.Request) -> web.Response:
+    """The page's style, scripts and icon."""
+    name = request.match_info["name"]
+    return _file(name) if name in _FILES else answers.empty(404)
+
+
+def _file(name: str) -> web.Response:
+    kind = _TYPES[Path(name).suffix]
+    return web.Response(body=_FILES[name], content_type=kind, charset="utf-8", headers=_HEADERS)
 
 
 async def get_state(request: web.Request) -> web.Response:
