@@ -186,7 +186,7 @@ async def test_the_members_files_go_into_the_catalog(
     room_of_files.add("cat.png", type_="input")
     room_of_files.add("dog.png", type_="output")
     await client.get("/object_info")
-    assert room_of_nodes.files == ["cat.png"]
+    assert list(room_of_nodes.files) == ["cat.png"]
 
 
 async def test_a_catalog_that_is_not_to_be_had_is_503(client: Client, room_of_nodes: Any) -> None:
