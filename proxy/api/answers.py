@@ -7,12 +7,15 @@ ComfyUI's `--enable-compress-response-body`.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from functools import wraps
 
 from aiohttp import web
 
 from proxy.translate import codec
 from proxy.translate.errors import Kind, LocalError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 JSON_TYPE = "application/json; charset=utf-8"
 
@@ -123,9 +126,20 @@ def refusal(error: LocalError) -> web.Response:
     return answer
 
 
-def job_error(message: str, status: int = 400, **more: object) -> web.Response:
-    """An error in the form of ComfyUI's job routes: `{"error": message}`."""
-    return json({"error": message, **more}, status)
+def in_form(form: Callable[[LocalError], LocalError]) -> Callable[[Handler], Handler]:
+    """A handler whose refusals all have one form, whatever room they come from."""
+
+    def decorate(handler: Handler) -> Handler:
+        @wraps(handler)
+        async def answer(request: web.Request) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except LocalError as error:
+                raise form(error) from error
+
+        return answer
+
+    return decorate
 
 
 def pack(request: web.Request, answer: web.StreamResponse) -> None:

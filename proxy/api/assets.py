@@ -5,8 +5,6 @@ Refusals have the nested form of these routes, whatever room they come from.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import wraps
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -22,23 +20,11 @@ from proxy.translate.errors import LocalError
 from proxy.translate.exports import read_export, read_name
 from proxy.translate.names import UNKNOWN, is_active
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 #: The form of an id in a path, in any case of letters.
 ID = "{id:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}}"
 
 
-def nested(handler: Handler) -> Handler:
-    """A handler whose refusals have the form of these routes."""
-
-    @wraps(handler)
-    async def answer(request: web.Request) -> web.StreamResponse:
-        try:
-            return await handler(request)
-        except LocalError as error:
-            raise AssetError.of(error) from error
-
-    return answer
+nested = answers.in_form(AssetError.of)
 
 
 def _off() -> AssetError:

@@ -11,6 +11,7 @@ from proxy.api.middleware import prepare
 from proxy.api.services import member_of, of
 from proxy.api.system import is_krita
 from proxy.catalog.nodes import Body, Coding, Listing
+from proxy.translate.errors import PlainError
 
 #: Ways to compress `object_info`, the best first.
 _CODINGS: tuple[Coding, ...] = ("zstd", "gzip")
@@ -26,7 +27,7 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
         classes = await services.catalog.classes()
         objection = services.krita.objection(member_of(request), classes)
         if objection is not None:
-            return answers.job_error(objection, 503)
+            raise PlainError(objection, kind="unavailable")
     coding = cast(Coding, answers.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
     body = await of(request).catalog.object_info(await _files(request), coding)
     headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}

@@ -18,6 +18,7 @@ from proxy.jobs.history import JobQuery
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile
 from proxy.translate.assets import Asset
+from proxy.translate.errors import Kind, LocalError
 from proxy.translate.names import Place
 
 #: Items of a page of assets: how many the cloud gives without a request, and at most.
@@ -27,8 +28,19 @@ MOST_ASSETS = 500
 _ENDED = frozenset({"completed", "failed", "cancelled"})
 
 
-class _BadNumberError(Exception):
-    """A query value that must be a whole number and is none."""
+#: What the cloud calls it.
+_CODES: dict[Kind, str] = {"invalid": "BAD_REQUEST", "not_found": "NOT_FOUND"}
+
+
+class FlatError(LocalError):
+    """A refusal of these routes: `{"code", "message"}`."""
+
+    def __init__(self, message: str, *, kind: Kind = "invalid") -> None:
+        super().__init__(_CODES[kind], message, kind=kind)
+
+    def body(self) -> dict[str, Any]:
+        """The cloud's flat form."""
+        return {"code": self.type, "message": self.message}
 
 
 async def get_user(request: web.Request) -> web.Response:
@@ -38,17 +50,13 @@ async def get_user(request: web.Request) -> web.Response:
 
 async def get_status(request: web.Request) -> web.Response:
     """The state of one job, in one of five words."""
-    job = await _job(request)
-    return _unknown("Job not found") if job is None else answers.json(as_cloud.status(job))
+    return answers.json(as_cloud.status(await _job(request)))
 
 
 async def list_history(request: web.Request) -> web.Response:
     """Ended jobs, the newest first: all, or those that `max_items` and `offset` ask for."""
-    try:
-        limit = _whole(request.query, "max_items")
-        offset = _whole(request.query, "offset") or 0
-    except _BadNumberError as error:
-        return _bad(str(error))
+    limit = _whole(request.query, "max_items")
+    offset = _whole(request.query, "offset") or 0
     if limit == 0:
         return answers.json({"history": []})
     jobs, member = of(request).jobs, member_of(request)
@@ -73,23 +81,18 @@ async def get_history(request: web.Request) -> web.Response:
     data = await of(request).jobs.history.entry_json(member_of(request), prompt_id)
     found = codec.loads(data)
     if not found:
-        return _unknown("History not found")
+        raise FlatError("History not found", kind="not_found")
     return answers.json({key: as_cloud.history_detail(entry) for key, entry in found.items()})
 
 
 async def list_assets(request: web.Request) -> web.Response:
     """The files that a job made, in pages of `limit` items from `offset`."""
-    try:
-        limit = _whole(request.query, "limit")
-        offset = _whole(request.query, "offset") or 0
-    except _BadNumberError as error:
-        return _bad(str(error))
+    limit = _whole(request.query, "limit")
+    offset = _whole(request.query, "offset") or 0
     limit = ASSETS if limit is None else limit
     if not 1 <= limit <= MOST_ASSETS:
-        return _bad(f"limit must be between 1 and {MOST_ASSETS}")
+        raise FlatError(f"limit must be between 1 and {MOST_ASSETS}")
     job = await _job(request)
-    if job is None:
-        return _unknown("Job not found")
     member, assets = member_of(request), of(request).assets
     known = {} if assets is None else await assets.of_job(member, job["id"])
     found = [
@@ -125,16 +128,11 @@ async def _asset(
     )
 
 
-async def _job(request: web.Request) -> dict[str, Any] | None:
-    return await of(request).jobs.job(member_of(request), request.match_info["job_id"])
-
-
-def _unknown(message: str) -> web.Response:
-    return answers.json(as_cloud.error("NOT_FOUND", message), 404)
-
-
-def _bad(message: str) -> web.Response:
-    return answers.json(as_cloud.error("BAD_REQUEST", message), 400)
+async def _job(request: web.Request) -> dict[str, Any]:
+    job = await of(request).jobs.job(member_of(request), request.match_info["job_id"])
+    if job is None:
+        raise FlatError("Job not found", kind="not_found")
+    return job
 
 
 def _whole(query: Mapping[str, str], name: str) -> int | None:
@@ -145,5 +143,5 @@ def _whole(query: Mapping[str, str], name: str) -> int | None:
     except ValueError:
         value = -1
     if value < 0:
-        raise _BadNumberError(f"{name} must be a whole number")
+        raise FlatError(f"{name} must be a whole number")
     return value

@@ -15,7 +15,7 @@ from proxy.api.services import member_of, note, of
 from proxy.api.userdata import in_tree
 from proxy.helpers.exchange import Exchange
 from proxy.helpers.service import Helpers
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.helpers.helper import HelperFailedError
 from proxy.translate.helpers.models import guessed
 from proxy.translate.helpers.tooling import translated
@@ -27,8 +27,8 @@ _OCTETS = "application/octet-stream"
 _MODEL_NAME = re.compile(r"[a-zA-Z0-9_\-. ]+")
 
 
-def _error(text: str, status: int = 400) -> web.Response:
-    return answers.job_error(text, status)
+#: A handler whose refusals all have that form.
+_plain = answers.in_form(PlainError.of)
 
 
 def _status(text: str, status: int = 200) -> web.Response:
@@ -54,6 +54,7 @@ async def expect(_: web.Request) -> None:
     """Leave `Expect: 100-continue` to the handler, which may need no body."""
 
 
+@_plain
 async def put_image(request: web.Request) -> web.Response:
     """Keep a picture under an id; one that is known stays and the body is not needed."""
     helpers, member, id_ = _helpers(request), member_of(request), request.match_info["id"]
@@ -68,27 +69,25 @@ async def put_image(request: web.Request) -> web.Response:
         data = await bodies.read(request, most if room is None else min(most, room))
     except web.HTTPRequestEntityTooLarge:
         if room is not None and room < most:
-            error = limiter.upload_refusal(member)
-            return _error(error.message, answers.status_of(error))
-        return _error(f"The picture has more than {most} bytes, which is the maximum.", 413)
+            raise limiter.upload_refusal(member) from None
+        raise PlainError(
+            f"The picture has more than {most} bytes, which is the maximum.", kind="too_large"
+        ) from None
     type_ = request.headers.get("Content-Type", _OCTETS)
-    try:
-        async with of(request).accounting.uploading(member, len(data)):
-            new = await helpers.put(member, id_, bytes(data), type_.partition(";")[0].strip())
-    except LocalError as error:
-        return _error(error.message, answers.status_of(error))
+    async with of(request).accounting.uploading(member, len(data)):
+        new = await helpers.put(member, id_, bytes(data), type_.partition(";")[0].strip())
     return _status("success", 201) if new else _status("cached")
 
 
+@_plain
 async def get_image(request: web.Request) -> web.Response:
     """A picture that was put, or a result, with the media type that it came with."""
     try:
         found = await _helpers(request).get(member_of(request), request.match_info["id"])
-    except (LocalError, HelperFailedError) as error:
-        status = answers.status_of(error) if isinstance(error, LocalError) else 500
-        return _error(str(error), status)
+    except HelperFailedError as error:
+        raise PlainError(error.message, kind="internal") from None
     if found is None:
-        return _error("Image not found", 404)
+        raise PlainError("Image not found", kind="not_found")
     data, type_ = found
     of(request).accounting.served(member_of(request), len(data))
     return web.Response(body=data, headers={"Content-Type": type_ or _OCTETS})
@@ -101,13 +100,12 @@ async def get_model_info(request: web.Request) -> web.Response:
     """The models of a folder with what their names tell of them, in pages."""
     catalog = of(request).catalog
     folder = request.match_info.get("folder", "checkpoints")
-    if (refusal := await _folder_refusal(request, folder)) is not None:
-        return refusal
+    await _check_folder(request, folder)
     try:
         limit = int(request.query.get("limit", "1000"))
         offset = int(request.query.get("offset", "0"))
     except ValueError as error:
-        return _error(str(error))
+        raise PlainError(str(error)) from None
     names = await catalog.models(folder) or []
     page = names[offset : offset + limit]
     found: dict[str, Any] = {name: guessed(name) for name in page}
@@ -119,26 +117,24 @@ async def get_model_info(request: web.Request) -> web.Response:
 async def put_model(request: web.Request) -> web.Response:
     """Says whether a model is there; the cloud takes none from here."""
     folder, name = request.match_info["folder"], request.match_info["filename"]
-    if (refusal := await _folder_refusal(request, folder)) is not None:
-        return refusal
+    await _check_folder(request, folder)
     if not name.lower().endswith((".sft", ".safetensors")):
-        return _error("File extension must be .safetensors")
+        raise PlainError("File extension must be .safetensors")
     if len(name) > 255 or ".." in name or name[0] == "." or not _MODEL_NAME.fullmatch(name):
-        return _error("Invalid filename")
+        raise PlainError("Invalid filename")
     if name in (await of(request).catalog.models(folder) or []):
         return _status("cached")
-    return _error(
+    raise PlainError(
         f"The proxy cannot upload models to Comfy Cloud: import {name} there, or choose another "
         "model.",
-        403,
+        kind="forbidden",
     )
 
 
-async def _folder_refusal(request: web.Request, folder: str) -> web.Response | None:
+async def _check_folder(request: web.Request, folder: str) -> None:
     folders = await of(request).catalog.model_folders()
-    if folder in folders:
-        return None
-    return _error(f"Invalid folder path, must be one of {', '.join(folders)}")
+    if folder not in folders:
+        raise PlainError(f"Invalid folder path, must be one of {', '.join(folders)}")
 
 
 async def get_languages(_: web.Request) -> web.Response:
@@ -152,7 +148,7 @@ async def get_translation(request: web.Request) -> web.Response:
     try:
         return answers.json(translated(f"lang:{match['lang']} {match['text']}"))
     except HelperFailedError as error:
-        return _error(error.message)
+        raise PlainError(error.message) from None
 
 
 # --- workflows -----------------------------------------------------------------------------
@@ -160,45 +156,40 @@ async def get_translation(request: web.Request) -> web.Response:
 
 async def publish(request: web.Request) -> web.Response:
     """Show a workflow to the member's clients that have subscribed."""
-    found = await _fields(request, "name", "client_id", "workflow")
-    if isinstance(found, web.Response):
-        return found
-    name, client_id, workflow = found
+    name, client_id, workflow = await _fields(request, "name", "client_id", "workflow")
     _exchange(request).publish(member_of(request), str(client_id), name, workflow)
     return _status("success")
 
 
 async def subscribe(request: web.Request) -> web.Response:
     """Let a client hear of workflows; those that are there come at once."""
-    found = await _fields(request, "client_id")
-    if isinstance(found, web.Response):
-        return found
+    (client_id,) = await _fields(request, "client_id")
     of(request).krita.connected(member_of(request))
-    if _exchange(request).subscribe(member_of(request), str(found[0])):
+    if _exchange(request).subscribe(member_of(request), str(client_id)):
         return _status("success")
-    return _error(repr("Already subscribed"))
+    raise PlainError(repr("Already subscribed"))
 
 
 async def unsubscribe(request: web.Request) -> web.Response:
     """Let a client hear no more of workflows."""
-    found = await _fields(request, "client_id")
-    if isinstance(found, web.Response):
-        return found
-    if _exchange(request).unsubscribe(member_of(request), str(found[0])):
+    (client_id,) = await _fields(request, "client_id")
+    if _exchange(request).unsubscribe(member_of(request), str(client_id)):
         return _status("success")
-    return _error(repr(f"No subscriber found with id {found[0]}"))
+    raise PlainError(repr(f"No subscriber found with id {client_id}"))
 
 
-async def _fields(request: web.Request, *names: str) -> list[Any] | web.Response:
-    """These fields of a body, or the refusal in the pack's words."""
+async def _fields(request: web.Request, *names: str) -> list[Any]:
+    """These fields of a body. Raises `PlainError` in the pack's words."""
     try:
         body = await bodies.read_json(request)
     except bodies.NotJsonError as error:
-        return _error(str(error))
+        raise PlainError(str(error)) from None
     if not isinstance(body, dict):
-        return _error(f"The body must be a JSON object, not {bodies.kind(body)}.")
+        raise PlainError(f"The body must be a JSON object, not {bodies.kind(body)}.")
     missing = next((name for name in names if name not in body), None)
-    return [body[name] for name in names] if missing is None else _error(repr(missing))
+    if missing is not None:
+        raise PlainError(repr(missing))
+    return [body[name] for name in names]
 
 
 # --- Blender and Houdini -------------------------------------------------------------------

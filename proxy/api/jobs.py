@@ -20,7 +20,7 @@ from proxy.api.services import member_of, note, of
 from proxy.jobs.history import STATUSES, JobQuery
 from proxy.jobs.models import JobRequest
 from proxy.translate import release
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, PlainError
 
 log = structlog.get_logger(__name__)
 
@@ -273,23 +273,18 @@ def _integer(value: str | None, name: str) -> int | None:
         ) from None
 
 
-class BadQueryError(Exception):
-    """A query value that ComfyUI refuses; the text is its own."""
-
-
 async def list_jobs(request: web.Request) -> web.Response:
     """Jobs filtered, sorted and in pages."""
-    try:
-        query = parse_query(request.query)
-    except BadQueryError as error:
-        return answers.job_error(str(error))
+    query = parse_query(request.query)
     return answers.json(await of(request).jobs.list_jobs(member_of(request), query))
 
 
 async def get_job(request: web.Request) -> web.Response:
     """One job with its outputs and its workflow."""
     job = await of(request).jobs.job(member_of(request), request.match_info["job_id"])
-    return answers.job_error("Job not found", 404) if job is None else answers.json(job)
+    if job is None:
+        raise PlainError("Job not found", kind="not_found")
+    return answers.json(job)
 
 
 async def cancel_job(request: web.Request) -> web.Response:
@@ -306,13 +301,13 @@ async def cancel_jobs(request: web.Request) -> web.Response:
     try:
         body = await bodies.read_json(request)
     except bodies.NotJsonError:
-        return answers.job_error("Request body must be valid JSON")
+        raise PlainError("Request body must be valid JSON") from None
     job_ids = body.get("job_ids") if isinstance(body, dict) else None
     if not isinstance(job_ids, list):
-        return answers.job_error("job_ids must be a list")
+        raise PlainError("job_ids must be a list")
     invalid = [one if isinstance(one, str) else repr(one) for one in job_ids if not is_job_id(one)]
     if invalid:
-        return answers.job_error("job_ids contains invalid id(s)", invalid_ids=invalid)
+        raise PlainError("job_ids contains invalid id(s)", invalid_ids=invalid)
     jobs, member = of(request).jobs, member_of(request)
     cancelled = False
     for job_id in dict.fromkeys(job_ids):
@@ -323,22 +318,22 @@ async def cancel_jobs(request: web.Request) -> web.Response:
 
 
 def parse_query(query: Mapping[str, str]) -> JobQuery:
-    """Read the query of `GET /api/jobs`. Raises `BadQueryError` with ComfyUI's words."""
+    """Read the query of `GET /api/jobs`. Raises `PlainError` with ComfyUI's words."""
     wanted = [part.strip().lower() for part in query.get("status", "").split(",") if part.strip()]
     invalid = [status for status in wanted if status not in STATUSES]
     if invalid:
-        raise BadQueryError(
+        raise PlainError(
             f"Invalid status value(s): {', '.join(invalid)}. Valid values: {', '.join(STATUSES)}"
         )
     sort_by = query.get("sort_by", "created_at").lower()
     if sort_by not in ("created_at", "execution_duration"):
-        raise BadQueryError("sort_by must be 'created_at' or 'execution_duration'")
+        raise PlainError("sort_by must be 'created_at' or 'execution_duration'")
     sort_order = query.get("sort_order", "desc").lower()
     if sort_order not in ("asc", "desc"):
-        raise BadQueryError("sort_order must be 'asc' or 'desc'")
+        raise PlainError("sort_order must be 'asc' or 'desc'")
     limit = _integer_of(query, "limit")
     if limit is not None and limit <= 0:
-        raise BadQueryError("limit must be a positive integer")
+        raise PlainError("limit must be a positive integer")
     return JobQuery(
         statuses=frozenset(wanted) or None,
         workflow_id=query.get("workflow_id") or None,
@@ -355,4 +350,4 @@ def _integer_of(query: Mapping[str, str], name: str) -> int | None:
     try:
         return int(query[name])
     except ValueError:
-        raise BadQueryError(f"{name} must be an integer") from None
+        raise PlainError(f"{name} must be an integer") from None

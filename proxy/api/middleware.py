@@ -16,6 +16,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api import answers
+from proxy.api.answers import Handler
 from proxy.api.authenticator import Authenticator, challenge
 from proxy.api.connections import Connection, caller_of, connection_of
 from proxy.api.origins import OriginCheck, allow_all
@@ -25,8 +26,6 @@ from proxy.members.limiter import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate import release
 from proxy.translate.errors import LocalError
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 log = structlog.get_logger(__name__)
 

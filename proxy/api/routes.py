@@ -24,9 +24,8 @@ from proxy.api import (
     websocket,
 )
 from proxy.api.admin import dashboard, gallery, members, records
+from proxy.api.answers import Handler
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Deviation:

@@ -25,7 +25,7 @@ from proxy.bus.base import EventBus
 from proxy.jobs.protocol import JobMessage, LogsWanted, topic_of
 from proxy.jobs.subscribers import Clients
 from proxy.translate import release
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.events import Event
 from proxy.translate.names import TYPES
 
@@ -195,7 +195,7 @@ async def get_files(request: web.Request) -> web.Response:
     """The names of the member's files in a folder, the newest first; hidden ones are left out."""
     type_ = request.match_info["type"]
     if type_ not in TYPES:
-        return answers.job_error("Invalid directory type")
+        raise PlainError("Invalid directory type")
     records = reversed(await of(request).files.records(member_of(request), type_))
     newest_first = sorted(records, key=lambda record: -record.modified)
     return answers.json(

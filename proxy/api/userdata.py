@@ -5,7 +5,7 @@ Times of `full_info` are whole ms as in the newest ComfyUI, those of `/v2/userda
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any
@@ -31,15 +31,13 @@ from proxy.userdata.base import (
     parts_of,
 )
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 #: ComfyUI says it in the status line, above an empty body.
 BAD_NAME = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
 #: The one file that a page may use as it is.
 STYLE_SHEET = "user.css"
 
 
-def _with_refusals(handler: Handler) -> Handler:
+def _with_refusals(handler: answers.Handler) -> answers.Handler:
     """Answer as ComfyUI does when a name is not available."""
 
     @wraps(handler)

@@ -47,11 +47,6 @@ def time(milliseconds: float) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
-def error(code: str, message: str) -> dict[str, Any]:
-    """The cloud's flat error body."""
-    return {"code": code, "message": message}
-
-
 def status(job: Mapping[str, Any]) -> dict[str, Any]:
     """The answer of `GET /api/job/{id}/status`, with one of the five friendly states.
 

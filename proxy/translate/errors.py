@@ -75,6 +75,26 @@ class LocalError(Exception):
         }
 
 
+class PlainError(LocalError):
+    """A refusal of routes that answer `{"error": message}`, with `more` beside it."""
+
+    def __init__(self, message: str, *, kind: Kind = "invalid", **more: object) -> None:
+        super().__init__(kind, message, kind=kind, extra_info=more)
+
+    @classmethod
+    def of(cls, error: LocalError) -> PlainError:
+        """An error of the rooms below in this form."""
+        if isinstance(error, cls):
+            return error
+        made = cls(error.message, kind=error.kind)
+        made.retry_after = error.retry_after
+        return made
+
+    def body(self) -> dict[str, Any]:
+        """The plain form."""
+        return {"error": self.message, **self.extra_info}
+
+
 _PASSING = frozenset({"rate_limited", "internal", "bad_answer", "unavailable", "unconfirmed"})
 
 
