@@ -288,14 +288,15 @@ class Engine:
         """
         earlier = itertools.takewhile(lambda one: one is not job, list(self.followed.values()))
         ending = [
-            one.runner.finished.wait()
+            one.runner.finished
             for one in earlier
             if one.member == job.member and one.runner is not None and one.runner.ending
         ]
         if ending:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TURN_PATIENCE):
-                    await asyncio.gather(*ending)
+                    for finished in ending:
+                        await finished.wait()
 
     def started(self, job: Job, at: int) -> None:
         """The job runs now (`at` in ms)."""

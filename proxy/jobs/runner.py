@@ -176,6 +176,9 @@ class Runner:
         try:
             while self._inbox and not self.tracker.ended:
                 what = self._inbox.popleft()
+                if self._is_quick(what):
+                    self._take_now(what)
+                    continue
                 try:
                     await self._take(what)
                 except Exception:
@@ -272,7 +275,8 @@ class Runner:
 async def _pauses(waits: Iterable[float]) -> AsyncIterator[float]:
     """Each wait, after it has passed."""
     for wait in waits:
-        await asyncio.sleep(wait)
+        if wait:
+            await asyncio.sleep(wait)
         yield wait
 
 
