@@ -46,11 +46,9 @@ def done(**fields: Any) -> SnapshotReceived:
     )
 
 
-def play(
-    *happenings: Input, now: int = 5_000, graph: dict[str, Any] | None = None
-) -> list[Command]:
+def play(*inputs: Input, now: int = 5_000, graph: dict[str, Any] | None = None) -> list[Command]:
     tracker = Tracker(ID, graph or GRAPH)
-    return [command for happening in happenings for command in tracker.receive(happening, now)]
+    return [command for one in inputs for command in tracker.receive(one, now)]
 
 
 def heard(commands: list[Command]) -> list[str]:

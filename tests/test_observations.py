@@ -137,7 +137,7 @@ async def test_an_unlisted_message_is_counted_and_kept_once(
 ) -> None:
     await client.run(graphs.plain(1))
     for _ in range(2):
-        simulator.tenants[0].hub.broadcast(Sent(data))
+        simulator.tenants[0].event_sockets.broadcast(Sent(data))
     await client.run(graphs.plain(2))
     assert await surprises(client) == [name]
     _, body = await client.get("proxy/api/cloud-surprises")
@@ -202,7 +202,9 @@ async def test_surprises_outlive_a_restart_and_are_a_metric(
         async with running_proxy(simulator, tmp_path, metrics=True) as proxy:
             client = Client(session, proxy.url)
             await client.run(graphs.plain(count))
-            simulator.tenants[0].hub.broadcast(Sent('{"type": "job_exploded", "data": {}}'))
+            simulator.tenants[0].event_sockets.broadcast(
+                Sent('{"type": "job_exploded", "data": {}}')
+            )
             await client.run(graphs.plain(count + 2))
             _, body = await client.get("proxy/api/cloud-surprises")
             (one,) = body["accounts"][0]["surprises"]

@@ -51,6 +51,15 @@ def _is_module(name: str) -> bool:
     return (PACKAGE / f"{name}.py").exists()
 
 
+def test_no_two_classes_share_a_name() -> None:
+    places: defaultdict[str, list[str]] = defaultdict(list)
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places[node.name].append(f"{path.relative_to(PACKAGE)}:{node.lineno}")
+    assert {name: found for name, found in places.items() if len(found) > 1} == {}
+
+
 def test_no_arrow_leads_back() -> None:
     arrows: defaultdict[str, set[str]] = defaultdict(set)
     for path in MODULES:

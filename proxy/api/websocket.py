@@ -290,7 +290,7 @@ _KEEP_ALIVE = {
 
 
 class ClientSocket:
-    """One client's websocket, as the hub knows it."""
+    """One client's websocket, as the subscribers know it."""
 
     __slots__ = (
         "_ended",

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from proxy.simulator.account import Account, Plan
+from proxy.simulator.account import Plan, SimulatedAccount
 from proxy.simulator.faults import Faults, HttpFault, JobFault, SocketFault
-from proxy.simulator.jobs import Job
+from proxy.simulator.jobs import SimulatedJob
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.server import Simulator
 from proxy.simulator.switches import Switches
 
 __all__ = [
-    "Account",
     "Faults",
     "HttpFault",
-    "Job",
     "JobFault",
     "NodeClass",
     "Plan",
+    "SimulatedAccount",
+    "SimulatedJob",
     "Simulator",
     "SocketFault",
     "Switches",

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 from uuid import uuid4
 
-from proxy.simulator.assets import Library
+from proxy.simulator.assets import AssetLibrary
 from proxy.simulator.execution import NodeCache
-from proxy.simulator.jobs import Job
+from proxy.simulator.jobs import SimulatedJob
 
 Plan: TypeAlias = Literal["free", "standard", "creator", "pro"]
 
@@ -20,7 +20,7 @@ SLOTS: dict[Plan, int] = {"free": 1, "standard": 1, "creator": 3, "pro": 5}
 
 
 @dataclass(slots=True)
-class UserFile:
+class SimulatedUserFile:
     """A file of the user's data; `modified` in seconds since 1970."""
 
     data: bytes
@@ -28,7 +28,7 @@ class UserFile:
 
 
 @dataclass(eq=False)
-class Account:
+class SimulatedAccount:
     """Who has the key. `credits` are the submissions that are still paid for, `None` any number.
 
     `key`, `plan` and `credits` may be changed at any time.
@@ -39,11 +39,11 @@ class Account:
     credits: int | None = None
     user_id: str = field(default_factory=lambda: f"user_{uuid4().hex[:20]}")
     workspace_id: str = field(default_factory=lambda: f"ws_{uuid4().hex[:20]}")
-    jobs: dict[str, Job] = field(default_factory=dict)
-    library: Library = field(default_factory=Library)
+    jobs: dict[str, SimulatedJob] = field(default_factory=dict)
+    library: AssetLibrary = field(default_factory=AssetLibrary)
     cache: NodeCache = field(default_factory=NodeCache)
     settings: dict[str, Any] = field(default_factory=dict)
-    userdata: dict[str, UserFile] = field(default_factory=dict)
+    userdata: dict[str, SimulatedUserFile] = field(default_factory=dict)
     submitted: int = 0
     idempotency_keys: set[str] = field(default_factory=set)
     _counters: Counter[tuple[str, str]] = field(default_factory=Counter)

@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from proxy.simulator import outputs
-from proxy.simulator.account import Account
+from proxy.simulator.account import SimulatedAccount
 from proxy.simulator.events import display_node, parent_node
-from proxy.simulator.jobs import SPECIFIED, Job, items_of
-from proxy.simulator.queue import JobQueue
+from proxy.simulator.jobs import SPECIFIED, SimulatedJob, items_of
+from proxy.simulator.queue import SimulatedQueue
 from proxy.simulator.switches import Switches
 from proxy.translate import codec
 
@@ -17,7 +17,7 @@ REDACTED = "[REDACTED]"
 SECRETS = ("api_key_comfy_org", "auth_token_comfy_org")
 
 
-def entry(job: Job, account: Account, switches: Switches) -> dict[str, Any]:
+def entry(job: SimulatedJob, account: SimulatedAccount, switches: Switches) -> dict[str, Any]:
     """An item of `GET /api/jobs`. There is no `priority`."""
     result: dict[str, Any] = {
         "id": job.id,
@@ -43,7 +43,9 @@ def entry(job: Job, account: Account, switches: Switches) -> dict[str, Any]:
     return result
 
 
-def detail(job: Job, account: Account, queue: JobQueue, switches: Switches) -> dict[str, Any]:
+def detail(
+    job: SimulatedJob, account: SimulatedAccount, queue: SimulatedQueue, switches: Switches
+) -> dict[str, Any]:
     """The answer of `GET /api/jobs/{id}`."""
     result = entry(job, account, switches)
     result |= {
@@ -65,7 +67,7 @@ def detail(job: Job, account: Account, queue: JobQueue, switches: Switches) -> d
     return result
 
 
-def status(job: Job, switches: Switches) -> dict[str, Any]:
+def status(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
     """The answer of `GET /api/job/{id}/status`."""
     raw = job.state
     named = raw if switches.raw_statuses else SPECIFIED.get(raw, SPECIFIED[job.status])
@@ -83,7 +85,7 @@ def status(job: Job, switches: Switches) -> dict[str, Any]:
     return result
 
 
-def history_entry(job: Job, switches: Switches) -> dict[str, Any]:
+def history_entry(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
     """An item of `GET /api/history_v2`; without the workflow."""
     result: dict[str, Any] = {
         "prompt_id": job.id,
@@ -102,7 +104,7 @@ def history_entry(job: Job, switches: Switches) -> dict[str, Any]:
     return result
 
 
-def history_detail(job: Job, switches: Switches) -> dict[str, Any]:
+def history_detail(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
     """The value in the answer of `GET /api/history_v2/{id}`; `prompt` is no tuple."""
     return {
         "prompt": {
@@ -118,7 +120,7 @@ def history_detail(job: Job, switches: Switches) -> dict[str, Any]:
     }
 
 
-def queue_tuple(number: int, job: Job, switches: Switches) -> list[Any]:
+def queue_tuple(number: int, job: SimulatedJob, switches: Switches) -> list[Any]:
     """An item of `GET /api/queue`: outputs in fourth place, and no `extra_data`."""
     graph: dict[str, Any] = job.graph
     if switches.queue_prompt == "wrapper":
@@ -126,7 +128,7 @@ def queue_tuple(number: int, job: Job, switches: Switches) -> list[Any]:
     return [number, job.id, graph, job.output_nodes, {"create_time": job.created}]
 
 
-def execution_status(job: Job) -> dict[str, Any]:
+def execution_status(job: SimulatedJob) -> dict[str, Any]:
     """The run as the ComfyUI worker wrote it down."""
     return {
         "status_str": "success" if job.status == "completed" else "error",
@@ -135,7 +137,7 @@ def execution_status(job: Job) -> dict[str, Any]:
     }
 
 
-def execution_meta(job: Job) -> dict[str, Any]:
+def execution_meta(job: SimulatedJob) -> dict[str, Any]:
     """Which node of the graph each output belongs to."""
     return {
         node_id: {
@@ -156,7 +158,7 @@ def _rfc3339(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat().replace("+00:00", "Z")
 
 
-def _error(job: Job, switches: Switches) -> dict[str, Any]:
+def _error(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
     if job.error is None or job.outputs_hidden:
         return {}
     fields = _error_fields(job.error)

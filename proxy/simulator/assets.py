@@ -12,7 +12,7 @@ from proxy.simulator import media
 
 
 @dataclass(eq=False, slots=True)
-class Asset:
+class SimulatedAsset:
     """A file: its human `name` and folder beside the name of its content on the cloud."""
 
     name: str
@@ -61,36 +61,36 @@ class Layers:
         }
 
 
-class Library:
+class AssetLibrary:
     """The assets of an account by id and by cloud name."""
 
     def __init__(self) -> None:
-        self._by_id: dict[str, Asset] = {}
-        self._by_name: dict[str, list[Asset]] = {}
+        self._by_id: dict[str, SimulatedAsset] = {}
+        self._by_name: dict[str, list[SimulatedAsset]] = {}
         self.layers: dict[str, Layers] = {}
 
-    def __iter__(self) -> Iterator[Asset]:
+    def __iter__(self) -> Iterator[SimulatedAsset]:
         return iter(list(self._by_id.values()))
 
-    def add(self, asset: Asset) -> None:
+    def add(self, asset: SimulatedAsset) -> None:
         """Note an asset."""
         self._by_id[asset.id] = asset
         self._by_name.setdefault(asset.cloud_name, []).append(asset)
 
-    def get(self, asset_id: str) -> Asset | None:
+    def get(self, asset_id: str) -> SimulatedAsset | None:
         """The asset of that id."""
         return self._by_id.get(asset_id)
 
-    def newest(self, cloud_name: str) -> Asset | None:
+    def newest(self, cloud_name: str) -> SimulatedAsset | None:
         """The latest asset with that content."""
         assets = self._by_name.get(cloud_name)
         return assets[-1] if assets else None
 
-    def of(self, cloud_name: str) -> list[Asset]:
+    def of(self, cloud_name: str) -> list[SimulatedAsset]:
         """All assets with that content."""
         return self._by_name.get(cloud_name, [])
 
-    def remove(self, asset: Asset) -> bool:
+    def remove(self, asset: SimulatedAsset) -> bool:
         """Forget an asset; answers whether no other one has its content."""
         self._by_id.pop(asset.id, None)
         left = [other for other in self._by_name.get(asset.cloud_name, []) if other is not asset]

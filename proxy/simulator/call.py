@@ -11,10 +11,10 @@ from uuid import UUID
 import msgspec
 from aiohttp import web
 
-from proxy.simulator.account import Account
+from proxy.simulator.account import SimulatedAccount
 from proxy.simulator.errors import bad_request, flat, not_found, too_large, unauthorized
-from proxy.simulator.jobs import Job
-from proxy.simulator.queue import JobQueue
+from proxy.simulator.jobs import SimulatedJob
+from proxy.simulator.queue import SimulatedQueue
 from proxy.simulator.switches import Switches
 from proxy.simulator.world import Tenant, World
 from proxy.translate import codec
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 MAX_BODY = 8 * 1024 * 1024
 
 
-class Access(Enum):
+class RouteAccess(Enum):
     """Who may use a route."""
 
     PUBLIC = "anybody"
@@ -49,12 +49,12 @@ class Call:
         return self.visitor
 
     @property
-    def account(self) -> Account:
+    def account(self) -> SimulatedAccount:
         """The account of the credential."""
         return self.tenant.account
 
     @property
-    def queue(self) -> JobQueue:
+    def queue(self) -> SimulatedQueue:
         """The account's queue."""
         return self.tenant.queue
 
@@ -109,7 +109,7 @@ class Call:
         except ValueError as error:
             raise bad_request(f"invalid request body: {error}") from None
 
-    def job(self, name: str = "id") -> Job:
+    def job(self, name: str = "id") -> SimulatedJob:
         """The job that the path names. Raises `Refusal` (400 no UUID, 403 foreign, 404)."""
         job_id = self.path(name)
         if not is_uuid(job_id):
@@ -126,13 +126,13 @@ Handler: TypeAlias = Callable[[Call], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class SimulatedRoute:
     """An entry of the table of routes."""
 
     method: str
     path: str
     handler: Handler
-    access: Access = Access.ACCOUNT
+    access: RouteAccess = RouteAccess.ACCOUNT
 
 
 def answer(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -32,7 +32,7 @@ class Message(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class CloudEvent:
     """A text message."""
 
     name: str
@@ -109,12 +109,12 @@ def parent_node(node_id: str) -> str | None:
     return display_node(node_id) if "." in node_id else None
 
 
-def status(remaining: int, sid: str | None = None) -> Event:
+def status(remaining: int, sid: str | None = None) -> CloudEvent:
     """The account's number of jobs; `sid` only at the beginning."""
     data: dict[str, Any] = {"status": {"exec_info": {"queue_remaining": remaining}}}
     if sid is not None:
         data["sid"] = sid
-    return Event("status", data)
+    return CloudEvent("status", data)
 
 
 def features(switches: Switches) -> dict[str, Any]:
@@ -132,31 +132,31 @@ def features(switches: Switches) -> dict[str, Any]:
     return flags
 
 
-def execution(name: str, job_id: str, switches: Switches, **more: Any) -> Event:
+def execution(name: str, job_id: str, switches: Switches, **more: Any) -> CloudEvent:
     """One of the `execution_*` events."""
     data: dict[str, Any] = {"prompt_id": job_id, **more}
     if switches.timestamps:
         data["timestamp"] = now_ms()
-    return Event(name, data)
+    return CloudEvent(name, data)
 
 
-def executing(job_id: str, node_id: str | None) -> Event:
+def executing(job_id: str, node_id: str | None) -> CloudEvent:
     """A node begins; `None` is the end of the job."""
     data: dict[str, Any] = {"prompt_id": job_id, "node": node_id}
     if node_id is not None:
         data["display_node"] = display_node(node_id)
-    return Event("executing", data)
+    return CloudEvent("executing", data)
 
 
-def progress(job_id: str, node_id: str, value: float, maximum: float) -> Event:
+def progress(job_id: str, node_id: str, value: float, maximum: float) -> CloudEvent:
     """A step of a node."""
     data = {"prompt_id": job_id, "node": node_id, "value": value, "max": maximum}
-    return Event("progress", data)
+    return CloudEvent("progress", data)
 
 
-def executed(job_id: str, node_id: str, output: dict[str, Any]) -> Event:
+def executed(job_id: str, node_id: str, output: dict[str, Any]) -> CloudEvent:
     """A node that shows something has ended."""
-    return Event(
+    return CloudEvent(
         "executed",
         {
             "prompt_id": job_id,
@@ -190,9 +190,9 @@ class NodeProgress:
 
 def progress_state(
     job_id: str, nodes: Mapping[str, NodeProgress], graph: Mapping[str, Any], switches: Switches
-) -> Event:
+) -> CloudEvent:
     """How far all begun nodes of a job are."""
-    return Event(
+    return CloudEvent(
         "progress_state",
         {
             "prompt_id": job_id,

@@ -8,33 +8,33 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from proxy.simulator.failures import frames, type_name
-from proxy.simulator.happenings import (
-    Blocked,
-    Cached,
-    Failed,
-    Happening,
-    NodeDone,
-    NodeStarted,
-    Picture,
-    Progress,
-    Text,
-)
 from proxy.simulator.node_cache import NodeCache, signature
 from proxy.simulator.nodes import Blocker, Context, NodeClass, NodeClasses, Output
 from proxy.simulator.plan import Plan, needed
+from proxy.simulator.steps import (
+    Blocked,
+    Cached,
+    NodeDone,
+    NodeFailed,
+    NodeStarted,
+    Step,
+    StepPicture,
+    StepProgress,
+    StepText,
+)
 
 __all__ = [
     "Blocked",
     "Cached",
     "Contents",
-    "Failed",
-    "Happening",
     "NodeCache",
     "NodeDone",
+    "NodeFailed",
     "NodeStarted",
-    "Picture",
-    "Progress",
-    "Text",
+    "Step",
+    "StepPicture",
+    "StepProgress",
+    "StepText",
     "execute",
 ]
 
@@ -70,27 +70,27 @@ async def execute(
     extra_data: dict[str, Any],
     pace: float = 0.0,
     cache: NodeCache | None = None,
-) -> AsyncGenerator[Happening, None]:
+) -> AsyncGenerator[Step, None]:
     """Run the nodes that `outputs` need, in a graph that `validate` has accepted.
 
-    Ends after the last node or after `Failed`. `pace` is the shortest time of a step in seconds.
-    A cancel of the task that iterates stops the running node; iterate under
+    Ends after the last node or after `NodeFailed`. `pace` is the shortest time of a step in
+    seconds. A cancel of the task that iterates stops the running node; iterate under
     `contextlib.aclosing`, so that it stops also when the cancel finds the task elsewhere.
     """
-    happenings: asyncio.Queue[Happening | None] = asyncio.Queue()
-    tools = _Tools(graph, contents, extra_data, pace, happenings.put_nowait)
+    steps: asyncio.Queue[Step | None] = asyncio.Queue()
+    tools = _Tools(graph, contents, extra_data, pace, steps.put_nowait)
     run = _Run(outputs, catalog, tools, cache or NodeCache(0))
 
     async def work() -> None:
         try:
             await run.nodes()
         finally:
-            happenings.put_nowait(None)
+            steps.put_nowait(None)
 
     task = asyncio.create_task(work())
     try:
-        while (happening := await happenings.get()) is not None:
-            yield happening
+        while (step := await steps.get()) is not None:
+            yield step
         await task
     finally:
         task.cancel()
@@ -105,7 +105,7 @@ class _Tools:
     contents: Contents
     extra_data: dict[str, Any]
     pace: float
-    tell: Callable[[Happening], None]
+    tell: Callable[[Step], None]
 
 
 class _Context(Context):
@@ -118,13 +118,13 @@ class _Context(Context):
         self._tools = tools
 
     def progress(self, value: float, maximum: float) -> None:
-        self._tools.tell(Progress(self.node_id, value, maximum))
+        self._tools.tell(StepProgress(self.node_id, value, maximum))
 
     def picture(self, image: bytes, image_type: str = "image/jpeg") -> None:
-        self._tools.tell(Picture(self.node_id, image, image_type))
+        self._tools.tell(StepPicture(self.node_id, image, image_type))
 
     def text(self, text: str) -> None:
-        self._tools.tell(Text(self.node_id, text))
+        self._tools.tell(StepText(self.node_id, text))
 
     async def step(self) -> None:
         await asyncio.sleep(self._tools.pace)
@@ -217,8 +217,8 @@ class _Run:
             self._tell(Blocked(node_id, node_class.name, blocker.message))
         return Output((Blocker(),) * len(node_class.outputs))
 
-    def _failed(self, node_id: str, error: Exception, values: dict[str, Any]) -> Failed:
-        return Failed(
+    def _failed(self, node_id: str, error: Exception, values: dict[str, Any]) -> NodeFailed:
+        return NodeFailed(
             node_id=node_id,
             node_type=self._class(node_id).name,
             exception_type=type_name(error),

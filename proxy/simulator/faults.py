@@ -87,7 +87,7 @@ class SocketFault:
 
 @dataclass(frozen=True, slots=True)
 class JobFault:
-    """A fault of the next job that starts, after this many happenings of its run.
+    """A fault of the next job that starts, after this many steps of its run.
 
     `lost`: nothing more is heard, then its state is `lost`; `service_error`: `execution_error`
     without a node and the state `non_retryable_error`; `hang`: it continues until it is cancelled;

@@ -8,13 +8,13 @@ from aiohttp.typedefs import Middleware
 
 from proxy.simulator import delivery, errors
 from proxy.simulator.account import offered_key
-from proxy.simulator.call import Access, Call, Handler, answer
+from proxy.simulator.call import Call, Handler, RouteAccess, answer
 from proxy.simulator.errors import Refusal
 from proxy.simulator.record import RequestRecord, credentials_of, without_credentials
 from proxy.simulator.world import Tenant, World
 
 
-def enter(world: World, handler: Handler, access: Access) -> WebHandler:
+def enter(world: World, handler: Handler, access: RouteAccess) -> WebHandler:
     """A handler for aiohttp that lets in whom the access allows."""
 
     async def handle(request: web.Request) -> web.StreamResponse:
@@ -24,20 +24,20 @@ def enter(world: World, handler: Handler, access: Access) -> WebHandler:
     return handle
 
 
-def admitted(world: World, request: web.Request, access: Access) -> Tenant | None:
+def admitted(world: World, request: web.Request, access: RouteAccess) -> Tenant | None:
     """Whose request it is. Raises `Refusal` (401, 403, 429)."""
     key = offered_key(request.headers, request.query)
     tenant = world.tenant(key) if key is not None else None
-    if access is Access.PUBLIC:
+    if access is RouteAccess.PUBLIC:
         return tenant
     if tenant is None:
         raise errors.unauthorized()
-    if access is Access.CONTROL:
+    if access is RouteAccess.CONTROL:
         return tenant
     switches = world.switches
     if switches.refuse_account is not None:
         raise errors.account_refusal(switches.refuse_account)
-    if access is Access.PAID and tenant.account.plan == "free":
+    if access is RouteAccess.PAID and tenant.account.plan == "free":
         raise errors.no_api_access()
     if switches.rate_limit and tenant.account.over_rate(switches.rate_limit):
         raise errors.rate_limited(switches)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-from proxy.simulator.assets import Asset
+from proxy.simulator.assets import SimulatedAsset
 
 #: Raw states to the five friendly ones, as the jobs routes show them.
 FRIENDLY = {
@@ -48,7 +48,7 @@ def now_ms() -> int:
 
 
 @dataclass(eq=False)
-class Job:
+class SimulatedJob:
     """A submitted graph. Times are milliseconds since 1970.
 
     `states` are all raw states so far, the present one last. `counted` is true until its run has
@@ -68,7 +68,7 @@ class Job:
     ended: int | None = None
     states: list[str] = field(default_factory=lambda: ["submitted"])
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    assets: list[Asset] = field(default_factory=list)
+    assets: list[SimulatedAsset] = field(default_factory=list)
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     executed: list[str] = field(default_factory=list)
     error: dict[str, Any] | None = None

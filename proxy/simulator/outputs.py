@@ -8,9 +8,9 @@ from typing import Any
 from blake3 import blake3
 
 from proxy.simulator import media
-from proxy.simulator.account import Account
-from proxy.simulator.assets import Asset, Library
-from proxy.simulator.jobs import Job
+from proxy.simulator.account import SimulatedAccount
+from proxy.simulator.assets import AssetLibrary, SimulatedAsset
+from proxy.simulator.jobs import SimulatedJob
 from proxy.simulator.storage import Storage
 from proxy.simulator.switches import Switches
 
@@ -20,7 +20,9 @@ _ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
 class JobContents:
     """The files of the account as the nodes of one job see them."""
 
-    def __init__(self, account: Account, job: Job, storage: Storage, switches: Switches) -> None:
+    def __init__(
+        self, account: SimulatedAccount, job: SimulatedJob, storage: Storage, switches: Switches
+    ) -> None:
         self._account = account
         self._job = job
         self._storage = storage
@@ -49,7 +51,7 @@ class JobContents:
         self._storage.put(cloud_name, data, media_type)
         subfolder, _, stem = prefix.replace("\\", "/").rpartition("/")
         count = self._account.next_number(type, prefix)
-        asset = Asset(
+        asset = SimulatedAsset(
             name=f"{stem}_{count:05}_{extension}",
             cloud_name=cloud_name,
             digest=digest,
@@ -65,14 +67,14 @@ class JobContents:
         return {"filename": cloud_name, "subfolder": subfolder, "type": type}
 
 
-def known_name(library: Library, name: str, switches: Switches) -> str | None:
+def known_name(library: AssetLibrary, name: str, switches: Switches) -> str | None:
     """The cloud name that a value in a graph stands for, or `None` if there is no such file."""
     if switches.annotated_names:
         name = _ANNOTATION.sub("", name)
     return name if library.newest(name) is not None else None
 
 
-def is_found(library: Library, name: str, switches: Switches) -> bool:
+def is_found(library: AssetLibrary, name: str, switches: Switches) -> bool:
     """Whether a loader finds the file that a value in a graph names."""
     plain = known_name(library, name, switches)
     if plain is None:
@@ -83,7 +85,7 @@ def is_found(library: Library, name: str, switches: Switches) -> bool:
 
 
 def in_event(
-    ui: dict[str, Any], job: Job, node_id: str, library: Library, switches: Switches
+    ui: dict[str, Any], job: SimulatedJob, node_id: str, library: AssetLibrary, switches: Switches
 ) -> dict[str, Any]:
     """What a node shows, as `executed` tells it."""
     return _shown(
@@ -97,14 +99,14 @@ def in_event(
     )
 
 
-def in_history(job: Job, switches: Switches) -> dict[str, Any]:
+def in_history(job: SimulatedJob, switches: Switches) -> dict[str, Any]:
     """The outputs of a job as stored: without human names."""
     return {
         node_id: _shown(ui, job, node_id, None, switches) for node_id, ui in job.outputs.items()
     }
 
 
-def in_job(job: Job, library: Library, switches: Switches) -> dict[str, Any]:
+def in_job(job: SimulatedJob, library: AssetLibrary, switches: Switches) -> dict[str, Any]:
     """The outputs of a job in the answers about jobs, joined with the assets."""
     return {
         node_id: _shown(
@@ -120,7 +122,9 @@ def in_job(job: Job, library: Library, switches: Switches) -> dict[str, Any]:
     }
 
 
-def preview_output(job: Job, library: Library, switches: Switches) -> dict[str, Any] | None:
+def preview_output(
+    job: SimulatedJob, library: AssetLibrary, switches: Switches
+) -> dict[str, Any] | None:
     """The item that stands for the job in lists: the last saved one, or the last at all."""
     candidates = [
         {**item, "nodeId": node_id, "mediaType": key}
@@ -137,9 +141,9 @@ def preview_output(job: Job, library: Library, switches: Switches) -> dict[str, 
 
 def _shown(
     ui: dict[str, Any],
-    job: Job,
+    job: SimulatedJob,
     node_id: str,
-    library: Library | None,
+    library: AssetLibrary | None,
     switches: Switches,
     *,
     display: bool = False,
@@ -163,8 +167,13 @@ def _shown(
 
 
 def _asset(
-    job: Job, node_id: str, key: str, index: int, cloud_name: str, library: Library | None
-) -> Asset | None:
+    job: SimulatedJob,
+    node_id: str,
+    key: str,
+    index: int,
+    cloud_name: str,
+    library: AssetLibrary | None,
+) -> SimulatedAsset | None:
     for asset in job.assets:
         if (asset.node_id, asset.output_key, asset.output_index) == (node_id, key, index):
             return asset
@@ -173,7 +182,7 @@ def _asset(
 
 def _item(
     item: dict[str, Any],
-    asset: Asset | None,
+    asset: SimulatedAsset | None,
     switches: Switches,
     *,
     display: bool,

@@ -8,40 +8,42 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from proxy.simulator import events
-from proxy.simulator.account import Account
+from proxy.simulator.account import SimulatedAccount
 from proxy.simulator.bench import Bench
-from proxy.simulator.jobs import Job, now_ms
-from proxy.simulator.run import Outcome, Run, platform_error
-from proxy.simulator.sockets import Hub
+from proxy.simulator.jobs import SimulatedJob, now_ms
+from proxy.simulator.run import Run, RunOutcome, platform_error
+from proxy.simulator.sockets import EventSockets
 
 log = logging.getLogger(__name__)
 
 
-class JobQueue:
+class SimulatedQueue:
     """Waiting and running jobs, and their way to a last state."""
 
-    def __init__(self, account: Account, hub: Hub, bench: Bench) -> None:
-        self.waiting: list[Job] = []
-        self.running: list[Job] = []
+    def __init__(
+        self, account: SimulatedAccount, event_sockets: EventSockets, bench: Bench
+    ) -> None:
+        self.waiting: list[SimulatedJob] = []
+        self.running: list[SimulatedJob] = []
         self._account = account
-        self._hub = hub
+        self._event_sockets = event_sockets
         self._bench = bench
-        self._work: dict[Job, asyncio.Task[Outcome]] = {}
+        self._work: dict[SimulatedJob, asyncio.Task[RunOutcome]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def remaining(self) -> int:
         """Waiting and running jobs."""
         return sum(job.counted and not job.cancelling for job in (*self.waiting, *self.running))
 
-    def put(self, job: Job) -> None:
+    def put(self, job: SimulatedJob) -> None:
         """Take a job in; it starts at once if a slot is free."""
         job.on_change = self._bench.changed
         self._account.jobs[job.id] = job
         self.waiting.append(job)
-        self._hub.broadcast(events.status(self.remaining()))
+        self._event_sockets.broadcast(events.status(self.remaining()))
         self._fill()
 
-    def cancel(self, job: Job) -> bool:
+    def cancel(self, job: SimulatedJob) -> bool:
         """Ask for the end of a job; answers whether this is news for it.
 
         The job stops a little later. One whose result is being saved is allowed to finish.
@@ -64,7 +66,7 @@ class JobQueue:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def position(self, job: Job) -> int | None:
+    def position(self, job: SimulatedJob) -> int | None:
         """1-based place among the waiting jobs."""
         return self.waiting.index(job) + 1 if job in self.waiting else None
 
@@ -76,7 +78,7 @@ class JobQueue:
         while self.waiting and len(self.running) < self._account.slots:
             job = self.waiting.pop(0)
             self.running.append(job)
-            run = Run(job, self._account, self._hub, self._bench)
+            run = Run(job, self._account, self._event_sockets, self._bench)
             self._work[job] = self._spawn(run.perform())
             self._spawn(self._life(job, run))
         for job in self.waiting:
@@ -90,7 +92,7 @@ class JobQueue:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _life(self, job: Job, run: Run) -> None:
+    async def _life(self, job: SimulatedJob, run: Run) -> None:
         work = self._work[job]
         await asyncio.wait({work})
         del self._work[job]
@@ -103,7 +105,7 @@ class JobQueue:
         finally:
             self._bench.changed()
 
-    async def _end(self, job: Job, run: Run, outcome: Outcome) -> None:
+    async def _end(self, job: SimulatedJob, run: Run, outcome: RunOutcome) -> None:
         if job.cancelling:
             await self._cancelled(job, run)
         elif outcome.kind == "success":
@@ -115,7 +117,7 @@ class JobQueue:
         else:
             await self._failed(job, run, outcome)
 
-    async def _succeeded(self, job: Job, run: Run) -> None:
+    async def _succeeded(self, job: SimulatedJob, run: Run) -> None:
         switches = self._bench.switches
         job.move("executed")
         late = switches.late_detail
@@ -132,7 +134,7 @@ class JobQueue:
             job.outputs_hidden = False
             job.on_change()
 
-    async def _failed(self, job: Job, run: Run, outcome: Outcome) -> None:
+    async def _failed(self, job: SimulatedJob, run: Run, outcome: RunOutcome) -> None:
         switches = self._bench.switches
         error = outcome.error or {}
         last = "error" if outcome.kind == "error" else "non_retryable_error"
@@ -152,7 +154,7 @@ class JobQueue:
         await asyncio.sleep(switches.settle)
         job.move(last)
 
-    async def _cancelled(self, job: Job, run: Run) -> None:
+    async def _cancelled(self, job: SimulatedJob, run: Run) -> None:
         switches = self._bench.switches
         prepared = job.reached("executing")
         job.move("cancel_pending" if prepared else "cancelling_preparing")
@@ -161,18 +163,18 @@ class JobQueue:
         await asyncio.sleep(switches.settle)
         job.move("cancelled")
 
-    async def _cancel_waiting(self, job: Job) -> None:
+    async def _cancel_waiting(self, job: SimulatedJob) -> None:
         job.counted = False
-        run = Run(job, self._account, self._hub, self._bench)
+        run = Run(job, self._account, self._event_sockets, self._bench)
         job.move("cancel_pending")
         if self._bench.switches.interrupted_pending:
             run.tell("execution_interrupted")
-        self._hub.broadcast(events.status(self.remaining()))
+        self._event_sockets.broadcast(events.status(self.remaining()))
         self._fill()
         await asyncio.sleep(self._bench.switches.settle)
         job.move("cancelled")
 
-    def _tell_end(self, run: Run, job: Job, tell: Callable[[], None] | None) -> None:
+    def _tell_end(self, run: Run, job: SimulatedJob, tell: Callable[[], None] | None) -> None:
         """The event that ends a job, with what stands around it; then the next job may begin."""
         switches = self._bench.switches
         around = {
@@ -193,11 +195,11 @@ class JobQueue:
         self._fill()
 
 
-def _outcome(work: asyncio.Task[Outcome]) -> Outcome:
+def _outcome(work: asyncio.Task[RunOutcome]) -> RunOutcome:
     if work.cancelled():
-        return Outcome("cancelled")
+        return RunOutcome("cancelled")
     error = work.exception()
     if error is not None:
         log.error("simulator_job_failed", exc_info=error)
-        return Outcome("broken", platform_error(f"{type(error).__name__}: {error}"))
+        return RunOutcome("broken", platform_error(f"{type(error).__name__}: {error}"))
     return work.result()

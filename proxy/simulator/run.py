@@ -8,28 +8,28 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.simulator import events, outputs
-from proxy.simulator.account import Account
+from proxy.simulator.account import SimulatedAccount
 from proxy.simulator.bench import Bench
 from proxy.simulator.events import NodeProgress
 from proxy.simulator.execution import (
     Blocked,
     Cached,
-    Failed,
-    Happening,
     NodeDone,
+    NodeFailed,
     NodeStarted,
-    Picture,
-    Progress,
-    Text,
+    Step,
+    StepPicture,
+    StepProgress,
+    StepText,
     execute,
 )
 from proxy.simulator.faults import JobFault
-from proxy.simulator.jobs import Job, now_ms
-from proxy.simulator.sockets import Hub
+from proxy.simulator.jobs import SimulatedJob, now_ms
+from proxy.simulator.sockets import EventSockets
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """How a run ended. `kind` is `success`, `error` (with `error`), `broken` (a failure of the
     platform, with `error`) or `lost`.
     """
@@ -43,7 +43,7 @@ class _RetriedError(Exception):
 
 
 class _EndedError(Exception):
-    def __init__(self, outcome: Outcome) -> None:
+    def __init__(self, outcome: RunOutcome) -> None:
         super().__init__(outcome.kind)
         self.outcome = outcome
 
@@ -51,16 +51,22 @@ class _EndedError(Exception):
 class Run:
     """Runs one job and tells its events. Cancelling the task that performs it stops it."""
 
-    def __init__(self, job: Job, account: Account, hub: Hub, bench: Bench) -> None:
+    def __init__(
+        self,
+        job: SimulatedJob,
+        account: SimulatedAccount,
+        event_sockets: EventSockets,
+        bench: Bench,
+    ) -> None:
         self._job = job
         self._account = account
-        self._hub = hub
+        self._event_sockets = event_sockets
         self._bench = bench
         self._switches = bench.switches
         self._nodes: dict[str, NodeProgress] = {}
         self._picture: events.PreviewFrame | None = None
 
-    async def perform(self) -> Outcome:
+    async def perform(self) -> RunOutcome:
         """From the slot to the end of the execution."""
         if self._switches.capacity_wait:
             self._job.move("queued_waiting")
@@ -80,7 +86,7 @@ class Run:
 
     def emit(self, message: events.Message) -> None:
         """Send to all sockets of the account."""
-        self._hub.broadcast(message)
+        self._event_sockets.broadcast(message)
         self._job.first_event.set()
 
     def tell(self, name: str, **data: Any) -> None:
@@ -89,7 +95,7 @@ class Run:
         self.emit(events.execution(name, job.id, self._switches, **data))
         job.messages.append((name, {"prompt_id": job.id, **data, "timestamp": now_ms()}))
 
-    async def _attempt(self, fault: JobFault | None) -> Outcome:
+    async def _attempt(self, fault: JobFault | None) -> RunOutcome:
         job = self._job
         job.move("executing")
         job.started = now_ms()
@@ -100,9 +106,9 @@ class Run:
         self._picture = None
         self._foreign()
         if self._switches.notifications:
-            self.emit(events.Event("notification", {"value": "Executing workflow..."}))
+            self.emit(events.CloudEvent("notification", {"value": "Executing workflow..."}))
         self.tell("execution_start")
-        happenings = execute(
+        steps = execute(
             job.graph,
             job.output_nodes,
             catalog=self._bench.catalog,
@@ -112,36 +118,36 @@ class Run:
             cache=self._account.cache if self._switches.cache_nodes else None,
         )
         seen = 0
-        async with contextlib.aclosing(happenings):
-            async for happening in happenings:
+        async with contextlib.aclosing(steps):
+            async for step in steps:
                 if fault is not None and seen >= fault.after:
                     await _suffer(fault)
                 seen += 1
-                if isinstance(happening, Failed):
-                    return self._failed(happening)
-                self._happened(happening)
+                if isinstance(step, NodeFailed):
+                    return self._failed(step)
+                self._happened(step)
         if fault is not None:
             await _suffer(fault)
-        return Outcome("success")
+        return RunOutcome("success")
 
-    def _happened(self, happening: Happening) -> None:
+    def _happened(self, step: Step) -> None:
         job = self._job
-        if not isinstance(happening, Progress):
+        if not isinstance(step, StepProgress):
             self._show_picture()
-        match happening:
+        match step:
             case Cached(nodes):
                 if nodes or self._switches.cached_when_empty:
                     self.tell("execution_cached", nodes=nodes)
             case NodeStarted(node_id):
                 self._progress_state(node_id, NodeProgress("running", 0.0, 1.0))
                 self.emit(events.executing(job.id, node_id))
-            case Progress(node_id, value, maximum):
+            case StepProgress(node_id, value, maximum):
                 self._progress_state(node_id, NodeProgress("running", value, maximum))
                 self._show_picture()
                 self.emit(events.progress(job.id, node_id, value, maximum))
-            case Picture(node_id, image, image_type):
+            case StepPicture(node_id, image, image_type):
                 self._picture = events.PreviewFrame(job.id, node_id, image, image_type)
-            case Text(node_id, text):
+            case StepText(node_id, text):
                 self.emit(events.TextFrame(job.id, node_id, text))
             case NodeDone(node_id, ui):
                 self._done(node_id, ui)
@@ -166,7 +172,7 @@ class Run:
             "current_outputs": {},
         }
         data = events.error_data(error, self._job.executed, self._switches)
-        self.emit(events.Event("execution_error", {"prompt_id": self._job.id, **data}))
+        self.emit(events.CloudEvent("execution_error", {"prompt_id": self._job.id, **data}))
 
     def _done(self, node_id: str, ui: dict[str, Any] | None) -> None:
         job = self._job
@@ -180,9 +186,9 @@ class Run:
         whole = self._nodes[node_id].max if node_id in self._nodes else 1
         self._progress_state(node_id, NodeProgress("finished", whole, whole))
 
-    def _failed(self, failed: Failed) -> Outcome:
+    def _failed(self, failed: NodeFailed) -> RunOutcome:
         self._show_picture()
-        return Outcome(
+        return RunOutcome(
             "error",
             {
                 "node_id": failed.node_id,
@@ -206,8 +212,10 @@ class Run:
             return
         task = {"task_id": self._job.id, "asset_name": "model.safetensors", "progress": 50}
         counts = {"bytes_total": 2, "bytes_downloaded": 1, "status": "running"}
-        self._hub.broadcast(events.Event("asset_download", {**task, **counts}))
-        self._hub.broadcast(events.Event("agent_message", {"text": "a message to another program"}))
+        self._event_sockets.broadcast(events.CloudEvent("asset_download", {**task, **counts}))
+        self._event_sockets.broadcast(
+            events.CloudEvent("agent_message", {"text": "a message to another program"})
+        )
 
 
 async def _suffer(fault: JobFault) -> None:
@@ -215,11 +223,13 @@ async def _suffer(fault: JobFault) -> None:
         case "retried":
             raise _RetriedError
         case "lost":
-            raise _EndedError(Outcome("lost"))
+            raise _EndedError(RunOutcome("lost"))
         case "hang":
             await asyncio.Event().wait()
         case "service_error":
-            raise _EndedError(Outcome("broken", platform_error("The inference service went away.")))
+            raise _EndedError(
+                RunOutcome("broken", platform_error("The inference service went away."))
+            )
 
 
 def platform_error(message: str) -> dict[str, Any]:

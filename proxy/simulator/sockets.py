@@ -21,7 +21,7 @@ from proxy.translate import codec
 BACKLOG = 20_000
 
 
-class Socket:
+class EventConnection:
     """One connection: an outbox, a task that empties it, and the flags that were announced."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Socket:
         if isinstance(message.get("data"), dict):
             self.flags = message["data"]
         if self._switches.feature_flags == "asked":
-            self.send(events.Event("feature_flags", events.features(self._switches)))
+            self.send(events.CloudEvent("feature_flags", events.features(self._switches)))
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -163,11 +163,11 @@ class Socket:
         self.sent += 1
 
 
-class Hub:
+class EventSockets:
     """The sockets of one account."""
 
     def __init__(self, switches: Switches, faults: Faults, changed: Callable[[], None]) -> None:
-        self.sockets: list[Socket] = []
+        self.sockets: list[EventConnection] = []
         self._switches = switches
         self._faults = faults
         self._changed = changed
@@ -181,10 +181,10 @@ class Hub:
         """A connection from its handshake to its end."""
         response = web.WebSocketResponse(autoping=False, max_msg_size=4 * 1024 * 1024)
         await response.prepare(request)
-        socket = Socket(response, request, self._switches, self._faults)
+        socket = EventConnection(response, request, self._switches, self._faults)
         socket.send(events.status(remaining, sid=socket.client_id or str(uuid4())))
         if self._switches.feature_flags == "pushed":
-            socket.send(events.Event("feature_flags", events.features(self._switches)))
+            socket.send(events.CloudEvent("feature_flags", events.features(self._switches)))
         self.sockets.append(socket)
         self._changed()
         try:

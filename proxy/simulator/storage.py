@@ -34,7 +34,7 @@ _SIGNED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
+class StoredContent:
     """A stored content."""
 
     data: bytes
@@ -55,7 +55,7 @@ class Storage:
         self._faults = faults
         self._keys = keys
         self._secret = secrets.token_bytes(32)
-        self._blobs: dict[str, Blob] = {}
+        self._blobs: dict[str, StoredContent] = {}
         self._listener = Listener(self._app)
         self.record = Record()
         self.leaks: list[RequestRecord] = []
@@ -74,7 +74,7 @@ class Storage:
         """Store a content; the same name again changes nothing, as names tell contents."""
         if name not in self._blobs:
             etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            self._blobs[name] = Blob(data, media_type, f'"{etag}"')
+            self._blobs[name] = StoredContent(data, media_type, f'"{etag}"')
 
     def get(self, name: str) -> bytes:
         """The content of that name. Raises `KeyError`."""
@@ -161,7 +161,9 @@ class Storage:
             return _error(404, "NoSuchKey", "The specified key does not exist.")
         return self._content(request, blob, query.get("response-content-disposition"))
 
-    def _content(self, request: web.Request, blob: Blob, disposition: str | None) -> web.Response:
+    def _content(
+        self, request: web.Request, blob: StoredContent, disposition: str | None
+    ) -> web.Response:
         headers = {
             "ETag": blob.etag,
             "Content-Type": blob.media_type

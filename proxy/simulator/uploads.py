@@ -9,8 +9,8 @@ from uuid import uuid4
 from blake3 import blake3
 
 from proxy.simulator import media
-from proxy.simulator.account import Account
-from proxy.simulator.assets import Asset
+from proxy.simulator.account import SimulatedAccount
+from proxy.simulator.assets import SimulatedAsset
 from proxy.simulator.errors import bad_request
 from proxy.simulator.storage import Storage
 from proxy.simulator.switches import Switches
@@ -19,7 +19,7 @@ DIRECT_UPLOAD_LIFE = 900
 
 
 def take(
-    account: Account,
+    account: SimulatedAccount,
     storage: Storage,
     switches: Switches,
     data: bytes,
@@ -28,7 +28,7 @@ def take(
     tags: tuple[str, ...] = ("input",),
     subfolder: str = "",
     uploaded: bool = True,
-) -> Asset:
+) -> SimulatedAsset:
     """Store an upload under the hash of its bytes; its extension follows them, not its name.
 
     What is not `uploaded` is sent as an asset, of any kind.
@@ -48,7 +48,7 @@ def take(
     if uploaded and medium.family not in taken[switches.upload_kinds]:
         raise bad_request("the file is not an image or of another kind that is taken here")
     digest = blake3(data).hexdigest()
-    asset = Asset(
+    asset = SimulatedAsset(
         name=filename,
         cloud_name=_name(digest, medium.extension, switches),
         digest=digest,
@@ -79,7 +79,7 @@ def _name(digest: str, extension: str, switches: Switches) -> str:
 class Ticket:
     """The right to send one picture without a credential."""
 
-    account: Account
+    account: SimulatedAccount
     media_type: str
     id: str = field(default_factory=lambda: uuid4().hex)
     expires: float = field(default_factory=lambda: time.monotonic() + DIRECT_UPLOAD_LIFE)
@@ -91,7 +91,7 @@ class DirectUploads:
     def __init__(self) -> None:
         self._tickets: dict[str, Ticket] = {}
 
-    def issue(self, account: Account, media_type: str) -> Ticket:
+    def issue(self, account: SimulatedAccount, media_type: str) -> Ticket:
         """A new ticket."""
         ticket = Ticket(account, media_type)
         self._tickets[ticket.id] = ticket

@@ -16,7 +16,7 @@ LONG_LIST = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
+class GraphVerdict:
     """What a validation found.
 
     `outputs` are the output nodes that can run; `node_errors` what is wrong with single nodes;
@@ -30,7 +30,7 @@ class Validation:
 
 def validate(
     graph: object, *, catalog: NodeClasses, targets: list[str] | None, files: Files
-) -> Validation:
+) -> GraphVerdict:
     """Check a graph; changes values in it to the type of their input ("7" to 7), as ComfyUI does.
 
     `targets` restricts the output nodes to those named (`partial_execution_targets`). `files`
@@ -40,7 +40,7 @@ def validate(
     if isinstance(graph, str | list) and not graph:
         graph = {}
     if not isinstance(graph, dict):
-        return Validation(
+        return GraphVerdict(
             error=_reason(
                 "invalid_prompt",
                 "The prompt must be an object of nodes.",
@@ -50,14 +50,14 @@ def validate(
     for node_id, node in graph.items():
         error = _unknown_class(node_id, node, catalog)
         if error is not None:
-            return Validation(error=error)
+            return GraphVerdict(error=error)
     outputs = [
         node_id
         for node_id, node in graph.items()
         if catalog[node["class_type"]].output_node and (targets is None or node_id in targets)
     ]
     if not outputs:
-        return Validation(error=_reason("prompt_no_outputs", "Prompt has no outputs", ""))
+        return GraphVerdict(error=_reason("prompt_no_outputs", "Prompt has no outputs", ""))
     return _Validator(graph, catalog, files).outputs(outputs)
 
 
@@ -91,7 +91,7 @@ def _unknown_class(node_id: str, node: object, catalog: NodeClasses) -> Reason |
 
 
 @dataclass(slots=True)
-class _Verdict:
+class _NodeVerdict:
     """What is known of a node: `valid` is false, without reasons, below a node with errors."""
 
     valid: bool
@@ -103,10 +103,10 @@ class _Validator:
         self._graph = graph
         self._catalog = catalog
         self._files = files
-        self._verdicts: dict[str, _Verdict] = {}
+        self._verdicts: dict[str, _NodeVerdict] = {}
         self._path: list[str] = []
 
-    def outputs(self, outputs: list[str]) -> Validation:
+    def outputs(self, outputs: list[str]) -> GraphVerdict:
         good: list[str] = []
         node_errors: dict[str, Any] = {}
         lines: list[str] = []
@@ -114,17 +114,17 @@ class _Validator:
             try:
                 verdict = self._node(output)
             except Exception as error:  # noqa: BLE001 - any junk in the graph ends here
-                verdict = self._verdicts[output] = _Verdict(False, [_exception(error)])
+                verdict = self._verdicts[output] = _NodeVerdict(False, [_exception(error)])
             if verdict.valid:
                 good.append(output)
                 continue
             lines += [f"{reason['message']}: {reason['details']}" for reason in verdict.reasons]
             self._blame(output, node_errors)
         if good:
-            return Validation(good, node_errors)
+            return GraphVerdict(good, node_errors)
         message = "Prompt outputs failed validation"
         error_ = _reason("prompt_outputs_failed_validation", message, "\n".join(lines))
-        return Validation(node_errors=node_errors, error=error_)
+        return GraphVerdict(node_errors=node_errors, error=error_)
 
     def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
         """ComfyUI blames every node found bad so far for every output that fails after it."""
@@ -141,7 +141,7 @@ class _Validator:
             )
             entry["dependent_outputs"].append(output)
 
-    def _node(self, node_id: str) -> _Verdict:
+    def _node(self, node_id: str) -> _NodeVerdict:
         if node_id in self._verdicts:
             return self._verdicts[node_id]
         if node_id in self._path:
@@ -162,9 +162,9 @@ class _Validator:
             else:
                 reasons += _value(inputs, name, spec, checked=name in node_class.checks)
         reasons += self._custom(node_class, inputs)
-        cycle = self._verdicts.get(node_id, _Verdict(True, []))
+        cycle = self._verdicts.get(node_id, _NodeVerdict(True, []))
         reasons = cycle.reasons + [reason for reason in reasons if reason not in cycle.reasons]
-        verdict = _Verdict(valid and not reasons, reasons)
+        verdict = _NodeVerdict(valid and not reasons, reasons)
         self._verdicts[node_id] = verdict
         return verdict
 
@@ -202,12 +202,14 @@ class _Validator:
         try:
             return None if self._node(source).valid else []
         except Exception as error:  # noqa: BLE001 - told as the linked node's error
-            self._verdicts[source] = _Verdict(False, [_inner_exception(error, name, config, link)])
+            self._verdicts[source] = _NodeVerdict(
+                False, [_inner_exception(error, name, config, link)]
+            )
             return []
         finally:
             self._path.pop()
 
-    def _cycle(self, node_id: str) -> _Verdict:
+    def _cycle(self, node_id: str) -> _NodeVerdict:
         path = [*self._path[self._path.index(node_id) :], node_id]
         members = list(dict.fromkeys(path))
         details = " -> ".join(f"{member} ({self._graph[member]['class_type']})" for member in path)
@@ -219,7 +221,7 @@ class _Validator:
                 node_id=member,
                 cycle_nodes=members,
             )
-            self._verdicts[member] = _Verdict(False, [reason])
+            self._verdicts[member] = _NodeVerdict(False, [reason])
         return self._verdicts[node_id]
 
     def _custom(self, node_class: NodeClass, inputs: dict[str, Any]) -> list[Reason]:

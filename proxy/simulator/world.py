@@ -7,14 +7,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from uuid import uuid4
 
-from proxy.simulator.account import Account, Plan
+from proxy.simulator.account import Plan, SimulatedAccount
 from proxy.simulator.bench import Bench
 from proxy.simulator.faults import Faults
-from proxy.simulator.jobs import Job
+from proxy.simulator.jobs import SimulatedJob
 from proxy.simulator.nodes import NodeClass, NodeClasses, object_info, pack_nodes, standard_nodes
-from proxy.simulator.queue import JobQueue
+from proxy.simulator.queue import SimulatedQueue
 from proxy.simulator.record import Record, RequestRecord, Signal
-from proxy.simulator.sockets import Hub, Socket
+from proxy.simulator.sockets import EventConnection, EventSockets
 from proxy.simulator.storage import Storage
 from proxy.simulator.switches import Switches
 from proxy.simulator.uploads import DirectUploads
@@ -25,9 +25,9 @@ from proxy.translate import codec
 class Tenant:
     """An account with what serves it."""
 
-    account: Account
-    hub: Hub
-    queue: JobQueue
+    account: SimulatedAccount
+    event_sockets: EventSockets
+    queue: SimulatedQueue
 
 
 class World:
@@ -64,16 +64,18 @@ class World:
         plan: Plan = "standard",
         *,
         credits: int | None = None,  # noqa: A002
-    ) -> Account:
+    ) -> SimulatedAccount:
         """One more account. Raises `ValueError` for an unknown plan or a key that is taken."""
         if not key or self.tenant(key) is not None:
             raise ValueError("this key belongs to another account already")
-        account = Account(key, plan, credits)
-        hub = Hub(self.switches, self.faults, self.signal.notify)
-        self.tenants.append(Tenant(account, hub, JobQueue(account, hub, self._bench)))
+        account = SimulatedAccount(key, plan, credits)
+        event_sockets = EventSockets(self.switches, self.faults, self.signal.notify)
+        self.tenants.append(
+            Tenant(account, event_sockets, SimulatedQueue(account, event_sockets, self._bench))
+        )
         return account
 
-    def set_plan(self, plan: Plan, account: Account | None = None) -> None:
+    def set_plan(self, plan: Plan, account: SimulatedAccount | None = None) -> None:
         """Change the plan of an account (the first one); waiting jobs may start at once."""
         changed = account or self.account
         changed.plan = plan
@@ -94,14 +96,14 @@ class World:
         return self.account.key
 
     @property
-    def jobs(self) -> dict[str, Job]:
+    def jobs(self) -> dict[str, SimulatedJob]:
         """The jobs of all accounts by id, in the order of their submission to each."""
         return dict(self._all_jobs())
 
     @property
-    def sockets(self) -> list[Socket]:
+    def sockets(self) -> list[EventConnection]:
         """The open event sockets."""
-        return [socket for tenant in self.tenants for socket in tenant.hub.sockets]
+        return [socket for tenant in self.tenants for socket in tenant.event_sockets.sockets]
 
     @property
     def requests(self) -> list[RequestRecord]:
@@ -121,14 +123,14 @@ class World:
     def drop_sockets(self) -> None:
         """Reset every event socket."""
         for tenant in self.tenants:
-            tenant.hub.drop()
+            tenant.event_sockets.drop()
 
     async def close_sockets(self, code: int = 1001) -> None:
         """Close every event socket with this code."""
         for tenant in self.tenants:
-            await tenant.hub.close(code)
+            await tenant.event_sockets.close(code)
 
-    async def wait_for(self, job_id: str, status: str, timeout: float = 20.0) -> Job:  # noqa: ASYNC109
+    async def wait_for(self, job_id: str, status: str, timeout: float = 20.0) -> SimulatedJob:  # noqa: ASYNC109
         """Wait until a job is or has been in a state, given by its raw or its friendly name.
 
         The job need not exist yet. Raises `TimeoutError` after `timeout` seconds.
@@ -141,7 +143,7 @@ class World:
         await self.signal.until(reached, timeout)
         return self.jobs[job_id]
 
-    async def wait_for_end(self, job_id: str, timeout: float = 20.0) -> Job:  # noqa: ASYNC109
+    async def wait_for_end(self, job_id: str, timeout: float = 20.0) -> SimulatedJob:  # noqa: ASYNC109
         """Wait until a job is in a last state and nothing about it is late.
 
         `wait_for(id, "cancelled")` ends when the cancelling begins. Raises `TimeoutError`.
@@ -175,6 +177,6 @@ class World:
             self._object_infos[packs] = codec.dump_bytes(object_info(self.catalog))
         return self._object_infos[packs]
 
-    def _all_jobs(self) -> Iterator[tuple[str, Job]]:
+    def _all_jobs(self) -> Iterator[tuple[str, SimulatedJob]]:
         for tenant in self.tenants:
             yield from tenant.account.jobs.items()

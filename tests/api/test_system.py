@@ -336,10 +336,10 @@ async def test_old_lines_go() -> None:
 async def test_members_hear_their_own_lines_alone() -> None:
     bus, clients = MemoryBus(), Clients()
     bus.subscribe("sockets", clients.hear)
-    hub, journal = Subscribers(bus), Journal(bus, clients)
+    subscribers, journal = Subscribers(bus), Journal(bus, clients)
     ann, bob = Sink(), Sink()
-    hub.attach("ann", "a", ann)
-    hub.attach("bob", "a", bob)
+    subscribers.attach("ann", "a", ann)
+    subscribers.attach("bob", "a", bob)
     journal.subscribe("ann", "a")
     await asyncio.to_thread(journal.add, "ann", 0.0, "x")
     await asyncio.to_thread(journal.add, "bob", 0.0, "y")
@@ -353,12 +353,12 @@ async def test_members_hear_their_own_lines_alone() -> None:
 async def test_a_socket_that_has_gone_is_unsubscribed() -> None:
     bus, clients = MemoryBus(), Clients()
     bus.subscribe("sockets", clients.hear)
-    hub, journal = Subscribers(bus), Journal(bus, clients)
+    subscribers, journal = Subscribers(bus), Journal(bus, clients)
     journal.subscribe("local", "a")
     journal.add("local", 0.0, "x")
     await asyncio.sleep(0)
     sink = Sink()
-    hub.attach("local", "a", sink)
+    subscribers.attach("local", "a", sink)
     journal.add("local", 0.0, "y")
     await asyncio.sleep(0)
     assert sink.heard == []

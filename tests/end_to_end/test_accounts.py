@@ -19,8 +19,8 @@ from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.jobs import accounts as health
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
-from proxy.simulator.account import Account
-from proxy.simulator.jobs import Job
+from proxy.simulator.account import SimulatedAccount
+from proxy.simulator.jobs import SimulatedJob
 
 QUICK = Timeouts(
     retries=RetryPolicy(budget=0.5),
@@ -45,7 +45,7 @@ class Studio:
     simulator: Simulator
     folder: Path
     session: aiohttp.ClientSession
-    accounts: dict[str, Account] = field(default_factory=dict)
+    accounts: dict[str, SimulatedAccount] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         one, two = self.simulator.account, self.simulator.add_account("comfyui-key-of-two")
@@ -69,7 +69,7 @@ class Studio:
             await self.simulator.wait_for_sockets(2)
             yield Client(self.session, proxy.url)
 
-    def jobs(self, name: str) -> list[Job]:
+    def jobs(self, name: str) -> list[SimulatedJob]:
         """What an account has been given."""
         return list(self.accounts[name].jobs.values())
 

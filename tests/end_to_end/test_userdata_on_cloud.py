@@ -19,7 +19,7 @@ from proxy.members.directory import Directory
 from proxy.members.member import Member
 from proxy.settings import ConfigError
 from proxy.simulator import HttpFault, Simulator
-from proxy.simulator.account import UserFile
+from proxy.simulator.account import SimulatedUserFile
 from proxy.translate.errors import LocalError
 
 QUICK = app.Timeouts(retries=RetryPolicy(budget=0.3, backoff=Backoff(first=0.01, longest=0.05)))
@@ -195,7 +195,7 @@ async def test_names_that_lead_out_are_not_even_sent(
 async def test_a_cloud_that_fails_is_503_with_a_sentence(
     simulator: Simulator, program: Program, fault: dict[str, Any], method: str, path: str
 ) -> None:
-    simulator.account.userdata["x"] = UserFile(b"content")
+    simulator.account.userdata["x"] = SimulatedUserFile(b"content")
     simulator.faults.add(HttpFault("* /api/userdata*", **fault), times=None)
     simulator.faults.add(HttpFault("* /api/settings*", **fault), times=None)
     status, text = await program.ask(method, path, b"{}" if method == "POST" else None)

@@ -20,7 +20,7 @@ from proxy.files.service import Files
 from proxy.files.transfer import Content, ContentBrokenError
 from proxy.observations import AccountObservations
 from proxy.simulator import HttpFault, Simulator
-from proxy.simulator.assets import Asset
+from proxy.simulator.assets import SimulatedAsset
 from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -44,7 +44,7 @@ def stored(simulator: Simulator, data: bytes, name: str | None = None) -> FileRe
     cloud_name = name or f"{blake3(data).hexdigest()}.png"
     simulator.storage.put(cloud_name, data, "image/png")
     simulator.account.library.add(
-        Asset(
+        SimulatedAsset(
             name="a.png",
             cloud_name=cloud_name,
             digest=blake3(data).hexdigest(),

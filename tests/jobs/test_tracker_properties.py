@@ -39,25 +39,25 @@ def lives(draw: st.DrawFn) -> tuple[list[Input], Snapshot]:
     if outcome != "completed":
         order = order[: draw(st.integers(0, len(order)))]
     savers = draw(st.sets(st.sampled_from(NODES), min_size=1))
-    happenings: list[Input] = [_event("execution_start")]
+    inputs: list[Input] = [_event("execution_start")]
     if cached or draw(st.booleans()):
-        happenings.append(_event("execution_cached", nodes=cached))
+        inputs.append(_event("execution_cached", nodes=cached))
     outputs: dict[str, Any] = {}
     for node in [*cached, *order]:
-        happenings.extend(_node_events(draw, node, run=node in order))
+        inputs.extend(_node_events(draw, node, run=node in order))
         if node in savers:
             outputs[node] = {"images": [{"filename": f"{node}.png"}]}
-            happenings.append(_event("executed", node=node, output=outputs[node]))
+            inputs.append(_event("executed", node=node, output=outputs[node]))
     if outcome == "completed" and draw(st.booleans()):
         blocked = _event("execution_error", node_id=None, exception_message="blocked")
-        happenings.insert(draw(st.integers(1, len(happenings))), blocked)
+        inputs.insert(draw(st.integers(1, len(inputs))), blocked)
     ending = {
         "completed": "execution_success",
         "failed": "execution_error",
         "cancelled": "execution_interrupted",
     }[outcome]
-    happenings.append(_event(ending, node_id=order[-1] if order else None))
-    happenings.append(_event("executing", node=None))
+    inputs.append(_event(ending, node_id=order[-1] if order else None))
+    inputs.append(_event("executing", node=None))
     detail = Snapshot(
         "cloud-id",
         outcome,
@@ -66,7 +66,7 @@ def lives(draw: st.DrawFn) -> tuple[list[Input], Snapshot]:
         outputs_count=len(outputs),
         execution_status={"status_str": "…", "messages": []},
     )
-    return happenings, detail
+    return inputs, detail
 
 
 def _node_events(draw: st.DrawFn, node: str, *, run: bool) -> list[Input]:
@@ -91,8 +91,8 @@ def _event(type_: str, **data: Any) -> EventReceived:
 @st.composite
 def interleavings(draw: st.DrawFn, *, giving_up: bool = False) -> tuple[list[Input], Snapshot]:
     """A life as a bad line delivers it, with snapshots of any age in between."""
-    happenings, detail = draw(lives())
-    kept = [one for one in happenings if draw(st.integers(0, 9)) > 1]
+    inputs, detail = draw(lives())
+    kept = [one for one in inputs if draw(st.integers(0, 9)) > 1]
     doubled = [copy for one in kept for copy in [one] * draw(st.sampled_from([1, 1, 1, 2]))]
     for _ in range(draw(st.integers(0, 4))):
         if len(doubled) > 1:
@@ -111,13 +111,9 @@ def interleavings(draw: st.DrawFn, *, giving_up: bool = False) -> tuple[list[Inp
     return [*doubled, SnapshotReceived(detail), *doubled[-2:]], detail
 
 
-def _play(happenings: list[Input]) -> list[Command]:
+def _play(inputs: list[Input]) -> list[Command]:
     tracker = Tracker(ID, GRAPH)
-    return [
-        command
-        for now, happening in enumerate(happenings)
-        for command in tracker.receive(happening, now)
-    ]
+    return [command for now, one in enumerate(inputs) for command in tracker.receive(one, now)]
 
 
 def _types(commands: list[Command]) -> list[str]:
@@ -224,10 +220,10 @@ def test_the_cloud_id_reaches_no_client(script: tuple[list[Input], Snapshot]) ->
 def test_a_life_without_faults_keeps_every_message(
     script: tuple[list[Input], Snapshot],
 ) -> None:
-    happenings, detail = script
-    types = _types(_play([*happenings, SnapshotReceived(detail)]))
+    inputs, detail = script
+    types = _types(_play([*inputs, SnapshotReceived(detail)]))
     for type_ in ("progress", "executed"):
-        sent = sum(isinstance(one, EventReceived) and one.type == type_ for one in happenings)
+        sent = sum(isinstance(one, EventReceived) and one.type == type_ for one in inputs)
         assert types.count(type_) == sent
 
 
@@ -247,11 +243,11 @@ def test_one_snapshot_is_a_whole_life(script: tuple[list[Input], Snapshot], star
 @given(interleavings())
 def test_nothing_is_said_behind_the_end(script: tuple[list[Input], Snapshot]) -> None:
     tracker = Tracker(ID, GRAPH)
-    for now, happening in enumerate(script[0]):
-        tracker.receive(happening, now)
+    for now, one in enumerate(script[0]):
+        tracker.receive(one, now)
     assert tracker.ended
     assert tracker.display_node is None
-    assert [tracker.receive(happening, 0) for happening in script[0]] == [[]] * len(script[0])
+    assert [tracker.receive(one, 0) for one in script[0]] == [[]] * len(script[0])
 
 
 @given(interleavings())
@@ -262,8 +258,8 @@ def test_the_detail_is_not_asked_for_twice(script: tuple[list[Input], Snapshot])
 @given(interleavings())
 def test_the_progress_never_leaves_its_bounds(script: tuple[list[Input], Snapshot]) -> None:
     tracker = Tracker(ID, GRAPH)
-    for now, happening in enumerate(script[0]):
-        tracker.receive(happening, now)
+    for now, one in enumerate(script[0]):
+        tracker.receive(one, now)
         assert 0.0 <= tracker.progress <= 1.0
 
 
@@ -271,12 +267,12 @@ def test_the_progress_never_leaves_its_bounds(script: tuple[list[Input], Snapsho
 def test_each_blocked_branch_is_told_once_and_ends_nothing(
     script: tuple[list[Input], Snapshot], data: st.DataObject
 ) -> None:
-    happenings, detail = script
+    inputs, detail = script
     blocked = data.draw(st.lists(st.sampled_from(NODES), unique=True))
     for node in [*blocked, *blocked]:
         told = _event("execution_error", node_id=node, exception_type="ExecutionBlocked")
-        happenings.insert(data.draw(st.integers(0, len(happenings) - 2)), told)
-    commands = _play([*happenings, SnapshotReceived(detail)])
+        inputs.insert(data.draw(st.integers(0, len(inputs) - 2)), told)
+    commands = _play([*inputs, SnapshotReceived(detail)])
     errors = [
         command.message.data
         for command in commands

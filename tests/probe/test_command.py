@@ -17,7 +17,7 @@ from process import command as run_command
 from stack import Client
 
 from proxy.simulator import Simulator, Switches
-from proxy.simulator.events import Event
+from proxy.simulator.events import CloudEvent
 
 
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -87,7 +87,7 @@ async def test_the_proxy_uses_what_a_probe_has_seen_and_check_tells_surprises(
             facts = body["accounts"][0]["facts"]
             assert (facts["prompt_id"], facts["prompt_id_again"]) == ("honoured", "refused")
             assert facts["upload_hash"] == "blake3 of the bytes"
-            simulator.tenants[0].hub.broadcast(Event("odd", {}))
+            simulator.tenants[0].event_sockets.broadcast(CloudEvent("odd", {}))
             await client.run(graphs.plain())
             await server.stop()
         code, said, _ = await run_command("check", environment=environment)

@@ -72,8 +72,8 @@ async def test_another_account_hears_nothing(sim: Simulator, visitor: Visitor) -
     other = sim.add_account("another-key")
     ears = await visitor.listen(token=other.key)
     await visitor.run(plain())
-    assert len(sim.tenants[1].hub.sockets) == 1
-    assert sim.tenants[1].hub.sockets[0].sent == 2
+    assert len(sim.tenants[1].event_sockets.sockets) == 1
+    assert sim.tenants[1].event_sockets.sockets[0].sent == 2
     await ears.socket.close()
 
 

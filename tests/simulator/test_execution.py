@@ -16,14 +16,14 @@ from PIL import Image
 from proxy.simulator.execution import (
     Blocked,
     Cached,
-    Failed,
-    Happening,
     NodeCache,
     NodeDone,
+    NodeFailed,
     NodeStarted,
-    Picture,
-    Progress,
-    Text,
+    Step,
+    StepPicture,
+    StepProgress,
+    StepText,
     execute,
 )
 from proxy.simulator.nodes import NodeClass, Output, standard_nodes
@@ -89,9 +89,9 @@ class Bench:
             cache=self.cache,
         )
 
-    async def run(self, graph: dict[str, Any], targets: list[str] | None = None) -> list[Happening]:
-        async with contextlib.aclosing(self.start(graph, targets)) as happenings:
-            return [happening async for happening in happenings]
+    async def run(self, graph: dict[str, Any], targets: list[str] | None = None) -> list[Step]:
+        async with contextlib.aclosing(self.start(graph, targets)) as steps:
+            return [step async for step in steps]
 
 
 def save(source: str, prefix: str = "x") -> dict[str, Any]:
@@ -136,11 +136,8 @@ def sampling(steps: int = 3, side: int = 64) -> dict[str, Any]:
     }
 
 
-def named(happenings: Sequence[Happening]) -> list[str]:
-    return [
-        f"{type(happening).__name__} {getattr(happening, 'node_id', '')}".strip()
-        for happening in happenings
-    ]
+def named(steps: Sequence[Step]) -> list[str]:
+    return [f"{type(step).__name__} {getattr(step, 'node_id', '')}".strip() for step in steps]
 
 
 async def test_a_node_starts_and_is_done_before_those_that_need_it() -> None:
@@ -155,8 +152,8 @@ async def test_a_node_starts_and_is_done_before_those_that_need_it() -> None:
 
 async def test_only_what_the_outputs_need_runs() -> None:
     graph = {"1": EMPTY, "2": save("1"), "3": EMPTY, "4": save("3", "y")}
-    happenings = await Bench().run(graph, ["4"])
-    assert [h.node_id for h in happenings if isinstance(h, NodeStarted)] == ["3", "4"]
+    steps = await Bench().run(graph, ["4"])
+    assert [h.node_id for h in steps if isinstance(h, NodeStarted)] == ["3", "4"]
 
 
 async def test_an_output_runs_as_soon_as_it_can() -> None:
@@ -177,15 +174,15 @@ async def test_an_output_runs_as_soon_as_it_can() -> None:
         "NodeStarted 2",
         "NodeDone 2",
         "NodeStarted 3",
-        "Failed 3",
+        "NodeFailed 3",
     ]
 
 
 async def test_a_batch_is_saved_as_several_files_of_one_node() -> None:
     bench = Bench()
     batch = EMPTY | {"inputs": EMPTY["inputs"] | {"batch_size": 3}}  # type: ignore[operator]
-    happenings = await bench.run({"1": batch, "2": save("1", "set")})
-    done = happenings[-1]
+    steps = await bench.run({"1": batch, "2": save("1", "set")})
+    done = steps[-1]
     assert isinstance(done, NodeDone)
     assert done.ui is not None
     assert [item["type"] for item in done.ui["images"]] == ["output"] * 3
@@ -201,19 +198,23 @@ async def test_only_nodes_with_something_to_show_have_a_ui() -> None:
 
 
 async def test_a_sampler_shows_a_picture_and_its_progress_at_each_step() -> None:
-    happenings = await Bench().run(sampling(steps=3, side=64))
-    mine = [h for h in happenings if isinstance(h, Picture | Progress)]
-    assert named(mine) == ["Picture 3", "Progress 3"] * 3
-    assert [(h.value, h.max) for h in mine if isinstance(h, Progress)] == [(1, 3), (2, 3), (3, 3)]
+    steps = await Bench().run(sampling(steps=3, side=64))
+    mine = [h for h in steps if isinstance(h, StepPicture | StepProgress)]
+    assert named(mine) == ["StepPicture 3", "StepProgress 3"] * 3
+    assert [(h.value, h.max) for h in mine if isinstance(h, StepProgress)] == [
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
     for picture in mine[::2]:
-        assert isinstance(picture, Picture)
+        assert isinstance(picture, StepPicture)
         assert picture.image_type == "image/jpeg"
         assert Image.open(io.BytesIO(picture.image)).format == "JPEG"
 
 
 async def test_previews_are_at_most_512_pixels_wide_and_high() -> None:
     (picture,) = (
-        h for h in await Bench().run(sampling(steps=1, side=1024)) if isinstance(h, Picture)
+        h for h in await Bench().run(sampling(steps=1, side=1024)) if isinstance(h, StepPicture)
     )
     assert Image.open(io.BytesIO(picture.image)).size == (512, 512)
 
@@ -239,12 +240,12 @@ async def test_another_seed_or_text_gives_another_file(node: str, name: str, val
 async def test_pictures_over_the_websocket_are_png_and_count_from_zero() -> None:
     batch = EMPTY | {"inputs": EMPTY["inputs"] | {"batch_size": 2}}  # type: ignore[operator]
     out = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
-    happenings = await Bench().run({"1": batch, "2": out})
-    pictures = [h for h in happenings if isinstance(h, Picture)]
+    steps = await Bench().run({"1": batch, "2": out})
+    pictures = [h for h in steps if isinstance(h, StepPicture)]
     assert [p.image_type for p in pictures] == ["image/png"] * 2
     assert Image.open(io.BytesIO(pictures[0].image)).size == (8, 4)
-    assert [h.value for h in happenings if isinstance(h, Progress)] == [0, 1]
-    assert happenings[-1] == NodeDone("2", None)
+    assert [h.value for h in steps if isinstance(h, StepProgress)] == [0, 1]
+    assert steps[-1] == NodeDone("2", None)
 
 
 async def test_a_text_comes_from_the_node_that_told_it() -> None:
@@ -255,9 +256,9 @@ async def test_a_text_comes_from_the_node_that_told_it() -> None:
         },
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["node:1", 0]}},
     }
-    happenings = await Bench().run(graph)
-    assert Text("node:1", "héllo") in happenings
-    assert happenings[-1] == NodeDone("2", {"text": ["héllo"]})
+    steps = await Bench().run(graph)
+    assert StepText("node:1", "héllo") in steps
+    assert steps[-1] == NodeDone("2", {"text": ["héllo"]})
 
 
 async def test_a_node_that_raises_ends_the_run_in_comfyuis_words() -> None:
@@ -270,7 +271,7 @@ async def test_a_node_that_raises_ends_the_run_in_comfyuis_words() -> None:
         "3": preview("2"),
     }
     failed = (await Bench().run(graph))[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, NodeFailed)
     assert (failed.node_id, failed.node_type) == ("2", "OracleRaise")
     assert (failed.exception_type, failed.exception_message) == ("ValueError", "boom\n")
     assert failed.current_inputs == {
@@ -291,7 +292,7 @@ async def test_the_class_of_an_exception_has_its_module() -> None:
         raise OddError("x")
 
     failed = (await Bench(NodeClass("Odd", run, output_node=True)).run({"1": node("Odd")}))[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, NodeFailed)
     assert failed.exception_type.startswith(f"{__name__}.")
     assert failed.exception_type.endswith("OddError")
 
@@ -302,7 +303,7 @@ def node(name: str, **inputs: Any) -> dict[str, Any]:
 
 async def test_a_value_where_a_picture_belongs_fails_at_the_node() -> None:
     failed = (await Bench().run({"2": node("SaveImage", images="x", filename_prefix="p")}))[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, NodeFailed)
     assert failed.exception_type == "AttributeError"
 
 
@@ -310,14 +311,14 @@ async def test_a_broken_picture_fails_at_the_node_that_loads_it() -> None:
     bench = Bench()
     bench.contents.files["broken.png"] = b"\x89PNG\r\n\x1a\n\0\0"
     failed = (await bench.run({"1": node("LoadImage", image="broken.png"), "2": save("1")}))[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, NodeFailed)
     assert failed.node_id == "1"
     assert failed.current_inputs == {"image": ["broken.png"]}
 
 
 async def test_a_prefix_outside_the_output_folder_fails() -> None:
     failed = (await Bench().run({"1": EMPTY, "2": save("1", "../outside")}))[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, NodeFailed)
     assert failed.exception_type == "Exception"
     assert "outside the output folder is not allowed" in failed.exception_message
 
@@ -326,9 +327,9 @@ async def test_a_prefix_outside_the_output_folder_fails() -> None:
 async def test_a_blocked_node_does_not_run(message: str, told: int) -> None:
     graph = {"1": node("OracleBlock", message=message, seed=1), "2": save("1")}
     bench = Bench()
-    happenings = await bench.run(graph)
-    assert [h.message for h in happenings if isinstance(h, Blocked)] == [message] * told
-    assert happenings[-1] == NodeDone("2", None)
+    steps = await bench.run(graph)
+    assert [h.message for h in steps if isinstance(h, Blocked)] == [message] * told
+    assert steps[-1] == NodeDone("2", None)
     assert not bench.contents.saved
 
 
@@ -381,7 +382,7 @@ async def test_a_failure_is_not_cached() -> None:
     bench.cache = NodeCache()
     graph = {"1": node("SimulatorRaise", kind="ValueError", message="no")}
     await bench.run(graph)
-    assert named(await bench.run(graph)) == ["Cached", "NodeStarted 1", "Failed 1"]
+    assert named(await bench.run(graph)) == ["Cached", "NodeStarted 1", "NodeFailed 1"]
 
 
 async def test_the_cache_keeps_the_newest() -> None:
@@ -407,9 +408,9 @@ async def test_a_cancel_stops_the_running_node() -> None:
 
     async def follow() -> None:
         bench = Bench(NodeClass("Stuck", run, output_node=True))
-        async with contextlib.aclosing(bench.start({"1": node("Stuck")})) as happenings:
-            async for happening in happenings:
-                if isinstance(happening, NodeStarted):
+        async with contextlib.aclosing(bench.start({"1": node("Stuck")})) as steps:
+            async for step in steps:
+                if isinstance(step, NodeStarted):
                     started.set()
 
     task = asyncio.create_task(follow())
@@ -423,9 +424,9 @@ async def test_a_cancel_stops_the_running_node() -> None:
 async def test_the_waiting_node_heeds_a_cancel() -> None:
     bench = Bench()
     graph = {"1": node("SimulatorWait", seconds=3600)}
-    async with contextlib.aclosing(bench.start(graph)) as happenings:
-        assert isinstance(await anext(happenings), Cached)
-        assert await anext(happenings) == NodeStarted("1")
+    async with contextlib.aclosing(bench.start(graph)) as steps:
+        assert isinstance(await anext(steps), Cached)
+        assert await anext(steps) == NodeStarted("1")
 
 
 async def test_the_waiting_node_hands_on_its_value() -> None:
@@ -447,17 +448,15 @@ async def test_pace_is_the_time_of_a_step() -> None:
 
 async def test_a_partner_node_without_a_key_says_what_to_do() -> None:
     failed = (await Bench().run({"1": _partner(), "2": save("1")}))[-1]
-    assert isinstance(failed, Failed)
+    assert isinstance(failed, NodeFailed)
     assert failed.exception_message == "Unauthorized: Please login first to use this node.\n"
 
 
 async def test_a_partner_node_with_a_key_paints() -> None:
     bench = Bench()
     bench.extra_data = {"api_key_comfy_org": "comfyui-key"}
-    happenings = await bench.run({"1": _partner(), "2": save("1")})
-    assert [h.text for h in happenings if isinstance(h, Text)][
-        -1
-    ] == "Status: Ready\nPrice: $0.0500"
+    steps = await bench.run({"1": _partner(), "2": save("1")})
+    assert [h.text for h in steps if isinstance(h, StepText)][-1] == "Status: Ready\nPrice: $0.0500"
     (file,) = bench.contents.files.values()
     width, height = Image.open(io.BytesIO(file)).size
     assert width / height == pytest.approx(16 / 9, rel=0.01)

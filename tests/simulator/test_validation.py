@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from oracle_nodes import ORACLE_NODES
 
 from proxy.simulator.nodes import standard_nodes
-from proxy.simulator.validation import Validation, validate
+from proxy.simulator.validation import GraphVerdict, validate
 from proxy.translate import codec
 
 CATALOG = standard_nodes() | {node.name: node for node in ORACLE_NODES}
@@ -43,7 +43,7 @@ def save(source: object = None, **inputs: Any) -> dict[str, Any]:
 
 def check(
     graph: object, targets: list[str] | None = None, known: tuple[str, ...] = ()
-) -> Validation:
+) -> GraphVerdict:
     return validate(graph, catalog=CATALOG, targets=targets, files=known.__contains__)
 
 
@@ -58,7 +58,7 @@ def of_inputs(**changes: object) -> dict[str, Any]:
 
 
 def test_a_good_graph_has_its_output_nodes_and_nothing_else() -> None:
-    assert check({"1": EMPTY, "2": save()}) == Validation(["2"], {}, None)
+    assert check({"1": EMPTY, "2": save()}) == GraphVerdict(["2"], {}, None)
 
 
 @pytest.mark.parametrize("graph", [None, 5, "x", [EMPTY]])

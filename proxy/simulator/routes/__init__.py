@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from proxy.simulator.call import Route
+from proxy.simulator.call import SimulatedRoute
 from proxy.simulator.routes import (
     assets,
     catalog,
@@ -19,7 +19,7 @@ from proxy.simulator.routes import (
 
 #: Every route. There is none without `/api` but `/ws`, `/view`, `/health`, and what is below
 #: `/templates` and `/simulator`.
-ROUTES: list[Route] = [
+ROUTES: list[SimulatedRoute] = [
     *prompt.ROUTES,
     *queue.ROUTES,
     *jobs.ROUTES,

@@ -8,8 +8,8 @@ import msgspec
 from aiohttp import web
 
 from proxy.simulator import uploads
-from proxy.simulator.assets import Asset
-from proxy.simulator.call import Call, Route, answer
+from proxy.simulator.assets import SimulatedAsset
+from proxy.simulator.call import Call, SimulatedRoute, answer
 from proxy.simulator.errors import bad_request, not_found
 from proxy.simulator.routes.files import read_form, redirect
 
@@ -119,14 +119,14 @@ def _tags(text: str) -> set[str]:
     return tags
 
 
-def _asset(call: Call) -> Asset:
+def _asset(call: Call) -> SimulatedAsset:
     asset = call.account.library.get(call.path("id"))
     if asset is None:
         raise not_found("asset not found")
     return asset
 
 
-def _shown(asset: Asset) -> dict[str, Any]:
+def _shown(asset: SimulatedAsset) -> dict[str, Any]:
     return {
         "id": asset.id,
         "name": asset.name,
@@ -149,11 +149,11 @@ def _shown(asset: Asset) -> dict[str, Any]:
 
 
 ROUTES = [
-    Route("GET", "/api/assets", show_all),
-    Route("POST", "/api/assets", create),
-    Route("HEAD", "/api/assets/hash/{hash}", known_hash),
-    Route("GET", "/api/assets/{id}", show),
-    Route("DELETE", "/api/assets/{id}", delete),
-    Route("GET", "/api/assets/{id}/content", content),
-    Route("GET", "/api/tags", show_tags),
+    SimulatedRoute("GET", "/api/assets", show_all),
+    SimulatedRoute("POST", "/api/assets", create),
+    SimulatedRoute("HEAD", "/api/assets/hash/{hash}", known_hash),
+    SimulatedRoute("GET", "/api/assets/{id}", show),
+    SimulatedRoute("DELETE", "/api/assets/{id}", delete),
+    SimulatedRoute("GET", "/api/assets/{id}/content", content),
+    SimulatedRoute("GET", "/api/tags", show_tags),
 ]

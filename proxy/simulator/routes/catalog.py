@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.simulator import blueprint, events, media
-from proxy.simulator.call import Access, Call, Route, answer
+from proxy.simulator.call import Call, RouteAccess, SimulatedRoute, answer
 from proxy.simulator.errors import not_found
 from proxy.simulator.nodes import MODEL_FILES
 from proxy.translate import codec
@@ -147,23 +147,23 @@ STUBS = (
 )
 
 ROUTES = [
-    Route("GET", "/api/object_info", object_info, Access.PAID),
-    Route("GET", "/api/experiment/models", model_folders, Access.PUBLIC),
-    Route("GET", "/api/experiment/models/{folder}", models, Access.PUBLIC),
-    Route(
+    SimulatedRoute("GET", "/api/object_info", object_info, RouteAccess.PAID),
+    SimulatedRoute("GET", "/api/experiment/models", model_folders, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/api/experiment/models/{folder}", models, RouteAccess.PUBLIC),
+    SimulatedRoute(
         "GET",
         "/api/experiment/models/preview/{folder}/{index}/{file:.+}",
         preview,
-        Access.PUBLIC,
+        RouteAccess.PUBLIC,
     ),
-    Route("GET", "/templates/{file}", template, Access.PUBLIC),
-    Route("GET", "/api/features", features, Access.PUBLIC),
-    Route("GET", "/api/system_stats", system_stats, Access.PUBLIC),
-    Route("GET", "/api/extensions", extensions, Access.PUBLIC),
-    Route("GET", "/api/workflow_templates", empty, Access.PUBLIC),
-    Route("GET", "/api/node_replacements", node_replacements, Access.PUBLIC),
-    Route("GET", "/api/global_subgraphs", subgraphs, Access.PUBLIC),
-    Route("GET", "/api/global_subgraphs/{id}", subgraph, Access.PUBLIC),
-    Route("GET", "/health", health, Access.PUBLIC),
-    *(Route(method, path, stub) for method, path in STUBS),
+    SimulatedRoute("GET", "/templates/{file}", template, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/api/features", features, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/api/system_stats", system_stats, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/api/extensions", extensions, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/api/workflow_templates", empty, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/api/node_replacements", node_replacements, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/api/global_subgraphs", subgraphs, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/api/global_subgraphs/{id}", subgraph, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/health", health, RouteAccess.PUBLIC),
+    *(SimulatedRoute(method, path, stub) for method, path in STUBS),
 ]

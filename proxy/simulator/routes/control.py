@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
-from proxy.simulator.call import Access, Call, Route, answer
+from proxy.simulator.call import Call, RouteAccess, SimulatedRoute, answer
 from proxy.simulator.errors import bad_request
 from proxy.simulator.faults import Fault, HttpFault, JobFault, SocketFault
 from proxy.translate import codec
@@ -65,10 +65,10 @@ async def drop_sockets(call: Call) -> web.Response:
 
 
 ROUTES = [
-    Route("GET", "/simulator/switches", switches, Access.CONTROL),
-    Route("PATCH", "/simulator/switches", change_switches, Access.CONTROL),
-    Route("POST", "/simulator/faults", add_fault, Access.CONTROL),
-    Route("DELETE", "/simulator/faults", clear_faults, Access.CONTROL),
-    Route("GET", "/simulator/record", record, Access.CONTROL),
-    Route("DELETE", "/simulator/sockets", drop_sockets, Access.CONTROL),
+    SimulatedRoute("GET", "/simulator/switches", switches, RouteAccess.CONTROL),
+    SimulatedRoute("PATCH", "/simulator/switches", change_switches, RouteAccess.CONTROL),
+    SimulatedRoute("POST", "/simulator/faults", add_fault, RouteAccess.CONTROL),
+    SimulatedRoute("DELETE", "/simulator/faults", clear_faults, RouteAccess.CONTROL),
+    SimulatedRoute("GET", "/simulator/record", record, RouteAccess.CONTROL),
+    SimulatedRoute("DELETE", "/simulator/sockets", drop_sockets, RouteAccess.CONTROL),
 ]

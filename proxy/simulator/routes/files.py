@@ -11,8 +11,8 @@ from aiohttp import BodyPartReader, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.simulator import media, uploads
-from proxy.simulator.assets import Asset, Layers
-from proxy.simulator.call import Access, Call, Route, answer
+from proxy.simulator.assets import Layers, SimulatedAsset
+from proxy.simulator.call import Call, RouteAccess, SimulatedRoute, answer
 from proxy.simulator.errors import bad_request, flat, not_found, too_large
 from proxy.simulator.outputs import known_name
 from proxy.translate import codec
@@ -122,7 +122,7 @@ async def mask_layers(call: Call) -> web.Response:
     return answer(layers.as_dict())
 
 
-def _take(call: Call, form: Form) -> Asset:
+def _take(call: Call, form: Form) -> SimulatedAsset:
     return uploads.take(
         call.account,
         call.world.storage,
@@ -134,7 +134,7 @@ def _take(call: Call, form: Form) -> Asset:
     )
 
 
-def _named(asset: Asset, form: Form) -> dict[str, str]:
+def _named(asset: SimulatedAsset, form: Form) -> dict[str, str]:
     return {
         "name": asset.cloud_name,
         "subfolder": form.fields.get("subfolder", ""),
@@ -221,15 +221,15 @@ async def query_video(_call: Call) -> web.Response:
 
 
 ROUTES = [
-    Route("POST", "/api/upload/image", upload_image, Access.PAID),
-    Route("POST", "/api/upload/mask", upload_mask, Access.PAID),
-    Route("GET", "/api/files/mask-layers", mask_layers),
-    Route("POST", "/api/inputs/upload-url", upload_url, Access.PAID),
-    Route("PUT", "/api/uploads/{id}", put_upload, Access.PUBLIC),
-    Route("GET", "/api/view", view, Access.PAID),
-    Route("GET", "/view", view, Access.PAID),
-    Route("GET", "/api/viewvideo", view, Access.PAID),
-    Route("GET", "/api/vhs/viewvideo", view, Access.PAID),
-    Route("GET", "/api/vhs/viewaudio", view, Access.PAID),
-    Route("GET", "/api/vhs/queryvideo", query_video),
+    SimulatedRoute("POST", "/api/upload/image", upload_image, RouteAccess.PAID),
+    SimulatedRoute("POST", "/api/upload/mask", upload_mask, RouteAccess.PAID),
+    SimulatedRoute("GET", "/api/files/mask-layers", mask_layers),
+    SimulatedRoute("POST", "/api/inputs/upload-url", upload_url, RouteAccess.PAID),
+    SimulatedRoute("PUT", "/api/uploads/{id}", put_upload, RouteAccess.PUBLIC),
+    SimulatedRoute("GET", "/api/view", view, RouteAccess.PAID),
+    SimulatedRoute("GET", "/view", view, RouteAccess.PAID),
+    SimulatedRoute("GET", "/api/viewvideo", view, RouteAccess.PAID),
+    SimulatedRoute("GET", "/api/vhs/viewvideo", view, RouteAccess.PAID),
+    SimulatedRoute("GET", "/api/vhs/viewaudio", view, RouteAccess.PAID),
+    SimulatedRoute("GET", "/api/vhs/queryvideo", query_video),
 ]

@@ -6,9 +6,9 @@ import msgspec
 from aiohttp import web
 
 from proxy.simulator import answers
-from proxy.simulator.call import Call, Route, answer, bare
+from proxy.simulator.call import Call, SimulatedRoute, answer, bare
 from proxy.simulator.errors import not_found
-from proxy.simulator.jobs import Job
+from proxy.simulator.jobs import SimulatedJob
 
 
 class HistoryManage(msgspec.Struct, forbid_unknown_fields=True):
@@ -44,12 +44,12 @@ async def manage(call: Call) -> web.Response:
     return bare(call.switches)
 
 
-def _recorded(job: Job) -> bool:
+def _recorded(job: SimulatedJob) -> bool:
     return job.terminal and not job.outputs_hidden
 
 
 ROUTES = [
-    Route("GET", "/api/history_v2", show_all),
-    Route("GET", "/api/history_v2/{id}", show),
-    Route("POST", "/api/history", manage),
+    SimulatedRoute("GET", "/api/history_v2", show_all),
+    SimulatedRoute("GET", "/api/history_v2/{id}", show),
+    SimulatedRoute("POST", "/api/history", manage),
 ]

@@ -9,9 +9,9 @@ import msgspec
 from aiohttp import web
 
 from proxy.simulator import answers, media
-from proxy.simulator.call import Call, Route, answer, is_uuid
+from proxy.simulator.call import Call, SimulatedRoute, answer, is_uuid
 from proxy.simulator.errors import bad_request, flat, not_found
-from proxy.simulator.jobs import Job, items_of
+from proxy.simulator.jobs import SimulatedJob, items_of
 
 STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 OUTPUT_TYPES = ("image", "video", "audio", "3d")
@@ -147,7 +147,7 @@ def _strings(graph: dict[str, Any]) -> set[str]:
     }
 
 
-def _filtered(call: Call) -> list[Job]:
+def _filtered(call: Call) -> list[SimulatedJob]:
     query = call.request.query
     jobs = list(call.account.jobs.values())
     if "status" in query:
@@ -163,7 +163,7 @@ def _filtered(call: Call) -> list[Job]:
     return jobs
 
 
-def _kinds(job: Job) -> set[str]:
+def _kinds(job: SimulatedJob) -> set[str]:
     return {
         media.family(item["filename"].rpartition(".")[2])
         for ui in job.outputs.values()
@@ -171,25 +171,25 @@ def _kinds(job: Job) -> set[str]:
     }
 
 
-def _sorted(jobs: list[Job], sort_by: str, descending: bool) -> list[Job]:
+def _sorted(jobs: list[SimulatedJob], sort_by: str, descending: bool) -> list[SimulatedJob]:
     if sort_by == "create_time":
         return sorted(jobs, key=_key, reverse=descending)
     return sorted(jobs, key=_duration, reverse=descending)
 
 
-def _key(job: Job) -> tuple[int, int]:
+def _key(job: SimulatedJob) -> tuple[int, int]:
     return (job.created, job.number)
 
 
-def _duration(job: Job) -> int:
+def _duration(job: SimulatedJob) -> int:
     return job.ended - job.started if job.ended and job.started else 0
 
 
-def _before(place: tuple[int, int], job: Job) -> bool:
+def _before(place: tuple[int, int], job: SimulatedJob) -> bool:
     return _key(job) < place
 
 
-def _cursor(job: Job) -> str:
+def _cursor(job: SimulatedJob) -> str:
     return base64.urlsafe_b64encode(f"{job.created}:{job.number}".encode()).decode()
 
 
@@ -202,11 +202,11 @@ def _place(cursor: str) -> tuple[int, int]:
 
 
 ROUTES = [
-    Route("GET", "/api/jobs", show_all),
-    Route("POST", "/api/jobs/cancel", cancel_several),
-    Route("GET", "/api/jobs/{id}", show),
-    Route("DELETE", "/api/jobs/{id}", delete),
-    Route("POST", "/api/jobs/{id}/cancel", cancel),
-    Route("GET", "/api/jobs/{id}/assets", show_assets),
-    Route("GET", "/api/job/{id}/status", show_status),
+    SimulatedRoute("GET", "/api/jobs", show_all),
+    SimulatedRoute("POST", "/api/jobs/cancel", cancel_several),
+    SimulatedRoute("GET", "/api/jobs/{id}", show),
+    SimulatedRoute("DELETE", "/api/jobs/{id}", delete),
+    SimulatedRoute("POST", "/api/jobs/{id}/cancel", cancel),
+    SimulatedRoute("GET", "/api/jobs/{id}/assets", show_assets),
+    SimulatedRoute("GET", "/api/job/{id}/status", show_status),
 ]

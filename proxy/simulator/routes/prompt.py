@@ -10,10 +10,10 @@ import msgspec
 from aiohttp import web
 
 from proxy.simulator import errors, outputs
-from proxy.simulator.call import Access, Call, Route, answer, is_uuid
+from proxy.simulator.call import Call, RouteAccess, SimulatedRoute, answer, is_uuid
 from proxy.simulator.errors import Refusal
-from proxy.simulator.jobs import Job
-from proxy.simulator.validation import Validation, validate
+from proxy.simulator.jobs import SimulatedJob
+from proxy.simulator.validation import GraphVerdict, validate
 
 
 class PromptRequest(msgspec.Struct):
@@ -90,7 +90,7 @@ def _invalid(call: Call, error: dict[str, Any], node_errors: dict[str, Any]) -> 
     return Refusal(200 if call.switches.invalid_prompt == "200" else 400, body)
 
 
-def _shortened(found: Validation) -> dict[str, Any]:
+def _shortened(found: GraphVerdict) -> dict[str, Any]:
     return {
         node_id: {
             **node,
@@ -102,7 +102,7 @@ def _shortened(found: Validation) -> dict[str, Any]:
     }
 
 
-def _repeated(call: Call, request: PromptRequest) -> Job | None:
+def _repeated(call: Call, request: PromptRequest) -> SimulatedJob | None:
     """The job that has the id, where that makes a difference."""
     wanted, switches = request.prompt_id, call.switches
     if not switches.honour_prompt_id or switches.repeated_prompt_id == "another":
@@ -110,11 +110,11 @@ def _repeated(call: Call, request: PromptRequest) -> Job | None:
     return call.world.jobs.get(wanted) if isinstance(wanted, str) else None
 
 
-def _job(call: Call, request: PromptRequest, found: Validation, number: int) -> Job:
+def _job(call: Call, request: PromptRequest, found: GraphVerdict, number: int) -> SimulatedJob:
     extra_data = dict(request.extra_data or {})
     if call.switches.echo_client_id and request.client_id is not None:
         extra_data["client_id"] = request.client_id
-    job = Job(
+    job = SimulatedJob(
         graph=request.prompt,
         extra_data=extra_data,
         output_nodes=found.outputs,
@@ -136,6 +136,6 @@ def _workflow_id(extra_data: dict[str, Any]) -> str | None:
 
 
 ROUTES = [
-    Route("GET", "/api/prompt", info, Access.PAID),
-    Route("POST", "/api/prompt", submit, Access.PAID),
+    SimulatedRoute("GET", "/api/prompt", info, RouteAccess.PAID),
+    SimulatedRoute("POST", "/api/prompt", submit, RouteAccess.PAID),
 ]

@@ -6,9 +6,9 @@ import msgspec
 from aiohttp import web
 
 from proxy.simulator import answers
-from proxy.simulator.call import Access, Call, Route, answer, bare, is_uuid
+from proxy.simulator.call import Call, RouteAccess, SimulatedRoute, answer, bare, is_uuid
 from proxy.simulator.errors import Refusal, not_found
-from proxy.simulator.jobs import Job
+from proxy.simulator.jobs import SimulatedJob
 from proxy.translate import codec
 
 MAX_INTERRUPT_BODY = 64 * 1024
@@ -64,7 +64,7 @@ async def interrupt(call: Call) -> web.Response:
         return bare(call.switches)
     jobs = call.account.jobs.values()
     running = [job for job in jobs if job.status == "in_progress" and not job.cancelling]
-    chosen: list[Job] = running if scope == "all_running" else running[:1]
+    chosen: list[SimulatedJob] = running if scope == "all_running" else running[:1]
     if scope == "one" and not chosen:
         chosen = call.queue.waiting[:1]
     for job in chosen:
@@ -83,7 +83,7 @@ async def _named(call: Call) -> str | None:
 
 
 ROUTES = [
-    Route("GET", "/api/queue", show, Access.PAID),
-    Route("POST", "/api/queue", manage, Access.PAID),
-    Route("POST", "/api/interrupt", interrupt, Access.PAID),
+    SimulatedRoute("GET", "/api/queue", show, RouteAccess.PAID),
+    SimulatedRoute("POST", "/api/queue", manage, RouteAccess.PAID),
+    SimulatedRoute("POST", "/api/interrupt", interrupt, RouteAccess.PAID),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.simulator.account import offered_key
-from proxy.simulator.call import Access, Call, Route
+from proxy.simulator.call import Call, RouteAccess, SimulatedRoute
 from proxy.simulator.errors import account_refusal, bad_request, flat, unauthorized
 
 
@@ -25,9 +25,9 @@ async def connect(call: Call) -> web.StreamResponse:
     if not web.WebSocketResponse().can_prepare(call.request).ok:
         raise bad_request("this is a websocket: upgrade the connection")
     cap = call.switches.socket_cap
-    if cap and len(tenant.hub.sockets) >= cap:
+    if cap and len(tenant.event_sockets.sockets) >= cap:
         raise flat(429, "TOO_MANY_CONNECTIONS", "too many event sockets")
-    return await tenant.hub.serve(call.request, tenant.queue.remaining())
+    return await tenant.event_sockets.serve(call.request, tenant.queue.remaining())
 
 
-ROUTES = [Route("GET", "/ws", connect, Access.PUBLIC)]
+ROUTES = [SimulatedRoute("GET", "/ws", connect, RouteAccess.PUBLIC)]

@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.simulator.account import UserFile
-from proxy.simulator.call import Access, Call, Route, answer
+from proxy.simulator.account import SimulatedUserFile
+from proxy.simulator.call import Call, RouteAccess, SimulatedRoute, answer
 from proxy.simulator.errors import Refusal, bad_request, not_found
 from proxy.translate import codec
 
@@ -84,7 +84,7 @@ async def write_file(call: Call) -> web.Response:
     overwrite = call.request.query.get("overwrite", "true").lower() != "false"
     if not overwrite and path in call.account.userdata:
         raise Refusal(409, "file already exists")
-    written = call.account.userdata[path] = UserFile(await call.body())
+    written = call.account.userdata[path] = SimulatedUserFile(await call.body())
     return answer(_described(call, path, written))
 
 
@@ -115,14 +115,14 @@ def _path(path: str) -> str:
     return path
 
 
-def _file(call: Call, path: str) -> UserFile:
+def _file(call: Call, path: str) -> SimulatedUserFile:
     found = call.account.userdata.get(path)
     if found is None:
         raise Refusal(404, "file not found")
     return found
 
 
-def _described(call: Call, path: str, file: UserFile) -> dict[str, Any]:
+def _described(call: Call, path: str, file: SimulatedUserFile) -> dict[str, Any]:
     modified: int | float | str = int(file.modified * 1000)
     if call.switches.userdata_modified == "s":
         modified = file.modified
@@ -132,15 +132,15 @@ def _described(call: Call, path: str, file: UserFile) -> dict[str, Any]:
 
 
 ROUTES = [
-    Route("GET", "/api/user", user),
-    Route("GET", "/api/users", users),
-    Route("GET", "/api/settings", settings),
-    Route("POST", "/api/settings", change_settings),
-    Route("GET", "/api/settings/{id}", setting),
-    Route("POST", "/api/settings/{id}", change_setting),
-    Route("GET", "/api/userdata", files, Access.PAID),
-    Route("GET", "/api/userdata/{file}", file, Access.PAID),
-    Route("POST", "/api/userdata/{file}", write_file, Access.PAID),
-    Route("DELETE", "/api/userdata/{file}", delete_file, Access.PAID),
-    Route("POST", "/api/userdata/{file}/move/{dest}", move_file, Access.PAID),
+    SimulatedRoute("GET", "/api/user", user),
+    SimulatedRoute("GET", "/api/users", users),
+    SimulatedRoute("GET", "/api/settings", settings),
+    SimulatedRoute("POST", "/api/settings", change_settings),
+    SimulatedRoute("GET", "/api/settings/{id}", setting),
+    SimulatedRoute("POST", "/api/settings/{id}", change_setting),
+    SimulatedRoute("GET", "/api/userdata", files, RouteAccess.PAID),
+    SimulatedRoute("GET", "/api/userdata/{file}", file, RouteAccess.PAID),
+    SimulatedRoute("POST", "/api/userdata/{file}", write_file, RouteAccess.PAID),
+    SimulatedRoute("DELETE", "/api/userdata/{file}", delete_file, RouteAccess.PAID),
+    SimulatedRoute("POST", "/api/userdata/{file}/move/{dest}", move_file, RouteAccess.PAID),
 ]

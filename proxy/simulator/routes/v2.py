@@ -8,9 +8,9 @@ import msgspec
 from aiohttp import web
 
 from proxy.simulator import outputs
-from proxy.simulator.call import Access, Call, Route, answer
+from proxy.simulator.call import Call, RouteAccess, SimulatedRoute, answer
 from proxy.simulator.errors import Refusal, not_found
-from proxy.simulator.jobs import Job, items_of
+from proxy.simulator.jobs import SimulatedJob, items_of
 from proxy.simulator.validation import validate
 
 #: Friendly statuses in the words of this interface.
@@ -23,7 +23,7 @@ _STATUSES = {
 }
 
 
-class JobRequest(msgspec.Struct):
+class SubmittedGraph(msgspec.Struct):
     """The body of a submission."""
 
     workflow: dict[str, Any]
@@ -33,7 +33,7 @@ class JobRequest(msgspec.Struct):
 async def submit(call: Call) -> web.Response:
     """`POST /api/v2/jobs`: a key that was used before is refused."""
     _enter(call)
-    request = await call.json(JobRequest, call.switches.max_workflow_bytes)
+    request = await call.json(SubmittedGraph, call.switches.max_workflow_bytes)
     key = call.request.headers.get("Idempotency-Key")
     if key is not None and key in call.account.idempotency_keys:
         raise _error(422, "idempotency_key_reused", "This Idempotency-Key was used before.")
@@ -49,7 +49,9 @@ async def submit(call: Call) -> web.Response:
     if key is not None:
         call.account.idempotency_keys.add(key)
     call.account.submitted += 1
-    job = Job(request.workflow, request.extra_data or {}, found.outputs, call.account.submitted)
+    job = SimulatedJob(
+        request.workflow, request.extra_data or {}, found.outputs, call.account.submitted
+    )
     call.queue.put(job)
     return answer(_shown(job), 201)
 
@@ -83,14 +85,14 @@ def _enter(call: Call) -> None:
         raise _error(401, "unauthorized", "Send the key as Authorization: Bearer.")
 
 
-def _job(call: Call) -> Job:
+def _job(call: Call) -> SimulatedJob:
     job = call.account.jobs.get(call.path("id"))
     if job is None:
         raise _error(404, "not_found", "There is no such job.")
     return job
 
 
-def _shown(job: Job) -> dict[str, Any]:
+def _shown(job: SimulatedJob) -> dict[str, Any]:
     files = [
         {"name": item.get("filename"), "type": item.get("type")}
         for ui in job.outputs.values()
@@ -107,8 +109,8 @@ def _error(status: int, code: str, message: str) -> Refusal:
 
 
 ROUTES = [
-    Route("POST", "/api/v2/jobs", submit, Access.PAID),
-    Route("GET", "/api/v2/jobs/{id}", detail, Access.PAID),
-    Route("POST", "/api/v2/jobs/{id}/cancel", cancel, Access.PAID),
-    Route("HEAD", "/api/v2/assets/by-hash/{hash}", by_hash, Access.PAID),
+    SimulatedRoute("POST", "/api/v2/jobs", submit, RouteAccess.PAID),
+    SimulatedRoute("GET", "/api/v2/jobs/{id}", detail, RouteAccess.PAID),
+    SimulatedRoute("POST", "/api/v2/jobs/{id}/cancel", cancel, RouteAccess.PAID),
+    SimulatedRoute("HEAD", "/api/v2/assets/by-hash/{hash}", by_hash, RouteAccess.PAID),
 ]

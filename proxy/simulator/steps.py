@@ -1,4 +1,4 @@
-"""What happens in the run of a graph, as values."""
+"""The steps of the run of a graph, as values."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class NodeStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a node is. The `Picture` of the same step, if there is one, came just before."""
+class StepProgress:
+    """How far a node is. The `StepPicture` of the same step, if there is one, came just before."""
 
     node_id: str
     value: float
@@ -30,8 +30,8 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """An encoded picture of a running node; the `Progress` of its step follows at once."""
+class StepPicture:
+    """An encoded picture of a running node; the `StepProgress` of its step follows at once."""
 
     node_id: str
     image: bytes
@@ -39,7 +39,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Text:
+class StepText:
     """A text of a running node."""
 
     node_id: str
@@ -67,7 +67,7 @@ class Blocked:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class NodeFailed:
     """A node raised; nothing follows. The form is that of ComfyUI's `execution_error`.
 
     `exception_message` ends with a newline. `current_inputs` may hold secrets, as ComfyUI's do.
@@ -83,6 +83,6 @@ class Failed:
     current_outputs: list[str]
 
 
-Happening: TypeAlias = (
-    Cached | NodeStarted | Progress | Picture | Text | NodeDone | Blocked | Failed
+Step: TypeAlias = (
+    Cached | NodeStarted | StepProgress | StepPicture | StepText | NodeDone | Blocked | NodeFailed
 )
