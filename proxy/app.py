@@ -40,7 +40,6 @@ from proxy.helpers.exchange import Exchange
 from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.activity import Sampler
-from proxy.jobs.checks import Checks
 from proxy.jobs.election import Election
 from proxy.jobs.engine import Engine
 from proxy.jobs.models import Policy
@@ -53,10 +52,10 @@ from proxy.jobs.protocol import (
 )
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
+from proxy.jobs.submission import Checks
 from proxy.jobs.subscribers import Clients
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory, marker_of
-from proxy.members.member import check_classes
 from proxy.metrics import Metrics
 from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.readiness import Readiness
@@ -182,9 +181,8 @@ async def lifespan(
         checks = Checks(
             catalog,
             files,
-            replaced=catalog.extras.node_replacements,
-            permit=lambda name, graph: check_classes(members.get(name), graph, catalog.known),
-            private=lambda: members.has_members,
+            members,
+            helpers,
             validates=settings.validate_graphs,
             patience=timeouts.catalog_patience,
         )
@@ -200,9 +198,7 @@ async def lifespan(
             clients=clients,
             member=members.get,
             limiter=accounting.limiter,
-            check=checks.check,
-            rewrite=helpers.rewrite,
-            emulated=lambda: catalog.emulated,
+            checks=checks,
             status_interval=policy.status_interval,
             patience=policy.submit_patience,
             supervisor=supervisor,

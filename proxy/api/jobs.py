@@ -36,11 +36,11 @@ async def get_prompt(request: web.Request) -> web.Response:
 
 async def post_prompt(request: web.Request) -> web.StreamResponse:
     """Submit a job. Its messages start to flow when the answer has been written."""
-    jobs, member = of(request).jobs, member_of(request)
+    submissions, member = of(request).jobs.submissions, member_of(request)
     body = await bodies.read_json(request)
     wanted = parse_prompt(body, request.headers.get(release.USAGE_SOURCE))
     wanted = replace(wanted, submitter=submitter_of(request))
-    accepted = await jobs.submit(member, wanted)
+    accepted = await submissions.submit(member, wanted)
     try:
         note(request, "submit", job=accepted.prompt_id)
         log.info("job_accepted", job=accepted.prompt_id, number=accepted.number)
@@ -55,7 +55,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         await answer.write_eof()
         return answer
     finally:
-        jobs.release(member, accepted.prompt_id)
+        submissions.release(member, accepted.prompt_id)
 
 
 def parse_prompt(body: object, usage_source: str | None = None) -> JobRequest:

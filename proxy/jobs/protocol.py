@@ -15,16 +15,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import blake2b
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import msgspec
 
-from proxy.bus.base import BusMessage
+from proxy.bus.base import BusMessage, EventBus
 from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, Number, Outcome, now
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
+
+T = TypeVar("T")
 
 
 class LiveJob(msgspec.Struct, frozen=True):
@@ -308,6 +312,19 @@ def topic_of(member: str, client_id: str | None) -> str:
     # A client's id may have any characters and any length.
     digest = blake2b(client_id.encode(errors="surrogatepass"), digest_size=16)
     return f"events.{member}.{digest.hexdigest()}"
+
+
+@contextmanager
+def hearing(bus: EventBus, topic: str, kind: type[T]) -> Iterator[asyncio.Future[T]]:
+    """What the engine answers on `topic`."""
+    answered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def hear(said: object) -> None:
+        if isinstance(said, kind) and not answered.done():
+            answered.set_result(said)
+
+    with bus.subscribe(topic, hear):
+        yield answered
 
 
 def _packed(value: Any) -> str | None:

@@ -1,16 +1,14 @@
-"""The api's side of the jobs: takes requests in, answers for the queue.
+"""The api's side of the jobs: what clients and admins see of them, and end.
 
-A submission is in the storage before the engine learns of it. What is to be done is said on the
-bus, and the engine answers there; where no answer comes, the storage tells.
+What is to be done is said on the bus, and the engine answers there; where no answer comes, the
+storage tells.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import structlog
@@ -19,80 +17,53 @@ from proxy.bus.base import EventBus
 from proxy.jobs.history import History, JobQuery, Listed, ended_states, of_queue, select
 from proxy.jobs.live import LiveJobs, Resync
 from proxy.jobs.models import (
-    Accepted,
     AccountView,
-    Job,
     JobKey,
-    JobRequest,
     JobView,
-    Number,
-    new_job,
 )
 from proxy.jobs.protocol import (
     CancelAnswered,
     CancelRequested,
-    JobAnswered,
     JobChanged,
     JobLeft,
-    JobReceived,
-    JobReleased,
     JobsAhead,
     LiveJob,
     OverviewAnswered,
     OverviewRequested,
     QueueChanged,
+    hearing,
     view_of,
 )
-from proxy.jobs.recorder import payload_of, stored_of, used
+from proxy.jobs.submission import LOOK, LOOK_AWAY, Checks, SubmissionService
 from proxy.jobs.subscribers import Clients, Subscribers
 from proxy.members.limiter import Limiter
 from proxy.members.member import Member
-from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.database import StorageError
 from proxy.storage.jobs import (
-    DayFullError,
-    JobLivesError,
     JobRepository,
-    Numbering,
-    QueueFullError,
 )
-from proxy.storage.usage import day_of
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.events import status
-from proxy.translate.helpers.rewriting import Rewriting
-from proxy.translate.validation import Validation
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: What is right and wrong with a graph, `None` if only the cloud can tell. Raises `LocalError`.
-Check = Callable[[str, JobRequest], Awaitable[Validation | None]]
-
-#: What the cloud is to run instead of a member's graph with helper nodes, of which these outputs
-#: run (`None`: all). Raises `LocalError`.
-Rewrite = Callable[[str, dict[str, Any], list[str] | None], Awaitable[Rewriting]]
-
 #: More entries than any history has; databases take no larger numbers.
 _MOST = 2**53
-
-#: Seconds between two looks at the storage for what the engine has not answered on the bus, and
-#: while the bus is away.
-_LOOK, _LOOK_AWAY = 1.0, 0.3
 
 #: Seconds that the engine has to tell of all jobs.
 _OVERVIEW_PATIENCE = 2.0
 
 
 class JobService:
-    """The jobs of every member, as the api asks for them; `subscribers` knows who listens here,
-    `clients` who does or did anywhere, `history` what has ended.
+    """The jobs of every member, as the api asks for them.
 
-    The `limiter` is asked before anything else whether a member may submit now, `check` whether
-    the graph can run, `rewrite` for the graph that the cloud runs where one has `emulated` classes.
-    A submission that the engine has not started after `patience` seconds is
-    withdrawn.
+    `submissions` takes jobs in, `subscribers` knows who listens here, `clients` who does or did
+    anywhere, `history` what has ended. See `SubmissionService` for `member`, `limiter`, `checks`
+    and `patience`, which bounds the wait for a cancellation too (seconds).
     """
 
     def __init__(
@@ -103,27 +74,28 @@ class JobService:
         clients: Clients,
         member: Callable[[str], Member] = Member,
         limiter: Limiter | None = None,
-        check: Check | None = None,
-        rewrite: Rewrite | None = None,
-        emulated: Callable[[], frozenset[str]] = frozenset,
+        checks: Checks | None = None,
         status_interval: float = 5.0,
         patience: float = 30.0,
         supervisor: Supervisor,
     ) -> None:
         self.subscribers = Subscribers(bus)
-        self._clients = clients
         self.history = History(bus, repository)
-        self._member = member
         self._bus = bus
         self._repository = repository
-        self._limiter = limiter
-        self._check = check
-        self._rewrite = rewrite
-        self._emulated = emulated
         self._status_interval = status_interval
         self._patience = patience
         self._live = LiveJobs(bus, repository, supervisor)
-        self._numbers: dict[str, int] = {}
+        self.submissions = SubmissionService(
+            bus,
+            repository,
+            self._live,
+            clients,
+            member=member,
+            limiter=limiter,
+            checks=checks,
+            patience=patience,
+        )
         bus.subscribe("jobs.*", self._hear)
         bus.subscribe("sockets", clients.hear)
         self._resync = Resync(bus, repository, self._live, self.subscribers)
@@ -141,7 +113,7 @@ class JobService:
         match news:
             case JobChanged(job=job):
                 self._live.put(job)
-                self._note_number(job.member, job.number)
+                self.submissions.note_number(job.member, job.number)
             case JobLeft(job=job):
                 self._live.remove(job)
                 self._tell_status(job.member)
@@ -168,141 +140,6 @@ class JobService:
             news = status(live.remaining)
             for client_id in {job.client_id for job in live.jobs.values()}:
                 self.subscribers.tell(member, client_id, news)
-
-    # --- taking a job in -------------------------------------------------------------------
-
-    async def submit(self, member: str, request: JobRequest) -> Accepted:
-        """Take a job in; its messages wait for `release`. Raises `LocalError`.
-
-        The number advances for refused requests too, as in ComfyUI.
-        """
-        if self._limiter is not None and self._limiter.bounds_jobs(member):
-            waiting, submitted = await self._repository.used(member, day_of(time.time()))
-            self._limiter.admit(member, waiting=waiting, submitted=submitted)
-        prompt_id = request.prompt_id or str(uuid.uuid4())
-        least = self._numbers.get(member, 0)
-        if request.number is None:
-            self._numbers[member] = least + 1
-        if self._live.get(member, prompt_id) is not None:
-            raise _in_the_queue(prompt_id)
-        found = None if self._check is None else await self._check(member, request)
-        job = new_job(member, request, prompt_id=prompt_id)
-        job.one_at_a_time = self._clients.one_at_a_time(self._member(member), request.client_id)
-        if found is not None and found.node_errors:
-            # The cloud may take a graph that is partly wrong for one that is refused.
-            job.targets = found.outputs
-        if found is not None:
-            job.graph = found.kept(job.graph)
-            job.outputs_to_execute = list(found.outputs)
-        if self._rewrite is not None and not self._emulated().isdisjoint(_classes(job.graph)):
-            outputs = job.targets if found is None else found.outputs
-            job.rewriting = await self._rewrite(member, job.graph, outputs)
-        await self._insert(job, None if request.number is not None else least, request.front)
-        live = self._live.of(member)
-        live.answering += 1
-        try:
-            answer = await self._answer(job, None if found is None else found.node_errors)
-        except BaseException:
-            live.answering -= 1
-            self._bus.publish("engine", JobReleased(job.key, watched=True))
-            raise
-        return Accepted(prompt_id, job.number, answer)
-
-    async def _insert(self, job: Job, least: int | None, front: bool) -> None:
-        """Put a new job into the storage, which numbers it. Raises `LocalError`."""
-        payload = payload_of(job)
-        limiter = self._limiter
-        try:
-            stored = await self._repository.insert(
-                stored_of(job),
-                payload,
-                numbering=None if least is None else Numbering(least, front),
-                usage=[used(job, submitted=1)],
-                most_a_day=None if limiter is None else limiter.jobs_per_day(job.member),
-                most_waiting=None if limiter is None else limiter.max_queued(job.member),
-            )
-        except JobLivesError:
-            raise _in_the_queue(job.prompt_id) from None
-        except DayFullError:
-            assert limiter is not None  # noqa: S101
-            raise limiter.day_is_full(job.member) from None
-        except QueueFullError as error:
-            assert limiter is not None  # noqa: S101
-            raise limiter.queue_is_full(job.member, error.waiting) from None
-        except OutcomeUnknownError:
-            raise
-        except StorageError as error:
-            log.error("job_save_failed", job=job.prompt_id, error=str(error))
-            raise _store_unavailable() from error
-        job.order, job.number = stored.key, stored.number
-        self._note_number(job.member, job.number)
-        self._live.keep_sent(job.order, payload)
-
-    async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
-        """The node errors of a job that the engine has taken in. Raises `LocalError`.
-
-        The engine may change meanwhile, and the bus lose its answer; then the storage tells.
-        """
-        with self._hearing(f"answers.{job.member}.{job.prompt_id}", JobAnswered) as answered:
-            self._bus.publish("engine", JobReceived(job.key, job.order, found, job))
-            waited, gone = 0.0, False
-            while not answered.done():
-                wait = _LOOK if self._bus.connected else _LOOK_AWAY
-                await asyncio.wait([answered], timeout=wait)
-                if answered.done():
-                    break
-                waited += wait
-                try:
-                    row = await self._repository.get(job.member, job.prompt_id)
-                    if row is not None and row.key == job.order:
-                        if row.accepted:
-                            return found or {}
-                        if waited >= self._patience and await self._repository.withdraw(
-                            job.order, usage=[used(job, submitted=-1)]
-                        ):
-                            raise _not_taken_up()
-                    elif await self._repository.ended(job.order):
-                        return found or {}
-                    elif gone:
-                        raise _not_taken_up()
-                    else:
-                        gone = True  # the answer may be under way
-                except StorageError as error:
-                    log.warning("job_look_failed", job=job.prompt_id, error=str(error))
-                    if waited >= self._patience:
-                        raise OutcomeUnknownError(
-                            "the database went away before the engine took the job"
-                        ) from error
-            answer = answered.result()
-        if answer.error is not None:
-            raise answer.error
-        await self._bus.flush()
-        return answer.node_errors or {}
-
-    def _note_number(self, member: str, number: Number) -> None:
-        """Numbers here continue behind those of other replicas."""
-        if isinstance(number, int):
-            self._numbers[member] = max(self._numbers.get(member, 0), abs(number) + 1)
-
-    def release(self, member: str, prompt_id: str) -> None:
-        """The client has its answer: `status` and the job's messages may go out."""
-        self._live.of(member).answering -= 1
-        job = self._live.get(member, prompt_id)
-        listens = job is not None and self._clients.listens(member, job.client_id)
-        self._bus.publish(f"jobs.{member}", QueueChanged(member))
-        self._bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
-
-    @contextmanager
-    def _hearing(self, topic: str, kind: type[T]) -> Iterator[asyncio.Future[T]]:
-        """What the engine answers on `topic`."""
-        answered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        def hear(said: object) -> None:
-            if isinstance(said, kind) and not answered.done():
-                answered.set_result(said)
-
-        with self._bus.subscribe(topic, hear):
-            yield answered
 
     # --- the queue -------------------------------------------------------------------------
 
@@ -389,7 +226,7 @@ class JobService:
         While no engine answers, the jobs are there without places.
         """
         request = uuid.uuid4().hex
-        with self._hearing(f"answers.{request}", OverviewAnswered) as answered:
+        with hearing(self._bus, f"answers.{request}", OverviewAnswered) as answered:
             self._bus.publish("engine", OverviewRequested(request, member))
             if not answered.done():
                 await asyncio.wait([answered], timeout=_OVERVIEW_PATIENCE)
@@ -444,11 +281,11 @@ class JobService:
         if not keys:
             return False
         request = uuid.uuid4().hex
-        with self._hearing(f"answers.{request}", CancelAnswered) as answered:
+        with hearing(self._bus, f"answers.{request}", CancelAnswered) as answered:
             self._bus.publish("engine", CancelRequested(request, tuple(keys)))
             waited, wished = 0.0, False
             while not answered.done():
-                wait = _LOOK if self._bus.connected else _LOOK_AWAY
+                wait = LOOK if self._bus.connected else LOOK_AWAY
                 await asyncio.wait([answered], timeout=wait)
                 if answered.done():
                     break
@@ -467,36 +304,6 @@ class JobService:
             raise answer.error
         await self._bus.flush()
         return answer.cancelled
-
-
-def _classes(graph: dict[str, Any]) -> Iterable[str]:
-    return (str(node.get("class_type")) for node in graph.values())
-
-
-def _in_the_queue(prompt_id: str) -> LocalError:
-    return LocalError(
-        "invalid_prompt_id",
-        "A job with this prompt_id is in the queue; use another one.",
-        details=prompt_id,
-    )
-
-
-def _store_unavailable() -> LocalError:
-    return LocalError(
-        "store_unavailable",
-        "The proxy cannot write to its data folder; free disk space or repair the disk, then "
-        "submit again.",
-        kind="unavailable",
-    )
-
-
-def _not_taken_up() -> LocalError:
-    return LocalError(
-        "submission_withdrawn",
-        "The job was not sent in time. It will not run; submit it again.",
-        kind="unavailable",
-        retry_after=5.0,
-    )
 
 
 def _not_cancelled() -> LocalError:

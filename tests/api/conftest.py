@@ -80,6 +80,7 @@ class RoomOfJobs:
     def __post_init__(self) -> None:
         self.history = HistoryOfTests(self.asked)
         self.subscribers = Subscribers(self.bus)
+        self.submissions = self
         self.bus.subscribe("sockets", self.clients.hear)
 
     async def submit(self, member: str, request: JobRequest) -> Accepted:

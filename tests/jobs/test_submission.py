@@ -15,8 +15,9 @@ from yarl import URL
 
 from proxy.catalog import Catalog
 from proxy.cloud.errors import CloudUnreachable
-from proxy.jobs.checks import FRESH, Checks
 from proxy.jobs.models import JobRequest
+from proxy.jobs.submission import FRESH, Checks
+from proxy.members.member import Limits, Member
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.errors import LocalError
 from proxy.translate.names import is_hash_name, split_annotated
@@ -31,6 +32,7 @@ class Cloud:
 
     classes: dict[str, Any] = field(default_factory=lambda: object_info(standard_nodes()))
     base_url: URL = field(default_factory=lambda: URL("https://cloud.example"))
+    replaced: dict[str, Any] = field(default_factory=dict)
     calls: int = 0
     down: bool = False
 
@@ -53,13 +55,24 @@ class Cloud:
         return None
 
     async def node_replacements(self) -> dict[str, Any]:
-        return {}
+        return self.replaced
 
     async def template_picture(self, name: str) -> None:
         return None
 
     async def model_preview(self, folder: str, index: int, file: str) -> None:
         return None
+
+
+@dataclass
+class Members:
+    """Members that may all run the same classes."""
+
+    has_members: bool = False
+    denied: tuple[str, ...] = ()
+
+    def get(self, name: str) -> Member:
+        return Member(name, limits=Limits(denied_classes=self.denied))
 
 
 class Files:
@@ -83,18 +96,15 @@ class Bench:
 
     cloud: Cloud
     catalog: Catalog
-    private: bool = False
-    replaced: dict[str, Any] = field(default_factory=dict)
-    denied: set[str] = field(default_factory=set)
+    members: Members = field(default_factory=Members)
     validates: bool = True
 
     async def check(self, graph: dict[str, Any], member: str = "anna", **fields: Any) -> Any:
         checks = Checks(
             self.catalog,
-            Files(),
-            replaced=self._replaced,
-            permit=self._permit,
-            private=lambda: self.private,
+            Files(),  # type: ignore[arg-type]
+            self.members,  # type: ignore[arg-type]
+            None,  # type: ignore[arg-type]
             validates=self.validates,
             patience=5.0,
         )
@@ -104,13 +114,6 @@ class Bench:
         with pytest.raises(LocalError) as caught:
             await self.check(graph, member)
         return caught.value
-
-    async def _replaced(self) -> Mapping[str, Any]:
-        return self.replaced
-
-    def _permit(self, member: str, graph: Mapping[str, Any]) -> None:
-        if any(node["class_type"] in self.denied for node in graph.values()):
-            raise LocalError("node_not_allowed", "You may not use a node", kind="forbidden")
 
     def age(self, seconds: float) -> None:
         """Let time pass since the catalog was fetched."""
@@ -215,7 +218,7 @@ async def test_without_a_catalog_the_cloud_decides(tmp_path: Path) -> None:
 
 
 async def test_a_class_that_the_cloud_replaces_is_its_own_business(bench: Bench) -> None:
-    bench.replaced = {"OldNode": [{"new_node_id": "SaveImage"}]}
+    bench.cloud.replaced = {"OldNode": [{"new_node_id": "SaveImage"}]}
     assert await bench.check({"1": {"class_type": "OldNode", "inputs": {}}}) is None
 
 
@@ -225,7 +228,7 @@ async def test_nothing_is_validated_where_that_is_not_wished(bench: Bench) -> No
 
 
 async def test_what_a_member_may_not_use_is_refused_also_then(bench: Bench) -> None:
-    bench.denied = {"SaveImage"}
+    bench.members.denied = ("SaveImage",)
     assert (await bench.refusal(graphs.plain())).kind == "forbidden"
     bench.validates = False
     assert (await bench.refusal(graphs.plain())).kind == "forbidden"
@@ -240,7 +243,7 @@ async def test_a_great_graph_is_checked_and_a_giant_one_is_the_clouds(bench: Ben
 
 @pytest.mark.parametrize("name", ["cat.png", HASH])
 async def test_a_member_may_use_its_own_files(bench: Bench, name: str) -> None:
-    bench.private = True
+    bench.members.has_members = True
     assert (await bench.check(graphs.inverted(name))).faultless
 
 
@@ -248,7 +251,7 @@ async def test_a_member_may_use_its_own_files(bench: Bench, name: str) -> None:
 async def test_other_members_files_are_as_unknown_as_what_there_is_not(
     bench: Bench, name: str
 ) -> None:
-    bench.private = True
+    bench.members.has_members = True
     bench.cloud.classes = object_info(standard_nodes(), [HASH])
     error = await bench.refusal(graphs.inverted(name), "bert")
     (reason,) = error.node_errors["1"]["errors"]
@@ -269,10 +272,10 @@ async def test_without_members_a_name_of_the_clouds_is_taken(bench: Bench) -> No
     [HASH, f"sub/{HASH}", f"blake3:{HASH}", f"./{HASH} [input]", HASH.upper(), {"a": [HASH]}],
 )
 async def test_a_name_of_the_clouds_is_looked_for_in_every_input(bench: Bench, value: Any) -> None:
-    bench.private = True
+    bench.members.has_members = True
     graph = graphs.plain()
     graph["3"] = {"class_type": "PreviewAny", "inputs": {"source": value}}
     error = await bench.refusal(graph, "bert")
     assert list(error.node_errors) == ["3"]
-    bench.private = False
+    bench.members.has_members = False
     assert (await bench.check(graph, "bert")).faultless

@@ -1,0 +1,327 @@
+"""From a client's request to a job that the engine has taken in.
+
+A submission is checked, and in the storage before the engine learns of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from proxy.bus.base import EventBus
+from proxy.jobs.live import LiveJobs
+from proxy.jobs.models import Accepted, Job, JobKey, JobRequest, Number, new_job
+from proxy.jobs.protocol import JobAnswered, JobReceived, JobReleased, QueueChanged, hearing
+from proxy.jobs.recorder import payload_of, stored_of, used
+from proxy.jobs.subscribers import Clients
+from proxy.members.limiter import Limiter
+from proxy.members.member import Member, check_classes
+from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.jobs import (
+    DayFullError,
+    JobLivesError,
+    JobRepository,
+    Numbering,
+    QueueFullError,
+)
+from proxy.storage.usage import day_of
+from proxy.translate.errors import LocalError
+from proxy.translate.helpers.rewriting import Rewriting
+from proxy.translate.validation import Validation, foreign_files, validate
+
+if TYPE_CHECKING:
+    from proxy.catalog.service import Catalog
+    from proxy.files.service import Files
+    from proxy.helpers.service import Helpers
+    from proxy.members.directory import Directory
+
+log = structlog.get_logger(__name__)
+
+#: A catalog that is older (seconds) is fetched again before a graph is refused by it. So a typing
+#: error costs a call of the cloud at most once in this time, and new classes and models are known.
+FRESH = 60.0
+
+#: Graphs with more nodes are left to the cloud: nothing else continues while one is looked at.
+_MOST = 5_000
+
+#: Seconds between two looks at the storage for what the engine has not answered on the bus, and
+#: while the bus is away.
+LOOK, LOOK_AWAY = 1.0, 0.3
+
+
+class Checks:
+    """The checks of all members' graphs.
+
+    Without `validates` only what the member may use is looked at. The catalog is waited for at most
+    `patience` seconds.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        files: Files,
+        members: Directory,
+        helpers: Helpers,
+        *,
+        validates: bool,
+        patience: float,
+    ) -> None:
+        self._catalog = catalog
+        self._files = files
+        self._members = members
+        self._helpers = helpers
+        self._validates = validates
+        self._patience = patience
+
+    async def check(self, member: str, request: JobRequest) -> Validation | None:
+        """What is right and wrong with a graph; `None` if nobody can tell before the cloud does.
+
+        Raises `LocalError`: 400 as ComfyUI refuses graphs, 403 for nodes that the member may not
+        use.
+        """
+        loaded = await self._catalog.wait_loaded(self._patience)
+        found = await self._validated(member, request) if loaded and self._validates else None
+        if found is not None and found.error is not None:
+            kinds = {one["type"] for about in found.node_errors.values() for one in about["errors"]}
+            log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
+            raise _refusal(found)
+        if self._members.has_members:
+            owned = await self._files.owned(member, request.graph, private=True)
+            node_errors = foreign_files(request.graph, owned)
+            if node_errors:
+                raise LocalError(
+                    "prompt_outputs_failed_validation",
+                    "Prompt outputs failed validation",
+                    node_errors=node_errors,
+                )
+        check_classes(self._members.get(member), request.graph, self._catalog.known)
+        return found
+
+    async def rewritten(
+        self, member: str, graph: dict[str, Any], outputs: list[str] | None
+    ) -> Rewriting | None:
+        """What the cloud is to run instead of a graph with helper nodes, of which these `outputs`
+        run (`None`: all); `None` where it has none. Raises `LocalError`."""
+        classes = (str(node.get("class_type")) for node in graph.values())
+        if self._catalog.emulated.isdisjoint(classes):
+            return None
+        return await self._helpers.rewrite(member, graph, outputs)
+
+    async def _validated(self, member: str, request: JobRequest) -> Validation | None:
+        if len(request.graph) > _MOST:
+            return None
+        private = self._members.has_members
+        has_file = await self._files.owned(member, request.graph, private=private)
+        found = self._validate(request, has_file)
+        if not found.faultless and await self._catalog.renewed(FRESH):
+            found = self._validate(request, has_file)
+        if not found.faultless and await self._is_replaced(request.graph):
+            return None
+        return found
+
+    def _validate(self, request: JobRequest, has_file: Callable[[str], bool]) -> Validation:
+        return validate(
+            request.graph,
+            request.targets,
+            self._catalog.known,
+            has_file=has_file,
+        )
+
+    async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
+        """Whether the cloud will look at another graph than this, with newer classes."""
+        replaced = await self._catalog.extras.node_replacements()
+        return any(str(node.get("class_type")) in replaced for node in graph.values())
+
+
+class SubmissionService:
+    """Takes the jobs of all members in.
+
+    The `limiter` is asked before anything else whether a member may submit now, the `checks`
+    whether the graph can run. A submission that the engine has not started after `patience`
+    seconds is withdrawn.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        repository: JobRepository,
+        live: LiveJobs,
+        clients: Clients,
+        *,
+        member: Callable[[str], Member],
+        limiter: Limiter | None,
+        checks: Checks | None,
+        patience: float,
+    ) -> None:
+        self._bus = bus
+        self._repository = repository
+        self._live = live
+        self._clients = clients
+        self._member = member
+        self._limiter = limiter
+        self._checks = checks
+        self._patience = patience
+        self._numbers: dict[str, int] = {}
+
+    async def submit(self, member: str, request: JobRequest) -> Accepted:
+        """Take a job in; its messages wait for `release`. Raises `LocalError`.
+
+        The number advances for refused requests too, as in ComfyUI.
+        """
+        if self._limiter is not None and self._limiter.bounds_jobs(member):
+            waiting, submitted = await self._repository.used(member, day_of(time.time()))
+            self._limiter.admit(member, waiting=waiting, submitted=submitted)
+        prompt_id = request.prompt_id or str(uuid.uuid4())
+        least = self._numbers.get(member, 0)
+        if request.number is None:
+            self._numbers[member] = least + 1
+        if self._live.get(member, prompt_id) is not None:
+            raise _in_the_queue(prompt_id)
+        found = None if self._checks is None else await self._checks.check(member, request)
+        job = new_job(member, request, prompt_id=prompt_id)
+        job.one_at_a_time = self._clients.one_at_a_time(self._member(member), request.client_id)
+        if found is not None and found.node_errors:
+            # The cloud may take a graph that is partly wrong for one that is refused.
+            job.targets = found.outputs
+        if found is not None:
+            job.graph = found.kept(job.graph)
+            job.outputs_to_execute = list(found.outputs)
+        if self._checks is not None:
+            outputs = job.targets if found is None else found.outputs
+            job.rewriting = await self._checks.rewritten(member, job.graph, outputs)
+        await self._insert(job, None if request.number is not None else least, request.front)
+        live = self._live.of(member)
+        live.answering += 1
+        try:
+            answer = await self._answer(job, None if found is None else found.node_errors)
+        except BaseException:
+            live.answering -= 1
+            self._bus.publish("engine", JobReleased(job.key, watched=True))
+            raise
+        return Accepted(prompt_id, job.number, answer)
+
+    async def _insert(self, job: Job, least: int | None, front: bool) -> None:
+        """Put a new job into the storage, which numbers it. Raises `LocalError`."""
+        payload = payload_of(job)
+        limiter = self._limiter
+        try:
+            stored = await self._repository.insert(
+                stored_of(job),
+                payload,
+                numbering=None if least is None else Numbering(least, front),
+                usage=[used(job, submitted=1)],
+                most_a_day=None if limiter is None else limiter.jobs_per_day(job.member),
+                most_waiting=None if limiter is None else limiter.max_queued(job.member),
+            )
+        except JobLivesError:
+            raise _in_the_queue(job.prompt_id) from None
+        except DayFullError:
+            assert limiter is not None  # noqa: S101
+            raise limiter.day_is_full(job.member) from None
+        except QueueFullError as error:
+            assert limiter is not None  # noqa: S101
+            raise limiter.queue_is_full(job.member, error.waiting) from None
+        except OutcomeUnknownError:
+            raise
+        except StorageError as error:
+            log.error("job_save_failed", job=job.prompt_id, error=str(error))
+            raise _store_unavailable() from error
+        job.order, job.number = stored.key, stored.number
+        self.note_number(job.member, job.number)
+        self._live.keep_sent(job.order, payload)
+
+    async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
+        """The node errors of a job that the engine has taken in. Raises `LocalError`.
+
+        The engine may change meanwhile, and the bus lose its answer; then the storage tells.
+        """
+        with hearing(self._bus, f"answers.{job.member}.{job.prompt_id}", JobAnswered) as answered:
+            self._bus.publish("engine", JobReceived(job.key, job.order, found, job))
+            waited, gone = 0.0, False
+            while not answered.done():
+                wait = LOOK if self._bus.connected else LOOK_AWAY
+                await asyncio.wait([answered], timeout=wait)
+                if answered.done():
+                    break
+                waited += wait
+                try:
+                    row = await self._repository.get(job.member, job.prompt_id)
+                    if row is not None and row.key == job.order:
+                        if row.accepted:
+                            return found or {}
+                        if waited >= self._patience and await self._repository.withdraw(
+                            job.order, usage=[used(job, submitted=-1)]
+                        ):
+                            raise _not_taken_up()
+                    elif await self._repository.ended(job.order):
+                        return found or {}
+                    elif gone:
+                        raise _not_taken_up()
+                    else:
+                        gone = True  # the answer may be under way
+                except StorageError as error:
+                    log.warning("job_look_failed", job=job.prompt_id, error=str(error))
+                    if waited >= self._patience:
+                        raise OutcomeUnknownError(
+                            "the database went away before the engine took the job"
+                        ) from error
+            answer = answered.result()
+        if answer.error is not None:
+            raise answer.error
+        await self._bus.flush()
+        return answer.node_errors or {}
+
+    def note_number(self, member: str, number: Number) -> None:
+        """Numbers here continue behind those of other replicas."""
+        if isinstance(number, int):
+            self._numbers[member] = max(self._numbers.get(member, 0), abs(number) + 1)
+
+    def release(self, member: str, prompt_id: str) -> None:
+        """The client has its answer: `status` and the job's messages may go out."""
+        self._live.of(member).answering -= 1
+        job = self._live.get(member, prompt_id)
+        listens = job is not None and self._clients.listens(member, job.client_id)
+        self._bus.publish(f"jobs.{member}", QueueChanged(member))
+        self._bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
+
+
+def _refusal(found: Validation) -> LocalError:
+    error = found.error or {}
+    return LocalError(
+        error["type"],
+        error["message"],
+        details=error["details"],
+        extra_info=error["extra_info"],
+        node_errors=found.node_errors,
+    )
+
+
+def _in_the_queue(prompt_id: str) -> LocalError:
+    return LocalError(
+        "invalid_prompt_id",
+        "A job with this prompt_id is in the queue; use another one.",
+        details=prompt_id,
+    )
+
+
+def _store_unavailable() -> LocalError:
+    return LocalError(
+        "store_unavailable",
+        "The proxy cannot write to its data folder; free disk space or repair the disk, then "
+        "submit again.",
+        kind="unavailable",
+    )
+
+
+def _not_taken_up() -> LocalError:
+    return LocalError(
+        "submission_withdrawn",
+        "The job was not sent in time. It will not run; submit it again.",
+        kind="unavailable",
+        retry_after=5.0,
+    )
