@@ -126,18 +126,21 @@ def encoded_as(picture: Image, format_: str) -> bytes:
     return buffer.getvalue()
 
 
-#: Bytes of a preview that are re-encoded on the way; a larger one is left out.
-_PREVIEW_BYTES = 1 << 20
+#: Bytes and pixels of a preview that is re-encoded on the way; a larger one is left out.
+_PREVIEW_BYTES, _PREVIEW_PIXELS = 1 << 20, 1 << 22
 
 
-def jpeg(data: bytes) -> bytes | None:
-    """A preview as JPEG, `None` for one that is too large or no picture."""
-    if len(data) > _PREVIEW_BYTES:
+def jpeg(png: bytes) -> bytes | None:
+    """A preview as JPEG, `None` for one that is too large or no PNG; takes a while."""
+    if len(png) > _PREVIEW_BYTES:
         return None
+    images = pillow()
     try:
-        with pillow().open(io.BytesIO(data), formats=FORMATS) as picture:
+        with images.open(io.BytesIO(png), formats=("PNG",)) as picture:
+            if picture.width * picture.height > _PREVIEW_PIXELS:
+                return None
             return encoded_as(picture.convert("RGB"), "JPEG")
-    except (OSError, ValueError, SyntaxError):
+    except (images.DecompressionBombError, OSError, ValueError, SyntaxError):
         return None
 
 

@@ -5,6 +5,7 @@ The names of files, the nodes of the graph that the member has sent, and no secr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -154,9 +155,13 @@ class Localiser:
         running = EventReceived("executing", {"node": node, "display_node": node})
         return [running, SnapshotReceived(ended)]
 
-    def distinct(self, preview: Preview) -> Preview | None:
-        """A preview that no client takes for a result: with helper nodes a PNG is one."""
-        if self._job.rewriting is None or preview.image_type != "image/png":
+    def is_distinct(self, image_type: str) -> bool:
+        """Whether no client takes a preview for a result: with helper nodes a PNG is one."""
+        return self._job.rewriting is None or image_type != "image/png"
+
+    async def distinct(self, preview: Preview) -> Preview | None:
+        """A preview that no client takes for a result; `None` for one that is left out."""
+        if self.is_distinct(preview.image_type):
             return preview
-        image = jpeg(preview.image)
+        image = await asyncio.to_thread(jpeg, preview.image)
         return None if image is None else replace(preview, image=image, image_type="image/jpeg")

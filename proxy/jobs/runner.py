@@ -150,14 +150,14 @@ class Runner:
     # --- inputs ----------------------------------------------------------------------------
 
     def _is_quick(self, what: Input) -> bool:
-        """Whether an input of a running job needs no waiting: most events and all frames."""
+        """Whether an input of a running job needs no waiting: most events and frames."""
         if self.tracker.started_at is None or isinstance(what, SnapshotReceived | GiveUp):
             return False
         if isinstance(what, EventReceived):
             if self.job.rewriting is not None and what.type == "execution_cached":
                 return False
             return what.type not in _TRANSLATED and not is_terminal(what.type, what.data)
-        return True
+        return not isinstance(what, CloudPicture) or self._local.is_distinct(what.image_type)
 
     def _take_now(self, what: Input) -> None:
         try:
@@ -202,18 +202,23 @@ class Runner:
             self._engine.abandon(self.job)
         for one in local:
             for command in self.tracker.receive(one, time.time_ns() // 1_000_000):
-                if isinstance(command, RecordEnd):
-                    await self._until_stored(
-                        lambda end=command: self._engine.record(self.job, end)  # type: ignore[misc]
-                    )
-                else:
-                    self._do(command)
+                match command:
+                    case RecordEnd():
+                        await self._until_stored(
+                            lambda end=command: self._engine.record(self.job, end)  # type: ignore[misc]
+                        )
+                    case SendMessage(message=Preview(result=False) as preview) if (
+                        self.job.wants_previews
+                    ):
+                        if (shown := await self._local.distinct(preview)) is not None:
+                            self._publish(shown)
+                    case _:
+                        self._do(command)
 
     def _do(self, command: Command) -> None:
         match command:
-            case SendMessage(message=Preview(result=False) as preview):
-                if self.job.wants_previews and (shown := self._local.distinct(preview)) is not None:
-                    self._publish(shown)
+            case SendMessage(message=Preview(result=False)) if not self.job.wants_previews:
+                pass
             case SendMessage(message=message):
                 self._publish(message)
             case JobStarted(at=at):

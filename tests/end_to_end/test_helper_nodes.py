@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,11 @@ from team import bearer, running_team
 from yarl import URL
 
 from proxy.cloud.remote import NotFetchedError, RemoteFiles
-from proxy.helpers import service
+from proxy.helpers import decoding, service
+from proxy.jobs import results
 from proxy.simulator import Simulator, Switches
+from proxy.simulator.nodes import NodeClass
+from proxy.simulator.nodes.node_class import Context, Output
 from proxy.translate.helpers.table import HELPERS
 
 RED = graphs.png((200, 10, 20))
@@ -196,6 +200,46 @@ async def test_frames_without_a_client_go_to_the_members_own_sockets_alone(
             await bobs.submit(graphs.plain(3))
             await others.until("execution_success")
             assert not others.of("binary")
+
+
+async def test_a_png_preview_comes_as_jpeg_in_its_order_and_is_made_off_the_event_loop(
+    tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def show(_inputs: dict[str, Any], context: Context) -> Output:
+        context.picture(RED, "image/png")
+        context.text("one")
+        context.picture(graphs.png(size=2100), "image/png")  # left out: it has too many pixels
+        context.text("two")
+        context.picture(RED, "image/png")
+        context.text("three")
+        return Output(ui={"text": ["shown"]})
+
+    def noted(png: bytes) -> bytes | None:
+        threads.append(threading.current_thread())
+        return decoding.jpeg(png)
+
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(results, "jpeg", noted)
+    graph = carried() | {"3": node("TestPreviews")}
+    shown = NodeClass("TestPreviews", show, output_node=True)
+    async with (
+        Simulator(extra_nodes=[shown]) as simulator,
+        running_proxy(simulator, tmp_path / "data") as proxy,
+    ):
+        client = Client(session, proxy.url)
+        await put(session, proxy.url, "picture", RED)
+        async with client.listening() as listener:
+            prompt_id = await client.submit(graph, extra_data={"preview_method": "auto"})
+            await listener.until_end(prompt_id)
+    assert [frame.partition(b"JFIF")[0] for frame in listener.of("binary")] == [
+        jpeg := bytes((0, 0, 0, 1, 0, 0, 0, 1)) + b"\xff\xd8\xff\xe0\0\x10",
+        (text := bytes((0, 0, 0, 3, 0, 0, 0, 1)) + b"3") + b"one",
+        text + b"two",
+        jpeg,
+        text + b"three",
+    ]
+    assert len(threads) == 3
+    assert threading.main_thread() not in threads
 
 
 @pytest.mark.parametrize(("bit_depth", "head"), [("8bit", (1, 2)), ("raw", (10, 1))])
