@@ -252,6 +252,7 @@ _CANCEL = (
     .values(cancel_requested=True)
 )
 _NUMBERED = Upsert(job_numbers, ["member"], ["next"], how="next")
+_PLACED = Upsert(job_numbers, ["member"], ["ended"], how="next")
 _ENDED = select(history.c.key).where(history.c.key == _KEY)
 _WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested))
 _UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
@@ -431,8 +432,9 @@ class JobRepository:
             row = connection.execute(_BY_KEY, {"job_key": key}).one_or_none()
             if row is None:
                 return []
-            connection.execute(_DROP, {"job_key": key})
+            # First the place, then the job, as in `insert`: so neither waits for the other.
             add_history(connection, _job(row), ended)
+            connection.execute(_DROP, {"job_key": key})
             connection.execute(_SENT, {"job_key": key})
             over = _beyond(connection, row.member, keep)
             _forget(connection, row.member, over, with_files=True)
@@ -687,7 +689,9 @@ def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None
         connection.execute(_DROP_HISTORY, {"job_key": earlier.key})
         connection.execute(_DROP_PAYLOAD, {"job_key": earlier.key})
     if sequence is None:
-        sequence = (connection.execute(_LAST, {"m": job.member}).scalar_one() or 0) + 1
+        # No other unit gets this place, also where several write at once.
+        first = {"member": job.member, "ended": 1}
+        sequence = connection.execute(_PLACED(connection), first).scalar_one()
     connection.execute(
         _ADD_HISTORY,
         {

@@ -23,6 +23,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -99,12 +100,13 @@ jobs = Table(
     sqlite_autoincrement=True,
 )
 
-#: The number that a member's next job gets.
+#: The number that a member's next job gets, and the last place in the member's history.
 job_numbers = Table(
     "job_numbers",
     metadata,
     Column("member", AnyText, primary_key=True),
-    Column("next", BigInteger, nullable=False),
+    Column("next", BigInteger, nullable=False, server_default=text("0")),
+    Column("ended", BigInteger, nullable=False, server_default=text("0")),
 )
 
 #: What a client sent, written once, by the key of the job; kept as long as the job or its history.
@@ -141,7 +143,7 @@ history = Table(
     Column("label", AnyText, nullable=False),
     Column("details", LargeBinary, nullable=False),  # JSON object: account, times of nodes, cost
     UniqueConstraint("member", "id"),
-    Index("ix_history_member_sequence", "member", "sequence"),
+    Index("ix_history_member_sequence", "member", "sequence", unique=True),
     Index(
         "ix_history_listed",
         "member",

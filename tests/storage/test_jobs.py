@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from proxy.storage.database import Database, FencedError
 from proxy.storage.encryption import Cipher
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.storage.jobs import (
+    PAGE,
     DayFullError,
     EndedJob,
     HistoryEntry,
     JobLivesError,
     JobRepository,
+    Numbering,
     Payload,
     QueueFullError,
     Share,
@@ -264,6 +267,28 @@ async def test_an_end_is_written_once(jobs: JobRepository, database: Database) -
     assert [entry.state for entry in await entries(jobs)] == ["succeeded"]
     (row,) = await UsageRepository(database).days("2026-01-01", "2026-01-01")
     assert row.completed == 1
+
+
+async def test_jobs_that_end_at_once_have_places_of_their_own(jobs: JobRepository) -> None:
+    names = [f"j{number:03}" for number in range(3 * PAGE)]
+    keys = [(await jobs.insert(job(name), PAYLOAD)).key for name in names]
+    await asyncio.gather(*(jobs.finish(key, ended(), keep=1000) for key in keys))
+    found = await entries(jobs)
+    assert sorted(entry.id for entry in found) == names
+    assert [entry.sequence for entry in found] == [*range(1, len(names) + 1)]
+
+
+async def test_an_id_is_submitted_again_while_it_ends(jobs: JobRepository) -> None:
+    numbering = Numbering(0)
+    for _ in range(20):
+        key = (await jobs.insert(job(), PAYLOAD, numbering=numbering)).key
+        again = asyncio.create_task(jobs.insert(job(), PAYLOAD, numbering=numbering))
+        await jobs.finish(key, ended(), keep=1000)
+        with suppress(JobLivesError):
+            await again
+        for one in await jobs.live("anna"):
+            await jobs.finish(one.key, ended(), keep=1000)
+    assert await ids(jobs) == ["a"]
 
 
 async def test_an_id_used_again_keeps_its_place(jobs: JobRepository) -> None:

@@ -201,7 +201,7 @@ def upgrade() -> None:
         ["member", "created_at", "state", "workflow_id", "started_at", "ended_at", "sequence"],
         unique=False,
     )
-    op.create_index("ix_history_member_sequence", "history", ["member", "sequence"], unique=False)
+    op.create_index("ix_history_member_sequence", "history", ["member", "sequence"], unique=True)
     op.create_index(
         "ix_history_searched", "history", ["ended_at", "member", "label", "id"], unique=False
     )
@@ -300,7 +300,8 @@ def upgrade() -> None:
     op.create_table(
         "job_numbers",
         sa.Column("member", AnyText(), nullable=False),
-        sa.Column("next", sa.BigInteger(), nullable=False),
+        sa.Column("next", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("ended", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.PrimaryKeyConstraint("member", name=op.f("pk_job_numbers")),
     )
     op.create_table(
