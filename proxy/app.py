@@ -205,13 +205,13 @@ async def lifespan(
         )
         activity = ActivityRepository(database)
         dashboard = Dashboard(
+            bus,
             jobs,
             accounting.usage,
             GalleryRepository(database),
             activity,
             simulated=settings.simulate,
         )
-        bus.subscribe("jobs.*", dashboard.jobs_changed)
         bus.subscribe("jobs.*", partial(_forget, files))
         journal = Journal(bus, clients)
         stack.enter_context(logs.lines_told(journal.add))
@@ -241,7 +241,6 @@ async def lifespan(
             alone=settings.database is None,
         )
         members.subscribe(lambda: bus.publish("members", MembersChanged()))
-        bus.subscribe("members", lambda _: dashboard.members_changed())
         stack.push_async_callback(election.leave)
         try:
             await election.start(supervisor)

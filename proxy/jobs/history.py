@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ class HistoryCache:
         self._bytes = 0
         self._newest: dict[str, int] = {}
         self.version: Counter[str] = Counter()
+        self.missed = 0
 
     def get(self, key: tuple[Any, ...]) -> bytes | None:
         """A body that was kept; its key begins with the member."""
@@ -65,6 +67,7 @@ class HistoryCache:
 
     def clear(self) -> None:
         """Anything may have changed."""
+        self.missed += 1
         for member in {key[0] for key in self._bodies} | set(self.version):
             self.forget(member, None)
 
@@ -77,6 +80,7 @@ class History:
         self._repository = repository
         self._cache = HistoryCache()
         bus.subscribe("jobs.*", self._hear)
+        self._process = secrets.token_hex(4)
 
     def _hear(self, news: object) -> None:
         match news:
@@ -86,6 +90,12 @@ class History:
                 self._cache.forget(member, prompt_ids)
             case _ if news is MISSED:
                 self._cache.clear()
+
+    def word(self, member: str | None) -> str:
+        """Another word whenever the ended jobs of the member, or of all (`None`), are others."""
+        version = self._cache.version
+        count = version.total() if member is None else version[member]
+        return f"{self._process}.{self._cache.missed}.{count}"
 
     async def json(
         self, member: str, *, max_items: int | None, offset: int | None

@@ -14,7 +14,6 @@ import pytest
 from stack import PATIENCE
 from team import Team, bearer, running_team
 
-from proxy.bus.base import MISSED
 from proxy.simulator import Simulator
 
 
@@ -100,7 +99,7 @@ async def test_where_news_were_lost_the_ended_jobs_are_read_again(
     assert (await state(session, team, team.bob))["history"] == before
     dashboard = team.proxy.services.dashboard
     assert dashboard is not None
-    dashboard.jobs_changed(MISSED)
+    dashboard.bus._tell_missed()
     assert (await state(session, team, team.bob))["history"] != before
 
 

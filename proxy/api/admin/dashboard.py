@@ -21,8 +21,8 @@ from proxy.api.admin.members import is_admin, require_admin
 from proxy.api.connections import admission_of, authenticator_of
 from proxy.api.middleware import prepare
 from proxy.api.services import ADMIN_LISTENER, SERVICES, member_of, note, of
-from proxy.bus.base import MISSED
-from proxy.jobs.protocol import HistoryChanged, HistoryForgotten, JobLeft
+from proxy.bus.base import MISSED, EventBus
+from proxy.jobs.protocol import MembersChanged
 from proxy.storage.usage import day_of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -77,60 +77,51 @@ REASONS = {
 
 
 @dataclass(eq=False)
-class Dashboard:
-    """What is shown, and who is told when it changes. Times are ms since 1970."""
+class Watch:
+    """What has changed for somebody who looks: anything, and whether it was members or tokens."""
 
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    members: bool = False
+
+    def take(self, message: object) -> None:
+        """Take what the bus tells."""
+        self.members |= isinstance(message, MembersChanged) or message is MISSED
+        self.news.set()
+
+
+@dataclass(eq=False)
+class Dashboard:
+    """What is shown, and who watches it. Times are ms since 1970."""
+
+    bus: EventBus
     jobs: JobService
     usage: Usage
     gallery: GalleryRepository
     activity: ActivityRepository
     sampler: Sampler | None = None
     simulated: bool = False
-    members_version: int = 0
     closed: bool = False
-    _began: int = field(default_factory=lambda: int(time.time()))
-    _missed: int = 0
-    _ended: Counter[str] = field(default_factory=Counter)
-    _watchers: set[asyncio.Event] = field(default_factory=set)
+    _watches: set[Watch] = field(default_factory=set)
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[asyncio.Event]:
-        """An event that is set at each change for as long as the block runs."""
-        woken = asyncio.Event()
-        self._watchers.add(woken)
+    def watched(self) -> Iterator[Watch]:
+        """What changes for as long as the block runs."""
+        watch = Watch()
+        self._watches.add(watch)
         try:
-            yield woken
+            with (
+                self.bus.subscribe("jobs.*", watch.take),
+                self.bus.subscribe("members", watch.take),
+            ):
+                yield watch
         finally:
-            self._watchers.discard(woken)
-
-    def jobs_changed(self, news: object) -> None:
-        """Take what the bus tells about jobs."""
-        match news:
-            case JobLeft(job=job):
-                self._count_end(job.member)
-            case HistoryChanged(member=member) | HistoryForgotten(member=member):
-                self._count_end(member)
-            case _ if news is MISSED:
-                self._missed += 1
-        self._wake()
-
-    def _count_end(self, member: str) -> None:
-        self._ended[member] += 1
-        self._ended[""] += 1
-
-    def members_changed(self) -> None:
-        """Members or tokens are others; somebody's access may have ended."""
-        self.members_version += 1
-        self._wake()
+            self._watches.discard(watch)
 
     def close(self) -> None:
-        """Close all watchers."""
+        """End all watches."""
         self.closed = True
-        self._wake()
-
-    def _wake(self) -> None:
-        for woken in self._watchers:
-            woken.set()
+        for watch in self._watches:
+            watch.news.set()
 
     async def state(self, member: str | None) -> dict[str, Any]:
         """Everything that changes, of one member or, for admins, of all (`None`).
@@ -155,7 +146,7 @@ class Dashboard:
             },
             "accounts": [] if member is not None else list(map(_account, seen.accounts)),
             "usage": await self._used(day_of(now), member),
-            "history": f"{self._began}.{self._missed}.{self._ended[member or '']}",
+            "history": self.jobs.history.word(member),
         }
 
     async def _used(self, day: str, member: str | None) -> list[dict[str, Any]]:
@@ -243,19 +234,18 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     await prepare(request, stream)
     if request.method == "HEAD":
         return stream
-    told = dashboard.members_version
-    with dashboard.watched() as woken, contextlib.suppress(ConnectionError):
+    with dashboard.watched() as watch, contextlib.suppress(ConnectionError):
         while not dashboard.closed and authenticator.stands(admission):
-            woken.clear()
+            watch.news.clear()
             state = await _state(request)
             await stream.write(b"event: state\ndata: " + codec.dump_bytes(state) + b"\n\n")
-            if told != dashboard.members_version:
-                told = dashboard.members_version
+            if watch.members:
+                watch.members = False
                 await stream.write(b"event: members\ndata:\n\n")
             await asyncio.sleep(OFTEN)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LIVELY if state["running"] else QUIET):
-                    await woken.wait()
+                    await watch.news.wait()
     return stream
 
 
