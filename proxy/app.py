@@ -43,13 +43,7 @@ from proxy.jobs.activity import Sampler
 from proxy.jobs.election import Election
 from proxy.jobs.engine import Engine
 from proxy.jobs.models import Policy
-from proxy.jobs.protocol import (
-    HistoryChanged,
-    JobAccepted,
-    JobDispatched,
-    JobLeft,
-    MembersChanged,
-)
+from proxy.jobs.protocol import MembersChanged
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import Checks
@@ -196,6 +190,7 @@ async def lifespan(
             bus,
             repository,
             clients=clients,
+            files=files,
             member=members.get,
             limiter=accounting.limiter,
             checks=checks,
@@ -212,7 +207,6 @@ async def lifespan(
             activity,
             simulated=settings.simulate,
         )
-        bus.subscribe("jobs.*", partial(_forget, files))
         journal = Journal(bus, clients)
         stack.enter_context(logs.lines_told(journal.add))
 
@@ -228,7 +222,7 @@ async def lifespan(
                 timeouts=timeouts,
                 member=members.get,
                 supervisor=Supervisor(failed),
-                observe=partial(_count, accounting.metrics),
+                metrics=metrics,
             )
 
         election = Election(
@@ -532,26 +526,6 @@ async def _accounts(
                 )
             )
         yield opened
-
-
-def _count(observer: Metrics, news: object) -> None:
-    """Let jobs be counted."""
-    match news:
-        case JobAccepted(job=job):
-            observer.accepted(job)
-        case JobDispatched(job=job, waited=waited):
-            observer.dispatched(job, waited)
-        case JobLeft(job=job, outcome=None) if job.accepted:
-            observer.discarded(job)
-        case JobLeft(job=job, outcome=str(outcome), running_seconds=seconds, output_count=count):
-            observer.ended(job, outcome, seconds, count)
-
-
-def _forget(files: Files, news: object) -> None:
-    """Let files go with the history that they came from."""
-    match news:
-        case HistoryChanged(member=member, forgotten=forgotten) if forgotten:
-            files.forgotten(member, forgotten)
 
 
 def _limits(settings: Settings) -> ConnectionLimits:

@@ -261,9 +261,7 @@ class Metrics:
         """A job was submitted to the cloud after `waited` seconds."""
         self._wait.labels(job.member, job.account).observe(waited)
 
-    def ended(
-        self, job: CountedJob, outcome: str, running_seconds: float, output_count: int
-    ) -> None:
+    def ended(self, job: CountedJob, outcome: str, running_seconds: float) -> None:
         """A job has ended."""
         self._ended.labels(job.member, job.account, outcome).inc()
         self._running.labels(job.member, job.account).observe(running_seconds)

@@ -79,7 +79,7 @@ def metrics() -> Metrics:
     job = Job("alice", "main")
     metrics.accepted(job)
     metrics.dispatched(job, 1.5)
-    metrics.ended(job, "completed", 12.0, 2)
+    metrics.ended(job, "completed", 12.0)
     metrics.discarded(Job("bob", ""))
     calls = metrics.calls("main")
     calls.note("GET", "/api/jobs/{id}", 200, 0.2)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.bus.base import BusMessage, EventBus
 from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, now
 from proxy.jobs.protocol import (
+    JobAccepted,
     JobChanged,
+    JobDispatched,
+    JobLeft,
     JobsAhead,
     NodeRuns,
     OverviewAnswered,
@@ -24,6 +27,7 @@ from proxy.jobs.scheduler import Scheduler
 if TYPE_CHECKING:
     from proxy.jobs.recorder import Term
     from proxy.jobs.worker import AccountWorker
+    from proxy.metrics import Metrics
 
 #: Seconds in which changes for others' queues are gathered before they are told.
 _TELLING = 0.05
@@ -33,7 +37,7 @@ class Announcer:
     """Tells of an engine's `jobs`, as long as its term lasts; `followed` has those that are on the
     cloud.
 
-    `observe` gets what becomes of jobs before the bus brings it to all replicas: to count it once.
+    The `metrics` count what becomes of jobs here, since the bus brings it to all replicas.
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class Announcer:
         jobs: Mapping[JobKey, Job],
         followed: dict[JobKey, Job],
         workers: Mapping[str, AccountWorker],
-        observe: Callable[[BusMessage], None],
+        metrics: Metrics,
     ) -> None:
         self._bus = bus
         self._term = term
@@ -52,7 +56,7 @@ class Announcer:
         self._jobs = jobs
         self._followed = followed
         self._workers = workers
-        self._observe = observe
+        self._metrics = metrics
         self._ahead: dict[str, int] = {}
         self._telling: asyncio.TimerHandle | None = None
         self._telling_all: asyncio.TimerHandle | None = None
@@ -68,8 +72,19 @@ class Announcer:
     def publish(self, member: str, news: BusMessage) -> None:
         """Tell what becomes of a member's jobs, while this engine runs them."""
         if self._term.lasts:
-            self._observe(news)
+            self._count(news)
             self._bus.publish(f"jobs.{member}", news)
+
+    def _count(self, news: BusMessage) -> None:
+        match news:
+            case JobAccepted(job=job):
+                self._metrics.accepted(job)
+            case JobDispatched(job=job, waited=waited):
+                self._metrics.dispatched(job, waited)
+            case JobLeft(job=job, outcome=None) if job.accepted:
+                self._metrics.discarded(job)
+            case JobLeft(job=job, outcome=str(outcome), running_seconds=seconds):
+                self._metrics.ended(job, outcome, seconds)
 
     def changed(self, job: Job) -> None:
         """A job is in the queue in its state."""

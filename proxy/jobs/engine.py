@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from proxy.bus.base import MISSED, BusMessage, EventBus, Subscription
+from proxy.bus.base import MISSED, EventBus, Subscription
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.jobs.accounts import Account
 from proxy.jobs.announcer import Announcer
@@ -43,6 +43,7 @@ from proxy.jobs.scheduler import Scheduler
 from proxy.jobs.tracker import RecordEnd
 from proxy.jobs.worker import AccountWorker
 from proxy.members.member import Member
+from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import StoredJob
 from proxy.supervisor import Supervisor
@@ -71,8 +72,8 @@ class Engine:
     """Runs the jobs of every member on all `accounts`.
 
     `member` gives weight and limits of a member; the bus says when they are others.
-    `secrets` are the accounts' keys, which no message and no record may show. `observe` gets what
-    becomes of jobs before the bus brings it to all replicas: to count it once.
+    `secrets` are the accounts' keys, which no message and no record may show. The `metrics`
+    count what becomes of jobs.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Engine:
         member: Callable[[str], Member] = Member,
         supervisor: Supervisor | None = None,
         helpers: Helpers | None = None,
-        observe: Callable[[BusMessage], None] = lambda _: None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.recorder = recorder
         self.files = files
@@ -107,7 +108,13 @@ class Engine:
         self.followed: dict[JobKey, Job] = {}
         self.workers = {name: AccountWorker(one, self) for name, one in self.accounts.items()}
         self.announcer = Announcer(
-            bus, recorder.term, self.scheduler, self.jobs, self.followed, self.workers, observe
+            bus,
+            recorder.term,
+            self.scheduler,
+            self.jobs,
+            self.followed,
+            self.workers,
+            metrics or Metrics(),
         )
         self.dispatcher = Dispatcher(self)
         self.cancellation = Cancellation(self)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 
 from proxy.bus.base import EventBus
+from proxy.files.service import Files
 from proxy.jobs.history import History, JobQuery, Listed, ended_states, of_queue, select
 from proxy.jobs.live import LiveJobs, Resync
 from proxy.jobs.models import (
@@ -24,6 +25,7 @@ from proxy.jobs.models import (
 from proxy.jobs.protocol import (
     CancelAnswered,
     CancelRequested,
+    HistoryChanged,
     JobChanged,
     JobLeft,
     JobsAhead,
@@ -62,8 +64,9 @@ class JobService:
     """The jobs of every member, as the api asks for them.
 
     `submissions` takes jobs in, `subscribers` knows who listens here, `clients` who does or did
-    anywhere, `history` what has ended. See `SubmissionService` for `member`, `limiter`, `checks`
-    and `patience`, which bounds the wait for a cancellation too (seconds).
+    anywhere, `history` what has ended; the `files` forget what it has forgotten. See
+    `SubmissionService` for `member`, `limiter`, `checks` and `patience`, which bounds the wait for
+    a cancellation too (seconds).
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class JobService:
         repository: JobRepository,
         *,
         clients: Clients,
+        files: Files | None = None,
         member: Callable[[str], Member] = Member,
         limiter: Limiter | None = None,
         checks: Checks | None = None,
@@ -80,6 +84,7 @@ class JobService:
         supervisor: Supervisor,
     ) -> None:
         self.subscribers = Subscribers(bus)
+        self._files = files
         self.history = History(bus, repository)
         self._bus = bus
         self._repository = repository
@@ -124,6 +129,9 @@ class JobService:
                 live.ahead = count
                 if tell and not live.answering:
                     self._tell_status(member)
+            case HistoryChanged(member=member, forgotten=forgotten) if forgotten:
+                if self._files is not None:
+                    self._files.forgotten(member, forgotten)
 
     def _tell_status(self, member: str) -> None:
         """Tell all sockets of the member how many jobs wait or run."""
