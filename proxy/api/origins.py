@@ -16,7 +16,6 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-import aiohttp_cors
 from aiohttp import web
 
 #: The headers of ComfyUI's `--enable-cors-header`.
@@ -126,6 +125,8 @@ def allow_some(app: web.Application, cors_origins: Iterable[str]) -> None:
     origins = set(cors_origins)
     if not origins or "*" in origins:
         return
+    import aiohttp_cors  # few lists name an origin
+
     options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
         allow_credentials=True, expose_headers="*", allow_headers="*", allow_methods="*"
     )

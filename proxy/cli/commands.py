@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         code = app(with_default_command(arguments), prog_name=_PROGRAM, standalone_mode=False)
+        if callable(code):  # a server, for whose whole life the tree of commands need not stay
+            code = code()
     except ConfigError as error:
         code = _complain(str(error), 2)
     except CommandError as error:
@@ -102,11 +104,16 @@ def _serve(
             help="Replace a damaged database by an empty one. The damaged file is kept.",
         ),
     ] = False,
-) -> int:
+) -> Callable[[], int]:
     """Serve the API of a local ComfyUI and run every workflow on Comfy Cloud."""
-    from proxy.cli.serve import serve
+    settings = load(options).model_copy(update={"start_empty": start_empty})
 
-    return serve(load(options).model_copy(update={"start_empty": start_empty}))
+    def serve() -> int:
+        from proxy.cli.serve import serve
+
+        return serve(settings)
+
+    return serve
 
 
 @app.command(

@@ -6,9 +6,9 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from proxy.simulator.account import Plan
 
 
+T = TypeVar("T")
+
+
 class CommandError(Exception):
     """Ends the command with one sentence on standard error.
 
@@ -44,7 +47,7 @@ class CommandError(Exception):
 
 def takes_settings(
     names: Collection[str] | None = None, more: Mapping[str, Any] | None = None
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Give a command an option for each setting, or for those in `names`, behind its own.
 
     `more` are further options, their annotations by name. The command gets a dictionary of all
@@ -59,11 +62,11 @@ def takes_settings(
         for name, kind in (more or {}).items()
     ]
 
-    def decorate(command: Callable[..., int]) -> Callable[..., int]:
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
 
         @wraps(command)
-        def with_options(**options: Any) -> int:
+        def with_options(**options: Any) -> T:
             others = {parameter.name: options.pop(parameter.name) for parameter in own}
             given = {name: value for name, value in options.items() if value is not None}
             return command(given, **others)
@@ -82,6 +85,7 @@ def takes_settings(
     return decorate
 
 
+@cache
 def _parameter(row: Setting, name: str) -> inspect.Parameter:
     declarations = [f"{name}/--no-{name[2:]}" if row.is_flag else name]
     if row.entry.former:
