@@ -22,7 +22,7 @@ from proxy import logging as logs
 from proxy.api import web_interface
 from proxy.api.admin.dashboard import Dashboard
 from proxy.api.admin.records import Gauges
-from proxy.api.connections import ConnectionLimits
+from proxy.api.connection_manager import ConnectionLimits
 from proxy.api.server import Certificate, CertificateError, Server
 from proxy.api.services import Services
 from proxy.api.system import Journal

@@ -1,31 +1,24 @@
-"""All connections of a listener: how many there are, whose they are, how slow, and how they end.
+"""A connection: how slow it is, how it ends, and whose the request on it is.
 
 A `Connection` is aiohttp's protocol of one connection that also knows in which state it is. The
-`ConnectionManager` counts connections, ends those that are too slow, and ends what is under way for
-somebody whose access has ended.
-
-A connection is a *stranger's* until a request on it has been let in. Strangers never get all
-places: when theirs are taken, the one that has been silent for longest makes room.
+`ConnectionManager` counts them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import sys
-from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
 
-from proxy.api.addressing import STRAIGHT, Caller, Network, Way, caller, parse_address
+from proxy.api.addressing import STRAIGHT, Caller, Way, caller
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.api.authenticator import Admission, Authenticator
+    from proxy.api.connection_manager import ConnectionLimits, ConnectionManager
     from proxy.api.services import Services
 
 log = structlog.get_logger(__name__)
@@ -34,43 +27,10 @@ log = structlog.get_logger(__name__)
 LEAST_PROGRESS = 16 * 1024
 #: Seconds in which a refused client has to say what it wanted.
 REFUSAL_PATIENCE = 2.0
-#: This many connections beyond the limit are told why they are refused; others are just cut.
-REFUSALS = 256
-#: Seconds that a stranger's connection may be silent, if `Limits.idle_timeout` is not less.
-STRANGER_TIMEOUT = 60.0
-#: Seconds of silence behind which a connection may have to make room for another.
-GRACE = 5.0
-#: This many connections are looked at for one that makes room.
-CANDIDATES = 1024
-#: The parts of all places that strangers, one address of theirs and one member may take.
-STRANGERS, ONE_ADDRESS, ONE_MEMBER = 3 / 4, 1 / 4, 1 / 2
-#: This many places an address or a member may always take.
-ALWAYS = 64
 #: Seconds that an answer under way and a close frame have when the access of their member ends.
 FAREWELL = 0.5
 #: The reason in the close frame.
 SHOWN_OUT = "Your access to this server has ended."
-#: Descriptors kept for files, the database and the connections to the cloud, unless that were more
-#: than half of all.
-RESERVE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
-    """Bounds for connections. Times are seconds, 0 is no bound.
-
-    `header_timeout` runs from the first byte of a request to the end of its headers;
-    `body_timeout` is that in which a part of the body has to arrive, and `write_timeout` that in
-    which a client has to take a part of an answer. `idle_timeout` is that between two requests.
-    `header_bytes` bounds each header and the request line.
-    """
-
-    max_connections: int = 20_000
-    header_timeout: float = 20.0
-    body_timeout: float = 60.0
-    write_timeout: float = 60.0
-    idle_timeout: float = 660.0
-    header_bytes: int = 16 * 1024
 
 
 class ClosableSocket(Protocol):
@@ -348,256 +308,6 @@ def of(request: web.BaseRequest) -> Services:
 def member_of(request: web.BaseRequest) -> str:
     """Who is behind the client."""
     return admission_of(request).member
-
-
-class ConnectionManager:
-    """The connections of a listener. Those from trusted proxies are not counted by address."""
-
-    def __init__(
-        self, limits: ConnectionLimits, services: Services, authenticator: Authenticator
-    ) -> None:
-        self.now = asyncio.get_running_loop().time
-        self.services = services
-        self.authenticator = authenticator
-        #: Connections that `check` has to look at, and since when a client takes nothing more.
-        self.timed: set[Connection] = set()
-        self.stalled: dict[Connection, float] = {}
-        self._limits = limits
-        most = limits.max_connections
-        self._most_strangers = max(1, most - int(most * (1 - STRANGERS)))
-        self._most_of_address = max(ALWAYS, int(most * ONE_ADDRESS))
-        self._most_of_member = max(ALWAYS, int(most * ONE_MEMBER))
-        self.connections: set[Connection] = set()
-        self._refused = 0
-        # Dictionaries instead of sets, for their order: the first have been silent for longest.
-        self._strangers: dict[Connection, None] = {}
-        self._by_address: dict[str | bytes, dict[Connection, None]] = {}
-        self._by_member: dict[str, dict[Connection, None]] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
-        self._settling = False
-        self._stirred = asyncio.Event()
-
-    # --- what the connections tell ---------------------------------------------------------
-
-    def take_in(self, connection: Connection) -> bool | None:
-        """Count a new connection. `None` lets it in; `True` refuses it with words, `False` without.
-
-        Where all places are taken, or all of strangers or of the address, one that is silent for
-        long makes room.
-        """
-        connection.address = _counted_by(connection.peer, self.services.trusted_proxies)
-        self.connections.add(connection)
-        neighbours = self._by_address.get(connection.address)
-        many = neighbours is not None and len(neighbours) >= self._most_of_address
-        full = len(self.connections) - self._refused > self._limits.max_connections
-        if many or full or len(self._strangers) >= self._most_strangers:
-            candidates = neighbours if many and neighbours is not None else self._strangers
-            if not self._make_room(candidates):
-                if self._refused == 0:
-                    log.warning(
-                        "connection_limit_reached",
-                        limit=self._limits.max_connections,
-                        strangers=len(self._strangers),
-                    )
-                self._refused += 1
-                return self._refused <= REFUSALS
-        self._join_strangers(connection)
-        return None
-
-    def admit(self, connection: Connection, admission: Admission) -> None:
-        """A request on the connection was let in. Raises `LocalError` (503) for one too many."""
-        connection.admission = admission
-        member = admission.member
-        if connection.member == member:
-            return
-        others = self._by_member.get(member)
-        if (
-            admission.token is not None
-            and others is not None
-            and len(others) >= self._most_of_member
-            and not self._make_room(others)
-        ):
-            raise LocalError(
-                "too_many_connections",
-                f"You have {len(others)} connections, which is the maximum for a member; close "
-                "some and try again.",
-                kind="unavailable",
-                retry_after=5,
-            )
-        self._leave(connection)
-        connection.member = member
-        self._by_member.setdefault(member, {})[connection] = None
-
-    def answered(self, connection: Connection) -> None:
-        """An answer has gone out."""
-        if connection.member is None:
-            self._leave(connection)
-            self._join_strangers(connection)
-        if self._settling:
-            self._stirred.set()
-
-    def forget(self, connection: Connection, *, refused: bool) -> None:
-        """A connection is gone."""
-        if connection in self.connections:
-            self.connections.discard(connection)
-            self._refused -= refused
-        self._leave(connection)
-        self.timed.discard(connection)
-        self.stalled.pop(connection, None)
-        self._stirred.set()
-
-    def hold(self, task: asyncio.Task[None]) -> None:
-        """Keep a goodbye until it is said."""
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
-
-    def _join_strangers(self, connection: Connection) -> None:
-        self._strangers[connection] = None
-        if connection.address:
-            self._by_address.setdefault(connection.address, {})[connection] = None
-
-    def _leave(self, connection: Connection) -> None:
-        """Take it out of the strangers or its member's connections."""
-        groups: list[tuple[dict[Any, dict[Connection, None]], object]] = [
-            (self._by_address, connection.address)
-        ]
-        if connection.member is not None:
-            groups = [(self._by_member, connection.member)]
-        else:
-            self._strangers.pop(connection, None)
-        for group, key in groups:
-            found = group.get(key)
-            if found is not None:
-                found.pop(connection, None)
-                if not found:
-                    del group[key]
-
-    def _make_room(self, candidates: dict[Connection, None]) -> bool:
-        """Cut the connection that was the first to fall silent, if that is long ago."""
-        now = self.now()
-        for connection in islice(candidates, CANDIDATES):
-            if connection.silent_for(now) >= GRACE:
-                log.debug("connection_evicted", member=connection.member)
-                connection.cut()
-                self.forget(connection, refused=False)
-                return True
-        return False
-
-    # --- what the server asks for ----------------------------------------------------------
-
-    def review(self) -> None:
-        """End what is under way for those whose access has ended."""
-        standing: dict[Admission, bool] = {}
-        for group in list(self._by_member.values()):
-            for connection in list(group):
-                admission = connection.admission
-                if admission is None:
-                    continue
-                if admission not in standing:
-                    standing[admission] = self.authenticator.stands(admission)
-                if not standing[admission]:
-                    connection.show_out()
-
-    async def run(self) -> None:
-        """End what is too slow, until cancelled."""
-        limits = self._limits
-        idle = limits.idle_timeout
-        bounds = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
-        pause = min(1.0, REFUSAL_PATIENCE / 4, *(bound / 4 for bound in bounds if bound > 0))
-        strangers = min(idle or STRANGER_TIMEOUT, STRANGER_TIMEOUT)
-        swept = self.now()
-        while True:
-            await asyncio.sleep(pause)
-            now = self.now()
-            for connection in list(self.timed):
-                connection.check(now, limits)
-            for connection, since in list(self.stalled.items()):
-                if connection.busy and 0 < limits.write_timeout <= now - since:
-                    log.info("answer_abandoned", member=connection.member)
-                    connection.cut()
-            self._end_idle(self._strangers, now, strangers)
-            if 0 < idle <= 8 * (now - swept):
-                swept = now
-                for group in self._by_member.values():
-                    self._end_idle(group, now, idle)
-
-    @staticmethod
-    def _end_idle(group: dict[Connection, None], now: float, patience: float) -> None:
-        for connection in group:
-            if connection.silent_for(now) >= patience:
-                connection.drop()
-
-    async def settle(self, patience: float) -> bool:
-        """Close what is idle and wait for the answers under way, at most `patience` seconds.
-
-        Says whether all have gone out.
-        """
-        self._settling = True
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while True:
-                    self._stirred.clear()
-                    for connection in list(self.connections):
-                        connection.end_unless_busy()
-                    if not any(connection.busy for connection in self.connections):
-                        return True
-                    await self._stirred.wait()
-        return False
-
-    def cancel(self) -> int:
-        """Cancel the handlers that still run; their number."""
-        busy = [connection for connection in self.connections if connection.busy]
-        for connection in busy:
-            connection.cancel()
-        return len(busy)
-
-    async def close(self, patience: float) -> None:
-        """Close what is left, and cut what is not closed after `patience` seconds."""
-        for connection in list(self.connections):
-            connection.end()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                while self.connections:
-                    self._stirred.clear()
-                    await self._stirred.wait()
-        for connection in list(self.connections):
-            connection.cut()
-
-
-def _counted_by(peer: str, trusted: tuple[Network, ...]) -> str | bytes:
-    """What connections of one place have in common: an IPv4 address, the /64 of an IPv6 one.
-
-    It is empty where they are not counted.
-    """
-    address = parse_address(peer)
-    if address is None or any(address in network for network in trusted):
-        return ""
-    return str(address) if address.version == 4 else address.packed[:8]
-
-
-def room_for(connections: int) -> int:
-    """Raise this process's limit of open files, and say how many connections fit into it.
-
-    A process out of descriptors could neither write its records nor reach the cloud; so it takes
-    fewer clients instead.
-    """
-    if sys.platform == "win32":
-        return connections
-    import resource
-
-    wanted = connections + RESERVE
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-            soft = wanted
-        except (ValueError, OSError):  # macOS allows fewer than it says
-            pass
-    if soft == resource.RLIM_INFINITY:
-        return connections
-    return max(1, min(connections, soft - min(RESERVE, soft // 2)))
 
 
 def _crowded() -> bytes:

@@ -23,7 +23,8 @@ from proxy.api.addressing import stripping
 from proxy.api.admin import dashboard
 from proxy.api.admin.records import get_open
 from proxy.api.authenticator import Authenticator
-from proxy.api.connections import Connection, ConnectionLimits, ConnectionManager, room_for
+from proxy.api.connection_manager import ConnectionLimits, ConnectionManager, room_for
+from proxy.api.connections import Connection
 from proxy.api.middleware import Gate
 from proxy.api.origins import allow_some
 from proxy.api.routes import add_routes, of_admins, of_clients

@@ -113,7 +113,8 @@ class Directory:
         self._tokens: dict[str, Token] = {}
         self._uses: dict[str, Use] = {}
         self._removed: dict[str, str] = {}
-        self._gated = False
+        #: Whether clients need a token; if not, everybody is the member `local`.
+        self.has_members = False
         self._written: dict[str, int] = {}
         self._changed: list[Callable[[], None]] = []
         self._looked_at = self._ms()
@@ -160,11 +161,6 @@ class Directory:
 
     # --- asking ----------------------------------------------------------------------------
 
-    @property
-    def has_members(self) -> bool:
-        """Whether clients need a token; if not, everybody is the member `local`."""
-        return self._gated
-
     def get(self, name: str) -> Member:
         """The member of that name.
 
@@ -174,7 +170,7 @@ class Directory:
         member = self._members.get(name.lower())
         if member is not None and member.name == name:
             return member
-        return _ANYONE if name == LOCAL and not self._gated else Member(name, disabled=True)
+        return _ANYONE if name == LOCAL and not self.has_members else Member(name, disabled=True)
 
     def find(self, name: str) -> Member:
         """The member of that name, however it is capitalised. Raises `UnknownMemberError`."""
@@ -397,7 +393,7 @@ class Directory:
             self._tokens.pop(id_, None)
             self._uses.pop(id_, None)
         self.sessions.forget(self._tokens)
-        self._gated = self._gated or bool(self._members)
+        self.has_members = self.has_members or bool(self._members)
 
     # --- the database ----------------------------------------------------------------------
 
@@ -436,7 +432,7 @@ class Directory:
         self.sessions.take(
             {one.name: Session(one.token, one.created, one.expires) for one in stored.sessions}
         )
-        self._gated = self._gated or bool(members)
+        self.has_members = self.has_members or bool(members)
         self._revision = stored.revision
         return True
 

@@ -17,7 +17,7 @@ from backend import open_database
 from wire import Running
 from yarl import URL
 
-from proxy.api.connections import ConnectionLimits
+from proxy.api.connection_manager import ConnectionLimits
 from proxy.api.server import Server
 from proxy.api.services import Services
 from proxy.api.system import Journal
