@@ -86,6 +86,7 @@ class ServerProcess:
     def freeze(self) -> None:
         """Stop all of its processes where they are: connections stay open, nothing answers."""
         self._signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)  # those that began meanwhile; the first one begins no more
 
     def thaw(self) -> None:
         """Let it go on."""
@@ -192,6 +193,7 @@ def postgresql() -> Iterator[Postgresql]:
             "shared_buffers": "32MB",
             "max_connections": 200,
             "fsync": "off",
+            "deadlock_timeout": "100ms",
         }
         options = [one for name, value in settings.items() for one in ("-c", f"{name}={value}")]
 

@@ -53,6 +53,8 @@ _CONNECTION = {
 _BEGIN_LONG_WRITE = "BEGIN; SELECT NULL, NULL, pg_current_xact_id()::text"
 #: How the server says that it has undone one of several transactions that waited for each other.
 _DEADLOCK = "40P01"
+#: Seconds in which the other transaction takes what it waited for, before this one is repeated.
+_AFTER_DEADLOCK = 0.1
 
 _STATUS = text("SELECT pg_xact_status(CAST(:transaction AS xid8))")
 
@@ -190,6 +192,7 @@ class PostgresqlDatabase(Database):
                 return await self._attempt(work, begin, patience)
             except _DeadlockError as error:
                 log.info("transaction_repeated", reason=str(error))
+                await asyncio.sleep(_AFTER_DEADLOCK)
                 return await self._attempt(work, begin, patience)
         except _NoAnswerError as error:
             if self._watched and _now() - self._answered_at >= SILENCE:
