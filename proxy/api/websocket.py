@@ -9,11 +9,6 @@ many read their socket only while they wait for a job, and a local ComfyUI would
 TCP that judges: the ping has to be acknowledged, by the system of a peer that is there and by
 nobody where it is not. `TCP_USER_TIMEOUT` bounds the wait for that, and for a peer that takes
 nothing more; where it is missing the system's own, longer bound counts.
-
-Every change of the queue is told to every socket. A few hear it at once, as from a local ComfyUI.
-With more that would be most of the work of a busy server, so they hear it by turns, in a share of
-its time, and each hears only the newest of what changed within a moment. A socket with something
-else to hear hears its `status` before that, so that the order on each of them stays.
 """
 
 from __future__ import annotations
@@ -24,7 +19,6 @@ import socket as tcp
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
-from itertools import islice
 
 import aiohttp
 import structlog
@@ -188,16 +182,6 @@ def _is_progress_of(message: Message, held: Preview) -> bool:
     )
 
 
-#: This many sockets hear every `status` at once.
-FEW = 16
-#: Seconds for which the others' is gathered.
-GATHER = 0.05
-#: How many of the others are served at a stretch.
-STRETCH = 50
-#: The share of the time that goes to them.
-SHARE = 0.2
-
-
 class Sockets:
     """The open sockets of a server.
 
@@ -208,8 +192,6 @@ class Sockets:
         self._supervisor = supervisor
         self._ping_interval = ping_interval
         self._sockets: set[ClientSocket] = set()
-        self._held: dict[ClientSocket, Message] = {}
-        self._serving: asyncio.Task[None] | None = None
         self._pinging: asyncio.Task[None] | None = None
 
     def join(self, socket: ClientSocket) -> None:
@@ -221,43 +203,14 @@ class Sockets:
     def leave(self, socket: ClientSocket) -> None:
         """A socket is gone."""
         self._sockets.discard(socket)
-        self._held.pop(socket, None)
-
-    def hold(self, socket: ClientSocket, message: Message) -> bool:
-        """Take a message for its turn, instead of an older one; false if it may go at once."""
-        if len(self._sockets) <= FEW:
-            return False
-        self._held[socket] = message
-        if self._serving is None:
-            self._serving = self._supervisor.spawn(self._serve(), "status by turns")
-        return True
-
-    def take(self, socket: ClientSocket) -> Message | None:
-        """The message that is held for a socket, which delivers it now."""
-        return self._held.pop(socket, None)
 
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye to everybody."""
         goodbyes = [socket.leave(code, reason) for socket in self._sockets]
         if goodbyes:
             await asyncio.wait(goodbyes)
-        for task in (self._serving, self._pinging):
-            if task is not None:
-                task.cancel()
-
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            while self._held:
-                await asyncio.sleep(GATHER)
-                for _ in range(0, len(self._held), STRETCH):
-                    begun = loop.time()
-                    for socket in list(islice(self._held, STRETCH)):
-                        socket.deliver_held(self._held.pop(socket))
-                    await asyncio.sleep(0)  # here they write
-                    await asyncio.sleep((loop.time() - begun) * (1 / SHARE - 1))
-        finally:
-            self._serving = None  # what is held next starts it again
+        if self._pinging is not None:
+            self._pinging.cancel()
 
     async def _ping(self) -> None:
         loop = asyncio.get_running_loop()
@@ -303,7 +256,6 @@ class ClientSocket:
         "_services",
         "_sid",
         "_silent",
-        "_sockets",
         "_transport",
         "_web_socket",
         "_writing",
@@ -317,14 +269,12 @@ class ClientSocket:
         services: Services,
         member: str,
         sid: str,
-        sockets: Sockets,
     ) -> None:
         self._web_socket = web_socket
         self._transport = transport
         self._services = services
         self._member = member
         self._sid = sid
-        self._sockets = sockets
         self._queue = SendQueue()
         self._writing: asyncio.Task[None] | None = None
         self._written_at = 0.0
@@ -338,19 +288,6 @@ class ClientSocket:
         """Take a message without waiting; a client that lets too much pile up has to go."""
         if self._silent:
             return
-        if for_all and _is_status(message) and self._sockets.hold(self, message):
-            return
-        held = self._sockets.take(self)
-        if held is not None:
-            self._put(held, for_all=True)
-        self._put(message, for_all=for_all)
-
-    def deliver_held(self, message: Message) -> None:
-        """Take a message that the sockets has held back."""
-        if not self._silent:
-            self._put(message, for_all=True)
-
-    def _put(self, message: Message, *, for_all: bool) -> None:
         dropped = self._queue.put(message, for_all=for_all)
         if dropped:
             self._services.accounting.metrics.previews_dropped.labels(self._member).inc(dropped)
@@ -488,7 +425,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     services, member = of(request), member_of(request)
     sockets, metrics = request.app[SOCKETS], services.accounting.metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    client = ClientSocket(web_socket, transport, services, member, sid, sockets)
+    client = ClientSocket(web_socket, transport, services, member, sid)
     subscribers = services.jobs.subscribers
     subscribers.attach(member, sid, client, client.greet, hears_all=_cloud_way(request))
     sockets.join(client)
@@ -517,10 +454,6 @@ async def close_all(app: web.Application) -> None:
 def _cloud_way(request: web.Request) -> bool:
     """Whether the socket was opened as Comfy Cloud's are, with a `token` in the query."""
     return bool(way_of(request).query_tokens) or "token" in request.query
-
-
-def _is_status(message: Message) -> bool:
-    return isinstance(message, Event) and message.type == "status"
 
 
 def _keep_alive(transport: asyncio.Transport) -> None:

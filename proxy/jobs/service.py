@@ -83,7 +83,7 @@ class JobService:
         patience: float = 30.0,
         supervisor: Supervisor,
     ) -> None:
-        self.subscribers = Subscribers(bus)
+        self.subscribers = Subscribers(bus, supervisor)
         self._files = files
         self.history = History(bus, repository)
         self._bus = bus

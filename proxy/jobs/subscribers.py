@@ -15,10 +15,16 @@ engine that takes a job over tells of its life once more: what was sent here is 
 
 A local ComfyUI runs one job after the other, and programs rely on it: many follow one job at a
 time and lose track of a second one. What sockets tell of their clients is known everywhere.
+
+Every change of a member's queue is told to all its sockets. A few hear it at once, as from a local
+ComfyUI. With more that would be most of the work of a busy server, so they hear it by turns, in a
+share of its time, and each hears only the newest of what changed meanwhile. A socket with something
+else to hear hears its `status` before that, so that the order on each of them stays.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -37,6 +43,7 @@ from proxy.jobs.protocol import (
     topic_of,
 )
 from proxy.members.member import Member, Parallelism
+from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, Message, Preview, is_terminal
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
@@ -57,6 +64,15 @@ _ONCE = frozenset(
 
 #: Jobs whose end was sent that are remembered.
 _MOST_OVER = 10_000
+
+#: This many sockets of a member hear every `status` at once.
+FEW = 16
+#: Seconds for which the others' is gathered.
+GATHER = 0.2
+#: How many of the others are served at a stretch.
+STRETCH = 50
+#: The share of the time that goes to them.
+SHARE = 0.1
 
 #: Of two sockets that open within this many ms the clocks of their replicas say which is newer.
 _AT_ONCE = 1000
@@ -82,12 +98,14 @@ class Subscriber(Protocol):
 
 @dataclass(slots=True)
 class _Socket:
-    """A socket here; `opened_at` is in ms since 1970."""
+    """A socket here; `opened_at` is in ms since 1970, `status` the number of the last that it was
+    sent."""
 
     subscriber: Subscriber
     hears_all: bool
     heard: Subscription
     opened_at: int
+    status: int
     id: str = field(default_factory=lambda: uuid4().hex)
     several: bool = False
 
@@ -104,9 +122,16 @@ class _Told:
 class Subscribers:
     """The sockets of all members by `clientId`, the newest of each."""
 
-    def __init__(self, bus: EventBus) -> None:
+    def __init__(self, bus: EventBus, supervisor: Supervisor | None = None) -> None:
         self._bus = bus
+        self._supervisor = supervisor or Supervisor()
         self._sockets: defaultdict[str, dict[str, _Socket]] = defaultdict(dict)
+        #: The newest `status` of each member with many sockets, and its number.
+        self._statuses: dict[str, tuple[int, Message]] = {}
+        self._last_status = 0
+        #: Members with sockets that lack the newest.
+        self._behind: set[str] = set()
+        self._turns: asyncio.Task[None] | None = None
         self._common: dict[str, Subscription] = {}
         self._told: dict[int, _Told] = {}
         self._over: dict[int, None] = {}
@@ -136,7 +161,7 @@ class Subscribers:
         if older is not None:
             self._supersede(older)
         heard = self._bus.subscribe(topic_of(member, client_id), self.deliver)
-        new = sockets[client_id] = _Socket(subscriber, hears_all, heard, now())
+        new = sockets[client_id] = _Socket(subscriber, hears_all, heard, now(), self._last_status)
         greet()
         self._bus.publish("sockets", SocketOpened(member, client_id, new.id, new.opened_at))
 
@@ -193,6 +218,7 @@ class Subscribers:
         gone: set[str | None] = {client_id}
         if not sockets:
             self._common.pop(member).close()
+            self._statuses.pop(member, None)
             gone.add(None)
         for order, told in list(self._told.items()):
             if told.key.member == member and told.client_id in gone:
@@ -209,7 +235,7 @@ class Subscribers:
             case NodeRuns(member=member, client_id=client_id, socket=id_, node=node):
                 socket = self._sockets[member].get(client_id)
                 if socket is not None and socket.id == id_:
-                    socket.subscriber.send(Event("executing", {"node": node}), for_all=False)
+                    self._send(member, socket, Event("executing", {"node": node}))
 
     def tell(
         self, member: str, client_id: str | None, message: Message, *, watched: bool = True
@@ -223,19 +249,57 @@ class Subscribers:
             if socket is not None and (
                 watched or not _is_mere_preview(message) or socket.subscriber.asks_for_previews
             ):
-                socket.subscriber.send(message, for_all=False)
+                self._send(member, socket, message)
             return
         is_for_all = not isinstance(message, Event) or message.type in _FOR_ALL
         for socket in list(self._sockets[member].values()):
-            if socket.hears_all:
-                socket.subscriber.send(message, for_all=False)
-            elif is_for_all:
-                socket.subscriber.send(message, for_all=True)
+            if socket.hears_all or is_for_all:
+                self._send(member, socket, message, for_all=not socket.hears_all)
 
     def broadcast(self, member: str, message: Message) -> None:
-        """Deliver to every socket of the member."""
-        for socket in list(self._sockets[member].values()):
+        """Deliver to every socket of the member; a `status` to many by turns."""
+        sockets = list(self._sockets[member].values())
+        if len(sockets) <= FEW or not isinstance(message, Event) or message.type != "status":
+            for socket in sockets:
+                self._send(member, socket, message, for_all=True)
+            return
+        self._last_status += 1
+        self._statuses[member] = self._last_status, message
+        self._behind.add(member)
+        if self._turns is None:
+            self._turns = self._supervisor.spawn(self._take_turns(), "status by turns")
+
+    def _send(
+        self, member: str, socket: _Socket, message: Message, *, for_all: bool = False
+    ) -> None:
+        self._send_status(member, socket)
+        socket.subscriber.send(message, for_all=for_all)
+
+    def _send_status(self, member: str, socket: _Socket) -> None:
+        """Send the newest `status` to a socket whose turn has not come."""
+        number, message = self._statuses.get(member, (0, None))
+        if message is not None and socket.status < number:
+            socket.status = number
             socket.subscriber.send(message, for_all=True)
+
+    async def _take_turns(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._behind:
+                await asyncio.sleep(GATHER)
+                behind, self._behind = self._behind, set()
+                for member in behind:
+                    sockets = self._sockets[member]
+                    client_ids = list(sockets)
+                    for start in range(0, len(client_ids), STRETCH):
+                        begun = loop.time()
+                        for client_id in client_ids[start : start + STRETCH]:
+                            if client_id in sockets:
+                                self._send_status(member, sockets[client_id])
+                        await asyncio.sleep(0)  # here they write
+                        await asyncio.sleep((loop.time() - begun) * (1 / SHARE - 1))
+        finally:
+            self._turns = None  # what is broadcast next starts it again
 
     # --- what was sent ---------------------------------------------------------------------
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,9 +13,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
-from structlog.testing import capture_logs
 
-from proxy.api import websocket
 from proxy.api import websocket as client_socket
 from proxy.api.websocket import OVERHEAD, SendQueue, Sockets
 from proxy.jobs.protocol import NodeRuns, SocketOpened, topic_of
@@ -524,21 +521,6 @@ async def test_a_client_that_reads_too_slowly_is_told_1013(
     assert (message.type, socket.close_code) == (aiohttp.WSMsgType.CLOSE, 1013)
 
 
-async def test_in_a_crowd_a_status_keeps_its_place(
-    client: Client, room_of_jobs: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_socket, "FEW", 0)
-    monkeypatch.setattr(client_socket, "GATHER", 3600.0)  # nobody's turn comes
-    socket = await connect(client)
-    room_of_jobs.subscribers.broadcast("local", status(2))
-    room_of_jobs.subscribers.broadcast("local", status(1))
-    room_of_jobs.subscribers.tell(
-        "local", "aaa", Event("executing", {"node": None, "prompt_id": "p"})
-    )
-    assert await socket.receive_json() == json.loads(status(1).text)
-    assert (await socket.receive_json())["type"] == "executing"
-
-
 async def test_when_the_server_goes_it_says_so(client: Client) -> None:
     socket = await connect(client)
     waiting = asyncio.create_task(socket.receive())
@@ -547,115 +529,18 @@ async def test_when_the_server_goes_it_says_so(client: Client) -> None:
     assert socket.close_code == 1001
 
 
-class Ear:
-    """A socket that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.heard: list[Message] = []
-        self.pricked = asyncio.Event()
-
-    def deliver_held(self, message: Message) -> None:
-        self.heard.append(message)
-        self.pricked.set()
-
-    def forget(self) -> None:
-        self.heard.clear()
-        self.pricked.clear()
+class Leaver:
+    """A socket that is told to go."""
 
     def leave(self, code: int, reason: str) -> asyncio.Task[None]:
         self.goodbye = (code, reason)
         return asyncio.create_task(asyncio.sleep(0))
 
 
-@pytest.fixture
-def gather() -> Callable[[int], tuple[Sockets, list[Ear]]]:
-    def make(count: int) -> tuple[Sockets, list[Ear]]:
-        room, ears = Sockets(Supervisor()), [Ear() for _ in range(count)]
-        for ear in ears:
-            room.join(ear)
-        return room, ears
-
-    return make
-
-
-Gather = Callable[[int], tuple[Sockets, list[Ear]]]
-
-
-async def everybody(ears: list[Ear]) -> None:
-    async with asyncio.timeout(60):
-        for ear in ears:
-            await ear.pricked.wait()
-
-
-async def test_a_few_hear_it_at_once(gather: Gather) -> None:
-    room, ears = gather(websocket.FEW)
-    assert not any(room.hold(ear, status(1)) for ear in ears)
-
-
-async def test_in_a_crowd_each_hears_it_in_its_turn(gather: Gather) -> None:
-    room, ears = gather(websocket.FEW + 200)
-    assert all(room.hold(ear, status(1)) for ear in ears)
-    await everybody(ears)
-    assert all(ear.heard == [status(1)] for ear in ears)
-
-
-async def test_only_the_newest_is_heard(gather: Gather) -> None:
-    room, ears = gather(websocket.FEW + 1)
-    for number in range(5):
-        for ear in ears:
-            room.hold(ear, status(number))
-    await everybody(ears)
-    assert all(ear.heard == [status(4)] for ear in ears)
-
-
-async def test_what_is_taken_is_not_told_again(gather: Gather) -> None:
-    room, ears = gather(websocket.FEW + 1)
-    for ear in ears:
-        room.hold(ear, status(1))
-    assert room.take(ears[7]) == status(1)
-    assert room.take(ears[7]) is None
-    await everybody(ears[:7] + ears[8:])
-    assert ears[7].heard == []
-
-
-async def test_who_has_left_hears_nothing(gather: Gather) -> None:
-    room, ears = gather(websocket.FEW + 2)
-    for ear in ears:
-        room.hold(ear, status(1))
-    room.leave(ears[-1])
-    await everybody(ears[:-1])
-    assert ears[-1].heard == []
-
-
-async def test_what_comes_later_is_told_too(gather: Gather) -> None:
-    room, ears = gather(websocket.FEW + 1)
-    for number in range(3):
-        for ear in ears:
-            ear.forget()
-            room.hold(ear, status(number))
-        await everybody(ears)
-        assert all(ear.heard == [status(number)] for ear in ears)
-
-
-async def test_a_fault_does_not_keep_others_from_hearing_what_comes_later(gather: Gather) -> None:
-    room, ears = gather(websocket.FEW + 1)
-
-    def fail(_: Message) -> None:
-        raise RuntimeError("a fault of ours")
-
-    ears[0].deliver_held = fail  # type: ignore[method-assign]
-    with capture_logs() as lines:
-        room.hold(ears[0], status(1))
-        while not lines:  # noqa: ASYNC110
-            await asyncio.sleep(0)
-    assert [line["event"] for line in lines] == ["task_failed"]
-    for ear in ears[1:]:
-        room.hold(ear, status(2))
-    await everybody(ears[1:])
-
-
-async def test_goodbyes_are_said_to_all(gather: Gather) -> None:
-    room, ears = gather(3)
+async def test_goodbyes_are_said_to_all() -> None:
+    room, leavers = Sockets(Supervisor()), [Leaver() for _ in range(3)]
+    for leaver in leavers:
+        room.join(leaver)
     await room.close(1001, "away")
-    assert [ear.goodbye for ear in ears] == [(1001, "away")] * 3
+    assert [leaver.goodbye for leaver in leavers] == [(1001, "away")] * 3
     await Sockets(Supervisor()).close(1001, "nobody is there")

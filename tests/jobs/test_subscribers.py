@@ -6,8 +6,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
+from waiting import until
 
 from proxy.bus.memory import MemoryBus
+from proxy.jobs import subscribers as module
 from proxy.jobs.models import Job
 from proxy.jobs.protocol import (
     JobMessage,
@@ -18,7 +21,7 @@ from proxy.jobs.protocol import (
     SocketOpened,
     topic_of,
 )
-from proxy.jobs.subscribers import Clients, Subscribers
+from proxy.jobs.subscribers import FEW, Clients, Subscribers
 from proxy.members.member import Member, Parallelism
 from proxy.translate.events import Event, Message, NodeText, Preview, status
 
@@ -136,6 +139,79 @@ def test_status_goes_to_all_sockets_of_the_member() -> None:
     subscribers.broadcast("local", status(1))
     assert [len(listener.heard) for listener in listeners] == [1, 1]
     assert stranger.heard == []
+
+
+def crowd(count: int) -> tuple[Subscribers, list[Listener]]:
+    subscribers = Subscribers(MemoryBus())
+    return subscribers, [listen(subscribers, str(number)) for number in range(count)]
+
+
+def statuses(listener: Listener) -> list[Message]:
+    return [message for message, for_all in listener.heard if for_all]
+
+
+async def test_a_few_hear_a_status_at_once() -> None:
+    subscribers, listeners = crowd(FEW)
+    subscribers.broadcast("local", status(1))
+    assert all(statuses(listener) == [status(1)] for listener in listeners)
+
+
+async def test_in_a_crowd_each_hears_the_newest_status_in_its_turn() -> None:
+    subscribers, listeners = crowd(FEW + 200)
+    for number in range(5):
+        subscribers.broadcast("local", status(number))
+    assert not any(listener.heard for listener in listeners)
+    await until(lambda: all(listener.heard for listener in listeners))
+    subscribers.broadcast("local", status(9))
+    await until(lambda: all(len(listener.heard) > 1 for listener in listeners))
+    assert all(statuses(listener) == [status(4), status(9)] for listener in listeners)
+
+
+async def test_in_a_crowd_a_status_keeps_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "GATHER", 3600.0)  # nobody's turn comes
+    subscribers, (first, *_) = crowd(FEW + 1)
+    subscribers.broadcast("local", status(2))
+    subscribers.broadcast("local", status(1))
+    end = Event("executing", {"node": None, "prompt_id": "p"})
+    for _ in range(2):
+        subscribers.tell("local", "0", end)
+    late = listen(subscribers, "late")  # is greeted with the present one
+    subscribers.tell("local", "late", end)
+    assert first.heard == [(status(1), True), (end, False), (end, False)]
+    assert late.heard == [(end, False)]
+
+
+async def test_in_a_crowd_other_messages_to_all_go_at_once() -> None:
+    subscribers, listeners = crowd(FEW + 1)
+    subscribers.broadcast("local", status(1))
+    subscribers.broadcast("local", NodeText("1", "x"))
+    assert all(statuses(one) == [status(1), NodeText("1", "x")] for one in listeners)
+
+
+async def test_who_has_left_hears_no_status() -> None:
+    subscribers, listeners = crowd(FEW + 2)
+    subscribers.broadcast("local", status(1))
+    subscribers.detach("local", "0", listeners[0])
+    await until(lambda: all(listener.heard for listener in listeners[1:]))
+    assert not listeners[0].heard
+
+
+async def test_a_fault_does_not_keep_others_from_hearing_the_next_status(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    subscribers, listeners = crowd(FEW + 1)
+
+    def fail(message: Message, *, for_all: bool) -> None:
+        raise RuntimeError(f"a fault of ours: {message} {for_all}")
+
+    monkeypatch.setattr(listeners[0], "send", fail)
+    with capture_logs() as lines:
+        subscribers.broadcast("local", status(1))
+        await until(lambda: lines)
+    assert [line["event"] for line in lines] == ["task_failed"]
+    monkeypatch.undo()
+    subscribers.broadcast("local", status(2))
+    await until(lambda: all(listener.heard for listener in listeners))
 
 
 def test_a_newer_socket_with_the_same_id_takes_over() -> None:
