@@ -21,7 +21,8 @@ from processes import server
 from sqlalchemy import Connection
 
 from proxy.storage.files import FileRecord, FileUnit
-from proxy.storage.jobs import EndedJob, Payload, StoredJob, add_history, add_payload
+from proxy.storage.history import EndedJob, add_history
+from proxy.storage.jobs import Payload, StoredJob, add_payload
 from proxy.storage.start import open_folder
 
 HERE = Path(__file__).parent

@@ -60,7 +60,6 @@ from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets
 from proxy.storage.exports import ExportRepository
 from proxy.storage.files import FileRepository
-from proxy.storage.gallery import GalleryRepository
 from proxy.storage.helpers import HelperPictureRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
@@ -203,7 +202,7 @@ async def lifespan(
             bus,
             jobs,
             accounting.usage,
-            GalleryRepository(database),
+            repository.history,
             activity,
             simulated=settings.simulate,
         )

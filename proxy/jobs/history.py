@@ -14,7 +14,7 @@ from typing import Any
 from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.models import ENDS, Job, JobState, Outcome
 from proxy.jobs.protocol import HistoryChanged, HistoryForgotten, LiveJob
-from proxy.storage.jobs import HistoryEntry, JobRepository
+from proxy.storage.history import HistoryEntry, HistoryRepository
 from proxy.translate import codec
 
 #: More entries than any history has; databases take no larger numbers.
@@ -75,7 +75,7 @@ class HistoryCache:
 class History:
     """The ended jobs of all members."""
 
-    def __init__(self, bus: EventBus, repository: JobRepository) -> None:
+    def __init__(self, bus: EventBus, repository: HistoryRepository) -> None:
         self._bus = bus
         self._repository = repository
         self._cache = HistoryCache()

@@ -22,7 +22,8 @@ from proxy.jobs.protocol import JobMessage, LiveJob, NewsMissed, TermBegan
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import HistoryEntry, JobRepository, Payload, StoredJob
+from proxy.storage.history import HistoryEntry
+from proxy.storage.jobs import JobRepository, Payload, StoredJob
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.events import Message, status
@@ -372,7 +373,7 @@ class Resync:
             for job in gone
             if subscribers.opened_at(job.member, job.client_id) is not None
         }
-        for order, member, id_, client_id, ended_at in await self._repository.ended_since(since):
+        for order, member, id_, client_id, ended_at in await self._repository.history.since(since):
             opened_at = subscribers.opened_at(member, client_id)
             if opened_at is not None and opened_at <= ended_at:
                 due.setdefault(order, JobKey(member, id_))
@@ -383,7 +384,7 @@ class Resync:
 
     async def _tell_end(self, order: int, key: JobKey, *, begun: bool) -> None:
         """Tell of a job what its client has not heard."""
-        entry = await self._repository.entry(*key)
+        entry = await self._repository.history.entry(*key)
         if entry is None or entry.key != order:
             self._subscribers.close_job(order)
             return

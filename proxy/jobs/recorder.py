@@ -20,7 +20,8 @@ from proxy.jobs.history import of_history
 from proxy.jobs.models import ENDS, Job, JobKey, JobState, now
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import FencedError, StorageError
-from proxy.storage.jobs import EndedJob, JobRepository, Payload, Shares, StoredJob
+from proxy.storage.history import EndedJob
+from proxy.storage.jobs import JobRepository, Payload, Shares, StoredJob
 from proxy.storage.leases import Fence, Lease
 from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec

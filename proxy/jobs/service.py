@@ -85,7 +85,7 @@ class JobService:
     ) -> None:
         self.subscribers = Subscribers(bus, supervisor)
         self._files = files
-        self.history = History(bus, repository)
+        self.history = History(bus, repository.history)
         self._bus = bus
         self._repository = repository
         self._status_interval = status_interval
@@ -167,7 +167,7 @@ class JobService:
         """The answer of `GET /api/jobs`. Raises `StorageError`."""
         live = list((await self._live.now(member)).jobs.values())
         live += await self._live.unanswered(member)
-        ended = await self._repository.page(
+        ended, total = await self._repository.history.summaries(
             member,
             states=ended_states(query.statuses),
             workflow_id=query.workflow_id,
@@ -175,11 +175,11 @@ class JobService:
             descending=query.descending,
             limit=None if query.limit is None else min(query.offset + query.limit, _MOST),
         )
-        found = [codec.loads(summary) for summary in ended.jobs if isinstance(summary, bytes)]
+        found = list(map(codec.loads, ended))
         known = {job["id"] for job in found}
         waiting = [of_queue(job) for job in live if job.prompt_id not in known]
         chosen = [Listed(job, query.workflow_id) for job in found]
-        return select([*waiting, *chosen], query, unread=ended.total - len(found))
+        return select([*waiting, *chosen], query, unread=total - len(found))
 
     async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
         """The answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.

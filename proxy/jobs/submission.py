@@ -258,7 +258,7 @@ class SubmissionService:
                             job.order, usage=[used(job, submitted=-1)]
                         ):
                             raise _not_taken_up()
-                    elif await self._repository.ended(job.order):
+                    elif await self._repository.history.has(job.order):
                         return found or {}
                     elif gone:
                         raise _not_taken_up()

@@ -1,4 +1,4 @@
-"""Jobs that live, their payloads, the history, and the fair shares.
+"""Jobs that live, their payloads, and the fair shares.
 
 A payload (graph and `extra_data`) is written once, when the job is taken in, and belongs to its
 history entry in the end. What goes together goes in one unit: a job's end with its history entry,
@@ -7,11 +7,10 @@ its usage and the fair shares.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from operator import itemgetter
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import structlog
 from sqlalchemy import (
@@ -23,7 +22,6 @@ from sqlalchemy import (
     delete,
     func,
     insert,
-    literal,
     or_,
     select,
     union_all,
@@ -33,7 +31,7 @@ from sqlalchemy.exc import IntegrityError
 
 from proxy.storage.database import Database, StorageError
 from proxy.storage.encryption import Cipher
-from proxy.storage.files import forget_outputs
+from proxy.storage.history import EndedJob, HistoryRepository, add_history, forget_beyond
 from proxy.storage.leases import Fence, check_fence
 from proxy.storage.statements import Upsert, chunks, get_meta, put_meta
 from proxy.storage.tables import history, job_numbers, job_payloads, jobs, shares
@@ -43,11 +41,6 @@ from proxy.translate import codec
 log = structlog.get_logger(__name__)
 
 Number: TypeAlias = int | float
-
-#: History entries that are read at once when many are sent.
-PAGE = 64
-#: Rows of a history that are forgotten in one unit.
-FORGOTTEN_AT_ONCE = 500
 
 _FAIR_SHARE = "fair_share"
 
@@ -98,51 +91,6 @@ class Payload:
 
 
 @dataclass(frozen=True, slots=True)
-class EndedJob:
-    """How a job ended. `summary` is what lists show of it, `result` a JSON object of the rest of
-    its history entry, `details` one of what the dashboard shows beside. `cloud_id` is that of a job
-    that has ended before it was written."""
-
-    state: str
-    started_at: int
-    ended_at: int
-    summary: bytes
-    result: bytes
-    outputs_to_execute: list[str]
-    details: bytes = b"{}"
-    cloud_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
-    """An ended job with its payload. All bytes are JSON, as are `number` and
-    `outputs_to_execute`."""
-
-    key: int
-    member: str
-    id: str
-    sequence: int
-    state: str
-    number: str
-    created_at: int
-    started_at: int
-    ended_at: int
-    outputs_to_execute: str
-    summary: bytes
-    result: bytes
-    graph: bytes
-    extra_data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class JobPage:
-    """A part of the list of a member's jobs: those that live, and the summaries of ended ones."""
-
-    jobs: list[StoredJob | bytes]
-    total: int
-
-
-@dataclass(frozen=True, slots=True)
 class Share:
     """When a member's next job starts in virtual time, and how long its jobs run, in seconds."""
 
@@ -187,59 +135,16 @@ class Numbering:
 
 _ADD_JOB = insert(jobs)
 _ADD_PAYLOAD = insert(job_payloads)
-_ADD_HISTORY = insert(history)
 _KEY = bindparam("job_key", type_=BigInteger)
 _UPDATE = update(jobs).where(jobs.c.key == _KEY)
 _SENT = update(job_payloads).where(job_payloads.c.key == _KEY).values(credentials=None)
 _DROP = delete(jobs).where(jobs.c.key == _KEY)
 _DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.key == _KEY)
-_DROP_HISTORY = delete(history).where(history.c.key == _KEY)
 _LIVE = select(jobs).order_by(jobs.c.key)
 _LIVE_OF = _LIVE.where(jobs.c.member == bindparam("m"))
 _JOB = select(jobs).where(jobs.c.member == bindparam("m"), jobs.c.id == bindparam("i"))
 _BY_KEY = select(jobs).where(jobs.c.key == _KEY)
 _PAYLOAD = select(job_payloads).where(job_payloads.c.key == _KEY)
-_EARLIER = select(history.c.key, history.c.sequence).where(
-    history.c.member == bindparam("m"), history.c.id == bindparam("i")
-)
-_LAST = select(func.max(history.c.sequence)).where(history.c.member == bindparam("m"))
-_COUNT = select(func.count()).select_from(history).where(history.c.member == bindparam("m"))
-_OLDEST = (
-    select(history.c.key, history.c.id)
-    .where(history.c.member == bindparam("m"))
-    .order_by(history.c.sequence)
-    .limit(bindparam("most", type_=BigInteger))
-)
-_ENTRY = (
-    select(
-        history.c.key,
-        history.c.member,
-        history.c.id,
-        history.c.sequence,
-        history.c.state,
-        history.c.number,
-        history.c.created_at,
-        history.c.started_at,
-        history.c.ended_at,
-        history.c.outputs_to_execute,
-        history.c.summary,
-        history.c.result,
-        job_payloads.c.graph,
-        job_payloads.c.extra_data,
-    )
-    .join(job_payloads, job_payloads.c.key == history.c.key)
-    .where(history.c.member == bindparam("m"))
-)
-_ENTRY_OF = _ENTRY.where(history.c.id == bindparam("i"))
-_ENTRIES = (
-    _ENTRY.where(
-        history.c.sequence >= bindparam("first", type_=BigInteger),
-        history.c.sequence <= bindparam("last", type_=BigInteger),
-    )
-    .order_by(history.c.sequence)
-    .limit(PAGE)
-)
-_SEQUENCES = select(history.c.sequence).where(history.c.member == bindparam("m"))
 _RECEIVED = _DROP.where(jobs.c.state == "received")
 _WAITING = (
     select(func.count())
@@ -252,15 +157,14 @@ _CANCEL = (
     .values(cancel_requested=True)
 )
 _NUMBERED = Upsert(job_numbers, ["member"], ["next"], how="next")
-_PLACED = Upsert(job_numbers, ["member"], ["ended"], how="next")
-_ENDED = select(history.c.key).where(history.c.key == _KEY)
 _WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested))
 _UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
 _PUT_SHARE = Upsert(shares, ["member"], ["start", "typical"])
 
 
 class JobRepository:
-    """Jobs and history of all members. Everything raises `StorageError`.
+    """The jobs of all members that have not ended, and their `history`. Everything raises
+    `StorageError`.
 
     A `fence` makes a write the engine's: it raises `FencedError` when another replica has the
     lease. Usage rows and shares are written in the same unit as what they come from.
@@ -269,6 +173,7 @@ class JobRepository:
     def __init__(self, database: Database, cipher: Cipher | None = None) -> None:
         self._database = database
         self._cipher = cipher or Cipher()
+        self.history = HistoryRepository(database)
 
     @property
     def shared(self) -> bool:
@@ -351,15 +256,7 @@ class JobRepository:
 
     async def wanted(self) -> list[StoredJob]:
         """The jobs that the engine has to start or to cancel, as they came."""
-        rows = await self._database.read(lambda connection: connection.execute(_WANTED).all())
-        return [_job(row) for row in rows]
-
-    async def ended(self, key: int) -> bool:
-        """Whether the job is in the history."""
-        row = await self._database.read(
-            lambda connection: connection.execute(_ENDED, {"job_key": key}).one_or_none()
-        )
-        return row is not None
+        return await self._read(_WANTED)
 
     async def update(
         self,
@@ -436,31 +333,30 @@ class JobRepository:
             add_history(connection, _job(row), ended)
             connection.execute(_DROP, {"job_key": key})
             connection.execute(_SENT, {"job_key": key})
-            over = _beyond(connection, row.member, keep)
-            _forget(connection, row.member, over, with_files=True)
+            forgotten = forget_beyond(connection, row.member, keep)
             _put_beside(connection, usage, shares)
-            return [old.id for old in over]
+            return forgotten
 
         return await self._database.write(work)
 
     async def live(self, member: str | None = None) -> list[StoredJob]:
         """The jobs that have not ended, of everybody or one member, as they came."""
         query, key = (_LIVE, {}) if member is None else (_LIVE_OF, {"m": member})
-        rows = await self._database.read(lambda connection: connection.execute(query, key).all())
-        return [_job(row) for row in rows]
+        return await self._read(query, key)
 
     async def unanswered(self) -> list[StoredJob]:
         """The jobs of all members whose clients may not know of them yet, as they came."""
-        rows = await self._database.read(lambda connection: connection.execute(_UNANSWERED).all())
-        return [_job(row) for row in rows]
+        return await self._read(_UNANSWERED)
 
     async def get(self, member: str, id_: str) -> StoredJob | None:
         """A job that has not ended."""
-        key = {"m": member, "i": id_}
-        row = await self._database.read(
-            lambda connection: connection.execute(_JOB, key).one_or_none()
-        )
-        return None if row is None else _job(row)
+        return next(iter(await self._read(_JOB, {"m": member, "i": id_})), None)
+
+    async def _read(
+        self, query: Select[Any], key: Mapping[str, Any] | None = None
+    ) -> list[StoredJob]:
+        rows = await self._database.read(lambda connection: connection.execute(query, key).all())
+        return [_job(row) for row in rows]
 
     async def payload(self, key: int) -> Payload | None:
         """What the client sent; credentials only until they are sent, and as long as they can be
@@ -502,96 +398,6 @@ class JobRepository:
 
         return await self._database.read(work)
 
-    # --- the history -----------------------------------------------------------------------
-
-    async def entry(self, member: str, id_: str) -> HistoryEntry | None:
-        """An entry of the history."""
-        key = {"m": member, "i": id_}
-        row = await self._database.read(
-            lambda connection: connection.execute(_ENTRY_OF, key).one_or_none()
-        )
-        return None if row is None else HistoryEntry(**row._mapping)
-
-    async def entries(
-        self, member: str, *, last: int | None = None, offset: int = 0, limit: int | None = None
-    ) -> AsyncIterator[list[HistoryEntry]]:
-        """Entries, the oldest first, some at a time: the `last` ones, or `limit` of them behind the
-        first `offset`. Entries that end meanwhile are not among them."""
-        bounds = await self._bounds(member, last, offset, limit)
-        while bounds is not None:
-            first, end = bounds
-            key = {"m": member, "first": first, "last": end}
-            rows = await self._database.read(partial(_all, _ENTRIES, key))
-            if rows:
-                yield [HistoryEntry(**row._mapping) for row in rows]
-            bounds = (rows[-1].sequence + 1, end) if len(rows) == PAGE else None
-
-    async def _bounds(
-        self, member: str, last: int | None, offset: int, limit: int | None
-    ) -> tuple[int, int] | None:
-        """The first and the last sequence of a part of the history; `None` if it is empty."""
-        if limit == 0 or last == 0:
-            return None
-        newest_first = _SEQUENCES.order_by(history.c.sequence.desc()).limit(1)
-        oldest_first = _SEQUENCES.order_by(history.c.sequence).limit(1)
-        if last is not None:
-            starts = [newest_first.offset(last - 1), oldest_first]
-        else:
-            starts = [oldest_first.offset(offset)]
-        ends = [newest_first]
-        if limit is not None:
-            ends.insert(0, oldest_first.offset(offset + limit - 1))
-
-        def work(connection: Connection) -> tuple[int, int] | None:
-            first, end = (_first(connection, some, {"m": member}) for some in (starts, ends))
-            return None if first is None or end is None else (first, end)
-
-        return await self._database.read(work)
-
-    async def page(
-        self,
-        member: str,
-        *,
-        states: Collection[str] | None = None,
-        workflow_id: str | None = None,
-        by: Literal["created", "duration"] = "created",
-        descending: bool = True,
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> JobPage:
-        """A part of the member's jobs, live and ended ones, in order.
-
-        Of an id that is used again the ended one counts. Jobs that are equal in order come as they
-        came, live ones first.
-        """
-        live, ended = _listed(member, states, workflow_id)
-        found = union_all(live, ended).subquery()
-        order = found.c.created_at if by == "created" else found.c.duration
-        ordered = select(found.c.kind, found.c.key).order_by(
-            order.desc() if descending else order, found.c.kind, found.c.place
-        )
-        wanted = ordered.limit(limit).offset(offset)
-        count = select(func.count()).select_from(found)
-
-        def work(connection: Connection) -> JobPage:
-            rows = connection.execute(wanted).all()
-            total = connection.execute(count).scalar_one()
-            known: dict[tuple[int, int], StoredJob | bytes] = {}
-            for row in _by_keys(connection, jobs, [key for kind, key in rows if not kind]):
-                known[0, row.key] = _job(row)
-            for row in _by_keys(connection, history, [key for kind, key in rows if kind]):
-                known[1, row.key] = row.summary
-            return JobPage([known[kind, key] for kind, key in rows], total)
-
-        return await self._database.read(work)
-
-    async def ended_since(self, since: int) -> list[tuple[int, str, str, str | None, int]]:
-        """Key, member, id, client's id and end (ms) of the jobs that have ended since then (ms)."""
-        h = history.c
-        query = select(h.key, h.member, h.id, h.client_id, h.ended_at).where(h.ended_at >= since)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [tuple(row) for row in rows]
-
     async def knows(self, cloud_ids: Collection[str]) -> set[str]:
         """Which of these ids of an account's jobs are of jobs of ours, live or in the history."""
         asked = list(cloud_ids)
@@ -610,45 +416,6 @@ class JobRepository:
             return found
 
         return await self._database.read(work)
-
-    async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
-        """Take entries out of the history, all without `ids`; those that were there."""
-        wanted = None if ids is None else list(dict.fromkeys(ids))
-        gone: list[str] = []
-        newest = None
-        if wanted is None:
-            last = {"m": member}
-            newest = await self._database.read(
-                lambda connection: connection.execute(_LAST, last).scalar_one()
-            )
-            if newest is None:
-                return []
-        while wanted is None or wanted:
-            some = history.c.member == member
-            if wanted is None:
-                some &= history.c.sequence <= newest
-            else:
-                some &= history.c.id.in_(wanted[:FORGOTTEN_AT_ONCE])
-                wanted = wanted[FORGOTTEN_AT_ONCE:]
-            query = select(history.c.key, history.c.id).where(some).limit(FORGOTTEN_AT_ONCE)
-
-            def work(connection: Connection, query: Select[Any] = query) -> list[str]:
-                rows = connection.execute(query).all()
-                _forget(connection, member, rows, with_files=False)
-                return [row.id for row in rows]
-
-            forgotten = await self._database.write(work)
-            gone += forgotten
-            if wanted is None and len(forgotten) < FORGOTTEN_AT_ONCE:
-                break
-        return gone
-
-    async def count_history(self, member: str | None = None) -> int:
-        """How many entries there are."""
-        query = select(func.count()).select_from(history)
-        if member is not None:
-            query = query.where(history.c.member == member)
-        return await self._database.read(lambda connection: connection.execute(query).scalar_one())
 
 
 def add_job(connection: Connection, job: StoredJob) -> int:
@@ -680,42 +447,6 @@ def add_payload(connection: Connection, key: int, payload: Payload) -> None:
     connection.execute(_ADD_PAYLOAD, values)
 
 
-def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None:
-    """Write an entry of the history in the caller's unit, instead of one with the same id."""
-    sequence = None
-    earlier = connection.execute(_EARLIER, {"m": job.member, "i": job.id}).one_or_none()
-    if earlier is not None:
-        sequence = earlier.sequence
-        connection.execute(_DROP_HISTORY, {"job_key": earlier.key})
-        connection.execute(_DROP_PAYLOAD, {"job_key": earlier.key})
-    if sequence is None:
-        # No other unit gets this place, also where several write at once.
-        first = {"member": job.member, "ended": 1}
-        sequence = connection.execute(_PLACED(connection), first).scalar_one()
-    connection.execute(
-        _ADD_HISTORY,
-        {
-            "key": job.key,
-            "member": job.member,
-            "id": job.id,
-            "sequence": sequence,
-            "state": ended.state,
-            "number": codec.dumps(job.number),
-            "workflow_id": job.workflow_id,
-            "client_id": job.client_id,
-            "cloud_id": ended.cloud_id or job.cloud_id,
-            "created_at": job.created_at,
-            "started_at": ended.started_at,
-            "ended_at": ended.ended_at,
-            "outputs_to_execute": codec.dumps(ended.outputs_to_execute),
-            "summary": ended.summary,
-            "result": ended.result,
-            "label": job.label,
-            "details": ended.details,
-        },
-    )
-
-
 def put_shares(connection: Connection, state: Shares) -> None:
     """Write the state of the fair shares, in the caller's unit."""
     put_meta(connection, _FAIR_SHARE, {"now": state.now, "slots": dict(state.slots)})
@@ -734,99 +465,14 @@ def _put_beside(connection: Connection, usage: Sequence[UsageRow], state: Shares
         put_shares(connection, state)
 
 
-def _beyond(connection: Connection, member: str, keep: int) -> Sequence[Any]:
-    """The member's oldest entries beyond this many."""
-    over = connection.execute(_COUNT, {"m": member}).scalar_one() - keep
-    if over <= 0:
-        return ()
-    most = min(over, FORGOTTEN_AT_ONCE)
-    return connection.execute(_OLDEST, {"m": member, "most": most}).all()
-
-
-def _forget(connection: Connection, member: str, rows: Sequence[Any], *, with_files: bool) -> None:
-    if rows:
-        keys = [{"job_key": row.key} for row in rows]
-        connection.execute(_DROP_HISTORY, keys)
-        connection.execute(_DROP_PAYLOAD, keys)
-        forget_outputs(connection, member, [row.id for row in rows], with_files=with_files)
-
-
-def _listed(
-    member: str, states: Collection[str] | None, workflow_id: str | None
-) -> tuple[Select[Any], Select[Any]]:
-    """Keys and order of the live and the ended jobs that are asked for."""
-    again = select(history.c.key).where(
-        history.c.member == jobs.c.member, history.c.id == jobs.c.id
-    )
-    live = select(
-        literal(0).label("kind"),
-        jobs.c.key,
-        jobs.c.created_at,
-        (-func.coalesce(jobs.c.started_at, 0)).label("duration"),
-        jobs.c.key.label("place"),
-    ).where(jobs.c.member == member, ~again.exists())
-    ended = select(
-        literal(1).label("kind"),
-        history.c.key,
-        history.c.created_at,
-        (history.c.ended_at - history.c.started_at).label("duration"),
-        history.c.sequence.label("place"),
-    ).where(history.c.member == member)
-    if states is not None:
-        live = live.where(jobs.c.state.in_(sorted(states)))
-        ended = ended.where(history.c.state.in_(sorted(states)))
-    if workflow_id is not None:
-        live = live.where(jobs.c.workflow_id == workflow_id)
-        ended = ended.where(history.c.workflow_id == workflow_id)
-    return live, ended
-
-
-def _first(
-    connection: Connection, queries: Sequence[Select[int]], key: Mapping[str, Any]
-) -> int | None:
-    """What the first query finds that finds something."""
-    found = (connection.execute(query, key).scalar_one_or_none() for query in queries)
-    return next((value for value in found if value is not None), None)
-
-
-def _all(query: Select[Any], key: Mapping[str, Any], connection: Connection) -> Sequence[Row[Any]]:
-    return connection.execute(query, key).all()
-
-
-def _by_keys(connection: Connection, table: Any, keys: list[int]) -> Iterable[Row[Any]]:
-    for some in chunks(keys):
-        query = select(table).where(table.c.key.in_(some))
-        yield from connection.execute(query)
-
-
 def _values(job: StoredJob) -> dict[str, Any]:
-    return {
-        "member": job.member,
-        "id": job.id,
-        "state": job.state,
-        "number": codec.dumps(job.number),
-        "client_id": job.client_id,
-        "workflow_id": job.workflow_id,
-        "account": job.account,
-        "cloud_id": job.cloud_id,
-        "created_at": job.created_at,
-        "changed_at": job.changed_at,
-        "started_at": job.started_at,
-        "outputs_to_execute": codec.dumps(job.outputs_to_execute),
-        "watched": job.watched,
-        "accepted": job.accepted,
-        "one_at_a_time": job.one_at_a_time,
-        "submitter": job.submitter,
-        "cancel_requested": job.cancel_requested,
-        "charge": job.charge,
-        "reason": job.reason,
-        "label": job.label,
-    }
+    """A row without its key."""
+    return _encoded({name: getattr(job, name) for name in _COLUMNS})
 
 
 def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:
     """Fields as they are in their columns."""
-    unknown = values.keys() - _FIELDS
+    unknown = values.keys() - _COLUMNS
     if unknown:
         raise ValueError(f"a job has no field {sorted(unknown)}")
     return {
@@ -835,7 +481,7 @@ def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-_FIELDS = frozenset(column.name for column in jobs.c) - {"key", "member", "id"}
+_COLUMNS = frozenset(column.name for column in jobs.c) - {"key"}
 
 
 def _job(row: Row[Any]) -> StoredJob:

@@ -21,13 +21,12 @@ from sqlalchemy import Connection, delete, insert, text
 
 from proxy.storage.database import Database, StorageError
 from proxy.storage.files import AccountBlob, FileRecord, FileUnit
+from proxy.storage.history import EndedJob, add_history
 from proxy.storage.jobs import (
-    EndedJob,
     Payload,
     Share,
     Shares,
     StoredJob,
-    add_history,
     add_job,
     add_payload,
     put_shares,

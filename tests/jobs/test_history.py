@@ -108,7 +108,7 @@ async def test_a_long_history_comes_in_pieces_and_is_not_kept(room: Room) -> Non
 async def test_a_history_that_changes_while_it_is_read_is_not_kept(
     full: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read = full.service._repository.entry
+    read = full.service._repository.history.entry
 
     async def read_slowly(member: str, prompt_id: str) -> Any:
         entry = await read(member, prompt_id)
@@ -116,7 +116,7 @@ async def test_a_history_that_changes_while_it_is_read_is_not_kept(
         await full.end(prompt_id, 9000, **{"1": {"images": []}})
         return entry
 
-    monkeypatch.setattr(full.service._repository, "entry", read_slowly)
+    monkeypatch.setattr(full.service._repository.history, "entry", read_slowly)
     before = await full.entry("a")
     assert await full.entry("a") != before
 

@@ -8,7 +8,8 @@ import pytest
 
 from proxy.storage.activity import AccountRow, ActivityRepository, ActivityRow, JobTimes
 from proxy.storage.database import Database
-from proxy.storage.jobs import EndedJob, JobRepository, Payload, StoredJob
+from proxy.storage.history import EndedJob
+from proxy.storage.jobs import JobRepository, Payload, StoredJob
 
 ROW = ActivityRow(300, "anna", running=2, waiting=5, completed=3, failed=1, busy=7.5)
 ACCOUNT = AccountRow(300, "main", slots=3, used=2)

@@ -1,4 +1,4 @@
-"""Jobs, payloads, history and fair shares, in each database."""
+"""Jobs, payloads and fair shares, in each database."""
 
 from __future__ import annotations
 
@@ -6,80 +6,33 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from databases import other_connection
-from sqlalchemy import Connection, select
+from sqlalchemy import select
+from storage.samples import PAYLOAD, ended, entries, ids, job
 
 from proxy.storage.database import Database, FencedError
 from proxy.storage.encryption import Cipher
-from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.history import PAGE, HistoryEntry
 from proxy.storage.jobs import (
-    PAGE,
     DayFullError,
-    EndedJob,
-    HistoryEntry,
     JobLivesError,
     JobRepository,
     Numbering,
-    Payload,
     QueueFullError,
     Share,
     Shares,
     StoredJob,
-    add_history,
-    add_payload,
 )
 from proxy.storage.leases import ENGINE, Fence, LeaseRepository
 from proxy.storage.tables import job_payloads
 from proxy.storage.usage import UsageRepository, UsageRow
 
-PAYLOAD = Payload(b'{"1": {}}', b'{"a": 1}', b'["9"]')
-
-PICTURE = FileRecord(
-    "anna", "output", "x.png", "c", "output", None, None, "image/png", 1.0, "main", "a"
-)
-
-
-def job(id_: str = "a", member: str = "anna", **values: Any) -> StoredJob:
-    values = {"state": "queued", "number": 0, "created_at": 1000, "changed_at": 1000, **values}
-    return StoredJob(member=member, id=id_, **values)
-
-
-def ended(state: str = "succeeded", at: int = 3000, **values: Any) -> EndedJob:
-    return EndedJob(
-        **{
-            "state": state,
-            "started_at": 2000,
-            "ended_at": at,
-            "summary": b'{"id": "a"}',
-            "result": b'{"outputs": {}}',
-            "outputs_to_execute": ["9"],
-            **values,
-        }
-    )
-
 
 @pytest.fixture
 def jobs(database: Database) -> JobRepository:
     return JobRepository(database)
-
-
-async def run(jobs: JobRepository, one: StoredJob, end: EndedJob | None = None) -> int:
-    """A job that comes and ends."""
-    key = (await jobs.insert(one, PAYLOAD)).key
-    summary = one.id.encode(errors="replace")
-    await jobs.finish(key, end or ended(summary=summary), keep=1000)
-    return key
-
-
-async def entries(jobs: JobRepository, **part: Any) -> list[HistoryEntry]:
-    return [entry async for some in jobs.entries("anna", **part) for entry in some]
-
-
-async def ids(jobs: JobRepository, **part: Any) -> list[str]:
-    return [entry.id for entry in await entries(jobs, **part)]
 
 
 # --- jobs that live ------------------------------------------------------------------------
@@ -222,7 +175,7 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
     assert await jobs.finish(key, ended(), keep=10, usage=usage, shares=state) == []
     assert database.units - before == 1
     assert await jobs.live() == []
-    assert await jobs.entry("anna", "a") == HistoryEntry(
+    assert await jobs.history.entry("anna", "a") == HistoryEntry(
         key=key,
         member="anna",
         id="a",
@@ -241,13 +194,6 @@ async def test_an_end_is_one_unit_with_usage_and_shares(
     assert await jobs.load_shares() == state
     assert await UsageRepository(database).days("2026-01-01", "2026-01-01") == usage
     assert await jobs.knows(["c1", "c2"]) == {"c1"}
-
-
-async def test_what_has_ended_since_is_told_with_its_client(jobs: JobRepository) -> None:
-    await run(jobs, job("old"), ended(at=2999))
-    key = await run(jobs, job("new", client_id="c"))
-    await jobs.insert(job("lives"), PAYLOAD)
-    assert await jobs.ended_since(3000) == [(key, "anna", "new", "c", 3000)]
 
 
 async def test_the_jobs_without_an_answer_are_those_that_nobody_may_know_of(
@@ -291,122 +237,6 @@ async def test_an_id_is_submitted_again_while_it_ends(jobs: JobRepository) -> No
         for one in await jobs.live("anna"):
             await jobs.finish(one.key, ended(), keep=1000)
     assert await ids(jobs) == ["a"]
-
-
-async def test_an_id_used_again_keeps_its_place(jobs: JobRepository) -> None:
-    first = await run(jobs, job("a"))
-    await run(jobs, job("b"))
-    key = (await jobs.insert(job("a"), replace(PAYLOAD, graph=b"{}"))).key
-    assert [entry.graph for entry in await entries(jobs)] == [PAYLOAD.graph] * 2
-    await jobs.finish(key, ended("failed"), keep=10)
-    found = await entries(jobs)
-    assert [(one.id, one.state) for one in found] == [("a", "failed"), ("b", "succeeded")]
-    assert found[0].graph == b"{}"
-    assert await jobs.payload(first) is None
-
-
-async def test_the_oldest_entries_go_with_their_files(
-    jobs: JobRepository, database: Database
-) -> None:
-    files = FileRepository(database)
-    kept = replace(PICTURE, path="up.png", job=None)
-    await files.write(lambda unit: unit.put([PICTURE, kept]))
-    await files.write(lambda unit: unit.put_given("anna", "a", "9", b"[]"))
-    for one in "abcd":
-        await run(jobs, job(one))
-    key = (await jobs.insert(job("e"), PAYLOAD)).key
-    assert sorted(await jobs.finish(key, ended(), keep=3)) == ["a", "b"]
-    assert await ids(jobs) == ["c", "d", "e"]
-    assert await files.read(lambda unit: unit.records("anna", "output")) == [kept]
-    assert await files.read(lambda unit: unit.given("anna", "a", "9")) is None
-    payloads = select(job_payloads.c.key)
-    assert len(await database.read(lambda c: c.execute(payloads).all())) == 3
-
-
-# --- the history ---------------------------------------------------------------------------
-
-
-async def test_parts_of_the_history(jobs: JobRepository) -> None:
-    for number in range(150):
-        await run(jobs, job(str(number)))
-    everything = [str(number) for number in range(150)]
-    assert await ids(jobs) == everything
-    assert await ids(jobs, last=3) == everything[-3:]
-    assert await ids(jobs, last=1000) == everything
-    assert await ids(jobs, last=0) == []
-    assert await ids(jobs, offset=10, limit=100) == everything[10:110]
-    assert await ids(jobs, offset=140, limit=100) == everything[140:]
-    assert await ids(jobs, offset=140) == everything[140:]
-    assert await ids(jobs, offset=150) == []
-    assert await jobs.count_history() == await jobs.count_history("anna") == 150
-    assert await jobs.count_history("ben") == 0
-
-
-async def test_an_entry_of_somebody_else_is_not_there(jobs: JobRepository) -> None:
-    await run(jobs, job("a", "ben"))
-    assert await ids(jobs) == []
-    assert await jobs.entry("anna", "a") is None
-    entry = await jobs.entry("ben", "a")
-    assert entry is not None
-    assert entry.summary == b"a"
-
-
-async def test_entries_are_forgotten_by_id_or_all(jobs: JobRepository, database: Database) -> None:
-    files = FileRepository(database)
-    await files.write(lambda unit: unit.put([PICTURE]))
-    for one in ("a", "b", "c", "\ud800"):
-        await run(jobs, job(one))
-    await run(jobs, job("a", "ben"))
-    assert await jobs.forget("anna", ["a", "nothing", "a"]) == ["a"]
-    assert await ids(jobs) == ["b", "c", "\ud800"]
-    kept = await files.read(lambda unit: unit.records("anna", "output"))
-    assert kept == [PICTURE]  # as on a local ComfyUI
-    assert sorted(await jobs.forget("anna")) == ["b", "c", "\ud800"]
-    assert await ids(jobs) == []
-    assert await jobs.forget("anna") == []
-    assert await jobs.count_history() == 1
-
-
-async def test_a_long_history_is_forgotten_whole(jobs: JobRepository, database: Database) -> None:
-    def fill(connection: Connection) -> None:
-        for key in range(1, 521):
-            add_history(connection, job(str(key), key=key), ended())
-            add_payload(connection, key, PAYLOAD)
-
-    await database.write(fill, long=True)
-    assert len(await jobs.forget("anna")) == 520
-    assert await jobs.count_history() == 0
-
-
-async def test_lists_have_live_and_ended_jobs_in_order(jobs: JobRepository) -> None:
-    await run(jobs, job("old", created_at=1), ended(summary=b"old", at=2500))
-    await run(jobs, job("new", created_at=5, workflow_id="w"), ended("failed", summary=b"new"))
-    waiting = job("wait", created_at=3, workflow_id="w")
-    waiting.key = (await jobs.insert(waiting, PAYLOAD)).key
-    running = job("run", created_at=9, state="running", started_at=100)
-    running.key = (await jobs.insert(running, PAYLOAD)).key
-
-    async def listed(**query: Any) -> tuple[list[str], int]:
-        page = await jobs.page("anna", **query)
-        shown = [one.decode() if isinstance(one, bytes) else one.id for one in page.jobs]
-        return shown, page.total
-
-    assert await listed() == (["run", "new", "wait", "old"], 4)
-    assert await listed(descending=False) == (["old", "wait", "new", "run"], 4)
-    assert await listed(limit=2, offset=1) == (["new", "wait"], 4)
-    assert await listed(offset=3) == (["old"], 4)
-    assert await listed(limit=0) == ([], 4)
-    assert await listed(states={"failed", "queued"}) == (["new", "wait"], 2)
-    assert await listed(states=set()) == ([], 0)
-    assert await listed(workflow_id="w") == (["new", "wait"], 2)
-    assert await listed(by="duration") == (["new", "old", "wait", "run"], 4)
-    assert (await jobs.page("anna", limit=1)).jobs == [running]
-
-
-async def test_of_an_id_used_again_the_ended_job_is_listed(jobs: JobRepository) -> None:
-    await run(jobs, job("a"))
-    await jobs.insert(job("a"), PAYLOAD)
-    assert (await jobs.page("anna")).jobs == [b"a"]
 
 
 # --- the fence -----------------------------------------------------------------------------

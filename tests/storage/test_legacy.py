@@ -30,6 +30,7 @@ from proxy.translate.names import Place
 HERE = Path(__file__).parent
 TOLD = json.loads((HERE / "data-0.1.0.json").read_bytes())
 RUNNING, WAITING = (f"22222222-2222-4222-8222-22222222222{n}" for n in (0, 1))
+ENDED = {"succeeded", "failed", "cancelled"}
 FIRST, FRONT = "33333333-3333-4333-8333-333333333333", "44444444-4444-4444-8444-444444444444"
 
 
@@ -83,7 +84,7 @@ async def test_the_history_and_the_lists_are_the_same(taken: Database) -> None:
     jobs = JobRepository(taken)
     for member, name in (("anna", "Anna"), ("ben", "ben")):
         found = {}
-        async for some in jobs.entries(name):
+        async for some in jobs.history.entries(name):
             for entry in some:
                 prompt = [
                     codec.loads(entry.number),
@@ -95,14 +96,14 @@ async def test_the_history_and_the_lists_are_the_same(taken: Database) -> None:
                 found[entry.id] = {"prompt": prompt, **codec.loads(entry.result)}
         assert found == TOLD[member]["history"]
         assert list(found) == list(TOLD[member]["history"])
-        page = await jobs.page(name)
-        shown = [job.id if isinstance(job, StoredJob) else codec.loads(job) for job in page.jobs]
-        assert shown == [
-            job["id"] if job["status"] in ("pending", "in_progress") else job
+        shown, _ = await jobs.history.summaries(name, states=ENDED)
+        assert list(map(codec.loads, shown)) == [
+            job
             for job in TOLD[member]["jobs"]["jobs"]
+            if job["status"] not in ("pending", "in_progress")
         ]
-    found = (await jobs.page("Anna", workflow_id="wf-1")).jobs
-    assert len(found) == 1
+    found, total = await jobs.history.summaries("Anna", states=ENDED, workflow_id="wf-1")
+    assert len(found) == total == 1
 
 
 async def test_new_jobs_come_behind(taken: Database) -> None:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from proxy.jobs.service import JobService
     from proxy.members.usage import Usage
     from proxy.storage.activity import ActivityRepository
-    from proxy.storage.gallery import GalleryRepository
+    from proxy.storage.history import HistoryRepository
 
 #: The files of the page: plain HTML, CSS and ES modules, read once.
 _PAGE = Path(__file__).with_name("page")
@@ -96,7 +96,7 @@ class Dashboard:
     bus: EventBus
     jobs: JobService
     usage: Usage
-    gallery: GalleryRepository
+    history: HistoryRepository
     activity: ActivityRepository
     sampler: Sampler | None = None
     simulated: bool = False

@@ -14,7 +14,7 @@ from proxy.api.admin.dashboard import dashboard_of, describe
 from proxy.api.admin.members import require_admin, whose
 from proxy.api.services import member_of, of
 from proxy.jobs.models import ENDS, OUTCOMES
-from proxy.storage.gallery import MOST, EndedRow
+from proxy.storage.history import MOST_FOUND, EndedRow
 from proxy.translate import codec, names
 from proxy.translate.errors import LocalError
 
@@ -45,11 +45,11 @@ async def list_jobs(request: web.Request) -> web.Response:
     if cursor is not None and read is None:
         raise LocalError("invalid_before", "before must be the next of the page before.")
     limit = query.get("limit", str(PAGE))
-    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MOST:
-        raise LocalError("invalid_limit", f"limit must be a whole number from 1 to {MOST}.")
+    if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MOST_FOUND:
+        raise LocalError("invalid_limit", f"limit must be a whole number from 1 to {MOST_FOUND}.")
     rows = await dashboard_of(
         request
-    ).gallery.page(
+    ).history.search(
         member,
         states=() if status is None else {ENDS[status].value},  # type: ignore[index]
         text=query.get("q", "").strip()[:MOST_TEXT],
@@ -72,12 +72,12 @@ async def get_job(request: web.Request) -> web.Response:
     known, `outputs` are numbered for their thumbnails.
     """
     member, id_ = _named(request)
-    jobs, gallery = of(request).jobs, dashboard_of(request).gallery
+    jobs, history = of(request).jobs, dashboard_of(request).history
     for _ in range(_READINGS):
         found = await jobs.job(member, id_)
         if found is None:
             break
-        row = await gallery.job(member, id_)
+        row = await history.row(member, id_)
         if row is not None and "execution_status" in found:
             return answers.json(_whole(row, found))
         seen = (*(await jobs.overview(member)).jobs, *jobs.live())
@@ -113,7 +113,7 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     member, id_ = _named(request)
     number = request.query.get("output")
     if number is None:
-        row = await dashboard_of(request).gallery.job(member, id_)
+        row = await dashboard_of(request).history.row(member, id_)
         item = None if row is None else codec.loads(row.summary).get("preview_output")
     elif re.fullmatch(r"[0-9]{1,4}", number, re.ASCII):
         found = await of(request).jobs.job(member, id_)

@@ -1,0 +1,363 @@
+"""The ended jobs of all members: entries of the history, lists and searches of them.
+
+A payload (`job_payloads`) belongs to its entry as it belonged to the job, under the same key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+)
+
+from proxy.storage.database import Database
+from proxy.storage.files import forget_outputs
+from proxy.storage.statements import CHUNK, Upsert, chunks
+from proxy.storage.tables import history, job_numbers, job_payloads
+from proxy.translate import codec
+
+if TYPE_CHECKING:
+    from proxy.storage.jobs import StoredJob
+
+#: History entries that are read at once when many are sent.
+PAGE = 64
+#: Ended jobs of a page of a search, at most.
+MOST_FOUND = 100
+
+
+@dataclass(frozen=True, slots=True)
+class EndedJob:
+    """How a job ended. `summary` is what lists show of it, `result` a JSON object of the rest of
+    its history entry, `details` one of what the dashboard shows beside. `cloud_id` is that of a job
+    that has ended before it was written."""
+
+    state: str
+    started_at: int
+    ended_at: int
+    summary: bytes
+    result: bytes
+    outputs_to_execute: list[str]
+    details: bytes = b"{}"
+    cloud_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryEntry:
+    """An ended job with its payload. All bytes are JSON, as are `number` and
+    `outputs_to_execute`."""
+
+    key: int
+    member: str
+    id: str
+    sequence: int
+    state: str
+    number: str
+    created_at: int
+    started_at: int
+    ended_at: int
+    outputs_to_execute: str
+    summary: bytes
+    result: bytes
+    graph: bytes
+    extra_data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRow:
+    """An ended job without its payload. Times are in ms; `summary` and `details` are JSON as in
+    `EndedJob`."""
+
+    key: int
+    member: str
+    id: str
+    state: str
+    label: str
+    created_at: int
+    started_at: int
+    ended_at: int
+    summary: bytes
+    details: bytes
+
+
+def _columns(kind: Any) -> list[Any]:
+    """The columns that are the fields of a data class."""
+    tables = (history.c, job_payloads.c)
+    names = [field.name for field in fields(kind)]
+    return [next(table[name] for table in tables if name in table) for name in names]
+
+
+_KEY = bindparam("job_key", type_=BigInteger)
+_MINE = history.c.member == bindparam("m")
+_ADD = insert(history)
+_DROP = delete(history).where(history.c.key == _KEY)
+_DROP_PAYLOAD = delete(job_payloads).where(job_payloads.c.key == _KEY)
+_HAS = select(history.c.key).where(history.c.key == _KEY)
+_EARLIER = select(history.c.key, history.c.sequence).where(_MINE, history.c.id == bindparam("i"))
+_LAST = select(func.max(history.c.sequence)).where(_MINE)
+_COUNT = select(func.count()).select_from(history).where(_MINE)
+_OLDEST = (
+    select(history.c.key, history.c.id)
+    .where(_MINE)
+    .order_by(history.c.sequence)
+    .limit(bindparam("most", type_=BigInteger))
+)
+_ENTRY = (
+    select(*_columns(HistoryEntry))
+    .join(job_payloads, job_payloads.c.key == history.c.key)
+    .where(_MINE)
+)
+_ENTRY_OF = _ENTRY.where(history.c.id == bindparam("i"))
+_ENTRIES = (
+    _ENTRY.where(
+        history.c.sequence >= bindparam("first", type_=BigInteger),
+        history.c.sequence <= bindparam("last", type_=BigInteger),
+    )
+    .order_by(history.c.sequence)
+    .limit(PAGE)
+)
+_SEQUENCES = select(history.c.sequence).where(_MINE)
+_ROWS = select(*_columns(EndedRow))
+_PLACED = Upsert(job_numbers, ["member"], ["ended"], how="next")
+
+
+class HistoryRepository:
+    """The history of all members. Everything raises `StorageError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def has(self, key: int) -> bool:
+        """Whether a job is in the history."""
+        row = await self._database.read(
+            lambda connection: connection.execute(_HAS, {"job_key": key}).one_or_none()
+        )
+        return row is not None
+
+    async def entry(self, member: str, id_: str) -> HistoryEntry | None:
+        """An entry of the history."""
+        key = {"m": member, "i": id_}
+        row = await self._database.read(
+            lambda connection: connection.execute(_ENTRY_OF, key).one_or_none()
+        )
+        return None if row is None else HistoryEntry(**row._mapping)
+
+    async def entries(
+        self, member: str, *, last: int | None = None, offset: int = 0, limit: int | None = None
+    ) -> AsyncIterator[list[HistoryEntry]]:
+        """Entries, the oldest first, some at a time: the `last` ones, or `limit` of them behind the
+        first `offset`. Entries that end meanwhile are not among them."""
+        bounds = await self._bounds(member, last, offset, limit)
+        while bounds is not None:
+            first, end = bounds
+            key = {"m": member, "first": first, "last": end}
+            rows = await self._database.read(partial(_all, _ENTRIES, key))
+            if rows:
+                yield [HistoryEntry(**row._mapping) for row in rows]
+            bounds = (rows[-1].sequence + 1, end) if len(rows) == PAGE else None
+
+    async def _bounds(
+        self, member: str, last: int | None, offset: int, limit: int | None
+    ) -> tuple[int, int] | None:
+        """The first and the last sequence of a part of the history; `None` if it is empty."""
+        if limit == 0 or last == 0:
+            return None
+        newest_first = _SEQUENCES.order_by(history.c.sequence.desc()).limit(1)
+        oldest_first = _SEQUENCES.order_by(history.c.sequence).limit(1)
+        if last is not None:
+            starts = [newest_first.offset(last - 1), oldest_first]
+        else:
+            starts = [oldest_first.offset(offset)]
+        ends = [newest_first]
+        if limit is not None:
+            ends.insert(0, oldest_first.offset(offset + limit - 1))
+
+        def work(connection: Connection) -> tuple[int, int] | None:
+            first, end = (_first(connection, some, {"m": member}) for some in (starts, ends))
+            return None if first is None or end is None else (first, end)
+
+        return await self._database.read(work)
+
+    async def summaries(
+        self,
+        member: str,
+        *,
+        states: Collection[str],
+        workflow_id: str | None = None,
+        by: Literal["created", "duration"] = "created",
+        descending: bool = True,
+        limit: int | None = None,
+    ) -> tuple[list[bytes], int]:
+        """The first `limit` summaries of the member's ended jobs in these states, in order, and how
+        many there are. Jobs that are equal in order come as they ended."""
+        wanted = _MINE & history.c.state.in_(sorted(states))
+        if workflow_id is not None:
+            wanted &= history.c.workflow_id == workflow_id
+        duration = history.c.ended_at - history.c.started_at
+        value = history.c.created_at if by == "created" else duration
+        order = (value.desc() if descending else value, history.c.sequence)
+        keys = select(history.c.key).where(wanted).order_by(*order).limit(limit).subquery()
+        query = select(history.c.summary).join(keys, keys.c.key == history.c.key).order_by(*order)
+        count = select(func.count()).select_from(history).where(wanted)
+
+        def work(connection: Connection) -> tuple[list[bytes], int]:
+            found = connection.execute(query, {"m": member}).scalars().all()
+            return list(found), connection.execute(count, {"m": member}).scalar_one()
+
+        return await self._database.read(work)
+
+    async def search(
+        self,
+        member: str | None,
+        *,
+        states: Collection[str] = (),
+        text: str = "",
+        before: tuple[int, int] | None = None,
+        limit: int,
+    ) -> list[EndedRow]:
+        """Ended jobs of a member, or of all, the newest first, at most `MOST_FOUND`.
+
+        Those behind the job with this end and key (`before`), in one of the states, and with the
+        text in their label, id or member, in large or small letters.
+        """
+        query = _ROWS.order_by(history.c.ended_at.desc(), history.c.key.desc())
+        if member is not None:
+            query = query.where(history.c.member == member)
+        if states:
+            query = query.where(history.c.state.in_(sorted(states)))
+        if text:
+            fields = (history.c.label, history.c.id, history.c.member)
+            query = query.where(or_(*(field.icontains(text, autoescape=True) for field in fields)))
+        if before is not None:
+            at, key = before
+            earlier = or_(history.c.ended_at < at, history.c.key < key)
+            query = query.where(history.c.ended_at <= at, earlier)
+        return await self._rows(query.limit(min(limit, MOST_FOUND)))
+
+    async def row(self, member: str, id_: str) -> EndedRow | None:
+        """An ended job without its payload."""
+        query = _ROWS.where(history.c.member == member, history.c.id == id_)
+        return next(iter(await self._rows(query)), None)
+
+    async def _rows(self, query: Select[Any]) -> list[EndedRow]:
+        return await self._database.read(
+            lambda connection: [EndedRow(**row._mapping) for row in connection.execute(query)]
+        )
+
+    async def since(self, since: int) -> list[tuple[int, str, str, str | None, int]]:
+        """Key, member, id, client's id and end (ms) of the jobs that have ended since then (ms)."""
+        h = history.c
+        query = select(h.key, h.member, h.id, h.client_id, h.ended_at).where(h.ended_at >= since)
+        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        return [tuple(row) for row in rows]
+
+    async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
+        """Take entries out of the history, all without `ids`; those that were there.
+
+        Their files stay, as on a local ComfyUI. It takes a unit for each `CHUNK` of entries, so
+        that others write in between.
+        """
+        if ids is None:
+            newest = await self._database.read(
+                lambda connection: connection.execute(_LAST, {"m": member}).scalar_one()
+            )
+            parts: Iterator[ColumnElement[bool]] = repeat(history.c.sequence <= (newest or 0))
+        else:
+            wanted = list(dict.fromkeys(ids))
+            parts = (history.c.id.in_(part) for part in chunks(wanted))
+        gone: list[str] = []
+        for part in parts:
+            query = select(history.c.key, history.c.id).where(_MINE, part).limit(CHUNK)
+            forgotten = await self._database.write(partial(_forget_found, member, query))
+            gone += forgotten
+            if ids is None and len(forgotten) < CHUNK:
+                break
+        return gone
+
+
+def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None:
+    """Write an entry of the history in the caller's unit, instead of one with the same id."""
+    earlier = connection.execute(_EARLIER, {"m": job.member, "i": job.id}).one_or_none()
+    if earlier is not None:
+        sequence = earlier.sequence
+        connection.execute(_DROP, {"job_key": earlier.key})
+        connection.execute(_DROP_PAYLOAD, {"job_key": earlier.key})
+    else:
+        # No other unit gets this place, also where several write at once.
+        first = {"member": job.member, "ended": 1}
+        sequence = connection.execute(_PLACED(connection), first).scalar_one()
+    connection.execute(
+        _ADD,
+        {
+            "key": job.key,
+            "member": job.member,
+            "id": job.id,
+            "sequence": sequence,
+            "state": ended.state,
+            "number": codec.dumps(job.number),
+            "workflow_id": job.workflow_id,
+            "client_id": job.client_id,
+            "cloud_id": ended.cloud_id or job.cloud_id,
+            "created_at": job.created_at,
+            "started_at": ended.started_at,
+            "ended_at": ended.ended_at,
+            "outputs_to_execute": codec.dumps(ended.outputs_to_execute),
+            "summary": ended.summary,
+            "result": ended.result,
+            "label": job.label,
+            "details": ended.details,
+        },
+    )
+
+
+def forget_beyond(connection: Connection, member: str, keep: int) -> list[str]:
+    """Forget the member's oldest entries beyond `keep` with their files, in the caller's unit, at
+    most `CHUNK` of them; their ids."""
+    over = connection.execute(_COUNT, {"m": member}).scalar_one() - keep
+    if over <= 0:
+        return []
+    rows = connection.execute(_OLDEST, {"m": member, "most": min(over, CHUNK)}).all()
+    return _forget(connection, member, rows, with_files=True)
+
+
+def _forget_found(member: str, query: Select[Any], connection: Connection) -> list[str]:
+    rows = connection.execute(query, {"m": member}).all()
+    return _forget(connection, member, rows, with_files=False)
+
+
+def _forget(
+    connection: Connection, member: str, rows: Sequence[Any], *, with_files: bool
+) -> list[str]:
+    ids = [row.id for row in rows]
+    if ids:
+        keys = [{"job_key": row.key} for row in rows]
+        connection.execute(_DROP, keys)
+        connection.execute(_DROP_PAYLOAD, keys)
+        forget_outputs(connection, member, ids, with_files=with_files)
+    return ids
+
+
+def _first(
+    connection: Connection, queries: Sequence[Select[int]], key: Mapping[str, Any]
+) -> int | None:
+    """What the first query finds that finds something."""
+    found = (connection.execute(query, key).scalar_one_or_none() for query in queries)
+    return next((value for value in found if value is not None), None)
+
+
+def _all(query: Select[Any], key: Mapping[str, Any], connection: Connection) -> Sequence[Row[Any]]:
+    return connection.execute(query, key).all()

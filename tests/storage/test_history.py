@@ -1,0 +1,208 @@
+"""Entries of the history, in order, forgotten, listed and searched, in each database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select
+from storage.samples import PAYLOAD, ended, entries, ids, job, run
+
+from proxy.storage.database import Database
+from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.history import HistoryRepository, add_history
+from proxy.storage.jobs import JobRepository, add_payload
+from proxy.storage.tables import job_payloads
+
+PICTURE = FileRecord(
+    "anna", "output", "x.png", "c", "output", None, None, "image/png", 1.0, "main", "a"
+)
+
+
+@pytest.fixture
+def jobs(database: Database) -> JobRepository:
+    return JobRepository(database)
+
+
+# --- entries -------------------------------------------------------------------------------
+
+
+async def test_parts_of_the_history(jobs: JobRepository) -> None:
+    for number in range(150):
+        await run(jobs, job(str(number)))
+    everything = [str(number) for number in range(150)]
+    assert await ids(jobs) == everything
+    assert await ids(jobs, last=3) == everything[-3:]
+    assert await ids(jobs, last=1000) == everything
+    assert await ids(jobs, last=0) == []
+    assert await ids(jobs, offset=10, limit=100) == everything[10:110]
+    assert await ids(jobs, offset=140, limit=100) == everything[140:]
+    assert await ids(jobs, offset=140) == everything[140:]
+    assert await ids(jobs, offset=150) == []
+
+
+async def test_an_entry_of_somebody_else_is_not_there(jobs: JobRepository) -> None:
+    await run(jobs, job("a", "ben"))
+    assert await ids(jobs) == []
+    assert await jobs.history.entry("anna", "a") is None
+    entry = await jobs.history.entry("ben", "a")
+    assert entry is not None
+    assert entry.summary == b"a"
+
+
+async def test_entries_are_forgotten_by_id_or_all(jobs: JobRepository, database: Database) -> None:
+    files = FileRepository(database)
+    await files.write(lambda unit: unit.put([PICTURE]))
+    for one in ("a", "b", "c", "\ud800"):
+        await run(jobs, job(one))
+    await run(jobs, job("a", "ben"))
+    assert await jobs.history.forget("anna", ["a", "nothing", "a"]) == ["a"]
+    assert await ids(jobs) == ["b", "c", "\ud800"]
+    kept = await files.read(lambda unit: unit.records("anna", "output"))
+    assert kept == [PICTURE]  # as on a local ComfyUI
+    assert sorted(await jobs.history.forget("anna")) == ["b", "c", "\ud800"]
+    assert await ids(jobs) == []
+    assert await jobs.history.forget("anna") == []
+    assert await jobs.history.entry("ben", "a") is not None
+
+
+async def test_a_long_history_is_forgotten_whole(jobs: JobRepository, database: Database) -> None:
+    def fill(connection: Connection) -> None:
+        for key in range(1, 521):
+            add_history(connection, job(str(key), key=key), ended())
+            add_payload(connection, key, PAYLOAD)
+
+    await database.write(fill, long=True)
+    assert len(await jobs.history.forget("anna")) == 520
+    assert await ids(jobs) == []
+
+
+async def test_an_id_used_again_keeps_its_place(jobs: JobRepository) -> None:
+    first = await run(jobs, job("a"))
+    await run(jobs, job("b"))
+    key = (await jobs.insert(job("a"), replace(PAYLOAD, graph=b"{}"))).key
+    assert [entry.graph for entry in await entries(jobs)] == [PAYLOAD.graph] * 2
+    await jobs.finish(key, ended("failed"), keep=10)
+    found = await entries(jobs)
+    assert [(one.id, one.state) for one in found] == [("a", "failed"), ("b", "succeeded")]
+    assert found[0].graph == b"{}"
+    assert await jobs.payload(first) is None
+
+
+async def test_the_oldest_entries_go_with_their_files(
+    jobs: JobRepository, database: Database
+) -> None:
+    files = FileRepository(database)
+    kept = replace(PICTURE, path="up.png", job=None)
+    await files.write(lambda unit: unit.put([PICTURE, kept]))
+    await files.write(lambda unit: unit.put_given("anna", "a", "9", b"[]"))
+    for one in "abcd":
+        await run(jobs, job(one))
+    key = (await jobs.insert(job("e"), PAYLOAD)).key
+    assert sorted(await jobs.finish(key, ended(), keep=3)) == ["a", "b"]
+    assert await ids(jobs) == ["c", "d", "e"]
+    assert await files.read(lambda unit: unit.records("anna", "output")) == [kept]
+    assert await files.read(lambda unit: unit.given("anna", "a", "9")) is None
+    payloads = select(job_payloads.c.key)
+    assert len(await database.read(lambda c: c.execute(payloads).all())) == 3
+
+
+async def test_what_has_ended_since_is_told_with_its_client(jobs: JobRepository) -> None:
+    await run(jobs, job("old"), ended(at=2999))
+    key = await run(jobs, job("new", client_id="c"))
+    await jobs.insert(job("lives"), PAYLOAD)
+    assert await jobs.history.since(3000) == [(key, "anna", "new", "c", 3000)]
+
+
+async def test_a_job_is_in_the_history_when_it_has_ended(jobs: JobRepository) -> None:
+    lives = (await jobs.insert(job("b"), PAYLOAD)).key
+    assert await jobs.history.has(await run(jobs, job("a")))
+    assert not await jobs.history.has(lives)
+
+
+# --- lists ---------------------------------------------------------------------------------
+
+
+async def test_lists_are_filtered_and_in_order(jobs: JobRepository) -> None:
+    await run(jobs, job("old", created_at=1), ended(summary=b"old", at=2500))
+    await run(jobs, job("new", created_at=5, workflow_id="w"), ended("failed", summary=b"new"))
+    await run(jobs, job("same", created_at=5), ended(summary=b"same", at=2600))
+    await run(jobs, job("other", "ben"), ended(summary=b"other"))
+    await jobs.insert(job("lives"), PAYLOAD)
+
+    async def listed(**query: Any) -> tuple[list[str], int]:
+        query = {"states": {"succeeded", "failed", "cancelled"}, **query}
+        found, total = await jobs.history.summaries("anna", **query)
+        return [one.decode() for one in found], total
+
+    assert await listed() == (["new", "same", "old"], 3)
+    assert await listed(descending=False) == (["old", "new", "same"], 3)
+    assert await listed(limit=2) == (["new", "same"], 3)
+    assert await listed(limit=0) == ([], 3)
+    assert await listed(states={"failed"}) == (["new"], 1)
+    assert await listed(states=set()) == ([], 0)
+    assert await listed(workflow_id="w") == (["new"], 1)
+    assert await listed(by="duration") == (["new", "same", "old"], 3)
+    assert await listed(by="duration", limit=1, descending=False) == (["old"], 3)
+
+
+# --- searches ------------------------------------------------------------------------------
+
+JOBS = (
+    ("anna", "a1", "flux-dev", "succeeded", 1000),
+    ("ben", "b1", "SDXL base", "failed", 2000),
+    ("anna", "a2", "50%_off", "cancelled", 2000),
+    ("ben", "b2", "flux-dev", "succeeded", 3000),
+)
+
+
+@pytest.fixture
+async def history(jobs: JobRepository) -> HistoryRepository:
+    for member, id_, label, state, at in JOBS:
+        end = ended(
+            state, at, started_at=at - 100, summary=b'{"id": 1}', details=b'{"account": "main"}'
+        )
+        await run(jobs, job(id_, member, created_at=at - 500, label=label), end)
+    return jobs.history
+
+
+async def test_the_newest_come_first_one_page_behind_the_other(history: HistoryRepository) -> None:
+    found, before = [], None
+    while page := await history.search(None, before=before, limit=1):
+        found += [row.id for row in page]
+        before = page[-1].ended_at, page[-1].key
+    assert found == ["b2", "a2", "b1", "a1"]
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"member": "anna"}, ["a2", "a1"]),
+        ({"member": "nobody"}, []),
+        ({"member": None, "states": {"failed", "cancelled"}}, ["a2", "b1"]),
+        ({"member": None, "text": "FLUX"}, ["b2", "a1"]),
+        ({"member": None, "text": "%_"}, ["a2"]),
+        ({"member": "anna", "text": "flux"}, ["a1"]),
+        ({"member": None, "text": "b1"}, ["b1"]),
+        ({"member": None, "text": "\x00"}, []),
+    ],
+)
+async def test_pages_are_filtered_and_searched(
+    history: HistoryRepository, query: dict[str, Any], found: list[str]
+) -> None:
+    assert [row.id for row in await history.search(**query, limit=9)] == found
+
+
+async def test_a_job_with_its_label_and_details(history: HistoryRepository) -> None:
+    row = await history.row("ben", "b1")
+    assert row is not None
+    assert (row.label, row.state, row.created_at, row.started_at, row.ended_at) == (
+        "SDXL base",
+        "failed",
+        1500,
+        1900,
+        2000,
+    )
+    assert (row.summary, row.details) == (b'{"id": 1}', b'{"account": "main"}')
+    assert await history.row("anna", "b1") is None
