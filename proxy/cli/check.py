@@ -330,13 +330,15 @@ _WORDS = {
 _EXIT_CODES = {"works": 0, "limited": 1, "fails": 2}
 
 
-def run_probe(settings: Settings, *, level: Level, to: Path | None, consent: bool) -> int:
+def run_probe(
+    settings: Settings, *, level: Level, to: Path | None, idle: float, consent: bool
+) -> int:
     """Probe the first account. Returns 0 if the proxy works with it, 1 with limits, 2 if not."""
     logs.configure()
     logging.disable(logging.CRITICAL)  # the report says what went wrong
     if level == "run" and not consent:
         _ask()
-    findings = asyncio.run(_probe(settings, level))
+    findings = asyncio.run(_probe(settings, level, idle))
     report = findings.report()
     _print(report)
     if to is not None:
@@ -351,10 +353,10 @@ def _ask() -> None:
     typer.confirm("Go on?", abort=True)
 
 
-async def _probe(settings: Settings, level: Level) -> Findings:
+async def _probe(settings: Settings, level: Level, idle: float) -> Findings:
     async with chosen_accounts(settings) as chosen:
         account = chosen.accounts[0]
-        findings = await probe(account.base_url, account.key, level)
+        findings = await probe(account.base_url, account.key, level, idle=idle)
         if not settings.simulate and findings.conclusion()[0] != "fails":
             await _keep(settings, account, findings)
         return findings

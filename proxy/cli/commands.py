@@ -254,6 +254,12 @@ def _probe(
             "--json", metavar="FILE", help="Write the report to this file.", show_default=False
         ),
     ] = None,
+    idle: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, help="How long `run` watches a socket without traffic."
+        ),
+    ] = 65.0,
     consent: Annotated[bool, typer.Option("--yes", help="Run jobs without asking.")] = False,
 ) -> int:
     """Measure how Comfy Cloud behaves where its documentation is unclear.
@@ -263,7 +269,7 @@ def _probe(
     """
     from proxy.cli.check import run_probe
 
-    return run_probe(load(options), level=level, to=to, consent=consent)
+    return run_probe(load(options), level=level, to=to, idle=idle, consent=consent)
 
 
 _WHERE = {"config", "data_dir", "simulate"}

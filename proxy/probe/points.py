@@ -143,6 +143,13 @@ v2_repeat | The same Idempotency-Key again | 422 | the same job | another job | 
 v2_status | Status of a v2 job that has ended | succeeded | completed | none | [a-z_]+
 v2_outputs | Outputs of a v2 job | a list | by node | none
 v2_assets | HEAD /api/v2/assets/by-hash of an upload | 200 | \d{3}\b.*
+interrupt_scope | POST /api/interrupt with a job's id | the named job | the running job |
+  the oldest running job | all running jobs | nothing
+socket_idle | A socket on which nothing moves | open | closed
+burst | 60 reads, ten at once | answered | throttled
+throttle_form | Body of a throttled answer | text | empty | message | error
+throttle_code | Code of a throttled answer | none | [A-Za-z_.-]+
+throttle_retry_after | Retry-After of a throttled answer | none | \d+ s
 free | POST /api/free | 404 | \d{3}\b.*
 upload_name_kinds | Names of a JPEG and a WebP | like a PNG's | in another form | refused
 history_delete | Body of POST /api/history | empty | object

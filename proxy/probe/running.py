@@ -33,6 +33,9 @@ _LATE = 20.0
 #: Seconds in which the detail of an ended job counts as complete at once.
 _AT_ONCE = 1.0
 
+#: Reads at the end that show whether many are throttled, and how many of them at once.
+_BURST, _AT_A_TIME = 60, 10
+
 #: Between two looks at a job, in seconds.
 _LOOK = 0.2
 
@@ -89,6 +92,13 @@ class ProbeRun:
     async def cancel(self, job: str) -> None:
         """`POST /api/jobs/{id}/cancel`."""
         await self.wire.call("POST", f"api/jobs/{job}/cancel")
+
+    async def stop(self, jobs: Iterable[str]) -> None:
+        """Cancel those of the jobs that are the probe's, and wait a little for their ends."""
+        for job in jobs:
+            if job in self.jobs:
+                await self.cancel(job)
+                await self.reaches(job, ("completed", "failed", "cancelled"), 5.0)
 
 
 def job_of(reply: Reply) -> str | None:
@@ -438,6 +448,45 @@ async def _cancel_waiting(run: ProbeRun, before: int) -> None:
         frames.of_cancel(run.findings, "cancel_pending", waiting, run.announced.frames[before:])
 
 
+async def interrupts(run: Run) -> None:
+    """Which of two jobs an interrupt ends. Not sent while the account has jobs of others."""
+    await run.stop(await _queued(run))
+    shades = os.urandom(3), os.urandom(3)
+    replies = [await run.submit(graphs.slow(run.classes, int.from_bytes(one))) for one in shades]
+    older, newer = map(job_of, replies)
+    if older is None or newer is None:
+        return
+    started = await run.reaches(older, ("in_progress",), _JOB) is not None
+    both = started and await run.reaches(newer, ("in_progress",), 2.0) is not None
+    queued = await _queued(run)
+    if not {older, newer} <= queued <= set(run.jobs):
+        why = "Another program has jobs." if queued - set(run.jobs) else "The jobs ended too soon."
+        run.findings.miss(("interrupt_scope",), why)
+        await run.stop([older, newer])
+        return
+    await run.wire.call("POST", "api/interrupt", json={"prompt_id": newer})
+    ended = [await run.reaches(job, ("cancelled",), 1.5) is not None for job in (newer, older)]
+    match ended:
+        case [True, False]:
+            run.findings.see("interrupt_scope", "the named job")
+        case [False, True]:
+            run.findings.see(
+                "interrupt_scope", "the oldest running job" if both else "the running job"
+            )
+        case [True, True]:
+            run.findings.see("interrupt_scope", "all running jobs")
+        case _:
+            run.findings.see("interrupt_scope", "nothing")
+    await run.stop([older, newer])
+
+
+async def _queued(run: Run) -> set[str]:
+    """The jobs in the account's queue, whosever they are."""
+    queue = (await run.wire.call("GET", "api/queue")).dict()
+    entries = [*queue.get("queue_running", ()), *queue.get("queue_pending", ())]
+    return {str(entry[1]) for entry in entries}
+
+
 # --- the newer interface --------------------------------------------------------------------
 
 
@@ -476,6 +525,44 @@ async def v2(run: ProbeRun) -> None:
     outputs = ended.get("outputs")
     shape = "a list" if isinstance(outputs, list) else "by node" if outputs else "none"
     run.findings.see("v2_outputs", shape)
+
+
+# --- limits --------------------------------------------------------------------------------
+
+
+async def burst(wire: Wire, findings: Findings) -> None:
+    """Whether many reads are throttled, and how a throttled one is answered."""
+    turn = asyncio.Semaphore(_AT_A_TIME)
+
+    async def read() -> None:
+        async with turn:
+            if wire.throttled is None:
+                await wire.call("GET", "api/user")
+
+    await asyncio.gather(*(read() for _ in range(_BURST)))
+    findings.see("burst", "throttled" if wire.throttled else "answered")
+    if wire.throttled is None:
+        points = ("throttle_form", "throttle_code", "throttle_retry_after")
+        findings.miss(points, "Nothing was throttled.")
+        return
+    body = wire.throttled.dict()
+    kept = [name for name in ("error", "message") if name in body]
+    findings.see("throttle_form", kept[0] if kept else "text" if wire.throttled.body else "empty")
+    findings.see("throttle_code", wire.throttled.code() or "none")
+    after = wire.throttled.headers.get("Retry-After", "")
+    findings.see("throttle_retry_after", f"{after} s" if after.isdigit() else "none")
+
+
+async def idle(wire: Wire, findings: Findings, seconds: float) -> None:
+    """Whether a socket without a ping is closed."""
+    socket = await wire.socket(heartbeat=None)
+    try:
+        begun = time.monotonic()
+        closed = await socket.closes(seconds)
+        note = f"{time.monotonic() - begun:.0f} s"
+        findings.see("socket_idle", "closed" if closed else "open", note)
+    finally:
+        await socket.close()
 
 
 # --- the user's data, and the end ----------------------------------------------------------

@@ -19,26 +19,30 @@ from proxy.probe.wire import Wire
 #: Seconds for all observations: what takes longer is not seen.
 DEADLINE = 150.0
 
+#: Seconds for which a socket without traffic is watched: common limits are one minute.
+IDLE = 65.0
+
 #: Seconds to remove what the probe has made, when all is observed or time is up.
 CLEAN_UP = 25.0
 
 #: What the level `run` does, and what it costs, for the person who is asked.
 CONSENT = (
-    "It uploads a picture, sounds and a text of a few kilobytes, submits about a dozen workflows "
+    "It uploads a picture, sounds and a text of a few kilobytes, submits about fifteen workflows "
     "that need no model (some seconds of machine time, usually less than one credit), cancels "
-    "running ones, and deletes its jobs with their files. The uploads stay in the account's "
-    "inputs."
+    "running ones, interrupts one if nobody else has jobs, deletes its jobs with their files, and "
+    "sends 60 reads at the end. The uploads stay in the account's inputs."
 )
 
 
-async def probe(base_url: URL, key: str, level: Level) -> Findings:
-    """Observe every point of the level, as far as the cloud lets it be seen. Never raises for
-    what the cloud does: a step that fails leaves its points unseen."""
+async def probe(base_url: URL, key: str, level: Level, *, idle: float = IDLE) -> Findings:
+    """Observe every point of the level, as far as the cloud lets it be seen, and a socket without
+    traffic for `idle` seconds. Never raises for what the cloud does: a step that fails leaves its
+    points unseen."""
     findings = Findings(level)
     async with Wire(base_url, key) as wire:
         try:
             async with asyncio.timeout(DEADLINE):
-                await _observe(wire, findings, level)
+                await _observe(wire, findings, level, idle)
         except TimeoutError:
             _unseen(findings, f"The probe ended after {DEADLINE:g} seconds.")
         findings.see("rate_limit_headers", ", ".join(sorted(wire.limits)) or "none")
@@ -46,7 +50,7 @@ async def probe(base_url: URL, key: str, level: Level) -> Findings:
     return findings
 
 
-async def _observe(wire: Wire, findings: Findings, level: Level) -> None:
+async def _observe(wire: Wire, findings: Findings, level: Level, idle: float) -> None:
     classes: dict[str, Any] = {}
 
     async def catalog() -> None:
@@ -63,6 +67,8 @@ async def _observe(wire: Wire, findings: Findings, level: Level) -> None:
     usable = findings.value("user") == "200" and findings.value("socket_token") == "open"
     if level == "run" and usable:
         await _step(findings, lambda: _run(wire, findings, classes))
+        await _step(findings, lambda: running.burst(wire, findings))
+        await _step(findings, lambda: running.idle(wire, findings, idle))
 
 
 async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
@@ -82,6 +88,7 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
             running.annotated,
             running.failure,
             running.cancels,
+            running.interrupts,
             running.v2,
             running.userdata,
         ):

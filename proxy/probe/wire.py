@@ -81,6 +81,7 @@ class ProbeSocket:
     _news: asyncio.Event = field(default_factory=asyncio.Event)
     _reader: asyncio.Task[None] | None = None
     _binary: int = 0
+    _is_closed: bool = False
 
     def start(self) -> None:
         """Begin to read."""
@@ -91,14 +92,18 @@ class ProbeSocket:
         await self.connection.send_str(codec.dumps({"type": "feature_flags", "data": _FLAGS}))
 
     async def until(self, reached: Callable[[list[Frame]], bool], seconds: float) -> bool:
-        """Wait until `reached` says so of the frames, at most so long."""
+        """Wait until `reached` says so of the frames, at most so long and while it is open."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not reached(self.frames):
+                while not (done := reached(self.frames)) and not self._is_closed:
                     self._news.clear()
                     await self._news.wait()
-                return True
+                return done
         return False
+
+    async def closes(self, seconds: float) -> bool:
+        """Whether the other side closes within so many seconds."""
+        return await self.until(lambda _: self._is_closed, seconds)
 
     async def quiet(self, seconds: float, most: float) -> None:
         """Wait until nothing has come for so long, at most `most` seconds."""
@@ -120,6 +125,13 @@ class ProbeSocket:
         await self.connection.close()
 
     async def _read(self) -> None:
+        try:
+            await self._read_all()
+        finally:
+            self._is_closed = True
+            self._news.set()
+
+    async def _read_all(self) -> None:
         async for message in self.connection:
             now = time.monotonic()
             if len(self.frames) >= _MOST_FRAMES:
@@ -146,6 +158,8 @@ class Wire:
         self._session: aiohttp.ClientSession | None = None
         #: Names of headers that tell of rate limits, as they were seen on any answer.
         self.limits: set[str] = set()
+        #: The first read that was refused because there were too many.
+        self.throttled: Reply | None = None
 
     async def __aenter__(self) -> Wire:
         timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
@@ -185,14 +199,17 @@ class Wire:
         """`GET` of a signed URL: nothing of the account goes along."""
         return await self._send("GET", url, headers=headers)
 
-    async def socket(self, *, header: bool = False) -> ProbeSocket:
-        """Open an event socket. Raises `aiohttp.WSServerHandshakeError`."""
+    async def socket(self, *, header: bool = False, heartbeat: float | None = 20.0) -> ProbeSocket:
+        """Open an event socket, with a ping every `heartbeat` seconds.
+
+        Raises `aiohttp.WSServerHandshakeError`.
+        """
         query = {"clientId": str(uuid4())} | ({} if header else {"token": self._key})
         headers = {"X-API-Key": self._key} if header else {}
         url = self._base_url.joinpath("ws").with_query(query)
         async with asyncio.timeout(CALL_TIMEOUT):
             connection = await self._open.ws_connect(
-                url, headers=headers, heartbeat=20, max_msg_size=_MOST
+                url, headers=headers, heartbeat=heartbeat, max_msg_size=_MOST
             )
         socket = ProbeSocket(connection)
         socket.start()
@@ -212,4 +229,7 @@ class Wire:
                 for name in answer.headers
                 if "ratelimit" in name.lower().replace("-", "") or name.lower() == "retry-after"
             }
-            return Reply(answer.status, answer.headers, bytes(body), at - begun, at)
+            reply = Reply(answer.status, answer.headers, bytes(body), at - begun, at)
+        if reply.status == 429 and method == "GET":
+            self.throttled = self.throttled or reply
+        return reply

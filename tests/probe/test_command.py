@@ -23,7 +23,7 @@ from proxy.simulator.events import CloudEvent
 def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if "COMFY" not in name}
     return subprocess.run(
-        [sys.executable, "-m", "proxy", "probe", *arguments],
+        [sys.executable, "-m", "proxy", "probe", "--idle", "0", *arguments],
         env=clean | environment,
         capture_output=True,
         text=True,

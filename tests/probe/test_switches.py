@@ -22,14 +22,8 @@ UNSEEN = {
     "settle": "lasts too short a time to be the same in two runs",
     "queue_limit": "would take as many jobs as fit into the queue",
     "max_workflow_bytes": "would take a graph of several megabytes",
-    "socket_idle": "would take an idle socket for minutes",
-    "interrupt_scope": "could stop a job of another program",
     "expired_status": "would take the life of a signed URL",
     "signed_url_life": "its seconds are in the note; they change nothing",
-    "rate_limit": "would take a burst of requests",
-    "rate_limit_retry_after": "would take a burst of requests",
-    "rate_limit_form": "would take a burst of requests",
-    "rate_limit_code": "would take a burst of requests",
 }
 
 #: Positions of a visible switch that look like another one, with the reason.
@@ -125,6 +119,21 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     ("handshake_headers", False, "socket_header", "refused 401"),
     ("socket_cap", 0, "socket_cap", "3 open"),
     ("socket_cap", 2, "socket_cap", "2 open"),
+    ("socket_idle", 0, "socket_idle", "open"),
+    ("socket_idle", 1, "socket_idle", "closed"),
+    ("interrupt_scope", "one", "interrupt_scope", "the named job"),
+    ("interrupt_scope", "first_running", "interrupt_scope", "the oldest running job"),
+    ("interrupt_scope", "all_running", "interrupt_scope", "all running jobs"),
+    ("rate_limit", 0, "burst", "answered"),
+    ("rate_limit", 50, "burst", "throttled"),
+    ("rate_limit_retry_after", False, "throttle_retry_after", "none"),
+    ("rate_limit_retry_after", True, "throttle_retry_after", "1 s"),
+    ("rate_limit_form", "text", "throttle_form", "text"),
+    ("rate_limit_form", "empty", "throttle_form", "empty"),
+    ("rate_limit_form", "flat", "throttle_form", "message"),
+    ("rate_limit_form", "nested", "throttle_form", "error"),
+    ("rate_limit_code", "", "throttle_code", "none"),
+    ("rate_limit_code", "SLOW_DOWN", "throttle_code", "SLOW_DOWN"),
     ("display_name", True, "display_name", "present"),
     ("display_name", False, "display_name", "absent"),
     ("executed_display_name", True, "executed_display_name", "present"),
@@ -194,6 +203,9 @@ _TOGETHER: dict[str, dict[str, Any]] = {
     "late_detail_form": {"late_detail": 2.0},
     "retry_after": {"refuse_prompt": "BILLING_UNAVAILABLE"},
     "repeated_prompt_id": {"honour_prompt_id": True},
+    "rate_limit_retry_after": {"rate_limit": 50},
+    "rate_limit_form": {"rate_limit": 50},
+    "rate_limit_code": {"rate_limit": 50, "rate_limit_form": "nested"},
 }
 
 #: Switches that end a probe early or hide other points: each position has a probe of its own.
@@ -207,7 +219,16 @@ _ALONE = {
     "late_detail",
     "late_detail_form",
     "late_answer",
+    "socket_idle",
+    "interrupt_scope",
+    "rate_limit",
+    "rate_limit_retry_after",
+    "rate_limit_form",
+    "rate_limit_code",
 }
+
+#: Seconds for which a socket without traffic is watched.
+_IDLE = 2.0
 
 _DEFAULTS = Switches().values()
 
@@ -276,8 +297,10 @@ def _fits(name: str, position: Any, switches: dict[str, Any]) -> bool:
 
 
 async def _probed(switches: dict[str, Any]) -> Findings:
-    async with Simulator(switches=Switches(**switches)) as simulator:
-        return await probe(simulator.base_url, simulator.key, "run")
+    plan = "creator" if "interrupt_scope" in switches else "standard"
+    async with Simulator(switches=Switches(**switches), plan=plan) as simulator:
+        idle = _IDLE if "socket_idle" in switches else 0.0
+        return await probe(simulator.base_url, simulator.key, "run", idle=idle)
 
 
 @pytest.mark.parametrize("index", range(len(_rounds())))
@@ -293,17 +316,23 @@ async def test_the_probe_reports_the_position_of_each_switch(index: int) -> None
 
 async def test_two_probes_of_one_cloud_observe_the_same() -> None:
     async with Simulator() as simulator:
-        first = await probe(simulator.base_url, simulator.key, "run")
-        second = await probe(simulator.base_url, simulator.key, "run")
+        first, second = [
+            await probe(simulator.base_url, simulator.key, "run", idle=0.0) for _ in range(2)
+        ]
     seen = [{row["id"]: row["observed"] for row in one.rows()} for one in (first, second)]
     assert seen[0] == seen[1]
     assert first.conclusion() == ("works", "The proxy works with this account.")
-    assert [point.id for point in POINTS if first.value(point.id) is None] == ["retry_after"]
+    assert [point.id for point in POINTS if first.value(point.id) is None] == [
+        "retry_after",
+        "throttle_form",
+        "throttle_code",
+        "throttle_retry_after",
+    ]
 
 
 async def test_a_probe_removes_its_jobs_and_shows_no_secret() -> None:
     async with Simulator() as simulator:
-        findings = await probe(simulator.base_url, simulator.key, "run")
+        findings = await probe(simulator.base_url, simulator.key, "run", idle=0.0)
         assert simulator.jobs == {}
         await simulator.wait_for_sockets(0)
         assert simulator.leaks == []

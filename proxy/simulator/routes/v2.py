@@ -42,7 +42,7 @@ async def submit(call: Call) -> web.Response:
         request.workflow,
         catalog=call.world.catalog,
         targets=None,
-        files=lambda name: outputs.known_name(library, name, call.switches) is not None,
+        files=lambda name: outputs.is_found(library, name, call.switches),
     )
     if found.error is not None:
         raise _error(422, "invalid_workflow", str(found.error["message"]))
