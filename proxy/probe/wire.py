@@ -18,6 +18,9 @@ from proxy.translate import codec
 #: Seconds for one call. The catalog of about 9 MB is the largest answer.
 CALL_TIMEOUT = 30.0
 
+#: Seconds before a throttled read is repeated, and the most that is waited for.
+_PAUSE, _LONGEST_PAUSE = 1.0, 5
+
 #: Bytes of an answer or a message that are read at most: several times the catalog.
 _MOST = 64 * 1024 * 1024
 
@@ -186,14 +189,26 @@ class Wire:
         bearer: bool = False,
         idempotency_key: str | None = None,
     ) -> Reply:
-        """A call below the cloud's address, with the key; redirects are not followed."""
+        """A call below the cloud's address, with the key; redirects are not followed.
+
+        A read that is throttled is repeated a few times, after the pause that was asked for.
+        """
         headers = {"Authorization": f"Bearer {self._key}"} if bearer else {"X-API-Key": self._key}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         if json is not None:
             data, headers["Content-Type"] = codec.dump_bytes(json), "application/json"
         url = self._base_url.joinpath(*path.strip("/").split("/"))
-        return await self._send(method, url.with_query(query or {}), data=data, headers=headers)
+        for last in (False, False, True):
+            reply = await self._send(
+                method, url.with_query(query or {}), data=data, headers=headers
+            )
+            if reply.status != 429 or method != "GET" or last:
+                break
+            self.throttled = self.throttled or reply
+            after = reply.headers.get("Retry-After", "")
+            await asyncio.sleep(min(int(after), _LONGEST_PAUSE) if after.isdigit() else _PAUSE)
+        return reply
 
     async def fetch(self, url: URL, headers: Mapping[str, str]) -> Reply:
         """`GET` of a signed URL: nothing of the account goes along."""
@@ -229,7 +244,4 @@ class Wire:
                 for name in answer.headers
                 if "ratelimit" in name.lower().replace("-", "") or name.lower() == "retry-after"
             }
-            reply = Reply(answer.status, answer.headers, bytes(body), at - begun, at)
-        if reply.status == 429 and method == "GET":
-            self.throttled = self.throttled or reply
-        return reply
+            return Reply(answer.status, answer.headers, bytes(body), at - begun, at)

@@ -12,6 +12,7 @@ from yarl import URL
 from proxy.probe.points import POINTS, Findings
 from proxy.probe.service import probe
 from proxy.simulator import Simulator, Switches
+from proxy.simulator.account import Plan
 
 #: Switches that no probe can see, or should not, with the reason.
 UNSEEN = {
@@ -35,6 +36,10 @@ _REFUSED = {"PAYMENT_REQUIRED": 402, "CLOUD_SUBSCRIPTION_REQUIRED": 402, "FREE_T
 _REFUSED |= {"PARTNER_NODE_PAYMENT_REQUIRED": 402, "MODEL_PAYMENT_REQUIRED": 402}
 _REFUSED |= {"PARTNER_NODE_DISABLED": 403, "QUEUE_LIMIT": 429, "FREE_TIER_UNAVAILABLE": 429}
 _REFUSED |= {"BILLING_UNAVAILABLE": 429, "PLATFORM_REFUSED": 429}
+
+#: Positions of throttling, which are seen together, and the limit of reads a second.
+_THROTTLED = {"rate_limit_retry_after", "rate_limit_form", "rate_limit_code"}
+_LIMIT = 2
 
 #: What each position of each switch looks like: switch, position, point, observation.
 SEEN: list[tuple[str, Any, str, str | None]] = [
@@ -125,7 +130,7 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     ("interrupt_scope", "first_running", "interrupt_scope", "the oldest running job"),
     ("interrupt_scope", "all_running", "interrupt_scope", "all running jobs"),
     ("rate_limit", 0, "burst", "answered"),
-    ("rate_limit", 50, "burst", "throttled"),
+    ("rate_limit", _LIMIT, "burst", "throttled"),
     ("rate_limit_retry_after", False, "throttle_retry_after", "none"),
     ("rate_limit_retry_after", True, "throttle_retry_after", "1 s"),
     ("rate_limit_form", "text", "throttle_form", "text"),
@@ -203,12 +208,10 @@ _TOGETHER: dict[str, dict[str, Any]] = {
     "late_detail_form": {"late_detail": 2.0},
     "retry_after": {"refuse_prompt": "BILLING_UNAVAILABLE"},
     "repeated_prompt_id": {"honour_prompt_id": True},
-    "rate_limit_retry_after": {"rate_limit": 50},
-    "rate_limit_form": {"rate_limit": 50},
-    "rate_limit_code": {"rate_limit": 50, "rate_limit_form": "nested"},
 }
 
-#: Switches that end a probe early or hide other points: each position has a probe of its own.
+#: Switches that end a probe early or hide other points: each position but the usual one has a probe
+#: of its own.
 _ALONE = {
     "bare_acceptance",
     "billing_status",
@@ -221,10 +224,6 @@ _ALONE = {
     "late_answer",
     "socket_idle",
     "interrupt_scope",
-    "rate_limit",
-    "rate_limit_retry_after",
-    "rate_limit_form",
-    "rate_limit_code",
 }
 
 #: Seconds for which a socket without traffic is watched.
@@ -265,20 +264,24 @@ def _choices(hint: Any) -> set[Any] | None:
 def _rounds() -> list[tuple[dict[str, Any], dict[str, str | None]]]:
     """Switches to set together, and what is to be observed then."""
     together: list[tuple[dict[str, Any], dict[str, str | None]]] = []
+    throttled: list[tuple[dict[str, Any], dict[str, str | None]]] = []
     alone = []
     for name, position, point, observed in SEEN:
         setting = {name: position, **_TOGETHER.get(name, {})}
-        if name in _ALONE:
+        if name in _ALONE and (position != _DEFAULTS[name] or name in _TOGETHER):
             alone.append((setting, {point: observed}))
             continue
-        for switches, expected in together:
+        is_throttled = name in _THROTTLED or (position == _LIMIT and name == "rate_limit")
+        rounds = throttled if is_throttled else together
+        for switches, expected in rounds:
             if name not in switches and point not in expected and _fits(name, position, switches):
                 switches[name] = position
                 expected[point] = observed
                 break
         else:
-            together.append((setting, {point: observed}))
-    return together + alone
+            setting |= {"rate_limit": _LIMIT} if is_throttled else {}
+            rounds.append((setting, {point: observed}))
+    return together + throttled + alone
 
 
 def _fits(name: str, position: Any, switches: dict[str, Any]) -> bool:
@@ -292,15 +295,28 @@ def _fits(name: str, position: Any, switches: dict[str, Any]) -> bool:
         or (hidden_names and merged.get("output_subfolder") == "display_name")
         or (merged.get("executed_names") == "display" and merged.get("output_subfolder"))
         or (merged.get("invalid_prompt") == "flat" and merged.get("partly_valid") == "silent")
+        or (merged.get("rate_limit_code") and merged["rate_limit_form"] not in ("flat", "nested"))
         or (merged.get("node_error_details") is False and merged.get("partly_valid") == "silent")
     )
 
 
 async def _probed(switches: dict[str, Any]) -> Findings:
-    plan = "creator" if "interrupt_scope" in switches else "standard"
-    async with Simulator(switches=Switches(**switches), plan=plan) as simulator:
-        idle = _IDLE if "socket_idle" in switches else 0.0
+    plan: Plan = "creator" if switches.get("interrupt_scope", "one") != "one" else "standard"
+    idle = _IDLE if switches.get("socket_idle") else 0.0
+    limit = switches.get("rate_limit", 0)
+    async with (
+        Simulator(switches=Switches(**switches | {"rate_limit": 0}), plan=plan) as simulator,
+        asyncio.TaskGroup() as group,
+    ):
+        if limit:
+            group.create_task(_throttled(simulator, limit))
         return await probe(simulator.base_url, simulator.key, "run", idle=idle)
+
+
+async def _throttled(simulator: Simulator, limit: int) -> None:
+    """Throttle once the many reads of the probe have begun, behind two of its first ones."""
+    await simulator.wait_for_calls("GET /api/user", 3, 120.0)
+    simulator.switches.rate_limit = limit
 
 
 @pytest.mark.parametrize("index", range(len(_rounds())))
