@@ -18,16 +18,10 @@ _PLAIN_PREVIEW, _TEXT, _METADATA_PREVIEW = 1, 3, 4
 _FULL = {"value", "max", "state"}
 
 
-def job_of(frame: Frame) -> str | None:
-    """The job that a text message names."""
-    job = frame.data.get("prompt_id") if isinstance(frame.data, dict) else None
-    return job if isinstance(job, str) else None
-
-
 def of_job(findings: Findings, job: str, heard: Sequence[Frame], silent: Sequence[Frame]) -> None:
     """A job that succeeded, as a socket with flags and one without have heard it."""
     see = findings.see
-    ours = [frame for frame in heard if job_of(frame) == job]
+    ours = [frame for frame in heard if frame.job == job]
     types = [frame.type for frame in ours]
     whole = "execution_start" in types and "execution_success" in types
     see("job_events", "execution_start to execution_success" if whole else "incomplete")
@@ -45,7 +39,7 @@ def of_job(findings: Findings, job: str, heard: Sequence[Frame], silent: Sequenc
 
 def of_repetition(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
     """The same graph once more: whether its nodes ran again."""
-    cached = [f for f in heard if f.type == "execution_cached" and job_of(f) == job]
+    cached = [f for f in heard if f.type == "execution_cached" and f.job == job]
     nodes = cached[0].data.get("nodes") if cached else []
     findings.see("cache", "reused" if nodes else "run again")
 
@@ -53,7 +47,7 @@ def of_repetition(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
 def of_failure(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
     """A job that failed in a node with a Python exception."""
     for frame in heard:
-        if frame.type == "execution_error" and job_of(frame) == job:
+        if frame.type == "execution_error" and frame.job == job:
             findings.see("error_node", "named" if frame.data.get("node_id") else "not named")
             kind = str(frame.data.get("exception_type"))
             python = bool(re.search(r"(PatternError|\berror|re\.error)$", kind))
@@ -62,7 +56,7 @@ def of_failure(findings: Findings, job: str, heard: Sequence[Frame]) -> None:
 
 def of_cancel(findings: Findings, id_: str, job: str, heard: Sequence[Frame]) -> None:
     """A job that was cancelled."""
-    types = [frame.type for frame in heard if job_of(frame) == job]
+    types = [frame.type for frame in heard if frame.job == job]
     told = "execution_interrupted" in types
     findings.see(id_, "execution_interrupted" if told else "none")
 

@@ -1,31 +1,17 @@
-"""The level `run`: uploads a picture, runs small workflows, and removes what it made."""
+"""The level `run`: runs small workflows, and removes what it made."""
 
 from __future__ import annotations
 
 import asyncio
-import io
-import os
-import re
 import time
-import wave
-from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
-import aiohttp
-from blake3 import blake3
-from PIL import Image
-from yarl import URL
-
-from proxy.probe import frames, graphs
-from proxy.probe.graphs import Graph
+from proxy.probe import frames, sending
 from proxy.probe.points import Findings
 from proxy.probe.reading import form_of
-from proxy.probe.wire import ProbeSocket, Reply, Wire
-
-#: Seconds until a small job must have ended, its wait for a machine included.
-_JOB = 45.0
+from proxy.probe.sending import ProbeRun
+from proxy.probe.wire import Reply, Wire
 
 #: Seconds in which the answers about a job catch up with its events.
 _LATE = 20.0
@@ -36,220 +22,8 @@ _AT_ONCE = 1.0
 #: Reads at the end that show whether many are throttled, and how many of them at once.
 _BURST, _AT_A_TIME = 60, 10
 
-#: Between two looks at a job, in seconds.
-_LOOK = 0.2
-
-#: Kinds of picture beside PNG.
-_KINDS = ("jpeg", "webp")
-
 #: More jobs than any plan runs at once, so that the last one waits.
 _MOST_JOBS = 6
-
-_ENDS = ("execution_success", "execution_error", "execution_interrupted")
-
-
-@dataclass(slots=True)
-class ProbeRun:
-    """What the steps of a run share. `jobs` and `files` are what is to be removed."""
-
-    wire: Wire
-    findings: Findings
-    classes: dict[str, Any]
-    announced: ProbeSocket
-    silent: ProbeSocket
-    upload: str = ""
-    jobs: list[str] = field(default_factory=list)
-
-    async def submit(self, graph: Graph, **more: Any) -> Reply:
-        """`POST /api/prompt`; the job is known to the clean-up."""
-        reply = await self.wire.call("POST", "api/prompt", json={"prompt": graph, **more})
-        if (job := job_of(reply)) is not None and job not in self.jobs:
-            self.jobs.append(job)
-        return reply
-
-    async def ended(self, job: str) -> bool:
-        """Wait for the event that ends a job, and for what comes directly behind it."""
-        done = await self.announced.until(
-            lambda seen: any(f.type in _ENDS and frames.job_of(f) == job for f in seen), _JOB
-        )
-        await self.announced.quiet(0.4, 2.0)
-        return done
-
-    async def detail(self, job: str) -> Reply:
-        """`GET /api/jobs/{id}`."""
-        return await self.wire.call("GET", f"api/jobs/{job}")
-
-    async def reaches(self, job: str, statuses: Iterable[str], seconds: float) -> str | None:
-        """Wait until a job has one of the friendly statuses; which one, or `None`."""
-        wanted, deadline = set(statuses), time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            status = (await self.detail(job)).dict().get("status")
-            if status in wanted:
-                return str(status)
-            await asyncio.sleep(_LOOK)
-        return None
-
-    async def cancel(self, job: str) -> None:
-        """`POST /api/jobs/{id}/cancel`."""
-        await self.wire.call("POST", f"api/jobs/{job}/cancel")
-
-    async def stop(self, jobs: Iterable[str]) -> None:
-        """Cancel those of the jobs that are the probe's, and wait a little for their ends."""
-        for job in jobs:
-            if job in self.jobs:
-                await self.cancel(job)
-                await self.reaches(job, ("completed", "failed", "cancelled"), 5.0)
-
-
-def job_of(reply: Reply) -> str | None:
-    """The job that an answer to a submission names."""
-    job = reply.dict().get("prompt_id")
-    return job if isinstance(job, str) and reply.status == 200 else None
-
-
-# --- files ---------------------------------------------------------------------------------
-
-
-async def uploads(run: ProbeRun) -> None:
-    """The name of an upload, and the kinds of file that are taken."""
-    picture = _picture()
-    reply = await _upload(run, "probe.png", picture, "image/png")
-    run.findings.see("upload", reply.said())
-    name = reply.dict().get("name")
-    if not isinstance(name, str):
-        return
-    run.upload = name
-    run.findings.see("upload_name", _name_form(name))
-    digest = re.search(r"[0-9a-f]{64}", name.lower())
-    same = digest is not None and digest.group() == blake3(picture).hexdigest()
-    run.findings.see(
-        "upload_hash", "blake3 of the bytes" if same else "another" if digest else "none"
-    )
-    others = [
-        await _upload(run, f"probe.{kind}", _picture(kind), f"image/{kind}") for kind in _KINDS
-    ]
-    forms = {_name_form(str(one.dict().get("name"))) for one in others if one.status == 200}
-    alike = "like a PNG's" if forms <= {_name_form(name)} else "in another form"
-    run.findings.see("upload_name_kinds", alike if forms else "refused", ", ".join(sorted(forms)))
-    await _by_hash(run, name)
-    sound = await _upload(run, "probe.wav", _sound(), "audio/wav")
-    await _loaded(run, "listed_uploads", sound.dict().get("name"))
-    await _assets(run)
-    audio = sound.status == 200
-    text = (await _upload(run, "probe.txt", os.urandom(16).hex().encode(), "text/plain")).status
-    for id_, size in (("upload_edge", (16385, 1)), ("upload_pixels", (8193, 8193))):
-        sent = await _upload(run, "probe.png", _blank(*size), "image/png")
-        run.findings.see(id_, "taken" if sent.status == 200 else "refused", sent.said())
-    kinds = "any" if text == 200 else "images and audio" if audio else "images"
-    run.findings.see("upload_kinds", kinds)
-
-
-async def _by_hash(run: ProbeRun, name: str) -> None:
-    digest = name.removeprefix("blake3:").partition(".")[0]
-    path = f"api/v2/assets/by-hash/blake3:{digest}"
-    run.findings.see("v2_assets", (await run.wire.call("HEAD", path, bearer=True)).said())
-
-
-async def _upload(run: ProbeRun, filename: str, data: bytes, content_type: str) -> Reply:
-    form = aiohttp.FormData()
-    form.add_field("type", "input")
-    form.add_field("image", data, filename=filename, content_type=content_type)
-    return await run.wire.call("POST", "api/upload/image", data=form)
-
-
-async def _assets(run: ProbeRun) -> None:
-    """Whether a sound is taken as an asset, and what a loader calls it."""
-    form = aiohttp.FormData()
-    form.add_field("tags", '["input"]')
-    form.add_field("name", "probe.wav")
-    form.add_field("file", _sound(), filename="probe.wav", content_type="audio/wav")
-    reply = await run.wire.call("POST", "api/assets", data=form)
-    asset = reply.dict() if reply.status in (200, 201) else {}
-    hash_ = str(asset.get("hash") or "").removeprefix("blake3:")
-    name = asset.get("loader_path") or (f"{hash_}.wav" if hash_ else None)
-    form_ = "loader_path" if asset.get("loader_path") else "hash" if hash_ else "refused"
-    run.findings.see("asset_upload", form_, reply.said())
-    await _loaded(run, "listed_assets", name)
-
-
-async def _loaded(run: ProbeRun, point: str, name: object) -> None:
-    """Whether a loader takes a file of that name."""
-    if not isinstance(name, str):
-        run.findings.see(point, "refused", "The file was not taken.")
-        return
-    graph = graphs.sound(name, run.classes)
-    if not graph:
-        run.findings.miss((point,), "There is no class that loads a sound.")
-        return
-    reply = await run.submit(graph)
-    job = job_of(reply)
-    run.findings.see(point, "accepted" if job else "refused", reply.said())
-
-
-def _name_form(name: str) -> str:
-    for pattern, form in (
-        (r"[0-9a-f]{64}\.[a-z0-9]+", "<64 hex>.<ext>"),
-        (r"[0-9a-f]{64}", "<64 hex>"),
-        (r"blake3:[0-9a-f]{64}\.[a-z0-9]+", "blake3:<64 hex>.<ext>"),
-        (r"blake3:[0-9a-f]{64}", "blake3:<64 hex>"),
-        (r"[0-9A-Fa-f]{64}\.[A-Za-z0-9]+", "<64 HEX>.<EXT>"),
-        (r"probe( \(\d+\))?\.png", "as sent"),
-    ):
-        if re.fullmatch(pattern, name):
-            return form
-    return "other"
-
-
-def _picture(kind: str = "png") -> bytes:
-    """Noise, so that no cache of the account knows it."""
-    with io.BytesIO() as file:
-        Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(file, kind.upper())
-        return file.getvalue()
-
-
-def _blank(width: int, height: int) -> bytes:
-    """A large picture of few bytes: one bit for each pixel."""
-    with io.BytesIO() as file:
-        Image.new("1", (width, height)).save(file, "PNG")
-        return file.getvalue()
-
-
-def _sound() -> bytes:
-    with io.BytesIO() as file:
-        with wave.open(file, "wb") as sound:
-            sound.setnchannels(1)
-            sound.setsampwidth(2)
-            sound.setframerate(8000)
-            sound.writeframes(os.urandom(1600))
-        return file.getvalue()
-
-
-async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
-    """How an output comes: the redirect, and what the storage says of the bytes."""
-    query = {"filename": str(item.get("filename")), "type": "output"}
-    reply = await run.wire.call("GET", "api/view", query=query)
-    if reply.status == 200:
-        run.findings.see("view", "bytes", "No redirect to a storage.")
-        return
-    place = reply.headers.get("Location")
-    if not 300 <= reply.status < 400 or place is None:
-        run.findings.see("view", reply.said())
-        return
-    life = re.search(r"max-age=(\d+)", reply.headers.get("Cache-Control", ""))
-    run.findings.see(
-        "signed_url_life",
-        "max-age" if life else "none",
-        f"{life.group(1)} s" if life else "",
-    )
-    url = URL(place, encoded=True)
-    whole = await run.wire.fetch(url, {})
-    run.findings.see("view", "redirect" if whole.status == 200 else f"storage {whole.status}")
-    kind = whole.headers.get("Content-Type", "")
-    named = "none" if not kind else "octet-stream" if kind.endswith("octet-stream") else ""
-    run.findings.see("storage_content_type", named or "of the file", kind)
-    part = await run.wire.fetch(url, {"Range": "bytes=0-9"})
-    right = part.status == 206 and part.body == whole.body[:10]
-    run.findings.see("storage_range", "206" if right else str(part.status))
 
 
 # --- submissions ---------------------------------------------------------------------------
@@ -257,13 +31,13 @@ async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
 
 async def refusals(run: ProbeRun) -> None:
     """What is said of graphs that cannot run, or not as a whole."""
-    reply = await run.submit(graphs.invalid())
-    if job_of(reply) is None:
+    reply = await run.submit(sending.invalid())
+    if reply.job is None:
         run.findings.see("invalid_prompt", f"{reply.status} {form_of(reply)}".strip())
     errors = reply.dict().get("node_errors")
     about = [one for node in errors.values() for one in node["errors"]] if errors else []
-    reply = await run.submit(graphs.partly_valid(int.from_bytes(os.urandom(3))))
-    job, errors = job_of(reply), reply.dict().get("node_errors")
+    reply = await run.submit(sending.partly_valid())
+    job, errors = reply.job, reply.dict().get("node_errors")
     about += [one for node in errors.values() for one in node["errors"]] if errors else []
     if about:
         run.findings.see("node_error_details", "yes" if "details" in about[0] else "no")
@@ -278,17 +52,17 @@ async def refusals(run: ProbeRun) -> None:
 async def annotated(run: ProbeRun) -> None:
     """Whether `NAME [input]` is understood."""
     if run.upload:
-        reply = await run.submit(graphs.annotated(run.upload))
-        run.findings.see("annotated_name", "accepted" if job_of(reply) else "refused")
+        reply = await run.submit(sending.annotated(run.upload))
+        run.findings.see("annotated_name", "accepted" if reply.job else "refused")
 
 
 async def main(run: ProbeRun) -> None:
     """A whole job, and the same once more."""
-    graph = graphs.main(run.upload, run.classes)
+    graph = sending.whole(run.upload, run.classes)
     wanted, client = str(uuid4()), f"probe-{uuid4()}"
     before = len(run.announced.frames)
     reply = await run.submit(graph, prompt_id=wanted, client_id=client)
-    job = job_of(reply)
+    job = reply.job
     if job is None:
         bare = reply.status == 200 and "error" not in reply.dict()
         run.findings.see("submission", "accepted, no prompt_id" if bare else reply.said())
@@ -300,7 +74,7 @@ async def main(run: ProbeRun) -> None:
     ended = await run.ended(job)
     early = await _detail(run, job)
     heard = run.announced.frames[before:]
-    first = next((frame.at for frame in heard if frames.job_of(frame) == job), reply.at)
+    first = next((frame.at for frame in heard if frame.job == job), reply.at)
     run.findings.see("answer_order", "event first" if reply.at - first > 0.3 else "answer first")
     if not ended:
         run.findings.miss(("job_events", "detail_delay"), "The job did not end in time.")
@@ -310,10 +84,10 @@ async def main(run: ProbeRun) -> None:
     await _answers(run, job, early, client)
     before = len(run.announced.frames)
     reply = await run.submit(graph, prompt_id=wanted)
-    again = job_of(reply)
+    again = reply.job
     if again in (None, job):
         run.findings.see("prompt_id_again", "refused" if again is None else "the same job")
-        again = job_of(await run.submit(graph))
+        again = (await run.submit(graph)).job
     else:
         run.findings.see("prompt_id_again", "another job")
     if again is not None and await run.ended(again):
@@ -332,7 +106,7 @@ async def _detail(run: ProbeRun, job: str) -> dict[str, Any]:
             late = "no outputs" if detail.get("status") == "completed" else "in_progress"
         if now > _LATE:
             return detail
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(sending.LOOK)
     run.findings.see(
         "detail_delay", f"later, {late}" if late else f"complete within {_AT_ONCE:g} s"
     )
@@ -354,11 +128,11 @@ async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str)
         item = items[0]
         see("display_name", "present" if "display_name" in item else "absent")
         see("output_ids", "present" if {"id", "hash"} <= item.keys() else "absent")
-        folder, _, _ = graphs.PREFIX.partition("/")
+        folder, _, _ = sending.PREFIX.partition("/")
         named = str(item.get("display_name", "")).startswith(f"{folder}/")
         where = "subfolder" if item.get("subfolder") == folder else ""
         see("output_subfolder", where or ("display_name" if named else "nowhere"))
-        await downloads(run, item)
+        await sending.downloads(run, item)
     video = outputs.get("8")
     if isinstance(video, dict) and video:
         see("video_keys", ", ".join(sorted(video)))
@@ -374,13 +148,13 @@ def _items(output: Any) -> list[dict[str, Any]]:
 
 async def failure(run: ProbeRun) -> None:
     """A job that fails when it runs."""
-    graph = graphs.failing(run.classes)
+    graph = sending.failing(run.classes)
     if not graph:
         ids = ("error_detail", "error_node", "exception_type")
         run.findings.miss(ids, "The catalog has no class that fails on purpose.")
         return
     before = len(run.announced.frames)
-    job = job_of(await run.submit(graph))
+    job = (await run.submit(graph)).job
     if job is None or not await run.ended(job):
         return
     frames.of_failure(run.findings, job, run.announced.frames[before:])
@@ -398,11 +172,11 @@ async def failure(run: ProbeRun) -> None:
 async def cancels(run: ProbeRun) -> None:
     """A job that is cancelled while it waits, and one while it runs."""
     before = len(run.announced.frames)
-    first = job_of(await run.submit(graphs.slow(run.classes, int.from_bytes(os.urandom(3)))))
+    first = (await run.submit(sending.slow(run.classes))).job
     if first is None:
         return
     await _cancel_waiting(run, before)
-    if await run.reaches(first, ("in_progress",), _JOB) is None:
+    if await run.reaches(first, ("in_progress",), sending.JOB) is None:
         ids = ("queue_delete", "cancel_running")
         run.findings.miss(ids, "No job was seen running before it ended.")
         return
@@ -421,10 +195,10 @@ async def _cancel_waiting(run: ProbeRun, before: int) -> None:
     """Fill the plan's slots until a job waits, look at it, and cancel it."""
     waiting = None
     for _ in range(_MOST_JOBS):
-        job = job_of(await run.submit(graphs.slow(run.classes, int.from_bytes(os.urandom(3)))))
+        job = (await run.submit(sending.slow(run.classes))).job
         if job is None:
             break
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(sending.LOOK)
         detail = (await run.detail(job)).dict()
         queue = (await run.wire.call("GET", "api/queue")).dict()
         entries = [
@@ -448,15 +222,14 @@ async def _cancel_waiting(run: ProbeRun, before: int) -> None:
         frames.of_cancel(run.findings, "cancel_pending", waiting, run.announced.frames[before:])
 
 
-async def interrupts(run: Run) -> None:
+async def interrupts(run: ProbeRun) -> None:
     """Which of two jobs an interrupt ends. Not sent while the account has jobs of others."""
     await run.stop(await _queued(run))
-    shades = os.urandom(3), os.urandom(3)
-    replies = [await run.submit(graphs.slow(run.classes, int.from_bytes(one))) for one in shades]
-    older, newer = map(job_of, replies)
+    replies = [await run.submit(sending.slow(run.classes)) for _ in range(2)]
+    older, newer = (reply.job for reply in replies)
     if older is None or newer is None:
         return
-    started = await run.reaches(older, ("in_progress",), _JOB) is not None
+    started = await run.reaches(older, ("in_progress",), sending.JOB) is not None
     both = started and await run.reaches(newer, ("in_progress",), 2.0) is not None
     queued = await _queued(run)
     if not {older, newer} <= queued <= set(run.jobs):
@@ -480,7 +253,7 @@ async def interrupts(run: Run) -> None:
     await run.stop([older, newer])
 
 
-async def _queued(run: Run) -> set[str]:
+async def _queued(run: ProbeRun) -> set[str]:
     """The jobs in the account's queue, whosever they are."""
     queue = (await run.wire.call("GET", "api/queue")).dict()
     entries = [*queue.get("queue_running", ()), *queue.get("queue_pending", ())]
@@ -493,7 +266,7 @@ async def _queued(run: Run) -> set[str]:
 async def v2(run: ProbeRun) -> None:
     """Submit by `/api/v2` with a key, and once more with the same key."""
     run.findings.see("free", (await run.wire.call("POST", "api/free", json={})).said())
-    body = {"workflow": graphs.tiny(int.from_bytes(os.urandom(3)))}
+    body = {"workflow": sending.tiny()}
     key = str(uuid4())
 
     async def submit() -> tuple[Reply, str | None]:
@@ -517,10 +290,10 @@ async def v2(run: ProbeRun) -> None:
     repeated = "the same job" if again == job else "another job" if again else str(second.status)
     run.findings.see("v2_repeat", repeated, second.code())
     ended: dict[str, Any] = {}
-    deadline = time.monotonic() + _JOB
+    deadline = time.monotonic() + sending.JOB
     while time.monotonic() < deadline and ended.get("status") in (None, "queued", "running"):
         ended = (await run.wire.call("GET", f"api/v2/jobs/{job}", bearer=True)).dict()
-        await asyncio.sleep(_LOOK)
+        await asyncio.sleep(sending.LOOK)
     run.findings.see("v2_status", str(ended.get("status") or "none"))
     outputs = ended.get("outputs")
     shape = "a list" if isinstance(outputs, list) else "by node" if outputs else "none"

@@ -11,9 +11,9 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from proxy.probe import reading, running
+from proxy.probe import reading, running, sending
 from proxy.probe.points import POINTS, Findings, Level
-from proxy.probe.running import ProbeRun
+from proxy.probe.sending import ProbeRun
 from proxy.probe.wire import Wire
 
 #: Seconds for all observations: what takes longer is not seen.
@@ -82,7 +82,7 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
         await announced.announce()
         await announced.quiet(0.3, 2.0)
         for step in (
-            running.uploads,
+            sending.uploads,
             running.main,
             running.refusals,
             running.annotated,

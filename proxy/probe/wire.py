@@ -61,6 +61,12 @@ class Reply:
         code = error.get("type") if isinstance(error, dict) else body.get("code")
         return code if isinstance(code, str) and len(code) <= 60 else ""
 
+    @property
+    def job(self) -> str | None:
+        """The job that an answer to a submission names."""
+        job = self.dict().get("prompt_id")
+        return job if isinstance(job, str) and self.status == 200 else None
+
     def said(self) -> str:
         """Status and error code, such as `403 FORBIDDEN`."""
         return f"{self.status} {self.code()}".strip() if self.status >= 400 else str(self.status)
@@ -73,6 +79,12 @@ class Frame:
     at: float
     type: str
     data: Any
+
+    @property
+    def job(self) -> str | None:
+        """The job that a text message names."""
+        job = self.data.get("prompt_id") if isinstance(self.data, dict) else None
+        return job if isinstance(job, str) else None
 
 
 @dataclass(slots=True)

@@ -1,0 +1,333 @@
+"""What the probe sends: small workflows without a model, about a second each, and files."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import os
+import re
+import time
+import wave
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import aiohttp
+from blake3 import blake3
+from PIL import Image
+from yarl import URL
+
+from proxy.probe.points import Findings
+from proxy.probe.wire import Reply, ProbeSocket, Wire
+
+Graph: TypeAlias = dict[str, dict[str, Any]]
+
+#: Where the saved files go, in the user's own outputs.
+PREFIX = "comfy-cloud-proxy-probe/probe"
+
+#: Edge of the pictures of the slow graph, and how often they are scaled: some seconds of work.
+_LARGE = 4096
+_STEPS = 30
+
+#: Seconds until a small job must have ended, its wait for a machine included.
+JOB = 45.0
+
+#: Between two looks at a job, in seconds.
+LOOK = 0.2
+
+#: Kinds of picture beside PNG.
+_KINDS = ("jpeg", "webp")
+
+_ENDS = ("execution_success", "execution_error", "execution_interrupted")
+
+
+@dataclass(slots=True)
+class ProbeRun:
+    """What the steps of a run share. `jobs` and `files` are what is to be removed."""
+
+    wire: Wire
+    findings: Findings
+    classes: dict[str, Any]
+    announced: ProbeSocket
+    silent: ProbeSocket
+    upload: str = ""
+    jobs: list[str] = field(default_factory=list)
+
+    async def submit(self, graph: Graph, **more: Any) -> Reply:
+        """`POST /api/prompt`; the job is known to the clean-up."""
+        reply = await self.wire.call("POST", "api/prompt", json={"prompt": graph, **more})
+        if (job := reply.job) is not None and job not in self.jobs:
+            self.jobs.append(job)
+        return reply
+
+    async def ended(self, job: str) -> bool:
+        """Wait for the event that ends a job, and for what comes directly behind it."""
+        done = await self.announced.until(
+            lambda seen: any(f.type in _ENDS and f.job == job for f in seen), JOB
+        )
+        await self.announced.quiet(0.4, 2.0)
+        return done
+
+    async def detail(self, job: str) -> Reply:
+        """`GET /api/jobs/{id}`."""
+        return await self.wire.call("GET", f"api/jobs/{job}")
+
+    async def reaches(self, job: str, statuses: Iterable[str], seconds: float) -> str | None:
+        """Wait until a job has one of the friendly statuses; which one, or `None`."""
+        wanted, deadline = set(statuses), time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            status = (await self.detail(job)).dict().get("status")
+            if status in wanted:
+                return str(status)
+            await asyncio.sleep(LOOK)
+        return None
+
+    async def cancel(self, job: str) -> None:
+        """`POST /api/jobs/{id}/cancel`."""
+        await self.wire.call("POST", f"api/jobs/{job}/cancel")
+
+    async def stop(self, jobs: Iterable[str]) -> None:
+        """Cancel those of the jobs that are the probe's, and wait a little for their ends."""
+        for job in jobs:
+            if job in self.jobs:
+                await self.cancel(job)
+                await self.reaches(job, ("completed", "failed", "cancelled"), 5.0)
+
+
+# --- workflows ------------------------------------------------------------------------------
+
+
+def whole(upload: str, classes: Mapping[str, Any]) -> Graph:
+    """A picture in; a picture, a video, previews and a progress text out, as far as there are
+    classes for them."""
+    graph = {
+        "1": _node("LoadImage", image=upload),
+        "2": _node("ImageInvert", image=["1", 0]),
+        "3": _node("SaveImage", images=["2", 0], filename_prefix=PREFIX),
+        "4": _node("SaveImageWebsocket", images=["2", 0]),
+        "5": _node("GetImageSize", image=["2", 0]),
+        "6": _node("PreviewAny", source=["5", 0]),
+        "7": _node("CreateVideo", images=["2", 0], fps=8.0),
+        "8": _node(
+            "SaveVideo", video=["7", 0], filename_prefix=PREFIX, format="auto", codec="auto"
+        ),
+    }
+    return _possible(graph, classes)
+
+
+def failing(classes: Mapping[str, Any]) -> Graph:
+    """Passes validation and fails when it runs: the pattern is no regular expression."""
+    return _possible(
+        {
+            "1": _node("RegexReplace", string="a", regex_pattern="(", replace="b"),
+            "2": _node("PreviewAny", source=["1", 0]),
+        },
+        classes,
+    )
+
+
+def slow(classes: Mapping[str, Any]) -> Graph:
+    """Some seconds of work, which no cache knows."""
+    graph = {"1": _node("EmptyImage", width=_LARGE, height=_LARGE, batch_size=1, color=_shade())}
+    for step in range(2, _STEPS + 2):
+        size = {"width": _LARGE - step % 2, "height": _LARGE - step % 2}
+        scaled = {"image": [str(step - 1), 0], "upscale_method": "lanczos", "crop": "disabled"}
+        graph[str(step)] = _node("ImageScale", **scaled, **size)
+    graph["99"] = _node("PreviewImage", images=[str(_STEPS + 1), 0])
+    return _possible(graph, classes)
+
+
+def tiny() -> Graph:
+    """A small picture, which no cache knows."""
+    return {
+        "1": _node("EmptyImage", width=64, height=64, batch_size=1, color=_shade()),
+        "2": _node("PreviewImage", images=["1", 0]),
+    }
+
+
+def annotated(upload: str) -> Graph:
+    """Names the upload with its folder, as local clients do."""
+    return {
+        "1": _node("LoadImage", image=f"{upload} [input]"),
+        "2": _node("PreviewImage", images=["1", 0]),
+    }
+
+
+def sound(name: str, classes: Mapping[str, Any]) -> Graph:
+    """Loads a sound and looks at it."""
+    return _possible(
+        {"1": _node("LoadAudio", audio=name), "2": _node("PreviewAudio", audio=["1", 0])}, classes
+    )
+
+
+def invalid() -> Graph:
+    """A node without its required input: nothing of it can run."""
+    return {"1": _node("PreviewImage")}
+
+
+def partly_valid() -> Graph:
+    """One output that can run and one that cannot."""
+    return {**tiny(), "3": _node("PreviewImage")}
+
+
+def _shade() -> int:
+    """Any colour."""
+    return int.from_bytes(os.urandom(3))
+
+
+def _node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def _possible(graph: Graph, classes: Mapping[str, Any]) -> Graph:
+    """The nodes whose classes the catalog has, and whose sources are there too."""
+    kept: Graph = {}
+    for node_id, node in graph.items():
+        sources = [value[0] for value in node["inputs"].values() if isinstance(value, list)]
+        if node["class_type"] in classes and all(source in kept for source in sources):
+            kept[node_id] = node
+    return kept
+
+
+# --- files ---------------------------------------------------------------------------------
+
+
+async def uploads(run: ProbeRun) -> None:
+    """The name of an upload, and the kinds of file that are taken."""
+    picture = _picture()
+    reply = await _upload(run, "probe.png", picture, "image/png")
+    run.findings.see("upload", reply.said())
+    name = reply.dict().get("name")
+    if not isinstance(name, str):
+        return
+    run.upload = name
+    run.findings.see("upload_name", _name_form(name))
+    digest = re.search(r"[0-9a-f]{64}", name.lower())
+    same = digest is not None and digest.group() == blake3(picture).hexdigest()
+    run.findings.see(
+        "upload_hash", "blake3 of the bytes" if same else "another" if digest else "none"
+    )
+    others = [
+        await _upload(run, f"probe.{kind}", _picture(kind), f"image/{kind}") for kind in _KINDS
+    ]
+    forms = {_name_form(str(one.dict().get("name"))) for one in others if one.status == 200}
+    alike = "like a PNG's" if forms <= {_name_form(name)} else "in another form"
+    run.findings.see("upload_name_kinds", alike if forms else "refused", ", ".join(sorted(forms)))
+    await _by_hash(run, name)
+    sound = await _upload(run, "probe.wav", _sound(), "audio/wav")
+    await _loaded(run, "listed_uploads", sound.dict().get("name"))
+    await _assets(run)
+    audio = sound.status == 200
+    text = (await _upload(run, "probe.txt", os.urandom(16).hex().encode(), "text/plain")).status
+    for id_, size in (("upload_edge", (16385, 1)), ("upload_pixels", (8193, 8193))):
+        sent = await _upload(run, "probe.png", _blank(*size), "image/png")
+        run.findings.see(id_, "taken" if sent.status == 200 else "refused", sent.said())
+    kinds = "any" if text == 200 else "images and audio" if audio else "images"
+    run.findings.see("upload_kinds", kinds)
+
+
+async def _by_hash(run: ProbeRun, name: str) -> None:
+    digest = name.removeprefix("blake3:").partition(".")[0]
+    path = f"api/v2/assets/by-hash/blake3:{digest}"
+    run.findings.see("v2_assets", (await run.wire.call("HEAD", path, bearer=True)).said())
+
+
+async def _upload(run: ProbeRun, filename: str, data: bytes, content_type: str) -> Reply:
+    form = aiohttp.FormData()
+    form.add_field("type", "input")
+    form.add_field("image", data, filename=filename, content_type=content_type)
+    return await run.wire.call("POST", "api/upload/image", data=form)
+
+
+async def _assets(run: ProbeRun) -> None:
+    """Whether a sound is taken as an asset, and what a loader calls it."""
+    form = aiohttp.FormData()
+    form.add_field("tags", '["input"]')
+    form.add_field("name", "probe.wav")
+    form.add_field("file", _sound(), filename="probe.wav", content_type="audio/wav")
+    reply = await run.wire.call("POST", "api/assets", data=form)
+    asset = reply.dict() if reply.status in (200, 201) else {}
+    hash_ = str(asset.get("hash") or "").removeprefix("blake3:")
+    name = asset.get("loader_path") or (f"{hash_}.wav" if hash_ else None)
+    form_ = "loader_path" if asset.get("loader_path") else "hash" if hash_ else "refused"
+    run.findings.see("asset_upload", form_, reply.said())
+    await _loaded(run, "listed_assets", name)
+
+
+async def _loaded(run: ProbeRun, point: str, name: object) -> None:
+    """Whether a loader takes a file of that name."""
+    if not isinstance(name, str):
+        run.findings.see(point, "refused", "The file was not taken.")
+        return
+    graph = sound(name, run.classes)
+    if not graph:
+        run.findings.miss((point,), "There is no class that loads a sound.")
+        return
+    reply = await run.submit(graph)
+    run.findings.see(point, "accepted" if reply.job else "refused", reply.said())
+
+
+def _name_form(name: str) -> str:
+    for pattern, form in (
+        (r"[0-9a-f]{64}\.[a-z0-9]+", "<64 hex>.<ext>"),
+        (r"[0-9a-f]{64}", "<64 hex>"),
+        (r"blake3:[0-9a-f]{64}\.[a-z0-9]+", "blake3:<64 hex>.<ext>"),
+        (r"blake3:[0-9a-f]{64}", "blake3:<64 hex>"),
+        (r"[0-9A-Fa-f]{64}\.[A-Za-z0-9]+", "<64 HEX>.<EXT>"),
+        (r"probe( \(\d+\))?\.png", "as sent"),
+    ):
+        if re.fullmatch(pattern, name):
+            return form
+    return "other"
+
+
+def _picture(kind: str = "png") -> bytes:
+    """Noise, so that no cache of the account knows it."""
+    with io.BytesIO() as file:
+        Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(file, kind.upper())
+        return file.getvalue()
+
+
+def _blank(width: int, height: int) -> bytes:
+    """A large picture of few bytes: one bit for each pixel."""
+    with io.BytesIO() as file:
+        Image.new("1", (width, height)).save(file, "PNG")
+        return file.getvalue()
+
+
+def _sound() -> bytes:
+    with io.BytesIO() as file:
+        with wave.open(file, "wb") as sound:
+            sound.setnchannels(1)
+            sound.setsampwidth(2)
+            sound.setframerate(8000)
+            sound.writeframes(os.urandom(1600))
+        return file.getvalue()
+
+
+async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
+    """How an output comes: the redirect, and what the storage says of the bytes."""
+    query = {"filename": str(item.get("filename")), "type": "output"}
+    reply = await run.wire.call("GET", "api/view", query=query)
+    if reply.status == 200:
+        run.findings.see("view", "bytes", "No redirect to a storage.")
+        return
+    place = reply.headers.get("Location")
+    if not 300 <= reply.status < 400 or place is None:
+        run.findings.see("view", reply.said())
+        return
+    life = re.search(r"max-age=(\d+)", reply.headers.get("Cache-Control", ""))
+    run.findings.see(
+        "signed_url_life",
+        "max-age" if life else "none",
+        f"{life.group(1)} s" if life else "",
+    )
+    url = URL(place, encoded=True)
+    whole = await run.wire.fetch(url, {})
+    run.findings.see("view", "redirect" if whole.status == 200 else f"storage {whole.status}")
+    kind = whole.headers.get("Content-Type", "")
+    named = "none" if not kind else "octet-stream" if kind.endswith("octet-stream") else ""
+    run.findings.see("storage_content_type", named or "of the file", kind)
+    part = await run.wire.fetch(url, {"Range": "bytes=0-9"})
+    right = part.status == 206 and part.body == whole.body[:10]
+    run.findings.see("storage_range", "206" if right else str(part.status))
