@@ -93,6 +93,12 @@ def raising() -> dict[str, Any]:
     return graph
 
 
+def metadata(picture: bytes) -> dict[str, Any]:
+    """What the record of an asset says of a picture."""
+    with Image.open(io.BytesIO(picture)) as opened:
+        return {"kind": "image", "width": opened.width, "height": opened.height}
+
+
 def png(color: tuple[int, int, int] = (10, 20, 30), size: int = 32) -> bytes:
     """A picture of one colour as PNG."""
     buffer = io.BytesIO()

@@ -140,8 +140,8 @@ class Deviation:
     EXACT = "It stops only the given job."
     ASSETS = (
         "From the member's own records. `hash` and `size` are absent for models, and for an output "
-        "until the proxy knows them. `temp` files and outputs are deleted with the oldest jobs of "
-        "the history."
+        "until the proxy knows them; `metadata` is the size of a picture that the proxy has seen. "
+        "`temp` files and outputs are deleted with the oldest jobs of the history."
     )
     ASSET_FILES = (
         "With ranges and an entity tag. 501 for a model: Comfy Cloud hands none out. The workflow "

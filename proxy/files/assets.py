@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -95,7 +96,7 @@ class Assets:
         self._tell = tell
         self._time = now
         self.exports = Exports(exports, repository, files, supervisor, self._say, now=now)
-        self._learner = Learner(repository, clouds, supervisor)
+        self._learner = Learner(repository, files, clouds, supervisor)
         self._at_once = asyncio.Semaphore(_MODELS_AT_ONCE)
         bus.subscribe("assets.*", self._hear)
 
@@ -242,6 +243,7 @@ class Assets:
                 raise AssetError("EMPTY_UPLOAD", "The file is empty.")
             known = await self._repository.read(lambda unit: unit.by_hash(member, taken.hash))
             if known is not None and await self._files.at(member, known.place) is not None:
+                known = replace(known, metadata=taken.metadata or known.metadata)
                 return await self._add(known, new, forms.label(new, filename), "uploaded")
             root = forms.destination(new.tags)
             filename_there = forms.stored_name(taken.hash, filename)
@@ -249,7 +251,7 @@ class Assets:
         place = Place(named.type, named.name)
         content = (taken.hash, taken.size)
         now = self._now()
-        stored = forms.of_file(member, "", place, now, content=content)
+        stored = forms.of_file(member, "", place, now, content=content, metadata=taken.metadata)
         return await self._add(stored, new, forms.label(new, filename), "uploaded")
 
     async def _add(self, content: Asset, new: NewAsset, name: str, *more: str) -> dict[str, Any]:

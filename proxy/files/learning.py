@@ -1,4 +1,5 @@
-"""What the cloud knows of outputs beside their names: hash and size, asked for once a job."""
+"""What is known of outputs beside their names: hash and size, which the cloud is asked for once a
+job, and the metadata of pictures in the cache."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
 from proxy.files.namespace import hash_in
 from proxy.files.outputs import Given
+from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import StorageError
 from proxy.supervisor import Supervisor
@@ -31,17 +33,19 @@ _PATIENCE = 1.0
 class Learner:
     """Completes records of outputs behind the answers that show them.
 
-    A job is asked for when a record of it is shown without its size or hash, and not again for a
-    while, however often it is shown.
+    A job is looked at when a record of it is shown without its size, hash or metadata, and not
+    again for a while, however often it is shown.
     """
 
     def __init__(
         self,
         repository: AssetRepository,
+        files: Files,
         clouds: Mapping[str, CloudClient],
         supervisor: Supervisor,
     ) -> None:
         self._repository = repository
+        self._files = files
         self._clouds = clouds
         self._supervisor = supervisor
         self._waiting: dict[tuple[str, str], None] = {}
@@ -51,7 +55,7 @@ class Learner:
     def shown(self, assets: Iterable[Asset]) -> None:
         """Records were shown; ask for what they lack. Returns at once."""
         for asset in assets:
-            if not _lacks(asset):
+            if not _lacks_content(asset) and not _lacks_metadata(asset):
                 continue
             key = asset.member, asset.job or ""
             if key not in self._asked and len(self._waiting) < _MOST_WAITING:
@@ -76,8 +80,21 @@ class Learner:
 
     async def _learn(self, member: str, job: str) -> None:
         assets = await self._repository.read(lambda unit: unit.of_jobs(member, [job]))
-        if not any(map(_lacks, assets)):
-            return
+        if any(map(_lacks_content, assets)):
+            await self._ask(member, job)
+            assets = await self._repository.read(lambda unit: unit.of_jobs(member, [job]))
+        for asset in filter(_lacks_metadata, assets):
+            await self._describe(asset)
+
+    async def _describe(self, asset: Asset) -> None:
+        file = await self._files.at(asset.member, asset.place)
+        told = None if file is None else await self._files.metadata(file)
+        if told is not None:
+            await self._repository.write(
+                lambda unit: unit.describe(asset.member, asset.place, *told)
+            )
+
+    async def _ask(self, member: str, job: str) -> None:
         origin = await self._repository.read(lambda unit: unit.origin(member, job))
         cloud = None if origin is None else self._clouds.get(origin.account)
         if origin is None or cloud is None:
@@ -92,10 +109,16 @@ class Learner:
         )
 
 
-def _lacks(asset: Asset) -> bool:
+def _lacks_content(asset: Asset) -> bool:
     """Whether the cloud may know more of a record."""
     known = asset.hash is not None and asset.size is not None
     return not known and asset.job is not None and not asset.is_missing
+
+
+def _lacks_metadata(asset: Asset) -> bool:
+    """Whether the cache may know more of a record."""
+    is_known = asset.metadata is not None or asset.hash is None
+    return not is_known and asset.is_picture and asset.job is not None and not asset.is_missing
 
 
 def matched(

@@ -89,17 +89,11 @@ class Library:
 
     async def _origin(self, record: FileRecord, *, kept: bool = False) -> CacheLease | Fetch:
         """The content in the cache, or the download that has brought its beginning."""
+        lease = await self.cached(record)
+        if lease is not None:
+            self._cache.hits += 1
+            return lease
         hash_ = await self._hash(record)
-        if hash_ is not None:
-            if self._cache.is_trusted(hash_):
-                lease = self._cache.lease(hash_)
-            elif self._cache.holds(hash_):
-                lease = await asyncio.to_thread(self._cache.lease, hash_)
-            else:
-                lease = None
-            if lease is not None:
-                self._cache.hits += 1
-                return lease
         self._cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
@@ -115,6 +109,17 @@ class Library:
             if not isinstance(fetch.error, CloudError):
                 break
         raise unavailable(record.filename, problem)
+
+    async def cached(self, record: FileRecord) -> CacheLease | None:
+        """The content if it is in the cache; the caller releases it."""
+        hash_ = await self._hash(record)
+        if hash_ is None:
+            return None
+        if self._cache.is_trusted(hash_):
+            return self._cache.lease(hash_)
+        return (
+            await asyncio.to_thread(self._cache.lease, hash_) if self._cache.holds(hash_) else None
+        )
 
     async def _origins(
         self, record: FileRecord, hash_: str | None

@@ -81,11 +81,13 @@ class Named:
 
 @dataclass(slots=True)
 class Received:
-    """Bytes of a client in a file of the cache's, with their BLAKE3 and their length."""
+    """Bytes of a client in a file of the cache's, with their BLAKE3, their length, and the
+    metadata of their record if they are a picture."""
 
     path: Path
     hash: str
     size: int
+    metadata: bytes | None = None
 
 
 class SentContent(NamedTuple):

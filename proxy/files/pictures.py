@@ -22,6 +22,7 @@ from weakref import WeakValueDictionary
 
 from proxy.files.metadata import Rename
 from proxy.members.member import LOCAL
+from proxy.translate.assets import picture_metadata
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, Place, resolve, split_annotated
 
@@ -101,6 +102,14 @@ def size_of(path: Path) -> tuple[int, int]:
     """Width and height in pixels by the header. Raises `NotAPictureError`."""
     with opened(path) as picture:
         return picture.size
+
+
+def metadata_of(path: Path) -> bytes | None:
+    """The metadata of a picture's record by its header, `None` for what is no picture; blocks."""
+    try:
+        return picture_metadata(*size_of(path))
+    except NotAPictureError:
+        return None
 
 
 def pixels_of(*paths: Path) -> int:

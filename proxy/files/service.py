@@ -34,6 +34,7 @@ from proxy.files.pictures import (
     compose,
     conversion,
     convert_picture,
+    metadata_of,
     original_place,
     pixels_of,
     size_of,
@@ -183,10 +184,10 @@ class Files:
         async with self._uploads.received(body, filename) as received:
             same = await naming.same(received.hash)
             if same is not None and await self._uploads.had(member, received.hash) is not None:
-                return await self._recorded(member, same)
+                return await self._recorded(member, same, received)
             sent = await self._uploads.send(member, received, posixpath.basename(filename))
             named = await naming.take(received.hash, received, sent, modified=self._now())
-            return await self._recorded(member, named)
+            return await self._recorded(member, named, received)
 
     async def upload_mask(
         self,
@@ -210,7 +211,7 @@ class Files:
         async with self._uploads.received(body, filename) as mask:
             same = await naming.same(mask.hash)
             if same is not None:
-                return await self._recorded(member, same)
+                return await self._recorded(member, same, mask)
             record = None if place is None else await self._namespace.get(member, place)
             if record is None:
                 return await naming.name_only(mask.hash)
@@ -218,9 +219,9 @@ class Files:
                 composed = await self._compose(record, mask.path, path, filename)
                 sent = await self._uploads.send(member, composed, posixpath.basename(filename))
                 named = await naming.take(mask.hash, composed, sent, modified=self._now())
-                return await self._recorded(member, named)
+                return await self._recorded(member, named, composed)
 
-    async def _recorded(self, member: str, named: Named) -> Named:
+    async def _recorded(self, member: str, named: Named, received: Received) -> Named:
         """The answer to an upload with a new record of the file, which no upload fails for."""
         place = names.upload_place(named.name, named.subfolder, named.type)
         record = None if place is None else await self._namespace.get(member, place)
@@ -232,6 +233,7 @@ class Files:
             record.place,
             round(self._now() * 1e6),
             content=(record.hash, record.size),
+            metadata=received.metadata,
             extra=("uploaded",),
         )
         try:
@@ -282,6 +284,17 @@ class Files:
     async def adopt(self, member: str | None = None) -> int:
         """Write records of files that have none, of one member or once of all; how many."""
         return await self._repository.adopt(member, _record_of)
+
+    async def metadata(self, record: FileRecord) -> tuple[str, bytes] | None:
+        """Hash and metadata of a picture that is in the cache."""
+        lease = await self._library.cached(record)
+        if lease is None:
+            return None
+        try:
+            metadata = await asyncio.to_thread(metadata_of, lease.path)
+        finally:
+            lease.release()
+        return None if metadata is None else (lease.path.name, metadata)
 
     async def open(self, record: FileRecord) -> Content:
         """The file's bytes, from the cache or as they arrive.

@@ -19,7 +19,13 @@ from proxy.files.blobs import BlobError, BlobStore
 from proxy.files.cache import Cache
 from proxy.files.library import Library
 from proxy.files.namespace import ContentIndex, Namespace, Received, SentContent
-from proxy.files.pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError, size_of
+from proxy.files.pictures import (
+    MAX_PIXELS,
+    NotAPictureError,
+    TooManyPixelsError,
+    metadata_of,
+    size_of,
+)
 from proxy.storage.files import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError, from_cloud
@@ -89,7 +95,10 @@ class Uploads:
                     await asyncio.to_thread(_write, file, hasher, chunk)
             finally:
                 await asyncio.to_thread(file.close)
-            yield Received(path, hasher.hexdigest(), size)
+            metadata = (
+                await asyncio.to_thread(metadata_of, path) if kind(filename) == "image" else None
+            )
+            yield Received(path, hasher.hexdigest(), size, metadata)
 
     async def had(self, member: str, hash_: str) -> SentContent | None:
         """Where the bytes are already, of the accounts that the member may use."""
@@ -321,7 +330,7 @@ def received_file(path: Path) -> Received:
         while block := file.read(1 << 20):
             hasher.update(block)
             size += len(block)
-    return Received(path, hasher.hexdigest(), size)
+    return Received(path, hasher.hexdigest(), size, metadata_of(path))
 
 
 def _not_sent(filename: str, error: CloudError) -> LocalError:

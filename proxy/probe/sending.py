@@ -18,7 +18,7 @@ from PIL import Image
 from yarl import URL
 
 from proxy.probe.points import Findings
-from proxy.probe.wire import Reply, ProbeSocket, Wire
+from proxy.probe.wire import ProbeSocket, Reply, Wire
 
 Graph: TypeAlias = dict[str, dict[str, Any]]
 

@@ -107,6 +107,7 @@ _HASH = bindparam("h", type_=assets.c.hash.type)
 _LEARN = update(assets).where(
     *_AT, or_(assets.c.hash.is_(None), assets.c.hash == _HASH), assets.c.size.is_(None)
 )
+_DESCRIBE = update(assets).where(*_AT, assets.c.hash == _HASH, assets.c.metadata.is_(None))
 _IS_MISSING = exists().where(
     asset_tags.c.member == assets.c.member,
     asset_tags.c.asset == assets.c.id,
@@ -252,6 +253,11 @@ class AssetUnit:
         if not known:
             return False
         return self._connection.execute(_LEARN.values(known), key).rowcount > 0
+
+    def describe(self, member: str, place: Place, hash_: str, metadata: bytes) -> None:
+        """Note the metadata of the content at a place, where there is none."""
+        key = {"m": member, "t": place.type, "p": place.path, "h": hash_}
+        self._connection.execute(_DESCRIBE.values(metadata=metadata), key)
 
     def replaced(
         self, member: str, type_: str, contents: Mapping[str, tuple[str | None, str | None]]

@@ -80,6 +80,11 @@ class Asset:
         return MISSING in self.tags
 
     @property
+    def is_picture(self) -> bool:
+        """Whether its name is that of a picture."""
+        return (self.media_type or "").startswith("image/")
+
+    @property
     def is_model(self) -> bool:
         """Whether it is a model of the cloud, whose content nobody hands out."""
         return self.type == "models"
@@ -129,6 +134,7 @@ def of_file(
     now: int,
     *,
     content: tuple[str | None, int | None] = (None, None),
+    metadata: bytes | None = None,
     job: str | None = None,
     extra: Sequence[str] = (),
 ) -> Asset:
@@ -148,9 +154,15 @@ def of_file(
         job,
         now,
         now,
+        metadata=metadata,
         tags=tuple(sorted({*automatic, *extra})),
         automatic=frozenset(automatic),
     )
+
+
+def picture_metadata(width: int, height: int) -> bytes:
+    """The `metadata` of a picture, as it is stored; `width` and `height` are in pixels."""
+    return codec.dump_bytes({"kind": "image", "width": width, "height": height})
 
 
 def of_model(member: str, id_: str, folder: str, name: str, now: int) -> Asset:

@@ -145,6 +145,7 @@ async def test_a_record_of_an_upload(api: Api) -> None:
         "tags": ["input", "uploaded", "x", "y"],
         "preview_url": f"/api/view?type=input&filename={HASH}.png",
         "user_metadata": {"a": [1]},
+        "metadata": {"kind": "image", "width": 32, "height": 32},
     }
     assert (await api.ask("GET", made["preview_url"][1:])).body == PNG
 
@@ -721,18 +722,18 @@ async def test_assets_can_be_turned_off_and_on_again(
 
 
 async def learnt(api: Api, **query: str) -> dict[str, Any]:
-    """The only record of a list, once its hash and its size are known."""
+    """The only record of a list, once its hash, its size and its metadata are known."""
     async with asyncio.timeout(PATIENCE):
         while True:
             (record,) = (await api.get("api/assets", **query)).json["assets"]
-            if {"hash", "size"} <= set(record):
+            if {"hash", "size", "metadata"} <= set(record):
                 return dict(record)
             await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("prefetch", ["images", "off"])
 @pytest.mark.parametrize("names", ["hash", "display"])
-async def test_hash_and_size_of_an_output_are_learnt(
+async def test_hash_size_and_metadata_of_an_output_are_learnt(
     simulator: Simulator,
     session: aiohttp.ClientSession,
     tmp_path: Path,
@@ -747,7 +748,25 @@ async def test_hash_and_size_of_an_output_are_learnt(
         record = await learnt(api, tags_any="output")
         assert record["size"] == len(data)
         assert record["hash"] == f"blake3:{blake3(data).hexdigest()}"
+        assert record["metadata"] == graphs.metadata(data)
         for _ in range(3):
             assert await learnt(api, tags_any="output") == record
         asked = simulator.calls["GET /api/jobs/{id}/assets"]
         assert asked == (0 if prefetch == "images" else 1)
+
+
+async def test_only_pictures_have_their_size_as_metadata(api: Api) -> None:
+    wide = graphs.png((1, 1, 1), size=48)
+    for data, filename, expected in (
+        (wide, "wide.png", {"kind": "image", "width": 48, "height": 48}),
+        (b"no picture", "odd.png", None),
+        (b"words", "notes.txt", None),
+    ):
+        made = await api.add(data, filename)
+        again = await api.add(data, filename, tags=[])
+        body = {"hash": made["hash"]}
+        twin = (await api.ask("POST", "api/assets/from-hash", json=body)).json
+        told: Any = await api.client.upload(f"told-{filename}", data)
+        older = (await api.get(f"api/assets/{told['asset']['id']}")).json
+        found = [one.get("metadata") for one in (made, again, twin, older)]
+        assert found == [expected] * 4, filename
