@@ -107,7 +107,7 @@ class ProbeSocket:
         await self.connection.send_str(codec.dumps({"type": "feature_flags", "data": _FLAGS}))
 
     async def until(self, reached: Callable[[list[Frame]], bool], seconds: float) -> bool:
-        """Wait until `reached` says so of the frames, at most so long and while it is open."""
+        """Wait until `reached` says so of the frames, for some seconds and while it is open."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while not (done := reached(self.frames)) and not self._is_closed:
@@ -117,7 +117,7 @@ class ProbeSocket:
         return False
 
     async def closes(self, seconds: float) -> bool:
-        """Whether the other side closes within so many seconds."""
+        """Whether the other side closes within some seconds."""
         return await self.until(lambda _: self._is_closed, seconds)
 
     async def quiet(self, seconds: float, most: float) -> None:
