@@ -11,16 +11,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
-from proxy.cli.common import CommandError, takes_settings
+from proxy.cli.common import PROGRAM, WHERE, CommandError, examples, takes_settings
+from proxy.cli.member_commands import audit, member, token, usage
 from proxy.settings import ConfigError, load
 
-_PROGRAM = "comfy-cloud-proxy"
 _OF_THE_PROGRAM = ("-h", "--help", "--version", "--install-completion", "--show-completion")
-
-
-def _examples(*lines: str) -> str:
-    """The examples below the help of a command."""
-    return "\b\nExamples:\n" + "\n".join(f"  {_PROGRAM} {line}".rstrip() for line in lines)
 
 
 app = typer.Typer(
@@ -34,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 for success, 1 for a failure, 2 for wrong arguments."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        code = app(with_default_command(arguments), prog_name=_PROGRAM, standalone_mode=False)
+        code = app(with_default_command(arguments), prog_name=PROGRAM, standalone_mode=False)
         if callable(code):  # a server, for whose whole life the tree of commands need not stay
             code = code()
     except ConfigError as error:
@@ -43,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _complain(str(error), error.exit_code)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else _PROGRAM
+        command = context.command_path if context is not None else PROGRAM
         sentence = f"{error.format_message().rstrip('.')}: see {command} --help."
         code = _complain(sentence, error.exit_code)
     except typer.Abort:
@@ -70,7 +65,7 @@ def _version(value: bool) -> None:
 
 
 @app.callback(
-    epilog=_examples("--simulate", "run workflow.json", "check", "serve --help"),
+    epilog=examples("--simulate", "run workflow.json", "check", "serve --help"),
 )
 def _root(
     version: Annotated[
@@ -87,7 +82,7 @@ def _root(
 @app.command(
     "serve",
     short_help="Serve the local ComfyUI API (the default).",
-    epilog=_examples(
+    epilog=examples(
         "",
         "--simulate",
         "--port 8200 --api-key-file key.txt",
@@ -119,7 +114,7 @@ def _serve(
 @app.command(
     "run",
     short_help="Run workflows and save their outputs.",
-    epilog=_examples(
+    epilog=examples(
         "run workflow.json --output pictures",
         "run ComfyUI_00001_.png --set KSampler.seed=random",
         "run a.json --set image=@cat.png --set 'Prompt.text=a cat'",
@@ -221,7 +216,7 @@ def _token(file: Path | None) -> str | None:
 @app.command(
     "check",
     short_help="Check the connection, the key and the data folder.",
-    epilog=_examples("check", "check --api-key-file key.txt", "check --json"),
+    epilog=examples("check", "check --api-key-file key.txt", "check --json"),
 )
 @takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
 def _check(
@@ -239,7 +234,7 @@ def _check(
 @app.command(
     "probe",
     short_help="Measure how Comfy Cloud behaves with your key.",
-    epilog=_examples("probe", "probe --level run --json report.json"),
+    epilog=examples("probe", "probe --level run --json report.json"),
 )
 @takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
 def _probe(
@@ -272,15 +267,12 @@ def _probe(
     return run_probe(load(options), level=level, to=to, idle=idle, consent=consent)
 
 
-_WHERE = {"config", "data_dir", "simulate"}
-
-
 @app.command(
     "migrate",
     short_help="Migrate the data folder to this version.",
-    epilog=_examples("migrate", "migrate --from ~/.comfy-cloud-proxy"),
+    epilog=examples("migrate", "migrate --from ~/.comfy-cloud-proxy"),
 )
-@takes_settings(_WHERE)
+@takes_settings(WHERE)
 def _migrate(
     options: dict[str, Any],
     source: Annotated[
@@ -306,9 +298,9 @@ def _migrate(
 @app.command(
     "backup",
     short_help="Back up the data folder to a file.",
-    epilog=_examples("backup comfy-cloud-proxy.tar.gz"),
+    epilog=examples("backup comfy-cloud-proxy.tar.gz"),
 )
-@takes_settings(_WHERE)
+@takes_settings(WHERE)
 def _backup(
     options: dict[str, Any],
     target: Annotated[
@@ -335,9 +327,9 @@ def _backup(
 @app.command(
     "restore",
     short_help="Restore a backup into the data folder.",
-    epilog=_examples("restore comfy-cloud-proxy.tar.gz"),
+    epilog=examples("restore comfy-cloud-proxy.tar.gz"),
 )
-@takes_settings(_WHERE)
+@takes_settings(WHERE)
 def _restore(
     options: dict[str, Any],
     source: Annotated[
@@ -359,9 +351,9 @@ def _restore(
 @app.command(
     "rotate-secret",
     short_help="Create a new secret for all replicas.",
-    epilog=_examples("rotate-secret --config config.toml"),
+    epilog=examples("rotate-secret --config config.toml"),
 )
-@takes_settings(_WHERE)
+@takes_settings(WHERE)
 def _rotate_secret(options: dict[str, Any]) -> int:
     """Create a new secret for encryption and signatures in the database of the replicas.
 
@@ -372,72 +364,10 @@ def _rotate_secret(options: dict[str, Any]) -> int:
     return rotate_secret(load(options))
 
 
-_MEMBER = typer.Option(metavar="NAME", help="Only this member.", show_default=False)
-
-
-@app.command(
-    "usage",
-    short_help="Print usage by day and member.",
-    epilog=_examples(
-        "usage", "usage --from 2026-01-01 --to 2026-01-31", "usage --member anna --json"
-    ),
-)
-@takes_settings(_WHERE)
-def _usage(
-    options: dict[str, Any],
-    first: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="DAY",
-            help="The first day (UTC), such as 2026-01-31. The default is the last day.",
-            show_default=False,
-        ),
-    ] = None,
-    last: Annotated[
-        str | None,
-        typer.Option(
-            "--to", metavar="DAY", help="The last day. The default is today.", show_default=False
-        ),
-    ] = None,
-    member: Annotated[str | None, _MEMBER] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> int:
-    """Print usage: jobs, running seconds, outputs and bytes by day and member."""
-    from proxy.cli.members import Form, usage
-
-    form: Form = "csv" if as_csv else "json" if as_json else "table"
-    return usage(load(options), first=first, last=last, member=member, form=form)
-
-
-@app.command(
-    "audit",
-    short_help="Print the audit log.",
-    epilog=_examples("audit --limit 20", "audit --member anna --action submit"),
-)
-@takes_settings(_WHERE)
-def _audit(
-    options: dict[str, Any],
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, metavar="COUNT", help="The maximum number of entries.")
-    ] = 100,
-    member: Annotated[str | None, _MEMBER] = None,
-    action: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Only this action.", show_default=False),
-    ] = None,
-) -> int:
-    """Print the audit log, newest first, one line of JSON per entry."""
-    from proxy.cli.members import audit
-
-    return audit(load(options), limit=limit, member=member, action=action)
-
-
 service = typer.Typer(
     help="Run the proxy as a service of your user.",
     no_args_is_help=True,
-    epilog=_examples("service install", "service uninstall"),
+    epilog=examples("service install", "service uninstall"),
 )
 app.add_typer(service, name="service")
 
@@ -445,7 +375,7 @@ app.add_typer(service, name="service")
 @service.command(
     "install",
     short_help="Install and start the service.",
-    epilog=_examples(
+    epilog=examples(
         "service install",
         "service install --config config.toml",
         "service install --simulate --print",
@@ -469,7 +399,7 @@ def _install(
     return install(load(options), options, show=show)
 
 
-@service.command("uninstall", epilog=_examples("service uninstall"))
+@service.command("uninstall", epilog=examples("service uninstall"))
 def _uninstall() -> int:
     """Stop the service and remove it. The data folder stays."""
     from proxy.cli.service import uninstall
@@ -477,231 +407,17 @@ def _uninstall() -> int:
     return uninstall()
 
 
-member = typer.Typer(
-    help="Manage members and their limits.",
-    no_args_is_help=True,
-    epilog=_examples("member add anna", "member list"),
-)
-token = typer.Typer(
-    help="Create and revoke tokens.", no_args_is_help=True, epilog=_examples("token new anna")
-)
+app.command(
+    "usage",
+    short_help="Print usage by day and member.",
+    epilog=examples(
+        "usage", "usage --from 2026-01-01 --to 2026-01-31", "usage --member anna --json"
+    ),
+)(usage)
+app.command(
+    "audit",
+    short_help="Print the audit log.",
+    epilog=examples("audit --limit 20", "audit --member anna --action submit"),
+)(audit)
 app.add_typer(member, name="member")
 app.add_typer(token, name="token")
-
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The member.", show_default=False)]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def _limit(metavar: str, text: str, *names: str) -> Any:
-    return Annotated[
-        str | None, typer.Option(*names, metavar=metavar, help=text, show_default=False)
-    ]
-
-
-#: The options for what a member may do, by their names in `MemberFields`.
-_LIMITS: dict[str, Any] = {
-    "role": _limit("ROLE", "user or admin."),
-    "weight": _limit("NUMBER", "The share of turns. The default is 1."),
-    "max_queued": _limit(
-        "N", "The maximum number of waiting jobs; none removes the limit.", "--max-queued"
-    ),
-    "max_running": _limit(
-        "N", "The maximum number of running jobs; none removes the limit.", "--max-running"
-    ),
-    "jobs_per_day": _limit(
-        "N", "The maximum number of jobs per day (UTC); none removes the limit.", "--jobs-per-day"
-    ),
-    "upload_bytes_per_day": _limit(
-        "N",
-        "The maximum bytes of uploads per day (UTC); none removes the limit.",
-        "--upload-bytes-per-day",
-    ),
-    "stored_bytes": _limit(
-        "N",
-        "The maximum bytes of user data and settings; none removes the limit.",
-        "--stored-bytes",
-    ),
-    "requests_per_second": _limit(
-        "N",
-        "The maximum number of requests per second; none removes the limit.",
-        "--requests-per-second",
-    ),
-    "denied_classes": Annotated[
-        list[str] | None,
-        typer.Option(
-            "--deny-class",
-            metavar="CLASS",
-            help="A node class that workflows must not contain. Can be repeated; none allows all.",
-            show_default=False,
-        ),
-    ],
-    "deny_partner_nodes": Annotated[
-        bool | None,
-        typer.Option(
-            "--deny-partner-nodes/--allow-partner-nodes",
-            help="Refuse or allow partner nodes, which cost credits.",
-            show_default=False,
-        ),
-    ],
-    "client_parallelism": _limit(
-        "auto|one|many",
-        "How many jobs of one client run at once; none uses the setting.",
-        "--client-parallelism",
-    ),
-}
-
-
-@member.command(
-    "add",
-    epilog=_examples(
-        "member add anna --role admin", "member add bot --max-running 1 --jobs-per-day 100"
-    ),
-)
-@takes_settings(_WHERE, _LIMITS)
-def _add(
-    options: dict[str, Any],
-    name: Name,
-    restore: Annotated[
-        bool,
-        typer.Option("--restore", help="Restore a removed member with history and files."),
-    ] = False,
-) -> int:
-    """Add a member. With at least one member, every client needs a token."""
-    from proxy.cli import members
-
-    wanted = {key: options.pop(key, None) for key in _LIMITS}
-    return members.add_member(load(options), name, wanted, restore=restore)
-
-
-@member.command(
-    "list",
-    epilog=_examples("member list", "member list --json"),
-)
-@takes_settings(_WHERE)
-def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
-    """List the members with their limits."""
-    from proxy.cli import members
-
-    return members.list_members(load(options), as_json=as_json)
-
-
-@member.command(
-    "set",
-    short_help="Change the role, weight or limits of a member.",
-    epilog=_examples("member set anna --weight 2 --max-queued none"),
-)
-@takes_settings(_WHERE, _LIMITS)
-def _set(options: dict[str, Any], name: Name) -> int:
-    """Change the role, weight or limits of a member."""
-    from proxy.cli import members
-
-    wanted = {key: options.pop(key, None) for key in _LIMITS}
-    return members.set_member(load(options), name, wanted)
-
-
-@member.command(
-    "disable",
-    short_help="Disable a member at once.",
-    epilog=_examples("member disable anna"),
-)
-@takes_settings(_WHERE)
-def _disable(options: dict[str, Any], name: Name) -> int:
-    """Disable a member at once. Jobs, files and tokens are kept."""
-    from proxy.cli import members
-
-    return members.enable_member(load(options), name, enabled=False)
-
-
-@member.command(
-    "enable",
-    epilog=_examples("member enable anna"),
-)
-@takes_settings(_WHERE)
-def _enable(options: dict[str, Any], name: Name) -> int:
-    """Enable a disabled member."""
-    from proxy.cli import members
-
-    return members.enable_member(load(options), name, enabled=True)
-
-
-@member.command(
-    "remove",
-    short_help="Remove a member and its tokens.",
-    epilog=_examples("member remove anna"),
-)
-@takes_settings(_WHERE)
-def _remove(options: dict[str, Any], name: Name) -> int:
-    """Remove a member and its tokens. History and files stay on disk, hidden from all members."""
-    from proxy.cli import members
-
-    return members.remove_member(load(options), name)
-
-
-@token.command(
-    "new",
-    epilog=_examples("token new anna --expires 90d --note laptop"),
-)
-@takes_settings(_WHERE)
-def _new(
-    options: dict[str, Any],
-    name: Name,
-    expires: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="The time after which it expires, such as 90d or 12h. The default is never.",
-            show_default=False,
-        ),
-    ] = None,
-    note: Annotated[
-        str, typer.Option(metavar="TEXT", help="A description.", show_default=False)
-    ] = "",
-    as_json: AsJson = False,
-) -> int:
-    """Create a token for a member and print it once."""
-    from proxy.cli import members
-
-    return members.new_token(load(options), name, expires=expires, note=note, as_json=as_json)
-
-
-@token.command(
-    "revoke",
-    short_help="Revoke a token at once.",
-    epilog=_examples("token revoke ccp_ab12"),
-)
-@takes_settings(_WHERE)
-def _revoke(
-    options: dict[str, Any],
-    prefix: Annotated[
-        str,
-        typer.Argument(
-            metavar="PREFIX",
-            help="The first letters of the token, such as ccp_ab12.",
-            show_default=False,
-        ),
-    ],
-) -> int:
-    """Revoke a token at once, and close the connections that use it."""
-    from proxy.cli import members
-
-    return members.revoke_token(load(options), prefix)
-
-
-@token.command(
-    "list",
-    short_help="List tokens.",
-    epilog=_examples("token list", "token list anna --json"),
-)
-@takes_settings(_WHERE)
-def _list_tokens(
-    options: dict[str, Any],
-    name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="Only this member.", show_default=False),
-    ] = None,
-    as_json: AsJson = False,
-) -> int:
-    """List the first letters of each token, with the time and address of its last use."""
-    from proxy.cli import members
-
-    return members.list_tokens(load(options), name, as_json=as_json)

@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+PROGRAM = "comfy-cloud-proxy"
+#: The settings by which a command finds the records.
+WHERE = {"config", "data_dir", "simulate"}
+
+
+def examples(*lines: str) -> str:
+    """The examples below the help of a command."""
+    return "\b\nExamples:\n" + "\n".join(f"  {PROGRAM} {line}".rstrip() for line in lines)
+
 
 class CommandError(Exception):
     """Ends the command with one sentence on standard error.
