@@ -19,9 +19,10 @@ from pathlib import Path
 
 import typer
 
-from proxy import __version__, app
+from proxy import __version__, serving
 from proxy import logging as logs
 from proxy.api import web_interface
+from proxy.app import refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options
@@ -45,7 +46,7 @@ def serve(settings: Settings) -> int:
     handler = logs.configure(log_format=settings.log_format, log_level=settings.log_level)
     logs.log_crashes()
     has_members = _has_members(settings)
-    app.refuse_lost_members(settings, has_members=has_members)
+    refuse_lost_members(settings, has_members=has_members)
     refuse_open_access(settings, has_members=has_members)
     banner = None
     if settings.log_format == "console" and sys.stdout.isatty():
@@ -74,7 +75,9 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
 
         tell = banner.tell if banner is not None else None
         try:
-            await app.serve(settings, accounts=chosen.accounts, ready=ready, stop=stop, tell=tell)
+            await serving.serve(
+                settings, accounts=chosen.accounts, ready=ready, stop=stop, tell=tell
+            )
         except OSError as error:
             sentence = None if listening else _binding_problem(error, settings)
             if sentence is None:
@@ -116,7 +119,7 @@ class Banner:
         for name, value in rows.items():
             self._say(f"  {name:<15}{value}")
 
-    def tell(self, problems: app.Problems) -> None:
+    def tell(self, problems: serving.Problems) -> None:
         """Say whether the keys work, and what is wrong otherwise."""
         if not problems:
             self._say(f"  {'API key':<15}{typer.style('accepted', fg='green')}")
