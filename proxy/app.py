@@ -159,7 +159,7 @@ async def lifespan(
         accounting = Accounting(
             metrics,
             UsageRepository(database),
-            lambda name: members.get(name).limits,
+            members.get,
             audit_days=settings.audit_days,
         )
         await stack.enter_async_context(accounting.running(path, supervisor))
@@ -181,10 +181,10 @@ async def lifespan(
             bus,
             repository,
             clients=clients,
-            files=files,
             member=members.get,
             limiter=accounting.limiter,
             checks=checks,
+            files=files,
             status_interval=policy.status_interval,
             patience=policy.submit_patience,
             supervisor=supervisor,

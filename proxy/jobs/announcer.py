@@ -9,11 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from proxy.bus.base import BusMessage, EventBus
-from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, now
+from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, Outcome, now
 from proxy.jobs.protocol import (
-    JobAccepted,
     JobChanged,
-    JobDispatched,
     JobLeft,
     JobsAhead,
     NodeRuns,
@@ -37,7 +35,7 @@ class Announcer:
     """Tells of an engine's `jobs`, as long as its term lasts; `followed` has those that are on the
     cloud.
 
-    The `metrics` count what becomes of jobs here, since the bus brings it to all replicas.
+    What becomes of a job is counted here, once for all replicas.
     """
 
     def __init__(
@@ -72,23 +70,33 @@ class Announcer:
     def publish(self, member: str, news: BusMessage) -> None:
         """Tell what becomes of a member's jobs, while this engine runs them."""
         if self._term.lasts:
-            self._count(news)
             self._bus.publish(f"jobs.{member}", news)
-
-    def _count(self, news: BusMessage) -> None:
-        match news:
-            case JobAccepted(job=job):
-                self._metrics.accepted(job)
-            case JobDispatched(job=job, waited=waited):
-                self._metrics.dispatched(job, waited)
-            case JobLeft(job=job, outcome=None) if job.accepted:
-                self._metrics.discarded(job)
-            case JobLeft(job=job, outcome=str(outcome), running_seconds=seconds):
-                self._metrics.ended(job, outcome, seconds)
 
     def changed(self, job: Job) -> None:
         """A job is in the queue in its state."""
         self.publish(job.member, JobChanged(live_of(job)))
+
+    def accepted(self, job: Job) -> None:
+        """The client learns that its job is in the queue."""
+        if self._term.lasts:
+            self._metrics.accepted(job)
+
+    def dispatched(self, job: Job) -> None:
+        """The cloud has taken a job."""
+        if self._term.lasts:
+            self._metrics.dispatched(job, max(0, now() - job.create_time) / 1000)
+
+    def discarded(self, job: Job) -> None:
+        """A job has left the queue without a trace."""
+        self.publish(job.member, JobLeft(live_of(job)))
+        if self._term.lasts and job.accepted:
+            self._metrics.discarded(job)
+
+    def ended(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        """A job has left the queue for the history; it has run for so long."""
+        self.publish(job.member, JobLeft(live_of(job)))
+        if self._term.lasts:
+            self._metrics.ended(job, outcome, seconds)
 
     def tell_status(self, member: str) -> None:
         """Let the member's sockets hear how many jobs are left."""

@@ -12,7 +12,7 @@ import structlog
 
 from proxy.jobs.accounts import AccountHealth
 from proxy.jobs.models import Job, JobKey, JobState, now
-from proxy.jobs.protocol import JobAccepted, JobAnswered, JobReceived, live_of
+from proxy.jobs.protocol import JobAnswered, JobReceived
 from proxy.jobs.submitter import SubmissionError, UnansweredError
 from proxy.jobs.tracker import SnapshotReceived
 from proxy.jobs.worker import AGAIN, AccountWorker, WithdrawnError
@@ -93,7 +93,7 @@ class Dispatcher:
             log.exception("job_take_failed")
             error = _failed()
         else:
-            self._announcer.publish(job.member, JobAccepted(live_of(job)))
+            self._announcer.accepted(job)
         self.answer(key, node_errors, error)
 
     def answer(

@@ -27,14 +27,11 @@ from proxy.jobs.protocol import (
     CancelAnswered,
     CancelRequested,
     HistoryChanged,
-    JobDispatched,
-    JobLeft,
     JobReceived,
     JobReleased,
     NewsMissed,
     OverviewRequested,
     SocketOpened,
-    live_of,
 )
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.recovery import Recovery
@@ -54,6 +51,7 @@ if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
     from proxy.files.service import Files
     from proxy.helpers.service import Helpers
+    from proxy.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -72,8 +70,8 @@ class Engine:
     """Runs the jobs of every member on all `accounts`.
 
     `member` gives weight and limits of a member; the bus says when they are others.
-    `secrets` are the accounts' keys, which no message and no record may show. The `metrics`
-    count what becomes of jobs.
+    `secrets` are the accounts' keys, which no message and no record may show. `metrics` counts what
+    becomes of jobs.
     """
 
     def __init__(
@@ -89,7 +87,7 @@ class Engine:
         member: Callable[[str], Member] = Member,
         supervisor: Supervisor | None = None,
         helpers: Helpers | None = None,
-        metrics: Metrics | None = None,
+        metrics: Metrics,
     ) -> None:
         self.recorder = recorder
         self.files = files
@@ -108,19 +106,12 @@ class Engine:
         self.followed: dict[JobKey, Job] = {}
         self.workers = {name: AccountWorker(one, self) for name, one in self.accounts.items()}
         self.announcer = Announcer(
-            bus,
-            recorder.term,
-            self.scheduler,
-            self.jobs,
-            self.followed,
-            self.workers,
-            metrics or Metrics(),
+            bus, recorder.term, self.scheduler, self.jobs, self.followed, self.workers, metrics
         )
         self.dispatcher = Dispatcher(self)
         self.cancellation = Cancellation(self)
         self.recovery = Recovery(self)
         self._supervisor = supervisor or Supervisor()
-        self._ends: dict[JobKey, tuple[RecordEnd, int]] = {}
         self._heard: list[Subscription] = []
         self._look_now = asyncio.Event()
 
@@ -249,8 +240,7 @@ class Engine:
         job.accepted = True
         self.follow(job, worker)
         job.credentials = {}
-        waited = max(0, now() - job.create_time) / 1000
-        self.announcer.publish(job.member, JobDispatched(live_of(job), waited))
+        self.announcer.dispatched(job)
         self.recorder.changed(job)
 
     def follow(self, job: Job, worker: AccountWorker) -> None:
@@ -324,14 +314,12 @@ class Engine:
 
     async def record(self, job: Job, end: RecordEnd) -> None:
         """Write the history entry. Raises `StorageError`."""
-        count, forgotten = await self.recorder.end(job, end, self.scheduler.shares_with(job))
-        self._ends[job.key] = end, count
+        forgotten = await self.recorder.end(job, end, self.scheduler.shares_with(job))
         news = HistoryChanged(job.member, job.prompt_id, tuple(forgotten))
         self.announcer.publish(job.member, news)
 
-    def ended(self, job: Job) -> None:
+    def ended(self, job: Job, end: RecordEnd) -> None:
         """The job leaves the queue for the history."""
-        end, count = self._ends.pop(job.key)
         job.to(ENDS[end.outcome])
         seconds = (end.ended_at - end.started_at) / 1000
         self.scheduler.ended(job, seconds)
@@ -339,7 +327,7 @@ class Engine:
         log.info(
             "job_ended", cloud_job=job.cloud_id, outcome=end.outcome, seconds=round(seconds, 3)
         )
-        self.announcer.publish(job.member, JobLeft(live_of(job), end.outcome, seconds, count))
+        self.announcer.ended(job, end.outcome, seconds)
 
 
 class Cancellation:
@@ -440,4 +428,4 @@ class Cancellation:
         log.info(
             "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
         )
-        self._announcer.publish(job.member, JobLeft(live_of(job)))
+        self._announcer.discarded(job)

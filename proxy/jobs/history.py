@@ -9,13 +9,16 @@ import secrets
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.models import ENDS, Job, JobState, Outcome
 from proxy.jobs.protocol import HistoryChanged, HistoryForgotten, LiveJob
 from proxy.storage.history import HistoryEntry, HistoryRepository
 from proxy.translate import codec
+
+if TYPE_CHECKING:
+    from proxy.files.service import Files
 
 #: More entries than any history has; databases take no larger numbers.
 _MOST = 2**53
@@ -73,11 +76,12 @@ class HistoryCache:
 
 
 class History:
-    """The ended jobs of all members."""
+    """The ended jobs of all members; with those that go, their `files` go."""
 
-    def __init__(self, bus: EventBus, repository: HistoryRepository) -> None:
+    def __init__(self, bus: EventBus, repository: HistoryRepository, files: Files | None) -> None:
         self._bus = bus
         self._repository = repository
+        self._files = files
         self._cache = HistoryCache()
         bus.subscribe("jobs.*", self._hear)
         self._process = secrets.token_hex(4)
@@ -86,6 +90,8 @@ class History:
         match news:
             case HistoryChanged(member=member, prompt_id=prompt_id, forgotten=forgotten):
                 self._cache.forget(member, [prompt_id, *forgotten])
+                if forgotten and self._files is not None:
+                    self._files.forgotten(member, forgotten)
             case HistoryForgotten(member=member, prompt_ids=prompt_ids):
                 self._cache.forget(member, prompt_ids)
             case _ if news is MISSED:

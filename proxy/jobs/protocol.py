@@ -24,7 +24,7 @@ from typing import Any, Literal, Self, TypeVar
 import msgspec
 
 from proxy.bus.base import BusMessage, EventBus
-from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, Number, Outcome, now
+from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, Number, now
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 
@@ -157,19 +157,6 @@ class OverviewAnswered(BusMessage, frozen=True):
 # --- the engine tells ----------------------------------------------------------------------
 
 
-class JobAccepted(BusMessage, frozen=True):
-    """engine → api: the client learns that its job is in the queue."""
-
-    job: LiveJob
-
-
-class JobDispatched(BusMessage, frozen=True):
-    """engine → api: the cloud has taken the job, `waited` seconds after the client had sent it."""
-
-    job: LiveJob
-    waited: float
-
-
 class JobChanged(BusMessage, frozen=True):
     """engine → api: a job is in the queue in this state."""
 
@@ -177,12 +164,9 @@ class JobChanged(BusMessage, frozen=True):
 
 
 class JobLeft(BusMessage, frozen=True):
-    """engine → api: a job is in the queue no more. `outcome` is `None` if it left no trace."""
+    """engine → api: a job is in the queue no more."""
 
     job: LiveJob
-    outcome: Outcome | None = None
-    running_seconds: float = 0.0
-    output_count: int = 0
 
 
 class JobsAhead(BusMessage, frozen=True):

@@ -194,11 +194,11 @@ class JobRecorder:
         for job in jobs:
             self._changed.pop(job.order, None)
 
-    async def end(
-        self, job: Job, end: RecordEnd, shares: Shares | None = None
-    ) -> tuple[int, list[str]]:
-        """Move a job into the history; how many outputs it has, and the ids of jobs that the
-        history has no more room for. Raises `StorageError`."""
+    async def end(self, job: Job, end: RecordEnd, shares: Shares | None = None) -> list[str]:
+        """Move a job into the history; the ids of jobs that it has no more room for.
+
+        Raises `StorageError`.
+        """
         listed = of_history(job, end.outcome, end.outputs, end.status, end.started_at, end.ended_at)
         count = int(listed.job.get("outputs_count", 0))
         seconds = (end.ended_at - end.started_at) / 1000
@@ -230,7 +230,7 @@ class JobRecorder:
             )
         )
         self._changed.pop(job.order, None)
-        return count, forgotten
+        return forgotten
 
     async def known(self, cloud_ids: Iterable[str]) -> set[str]:
         """Which of these ids of the cloud are of jobs that are stored. Raises `StorageError`."""

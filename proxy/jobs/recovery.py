@@ -15,7 +15,7 @@ from proxy.cloud.errors import (
 )
 from proxy.cloud.resilience import Backoff
 from proxy.jobs.models import Job, JobState
-from proxy.jobs.protocol import CancelRequested, JobAccepted, JobLeft, live_of
+from proxy.jobs.protocol import CancelRequested
 from proxy.jobs.worker import AGAIN
 from proxy.translate.errors import (
     LocalError,
@@ -55,7 +55,7 @@ class Recovery:
                 self._scheduler.queue.add(job)
             if new:
                 self._recorder.changed(job)
-                self._announcer.publish(job.member, JobAccepted(live_of(job)))
+                self._announcer.accepted(job)
                 self._dispatcher.answer(job.key)
             return
         worker = self._workers.get(job.account)
@@ -137,7 +137,7 @@ class Recovery:
             new = not job.accepted and not job.cancel_requested
             self._engine.taken(job, cloud_id)
             if new:
-                self._announcer.publish(job.member, JobAccepted(live_of(job)))
+                self._announcer.accepted(job)
             self._announcer.tell_status(job.member)
             return
         log.info("unanswered_job_dismissed")
@@ -146,7 +146,7 @@ class Recovery:
             return
         await self._dispatcher.drop(job)
         if not job.cancel_requested:
-            self._announcer.publish(job.member, JobLeft(live_of(job)))
+            self._announcer.discarded(job)
 
     async def _look(self, job: Job) -> str | None:
         """The cloud id of the job, or `None` when it is certain that the cloud does not have it.

@@ -88,6 +88,7 @@ class Runner:
         self._local = Localiser(job, engine, self.tracker.node_types)
         self._inbox: deque[Input] = deque()
         self._released = False
+        self._end: RecordEnd | None = None
         self._reader: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -204,6 +205,7 @@ class Runner:
             for command in self.tracker.receive(one, time.time_ns() // 1_000_000):
                 match command:
                     case RecordEnd():
+                        self._end = command
                         await self._until_stored(
                             lambda end=command: self._engine.record(self.job, end)  # type: ignore[misc]
                         )
@@ -225,8 +227,8 @@ class Runner:
                 self._engine.started(self.job, at)
             case ReadDetail():
                 self.read_detail()
-            case LeaveQueue():
-                self._engine.ended(self.job)
+            case LeaveQueue() if self._end is not None:
+                self._engine.ended(self.job, self._end)
 
     def _publish(self, message: Message) -> None:
         job = self.job

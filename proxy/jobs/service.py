@@ -25,7 +25,6 @@ from proxy.jobs.models import (
 from proxy.jobs.protocol import (
     CancelAnswered,
     CancelRequested,
-    HistoryChanged,
     JobChanged,
     JobLeft,
     JobsAhead,
@@ -75,17 +74,16 @@ class JobService:
         repository: JobRepository,
         *,
         clients: Clients,
-        files: Files | None = None,
-        member: Callable[[str], Member] = Member,
-        limiter: Limiter | None = None,
+        member: Callable[[str], Member],
+        limiter: Limiter,
         checks: Checks | None = None,
+        files: Files | None = None,
         status_interval: float = 5.0,
         patience: float = 30.0,
         supervisor: Supervisor,
     ) -> None:
         self.subscribers = Subscribers(bus, supervisor)
-        self._files = files
-        self.history = History(bus, repository.history)
+        self.history = History(bus, repository.history, files)
         self._bus = bus
         self._repository = repository
         self._status_interval = status_interval
@@ -129,9 +127,6 @@ class JobService:
                 live.ahead = count
                 if tell and not live.answering:
                     self._tell_status(member)
-            case HistoryChanged(member=member, forgotten=forgotten) if forgotten:
-                if self._files is not None:
-                    self._files.forgotten(member, forgotten)
 
     def _tell_status(self, member: str) -> None:
         """Tell all sockets of the member how many jobs wait or run."""

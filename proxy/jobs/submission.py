@@ -154,7 +154,7 @@ class SubmissionService:
         clients: Clients,
         *,
         member: Callable[[str], Member],
-        limiter: Limiter | None,
+        limiter: Limiter,
         checks: Checks | None,
         patience: float,
     ) -> None:
@@ -173,7 +173,8 @@ class SubmissionService:
 
         The number advances for refused requests too, as in ComfyUI.
         """
-        if self._limiter is not None and self._limiter.bounds_jobs(member):
+        limits = self._member(member).limits
+        if limits.max_queued is not None or limits.jobs_per_day is not None:
             waiting, submitted = await self._repository.used(member, day_of(time.time()))
             self._limiter.admit(member, waiting=waiting, submitted=submitted)
         prompt_id = request.prompt_id or str(uuid.uuid4())
@@ -207,25 +208,22 @@ class SubmissionService:
 
     async def _insert(self, job: Job, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`."""
-        payload = payload_of(job)
-        limiter = self._limiter
+        payload, limits = payload_of(job), self._member(job.member).limits
         try:
             stored = await self._repository.insert(
                 stored_of(job),
                 payload,
                 numbering=None if least is None else Numbering(least, front),
                 usage=[used(job, submitted=1)],
-                most_a_day=None if limiter is None else limiter.jobs_per_day(job.member),
-                most_waiting=None if limiter is None else limiter.max_queued(job.member),
+                most_a_day=limits.jobs_per_day,
+                most_waiting=limits.max_queued,
             )
         except JobLivesError:
             raise _in_the_queue(job.prompt_id) from None
         except DayFullError:
-            assert limiter is not None  # noqa: S101
-            raise limiter.day_is_full(job.member) from None
+            raise self._limiter.day_is_full(job.member) from None
         except QueueFullError as error:
-            assert limiter is not None  # noqa: S101
-            raise limiter.queue_is_full(job.member, error.waiting) from None
+            raise self._limiter.queue_is_full(job.member, error.waiting) from None
         except OutcomeUnknownError:
             raise
         except StorageError as error:

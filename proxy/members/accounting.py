@@ -8,21 +8,21 @@ from pathlib import Path
 
 from proxy.members.audit import Audit
 from proxy.members.limiter import Limiter
-from proxy.members.member import Limits
+from proxy.members.member import Limits, Member
 from proxy.members.usage import Usage
 from proxy.metrics import Metrics
 from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 
 
-def _unlimited(_: str) -> Limits:
-    return Limits(stored_bytes=None)
+def _unlimited(name: str) -> Member:
+    return Member(name, limits=Limits(stored_bytes=None))
 
 
 class Accounting:
     """Where the handlers account for what they did.
 
-    `limits` gives those of a member by name. Without a repository usage is kept in memory and
+    `member` gives a member by name. Without a repository usage is kept in memory and
     nothing is recorded.
     """
 
@@ -30,13 +30,13 @@ class Accounting:
         self,
         metrics: Metrics | None = None,
         repository: UsageRepository | None = None,
-        limits: Callable[[str], Limits] = _unlimited,
+        member: Callable[[str], Member] = _unlimited,
         *,
         audit_days: int = 90,
     ) -> None:
         self.metrics = metrics or Metrics()
         self.usage = Usage(repository)
-        self.limiter = Limiter(limits, self.usage)
+        self.limiter = Limiter(member, self.usage)
         self.audit = Audit(repository, days=audit_days)
 
     @asynccontextmanager

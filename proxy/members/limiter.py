@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from proxy.members.member import Limits
+from proxy.members.member import Member
 from proxy.members.usage import Usage, end_of_day
 from proxy.translate.errors import LocalError
 
@@ -54,19 +54,19 @@ class Bucket:
 class Limiter:
     """The limits of all members.
 
-    `limits` gives those of a member by name. Days end at midnight UTC. `now` gives seconds since
+    `member` gives a member by name. Days end at midnight UTC. `now` gives seconds since
     1970, `clock` seconds that never jump.
     """
 
     def __init__(
         self,
-        limits: Callable[[str], Limits],
+        member: Callable[[str], Member],
         usage: Usage,
         *,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits = limits
+        self._member = member
         self._usage = usage
         self._now = now
         self._clock = clock
@@ -76,7 +76,7 @@ class Limiter:
 
     def request(self, member: str) -> None:
         """Count a request. Raises `LocalError` (429)."""
-        rate = self._limits(member).requests_per_second
+        rate = self._member(member).limits.requests_per_second
         if rate is None:
             return
         bucket = self._buckets.get(member)
@@ -94,29 +94,20 @@ class Limiter:
 
     # --- jobs ------------------------------------------------------------------------------
 
-    def bounds_jobs(self, member: str) -> bool:
-        """Whether there is a limit that `admit` looks at."""
-        limits = self._limits(member)
-        return limits.max_queued is not None or limits.jobs_per_day is not None
-
     def admit(self, member: str, *, waiting: int, submitted: int) -> None:
         """Let a submission in, where this many of the member's jobs wait, and this many were
         submitted today, as it seemed just before: what is written decides. Raises `LocalError`
         (429).
         """
-        limits = self._limits(member)
+        limits = self._member(member).limits
         if limits.max_queued is not None and waiting >= limits.max_queued:
             raise self.queue_is_full(member, waiting)
         if limits.jobs_per_day is not None and submitted >= limits.jobs_per_day:
             raise self.day_is_full(member)
 
-    def max_queued(self, member: str) -> int | None:
-        """How many jobs of the member may wait, `None` if there is no limit."""
-        return self._limits(member).max_queued
-
     def queue_is_full(self, member: str, waiting: int) -> LocalError:
         """The answer to a submission behind this many that wait."""
-        most = self._limits(member).max_queued or 0
+        most = self._member(member).limits.max_queued or 0
         return _refusal(
             "max_queued",
             most,
@@ -125,13 +116,9 @@ class Limiter:
             QUEUE_WAIT,
         )
 
-    def jobs_per_day(self, member: str) -> int | None:
-        """How many jobs the member may submit a day, `None` if there is no limit."""
-        return self._limits(member).jobs_per_day
-
     def day_is_full(self, member: str) -> LocalError:
         """The answer to a submission for which there is no room in the day."""
-        most = self._limits(member).jobs_per_day or 0
+        most = self._member(member).limits.jobs_per_day or 0
         return self._until_midnight(
             "jobs_per_day", most, f"You have submitted your {most} jobs of today"
         )
@@ -143,14 +130,14 @@ class Limiter:
 
         Raises `StorageError`.
         """
-        limit = self._limits(member).upload_bytes_per_day
+        limit = self._member(member).limits.upload_bytes_per_day
         if limit is None:
             return None
         return max(0, limit - (await self._usage.today(member)).bytes_up)
 
     def upload_refusal(self, member: str) -> LocalError:
         """The answer to an upload for which there is no room."""
-        limit = self._limits(member).upload_bytes_per_day or 0
+        limit = self._member(member).limits.upload_bytes_per_day or 0
         return self._until_midnight(
             "upload_bytes_per_day",
             limit,
@@ -164,7 +151,7 @@ class Limiter:
 
         Raises `LocalError` (429), `StorageError`.
         """
-        limit, began = self._limits(member).upload_bytes_per_day, self._now()
+        limit, began = self._member(member).limits.upload_bytes_per_day, self._now()
         if not await self._usage.upload(member, count, at=began, most=limit):
             raise self.upload_refusal(member)
         try:
@@ -175,11 +162,11 @@ class Limiter:
 
     def stored_bytes(self, member: str) -> int | None:
         """How many bytes the member may keep with the proxy, `None` if there is no limit."""
-        return self._limits(member).stored_bytes
+        return self._member(member).limits.stored_bytes
 
     def storage_is_full(self, member: str, stored: int) -> LocalError:
         """The answer to a write for which there is no room beside the `stored` bytes."""
-        limit = self._limits(member).stored_bytes or 0
+        limit = self._member(member).limits.stored_bytes or 0
         return LocalError(
             LIMIT_REACHED,
             f"This and the {stored:,} bytes that you have stored are more than the {limit:,} "

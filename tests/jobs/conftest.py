@@ -18,6 +18,8 @@ from proxy.bus.memory import MemoryBus
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
 from proxy.jobs.subscribers import Clients
+from proxy.members.accounting import Accounting
+from proxy.members.member import Member
 from proxy.simulator import Simulator
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
@@ -52,7 +54,14 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     lease = await LeaseRepository(database).acquire(ENGINE, "test", 60)
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10_000)
-    service = JobService(bus, repository, clients=Clients(), supervisor=supervisor)
+    service = JobService(
+        bus,
+        repository,
+        clients=Clients(),
+        member=Member,
+        limiter=Accounting().limiter,
+        supervisor=supervisor,
+    )
     yield Room(service, bus, recorder, repository)
     await supervisor.close()
     await recorder.close()

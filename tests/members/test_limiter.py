@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from proxy.members import limiter as limits
 from proxy.members.directory import Directory
 from proxy.members.limiter import BURST_SECONDS, PER_MINUTE, Bucket, Limiter, Throttle
-from proxy.members.member import LOCAL, STORED_BYTES, Limits
+from proxy.members.member import LOCAL, STORED_BYTES, Limits, Member
 from proxy.members.usage import Usage
 from proxy.storage.database import Database
 from proxy.storage.usage import UsageRepository
@@ -43,14 +43,15 @@ def usage(database: Database, clock: Clock) -> Usage:
 
 
 def limiter(usage: Usage, clock: Clock, **limits: Any) -> Limiter:
-    return Limiter(lambda _: Limits(**limits), usage, now=clock, clock=clock)
+    return Limiter(
+        lambda name: Member(name, limits=Limits(**limits)), usage, now=clock, clock=clock
+    )
 
 
 async def test_without_limits_nothing_is_refused(usage: Usage, clock: Clock) -> None:
     free = limiter(usage, clock)
     for _ in range(10_000):
         free.request("alice")
-    assert not free.bounds_jobs("alice")
     free.admit("alice", waiting=10_000, submitted=10_000)
     assert await free.upload_room("alice") is None
 
@@ -99,7 +100,6 @@ def test_whoever_waits_as_told_is_let_in(rate: float) -> None:
 
 def test_waiting_jobs_are_bounded(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, max_queued=3)
-    assert strict.bounds_jobs("alice")
     strict.admit("alice", waiting=2, submitted=100)
     with pytest.raises(LocalError) as refused:
         strict.admit("alice", waiting=3, submitted=0)
@@ -109,7 +109,6 @@ def test_waiting_jobs_are_bounded(usage: Usage, clock: Clock) -> None:
 
 def test_the_days_jobs_are_bounded_until_midnight(usage: Usage, clock: Clock) -> None:
     strict = limiter(usage, clock, jobs_per_day=2)
-    assert strict.bounds_jobs("alice")
     strict.admit("alice", waiting=100, submitted=1)
     with pytest.raises(LocalError) as refused:
         strict.admit("alice", waiting=0, submitted=2)
