@@ -210,11 +210,14 @@ class Dispatcher:
         except Exception:
             await self.drop(job)
             raise
-        node_errors = {**(found or {}), **fill_node_errors(submitted.node_errors)}
-        told: dict[str, Any] = await self._files.reveal(job.member, node_errors)
-        job.outputs_to_execute = output_nodes(job, told, self._known)
+        node_errors = found or {}
+        if submitted.node_errors:
+            node_errors = {**node_errors, **fill_node_errors(submitted.node_errors)}
+        if node_errors:
+            node_errors = await self._files.reveal(job.member, node_errors)
+            job.outputs_to_execute = output_nodes(job, node_errors, self._known)
         self._engine.taken(job, submitted.cloud_id)
-        return told
+        return node_errors
 
     # --- the queue -------------------------------------------------------------------------
 

@@ -18,7 +18,16 @@ import structlog
 
 from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.models import OUTCOMES, JobKey, JobState, Number, now
-from proxy.jobs.protocol import JobMessage, LiveJob, NewsMissed, TermBegan
+from proxy.jobs.protocol import (
+    JobChanged,
+    JobLeft,
+    JobMessage,
+    JobsAhead,
+    LiveJob,
+    NewsMissed,
+    QueueChanged,
+    TermBegan,
+)
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
 from proxy.storage.database import StorageError
@@ -67,6 +76,7 @@ class MemberJobs:
     """A member's jobs that have not ended, in the order in which they were accepted.
 
     `ahead` jobs of others go before the last waiting one, `answering` are being submitted here.
+    `number` is the least that the next job may have: it continues behind those of other replicas.
     `body` is that of `GET /queue`, until something changes.
     """
 
@@ -74,6 +84,7 @@ class MemberJobs:
         self.jobs: dict[str, LiveJob] = {}
         self.ahead = 0
         self.answering = 0
+        self.number = 0
         self.body: bytes | None = None
 
     @property
@@ -85,6 +96,7 @@ class MemberJobs:
         """A job is in the queue, in whatever state."""
         self.jobs[job.prompt_id] = job
         self.body = None
+        self.note_number(job.number)
 
     def remove(self, job: LiveJob) -> None:
         """A job leaves the queue."""
@@ -92,6 +104,11 @@ class MemberJobs:
         if known is not None and known.order == job.order:
             del self.jobs[job.prompt_id]
             self.body = None
+
+    def note_number(self, number: Number) -> None:
+        """A job has this number."""
+        if isinstance(number, int):
+            self.number = max(self.number, abs(number) + 1)
 
     def running(self) -> list[LiveJob]:
         """The jobs that run now."""
@@ -312,22 +329,65 @@ _INTERVAL = 0.5
 _RECENT, _OVERLAP = 60_000, 10_000
 
 
-class Resync:
-    """Brings `live` and the sockets of this replica up to date."""
+class LiveFeed:
+    """Brings `live` and the sockets of this replica up to date.
+
+    Clients of live jobs hear a `status` each `status_interval` seconds.
+    """
 
     def __init__(
-        self, bus: EventBus, repository: JobRepository, live: LiveJobs, subscribers: Subscribers
+        self,
+        bus: EventBus,
+        repository: JobRepository,
+        live: LiveJobs,
+        subscribers: Subscribers,
+        status_interval: float = 5.0,
     ) -> None:
         self._bus = bus
         self._repository = repository
         self._live = live
         self._subscribers = subscribers
+        self._status_interval = status_interval
         self._asked = asyncio.Event()
         #: When the last of several readings has begun (ms).
         self._read_at: int | None = None
-        bus.subscribe("terms", self._hear)
+        bus.subscribe("jobs.*", self._hear)
+        bus.subscribe("terms", self._hear_of_terms)
 
     def _hear(self, news: object) -> None:
+        match news:
+            case JobChanged(job=job):
+                self._live.put(job)
+            case JobLeft(job=job):
+                self._live.remove(job)
+                self._tell_status(job.member)
+            case QueueChanged(member=member):
+                self._tell_status(member)
+            case JobsAhead(member=member, count=count, tell=tell):
+                live = self._live.of(member)
+                live.ahead = count
+                if tell and not live.answering:
+                    self._tell_status(member)
+
+    def _tell_status(self, member: str) -> None:
+        """Tell all sockets of the member how many jobs wait or run."""
+        self._subscribers.broadcast(member, status(self._live.of(member).remaining))
+
+    async def keep_alive(self) -> None:
+        """A `status` now and then, for clients that take a silent socket for a dead server."""
+        while True:
+            await asyncio.sleep(self._status_interval)
+            self._beat()
+
+    def _beat(self) -> None:
+        for member, live in self._live.members():
+            news = status(live.remaining)
+            for client_id in {job.client_id for job in live.jobs.values()}:
+                self._subscribers.tell(member, client_id, news)
+
+    # --- what the bus has lost -------------------------------------------------------------
+
+    def _hear_of_terms(self, news: object) -> None:
         if news is MISSED:
             self._bus.publish("sockets", NewsMissed())
         if news is MISSED or isinstance(news, TermBegan):

@@ -22,7 +22,7 @@ from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import EndedJob
 from proxy.storage.jobs import JobRepository, Payload, Shares, StoredJob
-from proxy.storage.leases import Fence, Lease
+from proxy.storage.leases import Lease
 from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec
 from proxy.translate.helpers.rewriting import Rewriting
@@ -41,10 +41,11 @@ _AGAIN = 1.0
 
 class Term:
     """The time in which an engine may act: until `until` (`time.monotonic()`), which is the past
-    once it is `over`."""
+    once it is `over`. Its writes carry the `fence`."""
 
     def __init__(self, lease: Lease, until: float = math.inf) -> None:
         self.lease = lease
+        self.fence = lease.fence
         self.until = until
         self.over = asyncio.Event()
 
@@ -52,11 +53,6 @@ class Term:
         """The engine may act no more."""
         self.until = -math.inf
         self.over.set()
-
-    @property
-    def fence(self) -> Fence:
-        """What writes of this term carry."""
-        return self.lease.fence
 
     @property
     def lasts(self) -> bool:

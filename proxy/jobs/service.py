@@ -16,7 +16,7 @@ import structlog
 from proxy.bus.base import EventBus
 from proxy.files.service import Files
 from proxy.jobs.history import History, JobQuery, Listed, ended_states, of_queue, select
-from proxy.jobs.live import LiveJobs, Resync
+from proxy.jobs.live import LiveFeed, LiveJobs
 from proxy.jobs.models import (
     AccountView,
     JobKey,
@@ -25,13 +25,9 @@ from proxy.jobs.models import (
 from proxy.jobs.protocol import (
     CancelAnswered,
     CancelRequested,
-    JobChanged,
-    JobLeft,
-    JobsAhead,
     LiveJob,
     OverviewAnswered,
     OverviewRequested,
-    QueueChanged,
     hearing,
     view_of,
 )
@@ -46,7 +42,6 @@ from proxy.storage.jobs import (
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
-from proxy.translate.events import status
 
 log = structlog.get_logger(__name__)
 
@@ -86,7 +81,6 @@ class JobService:
         self.history = History(bus, repository.history, files)
         self._bus = bus
         self._repository = repository
-        self._status_interval = status_interval
         self._patience = patience
         self._live = LiveJobs(bus, repository, supervisor)
         self.submissions = SubmissionService(
@@ -99,50 +93,15 @@ class JobService:
             checks=checks,
             patience=patience,
         )
-        bus.subscribe("jobs.*", self._hear)
         bus.subscribe("sockets", clients.hear)
-        self._resync = Resync(bus, repository, self._live, self.subscribers)
-        supervisor.keep(self._keep_alive, "status heartbeat")
+        self._feed = LiveFeed(bus, repository, self._live, self.subscribers, status_interval)
 
     async def start(self, supervisor: Supervisor) -> None:
         """Read what lives, and again whenever the bus may have lost something. Raises
         `StorageError`."""
-        await self._resync.read()
-        supervisor.keep(self._resync.run, "read what was missed")
-
-    # --- what the engine says --------------------------------------------------------------
-
-    def _hear(self, news: object) -> None:
-        match news:
-            case JobChanged(job=job):
-                self._live.put(job)
-                self.submissions.note_number(job.member, job.number)
-            case JobLeft(job=job):
-                self._live.remove(job)
-                self._tell_status(job.member)
-            case QueueChanged(member=member):
-                self._tell_status(member)
-            case JobsAhead(member=member, count=count, tell=tell):
-                live = self._live.of(member)
-                live.ahead = count
-                if tell and not live.answering:
-                    self._tell_status(member)
-
-    def _tell_status(self, member: str) -> None:
-        """Tell all sockets of the member how many jobs wait or run."""
-        self.subscribers.broadcast(member, status(self._live.of(member).remaining))
-
-    async def _keep_alive(self) -> None:
-        """A `status` now and then, for clients that take a silent socket for a dead server."""
-        while True:
-            await asyncio.sleep(self._status_interval)
-            self._beat()
-
-    def _beat(self) -> None:
-        for member, live in self._live.members():
-            news = status(live.remaining)
-            for client_id in {job.client_id for job in live.jobs.values()}:
-                self.subscribers.tell(member, client_id, news)
+        await self._feed.read()
+        supervisor.keep(self._feed.run, "read what was missed")
+        supervisor.keep(self._feed.keep_alive, "status heartbeat")
 
     # --- the queue -------------------------------------------------------------------------
 

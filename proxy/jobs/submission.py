@@ -15,7 +15,7 @@ import structlog
 
 from proxy.bus.base import EventBus
 from proxy.jobs.live import LiveJobs
-from proxy.jobs.models import Accepted, Job, JobKey, JobRequest, Number, new_job
+from proxy.jobs.models import Accepted, Job, JobKey, JobRequest, new_job
 from proxy.jobs.protocol import JobAnswered, JobReceived, JobReleased, QueueChanged, hearing
 from proxy.jobs.recorder import payload_of, stored_of, used
 from proxy.jobs.subscribers import Clients
@@ -166,7 +166,6 @@ class SubmissionService:
         self._limiter = limiter
         self._checks = checks
         self._patience = patience
-        self._numbers: dict[str, int] = {}
 
     async def submit(self, member: str, request: JobRequest) -> Accepted:
         """Take a job in; its messages wait for `release`. Raises `LocalError`.
@@ -178,9 +177,10 @@ class SubmissionService:
             waiting, submitted = await self._repository.used(member, day_of(time.time()))
             self._limiter.admit(member, waiting=waiting, submitted=submitted)
         prompt_id = request.prompt_id or str(uuid.uuid4())
-        least = self._numbers.get(member, 0)
+        live = self._live.of(member)
+        least = live.number
         if request.number is None:
-            self._numbers[member] = least + 1
+            live.number += 1
         if self._live.get(member, prompt_id) is not None:
             raise _in_the_queue(prompt_id)
         found = None if self._checks is None else await self._checks.check(member, request)
@@ -196,7 +196,6 @@ class SubmissionService:
             outputs = job.targets if found is None else found.outputs
             job.rewriting = await self._checks.rewritten(member, job.graph, outputs)
         await self._insert(job, None if request.number is not None else least, request.front)
-        live = self._live.of(member)
         live.answering += 1
         try:
             answer = await self._answer(job, None if found is None else found.node_errors)
@@ -230,7 +229,7 @@ class SubmissionService:
             log.error("job_save_failed", job=job.prompt_id, error=str(error))
             raise _store_unavailable() from error
         job.order, job.number = stored.key, stored.number
-        self.note_number(job.member, job.number)
+        self._live.of(job.member).note_number(job.number)
         self._live.keep_sent(job.order, payload)
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
@@ -273,11 +272,6 @@ class SubmissionService:
             raise answer.error
         await self._bus.flush()
         return answer.node_errors or {}
-
-    def note_number(self, member: str, number: Number) -> None:
-        """Numbers here continue behind those of other replicas."""
-        if isinstance(number, int):
-            self._numbers[member] = max(self._numbers.get(member, 0), abs(number) + 1)
 
     def release(self, member: str, prompt_id: str) -> None:
         """The client has its answer: `status` and the job's messages may go out."""

@@ -18,8 +18,8 @@ from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
 from proxy.jobs import engine
+from proxy.jobs.live import LiveFeed
 from proxy.jobs.recorder import JobRecorder
-from proxy.jobs.service import JobService
 from proxy.jobs.worker import Reconciler
 from proxy.members.audit import Audit
 from proxy.members.directory import Directory
@@ -31,7 +31,7 @@ TASKS = [
     (JobRecorder, "flush", "write the jobs"),
     (JobRecorder, "wanted", "look for wishes"),
     (Reconciler, "_pause", "reconcile default"),
-    (JobService, "_beat", "status heartbeat"),
+    (LiveFeed, "_beat", "status heartbeat"),
     (Usage, "flush", "write usage"),
     (Audit, "flush", "write the audit record"),
     (Directory, "_look", "watch the members"),

@@ -11,7 +11,7 @@ from waiting import until
 
 from proxy.bus.base import MISSED
 from proxy.bus.memory import MemoryBus
-from proxy.jobs.live import LiveJobs, Resync
+from proxy.jobs.live import LiveFeed, LiveJobs
 from proxy.jobs.models import Job, JobState, now
 from proxy.jobs.protocol import JobChanged, JobMessage, live_of, topic_of
 from proxy.jobs.recorder import JobRecorder, Term, payload_of, stored_of
@@ -63,7 +63,7 @@ class Replica:
     recorder: JobRecorder
     live: LiveJobs
     subscribers: Subscribers
-    resync: Resync
+    feed: LiveFeed
 
     async def insert(self, prompt_id: str = "p", **fields: Any) -> Job:
         graph = {"9": {"class_type": "SaveImage", "inputs": {}}}
@@ -99,8 +99,8 @@ async def replica(database: Database) -> Replica:
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10)
     live, subscribers = LiveJobs(bus, repository, Supervisor()), Subscribers(bus)
-    resync = Resync(bus, repository, live, subscribers)
-    return Replica(bus, repository, recorder, live, subscribers, resync)
+    feed = LiveFeed(bus, repository, live, subscribers)
+    return Replica(bus, repository, recorder, live, subscribers, feed)
 
 
 WHOLE = [
@@ -117,8 +117,8 @@ async def test_a_job_that_lived_and_ended_unheard_is_told_whole_once(replica: Re
     listener = replica.listen()
     job = await replica.insert()
     await replica.end(job)
-    await replica.resync.read()
-    await replica.resync.read()
+    await replica.feed.read()
+    await replica.feed.read()
     for type_ in ("execution_success", "executing"):
         replica.tell(job, type_, node=None)
     assert listener.heard == WHOLE
@@ -156,10 +156,10 @@ async def test_of_a_job_that_had_begun_the_rest_is_told(replica: Replica) -> Non
     replica.tell(job, "execution_start")
     replica.tell(job, "execution_cached", nodes=[])
     replica.tell(job, "executing", node="9")
-    await replica.resync.read()
+    await replica.feed.read()
     assert len(listener.heard) == 3
     await replica.end(job)
-    await replica.resync.read()
+    await replica.feed.read()
     assert listener.heard == [*WHOLE[:3], *WHOLE[2:]]
 
 
@@ -169,7 +169,7 @@ async def test_ends_from_before_a_socket_opened_are_not_told(replica: Replica) -
     replica.live.put(live_of(job))
     listener = replica.listen()
     replica.subscribers._sockets[MEMBER][CLIENT].opened_at += 10
-    await replica.resync.read()
+    await replica.feed.read()
     assert listener.heard == []
 
 
@@ -178,7 +178,7 @@ async def test_a_job_that_left_without_a_trace_is_told_no_end(replica: Replica) 
     job = await replica.insert()
     replica.live.put(live_of(job))
     await replica.repository.discard([job.order])
-    await replica.resync.read()
+    await replica.feed.read()
     assert listener.heard == []
     assert list(replica.live) == []
 
@@ -235,7 +235,7 @@ async def test_while_the_bus_is_away_an_answer_comes_from_the_storage(replica: R
 async def test_a_loss_is_made_good_at_once(replica: Replica) -> None:
     listener, supervisor = replica.listen(), Supervisor()
     await replica.end(await replica.insert())
-    supervisor.keep(replica.resync.run, "read what was missed")
-    replica.resync._hear(MISSED)
+    supervisor.keep(replica.feed.run, "read what was missed")
+    replica.feed._hear_of_terms(MISSED)
     await until(lambda: listener.heard == WHOLE)
     await supervisor.close()
