@@ -241,11 +241,9 @@ async def lifespan(
                 interval=timeouts.key_interval,
             )
             supervisor.keep(keys.follow, "follow the keys")
-        readiness = Readiness(
-            database, election.workers, active=election.is_active, max_age=timeouts.ready_age
-        )
+        readiness = Readiness(database, election, max_age=timeouts.ready_age)
         stack.push_async_callback(readiness.close)
-        metrics.registry.register(Gauges(jobs, election.workers, files.cache))
+        metrics.registry.register(Gauges(jobs, election, files.cache))
         dashboard.sampler = Sampler(activity, jobs.accounts, is_active=election.is_active)
         supervisor.keep(dashboard.sampler.run, "sample the activity")
         yield Services(
@@ -261,8 +259,7 @@ async def lifespan(
             max_json_bytes=settings.max_json_bytes,
             cors_origins=settings.cors_origins,
             compress=settings.compress,
-            readiness=readiness.report,
-            leave=readiness.leave,
+            readiness=readiness,
             close_code=WSCloseCode.SERVICE_RESTART if database.shared else WSCloseCode.GOING_AWAY,
             ping_interval=settings.ping_interval,
             pays_partner_nodes=settings.send_partner_key,

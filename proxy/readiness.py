@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from proxy.api.services import Report
 from proxy.cloud.errors import CloudDown, CloudError, CloudRefused, CloudUnauthorized
 from proxy.storage.database import Database, SqliteDatabase, StorageError
 from proxy.storage.statements import put_meta
@@ -17,6 +17,7 @@ from proxy.storage.statements import put_meta
 if TYPE_CHECKING:
     from proxy.cloud.client import CloudClient
     from proxy.cloud.event_socket import EventSocket
+    from proxy.jobs.election import Election
     from proxy.jobs.worker import AccountWorker
 
 #: What is written to see whether it can be.
@@ -31,10 +32,20 @@ _WATCHES = 10.0
 _TOLD_WITHIN, _GONE_AFTER = 1.5, 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Whether jobs can be taken: `reason` says why not. `checks` goes to members who ask, as JSON;
+    `engine` says whether this process runs the jobs."""
+
+    reason: str | None = None
+    checks: Mapping[str, Any] = field(default_factory=dict)
+    engine: Literal["active", "standby"] = "active"
+
+
 class Readiness:
     """Answers from what this process knows, at most `max_age` seconds old while the cloud answers.
 
-    `accounts` gives those that the engine runs in this process, none while it is a standby. However
+    The accounts are those that the engine runs in this process, none while it is a standby. However
     many ask, each account is asked once in `max_age`; who asks waits no longer than `wait` seconds
     for it, while it may take `patience` seconds behind the scenes.
     """
@@ -42,16 +53,14 @@ class Readiness:
     def __init__(
         self,
         database: Database,
-        accounts: Callable[[], Iterable[AccountWorker]],
+        election: Election,
         *,
-        active: Callable[[], bool] = lambda: True,
         max_age: float = 3.0,
         patience: float = 5.0,
         wait: float = 0.0,
     ) -> None:
         self._database = database
-        self._accounts = accounts
-        self._active = active
+        self._election = election
         self._max_age = max_age
         self._patience = patience
         self._wait = wait
@@ -78,7 +87,7 @@ class Readiness:
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
             if patient or self._wait:
                 await asyncio.wait([self._looking], timeout=None if patient else self._wait)
-        problems = {account.name: self._problems(account) for account in self._accounts()}
+        problems = {account.name: self._problems(account) for account in self._election.workers()}
         unusable = [next(filter(None, found.values()), None) for found in problems.values()]
         store = self._store()
         reason = store or (unusable[0] if unusable and all(unusable) else None)
@@ -91,7 +100,7 @@ class Readiness:
         if self._stopping:
             reason = _STOPPING
             self._told.set()
-        return Report(reason, checks, "active" if self._active() else "standby")
+        return Report(reason, checks, "active" if self._election.is_active() else "standby")
 
     async def leave(self) -> None:
         """Say from now on that nothing is taken, and wait until who watches has heard it."""
@@ -114,7 +123,7 @@ class Readiness:
             self._keys[account.name] = await self._key_problem(account.cloud)
 
         self._written = await self._store_problem()
-        await asyncio.gather(*map(look_at, self._accounts()))
+        await asyncio.gather(*map(look_at, self._election.workers()))
         self._looked_at = time.monotonic()
 
     def _store(self) -> str | None:
@@ -161,7 +170,7 @@ class Readiness:
 
     @property
     def _key_setting(self) -> str:
-        if len(list(self._accounts())) > 1:
+        if len(self._election.workers()) > 1:
             return "the account's key_file, or into the settings file and send SIGHUP"
         return "COMFY_CLOUD_API_KEY_FILE, or set COMFY_CLOUD_API_KEY and restart"
 

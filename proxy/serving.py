@@ -68,7 +68,8 @@ async def serve(
                 raise RuntimeError("background work failed too often; the log above has the reason")
             log.info("shutdown_started")
             began = time.monotonic()
-            await services.leave()
+            if services.readiness is not None:
+                await services.readiness.leave()
             spent = time.monotonic() - began
         finally:
             for task in following:
@@ -85,7 +86,9 @@ async def _tell_problems(services: Services, tell: Callable[[Problems], None]) -
 
     The event sockets are left out: they open a little later, and say themselves if they cannot.
     """
-    report = await services.readiness(patient=True)
+    if services.readiness is None:
+        return
+    report = await services.readiness.report(patient=True)
     accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
     found = {("", report.checks.get("store", "ok"))}
     found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}

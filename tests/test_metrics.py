@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -61,7 +62,8 @@ class Jobs:
 
 
 def gauges(jobs: Jobs, *accounts: Worker, cache: Cache | None = None) -> Gauges:
-    return Gauges(jobs, lambda: accounts, cache or Cache())  # type: ignore[arg-type]
+    election = SimpleNamespace(workers=lambda: accounts)
+    return Gauges(jobs, election, cache or Cache())  # type: ignore[arg-type]
 
 
 @pytest.fixture

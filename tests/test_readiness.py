@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 
-from proxy.api.services import Report
 from proxy.cloud.errors import CloudDown, refusal
-from proxy.readiness import Readiness
+from proxy.readiness import Readiness, Report
 from proxy.storage.database import StorageError
+
+
+def elected(*accounts: Any, active: bool = True) -> Any:
+    """The election of a process whose engine runs these accounts."""
+    return SimpleNamespace(workers=lambda: accounts, is_active=lambda: active)
 
 
 @dataclass
@@ -33,7 +37,8 @@ class World:
             raise self.store_error
 
     def readiness(self, **options: float) -> Readiness:
-        return Readiness(self, lambda: [self.account("default")], **{"wait": 1.0, **options})  # type: ignore[arg-type]
+        chosen = elected(self.account("default"))
+        return Readiness(self, chosen, **{"wait": 1.0, **options})  # type: ignore[arg-type]
 
     def account(self, name: str) -> SimpleNamespace:
         """An account of this world."""
@@ -116,7 +121,7 @@ async def test_an_answer_is_good_for_a_while_and_for_all_who_ask() -> None:
 async def test_one_account_that_can_be_used_is_enough(other: World, reason: str | None) -> None:
     bad = World(user=refusal("x", 401, "", None))
     accounts: list[Any] = [bad.account("bad"), other.account("other")]
-    readiness = Readiness(bad, lambda: accounts, wait=1.0)  # type: ignore[arg-type]
+    readiness = Readiness(bad, elected(*accounts), wait=1.0)  # type: ignore[arg-type]
     report = await readiness.report()
     assert (report.reason is None) == (reason is None)
     assert (reason or "") in (report.reason or "")
@@ -128,7 +133,7 @@ async def test_one_account_that_can_be_used_is_enough(other: World, reason: str 
 
 
 async def test_a_standby_is_ready_when_its_store_is() -> None:
-    readiness = Readiness(World(), list, active=lambda: False, wait=1.0)  # type: ignore[arg-type]
+    readiness = Readiness(World(), elected(active=False), wait=1.0)  # type: ignore[arg-type]
     assert await readiness.report() == Report(None, {"store": "ok"}, "standby")
 
 

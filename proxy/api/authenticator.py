@@ -12,9 +12,9 @@ import base64
 import binascii
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
@@ -24,12 +24,15 @@ from yarl import URL
 from proxy.api.addressing import Caller, Way
 from proxy.api.connections import admission_of, caller_of, way_of
 from proxy.members import tokens
-from proxy.members.directory import Access, Directory
+from proxy.members.directory import Access
 from proxy.members.limiter import Throttle
 from proxy.members.member import LOCAL
 from proxy.members.tokens import name_of
 from proxy.storage.encryption import Cipher
 from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.api.services import Services
 
 log = structlog.get_logger(__name__)
 
@@ -112,22 +115,14 @@ class _KnownHeader:
 
 
 class Authenticator:
-    """Lets members in. `on_wrong(address, shown)` is told of tokens that are not valid."""
+    """Lets members in."""
 
-    def __init__(
-        self,
-        members: Directory,
-        *,
-        base_path: str = "",
-        cors_origins: Iterable[str] = (),
-        cipher: Cipher | None = None,
-        on_wrong: Callable[[str, str], None] = lambda *_: None,
-    ) -> None:
-        self.members = members
-        self.base_path = base_path
-        self.tickets = Tickets(time.time, cipher or Cipher())
-        self._on_wrong = on_wrong
-        self._origins = frozenset(cors_origins)
+    def __init__(self, services: Services) -> None:
+        self.members = services.members
+        self.base_path = services.base_path
+        self.tickets = Tickets(time.time, services.cipher)
+        self._accounting = services.accounting
+        self._origins = frozenset(services.cors_origins)
         self._throttle = Throttle(time.monotonic)
         # By the SHA-256 of the header, so that no token stays in memory.
         self._known: dict[bytes, _KnownHeader] = {}
@@ -229,7 +224,7 @@ class Authenticator:
         shown = f"{tokens.PREFIX}{id_}…" if id_ else "not one of ours"
         log.warning("token_rejected", address=caller.address, sent=shown, slowed_down=wait > 0)
         if not wait:
-            self._on_wrong(caller.address, shown)
+            self._accounting.wrong_token(caller.address, shown)
         if wait:
             return LocalError(
                 "too_many_wrong_tokens",

@@ -215,13 +215,7 @@ class Server:
             tell("connection_limit_lowered", limit=most, reason="the limit of open files")
         await self._runner.setup()
         services = self._services
-        authenticator = Authenticator(
-            services.members,
-            base_path=services.base_path,
-            cors_origins=services.cors_origins,
-            cipher=services.cipher,
-            on_wrong=services.accounting.wrong_token,
-        )
+        authenticator = Authenticator(services)
         connections = ConnectionManager(
             replace(self._limits, max_connections=most),
             self._services,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, web
 
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from proxy.helpers.service import Helpers
     from proxy.jobs.service import JobService
     from proxy.observations import Observations
+    from proxy.readiness import Readiness
     from proxy.userdata.base import UserData
 
 __all__ = [
@@ -35,10 +35,8 @@ __all__ = [
     "MAX_JSON_BYTES",
     "MAX_UPLOAD_BYTES",
     "SERVICES",
-    "Report",
     "Services",
     "member_of",
-    "nothing_wrong",
     "of",
 ]
 
@@ -49,25 +47,6 @@ MAX_JSON_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Whether jobs can be taken: `reason` says why not. `checks` goes to members who ask, as JSON;
-    `engine` says whether this process runs the jobs."""
-
-    reason: str | None = None
-    checks: Mapping[str, Any] = field(default_factory=dict)
-    engine: Literal["active", "standby"] = "active"
-
-
-async def nothing_wrong(*, patient: bool = False) -> Report:
-    """The report of a server that has nothing to check."""
-    return Report()
-
-
-async def nobody_to_tell() -> None:
-    """What a server does before it stops that nobody watches."""
-
-
-@dataclass(frozen=True, slots=True)
 class Services:
     """The rooms below, and plain values of the settings.
 
@@ -75,7 +54,7 @@ class Services:
     that are JSON. Pages of
     `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
     With `compress` JSON and text are packed for clients that can unpack them.
-    `readiness` tells whether jobs can be taken, `leave` lets it say that they no longer can.
+    `readiness` tells whether jobs can be taken; without it they always can.
     Websockets are closed with the `close_code` at the end.
     A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
     `pays_partner_nodes` says that jobs are lent the account's key for them.
@@ -99,8 +78,7 @@ class Services:
     max_json_bytes: int = MAX_JSON_BYTES
     cors_origins: tuple[str, ...] = ()
     compress: bool = False
-    readiness: Callable[..., Awaitable[Report]] = nothing_wrong
-    leave: Callable[[], Awaitable[None]] = nobody_to_tell
+    readiness: Readiness | None = None
     close_code: int = WSCloseCode.GOING_AWAY
     ping_interval: float = 30.0
     pays_partner_nodes: bool = True

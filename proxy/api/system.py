@@ -24,6 +24,7 @@ from proxy.api.services import member_of, of
 from proxy.bus.base import EventBus
 from proxy.jobs.protocol import JobMessage, LogsWanted, topic_of
 from proxy.jobs.subscribers import Clients
+from proxy.readiness import Report
 from proxy.translate import release
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.events import Event
@@ -140,7 +141,8 @@ async def get_readiness(request: web.Request) -> web.Response:
     another replica runs the jobs, which has the accounts then. What the answer says is a few
     seconds old at most, unless the cloud is slow to answer.
     """
-    report = await of(request).readiness()
+    readiness = of(request).readiness
+    report = Report() if readiness is None else await readiness.report()
     body: dict[str, Any] = {"status": "ready", "engine": report.engine}
     if report.reason is not None:
         body["status"] = "not ready"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import date
 from typing import TYPE_CHECKING
@@ -27,8 +27,8 @@ from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.files.cache import Cache
+    from proxy.jobs.election import Election
     from proxy.jobs.service import JobService
-    from proxy.jobs.worker import AccountWorker
 
 #: Entries of a page of the audit record, and the furthest that pages go back.
 MOST, FURTHEST = 1000, 1_000_000
@@ -168,15 +168,13 @@ async def _page(request: web.Request, member: str | None) -> web.Response:
 class Gauges(Collector):
     """What is read from the rooms when the metrics are asked for.
 
-    `accounts` gives those that the engine of this process runs: of several replicas that one alone
-    tells of jobs, so that sums are right.
+    Of several replicas the one whose engine runs the jobs alone tells of them, so that sums are
+    right.
     """
 
-    def __init__(
-        self, jobs: JobService, accounts: Callable[[], Sequence[AccountWorker]], cache: Cache
-    ) -> None:
+    def __init__(self, jobs: JobService, election: Election, cache: Cache) -> None:
         self._jobs = jobs
-        self._accounts = accounts
+        self._election = election
         self._cache = cache
 
     def describe(self) -> Iterable[Family]:
@@ -196,7 +194,7 @@ class Gauges(Collector):
     def _values(self) -> dict[str, Mapping[tuple[str, ...], float]]:
         jobs: Counter[tuple[str, ...]] = Counter()
         used: Counter[str] = Counter()
-        accounts = {one.name: one for one in self._accounts()}
+        accounts = {one.name: one for one in self._election.workers()}
         for job in self._jobs.live() if accounts else ():
             jobs[job.member, job.account or "", job.state] += 1
             used[job.account or ""] += job.state == "running"
