@@ -399,8 +399,10 @@ class LiveFeed:
             self._bus.publish("sockets", NewsMissed())
         due = 0
         while True:
+            # One process has its bus in memory, which is never away.
+            interval = _INTERVAL if due or self._repository.shared else None
             with suppress(TimeoutError):
-                async with asyncio.timeout(_INTERVAL):
+                async with asyncio.timeout(interval):
                     await self._asked.wait()
             if self._asked.is_set():
                 self._asked.clear()

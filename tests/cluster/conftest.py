@@ -34,9 +34,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
 
 
 @pytest.fixture
+async def simulator() -> AsyncIterator[Simulator]:
+    """A cloud whose jobs take long enough to meet what befalls the replicas."""
+    async with Simulator(plan="pro", switches=Switches(pace=0.05)) as running:
+        yield running
+
+
+@pytest.fixture
 async def cluster(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
-    """Three replicas that take jobs."""
-    async with running_cluster(tmp_path, servers, simulator) as running:
+    """Three replicas that take jobs, with the default lease."""
+    async with running_cluster(tmp_path, servers, simulator, engine_lease="10") as running:
         yield running
 
 

@@ -4,33 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 import pytest
 from chaos.accounting import prompt_id_of
 from cluster import load
-from cluster.replicas import Cluster, Servers, running_cluster
+from cluster.replicas import Cluster, Servers
 from servers import ServerProcess
 
-from proxy.simulator import Simulator, Switches
+from proxy.simulator import Simulator
 
 #: Seconds without it.
 AWAY = 30.0
 #: Seconds after which a client is told of an end at the latest.
 TOLD_WITHIN = 5.0
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    async with Simulator(plan="pro", switches=Switches(pace=0.05)) as running:
-        yield running
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
-    async with running_cluster(tmp_path, servers, simulator, engine_lease="10") as running:
-        yield running
 
 
 async def stopped(valkey: ServerProcess) -> None:

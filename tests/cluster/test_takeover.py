@@ -5,37 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import aiohttp
 import graphs
 import pytest
 from cluster import load
-from cluster.replicas import Cluster, Servers, running_cluster
+from cluster.replicas import Cluster
 
-from proxy.simulator import Simulator, Switches
+from proxy.simulator import Simulator
 
-#: Seconds of the lease: the default.
-LEASE = 10.0
 #: Seconds in which another engine takes over, with the default lease.
 TAKEOVER = 15.0
 #: Seconds for which a replica is frozen.
 FROZEN = 30.0
 #: Seconds in which a replica that was frozen is an ordinary one.
 RECOVERY = 8.0
-
-
-@pytest.fixture
-async def simulator() -> AsyncIterator[Simulator]:
-    async with Simulator(plan="pro", switches=Switches(pace=0.05)) as running:
-        yield running
-
-
-@pytest.fixture
-async def cluster(tmp_path: Path, servers: Servers, simulator: Simulator) -> AsyncIterator[Cluster]:
-    async with running_cluster(tmp_path, servers, simulator, engine_lease=str(LEASE)) as running:
-        yield running
 
 
 def of_the_others(cluster: Cluster, engine: int) -> tuple[list[int], list[int]]:

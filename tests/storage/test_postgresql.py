@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
 from servers import Postgresql
 from sqlalchemy import Connection, text
 
-from proxy.storage.database import StorageError
-from proxy.storage.postgresql import open_postgresql
+from proxy.storage.database import OutcomeUnknownError, StorageError
+from proxy.storage.postgresql import PostgresqlDatabase, open_postgresql
 
 
 def _kill_others(connection: Connection) -> None:
@@ -104,3 +106,112 @@ async def test_a_server_that_says_nothing_is_waited_for_once(
         watching.cancel()
         await asyncio.wait([watching])
         await database.close()
+
+
+class Relay:
+    """Stands before the server. From `cut` on the first COMMIT ends its connection: before the
+    server has got it, or before the client has its answer; then it may take no more connections."""
+
+    def __init__(self, server_port: int) -> None:
+        self._server_port = server_port
+        self._cut: str | None = None
+        self._stays = True
+
+    def cut(self, what: str, *, stays: bool) -> None:
+        self._cut, self._stays = what, stays
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[int]:
+        self._listener = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        async with self._listener:
+            yield self._listener.sockets[0].getsockname()[1]
+
+    async def _relay(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
+        back = asyncio.create_task(_copy(server, to_client))
+        try:
+            while data := await client.read(65536):
+                cut = self._cut if b"COMMIT" in data else None
+                if cut is not None:
+                    self._cut = None
+                    if not self._stays:
+                        self._listener.close()
+                    if cut == "question":
+                        break
+                    back.cancel()
+                    await asyncio.wait([back])
+                to_server.write(data)
+                await to_server.drain()
+                if cut == "answer":
+                    assert b"COMMIT" in await server.read(65536)
+                    break
+        finally:
+            back.cancel()
+            for writer in (to_client, to_server):
+                writer.close()
+
+
+async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        while data := await source.read(65536):
+            target.write(data)
+            await target.drain()
+
+
+@asynccontextmanager
+async def behind(server: Postgresql) -> AsyncIterator[tuple[Relay, PostgresqlDatabase]]:
+    """A database behind a relay, with a table `notes`."""
+    relay = Relay(server.server.port)
+    async with relay.listening() as port:
+        database = await open_postgresql(server.url(port=port))
+
+        def make(connection: Connection) -> None:
+            connection.execute(text("DROP TABLE IF EXISTS notes"))
+            connection.execute(text("CREATE TABLE notes (note text)"))
+
+        await database.write(make)
+        try:
+            yield relay, database
+        finally:
+            await database.close()
+
+
+def _note(connection: Connection) -> str:
+    connection.execute(text("INSERT INTO notes VALUES ('written')"))
+    return "the value"
+
+
+async def _notes(address: str) -> list[str]:
+    database = await open_postgresql(address)
+    found = await database.read(
+        lambda connection: list(connection.execute(text("SELECT note FROM notes")).scalars())
+    )
+    await database.close()
+    return found
+
+
+async def test_a_commit_whose_answer_got_lost_was_made(postgresql_server: Postgresql) -> None:
+    async with behind(postgresql_server) as (relay, database):
+        relay.cut("answer", stays=True)
+        assert await database.write(_note) == "the value"
+    assert await _notes(postgresql_server.url()) == ["written"]
+
+
+async def test_a_commit_that_the_server_never_got_was_not_made(
+    postgresql_server: Postgresql,
+) -> None:
+    async with behind(postgresql_server) as (relay, database):
+        relay.cut("question", stays=True)
+        with pytest.raises(StorageError, match="lost before the commit"):
+            await database.write(_note)
+    assert await _notes(postgresql_server.url()) == []
+
+
+async def test_of_a_commit_nobody_can_ask_about_the_outcome_is_unknown(
+    postgresql_server: Postgresql,
+) -> None:
+    async with behind(postgresql_server) as (relay, database):
+        relay.cut("answer", stays=False)
+        with pytest.raises(OutcomeUnknownError):
+            await database.write(_note)
+    assert await _notes(postgresql_server.url()) == ["written"]
