@@ -23,7 +23,7 @@ from proxy.logging import REMOVED, scrub
 from proxy.members.tokens import SHAPE
 from proxy.members.usage import finish
 from proxy.storage.database import StorageError
-from proxy.storage.legacy import KEPT
+from proxy.storage.legacy import keep_folder
 from proxy.storage.usage import AuditRow, UsageRepository
 from proxy.supervisor import Supervisor
 
@@ -197,7 +197,7 @@ async def take_over(folder: Path, repository: UsageRepository) -> None:
     """
     try:
         await repository.note(await asyncio.to_thread(_lines_of, folder / FOLDER))
-        await asyncio.to_thread(_set_aside, folder / FOLDER, folder / KEPT)
+        await asyncio.to_thread(keep_folder, folder / FOLDER)
     except OSError as error:
         raise StorageError(
             f"the audit record of version 0.1.0 in {folder / FOLDER} cannot be migrated "
@@ -216,11 +216,6 @@ def _lines_of(folder: Path) -> list[AuditRow]:
             except (ValueError, TypeError, KeyError):
                 continue
     return found
-
-
-def _set_aside(folder: Path, kept: Path) -> None:
-    kept.mkdir(mode=0o700, exist_ok=True)
-    folder.rename(kept / folder.name)
 
 
 def _shown(value: Value) -> Value:

@@ -1,4 +1,4 @@
-"""Takes over the records of version 0.1.0, which kept documents by collection and key.
+"""Migrates the records of version 0.1.0, which kept documents by collection and key.
 
 Its two files go to the folder `data-0.1.0` first, where they stay as a copy, and are read from
 there in one unit: a start that is interrupted begins again, and one that is done is not repeated.
@@ -55,7 +55,7 @@ _HASH_NAME = re.compile(r"(?:blake3:)?(?P<hash>[0-9a-f]{64})(?:\.\w+)?", re.IGNO
 
 
 class LegacyError(StorageError):
-    """Records of 0.1.0 that cannot be taken over; nothing was changed."""
+    """Records of 0.1.0 that cannot be migrated; nothing was changed."""
 
 
 async def take_over(folder: Path, database: Database) -> bool:
@@ -100,6 +100,18 @@ def _set_aside(path: Path, kept: Path) -> None:
             f"the records of version 0.1.0 in {path} cannot be read ({error}): restore the file "
             "from a backup, or move it out of the data folder to start without its records"
         ) from error
+
+
+def keep_folder(folder: Path) -> Path:
+    """Move a folder of 0.1.0 to those that are kept in its data folder, under a free name; where it
+    is now. Raises `OSError`."""
+    kept = folder.parent / KEPT
+    kept.mkdir(mode=0o700, exist_ok=True)
+    number, target = 1, kept / folder.name
+    while target.exists():
+        number += 1
+        target = kept / f"{folder.name}-{number}"
+    return folder.rename(target)
 
 
 def _take_over(connection: Connection, kept: Path) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""User data of 0.1.0, which was in a folder for each member, taken over into the database."""
+"""Migrates the user data of 0.1.0, which was in a folder for each member, to the database."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from proxy.members.member import LOCAL
 from proxy.storage.database import Database, StorageError
-from proxy.storage.legacy import KEPT
+from proxy.storage.legacy import keep_folder
 from proxy.storage.members import MemberRepository
 from proxy.storage.userdata import UserDataUnit
 from proxy.userdata.base import member_folder
@@ -42,10 +42,10 @@ async def take_over(folder: Path, database: Database) -> None:
             if path.is_dir() and (path.name in names or not path.name.startswith("_"))
         }
         await database.write(partial(_take, folders=found), long=True)
-        kept = await asyncio.to_thread(_set_aside, source, folder / KEPT)
+        kept = await asyncio.to_thread(keep_folder, source)
     except OSError as error:
         raise StorageError(
-            f"the user data of version 0.1.0 in {source} cannot be taken over ({error.strerror}): "
+            f"the user data of version 0.1.0 in {source} cannot be migrated ({error.strerror}): "
             "correct its permissions, or move it out of the data folder"
         ) from error
     log.info("userdata_imported", members=len(found), kept_in=str(kept))
@@ -75,12 +75,3 @@ def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
                 continue
             if path.is_file() and path.resolve().is_relative_to(root.resolve()):
                 yield path, False
-
-
-def _set_aside(source: Path, kept: Path) -> Path:
-    kept.mkdir(mode=0o700, exist_ok=True)
-    number, target = 1, kept / FOLDER
-    while target.exists():
-        number += 1
-        target = kept / f"{FOLDER}-{number}"
-    return source.rename(target)

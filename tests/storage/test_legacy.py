@@ -1,4 +1,4 @@
-"""The records of version 0.1.0: taken over whole, once, or refused with a sentence.
+"""The records of version 0.1.0: migrated whole, once, or refused with a sentence.
 
 `data-0.1.0.tar.gz` is a data folder that 0.1.0 has left when it was killed with four jobs under
 way, `data-0.1.0.json` what its clients had been told just before.
