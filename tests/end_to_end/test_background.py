@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from proxy.members.audit import Audit
 from proxy.members.directory import Directory
 from proxy.members.usage import Usage
 from proxy.simulator import Simulator
+from proxy.supervisor import Supervisor
 
 #: What runs for as long as the process does: the class, a method of its work, the task's name.
 TASKS = [
@@ -107,3 +109,39 @@ async def test_the_event_socket_bears_a_fault(
             await again.wait()
             await Client(session, proxy.url).run(graphs.plain())
     assert "event_socket_failed" in [line["event"] for line in lines]
+
+
+async def test_whatever_task_a_fault_ends_at_its_start_is_started_again(
+    simulator: Simulator,
+    session: aiohttp.ClientSession,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keep, kept = Supervisor.keep, set()
+
+    def keep_failing_once(
+        self: Supervisor, work: Callable[[], Awaitable[None]], name: str
+    ) -> asyncio.Task[None]:
+        async def fail_once() -> None:
+            if name not in kept:
+                kept.add(name)
+                raise RuntimeError("a fault of ours")
+            await work()
+
+        return keep(self, fail_once, name)
+
+    monkeypatch.setattr(supervisor, "_AGAIN", Backoff(0.001, 0.01))
+    monkeypatch.setattr(Supervisor, "keep", keep_failing_once)
+    with capture_logs() as lines:
+        async with running_proxy(simulator, tmp_path) as proxy, asyncio.timeout(PATIENCE):
+            client = Client(session, proxy.url)
+            async with client.listening():
+                assert (await client.run(graphs.plain()))["status"]["completed"] is True
+    assert kept == {line["task"] for line in lines if line["event"] == "task_failed"}
+    assert kept >= {task for *_, task in TASKS} | {
+        "election",
+        "keep observations",
+        "read what was missed",
+        "sample the activity",
+        "watch the database",
+    }
