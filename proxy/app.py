@@ -30,7 +30,7 @@ from proxy.cloud.remote import RemoteFiles
 from proxy.files.assets import Assets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files
-from proxy.helpers.exchange import Exchange
+from proxy.helpers.clients import Exchange
 from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.activity import Sampler
@@ -64,7 +64,7 @@ from proxy.storage.usage import UsageRepository
 from proxy.storage.userdata import UserDataRepository
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
-from proxy.translate.helpers.table import offered
+from proxy.translate.helpers.packs import offered
 from proxy.userdata.base import UserData
 from proxy.userdata.legacy import take_over as take_over_userdata
 from proxy.userdata.on_cloud import UserDataOnCloud

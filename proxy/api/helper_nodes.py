@@ -13,11 +13,11 @@ from aiohttp import web
 from proxy.api import answers, bodies
 from proxy.api.services import member_of, note, of
 from proxy.api.userdata import in_tree
-from proxy.helpers.exchange import Exchange
+from proxy.helpers.clients import Exchange
 from proxy.helpers.service import Helpers
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.helpers.helper import HelperFailedError
-from proxy.translate.helpers.models import guessed
+from proxy.translate.helpers.krita import guessed
 from proxy.translate.helpers.tooling import translated
 from proxy.userdata.base import BadNameError, IsFolderError, LeadsOutError, MissingError
 

@@ -10,7 +10,7 @@ from aiohttp import WSCloseCode, web
 from proxy.api.addressing import Network
 from proxy.api.connections import caller_of, connection_of, member_of, of
 from proxy.api.web_interface import WebInterface
-from proxy.helpers.krita import KritaCheck
+from proxy.helpers.clients import KritaCheck
 from proxy.members.accounting import Accounting
 from proxy.members.audit import Value
 from proxy.members.directory import Directory
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
     from proxy.files.assets import Assets
     from proxy.files.service import Files
-    from proxy.helpers.exchange import Exchange
+    from proxy.helpers.clients import Exchange
     from proxy.helpers.service import Helpers
     from proxy.jobs.service import JobService
     from proxy.observations import Observations

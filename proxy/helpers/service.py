@@ -35,8 +35,8 @@ from proxy.translate.helpers.helper import (
     Result,
     constant,
 )
+from proxy.translate.helpers.packs import HELPERS
 from proxy.translate.helpers.rewriting import Rewriting, failed, rewrite, wanted
-from proxy.translate.helpers.table import HELPERS
 
 log = structlog.get_logger(__name__)
 

@@ -11,7 +11,8 @@ import aiohttp
 
 from proxy.probe.points import Findings
 from proxy.probe.wire import ProbeSocket, Reply, Wire
-from proxy.translate.helpers.table import HELPERS, KRITA_REQUIRES
+from proxy.translate.helpers.krita import KRITA_REQUIRES
+from proxy.translate.helpers.packs import HELPERS
 
 #: How long, in seconds, a new socket may take to say what it says without a request.
 _GREETING = 2.0

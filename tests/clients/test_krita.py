@@ -16,9 +16,9 @@ from clients.recorded import Call, Recorded, calls_of
 from PIL import Image
 from stack import Client, Listener, Proxy, running_proxy
 
-from proxy.helpers.krita import KritaCheck
+from proxy.helpers.clients import KritaCheck
 from proxy.simulator import Simulator, Switches
-from proxy.translate.helpers.table import KRITA_REQUIRES
+from proxy.translate.helpers.krita import KRITA_REQUIRES
 
 CALLS = calls_of("krita")
 

@@ -24,7 +24,7 @@ from proxy.translate.helpers.helper import (
     Picture,
     constant,
 )
-from proxy.translate.helpers.table import HELPERS
+from proxy.translate.helpers.packs import HELPERS
 from proxy.translate.snapshot import Snapshot
 
 #: The catalog's word on a class, or `None`.

@@ -1,9 +1,33 @@
-"""What a model is, guessed from its name: the cloud does not tell what is in its files."""
+"""What Krita AI Diffusion asks of a server: the classes that it requires, and what a model is.
+
+The cloud does not tell what is in its model files, so that this is guessed from their names.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
+
+#: The classes that Krita AI Diffusion requires of a server by default, by pack.
+KRITA_REQUIRES: Mapping[str, tuple[str, ...]] = {
+    "ControlNet Preprocessors (comfyui_controlnet_aux)": (
+        "InpaintPreprocessor",
+        "DepthAnythingV2Preprocessor",
+    ),
+    "IP-Adapter (ComfyUI_IPAdapter_plus)": ("IPAdapterModelLoader", "IPAdapter"),
+    "Inpaint Nodes (comfyui-inpaint-nodes)": (
+        "INPAINT_LoadFooocusInpaint",
+        "INPAINT_ShrinkMask",
+        "INPAINT_StabilizeMask",
+        "INPAINT_ColorMatch",
+    ),
+    "External Tooling Nodes (comfyui-tooling-nodes)": (
+        "ETN_LoadImageCache",
+        "ETN_SaveImageCache",
+        "ETN_Translate",
+    ),
+}
 
 #: Patterns in names and the base models that they tell, in the words of comfyui-tooling-nodes; the
 #: first that fits counts.

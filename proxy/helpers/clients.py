@@ -1,13 +1,13 @@
-"""What the clients of a member hand to each other: workflows, and short notes.
+"""What is remembered of a member's clients: what they hand to each other, and Krita's check.
 
-It is kept in memory and brought to every replica by the bus.
+Workflows and short notes are kept in memory and brought to every replica by the bus.
 """
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Self
 
 import msgspec
@@ -15,6 +15,7 @@ import msgspec
 from proxy.bus.base import BusMessage, EventBus
 from proxy.translate import codec
 from proxy.translate.events import Event
+from proxy.translate.helpers.krita import KRITA_REQUIRES
 
 #: Workflows and subscribers of a member that are kept, the newest ones.
 _MOST = 100
@@ -137,3 +138,46 @@ def _keep(among: dict[str, Any], key: str, value: Any) -> None:
 def _event(published: WorkflowPublished) -> Event:
     publisher = {"name": published.name, "id": published.publisher}
     return Event("etn_workflow_published", {"publisher": publisher, "workflow": published.workflow})
+
+
+_ADVICE = (
+    'To connect anyway, set "check_server_resources": false in settings.json (beside the '
+    "folder of the log files, which the settings open), restart Krita and connect again; features "
+    "that need them will not work."
+)
+
+
+class KritaCheck:
+    """Which members' Krita has been refused by its own check, in this process.
+
+    It refuses a server by itself and names what is missing, but not the setting that turns its
+    check off. A client that tries again after that is told so, once, in the dialog that shows its
+    refusal.
+    """
+
+    def __init__(self) -> None:
+        self._connecting: set[str] = set()
+        self._refused: set[str] = set()
+
+    def begins(self, member: str) -> None:
+        """A client of the member begins to connect."""
+        (self._refused if member in self._connecting else self._connecting).add(member)
+
+    def connected(self, member: str) -> None:
+        """It has connected: its check has passed or is off."""
+        self._connecting.discard(member)
+        self._refused.discard(member)
+
+    def objection(self, member: str, classes: Container[str]) -> str | None:
+        """What to say instead of the node classes, `None` for nothing."""
+        if member not in self._refused:
+            return None
+        self.connected(member)
+        lacking = [
+            f"{pack}: {', '.join(missing)}"
+            for pack, names in KRITA_REQUIRES.items()
+            if (missing := [name for name in names if name not in classes])
+        ]
+        if lacking:
+            return f"Comfy Cloud lacks nodes that Krita requires: {'; '.join(lacking)}. {_ADVICE}"
+        return f"Comfy Cloud lacks models that Krita requires; the list below names them. {_ADVICE}"
