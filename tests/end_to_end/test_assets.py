@@ -366,6 +366,25 @@ async def test_tags(three: Api) -> None:
         assert (await three.ask(method, path, data=b"nope")).error == (400, "INVALID_JSON")
 
 
+async def test_outputs_and_older_uploads_take_tags_too(api: Api) -> None:
+    uploaded: Any = await api.client.upload("x.png", PNG, subfolder="pasted")
+    entry = await api.client.run(graphs.plain())
+    (item,) = entry["outputs"]["2"]["images"]
+    for id_, own, name in (
+        (uploaded["asset"]["id"], "input", "x.png"),
+        (item["id"], "output", item["filename"]),
+    ):
+        before = (await api.get(f"api/assets/{id_}")).json["tags"]
+        path = f"api/assets/{id_}/tags"
+        added = await api.ask("POST", path, json={"tags": ["best", own]})
+        assert (added.json["added"], added.json["already_present"]) == (["best"], [own])
+        assert await api.listed(tags_all=f"best,{own}") == [name]
+        removed = await api.ask("DELETE", path, json={"tags": ["best", own]})
+        assert (removed.json["removed"], removed.json["protected"]) == (["best"], [own])
+        assert (await api.get(f"api/assets/{id_}")).json["tags"] == before
+        assert await api.listed(tags_all="best") == []
+
+
 async def test_lists_of_tags(three: Api) -> None:
     async def tags(**query: str) -> list[tuple[str, int]]:
         answer = await three.get("api/tags", **query)
