@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 from aiohttp import web
 
 from proxy.api import answers, bodies, upload
-from proxy.api.services import member_of, of
+from proxy.api.connections import member_of, of
 from proxy.api.view import send_file
 from proxy.files.assets import Assets, gone
 from proxy.translate import asset_query, assets

@@ -26,7 +26,7 @@ from aiohttp.compression_utils import (
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import MultiDict
 
-from proxy.api.services import of
+from proxy.api.connections import of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 

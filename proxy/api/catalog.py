@@ -7,8 +7,8 @@ from typing import cast
 from aiohttp import web
 
 from proxy.api import answers
+from proxy.api.connections import member_of, of
 from proxy.api.middleware import prepare
-from proxy.api.services import member_of, of
 from proxy.api.system import is_krita
 from proxy.catalog.nodes import Body, Coding, Listing
 from proxy.translate.errors import PlainError

@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import answers
-from proxy.api.services import member_of, of
+from proxy.api.connections import member_of, of
 from proxy.jobs.history import JobQuery
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile

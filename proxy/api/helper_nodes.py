@@ -11,7 +11,8 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import answers, bodies
-from proxy.api.services import member_of, note, of
+from proxy.api.connections import member_of, of
+from proxy.api.services import note
 from proxy.api.userdata import in_tree
 from proxy.helpers.clients import Exchange
 from proxy.helpers.service import Helpers

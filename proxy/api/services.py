@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import WSCloseCode, web
 
 from proxy.api.addressing import Network
-from proxy.api.connections import caller_of, connection_of, member_of, of
+from proxy.api.connections import caller_of, connection_of, of
 from proxy.api.web_interface import WebInterface
 from proxy.helpers.clients import KritaCheck
 from proxy.members.accounting import Accounting
@@ -29,16 +29,6 @@ if TYPE_CHECKING:
     from proxy.observations import Observations
     from proxy.readiness import Readiness
     from proxy.userdata.base import UserData
-
-__all__ = [
-    "ADMIN_LISTENER",
-    "MAX_JSON_BYTES",
-    "MAX_UPLOAD_BYTES",
-    "SERVICES",
-    "Services",
-    "member_of",
-    "of",
-]
 
 #: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
 MAX_UPLOAD_BYTES = 100 * 1024 * 1024

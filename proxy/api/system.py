@@ -18,9 +18,8 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import answers, bodies
-from proxy.api.connections import connection_of
+from proxy.api.connections import connection_of, member_of, of
 from proxy.api.features import features
-from proxy.api.services import member_of, of
 from proxy.bus.base import EventBus
 from proxy.jobs.protocol import JobMessage, LogsWanted, topic_of
 from proxy.jobs.subscribers import Clients

@@ -14,7 +14,7 @@ from multidict import MultiDict
 
 from proxy.api import answers, bodies
 from proxy.api.bodies import Field, Form
-from proxy.api.services import member_of, of
+from proxy.api.connections import member_of, of
 from proxy.files.namespace import Named
 from proxy.translate import codec
 from proxy.translate.assets import of_upload

@@ -5,8 +5,8 @@ from __future__ import annotations
 from aiohttp import web
 
 from proxy.api import answers
+from proxy.api.connections import member_of, of
 from proxy.api.downloads import Stamp, decide, delivering, redirect, send, stamped, without_body
-from proxy.api.services import member_of, of
 from proxy.storage.files import FileRecord
 from proxy.translate.names import UNKNOWN, hash_address, is_active, media_type, view_place
 

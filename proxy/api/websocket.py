@@ -24,9 +24,9 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from proxy.api.connections import connection_of, way_of
+from proxy.api.connections import connection_of, member_of, of, way_of
 from proxy.api.features import features
-from proxy.api.services import SERVICES, Services, member_of, of
+from proxy.api.services import SERVICES, Services
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, frames
 from proxy.translate.events import Binary, Event, Message, Preview, status

@@ -18,9 +18,9 @@ from aiohttp import web
 from proxy import __version__
 from proxy.api import answers, bodies
 from proxy.api.admin.members import is_admin, require_admin
-from proxy.api.connections import admission_of, authenticator_of
+from proxy.api.connections import admission_of, authenticator_of, member_of, of
 from proxy.api.middleware import prepare
-from proxy.api.services import ADMIN_LISTENER, SERVICES, member_of, note, of
+from proxy.api.services import ADMIN_LISTENER, SERVICES, note
 from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.protocol import MembersChanged
 from proxy.storage.usage import day_of

@@ -12,7 +12,7 @@ from aiohttp import web
 from proxy.api import answers
 from proxy.api.admin.dashboard import dashboard_of, describe
 from proxy.api.admin.members import require_admin, whose
-from proxy.api.services import member_of, of
+from proxy.api.connections import member_of, of
 from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.storage.history import MOST_FOUND, EndedRow
 from proxy.translate import codec, names

@@ -9,8 +9,8 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import answers, bodies
-from proxy.api.connections import admission_of
-from proxy.api.services import member_of, note, of
+from proxy.api.connections import admission_of, member_of, of
+from proxy.api.services import note
 from proxy.members import fields
 from proxy.members.directory import (
     Directory,

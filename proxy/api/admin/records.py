@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from proxy.api import answers
 from proxy.api.admin.dashboard import REASONS, dashboard_of
 from proxy.api.admin.members import is_admin, require_admin, whose
-from proxy.api.services import member_of, of
+from proxy.api.connections import member_of, of
 from proxy.jobs.activity import INTERVAL, KEPT
 from proxy.metrics import PREFIX, find
 from proxy.storage.database import StorageError
