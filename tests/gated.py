@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from stack import Client
+
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.nodes.node_class import Context, Output
 
@@ -19,3 +21,11 @@ def gate(opened: asyncio.Event) -> NodeClass:
         return Output(ui={"text": ["open"]})
 
     return NodeClass("TestGate", run, output_node=True)
+
+
+async def running_one(client: Client) -> str:
+    """A job that the cloud runs, and that does not end before the gate is opened."""
+    async with client.listening() as listener:
+        prompt_id = await client.submit(GRAPH)
+        await listener.until("executing", node="1")
+    return prompt_id

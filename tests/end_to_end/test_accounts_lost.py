@@ -10,10 +10,8 @@ import aiohttp
 import gated
 import graphs
 import pytest
-from pydantic import SecretStr
 from stack import PATIENCE, Client, running_proxy
 
-from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 
 KEY = "comfyui-0123456789abcdef-of-a-client"
@@ -30,26 +28,12 @@ async def simulator(opened: asyncio.Event) -> AsyncIterator[Simulator]:
         yield running
 
 
-def account(name: str, simulator: Simulator) -> AccountSettings:
-    return AccountSettings(
-        name=name, base_url=simulator.base_url, key=SecretStr(simulator.key), slots=1
-    )
-
-
-async def running_one(client: Client) -> str:
-    """A job that the cloud runs, and that does not end before the gate is opened."""
-    async with client.listening() as listener:
-        prompt_id = await client.submit(gated.GRAPH)
-        await listener.until("executing", node="1")
-    return prompt_id
-
-
 async def test_a_lent_key_survives_a_restart_and_is_deleted_when_the_job_was_sent(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
 ) -> None:
     async with running_proxy(simulator, tmp_path, slots=1) as proxy:
         client = Client(session, proxy.url)
-        await running_one(client)
+        await gated.running_one(client)
         waiting = await client.submit(graphs.plain(), extra_data={"api_key_comfy_org": KEY})
         assert KEY not in str(await client.get("queue"))
     kept = await asyncio.to_thread(on_disk, tmp_path)
@@ -66,43 +50,12 @@ def on_disk(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-async def test_a_job_is_found_when_its_account_has_another_name(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
-) -> None:
-    async with running_proxy(simulator, tmp_path, accounts=[account("old", simulator)]) as proxy:
-        prompt_id = await running_one(Client(session, proxy.url))
-    async with running_proxy(simulator, tmp_path, accounts=[account("new", simulator)]) as proxy:
-        client = Client(session, proxy.url)
-        opened.set()
-        assert (await client.ended(prompt_id))["status"]["completed"] is True
-
-
-async def test_a_job_whose_account_is_gone_says_so_and_ends_as_lost(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
-) -> None:
-    async with running_proxy(simulator, tmp_path, accounts=[account("old", simulator)]) as proxy:
-        prompt_id = await running_one(Client(session, proxy.url))
-    async with (
-        Simulator() as other,
-        running_proxy(
-            other, tmp_path, accounts=[account("new", other)], policy={"lost_timeout": 1.0}
-        ) as proxy,
-    ):
-        client = Client(session, proxy.url)
-        job = (await client.get(f"api/jobs/{prompt_id}"))[1]
-        assert (job["status"], job["queue_reason"]) == ("in_progress", "no_account")
-        entry = await client.ended(prompt_id)
-        _, error = entry["status"]["messages"][-1]
-        assert error["exception_type"] == "JobLost"
-        assert "account old" in error["exception_message"]
-
-
 async def test_a_job_whose_key_is_revoked_says_so_and_ends_as_lost(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     async with running_proxy(simulator, tmp_path, policy={"lost_timeout": 1.0}) as proxy:
         client = Client(session, proxy.url)
-        prompt_id = await running_one(client)
+        prompt_id = await gated.running_one(client)
         simulator.faults.add(HttpFault("GET /api/jobs*", status=401), times=None)
         async with asyncio.timeout(PATIENCE):
             while "queue_reason" not in (job := (await client.get(f"api/jobs/{prompt_id}"))[1]):  # noqa: ASYNC110

@@ -10,45 +10,16 @@ from typing import Any
 import aiohttp
 import gated
 import graphs
-import pytest
-from pydantic import SecretStr
 from stack import Client, running_proxy
 from waiting import ids, until, until_ended
 
-from proxy.cloud.resilience import Backoff
-from proxy.jobs import accounts as account_health
 from proxy.jobs.models import JobRequest, new_job
 from proxy.jobs.recorder import payload_of, stored_of
 from proxy.members.member import Limits, Member
-from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 
 SUBMIT = "POST /api/prompt"
 ONE = {"slots": 1, "slots_ahead": 0}
-
-
-async def test_what_has_no_slot_waits_with_us(
-    simulator: Simulator, client: Client, opened: asyncio.Event
-) -> None:
-    running = await client.submit(gated.GRAPH)
-    waiting = [await client.submit(graphs.plain(color)) for color in range(3)]
-    assert len(simulator.jobs) == 1
-    assert await ids(client) == waiting
-    assert (await client.get("prompt"))[1] == {"exec_info": {"queue_remaining": 4}}
-    opened.set()
-    assert await until_ended(client, 4) == [running, *waiting]
-
-
-async def test_one_more_is_sent_ahead(
-    simulator: Simulator,
-    session: aiohttp.ClientSession,
-    tmp_path: Path,
-) -> None:
-    async with running_proxy(simulator, tmp_path / "data", slots=1, slots_ahead=1) as proxy:
-        client = Client(session, proxy.url)
-        for _ in range(4):
-            await client.submit(gated.GRAPH)
-        assert len(simulator.jobs) == 2
 
 
 async def test_the_plan_is_learnt_from_what_runs(
@@ -130,41 +101,6 @@ async def test_an_interrupt_leaves_what_waits(client: Client, opened: asyncio.Ev
     assert (await client.history(waiting))["status"]["completed"] is True
 
 
-@pytest.mark.parametrize("refusal", ["PAYMENT_REQUIRED", "QUEUE_LIMIT", "UNAVAILABLE"])
-async def test_a_job_keeps_its_place_while_the_account_rests(
-    simulator: Simulator,
-    client: Client,
-    opened: asyncio.Event,
-    monkeypatch: pytest.MonkeyPatch,
-    refusal: str,
-) -> None:
-    for reason in account_health.RESTS:
-        monkeypatch.setitem(account_health.RESTS, reason, Backoff(0.1, 1.0))
-    await client.submit(gated.GRAPH)
-    waiting = [await client.submit(graphs.plain(color)) for color in range(2)]
-    simulator.switches.update({"refuse_prompt": refusal})
-    opened.set()
-    await simulator.wait_for_calls(SUBMIT, 3)
-    await until_ended(client, 1)
-    assert await ids(client) == waiting
-    simulator.switches.refuse_prompt = None
-    assert (await until_ended(client, 3))[1:] == waiting
-
-
-async def test_a_new_job_tries_a_resting_account_and_tells_its_client_why_it_rests(
-    simulator: Simulator, client: Client, opened: asyncio.Event
-) -> None:
-    await client.submit(gated.GRAPH)
-    waiting = await client.submit(graphs.plain())
-    simulator.switches.refuse_prompt = "PAYMENT_REQUIRED"
-    opened.set()
-    await simulator.wait_for_calls(SUBMIT, 2)
-    await until_ended(client, 1)
-    status, told = await client.post("prompt", {"prompt": graphs.plain(1)})
-    assert (status, told["error"]["type"]) == (400, "PAYMENT_REQUIRED")
-    assert await ids(client) == [waiting]
-
-
 async def test_a_restart_changes_no_order(
     simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
 ) -> None:
@@ -238,30 +174,6 @@ async def test_members_take_turns_and_see_what_is_before_them(
         assert await jobs.cancel("limited", never)
         assert not await jobs.cancel("limited", never)
         assert not (await jobs.overview()).jobs
-
-
-async def test_a_job_moves_to_the_account_that_takes_it(
-    simulator: Simulator, session: aiohttp.ClientSession, tmp_path: Path, opened: asyncio.Event
-) -> None:
-    async with Simulator(extra_nodes=[gated.gate(opened)]) as other:
-        accounts = [
-            AccountSettings(
-                name="one", base_url=simulator.base_url, key=SecretStr(simulator.key), slots=1
-            ),
-            AccountSettings(name="two", base_url=other.base_url, key=SecretStr(other.key), slots=1),
-        ]
-        async with running_proxy(
-            simulator, tmp_path / "data", accounts=accounts, slots_ahead=0
-        ) as proxy:
-            client = Client(session, proxy.url)
-            for _ in range(2):
-                await client.submit(gated.GRAPH)
-            assert (len(simulator.jobs), len(other.jobs)) == (1, 1)
-            waiting = [await client.submit(graphs.plain(color)) for color in range(3)]
-            simulator.switches.refuse_prompt = "PAYMENT_REQUIRED"
-            opened.set()
-            assert set(waiting) <= set(await until_ended(client, 5))
-            assert (len(simulator.jobs), len(other.jobs)) == (1, 4)
 
 
 async def test_a_job_that_the_bus_has_not_brought_is_found_in_the_storage_and_runs(

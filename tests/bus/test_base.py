@@ -1,0 +1,61 @@
+"""Messages as bytes."""
+
+from __future__ import annotations
+
+from typing import Self
+
+import msgspec
+import pytest
+from bus.peers import News
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.bus.base import BusMessage, decode, encode
+
+
+class Counted(BusMessage, frozen=True):
+    """A message whose form on the wire is another one."""
+
+    number: int | str
+
+    def to_wire(self) -> Self:
+        """With the number as a text, which has any size."""
+        return msgspec.structs.replace(self, number=str(self.number))
+
+    def from_wire(self) -> Self:
+        """With the number."""
+        return msgspec.structs.replace(self, number=int(self.number))
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.binary())
+def test_what_is_encoded_is_decoded_as_its_own_kind(number: int, image: bytes) -> None:
+    news = decode(encode(News(number, image)))
+    assert news == News(number, image)
+    assert type(news) is News
+
+
+@given(st.integers())
+def test_a_message_that_has_a_form_for_the_wire_comes_out_of_it(number: int) -> None:
+    assert decode(encode(Counted(number))) == Counted(number)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        encode(News(1))[:-1],
+        msgspec.msgpack.encode({"type": "NoSuchNews", "number": 1}),
+        msgspec.msgpack.encode({"type": "News", "number": "one"}),
+        msgspec.msgpack.encode(["News"]),
+    ],
+)
+def test_what_is_no_message_is_refused(data: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        decode(data)
+
+
+def test_a_message_is_changed_by_nobody() -> None:
+    news = News(1)
+    with pytest.raises(AttributeError):
+        news.number = 2  # type: ignore[misc]
