@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import socket
 import sys
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from email.utils import formatdate
+from functools import partial
 
 import structlog
 from aiohttp import ETag, web
@@ -185,20 +187,42 @@ async def send(
     Parts of the file are handed to the kernel as they arrive, unless the answer is chunked.
     """
     sent = 0
-    async with delivering(request, response):
-        if stop is None:
+    if stop is None:
+        async with delivering(request, response):
             async for chunk in content.read(start):
                 await response.write(chunk)
                 sent += len(chunk)
-        else:
+        return sent
+    with _corked(request) as uncork:
+        async with delivering(request, response):
             async for piece in content.pieces(start, stop):
                 if isinstance(piece, bytes):
                     await response.write(piece)
                 else:
                     begin, end = piece
                     await _send_file(request, response, content.file, begin, end - begin)
-            sent = stop - start
-    return sent
+                uncork()
+    return stop - start
+
+
+@contextmanager
+def _corked(request: web.Request) -> Iterator[Callable[[], None]]:
+    """Headers wait for the bytes behind them, so that a client is woken once; what ends that.
+
+    The system itself ends it after 0.2 seconds.
+    """
+    transport = request.transport
+    if sys.platform != "linux" or transport is None or transport.is_closing():
+        yield lambda: None
+        return
+    descriptor = os.dup(transport.get_extra_info("socket").fileno())
+    with socket.socket(fileno=descriptor) as connected:
+        set_cork = partial(connected.setsockopt, socket.IPPROTO_TCP, socket.TCP_CORK)
+        set_cork(1)
+        try:
+            yield partial(set_cork, 0)
+        finally:
+            set_cork(0)
 
 
 @asynccontextmanager
@@ -277,17 +301,17 @@ async def _sendfile(
     nothing the connection counts as stalled.
     """
     connection = connection_of(request)
-    socket = os.dup(transport.get_extra_info("socket").fileno())
+    connected = os.dup(transport.get_extra_info("socket").fileno())
     try:
         quick = _is_in_memory(file, start) and _is_in_memory(file, start + count - 1)
         while count > 0:
             if transport.is_closing():
                 raise ConnectionResetError("the client has left")
             try:
-                sent = await _hand_over(socket, file, start, min(count, PIECE), quick=quick)
+                sent = await _hand_over(connected, file, start, min(count, PIECE), quick=quick)
             except BlockingIOError:
                 connection.pause_writing()
-                await _writable(socket)
+                await _writable(connected)
                 connection.resume_writing()
                 continue
             if sent == 0:
@@ -296,17 +320,17 @@ async def _sendfile(
             if count > 0 and sent == PIECE:
                 await asyncio.sleep(0)
     finally:
-        os.close(socket)
+        os.close(connected)
 
 
-async def _hand_over(socket: int, file: int, start: int, count: int, *, quick: bool) -> int:
+async def _hand_over(connected: int, file: int, start: int, count: int, *, quick: bool) -> int:
     """How many bytes the system has taken. Raises `BlockingIOError` when it takes none."""
     if sys.platform == "win32":  # `_is_flushed` has said no
         raise NotImplementedError
     if quick:
-        return os.sendfile(socket, file, start, count)
+        return os.sendfile(connected, file, start, count)
     loop = asyncio.get_running_loop()
-    working = loop.run_in_executor(None, os.sendfile, socket, file, start, count)
+    working = loop.run_in_executor(None, os.sendfile, connected, file, start, count)
     try:
         return await asyncio.shield(working)
     except asyncio.CancelledError:  # the descriptors are in use until it is done
@@ -324,15 +348,15 @@ def _is_in_memory(file: int, offset: int) -> bool:
         return False
 
 
-async def _writable(socket: int) -> None:
+async def _writable(connected: int) -> None:
     """Wait for the client to take something, at most `PATIENCE` seconds."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
-    loop.add_writer(socket, ready.set)
+    loop.add_writer(connected, ready.set)
     try:
         async with asyncio.timeout(PATIENCE):
             await ready.wait()
     except TimeoutError:
         pass
     finally:
-        loop.remove_writer(socket)
+        loop.remove_writer(connected)
