@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import structlog
+from cachetools import TLRUCache
 
-from proxy.catalog.source import CachedResource, Cloud, Picture
+from proxy.catalog.source import PAUSE, Accounts, CachedResource, Picture
 from proxy.cloud.errors import CloudError
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -26,14 +26,12 @@ MOST_BYTES = 32 * 1024 * 1024
 _ENTRY_BYTES = 256
 #: Pictures of templates that are fetched at once.
 AT_ONCE = 6
-#: Seconds before the cloud is asked again after it has failed.
-PAUSE = 10.0
 
-#: Folder, index of its path, name of the model.
-Key: TypeAlias = tuple[str, int, str]
+#: What names a picture at the cloud.
+Key: TypeAlias = tuple[str | int, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Shown:
     picture: Picture | None
     until: float
@@ -50,13 +48,12 @@ class PictureCache:
     is asked again, also of models of which the cloud has no picture.
     """
 
-    def __init__(
-        self, ask: Callable[[str, int, str], Awaitable[Picture | None]], *, max_age: float
-    ) -> None:
+    def __init__(self, ask: Callable[..., Awaitable[Picture | None]], *, max_age: float) -> None:
         self._ask = ask
         self._max_age = max_age
-        self._shown: OrderedDict[Key, _Shown] = OrderedDict()
-        self._bytes = 0
+        self._shown: TLRUCache[Key, _Shown] = TLRUCache(
+            MOST_BYTES, lambda _key, shown, _now: shown.until, getsizeof=lambda shown: shown.size
+        )
         self._asking: dict[Key, asyncio.Task[Picture | None]] = {}
 
     async def close(self) -> None:
@@ -65,12 +62,10 @@ class PictureCache:
             task.cancel()
         await asyncio.gather(*self._asking.values(), return_exceptions=True)
 
-    async def get(self, folder: str, index: int, name: str) -> Picture | None:
+    async def get(self, *key: str | int) -> Picture | None:
         """A picture; `None` if the cloud has none or cannot be asked."""
-        key = folder, index, name
         shown = self._shown.get(key)
-        if shown is not None and time.monotonic() < shown.until:
-            self._shown.move_to_end(key)
+        if shown is not None:
             return shown.picture
         task = self._asking.get(key)
         if task is None:
@@ -82,21 +77,16 @@ class PictureCache:
         try:
             picture = await self._ask(*key)
         except CloudError as error:
-            log.info("picture_failed", folder=key[0], name=key[2], error=str(error))
+            log.info("picture_failed", picture=list(key), error=str(error))
             picture, age = None, PAUSE
         finally:
             self._asking.pop(key, None)
         if picture is not None and not picture[1].startswith(("image/", "audio/")):
             picture = None
-        self._keep(key, _Shown(picture, time.monotonic() + age))
+        shown = _Shown(picture, time.monotonic() + age)
+        if shown.size <= self._shown.maxsize:
+            self._shown[key] = shown
         return picture
-
-    def _keep(self, key: Key, shown: _Shown) -> None:
-        before = self._shown.pop(key, None)
-        self._bytes += shown.size - (before.size if before else 0)
-        self._shown[key] = shown
-        while self._bytes > MOST_BYTES and len(self._shown) > 1:
-            self._bytes -= self._shown.popitem(last=False)[1].size
 
 
 Ask: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
@@ -105,15 +95,19 @@ Ask: TypeAlias = Callable[[], Awaitable[dict[str, Any]]]
 class Extras:
     """Copies in `folder` and in memory; what is older than `max_age` (seconds) is fetched again."""
 
-    def __init__(self, cloud: Cloud, folder: Path, *, max_age: float) -> None:
-        self._cloud = cloud
+    def __init__(self, accounts: Accounts, folder: Path, *, max_age: float) -> None:
+        self._accounts = accounts
         self._folder = folder
         self._max_age = max_age
         self._subgraphs = self._kept(
-            "list of subgraphs", "subgraphs", lambda: cloud.global_subgraphs()
+            "list of subgraphs",
+            "subgraphs",
+            lambda: accounts.ask(lambda cloud: cloud.global_subgraphs()),
         )
         self._replacements = self._kept(
-            "list of node replacements", "node_replacements", lambda: cloud.node_replacements()
+            "list of node replacements",
+            "node_replacements",
+            lambda: accounts.ask(lambda cloud: cloud.node_replacements()),
         )
         self._data: dict[str, CachedResource[dict[str, Any]]] = {}
         self._pictures = PictureCache(self._ask_for_picture, max_age=max_age)
@@ -143,7 +137,7 @@ class Extras:
         if kept is None:
 
             async def fetch() -> dict[str, Any]:
-                return await self._cloud.global_subgraph(id_) or {}
+                return await self._accounts.ask(lambda cloud: cloud.global_subgraph(id_)) or {}
 
             name = f"subgraph-{quote(id_, safe='')}"
             kept = self._data[id_] = self._kept(f"subgraph {id_}", name, fetch)
@@ -159,15 +153,15 @@ class Extras:
         return await self._pictures.get(folder, index, file)
 
     async def _ask_for_picture(self, folder: str, index: int, file: str) -> Picture | None:
-        return await self._cloud.model_preview(folder, index, file)
+        return await self._accounts.ask(lambda cloud: cloud.model_preview(folder, index, file))
 
     async def template_picture(self, name: str) -> Picture | None:
         """A picture or sound of a workflow template, and its media type."""
-        return await self._of_templates.get("templates", 0, name)
+        return await self._of_templates.get(name)
 
-    async def _ask_for_template(self, _folder: str, _index: int, name: str) -> Picture | None:
+    async def _ask_for_template(self, name: str) -> Picture | None:
         async with self._turns:  # a gallery asks for a hundred
-            return await self._cloud.template_picture(name)
+            return await self._accounts.ask(lambda cloud: cloud.template_picture(name))
 
     def _kept(self, what: str, name: str, ask: Ask) -> CachedResource[dict[str, Any]]:
         async def fetch() -> bytes:

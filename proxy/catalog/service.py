@@ -14,7 +14,7 @@ import structlog
 from proxy.catalog import nodes
 from proxy.catalog.extras import Extras
 from proxy.catalog.nodes import Bodies, Body, Coding, Listing, Nodes
-from proxy.catalog.source import CachedResource, Cloud
+from proxy.catalog.source import Accounts, CachedResource
 from proxy.translate import codec, release
 from proxy.translate.errors import LocalError
 
@@ -44,15 +44,20 @@ class Catalog:
     """
 
     def __init__(
-        self, cloud: Cloud, folder: Path, *, max_age: float, helpers: nodes.Offer | None = None
+        self,
+        accounts: Accounts,
+        folder: Path,
+        *,
+        max_age: float,
+        helpers: nodes.Offer | None = None,
     ) -> None:
-        self._cloud = cloud
+        self._accounts = accounts
         self._folder = folder
         self._max_age = max_age
         self._nodes: CachedResource[Nodes] = CachedResource(
             "node catalog",
             folder / "object_info.json",
-            cloud.object_info,
+            lambda: accounts.ask(lambda cloud: cloud.object_info()),
             lambda body: nodes.read(body, helpers),
             max_age=max_age,
         )
@@ -66,12 +71,12 @@ class Catalog:
         )
         self._models: dict[str, CachedResource[list[dict[str, Any]]]] = {}
         #: What clients could do without.
-        self.extras = Extras(cloud, folder, max_age=max_age)
+        self.extras = Extras(accounts, folder, max_age=max_age)
         self._warming: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Drop the copy of another cloud, and begin to load without waiting for it."""
-        await asyncio.to_thread(_claim, self._folder, str(self._cloud.base_url))
+        await asyncio.to_thread(_claim, self._folder, str(self._accounts.base_url))
         self._warming = asyncio.create_task(self._warm(), name="load the catalog")
 
     async def close(self) -> None:
@@ -178,10 +183,11 @@ class Catalog:
         return [_without_suffix(name) for name in await self.models("embeddings") or []]
 
     async def _fetch_folders(self) -> bytes:
-        return codec.dump_bytes(await self._cloud.model_folders())
+        return codec.dump_bytes(await self._accounts.ask(lambda cloud: cloud.model_folders()))
 
     async def _fetch_models(self, folder: str) -> bytes:
-        return codec.dump_bytes(await self._cloud.models(folder) or [])
+        models = await self._accounts.ask(lambda cloud: cloud.models(folder))
+        return codec.dump_bytes(models or [])
 
 
 def _read_list(body: bytes) -> list[dict[str, Any]]:

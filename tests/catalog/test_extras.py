@@ -12,7 +12,7 @@ import pytest
 
 import proxy.catalog.extras
 from proxy.catalog.extras import Extras, PictureCache
-from proxy.catalog.source import Picture
+from proxy.catalog.source import Accounts, Picture
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudUnreachable
 from proxy.cloud.resilience import Backoff, RetryPolicy
@@ -27,7 +27,7 @@ ID = "invert_picture_simulator"
 async def extras_of(simulator: Simulator, folder: Path) -> AsyncIterator[Extras]:
     client = CloudClient(simulator.base_url, simulator.key, retries=QUICK)
     await client.start()
-    extras = Extras(client, folder, max_age=60)
+    extras = Extras(Accounts(client.base_url, lambda: [client]), folder, max_age=60)
     try:
         yield extras
     finally:

@@ -13,6 +13,7 @@ import pytest
 from yarl import URL
 
 from proxy.catalog import Catalog
+from proxy.catalog.source import Accounts
 from proxy.cloud.errors import CloudUnreachable
 from proxy.translate.errors import LocalError
 
@@ -56,7 +57,7 @@ class CountingCloud:
 
 @asynccontextmanager
 async def catalog_of(cloud: CountingCloud, folder: Path) -> AsyncIterator[Catalog]:
-    catalog = Catalog(cloud, folder, max_age=3600)
+    catalog = Catalog(Accounts(cloud.base_url, lambda: [cloud]), folder, max_age=3600)
     await catalog.start()
     yield catalog
     await catalog.close()

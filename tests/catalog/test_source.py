@@ -59,13 +59,14 @@ async def test_the_first_account_is_asked_and_no_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize("failure", [CloudUnauthorized("x", 401), CloudUnreachable("x")])
 async def test_one_that_fails_is_passed_over(failure: Exception) -> None:
     source = Accounts(URL_OF_CLOUD, lambda: [Account("a", failure), Account("b")])
-    assert await source.object_info() == b'{"b": {"input": {}}}'
-    assert (await source.model_folders())[0]["folders"] == ["b"]
+    assert await source.ask(lambda cloud: cloud.object_info()) == b'{"b": {"input": {}}}'
+    assert (await source.ask(lambda cloud: cloud.model_folders()))[0]["folders"] == ["b"]
 
 
 async def test_no_models_is_an_answer() -> None:
     accounts = [Account("a"), Account("b")]
-    assert await Accounts(URL_OF_CLOUD, lambda: accounts).models("x") is None
+    source = Accounts(URL_OF_CLOUD, lambda: accounts)
+    assert await source.ask(lambda cloud: cloud.models("x")) is None
     assert accounts[1].calls == 0
 
 

@@ -14,6 +14,7 @@ import pytest
 from yarl import URL
 
 from proxy.catalog import Catalog
+from proxy.catalog.source import Accounts
 from proxy.cloud.errors import CloudUnreachable
 from proxy.jobs.models import JobRequest
 from proxy.jobs.submission import FRESH, Checks
@@ -123,7 +124,7 @@ class Bench:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     cloud = Cloud()
-    catalog = Catalog(cloud, tmp_path, max_age=3600.0)  # type: ignore[arg-type]
+    catalog = Catalog(Accounts(cloud.base_url, lambda: [cloud]), tmp_path, max_age=3600.0)
     await catalog.start()
     yield Bench(cloud, catalog)
     await catalog.close()
@@ -208,7 +209,7 @@ async def test_when_the_cloud_is_down_the_copy_decides(bench: Bench) -> None:
 
 async def test_without_a_catalog_the_cloud_decides(tmp_path: Path) -> None:
     cloud = Cloud(down=True)
-    catalog = Catalog(cloud, tmp_path, max_age=3600.0)  # type: ignore[arg-type]
+    catalog = Catalog(Accounts(cloud.base_url, lambda: [cloud]), tmp_path, max_age=3600.0)
     await catalog.start()
     try:
         wrong = {"1": {"class_type": "NoSuchNode", "inputs": {}}}
