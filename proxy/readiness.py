@@ -141,8 +141,10 @@ class Readiness:
             await self._database.write(partial(put_meta, name=_PROBE, value=0))
         except StorageError as error:
             if isinstance(self._database, SqliteDatabase):
-                return f"The data folder is not writable ({error}): free disk space or repair the "
-                "disk."
+                return (
+                    f"The data folder is not writable ({error}): free disk space or repair the "
+                    "disk."
+                )
             return _unusable(str(error))
         return None
 

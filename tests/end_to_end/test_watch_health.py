@@ -110,8 +110,9 @@ async def test_readyz_tells_of_a_disk_that_cannot_be_written(
         raise StorageError("disk full")
 
     monkeypatch.setattr(SqliteDatabase, "write", refuse)
-    status, _ = await until_said(client, "The data folder is not writable (disk full)")
+    status, answer = await until_said(client, "The data folder is not writable (disk full)")
     assert status == 503
+    assert answer["reason"].endswith("free disk space or repair the disk.")
 
 
 async def test_while_the_cloud_is_silent_every_call_for_it_is_refused_quickly_with_a_time(
