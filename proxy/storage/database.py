@@ -85,13 +85,20 @@ class Database(ABC):
         """Run a unit that only reads, on one snapshot. Raises `StorageError`."""
 
     @abstractmethod
-    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
+    async def write(
+        self, work: Callable[[Connection], T], *, long: bool = False, synced: bool = True
+    ) -> T:
         """Run a unit that writes; it is on disk when this returns.
 
+        One that need not be `synced` outlives the process at once, and a crash of the system only
+        from the next `sync` or synced unit on.
         What the unit raises is raised here, and then nothing of it is written. A caller that is
         cancelled does not stop its unit. A `long` one, such as a migration, may take any time.
         Raises `StorageError`; then nothing is written, but for an `OutcomeUnknownError`.
         """
+
+    async def sync(self) -> None:  # noqa: B027 (a database may sync each unit)
+        """Have on disk whatever was written. Raises `StorageError`."""
 
     async def watch(self) -> None:
         """Keep `problem` true, until cancelled."""
@@ -117,6 +124,8 @@ class SqliteDatabase(Database):
             target=self._write_on, args=(writer,), name="database writer", daemon=True
         )
         self._closed = False
+        self._syncs = True  #: Whether the writer's transactions do.
+        self._synced = True  #: Whether all that was written is on disk.
         self._writer.start()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -125,13 +134,29 @@ class SqliteDatabase(Database):
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._readers, self._read, work)
 
-    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
-        """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
+    async def write(
+        self, work: Callable[[Connection], T], *, long: bool = False, synced: bool = True
+    ) -> T:
+        """Run a unit that writes; it is on disk when this returns, if it is to be `synced`. Raises
+        `StorageError`."""
         self._refuse_if_closed()
         result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         result.add_done_callback(_fetched)
-        self._queue.put(_Unit(work, result))
+        self._queue.put(_Unit(work, result, synced))
         return cast(T, await asyncio.shield(result))
+
+    async def sync(self) -> None:
+        """Have on disk whatever was written. Raises `StorageError`."""
+        if not self._synced:
+            await asyncio.to_thread(self._sync)
+
+    def _sync(self) -> None:
+        with _translated(self.path):
+            log = os.open(f"{self.path}-wal", os.O_RDWR)
+            try:
+                os.fsync(log)
+            finally:
+                os.close(log)
 
     async def close(self) -> None:
         """Finish the units that were asked for, and close."""
@@ -186,11 +211,20 @@ class SqliteDatabase(Database):
         raw = _raw(connection)
         try:
             with _translated(self.path):
+                syncs = any(unit.synced for unit in units)
+                if syncs != self._syncs:
+                    raw.execute(f"PRAGMA synchronous = {'FULL' if syncs else 'NORMAL'}")
+                    self._syncs = syncs
+                before = raw.total_changes
                 raw.execute("BEGIN IMMEDIATE")
                 apart = len(units) > 1
                 outcomes = [self._apply(connection, raw, unit, apart) for unit in units]
                 if apart or outcomes[0].error is None:
                     raw.execute("COMMIT")
+                    if not syncs:
+                        self._synced = False
+                    elif raw.total_changes > before and not any(one.error for one in outcomes):
+                        self._synced = True  # an empty transaction syncs nothing
                     self.commits += 1
                     self.units += len(units)
                 else:
@@ -228,6 +262,7 @@ class _Unit:
 
     work: Callable[[Connection], Any]
     result: asyncio.Future[Any]
+    synced: bool
 
 
 @dataclass(frozen=True, slots=True)

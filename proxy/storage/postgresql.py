@@ -101,8 +101,10 @@ class PostgresqlDatabase(Database):
         self._refuse()
         return await self._unit(work, self._begin_read, self._patience)
 
-    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
-        """Run a unit that writes; it is on disk when this returns.
+    async def write(
+        self, work: Callable[[Connection], T], *, long: bool = False, synced: bool = True
+    ) -> T:
+        """Run a unit that writes; it is on disk when this returns, `synced` or not.
 
         A `long` one may take as long as it takes. Raises `StorageError`; then it was not written,
         except for `OutcomeUnknownError`.
