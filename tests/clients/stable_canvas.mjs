@@ -1,8 +1,9 @@
 // Does what its first argument names with @stable-canvas/comfyui-client; prints JSON.
-import { Client, Workflow, plugins } from "@stable-canvas/comfyui-client";
+import { BasePipe, Client, Workflow, plugins } from "@stable-canvas/comfyui-client";
+import { readFileSync } from "node:fs";
 import WebSocket from "ws";
 
-const [scenario, host, token] = process.argv.slice(2);
+const [scenario, host, token, picture] = process.argv.slice(2);
 const client = new Client({ api_host: host, WebSocket, fetch });
 if (token) client.use(new plugins.LoginAuthPlugin({ token }));
 
@@ -62,6 +63,21 @@ const scenarios = {
     await started;
     await run.interrupt();
     return await end;
+  },
+  // Its own pipe sends the pictures as base64 and takes the result from the websocket.
+  async pipe() {
+    const pipe = new BasePipe().with(client).model("v1-5-pruned-emaonly.safetensors");
+    pipe.image(readFileSync(picture)).mask(readFileSync(picture)).prompt("good").steps(2).seed(3);
+    const { images } = await pipe.save().wait();
+    return images.map(({ data, mime }) => [mime, Buffer.from(data).toString("base64")]);
+  },
+  async carried() {
+    const workflow = new Workflow();
+    const { ETN_LoadImageBase64, ETN_SendImageWebSocket } = workflow.classes;
+    const [images] = ETN_LoadImageBase64({ image: readFileSync(picture).toString("base64") });
+    ETN_SendImageWebSocket({ images, format: "PNG" });
+    const result = await workflow.invoke(client);
+    return result.images.map(({ data, mime }) => [mime, Buffer.from(data).toString("base64")]);
   },
   async lists() {
     return {
