@@ -1,9 +1,9 @@
-"""Who is behind a request, and whether they may come in: tokens, sessions and tickets.
+"""Authentication: which member sends a request, by a token, a session or a ticket.
 
 Clients put a token into the path, `Authorization`, `X-API-Key` or the query. Browsers have a
-session in a cookie. A ticket is the address of one file that lets in for a while anyone who has it,
-as the cloud's addresses do: programs that were written for the cloud fetch the address to which
-`/api/view` leads them without their key.
+session in a cookie. A ticket is the address of one file, which works for a while for anyone who
+has it, like the cloud's signed URLs: programs that were written for the cloud fetch the address to
+which `/api/view` redirects them without their key.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ SIGN_OUT = "/proxy/sign-out"
 #: The header that programs for Comfy Cloud send.
 KEY_HEADER = "X-API-Key"
 
-#: Where tickets let in, the name of their parameter, and how long they are good, in seconds.
+#: The route that takes tickets, the name of their parameter, and their lifetime in seconds.
 TICKETED = "/view"
 TICKET = "ticket"
 TICKET_LIFETIME = 600
 
-#: What is open to everybody: that the server lives, and the way in.
+#: Routes without authentication: health, and signing in and out.
 OPEN = frozenset({"/healthz", SIGN_IN, SIGN_OUT})
 
-#: Tells strangers no more than whether it may be sent requests.
+#: Tells anonymous requests no more than whether it may be sent requests.
 READY = "/readyz"
 
 #: What is answered from the process's own state.
@@ -67,7 +67,7 @@ _PORTS = {"http": 80, "https": 443}
 
 
 class Admission(NamedTuple):
-    """Who was let in, by which token (its id) and, from a browser, by which session (its name).
+    """An authenticated member, with the id of its token and, from a browser, the session's name.
 
     `shown` is how logs name the token. Without members there is no token.
     """
@@ -106,7 +106,7 @@ class Credential(NamedTuple):
 
 @dataclass(slots=True)
 class _KnownHeader:
-    """A header that was checked before: who is let in by it, and the digest of its token."""
+    """A header that was checked before: the admission that it gave, and the digest of its token."""
 
     admission: Admission
     token_digest: str
@@ -115,7 +115,7 @@ class _KnownHeader:
 
 
 class Authenticator:
-    """Lets members in."""
+    """Authenticates requests, and remembers the tokens of headers."""
 
     def __init__(self, services: Services) -> None:
         self.members = services.members
@@ -146,7 +146,7 @@ class Authenticator:
         await self.members.look_for(given, None if cookie is None else name_of(cookie))
 
     def authenticate(self, request: web.Request) -> Admission | None:
-        """Let the member behind a request in; `None` where everybody may come.
+        """Authenticate a request; `None` on routes that need no member.
 
         Raises `LocalError` (400, 401, 403, 429), and `HTTPFound` to the sign-in page for browsers.
         """
@@ -158,7 +158,7 @@ class Authenticator:
             )
         if not self.members.has_members:
             admission = ANYONE
-        elif request.path in OPEN or (request.path == READY and _is_stranger(request, way)):
+        elif request.path in OPEN or (request.path == READY and _is_anonymous(request, way)):
             return None
         else:
             admission = self._remembered(request, way) or self._of_member(request)
@@ -208,8 +208,8 @@ class Authenticator:
                     self._known[_digest(sent)] = _KnownHeader(admission, access.token.digest)
         return admission, access
 
-    def stands(self, admission: Admission) -> bool:
-        """Whether who was let in may stay."""
+    def is_valid(self, admission: Admission) -> bool:
+        """Whether an admission still holds."""
         if admission.token is None:
             return not self.members.has_members
         sessions = self.members.sessions
@@ -309,7 +309,7 @@ class Authenticator:
         return page if wanted == "/" else page.with_query(next=wanted)
 
 
-def _is_stranger(request: web.Request, way: Way) -> bool:
+def _is_anonymous(request: web.Request, way: Way) -> bool:
     """Whether a request shows nothing by which a member could be known."""
     headers = request.headers
     return (

@@ -1,7 +1,7 @@
 """Request bodies: unpacked only when a handler reads them, JSON whatever their type, all bounded.
 
-The server leaves a body packed (`auto_decompress=False`). Handlers run behind authentication, so a
-stranger's body is never unpacked. Files of forms are spooled to disk and closed whatever happens.
+The server leaves a body packed (`auto_decompress=False`). Handlers run behind authentication, so an
+anonymous body is never unpacked. Files of forms are spooled to disk and closed whatever happens.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """All connections of a listener: how many there are and whose they are, and their bounds.
 
-A connection is a *stranger's* until a request on it has been let in. Strangers never get all
-places: when theirs are taken, the one that has been silent for longest makes room.
+A connection is *anonymous* until a request on it has been authenticated. Anonymous connections
+never get all places: when theirs are taken, the one that has been idle for longest is closed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from proxy.api.addressing import Network, parse_address
-from proxy.api.connections import REFUSAL_PATIENCE, Connection
+from proxy.api.connections import REFUSAL_TIMEOUT, Connection
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 #: This many connections beyond the limit are told why they are refused; others are just cut.
-REFUSALS = 256
-#: Seconds that a stranger's connection may be silent, if `Limits.idle_timeout` is not less.
-STRANGER_TIMEOUT = 60.0
-#: Seconds of silence behind which a connection may have to make room for another.
-GRACE = 5.0
-#: This many connections are looked at for one that makes room.
-CANDIDATES = 1024
-#: The parts of all places that strangers, one address of theirs and one member may take.
-STRANGERS, ONE_ADDRESS, ONE_MEMBER = 3 / 4, 1 / 4, 1 / 2
+ANSWERED_REFUSALS = 256
+#: Seconds that an anonymous connection may be idle, if `Limits.idle_timeout` is not less.
+ANONYMOUS_TIMEOUT = 60.0
+#: Seconds after which an idle connection may be closed in favour of another.
+EVICTION_IDLE = 5.0
+#: This many connections are looked at for one that can be closed.
+EVICTION_CANDIDATES = 1024
+#: The parts of all places that anonymous connections, those of one address and one member take.
+ANONYMOUS_SHARE, ADDRESS_SHARE, MEMBER_SHARE = 3 / 4, 1 / 4, 1 / 2
 #: This many places an address or a member may always take.
-ALWAYS = 64
+LEAST_SHARE = 64
 #: Descriptors kept for files, the database and the connections to the cloud, unless that were more
 #: than half of all.
 RESERVE = 256
@@ -74,48 +74,48 @@ class ConnectionManager:
         self.stalled: dict[Connection, float] = {}
         self._limits = limits
         most = limits.max_connections
-        self._most_strangers = max(1, most - int(most * (1 - STRANGERS)))
-        self._most_of_address = max(ALWAYS, int(most * ONE_ADDRESS))
-        self._most_of_member = max(ALWAYS, int(most * ONE_MEMBER))
+        self._most_anonymous = max(1, most - int(most * (1 - ANONYMOUS_SHARE)))
+        self._most_of_address = max(LEAST_SHARE, int(most * ADDRESS_SHARE))
+        self._most_of_member = max(LEAST_SHARE, int(most * MEMBER_SHARE))
         self.connections: set[Connection] = set()
         self._refused = 0
-        # Dictionaries instead of sets, for their order: the first have been silent for longest.
-        self._strangers: dict[Connection, None] = {}
+        # Dictionaries instead of sets, for their order: the first have been idle for longest.
+        self._anonymous: dict[Connection, None] = {}
         self._by_address: dict[str | bytes, dict[Connection, None]] = {}
         self._by_member: dict[str, dict[Connection, None]] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
-        self._settling = False
-        self._stirred = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._changed = asyncio.Event()
 
     # --- what the connections tell ---------------------------------------------------------
 
-    def take_in(self, connection: Connection) -> bool | None:
+    def accept(self, connection: Connection) -> bool | None:
         """Count a new connection. `None` lets it in; `True` refuses it with words, `False` without.
 
-        Where all places are taken, or all of strangers or of the address, one that is silent for
-        long makes room.
+        Where all places are taken, or those of anonymous connections or of the address, one that
+        has been idle for long is closed.
         """
         connection.address = _counted_by(connection.peer, self.services.trusted_proxies)
         self.connections.add(connection)
         neighbours = self._by_address.get(connection.address)
         many = neighbours is not None and len(neighbours) >= self._most_of_address
         full = len(self.connections) - self._refused > self._limits.max_connections
-        if many or full or len(self._strangers) >= self._most_strangers:
-            candidates = neighbours if many and neighbours is not None else self._strangers
-            if not self._make_room(candidates):
+        if many or full or len(self._anonymous) >= self._most_anonymous:
+            candidates = neighbours if many and neighbours is not None else self._anonymous
+            if not self._evict(candidates):
                 if self._refused == 0:
                     log.warning(
                         "connection_limit_reached",
                         limit=self._limits.max_connections,
-                        strangers=len(self._strangers),
+                        anonymous=len(self._anonymous),
                     )
                 self._refused += 1
-                return self._refused <= REFUSALS
-        self._join_strangers(connection)
+                return self._refused <= ANSWERED_REFUSALS
+        self._join_anonymous(connection)
         return None
 
     def admit(self, connection: Connection, admission: Admission) -> None:
-        """A request on the connection was let in. Raises `LocalError` (503) for one too many."""
+        """A request was authenticated. Raises `LocalError` (503) for one connection too many."""
         connection.admission = admission
         member = admission.member
         if connection.member == member:
@@ -125,7 +125,7 @@ class ConnectionManager:
             admission.token is not None
             and others is not None
             and len(others) >= self._most_of_member
-            and not self._make_room(others)
+            and not self._evict(others)
         ):
             raise LocalError(
                 "too_many_connections",
@@ -142,9 +142,9 @@ class ConnectionManager:
         """An answer has gone out."""
         if connection.member is None:
             self._leave(connection)
-            self._join_strangers(connection)
-        if self._settling:
-            self._stirred.set()
+            self._join_anonymous(connection)
+        if self._draining:
+            self._changed.set()
 
     def forget(self, connection: Connection, *, refused: bool) -> None:
         """A connection is gone."""
@@ -154,27 +154,27 @@ class ConnectionManager:
         self._leave(connection)
         self.timed.discard(connection)
         self.stalled.pop(connection, None)
-        self._stirred.set()
+        self._changed.set()
 
-    def hold(self, task: asyncio.Task[None]) -> None:
-        """Keep a goodbye until it is said."""
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+    def keep_closing(self, task: asyncio.Task[None]) -> None:
+        """Keep the task that closes a websocket."""
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
-    def _join_strangers(self, connection: Connection) -> None:
-        self._strangers[connection] = None
+    def _join_anonymous(self, connection: Connection) -> None:
+        self._anonymous[connection] = None
         if connection.address:
             self._by_address.setdefault(connection.address, {})[connection] = None
 
     def _leave(self, connection: Connection) -> None:
-        """Take it out of the strangers or its member's connections."""
+        """Take it out of the anonymous connections, or out of its member's."""
         groups: list[tuple[dict[Any, dict[Connection, None]], object]] = [
             (self._by_address, connection.address)
         ]
         if connection.member is not None:
             groups = [(self._by_member, connection.member)]
         else:
-            self._strangers.pop(connection, None)
+            self._anonymous.pop(connection, None)
         for group, key in groups:
             found = group.get(key)
             if found is not None:
@@ -182,11 +182,11 @@ class ConnectionManager:
                 if not found:
                     del group[key]
 
-    def _make_room(self, candidates: dict[Connection, None]) -> bool:
-        """Cut the connection that was the first to fall silent, if that is long ago."""
+    def _evict(self, candidates: dict[Connection, None]) -> bool:
+        """Cut the connection that has been idle for longest, if that is long enough."""
         now = self.now()
-        for connection in islice(candidates, CANDIDATES):
-            if connection.silent_for(now) >= GRACE:
+        for connection in islice(candidates, EVICTION_CANDIDATES):
+            if connection.idle_for(now) >= EVICTION_IDLE:
                 log.debug("connection_evicted", member=connection.member)
                 connection.cut()
                 self.forget(connection, refused=False)
@@ -204,17 +204,17 @@ class ConnectionManager:
                 if admission is None:
                     continue
                 if admission not in standing:
-                    standing[admission] = self.authenticator.stands(admission)
+                    standing[admission] = self.authenticator.is_valid(admission)
                 if not standing[admission]:
-                    connection.show_out()
+                    connection.revoke()
 
     async def run(self) -> None:
         """End what is too slow, until cancelled."""
         limits = self._limits
         idle = limits.idle_timeout
         bounds = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
-        pause = min(1.0, REFUSAL_PATIENCE / 4, *(bound / 4 for bound in bounds if bound > 0))
-        strangers = min(idle or STRANGER_TIMEOUT, STRANGER_TIMEOUT)
+        pause = min(1.0, REFUSAL_TIMEOUT / 4, *(bound / 4 for bound in bounds if bound > 0))
+        anonymous = min(idle or ANONYMOUS_TIMEOUT, ANONYMOUS_TIMEOUT)
         swept = self.now()
         while True:
             await asyncio.sleep(pause)
@@ -225,7 +225,7 @@ class ConnectionManager:
                 if connection.busy and 0 < limits.write_timeout <= now - since:
                     log.info("answer_abandoned", member=connection.member)
                     connection.cut()
-            self._end_idle(self._strangers, now, strangers)
+            self._end_idle(self._anonymous, now, anonymous)
             if 0 < idle <= 8 * (now - swept):
                 swept = now
                 for group in self._by_member.values():
@@ -234,24 +234,24 @@ class ConnectionManager:
     @staticmethod
     def _end_idle(group: dict[Connection, None], now: float, patience: float) -> None:
         for connection in group:
-            if connection.silent_for(now) >= patience:
+            if connection.idle_for(now) >= patience:
                 connection.drop()
 
-    async def settle(self, patience: float) -> bool:
+    async def drain(self, patience: float) -> bool:
         """Close what is idle and wait for the answers under way, at most `patience` seconds.
 
         Says whether all have gone out.
         """
-        self._settling = True
+        self._draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while True:
-                    self._stirred.clear()
+                    self._changed.clear()
                     for connection in list(self.connections):
                         connection.end_unless_busy()
                     if not any(connection.busy for connection in self.connections):
                         return True
-                    await self._stirred.wait()
+                    await self._changed.wait()
         return False
 
     def cancel(self) -> int:
@@ -268,8 +268,8 @@ class ConnectionManager:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while self.connections:
-                    self._stirred.clear()
-                    await self._stirred.wait()
+                    self._changed.clear()
+                    await self._changed.wait()
         for connection in list(self.connections):
             connection.cut()
 

@@ -26,23 +26,23 @@ log = structlog.get_logger(__name__)
 #: Bytes of a body that have to arrive within `Limits.body_timeout`, unless fewer are left.
 LEAST_PROGRESS = 16 * 1024
 #: Seconds in which a refused client has to say what it wanted.
-REFUSAL_PATIENCE = 2.0
+REFUSAL_TIMEOUT = 2.0
 #: Seconds that an answer under way and a close frame have when the access of their member ends.
-FAREWELL = 0.5
+REVOKE_TIMEOUT = 0.5
 #: The reason in the close frame.
-SHOWN_OUT = "Your access to this server has ended."
+ACCESS_ENDED = "Your access to this server has ended."
 
 
 class ClosableSocket(Protocol):
     """A client's websocket, which can be told to leave."""
 
     def leave(self, code: int, reason: str, *, patience: float = ...) -> asyncio.Task[None]:
-        """Deliver nothing more, say goodbye, and cut the connection after `patience` seconds."""
+        """Send a close frame and nothing more, and cut the connection after `patience` seconds."""
 
 
 # The states of a connection. `_REST`: the answer has gone out before the whole body had come.
 _IDLE, _HEADERS, _BODY, _ANSWER, _REST, _SOCKET, _REFUSED = range(7)
-_SILENT = (_IDLE, _HEADERS, _REST)
+_IDLE_STATES = (_IDLE, _HEADERS, _REST)
 
 
 class Connection(web.RequestHandler):
@@ -70,7 +70,7 @@ class Connection(web.RequestHandler):
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self.manager = manager
         self.services: Services = manager.services
-        #: How the request under way came, who sent it if that was asked, and who was let in by it.
+        #: How the request under way came, who sent it if that was asked, and its admission.
         self.way = STRAIGHT
         self.caller: Caller | None = None
         self.admission: Admission | None = None
@@ -121,24 +121,24 @@ class Connection(web.RequestHandler):
         """The connection is a websocket, which may be silent."""
         self._state, self._socket = _SOCKET, socket
         self._parser = None  # aiohttp no longer reads HTTP here, and the parser takes memory
-        if self.admission is not None and not self.manager.authenticator.stands(self.admission):
-            self.show_out()  # its access ended while it shook hands
+        if self.admission is not None and not self.manager.authenticator.is_valid(self.admission):
+            self.revoke()  # its access ended during the handshake
 
     @property
     def busy(self) -> bool:
         """Whether an answer is being made or sent."""
         return self._state in (_BODY, _ANSWER)
 
-    def silent_for(self, now: float) -> float:
+    def idle_for(self, now: float) -> float:
         """Seconds since it was last of use; 0 while it is."""
-        return now - self._since if self._state in _SILENT and not self._messages else 0.0
+        return now - self._since if self._state in _IDLE_STATES and not self._messages else 0.0
 
     # --- the end ---------------------------------------------------------------------------
 
     def check(self, now: float, limits: ConnectionLimits) -> None:
         """End what is too slow."""
         passed = now - self._since
-        if self._state == _REFUSED and passed >= REFUSAL_PATIENCE:
+        if self._state == _REFUSED and passed >= REFUSAL_TIMEOUT:
             self.end()
         elif self._state == _HEADERS and 0 < limits.header_timeout <= passed:
             log.info("headers_timed_out")
@@ -173,14 +173,16 @@ class Connection(web.RequestHandler):
             self.cancelled = True
             self.task.cancel()
 
-    def show_out(self) -> None:
-        """End what is under way for somebody whose access has ended, in `FAREWELL` seconds."""
+    def revoke(self) -> None:
+        """End what is under way, because the access of its member has ended."""
         log.info("connection_closed", member=self.member)
         if self._socket is not None:
-            leaving = self._socket.leave(WSCloseCode.POLICY_VIOLATION, SHOWN_OUT, patience=FAREWELL)
-            self.manager.hold(leaving)
+            closing = self._socket.leave(
+                WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, patience=REVOKE_TIMEOUT
+            )
+            self.manager.keep_closing(closing)
         elif self.busy:  # an answer that is short, such as that to one's own removal, goes out
-            self._loop.call_later(FAREWELL, self._cut_unless_answered, self.task)
+            self._loop.call_later(REVOKE_TIMEOUT, self._cut_unless_answered, self.task)
         else:
             self.end()
 
@@ -216,7 +218,7 @@ class Connection(web.RequestHandler):
         """Let the connection in, or refuse it."""
         peer = transport.get_extra_info("peername")
         self.peer = str(peer[0]) if isinstance(peer, tuple) else ""
-        taken = self.manager.take_in(self)
+        taken = self.manager.accept(self)
         if taken is None:
             super().connection_made(transport)
             return
@@ -231,7 +233,7 @@ class Connection(web.RequestHandler):
         state = self._state
         if state == _REFUSED:
             if self.transport is not None:
-                self.transport.write(_CROWDED)
+                self.transport.write(_TOO_MANY)
                 self.transport.close()
             return
         self._received += len(data)
@@ -293,7 +295,7 @@ def authenticator_of(request: web.BaseRequest) -> Authenticator:
 
 
 def admission_of(request: web.BaseRequest) -> Admission:
-    """Who was let in by a request."""
+    """The authenticated member of a request."""
     admission = connection_of(request).admission
     if admission is None:
         raise RuntimeError("no request was authenticated")
@@ -310,7 +312,7 @@ def member_of(request: web.BaseRequest) -> str:
     return admission_of(request).member
 
 
-def _crowded() -> bytes:
+def _too_many() -> bytes:
     """The whole answer to a client too many."""
     error = LocalError(
         "too_many_connections",
@@ -326,4 +328,4 @@ def _crowded() -> bytes:
     return head.encode() + body
 
 
-_CROWDED = _crowded()
+_TOO_MANY = _too_many()

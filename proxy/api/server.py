@@ -167,7 +167,7 @@ SCANTY = 1000
 #: Seconds after which aiohttp ends silent connections; here the `ConnectionManager` does.
 NEVER = 10.0 * 365 * 24 * 3600
 #: Seconds of the time to stop that are kept, at most, for what was cut short.
-GOODBYE = 1.0
+CLOSING_TIME = 1.0
 
 
 class Server:
@@ -280,13 +280,13 @@ class Server:
     async def _end_connections(self, connections: ConnectionManager) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._stop_timeout
-        margin = min(GOODBYE, self._stop_timeout / 4)
+        margin = min(CLOSING_TIME, self._stop_timeout / 4)
         await asyncio.sleep(0)  # requests that have been read get to their handlers
-        goodbyes = asyncio.create_task(self._runner.shutdown())
-        if not await connections.settle(end - loop.time() - margin):
+        closing = asyncio.create_task(self._runner.shutdown())
+        if not await connections.drain(end - loop.time() - margin):
             log.warning("requests_cancelled", count=connections.cancel())
-            await connections.settle(margin / 2)
+            await connections.drain(margin / 2)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(end - margin / 2):
-                await goodbyes
+                await closing
         await connections.close(end - loop.time())

@@ -153,7 +153,7 @@ async def test_a_place_that_becomes_free_is_given_again(running: Any) -> None:
 async def test_a_refused_client_that_says_nothing_is_closed(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "REFUSAL_PATIENCE", 0.05)
+    monkeypatch.setattr(connections, "REFUSAL_TIMEOUT", 0.05)
     async with running(max_connections=1, header_timeout=0.1) as server:
         await server.connect()
         reader, _ = await server.connect()
@@ -176,7 +176,7 @@ async def test_fewer_connections_are_told_where_they_matter(
 
 
 async def test_a_silent_stranger_is_closed(running: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_manager, "STRANGER_TIMEOUT", 0.1)
+    monkeypatch.setattr(connection_manager, "ANONYMOUS_TIMEOUT", 0.1)
     async with running(header_timeout=0.1) as server:
         member, member_writer = await server.connect(HEAD + b"\r\n")
         await member.readuntil(b"}")
@@ -211,7 +211,7 @@ async def test_a_websocket_and_an_answer_under_way_are_not_idle(running: Any) ->
 async def test_who_has_been_silent_makes_room_for_who_speaks(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_manager, "GRACE", 0.0)
+    monkeypatch.setattr(connection_manager, "EVICTION_IDLE", 0.0)
     async with running(max_connections=4) as server:
         member, member_writer = await server.connect(HEAD + b"\r\n")
         await member.readuntil(b"}")
@@ -226,7 +226,7 @@ async def test_who_has_been_silent_makes_room_for_who_speaks(
 async def test_strangers_never_have_all_places(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_manager, "STRANGERS", 0.5)
+    monkeypatch.setattr(connection_manager, "ANONYMOUS_SHARE", 0.5)
     async with running(max_connections=4) as server:
         for _ in range(2):
             await server.connect()
@@ -237,7 +237,7 @@ async def test_strangers_never_have_all_places(
 async def test_one_address_never_has_all_places_of_strangers(
     running: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_manager, "ALWAYS", 2)
+    monkeypatch.setattr(connection_manager, "LEAST_SHARE", 2)
     async with running(max_connections=4) as server:
         for _ in range(2):
             await server.connect()
@@ -271,7 +271,7 @@ def asking(token: str, path: bytes = b"/queue") -> bytes:
 async def test_one_member_never_has_all_places(
     running: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_manager, "ALWAYS", 2)
+    monkeypatch.setattr(connection_manager, "LEAST_SHARE", 2)
     ann, _ = await members.new_token("ann")
     bob, _ = await members.new_token("bob")
     async with running(max_connections=4, members=members) as server:
@@ -284,7 +284,7 @@ async def test_one_member_never_has_all_places(
         assert b"too_many_connections" in answer
         other, _ = await server.connect(asking(bob))
         assert (await other.readline()) == b"HTTP/1.1 200 OK\r\n"
-        monkeypatch.setattr(connection_manager, "GRACE", 0.0)
+        monkeypatch.setattr(connection_manager, "EVICTION_IDLE", 0.0)
         fourth, _ = await server.connect(asking(ann))
         assert (await fourth.readline()) == b"HTTP/1.1 200 OK\r\n"
 
@@ -337,7 +337,7 @@ async def test_no_more_of_an_answer_waits_than_is_taken(running: Any, large: byt
 async def test_a_download_under_way_ends_with_its_token(
     running: Any, room_of_files: Any, members: Directory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "FAREWELL", 0.05)
+    monkeypatch.setattr(connections, "REVOKE_TIMEOUT", 0.05)
     room_of_files.add("a.bin", bytes(50_000_000))
     ann, _ = await members.new_token("ann")
     bob, _ = await members.new_token("bob")

@@ -235,7 +235,7 @@ async def get_events(request: web.Request) -> web.StreamResponse:
     if request.method == "HEAD":
         return stream
     with dashboard.watched() as watch, contextlib.suppress(ConnectionError):
-        while not dashboard.closed and authenticator.stands(admission):
+        while not dashboard.closed and authenticator.is_valid(admission):
             watch.news.clear()
             state = await _state(request)
             await stream.write(b"event: state\ndata: " + codec.dump_bytes(state) + b"\n\n")
