@@ -43,6 +43,11 @@ class Supervisor:
         task.add_done_callback(_ended)
         return task
 
+    async def finish(self) -> None:
+        """Wait until all that was spawned has ended by itself; nothing may be kept running."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
     async def close(self) -> None:
         """Cancel what runs, and wait until it has ended."""
         while self._tasks:

@@ -81,3 +81,21 @@ async def test_closing_ends_what_runs(supervisor: Supervisor) -> None:
     await supervisor.close()
     assert task.cancelled()
     assert ended.is_set()
+
+
+async def test_finishing_lets_what_was_spawned_end(supervisor: Supervisor) -> None:
+    opened, ended = asyncio.Event(), list[str]()
+
+    async def work(name: str, *, more: bool) -> None:
+        await opened.wait()
+        ended.append(name)
+        if more:
+            supervisor.spawn(work("second", more=False), "second")
+
+    supervisor.spawn(work("first", more=True), "first")
+    finishing = asyncio.create_task(supervisor.finish())
+    await asyncio.sleep(0)
+    assert not finishing.done()
+    opened.set()
+    await finishing
+    assert ended == ["first", "second"]

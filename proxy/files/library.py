@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import structlog
 
@@ -26,6 +26,7 @@ from proxy.files.transfer import (
 )
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord
+from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.names import kind
 
@@ -69,15 +70,13 @@ class Library:
             everywhere[_KEPT] = blobs
         self._downloads = ActiveDownloads(everywhere, cache, on_fetched=self._learn)
         self._turn = asyncio.Semaphore(PREFETCHES)
-        self._ahead: set[asyncio.Task[None]] = set()
-        self._learning: set[asyncio.Task[None]] = set()
+        self._ahead, self._learning = Supervisor(), Supervisor()
 
     async def close(self) -> None:
         """Stop all downloads; what was learned from finished ones is written."""
-        for task in self._ahead:
-            task.cancel()
+        await self._ahead.close()
         await self._downloads.close()
-        await asyncio.gather(*self._ahead, *self._learning, return_exceptions=True)
+        await self._learning.finish()
 
     async def open(self, record: FileRecord) -> Content:
         """The file's bytes, from the cache or as they arrive.
@@ -179,7 +178,7 @@ class Library:
     def fetch_ahead(self, record: FileRecord) -> None:
         """Fetch a new output into the cache, if the setting says so; returns at once."""
         if self._prefetch == "all" or (self._prefetch == "images" and _is_image(record)):
-            _spawn(self._fetch_quietly(record), self._ahead)
+            self._ahead.spawn(self._fetch_quietly(record), f"fetch {record.cloud_name} ahead")
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
@@ -196,19 +195,13 @@ class Library:
         """Keep the hash of a content whose name does not tell it, so that it is found again."""
         if fetch.expected is None and fetch.hash is not None and fetch.size is not None:
             learning = self._learn_hash(fetch.account, fetch.cloud_name, fetch.hash, fetch.size)
-            _spawn(learning, self._learning)
+            self._learning.spawn(learning, f"learn the hash of {fetch.cloud_name}")
 
     async def _learn_hash(self, account: str, cloud_name: str, hash_: str, size: int) -> None:
         try:
             await self._contents.was_fetched(account, cloud_name, hash_, size)
         except StorageError as error:
             _log.warning("content_hash_store_failed", reason=str(error))
-
-
-def _spawn(work: Coroutine[Any, Any, None], among: set[asyncio.Task[None]]) -> None:
-    task = asyncio.create_task(work)
-    among.add(task)
-    task.add_done_callback(among.discard)
 
 
 def unavailable(filename: str, error: Exception | None) -> LocalError:

@@ -29,6 +29,7 @@ from proxy.files.blobs import BlobError
 from proxy.files.cache import Cache, CacheLease
 from proxy.files.descriptors import open_to_read, read_at
 from proxy.files.metadata import Edits, MetadataText, Slice, texts
+from proxy.supervisor import Supervisor
 
 _log = structlog.get_logger(__name__)
 
@@ -243,17 +244,18 @@ class ActiveDownloads:
         self._sources = sources
         self._cache = cache
         self._on_fetched = on_fetched
-        self._running: dict[tuple[str, str], tuple[Fetch, asyncio.Task[None]]] = {}
+        self._running: dict[tuple[str, str], Fetch] = {}
+        self._supervisor = Supervisor()
 
     def fetch(self, account: str, cloud_name: str, type_: str, expected: str | None) -> Fetch:
         """The download of a content, joined if it is under way."""
         running = self._running.get((account, cloud_name))
-        if running is not None and not running[0].ended:
-            return running[0]
+        if running is not None and not running.ended:
+            return running
         source = self._sources[account]
         fetch = Fetch(source, self._cache, account, cloud_name, type_, expected)
-        task = asyncio.create_task(self._run(fetch), name=f"fetch {cloud_name}")
-        self._running[account, cloud_name] = (fetch, task)
+        self._running[account, cloud_name] = fetch
+        self._supervisor.spawn(self._run(fetch), f"fetch {cloud_name}")
         return fetch
 
     async def _run(self, fetch: Fetch) -> None:
@@ -263,16 +265,12 @@ class ActiveDownloads:
                 self._on_fetched(fetch)
         finally:
             place = fetch.account, fetch.cloud_name
-            running = self._running.get(place)
-            if running is not None and running[0] is fetch:
+            if self._running.get(place) is fetch:
                 del self._running[place]
 
     async def close(self) -> None:
         """Stop all downloads; what follows them gets an error."""
-        tasks = [task for _, task in self._running.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._supervisor.close()
 
 
 #: Bytes read at once.
