@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -122,3 +124,21 @@ def account_refusal(name: AccountRefusal) -> Refusal:
 def no_api_access() -> Refusal:
     """What an account on the free plan gets on the routes that cost."""
     return flat(403, "FORBIDDEN", "API access needs a Standard, Creator or Pro plan")
+
+
+# --- exceptions of nodes, as ComfyUI tells them without the paths of the machine ------------------
+
+_PATH = re.compile(r'File "[^"]*?(proxy/simulator/[^"]+|[^"/\\]+)"')
+
+
+def type_name(error: BaseException) -> str:
+    """The class of an exception, with its module where it is not built in."""
+    kind = type(error)
+    if kind.__module__ == "builtins":
+        return kind.__qualname__
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def frames(error: BaseException) -> list[str]:
+    """The traceback, a string for each frame."""
+    return [_PATH.sub(r'File "\1"', frame) for frame in traceback.format_tb(error.__traceback__)]

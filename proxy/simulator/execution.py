@@ -7,20 +7,21 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from proxy.simulator.failures import frames, type_name
+from proxy.simulator.errors import frames, type_name
 from proxy.simulator.node_cache import NodeCache, signature
 from proxy.simulator.nodes import Blocker, Context, NodeClass, NodeClasses, Output
-from proxy.simulator.plan import Plan, needed
 from proxy.simulator.steps import (
     Blocked,
     Cached,
     NodeDone,
     NodeFailed,
     NodeStarted,
+    Plan,
     Step,
     StepPicture,
     StepProgress,
     StepText,
+    needed,
 )
 
 __all__ = [

@@ -9,9 +9,8 @@ from typing import Any
 
 from proxy.simulator import events
 from proxy.simulator.account import SimulatedAccount
-from proxy.simulator.bench import Bench
 from proxy.simulator.jobs import SimulatedJob, now_ms
-from proxy.simulator.run import Run, RunOutcome, platform_error
+from proxy.simulator.run import Bench, Run, RunOutcome, platform_error
 from proxy.simulator.sockets import EventSockets
 
 log = logging.getLogger(__name__)

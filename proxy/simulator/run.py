@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from proxy.simulator import events, outputs
 from proxy.simulator.account import SimulatedAccount
-from proxy.simulator.bench import Bench
 from proxy.simulator.events import NodeProgress
 from proxy.simulator.execution import (
     Blocked,
@@ -23,9 +23,26 @@ from proxy.simulator.execution import (
     StepText,
     execute,
 )
-from proxy.simulator.faults import JobFault
+from proxy.simulator.faults import Faults, JobFault
 from proxy.simulator.jobs import SimulatedJob, now_ms
+from proxy.simulator.nodes import NodeClasses
 from proxy.simulator.sockets import EventSockets
+from proxy.simulator.storage import Storage
+from proxy.simulator.switches import Switches
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all accounts of one simulator share.
+
+    `changed` is to be called when anything has changed that a test may wait for.
+    """
+
+    switches: Switches
+    faults: Faults
+    storage: Storage
+    catalog: NodeClasses
+    changed: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)

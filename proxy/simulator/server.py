@@ -9,7 +9,7 @@ from yarl import URL
 
 from proxy.simulator import gate
 from proxy.simulator.account import Plan
-from proxy.simulator.listener import Listener
+from proxy.simulator.delivery import Listener
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.routes import ROUTES
 from proxy.simulator.switches import Switches

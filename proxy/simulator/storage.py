@@ -17,8 +17,8 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.simulator import delivery
+from proxy.simulator.delivery import Listener
 from proxy.simulator.faults import Faults
-from proxy.simulator.listener import Listener
 from proxy.simulator.record import Record, RequestRecord, credentials_of, without_credentials
 from proxy.simulator.switches import Switches
 

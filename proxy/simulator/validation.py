@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from proxy.simulator.failures import frames, type_name
+from proxy.simulator.errors import frames, type_name
 from proxy.simulator.nodes import Files, InputSpec, NodeClass, NodeClasses
 
 #: `{"type", "message", "details", "extra_info"}`.

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from proxy.simulator.account import Plan, SimulatedAccount
-from proxy.simulator.bench import Bench
 from proxy.simulator.faults import Faults
 from proxy.simulator.jobs import SimulatedJob
 from proxy.simulator.nodes import NodeClass, NodeClasses, object_info, pack_nodes, standard_nodes
 from proxy.simulator.queue import SimulatedQueue
 from proxy.simulator.record import Record, RequestRecord, Signal
+from proxy.simulator.run import Bench
 from proxy.simulator.sockets import EventConnection, EventSockets
 from proxy.simulator.storage import Storage
 from proxy.simulator.switches import Switches

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from proxy.translate import codec
 from proxy.translate.errors import Kind, LocalError
@@ -95,8 +95,6 @@ class AssetQuery:
 class TagQuery(BaseModel):
     """What `GET /api/tags` asks for."""
 
-    model_config = ConfigDict(extra="ignore")
-
     prefix: Annotated[str, Field(min_length=1, max_length=256)] | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     offset: Annotated[int, Field(ge=0, le=2**53)] = 0
@@ -105,8 +103,6 @@ class TagQuery(BaseModel):
 
 
 class _ListQuery(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
     name_contains: str | None = None
     hash: str | None = None
     include_public: bool = True
@@ -118,8 +114,6 @@ class _ListQuery(BaseModel):
 
 
 class _RefineQuery(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
     name_contains: str | None = None
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 

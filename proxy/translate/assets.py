@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from proxy.translate import codec
 from proxy.translate.asset_query import (
@@ -254,8 +254,6 @@ _MediaType = Annotated[str, StringConstraints(max_length=256, pattern=r"^[\w.+-]
 class Changes(BaseModel):
     """What `PUT /api/assets/{id}` changes."""
 
-    model_config = ConfigDict(extra="ignore")
-
     name: _Name | None = None
     user_metadata: dict[str, Any] | None = None
     preview_id: _Id | None = None
@@ -263,8 +261,6 @@ class Changes(BaseModel):
 
 class NewAsset(BaseModel):
     """What a client says of a content for which it wants a record."""
-
-    model_config = ConfigDict(extra="ignore")
 
     name: _Name | None = None
     tags: Annotated[list[_Tag], Field(max_length=MOST_TAGS)] = []
@@ -285,15 +281,11 @@ class NewAsset(BaseModel):
 
 
 class _Tags(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
     tags: Annotated[list[_Tag], Field(min_length=1, max_length=MOST_TAGS)]
 
 
 class Roots(BaseModel):
     """What `POST /api/assets/seed` looks through; none means all."""
-
-    model_config = ConfigDict(extra="ignore")
 
     roots: Annotated[
         list[Literal["models", "input", "output"]], Field(min_length=1, max_length=10)

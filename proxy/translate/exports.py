@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from proxy.translate import codec
 from proxy.translate.asset_query import AssetError, checked
@@ -31,8 +31,6 @@ _Text = Annotated[str, StringConstraints(max_length=4096)]
 
 class ExportRequest(BaseModel):
     """The body of `POST /api/assets/export`."""
-
-    model_config = ConfigDict(extra="ignore")
 
     job_ids: _Ids = []
     asset_ids: _Ids = []
