@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from proxy.bus.base import MISSED, EventBus
-from proxy.jobs.models import ENDS, Job, JobState, Outcome
-from proxy.jobs.protocol import HistoryChanged, HistoryForgotten, LiveJob
+from proxy.jobs.models import ENDS, OUTCOMES, Job, JobState, Outcome
+from proxy.jobs.protocol import (
+    HistoryChanged,
+    HistoryForgotten,
+    LiveJob,
+)
+from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
 from proxy.storage.history import HistoryEntry, HistoryRepository
 from proxy.translate import codec
+from proxy.translate.events import Message
+from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.files.service import Files
@@ -352,3 +359,24 @@ def _better(item: dict[str, Any], than: dict[str, Any] | None) -> bool:
 
 def _without_nulls(job: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in job.items() if value is not None}
+
+
+def life_of(entry: HistoryEntry) -> list[Message]:
+    """The messages of an ended job, as its entry of the history has them."""
+    result = codec.loads(entry.result)
+    tracker = Tracker(entry.id, codec.loads(entry.graph))
+    commands = []
+    for type_, data in result["status"]["messages"]:
+        commands += tracker.receive(EventReceived(type_, data), entry.started_at)
+    snapshot = Snapshot(
+        entry.id,
+        OUTCOMES[entry.state],
+        settled=True,
+        start_time=entry.started_at,
+        end_time=entry.ended_at,
+        outputs=result["outputs"],
+        execution_status=result["status"],
+        meta=result["meta"],
+    )
+    commands += tracker.receive(SnapshotReceived(snapshot), entry.ended_at)
+    return [one.message for one in commands if isinstance(one, SendMessage)]

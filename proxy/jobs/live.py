@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import structlog
 
 from proxy.bus.base import MISSED, EventBus
-from proxy.jobs.models import OUTCOMES, JobKey, JobState, Number, now
+from proxy.jobs.history import life_of
+from proxy.jobs.models import JobKey, JobState, Number, now
 from proxy.jobs.protocol import (
     JobChanged,
     JobLeft,
@@ -27,16 +28,14 @@ from proxy.jobs.protocol import (
     NewsMissed,
     QueueChanged,
     TermBegan,
+    live_of_stored,
 )
 from proxy.jobs.subscribers import Subscribers
-from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
 from proxy.storage.database import StorageError
-from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobRepository, Payload, StoredJob
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
-from proxy.translate.events import Message, status
-from proxy.translate.snapshot import Snapshot
+from proxy.translate.events import status
 
 log = structlog.get_logger(__name__)
 
@@ -298,28 +297,6 @@ def _is_newer(row: StoredJob, known: LiveJob | None) -> bool:
     )
 
 
-def live_of_stored(stored: StoredJob) -> LiveJob:
-    """A stored job as lists show it. Raises `ValueError` if it cannot be read."""
-    return LiveJob(
-        member=stored.member,
-        prompt_id=stored.id,
-        order=stored.key,
-        number=stored.number,
-        state=JobState(stored.state),
-        create_time=stored.created_at,
-        client_id=stored.client_id,
-        workflow_id=stored.workflow_id,
-        account=stored.account,
-        started_at=stored.started_at,
-        outputs_to_execute=tuple(stored.outputs_to_execute),
-        accepted=stored.accepted,
-        watched=stored.watched,
-        submitter=stored.submitter,
-        label=stored.label,
-        changed_at=stored.changed_at,
-    )
-
-
 #: Seconds between two readings while the bus is away, and between the two after a loss: the engine
 #: writes a moment behind what happens.
 _INTERVAL = 0.5
@@ -460,24 +437,3 @@ class LiveFeed:
                 key.member, client_id, key.prompt_id, watched=True, message=message, order=order
             )
             self._subscribers.deliver(told)
-
-
-def life_of(entry: HistoryEntry) -> list[Message]:
-    """The messages of an ended job, as its entry of the history has them."""
-    result = codec.loads(entry.result)
-    tracker = Tracker(entry.id, codec.loads(entry.graph))
-    commands = []
-    for type_, data in result["status"]["messages"]:
-        commands += tracker.receive(EventReceived(type_, data), entry.started_at)
-    snapshot = Snapshot(
-        entry.id,
-        OUTCOMES[entry.state],
-        settled=True,
-        start_time=entry.started_at,
-        end_time=entry.ended_at,
-        outputs=result["outputs"],
-        execution_status=result["status"],
-        meta=result["meta"],
-    )
-    commands += tracker.receive(SnapshotReceived(snapshot), entry.ended_at)
-    return [one.message for one in commands if isinstance(one, SendMessage)]

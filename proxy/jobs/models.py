@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from proxy.cloud.resilience import Backoff
 from proxy.members.member import Parallelism
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
-from proxy.translate.labels import label_of
+from proxy.translate.graph import label_of
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:

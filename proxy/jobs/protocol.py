@@ -25,6 +25,7 @@ import msgspec
 
 from proxy.bus.base import BusMessage, EventBus
 from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, Number, now
+from proxy.storage.jobs import StoredJob
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 
@@ -373,3 +374,25 @@ _SHOWN: Mapping[JobState, Literal["waiting", "sending", "pending", "running"]] =
     JobState.SUBMITTED: "pending",
     JobState.RUNNING: "running",
 }
+
+
+def live_of_stored(stored: StoredJob) -> LiveJob:
+    """A stored job as lists show it. Raises `ValueError` if it cannot be read."""
+    return LiveJob(
+        member=stored.member,
+        prompt_id=stored.id,
+        order=stored.key,
+        number=stored.number,
+        state=JobState(stored.state),
+        create_time=stored.created_at,
+        client_id=stored.client_id,
+        workflow_id=stored.workflow_id,
+        account=stored.account,
+        started_at=stored.started_at,
+        outputs_to_execute=tuple(stored.outputs_to_execute),
+        accepted=stored.accepted,
+        watched=stored.watched,
+        submitter=stored.submitter,
+        label=stored.label,
+        changed_at=stored.changed_at,
+    )

@@ -24,7 +24,7 @@ from proxy.jobs.nodes import NodeStates
 from proxy.translate import events
 from proxy.translate.events import Event, Message, NodeText
 from proxy.translate.frames import CloudFrame, CloudPicture
-from proxy.translate.labels import cost_of
+from proxy.translate.graph import cost_of
 from proxy.translate.snapshot import Snapshot
 
 #: Characters of a node's last text that are kept to find a price in.

@@ -36,7 +36,7 @@ from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import jobs
 from proxy.storage.usage import UsageRow, add_usage, day_of
 from proxy.translate import codec
-from proxy.translate.labels import label_of
+from proxy.translate.graph import label_of
 
 log = structlog.get_logger(__name__)
 
