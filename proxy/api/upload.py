@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Any
 
 from aiohttp import web
@@ -44,17 +45,7 @@ async def post_image(request: web.Request) -> web.Response:
         upload = read_form(fields)
         if upload is None:
             return answers.empty(400)
-        member = member_of(request)
-        async with of(request).accounting.uploading(member, size(upload.file)):
-            named = await of(request).files.upload(
-                member,
-                chunks(upload.file),
-                filename=upload.filename,
-                subfolder=upload.subfolder,
-                type=upload.type,
-                overwrite=upload.overwrite,
-            )
-    return _answer(request, named)
+        return await _store(request, upload, of(request).files.upload)
 
 
 async def post_mask(request: web.Request) -> web.Response:
@@ -63,18 +54,28 @@ async def post_mask(request: web.Request) -> web.Response:
         upload = read_form(fields)
         if upload is None:
             return answers.empty(400)
-        member, original = member_of(request), original_ref(fields.get("original_ref"))
-        async with of(request).accounting.uploading(member, size(upload.file)):
-            named = await of(request).files.upload_mask(
-                member,
-                chunks(upload.file),
-                filename=upload.filename,
-                subfolder=upload.subfolder,
-                type=upload.type,
-                overwrite=upload.overwrite,
-                original=original,
-            )
-    return _answer(request, named)
+        original = original_ref(fields.get("original_ref"))
+        masked = partial(of(request).files.upload_mask, original=original)
+        return await _store(request, upload, masked)
+
+
+async def _store(
+    request: web.Request, upload: Upload, store: Callable[..., Awaitable[Named]]
+) -> web.Response:
+    services, member = of(request), member_of(request)
+    async with services.accounting.uploading(member, size(upload.file)):
+        named = await store(
+            member,
+            chunks(upload.file),
+            filename=upload.filename,
+            subfolder=upload.subfolder,
+            type=upload.type,
+            overwrite=upload.overwrite,
+        )
+    body: dict[str, Any] = {"name": named.name, "subfolder": named.subfolder, "type": named.type}
+    if services.assets is not None and named.asset is not None:
+        body["asset"] = of_upload(named.asset)
+    return answers.json(body)
 
 
 def read_form(form: Form) -> Upload | None:
@@ -162,14 +163,3 @@ async def chunks(file: IO[bytes]) -> AsyncIterator[bytes]:
     """The bytes of a file, read in threads."""
     while chunk := await asyncio.to_thread(file.read, CHUNK):
         yield chunk
-
-
-def _answer(request: web.Request, named: Named) -> web.Response:
-    body: dict[str, Any] = {
-        "name": named.name,
-        "subfolder": named.subfolder,
-        "type": named.type,
-    }
-    if of(request).assets is not None and named.asset is not None:
-        body["asset"] = of_upload(named.asset)
-    return answers.json(body)
