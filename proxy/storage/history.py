@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from proxy.storage.database import Database
 from proxy.storage.files import forget_outputs
-from proxy.storage.statements import CHUNK, Upsert, chunks
+from proxy.storage.statements import CHUNK, Upsert, chunks, run
 from proxy.storage.tables import history, job_numbers, job_payloads
 from proxy.translate import codec
 
@@ -291,16 +291,17 @@ class HistoryRepository:
 
 def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None:
     """Write an entry of the history in the caller's unit, instead of one with the same id."""
-    earlier = connection.execute(_EARLIER, {"m": job.member, "i": job.id}).one_or_none()
+    earlier = run(connection, _EARLIER, {"m": job.member, "i": job.id}).fetchone()
     if earlier is not None:
-        sequence = earlier.sequence
-        connection.execute(_DROP, {"job_key": earlier.key})
-        connection.execute(_DROP_PAYLOAD, {"job_key": earlier.key})
+        key, sequence = earlier
+        run(connection, _DROP, {"job_key": key})
+        run(connection, _DROP_PAYLOAD, {"job_key": key})
     else:
         # No other unit gets this place, also where several write at once.
         first = {"member": job.member, "ended": 1}
-        sequence = connection.execute(_PLACED(connection), first).scalar_one()
-    connection.execute(
+        ((sequence,),) = run(connection, _PLACED, first).fetchall()
+    run(
+        connection,
         _ADD,
         {
             "key": job.key,
@@ -327,7 +328,7 @@ def add_history(connection: Connection, job: StoredJob, ended: EndedJob) -> None
 def forget_beyond(connection: Connection, member: str, keep: int) -> list[str]:
     """Forget the member's oldest entries beyond `keep` with their files, in the caller's unit, at
     most `CHUNK` of them; their ids."""
-    over = connection.execute(_COUNT, {"m": member}).scalar_one() - keep
+    over = run(connection, _COUNT, {"m": member}).fetchone()[0] - keep
     if over <= 0:
         return []
     rows = connection.execute(_OLDEST, {"m": member, "most": min(over, CHUNK)}).all()

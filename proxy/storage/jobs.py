@@ -7,6 +7,7 @@ its usage and the fair shares.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import itemgetter
@@ -33,7 +34,7 @@ from proxy.storage.database import Database, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.history import EndedJob, HistoryRepository, add_history, forget_beyond
 from proxy.storage.leases import Fence, check_fence
-from proxy.storage.statements import Upsert, chunks, get_meta, put_meta
+from proxy.storage.statements import Upsert, chunks, get_meta, put_meta, run
 from proxy.storage.tables import history, job_numbers, job_payloads, jobs, shares
 from proxy.storage.usage import UsageRow, add_usage, submitted_on
 from proxy.translate import codec
@@ -133,7 +134,7 @@ class Numbering:
     front: bool = False
 
 
-_ADD_JOB = insert(jobs)
+_ADD_JOB = insert(jobs).returning(jobs.c.key)
 _ADD_PAYLOAD = insert(job_payloads)
 _KEY = bindparam("job_key", type_=BigInteger)
 _UPDATE = update(jobs).where(jobs.c.key == _KEY)
@@ -211,7 +212,7 @@ class JobRepository:
             new = replace(job, number=number)
             try:
                 new.key = add_job(connection, new)
-            except IntegrityError as error:
+            except (IntegrityError, sqlite3.IntegrityError) as error:
                 raise JobLivesError(f"the job {job.id} has not ended") from error
             add_payload(connection, new.key, kept)
             _put_beside(connection, usage, None)
@@ -246,7 +247,7 @@ class JobRepository:
         def work(connection: Connection) -> bool:
             if not connection.execute(_RECEIVED, {"job_key": key}).rowcount:
                 return False
-            connection.execute(_DROP_PAYLOAD, {"job_key": key})
+            run(connection, _DROP_PAYLOAD, {"job_key": key})
             _put_beside(connection, usage, None)
             return True
 
@@ -285,10 +286,10 @@ class JobRepository:
             gone = {
                 key
                 for key, values in written
-                if not connection.execute(_UPDATE, {"job_key": key, **values}).rowcount
+                if not run(connection, _UPDATE, {"job_key": key, **values}).rowcount
             }
             for key in sorted(sent):
-                connection.execute(_SENT, {"job_key": key})
+                run(connection, _SENT, {"job_key": key})
             _put_beside(connection, usage, shares)
             return gone
 
@@ -307,8 +308,8 @@ class JobRepository:
         def work(connection: Connection) -> None:
             check_fence(connection, fence)
             for key in sorted(keys):
-                connection.execute(_DROP, {"job_key": key})
-                connection.execute(_DROP_PAYLOAD, {"job_key": key})
+                run(connection, _DROP, {"job_key": key})
+                run(connection, _DROP_PAYLOAD, {"job_key": key})
             _put_beside(connection, usage, shares)
 
         await self._database.write(work)
@@ -336,8 +337,8 @@ class JobRepository:
                 return []
             # First the place, then the job, as in `insert`: so neither waits for the other.
             add_history(connection, _job(row), ended)
-            connection.execute(_DROP, {"job_key": key})
-            connection.execute(_SENT, {"job_key": key})
+            run(connection, _DROP, {"job_key": key})
+            run(connection, _SENT, {"job_key": key})
             forgotten = forget_beyond(connection, row.member, keep)
             _put_beside(connection, usage, shares)
             return forgotten
@@ -428,14 +429,15 @@ def add_job(connection: Connection, job: StoredJob) -> int:
     values = _values(job)
     if job.key:
         values["key"] = job.key
-    (key,) = connection.execute(_ADD_JOB, values).inserted_primary_key or (0,)
+    ((key,),) = run(connection, _ADD_JOB, values).fetchall()
     return int(key)
 
 
 def _next_number(connection: Connection, member: str, numbering: Numbering) -> int:
     """The member's next number; no other unit gets one of the member before this one ends."""
     following = {"member": member, "next": numbering.least + 1}
-    number = connection.execute(_NUMBERED(connection), following).scalar_one() - 1
+    ((number,),) = run(connection, _NUMBERED, following).fetchall()
+    number -= 1
     return -number if numbering.front else int(number)
 
 
@@ -449,18 +451,15 @@ def add_payload(connection: Connection, key: int, payload: Payload) -> None:
         "credentials": payload.credentials,
         "rewriting": payload.rewriting,
     }
-    connection.execute(_ADD_PAYLOAD, values)
+    run(connection, _ADD_PAYLOAD, values)
 
 
 def put_shares(connection: Connection, state: Shares) -> None:
     """Write the state of the fair shares, in the caller's unit."""
     put_meta(connection, _FAIR_SHARE, {"now": state.now, "slots": dict(state.slots)})
-    values = [
-        {"member": member, "start": share.start, "typical": share.typical}
-        for member, share in sorted(state.members.items())
-    ]
-    if values:
-        connection.execute(_PUT_SHARE(connection), values)
+    for member, share in sorted(state.members.items()):
+        values = {"member": member, "start": share.start, "typical": share.typical}
+        run(connection, _PUT_SHARE, values)
 
 
 def _put_beside(connection: Connection, usage: Sequence[UsageRow], state: Shares | None) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from proxy.storage.database import Database, FencedError
-from proxy.storage.statements import Upsert
+from proxy.storage.statements import Upsert, run
 from proxy.storage.tables import leases
 
 #: The lease of the engine.
@@ -144,7 +144,8 @@ def check_fence(connection: Connection, fence: Fence | None) -> None:
     """Refuse a unit whose epoch is over. Raises `FencedError`."""
     if fence is None:
         return
-    epoch = connection.execute(_EPOCH, {"lease": fence.name}).scalar_one_or_none()
+    row = run(connection, _EPOCH, {"lease": fence.name}).fetchone()
+    epoch = None if row is None else row[0]
     if epoch != fence.epoch:
         raise FencedError(
             f"the lease {fence.name} has epoch {epoch} now and this write {fence.epoch}: "

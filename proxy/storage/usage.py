@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select
 
 from proxy.storage.database import Database, StorageError
-from proxy.storage.statements import Upsert
+from proxy.storage.statements import Upsert, run
 from proxy.storage.tables import audit, usage
 
 
@@ -136,9 +135,9 @@ def add_usage(connection: Connection, rows: Sequence[UsageRow]) -> None:
     for row in rows:
         known = merged.setdefault((row.day, row.member), UsageRow(row.day, row.member))
         known.add(row)
-    if merged:
-        values: list[dict[str, Any]] = [asdict(merged[key]) for key in sorted(merged)]
-        connection.execute(_ADD(connection), values)
+    for key in sorted(merged):
+        row = merged[key]
+        run(connection, _ADD, {name: getattr(row, name) for name in ("day", "member", *COUNTED)})
 
 
 def submitted_on(connection: Connection, day: str, member: str) -> int:
