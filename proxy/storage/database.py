@@ -86,15 +86,21 @@ class Database(ABC):
 
     @abstractmethod
     async def write(
-        self, work: Callable[[Connection], T], *, long: bool = False, synced: bool = True
+        self,
+        work: Callable[[Connection], T],
+        *,
+        long: bool = False,
+        urgent: bool = False,
+        synced: bool = True,
     ) -> T:
         """Run a unit that writes; it is on disk when this returns.
 
         One that need not be `synced` outlives the process at once, and a crash of the system only
         from the next `sync` or synced unit on.
         What the unit raises is raised here, and then nothing of it is written. A caller that is
-        cancelled does not stop its unit. A `long` one, such as a migration, may take any time.
-        Raises `StorageError`; then nothing is written, but for an `OutcomeUnknownError`.
+        cancelled does not stop its unit. A `long` one, such as a migration, may take any time; an
+        `urgent` one does not wait behind others for a connection. Raises `StorageError`; then
+        nothing is written, but for an `OutcomeUnknownError`.
         """
 
     async def sync(self) -> None:  # noqa: B027 (a database may sync each unit)
@@ -135,7 +141,12 @@ class SqliteDatabase(Database):
         return await loop.run_in_executor(self._readers, self._read, work)
 
     async def write(
-        self, work: Callable[[Connection], T], *, long: bool = False, synced: bool = True
+        self,
+        work: Callable[[Connection], T],
+        *,
+        long: bool = False,
+        urgent: bool = False,
+        synced: bool = True,
     ) -> T:
         """Run a unit that writes; it is on disk when this returns, if it is to be `synced`. Raises
         `StorageError`."""

@@ -111,7 +111,7 @@ class LeaseRepository:
             connection.execute(_TAKE, taken)
             return Lease(name, holder, epoch)
 
-        return await self._database.write(work)
+        return await self._database.write(work, urgent=True)
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
         """Keep the lease for another while; false if another holder has it. Raises
@@ -121,7 +121,7 @@ class LeaseRepository:
         def work(connection: Connection) -> bool:
             return connection.execute(_RENEW, {**mine, "ttl": round(ttl * 1000)}).rowcount == 1
 
-        return await self._database.write(work)
+        return await self._database.write(work, urgent=True)
 
     async def release(self, lease: Lease) -> None:
         """Give the lease back, so that another replica need not wait. Raises `StorageError`."""

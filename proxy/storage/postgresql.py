@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-#: Connections of a replica: as many units run at once, more wait.
+#: Connections of a replica: as many units run at once, more wait. One more is for urgent ones.
 CONNECTIONS = 10
 #: Seconds that a unit may take, with the wait for a connection.
 PATIENCE = 2.0
@@ -86,11 +86,12 @@ class PostgresqlDatabase(Database):
             "postgresql+psycopg://",
             async_creator=lambda: _connect(address),
             isolation_level="AUTOCOMMIT",
-            pool_size=CONNECTIONS,
+            pool_size=CONNECTIONS + 1,
             max_overflow=0,
             pool_timeout=self._patience,
             use_native_hstore=False,
         )
+        self._turns, self._urgent = asyncio.Semaphore(CONNECTIONS), asyncio.Semaphore(1)
         self._writing: set[asyncio.Task[Any]] = set()
         self._watched = False
         self._answered_at = _now()
@@ -102,15 +103,22 @@ class PostgresqlDatabase(Database):
         return await self._unit(work, self._begin_read, self._patience)
 
     async def write(
-        self, work: Callable[[Connection], T], *, long: bool = False, synced: bool = True
+        self,
+        work: Callable[[Connection], T],
+        *,
+        long: bool = False,
+        urgent: bool = False,
+        synced: bool = True,
     ) -> T:
         """Run a unit that writes; it is on disk when this returns, `synced` or not.
 
-        A `long` one may take as long as it takes. Raises `StorageError`; then it was not written,
+        A `long` one may take as long as it takes; an `urgent` one goes before those that wait for
+        a connection, and there is one at a time. Raises `StorageError`; then it was not written,
         except for `OutcomeUnknownError`.
         """
         self._refuse()
-        task = asyncio.create_task(self._write(work, long=long), name="write to the database")
+        writing = self._write(work, long=long, urgent=urgent)
+        task = asyncio.create_task(writing, name="write to the database")
         self._writing.add(task)
         task.add_done_callback(self._written)
         return await asyncio.shield(task)
@@ -150,11 +158,11 @@ class PostgresqlDatabase(Database):
             log.info("database_returned")
         self.problem = problem
 
-    async def _write(self, work: Callable[[Connection], T], *, long: bool) -> T:
+    async def _write(self, work: Callable[[Connection], T], *, long: bool, urgent: bool) -> T:
         begin = _BEGIN_LONG_WRITE if long else self._begin_write
         patience = None if long else self._patience
         try:
-            value = await self._unit(work, begin, patience)
+            value = await self._unit(work, begin, patience, urgent=urgent)
         except _AnswerLostError as lost:
             if not await self._settled(lost.transaction):
                 raise StorageError(
@@ -186,46 +194,68 @@ class PostgresqlDatabase(Database):
         found = await self._unit(work, self._begin_read, patience or self._patience)
         return None if found == "in progress" else found == "committed"
 
-    async def _unit(self, work: Callable[[Connection], T], begin: str, patience: float | None) -> T:
+    async def _unit(
+        self,
+        work: Callable[[Connection], T],
+        begin: str,
+        patience: float | None,
+        *,
+        urgent: bool = False,
+    ) -> T:
         """Run a unit in a transaction, once more after a deadlock. Raises `StorageError`,
         `_AnswerLostError`."""
         try:
             try:
-                return await self._attempt(work, begin, patience)
+                return await self._attempt(work, begin, patience, urgent=urgent)
             except _DeadlockError as error:
                 log.info("transaction_repeated", reason=str(error))
                 await asyncio.sleep(_AFTER_DEADLOCK)
-                return await self._attempt(work, begin, patience)
+                return await self._attempt(work, begin, patience, urgent=urgent)
         except _NoAnswerError as error:
             if self._watched and _now() - self._answered_at >= SILENCE:
                 self._found(str(error))
             raise
 
     async def _attempt(
-        self, work: Callable[[Connection], T], begin: str, patience: float | None
+        self,
+        work: Callable[[Connection], T],
+        begin: str,
+        patience: float | None,
+        *,
+        urgent: bool,
     ) -> T:
         """Run a unit in a transaction. Raises `StorageError`, `_AnswerLostError`."""
         ends = None if patience is None else _now() + patience
+        turns = self._urgent if urgent else self._turns
         with _translated(ends):
-            while True:
-                async with asyncio.timeout_at(ends):
-                    connection = await self._engine.connect()
-                try:
-                    own = connection.sync_connection
-                    assert own is not None  # noqa: S101 (it is connected)
-                    raw = cast("_Raw", own.connection.driver_connection)
-                    with _cut_at(raw, ends):
-                        try:
-                            transaction = await _begun(raw, begin)
-                        except psycopg.OperationalError as error:
-                            await connection.invalidate(error)
-                            if ends is not None and _now() >= ends:
-                                raise
-                            continue  # the server was restarted since: nothing has been done yet
-                        self._answered_at = _now()
-                        return await connection.run_sync(_run, raw, work, transaction)
-                finally:
-                    await connection.close()
+            async with asyncio.timeout_at(ends):
+                await turns.acquire()
+            try:
+                return await self._run_once(work, begin, ends)
+            finally:
+                turns.release()
+
+    async def _run_once(self, work: Callable[[Connection], T], begin: str, ends: float | None) -> T:
+        """Run a unit in a transaction, on a connection that works."""
+        while True:
+            async with asyncio.timeout_at(ends):
+                connection = await self._engine.connect()
+            try:
+                own = connection.sync_connection
+                assert own is not None  # noqa: S101 (it is connected)
+                raw = cast("_Raw", own.connection.driver_connection)
+                with _cut_at(raw, ends):
+                    try:
+                        transaction = await _begun(raw, begin)
+                    except psycopg.OperationalError as error:
+                        await connection.invalidate(error)
+                        if ends is not None and _now() >= ends:
+                            raise
+                        continue  # the server was restarted since: nothing has been done yet
+                    self._answered_at = _now()
+                    return await connection.run_sync(_run, raw, work, transaction)
+            finally:
+                await connection.close()
 
     def _written(self, task: asyncio.Task[Any]) -> None:
         self._writing.discard(task)

@@ -8,11 +8,14 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 
 import pytest
+from databases import _empty
 from servers import Postgresql
 from sqlalchemy import Connection, text
 
 from proxy.storage.database import OutcomeUnknownError, StorageError
-from proxy.storage.postgresql import PostgresqlDatabase, open_postgresql
+from proxy.storage.leases import LeaseRepository
+from proxy.storage.migrations import migrate
+from proxy.storage.postgresql import CONNECTIONS, PostgresqlDatabase, open_postgresql
 
 
 def _kill_others(connection: Connection) -> None:
@@ -106,6 +109,25 @@ async def test_a_server_that_says_nothing_is_waited_for_once(
         watching.cancel()
         await asyncio.wait([watching])
         await database.close()
+
+
+async def test_a_lease_is_renewed_while_more_units_wait_than_can_run(postgresql: str) -> None:
+    database = await open_postgresql(postgresql)
+    await database.write(_empty, long=True)
+    await migrate(database)
+    leases = LeaseRepository(database)
+    lease = await leases.acquire("engine", "somebody", 60)
+    assert lease is not None
+
+    def linger(connection: Connection) -> None:
+        connection.execute(text("SELECT pg_sleep(2)"))  # as long as anyone waits
+
+    busy = [asyncio.create_task(database.write(linger, long=True)) for _ in range(2 * CONNECTIONS)]
+    await asyncio.sleep(0)  # they are asked for
+    assert await leases.renew(lease, 60)
+    assert not any(task.done() for task in busy[CONNECTIONS:])
+    await asyncio.gather(*busy)
+    await database.close()
 
 
 class Relay:
