@@ -21,7 +21,7 @@ import structlog
 
 from proxy.members import tokens
 from proxy.members.member import LOCAL, Limits, Member
-from proxy.members.tokens import Session, Sessions, Token, Use
+from proxy.members.tokens import Sessions, Token, Use
 from proxy.settings import Settings
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.legacy import MEMBERS
@@ -429,9 +429,7 @@ class Directory:
                 self._uses[one.id] = Use(one.used_at, one.used_from or "")
                 self._written[one.id] = one.used_at
         self._uses = {id_: use for id_, use in self._uses.items() if id_ in self._tokens}
-        self.sessions.take(
-            {one.name: Session(one.token, one.created, one.expires) for one in stored.sessions}
-        )
+        self.sessions.take(stored.sessions)
         self.has_members = self.has_members or bool(members)
         self._revision = stored.revision
         return True

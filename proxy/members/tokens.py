@@ -19,7 +19,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from proxy.storage.members import MemberRepository, StoredSession
@@ -103,15 +103,6 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
-    """A session of the token with the id `token`; times are in ms since 1970."""
-
-    token: str
-    created: int
-    expires: int
-
-
 class Sessions:
     """The sessions, in memory and, with a repository, in the database.
 
@@ -128,22 +119,21 @@ class Sessions:
         self._repository = repository
         self._changing = changing
         self._now = now
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, StoredSession] = {}
 
-    def take(self, sessions: Mapping[str, Session]) -> None:
-        """Let these be all sessions, by `name_of`."""
-        self._sessions = dict(sessions)
+    def take(self, sessions: Iterable[StoredSession]) -> None:
+        """Let these be all sessions."""
+        self._sessions = {one.name: one for one in sessions}
 
     async def begin(self, token_id: str) -> str:
         """A new session of a token; the secret id for the cookie. Raises `StorageError`."""
         now, text = self._ms(), secrets.token_urlsafe(32)
-        name, session = name_of(text), Session(token_id, now, now + LIFETIME)
+        session = StoredSession(name_of(text), token_id, now, now + LIFETIME)
         async with self._changing:
             if self._repository is not None:
-                stored = StoredSession(name, session.token, session.created, session.expires)
-                await self._repository.begin_session(stored, most=PER_TOKEN)
+                await self._repository.begin_session(session, most=PER_TOKEN)
                 await self._repository.end_sessions(expired_at=now)
-            self._sessions[name] = session
+            self._sessions[session.name] = session
             mine = [key for key, one in self._sessions.items() if one.token == token_id]
             for old in mine[:-PER_TOKEN]:
                 del self._sessions[old]
