@@ -30,7 +30,7 @@ from api import HERE
 from processes import server
 from yarl import URL
 
-from proxy.catalog.nodes import Nodes, Whole
+from proxy.catalog.node_classes import Nodes, Whole
 from proxy.simulator import Simulator
 from proxy.simulator.nodes import NodeClass, object_info, standard_nodes
 from proxy.translate import codec

@@ -10,7 +10,7 @@ from proxy.api import answers
 from proxy.api.connections import member_of, of
 from proxy.api.middleware import prepare
 from proxy.api.system import is_krita
-from proxy.catalog.nodes import Body, Coding, Listing
+from proxy.catalog.node_classes import Body, Coding, Listing
 from proxy.translate.errors import PlainError
 
 #: Ways to compress `object_info`, the best first.

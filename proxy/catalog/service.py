@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import structlog
 
-from proxy.catalog import nodes
+from proxy.catalog import node_classes
 from proxy.catalog.extras import Extras
-from proxy.catalog.nodes import Bodies, Body, Coding, Listing, Nodes
+from proxy.catalog.node_classes import Bodies, Body, Coding, Listing, Nodes
 from proxy.catalog.source import Accounts, CachedResource
 from proxy.translate import codec, release
 from proxy.translate.errors import LocalError
@@ -49,7 +49,7 @@ class Catalog:
         folder: Path,
         *,
         max_age: float,
-        helpers: nodes.Offer | None = None,
+        helpers: node_classes.Offer | None = None,
     ) -> None:
         self._accounts = accounts
         self._folder = folder
@@ -58,7 +58,7 @@ class Catalog:
             "node catalog",
             folder / "object_info.json",
             lambda: accounts.ask(lambda cloud: cloud.object_info()),
-            lambda body: nodes.read(body, helpers),
+            lambda body: node_classes.read(body, helpers),
             max_age=max_age,
         )
         self._bodies = Bodies()

@@ -22,7 +22,7 @@ from proxy.api.server import Server
 from proxy.api.services import Services
 from proxy.api.system import Journal
 from proxy.bus.memory import MemoryBus
-from proxy.catalog.nodes import Body, Coding, Listing, Whole
+from proxy.catalog.node_classes import Body, Coding, Listing, Whole
 from proxy.files.metadata import Edits
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES

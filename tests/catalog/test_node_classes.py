@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from proxy.catalog import nodes
-from proxy.catalog.nodes import Bodies, Body, Coding, Listing, Nodes, Slot, Whole, read
+from proxy.catalog import node_classes
+from proxy.catalog.node_classes import Bodies, Body, Coding, Listing, Nodes, Slot, Whole, read
 
 HASH = "a" * 64
 
@@ -273,7 +273,7 @@ async def test_a_new_catalog_forgets_the_bodies_of_the_old(counted: Counted) -> 
 async def test_the_least_asked_for_is_forgotten(
     counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nodes, "MOST", 2)
+    monkeypatch.setattr(node_classes, "MOST", 2)
     made = Bodies()
     for file in "a", "b", "a", "c", "a", "b":
         await made.get(counted, {file: None}, "gzip")
