@@ -252,7 +252,9 @@ def _probe(
     idle: Annotated[
         float,
         typer.Option(
-            metavar="SECONDS", min=0, help="How long `run` watches a socket without traffic."
+            metavar="SECONDS",
+            min=0,
+            help="How long `run` watches a socket without traffic: common limits are a minute.",
         ),
     ] = 65.0,
     consent: Annotated[bool, typer.Option("--yes", help="Run jobs without asking.")] = False,

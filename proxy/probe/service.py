@@ -19,9 +19,6 @@ from proxy.probe.wire import Wire
 #: Seconds for all observations: what takes longer is not seen.
 DEADLINE = 150.0
 
-#: Seconds for which a socket without traffic is watched: common limits are one minute.
-IDLE = 65.0
-
 #: Seconds to remove what the probe has made, when all is observed or time is up.
 CLEAN_UP = 25.0
 
@@ -34,7 +31,7 @@ CONSENT = (
 )
 
 
-async def probe(base_url: URL, key: str, level: Level, *, idle: float = IDLE) -> Findings:
+async def probe(base_url: URL, key: str, level: Level, *, idle: float) -> Findings:
     """Observe every point of the level, as far as the cloud lets it be seen, and a socket without
     traffic for `idle` seconds. Never raises for what the cloud does: a step that fails leaves its
     points unseen."""

@@ -359,14 +359,14 @@ async def test_a_probe_removes_its_jobs_and_shows_no_secret() -> None:
 
 async def test_reading_submits_nothing() -> None:
     async with Simulator() as simulator:
-        findings = await probe(simulator.base_url, simulator.key, "read")
+        findings = await probe(simulator.base_url, simulator.key, "read", idle=0.0)
         assert {name.partition(" ")[0] for name in simulator.calls} == {"GET"}
     assert {row["verdict"] for row in findings.rows()} <= {"as_assumed", "tolerated"}
 
 
 async def test_probes_of_an_account_that_is_refused_fail() -> None:
     async with Simulator() as simulator:
-        findings = await probe(simulator.base_url, "comfyui-wrong", "run")
+        findings = await probe(simulator.base_url, "comfyui-wrong", "run", idle=0.0)
     assert findings.conclusion()[0] == "fails"
     assert "user is 401 UNAUTHORIZED" in findings.conclusion()[1]
 
@@ -381,5 +381,5 @@ async def test_the_answers_of_another_server_end_no_probe() -> None:
     server = await asyncio.start_server(garbage, "127.0.0.1", 0)
     async with server:
         host, port = server.sockets[0].getsockname()
-        findings = await probe(URL(f"http://{host}:{port}"), "comfyui-key", "run")
+        findings = await probe(URL(f"http://{host}:{port}"), "comfyui-key", "run", idle=0.0)
     assert findings.conclusion()[0] == "fails"
