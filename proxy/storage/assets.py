@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from proxy.storage.database import Database
-from proxy.storage.statements import Upsert, chunks, get_meta, put_meta
+from proxy.storage.statements import Upsert, chunks, get_meta, put_meta, run_many
 from proxy.storage.tables import asset_tags, assets, files, history, outputs
 from proxy.translate.asset_query import MISSING, AssetFilter, AssetQuery, Cursor, TagQuery
 from proxy.translate.assets import Asset
@@ -277,21 +277,19 @@ class AssetUnit:
                     is_other = hash_ is not None and row.hash != hash_
                 if is_other:
                     gone.append(_tag(member, row.id, MISSING))
-        if gone:
-            self._connection.execute(_PUT_TAG(self._connection), gone)
+        run_many(self._connection, _PUT_TAG, gone)
 
     def add_many(self, new: Iterable[Asset]) -> None:
         """Write records with their tags, but for those that there are."""
         for some in chunks(list(new)):
             rows = [{name: getattr(one, name) for name in _COLUMNS} for one in some]
-            self._connection.execute(_ADD(self._connection), rows)
+            run_many(self._connection, _ADD, rows)
             tags = [
                 _tag(one.member, one.id, tag, automatic=tag in one.automatic)
                 for one in some
                 for tag in one.tags
             ]
-            if tags:
-                self._connection.execute(_PUT_TAG(self._connection), tags)
+            run_many(self._connection, _PUT_TAG, tags)
 
     def add(self, asset: Asset) -> Asset | None:
         """Write a new record; returns its preview. Raises `TooManyAssetsError`,

@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from proxy.storage.assets import AssetUnit, forget_assets
 from proxy.storage.database import Database
-from proxy.storage.statements import CHUNK, Upsert, chunks, get_meta, put_meta
+from proxy.storage.statements import CHUNK, Upsert, chunks, get_meta, put_meta, run, run_many
 from proxy.storage.tables import AnyText, assets, blobs, file_counters, files, outputs
 from proxy.translate.assets import Asset
 from proxy.translate.names import Place, counters
@@ -219,7 +219,7 @@ class FileUnit:
             return True
         below = {"first": f"{place.path}/", "last": f"{place.path}0"}
         key = {"m": member, "t": place.type, **below}
-        return self._connection.execute(_BELOW, key).first() is not None
+        return run(self._connection, _BELOW, key).fetchone() is not None
 
     def records(self, member: str, type_: str) -> list[FileRecord]:
         """The files of a type, the oldest first."""
@@ -234,12 +234,13 @@ class FileUnit:
     def next_number(self, member: str, folder: Place, stem: str) -> int:
         """The counter that ComfyUI gives to the next output with this stem, from 1 on."""
         key = {"m": member, "t": folder.type, "f": folder.path, "s": stem}
-        return (self._connection.execute(_NUMBER, key).scalar_one_or_none() or 0) + 1
+        row = run(self._connection, _NUMBER, key).fetchone()
+        return 1 if row is None else int(row[0]) + 1
 
     def put(self, records: Sequence[FileRecord]) -> None:
         """Write files instead of those that are there, and what their names use up."""
         if records:
-            self._connection.execute(_PUT_FILE(self._connection), [asdict(one) for one in records])
+            run_many(self._connection, _PUT_FILE, [asdict(one) for one in records])
             self._use_up(records)
             replaced: dict[tuple[str, str], dict[str, tuple[str | None, str | None]]] = {}
             for one in records:
@@ -249,7 +250,7 @@ class FileUnit:
 
     def claim(self, record: FileRecord) -> bool:
         """Write a file unless there is one at its place; says whether it was written."""
-        claimed = self._connection.execute(_CLAIM(self._connection), asdict(record)).rowcount == 1
+        claimed: bool = run(self._connection, _CLAIM, asdict(record)).rowcount == 1
         if claimed:
             self._use_up([record])
         return claimed
@@ -266,18 +267,18 @@ class FileUnit:
             for record in records
             for stem, number in counters(record.filename)
         ]
-        if used:
-            self._connection.execute(_COUNT(self._connection), used)
+        run_many(self._connection, _COUNT, used)
 
     def given(self, member: str, job: str, node: str) -> bytes | None:
         """The names that the outputs of a node were given, as JSON."""
         key = {"m": member, "j": job, "n": node}
-        return self._connection.execute(_GIVEN, key).scalar_one_or_none()
+        row = run(self._connection, _GIVEN, key).fetchone()
+        return None if row is None else row[0]
 
     def put_given(self, member: str, job: str, node: str, given: bytes) -> None:
         """Write the names that the outputs of a node were given, as JSON."""
         values = {"member": member, "job": job, "node": node, "given": given}
-        self._connection.execute(_PUT_GIVEN(self._connection), values)
+        run(self._connection, _PUT_GIVEN, values)
 
     # --- the cloud's names -----------------------------------------------------------------
 

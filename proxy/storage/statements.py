@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy import Connection, Executable, Insert, Table, bindparam, case, select
 from sqlalchemy.dialects import sqlite
@@ -14,6 +14,8 @@ from proxy.storage.tables import meta
 from proxy.translate import codec
 
 T = TypeVar("T")
+
+_Binds: TypeAlias = list[tuple[str, Any, Callable[[Any], Any] | None]]
 
 #: Values of one statement.
 CHUNK = 500
@@ -94,21 +96,43 @@ def run(connection: Connection, statement: Executable | Upsert, values: Mapping[
     if connection.dialect.name != "sqlite":
         return connection.execute(statement, values)
     sql, binds = _compiled(statement, tuple(values))
+    return _driver(connection).execute(sql, _bound(binds, values))
+
+
+def run_many(
+    connection: Connection, statement: Executable | Upsert, rows: Sequence[Mapping[str, Any]]
+) -> None:
+    """The same with several sets of values of the same names."""
+    if isinstance(statement, Upsert):
+        statement = statement(connection)
+    if not rows:
+        return
+    if connection.dialect.name != "sqlite":
+        connection.execute(statement, rows)
+        return
+    sql, binds = _compiled(statement, tuple(rows[0]))
+    _driver(connection).executemany(sql, [_bound(binds, values) for values in rows])
+
+
+def _driver(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+def _bound(binds: _Binds, values: Mapping[str, Any]) -> list[Any]:
+    """What stands for each `?`."""
     bound = []
-    for name, value, process in binds:
-        value = values.get(name, value)
+    for name, own, process in binds:
+        value = values.get(name, own)
         bound.append(value if process is None else process(value))
-    raw = connection.connection.driver_connection
-    assert raw is not None  # noqa: S101
-    return raw.execute(sql, bound)
+    return bound
 
 
 @lru_cache(maxsize=128)
-def _compiled(statement: Any, names: tuple[str, ...]) -> tuple[str, list[tuple[str, Any, Any]]]:
+def _compiled(statement: Any, names: tuple[str, ...]) -> tuple[str, _Binds]:
     """The text of a statement, and of each `?` in it its name, its own value and what makes a value
     one of the driver's."""
     compiled: SQLCompiler = statement.compile(dialect=_SQLITE, column_keys=names)
-    binds = []
+    binds: _Binds = []
     for name in compiled.positiontup or ():
         bind = compiled.binds[name]
         process = bind.type.dialect_impl(_SQLITE).bind_processor(_SQLITE)

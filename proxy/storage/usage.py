@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Connection, delete, insert, select
 
 from proxy.storage.database import Database, StorageError
-from proxy.storage.statements import Upsert, run
+from proxy.storage.statements import Upsert, run, run_many
 from proxy.storage.tables import audit, usage
 
 
@@ -148,7 +148,7 @@ def submitted_on(connection: Connection, day: str, member: str) -> int:
 
 def note_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:
     """Put entries into the record, in the caller's unit."""
-    connection.execute(_NOTE, [asdict(entry) for entry in entries])
+    run_many(connection, _NOTE, [asdict(entry) for entry in entries])
 
 
 def day_of(at: float) -> str:
