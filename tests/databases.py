@@ -38,9 +38,12 @@ async def empty_database(request: pytest.FixtureRequest, tmp_path: Path) -> Asyn
     if request.param == "sqlite":
         database: Database = await open_sqlite(tmp_path / "data" / "proxy.db")
     else:
-        from proxy.storage.postgresql import open_postgresql
+        from proxy.storage import postgresql
 
-        database = await open_postgresql(request.getfixturevalue("postgresql"))
+        # Many units that wait for each other may take longer than usual on a busy machine.
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(postgresql, "PATIENCE", 10 * postgresql.PATIENCE)
+            database = await postgresql.open_postgresql(request.getfixturevalue("postgresql"))
         await database.write(_empty, long=True)
     yield database
     await database.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -221,8 +222,9 @@ async def test_the_place_in_the_queue_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answers", "mark"),
     [
-        ({"\x1b[c": "\x1b[?62;4c"}, "\x1bP"),
-        ({"\x1b[c": "\x1b[?62c", "\x1b_Gi=": "\x1b_Gi=1;OK\x1b\\"}, "\x1b_G"),
+        ({"\x1b[c": "\x1b[?62;4c"}, r"\x1bP"),
+        # but for the question whether the terminal can
+        ({"\x1b[c": "\x1b[?62c", "\x1b_Gi=": "\x1b_Gi=1;OK\x1b\\"}, r"\x1b_G(?![^;]*a=q)"),
     ],
     ids=["sixel", "kitty"],
 )
@@ -230,11 +232,14 @@ async def test_pictures_are_shown_where_the_terminal_can(
     proxy: Process, tmp_path: Path, answers: dict[str, str], mark: str
 ) -> None:
     place = ("--server", str(proxy.url), "--output", str(tmp_path / "out"))
-    async with at_terminal("run", str(EXAMPLE), *place, answers=answers) as terminal:
-        assert await terminal.ended() == 0
-    before_saving, _, after_saving = terminal.text.partition("saved ")
-    assert mark in before_saving
-    assert mark in after_saving
+    for _ in range(3):  # it waits a tenth of a second for an answer, which a busy machine may miss
+        async with at_terminal("run", str(EXAMPLE), *place, answers=answers) as terminal:
+            assert await terminal.ended() == 0
+        before_saving, _, after_saving = terminal.text.partition("saved ")
+        if re.search(mark, before_saving):
+            break
+    assert re.search(mark, before_saving)
+    assert re.search(mark, after_saving)
 
 
 async def test_no_color_has_neither_colors_nor_pictures(proxy: Process, tmp_path: Path) -> None:
