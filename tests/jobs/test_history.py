@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
+import time
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from jobs.samples import MEMBER, Room, new
+from sqlalchemy import Connection, insert
 
 from proxy.jobs.history import JobQuery, Listed, ended_states, of_history, of_queue, select
 from proxy.jobs.models import JobState
-from proxy.jobs.protocol import (
-    LiveJob,
-    live_of,
-)
+from proxy.jobs.protocol import LiveJob, live_of
+from proxy.storage.tables import history, job_payloads
 
 
 def live(**fields: Any) -> LiveJob:
@@ -103,6 +106,47 @@ async def test_a_long_history_comes_in_pieces_and_is_not_kept(room: Room) -> Non
     assert list(json.loads(b"".join(pieces))) == [f"job-{number:03}" for number in range(150)]
     again = await room.service.history.json(MEMBER, max_items=None, offset=None)
     assert not isinstance(again, bytes)
+
+
+async def test_a_history_of_ten_thousand_holds_nobody_up(room: Room) -> None:
+    graph, numbers = b'{"1": {"text": "%s"}}' % (b"x" * 2000), range(1, 10_001)
+    entry = {
+        "member": MEMBER,
+        "state": "succeeded",
+        "number": "0",
+        "outputs_to_execute": "[]",
+        "label": "",
+        **dict.fromkeys(("created_at", "started_at", "ended_at"), 1),
+        **dict.fromkeys(("summary", "result", "details"), b"{}"),
+    }
+
+    def fill(connection: Connection) -> None:
+        rows = [{**entry, "key": one, "id": f"job-{one}", "sequence": one} for one in numbers]
+        connection.execute(insert(history), rows)
+        payloads = [{"key": one, "graph": graph, "extra_data": b"{}"} for one in numbers]
+        connection.execute(insert(job_payloads), payloads)
+
+    await room.repository._database.write(fill, long=True)
+    turns, done = [time.thread_time()], asyncio.Event()
+
+    async def watch() -> None:
+        while not done.is_set():
+            await asyncio.sleep(0)
+            turns.append(time.thread_time())
+
+    gc.freeze()  # what other tests have left is not searched now
+    try:
+        watching = asyncio.create_task(watch())
+        body = await room.service.history.json(MEMBER, max_items=None, offset=None)
+        assert not isinstance(body, bytes)
+        sizes = [len(piece) async for piece in body]
+        done.set()
+        await watching
+    finally:
+        gc.unfreeze()
+    assert sum(sizes) > 10_000 * len(graph)
+    assert max(sizes) < 200_000
+    assert max(after - before for before, after in pairwise(turns)) < 0.05
 
 
 async def test_a_history_that_changes_while_it_is_read_is_not_kept(
