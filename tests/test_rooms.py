@@ -88,7 +88,7 @@ def test_only_the_cloud_the_probe_and_the_command_line_open_connections() -> Non
     assert openers <= {"cloud", "cli", "probe", "simulator"}
 
 
-@pytest.mark.parametrize("room_name", ["bus", "jobs"])
+@pytest.mark.parametrize("room_name", ["bus", "jobs", "storage"])
 def test_every_module_has_a_test_module_of_its_name(room_name: str) -> None:
     modules = {path.stem for path in (PACKAGE / room_name).glob("*.py")} - {"__init__"}
     tests = {path.stem for path in (Path(__file__).parent / room_name).glob("test_*.py")}
