@@ -12,7 +12,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     delete,
-    exists,
     literal,
     or_,
     select,
@@ -401,13 +400,13 @@ def _adopt(
     some = [FileRecord(*row) for row in connection.execute(query)]
     if not some:
         return 0, None
-    has_one = exists().where(
-        assets.c.member == files.c.member,
-        assets.c.type == files.c.type,
-        assets.c.path == files.c.path,
+    named = tuple_(assets.c.member, assets.c.type, assets.c.path)
+    first, final = (
+        tuple_(*(literal(part, AnyText) for part in (one.member, one.type, one.path)))
+        for one in (some[0], some[-1])
     )
     known = connection.execute(
-        query.where(has_one).with_only_columns(files.c.member, files.c.type, files.c.path)
+        select(assets.c.member, assets.c.type, assets.c.path).where(named >= first, named <= final)
     )
     skipped = {tuple(row) for row in known}
     new = [make(one) for one in some if (one.member, one.type, one.path) not in skipped]

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 
 import pytest
 
+from proxy.files.service import _record_of
+from proxy.storage import files as module
 from proxy.storage.database import Database
 from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
 from proxy.translate.names import Place
@@ -181,3 +183,16 @@ async def test_numbers_that_are_decided_at_once_are_different(files: Files) -> N
 
     given = await asyncio.gather(*(files.repository.write(give) for _ in range(20)))
     assert sorted(given) == [f"x_{number:05}_.png" for number in range(1, 21)]
+
+
+async def test_every_file_without_a_record_gets_one_whatever_lies_beside_it(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHUNK", 3)
+    adopt, paths = files.repository.adopt, [f"{number:02}.png" for number in range(10)]
+    await files.put(*(named(path) for path in paths))
+    assert await adopt("anna", _record_of) == 10
+    await files.put(named("045.png"), named("99.png"), replace(PICTURE, member="ben"))
+    assert await adopt("anna", _record_of) == 2
+    assert await adopt(None, _record_of) == 1
+    assert await adopt(None, _record_of) == 0
