@@ -142,7 +142,6 @@ class Files:
         await self._content_index.load()
         if any(one.observations.facts.get("upload_hash") == "another" for one in self._clouds):
             self._content_index.names_are_hashes = False
-        await self.adopt()
         await asyncio.to_thread(self._cache.start)
 
     async def close(self) -> None:
