@@ -199,7 +199,6 @@ class SubmissionService:
         live.answering += 1
         try:
             answer = await self._answer(job, None if found is None else found.node_errors)
-            await self._sync(job)
         except BaseException:
             live.answering -= 1
             self._bus.publish("engine", JobReleased(job.key, watched=True))
@@ -232,14 +231,6 @@ class SubmissionService:
         job.order, job.number = stored.key, stored.number
         self._live.of(job.member).note_number(job.number)
         self._live.keep_sent(job.order, payload)
-
-    async def _sync(self, job: Job) -> None:
-        """What the client is told of is on disk before. Raises `OutcomeUnknownError`."""
-        try:
-            await self._repository.sync()
-        except StorageError as error:
-            log.error("job_save_failed", job=job.prompt_id, error=str(error))
-            raise OutcomeUnknownError("the disk failed when the job was taken in") from error
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """The node errors of a job that the engine has taken in. Raises `LocalError`.

@@ -91,20 +91,14 @@ class Database(ABC):
         *,
         long: bool = False,
         urgent: bool = False,
-        synced: bool = True,
     ) -> T:
         """Run a unit that writes; it is on disk when this returns.
 
-        One that need not be `synced` outlives the process at once, and a crash of the system only
-        from the next `sync` or synced unit on.
         What the unit raises is raised here, and then nothing of it is written. A caller that is
         cancelled does not stop its unit. A `long` one, such as a migration, may take any time; an
         `urgent` one does not wait behind others for a connection. Raises `StorageError`; then
         nothing is written, but for an `OutcomeUnknownError`.
         """
-
-    async def sync(self) -> None:  # noqa: B027 (a database may sync each unit)
-        """Have on disk whatever was written. Raises `StorageError`."""
 
     async def watch(self) -> None:
         """Keep `problem` true, until cancelled."""
@@ -130,8 +124,6 @@ class SqliteDatabase(Database):
             target=self._write_on, args=(writer,), name="database writer", daemon=True
         )
         self._closed = False
-        self._syncs = True  #: Whether the writer's transactions do.
-        self._synced = True  #: Whether all that was written is on disk.
         self._writer.start()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
@@ -146,28 +138,13 @@ class SqliteDatabase(Database):
         *,
         long: bool = False,
         urgent: bool = False,
-        synced: bool = True,
     ) -> T:
-        """Run a unit that writes; it is on disk when this returns, if it is to be `synced`. Raises
-        `StorageError`."""
+        """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
         self._refuse_if_closed()
         result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         result.add_done_callback(_fetched)
-        self._queue.put(_Unit(work, result, synced))
+        self._queue.put(_Unit(work, result))
         return cast(T, await asyncio.shield(result))
-
-    async def sync(self) -> None:
-        """Have on disk whatever was written. Raises `StorageError`."""
-        if not self._synced:
-            await asyncio.to_thread(self._sync)
-
-    def _sync(self) -> None:
-        with _translated(self.path):
-            log = os.open(f"{self.path}-wal", os.O_RDWR)
-            try:
-                os.fsync(log)
-            finally:
-                os.close(log)
 
     async def close(self) -> None:
         """Finish the units that were asked for, and close."""
@@ -222,20 +199,11 @@ class SqliteDatabase(Database):
         raw = _raw(connection)
         try:
             with _translated(self.path):
-                syncs = any(unit.synced for unit in units)
-                if syncs != self._syncs:
-                    raw.execute(f"PRAGMA synchronous = {'FULL' if syncs else 'NORMAL'}")
-                    self._syncs = syncs
-                before = raw.total_changes
                 raw.execute("BEGIN IMMEDIATE")
                 apart = len(units) > 1
                 outcomes = [self._apply(connection, raw, unit, apart) for unit in units]
                 if apart or outcomes[0].error is None:
                     raw.execute("COMMIT")
-                    if not syncs:
-                        self._synced = False
-                    elif raw.total_changes > before and not any(one.error for one in outcomes):
-                        self._synced = True  # an empty transaction syncs nothing
                     self.commits += 1
                     self.units += len(units)
                 else:
@@ -273,7 +241,6 @@ class _Unit:
 
     work: Callable[[Connection], Any]
     result: asyncio.Future[Any]
-    synced: bool
 
 
 @dataclass(frozen=True, slots=True)

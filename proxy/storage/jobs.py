@@ -194,8 +194,7 @@ class JobRepository:
         most_waiting: int | None = None,
         fence: Fence | None = None,
     ) -> StoredJob:
-        """Take in a job; with its key, and its number if there is a `numbering`. It is on disk with
-        what the engine writes of it, or from the next `sync` on.
+        """Take in a job; with its key, and its number if there is a `numbering`.
 
         Raises `JobLivesError`; `DayFullError` if its member has submitted more than `most_a_day`
         on the day of the usage then, and `QueueFullError` if `most_waiting` of the member's wait.
@@ -226,11 +225,7 @@ class JobRepository:
                     raise QueueFullError(before)
             return new
 
-        return await self._database.write(work, synced=False)
-
-    async def sync(self) -> None:
-        """Have on disk whatever was written."""
-        await self._database.sync()
+        return await self._database.write(work)
 
     async def used(self, member: str, day: str) -> tuple[int, int]:
         """How many jobs of a member wait, and how many it has submitted on a day."""

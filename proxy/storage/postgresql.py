@@ -108,9 +108,8 @@ class PostgresqlDatabase(Database):
         *,
         long: bool = False,
         urgent: bool = False,
-        synced: bool = True,
     ) -> T:
-        """Run a unit that writes; it is on disk when this returns, `synced` or not.
+        """Run a unit that writes; it is on disk when this returns.
 
         A `long` one may take as long as it takes; an `urgent` one goes before those that wait for
         a connection, and there is one at a time. Raises `StorageError`; then it was not written,

@@ -25,27 +25,6 @@ from proxy.storage.jobs import JobRepository, Payload, StoredJob
 from proxy.storage.start import open_folder
 
 
-async def test_a_job_that_waits_is_on_disk_before_its_client_is_told(
-    simulator: Simulator,
-    tmp_path: Path,
-    session: aiohttp.ClientSession,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async with running_proxy(simulator, tmp_path) as proxy:
-        client = Client(session, proxy.url)
-        for _ in range(5):  # no plan has more slots
-            await client.submit(graphs.waiting(5))
-
-        def fail(_: database.SqliteDatabase) -> None:
-            raise database.StorageError("the disk is broken")
-
-        monkeypatch.setattr(database.SqliteDatabase, "_sync", fail)
-        with pytest.raises(aiohttp.ServerDisconnectedError):
-            await client.submit(graphs.waiting(5))
-        monkeypatch.undo()
-        await client.submit(graphs.waiting(5))
-
-
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 2 MiB."""

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
-from unittest.mock import Mock
 
 import pytest
 from sqlalchemy import Connection, insert, select
 
-from proxy.storage import database as database_module
 from proxy.storage.database import (
     DamagedError,
     Database,
@@ -268,39 +265,3 @@ async def test_two_processes_write_the_same_file(sqlite: SqliteDatabase) -> None
             *(one.write(lambda c, n=n: put(c, n)) for n, one in (("a", sqlite), ("b", other)))
         )
         assert await names(sqlite) == await names(other) == ["a", "b"]
-
-
-async def test_what_need_not_be_synced_is_on_disk_with_what_must_or_when_that_is_asked(
-    sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    synced: list[str] = []
-
-    def level(connection: Connection, name: str = "") -> int:
-        if name:
-            put(connection, name)
-        return int(connection.exec_driver_sql("PRAGMA synchronous").scalar_one())
-
-    monkeypatch.setattr(sqlite, "_sync", lambda: synced.append("sync"))
-    assert await sqlite.write(lambda c: level(c, "a")) == 2
-    await sqlite.sync()
-    assert await sqlite.write(lambda c: level(c, "b"), synced=False) == 1
-    assert await sqlite.write(level) == 2  # writes nothing, so that nothing is synced
-    assert synced == []
-    await sqlite.sync()
-    assert synced == ["sync"]
-    assert await sqlite.write(lambda c: level(c, "c")) == 2
-    await sqlite.sync()
-    assert synced == ["sync"]
-
-
-async def test_the_log_is_synced(sqlite: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
-    synced: list[int] = []
-    monkeypatch.setattr(
-        database_module.os, "fsync", lambda file: synced.append(os.fstat(file).st_ino)
-    )
-    await sqlite.write(lambda connection: put(connection, "a"), synced=False)
-    await sqlite.sync()
-    assert synced == [os.stat(f"{sqlite.path}-wal").st_ino]  # noqa: PTH116
-    monkeypatch.setattr(database_module.os, "fsync", Mock(side_effect=OSError(5, "broken")))
-    with pytest.raises(StorageError, match="broken"):
-        await sqlite.sync()
