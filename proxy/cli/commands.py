@@ -43,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = _complain(sentence, error.exit_code)
     except typer.Abort:
         code = _complain("Aborted.", 1)
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)
 
 
@@ -254,6 +256,7 @@ def _probe(
         typer.Option(
             metavar="SECONDS",
             min=0,
+            max=90,
             help="How long `run` watches a socket without traffic: common limits are a minute.",
         ),
     ] = 65.0,

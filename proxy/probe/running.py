@@ -21,6 +21,8 @@ _AT_ONCE = 1.0
 
 #: Reads at the end that show whether many are throttled, and how many of them at once.
 _BURST, _AT_A_TIME = 60, 10
+#: Seconds in which an interrupted job is seen to have ended.
+_ENDS_WITHIN = 5.0
 
 #: More jobs than any plan runs at once, so that the last one waits.
 _MOST_JOBS = 6
@@ -224,21 +226,22 @@ async def _cancel_waiting(run: ProbeRun, before: int) -> None:
 
 async def interrupts(run: ProbeRun) -> None:
     """Which of two jobs an interrupt ends. Not sent while the account has jobs of others."""
-    await run.stop(await _queued(run))
+    await run.stop(await _queued(run.wire))
     replies = [await run.submit(sending.slow(run.classes)) for _ in range(2)]
     older, newer = (reply.job for reply in replies)
     if older is None or newer is None:
         return
     started = await run.reaches(older, ("in_progress",), sending.JOB) is not None
     both = started and await run.reaches(newer, ("in_progress",), 2.0) is not None
-    queued = await _queued(run)
+    queued = await _queued(run.wire)
     if not {older, newer} <= queued <= set(run.jobs):
         why = "Another program has jobs." if queued - set(run.jobs) else "The jobs ended too soon."
         run.findings.miss(("interrupt_scope",), why)
         await run.stop([older, newer])
         return
     await run.wire.call("POST", "api/interrupt", json={"prompt_id": newer})
-    ended = [await run.reaches(job, ("cancelled",), 1.5) is not None for job in (newer, older)]
+    waits = ((newer, _ENDS_WITHIN), (older, 1.5))
+    ended = [await run.reaches(job, ("cancelled",), wait) is not None for job, wait in waits]
     match ended:
         case [True, False]:
             run.findings.see("interrupt_scope", "the named job")
@@ -253,9 +256,9 @@ async def interrupts(run: ProbeRun) -> None:
     await run.stop([older, newer])
 
 
-async def _queued(run: ProbeRun) -> set[str]:
+async def _queued(wire: Wire) -> set[str]:
     """The jobs in the account's queue, whosever they are."""
-    queue = (await run.wire.call("GET", "api/queue")).dict()
+    queue = (await wire.call("GET", "api/queue")).dict()
     entries = [*queue.get("queue_running", ()), *queue.get("queue_pending", ())]
     return {str(entry[1]) for entry in entries}
 
@@ -304,19 +307,27 @@ async def v2(run: ProbeRun) -> None:
 
 
 async def burst(wire: Wire, findings: Findings) -> None:
-    """Whether many reads are throttled, and how a throttled one is answered."""
+    """Whether many reads are throttled, and how a throttled one is answered. Not sent while the
+    account has jobs, which a throttled account would hold up."""
     turn = asyncio.Semaphore(_AT_A_TIME)
 
     async def read() -> None:
         async with turn:
             if wire.throttled is None:
-                await wire.call("GET", "api/user")
+                await wire.call("GET", "api/user", repeats=False)
 
-    await asyncio.gather(*(read() for _ in range(_BURST)))
-    findings.see("burst", "throttled" if wire.throttled else "answered")
+    points = ("burst", "throttle_form", "throttle_code", "throttle_retry_after")
+    before = wire.throttled is not None
+    if before:
+        findings.miss(points[:1], "Reads were throttled before.")
+    elif await _queued(wire):
+        findings.miss(points, "The account has jobs.")
+        return
+    else:
+        await asyncio.gather(*(read() for _ in range(_BURST)))
+        findings.see("burst", "throttled" if wire.throttled else "answered")
     if wire.throttled is None:
-        points = ("throttle_form", "throttle_code", "throttle_retry_after")
-        findings.miss(points, "Nothing was throttled.")
+        findings.miss(points[1:], "Nothing was throttled.")
         return
     body = wire.throttled.dict()
     kept = [name for name in ("error", "message") if name in body]
@@ -332,7 +343,7 @@ async def idle(wire: Wire, findings: Findings, seconds: float) -> None:
     try:
         begun = time.monotonic()
         closed = await socket.closes(seconds)
-        note = f"{time.monotonic() - begun:.0f} s"
+        note = f"After {time.monotonic() - begun:.0f} s." if closed else ""
         findings.see("socket_idle", "closed" if closed else "open", note)
     finally:
         await socket.close()

@@ -64,8 +64,8 @@ async def _observe(wire: Wire, findings: Findings, level: Level, idle: float) ->
     usable = findings.value("user") == "200" and findings.value("socket_token") == "open"
     if level == "run" and usable:
         await _step(findings, lambda: _run(wire, findings, classes))
-        await _step(findings, lambda: running.burst(wire, findings))
         await _step(findings, lambda: running.idle(wire, findings, idle))
+        await _step(findings, lambda: running.burst(wire, findings))
 
 
 async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ async def _step(findings: Findings, step: Callable[[], Awaitable[None]]) -> None
         await step()
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         findings.failures.append(type(error).__name__)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         findings.failures.append(f"an answer of unknown form ({type(error).__name__})")
 
 

@@ -18,7 +18,7 @@ from proxy.translate import codec
 #: Seconds for one call. The catalog of about 9 MB is the largest answer.
 CALL_TIMEOUT = 30.0
 
-#: Seconds before a throttled read is repeated, and the most that is waited for.
+#: Seconds before a throttled read is repeated; behind a longer pause it is not.
 _PAUSE, _LONGEST_PAUSE = 1.0, 5
 
 #: Bytes of an answer or a message that are read at most: several times the catalog.
@@ -200,10 +200,12 @@ class Wire:
         query: Mapping[str, str] | None = None,
         bearer: bool = False,
         idempotency_key: str | None = None,
+        repeats: bool = True,
     ) -> Reply:
         """A call below the cloud's address, with the key; redirects are not followed.
 
-        A read that is throttled is repeated a few times, after the pause that was asked for.
+        A read that is throttled is repeated a few times, after the pause that was asked for, unless
+        that is a long one.
         """
         headers = {"Authorization": f"Bearer {self._key}"} if bearer else {"X-API-Key": self._key}
         if idempotency_key is not None:
@@ -215,11 +217,14 @@ class Wire:
             reply = await self._send(
                 method, url.with_query(query or {}), data=data, headers=headers
             )
-            if reply.status != 429 or method != "GET" or last:
+            if reply.status != 429 or method != "GET":
                 break
             self.throttled = self.throttled or reply
             after = reply.headers.get("Retry-After", "")
-            await asyncio.sleep(min(int(after), _LONGEST_PAUSE) if after.isdigit() else _PAUSE)
+            pause = int(after) if after.isdigit() else _PAUSE
+            if last or not repeats or pause > _LONGEST_PAUSE:
+                break
+            await asyncio.sleep(pause)
         return reply
 
     async def fetch(self, url: URL, headers: Mapping[str, str]) -> Reply:
