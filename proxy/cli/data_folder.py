@@ -8,23 +8,26 @@ from pathlib import Path
 
 from proxy import logging as logs
 from proxy.cli.common import CommandError
+from proxy.members.audit import take_over as take_over_audit
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies
 from proxy.storage import encryption as secrets
 from proxy.storage.copying import copy_folder
 from proxy.storage.database import FILE, StorageError, open_sqlite
+from proxy.storage.legacy import MEMBERS, RECORDS
 from proxy.storage.migrations import HEAD, revision
 from proxy.storage.start import locked_folder, migrate_server, open_folder, opened_database
+from proxy.storage.usage import UsageRepository
 from proxy.userdata.legacy import take_over as take_over_userdata
 
 
 def migrate(settings: Settings, source: Path | None = None) -> int:
     """Bring the database to this version's schema, and take over the records of 0.1.0.
 
-    With `source`, a data folder, its records are copied into the PostgreSQL database, which has
-    none. Raises `CommandError` when there is no such folder, when a server uses it, and when a
-    record cannot be read: then nothing is changed. A PostgreSQL database may be in use, unless
-    records are copied into it.
+    With `source`, a data folder, it is migrated, and its records are copied into the PostgreSQL
+    database, which has none. Raises `CommandError` when there is no such folder, when a server
+    uses it, and when a record cannot be read: then nothing is changed. A PostgreSQL database may
+    be in use, unless records are copied into it.
     """
     if source is not None:
         return _copy_folder(settings, source)
@@ -59,12 +62,12 @@ def _copy_folder(settings: Settings, folder: Path) -> int:
         raise CommandError(
             "--from copies a data folder into PostgreSQL: set database to its address.", exit_code=2
         )
-    if not (folder / FILE).exists():
+    if not any((folder / name).exists() for name in (FILE, RECORDS, MEMBERS)):
         raise CommandError(f"There is no {FILE} in {folder}.", exit_code=2)
     logs.configure()
-    asyncio.run(_migrate(folder))
 
     async def copy() -> dict[str, int]:
+        await _bring_up(folder)
         async with opened_database(settings) as database:
             return await copy_folder(folder, database)
 
@@ -85,15 +88,21 @@ async def _migrate(folder: Path) -> str | None:
     """Migrate the folder; the schema before."""
     try:
         with locked_folder(folder):
-            before = await _schema(folder)
-            database = await open_folder(folder)
-            try:
-                await take_over_userdata(folder, database)
-            finally:
-                await database.close()
-            return before
+            return await _bring_up(folder)
     except StorageError as error:
         raise CommandError(f"The data folder {folder} cannot be migrated: {error}.") from None
+
+
+async def _bring_up(folder: Path) -> str | None:
+    """Bring a locked folder to this version; the schema before. Raises `StorageError`."""
+    before = await _schema(folder)
+    database = await open_folder(folder)
+    try:
+        await take_over_userdata(folder, database)
+        await take_over_audit(folder, UsageRepository(database))
+    finally:
+        await database.close()
+    return before
 
 
 async def _schema(folder: Path) -> str | None:

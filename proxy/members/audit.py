@@ -78,7 +78,7 @@ class Audit:
         """
         if self._repository is None:
             return
-        if legacy is not None and (legacy / FOLDER).is_dir():
+        if legacy is not None:
             await take_over(legacy, self._repository)
         keep = (supervisor or Supervisor()).keep
         self._writer = keep(self._write_on, "write the audit record")
@@ -190,13 +190,17 @@ async def note(repository: UsageRepository, action: str, **about: Value) -> None
 
 
 async def take_over(folder: Path, repository: UsageRepository) -> None:
-    """Bring the record of 0.1.0 into the database; its files go to those that are kept.
+    """Bring the record of 0.1.0, if there is one, into the database; its files go to those that
+    are kept.
 
     Lines that are no entries, such as one that a full disk has cut, were left out before, too.
     Raises `StorageError`.
     """
+    if not (folder / FOLDER).is_dir():
+        return
     try:
-        await repository.note(await asyncio.to_thread(_lines_of, folder / FOLDER))
+        lines = await asyncio.to_thread(_lines_of, folder / FOLDER)
+        await repository.note(lines, long=True)
         await asyncio.to_thread(keep_folder, folder / FOLDER)
     except OSError as error:
         raise StorageError(

@@ -151,7 +151,7 @@ def adopt_secrets(connection: Connection, secrets: Sequence[str]) -> None:
     known = get_meta(connection, _SECRETS, lock=True) or []
     there = {one["secret"] for one in known}
     more = [{"secret": one, "made": 0} for one in secrets if one not in there]
-    put_meta(connection, _SECRETS, [*known, *more][:_KEPT])
+    put_meta(connection, _SECRETS, [*known[: max(1, _KEPT - len(more))], *more][:_KEPT])
 
 
 def _first(connection: Connection) -> str:

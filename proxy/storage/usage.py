@@ -104,10 +104,11 @@ class UsageRepository:
         rows = await self._database.read(lambda connection: connection.execute(query).all())
         return [UsageRow(**row._mapping) for row in rows]
 
-    async def note(self, entries: Sequence[AuditRow]) -> None:
-        """Put entries into the record. Raises `StorageError`; then none was."""
+    async def note(self, entries: Sequence[AuditRow], *, long: bool = False) -> None:
+        """Put entries into the record; very many take `long`. Raises `StorageError`; then none
+        was."""
         if entries:
-            await self._database.write(lambda connection: note_audit(connection, entries))
+            await self._database.write(lambda unit: note_audit(unit, entries), long=long)
 
     async def record(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None

@@ -50,10 +50,10 @@ class Disk(UsageRepository):
         self.cleaned.set()
         return count
 
-    async def note(self, entries: Sequence[AuditRow]) -> None:
+    async def note(self, entries: Sequence[AuditRow], *, long: bool = False) -> None:
         if self.full:
             raise StorageError("the disk is full")
-        await super().note(entries)
+        await super().note(entries, long=long)
         self.written.set()
         await self.released.wait()
 
