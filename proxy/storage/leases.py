@@ -63,7 +63,9 @@ class Lease:
 _FREE = Upsert(leases, ["name"])
 _LOCKED = select(leases).where(leases.c.name == bindparam("lease")).with_for_update()
 _EPOCH = (
-    select(leases.c.epoch).where(leases.c.name == bindparam("lease")).with_for_update(read=True)
+    select(leases.c.epoch)
+    .where(leases.c.name == bindparam("lease"))
+    .with_for_update(read=True, key_share=True)  # holds up who acquires, and not who renews
 )
 _NOW = select(database_now())
 _MINE = update(leases).where(

@@ -1,7 +1,8 @@
 """The database of several replicas: PostgreSQL, with the same units of work.
 
 It works behind PgBouncer in transaction mode: no prepared statements, no state of a session. Who
-waits for a unit hears within `PATIENCE` seconds, also from a server that no longer answers.
+waits for a unit hears within `PATIENCE` seconds (behind a deadlock within twice as many), also from
+a server that no longer answers.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from servers import Postgresql
 from sqlalchemy import Connection, text
 
 from proxy.storage.database import OutcomeUnknownError, StorageError
-from proxy.storage.leases import LeaseRepository
+from proxy.storage.leases import LeaseRepository, check_fence
 from proxy.storage.migrations import migrate
 from proxy.storage.postgresql import CONNECTIONS, PostgresqlDatabase, open_postgresql
 
@@ -120,6 +120,7 @@ async def test_a_lease_is_renewed_while_more_units_wait_than_can_run(postgresql:
     assert lease is not None
 
     def linger(connection: Connection) -> None:
+        check_fence(connection, lease.fence)
         connection.execute(text("SELECT pg_sleep(2)"))  # as long as anyone waits
 
     busy = [asyncio.create_task(database.write(linger, long=True)) for _ in range(2 * CONNECTIONS)]
