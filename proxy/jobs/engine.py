@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
     from proxy.files.service import Files
     from proxy.helpers.service import Helpers
-    from proxy.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 

@@ -385,7 +385,6 @@ class LiveFeed:
                 self._asked.clear()
                 due = 2
             if not due and self._bus.connected:
-                self._read_at = None
                 continue
             try:
                 await self.read()
@@ -393,6 +392,8 @@ class LiveFeed:
                 log.warning("jobs_read_failed", error=str(error))
             else:
                 due = max(0, due - 1)
+                if not due and self._bus.connected:
+                    self._read_at = None
 
     async def read(self) -> None:
         """Read once. Raises `StorageError`."""

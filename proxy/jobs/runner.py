@@ -50,6 +50,9 @@ T = TypeVar("T")
 #: This many inputs may wait for a job's turn before its previews are left out.
 _CROWDED = 64
 
+#: Quick inputs that are taken before others get a turn.
+_AT_ONCE = 50
+
 #: Events that carry what must be made local first, which may take a while.
 _TRANSLATED = frozenset({"executed", "execution_error"})
 
@@ -91,6 +94,7 @@ class Runner:
         self._end: RecordEnd | None = None
         self._reader: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     def release(self) -> None:
         """The client has its `prompt_id`: messages about the job may flow."""
@@ -126,6 +130,8 @@ class Runner:
 
     def read_detail(self) -> None:
         """Read the job's detail until it has ended; asking again changes nothing."""
+        if self._stopped:
+            return
         if self._reader is None and self._cloud is not None and not self.tracker.ended:
             self._reader = self._engine.spawn(
                 self._read_detail(self._cloud), f"read job {self.job.prompt_id}"
@@ -142,6 +148,7 @@ class Runner:
 
     async def stop(self) -> None:
         """Stop following; the job itself continues."""
+        self._stopped = True
         current = asyncio.current_task()
         tasks = [task for task in (self._task, self._reader) if task and task is not current]
         for task in tasks:
@@ -169,16 +176,20 @@ class Runner:
             self.read_detail()
 
     def _work_off(self) -> None:
-        if self._released and self._task is None and self._inbox:
+        if self._released and self._task is None and self._inbox and not self._stopped:
             self._task = self._engine.spawn(self._run(), f"job {self.job.prompt_id}")
 
     async def _run(self) -> None:
         structlog.contextvars.bind_contextvars(job=self.job.prompt_id, member=self.job.member)
+        taken = 0
         try:
             while self._inbox and not self.tracker.ended:
                 what = self._inbox.popleft()
                 if self._is_quick(what):
                     self._take_now(what)
+                    taken += 1
+                    if taken % _AT_ONCE == 0:
+                        await asyncio.sleep(0)  # let the sockets write
                     continue
                 try:
                     await self._take(what)

@@ -202,6 +202,7 @@ class SubmissionService:
         except BaseException:
             live.answering -= 1
             self._bus.publish("engine", JobReleased(job.key, watched=True))
+            self._bus.publish(f"jobs.{member}", QueueChanged(member))
             raise
         return Accepted(prompt_id, job.number, answer)
 

@@ -73,6 +73,8 @@ GATHER = 0.2
 STRETCH = 50
 #: The share of the time that goes to them.
 SHARE = 0.1
+#: The most seconds between two stretches: what was measured is also what others have done.
+LONGEST_PAUSE = 0.05
 
 #: Of two sockets that open within this many ms the clocks of their replicas say which is newer.
 _AT_ONCE = 1000
@@ -122,9 +124,9 @@ class _Told:
 class Subscribers:
     """The sockets of all members by `clientId`, the newest of each."""
 
-    def __init__(self, bus: EventBus, supervisor: Supervisor | None = None) -> None:
+    def __init__(self, bus: EventBus, supervisor: Supervisor) -> None:
         self._bus = bus
-        self._supervisor = supervisor or Supervisor()
+        self._supervisor = supervisor
         self._sockets: defaultdict[str, dict[str, _Socket]] = defaultdict(dict)
         #: The newest `status` of each member with many sockets, and its number.
         self._statuses: dict[str, tuple[int, Message]] = {}
@@ -297,7 +299,8 @@ class Subscribers:
                             if client_id in sockets:
                                 self._send_status(member, sockets[client_id])
                         await asyncio.sleep(0)  # here they write
-                        await asyncio.sleep((loop.time() - begun) * (1 / SHARE - 1))
+                        pause = (loop.time() - begun) * (1 / SHARE - 1)
+                        await asyncio.sleep(min(pause, LONGEST_PAUSE))
         finally:
             self._turns = None  # what is broadcast next starts it again
 

@@ -32,6 +32,7 @@ from proxy.jobs.subscribers import Clients, Subscribers
 from proxy.members.directory import Directory
 from proxy.storage.files import FileRecord
 from proxy.storage.userdata import UserDataRepository
+from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -79,7 +80,7 @@ class RoomOfJobs:
 
     def __post_init__(self) -> None:
         self.history = HistoryOfTests(self.asked)
-        self.subscribers = Subscribers(self.bus)
+        self.subscribers = Subscribers(self.bus, Supervisor())
         self.submissions = self
         self.bus.subscribe("sockets", self.clients.hear)
 

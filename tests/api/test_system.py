@@ -27,6 +27,7 @@ from proxy.bus.memory import MemoryBus
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.subscribers import Clients, Subscribers
 from proxy.simulator import Simulator
+from proxy.supervisor import Supervisor
 from proxy.translate import release
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event, Message
@@ -336,7 +337,7 @@ async def test_old_lines_go() -> None:
 async def test_members_hear_their_own_lines_alone() -> None:
     bus, clients = MemoryBus(), Clients()
     bus.subscribe("sockets", clients.hear)
-    subscribers, journal = Subscribers(bus), Journal(bus, clients)
+    subscribers, journal = Subscribers(bus, Supervisor()), Journal(bus, clients)
     ann, bob = Sink(), Sink()
     subscribers.attach("ann", "a", ann)
     subscribers.attach("bob", "a", bob)
@@ -353,7 +354,7 @@ async def test_members_hear_their_own_lines_alone() -> None:
 async def test_a_socket_that_has_gone_is_unsubscribed() -> None:
     bus, clients = MemoryBus(), Clients()
     bus.subscribe("sockets", clients.hear)
-    subscribers, journal = Subscribers(bus), Journal(bus, clients)
+    subscribers, journal = Subscribers(bus, Supervisor()), Journal(bus, clients)
     journal.subscribe("local", "a")
     journal.add("local", 0.0, "x")
     await asyncio.sleep(0)

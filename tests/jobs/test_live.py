@@ -98,7 +98,7 @@ async def replica(database: Database) -> Replica:
     lease = await LeaseRepository(database).acquire(ENGINE, "elsewhere", 60)
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10)
-    live, subscribers = LiveJobs(bus, repository, Supervisor()), Subscribers(bus)
+    live, subscribers = LiveJobs(bus, repository, Supervisor()), Subscribers(bus, Supervisor())
     feed = LiveFeed(bus, repository, live, subscribers)
     return Replica(bus, repository, recorder, live, subscribers, feed)
 
