@@ -132,7 +132,7 @@ async def lifespan(
             blobs=blobs,
         )
         await files.start()
-        supervisor.spawn(files.adopt(), "adopt files")  # after 0.1.0: seconds for many of them
+        supervisor.spawn(files.adopt_all(), "adopt files")
         stack.push_async_callback(files.close)
         source = Accounts(cloud.base_url, lambda: [one.cloud for one in best_first(opened)])
         catalog = Catalog(

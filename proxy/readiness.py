@@ -137,8 +137,9 @@ class Readiness:
         return {"key": key, "socket": _socket_problem(account.socket)}
 
     async def _store_problem(self) -> str | None:
+        """Why nothing can be written. Another value each time: the same one writes no page."""
         try:
-            await self._database.write(partial(put_meta, name=_PROBE, value=0))
+            await self._database.write(partial(put_meta, name=_PROBE, value=time.time()))
         except StorageError as error:
             if isinstance(self._database, SqliteDatabase):
                 return (

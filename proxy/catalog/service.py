@@ -20,6 +20,9 @@ from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
+#: The folder of the copies in 0.1.0.
+_FORMER_FOLDER = "catalogue"
+
 #: How long a renewal is waited for, in seconds.
 RENEWAL = 10.0
 
@@ -76,6 +79,9 @@ class Catalog:
 
     async def start(self) -> None:
         """Drop the copy of another cloud, and begin to load without waiting for it."""
+        former = self._folder.with_name(_FORMER_FOLDER)
+        if former.exists() and not self._folder.exists():
+            former.rename(self._folder)
         await asyncio.to_thread(_claim, self._folder, str(self._accounts.base_url))
         self._warming = asyncio.create_task(self._warm(), name="load the catalog")
 

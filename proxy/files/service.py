@@ -58,6 +58,9 @@ EDITS_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
 
+#: Seconds before files without records are tried again.
+_ADOPTED_AGAIN = 10.0
+
 #: Seconds for which hashes and sizes of outputs are gathered before they are written.
 _GATHER = 0.5
 
@@ -280,9 +283,22 @@ class Files:
         sent = await self._uploads.send(member, received, filename)
         return await naming.take(received.hash, received, sent, modified=self._now())
 
-    async def adopt(self, member: str | None = None) -> int:
-        """Write records of files that have none, of one member or once of all; how many."""
+    async def adopt(self, member: str) -> int:
+        """Write records of a member's files that have none; how many. Raises `StorageError`."""
         return await self._repository.adopt(member, _record_of)
+
+    async def adopt_all(self) -> None:
+        """Write records of all files that have none, as older versions did, once: seconds for many.
+
+        Waits while the database is away.
+        """
+        while True:
+            try:
+                await self._repository.adopt(None, _record_of)
+                return
+            except StorageError as error:
+                _log.warning("file_adoption_failed", reason=str(error))
+            await asyncio.sleep(_ADOPTED_AGAIN)
 
     async def metadata(self, record: FileRecord) -> tuple[str, bytes] | None:
         """Hash and metadata of a picture that is in the cache."""
