@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 #: This many connections beyond the limit are told why they are refused; others are just cut.
 ANSWERED_REFUSALS = 256
-#: Seconds that an anonymous connection may be idle, if `Limits.idle_timeout` is not less.
+#: Seconds that an anonymous connection may be idle, if `ConnectionLimits.idle_timeout` is not less.
 ANONYMOUS_TIMEOUT = 60.0
 #: Seconds after which an idle connection may be closed in favour of another.
 EVICTION_IDLE = 5.0

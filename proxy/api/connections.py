@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: Bytes of a body that have to arrive within `Limits.body_timeout`, unless fewer are left.
+#: Bytes of a body that arrive within `ConnectionLimits.body_timeout`, unless fewer are left.
 LEAST_PROGRESS = 16 * 1024
 #: Seconds in which a refused client has to say what it wanted.
 REFUSAL_TIMEOUT = 2.0

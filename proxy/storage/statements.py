@@ -15,7 +15,7 @@ from proxy.translate import codec
 
 T = TypeVar("T")
 
-_Binds: TypeAlias = list[tuple[str, Any, Callable[[Any], Any] | None]]
+_Binds: TypeAlias = list[tuple[str, bool, Any, Callable[[Any], Any] | None]]
 
 #: Values of one statement.
 CHUNK = 500
@@ -121,8 +121,8 @@ def _driver(connection: Connection) -> Any:
 def _bound(binds: _Binds, values: Mapping[str, Any]) -> list[Any]:
     """What stands for each `?`."""
     bound = []
-    for name, own, process in binds:
-        value = values.get(name, own)
+    for name, required, own, process in binds:
+        value = values[name] if required else values.get(name, own)
         bound.append(value if process is None else process(value))
     return bound
 
@@ -136,7 +136,7 @@ def _compiled(statement: Any, names: tuple[str, ...]) -> tuple[str, _Binds]:
     for name in compiled.positiontup or ():
         bind = compiled.binds[name]
         process = bind.type.dialect_impl(_SQLITE).bind_processor(_SQLITE)
-        binds.append((name, bind.value, process))
+        binds.append((name, bind.required, bind.value, process))
     return str(compiled), binds
 
 

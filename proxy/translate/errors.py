@@ -87,6 +87,7 @@ class PlainError(LocalError):
         if isinstance(error, cls):
             return error
         made = cls(error.message, kind=error.kind)
+        made.type = error.type
         made.retry_after = error.retry_after
         return made
 
