@@ -79,9 +79,6 @@ class Catalog:
 
     async def start(self) -> None:
         """Drop the copy of another cloud, and begin to load without waiting for it."""
-        former = self._folder.with_name(_FORMER_FOLDER)
-        if former.exists() and not self._folder.exists():
-            former.rename(self._folder)
         await asyncio.to_thread(_claim, self._folder, str(self._accounts.base_url))
         self._warming = asyncio.create_task(self._warm(), name="load the catalog")
 
@@ -210,6 +207,9 @@ def _without_suffix(name: str) -> str:
 
 def _claim(folder: Path, base_url: str) -> None:
     """The folder holds the copies of one cloud; what another one left there is removed."""
+    if not folder.exists():
+        with contextlib.suppress(OSError):  # as a rule there is none
+            folder.with_name(_FORMER_FOLDER).rename(folder)
     mark = folder / "cloud"
     try:
         mine = mark.read_text(encoding="utf-8") == base_url
