@@ -153,8 +153,7 @@ class Authenticator:
         way = way_of(request)
         if way.crooked:
             raise LocalError(
-                "crooked_path",
-                "The path contains `..`, `.` or a double slash; remove them.",
+                "crooked_path", "The path contains `..`, `.` or a double slash; remove them."
             )
         if not self.members.has_members:
             admission = ANYONE
@@ -371,10 +370,7 @@ def _of_basic(encoded: str) -> str:
 
 
 def _ambiguous(where: str) -> LocalError:
-    return LocalError(
-        "several_tokens",
-        f"There is more than one token in {where}; send one.",
-    )
+    return LocalError("several_tokens", f"There is more than one token in {where}; send one.")
 
 
 class Tickets:

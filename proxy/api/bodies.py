@@ -49,11 +49,7 @@ class NotJsonError(LocalError):
     """The body is empty or is not JSON."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(
-            "invalid_json",
-            "The request body must be valid JSON.",
-            details=reason,
-        )
+        super().__init__("invalid_json", "The request body must be valid JSON.", details=reason)
 
 
 class _PackedWronglyError(LocalError):
@@ -274,8 +270,7 @@ async def read_object(request: web.Request) -> dict[str, Any]:
         return {}
     if not isinstance(value, dict):
         raise LocalError(
-            "invalid_body",
-            f"The request body must be a JSON object, not {kind(value)}.",
+            "invalid_body", f"The request body must be a JSON object, not {kind(value)}."
         )
     return value
 

@@ -62,12 +62,7 @@ FLAGS: tuple[Flag, ...] = (
         _yes,
         "true",
     ),
-    Flag(
-        "node_replacements",
-        "`GET /node_replacements` answers with the cloud's.",
-        _yes,
-        "true",
-    ),
+    Flag("node_replacements", "`GET /node_replacements` answers with the cloud's.", _yes, "true"),
     Flag(
         "assets",
         "The panels for pictures and models read `/api/assets`, unless `assets` is off.",

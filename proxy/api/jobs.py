@@ -132,11 +132,7 @@ def _prompt_id(value: object) -> str | None:
         return None
     if not is_job_id(value):
         message, details = release.INVALID_PROMPT_ID
-        raise LocalError(
-            "invalid_prompt_id",
-            message,
-            details=details,
-        )
+        raise LocalError("invalid_prompt_id", message, details=details)
     return str(value)
 
 

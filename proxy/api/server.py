@@ -217,9 +217,7 @@ class Server:
         services = self._services
         authenticator = Authenticator(services)
         connections = ConnectionManager(
-            replace(self._limits, max_connections=most),
-            self._services,
-            authenticator,
+            replace(self._limits, max_connections=most), self._services, authenticator
         )
         self._services.members.subscribe(connections.review)
         self._listening = await loop.create_server(

@@ -103,8 +103,7 @@ async def post_free(request: web.Request) -> web.Response:
     body = await bodies.read_json(request)
     if not isinstance(body, dict):
         raise LocalError(
-            "invalid_body",
-            f"The request body must be a JSON object, not {bodies.kind(body)}.",
+            "invalid_body", f"The request body must be a JSON object, not {bodies.kind(body)}."
         )
     return answers.empty()
 

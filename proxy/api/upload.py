@@ -91,10 +91,7 @@ def read_form(form: Form) -> Upload | None:
         return None
     image = form["image"]
     if not isinstance(image, web.FileField):
-        raise LocalError(
-            "invalid_image",
-            "The field image must be a file with a filename.",
-        )
+        raise LocalError("invalid_image", "The field image must be a file with a filename.")
     subfolder = form.get("subfolder", "")
     if not isinstance(subfolder, str):
         raise LocalError("invalid_subfolder", "subfolder must be text.")
