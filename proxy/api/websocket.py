@@ -28,7 +28,7 @@ from proxy.api.connections import connection_of, member_of, of, way_of
 from proxy.api.features import features
 from proxy.api.services import SERVICES, Services
 from proxy.supervisor import Supervisor
-from proxy.translate import codec, frames
+from proxy.translate import codec, events
 from proxy.translate.events import Binary, Event, Message, Preview, status
 
 log = structlog.get_logger(__name__)
@@ -364,13 +364,13 @@ class ClientSocket:
             case Event() as event:
                 await self._web_socket.send_str(event.text, compress)
             case Preview() as preview:
-                frame = frames.encode_preview(preview, metadata=outgoing.metadata)
+                frame = events.encode_preview(preview, metadata=outgoing.metadata)
                 if frame is not None:
                     await self._web_socket.send_bytes(frame, compress)
             case Binary() as binary:
                 await self._web_socket.send_bytes(binary.data, compress)
             case text:
-                await self._web_socket.send_bytes(frames.encode_text(text), compress)
+                await self._web_socket.send_bytes(events.encode_text(text), compress)
 
     def leave(
         self, code: int, reason: str, *, patience: float = CLOSE_SECONDS

@@ -23,8 +23,7 @@ from proxy.cloud.resilience import Backoff, jittered, retry_after
 from proxy.observations import AccountObservations, word
 from proxy.translate import codec
 from proxy.translate.codec import redact
-from proxy.translate.events import LISTED_EVENTS, unlisted
-from proxy.translate.frames import LISTED_FRAMES
+from proxy.translate.events import LISTED_EVENTS, LISTED_FRAMES, unlisted
 
 log = structlog.get_logger(__name__)
 

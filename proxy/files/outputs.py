@@ -16,7 +16,7 @@ import msgspec
 
 from proxy.files.namespace import Namespace, hash_in, make_record
 from proxy.storage.files import FileRecord, FileRepository, FileUnit
-from proxy.translate import names, outputs
+from proxy.translate import names, snapshot
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.graph import reveal, words
 from proxy.translate.names import Place
@@ -121,11 +121,11 @@ class Outputs:
         detail was first to tell of it. Raises `StorageError`; then no name was given.
         """
         job = _Job(member, prompt_id, node_id, node, account)
-        shaped = outputs.with_core_keys(output)
-        items = [_Item(*found) for found in outputs.files(shaped)]
+        shaped = snapshot.with_core_keys(output)
+        items = [_Item(*found) for found in snapshot.files(shaped)]
         local = {key: [*one] if isinstance(one, list) else one for key, one in shaped.items()}
         for item in items:
-            local[item.key][item.index] = outputs.own_fields(item.item)
+            local[item.key][item.index] = snapshot.own_fields(item.item)
         local = reveal(local, await self._namespace.local_names(member, words(local)))
         for item, (place, asset) in zip(items, await self._places(job, items), strict=True):
             local[item.key][item.index] = {
@@ -133,7 +133,7 @@ class Outputs:
                 "subfolder": place.subfolder,
                 "type": place.type,
                 **local[item.key][item.index],
-                **(outputs.asset_ids(place, asset) if self._with_ids and asset else {}),
+                **(snapshot.asset_ids(place, asset) if self._with_ids and asset else {}),
             }
         return local
 
@@ -248,7 +248,7 @@ class Outputs:
         taken: Mapping[Place, object],
     ) -> Place:
         """The next name by ComfyUI's counter that nothing has yet."""
-        type_ = outputs.output_type(item.item, job.node)
+        type_ = snapshot.output_type(item.item, job.node)
         subfolder, stem, tail = self._pattern(job, item, type_, size)
         folder = Place(type_, subfolder)
         number = files.next_number(job.member, folder, stem) if tail is not None else 0
@@ -268,8 +268,8 @@ class Outputs:
     ) -> tuple[str, str, str | None]:
         """Subfolder, stem and tail of the name; without a tail the stem is the whole name."""
         shown = _display_name(item)
-        prefix = outputs.filename_prefix(job.node)
-        ending = outputs.extension(item.cloud_name, item.key, job.node)
+        prefix = snapshot.filename_prefix(job.node)
+        ending = snapshot.extension(item.cloud_name, item.key, job.node)
         tail: str | None = ending if item.key == "gifs" else f"_{ending}"
         if prefix is None:
             temporary = type_ == "temp"
@@ -292,7 +292,7 @@ class Outputs:
 
     def _shows_size(self, job: _Job, item: _Item) -> bool:
         """Whether the name is to show the picture's size, which only the content can tell."""
-        prefix = outputs.filename_prefix(job.node)
+        prefix = snapshot.filename_prefix(job.node)
         return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
 
     async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:

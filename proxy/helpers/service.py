@@ -20,7 +20,7 @@ from proxy.cloud.remote import NotFetchedError, RemoteFiles
 from proxy.files.service import Files
 from proxy.helpers import decoding
 from proxy.storage.helpers import HelperPicture, HelperPictureRepository
-from proxy.translate import outputs as shapes
+from proxy.translate import snapshot as shapes
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Told
 from proxy.translate.graph import is_link

@@ -7,8 +7,7 @@ from itertools import islice
 from typing import Any
 
 from proxy.translate import events, graph
-from proxy.translate.events import Event, Message, Preview, Told
-from proxy.translate.frames import CloudPicture
+from proxy.translate.events import CloudPicture, Event, Message, Preview, Told
 
 #: Their pictures are the result itself, not a preview of it.
 RESULT_CLASSES = frozenset({"SaveImageWebsocket"})

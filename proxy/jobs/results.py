@@ -15,8 +15,7 @@ from proxy.helpers.service import helper_of
 from proxy.jobs.models import Job
 from proxy.jobs.tracker import EventReceived, GiveUp, Input, SnapshotReceived
 from proxy.translate.codec import credentials, redact
-from proxy.translate.events import Preview, Told
-from proxy.translate.frames import CloudFrame
+from proxy.translate.events import CloudFrame, Preview, Told
 from proxy.translate.helpers.helper import Failure, HelperFailedError
 from proxy.translate.helpers.rewriting import MemberView, Rewriting, failed, reachable
 from proxy.translate.snapshot import Snapshot

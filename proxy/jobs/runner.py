@@ -35,9 +35,8 @@ from proxy.jobs.tracker import (
     Tracker,
 )
 from proxy.storage.database import StorageError
-from proxy.translate import events, frames
-from proxy.translate.events import Message, Preview, is_terminal
-from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate import events
+from proxy.translate.events import CloudFrame, CloudPicture, Message, Preview, is_terminal
 from proxy.translate.helpers.helper import Failure
 
 if TYPE_CHECKING:
@@ -413,7 +412,7 @@ class EventRouter:
         One without a job's id belongs to the only job that runs on the account, if it is known;
         when several run it is dropped rather than guessed.
         """
-        frame = frames.parse_frame(data)
+        frame = events.parse_frame(data)
         if frame is None:
             return
         cloud_id = frame.prompt_id

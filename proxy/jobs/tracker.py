@@ -22,8 +22,7 @@ from typing import Any, TypeAlias
 from proxy.jobs.models import Outcome
 from proxy.jobs.nodes import NodeStates
 from proxy.translate import events
-from proxy.translate.events import Event, Message, NodeText
-from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate.events import CloudFrame, CloudPicture, Event, Message, NodeText
 from proxy.translate.graph import cost_of
 from proxy.translate.snapshot import Snapshot
 

@@ -14,8 +14,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from proxy.translate import codec
-from proxy.translate.outputs import files
-from proxy.translate.snapshot import milliseconds
+from proxy.translate.snapshot import files, milliseconds
 
 #: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.
 _ERROR_FIELDS = (

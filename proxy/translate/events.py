@@ -1,4 +1,4 @@
-"""The messages of a local ComfyUI as values, and the cloud's events in their form.
+"""The messages of a local ComfyUI as values, and the cloud's events and frames in their form.
 
 A message is made once and may go to many sockets; its wire form is made at most once. A function
 that makes an event local takes the cloud's `data` and gives the whole local `data`; keys that
@@ -7,9 +7,10 @@ neither side documents pass through.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 from proxy.translate import codec
 from proxy.translate.snapshot import milliseconds
@@ -244,28 +245,24 @@ def node_state(node_id: str, node: Mapping[str, Any], known: Mapping[str, Any] |
     }
 
 
-def execution_error(
-    data: Mapping[str, Any],
-    *,
-    prompt_id: str,
-    node_id: str | None,
-    node_types: Mapping[str, str],
-    executed: Iterable[str],
-    now: int,
-) -> Data:
+class Progress(TypedDict):
+    """How far a run is: `node_id` is the node that ran last, which stands in where the cloud
+    names none; `node_types` are the classes by node."""
+
+    prompt_id: str
+    node_id: str | None
+    node_types: Mapping[str, str]
+    executed: Iterable[str]
+
+
+def execution_error(data: Mapping[str, Any], *, now: int, **run: Unpack[Progress]) -> Data:
     """The whole event of a failed run, from an event or from `execution_error` of a job.
 
-    `node_id` is the node that ran last; it stands in where the cloud names none. The cloud gives
-    `current_outputs` as an object, ComfyUI as a list of node ids.
+    The cloud gives `current_outputs` as an object, ComfyUI as a list of node ids.
     """
-    node = data.get("node_id")
-    failed = str(node) if node is not None else node_id
     message = str(data.get("exception_message") or "The run failed without a reason.")
     return {
-        "prompt_id": prompt_id,
-        "node_id": failed,
-        "node_type": data.get("node_type") or node_types.get(failed or "", ""),
-        "executed": _ids(data.get("executed"), executed),
+        **_place(data, **run),
         "exception_message": message,
         "exception_type": str(data.get("exception_type") or "RuntimeError"),
         "traceback": _lines(data.get("traceback")),
@@ -275,60 +272,39 @@ def execution_error(
     }
 
 
-def blocked_branch(
-    data: Mapping[str, Any],
-    *,
-    prompt_id: str,
-    node_id: str | None,
-    node_types: Mapping[str, str],
-    executed: Iterable[str],
-) -> Data:
+def blocked_branch(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
     """The event of a blocked branch: without a time, and with empty lists for what it lacks."""
-    error = execution_error(
-        data,
-        prompt_id=prompt_id,
-        node_id=node_id,
-        node_types=node_types,
-        executed=executed,
-        now=0,
-    )
+    error = execution_error(data, now=0, **run)
     del error["timestamp"]
     error["current_inputs"] = error["current_inputs"] or []
     return error
 
 
-def execution_interrupted(
-    data: Mapping[str, Any],
-    *,
-    prompt_id: str,
-    node_id: str | None,
-    node_types: Mapping[str, str],
-    executed: Iterable[str],
-    now: int,
-) -> Data:
+def execution_interrupted(data: Mapping[str, Any], *, now: int, **run: Unpack[Progress]) -> Data:
     """The cloud sends the id alone; ComfyUI names the node and what had been executed."""
+    return {**_place(data, **run), "timestamp": timestamp(data, now)}
+
+
+def _place(data: Mapping[str, Any], **run: Unpack[Progress]) -> Data:
+    """The node in which a run ends, and what had been executed."""
     node = data.get("node_id")
-    stopped = str(node) if node is not None else node_id
+    node_id = str(node) if node is not None else run["node_id"]
     return {
-        "prompt_id": prompt_id,
-        "node_id": stopped,
-        "node_type": data.get("node_type") or node_types.get(stopped or "", ""),
-        "executed": _ids(data.get("executed"), executed),
-        "timestamp": timestamp(data, now),
+        "prompt_id": run["prompt_id"],
+        "node_id": node_id,
+        "node_type": data.get("node_type") or run["node_types"].get(node_id or "", ""),
+        "executed": _ids(data.get("executed"), run["executed"]),
     }
 
 
-#: Hidden inputs that hold a credential; ComfyUI strings them up in `current_inputs`.
-_SECRET_INPUTS = frozenset({"auth_token_comfy_org", "api_key_comfy_org"})
-
-
 def _inputs(value: object) -> Data:
+    """`current_inputs` without the hidden inputs that hold a credential."""
     if not isinstance(value, dict):
         return {}
     return {
         name: shown if isinstance(shown, list) else [str(shown)]
         for name, shown in value.items()
-        if name not in _SECRET_INPUTS
+        if name not in codec.CREDENTIAL_KEYS
     }
 
 
@@ -342,3 +318,164 @@ def _lines(value: object) -> list[str]:
     if isinstance(value, str):
         return value.splitlines(keepends=True)
     return [str(line) for line in value] if isinstance(value, list) else []
+
+
+# --- binary frames of both sides ----------------------------------------------------------
+#
+# Big-endian unsigned 32-bit integers, then bytes. The cloud's are read in every documented form;
+# a client's are written as ComfyUI does:
+#
+# * 1 `PREVIEW_IMAGE`: `[1][format: 1 JPEG, 2 PNG][image]`
+# * 3 `TEXT`: `[3][length][node id][text]`
+# * 4 `PREVIEW_IMAGE_WITH_METADATA`: `[4][length][JSON][image]`
+
+PREVIEW_IMAGE = 1
+TEXT = 3
+PREVIEW_IMAGE_WITH_METADATA = 4
+
+#: The first bytes of frames of the types that documents list.
+LISTED_FRAMES = frozenset(
+    kind.to_bytes(4) for kind in (PREVIEW_IMAGE, TEXT, PREVIEW_IMAGE_WITH_METADATA)
+)
+
+_JOB_ID = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+_FORMATS = {"image/jpeg": 1, "image/png": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class CloudPicture:
+    """A preview of the cloud. Type 1 carries no ids at all, type 4 those of job and node."""
+
+    image: bytes
+    image_type: str
+    prompt_id: str | None = None
+    node_id: str | None = None
+    display_node_id: str | None = None
+    parent_node_id: str | None = None
+    real_node_id: str | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether the matching `progress` follows, as it does behind frames with metadata."""
+        return self.node_id is not None
+
+
+@dataclass(frozen=True, slots=True)
+class CloudText:
+    """A node's text; only the long form names the job."""
+
+    node_id: str
+    text: str
+    prompt_id: str | None = None
+
+
+CloudFrame: TypeAlias = CloudPicture | CloudText
+
+
+def parse_frame(data: bytes) -> CloudFrame | None:
+    """Read a frame of the cloud; `None` for a type that ComfyUI does not know or a broken frame.
+
+    A text is in the long form, `[length][prompt id][length][node id][text]`, if it begins with a
+    job's id: those are UUIDs, which ids of nodes are not. What the cloud pushed as its feature
+    flags need not be known for that.
+    """
+    kind, rest = _number(data)
+    try:
+        if kind == PREVIEW_IMAGE:
+            return CloudPicture(rest[4:], _image_type(rest[4:])) if len(rest) > 4 else None
+        if kind == PREVIEW_IMAGE_WITH_METADATA:
+            return _picture_with_metadata(rest)
+        if kind == TEXT:
+            return _text(rest)
+    except ValueError:
+        return None
+    return None
+
+
+def encode_preview(preview: Preview, *, metadata: bool) -> bytes | None:
+    """Type 4 if the socket asked for metadata, otherwise type 1.
+
+    `None` if the picture has no number in type 1 (it knows JPEG and PNG alone).
+    """
+    if metadata:
+        about = codec.dump_bytes(
+            {
+                "node_id": preview.node_id,
+                "prompt_id": preview.prompt_id,
+                "display_node_id": preview.display_node_id,
+                "parent_node_id": preview.parent_node_id,
+                "real_node_id": preview.real_node_id,
+                "image_type": preview.image_type,
+            }
+        )
+        return b"".join(
+            (_bytes(PREVIEW_IMAGE_WITH_METADATA), _bytes(len(about)), about, preview.image)
+        )
+    number = _FORMATS.get(preview.image_type)
+    if number is None:
+        return None
+    return b"".join((_bytes(PREVIEW_IMAGE), _bytes(number), preview.image))
+
+
+def encode_text(text: NodeText) -> bytes:
+    """Type 3 in the short form, the only one that released ComfyUI servers send."""
+    node_id = text.node_id.encode()
+    return b"".join((_bytes(TEXT), _bytes(len(node_id)), node_id, text.text.encode()))
+
+
+def _picture_with_metadata(rest: bytes) -> CloudPicture | None:
+    about, image = _counted(rest)
+    metadata = codec.loads_text(about)
+    if not isinstance(metadata, dict) or not image:
+        return None
+    node_id = metadata.get("node_id")
+    if node_id is None:
+        return CloudPicture(image, _image_type(image), _optional(metadata.get("prompt_id")))
+    parent = metadata.get("parent_node_id")
+    return CloudPicture(
+        image,
+        _image_type(image),
+        prompt_id=_optional(metadata.get("prompt_id")),
+        node_id=str(node_id),
+        display_node_id=str(metadata.get("display_node_id") or node_id),
+        parent_node_id=_optional(parent),
+        real_node_id=str(metadata.get("real_node_id") or node_id),
+    )
+
+
+def _text(rest: bytes) -> CloudText:
+    first, behind = _counted(rest)
+    if _JOB_ID.fullmatch(first):
+        node_id, text = _counted(behind)
+        return CloudText(node_id.decode(), text.decode(), first.decode())
+    return CloudText(first.decode(), behind.decode())
+
+
+def _image_type(image: bytes) -> str:
+    if image.startswith(b"\xff\xd8"):
+        return "image/jpeg"
+    if image.startswith(b"\x89PNG"):
+        return "image/png"
+    if image[:4] == b"RIFF" and image[8:12] == b"WEBP":
+        return "image/webp"
+    return "application/octet-stream"
+
+
+def _optional(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _number(data: bytes) -> tuple[int, bytes]:
+    return int.from_bytes(data[:4], "big") if len(data) >= 4 else -1, data[4:]
+
+
+def _counted(data: bytes) -> tuple[bytes, bytes]:
+    length, rest = _number(data)
+    if not 0 <= length <= len(rest):
+        raise ValueError("the frame is shorter than it says")
+    return rest[:length], rest[length:]
+
+
+def _bytes(number: int) -> bytes:
+    return number.to_bytes(4, "big")

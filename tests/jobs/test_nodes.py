@@ -21,8 +21,7 @@ from proxy.jobs.tracker import (
     SendMessage,
     Tracker,
 )
-from proxy.translate.events import Preview
-from proxy.translate.frames import CloudPicture, CloudText
+from proxy.translate.events import CloudPicture, CloudText, Preview
 
 LAZY = {
     "switch": {"class_type": "Switch", "inputs": {"on": ["picture", 0]}},

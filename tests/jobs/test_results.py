@@ -12,8 +12,7 @@ from proxy.jobs.models import Job
 from proxy.jobs.results import Localiser
 from proxy.jobs.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.translate.codec import REDACTED
-from proxy.translate.events import Preview
-from proxy.translate.frames import CloudPicture
+from proxy.translate.events import CloudPicture, Preview
 from proxy.translate.helpers.helper import Failure
 from proxy.translate.snapshot import Snapshot
 

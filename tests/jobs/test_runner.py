@@ -15,7 +15,7 @@ from waiting import ids, until
 from proxy.jobs.runner import LONGEST, PICTURE_BYTES, EventRouter
 from proxy.jobs.tracker import EventReceived
 from proxy.simulator import Simulator
-from proxy.translate.frames import CloudFrame, CloudPicture
+from proxy.translate.events import CloudFrame, CloudPicture
 
 SUBMIT = "POST /api/prompt"
 

@@ -20,8 +20,7 @@ from proxy.jobs.tracker import (
     SnapshotReceived,
     Tracker,
 )
-from proxy.translate.events import Event, Preview
-from proxy.translate.frames import CloudPicture, CloudText
+from proxy.translate.events import CloudPicture, CloudText, Event, Preview
 from proxy.translate.snapshot import Snapshot
 
 ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"

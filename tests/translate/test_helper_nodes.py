@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.simulator.nodes import object_info, standard_nodes
-from proxy.translate.frames import CloudPicture
+from proxy.translate.events import CloudPicture
 from proxy.translate.graph import is_link
 from proxy.translate.helpers.helper import HelperFailedError, Picture
 from proxy.translate.helpers.krita import guessed

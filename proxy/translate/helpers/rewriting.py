@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from proxy.translate import codec
-from proxy.translate.frames import CloudFrame
+from proxy.translate.events import CloudFrame
 from proxy.translate.graph import is_link
 from proxy.translate.helpers.helper import (
     Failure,
