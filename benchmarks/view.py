@@ -32,7 +32,7 @@ from yarl import URL
 from proxy.files.namespace import make_record
 from proxy.storage.database import FILE, open_sqlite
 from proxy.storage.files import FileRecord, FileRepository
-from proxy.storage.migrations import migrate
+from proxy.storage.start import migrate
 from proxy.translate.names import Place
 
 HERE = Path(__file__).parent

@@ -11,7 +11,7 @@ import servers
 from sqlalchemy import Connection
 
 from proxy.storage.database import Database, SqliteDatabase, open_sqlite
-from proxy.storage.migrations import migrate
+from proxy.storage.start import migrate
 
 
 @pytest.fixture(scope="session")

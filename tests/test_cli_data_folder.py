@@ -11,7 +11,7 @@ from process import command, serving
 
 from proxy.storage.database import FILE
 from proxy.storage.legacy import KEPT, RECORDS
-from proxy.storage.migrations import HEAD
+from proxy.storage.start import HEAD
 
 RELEASED = Path(__file__).parent / "storage/data-0.1.0.tar.gz"
 WORKFLOW = Path(__file__).parents[1] / "examples/text-to-image.json"

@@ -35,9 +35,8 @@ from proxy.settings import (
     read_key,
 )
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
-from proxy.storage.migrations import HEAD, is_usable, revision
 from proxy.storage.observations import FACT, ObservationRepository
-from proxy.storage.start import open_server, opened_database
+from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
 
 #: How long the cloud may take for each answer, in seconds.
 PATIENCE = 10.0

@@ -15,8 +15,14 @@ from proxy.storage import encryption as secrets
 from proxy.storage.copying import copy_folder
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.legacy import MEMBERS, RECORDS
-from proxy.storage.migrations import HEAD, revision
-from proxy.storage.start import locked_folder, migrate_server, open_folder, opened_database
+from proxy.storage.start import (
+    HEAD,
+    locked_folder,
+    migrate_server,
+    open_folder,
+    opened_database,
+    revision,
+)
 from proxy.storage.usage import UsageRepository
 from proxy.userdata.legacy import take_over as take_over_userdata
 

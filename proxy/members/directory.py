@@ -26,7 +26,7 @@ from proxy.settings import Settings
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.legacy import MEMBERS
 from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken
-from proxy.storage.migrations import migrate
+from proxy.storage.start import migrate
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)

@@ -23,7 +23,7 @@ from typing import Literal
 from proxy import __version__
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.legacy import KEPT, MEMBERS, RECORDS
-from proxy.storage.migrations import knows
+from proxy.storage.start import knows
 
 #: What tells a copy from another tar file: version, schema and time of its making.
 _MANIFEST = "backup.json"

@@ -1,5 +1,13 @@
-"""The database of the settings, as it must be before anything uses it, and the data folder, which
-is one process's alone."""
+"""The database as it must be before anything uses it: its schema, and the data folder, which is one
+process's alone.
+
+A new database gets the tables as they are in `tables.py`; an older one goes through the revisions
+in `migrations` (Alembic). Both happen in one unit, so that two processes do not do it at once.
+
+Replicas are upgraded one after the other, so that a release works with the schema of the next one:
+a revision adds what older programs need not know (expand), and what they need goes with a later
+release (contract). The database says which is the oldest revision whose program may use it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +18,7 @@ from pathlib import Path
 
 import structlog
 from filelock import FileLock, Timeout
+from sqlalchemy import Connection, inspect, text
 
 from proxy.settings import ConfigError, Settings
 from proxy.storage.database import (
@@ -22,9 +31,116 @@ from proxy.storage.database import (
     set_aside,
 )
 from proxy.storage.legacy import take_over
-from proxy.storage.migrations import migrate, revision
+from proxy.storage.statements import get_meta, put_meta
+from proxy.storage.tables import metadata
 
 log = structlog.get_logger(__name__)
+
+#: The revision of `tables.py`.
+HEAD = "0001"
+#: The revision of the oldest program that may use this schema. A revision that only adds leaves it;
+#: one that takes something away makes it the first revision whose program does without.
+OLDEST = "0001"
+
+#: A number for PostgreSQL's lock, any that nothing else uses.
+_LOCK = 0x636F6D6679
+
+_OLDEST = "oldest_schema"
+_REVISIONS = Path(__file__).parent / "migrations"
+
+
+class UnknownSchemaError(StorageError):
+    """The database was written by a version of the program that is newer than this one."""
+
+
+async def migrate(database: Database) -> bool:
+    """Bring the schema to `HEAD`; says whether there was something to do.
+
+    A newer one stays if it bears this program. Raises `UnknownSchemaError`, `StorageError`.
+    """
+    if await database.read(_is_ready):
+        return False
+    before, now = await database.write(_migrate, long=True)
+    if before not in (None, now):  # another process may have migrated it meanwhile
+        log.info("schema_migrated", before=before, now=now)
+    return before != now
+
+
+def revision(connection: Connection) -> str | None:
+    """The schema's revision, `None` where there is no schema."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+
+def is_usable(connection: Connection) -> bool:
+    """Whether this version of the program can use the schema as it is, or migrate it."""
+    found = revision(connection)
+    return found is None or knows(found) or _bears_us(connection)
+
+
+def knows(schema: str) -> bool:
+    """Whether this version of the program can use or migrate a schema."""
+    return any(_REVISIONS.glob(f"r{schema}_*.py"))
+
+
+def _is_ready(connection: Connection) -> bool:
+    found = revision(connection)
+    return found == HEAD or (found is not None and not knows(found) and _bears_us(connection))
+
+
+def _bears_us(connection: Connection) -> bool:
+    """Whether a schema that is not known bears this program."""
+    oldest = get_meta(connection, _OLDEST)
+    return isinstance(oldest, str) and oldest <= HEAD
+
+
+def _migrate(connection: Connection) -> tuple[str | None, str | None]:
+    """Bring the schema to `HEAD`; the revision that was there before, and the one now."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    before = revision(connection)
+    if _is_ready(connection):
+        return before, before
+    if before is None:
+        metadata.create_all(connection)
+        connection.execute(
+            text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        )
+        connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
+    else:
+        upgrade(connection, before)
+    put_meta(connection, _OLDEST, OLDEST)
+    return before, HEAD
+
+
+def upgrade(connection: Connection, before: str | None) -> None:
+    """Run the revisions behind `before` in the caller's unit. Raises `UnknownSchemaError`."""
+    from alembic.operations import Operations  # a start with a current schema does without
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+    from alembic.util import CommandError
+
+    script = ScriptDirectory(_REVISIONS, version_locations=[_REVISIONS])
+    try:
+        if before is not None:
+            script.get_revision(before)
+    except CommandError as error:
+        raise UnknownSchemaError(
+            f"the database has the schema {before}, and this version of comfy-cloud-proxy knows "
+            f"none behind {HEAD}: run the version that wrote it, or restore a copy from before"
+        ) from error
+    connection.execute(text("SELECT 1"))  # Alembic leaves a transaction alone that is under way
+    context = MigrationContext.configure(
+        connection,
+        opts={
+            "fn": lambda found, _: script._upgrade_revs("head", found),
+            "target_metadata": metadata,
+            "transactional_ddl": False,
+        },
+    )
+    with Operations.context(context):
+        context.run_migrations()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The tables of the database. A change here needs a migration in `migrations/versions`.
+"""The tables of the database. A change here needs a revision in `migrations`.
 
 Times are ms since 1970 unless a comment says otherwise. Columns of the type `AnyText` hold text
 that clients or the cloud choose: it may contain what a database refuses.

@@ -20,7 +20,7 @@ from stack import Client, bare
 from waiting import ids, running
 
 from proxy.simulator import Simulator, Switches
-from proxy.storage.migrations import HEAD
+from proxy.storage.start import HEAD
 
 
 @pytest.fixture

@@ -33,9 +33,8 @@ def next_release(folder: Path) -> Path:
     """A copy of the program with one more revision; the folder to import it from."""
     package = folder / "next" / "proxy"
     shutil.copytree(Path(proxy.__file__).parent, package)
-    migrations = package / "storage" / "migrations"
-    (migrations / "versions" / "r0002_colour.py").write_text(_REVISION)
-    module = migrations / "__init__.py"
+    (package / "storage" / "migrations" / "r0002_colour.py").write_text(_REVISION)
+    module = package / "storage" / "start.py"
     text, count = re.subn(
         '^HEAD = "0001"$', 'HEAD = "0002"', module.read_text(), flags=re.MULTILINE
     )

@@ -18,7 +18,7 @@ from proxy.members import audit
 from proxy.members.audit import Audit
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.legacy import KEPT
-from proxy.storage.migrations import migrate
+from proxy.storage.start import migrate
 from proxy.storage.usage import AuditRow, UsageRepository
 
 #: 2026-11-24 23:59:50 UTC.

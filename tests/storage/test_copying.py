@@ -14,8 +14,8 @@ from proxy.storage.copying import copy_folder
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.encryption import SECRET_FILE, Cipher, stored_secrets
 from proxy.storage.leases import ENGINE, LeaseRepository
-from proxy.storage.migrations import migrate
 from proxy.storage.postgresql import open_postgresql
+from proxy.storage.start import migrate
 from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import AnyText, audit, history, jobs, leases, meta, metadata
 

@@ -20,7 +20,7 @@ from proxy.storage.database import (
     opened,
     set_aside,
 )
-from proxy.storage.migrations import migrate
+from proxy.storage.start import migrate
 from proxy.storage.tables import leases, meta
 
 

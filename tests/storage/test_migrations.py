@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
+from storage import schema_0001
 
+from proxy.storage import start
 from proxy.storage.database import Database
-from proxy.storage.migrations import (
+from proxy.storage.start import (
     HEAD,
     OLDEST,
     UnknownSchemaError,
@@ -36,10 +41,55 @@ async def test_a_new_database_gets_the_newest_schema_once(empty_database: Databa
     assert await empty_database.read(revision) == HEAD
 
 
+def _make_first(connection: Connection) -> None:
+    """The schema 0001 as the programs with it made it."""
+    from alembic.migration import MigrationContext
+    from alembic.operations import Operations
+
+    with Operations.context(MigrationContext.configure(connection)):
+        schema_0001.upgrade()
+    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
+    connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
+
+
 async def test_revisions_lead_to_the_tables(empty_database: Database) -> None:
-    await empty_database.write(lambda connection: upgrade(connection, None), long=True)
+    await empty_database.write(_make_first, long=True)
+    await empty_database.write(lambda connection: upgrade(connection, "0001"), long=True)
     assert await empty_database.read(revision) == HEAD
     assert await empty_database.write(_differences, long=True) == []
+
+
+_SECOND = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("jobs", sa.Column("colour", sa.Text(), nullable=False, server_default="grey"))
+"""
+
+
+async def test_a_revision_runs_in_one_unit_with_what_comes_behind_it(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    revisions = Path(shutil.copytree(start._REVISIONS, tmp_path / "migrations"))
+    (revisions / "r0002_colour.py").write_text(_SECOND)
+    monkeypatch.setattr(start, "_REVISIONS", revisions)
+
+    def work(connection: Connection, *, fails: bool) -> None:
+        upgrade(connection, "0001")
+        assert connection.execute(text("SELECT colour FROM jobs")).all() == []
+        if fails:
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await database.write(partial(work, fails=True), long=True)
+    assert await database.read(revision) == "0001"
+    await database.write(partial(work, fails=False), long=True)
+    assert await database.read(revision) == "0002"
 
 
 async def test_two_that_migrate_at_once_make_one_schema(empty_database: Database) -> None:

@@ -14,8 +14,8 @@ from sqlalchemy import Connection, text
 
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.storage.leases import LeaseRepository, check_fence
-from proxy.storage.migrations import migrate
 from proxy.storage.postgresql import CONNECTIONS, PostgresqlDatabase, open_postgresql
+from proxy.storage.start import migrate
 
 
 def _kill_others(connection: Connection) -> None:

@@ -9,8 +9,7 @@ from structlog.testing import capture_logs
 
 from proxy.storage.database import FILE, DamagedError
 from proxy.storage.jobs import JobRepository, Payload, StoredJob
-from proxy.storage.migrations import HEAD, revision
-from proxy.storage.start import open_folder
+from proxy.storage.start import HEAD, open_folder, revision
 
 
 async def test_a_new_folder_gets_a_database_with_the_newest_schema(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The tables of the first version with a schema."""
+"""The tables of the first version with a schema, as its databases have them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ import sqlalchemy as sa
 from alembic import op
 
 from proxy.storage.tables import AnyText
-
-revision = "0001"
-down_revision = None
 
 KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
