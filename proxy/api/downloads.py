@@ -24,8 +24,8 @@ from yarl import URL
 from proxy.api.authenticator import KEY_HEADER, TICKETED
 from proxy.api.connections import admission_of, authenticator_of, caller_of, connection_of
 from proxy.api.middleware import prepare
-from proxy.files.descriptors import read_at
-from proxy.files.transfer import Content, ContentBrokenError
+from proxy.files.cache import read_at
+from proxy.files.library import Content, ContentBrokenError
 
 log = structlog.get_logger(__name__)
 

@@ -1,30 +1,98 @@
-"""Contents on disk, found by their hash, the least recently used ones thrown out.
+"""Contents on disk, found by their hash, the least recently used thrown out; and downloads to it.
 
 A file's name is its key and its modification time the moment of its last use, so that a restart
 needs no index. Contents of an earlier run are hashed again when they are first used: a power cut
 may have left half of one.
+
+A download that breaks is resumed where it broke; contents that turn out wrong are fetched again
+from the start. What the cloud refuses is refused: its client has been patient already.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
+import hashlib
 import os
 import shutil
+import sys
+import tempfile
 import threading
 import time
 import weakref
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 from blake3 import blake3
 
-from proxy.files.descriptors import open_new
+from proxy.cloud.client import CloudClient
+from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.files.blobs import BlobError, BlobStore
 
 _log = structlog.get_logger(__name__)
 
 _DIGEST = 32
+
+#: Waits in seconds before another try, for tries in a row that brought no byte.
+PAUSES = (0.1, 0.4, 1.5)
+#: How often a content is fetched from its start before it is given up as wrong.
+WRONG_LIMIT = 3
+#: How many answers a content may be pieced together from.
+TRIES = 100
+
+if sys.platform == "win32":
+    import ctypes
+    import msvcrt
+    from ctypes import wintypes
+    from threading import Lock
+
+    _create = ctypes.WinDLL("kernel32", use_last_error=True).CreateFileW
+    _create.restype = wintypes.HANDLE
+    _create.argtypes = (
+        *(wintypes.LPCWSTR, wintypes.DWORD, wintypes.DWORD, wintypes.LPVOID),
+        *(wintypes.DWORD, wintypes.DWORD, wintypes.HANDLE),
+    )
+    _READ, _READ_AND_WRITE = 0x80000000, 0xC0000000
+    _SHARED_FOR_ALL, _OPEN_EXISTING, _NORMAL = 0x7, 3, 0x80
+    _reading = Lock()
+
+    def _open(path: Path, access: int, flags: int) -> int:
+        """Open a file as POSIX does; `os.open` would not let it be renamed or deleted."""
+        handle = _create(str(path), access, _SHARED_FOR_ALL, None, _OPEN_EXISTING, _NORMAL, None)
+        if handle is None or handle == wintypes.HANDLE(-1).value:
+            raise ctypes.WinError(ctypes.get_last_error())
+        return msvcrt.open_osfhandle(handle, flags | os.O_BINARY)
+
+    def open_to_read(path: Path) -> int:
+        """A descriptor that the caller closes. Raises `OSError`."""
+        return _open(path, _READ, os.O_RDONLY)
+
+    def open_new(folder: Path) -> tuple[int, Path]:
+        """A new empty file, open for writing; the caller closes it. Raises `OSError`."""
+        handle, name = tempfile.mkstemp(dir=folder)
+        os.close(handle)
+        path = Path(name)
+        return _open(path, _READ_AND_WRITE, os.O_RDWR), path
+
+    def read_at(descriptor: int, count: int, offset: int) -> bytes:
+        """At most `count` bytes from `offset` on, fewer at the end of the file."""
+        with _reading:
+            os.lseek(descriptor, offset, os.SEEK_SET)
+            return os.read(descriptor, count)
+
+else:
+    read_at = os.pread
+
+    def open_to_read(path: Path) -> int:
+        """A descriptor that the caller closes. Raises `OSError`."""
+        return os.open(path, os.O_RDONLY)
+
+    def open_new(folder: Path) -> tuple[int, Path]:
+        """A new empty file, open for writing; the caller closes it. Raises `OSError`."""
+        handle, name = tempfile.mkstemp(dir=folder)
+        return handle, Path(name)
 
 
 @dataclass(slots=True)
@@ -82,7 +150,7 @@ class Cache:
         found = []
         for folder, prefix in ((self._contents, ""), (self._conversions, "c:")):
             for path in folder.glob("??/*"):
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     status = path.stat()
                     entry = _Entry(path, status.st_size, trusted=False)
                     found.append((status.st_mtime_ns, prefix + path.name, entry))
@@ -111,17 +179,14 @@ class Cache:
             entry.users += 1
         if entry.trusted:
             return lease
-        if _hash_file(entry.path) == hash_:
-            entry.trusted = True
+        with suppress(OSError):
+            entry.trusted = hash_file(entry.path) == hash_
+        if entry.trusted:
             return lease
         _log.warning("cached_file_damaged", content=hash_)
         lease.release()
         self._remove(hash_, entry)
         return None
-
-    def holds(self, hash_: str) -> bool:
-        """Whether there is a content of that hash, sound or not."""
-        return hash_ in self._entries
 
     def is_trusted(self, hash_: str) -> bool:
         """Whether `lease` will not have to read the whole content."""
@@ -152,7 +217,7 @@ class Cache:
             entry = self._use(f"c:{key}")
         if entry is None:
             return None
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             stored = entry.path.read_bytes()
             data, digest = stored[:-_DIGEST], stored[-_DIGEST:]
             if blake3(data).digest() == digest:
@@ -217,7 +282,7 @@ class Cache:
                 break
             if entry.users == 0:
                 self._forget(key)
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     entry.path.unlink(missing_ok=True)
 
 
@@ -229,12 +294,171 @@ def _move(partial: Path, path: Path) -> None:
         partial.replace(path)
 
 
-def _hash_file(path: Path) -> str | None:
-    hasher = blake3()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                hasher.update(block)
-    except OSError:
-        return None
-    return hasher.hexdigest()
+def hash_file(path: Path) -> str:
+    """The BLAKE3 of a file's bytes in hexadecimal. Raises `OSError`; blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, blake3).hexdigest()  # type: ignore[arg-type]
+
+
+class ContentWrongError(Exception):
+    """The cloud's storage delivered bytes that are not the content, again and again."""
+
+
+class Fetch:
+    """A content of an account on its way into the cache.
+
+    `expected` is its BLAKE3 in hexadecimal if the cloud's name tells it, else `None`: then nothing
+    but its length can be checked. `generation` counts how often the bytes had to be thrown away;
+    what was read in an earlier generation is void.
+    """
+
+    def __init__(
+        self,
+        source: CloudClient | BlobStore,
+        cache: Cache,
+        account: str,
+        cloud_name: str,
+        type_: str,
+        expected: str | None,
+    ) -> None:
+        self.account = account
+        self.cloud_name = cloud_name
+        self.expected = expected
+        self.generation = 0
+        self.received = 0
+        self.size: int | None = None
+        self.lease: CacheLease | None = None
+        self.error: Exception | None = None
+        self.path: Path | None = None
+        self._source = source
+        self._cache = cache
+        self._type = type_
+        self._hasher = blake3()
+        self._file = -1
+        self._wrong = 0
+        self._opened = False
+        self._news = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the content is complete and verified, or given up (then `error` says why)."""
+        return self.lease is not None or self.error is not None
+
+    async def changed(self) -> None:
+        """Wait for more bytes, the size, or the end; check the state before waiting again."""
+        await self._news.wait()
+
+    async def began(self, enough: int) -> None:
+        """Wait until the size is known, and for the end if that is within `enough` bytes."""
+        while not self.ended:
+            if self.path is not None and self.size is not None and self.size > enough:
+                return
+            if self.size is None and self.received > enough:
+                return
+            await self.changed()
+
+    async def run(self) -> None:
+        """Fetch; never raises but for cancellation."""
+        partial = None
+        try:
+            self._file, partial = self._cache.open_partial()
+            self.path = partial
+            await self._fetch()
+            self.lease = self._cache.keep(partial, self._hasher.hexdigest())
+            self.path = self.lease.path
+        except (CloudError, BlobError, ContentWrongError, OSError) as error:
+            self.error = error
+            _log.warning("content_download_failed", reason=str(error))
+        except BaseException:
+            self.error = ConnectionAbortedError("the proxy is stopping")
+            raise
+        finally:
+            if self._file >= 0:
+                os.close(self._file)
+            if self.lease is None and partial is not None:
+                with suppress(OSError):
+                    partial.unlink()
+            self._tell()
+
+    async def _fetch(self) -> None:
+        idle = 0
+        for _ in range(TRIES):
+            before = (self.generation, self.received)
+            self._opened = False
+            try:
+                await self._receive()
+                if self._is_whole():
+                    return
+                self._start_over()
+            except (CloudError, BlobError) as error:
+                if self._is_expected():
+                    return
+                idle = idle + 1 if before == (self.generation, self.received) else 0
+                nothing_there = isinstance(error, CloudRefused) and error.status == 416
+                if not (self._opened or nothing_there) or idle > len(PAUSES):
+                    raise
+                if nothing_there:
+                    self._start_over()
+            await asyncio.sleep(PAUSES[max(0, idle - 1)])
+        raise ContentWrongError("the storage did not deliver the complete file")
+
+    async def _receive(self) -> None:
+        """Take one answer to its end. Raises `CloudError`, `BlobError` if it ends too early."""
+        async with self._source.download(
+            self.cloud_name, type=self._type, offset=self.received
+        ) as download:
+            self._opened = True
+            if self.size is not None and download.size not in (None, self.size):
+                self._start_over()
+            if download.offset > self.received:
+                return
+            if self.size is None and download.size is not None:
+                self.size = download.size
+                self._tell()
+            skip = self.received - download.offset
+            async for chunk in download.chunks():
+                fresh = chunk[skip:] if skip else chunk
+                skip = max(0, skip - len(chunk))
+                if fresh:
+                    self._write(fresh)
+                    self.received += len(fresh)
+                    self._tell()
+
+    def _write(self, data: bytes) -> None:
+        """Into the page cache: for one piece that is quicker than a hop to a thread and back."""
+        self._hasher.update(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+
+    def _is_whole(self) -> bool:
+        """Whether the bytes are the content, as far as that can be told."""
+        if self.expected is not None:
+            return self._is_expected()
+        if self.size is None:
+            self.size = self.received
+        return self.size == self.received
+
+    def _is_expected(self) -> bool:
+        """Whether the bytes have the expected hash; then they are all, whatever was announced."""
+        if self.expected is None or self._hasher.hexdigest() != self.expected:
+            return False
+        self.size = self.received
+        return True
+
+    def _start_over(self) -> None:
+        """Throw the bytes away; readers that have passed some on must give up."""
+        self._wrong += 1
+        if self._wrong == WRONG_LIMIT:
+            raise ContentWrongError("the storage repeatedly delivered wrong bytes")
+        self.generation += 1
+        self.received = 0
+        self.size = None
+        self._hasher = blake3()
+        os.ftruncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
+        self._tell()
+
+    def _tell(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()

@@ -19,8 +19,8 @@ from zipfile import ZIP_STORED, ZipFile, ZipInfo
 import msgspec
 import structlog
 
+from proxy.files.library import ContentBrokenError
 from proxy.files.service import Files
-from proxy.files.transfer import ContentBrokenError
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import StorageError
 from proxy.storage.exports import STALE, Export, ExportRepository

@@ -1,10 +1,20 @@
-"""The contents behind records: opened from the cache or the cloud, some fetched ahead."""
+"""The contents behind records: opened from the cache or the cloud, some fetched ahead.
+
+However many want a content, it is one download, whose file readers follow as it grows; they never
+slow it down or stop it.
+
+No byte is passed on that fails the hash: of a content that is still arriving the last part that
+a reader asked for is held back until the whole has been verified, so that a reader of wrong bytes
+gets an error instead of the end and can tell its client so.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Literal
 
@@ -13,17 +23,16 @@ import structlog
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobStore
-from proxy.files.cache import Cache, CacheLease
-from proxy.files.namespace import ContentIndex
-from proxy.files.transfer import (
-    HELD_BACK,
-    ActiveDownloads,
-    Content,
-    ContentBrokenError,
+from proxy.files.cache import (
+    Cache,
+    CacheLease,
     ContentWrongError,
-    DownloadSource,
     Fetch,
+    open_to_read,
+    read_at,
 )
+from proxy.files.metadata import Edits, MetadataText, Slice, texts
+from proxy.files.namespace import ContentIndex
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord
 from proxy.supervisor import Supervisor
@@ -38,8 +47,193 @@ Prefetch = Literal["off", "images", "all"]
 #: Downloads that run at once for nobody.
 PREFETCHES = 4
 
+#: Bytes read at once.
+CHUNK = 256 * 1024
+#: Bytes held back until the content is verified. Contents no longer than that are opened only
+#: when they are complete.
+HELD_BACK = 64 * 1024
+
 #: The store of blobs among the accounts; no account has this name.
 _KEPT = ""
+
+
+class ContentBrokenError(Exception):
+    """The rest of a content is not available, or what was read of it was wrong: end the answer
+    without its proper end, so that the client sees that it has not got the whole."""
+
+
+class Content:
+    """A content that is open for reading. Close it, or forget it.
+
+    With `edits` its size and the bytes that are read are those of the edited file; `path`, `hash`
+    and the descriptor `file`, which may still grow, are those of the cloud's.
+    """
+
+    def __init__(self, origin: CacheLease | Fetch) -> None:
+        self._fetch = origin if isinstance(origin, Fetch) else None
+        self._lease = origin if isinstance(origin, CacheLease) else None
+        path = origin.path
+        assert path is not None  # noqa: S101
+        self.file = open_to_read(path)
+        self._close_file = weakref.finalize(self, os.close, self.file)
+        self._told_size = origin.size
+        self._looked_at: int | None = None  # the generation that the texts are of
+        self.edits = Edits()
+
+    @property
+    def size(self) -> int | None:
+        """Length in bytes; `None` while it is arriving and the storage has not reported."""
+        size = self._size
+        return size if size is None or not self.edits.edits else size + self.edits.added
+
+    @property
+    def _size(self) -> int | None:
+        if self._told_size is None and self._fetch is not None:
+            self._told_size = self._fetch.size
+        return self._told_size
+
+    @property
+    def hash(self) -> str | None:
+        """BLAKE3 in hexadecimal, once the content is complete."""
+        path = self.path
+        return None if path is None else path.name
+
+    @property
+    def path(self) -> Path | None:
+        """The complete file on disk, which stays there until this is closed; `None` before."""
+        lease = self._lease if self._fetch is None else self._fetch.lease
+        return None if lease is None else lease.path
+
+    async def whole(self) -> Path:
+        """Wait for the complete file. Raises `ContentBrokenError`."""
+        while self._fetch is not None and not self._fetch.ended:
+            await self._fetch.changed()
+        path = self.path
+        if path is None:
+            raise self._broken()
+        return path
+
+    async def texts(self) -> list[MetadataText]:
+        """The texts of a picture that name files as the cloud does, as soon as they are there."""
+        while True:
+            fetch = self._fetch
+            if fetch is None or fetch.ended:
+                return await asyncio.to_thread(self._texts, whole=True) or []
+            found = self._texts(whole=False)
+            if found is not None:
+                self._looked_at = fetch.generation
+                return found
+            await fetch.changed()
+
+    def _texts(self, *, whole: bool) -> list[MetadataText] | None:
+        available = self._size if whole or self._fetch is None else self._fetch.received
+        return texts(
+            lambda offset, count: read_at(self.file, count, offset), available or 0, whole=whole
+        )
+
+    async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """The bytes from `start` to `stop` (excluded; the end if `None`).
+
+        Raises `ContentBrokenError` instead of bytes that are not available.
+        """
+        async for piece in self.pieces(start, stop):
+            if isinstance(piece, bytes):
+                yield piece
+                continue
+            position, end = piece
+            while position < end:
+                data = await self._read(min(CHUNK, end - position), position)
+                if not data:
+                    raise ContentBrokenError("the file on disk is shorter than it was")
+                position += len(data)
+                yield data
+
+    async def pieces(
+        self, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[bytes | tuple[int, int]]:
+        """What the bytes from `start` to `stop` are made of, as they arrive: parts of `file`
+        (from, to), and bytes instead of what is edited.
+
+        Raises `ContentBrokenError` instead of bytes that are not available.
+        """
+        if not self.edits.edits:
+            async for part in self._parts(start, stop, last=stop):
+                yield part
+            return
+        pieces = list(self.edits.pieces(start, stop))
+        last = pieces[-1].stop if pieces and isinstance(pieces[-1], Slice) else None
+        generation = self._looked_at
+        if generation is None and self._fetch is not None:
+            generation = self._fetch.generation
+        for piece in pieces:
+            if piece is pieces[-1] and not isinstance(piece, Slice):
+                await self.whole()
+            if self._fetch is not None and self._fetch.generation != generation:
+                raise ContentBrokenError("the texts that were looked at turned out to be wrong")
+            if isinstance(piece, Slice):
+                async for part in self._parts(piece.start, piece.stop, last=last):
+                    yield part
+            else:
+                yield piece
+
+    async def _parts(
+        self, start: int, stop: int | None, *, last: int | None
+    ) -> AsyncIterator[tuple[int, int]]:
+        """Parts of the file that may be read; what a reader wants in all ends at `last` (the end
+        if `None`)."""
+        position = start
+        generation = self._fetch.generation if self._fetch is not None else 0
+        while True:
+            if self._fetch is not None and self._fetch.generation != generation:
+                if position > start:
+                    raise ContentBrokenError("the bytes that were read turned out to be wrong")
+                generation = self._fetch.generation
+            if self._fetch is not None and self._fetch.size not in (None, self._size):
+                raise ContentBrokenError("the content is not as long as the storage had said")
+            end, limit = self._extent(start, stop, last)
+            if position < limit:
+                part, position = (position, limit), limit
+                yield part
+            elif end is not None and position >= end:
+                return
+            else:
+                fetch = self._fetch
+                if fetch is None or fetch.ended:
+                    raise self._broken()
+                await fetch.changed()
+
+    def close(self) -> None:
+        """Let go of the file; reading is over."""
+        self._close_file()
+        self._fetch = None
+        if self._lease is not None:
+            self._lease.release()
+
+    async def _read(self, length: int, position: int) -> bytes:
+        """What has just arrived is in memory; what has lain there for long may not be."""
+        if self._fetch is not None and (not self._fetch.ended or length <= HELD_BACK):
+            return read_at(self.file, length, position)
+        return await asyncio.to_thread(read_at, self.file, length, position)
+
+    def _extent(self, start: int, stop: int | None, last: int | None) -> tuple[int | None, int]:
+        """Where the reading ends, if that is known, and how far it may go now."""
+        size = self._size
+        end = stop if size is None else min(size, size if stop is None else stop)
+        fetch = self._fetch
+        if fetch is None or fetch.lease is not None:
+            assert end is not None  # noqa: S101
+            return end, end
+        allowed = fetch.received
+        if fetch.expected is not None:
+            wanted = fetch.received if size is None else min(size, size if last is None else last)
+            allowed = min(allowed, wanted - HELD_BACK)
+        if end is not None:
+            allowed = min(allowed, end)
+        return end, max(start, allowed)
+
+    def _broken(self) -> ContentBrokenError:
+        reason = self._fetch.error if self._fetch is not None else None
+        return ContentBrokenError(f"the content is not available: {reason}")
 
 
 class Library:
@@ -60,17 +254,14 @@ class Library:
         blobs: BlobStore | None = None,
     ) -> None:
         self._sources = sources
+        self._running: dict[tuple[str, str], Fetch] = {}
         self._cache = cache
         self._contents = contents
         self._prefetch = prefetch
         self._on_fetched = on_fetched
         self._blobs = blobs
-        everywhere: dict[str, DownloadSource] = {**sources}
-        if blobs is not None:
-            everywhere[_KEPT] = blobs
-        self._downloads = ActiveDownloads(everywhere, cache, on_fetched=self._learn)
         self._turn = asyncio.Semaphore(PREFETCHES)
-        self._ahead, self._learning = Supervisor(), Supervisor()
+        self._ahead, self._downloads, self._learning = Supervisor(), Supervisor(), Supervisor()
 
     async def close(self) -> None:
         """Stop all downloads; what was learned from finished ones is written."""
@@ -92,13 +283,13 @@ class Library:
         if lease is not None:
             self._cache.hits += 1
             return lease
-        hash_ = await self._hash(record)
+        hash_ = await self.hash_of(record)
         self._cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
             if kept and account != _KEPT:
                 break
-            fetch = self._downloads.fetch(account, cloud_name, cloud_type, hash_)
+            fetch = self._fetch(account, cloud_name, cloud_type, hash_)
             await fetch.began(HELD_BACK)
             if fetch.error is None:
                 return fetch
@@ -109,16 +300,44 @@ class Library:
                 break
         raise unavailable(record.filename, problem)
 
+    def _fetch(self, account: str, cloud_name: str, type_: str, expected: str | None) -> Fetch:
+        """The download of a content, joined if it is under way."""
+        fetch = self._running.get((account, cloud_name))
+        if fetch is None or fetch.ended:
+            kept = self._blobs if account == _KEPT else None
+            source = kept or self._sources[account]
+            fetch = Fetch(source, self._cache, account, cloud_name, type_, expected)
+            self._running[account, cloud_name] = fetch
+            self._downloads.spawn(self._download(fetch), f"fetch {cloud_name}")
+        return fetch
+
+    async def _download(self, fetch: Fetch) -> None:
+        """Fetch, and keep the hash of a content whose name does not tell it, so that it is found
+        again."""
+        try:
+            await fetch.run()
+            if fetch.lease is not None and fetch.expected is None:
+                learning = self._learn(fetch.account, fetch.cloud_name, fetch.lease)
+                self._learning.spawn(learning, f"learn the hash of {fetch.cloud_name}")
+        finally:
+            place = fetch.account, fetch.cloud_name
+            if self._running.get(place) is fetch:
+                del self._running[place]
+
+    async def _learn(self, account: str, cloud_name: str, lease: CacheLease) -> None:
+        try:
+            await self._contents.was_fetched(account, cloud_name, lease.path.name, lease.size)
+        except StorageError as error:
+            _log.warning("content_hash_store_failed", reason=str(error))
+
     async def cached(self, record: FileRecord) -> CacheLease | None:
         """The content if it is in the cache; the caller releases it."""
-        hash_ = await self._hash(record)
+        hash_ = await self.hash_of(record)
         if hash_ is None:
             return None
         if self._cache.is_trusted(hash_):
             return self._cache.lease(hash_)
-        return (
-            await asyncio.to_thread(self._cache.lease, hash_) if self._cache.holds(hash_) else None
-        )
+        return await asyncio.to_thread(self._cache.lease, hash_)
 
     async def _origins(
         self, record: FileRecord, hash_: str | None
@@ -151,22 +370,19 @@ class Library:
 
         Raises `LocalError`.
         """
-        content = Content(await self._origin(record, kept=kept))
-        try:
+        with closing(Content(await self._origin(record, kept=kept))) as content:
             try:
                 path = await content.whole()
             except ContentBrokenError as error:
                 raise unavailable(record.filename, error) from error
             yield path
-        finally:
-            content.close()
 
     async def holds(self, record: FileRecord, hash_: str) -> bool:
         """Whether the file's content has the hash; fetches it if nothing else can tell.
 
         A content that is not available is another one.
         """
-        known = await self._hash(record)
+        known = await self.hash_of(record)
         if known is None:
             try:
                 async with self.whole(record) as path:
@@ -177,7 +393,8 @@ class Library:
 
     def fetch_ahead(self, record: FileRecord) -> None:
         """Fetch a new output into the cache, if the setting says so; returns at once."""
-        if self._prefetch == "all" or (self._prefetch == "images" and _is_image(record)):
+        is_image = kind(record.filename) == "image"
+        if self._prefetch == "all" or (self._prefetch == "images" and is_image):
             self._ahead.spawn(self._fetch_quietly(record), f"fetch {record.cloud_name} ahead")
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
@@ -188,20 +405,9 @@ class Library:
         except (LocalError, StorageError) as error:
             _log.info("output_prefetch_failed", reason=str(error))
 
-    async def _hash(self, record: FileRecord) -> str | None:
+    async def hash_of(self, record: FileRecord) -> str | None:
+        """The content's hash, if it can be told without the content. Raises `StorageError`."""
         return record.hash or await self._contents.hash_of(record.account, record.cloud_name)
-
-    def _learn(self, fetch: Fetch) -> None:
-        """Keep the hash of a content whose name does not tell it, so that it is found again."""
-        if fetch.expected is None and fetch.hash is not None and fetch.size is not None:
-            learning = self._learn_hash(fetch.account, fetch.cloud_name, fetch.hash, fetch.size)
-            self._learning.spawn(learning, f"learn the hash of {fetch.cloud_name}")
-
-    async def _learn_hash(self, account: str, cloud_name: str, hash_: str, size: int) -> None:
-        try:
-            await self._contents.was_fetched(account, cloud_name, hash_, size)
-        except StorageError as error:
-            _log.warning("content_hash_store_failed", reason=str(error))
 
 
 def unavailable(filename: str, error: Exception | None) -> LocalError:
@@ -240,7 +446,3 @@ def _refused(filename: str, error: CloudRefused) -> LocalError:
         kind="bad_answer" if said.kind == "invalid" else said.kind,
         retry_after=10.0 if said.retry_after is None and passing else said.retry_after,
     )
-
-
-def _is_image(record: FileRecord) -> bool:
-    return kind(record.filename) == "image"

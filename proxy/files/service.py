@@ -6,7 +6,7 @@ import asyncio
 import posixpath
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +21,9 @@ from proxy.cloud.client import CloudClient
 from proxy.files import metadata
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache
-from proxy.files.library import Library, Prefetch
+from proxy.files.library import Content, ContentBrokenError, Library, Prefetch
 from proxy.files.metadata import Edits, MetadataText, Rename
 from proxy.files.namespace import ContentIndex, Named, Namespace, Received, make_record
-from proxy.files.naming import Naming
 from proxy.files.outputs import Outputs
 from proxy.files.pictures import (
     THUMBNAIL,
@@ -40,8 +39,7 @@ from proxy.files.pictures import (
     size_of,
     unreadable,
 )
-from proxy.files.transfer import Content, ContentBrokenError
-from proxy.files.uploads import FileMover, Uploads, received_file
+from proxy.files.uploads import Naming, Uploads, received_file
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
@@ -79,8 +77,8 @@ def _record_of(record: FileRecord) -> Asset:
 
 
 class Files:
-    """The files of all members. `folder` is the cache's, `cache_bytes` its bound; uploads are kept
-    in `blobs`, too, where there is such a store.
+    """The files of all members. The `cache` is in `folder` and has at most `cache_bytes`; uploads
+    are kept in `blobs`, too, where there is such a store.
 
     `clouds` are the accounts by name; `preferred` names those to which a member's upload may go,
     the best first (all, in their order, if it is not given). With `asset_ids` outputs have the ids
@@ -104,7 +102,7 @@ class Files:
         self._learned: list[tuple[str, Place, str, int]] = []
         self._repository = repository
         self._clouds = tuple(clouds.values())
-        self._cache = Cache(folder, cache_bytes)
+        self.cache = Cache(folder, cache_bytes)
         self._picture_workers = PictureWorkers()
         self._namespace = Namespace(repository)
         self._content_index = ContentIndex(
@@ -112,7 +110,7 @@ class Files:
         )
         self._library = Library(
             clouds,
-            self._cache,
+            self.cache,
             self._content_index,
             prefetch=prefetch,
             on_fetched=self._learn,
@@ -121,11 +119,12 @@ class Files:
         self._uploads = Uploads(
             clouds,
             preferred or (lambda _: tuple(clouds)),
-            self._cache,
+            self.cache,
             self._content_index,
+            self._namespace,
+            self._library,
             blobs,
         )
-        self._mover = FileMover(self._namespace, self._library, self._content_index, self._uploads)
         self._outputs = Outputs(
             repository,
             self._namespace,
@@ -145,7 +144,7 @@ class Files:
         await self._content_index.load()
         if any(one.observations.facts.get("upload_hash") == "another" for one in self._clouds):
             self._content_index.names_are_hashes = False
-        await asyncio.to_thread(self._cache.start)
+        await asyncio.to_thread(self.cache.start)
 
     async def close(self) -> None:
         """Stop all downloads and conversions."""
@@ -160,11 +159,6 @@ class Files:
     def max_upload_bytes(self) -> int:
         """Bytes of an upload that the cloud takes."""
         return self._uploads.max_bytes
-
-    @property
-    def cache(self) -> Cache:
-        """The contents on disk."""
-        return self._cache
 
     async def upload(
         self,
@@ -184,11 +178,9 @@ class Files:
         """
         naming = await self._naming(member, filename, subfolder, type, overwrite)
         async with self._uploads.received(body, filename) as received:
-            same = await naming.same(received.hash)
-            if same is not None and await self._uploads.had(member, received.hash) is not None:
-                return await self._recorded(member, same, received)
-            sent = await self._uploads.send(member, received, posixpath.basename(filename))
-            named = await naming.take(received.hash, received, sent, modified=self._now())
+            named, is_there = await naming.name(received.hash)
+            if not is_there or await self._uploads.had(member, received.hash) is None:
+                named = await self._store(naming, received.hash, received)
             return await self._recorded(member, named, received)
 
     async def upload_mask(
@@ -211,17 +203,22 @@ class Files:
         naming = await self._naming(member, filename, subfolder, type, overwrite)
         place = original_place(original)
         async with self._uploads.received(body, filename) as mask:
-            same = await naming.same(mask.hash)
-            if same is not None:
-                return await self._recorded(member, same, mask)
+            named, is_there = await naming.name(mask.hash)
+            if is_there:
+                return await self._recorded(member, named, mask)
             record = None if place is None else await self._namespace.get(member, place)
             if record is None:
-                return await naming.name_only(mask.hash)
+                return named
             async with self._uploads.partial() as path:
                 composed = await self._compose(record, mask.path, path, filename)
-                sent = await self._uploads.send(member, composed, posixpath.basename(filename))
-                named = await naming.take(mask.hash, composed, sent, modified=self._now())
+                named = await self._store(naming, mask.hash, composed)
                 return await self._recorded(member, named, composed)
+
+    async def _store(self, naming: Naming, hash_: str, received: Received) -> Named:
+        """Send bytes and give them a name; `hash_` is of those that the client sent."""
+        filename = posixpath.basename(naming.filename)
+        sent = await self._uploads.send(naming.member, received, filename)
+        return await naming.take(hash_, received, sent, modified=self._now())
 
     async def _recorded(self, member: str, named: Named, received: Received) -> Named:
         """The answer to an upload with a new record of the file, which no upload fails for."""
@@ -271,17 +268,16 @@ class Files:
         """The member's file at a place, or `None`."""
         return await self._namespace.get(member, place)
 
-    @asynccontextmanager
-    async def taking(self, body: AsyncIterator[bytes], filename: str) -> AsyncIterator[Received]:
+    def taking(
+        self, body: AsyncIterator[bytes], filename: str
+    ) -> AbstractAsyncContextManager[Received]:
         """Bytes of a client, which `keep` makes a file. Raises `LocalError`."""
-        async with self._uploads.received(body, filename) as received:
-            yield received
+        return self._uploads.received(body, filename)
 
     async def keep(self, member: str, received: Received, type_: str, filename: str) -> Named:
         """Give bytes a name in the top folder of a type. Raises `LocalError`, `StorageError`."""
         naming = await self._naming(member, filename, "", type_, False)
-        sent = await self._uploads.send(member, received, filename)
-        return await naming.take(received.hash, received, sent, modified=self._now())
+        return await self._store(naming, received.hash, received)
 
     async def adopt(self, member: str) -> int:
         """Write records of a member's files that have none; how many. Raises `StorageError`."""
@@ -374,8 +370,8 @@ class Files:
         Call it before `substitute`. Raises `LocalError` (424 if the file is not available from the
         account that has it, otherwise what this account says), `StorageError`.
         """
-        named = await self._named(member, graph, choices)
-        await self._mover.ensure_sent(named.values(), account)
+        if named := await self._named(member, graph, choices):
+            await self._uploads.ensure_sent(named.values(), account)
 
     async def substitute(
         self,
@@ -391,7 +387,7 @@ class Files:
         """
         named = await self._named(member, graph, choices)
         called = {
-            place: await self._mover.name_at(record, account) for place, record in named.items()
+            place: await self._uploads.name_at(record, account) for place, record in named.items()
         }
         return graphs.substitute(graph, choices=choices, cloud_name=called.get)
 
@@ -483,15 +479,7 @@ class Files:
     async def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool
     ) -> Naming:
-        naming = Naming(
-            self._namespace,
-            self._holds,
-            member=member,
-            filename=filename,
-            subfolder=subfolder,
-            type_=type_,
-            overwrite=overwrite,
-        )
+        naming = Naming(self._namespace, self._holds, member, filename, subfolder, type_, overwrite)
         await naming.check()
         return naming
 
@@ -499,11 +487,8 @@ class Files:
         self, record: FileRecord, mask: Path, target: Path, filename: str
     ) -> Received:
         try:
-            content = await self.open(record)
-            try:
+            with closing(await self.open(record)) as content:
                 rename = await self._renaming(record.member, await content.texts())
-            finally:
-                content.close()
             async with self._library.whole(record) as original:
                 pixels = await asyncio.to_thread(pixels_of, original, mask)
                 work = partial(compose, original, mask, target, filename, rename)
@@ -534,31 +519,26 @@ class Files:
         if await self._library.holds(record, hash_):
             return True
         try:
-            content = await self.open(record)
-        except LocalError:
+            with closing(await self.open(record)) as content:
+                if not content.edits.edits:
+                    return False
+                hasher = blake3()
+                async for data in content.read():
+                    hasher.update(data)
+                return hasher.hexdigest() == hash_
+        except (LocalError, ContentBrokenError):
             return False
-        try:
-            if not content.edits.edits:
-                return False
-            hasher = blake3()
-            async for data in content.read():
-                hasher.update(data)
-            return hasher.hexdigest() == hash_
-        except ContentBrokenError:
-            return False
-        finally:
-            content.close()
 
     async def _convert(self, record: FileRecord, wanted: Conversion) -> bytes:
         async with self._library.whole(record) as path:
             key = blake3(f"{path.name} {wanted.key}".encode()).hexdigest()
-            kept = await asyncio.to_thread(self._cache.conversion, key)
+            kept = await asyncio.to_thread(self.cache.conversion, key)
             if kept is not None:
                 return kept
             pixels = await asyncio.to_thread(pixels_of, path)
             work = partial(convert_picture, path, wanted)
             data = await self._picture_workers.run(record.member, pixels, work)
-            await asyncio.to_thread(self._cache.keep_conversion, key, data)
+            await asyncio.to_thread(self.cache.keep_conversion, key, data)
             return data
 
     async def _measure(self, record: FileRecord) -> tuple[int, int]:

@@ -1,11 +1,12 @@
-"""Bytes on their way to the cloud: hashed in a file, and sent to the accounts that need them."""
+"""Uploads: received in a file, named as by ComfyUI, and sent to the accounts that need them."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+import posixpath
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import RawIOBase
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -16,9 +17,16 @@ from blake3 import blake3
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobError, BlobStore
-from proxy.files.cache import Cache
+from proxy.files.cache import Cache, hash_file
 from proxy.files.library import Library
-from proxy.files.namespace import ContentIndex, Namespace, Received, SentContent
+from proxy.files.namespace import (
+    ContentIndex,
+    Named,
+    Namespace,
+    Received,
+    SentContent,
+    make_record,
+)
 from proxy.files.pictures import (
     MAX_PIXELS,
     NotAPictureError,
@@ -29,7 +37,7 @@ from proxy.files.pictures import (
 from proxy.storage.files import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError, from_cloud
-from proxy.translate.names import kind, media_type
+from proxy.translate.names import Place, kind, media_type
 
 _log = structlog.get_logger(__name__)
 
@@ -49,6 +57,7 @@ _REFUSALS = frozenset({400, 413, 415, 422})
 class Uploads:
     """Receives bytes and sends them to accounts, to each a content once.
 
+    A file stays where it was made or sent first; other accounts get its content when they need it.
     `preferred` names the accounts that a member may use, the best first. Where there is a store of
     `blobs`, it has the bytes before the client is told of them.
     """
@@ -59,12 +68,16 @@ class Uploads:
         preferred: Callable[[str], Sequence[str]],
         cache: Cache,
         contents: ContentIndex,
-        blobs: BlobStore | None = None,
+        namespace: Namespace,
+        library: Library,
+        blobs: BlobStore | None,
     ) -> None:
         self._clouds = clouds
         self._preferred = preferred
         self._cache = cache
         self._contents = contents
+        self._namespace = namespace
+        self._library = library
         self._blobs = blobs
         self._sending: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -122,22 +135,19 @@ class Uploads:
             if self._blobs is not None:
                 await self._blobs.put(received.hash, received.path)
         except BlobError as error:
-            raise _not_kept(filename, error) from error
+            _log.error("blob_store_failed", reason=str(error))
+            raise LocalError(
+                "blobs_unavailable",
+                f"{filename} cannot be stored, because the store of uploads is not writable; try "
+                "again later.",
+                kind="unavailable",
+                retry_after=5.0,
+            ) from error
         try:
             self._cache.keep(received.path, received.hash)
         except OSError as error:
             _log.warning("upload_cache_failed", reason=str(error))
         return sent
-
-    async def ensure_sent(self, account: str, received: Received, filename: str) -> str:
-        """The account's name for the bytes, sent now unless it has them; the file stays.
-
-        Raises as `send`.
-        """
-        try:
-            return await self._deliver(account, received, filename)
-        except CloudError as error:
-            raise _not_sent(filename, error) from error
 
     async def _send_to_any(
         self, accounts: Sequence[str], received: Received, filename: str
@@ -151,11 +161,19 @@ class Uploads:
                 if isinstance(error, CloudRefused) and error.status in _REFUSALS:
                     break
         if problem is None:
-            raise _no_account(filename)
+            raise LocalError(
+                "no_account",
+                f"{filename} cannot be uploaded, because you cannot use any Comfy Cloud account; "
+                "ask an admin.",
+                kind="forbidden",
+            )
         raise _not_sent(filename, problem) from problem
 
     async def _deliver(self, account: str, received: Received, filename: str) -> str:
-        """As `ensure_sent`. Raises `CloudError`, `LocalError` beyond the cloud's limits."""
+        """The account's name for the bytes, sent now unless it has them; the file stays.
+
+        Raises `CloudError`, `StorageError`, `LocalError` beyond the cloud's limits.
+        """
         lock = self._sending.setdefault((account, received.hash), asyncio.Lock())
         async with lock:
             cloud_name = await self._contents.sent_as(account, received.hash)
@@ -194,29 +212,12 @@ class Uploads:
             raise _too_large(filename, f"{width} x {height} pixels")
         return True
 
-
-class FileMover:
-    """Knows how an account calls a file, and sends it there if it does not have it.
-
-    A file stays where it was made or sent first; other accounts get its content as an upload.
-    """
-
-    def __init__(
-        self,
-        namespace: Namespace,
-        library: Library,
-        contents: ContentIndex,
-        uploads: Uploads,
-    ) -> None:
-        self._namespace = namespace
-        self._library = library
-        self._contents = contents
-        self._uploads = uploads
+    # --- files of graphs -------------------------------------------------------------------------
 
     async def name_at(self, record: FileRecord, account: str) -> str:
         """What a graph for the account calls the file, with the folder that it is in there."""
         if record.account != account:
-            hash_ = await self._hash(record)
+            hash_ = await self._library.hash_of(record)
             sent = None if hash_ is None else await self._contents.sent_as(account, hash_)
             if sent is not None:
                 return names.annotate(sent, "input")
@@ -235,10 +236,7 @@ class FileMover:
 
         async def send(record: FileRecord) -> None:
             async with turn:
-                if record.account == account:
-                    await self._send_again(record, account)
-                else:
-                    await self._send(record, account)
+                await self._send(record, account)
 
         results = await asyncio.gather(*map(send, missing), return_exceptions=True)
         for result in results:
@@ -248,53 +246,141 @@ class FileMover:
     async def _is_at(self, record: FileRecord, account: str) -> bool:
         if record.account == account and record.cloud_type != "input":
             return True
-        hash_ = await self._hash(record)
+        hash_ = await self._library.hash_of(record)
         return hash_ is not None and await self._contents.sent_as(account, hash_) is not None
 
     async def _send(self, record: FileRecord, account: str) -> None:
-        """Send a file of another account, fetched from there unless it is in the cache.
+        """Send a file of another account, fetched from there unless it is in the cache, or again
+        an upload of an account that is now at another cloud, if the proxy has kept it.
 
         That the other account does not hand it out is not the fault of this one.
         """
-        async with self._fetched(record) as path:
-            hash_, size = path.name, path.stat().st_size
-            await self._contents.was_fetched(record.account, record.cloud_name, hash_, size)
-            await self._uploads.ensure_sent(account, Received(path, hash_, size), record.filename)
-        if record.hash is None:  # so that the other account's name leads to the file
-            await self._write(record, replace(record, hash=hash_, size=size))
-
-    @asynccontextmanager
-    async def _fetched(self, record: FileRecord) -> AsyncIterator[Path]:
+        again = record.account == account
         async with AsyncExitStack() as stack:
             try:
-                path = await stack.enter_async_context(self._library.whole(record))
+                path = await stack.enter_async_context(self._library.whole(record, kept=again))
             except LocalError as error:
+                if again:
+                    return
                 raise LocalError(
                     "input_unavailable",
                     f"The job needs a file that is not available: {error.message}",
                     kind="dependency_failed",
                 ) from error
-            yield path
-
-    async def _send_again(self, record: FileRecord, account: str) -> None:
-        """Send an upload to an account that is now at another cloud, if the proxy has kept it."""
-        async with AsyncExitStack() as stack:
+            hash_, size = path.name, path.stat().st_size
+            if not again:
+                await self._contents.was_fetched(record.account, record.cloud_name, hash_, size)
             try:
-                path = await stack.enter_async_context(self._library.whole(record, kept=True))
-            except LocalError:
-                return
-            received = Received(path, path.name, path.stat().st_size)
-            cloud_name = await self._uploads.ensure_sent(account, received, record.filename)
-        await self._write(record, replace(record, cloud_name=cloud_name))
+                received = Received(path, hash_, size)
+                cloud_name = await self._deliver(account, received, record.filename)
+            except CloudError as error:
+                raise _not_sent(record.filename, error) from error
+        changed = record
+        if again:
+            changed = replace(record, cloud_name=cloud_name)
+        elif record.hash is None:  # so that the other account's name leads to the file
+            changed = replace(record, hash=hash_, size=size)
+        if changed != record:
+            async with self._namespace.lock(record.member):
+                if await self._namespace.get(record.member, record.place) == record:
+                    await self._namespace.put([changed])
 
-    async def _write(self, record: FileRecord, changed: FileRecord) -> None:
-        """Write what is known now of a file, if it is still the same."""
-        async with self._namespace.lock(record.member):
-            if await self._namespace.get(record.member, record.place) == record:
-                await self._namespace.put([changed])
 
-    async def _hash(self, record: FileRecord) -> str | None:
-        return record.hash or await self._contents.hash_of(record.account, record.cloud_name)
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """Which name an upload of a member gets, by the rules of ComfyUI 0.3.64's upload routes.
+
+    `holds` says whether a file's content has a hash. Raises `LocalError` (400) where ComfyUI
+    refuses the name or fails on it.
+    """
+
+    namespace: Namespace
+    holds: Callable[[FileRecord, str], Awaitable[bool]]
+    member: str
+    filename: str
+    subfolder: str
+    type: str
+    overwrite: bool
+
+    async def check(self) -> None:
+        """Raises `LocalError` if the name cannot be given, before anything is received."""
+        await self._place_of(self.filename)
+
+    async def name(self, hash_: str) -> tuple[Named, bool]:
+        """The name that this content would get, and whether a file of it has the content already,
+        so that nothing is to do."""
+        async with self.namespace.lock(self.member):
+            filename, _, found = await self._choose(hash_)
+        return Named(filename, self.subfolder, self.type), found
+
+    async def take(
+        self, hash_: str, content: Received, sent: SentContent, *, modified: float
+    ) -> Named:
+        """Give the content a name. `hash_` is of the bytes that were sent, for masks not the same.
+
+        Raises `StorageError`; then the name is not given.
+        """
+        async with self.namespace.lock(self.member):
+            while True:
+                filename, place, found = await self._choose(hash_)
+                known = await self.namespace.get(self.member, place) if found else None
+                moved = known is not None and known.hash == content.hash
+                if known is not None and not (moved and (known.account, known.cloud_name) != sent):
+                    break
+                record = make_record(
+                    self.member,
+                    place,
+                    cloud_name=sent.cloud_name,
+                    cloud_type="input",
+                    account=sent.account,
+                    modified=modified if known is None else known.modified,
+                    content=(content.hash, content.size),
+                )
+                if known is not None or self.overwrite:
+                    await self.namespace.put([record])
+                    break
+                if await self.namespace.claim(record):
+                    break
+        return Named(filename, self.subfolder, self.type)
+
+    async def _choose(self, hash_: str) -> tuple[str, Place, bool]:
+        """Name and place, and whether the file there has the content. The lock is held."""
+        filename, number = self.filename, 0
+        while True:
+            place = await self._place_of(filename)
+            record = await self.namespace.get(self.member, place)
+            if record is None or self.overwrite:
+                return filename, place, False
+            if await self.holds(record, hash_):
+                return filename, place, True
+            number += 1
+            filename = names.numbered(self.filename, number)
+
+    async def _place_of(self, filename: str) -> Place:
+        if self.type not in names.TYPES:
+            raise LocalError(
+                "invalid_type",
+                f"There is no folder of the type {self.type!r}; use input, output or temp.",
+            )
+        place = names.upload_place(filename, self.subfolder, self.type) if filename else None
+        if place is None or not names.is_storable(place.path):
+            raise _invalid(filename, "it is not a valid name, too long, or outside the folder")
+        parent = Place(self.type, place.subfolder)
+        if await self._is_folder(place):
+            raise _invalid(filename, "it is the name of a folder")
+        if not await self._is_folder(parent):
+            raise _invalid(filename, f"the folder {parent.path} does not exist; use subfolder")
+        while parent.path:
+            if await self.namespace.get(self.member, parent) is not None:
+                raise _invalid(filename, f"{parent.path} is a file and not a folder")
+            parent = Place(parent.type, parent.subfolder)
+        return place
+
+    async def _is_folder(self, place: Place) -> bool:
+        """Also of the subfolder, which is made with those above it before anything is written."""
+        subfolder = names.resolve(self.type, posixpath.normpath(self.subfolder)) or ""
+        made = f"{subfolder}/".startswith(f"{place.path}/")
+        return made or await self.namespace.has_folder(self.member, place)
 
 
 def _write(file: RawIOBase, hasher: blake3, chunk: bytes) -> None:
@@ -325,37 +411,22 @@ async def _send(cloud: CloudClient, path: Path, filename: str, picture: bool) ->
 
 def received_file(path: Path) -> Received:
     """A file that was made here, as if it had been received; blocks."""
-    hasher, size = blake3(), 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-            size += len(block)
-    return Received(path, hasher.hexdigest(), size, metadata_of(path))
+    return Received(path, hash_file(path), path.stat().st_size, metadata_of(path))
 
 
 def _not_sent(filename: str, error: CloudError) -> LocalError:
-    if isinstance(error, CloudRefused):
-        return _refused(filename, error)
-    return unanswered(error, f"{filename} could not be sent", "upload it again")
-
-
-def _not_kept(filename: str, error: BlobError) -> LocalError:
-    _log.error("blob_store_failed", reason=str(error))
+    if not isinstance(error, CloudRefused):
+        return unanswered(error, f"{filename} could not be sent", "upload it again")
+    said = from_cloud(error.status, error.body, error.retry_after)
+    if error.status not in _REFUSALS:
+        return said
+    media = {"audio": "audio", "video": "videos"}.get(kind(filename))
+    advice = f" It may not accept {media} as uploads." if media else ""
     return LocalError(
-        "blobs_unavailable",
-        f"{filename} cannot be stored, because the store of uploads is not writable; try again "
-        "later.",
-        kind="unavailable",
-        retry_after=5.0,
-    )
-
-
-def _no_account(filename: str) -> LocalError:
-    return LocalError(
-        "no_account",
-        f"{filename} cannot be uploaded, because you cannot use any Comfy Cloud account; ask an "
-        "admin.",
-        kind="forbidden",
+        "upload_refused",
+        f"Comfy Cloud does not take {filename}: {said.message.rstrip('. ')}.{advice}",
+        kind=said.kind,
+        extra_info=said.extra_info,
     )
 
 
@@ -389,15 +460,6 @@ def _too_large(filename: str, size: str) -> LocalError:
     )
 
 
-def _refused(filename: str, error: CloudRefused) -> LocalError:
-    said = from_cloud(error.status, error.body, error.retry_after)
-    if error.status not in _REFUSALS:
-        return said
-    media = {"audio": "audio", "video": "videos"}.get(kind(filename))
-    advice = f" It may not accept {media} as uploads." if media else ""
-    return LocalError(
-        "upload_refused",
-        f"Comfy Cloud does not take {filename}: {said.message.rstrip('. ')}.{advice}",
-        kind=said.kind,
-        extra_info=said.extra_info,
-    )
+def _invalid(filename: str, reason: str) -> LocalError:
+    shown = filename.encode("utf-8", "replace").decode()[:100]
+    return LocalError("invalid_filename", f"{shown!r} cannot be stored: {reason}.")

@@ -15,7 +15,7 @@ from aiohttp import FormData, MultipartWriter
 from aiohttp.test_utils import TestClient
 
 from proxy.api.view import file_headers
-from proxy.files.transfer import ContentBrokenError
+from proxy.files.library import ContentBrokenError
 
 Client = TestClient[Any, Any]
 

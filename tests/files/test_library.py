@@ -14,10 +14,10 @@ from files.helpers import bytes_of
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import Backoff, RetryPolicy
-from proxy.files import transfer
+from proxy.files import cache
+from proxy.files.library import Content, ContentBrokenError
 from proxy.files.namespace import make_record
 from proxy.files.service import Files
-from proxy.files.transfer import Content, ContentBrokenError
 from proxy.observations import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.assets import SimulatedAsset
@@ -31,7 +31,7 @@ SMALL = b"a small picture"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "PAUSES", (0.001, 0.002, 0.004))
+    monkeypatch.setattr(cache, "PAUSES", (0.001, 0.002, 0.004))
 
 
 @pytest.fixture
