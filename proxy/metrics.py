@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from prometheus_client import (
     CollectorRegistry,
@@ -21,6 +21,7 @@ from prometheus_client import (
     Histogram,
     Info,
     ProcessCollector,
+    disable_created_metrics,
 )
 from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
@@ -33,6 +34,8 @@ from proxy import __version__
 Kept = TypeVar("Kept", bound=MetricWrapperBase)
 
 PREFIX = "comfy_cloud_proxy_"
+
+disable_created_metrics()  # the series that tell when another one was made
 
 #: Bounds in seconds for answers and calls.
 QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -60,119 +63,53 @@ class Metric:
         return f"{PREFIX}{self.name}{suffix}"
 
 
-#: The table; `docs/metrics.md` has the same.
-METRICS = (
-    Metric("build", "info", ("version",), "The version of the proxy."),
-    # requests
-    Metric(
-        "requests",
-        "counter",
-        ("member", "method", "route", "status"),
-        "Answered requests; status is a class such as 2xx. The label member is empty without a "
-        "valid token.",
-    ),
-    Metric(
-        "request_seconds",
-        "histogram",
-        ("method", "route"),
-        "Time from a request's headers to the end of its handler; without websockets.",
-    ),
-    Metric("websocket_clients", "gauge", ("member",), "Open websockets."),
-    Metric(
-        "previews_dropped",
-        "counter",
-        ("member",),
-        "Previews dropped because a client read too slowly.",
-    ),
-    Metric("bytes_uploaded", "counter", ("member",), "Bytes of files received from clients."),
-    Metric("bytes_served", "counter", ("member",), "Bytes of files sent to clients."),
-    Metric(
-        "limit_refusals",
-        "counter",
-        ("member", "limit"),
-        "Requests and jobs refused because of a limit of the member.",
-    ),
-    # jobs
-    Metric("jobs_accepted", "counter", ("member",), "Accepted jobs."),
-    Metric(
-        "jobs_ended",
-        "counter",
-        ("member", "account", "outcome"),
-        "Jobs that have ended: completed, failed, cancelled, or withdrawn (deleted while they "
-        "waited).",
-    ),
-    Metric(
-        "jobs",
-        "gauge",
-        ("member", "account", "state"),
-        "Jobs that have not ended: waiting in the proxy, sending to the cloud, pending or running "
-        "there. The label account is empty for jobs without an account.",
-    ),
-    Metric(
-        "queue_length",
-        "gauge",
-        ("member",),
-        "Waiting and running jobs, as in queue_remaining.",
-    ),
-    Metric(
-        "job_wait_seconds",
-        "histogram",
-        ("member", "account"),
-        "Time from the acceptance of a job to its submission to the cloud.",
-    ),
-    Metric(
-        "job_running_seconds",
-        "histogram",
-        ("member", "account"),
-        "Running time of ended jobs on the cloud.",
-    ),
-    # accounts
-    Metric(
-        "account_slots",
-        "gauge",
-        ("account",),
-        "Jobs that the account runs at once, as configured or discovered.",
-    ),
-    Metric(
-        "account_slots_used", "gauge", ("account",), "Jobs of the proxy that run on the account."
-    ),
-    Metric(
-        "account_ready",
-        "gauge",
-        ("account", "reason"),
-        "1 if the account accepts jobs, 0 if it does not, with the reason.",
-    ),
-    Metric("event_socket_up", "gauge", ("account",), "1 if the account's event socket is open."),
-    Metric(
-        "cloud_calls",
-        "counter",
-        ("account", "method", "route", "status"),
-        "Calls to Comfy Cloud; the status is none without an answer.",
-    ),
-    Metric(
-        "cloud_call_seconds",
-        "histogram",
-        ("account", "method", "route"),
-        "Time from a call to the headers of its answer.",
-    ),
-    Metric(
-        "cloud_surprises",
-        "counter",
-        ("account", "kind"),
-        "Undocumented answers and events of Comfy Cloud.",
-    ),
-    Metric("cloud_bytes_uploaded", "counter", ("account",), "Bytes of files sent to the cloud."),
-    Metric(
-        "cloud_bytes_downloaded",
-        "counter",
-        ("account",),
-        "Bytes of files downloaded from the cloud.",
-    ),
-    # files
-    Metric("cache_hits", "counter", (), "Files found in the disk cache."),
-    Metric("cache_misses", "counter", (), "Files that were downloaded from the cloud."),
-    Metric("cache_bytes", "gauge", (), "Bytes in the disk cache."),
-)
+#: `name | kind | labels | help`; `docs/metrics.md` has the same.
+_TABLE = """
+build | info | version | The version of the proxy.
+requests | counter | member method route status | Answered requests; status is a class such as \
+  2xx. The label member is empty without a valid token.
+request_seconds | histogram | method route | Time from a request's headers to the end of its \
+  handler; without websockets.
+websocket_clients | gauge | member | Open websockets.
+previews_dropped | counter | member | Previews dropped because a client read too slowly.
+bytes_uploaded | counter | member | Bytes of files received from clients.
+bytes_served | counter | member | Bytes of files sent to clients.
+limit_refusals | counter | member limit | Requests and jobs refused because of a limit of the \
+  member.
+jobs_accepted | counter | member | Accepted jobs.
+jobs_ended | counter | member account outcome | Jobs that have ended: completed, failed, \
+  cancelled, or withdrawn (deleted while they waited).
+jobs | gauge | member account state | Jobs that have not ended: waiting in the proxy, sending to \
+  the cloud, pending or running there. The label account is empty for jobs without an account.
+queue_length | gauge | member | Waiting and running jobs, as in queue_remaining.
+job_wait_seconds | histogram | member account | Time from the acceptance of a job to its \
+  submission to the cloud.
+job_running_seconds | histogram | member account | Running time of ended jobs on the cloud.
+account_slots | gauge | account | Jobs that the account runs at once, as configured or discovered.
+account_slots_used | gauge | account | Jobs of the proxy that run on the account.
+account_ready | gauge | account reason | 1 if the account accepts jobs, 0 if it does not, with the \
+  reason.
+event_socket_up | gauge | account | 1 if the account's event socket is open.
+cloud_calls | counter | account method route status | Calls to Comfy Cloud; the status is none \
+  without an answer.
+cloud_call_seconds | histogram | account method route | Time from a call to the headers of its \
+  answer.
+cloud_surprises | counter | account kind | Undocumented answers and events of Comfy Cloud.
+cloud_bytes_uploaded | counter | account | Bytes of files sent to the cloud.
+cloud_bytes_downloaded | counter | account | Bytes of files downloaded from the cloud.
+cache_hits | counter | | Files found in the disk cache.
+cache_misses | counter | | Files that were downloaded from the cloud.
+cache_bytes | gauge | | Bytes in the disk cache.
+"""
+
+
+def _rows() -> Iterator[Metric]:
+    for line in _TABLE.strip().splitlines():
+        name, kind, labels, text = (cell.strip() for cell in line.split("|"))
+        yield Metric(name, cast(Kind, kind), tuple(labels.split()), " ".join(text.split()))
+
+
+METRICS = tuple(_rows())
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
@@ -225,23 +162,18 @@ class Metrics:
         self.limit_refusals = self._new(Counter, "limit_refusals")
         self._accepted = self._new(Counter, "jobs_accepted")
         self._ended = self._new(Counter, "jobs_ended")
-        self._wait = self._times("job_wait_seconds", SLOW)
-        self._running = self._times("job_running_seconds", SLOW)
+        self._wait = self._new(Histogram, "job_wait_seconds", buckets=SLOW)
+        self._running = self._new(Histogram, "job_running_seconds", buckets=SLOW)
         self._calls = self._new(Counter, "cloud_calls")
         self._surprises = self._new(Counter, "cloud_surprises")
-        self._call_seconds = self._times("cloud_call_seconds", QUICK)
+        self._call_seconds = self._new(Histogram, "cloud_call_seconds", buckets=QUICK)
         self._sent = self._new(Counter, "cloud_bytes_uploaded")
         self._fetched = self._new(Counter, "cloud_bytes_downloaded")
 
-    def _new(self, kind: type[Kept], name: str) -> Kept:
+    def _new(self, kind: type[Kept], name: str, **options: Any) -> Kept:
         row = find(name)
         labels = () if kind is Info else row.labels  # an Info takes them with its values
-        return kind(PREFIX + name, row.help, labels, registry=self.registry)
-
-    def _times(self, name: str, bounds: Sequence[float]) -> Histogram:
-        row = find(name)
-        full = PREFIX + name
-        return Histogram(full, row.help, row.labels, registry=self.registry, buckets=bounds)
+        return kind(PREFIX + name, row.help, labels, registry=self.registry, **options)
 
     def calls(self, account: str) -> CloudCalls:
         """Who counts the calls of an account."""
@@ -278,7 +210,7 @@ class Metrics:
         With `member` it holds only what is labelled as this member's. The text is made in a
         thread, so that events need not wait for it.
         """
-        families = [_without_times(family) for family in self.registry.collect()]
+        families = list(self.registry.collect())
         if member is not None:
             families = _of(member, families)
         encode, media_type = choose_encoder(accept)
@@ -352,12 +284,6 @@ class _Collected(Collector):
 
     def collect(self) -> Iterable[Family]:
         return self._families
-
-
-def _without_times(family: Family) -> Family:
-    """Without the series that tell when another one was made, which nobody asks for."""
-    family.samples = [one for one in family.samples if not one.name.endswith("_created")]
-    return family
 
 
 def _of(member: str, families: Iterable[Family]) -> list[Family]:
