@@ -23,7 +23,7 @@ from proxy.api.features import FLAGS
 from proxy.api.routes import ROUTES, AnswerSource, Route
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
-from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, AccountSettings, Setting
+from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, AccountSettings, Setting
 from proxy.translate import release
 from proxy.translate.helpers.packs import PACKS as HELPER_PACKS
 
@@ -43,8 +43,8 @@ def config_example() -> str:
         blocks.append(f"# --- {group} ---\n")
         for row in rows:
             if row.key:
-                value = row.default if row.entry.example is None else row.entry.example
-                comment = _comment(f"{row.entry.help}{_note(row)}")
+                value = row.default if row.example is None else row.example
+                comment = _comment(f"{row.help}{_note(row)}")
                 blocks.append(f"{comment}#{row.key} = {_toml(value)}\n")
     blocks.append(_accounts_example())
     return "\n".join(blocks)
@@ -68,11 +68,11 @@ def settings_page() -> str:
         for row in rows:
             parts += [
                 f"### {row.name}\n",
-                f"{row.entry.help}\n",
+                f"{row.help}\n",
                 f"* Option: {f'`{row.option}`' if row.option else 'none'}",
                 f"* Environment: `{row.environment}`",
                 f"* TOML: {f'`{row.key}`' if row.key else 'none'}",
-                f"* Value: {row.entry.expects}",
+                f"* Value: {row.expects}",
                 f"* Default: {_shown(row)}\n",
             ]
     return "\n".join([*parts, *_accounts_reference()])
@@ -259,25 +259,25 @@ _ACCOUNTS = (
 
 def _accounts_example() -> str:
     lines = [f"# --- Accounts ---\n\n{_comment(_ACCOUNTS)}\n#[[accounts]]\n"]
-    for name, entry in ACCOUNT_ENTRIES:
-        default = AccountSettings.model_fields[name].default
-        value = default if entry.example is None else entry.example
-        lines.append(f"{_comment(entry.help)}#{name} = {_toml(value)}\n")
+    for row in ACCOUNT_SETTINGS:
+        default = AccountSettings.model_fields[row.name].default
+        value = default if row.example is None else row.example
+        lines.append(f"{_comment(row.help)}#{row.name} = {_toml(value)}\n")
     return "\n".join(lines)
 
 
 def _accounts_reference() -> list[str]:
     parts = ["## Accounts\n", f"{_ACCOUNTS}\n"]
-    for name, entry in ACCOUNT_ENTRIES:
-        field = AccountSettings.model_fields[name]
-        default = entry.shown or ("none" if field.default in (None, ()) else f"`{field.default}`")
+    for row in ACCOUNT_SETTINGS:
+        field = AccountSettings.model_fields[row.name]
+        default = row.shown or ("none" if field.default in (None, ()) else f"`{field.default}`")
         if field.is_required():
             default = "none, it must be set"
         parts += [
-            f"### accounts.{name}\n",
-            f"{entry.help}\n",
-            f"* TOML: `{name}` in a table `[[accounts]]`",
-            f"* Value: {entry.expects}",
+            f"### accounts.{row.name}\n",
+            f"{row.help}\n",
+            f"* TOML: `{row.name}` in a table `[[accounts]]`",
+            f"* Value: {row.expects}",
             f"* Default: {default}\n",
         ]
     return parts
@@ -288,7 +288,7 @@ def _comment(text: str) -> str:
 
 
 def _groups() -> list[tuple[str, list[Setting]]]:
-    by_group = groupby(SETTINGS, lambda row: row.entry.group)
+    by_group = groupby(SETTINGS, lambda row: row.group)
     return [(group, list(rows)) for group, rows in by_group]
 
 
@@ -301,12 +301,12 @@ def _bare(value: object) -> str:
 
 
 def _note(row: Setting) -> str:
-    return f" Default: {row.entry.shown}." if row.entry.shown else ""
+    return f" Default: {row.shown}." if row.shown else ""
 
 
 def _shown(row: Setting) -> str:
     text = shown_default(row)
-    return text if row.entry.shown or text == "none" else f"`{text}`"
+    return text if row.shown or text == "none" else f"`{text}`"
 
 
 if __name__ == "__main__":

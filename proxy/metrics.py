@@ -35,7 +35,7 @@ Kept = TypeVar("Kept", bound=MetricWrapperBase)
 
 PREFIX = "comfy_cloud_proxy_"
 
-disable_created_metrics()  # the series that tell when another one was made
+disable_created_metrics()  # type: ignore[no-untyped-call] # when a series was made
 
 #: Bounds in seconds for answers and calls.
 QUICK = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

@@ -173,7 +173,7 @@ def test_the_key_is_in_no_text_of_the_settings(monkeypatch: pytest.MonkeyPatch) 
 def test_there_is_no_option_for_a_secret() -> None:
     secrets = ["api_key", "credentials_key", "database", "database_direct", "bus"]
     assert [setting.name for setting in SETTINGS if setting.option is None] == secrets
-    assert [setting.name for setting in SETTINGS if setting.entry.secret] == secrets
+    assert [setting.name for setting in SETTINGS if setting.secret] == secrets
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 import reference
@@ -15,7 +14,7 @@ import reference
 from proxy.api import routes
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 from proxy.api.routes import ROUTES
-from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, load
+from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting, load
 from proxy.translate import errors
 
 ROOT = Path(__file__).parent.parent
@@ -95,18 +94,18 @@ def test_the_example_file_is_a_settings_file(tmp_path: Path) -> None:
 def test_the_example_of_an_account_is_one(tmp_path: Path, left_out: tuple[str, str]) -> None:
     text = uncommented(page("config.example.toml").partition("# --- Accounts ---")[2])
     (account,) = tomllib.loads(text)["accounts"]
-    assert list(account) == [name for name, _ in ACCOUNT_ENTRIES]
+    assert list(account) == [row.name for row in ACCOUNT_SETTINGS]
     path = tmp_path / "config.toml"
     path.write_text(re.sub(rf"(?m)^({'|'.join(left_out)}) = .*$", "", text))
     (loaded,) = load({"config": str(path)}).accounts
     assert loaded.name == account["name"]
 
 
-@pytest.mark.parametrize(("name", "entry"), ACCOUNT_ENTRIES)
-def test_every_setting_of_an_account_is_documented(name: str, entry: Any) -> None:
-    section = page("docs/settings.md").split(f"### accounts.{name}\n")[1].split("###")[0]
-    assert entry.help in section
-    assert f"`{name}`" in section
+@pytest.mark.parametrize("row", ACCOUNT_SETTINGS, ids=lambda row: row.name)
+def test_every_setting_of_an_account_is_documented(row: Setting) -> None:
+    section = page("docs/settings.md").split(f"### accounts.{row.name}\n")[1].split("###")[0]
+    assert row.help in section
+    assert f"`{row.name}`" in section
 
 
 def test_the_example_file_changes_nothing_as_it_is() -> None:

@@ -15,7 +15,7 @@ import typer.main
 
 from proxy.api.routes import ROUTES
 from proxy.cli.commands import app, with_default_command
-from proxy.settings import ACCOUNT_ENTRIES, SETTINGS, load
+from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, load
 
 ROOT = Path(__file__).parent.parent
 #: Written by hand; those drawn from the code are right by birth.
@@ -27,7 +27,7 @@ PAGES = [
 #: Names of other programs' things, so that only commands are looked at.
 OF_OTHERS = "docs/recipes.md"
 OURS = [name for name in PAGES if name != OF_OTHERS]
-NAMES = {setting.key for setting in SETTINGS} | {name for name, _ in ACCOUNT_ENTRIES}
+NAMES = {setting.key for setting in SETTINGS} | {row.name for row in ACCOUNT_SETTINGS}
 ROOT_COMMAND = typer.main.get_command(app)
 
 

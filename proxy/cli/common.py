@@ -97,13 +97,13 @@ def takes_settings(
 @cache
 def _parameter(row: Setting, name: str) -> inspect.Parameter:
     declarations = [f"{name}/--no-{name[2:]}" if row.is_flag else name]
-    if row.entry.former:
-        declarations.append("--" + row.entry.former.replace("_", "-"))
+    if row.former:
+        declarations.append("--" + row.former.replace("_", "-"))
     notes = f"[default: {shown_default(row)}] [env: {row.environment}]"
     option = typer.Option(
         *declarations,
-        metavar=None if row.is_flag else row.entry.metavar,
-        help=f"{row.entry.help} {notes}",
+        metavar=None if row.is_flag else row.metavar,
+        help=f"{row.help} {notes}",
         show_default=False,
     )
     kind: Any = Annotated[bool | None if row.is_flag else str | None, option]
@@ -114,8 +114,8 @@ def _parameter(row: Setting, name: str) -> inspect.Parameter:
 
 def shown_default(row: Setting) -> str:
     """The default as people read it."""
-    if row.entry.shown:
-        return row.entry.shown
+    if row.shown:
+        return row.shown
     if row.default is None or row.default == ():
         return "none"
     if isinstance(row.default, bool):

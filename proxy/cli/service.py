@@ -124,7 +124,7 @@ def _environment(settings: Settings, key_file: Path | None) -> dict[str, str]:
         if given is None or row.name == "api_key":
             continue
         name, text = given
-        if row.entry.secret:
+        if row.secret:
             raise CommandError(
                 f"{name} is a secret: write {row.name} to a settings file and set --config."
             )

@@ -11,18 +11,17 @@ from proxy.settings.accounts import (
 )
 from proxy.settings.loading import load
 from proxy.settings.model import (
-    ACCOUNT_ENTRIES,
+    ACCOUNT_SETTINGS,
     PLANS,
     SETTINGS,
     AccountSettings,
-    Setting,
     Settings,
     place_options,
 )
-from proxy.settings.table import ConfigError
+from proxy.settings.table import ConfigError, Setting
 
 __all__ = [
-    "ACCOUNT_ENTRIES",
+    "ACCOUNT_SETTINGS",
     "PLANS",
     "SETTINGS",
     "AccountAccess",

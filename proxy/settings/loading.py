@@ -23,14 +23,12 @@ from pydantic_settings import (
 )
 
 from proxy.settings.model import (
-    ACCOUNT_ENTRIES,
-    PREFIXES,
+    ACCOUNT_SETTINGS,
     SETTINGS,
     AccountSettings,
-    Setting,
     Settings,
 )
-from proxy.settings.table import ConfigError
+from proxy.settings.table import CLOUD_PREFIX, PREFIX, ConfigError, Setting
 
 #: Two ways to say the same: the stronger source silences both forms of the weaker one.
 _KEY_FORMS = frozenset({"api_key", "api_key_file"})
@@ -111,7 +109,7 @@ def _environment() -> dict[str, str]:
 
 def _by_present_name(values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a file, where a name of an earlier release counts as the present one."""
-    former = {setting.entry.former: setting.name for setting in SETTINGS if setting.entry.former}
+    former = {setting.former: setting.name for setting in SETTINGS if setting.former}
     present = {name: value for name, value in values.items() if name not in former}
     return {former[name]: value for name, value in values.items() if name in former} | present
 
@@ -153,7 +151,7 @@ def _refuse_unknown_variables() -> None:
     known = [setting.environment for setting in SETTINGS]
     accepted = {name for setting in SETTINGS for name in setting.environments}
     for name in sorted(os.environ):
-        if name.startswith(PREFIXES) and name not in accepted:
+        if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in accepted:
             raise ConfigError(
                 f"The environment variable {name} is not a setting: {_remedy(name, known)}."
             )
@@ -167,8 +165,8 @@ def _remedy(name: str, known: Iterable[str]) -> str:
 def _complaint(name: str, options: Mapping[str, Any], path: Path | None) -> str:
     setting = next(row for row in SETTINGS if row.name == name)
     where, value = _origin(setting, options, path)
-    shown = "" if setting.entry.secret else f" is {_short(value)}, but"
-    return f"{where}{shown} must be {setting.entry.expects}."
+    shown = "" if setting.secret else f" is {_short(value)}, but"
+    return f"{where}{shown} must be {setting.expects}."
 
 
 def _origin(setting: Setting, options: Mapping[str, Any], path: Path | None) -> tuple[str, object]:
@@ -177,7 +175,7 @@ def _origin(setting: Setting, options: Mapping[str, Any], path: Path | None) -> 
     if (found := setting.in_environment(os.environ)) is not None:
         return found
     document = _read_document(path) if path is not None else {}
-    name = setting.name if setting.name in document else setting.entry.former or setting.name
+    name = setting.name if setting.name in document else setting.former or setting.name
     return f"`{name}` in {path}", document.get(name)
 
 
@@ -236,7 +234,7 @@ def _account_complaint(
         return f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
     name, key = table.get("name"), str(path[2])
     the = f"account {name}" if isinstance(name, str) and name else f"account {path[1] + 1}"
-    known = dict(ACCOUNT_ENTRIES)
+    known = {row.name: row for row in ACCOUNT_SETTINGS}
     if key not in known:
         return (
             f"The {the} in {where} has `{key}`, which is not a setting of accounts: remove it, or "

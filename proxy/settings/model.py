@@ -7,8 +7,6 @@ key of the TOML file, `config.example.toml` and the reference in `docs/` are dra
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,9 +16,13 @@ from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 from yarl import URL
 
 from proxy.settings.table import (
+    CLOUD_PREFIX,
     STRICT,
-    Entry,
-    entries,
+    Lower,
+    OptionalPath,
+    OptionalUrl,
+    Setting,
+    rows_of,
     to_address,
     to_base_path,
     to_blobs,
@@ -28,57 +30,23 @@ from proxy.settings.table import (
     to_database,
     to_encryption_key,
     to_hosts,
-    to_lower,
     to_networks,
     to_origins,
     to_path,
     to_url,
 )
 
-NAME = "comfy-cloud-proxy"
-PREFIX = "COMFY_PROXY_"
-#: How the variables begin that are meant for this program: an unknown one is a mistake.
-PREFIXES = (PREFIX, "COMFY_CLOUD_")
+_NAME = "comfy-cloud-proxy"
 
 #: The headings under which the settings stand, in this order.
-GROUPS = (
-    "General",
-    "Comfy Cloud",
-    "Clients",
-    "Gateway",
-    "Replicas",
-    "Files and history",
-    "Logs",
-)
+GROUPS = ("General", "Comfy Cloud", "Clients", "Gateway", "Replicas", "Files and history", "Logs")
 
+
+_KEY = "one line of printable characters without spaces"
+_PEM = "the path of a PEM file that can be read"
 
 #: Jobs at once by plan.
 PLANS = {"standard": 1, "creator": 3, "pro": 5}
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """A row of the table, with its three forms: option, environment, TOML key."""
-
-    name: str
-    entry: Entry
-    default: object
-    environment: str
-    option: str | None
-    key: str | None
-    is_flag: bool
-
-    @property
-    def environments(self) -> tuple[str, ...]:
-        """The variables that set it; the first that is set counts."""
-        former = self.entry.former
-        return (self.environment, PREFIX + former.upper()) if former else (self.environment,)
-
-    def in_environment(self, variables: Mapping[str, str]) -> tuple[str, str] | None:
-        """The variable that sets it, and its value; an empty one counts as not set."""
-        return next(
-            ((name, variables[name]) for name in self.environments if variables.get(name)), None
-        )
 
 
 class AccountSettings(BaseModel):
@@ -89,7 +57,7 @@ class AccountSettings(BaseModel):
     name: Annotated[
         str,
         Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"),
-        Entry(
+        Setting(
             "Accounts",
             expects="a name of at most 32 letters, digits, `.`, `_` and `-` that no other account "
             "has",
@@ -100,64 +68,49 @@ class AccountSettings(BaseModel):
     account are stored under this name."""
 
     key_file: Annotated[
-        Path | None,
-        BeforeValidator(to_path),
-        Entry("Accounts", example="/run/secrets/comfy_cloud_studio"),
+        OptionalPath, Setting("Accounts", example="/run/secrets/comfy_cloud_studio")
     ] = None
     """A file that contains only the account's API key; the recommended form. The proxy reloads it
     when it changes and on SIGHUP."""
 
     key: Annotated[
-        SecretStr | None,
-        Entry(
-            "Accounts",
-            expects="one line of printable characters without spaces",
-            secret=True,
-            example="comfyui-...",
-        ),
+        SecretStr | None, Setting("Accounts", expects=_KEY, secret=True, example="comfyui-...")
     ] = None
     """The API key itself, instead of `key_file`. Anyone who can read the settings file can read it,
     so prefer `key_file`. Reloaded on SIGHUP."""
 
     plan: Annotated[
-        Literal["standard", "creator", "pro"] | None,
-        BeforeValidator(to_lower),
-        Entry("Accounts", example="creator"),
+        Lower[Literal["standard", "creator", "pro"] | None], Setting("Accounts", example="creator")
     ] = None
     """The account's plan, which determines how many jobs it runs at once: standard 1, creator 3,
     pro 5. Use it instead of `slots`."""
 
-    slots: Annotated[int, Field(ge=0, le=1000, strict=True), Entry("Accounts")] = 0
+    slots: Annotated[int, Field(ge=0, le=1000, strict=True), Setting("Accounts")] = 0
     """How many jobs the account runs at once. With 0 the proxy discovers the limit."""
 
-    weight: Annotated[
-        float,
-        Field(gt=0, le=1000),
-        Entry("Accounts", expects="a number greater than 0, at most 1000"),
-    ] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1000), Setting("Accounts")] = 1.0
     """Among accounts with a free slot, one with twice the weight gets twice the jobs."""
 
     members: Annotated[
-        tuple[str, ...], Entry("Accounts", expects="a list of names of members")
+        tuple[str, ...], Setting("Accounts", expects="a list of names of members")
     ] = ()
     """Names of the members whose jobs may run on the account. The default is all members."""
 
     base_url: Annotated[
-        URL | None,
-        BeforeValidator(to_url),
-        Entry("Accounts", shown="the setting base_url", example="https://cloud.comfy.org"),
+        OptionalUrl,
+        Setting("Accounts", shown="the setting base_url", example="https://cloud.comfy.org"),
     ] = None
     """The address of the account's cloud, if it differs from the setting `base_url`. The list of
     nodes and models comes from the first account that answers."""
 
 
 #: The keys of a table in the order in which they are documented.
-ACCOUNT_ENTRIES: tuple[tuple[str, Entry], ...] = tuple(entries(AccountSettings))
+ACCOUNT_SETTINGS = tuple(rows_of(AccountSettings))
 
 
 def default_data_dir(*, simulated: bool) -> Path:
     """The platform's folder for a user's data; what was simulated has a folder of its own."""
-    folder = platformdirs.user_data_path(NAME, appauthor=False)
+    folder = platformdirs.user_data_path(_NAME, appauthor=False)
     return folder / "simulator" if simulated else folder
 
 
@@ -178,27 +131,23 @@ class Settings(BaseModel):
     host: Annotated[
         str,
         Field(min_length=1),
-        Entry("General", expects="an IP address or a host name of this machine", metavar="HOST"),
+        Setting("General", "HOST", expects="an IP address or a host name of this machine"),
     ] = "127.0.0.1"
     """The address to listen on. Addresses other than loopback require members or
     insecure_allow_anyone."""
 
-    port: Annotated[int, Field(ge=0, le=65535), Entry("General", metavar="PORT")] = 8188
+    port: Annotated[int, Field(ge=0, le=65535), Setting("General", "PORT")] = 8188
     """The port to listen on; 0 picks a free one."""
 
     config: Annotated[
-        Path | None,
-        BeforeValidator(to_path),
-        Entry("General", expects="the path of a TOML file", metavar="FILE", in_file=False),
+        OptionalPath, Setting("General", expects="the path of a TOML file", in_file=False)
     ] = None
     """A TOML file with settings."""
 
-    simulate: Annotated[bool, Entry("General")] = False
+    simulate: Annotated[bool, Setting("General")] = False
     """Run workflows on a Comfy Cloud simulator inside this process. Needs no key."""
 
-    simulate_pace: Annotated[float, Field(ge=0, le=3600), Entry("General", metavar="SECONDS")] = (
-        0.05
-    )
+    simulate_pace: Annotated[float, Field(ge=0, le=3600), Setting("General", "SECONDS")] = 0.05
     """Seconds that the simulator takes for one sampling step."""
 
     data_dir: Annotated[
@@ -209,10 +158,10 @@ class Settings(BaseModel):
             )
         ),
         BeforeValidator(to_path),
-        Entry(
+        Setting(
             "General",
+            "DIR",
             expects="the path of a folder that can be written",
-            metavar="DIR",
             shown="the platform's folder for user data, on Linux ~/.local/share/comfy-cloud-proxy "
             "(with simulate its subfolder simulator)",
             example="/var/lib/comfy-cloud-proxy",
@@ -221,19 +170,18 @@ class Settings(BaseModel):
     """The folder for the database, files and the list of nodes. The proxy creates it if it does not
     exist."""
 
-    insecure_allow_anyone: Annotated[bool, Entry("General")] = False
+    insecure_allow_anyone: Annotated[bool, Setting("General")] = False
     """Listen on other addresses than loopback without members. Anyone who reaches the port can run
     jobs on your account and read its files. Use it only on private networks."""
 
     api_key: Annotated[
         SecretStr | None,
-        Entry(
+        Setting(
             "Comfy Cloud",
-            expects="one line of printable characters without spaces",
-            environment="COMFY_CLOUD_API_KEY",
-            option=False,
+            "KEY",
+            prefix=CLOUD_PREFIX,
+            expects=_KEY,
             secret=True,
-            metavar="KEY",
             example="comfyui-...",
         ),
     ] = None
@@ -241,38 +189,29 @@ class Settings(BaseModel):
     command lines. If others can read the environment, use `api_key_file`."""
 
     api_key_file: Annotated[
-        Path | None,
-        BeforeValidator(to_path),
-        Entry(
-            "Comfy Cloud",
-            environment="COMFY_CLOUD_API_KEY_FILE",
-            metavar="FILE",
-            example="/run/secrets/comfy_cloud_api_key",
-        ),
+        OptionalPath,
+        Setting("Comfy Cloud", prefix=CLOUD_PREFIX, example="/run/secrets/comfy_cloud_api_key"),
     ] = None
     """A file that contains only the API key, such as a Docker secret. The proxy reloads it when it
     changes and on SIGHUP."""
 
     base_url: Annotated[
-        URL,
-        BeforeValidator(to_url),
-        Entry("Comfy Cloud", environment="COMFY_CLOUD_BASE_URL", metavar="URL"),
+        URL, BeforeValidator(to_url), Setting("Comfy Cloud", prefix=CLOUD_PREFIX)
     ] = URL("https://cloud.comfy.org/")
     """The address of Comfy Cloud."""
 
-    allow_plain_http: Annotated[bool, Entry("Comfy Cloud")] = False
+    allow_plain_http: Annotated[bool, Setting("Comfy Cloud")] = False
     """Allow the API key to be sent over `http://` to public addresses. Otherwise a public
     `base_url` must use `https://`."""
 
     credentials_key: Annotated[
         SecretStr | None,
         BeforeValidator(to_encryption_key),
-        Entry(
+        Setting(
             "Gateway",
+            "KEY",
             expects="32 bytes in base64",
-            option=False,
             secret=True,
-            metavar="KEY",
             example="AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
         ),
     ] = None
@@ -280,176 +219,141 @@ class Settings(BaseModel):
     bytes, as from `openssl rand -base64 32`. The default is a generated key in the file
     credentials.key in the data folder. After a change, waiting jobs run without these keys."""
 
-    send_partner_key: Annotated[bool, Entry("Comfy Cloud")] = True
+    send_partner_key: Annotated[bool, Setting("Comfy Cloud")] = True
     """Send the account's API key to partner nodes (as `extra_data.api_key_comfy_org`) if the client
     sends none."""
 
-    slots: Annotated[int, Field(ge=0, le=1000), Entry("Comfy Cloud", metavar="JOBS")] = 0
+    slots: Annotated[int, Field(ge=0, le=1000), Setting("Comfy Cloud", "JOBS")] = 0
     """How many jobs an account runs at once, unless its table sets it. With 0 the proxy discovers
     the limit."""
 
-    slots_ahead: Annotated[int, Field(ge=0, le=100), Entry("Comfy Cloud", metavar="JOBS")] = 0
+    slots_ahead: Annotated[int, Field(ge=0, le=100), Setting("Comfy Cloud", "JOBS")] = 0
     """How many jobs are sent to an account in addition to its slots, so that the next job starts
     without a round trip. Their order can no longer change. Until the number of slots is known, at
     least one job is sent ahead."""
 
-    unable_timeout: Annotated[
-        float, Field(ge=0, le=86_400), Entry("Comfy Cloud", metavar="SECONDS")
-    ] = 60.0
+    unable_timeout: Annotated[float, Field(ge=0, le=86_400), Setting("Comfy Cloud", "SECONDS")] = (
+        60.0
+    )
     """Seconds after which an accepted job fails if no account can run it: no credits, an invalid
     key, or a full queue on the cloud. The error names the cause. 0 disables the timeout."""
 
-    lost_timeout: Annotated[
-        float, Field(ge=0, le=604_800), Entry("Comfy Cloud", metavar="SECONDS")
-    ] = 3600.0
+    lost_timeout: Annotated[float, Field(ge=0, le=604_800), Setting("Comfy Cloud", "SECONDS")] = (
+        3600.0
+    )
     """Seconds after which a job fails as lost if the proxy can no longer read its account: the key
     is invalid, the account was removed from the settings, or Comfy Cloud is unreachable. 0 disables
     the timeout."""
 
     client_parallelism: Annotated[
-        Literal["auto", "one", "many"],
-        BeforeValidator(to_lower),
-        Entry("Clients", expects="auto, one or many"),
+        Lower[Literal["auto", "one", "many"]], Setting("Clients", expects="auto, one or many")
     ] = "auto"
     """How many jobs of one client_id run at once. auto: one, as on a local ComfyUI, unless the
     client has announced support for several, or polls without a websocket. Members can override
     it."""
 
-    fair_by: Annotated[Literal["jobs", "time"], BeforeValidator(to_lower), Entry("Gateway")] = (
-        "jobs"
-    )
+    fair_by: Annotated[Lower[Literal["jobs", "time"]], Setting("Gateway")] = "jobs"
     """What members share equally: the number of jobs, or running time."""
 
     cors_origins: Annotated[
         tuple[str, ...],
         BeforeValidator(to_origins),
-        Entry(
-            "Clients", expects="a list of origins such as https://app.example", metavar="ORIGINS"
-        ),
+        Setting("Clients", "ORIGINS", expects="a list of origins such as https://app.example"),
     ] = ()
     """Origins of web pages that may call the API from a browser, such as `https://app.example`,
     separated by commas; `*` allows all. Others are refused, as by a local ComfyUI."""
 
-    compress: Annotated[bool, Entry("Clients")] = False
+    compress: Annotated[bool, Setting("Clients")] = False
     """Compress JSON and text (gzip, deflate) for clients that support it, like ComfyUI with
     --enable-compress-response-body. `/object_info` is always compressed."""
 
     max_upload_mb: Annotated[
         float,
         Field(gt=0, le=1_000_000),
-        Entry("Clients", expects="a number greater than 0", metavar="MIB"),
+        Setting("Clients", "MIB", expects="a number greater than 0"),
     ] = 100
     """The maximum size of a request body in MiB. Larger bodies get a 413."""
 
-    max_json_mb: Annotated[
-        float,
-        Field(gt=0, le=1024),
-        Entry("Clients", expects="a number greater than 0, at most 1024", metavar="MIB"),
-    ] = 32
+    max_json_mb: Annotated[float, Field(gt=0, le=1024), Setting("Clients", "MIB")] = 32
     """The maximum size of a JSON body in MiB, after decompression. Larger bodies get a 413."""
 
-    ping_interval: Annotated[float, Field(ge=0, le=86_400), Entry("Clients", metavar="SECONDS")] = (
-        30
-    )
+    ping_interval: Annotated[float, Field(ge=0, le=86_400), Setting("Clients", "SECONDS")] = 30
     """Seconds of silence after which the proxy pings a websocket, to detect clients that are gone;
     0 disables pings."""
 
-    max_connections: Annotated[
-        int, Field(ge=1, le=1_000_000), Entry("Clients", metavar="COUNT")
-    ] = 20_000
+    max_connections: Annotated[int, Field(ge=1, le=1_000_000), Setting("Clients", "COUNT")] = 20_000
     """The maximum number of connections. Further connections get a 503. The system's limit of open
     files can be lower."""
 
-    max_header_kb: Annotated[float, Field(ge=1, le=1024), Entry("Clients", metavar="KIB")] = 16
+    max_header_kb: Annotated[float, Field(ge=1, le=1024), Setting("Clients", "KIB")] = 16
     """The maximum size of request headers and of the request line in KiB. Larger ones get a 400."""
 
-    header_timeout: Annotated[float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")] = 20
+    header_timeout: Annotated[float, Field(ge=0, le=3600), Setting("Clients", "SECONDS")] = 20
     """Seconds within which a client must send the headers of a request; otherwise the connection is
     closed. 0 disables the timeout."""
 
-    body_timeout: Annotated[float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")] = 60
+    body_timeout: Annotated[float, Field(ge=0, le=3600), Setting("Clients", "SECONDS")] = 60
     """Seconds within which each 16 KiB of a request body must arrive; otherwise the answer is 408.
     0 disables the timeout."""
 
-    write_timeout: Annotated[float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")] = 60
+    write_timeout: Annotated[float, Field(ge=0, le=3600), Setting("Clients", "SECONDS")] = 60
     """Seconds within which a client must receive the next part of an answer; otherwise the
     connection is closed. 0 disables the timeout. It does not apply to websockets."""
 
-    idle_timeout: Annotated[float, Field(ge=0, le=86_400), Entry("Clients", metavar="SECONDS")] = (
-        660
-    )
+    idle_timeout: Annotated[float, Field(ge=0, le=86_400), Setting("Clients", "SECONDS")] = 660
     """Seconds a connection may stay open between two requests; 0 disables the timeout. For
     connections without an authenticated request it is at most 60 seconds. Set a shorter time in
     reverse proxies."""
 
-    shutdown_timeout: Annotated[
-        float, Field(ge=0, le=3600), Entry("Clients", metavar="SECONDS")
-    ] = 10
+    shutdown_timeout: Annotated[float, Field(ge=0, le=3600), Setting("Clients", "SECONDS")] = 10
     """Seconds the proxy may take to stop after SIGTERM, to finish requests and close websockets.
     Jobs continue on the cloud."""
 
     base_path: Annotated[
         str,
         BeforeValidator(to_base_path),
-        Entry(
+        Setting(
             "Gateway",
+            "PATH",
             expects="a path such as /comfy/ of plain letters, and not below /t/",
-            metavar="PATH",
             example="/comfy/",
         ),
     ] = ""
     """A path before all routes, such as `/comfy/`, for a reverse proxy that also serves other
     applications. Routes answer with and without it."""
 
-    require_members: Annotated[bool, Entry("Gateway")] = False
+    require_members: Annotated[bool, Setting("Gateway")] = False
     """Refuse to start without members. Setting `trusted_proxies`, and a data folder that has had
     members, imply it."""
 
     trusted_proxies: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
         BeforeValidator(to_networks),
-        Entry(
-            "Gateway",
-            expects="a list of addresses or networks such as 10.0.0.0/8",
-            metavar="NETWORKS",
+        Setting(
+            "Gateway", "NETWORKS", expects="a list of addresses or networks such as 10.0.0.0/8"
         ),
     ] = ()
     """Addresses and networks of reverse proxies, separated by commas, whose headers `X-Forwarded-
     For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted."""
 
     tls_cert: Annotated[
-        Path | None,
-        BeforeValidator(to_path),
-        Entry(
-            "Gateway",
-            expects="the path of a PEM file that can be read",
-            metavar="FILE",
-            example="/etc/comfy/fullchain.pem",
-        ),
+        OptionalPath, Setting("Gateway", expects=_PEM, example="/etc/comfy/fullchain.pem")
     ] = None
     """A PEM file with the certificate chain of this server. With tls_key, the server uses https.
     Both files are reloaded when they change."""
 
     tls_key: Annotated[
-        Path | None,
-        BeforeValidator(to_path),
-        Entry(
-            "Gateway",
-            expects="the path of a PEM file that can be read",
-            metavar="FILE",
-            example="/etc/comfy/privkey.pem",
-        ),
+        OptionalPath, Setting("Gateway", expects=_PEM, example="/etc/comfy/privkey.pem")
     ] = None
     """A PEM file with the private key of tls_cert, without a passphrase."""
 
     database: Annotated[
         SecretStr | None,
         BeforeValidator(to_database),
-        Entry(
+        Setting(
             "Replicas",
             expects="sqlite, postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that "
             "holds one of them",
-            option=False,
             secret=True,
             shown="sqlite",
             example="postgresql://comfy:...@db.internal/comfy",
@@ -462,10 +366,9 @@ class Settings(BaseModel):
     database_direct: Annotated[
         SecretStr | None,
         BeforeValidator(to_database),
-        Entry(
+        Setting(
             "Replicas",
             expects="postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that holds it",
-            option=False,
             secret=True,
             shown="the setting database",
             example="postgresql://comfy:...@db.internal/comfy",
@@ -477,11 +380,10 @@ class Settings(BaseModel):
     bus: Annotated[
         SecretStr | None,
         BeforeValidator(to_bus),
-        Entry(
+        Setting(
             "Replicas",
             expects="memory, redis://HOST, rediss://USER:PASSWORD@HOST, or file:PATH of a file "
             "that holds one of them",
-            option=False,
             secret=True,
             shown="memory",
             example="rediss://comfy:...@valkey.internal",
@@ -493,10 +395,10 @@ class Settings(BaseModel):
     blobs: Annotated[
         str | None,
         BeforeValidator(to_blobs),
-        Entry(
+        Setting(
             "Replicas",
+            "PLACE",
             expects="the path of a folder, or s3://BUCKET/PREFIX",
-            metavar="PLACE",
             example="s3://comfy-uploads/production",
         ),
     ] = None
@@ -508,21 +410,17 @@ class Settings(BaseModel):
     cache and on Comfy Cloud."""
 
     blobs_endpoint: Annotated[
-        URL | None,
-        BeforeValidator(to_url),
-        Entry("Replicas", metavar="URL", shown="Amazon S3", example="https://minio.internal:9000"),
+        OptionalUrl, Setting("Replicas", shown="Amazon S3", example="https://minio.internal:9000")
     ] = None
     """The address of the S3-compatible store of `blobs`."""
 
-    blobs_region: Annotated[str, Field(min_length=1), Entry("Replicas", expects="a name")] = (
+    blobs_region: Annotated[str, Field(min_length=1), Setting("Replicas", expects="a name")] = (
         "us-east-1"
     )
     """The region of the bucket of `blobs`."""
 
     secret_file: Annotated[
-        Path | None,
-        BeforeValidator(to_path),
-        Entry("Replicas", example="/run/secrets/comfy_proxy_secret"),
+        OptionalPath, Setting("Replicas", example="/run/secrets/comfy_proxy_secret")
     ] = None
     """A file with the secrets that replicas use to encrypt and sign shared data, one per line, each
     32 random bytes as from `openssl rand -base64 32`. The proxy uses the first one, and accepts
@@ -530,81 +428,73 @@ class Settings(BaseModel):
     secret. By default the secret is in the database, or with SQLite in the file credentials.key of
     the data folder."""
 
-    engine_lease: Annotated[float, Field(ge=2, le=300), Entry("Replicas", metavar="SECONDS")] = 10.0
+    engine_lease: Annotated[float, Field(ge=2, le=300), Setting("Replicas", "SECONDS")] = 10.0
     """Seconds after which another replica takes over the jobs if the active replica does not renew
     its lease in the database."""
 
-    history_size: Annotated[int, Field(ge=1), Entry("Files and history", metavar="JOBS")] = 10_000
+    history_size: Annotated[int, Field(ge=1), Setting("Files and history", "JOBS")] = 10_000
     """The maximum number of finished jobs in the history of each member. The oldest are removed
     first."""
 
-    cache_mb: Annotated[float, Field(ge=0), Entry("Files and history", metavar="MIB")] = 2048
+    cache_mb: Annotated[float, Field(ge=0), Setting("Files and history", "MIB")] = 2048
     """The size of the disk cache of files in MiB. The least recently used files are removed
     first."""
 
     prefetch: Annotated[
-        Literal["off", "images", "all"],
-        BeforeValidator(to_lower),
-        Entry("Files and history", metavar="WHICH"),
+        Lower[Literal["off", "images", "all"]], Setting("Files and history", "WHICH")
     ] = "images"
     """Which outputs the proxy downloads from the cloud when a job ends: off, images or all. With
     replicas it downloads none, because a client may request them from another replica."""
 
-    userdata: Annotated[
-        Literal["disk", "cloud"],
-        BeforeValidator(to_lower),
-        Entry("Files and history", metavar="WHERE"),
-    ] = "disk"
+    userdata: Annotated[Lower[Literal["disk", "cloud"]], Setting("Files and history", "WHERE")] = (
+        "disk"
+    )
     """Where settings and saved workflows of the web interface are stored: disk, in the database of
     the proxy, separately for each member; or cloud, in the Comfy Cloud account, where its web
     interface shows them too. cloud does not support members."""
 
     catalog_max_age: Annotated[
-        float,
-        Field(ge=0),
-        Entry("Files and history", metavar="SECONDS", former="catalogue_max_age"),
+        float, Field(ge=0), Setting("Files and history", "SECONDS", former="catalogue_max_age")
     ] = 3600
     """Seconds after which the proxy reloads the list of nodes and models."""
 
-    assets: Annotated[bool, Entry("Clients")] = True
+    assets: Annotated[bool, Setting("Clients")] = True
     """Serve ComfyUI's assets API, which the panels of the web interface for pictures and models
     use. Without it, they show the history and the input folder."""
 
-    helper_nodes: Annotated[bool, Entry("Clients")] = True
+    helper_nodes: Annotated[bool, Setting("Clients")] = True
     """Run nodes of desktop clients that transfer pictures and texts, such as those of Krita AI
     Diffusion. On the cloud, core nodes replace them. `/object_info` lists them, and the proxy
     serves the routes of their packs. docs/helper-nodes.md lists all of them."""
 
-    prefer_helper_nodes: Annotated[bool, Entry("Clients")] = False
+    prefer_helper_nodes: Annotated[bool, Setting("Clients")] = False
     """Run these nodes in the proxy even if Comfy Cloud has them."""
 
     url_hosts: Annotated[
         tuple[str, ...],
         BeforeValidator(to_hosts),
-        Entry(
-            "Clients",
-            expects="a list of hosts such as images.example or *.images.example",
-            metavar="HOSTS",
+        Setting(
+            "Clients", "HOSTS", expects="a list of hosts such as images.example or *.images.example"
         ),
     ] = ()
     """Hosts that nodes may load pictures from, separated by commas; `*.images.example` allows all
     subdomains. The proxy downloads the pictures, never from private addresses. By default no host
     is allowed."""
 
-    validate_graphs: Annotated[bool, Entry("Comfy Cloud")] = True
+    validate_graphs: Annotated[bool, Setting("Comfy Cloud")] = True
     """Validate each workflow against the list of nodes before the job is queued. The cloud
     validates what the list does not describe."""
 
-    metrics: Annotated[bool, Entry("Logs")] = True
+    metrics: Annotated[bool, Setting("Logs")] = True
     """Serve GET /metrics in the format of Prometheus."""
 
     admin_listen: Annotated[
         tuple[str, int] | None,
         BeforeValidator(to_address),
-        Entry(
+        Setting(
             "Logs",
+            "HOST:PORT",
             expects="an address such as 127.0.0.1:9188 or [::1]:9188",
-            metavar="HOST:PORT",
             example="127.0.0.1:9188",
         ),
     ] = None
@@ -614,19 +504,15 @@ class Settings(BaseModel):
     audit_days: Annotated[
         int,
         Field(ge=0, le=36_500),
-        Entry("Logs", expects="a whole number of days from 0", metavar="DAYS"),
+        Setting("Logs", "DAYS", expects="a whole number of days from 0"),
     ] = 90
     """Days for which audit entries are stored; 0 stores none."""
 
-    log_format: Annotated[
-        Literal["console", "json"], BeforeValidator(to_lower), Entry("Logs", metavar="FORMAT")
-    ] = "console"
+    log_format: Annotated[Lower[Literal["console", "json"]], Setting("Logs", "FORMAT")] = "console"
     """The format of log lines: console for people, json for programs."""
 
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"],
-        BeforeValidator(to_lower),
-        Entry("Logs", metavar="LEVEL"),
+        Lower[Literal["debug", "info", "warning", "error"]], Setting("Logs", "LEVEL")
     ] = "info"
     """The minimum level of log lines: debug, info, warning or error."""
 
@@ -658,24 +544,5 @@ class Settings(BaseModel):
         return int(self.cache_mb * 1024 * 1024)
 
 
-def _table() -> tuple[Setting, ...]:
-    rows = []
-    for name, entry in entries(Settings):
-        field = Settings.model_fields[name]
-        option = "--" + name.replace("_", "-")
-        rows.append(
-            Setting(
-                name=name,
-                entry=entry,
-                default=None if entry.shown else field.default,
-                environment=entry.environment or PREFIX + name.upper(),
-                option=option if entry.option else None,
-                key=name if entry.in_file else None,
-                is_flag=field.annotation is bool,
-            )
-        )
-    return tuple(sorted(rows, key=lambda row: GROUPS.index(row.entry.group)))
-
-
 #: The table, in the order of `GROUPS`.
-SETTINGS = _table()
+SETTINGS = tuple(sorted(rows_of(Settings), key=lambda row: GROUPS.index(row.group)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import base64
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import get_args
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, SecretStr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
 from pydantic.fields import FieldInfo
 from yarl import URL
 
@@ -25,63 +26,104 @@ STRICT = ConfigDict(
 )
 
 
-_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
-
-
 class ConfigError(Exception):
     """The settings cannot be used. The text is one sentence that says what to do."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """What the table says of a setting beside its name, type, default and docstring.
+#: How the variables begin, and those of the cloud: an unknown one of either kind is a mistake.
+PREFIX = "COMFY_PROXY_"
+CLOUD_PREFIX = "COMFY_CLOUD_"
 
-    The docstring is the `help`. `expects` ends the sentence "it must be …"; where the type says it,
-    it is left out. `environment` is the variable where it is not `COMFY_PROXY_` and the name.
-    `shown` stands for a default that differs between machines, `example` for one that is none.
-    `former` is the name in an earlier release, which is accepted in all three forms.
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A row of a table of settings: what an annotation says, and below what its field does.
+
+    `expects` ends the sentence "it must be …"; where the type says it, it is left out. `shown`
+    stands for a default that differs between machines, `example` for one that is none. `former` is
+    the name in an earlier release, which is accepted in all three forms. A secret has no option.
+    `help` is the docstring.
     """
 
     group: str
-    help: str = ""
+    metavar: str = ""
     expects: str = ""
-    environment: str | None = None
-    option: bool = True
+    prefix: str = PREFIX
     in_file: bool = True
     secret: bool = False
-    metavar: str = "TEXT"
     shown: str | None = None
     example: object = None
     former: str | None = None
 
+    name: str = ""
+    help: str = ""
+    default: object = None
+    is_flag: bool = False
 
-def entries(model: type[BaseModel]) -> list[tuple[str, Entry]]:
-    """The fields of a model that are rows of a table, with what the table says of them."""
+    @property
+    def option(self) -> str | None:
+        """The option, where there is one."""
+        return None if self.secret else "--" + self.name.replace("_", "-")
+
+    @property
+    def environment(self) -> str:
+        """The variable."""
+        return self.prefix + self.name.upper()
+
+    @property
+    def key(self) -> str | None:
+        """The key of the TOML file, where there is one."""
+        return self.name if self.in_file else None
+
+    @property
+    def environments(self) -> tuple[str, ...]:
+        """The variables that set it; the first that is set counts."""
+        return (self.environment, *([PREFIX + self.former.upper()] if self.former else []))
+
+    def in_environment(self, variables: Mapping[str, str]) -> tuple[str, str] | None:
+        """The variable that sets it, and its value; an empty one counts as not set."""
+        return next(
+            ((name, variables[name]) for name in self.environments if variables.get(name)), None
+        )
+
+
+def rows_of(model: type[BaseModel]) -> list[Setting]:
+    """The rows of a table of settings, in the order of the model's fields."""
     return [
-        (
-            name,
-            replace(
-                item,
-                help=" ".join((field.description or "").split()),
-                expects=item.expects or _expected(field, item),
-            ),
+        replace(
+            row,
+            name=name,
+            help=" ".join((field.description or "").split()),
+            default=None if row.shown else field.default,
+            is_flag=field.annotation is bool,
+            metavar=row.metavar or _metavar(_kinds(field)),
+            expects=row.expects or _expected(field, row),
         )
         for name, field in model.model_fields.items()
-        for item in field.metadata
-        if isinstance(item, Entry)
+        for row in field.metadata
+        if isinstance(row, Setting)
     ]
 
 
-def _expected(field: FieldInfo, entry: Entry) -> str:
-    """What a value must be, as its type and its bounds say."""
+def _kinds(field: FieldInfo) -> list[Any]:
+    """The types of a field, or the words of its Literal; without `None`."""
     union = get_args(field.annotation) or (field.annotation,)
-    kinds = [one for kind in union if kind is not NoneType for one in get_args(kind) or (kind,)]
+    return [one for kind in union if kind is not NoneType for one in get_args(kind) or (kind,)]
+
+
+def _metavar(kinds: list[Any]) -> str:
+    return "FILE" if Path in kinds else "URL" if URL in kinds else "TEXT"
+
+
+def _expected(field: FieldInfo, row: Setting) -> str:
+    """What a value must be, as its type and its bounds say."""
+    kinds = _kinds(field)
     if all(isinstance(kind, str) for kind in kinds):  # of a Literal
         return " or ".join(kinds) if len(kinds) == 2 else f"one of {', '.join(kinds)}"
     bounds = {type(one).__name__: one for one in field.metadata}
-    least, most = bounds.get("Ge"), bounds.get("Le")
-    span = f" from {least.ge}" if least else ""
-    span += f" to {most.le}" if most else ""
+    above, least, most = bounds.get("Gt"), bounds.get("Ge"), bounds.get("Le")
+    span = f" greater than {above.gt}," if above else f" from {least.ge}" if least else ""
+    span += f" {'at most' if above else 'to'} {most.le}" if most else ""
     if bool in kinds:
         return "true or false"
     if URL in kinds:
@@ -90,7 +132,7 @@ def _expected(field: FieldInfo, entry: Entry) -> str:
         return "the path of a file that can be read"
     if int in kinds:
         return f"a whole number{span}"
-    return f"a number{' of seconds' if entry.metavar == 'SECONDS' else ''}{span}"
+    return f"a number{' of seconds' if row.metavar == 'SECONDS' else ''}{span}"
 
 
 def to_address(value: object) -> object:
@@ -172,12 +214,12 @@ def to_path(value: object) -> object:
     return Path(value).expanduser() if isinstance(value, str | Path) else value
 
 
-_HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*")
-
-
 def to_lower(value: object) -> object:
     """Words in small letters."""
     return value.lower() if isinstance(value, str) else value
+
+
+_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 
 
 def to_base_path(value: object) -> str:
@@ -192,36 +234,36 @@ def to_base_path(value: object) -> str:
     return "".join(f"/{one}" for one in segments)
 
 
-def to_networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    """Networks from a list of them and of addresses, or from a text with commas."""
+def _parts(value: object) -> list[str]:
+    """What a list has, or a text with commas; nothing empty."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError("not a list")
-    names = [str(part).strip() for part in parts]
-    return tuple(ipaddress.ip_network(name) for name in names if name)
+    return [text for part in parts if (text := str(part).strip())]
+
+
+def to_networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Networks from a list of them and of addresses, or from a text with commas."""
+    return tuple(map(ipaddress.ip_network, _parts(value)))
 
 
 def to_origins(value: object) -> object:
     """Origins of web pages from a list of them, or from a text with commas."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        raise ValueError("not a list")
-    origins = [str(part).strip().rstrip("/") for part in parts]
-    for origin in filter(None, origins):
-        if origin != "*" and URL(origin) != URL(origin).origin():
-            raise ValueError("not an origin")
-    return tuple(filter(None, origins))
+    origins = [origin for part in _parts(value) if (origin := part.rstrip("/"))]
+    if any(origin != "*" and URL(origin) != URL(origin).origin() for origin in origins):
+        raise ValueError("not an origin")
+    return tuple(origins)
+
+
+_HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*")
 
 
 def to_hosts(value: object) -> object:
     """Names of hosts from a list of them, or from a text with commas."""
-    parts = value.split(",") if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple):
-        raise ValueError("not a list")
-    hosts = [str(part).strip().lower() for part in parts]
-    if not all(_HOST.fullmatch(host) for host in filter(None, hosts)):
+    hosts = tuple(part.lower() for part in _parts(value))
+    if not all(map(_HOST.fullmatch, hosts)):
         raise ValueError("not a host")
-    return tuple(filter(None, hosts))
+    return hosts
 
 
 def to_encryption_key(value: object) -> object:
@@ -232,3 +274,9 @@ def to_encryption_key(value: object) -> object:
     if len(base64.b64decode(text, altchars=b"-_", validate=True)) != 32:
         raise ValueError("not 32 bytes")
     return text
+
+
+T = TypeVar("T")
+Lower = Annotated[T, BeforeValidator(to_lower)]
+OptionalPath: TypeAlias = Annotated[Path | None, BeforeValidator(to_path)]
+OptionalUrl: TypeAlias = Annotated[URL | None, BeforeValidator(to_url)]
