@@ -10,7 +10,7 @@ from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
-from proxy.api import answers, bodies, upload
+from proxy.api import bodies, upload
 from proxy.api.connections import member_of, of
 from proxy.api.view import send_file
 from proxy.files.assets import Assets, gone
@@ -24,7 +24,7 @@ from proxy.translate.names import UNKNOWN, is_active
 ID = "{id:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}}"
 
 
-nested = answers.in_form(AssetError.of)
+nested = bodies.in_form(AssetError.of)
 
 
 def _off() -> AssetError:
@@ -57,21 +57,21 @@ def _id(request: web.Request) -> str:
 async def list_assets(request: web.Request) -> web.Response:
     """A page of records, the newest first unless the query says otherwise."""
     query = asset_query.read_list(request.query)
-    return answers.json(await service(request).page(member_of(request), query))
+    return bodies.json(await service(request).page(member_of(request), query))
 
 
 @nested
 async def list_tags(request: web.Request) -> web.Response:
     """Tags with the number of records that have them."""
     query = asset_query.read_tags(request.query)
-    return answers.json(await service(request).tags(member_of(request), query))
+    return bodies.json(await service(request).tags(member_of(request), query))
 
 
 @nested
 async def refine_tags(request: web.Request) -> web.Response:
     """The tags of the records that match, with their numbers."""
     wanted, limit = asset_query.read_refine(request.query)
-    return answers.json(await service(request).refine(member_of(request), wanted, limit))
+    return bodies.json(await service(request).refine(member_of(request), wanted, limit))
 
 
 # --- one record ----------------------------------------------------------------------------------
@@ -80,14 +80,14 @@ async def refine_tags(request: web.Request) -> web.Response:
 @nested
 async def get_asset(request: web.Request) -> web.Response:
     """A record."""
-    return answers.json(await service(request).shown(member_of(request), _id(request)))
+    return bodies.json(await service(request).shown(member_of(request), _id(request)))
 
 
 @nested
 async def put_asset(request: web.Request) -> web.Response:
     """Change name, metadata or preview of a record."""
     changes = assets.read_changes(await read_body(request))
-    return answers.json(await service(request).change(member_of(request), _id(request), changes))
+    return bodies.json(await service(request).change(member_of(request), _id(request), changes))
 
 
 @nested
@@ -101,14 +101,14 @@ async def delete_asset(request: web.Request) -> web.Response:
 async def add_tags(request: web.Request) -> web.Response:
     """Give a record tags."""
     tags = assets.read_tags_body(await read_body(request))
-    return answers.json(await service(request).add_tags(member_of(request), _id(request), tags))
+    return bodies.json(await service(request).add_tags(member_of(request), _id(request), tags))
 
 
 @nested
 async def remove_tags(request: web.Request) -> web.Response:
     """Take tags from a record."""
     tags = assets.read_tags_body(await read_body(request))
-    return answers.json(await service(request).remove_tags(member_of(request), _id(request), tags))
+    return bodies.json(await service(request).remove_tags(member_of(request), _id(request), tags))
 
 
 @nested
@@ -171,18 +171,18 @@ async def post_asset(request: web.Request) -> web.Response:
         file = form.get("file")
         if not isinstance(file, web.FileField):
             if new.hash is not None and await found.has(member, asset_query.read_hash(new.hash)):
-                return answers.json(await found.from_hash(member, new), 201)
+                return bodies.json(await found.from_hash(member, new), 201)
             raise AssetError("MISSING_FILE", "The form has no part `file`.")
         async with of(request).accounting.uploading(member, upload.size(file.file)):
             chunks = upload.chunks(file.file)
-            return answers.json(await found.upload(member, chunks, file.filename, new), 201)
+            return bodies.json(await found.upload(member, chunks, file.filename, new), 201)
 
 
 @nested
 async def post_from_hash(request: web.Request) -> web.Response:
     """Make a record of a content that the member has."""
     new = assets.read_new(await read_body(request))
-    return answers.json(await service(request).from_hash(member_of(request), new), 201)
+    return bodies.json(await service(request).from_hash(member_of(request), new), 201)
 
 
 @nested
@@ -191,8 +191,8 @@ async def head_hash(request: web.Request) -> web.Response:
     try:
         hash_ = asset_query.read_hash(request.match_info["hash"])
     except AssetError:
-        return answers.empty(400)
-    return answers.empty(200 if await service(request).has(member_of(request), hash_) else 404)
+        return bodies.empty(400)
+    return bodies.empty(200 if await service(request).has(member_of(request), hash_) else 404)
 
 
 # --- scans ---------------------------------------------------------------------------------------
@@ -205,29 +205,29 @@ async def post_seed(request: web.Request) -> web.Response:
     roots = asset_query.checked(assets.Roots, body, "INVALID_BODY").roots
     progress = await service(request).seed(member_of(request), list(dict.fromkeys(roots)))
     if request.query.get("wait", "").lower() in ("true", "1"):
-        return answers.json({"status": "completed", "progress": progress, "errors": []})
-    return answers.json({"status": "started"}, 202)
+        return bodies.json({"status": "completed", "progress": progress, "errors": []})
+    return bodies.json({"status": "started"}, 202)
 
 
 @nested
 async def get_seed_status(request: web.Request) -> web.Response:
     """A look that is never under way: it is over before it is answered."""
     service(request)
-    return answers.json({"state": "IDLE", "progress": None, "errors": []})
+    return bodies.json({"state": "IDLE", "progress": None, "errors": []})
 
 
 @nested
 async def cancel_seed(request: web.Request) -> web.Response:
     """There is never a look to cancel."""
     service(request)
-    return answers.json({"status": "idle"})
+    return bodies.json({"status": "idle"})
 
 
 @nested
 async def prune(request: web.Request) -> web.Response:
     """Records are marked as missing at once, so that there are never any to mark."""
     service(request)
-    return answers.json({"status": "completed", "marked": 0})
+    return bodies.json({"status": "completed", "marked": 0})
 
 
 @nested
@@ -250,14 +250,14 @@ async def post_export(request: web.Request) -> web.Response:
     wanted = read_export(await read_body(request))
     id_ = await service(request).exports.begin(member_of(request), wanted)
     answer = {"task_id": id_, "status": "created", "message": "The export has begun."}
-    return answers.json(answer, 202)
+    return bodies.json(answer, 202)
 
 
 @nested
 async def get_task(request: web.Request) -> web.Response:
     """How far an export is."""
     id_ = request.match_info["id"].lower()
-    return answers.json(await service(request).exports.task(member_of(request), id_))
+    return bodies.json(await service(request).exports.task(member_of(request), id_))
 
 
 @nested
@@ -267,7 +267,7 @@ async def get_export(request: web.Request) -> web.Response:
     if await service(request).exports.archive(member_of(request), name) is None:
         raise AssetError("EXPORT_NOT_FOUND", "There is no such export.", kind="not_found")
     query = urlencode({"filename": name, "type": "temp", "subfolder": "exports"})
-    return answers.json({"url": f"/api/view?{query}"})
+    return bodies.json({"url": f"/api/view?{query}"})
 
 
 async def read_body(request: web.Request) -> Any:

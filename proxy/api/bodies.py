@@ -1,34 +1,196 @@
-"""Request bodies: unpacked only when a handler reads them, JSON whatever their type, all bounded.
+"""HTTP bodies: read from requests, and given as answers in ComfyUI's manner.
 
-The server leaves a body packed (`auto_decompress=False`). Handlers run behind authentication, so an
-anonymous body is never unpacked. Files of forms are spooled to disk and closed whatever happens.
+The server leaves a request's body packed (`auto_decompress=False`): it is unpacked only when a
+handler reads it, behind authentication. JSON is read whatever its type, and all is bounded.
+Answers are JSON by `json.dumps`, and empty bodies without a content type. JSON and text are packed
+for clients that can unpack them, if the setting `compress` says so, as by ComfyUI's
+`--enable-compress-response-body`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, suppress
-from tempfile import SpooledTemporaryFile
-from typing import IO, Any
-from urllib.parse import parse_qsl
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial, wraps
+from typing import Any
 
 import aiohttp
-from aiohttp import BodyPartReader, web
+from aiohttp import web
 from aiohttp.base_protocol import BaseProtocol
-from aiohttp.compression_utils import (
-    HAS_BROTLI,
-    HAS_ZSTD,
-    BrotliDecompressor,
-    ZLibDecompressor,
-    ZSTDDecompressor,
-)
+from aiohttp.compression_utils import BrotliDecompressor, ZLibDecompressor, ZSTDDecompressor
 from aiohttp.http_exceptions import HttpProcessingError
-from multidict import MultiDict
 
 from proxy.api.connections import of
 from proxy.translate import codec
-from proxy.translate.errors import LocalError
+from proxy.translate.errors import Kind, LocalError
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+JSON_TYPE = "application/json; charset=utf-8"
+
+IDENTITY = "identity"
+#: The codings of ComfyUI's answers; of equal ones it takes the first.
+_CODINGS = ("deflate", "gzip")
+_PACKED = frozenset({"application/json", "text/plain"})
+#: Bytes below which packing costs more than it saves.
+LEAST = 256
+
+_ITEM = re.compile(r"\s*([\w!#$%&'*+.^`|~-]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
+
+#: Bytes written or unpacked at once; the event loop has a turn between two pieces.
+PIECE = 256 * 1024
+
+
+class _InPieces(web.Response):
+    """An answer of which no more than a piece waits for a client that reads slowly or not at all.
+
+    aiohttp gives a whole body to the transport, which keeps all of it that is not taken.
+    """
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Write what is left."""
+        body = self._body if self._compressed_body is None else self._compressed_body
+        if self._eof_sent or self._must_be_empty_body or not isinstance(body, bytes | bytearray):
+            await super().write_eof(data)
+            return
+        whole = memoryview(body)
+        last = max(0, len(whole) - 1) // PIECE * PIECE
+        for start in range(0, last, PIECE):
+            await self.write(whole[start : start + PIECE])
+        await web.StreamResponse.write_eof(self, bytes(whole[last:]))
+
+
+def ready(body: bytes, status: int = 200) -> web.Response:
+    """JSON that has been encoded already."""
+    kind = web.Response if len(body) <= PIECE else _InPieces
+    return kind(body=body, status=status, headers={"Content-Type": JSON_TYPE})
+
+
+async def stream(request: web.Request, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+    """JSON in pieces, as fast as the client reads it."""
+    answer = web.StreamResponse(headers={"Content-Type": JSON_TYPE})
+    await answer.prepare(request)
+    if request.method != "HEAD":
+        async for piece in pieces:
+            await answer.write(piece)
+    await answer.write_eof()
+    return answer
+
+
+def json(value: object, status: int = 200) -> web.Response:
+    """A value as ComfyUI's JSON."""
+    return ready(codec.dump_bytes(value), status)
+
+
+def empty(status: int = 200) -> web.Response:
+    """A bare status: `Content-Length: 0` and no content type."""
+    return web.Response(status=status)
+
+
+def text(body: str, status: int = 200) -> web.Response:
+    """Plain text."""
+    return web.Response(text=body, status=status)
+
+
+#: The one place where an error of the rooms below becomes an HTTP status.
+_STATUSES: dict[Kind, int] = {
+    "invalid": 400,
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not_found": 404,
+    "timed_out": 408,
+    "conflict": 409,
+    "too_large": 413,
+    "unsupported": 415,
+    "dependency_failed": 424,
+    "rate_limited": 429,
+    "internal": 500,
+    "not_implemented": 501,
+    "bad_answer": 502,
+    "unavailable": 503,  # not taken, and will never run
+    "unconfirmed": 504,
+}
+
+
+#: Seconds after which it is worth asking a store again that could not be used.
+STORE_WAIT = 2.0
+
+
+def status_of(error: LocalError) -> int:
+    """The HTTP status of an error."""
+    return _STATUSES[error.kind]
+
+
+def headers_of(error: LocalError) -> dict[str, str]:
+    """`Retry-After` in whole seconds, at least 1; nothing where nobody knows."""
+    wait = error.retry_after
+    return {} if wait is None else {"Retry-After": str(max(1, round(wait)))}
+
+
+def refusal(error: LocalError) -> web.Response:
+    """An error in the form of ComfyUI's prompt errors."""
+    answer = json(error.body(), status_of(error))
+    answer.headers.update(headers_of(error))
+    return answer
+
+
+def in_form(form: Callable[[LocalError], LocalError]) -> Callable[[Handler], Handler]:
+    """A handler whose refusals all have one form, whatever room they come from."""
+
+    def decorate(handler: Handler) -> Handler:
+        @wraps(handler)
+        async def answer(request: web.Request) -> web.StreamResponse:
+            try:
+                return await handler(request)
+            except LocalError as error:
+                raise form(error) from error
+
+        return answer
+
+    return decorate
+
+
+def pack(request: web.Request, answer: web.StreamResponse) -> None:
+    """Have an answer packed as it is sent, if it is one to pack and the client asked for it.
+
+    Files, pictures, websockets and what is packed already go as they are. Large bodies are packed
+    in a thread (aiohttp does so).
+    """
+    if not isinstance(answer, web.Response) or answer.prepared:
+        return
+    if answer.content_type not in _PACKED or "Content-Encoding" in answer.headers:
+        return
+    if not isinstance(answer.body, bytes | bytearray) or len(answer.body) < LEAST:
+        return
+    answer.headers.add("Vary", "Accept-Encoding")
+    chosen = coding(request.headers.getall("Accept-Encoding", ()), _CODINGS)
+    if chosen != IDENTITY:
+        answer.enable_compression(web.ContentCoding(chosen))
+
+
+def coding(accepted: Iterable[str], offered: Sequence[str]) -> str:
+    """The content coding for a request (RFC 9110, 12.5.3): one of `offered`, or `identity`.
+
+    `accepted` are the values of its `Accept-Encoding` headers, `offered` our codings, the best
+    first. Only what a client names is chosen, with a weight above 0 and not below that of
+    `identity`: the one of the highest weight, of equals the first offered. `*` names nothing, an
+    item that cannot be read neither, and who refuses everything gets `identity`, as from a server
+    that has no codings.
+    """
+    weights: dict[str, float] = {}
+    for value in accepted:
+        for item in value.split(","):
+            read = _ITEM.fullmatch(item)
+            if read:
+                weights[read[1].lower().removeprefix("x-")] = float(read[2] or 1)
+    named = [name for name in offered if weights.get(name, 0) > 0]
+    best = max(named, key=weights.__getitem__, default=IDENTITY)
+    return IDENTITY if weights.get(best, 0) < weights.get(IDENTITY, 0) else best
+
+
+# --- requests ---------------------------------------------------------------------------------
 
 #: How deep the JSON of a body may be nested; what walks through it takes a call for each level.
 MOST_LEVELS = 300
@@ -36,13 +198,19 @@ MOST_LEVELS = 300
 MOST_VALUES = 500_000
 #: Bytes of JSON beyond which it is parsed in a thread.
 LARGE = 256 * 1024
-#: Bytes unpacked at once; the event loop has a turn between two pieces.
-PIECE = 256 * 1024
 
-_CODINGS = ("gzip", "deflate", "br", "zstd")
-_BROKEN = (aiohttp.ClientPayloadError, web.RequestPayloadError, HttpProcessingError)
+#: What aiohttp raises of a body that breaks off.
+BROKEN = (aiohttp.ClientPayloadError, web.RequestPayloadError, HttpProcessingError)
 
-Decompressor = ZLibDecompressor | ZSTDDecompressor | BrotliDecompressor
+#: Those whose package is not installed raise `RuntimeError`.
+_DECOMPRESSORS: dict[
+    str, Callable[[], ZLibDecompressor | BrotliDecompressor | ZSTDDecompressor]
+] = {
+    "gzip": partial(ZLibDecompressor, encoding="gzip"),
+    "deflate": partial(ZLibDecompressor, encoding="deflate"),
+    "br": BrotliDecompressor,
+    "zstd": ZSTDDecompressor,
+}
 
 
 class NotJsonError(LocalError):
@@ -83,7 +251,7 @@ async def read(request: web.Request, most: int | None = None) -> bytes:
             body += piece
             if 0 < limit < len(body):
                 raise web.HTTPRequestEntityTooLarge(limit)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise _PackedWronglyError from error
     return bytes(body)
 
@@ -135,7 +303,7 @@ async def _pump(request: web.Request, stream: aiohttp.StreamReader, valve: _Valv
             stream.feed_data(piece)
             await valve.open.wait()
         stream.feed_eof()
-    except _BROKEN:
+    except BROKEN:
         stream.set_exception(_PackedWronglyError())
     except Exception as error:  # noqa: BLE001 (who reads the stream gets it)
         stream.set_exception(error)
@@ -147,7 +315,11 @@ async def _pieces(request: web.Request, most: int) -> AsyncIterator[bytes]:
     Raises what aiohttp raises of a body that breaks off, `_PackedWronglyError`, and
     `HTTPRequestEntityTooLarge` for what is too large before it is unpacked.
     """
-    decompressor, coding, received = _decompressor(request), _coding(request), 0
+    coding, received = _coding(request), 0
+    try:
+        decompressor = None if coding is None else _DECOMPRESSORS[coding]()
+    except RuntimeError:
+        raise _PackedWronglyError from None
     async for packed in request.content.iter_any():
         received += len(packed)
         if 0 < most < received:
@@ -176,23 +348,7 @@ async def _pieces(request: web.Request, most: int) -> AsyncIterator[bytes]:
 def _coding(request: web.Request) -> str | None:
     """The coding of the body; one that nobody here knows counts as none, as in aiohttp."""
     coding = request.headers.get("Content-Encoding", "").lower()
-    return coding if coding in _CODINGS else None
-
-
-def _decompressor(request: web.Request) -> Decompressor | None:
-    match _coding(request):
-        case None:
-            return None
-        case "br":
-            if not HAS_BROTLI:
-                raise _PackedWronglyError
-            return BrotliDecompressor()
-        case "zstd":
-            if not HAS_ZSTD:
-                raise _PackedWronglyError
-            return ZSTDDecompressor()
-        case coding:
-            return ZLibDecompressor(encoding=coding)
+    return coding if coding in _DECOMPRESSORS else None
 
 
 def parse(body: bytes, charset: str | None = None) -> Any:
@@ -290,100 +446,3 @@ def kind(value: object) -> str:
             return "a list"
         case _:
             return "an object"
-
-
-Field = str | bytes | bytearray | web.FileField
-Form = Mapping[str, Field]
-Buffer = bytes | bytearray | memoryview
-
-#: What reading raises of a body that is no whole form.
-BROKEN_FORM = (
-    ValueError,
-    AssertionError,
-    LookupError,
-    RuntimeError,
-    aiohttp.ClientPayloadError,
-    web.RequestPayloadError,
-    HttpProcessingError,
-)
-
-#: The largest form without files, in bytes, and its fields.
-MOST_FORM_BYTES, MOST_FORM_FIELDS = 64 * 1024, 100
-#: Bytes of a file that lie in memory; one that is longer lies on disk.
-IN_MEMORY = 1024 * 1024
-#: Bytes read at once.
-CHUNK = 256 * 1024
-
-
-@asynccontextmanager
-async def read_form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
-    """The fields of a request; what is no form is an empty one.
-
-    The files are closed behind the block, and those of a form that breaks off at once: aiohttp's
-    own `request.post()` leaves them to the garbage collector. Of fields with one name the first
-    counts. Raises `HTTPRequestEntityTooLarge`, and `BROKEN_FORM` of what is no whole form.
-    """
-    if request.content_type == "multipart/form-data":
-        with ExitStack() as files:
-            async with unpacked(request) as body:
-                yield await _fields(request, body, files)
-    elif request.content_type in ("", "application/x-www-form-urlencoded"):
-        text = (await read(request, MOST_FORM_BYTES)).decode()
-        fields = parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FORM_FIELDS)
-        yield MultiDict[Field](fields)
-    else:
-        yield MultiDict[Field]()
-
-
-async def _fields(
-    request: web.Request, body: aiohttp.StreamReader, files: ExitStack
-) -> MultiDict[Field]:
-    form: MultiDict[Field] = MultiDict()
-    most = request.client_max_size
-    parts = aiohttp.MultipartReader(
-        request.headers,
-        body,
-        client_max_size=most,
-        max_field_size=request.protocol.max_field_size,
-        max_headers=request.protocol.max_headers,
-        max_size_error_cls=web.HTTPRequestEntityTooLarge,
-    )
-    while (part := await parts.next()) is not None:
-        if not isinstance(part, BodyPartReader) or part.name is None:
-            raise ValueError("Each part of the form must have a name.")
-        if len(form) >= request.client_max_fields:
-            raise ValueError(f"The form has more than {request.client_max_fields} fields.")
-        pieces = _pieces_of_part(body, part, most)
-        if part.filename:
-            file = files.enter_context(SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
-            async for piece in pieces:
-                await _write(file, piece)
-            file.seek(0)
-            kind = part.headers.get("Content-Type", "application/octet-stream")
-            field: Field = web.FileField(part.name, part.filename, file, kind, part.headers)
-        else:
-            value = b"".join([bytes(piece) async for piece in pieces])
-            is_text = part.headers.get("Content-Type", "text/").startswith("text/")
-            field = value.decode(part.get_charset("utf-8")) if is_text else value
-        form.add(part.name, field)
-    return form
-
-
-async def _pieces_of_part(
-    body: aiohttp.StreamReader, part: BodyPartReader, most: int
-) -> AsyncIterator[Buffer]:
-    while True:
-        chunk = await part.read_chunk(CHUNK)
-        if 0 < most < body.total_bytes:
-            raise web.HTTPRequestEntityTooLarge(most)
-        if not chunk:
-            return
-        async for piece in part.decode_iter(chunk):
-            yield piece
-
-
-async def _write(file: IO[bytes], piece: Buffer) -> None:
-    if file.tell() + len(piece) > IN_MEMORY:
-        await asyncio.to_thread(file.write, piece)
-    else:
-        file.write(piece)

@@ -6,7 +6,7 @@ from typing import cast
 
 from aiohttp import web
 
-from proxy.api import answers
+from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.api.middleware import prepare
 from proxy.api.system import is_krita
@@ -28,13 +28,13 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
         objection = services.krita.objection(member_of(request), classes)
         if objection is not None:
             raise PlainError(objection, kind="unavailable")
-    coding = cast(Coding, answers.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
+    coding = cast(Coding, bodies.coding(request.headers.getall("Accept-Encoding", ()), _CODINGS))
     body = await of(request).catalog.object_info(await _files(request), coding)
     headers = {"Etag": f'"{body.etag}"', "Vary": "Accept-Encoding"}
     if any(tag.value in ("*", body.etag) for tag in request.if_none_match or ()):
         return web.Response(status=304, headers=headers)
-    headers["Content-Type"] = answers.JSON_TYPE
-    if coding != answers.IDENTITY:
+    headers["Content-Type"] = bodies.JSON_TYPE
+    if coding != bodies.IDENTITY:
         headers["Content-Encoding"] = coding
     return await _send(request, body, headers)
 
@@ -42,34 +42,34 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
 async def get_node_class(request: web.Request) -> web.Response:
     """One node class, or `{}`."""
     name = request.match_info["node_class"]
-    return answers.ready(await of(request).catalog.node_class_json(name, await _files(request)))
+    return bodies.ready(await of(request).catalog.node_class_json(name, await _files(request)))
 
 
 async def get_model_folders(request: web.Request) -> web.Response:
     """The names of the model folders."""
-    return answers.json(await of(request).catalog.model_folders())
+    return bodies.json(await of(request).catalog.model_folders())
 
 
 async def get_models(request: web.Request) -> web.Response:
     """The names of a folder's models; 404 without a body for an unknown folder."""
     models = await of(request).catalog.models(request.match_info["folder"])
-    return answers.empty(404) if models is None else answers.json(models)
+    return bodies.empty(404) if models is None else bodies.json(models)
 
 
 async def get_model_folders_in_detail(request: web.Request) -> web.Response:
     """The model folders with their places."""
-    return answers.json(await of(request).catalog.model_folders_in_detail())
+    return bodies.json(await of(request).catalog.model_folders_in_detail())
 
 
 async def get_models_in_detail(request: web.Request) -> web.Response:
     """A folder's models with what is known of them; 404 without a body for an unknown folder."""
     models = await of(request).catalog.models_in_detail(request.match_info["folder"])
-    return answers.empty(404) if models is None else answers.json(models)
+    return bodies.empty(404) if models is None else bodies.json(models)
 
 
 async def get_embeddings(request: web.Request) -> web.Response:
     """The names of the embeddings."""
-    return answers.json(await of(request).catalog.embeddings())
+    return bodies.json(await of(request).catalog.embeddings())
 
 
 async def get_model_preview(request: web.Request) -> web.Response:
@@ -78,31 +78,31 @@ async def get_model_preview(request: web.Request) -> web.Response:
     try:
         index = int(match["path_index"])
     except ValueError:
-        return answers.empty(400)
+        return bodies.empty(400)
     catalog, folder, name = of(request).catalog, match["folder"], match["filename"]
     models = await catalog.models(folder) or []
     if name not in models and name.removesuffix(".webp") not in models:
-        return answers.empty(404)
+        return bodies.empty(404)
     picture = await catalog.extras.preview(folder, index, name) if index >= 0 else None
     if picture is None:
-        return answers.empty(404)
+        return bodies.empty(404)
     body, type_ = picture
     return web.Response(body=body, headers={"Content-Type": type_})
 
 
 async def get_subgraphs(request: web.Request) -> web.Response:
     """The subgraphs that everybody has, without their contents."""
-    return answers.json(await of(request).catalog.extras.subgraphs())
+    return bodies.json(await of(request).catalog.extras.subgraphs())
 
 
 async def get_subgraph(request: web.Request) -> web.Response:
     """One of them with its content as `data`, JSON as text; `null` for an unknown one."""
-    return answers.json(await of(request).catalog.extras.subgraph(request.match_info["id"]))
+    return bodies.json(await of(request).catalog.extras.subgraph(request.match_info["id"]))
 
 
 async def get_node_replacements(request: web.Request) -> web.Response:
     """The node classes that replace old ones."""
-    return answers.json(await of(request).catalog.extras.node_replacements())
+    return bodies.json(await of(request).catalog.extras.node_replacements())
 
 
 async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> web.StreamResponse:

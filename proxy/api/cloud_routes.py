@@ -12,7 +12,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.api import answers
+from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.jobs.history import JobQuery
 from proxy.translate import as_cloud, codec
@@ -45,12 +45,12 @@ class FlatError(LocalError):
 
 async def get_user(request: web.Request) -> web.Response:
     """Who is asking: `{"id": …, "status": "active"}`."""
-    return answers.json({"id": member_of(request), "status": "active"})
+    return bodies.json({"id": member_of(request), "status": "active"})
 
 
 async def get_status(request: web.Request) -> web.Response:
     """The state of one job, in one of five words."""
-    return answers.json(as_cloud.status(await _job(request)))
+    return bodies.json(as_cloud.status(await _job(request)))
 
 
 async def list_history(request: web.Request) -> web.Response:
@@ -58,12 +58,12 @@ async def list_history(request: web.Request) -> web.Response:
     limit = _whole(request.query, "max_items")
     offset = _whole(request.query, "offset") or 0
     if limit == 0:
-        return answers.json({"history": []})
+        return bodies.json({"history": []})
     jobs, member = of(request).jobs, member_of(request)
     query = JobQuery(statuses=_ENDED, limit=limit, offset=offset)
     listed = (await jobs.list_jobs(member, query))["jobs"]
     entries = [(job, await jobs.history.entry_json(member, job["id"])) for job in listed]
-    return answers.ready(await asyncio.to_thread(_history, entries))
+    return bodies.ready(await asyncio.to_thread(_history, entries))
 
 
 def _history(listed: list[tuple[dict[str, Any], bytes]]) -> bytes:
@@ -82,7 +82,7 @@ async def get_history(request: web.Request) -> web.Response:
     found = codec.loads(data)
     if not found:
         raise FlatError("History not found", kind="not_found")
-    return answers.json({key: as_cloud.history_detail(entry) for key, entry in found.items()})
+    return bodies.json({key: as_cloud.history_detail(entry) for key, entry in found.items()})
 
 
 async def list_assets(request: web.Request) -> web.Response:
@@ -107,7 +107,7 @@ async def list_assets(request: web.Request) -> web.Response:
         "total": len(found),
         "has_more": offset + len(page) < len(found),
     }
-    return answers.json({"job_id": job["id"], "assets": page, "pagination": pagination})
+    return bodies.json({"job_id": job["id"], "assets": page, "pagination": pagination})
 
 
 async def _asset(

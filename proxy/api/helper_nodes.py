@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.api import answers, bodies
+from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.api.services import note
 from proxy.api.userdata import in_tree
@@ -29,11 +29,11 @@ _MODEL_NAME = re.compile(r"[a-zA-Z0-9_\-. ]+")
 
 
 #: A handler whose refusals all have that form.
-_plain = answers.in_form(PlainError.of)
+_plain = bodies.in_form(PlainError.of)
 
 
 def _status(text: str, status: int = 200) -> web.Response:
-    return answers.json({"status": text}, status)
+    return bodies.json({"status": text}, status)
 
 
 def _helpers(request: web.Request) -> Helpers:
@@ -112,7 +112,7 @@ async def get_model_info(request: web.Request) -> web.Response:
     found: dict[str, Any] = {name: guessed(name) for name in page}
     if "limit" in request.query:
         found["_meta"] = {"offset": offset, "count": len(page), "total": len(names)}
-    return answers.json(found)
+    return bodies.json(found)
 
 
 async def put_model(request: web.Request) -> web.Response:
@@ -140,14 +140,14 @@ async def _check_folder(request: web.Request, folder: str) -> None:
 
 async def get_languages(_: web.Request) -> web.Response:
     """The languages that texts are translated from: none, as in a pack without a translator."""
-    return answers.json([{"name": "NOT INSTALLED", "code": "NOT INSTALLED"}])
+    return bodies.json([{"name": "NOT INSTALLED", "code": "NOT INSTALLED"}])
 
 
 async def get_translation(request: web.Request) -> web.Response:
     """A text without directives of its language, which must be `en`."""
     match = request.match_info
     try:
-        return answers.json(translated(f"lang:{match['lang']} {match['text']}"))
+        return bodies.json(translated(f"lang:{match['lang']} {match['text']}"))
     except HelperFailedError as error:
         raise PlainError(error.message) from None
 
@@ -201,7 +201,7 @@ async def get_samplers(request: web.Request) -> web.Response:
     info = await of(request).catalog.node_class("KSampler")
     required = {} if info is None else info["input"].get("required", {})
     kind, *options = required.get("sampler_name", [[]])
-    return answers.json(options[0].get("options", []) if kind == "COMBO" else kind)
+    return bodies.json(options[0].get("options", []) if kind == "COMBO" else kind)
 
 
 async def get_workflows(request: web.Request) -> web.Response:
@@ -210,22 +210,22 @@ async def get_workflows(request: web.Request) -> web.Response:
         entries = await of(request).userdata.tree(member_of(request), "workflows")
     except MissingError:
         entries = []
-    return answers.json([in_tree(entry) for entry in entries if not entry.is_folder])
+    return bodies.json([in_tree(entry) for entry in entries if not entry.is_folder])
 
 
 async def get_workflow(request: web.Request) -> web.Response:
     """One saved workflow in API format, by its path as they are listed."""
     path = request.query.get("filepath", "")
     if not path:
-        return answers.text("The filepath query parameter is required", 400)
+        return bodies.text("The filepath query parameter is required", 400)
     try:
         data, _ = await of(request).userdata.read(member_of(request), path)
     except (BadNameError, IsFolderError, LeadsOutError, MissingError):
-        return answers.text("File not found", 404)
+        return bodies.text("File not found", 404)
     workflow = bodies.parse(data)
     nodes = workflow.values() if isinstance(workflow, dict) else ()
     if nodes and all(isinstance(node, dict) and "class_type" in node for node in nodes):
-        return answers.json(workflow)
+        return bodies.json(workflow)
     raise LocalError(
         "not_api_format",
         "This workflow is in the format of the web interface; export it in API format (Workflow > "
@@ -265,7 +265,7 @@ async def get_notes(request: web.Request) -> web.Response:
         raise LocalError("invalid_body", "since must be a number of seconds.")
     notes = _exchange(request).notes(member_of(request), since)
     shown = [[one.at, one.command, one.argument] for one in notes]
-    return answers.json({"status": "ok", "messages": shown})
+    return bodies.json({"status": "ok", "messages": shown})
 
 
 async def interrupt(request: web.Request) -> web.Response:

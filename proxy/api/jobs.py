@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from proxy.api import answers, bodies
+from proxy.api import bodies
 from proxy.api.authenticator import submitter_of
 from proxy.api.connections import member_of, of
 from proxy.api.middleware import prepare
@@ -32,7 +32,7 @@ UNKNOWN_CLIENT = ""
 async def get_prompt(request: web.Request) -> web.Response:
     """How many jobs wait or run."""
     remaining = await of(request).jobs.queue_remaining_now(member_of(request))
-    return answers.json({"exec_info": {"queue_remaining": remaining}})
+    return bodies.json({"exec_info": {"queue_remaining": remaining}})
 
 
 async def post_prompt(request: web.Request) -> web.StreamResponse:
@@ -45,7 +45,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     try:
         note(request, "submit", job=accepted.prompt_id)
         log.info("job_accepted", job=accepted.prompt_id, number=accepted.number)
-        answer = answers.json(
+        answer = bodies.json(
             {
                 "prompt_id": accepted.prompt_id,
                 "number": accepted.number,
@@ -165,7 +165,7 @@ def _wrong(type_: str, name: str, expected: str, value: object) -> LocalError:
 
 async def get_queue(request: web.Request) -> web.Response:
     """The jobs that run and those that wait."""
-    return answers.ready(await of(request).jobs.queue_json(member_of(request)))
+    return bodies.ready(await of(request).jobs.queue_json(member_of(request)))
 
 
 async def post_queue(request: web.Request) -> web.Response:
@@ -178,7 +178,7 @@ async def post_queue(request: web.Request) -> web.Response:
     if delete:
         await jobs.delete_pending(member, delete)
         note(request, "delete", jobs=delete)
-    return answers.empty()
+    return bodies.empty()
 
 
 async def post_interrupt(request: web.Request) -> web.Response:
@@ -210,7 +210,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
     elif isinstance(prompt_id, str):
         await jobs.interrupt(member, prompt_id)
         note(request, "interrupt", job=prompt_id)
-    return answers.empty()
+    return bodies.empty()
 
 
 def removals(body: dict[str, Any]) -> tuple[bool, list[str]]:
@@ -238,14 +238,14 @@ async def get_history(request: web.Request) -> web.StreamResponse:
         offset=_integer(query.get("offset"), "offset"),
     )
     if isinstance(body, bytes):
-        return answers.ready(body)
-    return await answers.stream(request, body)
+        return bodies.ready(body)
+    return await bodies.stream(request, body)
 
 
 async def get_history_entry(request: web.Request) -> web.Response:
     """One entry by its id, or `{}`."""
     prompt_id = request.match_info["prompt_id"]
-    return answers.ready(await of(request).jobs.history.entry_json(member_of(request), prompt_id))
+    return bodies.ready(await of(request).jobs.history.entry_json(member_of(request), prompt_id))
 
 
 async def post_history(request: web.Request) -> web.Response:
@@ -256,7 +256,7 @@ async def post_history(request: web.Request) -> web.Response:
         await jobs.history.clear(member)
     if delete:
         await jobs.history.delete(member, delete)
-    return answers.empty()
+    return bodies.empty()
 
 
 def _integer(value: str | None, name: str) -> int | None:
@@ -273,7 +273,7 @@ def _integer(value: str | None, name: str) -> int | None:
 async def list_jobs(request: web.Request) -> web.Response:
     """Jobs filtered, sorted and in pages."""
     query = parse_query(request.query)
-    return answers.json(await of(request).jobs.list_jobs(member_of(request), query))
+    return bodies.json(await of(request).jobs.list_jobs(member_of(request), query))
 
 
 async def get_job(request: web.Request) -> web.Response:
@@ -281,7 +281,7 @@ async def get_job(request: web.Request) -> web.Response:
     job = await of(request).jobs.job(member_of(request), request.match_info["job_id"])
     if job is None:
         raise PlainError("Job not found", kind="not_found")
-    return answers.json(job)
+    return bodies.json(job)
 
 
 async def cancel_job(request: web.Request) -> web.Response:
@@ -290,7 +290,7 @@ async def cancel_job(request: web.Request) -> web.Response:
     cancelled = await of(request).jobs.cancel(member_of(request), job_id)
     if cancelled:
         note(request, "cancel", job=job_id)
-    return answers.json({"cancelled": cancelled})
+    return bodies.json({"cancelled": cancelled})
 
 
 async def cancel_jobs(request: web.Request) -> web.Response:
@@ -311,7 +311,7 @@ async def cancel_jobs(request: web.Request) -> web.Response:
         if await jobs.cancel(member, job_id):
             note(request, "cancel", job=job_id)
             cancelled = True
-    return answers.json({"cancelled": cancelled})
+    return bodies.json({"cancelled": cancelled})
 
 
 def parse_query(query: Mapping[str, str]) -> JobQuery:

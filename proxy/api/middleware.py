@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 from aiohttp import web
 
-from proxy.api import answers
-from proxy.api.answers import Handler
+from proxy.api import bodies
 from proxy.api.authenticator import Authenticator, challenge
+from proxy.api.bodies import Handler
 from proxy.api.connections import Connection, caller_of, connection_of
 from proxy.api.origins import OriginCheck, allow_all
 from proxy.api.services import Services
@@ -87,7 +87,7 @@ class Gate:
                 raise
             task.uncancel()
             log.warning("response_truncated", path=request.path)
-            answer = answers.refusal(
+            answer = bodies.refusal(
                 LocalError(
                     "stopping",
                     "The proxy stopped before it finished this request. If it was a job, check "
@@ -100,7 +100,7 @@ class Gate:
         if not answer.prepared:
             finish(request, answer)
             if self._services.compress:
-                answers.pack(request, answer)
+                bodies.pack(request, answer)
         if _ROOT_LOGGER.level <= logging.DEBUG:
             log.debug(
                 "request_handled",
@@ -120,11 +120,11 @@ class Gate:
         if ("Origin" in headers or "Sec-Fetch-Site" in headers) and self._check.refuses(
             headers, host=caller_of(request).host
         ):
-            return answers.empty(403)
+            return bodies.empty(403)
         if request.method == "OPTIONS":
             if self._preflights and "Access-Control-Request-Method" in headers:
                 return await self._handle(request)
-            return answers.empty()
+            return bodies.empty()
         try:
             if self._public is not None:
                 answer = await self._public(request)
@@ -141,7 +141,7 @@ class Gate:
         except LocalError as error:
             if error.type == LIMIT_REACHED and context.member is not None:
                 self._metrics.limit_refusals.labels(context.member, error.details).inc()
-            answer = answers.refusal(error)
+            answer = bodies.refusal(error)
             tell = log.warning if answer.status >= 500 else log.info
             tell("refused", path=request.path, status=answer.status, error=error.type)
             if error.kind == "unauthenticated":
@@ -151,16 +151,16 @@ class Gate:
             log.error("outcome_lost", path=request.path, error=str(error))
             if request.transport is not None:
                 request.transport.abort()  # any answer might be a lie
-            return answers.empty(499)
+            return bodies.empty(499)
         except StorageError as error:
             log.error("store_failed", path=request.path, error=str(error))
-            return answers.refusal(
+            return bodies.refusal(
                 LocalError(
                     "store_unavailable",
                     "The proxy cannot use its disk or its database; the log has the reason. "
                     "Nothing was changed; try again after the repair.",
                     kind="unavailable",
-                    retry_after=answers.STORE_WAIT,
+                    retry_after=bodies.STORE_WAIT,
                 )
             )
         except web.HTTPException as error:
@@ -168,9 +168,9 @@ class Gate:
         except Exception as error:
             if request.transport is None or request.transport.is_closing():
                 log.debug("client_disconnected", path=request.path)
-                return answers.empty(499)
+                return bodies.empty(499)
             log.exception("request_failed", path=request.path, error=type(error).__name__)
-            return answers.refusal(
+            return bodies.refusal(
                 LocalError(
                     "internal_error",
                     "The proxy could not answer this request; the log has the reason under the "
@@ -261,7 +261,7 @@ def _unknown(request: web.Request, error: web.HTTPException) -> web.StreamRespon
     if f"{request.path}/".startswith("/internal/"):
         if isinstance(error, web.HTTPMethodNotAllowed):
             raise error
-        return answers.text("404: Not Found", 404)
+        return bodies.text("404: Not Found", 404)
     if request.method in ("GET", "HEAD"):
         return web.StreamResponse(status=404)
     allowed = {"GET", "HEAD"}

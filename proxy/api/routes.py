@@ -24,8 +24,8 @@ from proxy.api import (
     websocket,
 )
 from proxy.api.admin import dashboard, gallery, members, records
-from proxy.api.answers import Handler
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT
+from proxy.api.bodies import Handler
 
 # How routes differ from those of a local ComfyUI: one text for each reason.
 

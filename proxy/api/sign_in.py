@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 import structlog
 from aiohttp import web
 
-from proxy.api import answers, bodies
+from proxy.api import bodies
 from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, Admission
 from proxy.api.connections import authenticator_of, caller_of, connection_of
 from proxy.api.services import note
@@ -147,11 +147,11 @@ def _page(form: str, problem: LocalError | None = None) -> web.Response:
     nonce = secrets.token_urlsafe(16)
     told = f'<p role="alert">{html.escape(str(problem))}</p>' if problem is not None else ""
     return web.Response(
-        status=answers.status_of(problem) if problem is not None else 200,
+        status=bodies.status_of(problem) if problem is not None else 200,
         text=_PAGE.substitute(nonce=nonce, problem=told, form=form),
         content_type="text/html",
         headers={
-            **(answers.headers_of(problem) if problem is not None else {}),
+            **(bodies.headers_of(problem) if problem is not None else {}),
             "Cache-Control": "no-store",
             "Content-Security-Policy": f"default-src 'none'; style-src 'nonce-{nonce}'; "
             "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",

@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.api import answers, bodies
+from proxy.api import bodies
 from proxy.api.connections import connection_of, member_of, of
 from proxy.api.features import features
 from proxy.bus.base import EventBus
@@ -36,7 +36,7 @@ VRAM_BYTES = 96 * GIBIBYTE
 
 async def get_features(request: web.Request) -> web.Response:
     """The feature flags."""
-    return answers.json(features(of(request)))
+    return bodies.json(features(of(request)))
 
 
 def is_krita(request: web.Request) -> bool:
@@ -53,7 +53,7 @@ async def get_system_stats(request: web.Request) -> web.Response:
     total, free = memory()
     interface = services.interface
     templates = interface.templates_version or release.TEMPLATES
-    return answers.json(
+    return bodies.json(
         {
             "system": {
                 "os": sys.platform,
@@ -105,27 +105,27 @@ async def post_free(request: web.Request) -> web.Response:
         raise LocalError(
             "invalid_body", f"The request body must be a JSON object, not {bodies.kind(body)}."
         )
-    return answers.empty()
+    return bodies.empty()
 
 
 async def get_users(_: web.Request) -> web.Response:
     """One user, as without `--multi-user`."""
-    return answers.json({"storage": "server", "migrated": True})
+    return bodies.json({"storage": "server", "migrated": True})
 
 
 async def get_empty_object(_: web.Request) -> web.Response:
     """An empty object, as in a ComfyUI without custom nodes."""
-    return answers.json({})
+    return bodies.json({})
 
 
 async def get_nothing(_: web.Request) -> web.Response:
     """404 without a body, ComfyUI's answer where no metadata is found."""
-    return answers.empty(404)
+    return bodies.empty(404)
 
 
 async def get_health(_: web.Request) -> web.Response:
     """Whether the process answers: `{"status": "ok"}`. Makes no calls."""
-    return answers.json({"status": "ok"})
+    return bodies.json({"status": "ok"})
 
 
 async def get_readiness(request: web.Request) -> web.Response:
@@ -148,19 +148,19 @@ async def get_readiness(request: web.Request) -> web.Response:
         if report.reason is not None:
             body["reason"] = report.reason
         body["checks"] = report.checks
-    return answers.json(body, 200 if report.reason is None else 503)
+    return bodies.json(body, 200 if report.reason is None else 503)
 
 
 async def get_log(request: web.Request) -> web.Response:
     """The last lines of the proxy's log that concern the member, as one JSON string."""
     lines = of(request).journal.lines(member_of(request))
-    return answers.json("".join(f"{line['t']} - {line['m']}" for line in lines))
+    return bodies.json("".join(f"{line['t']} - {line['m']}" for line in lines))
 
 
 async def get_log_lines(request: web.Request) -> web.Response:
     """The same lines one by one, and the size of the terminal."""
     size = shutil.get_terminal_size()
-    return answers.json(
+    return bodies.json(
         {
             "entries": of(request).journal.lines(member_of(request)),
             "size": {"cols": size.columns, "rows": size.lines},
@@ -182,13 +182,13 @@ async def subscribe(request: web.Request) -> web.Response:
         journal.subscribe(member, client_id)
     else:
         journal.unsubscribe(member, client_id)
-    return answers.empty()
+    return bodies.empty()
 
 
 async def get_folders(request: web.Request) -> web.Response:
     """Where models of each kind are, in the cloud's words."""
     folders = await of(request).catalog.model_folders_in_detail()
-    return answers.json({folder["name"]: folder.get("folders", []) for folder in folders})
+    return bodies.json({folder["name"]: folder.get("folders", []) for folder in folders})
 
 
 async def get_files(request: web.Request) -> web.Response:
@@ -198,7 +198,7 @@ async def get_files(request: web.Request) -> web.Response:
         raise PlainError("Invalid directory type")
     records = reversed(await of(request).files.records(member_of(request), type_))
     newest_first = sorted(records, key=lambda record: -record.modified)
-    return answers.json(
+    return bodies.json(
         [
             record.filename
             for record in newest_first

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from tempfile import SpooledTemporaryFile
 from typing import IO, Any
+from urllib.parse import parse_qsl
 
-from aiohttp import web
+import aiohttp
+from aiohttp import BodyPartReader, web
 from multidict import MultiDict
 
-from proxy.api import answers, bodies
-from proxy.api.bodies import Field, Form
+from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.files.namespace import Named
 from proxy.translate import codec
@@ -22,10 +24,27 @@ from proxy.translate.assets import of_upload
 from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, upload_refusal
 
-#: Bytes passed on at once.
+Field = str | bytes | bytearray | web.FileField
+Form = Mapping[str, Field]
+Buffer = bytes | bytearray | memoryview
+
+#: What reading raises of a body that is no whole form.
+_BROKEN_FORM = (
+    ValueError,
+    AssertionError,
+    LookupError,
+    RuntimeError,
+    *bodies.BROKEN,
+)
+
+#: Bytes read, or passed on, at once.
 CHUNK = 256 * 1024
 #: Bytes of a form beside its files, about.
 FORM_BYTES = 16 * 1024
+#: The largest form without files, in bytes, and its fields.
+MOST_FORM_BYTES, MOST_FORM_FIELDS = 64 * 1024, 100
+#: Bytes of a file that lie in memory; one that is longer lies on disk.
+IN_MEMORY = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +63,7 @@ async def post_image(request: web.Request) -> web.Response:
     async with form(request) as fields:
         upload = read_form(fields)
         if upload is None:
-            return answers.empty(400)
+            return bodies.empty(400)
         return await _store(request, upload, of(request).files.upload)
 
 
@@ -53,7 +72,7 @@ async def post_mask(request: web.Request) -> web.Response:
     async with form(request) as fields:
         upload = read_form(fields)
         if upload is None:
-            return answers.empty(400)
+            return bodies.empty(400)
         original = original_ref(fields.get("original_ref"))
         masked = partial(of(request).files.upload_mask, original=original)
         return await _store(request, upload, masked)
@@ -75,7 +94,7 @@ async def _store(
     body: dict[str, Any] = {"name": named.name, "subfolder": named.subfolder, "type": named.type}
     if services.assets is not None and named.asset is not None:
         body["asset"] = of_upload(named.asset)
-    return answers.json(body)
+    return bodies.json(body)
 
 
 def read_form(form: Form) -> Upload | None:
@@ -123,30 +142,97 @@ def original_ref(value: object) -> dict[str, Any]:
 
 @asynccontextmanager
 async def form(request: web.Request) -> AsyncIterator[MultiDict[Field]]:
-    """The fields in any order, files spooled to disk; what is no form is an empty one.
+    """The fields in any order, of one name the first; what is no form is an empty one.
 
-    Reading stops where the member may upload no more today. Raises `LocalError` (429).
+    Long files are spooled to disk, and all are closed behind the block, those of a form that
+    breaks off at once: aiohttp's own `request.post()` leaves them to the garbage collector.
+    Reading stops where the member may upload no more today. Raises `LocalError` (400, 429), and
+    `HTTPRequestEntityTooLarge`.
     """
-    room = await of(request).accounting.limiter.upload_room(member_of(request))
+    limiter, member = of(request).accounting.limiter, member_of(request)
+    room = await limiter.upload_room(member)
     narrow = room is not None and room + FORM_BYTES < request.client_max_size
     if room is not None and narrow:
         request = request.clone(client_max_size=room + FORM_BYTES)
-    async with AsyncExitStack() as stack:
+    with ExitStack() as files:
         try:
-            if request.content_type == "multipart/form-data":
-                bodies.check_length(request)
-            fields = await stack.enter_async_context(bodies.read_form(request))
+            fields = await _read(request, files)
         except web.HTTPRequestEntityTooLarge:
             if narrow:
-                raise of(request).accounting.limiter.upload_refusal(member_of(request)) from None
+                raise limiter.upload_refusal(member) from None
             raise
-        except bodies.BROKEN_FORM as error:
+        except _BROKEN_FORM as error:
             raise LocalError(
                 "invalid_form",
                 "The request body is not complete multipart/form-data; send the whole form again.",
                 details=str(error)[:200],
             ) from None
         yield fields
+
+
+async def _read(request: web.Request, files: ExitStack) -> MultiDict[Field]:
+    if request.content_type == "multipart/form-data":
+        bodies.check_length(request)
+        async with bodies.unpacked(request) as body:
+            return await _fields(request, body, files)
+    if request.content_type in ("", "application/x-www-form-urlencoded"):
+        text = (await bodies.read(request, MOST_FORM_BYTES)).decode()
+        return MultiDict(parse_qsl(text, keep_blank_values=True, max_num_fields=MOST_FORM_FIELDS))
+    return MultiDict()
+
+
+async def _fields(
+    request: web.Request, body: aiohttp.StreamReader, files: ExitStack
+) -> MultiDict[Field]:
+    form: MultiDict[Field] = MultiDict()
+    most = request.client_max_size
+    parts = aiohttp.MultipartReader(
+        request.headers,
+        body,
+        client_max_size=most,
+        max_field_size=request.protocol.max_field_size,
+        max_headers=request.protocol.max_headers,
+        max_size_error_cls=web.HTTPRequestEntityTooLarge,
+    )
+    while (part := await parts.next()) is not None:
+        if not isinstance(part, BodyPartReader) or part.name is None:
+            raise ValueError("Each part of the form must have a name.")
+        if len(form) >= request.client_max_fields:
+            raise ValueError(f"The form has more than {request.client_max_fields} fields.")
+        pieces = _pieces_of_part(body, part, most)
+        if part.filename:
+            file = files.enter_context(SpooledTemporaryFile(IN_MEMORY))  # noqa: SIM115
+            async for piece in pieces:
+                await _write(file, piece)
+            file.seek(0)
+            kind = part.headers.get("Content-Type", "application/octet-stream")
+            field: Field = web.FileField(part.name, part.filename, file, kind, part.headers)
+        else:
+            value = b"".join([bytes(piece) async for piece in pieces])
+            is_text = part.headers.get("Content-Type", "text/").startswith("text/")
+            field = value.decode(part.get_charset("utf-8")) if is_text else value
+        form.add(part.name, field)
+    return form
+
+
+async def _pieces_of_part(
+    body: aiohttp.StreamReader, part: BodyPartReader, most: int
+) -> AsyncIterator[Buffer]:
+    while True:
+        chunk = await part.read_chunk(CHUNK)
+        if 0 < most < body.total_bytes:
+            raise web.HTTPRequestEntityTooLarge(most)
+        if not chunk:
+            return
+        async for piece in part.decode_iter(chunk):
+            yield piece
+
+
+async def _write(file: IO[bytes], piece: Buffer) -> None:
+    if file.tell() + len(piece) > IN_MEMORY:
+        await asyncio.to_thread(file.write, piece)
+    else:
+        file.write(piece)
 
 
 def size(file: IO[bytes]) -> int:

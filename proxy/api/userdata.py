@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from proxy.api import answers, bodies
+from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.api.downloads import Stamp, decide, stamped, without_body
 from proxy.translate import codec
@@ -37,7 +37,7 @@ BAD_NAME = 'Invalid filename. Please avoid special characters like :\\/*?"<>|'
 STYLE_SHEET = "user.css"
 
 
-def _with_refusals(handler: answers.Handler) -> answers.Handler:
+def _with_refusals(handler: bodies.Handler) -> bodies.Handler:
     """Answer as ComfyUI does when a name is not available."""
 
     @wraps(handler)
@@ -45,11 +45,11 @@ def _with_refusals(handler: answers.Handler) -> answers.Handler:
         try:
             return await handler(request)
         except LeadsOutError:
-            return answers.empty(403)
+            return bodies.empty(403)
         except MissingError:
-            return answers.empty(404)
+            return bodies.empty(404)
         except TakenError:
-            return answers.text("File already exists", 409)
+            return bodies.text("File already exists", 409)
         except BadNameError:
             return web.Response(status=400, reason=BAD_NAME)
         except IsFolderError:
@@ -65,20 +65,20 @@ async def list_files(request: web.Request) -> web.Response:
     query = request.query
     folder = query.get("dir", "")
     if not folder:
-        return answers.text("Directory not provided", 400)
+        return bodies.text("Directory not provided", 400)
     try:
         entries = await of(request).userdata.files(
             member_of(request), folder, recurse=_says_true(query.get("recurse"))
         )
     except LeadsOutError:
-        return answers.text("Invalid directory", 403)
+        return bodies.text("Invalid directory", 403)
     except MissingError:
-        return answers.text("Directory not found", 404)
+        return bodies.text("Directory not found", 404)
     if _says_true(query.get("full_info")):
-        return answers.json([_full_info(entry) for entry in entries])
+        return bodies.json([_full_info(entry) for entry in entries])
     if _says_true(query.get("split")):
-        return answers.json([[entry.path, *entry.path.split("/")] for entry in entries])
-    return answers.json([entry.path for entry in entries])
+        return bodies.json([[entry.path, *entry.path.split("/")] for entry in entries])
+    return bodies.json([entry.path for entry in entries])
 
 
 async def list_tree(request: web.Request) -> web.Response:
@@ -87,12 +87,12 @@ async def list_tree(request: web.Request) -> web.Response:
     try:
         entries = await of(request).userdata.tree(member_of(request), path)
     except LeadsOutError:
-        return answers.text("Invalid path requested", 400)
+        return bodies.text("Invalid path requested", 400)
     except MissingError:
-        return answers.text("Requested path not found", 404)
+        return bodies.text("Requested path not found", 404)
     except IsFileError:
-        return answers.text("Requested path is not a directory", 400)
-    return answers.json([in_tree(entry) for entry in entries])
+        return bodies.text("Requested path is not a directory", 400)
+    return bodies.json([in_tree(entry) for entry in entries])
 
 
 @_with_refusals
@@ -143,7 +143,7 @@ async def post_file(request: web.Request) -> web.StreamResponse:
 async def delete_file(request: web.Request) -> web.StreamResponse:
     """Remove a file: 204."""
     await of(request).userdata.delete(member_of(request), request.match_info["file"])
-    return answers.empty(204)
+    return bodies.empty(204)
 
 
 @_with_refusals
@@ -173,8 +173,8 @@ async def _storing(request: web.Request, count: int) -> AsyncIterator[tuple[str,
 
 def _written(request: web.Request, entry: UserDataEntry) -> web.Response:
     if _says_true(request.query.get("full_info")):
-        return answers.json(_full_info(entry))
-    return answers.json(entry.path)
+        return bodies.json(_full_info(entry))
+    return bodies.json(entry.path)
 
 
 def _full_info(entry: UserDataEntry) -> dict[str, Any]:
@@ -208,13 +208,13 @@ def _may_overwrite(request: web.Request) -> bool:
 
 async def get_settings(request: web.Request) -> web.Response:
     """All settings."""
-    return answers.json(await of(request).userdata.settings(member_of(request)))
+    return bodies.json(await of(request).userdata.settings(member_of(request)))
 
 
 async def get_setting(request: web.Request) -> web.Response:
     """The bare value of one setting, or `null`."""
     name = request.match_info["id"]
-    return answers.json(await of(request).userdata.setting(member_of(request), name))
+    return bodies.json(await of(request).userdata.setting(member_of(request), name))
 
 
 async def post_settings(request: web.Request) -> web.Response:
@@ -237,4 +237,4 @@ async def post_setting(request: web.Request) -> web.Response:
 async def _change(request: web.Request, changes: Mapping[str, Any]) -> web.Response:
     async with _storing(request, len(codec.dump_bytes(changes))) as (member, most):
         await of(request).userdata.change_settings(member, changes, most=most)
-    return answers.empty()
+    return bodies.empty()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from proxy.api import answers
+from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.api.downloads import Stamp, decide, delivering, redirect, send, stamped, without_body
 from proxy.storage.files import FileRecord
@@ -27,11 +27,11 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     else:
         place = view_place(filename, query.get("subfolder"), query.get("type"))
         if isinstance(place, int):
-            return answers.empty(place)
+            return bodies.empty(place)
         filename = place.path.rpartition("/")[2]
         record = await files.find(member_of(request), place.type, place.subfolder, filename)
     if record is None:
-        return answers.empty(404)
+        return bodies.empty(404)
     preview, channel = query.get("preview"), query.get("channel")
     asked = preview is not None or channel is not None
     if asked and files.wants_conversion(preview=preview, channel=channel):

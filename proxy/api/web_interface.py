@@ -17,7 +17,7 @@ from zlib import crc32
 
 from aiohttp import web
 
-from proxy.api import answers
+from proxy.api import bodies
 from proxy.api.connections import of
 
 _FRONTEND = "comfyui_frontend_package"
@@ -153,7 +153,7 @@ async def get_root(request: web.Request) -> web.StreamResponse:
 
 async def get_extensions(request: web.Request) -> web.Response:
     """The scripts that belong to the web interface; there are no custom nodes with more."""
-    return answers.json(of(request).interface.extensions())
+    return bodies.json(of(request).interface.extensions())
 
 
 async def get_template(request: web.Request) -> web.StreamResponse:

@@ -29,7 +29,7 @@ Kind = Literal[
 class LocalError(Exception):
     """A refusal in the words of ComfyUI's prompt errors.
 
-    `kind` decides the HTTP status (`proxy.api.answers`), `retry_after` is in how many seconds it
+    `kind` decides the HTTP status (`proxy.api.bodies`), `retry_after` is in how many seconds it
     is worth asking again, `None` if nobody knows.
     """
 

@@ -12,8 +12,8 @@ import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from proxy.api import answers
-from proxy.api.answers import LEAST, coding
+from proxy.api import bodies
+from proxy.api.bodies import LEAST, coding
 from proxy.translate.errors import Kind, LocalError
 
 
@@ -137,5 +137,5 @@ async def test_without_the_setting_nothing_is_packed(client: Client) -> None:
 
 
 def test_every_kind_of_error_has_a_status() -> None:
-    statuses = [answers.status_of(LocalError("x", "y", kind=kind)) for kind in get_args(Kind)]
+    statuses = [bodies.status_of(LocalError("x", "y", kind=kind)) for kind in get_args(Kind)]
     assert statuses == [400, 401, 403, 404, 408, 409, 413, 415, 424, 429, 500, 501, 502, 503, 504]

@@ -15,7 +15,7 @@ from files.helpers import MemoryCloud, body, bytes_of, pixels, png
 from PIL import Image, PngImagePlugin
 from yarl import URL
 
-from proxy.api import answers
+from proxy.api import bodies
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files import service, uploads
@@ -302,7 +302,7 @@ async def test_what_the_cloud_does_not_take_is_said(
     cloud.refuse = error
     with pytest.raises(LocalError, match=words) as refusal:
         await upload(files, RED, filename)
-    assert answers.status_of(refusal.value) == status
+    assert bodies.status_of(refusal.value) == status
     assert list(await files.listing("local", "input")) == []
     cloud.refuse = None
     assert await upload(files, RED, filename) == filename

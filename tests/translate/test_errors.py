@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from proxy.api import answers
+from proxy.api import bodies
 from proxy.translate.errors import LocalError, fill_node_errors, from_cloud, is_retryable
 
 
@@ -62,7 +62,7 @@ def test_code_and_message_become_an_error() -> None:
 )
 def test_a_refusal_names_the_way_out(status: int, type_: str, local: int, says: str) -> None:
     refusal = from_cloud(status, {"error": {"type": type_, "message": "No."}})
-    assert answers.status_of(refusal) == local
+    assert bodies.status_of(refusal) == local
     assert refusal.type == type_
     assert says in refusal.message
 
@@ -71,7 +71,7 @@ def test_a_refusal_names_the_way_out(status: int, type_: str, local: int, says: 
 def test_a_busy_cloud_says_when_to_ask_again(asked: float | None, told: str) -> None:
     refusal = from_cloud(429, {"error": {"type": "QUEUE_LIMIT"}}, asked)
     assert refusal.kind == "unavailable"
-    assert answers.headers_of(refusal) == {"Retry-After": told}
+    assert bodies.headers_of(refusal) == {"Retry-After": told}
 
 
 def test_what_the_cloud_adds_is_passed_on() -> None:
@@ -84,7 +84,7 @@ def test_an_html_page_is_not_shown() -> None:
 
 
 def test_retry_after_is_passed_on_in_whole_seconds() -> None:
-    assert answers.headers_of(from_cloud(429, {}, 0.2)) == {"Retry-After": "1"}
+    assert bodies.headers_of(from_cloud(429, {}, 0.2)) == {"Retry-After": "1"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from proxy import __version__
-from proxy.api import answers, bodies
+from proxy.api import bodies
 from proxy.api.admin.members import is_admin, require_admin
 from proxy.api.connections import admission_of, authenticator_of, member_of, of
 from proxy.api.middleware import prepare
@@ -207,7 +207,7 @@ async def get_page(_: web.Request) -> web.Response:
 async def get_part(request: web.Request) -> web.Response:
     """The page's style, scripts and icon."""
     name = request.match_info["name"]
-    return _file(name) if name in _FILES else answers.empty(404)
+    return _file(name) if name in _FILES else bodies.empty(404)
 
 
 def _file(name: str) -> web.Response:
@@ -217,7 +217,7 @@ def _file(name: str) -> web.Response:
 
 async def get_state(request: web.Request) -> web.Response:
     """What the dashboard shows at this moment."""
-    return answers.json(await _state(request))
+    return bodies.json(await _state(request))
 
 
 async def get_events(request: web.Request) -> web.StreamResponse:
@@ -266,7 +266,7 @@ async def cancel(request: web.Request) -> web.Response:
         require_admin(request)
     cancelled = await of(request).jobs.cancel(member, prompt_id)
     note(request, "cancel", job=prompt_id, of=member)
-    return answers.json({"cancelled": cancelled})
+    return bodies.json({"cancelled": cancelled})
 
 
 async def _state(request: web.Request) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 from aiohttp import web
 
-from proxy.api import answers
+from proxy.api import bodies
 from proxy.api.admin.dashboard import dashboard_of, describe
 from proxy.api.admin.members import require_admin, whose
 from proxy.api.connections import member_of, of
@@ -57,7 +57,7 @@ async def list_jobs(request: web.Request) -> web.Response:
         limit=int(limit),
     )
     more = len(rows) == int(limit)
-    return answers.json(
+    return bodies.json(
         {
             "jobs": list(map(_ended, rows)),
             "next": f"{rows[-1].ended_at}.{rows[-1].key}" if more else None,
@@ -79,13 +79,13 @@ async def get_job(request: web.Request) -> web.Response:
             break
         row = await history.row(member, id_)
         if row is not None and "execution_status" in found:
-            return answers.json(_whole(row, found))
+            return bodies.json(_whole(row, found))
         seen = (*(await jobs.overview(member)).jobs, *jobs.live())
         view = next((one for one in seen if (one.member, one.prompt_id) == (member, id_)), None)
         if row is None and view is not None:
             live: dict[str, Any] = {"ended": None, "cost": {}, "error": None, "outputs": []}
             nodes = _nodes(found["workflow"]["prompt"], {}, (), view.node)
-            return answers.json({**describe(view), **live, "nodes": list(nodes)})
+            return bodies.json({**describe(view), **live, "nodes": list(nodes)})
     raise LocalError("unknown_job", "There is no such job.", kind="not_found")
 
 
@@ -122,13 +122,13 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     else:
         raise LocalError("invalid_output", "output must be a whole number.")
     if not _is_picture(item):
-        return answers.empty(404)
+        return bodies.empty(404)
     files = of(request).files
     record = await files.find(
         member, str(item.get("type")), str(item.get("subfolder") or ""), str(item["filename"])
     )
     if record is None:
-        return answers.empty(404)
+        return bodies.empty(404)
     picture, type_ = await files.thumbnail(record)
     if request.method != "HEAD":
         of(request).accounting.served(member_of(request), len(picture))

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from proxy.api import answers, bodies
+from proxy.api import bodies
 from proxy.api.connections import admission_of, member_of, of
 from proxy.api.services import note
 from proxy.members import fields
@@ -57,7 +57,7 @@ async def list_members(request: web.Request) -> web.Response:
     directory, name = of(request).members, whose(request)
     listed = directory.members()
     found = [fields.describe_member(directory, one) for one in listed if name in (None, one.name)]
-    return answers.json({"members": found})
+    return bodies.json({"members": found})
 
 
 async def add_member(request: web.Request) -> web.Response:
@@ -74,7 +74,7 @@ async def add_member(request: web.Request) -> web.Response:
         wanted = fields.checked(await _body(request), fields.NewMember)
         member = await fields.add(directory, wanted)
     note(request, "member_added", name=member.name, role=member.role)
-    return answers.json(fields.describe_member(directory, member), 201)
+    return bodies.json(fields.describe_member(directory, member), 201)
 
 
 async def change_member(request: web.Request) -> web.Response:
@@ -88,7 +88,7 @@ async def change_member(request: web.Request) -> web.Response:
         member = await fields.change(directory, request.match_info["name"], checked)
     what = ", ".join(sorted(wanted))
     note(request, "member_changed", name=member.name, what=what)
-    return answers.json(fields.describe_member(directory, member))
+    return bodies.json(fields.describe_member(directory, member))
 
 
 async def remove_member(request: web.Request) -> web.Response:
@@ -98,7 +98,7 @@ async def remove_member(request: web.Request) -> web.Response:
     with _told():
         member = await directory.remove(request.match_info["name"])
     note(request, "member_removed", name=member.name)
-    return answers.empty(204)
+    return bodies.empty(204)
 
 
 async def list_tokens(request: web.Request) -> web.Response:
@@ -107,7 +107,7 @@ async def list_tokens(request: web.Request) -> web.Response:
     with _told():
         member = directory.find(name).name if name and directory.has_members else None
     found = [fields.describe_token(directory, one) for one in directory.tokens(member)]
-    return answers.json({"tokens": found})
+    return bodies.json({"tokens": found})
 
 
 async def make_token(request: web.Request) -> web.Response:
@@ -126,7 +126,7 @@ async def make_token(request: web.Request) -> web.Response:
         wanted = fields.checked(body, fields.NewToken)
         text, token = await fields.new_token(directory, wanted, until=until)
     note(request, "token_made", name=token.member, of=token.shown)
-    answer = answers.json({**fields.describe_token(directory, token), "token": text}, 201)
+    answer = bodies.json({**fields.describe_token(directory, token), "token": text}, 201)
     answer.headers["Cache-Control"] = "no-store"
     return answer
 
@@ -144,7 +144,7 @@ async def revoke_token(request: web.Request) -> web.Response:
     with _told():
         token = await directory.revoke(prefix)
     note(request, "token_revoked", name=token.member, of=token.shown)
-    return answers.empty(204)
+    return bodies.empty(204)
 
 
 def _directory(request: web.Request) -> Directory:

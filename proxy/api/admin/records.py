@@ -15,7 +15,7 @@ from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from proxy.api import answers
+from proxy.api import bodies
 from proxy.api.admin.dashboard import REASONS, dashboard_of
 from proxy.api.admin.members import is_admin, require_admin, whose
 from proxy.api.connections import member_of, of
@@ -46,7 +46,7 @@ async def get_usage(request: web.Request) -> web.Response:
     if not is_admin(request):
         member = member_of(request)
     days = await of(request).accounting.usage.days(first, last, member)
-    return answers.json({"from": first, "to": last, "usage": [asdict(one) for one in days]})
+    return bodies.json({"from": first, "to": last, "usage": [asdict(one) for one in days]})
 
 
 async def get_activity(request: web.Request) -> web.Response:
@@ -73,7 +73,7 @@ async def get_activity(request: web.Request) -> web.Response:
     points = [asdict(row) for row in await activity.rows(since, member or "")]
     for point in points:
         del point["member"]
-    return answers.json(
+    return bodies.json(
         {
             "from": since,
             "to": now,
@@ -107,9 +107,9 @@ async def get_audit(request: web.Request) -> web.Response:
             "again.",
             kind="unavailable",
             details=str(error),
-            retry_after=answers.STORE_WAIT,
+            retry_after=bodies.STORE_WAIT,
         ) from error
-    return answers.json(
+    return bodies.json(
         {"entries": entries[:limit], "offset": offset, "has_more": len(entries) > limit}
     )
 
@@ -123,7 +123,7 @@ async def get_surprises(request: web.Request) -> web.Response:
     require_admin(request)
     observations = of(request).observations
     accounts = [] if observations is None else await observations.report()
-    return answers.json({"accounts": accounts})
+    return bodies.json({"accounts": accounts})
 
 
 def _whole_number(request: web.Request, name: str, default: int, most: int) -> int:
@@ -159,7 +159,7 @@ async def get_open(request: web.Request) -> web.Response | None:
 async def _page(request: web.Request, member: str | None) -> web.Response:
     services = of(request)
     if not services.metrics_shown:
-        return answers.empty(404)
+        return bodies.empty(404)
     accept = request.headers.get("Accept", "")
     body, type_ = await services.accounting.metrics.page(accept, member=member)
     return web.Response(body=body, headers={"Content-Type": type_, "Cache-Control": "no-store"})
