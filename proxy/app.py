@@ -18,7 +18,7 @@ from proxy import logging as logs
 from proxy.api import web_interface
 from proxy.api.admin.dashboard import Dashboard
 from proxy.api.admin.records import Gauges
-from proxy.api.services import Services
+from proxy.api.server import Services
 from proxy.api.system import Journal
 from proxy.api.web_interface import WebInterface
 from proxy.bus.base import EventBus

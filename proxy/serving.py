@@ -13,8 +13,7 @@ from typing import Any
 import structlog
 
 from proxy.api.connection_manager import ConnectionLimits
-from proxy.api.server import Certificate, CertificateError, Server
-from proxy.api.services import Services
+from proxy.api.server import Certificate, CertificateError, Server, Services
 from proxy.app import lifespan
 from proxy.settings import AccountAccess, ConfigError, Settings
 

@@ -16,8 +16,7 @@ from backend import settings_of
 from yarl import URL
 
 from proxy import app
-from proxy.api.server import Server
-from proxy.api.services import Services
+from proxy.api.server import Server, Services
 from proxy.api.web_interface import WebInterface
 from proxy.jobs.models import DetailTimeouts, Policy
 from proxy.settings import AccountAccess, Settings, read_accounts

@@ -1,34 +1,31 @@
-"""How a request came: what stands before the path of its route, and who sent it.
+"""Addresses: of routes behind a prefix, of clients, and of the browser pages that may speak to us.
 
-Before the path stand the base path of the setting and `/t/TOKEN`. Both are taken off before
-aiohttp looks for a route and before anything is logged, here and nowhere else. A token in the query
-goes too when there are members.
+Before the path of a route stand the base path of the setting and `/t/TOKEN`. Both are taken off
+before aiohttp looks for a route and before anything is logged, here and nowhere else. A token in
+the query goes too when there are members.
 
-Reverse proxies say in headers who a client is. Anybody can send these, so that only those of
-trusted proxies count.
+Pages pass the origin check of ComfyUI: a page of another site is refused when the browser says so
+(`Sec-Fetch-Site`), or when `Host` is a loopback name and `Origin` names another host or port.
+ComfyUI resolves `Host` for this. Here nothing that a stranger sends is looked up: loopback names
+are those that are so by themselves and those of the hosts file.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import SplitResult, urlsplit
 
 from aiohttp import web
-from aiohttp.http_parser import RawRequestMessage
-from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
-
-from proxy.members.directory import Directory
-
-if TYPE_CHECKING:
-    from proxy.api.connections import Connection
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 _TOKEN_SEGMENT = "/t/"  # noqa: S105
 
@@ -79,34 +76,7 @@ def _is_dots(segment: str) -> bool:
     return segment.lower().replace("%2e", ".") in (".", "..")
 
 
-def stripping(
-    make: Callable[..., web.BaseRequest], base: str, members: Directory
-) -> Callable[..., web.BaseRequest]:
-    """The request factory `make` of a `web.Server`, which begins a request of a connection."""
-    straight = Way(base)
-
-    def make_stripped(
-        message: RawRequestMessage,
-        payload: Any,
-        protocol: Connection,
-        writer: Any,
-        task: asyncio.Task[Any],
-    ) -> web.BaseRequest:
-        path = message.path
-        gated = members.has_members
-        if base or (gated and _may_have_token(path)):
-            url, way = strip(message.url, base, members=gated)
-            if url is not message.url:
-                message = message._replace(url=url, path=str(url))
-            protocol.begin(payload, way)
-        else:
-            protocol.begin(payload, straight)
-        return make(message, payload, protocol, writer, task)
-
-    return make_stripped
-
-
-def _may_have_token(target: str) -> bool:
+def may_have_token(target: str) -> bool:
     """Whether a request's target has to be looked at more closely; so it is an absolute URL."""
     return (
         target.startswith(_TOKEN_SEGMENT)
@@ -114,44 +84,6 @@ def _may_have_token(target: str) -> bool:
         or "%" in target
         or not target.startswith("/")
     )
-
-
-class Caller(NamedTuple):
-    """The client: its address, and with which scheme and host it called us."""
-
-    address: str
-    scheme: str
-    host: str
-
-
-def caller(
-    peer: str, headers: Headers, trusted: Sequence[Network], *, scheme: str = "http"
-) -> Caller:
-    """Who is behind the connection from `peer`.
-
-    The right-most address of `X-Forwarded-For` that is not a trusted proxy's; `scheme` and `Host`
-    are those of the connection unless the nearest proxy is trusted and says otherwise.
-    """
-    host = headers.get("Host", "")
-    address = parse_address(peer)
-    if address is None or not _is_trusted(address, trusted):
-        return Caller(_shown(peer), scheme, host)
-    said = _last(headers, "X-Forwarded-Proto").lower()
-    return Caller(
-        str(_behind(address, headers, trusted)),
-        said if said in ("http", "https") else scheme,
-        _last(headers, "X-Forwarded-Host") or host,
-    )
-
-
-def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
-    hops = _items(headers, "X-Forwarded-For")
-    while hops and _is_trusted(address, trusted):
-        hop = parse_address(hops.pop())
-        if hop is None:
-            break
-        address = hop
-    return address
 
 
 @lru_cache(maxsize=4096)
@@ -170,21 +102,120 @@ def parse_address(text: str) -> Address | None:
     return mapped or address
 
 
-@lru_cache(maxsize=4096)
-def _shown(peer: str) -> str:
-    """The one spelling of an address, by which it is counted."""
-    return str(parse_address(peer) or peer)
+# --- pages ---------------------------------------------------------------------------------------
+
+#: The headers of ComfyUI's `--enable-cors-header`.
+_EVERYBODY = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET, DELETE, PUT, OPTIONS, PATCH",
+    "Access-Control-Allow-Headers": "Content-Type, Authorization",
+    "Access-Control-Allow-Credentials": "true",
+}
 
 
-def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
-    return any(address in network for network in trusted)
+def differs(host: str, origin: str) -> bool:
+    """Whether `Origin` names another place than `Host`; ports count if both name one.
+
+    An `Origin` without a host (`null`, `file://`, garbage) is none.
+    """
+    try:
+        there = urlsplit(origin.lower())
+        if not there.netloc:
+            return False
+        here = urlsplit("//" + host.lower())
+        if _name(there) != _name(here):
+            return True
+        return None not in (there.port, here.port) and there.port != here.port
+    except ValueError:
+        return True
 
 
-def _items(headers: Headers, name: str) -> list[str]:
-    items = ",".join(headers.getall(name, ())).split(",")
-    return [item.strip() for item in items if item.strip()]
+def _name(address: SplitResult) -> str:
+    """The part before the port, with a user where one is named, so that it never matches."""
+    user, at, _ = address.netloc.rpartition("@")
+    return f"{user}{at}{address.hostname or ''}"
 
 
-def _last(headers: Headers, name: str) -> str:
-    items = _items(headers, name)
-    return items[-1] if items else ""
+def is_loopback(host: str) -> bool:
+    """Whether a `Host` (perhaps with a port) is the loopback interface; garbage counts as such."""
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+    except ValueError:
+        return True
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name.partition("%")[0]).is_loopback
+    except ValueError:
+        return name in _loopback_names()
+
+
+@cache
+def _loopback_names() -> frozenset[str]:
+    """The names that this machine's hosts file gives to loopback addresses; read once."""
+    folder = Path(os.environ.get("SYSTEMROOT", r"C:\Windows"), "System32", "drivers")
+    path = (folder if sys.platform == "win32" else Path("/")) / "etc" / "hosts"
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    names: set[str] = set()
+    for line in lines:
+        address, *found = line.partition("#")[0].split() or [""]
+        try:
+            if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+                names.update(name.lower() for name in found)
+        except ValueError:
+            continue
+    return frozenset(names)
+
+
+class OriginCheck:
+    """The check. Pages of the `allowed` origins pass it; `*` lets all pages pass."""
+
+    def __init__(self, allowed: Iterable[str] = ()) -> None:
+        self._allowed = frozenset(allowed)
+
+    def refuses(self, headers: Mapping[str, str], *, host: str | None = None) -> bool:
+        """Whether the request is to be answered with 403.
+
+        `host` is what the client called us, where that is not `Host`.
+        """
+        origin = headers.get("Origin")
+        if self._allowed and ("*" in self._allowed or origin in self._allowed):
+            return False
+        if headers.get("Sec-Fetch-Site") == "cross-site":
+            return True
+        if not origin:
+            return False
+        host = headers.get("Host", "") if host is None else host
+        return differs(host, origin) and is_loopback(host)
+
+
+def allow_all(response: web.StreamResponse) -> None:
+    """Let pages of all origins read an answer (`cors_origins = *`).
+
+    As in ComfyUI the headers are the same for every request, and errors raised by aiohttp and
+    websockets go without them. aiohttp-cors cannot give them: it says nothing to a request without
+    `Origin`, and repeats the origin instead of `*`.
+    """
+    if not isinstance(response, web.HTTPException | web.WebSocketResponse):
+        response.headers.update(_EVERYBODY)
+
+
+def allow_some(app: web.Application, cors_origins: Iterable[str]) -> None:
+    """Let pages of these origins use all routes of an application, unless it is all of them.
+
+    aiohttp-cors answers the preflights and puts the headers of the CORS protocol on answers.
+    """
+    origins = set(cors_origins)
+    if not origins or "*" in origins:
+        return
+    import aiohttp_cors  # few lists name an origin
+
+    options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
+        allow_credentials=True, expose_headers="*", allow_headers="*", allow_methods="*"
+    )
+    cors = aiohttp_cors.setup(app, defaults=dict.fromkeys(origins, options))
+    for route in list(app.router.routes()):
+        cors.add(route)

@@ -21,8 +21,8 @@ import structlog
 from aiohttp import web
 from yarl import URL
 
-from proxy.api.addressing import Caller, Way
-from proxy.api.connections import admission_of, caller_of, way_of
+from proxy.api.addressing import Way
+from proxy.api.connections import Caller, admission_of, caller_of, way_of
 from proxy.members import tokens
 from proxy.members.directory import Access
 from proxy.members.limiter import Throttle
@@ -32,7 +32,7 @@ from proxy.storage.encryption import Cipher
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.api.services import Services
+    from proxy.api.server import Services
 
 log = structlog.get_logger(__name__)
 

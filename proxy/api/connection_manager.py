@@ -11,7 +11,7 @@ import contextlib
 import sys
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,7 +21,7 @@ from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.api.authenticator import Admission, Authenticator
-    from proxy.api.services import Services
+    from proxy.api.server import Services
 
 log = structlog.get_logger(__name__)
 
@@ -40,6 +40,9 @@ LEAST_SHARE = 64
 #: Descriptors kept for files, the database and the connections to the cloud, unless that were more
 #: than half of all.
 RESERVE = 256
+
+#: Dictionaries instead of sets, for their order: the first have been idle for longest.
+_Groups = dict[str | bytes, dict[Connection, None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +82,11 @@ class ConnectionManager:
         self._most_of_member = max(LEAST_SHARE, int(most * MEMBER_SHARE))
         self.connections: set[Connection] = set()
         self._refused = 0
-        # Dictionaries instead of sets, for their order: the first have been idle for longest.
         self._anonymous: dict[Connection, None] = {}
-        self._by_address: dict[str | bytes, dict[Connection, None]] = {}
-        self._by_member: dict[str, dict[Connection, None]] = {}
+        self._by_address: _Groups = {}
+        self._by_member: _Groups = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._draining = False
+        self.draining = False
         self._changed = asyncio.Event()
 
     # --- what the connections tell ---------------------------------------------------------
@@ -114,12 +116,9 @@ class ConnectionManager:
         self._join_anonymous(connection)
         return None
 
-    def admit(self, connection: Connection, admission: Admission) -> None:
-        """A request was authenticated. Raises `LocalError` (503) for one connection too many."""
-        connection.admission = admission
+    def join(self, connection: Connection, admission: Admission) -> None:
+        """Count a connection as its member's. Raises `LocalError` (503) for one too many."""
         member = admission.member
-        if connection.member == member:
-            return
         others = self._by_member.get(member)
         if (
             admission.token is not None
@@ -143,7 +142,7 @@ class ConnectionManager:
         if connection.member is None:
             self._leave(connection)
             self._join_anonymous(connection)
-        if self._draining:
+        if self.draining:
             self._changed.set()
 
     def forget(self, connection: Connection, *, refused: bool) -> None:
@@ -168,19 +167,16 @@ class ConnectionManager:
 
     def _leave(self, connection: Connection) -> None:
         """Take it out of the anonymous connections, or out of its member's."""
-        groups: list[tuple[dict[Any, dict[Connection, None]], object]] = [
-            (self._by_address, connection.address)
-        ]
+        groups, key = self._by_address, connection.address
         if connection.member is not None:
-            groups = [(self._by_member, connection.member)]
+            groups, key = self._by_member, connection.member
         else:
             self._anonymous.pop(connection, None)
-        for group, key in groups:
-            found = group.get(key)
-            if found is not None:
-                found.pop(connection, None)
-                if not found:
-                    del group[key]
+        group = groups.get(key)
+        if group is not None:
+            group.pop(connection, None)
+            if not group:
+                del groups[key]
 
     def _evict(self, candidates: dict[Connection, None]) -> bool:
         """Cut the connection that has been idle for longest, if that is long enough."""
@@ -242,7 +238,7 @@ class ConnectionManager:
 
         Says whether all have gone out.
         """
-        self._draining = True
+        self.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
                 while True:

@@ -1,27 +1,47 @@
-"""A connection: how slow it is, how it ends, and whose the request on it is.
+"""A connection: how slow it is, how it ends, and how and from whom the request on it came.
 
 A `Connection` is aiohttp's protocol of one connection that also knows in which state it is. The
 `ConnectionManager` counts them.
+
+Reverse proxies say in headers who a client is. Anybody can send these, so that only those of
+trusted proxies count.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
+from aiohttp.http_parser import RawRequestMessage
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.api.addressing import STRAIGHT, Caller, Way, caller
+from proxy.api.addressing import (
+    STRAIGHT,
+    Address,
+    Network,
+    Way,
+    may_have_token,
+    parse_address,
+    strip,
+)
+from proxy.members.directory import Directory
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.api.authenticator import Admission, Authenticator
     from proxy.api.connection_manager import ConnectionLimits, ConnectionManager
-    from proxy.api.services import Services
+    from proxy.api.server import Services
+    from proxy.api.websocket import ClientSocket
+    from proxy.members.audit import Value
 
 log = structlog.get_logger(__name__)
+
+Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 #: Bytes of a body that arrive within `ConnectionLimits.body_timeout`, unless fewer are left.
 LEAST_PROGRESS = 16 * 1024
@@ -31,13 +51,6 @@ REFUSAL_TIMEOUT = 2.0
 REVOKE_TIMEOUT = 0.5
 #: The reason in the close frame.
 ACCESS_ENDED = "Your access to this server has ended."
-
-
-class ClosableSocket(Protocol):
-    """A client's websocket, which can be told to leave."""
-
-    def leave(self, code: int, reason: str, *, patience: float = ...) -> asyncio.Task[None]:
-        """Send a close frame and nothing more, and cut the connection after `patience` seconds."""
 
 
 # The states of a connection. `_REST`: the answer has gone out before the whole body had come.
@@ -83,7 +96,7 @@ class Connection(web.RequestHandler):
         self.peer = ""
         self.address: str | bytes = ""
         self._body: StreamReader | None = None
-        self._socket: ClosableSocket | None = None
+        self._socket: ClientSocket | None = None
         self._received = 0
         self._state = _IDLE
         self._since = manager.now()
@@ -104,6 +117,12 @@ class Connection(web.RequestHandler):
             self._state = _BODY
             self.manager.timed.add(self)
 
+    def admit(self, admission: Admission) -> None:
+        """The request was authenticated. Raises `LocalError` (503) for a connection too many."""
+        self.admission = admission
+        if self.member != admission.member:
+            self.manager.join(self, admission)
+
     def log_access(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float | None
     ) -> None:
@@ -115,9 +134,10 @@ class Connection(web.RequestHandler):
         self.task = None
         self._since = self.manager.now()
         self._state = _IDLE if self._body is None or self._body.is_eof() else _REST
-        self.manager.answered(self)
+        if self.member is None or self.manager.draining:
+            self.manager.answered(self)
 
-    def upgraded(self, socket: ClosableSocket) -> None:
+    def upgraded(self, socket: ClientSocket) -> None:
         """The connection is a websocket, which may be silent."""
         self._state, self._socket = _SOCKET, socket
         self._parser = None  # aiohttp no longer reads HTTP here, and the parser takes memory
@@ -266,6 +286,113 @@ class Connection(web.RequestHandler):
             super().connection_lost(exc)
 
 
+def _too_many() -> bytes:
+    """The whole answer to a client too many."""
+    error = LocalError(
+        "too_many_connections",
+        "The proxy has reached the setting `max_connections`; close some connections and try "
+        "again.",
+        kind="unavailable",
+    )
+    body = codec.dump_bytes(error.body())
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
+        f"Content-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_TOO_MANY = _too_many()
+
+
+# --- requests ------------------------------------------------------------------------------------
+
+
+def stripping(
+    make: Callable[..., web.BaseRequest], base: str, members: Directory
+) -> Callable[..., web.BaseRequest]:
+    """The request factory `make` of a `web.Server`, which begins a request of a connection."""
+    straight = Way(base)
+
+    def make_stripped(
+        message: RawRequestMessage,
+        payload: Any,
+        protocol: Connection,
+        writer: Any,
+        task: asyncio.Task[Any],
+    ) -> web.BaseRequest:
+        path = message.path
+        gated = members.has_members
+        if base or (gated and may_have_token(path)):
+            url, way = strip(message.url, base, members=gated)
+            if url is not message.url:
+                message = message._replace(url=url, path=str(url))
+            protocol.begin(payload, way)
+        else:
+            protocol.begin(payload, straight)
+        return make(message, payload, protocol, writer, task)
+
+    return make_stripped
+
+
+class Caller(NamedTuple):
+    """The client: its address, and with which scheme and host it called us."""
+
+    address: str
+    scheme: str
+    host: str
+
+
+def caller(
+    peer: str, headers: Headers, trusted: Sequence[Network], *, scheme: str = "http"
+) -> Caller:
+    """Who is behind the connection from `peer`.
+
+    The right-most address of `X-Forwarded-For` that is not a trusted proxy's; `scheme` and `Host`
+    are those of the connection unless the nearest proxy is trusted and says otherwise.
+    """
+    host = headers.get("Host", "")
+    address = parse_address(peer)
+    if address is None or not _is_trusted(address, trusted):
+        return Caller(_shown(peer), scheme, host)
+    said = _last(headers, "X-Forwarded-Proto").lower()
+    return Caller(
+        str(_behind(address, headers, trusted)),
+        said if said in ("http", "https") else scheme,
+        _last(headers, "X-Forwarded-Host") or host,
+    )
+
+
+def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
+    hops = _items(headers, "X-Forwarded-For")
+    while hops and _is_trusted(address, trusted):
+        hop = parse_address(hops.pop())
+        if hop is None:
+            break
+        address = hop
+    return address
+
+
+@lru_cache(maxsize=4096)
+def _shown(peer: str) -> str:
+    """The one spelling of an address, by which it is counted."""
+    return str(parse_address(peer) or peer)
+
+
+def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
+    return any(address in network for network in trusted)
+
+
+def _items(headers: Headers, name: str) -> list[str]:
+    items = ",".join(headers.getall(name, ())).split(",")
+    return [item.strip() for item in items if item.strip()]
+
+
+def _last(headers: Headers, name: str) -> str:
+    items = _items(headers, name)
+    return items[-1] if items else ""
+
+
 def connection_of(request: web.BaseRequest) -> Connection:
     """The connection on which a request came."""
     return cast(Connection, request.protocol)
@@ -312,20 +439,8 @@ def member_of(request: web.BaseRequest) -> str:
     return admission_of(request).member
 
 
-def _too_many() -> bytes:
-    """The whole answer to a client too many."""
-    error = LocalError(
-        "too_many_connections",
-        "The proxy has reached the setting `max_connections`; close some connections and try "
-        "again.",
-        kind="unavailable",
-    )
-    body = codec.dump_bytes(error.body())
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
-        f"Content-Length: {len(body)}\r\nRetry-After: 5\r\nConnection: close\r\n\r\n"
-    )
-    return head.encode() + body
-
-
-_TOO_MANY = _too_many()
+def note(request: web.Request, action: str, **about: Value) -> None:
+    """Record an action of the request's member."""
+    admission, address = connection_of(request).admission, caller_of(request).address
+    member = admission.member if admission is not None else ""
+    of(request).accounting.audit.note(action, member=member, address=address, **about)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from proxy.api.services import Services
+if TYPE_CHECKING:
+    from proxy.api.server import Services
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,8 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.authenticator import submitter_of
-from proxy.api.connections import member_of, of
+from proxy.api.connections import member_of, note, of
 from proxy.api.middleware import prepare
-from proxy.api.services import note
 from proxy.jobs.history import STATUSES, JobQuery
 from proxy.jobs.models import JobRequest
 from proxy.translate import release

@@ -11,21 +11,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
 
 from proxy.api import bodies
+from proxy.api.addressing import OriginCheck, allow_all
 from proxy.api.authenticator import Authenticator, challenge
 from proxy.api.bodies import Handler
 from proxy.api.connections import Connection, caller_of, connection_of
-from proxy.api.origins import OriginCheck, allow_all
-from proxy.api.services import Services
 from proxy.logging import RequestContext, begin_request
 from proxy.members.limiter import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate import release
 from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.api.server import Services
 
 log = structlog.get_logger(__name__)
 
@@ -134,7 +137,7 @@ class Gate:
             admission = self._authenticator.authenticate(request)
             if admission is not None:
                 context.member, context.token_id = admission.member, admission.shown
-                connection.manager.admit(connection, admission)
+                connection.admit(admission)
                 if admission.token is not None and request.path not in _FREE:
                     self._limiter.request(admission.member)
             return await self._handle(request)

@@ -1,5 +1,5 @@
-"""The local API on an address: its certificate, its application, and its course from the first
-connection to an orderly end.
+"""The local API on an address: what it stands on, its certificate, its application, and its course
+from the first connection to an orderly end.
 """
 
 from __future__ import annotations
@@ -9,33 +9,111 @@ import contextlib
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import structlog
-from aiohttp import web
+from aiohttp import WSCloseCode, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.api import websocket
-from proxy.api.addressing import stripping
-from proxy.api.admin import dashboard
+from proxy.api.addressing import Network, allow_some
+from proxy.api.admin.dashboard import ADMIN_LISTENER
 from proxy.api.admin.records import get_open
 from proxy.api.authenticator import Authenticator
 from proxy.api.connection_manager import ConnectionLimits, ConnectionManager, room_for
-from proxy.api.connections import Connection
+from proxy.api.connections import Connection, stripping
 from proxy.api.middleware import Gate
-from proxy.api.origins import allow_some
 from proxy.api.routes import add_routes, of_admins, of_clients
-from proxy.api.services import ADMIN_LISTENER, SERVICES, Services
-from proxy.api.websocket import Sockets
+from proxy.api.web_interface import WebInterface
+from proxy.api.websocket import SOCKETS, Sockets
+from proxy.helpers.clients import KritaCheck
+from proxy.members.accounting import Accounting
+from proxy.members.directory import Directory
+from proxy.storage.encryption import Cipher
+from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.api.admin.dashboard import Dashboard
+    from proxy.api.system import Journal
+    from proxy.catalog.service import Catalog
+    from proxy.files.assets import Assets
+    from proxy.files.service import Files
+    from proxy.helpers.clients import Exchange
+    from proxy.helpers.service import Helpers
+    from proxy.jobs.service import JobService
+    from proxy.observations import Observations
+    from proxy.readiness import Readiness
+    from proxy.userdata.base import UserData
 
 log = structlog.get_logger(__name__)
 
 #: Seconds between two looks at the files.
 INTERVAL = 2.0
+
+
+#: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
+MAX_UPLOAD_BYTES = 100 * 1024 * 1024
+#: The default limit of a body of JSON, in bytes.
+MAX_JSON_BYTES = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the handlers stand on: the rooms below, and plain values of the settings.
+
+    `max_upload_bytes` bounds every request body and is announced to clients, `max_json_bytes` those
+    that are JSON. Pages of `cors_origins` may speak to us from a browser (`*`: all pages), others
+    pass the origin check. With `compress` JSON and text are packed for clients that can unpack
+    them.
+    `readiness` tells whether jobs can be taken; without it they always can.
+    Websockets are closed with the `close_code` at the end.
+    A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
+    `pays_partner_nodes` says that jobs are lent the account's key for them.
+    `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
+    believed when they say who a client is.
+    `interface` is what is served at `/`. `supervisor` keeps background work up.
+    With `admin_apart` what is for admins is served elsewhere. Without `helpers` and `exchange`
+    there are no routes of node packs, and without `assets` those of assets are turned off.
+    `cipher` signs what another replica is to believe.
+    """
+
+    jobs: JobService
+    files: Files
+    catalog: Catalog
+    userdata: UserData
+    journal: Journal
+    members: Directory = field(default_factory=Directory)
+    base_path: str = ""
+    trusted_proxies: tuple[Network, ...] = ()
+    max_upload_bytes: int = MAX_UPLOAD_BYTES
+    max_json_bytes: int = MAX_JSON_BYTES
+    cors_origins: tuple[str, ...] = ()
+    compress: bool = False
+    readiness: Readiness | None = None
+    close_code: int = WSCloseCode.GOING_AWAY
+    ping_interval: float = 30.0
+    pays_partner_nodes: bool = True
+    interface: WebInterface = field(default_factory=WebInterface)
+    accounting: Accounting = field(default_factory=Accounting)
+    metrics_shown: bool = False
+    admin_apart: bool = False
+    dashboard: Dashboard | None = None
+    observations: Observations | None = None
+    assets: Assets | None = None
+    helpers: Helpers | None = None
+    exchange: Exchange | None = None
+    krita: KritaCheck = field(default_factory=KritaCheck)
+    cipher: Cipher = field(default_factory=Cipher)
+    supervisor: Supervisor = field(default_factory=Supervisor)
+
+    @property
+    def most_upload_bytes(self) -> int:
+        """Bytes of a file that clients are told they may send: the lower of the cloud's limit and
+        of that of a request body."""
+        return min(self.max_upload_bytes, self.files.max_upload_bytes)
 
 
 class CertificateError(Exception):
@@ -109,33 +187,32 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def make_app(services: Services) -> web.Application:
-    """The application. The caller who runs it starts and closes the services."""
-    app = web.Application(client_max_size=services.max_upload_bytes)
-    app[SERVICES] = services
-    app[websocket.SOCKETS] = Sockets(services.supervisor, services.ping_interval)
-    offered = of_clients(
-        apart=services.admin_apart,
-        helpers=services.helpers is not None,
-        assets=services.assets is not None,
-    )
-    add_routes(app, offered)
-    allow_some(app, services.cors_origins)
-    app.on_shutdown.append(websocket.close_all)
-    app.on_shutdown.append(dashboard.close)
-    return app
-
-
-def make_admin_app(services: Services) -> web.Application:
-    """The application of the admin listener: what is for admins.
+def make_app(services: Services, *, admin: bool = False) -> web.Application:
+    """The application, or with `admin` that of the admin listener.
 
     The caller who runs it starts and closes the services.
     """
     app = web.Application(client_max_size=services.max_upload_bytes)
-    app[SERVICES] = services
-    app[ADMIN_LISTENER] = True
-    add_routes(app, of_admins())
-    app.on_shutdown.append(dashboard.close)
+    app[ADMIN_LISTENER] = admin
+    if admin:
+        add_routes(app, of_admins())
+    else:
+        app[SOCKETS] = Sockets(services.supervisor, services.ping_interval)
+        offered = of_clients(
+            apart=services.admin_apart,
+            helpers=services.helpers is not None,
+            assets=services.assets is not None,
+        )
+        add_routes(app, offered)
+        allow_some(app, services.cors_origins)
+
+    async def let_go(_: web.Application) -> None:
+        if not admin:
+            await app[SOCKETS].close(services.close_code)
+        if services.dashboard is not None:
+            services.dashboard.close()
+
+    app.on_shutdown.append(let_go)
     return app
 
 
@@ -189,7 +266,7 @@ class Server:
         self._limits = limits or ConnectionLimits()
         self._stop_timeout = stop_timeout
         self._admin = admin
-        self.app = make_admin_app(services) if admin else make_app(services)
+        self.app = make_app(services, admin=admin)
         self._runner = web.AppRunner(self.app, shutdown_timeout=0.1)
         self._connections: ConnectionManager | None = None
         self._watching: asyncio.Task[None] | None = None

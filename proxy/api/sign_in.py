@@ -13,8 +13,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, Admission
-from proxy.api.connections import authenticator_of, caller_of, connection_of
-from proxy.api.services import note
+from proxy.api.connections import authenticator_of, caller_of, connection_of, note
 from proxy.members.tokens import LIFETIME, name_of
 from proxy.translate.errors import LocalError
 

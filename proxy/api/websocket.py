@@ -19,6 +19,7 @@ import socket as tcp
 import uuid
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
@@ -26,10 +27,12 @@ from aiohttp import web
 
 from proxy.api.connections import connection_of, member_of, of, way_of
 from proxy.api.features import features
-from proxy.api.services import SERVICES, Services
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, events
 from proxy.translate.events import Binary, Event, Message, Preview, status
+
+if TYPE_CHECKING:
+    from proxy.api.server import Services
 
 log = structlog.get_logger(__name__)
 
@@ -204,9 +207,9 @@ class Sockets:
         """A socket is gone."""
         self._sockets.discard(socket)
 
-    async def close(self, code: int, reason: str) -> None:
-        """Say goodbye to everybody."""
-        goodbyes = [socket.leave(code, reason) for socket in self._sockets]
+    async def close(self, code: int) -> None:
+        """Tell every client that the server goes away."""
+        goodbyes = [socket.leave(code, GOING_AWAY) for socket in self._sockets]
         if goodbyes:
             await asyncio.wait(goodbyes)
         if self._pinging is not None:
@@ -444,11 +447,6 @@ async def serve(request: web.Request) -> web.StreamResponse:
             await client.end()
         log.debug("socket_closed", sid=sid, code=web_socket.close_code)
     return web_socket
-
-
-async def close_all(app: web.Application) -> None:
-    """Tell every client that the server goes away."""
-    await app[SOCKETS].close(app[SERVICES].close_code, GOING_AWAY)
 
 
 def _cloud_way(request: web.Request) -> bool:

@@ -18,8 +18,7 @@ from wire import Running
 from yarl import URL
 
 from proxy.api.connection_manager import ConnectionLimits
-from proxy.api.server import Server
-from proxy.api.services import Services
+from proxy.api.server import Server, Services
 from proxy.api.system import Journal
 from proxy.bus.memory import MemoryBus
 from proxy.catalog.node_classes import Body, Coding, Listing, Whole

@@ -12,7 +12,8 @@ from multidict import CIMultiDict
 from stack import Client, running_proxy
 from yarl import URL
 
-from proxy.api.addressing import Caller, caller, strip
+from proxy.api.addressing import strip
+from proxy.api.connections import Caller, caller
 from proxy.settings.table import to_base_path
 from proxy.simulator import Simulator
 

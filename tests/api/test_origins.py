@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.api import origins
-from proxy.api.origins import OriginCheck, differs
+from proxy.api import addressing as origins
+from proxy.api.addressing import OriginCheck, differs
 
 HERE = "127.0.0.1:8188"
 

@@ -18,9 +18,8 @@ from aiohttp import web
 from proxy import __version__
 from proxy.api import bodies
 from proxy.api.admin.members import is_admin, require_admin
-from proxy.api.connections import admission_of, authenticator_of, member_of, of
+from proxy.api.connections import admission_of, authenticator_of, member_of, note, of
 from proxy.api.middleware import prepare
-from proxy.api.services import ADMIN_LISTENER, SERVICES, note
 from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.protocol import MembersChanged
 from proxy.storage.usage import day_of
@@ -34,6 +33,9 @@ if TYPE_CHECKING:
     from proxy.members.usage import Usage
     from proxy.storage.activity import ActivityRepository
     from proxy.storage.history import HistoryRepository
+
+#: Whether an application serves what is for admins, and nothing else.
+ADMIN_LISTENER = web.AppKey("admin_listener", bool)
 
 #: The files of the page: plain HTML, CSS and ES modules, read once.
 _PAGE = Path(__file__).with_name("page")
@@ -279,7 +281,7 @@ async def _state(request: web.Request) -> dict[str, Any]:
         "gateway": services.members.has_members,
         "signed_in": admission_of(request).session is not None,
     }
-    here = request.app.get(ADMIN_LISTENER, False)
+    here = request.app[ADMIN_LISTENER]
     state["server"] = {
         "version": __version__,
         "simulated": dashboard.simulated,
@@ -307,10 +309,3 @@ def dashboard_of(request: web.Request) -> Dashboard:
     if dashboard is None:
         raise LocalError("no_dashboard", "This server has no dashboard.", kind="not_found")
     return dashboard
-
-
-async def close(app: web.Application) -> None:
-    """Let those who watch go."""
-    dashboard = app[SERVICES].dashboard
-    if dashboard is not None:
-        dashboard.close()

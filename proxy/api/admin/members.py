@@ -9,8 +9,7 @@ from typing import Any
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import admission_of, member_of, of
-from proxy.api.services import note
+from proxy.api.connections import admission_of, member_of, note, of
 from proxy.members import fields
 from proxy.members.directory import (
     Directory,
