@@ -35,9 +35,8 @@ from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.activity import Sampler
 from proxy.jobs.election import Election
-from proxy.jobs.engine import Engine
-from proxy.jobs.models import Policy
-from proxy.jobs.protocol import MembersChanged
+from proxy.jobs.engine import Engine, Policy
+from proxy.jobs.models import MembersChanged
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import Checks

@@ -18,7 +18,7 @@ from yarl import URL
 from proxy import app
 from proxy.api.server import Server, Services
 from proxy.api.web_interface import WebInterface
-from proxy.jobs.models import DetailTimeouts, Policy
+from proxy.jobs.engine import DetailTimeouts, Policy
 from proxy.settings import AccountAccess, Settings, read_accounts
 from proxy.simulator import Simulator
 

@@ -18,7 +18,7 @@ from proxy.api.authenticator import submitter_of
 from proxy.api.connections import member_of, note, of
 from proxy.api.middleware import prepare
 from proxy.jobs.history import STATUSES, JobQuery
-from proxy.jobs.models import JobRequest
+from proxy.jobs.submission import JobRequest
 from proxy.translate import release
 from proxy.translate.errors import LocalError, PlainError
 

@@ -21,7 +21,7 @@ from proxy.api import bodies
 from proxy.api.connections import connection_of, member_of, of
 from proxy.api.features import features
 from proxy.bus.base import EventBus
-from proxy.jobs.protocol import JobMessage, LogsWanted, topic_of
+from proxy.jobs.models import JobMessage, LogsWanted, topic_of
 from proxy.jobs.subscribers import Clients
 from proxy.readiness import Report
 from proxy.translate import release

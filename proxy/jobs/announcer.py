@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from proxy.bus.base import BusMessage, EventBus
-from proxy.jobs.models import AccountView, Job, JobKey, JobState, JobView, Outcome, now
-from proxy.jobs.protocol import (
+from proxy.jobs.models import (
+    AccountView,
+    Job,
     JobChanged,
+    JobKey,
     JobLeft,
     JobsAhead,
+    JobState,
+    LiveJob,
     NodeRuns,
+    Outcome,
     OverviewAnswered,
     live_of,
+    now,
     topic_of,
-    view_of,
 )
 from proxy.jobs.scheduler import Scheduler
 
@@ -171,21 +177,21 @@ class Announcer:
         """All live jobs, or those of one member, and the accounts."""
         rank = {"running": 0, "pending": 1, "sending": 2}
         views = [
-            _view_of(job)
+            _seen(job)
             for job in self._jobs.values()
             if job.state not in (JobState.RECEIVED, JobState.QUEUED)
             and (job.accepted or job.state is JobState.UNKNOWN)
             and not job.cancel_requested
             and member in (None, job.member)
         ]
-        views.sort(key=lambda view: (rank[view.state], view.started_at or view.create_time))
+        views.sort(key=lambda view: (rank[view.shown], view.started_at or view.create_time))
         waiting: dict[str, list[Job]] = {}
         for place in self._scheduler.forecast():
             if member in (None, place.member):
                 if place.member not in waiting:
                     waiting[place.member] = self._scheduler.queue.of(place.member)
-                view = _view_of(waiting[place.member][place.index])
-                views.append(replace(view, account=None, before=place.before, reason=place.reason))
+                view = _seen(waiting[place.member][place.index])
+                views.append(replace(view, account="", before=place.before, reason=place.reason))
         accounts = tuple(map(self._account_view, self._workers.values()))
         return OverviewAnswered(tuple(views), accounts)
 
@@ -202,9 +208,9 @@ class Announcer:
         )
 
 
-def _view_of(job: Job) -> JobView:
+def _seen(job: Job) -> LiveJob:
     """A live job as admins see it, with the node that runs."""
-    view = view_of(live_of(job))
+    view = live_of(job)
     if job.runner is None or job.state is not JobState.RUNNING:
         return view
     tracker = job.runner.tracker

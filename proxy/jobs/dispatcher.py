@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from proxy.jobs.accounts import AccountHealth
-from proxy.jobs.models import Job, JobKey, JobState, now
-from proxy.jobs.protocol import JobAnswered, JobReceived
+from proxy.jobs.models import Job, JobAnswered, JobKey, JobReceived, JobState, now
 from proxy.jobs.submitter import SubmissionError, UnansweredError
 from proxy.jobs.tracker import SnapshotReceived
 from proxy.jobs.worker import AGAIN, AccountWorker, WithdrawnError

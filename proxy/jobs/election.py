@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.bus.base import EventBus
-from proxy.jobs.protocol import LeaseReleased, TermBegan
+from proxy.jobs.models import LeaseReleased, TermBegan
 from proxy.jobs.recorder import Term
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, LeaseRepository

@@ -13,25 +13,32 @@ import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from proxy.bus.base import MISSED, EventBus, Subscription
 from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.resilience import Backoff
 from proxy.jobs.accounts import Account
 from proxy.jobs.announcer import Announcer
 from proxy.jobs.dispatcher import Dispatcher
-from proxy.jobs.models import ENDS, Job, JobKey, JobState, Policy, now
-from proxy.jobs.protocol import (
+from proxy.jobs.models import (
+    ENDS,
     CancelAnswered,
     CancelRequested,
+    FairBy,
     HistoryChanged,
+    Job,
+    JobKey,
     JobReceived,
     JobReleased,
+    JobState,
     NewsMissed,
     OverviewRequested,
     SocketOpened,
+    now,
 )
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.recovery import Recovery
@@ -39,13 +46,14 @@ from proxy.jobs.runner import Runner
 from proxy.jobs.scheduler import Scheduler
 from proxy.jobs.tracker import RecordEnd
 from proxy.jobs.worker import AccountWorker
-from proxy.members.member import Member
+from proxy.members.member import Member, Parallelism
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import StoredJob
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 from proxy.translate.errors import LocalError, from_cloud
+from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
@@ -63,6 +71,55 @@ _UNHEARD = 1000
 
 #: How long, in seconds, a job waits for the end of another one to be sent.
 _TURN_PATIENCE = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DetailTimeouts:
+    """How long to wait between readings of a job's detail, and when to stop (seconds).
+
+    `settle` bounds the wait for the outputs of a completed job, `settle_stopped` the wait for the
+    end time of a failed or cancelled one, `lost` that for a job which the cloud does not know.
+    """
+
+    first: float = 0.05
+    most: float = 2.0
+    settle: float = 30.0
+    settle_stopped: float = 6.0
+    lost: float = 60.0
+
+    def settle_for(self, snapshot: Snapshot) -> float:
+        """How long an ended job may lack what its detail should have."""
+        return self.settle if snapshot.status == "completed" else self.settle_stopped
+
+    def growing(self) -> Iterable[float]:
+        """0, then `first` and ever longer up to `most`."""
+        yield 0.0
+        backoff = Backoff(self.first, self.most, factor=1.7)
+        yield from map(backoff.whole, itertools.count(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Settings of the jobs room. Times are seconds; `history_size` counts entries a member.
+
+    Partner nodes are lent the key of the account that runs them if `send_partner_key`. `fair_by`
+    says what a turn costs, `client_parallelism` how many jobs of one client run at once. A job that
+    no account can take ends after `unable_timeout`, one on an
+    account that can no longer be read after `lost_timeout`; 0 lets it wait for ever.
+    """
+
+    send_partner_key: bool = True
+    history_size: int = 10_000
+    submit_patience: float = 30.0
+    adoption_patience: float = 15.0
+    unable_timeout: float = 60.0
+    lost_timeout: float = 3600.0
+    status_interval: float = 5.0
+    detail: DetailTimeouts = field(default_factory=DetailTimeouts)
+    connected_wait: float = 10.0
+    lost_wait: float = 1.5
+    fair_by: FairBy = "jobs"
+    client_parallelism: Parallelism = "auto"
 
 
 class Engine:

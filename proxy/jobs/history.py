@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from proxy.bus.base import MISSED, EventBus
-from proxy.jobs.models import ENDS, OUTCOMES, Job, JobState, Outcome
-from proxy.jobs.protocol import (
+from proxy.jobs.models import (
+    ENDS,
+    OUTCOMES,
     HistoryChanged,
     HistoryForgotten,
+    Job,
+    JobState,
     LiveJob,
+    Outcome,
 )
 from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
 from proxy.storage.history import HistoryEntry, HistoryRepository

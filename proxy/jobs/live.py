@@ -18,17 +18,20 @@ import structlog
 
 from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.history import life_of
-from proxy.jobs.models import JobKey, JobState, Number, now
-from proxy.jobs.protocol import (
+from proxy.jobs.models import (
     JobChanged,
+    JobKey,
     JobLeft,
     JobMessage,
     JobsAhead,
+    JobState,
     LiveJob,
     NewsMissed,
+    Number,
     QueueChanged,
     TermBegan,
     live_of_stored,
+    now,
 )
 from proxy.jobs.subscribers import Subscribers
 from proxy.storage.database import StorageError

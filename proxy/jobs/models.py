@@ -1,27 +1,45 @@
-"""What the rooms know of a job: its state, its request, and the messages between api and engine.
+"""What the rooms know of a job: its state, and the messages between api and engine.
 
 A job has exactly one state (`JobState`); `Job.to` is the only way to another one, and it allows
-what `TRANSITIONS` has. What the engine keeps of a live job hangs on its one `Job`.
+what `TRANSITIONS` has. What the engine keeps of a live job hangs on its one `Job`; lists and the
+api have it as a `LiveJob`.
+
+| Topic of the bus | Brings |
+|---|---|
+| `engine` | what the api wants: `JobReceived`, `JobReleased` and the like |
+| `answers.…` | the answer to one of these |
+| `jobs.MEMBER` | what becomes of a member's jobs and history |
+| `events.MEMBER.CLIENT` | messages for a client, heard where its socket is (`topic_of`) |
+| `events.MEMBER` | messages about jobs without a client |
+| `sockets` | `SocketOpened` and the like, and `NewsMissed` |
+| `logs` | `LogsWanted` |
+| `terms` | `TermBegan`, `LeaseReleased` |
+| `members` | `MembersChanged` |
 """
 
 from __future__ import annotations
 
-import itertools
+import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
-from proxy.cloud.resilience import Backoff
-from proxy.members.member import Parallelism
-from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
-from proxy.translate.graph import label_of
-from proxy.translate.snapshot import Snapshot
+import msgspec
+
+from proxy.bus.base import BusMessage, EventBus
+from proxy.translate import codec, events
+from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.jobs.runner import Runner
+    from proxy.storage.jobs import StoredJob
     from proxy.translate.helpers.rewriting import Rewriting
+
+T = TypeVar("T")
 
 Number: TypeAlias = int | float
 Outcome = Literal["completed", "failed", "cancelled"]
@@ -194,87 +212,82 @@ class Job:
         self.state = state
 
 
-def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
-    """A job for a request that came just now; the storage numbers it, unless the client has."""
-    created = now()
-    return Job(
-        prompt_id=prompt_id,
-        member=member,
-        number=0 if request.number is None else request.number,
-        graph=request.graph,
-        extra_data={**without_credentials(request.extra_data), "create_time": created},
-        targets=request.targets,
-        client_id=request.client_id,
-        create_time=created,
-        credentials={
-            key: value for key, value in request.extra_data.items() if key in CREDENTIAL_KEYS
-        },
-        answered=False,
-        submitter=request.submitter,
-        label=label_of(request.graph, request.extra_data),
-    )
-
-
 def now() -> int:
     """The time in ms since 1970."""
     return time.time_ns() // 1_000_000
 
 
-# --- requests and answers ------------------------------------------------------------------
+# --- a job as lists and the api have it ----------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class JobRequest:
-    """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`.
+class LiveJob(
+    msgspec.Struct,
+    frozen=True,
+    rename={"prompt_id": "id", "order": "key", "create_time": "created_at"},
+):
+    """A job that has not ended, without its graph. Times are ms since 1970.
 
-    `submitter` tells the program that asks from others, `""` where it is not known.
-    """
-
-    graph: dict[str, Any]
-    client_id: str | None = None
-    prompt_id: str | None = None
-    number: float | None = None
-    front: bool = False
-    extra_data: dict[str, Any] = field(default_factory=dict)
-    targets: list[str] | None = None
-    submitter: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """The answer to `POST /prompt`."""
-
-    prompt_id: str
-    number: Number
-    node_errors: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class JobView:
-    """A live job as admins see it. Times are ms since 1970.
-
-    `waiting` jobs are with us, `sending` ones on their way, `pending` and `running` ones on the
-    `account`. A waiting one has `before` it this many jobs of anyone. `reason` is why it does not
-    continue: `turn`, `slot`, `client` (another job of its client has a slot), `limit` (the member's
-    own), `disabled` (the member), `no_account`, or what
-    the account suffers (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`,
-    `unreachable`). `progress` of a running job is from 0 to 1, `node` the one that runs. `label` is
-    what people call the job.
+    The fields are those of `Job`, and renamed those of a `StoredJob`; `changed_at` is when this was
+    so. Admins see more of it: a waiting job has `before` it this many jobs of anyone. `reason` is
+    why it does not continue: `turn`, `slot`, `client` (another job of its client has a slot),
+    `limit` (the member's own), `disabled` (the member), `no_account`, or what the account suffers
+    (`no_credits`, `dead_key`, `queue_limit`, `rate_limited`, `unreachable`). `progress` of a
+    running job is from 0 to 1, `node` the one that runs.
     """
 
     member: str
     prompt_id: str
+    order: int
     number: Number
-    state: Literal["waiting", "sending", "pending", "running"]
+    state: JobState
     create_time: int
-    account: str | None = None
+    client_id: str | None = None
+    workflow_id: str | None = None
+    account: str = ""
     started_at: int | None = None
-    before: int | None = None
+    outputs_to_execute: tuple[str, ...] = ()
+    accepted: bool = True
+    watched: bool = True
+    submitter: str = ""
     reason: str | None = None
+    message: str | None = None
+    label: str = ""
+    changed_at: int = 0
+    before: int | None = None
     progress: float | None = None
     node: str | None = None
     node_type: str | None = None
-    label: str = ""
+
+    @property
+    def key(self) -> JobKey:
+        """The member and the id."""
+        return JobKey(self.member, self.prompt_id)
+
+    @property
+    def shown(self) -> Shown:
+        """How far the job is, in the words of admins."""
+        return _SHOWN.get(self.state, "sending")
+
+
+#: `waiting` jobs are with us, `sending` ones on their way, the others on the account.
+Shown = Literal["waiting", "sending", "pending", "running"]
+_SHOWN: Mapping[JobState, Shown] = {
+    JobState.RECEIVED: "waiting",
+    JobState.QUEUED: "waiting",
+    JobState.SUBMITTED: "pending",
+    JobState.RUNNING: "running",
+}
+
+
+def live_of(job: Job) -> LiveJob:
+    """A job of the engine as lists show it."""
+    live = msgspec.convert(job, LiveJob, from_attributes=True)
+    return msgspec.structs.replace(live, changed_at=now())
+
+
+def live_of_stored(stored: StoredJob) -> LiveJob:
+    """A stored job as lists show it. Raises `msgspec.ValidationError` if it cannot be read."""
+    return msgspec.convert(stored, LiveJob, from_attributes=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,53 +305,251 @@ class AccountView:
     events: bool
 
 
-# --- settings ------------------------------------------------------------------------------
+# --- the messages of the bus ---------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class DetailTimeouts:
-    """How long to wait between readings of a job's detail, and when to stop (seconds).
+class _PackedMessage(BusMessage, frozen=True):
+    """A message with fields for which MessagePack has no form: those of `_PACKED`."""
 
-    `settle` bounds the wait for the outputs of a completed job, `settle_stopped` the wait for the
-    end time of a failed or cancelled one, `lost` that for a job which the cloud does not know.
+    def to_wire(self) -> Self:
+        """With these fields as what MessagePack knows."""
+        return self._with(0)
+
+    def from_wire(self) -> Self:
+        """The opposite."""
+        return self._with(1)
+
+    def _with(self, way: int) -> Self:
+        fields = {
+            name: _PACKED[name][way](value)
+            for name in self.__struct_fields__
+            if name in _PACKED and (value := getattr(self, name)) is not None
+        }
+        return msgspec.structs.replace(self, **fields)
+
+
+#: For fields by their names: what they are on the wire, and back. JSON has numbers of any size, and
+#: a job stays in its process.
+_PACKED: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "job": (lambda job: None, lambda job: job),
+    "found": (codec.dumps, codec.loads),
+    "node_errors": (codec.dumps, codec.loads),
+    "error": (
+        lambda error: codec.dumps(error.fields()),
+        lambda text: LocalError(**codec.loads(text)),
+    ),
+    "message": (events.packed, events.unpacked),
+}
+
+
+# --- the api asks --------------------------------------------------------------------------
+
+
+class JobReceived(_PackedMessage, frozen=True):
+    """api → engine: a checked job is in the storage. The answer is a `JobAnswered`.
+
+    `found` are the node errors of a graph that can run in part. `job` is the job itself where the
+    engine is in the same process, and need not read it. With `promised` the client may know of it.
     """
 
-    first: float = 0.05
-    most: float = 2.0
-    settle: float = 30.0
-    settle_stopped: float = 6.0
-    lost: float = 60.0
-
-    def settle_for(self, snapshot: Snapshot) -> float:
-        """How long an ended job may lack what its detail should have."""
-        return self.settle if snapshot.status == "completed" else self.settle_stopped
-
-    def growing(self) -> Iterable[float]:
-        """0, then `first` and ever longer up to `most`."""
-        yield 0.0
-        backoff = Backoff(self.first, self.most, factor=1.7)
-        yield from map(backoff.whole, itertools.count(1))
+    key: JobKey
+    order: int
+    found: Any = None
+    job: Any = None
+    promised: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """Settings of the jobs room. Times are seconds; `history_size` counts entries a member.
+class JobReleased(BusMessage, frozen=True):
+    """api → engine: the client has its answer. `watched` says whether it listens."""
 
-    Partner nodes are lent the key of the account that runs them if `send_partner_key`. `fair_by`
-    says what a turn costs, `client_parallelism` how many jobs of one client run at once. A job that
-    no account can take ends after `unable_timeout`, one on an
-    account that can no longer be read after `lost_timeout`; 0 lets it wait for ever.
+    key: JobKey
+    watched: bool
+
+
+class CancelRequested(BusMessage, frozen=True):
+    """api → engine: end these jobs. The `CancelAnswered` comes on `answers.{request}`."""
+
+    request: str
+    keys: tuple[JobKey, ...]
+
+
+class OverviewRequested(BusMessage, frozen=True):
+    """api → engine: all jobs, or a member's. The answer comes on `answers.{request}`."""
+
+    request: str
+    member: str | None
+
+
+# --- the engine answers --------------------------------------------------------------------
+
+
+class JobAnswered(_PackedMessage, frozen=True):
+    """engine → api: the job was taken in, with the nodes that were left out, or refused."""
+
+    key: JobKey
+    node_errors: Any = None
+    error: Any = None
+
+
+class CancelAnswered(_PackedMessage, frozen=True):
+    """engine → api: whether any job was cancelled by this, or why (a `LocalError`) it could not
+    be."""
+
+    cancelled: bool = False
+    error: Any = None
+
+
+class OverviewAnswered(BusMessage, frozen=True):
+    """engine → api: what runs first, then what waits in the order of turns; and the accounts."""
+
+    jobs: tuple[LiveJob, ...]
+    accounts: tuple[AccountView, ...]
+
+
+# --- the engine tells ----------------------------------------------------------------------
+
+
+class JobChanged(BusMessage, frozen=True):
+    """engine → api: a job is in the queue in this state."""
+
+    job: LiveJob
+
+
+class JobLeft(BusMessage, frozen=True):
+    """engine → api: a job is in the queue no more."""
+
+    job: LiveJob
+
+
+class JobsAhead(BusMessage, frozen=True):
+    """engine → api: this many jobs of others go before the member's last waiting one.
+
+    With `tell` the member's sockets hear how many jobs are left.
     """
 
-    send_partner_key: bool = True
-    history_size: int = 10_000
-    submit_patience: float = 30.0
-    adoption_patience: float = 15.0
-    unable_timeout: float = 60.0
-    lost_timeout: float = 3600.0
-    status_interval: float = 5.0
-    detail: DetailTimeouts = field(default_factory=DetailTimeouts)
-    connected_wait: float = 10.0
-    lost_wait: float = 1.5
-    fair_by: FairBy = "jobs"
-    client_parallelism: Parallelism = "auto"
+    member: str
+    count: int
+    tell: bool = False
+
+
+class QueueChanged(BusMessage, frozen=True):
+    """api → api: a client has its answer, and the member's sockets hear how many jobs are left."""
+
+    member: str
+
+
+class HistoryChanged(BusMessage, frozen=True):
+    """This entry of the history is another one now, and the oldest are `forgotten` with their
+    files."""
+
+    member: str
+    prompt_id: str
+    forgotten: tuple[str, ...] = ()
+
+
+class HistoryForgotten(BusMessage, frozen=True):
+    """A client has deleted entries of its history, all without `prompt_ids`."""
+
+    member: str
+    prompt_ids: tuple[str, ...] | None
+
+
+class JobMessage(_PackedMessage, frozen=True):
+    """engine → api: a message (of `proxy.translate.events`) for the client of a job, which has
+    the `order`."""
+
+    member: str
+    client_id: str | None
+    prompt_id: str
+    watched: bool
+    message: Any
+    order: int = 0
+
+
+class NodeRuns(BusMessage, frozen=True):
+    """engine → api: the messages about the running job to a client whose `socket` has just
+    opened."""
+
+    member: str
+    client_id: str
+    socket: str
+    node: str
+
+
+# --- the replicas tell each other ----------------------------------------------------------
+
+
+class SocketOpened(BusMessage, frozen=True):
+    """A client has opened a socket, which has its messages from now on; `at` is ms since 1970."""
+
+    member: str
+    client_id: str
+    socket: str
+    at: int
+
+
+class SocketKnown(BusMessage, frozen=True):
+    """A client has this socket since `at` (ms since 1970); `several` says that it tells the
+    messages of several jobs apart."""
+
+    member: str
+    client_id: str
+    socket: str
+    at: int
+    several: bool
+
+
+class SocketClosed(BusMessage, frozen=True):
+    """The client's socket is closed."""
+
+    member: str
+    client_id: str
+    socket: str
+
+
+class LogsWanted(BusMessage, frozen=True):
+    """A client wants to hear the log lines about its member, or no more."""
+
+    member: str
+    client_id: str
+    wanted: bool
+
+
+class NewsMissed(BusMessage, frozen=True):
+    """A replica has started or lost messages: tell again what no storage knows."""
+
+
+class TermBegan(BusMessage, frozen=True):
+    """An engine runs the jobs now, which has read them from the storage."""
+
+    epoch: int
+
+
+class MembersChanged(BusMessage, frozen=True):
+    """Members, tokens or sessions are others."""
+
+
+class LeaseReleased(BusMessage, frozen=True):
+    """No engine runs the jobs; anyone who can may take the lease."""
+
+
+def topic_of(member: str, client_id: str | None) -> str:
+    """Where messages about jobs of a client are brought, or of jobs without one."""
+    if client_id is None:
+        return f"events.{member}"
+    # A client's id may have any characters and any length.
+    digest = blake2b(client_id.encode(errors="surrogatepass"), digest_size=16)
+    return f"events.{member}.{digest.hexdigest()}"
+
+
+@contextmanager
+def hearing(bus: EventBus, topic: str, kind: type[T]) -> Iterator[asyncio.Future[T]]:
+    """What the engine answers on `topic`."""
+    answered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def hear(said: object) -> None:
+        if isinstance(said, kind) and not answered.done():
+            answered.set_result(said)
+
+    with bus.subscribe(topic, hear):
+        yield answered

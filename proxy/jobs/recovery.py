@@ -14,8 +14,7 @@ from proxy.cloud.errors import (
     CloudError,
 )
 from proxy.cloud.resilience import Backoff
-from proxy.jobs.models import Job, JobState
-from proxy.jobs.protocol import CancelRequested
+from proxy.jobs.models import CancelRequested, Job, JobState
 from proxy.jobs.worker import AGAIN
 from proxy.translate.errors import (
     LocalError,

@@ -18,8 +18,7 @@ import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
-from proxy.jobs.models import Job
-from proxy.jobs.protocol import JobMessage, topic_of
+from proxy.jobs.models import Job, JobMessage, topic_of
 from proxy.jobs.results import Localiser, NodeFailedError
 from proxy.jobs.tracker import (
     Command,

@@ -19,17 +19,13 @@ from proxy.jobs.history import History, JobQuery, Listed, ended_states, of_queue
 from proxy.jobs.live import LiveFeed, LiveJobs
 from proxy.jobs.models import (
     AccountView,
-    JobKey,
-    JobView,
-)
-from proxy.jobs.protocol import (
     CancelAnswered,
     CancelRequested,
+    JobKey,
     LiveJob,
     OverviewAnswered,
     OverviewRequested,
     hearing,
-    view_of,
 )
 from proxy.jobs.submission import LOOK, LOOK_AWAY, Checks, SubmissionService
 from proxy.jobs.subscribers import Clients, Subscribers
@@ -138,7 +134,7 @@ class JobService:
     async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
         """The answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.
 
-        A job that waits because no account takes it has `queue_reason` (see `JobView`) and, where
+        A job that waits because no account takes it has `queue_reason` (see `LiveJob`) and, where
         the cloud said something, `queue_message`.
         """
         job = (await self._live.now(member)).jobs.get(prompt_id)
@@ -174,9 +170,9 @@ class JobService:
 
     # --- what admins see -------------------------------------------------------------------
 
-    def live(self) -> list[JobView]:
+    def live(self) -> list[LiveJob]:
         """All jobs that are in the queue, without their places."""
-        return [view_of(job) for job in self._live]
+        return list(self._live)
 
     async def accounts(self) -> tuple[AccountView, ...]:
         """The accounts; none while no engine answers."""
@@ -194,8 +190,8 @@ class JobService:
                 await asyncio.wait([answered], timeout=_OVERVIEW_PATIENCE)
             if answered.done():
                 return answered.result()
-        views = [view_of(job) for job in self._live if member in (None, job.member)]
-        return OverviewAnswered(tuple(views), ())
+        jobs = tuple(job for job in self._live if member in (None, job.member))
+        return OverviewAnswered(jobs, ())
 
     # --- what clients end ------------------------------------------------------------------
 

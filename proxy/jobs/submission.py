@@ -9,14 +9,24 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from proxy.bus.base import EventBus
 from proxy.jobs.live import LiveJobs
-from proxy.jobs.models import Accepted, Job, JobKey, JobRequest, new_job
-from proxy.jobs.protocol import JobAnswered, JobReceived, JobReleased, QueueChanged, hearing
+from proxy.jobs.models import (
+    Job,
+    JobAnswered,
+    JobKey,
+    JobReceived,
+    JobReleased,
+    Number,
+    QueueChanged,
+    hearing,
+    now,
+)
 from proxy.jobs.recorder import payload_of, stored_of, used
 from proxy.jobs.subscribers import Clients
 from proxy.members.limiter import Limiter
@@ -30,7 +40,9 @@ from proxy.storage.jobs import (
     QueueFullError,
 )
 from proxy.storage.usage import day_of
+from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.errors import LocalError
+from proxy.translate.graph import label_of
 from proxy.translate.helpers.rewriting import Rewriting
 from proxy.translate.validation import Validation, foreign_files, validate
 
@@ -52,6 +64,53 @@ _MOST = 5_000
 #: Seconds between two looks at the storage for what the engine has not answered on the bus, and
 #: while the bus is away.
 LOOK, LOOK_AWAY = 1.0, 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`.
+
+    `submitter` tells the program that asks from others, `""` where it is not known.
+    """
+
+    graph: dict[str, Any]
+    client_id: str | None = None
+    prompt_id: str | None = None
+    number: float | None = None
+    front: bool = False
+    extra_data: dict[str, Any] = field(default_factory=dict)
+    targets: list[str] | None = None
+    submitter: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to `POST /prompt`."""
+
+    prompt_id: str
+    number: Number
+    node_errors: dict[str, Any]
+
+
+def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
+    """A job for a request that came just now; the storage numbers it, unless the client has."""
+    created = now()
+    return Job(
+        prompt_id=prompt_id,
+        member=member,
+        number=0 if request.number is None else request.number,
+        graph=request.graph,
+        extra_data={**without_credentials(request.extra_data), "create_time": created},
+        targets=request.targets,
+        client_id=request.client_id,
+        create_time=created,
+        credentials={
+            key: value for key, value in request.extra_data.items() if key in CREDENTIAL_KEYS
+        },
+        answered=False,
+        submitter=request.submitter,
+        label=label_of(request.graph, request.extra_data),
+    )
 
 
 class Checks:

@@ -32,14 +32,15 @@ from typing import Protocol
 from uuid import uuid4
 
 from proxy.bus.base import EventBus, Subscription
-from proxy.jobs.models import JobKey, now
-from proxy.jobs.protocol import (
+from proxy.jobs.models import (
+    JobKey,
     JobMessage,
     NewsMissed,
     NodeRuns,
     SocketClosed,
     SocketKnown,
     SocketOpened,
+    now,
     topic_of,
 )
 from proxy.members.member import Member, Parallelism

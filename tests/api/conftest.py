@@ -26,7 +26,7 @@ from proxy.files.metadata import Edits
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.history import JobQuery
-from proxy.jobs.models import Accepted, JobRequest
+from proxy.jobs.submission import Accepted, JobRequest
 from proxy.jobs.subscribers import Clients, Subscribers
 from proxy.members.directory import Directory
 from proxy.storage.files import FileRecord

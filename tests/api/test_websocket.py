@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.api import websocket as client_socket
 from proxy.api.websocket import OVERHEAD, SendQueue, Sockets
-from proxy.jobs.protocol import NodeRuns, SocketOpened, topic_of
+from proxy.jobs.models import NodeRuns, SocketOpened, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, Message, NodeText, Preview, status
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from proxy.bus.memory import MemoryBus
 from proxy.jobs.history import JobQuery
-from proxy.jobs.models import Job, JobState
-from proxy.jobs.protocol import HistoryChanged, JobChanged, JobLeft, live_of
+from proxy.jobs.models import HistoryChanged, Job, JobChanged, JobLeft, JobState, live_of
 from proxy.jobs.recorder import JobRecorder, payload_of, stored_of
 from proxy.jobs.service import JobService
 from proxy.jobs.tracker import RecordEnd

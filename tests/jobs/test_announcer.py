@@ -14,8 +14,16 @@ from proxy.bus.base import BusMessage
 from proxy.bus.memory import MemoryBus
 from proxy.jobs.accounts import Account, Slots
 from proxy.jobs.announcer import Announcer
-from proxy.jobs.models import Job, JobKey, JobState
-from proxy.jobs.protocol import JobChanged, JobLeft, JobsAhead, NodeRuns, topic_of
+from proxy.jobs.models import (
+    Job,
+    JobChanged,
+    JobKey,
+    JobLeft,
+    JobsAhead,
+    JobState,
+    NodeRuns,
+    topic_of,
+)
 from proxy.jobs.recorder import Term
 from proxy.jobs.scheduler import Scheduler
 from proxy.jobs.tracker import EventReceived, Tracker

@@ -13,8 +13,8 @@ import graphs
 from stack import Client, running_proxy
 from waiting import ids, until, until_ended
 
-from proxy.jobs.models import JobRequest, new_job
 from proxy.jobs.recorder import payload_of, stored_of
+from proxy.jobs.submission import JobRequest, new_job
 from proxy.members.member import Limits, Member
 from proxy.simulator import HttpFault, Simulator
 
@@ -160,7 +160,7 @@ async def test_members_take_turns_and_see_what_is_before_them(
         assert jobs.queue_remaining("ben") == 2 + 2
         assert jobs.queue_remaining("nobody") == 0
         views = (await jobs.overview()).jobs
-        assert [view.state for view in views[:2]] == ["running", "waiting"]
+        assert [view.shown for view in views[:2]] == ["running", "waiting"]
         why = {view.prompt_id: view.reason for view in views}
         assert why[never] == "limit"
         assert why[bens[0]] == "slot"

@@ -14,8 +14,7 @@ from jobs.samples import MEMBER, Room, new
 from sqlalchemy import Connection, insert
 
 from proxy.jobs.history import JobQuery, Listed, ended_states, of_history, of_queue, select
-from proxy.jobs.models import JobState
-from proxy.jobs.protocol import LiveJob, live_of
+from proxy.jobs.models import JobState, LiveJob, live_of
 from proxy.storage.tables import history, job_payloads
 
 

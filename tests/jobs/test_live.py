@@ -12,8 +12,7 @@ from waiting import until
 from proxy.bus.base import MISSED
 from proxy.bus.memory import MemoryBus
 from proxy.jobs.live import LiveFeed, LiveJobs
-from proxy.jobs.models import Job, JobState, now
-from proxy.jobs.protocol import JobChanged, JobMessage, live_of, topic_of
+from proxy.jobs.models import Job, JobChanged, JobMessage, JobState, live_of, now, topic_of
 from proxy.jobs.recorder import JobRecorder, Term, payload_of, stored_of
 from proxy.jobs.subscribers import Subscribers
 from proxy.jobs.tracker import RecordEnd

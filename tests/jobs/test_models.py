@@ -1,31 +1,45 @@
-"""A job has one state, and goes only where the table allows it."""
+"""A job has one state, and goes only where the table allows it; and what api and engine say to each
+other, through bytes and back."""
 
 from __future__ import annotations
 
+import asyncio
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jobs.samples import job
 
-from proxy.jobs.models import MEANING, TRANSITIONS, Job, JobState, TransitionError, states_table
+from proxy.bus.base import BusMessage, decode, encode
+from proxy.bus.memory import MemoryBus
+from proxy.jobs.models import (
+    MEANING,
+    TRANSITIONS,
+    AccountView,
+    CancelAnswered,
+    HistoryForgotten,
+    JobAnswered,
+    JobChanged,
+    JobKey,
+    JobMessage,
+    JobReceived,
+    JobState,
+    LiveJob,
+    OverviewAnswered,
+    QueueChanged,
+    TransitionError,
+    hearing,
+    live_of,
+    states_table,
+    topic_of,
+)
+from proxy.translate.errors import LocalError
+from proxy.translate.events import Binary, Event, Message, NodeText, Preview
 
 DOCS = Path(__file__).parents[2] / "docs" / "how-it-works.md"
-
-
-def job(**fields: Any) -> Job:
-    values: dict[str, Any] = {
-        "prompt_id": "one",
-        "member": "local",
-        "number": 0,
-        "graph": {},
-        "extra_data": {},
-        "targets": None,
-        "client_id": None,
-        "create_time": 0,
-        **fields,
-    }
-    return Job(**values)
 
 
 @pytest.mark.parametrize(("before", "after"), list(product(JobState, JobState)))
@@ -65,3 +79,110 @@ def test_the_documents_have_the_table() -> None:
 
 def test_credentials_are_not_shown() -> None:
     assert "secret" not in repr(job(credentials={"api_key_comfy_org": "secret"}))
+
+
+KEY = JobKey("anna", "one")
+#: What MessagePack has no place for.
+LARGE = 2**80
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        JobReceived(KEY, 7, {"1": {"errors": [], "seed": LARGE}}, promised=True),
+        JobAnswered(KEY, {"1": {"seed": LARGE}}),
+        CancelAnswered(True),
+        JobChanged(live_of(job(number=-1.5, outputs_to_execute=["2"]))),
+        HistoryForgotten("anna", None),
+        HistoryForgotten("anna", ("a", "b")),
+        OverviewAnswered(
+            (LiveJob("anna", "one", 3, 1, JobState.RUNNING, 5, progress=0.5),),
+            (AccountView("main", 3, 1, None, None, events=True),),
+        ),
+    ],
+)
+def test_nothing_is_lost_on_the_way(said: BusMessage) -> None:
+    assert decode(encode(said)) == said
+
+
+def test_the_job_itself_stays_in_its_process() -> None:
+    heard = decode(encode(JobReceived(KEY, 7, job=job())))
+    assert heard == JobReceived(KEY, 7)
+
+
+@pytest.mark.parametrize("kind", [JobAnswered, CancelAnswered])
+def test_a_refusal_arrives_with_all_that_it_says(kind: Any) -> None:
+    error = LocalError(
+        "no_credits",
+        "There are no credits.",
+        kind="unavailable",
+        details="about",
+        extra_info={"value": LARGE},
+        node_errors={"1": {"errors": []}},
+        retry_after=2.5,
+    )
+    said = JobAnswered(KEY, error=error) if kind is JobAnswered else CancelAnswered(error=error)
+    heard = decode(encode(said))
+    assert isinstance(heard, kind)
+    assert heard.error.fields() == error.fields()
+
+
+messages = st.one_of(
+    st.builds(
+        Event,
+        st.text(),
+        st.dictionaries(st.text(), st.one_of(st.integers(), st.none(), st.text())),
+    ),
+    st.builds(
+        Preview,
+        *(st.text() for _ in range(3)),
+        st.one_of(st.none(), st.text()),
+        st.text(),
+        st.binary(),
+        st.sampled_from(["image/jpeg", "image/png"]),
+        result=st.booleans(),
+        leads=st.booleans(),
+    ),
+    st.builds(NodeText, st.text(), st.text()),
+    st.builds(Binary, st.text(), st.binary()),
+)
+
+
+@given(messages)
+def test_every_message_to_a_client_arrives_as_it_was(message: Message) -> None:
+    told = JobMessage("anna", "c", "one", True, message, 7)
+    assert decode(encode(told)) == told
+
+
+@given(st.text(max_size=20), st.text(max_size=20))
+def test_clients_have_topics_of_their_own(one: str, other: str) -> None:
+    assert (topic_of("anna", one) == topic_of("anna", other)) == (one == other)
+    assert topic_of("anna", one).startswith(f"{topic_of('anna', None)}.")
+    assert set(topic_of("anna", one).removeprefix("events.anna.")) <= set("0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        (JobState.QUEUED, "waiting"),
+        (JobState.SUBMITTING, "sending"),
+        (JobState.UNKNOWN, "sending"),
+        (JobState.SUBMITTED, "pending"),
+        (JobState.RUNNING, "running"),
+    ],
+)
+def test_admins_see_how_far_a_job_is(state: JobState, shown: str) -> None:
+    view = live_of(job(state=state, reason="slot", label="a fox"))
+    assert (view.shown, view.reason, view.label) == (shown, "slot", "a fox")
+
+
+async def test_the_first_answer_of_its_kind_counts() -> None:
+    bus = MemoryBus()
+    with hearing(bus, "answers.a", CancelAnswered) as answered:
+        bus.publish("answers.a", QueueChanged("anna"))
+        bus.publish("answers.b", CancelAnswered(False))
+        assert not answered.done()
+        bus.publish("answers.a", CancelAnswered(True))
+        bus.publish("answers.a", CancelAnswered(False))
+        async with asyncio.timeout(1):
+            assert await answered == CancelAnswered(True)

@@ -15,8 +15,9 @@ from pydantic import SecretStr
 from stack import Client, running_proxy
 from waiting import ids, until
 
-from proxy.jobs.models import Job, JobRequest, JobState, new_job
+from proxy.jobs.models import Job, JobState
 from proxy.jobs.recorder import payload_of, stored_of
+from proxy.jobs.submission import JobRequest, new_job
 from proxy.settings import AccountSettings
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.jobs import JobRepository

@@ -16,8 +16,7 @@ from yarl import URL
 from proxy.catalog import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.errors import CloudUnreachable
-from proxy.jobs.models import JobRequest
-from proxy.jobs.submission import FRESH, Checks
+from proxy.jobs.submission import FRESH, Checks, JobRequest
 from proxy.members.member import Limits, Member
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.errors import LocalError

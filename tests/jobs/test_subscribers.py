@@ -11,8 +11,8 @@ from waiting import until
 
 from proxy.bus.memory import MemoryBus
 from proxy.jobs import subscribers as module
-from proxy.jobs.models import Job
-from proxy.jobs.protocol import (
+from proxy.jobs.models import (
+    Job,
     JobMessage,
     NewsMissed,
     NodeRuns,

@@ -21,14 +21,14 @@ from proxy.api.admin.members import is_admin, require_admin
 from proxy.api.connections import admission_of, authenticator_of, member_of, note, of
 from proxy.api.middleware import prepare
 from proxy.bus.base import MISSED, EventBus
-from proxy.jobs.protocol import MembersChanged
+from proxy.jobs.models import MembersChanged
 from proxy.storage.usage import day_of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.jobs.activity import Sampler
-    from proxy.jobs.models import AccountView, JobView
+    from proxy.jobs.models import AccountView, LiveJob
     from proxy.jobs.service import JobService
     from proxy.members.usage import Usage
     from proxy.storage.activity import ActivityRepository
@@ -135,8 +135,8 @@ class Dashboard:
         """
         now = time.time()
         seen = await self.jobs.overview(member)
-        running = [view for view in seen.jobs if view.state != "waiting"]
-        waiting = [view for view in seen.jobs if view.state == "waiting"]
+        running = [view for view in seen.jobs if view.shown != "waiting"]
+        waiting = [view for view in seen.jobs if view.shown == "waiting"]
         return {
             "time": int(now * 1000),
             "running": list(map(describe, running[:MOST_RUNNING])),
@@ -176,14 +176,14 @@ def _account(view: AccountView) -> dict[str, Any]:
     }
 
 
-def describe(view: JobView) -> dict[str, Any]:
+def describe(view: LiveJob) -> dict[str, Any]:
     """A live job as JSON."""
     return {
         "id": view.prompt_id,
         "member": view.member,
         "label": view.label,
-        "state": view.state,
-        "account": view.account or "",
+        "state": view.shown,
+        "account": view.account,
         "created": view.create_time,
         "started": view.started_at,
         "progress": view.progress or 0.0,
@@ -192,7 +192,7 @@ def describe(view: JobView) -> dict[str, Any]:
     }
 
 
-def _waiting(view: JobView) -> dict[str, Any]:
+def _waiting(view: LiveJob) -> dict[str, Any]:
     return {**describe(view), "number": view.number, "turn": (view.before or 0) + 1}
 
 
