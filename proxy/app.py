@@ -26,7 +26,7 @@ from proxy.bus.memory import MemoryBus
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
-from proxy.cloud.remote import RemoteFiles
+from proxy.cloud.downloads import RemoteFiles
 from proxy.files.assets import Assets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files

@@ -18,7 +18,7 @@ import msgspec
 import structlog
 from yarl import URL
 
-from proxy.cloud.connections import CONNECT_TIMEOUT, CloudAddresses, Connections
+from proxy.cloud.http import CONNECT_TIMEOUT, CloudAddresses, Connections
 from proxy.cloud.resilience import Backoff, jittered, retry_after
 from proxy.observations import AccountObservations, word
 from proxy.translate import codec

@@ -16,7 +16,7 @@ import structlog
 from blake3 import blake3
 
 from proxy.catalog.service import Catalog
-from proxy.cloud.remote import NotFetchedError, RemoteFiles
+from proxy.cloud.downloads import NotFetchedError, RemoteFiles
 from proxy.files.service import Files
 from proxy.helpers import decoding
 from proxy.storage.helpers import HelperPicture, HelperPictureRepository

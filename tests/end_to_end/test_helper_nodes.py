@@ -20,7 +20,7 @@ from stack import Client, Proxy, running_proxy
 from team import bearer, running_team
 from yarl import URL
 
-from proxy.cloud.remote import NotFetchedError, RemoteFiles
+from proxy.cloud.downloads import NotFetchedError, RemoteFiles
 from proxy.helpers import decoding, service
 from proxy.jobs import results
 from proxy.simulator import Simulator, Switches
