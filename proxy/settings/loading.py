@@ -13,14 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic.fields import FieldInfo
-from pydantic_settings import (
-    BaseSettings,
-    InitSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
 
 from proxy.settings.model import (
     ACCOUNT_SETTINGS,
@@ -42,11 +34,12 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
     _refuse_unknown_variables()
+    environment = _environment()
     path = _config_path(given)
-    if path is not None:
-        _refuse_unusable_file(path)
+    document = {} if path is None else _usable_document(path)
+    values = _beneath(document, environment | given) | _beneath(environment, given) | given
     try:
-        settings = _LoadedSettings(**given)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
         place = error.errors(include_url=False, include_context=False)[0]["loc"]
     else:
@@ -56,38 +49,8 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
         _refuse_contradictions_of_replicas(settings)
         return settings
     if place[0] == "accounts" and path is not None:
-        raise ConfigError(_account_complaint(place, _read_document(path), path))
+        raise ConfigError(_account_complaint(place, document, path))
     raise ConfigError(_complaint(str(place[0]), given, path))
-
-
-class _Environment(PydanticBaseSettingsSource):
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        return _environment().get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        return _beneath(_environment(), self.current_state)
-
-
-class _File(TomlConfigSettingsSource):
-    def __call__(self) -> dict[str, Any]:
-        return _beneath(_by_present_name(super().__call__()), self.current_state)
-
-
-class _LoadedSettings(Settings, BaseSettings):
-    model_config = SettingsConfigDict(extra="forbid")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        options = init_settings.init_kwargs if isinstance(init_settings, InitSettingsSource) else {}
-        path = _config_path(options)
-        return init_settings, _Environment(settings_cls), _File(settings_cls, path)
 
 
 def _single_key(settings: Settings, options: Mapping[str, Any]) -> str | None:
@@ -137,14 +100,17 @@ def _read_document(path: Path) -> dict[str, Any]:
         raise ConfigError(f"The settings file {path} is not TOML: correct it ({error}).") from None
 
 
-def _refuse_unusable_file(path: Path) -> None:
+def _usable_document(path: Path) -> dict[str, Any]:
+    """The settings of a file by their present names. Raises `ConfigError` for an unknown one."""
     known = [*(setting.key for setting in SETTINGS if setting.key), "accounts"]
-    for name in _by_present_name(_read_document(path)):
+    document = _by_present_name(_read_document(path))
+    for name in document:
         if name not in known:
             raise ConfigError(
                 f"The settings file {path} has `{name}`, which is not a setting: "
                 f"{_remedy(name, known)}."
             )
+    return document
 
 
 def _refuse_unknown_variables() -> None:
