@@ -1,20 +1,17 @@
-"""Comfy Cloud accounts: how many jobs each runs, whether it takes any, and which takes the next.
+"""Comfy Cloud accounts: how many jobs each runs, and whether it takes any.
 
-`Slots`, `AccountHealth` and `AccountSelector` decide without I/O and without a clock.
+`Slots` and `AccountHealth` decide without I/O and without a clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import Backoff
 from proxy.translate.errors import LocalError
-
-#: The account of a key that is set by itself.
-DEFAULT = "default"
 
 #: The most jobs at once that any plan runs; learning goes no further.
 MOST = 5
@@ -177,32 +174,6 @@ class AccountHealth:
         self._trying = False
 
 
-class AccountSelector:
-    """Weighted turns of accounts, pure. One that could not serve for a while gets no credit."""
-
-    def __init__(self) -> None:
-        self._now = 0.0
-        self._next: dict[str, float] = {}
-
-    def of(self, weights: Mapping[str, float]) -> str | None:
-        """The one of these accounts (name to weight) whose turn it is; `None` of none."""
-        return min(weights, key=self._start, default=None)
-
-    def took(self, name: str, weight: float) -> None:
-        """The account got a job."""
-        self._now = self._start(name)
-        self._next[name] = self._now + 1.0 / weight
-
-    def _start(self, name: str) -> float:
-        return max(self._now, self._next.get(name, 0.0))
-
-
-def may_use(allowed: Iterable[str], member: str) -> bool:
-    """Whether a member's jobs may run where `allowed` are named; none named is everybody."""
-    names = frozenset(allowed)
-    return not names or member in names
-
-
 @dataclass(slots=True, eq=False)
 class Account:
     """An account with its calls.
@@ -223,7 +194,7 @@ class Account:
 
     def allows(self, member: str) -> bool:
         """Whether the member's jobs may run here."""
-        return may_use(self.members, member)
+        return not self.members or member in self.members
 
     def forget(self) -> None:
         """Nothing is known of the account: it was another engine that knew."""

@@ -158,8 +158,8 @@ class Announcer:
     def _note_blocked(self) -> None:
         """Note on waiting jobs why their accounts take none."""
         for member in self._scheduler.queue.members():
-            for job, reason, message in self._scheduler.waiting(member):
-                self.explain(job, reason, message)
+            for found in self._scheduler.waiting(member, self._scheduler.queue.of(member)):
+                self.explain(*found)
 
     def note_ahead(self, member: str, *, tell: bool) -> None:
         """Tell how many jobs of others go before the member's last one, if that has changed."""

@@ -134,7 +134,8 @@ class Dispatcher:
             return found or {}
         while (
             not promised
-            and (account := self._scheduler.account_for(job.member, probing=True)) is not None
+            and (account := self._scheduler.account_for(job.member, time.monotonic(), probing=True))
+            is not None
             and self._scheduler.may_go_at_once(job, account)
         ):
             self._scheduler.take(job, account)
@@ -151,7 +152,7 @@ class Dispatcher:
         self._scheduler.queue.add(job)
         self.pump()
         if job in self._scheduler.queue:
-            self._announcer.explain(job, *self._scheduler.why(job))
+            self._announcer.explain(*next(self._scheduler.waiting(job.member, [job])))
         self._announcer.note_ahead(job.member, tell=False)
         return found or {}
 
@@ -226,7 +227,7 @@ class Dispatcher:
             return
         at = time.monotonic()
         if at >= self._paused_until:
-            while (found := self._scheduler.next()) is not None:
+            while (found := self._scheduler.next(at)) is not None:
                 job, account = found
                 self._scheduler.take(job, account)
                 job.to(JobState.SUBMITTING)
@@ -240,7 +241,7 @@ class Dispatcher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        wakes = [self._scheduler.wake(), self._paused_until, due]
+        wakes = [self._scheduler.wake(at), self._paused_until, due]
         later = [one for one in wakes if one is not None and one > at]
         if later and len(self._scheduler.queue):
             wait = max(min(later) - time.monotonic(), 0.001)

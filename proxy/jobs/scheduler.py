@@ -1,32 +1,241 @@
 """Which job goes next and to which account, who has a slot, and why the others wait.
 
-Decides in memory, without waiting. What it decides stands on the `Job`: `account` and `charge`.
+Decides without I/O and without a clock: `at` is the monotonic time in seconds. What it decides
+stands on the `Job`: `account` and `charge`.
+
+Members have weighted fair turns (start-time fair queuing): each has a virtual time at which its
+next job starts, and the smallest one goes first. A job moves its member's start on by its cost
+divided by the member's weight. A member that was away, or could not be served for a reason of its
+own, starts where the others are: it gets neither credit nor debt for that time. So do accounts that
+can all take a job.
 """
 
 from __future__ import annotations
 
-import time
+import heapq
+from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, repeat
+from typing import TypeAlias
 
-from proxy.jobs.accounts import Account, AccountSelector
-from proxy.jobs.models import FairBy, Job, JobKey
-from proxy.jobs.queue import (
-    Claim,
-    Client,
-    FairShare,
-    JobQueue,
-    MemberQueue,
-    QueuePosition,
-    busy_clients,
-    waits_for_client,
-)
+from proxy.jobs.accounts import Account
+from proxy.jobs.models import FairBy, Job, JobKey, Number
 from proxy.members.member import Member
 from proxy.storage.jobs import Share, Shares
 from proxy.translate.errors import LocalError
 
-#: The messages to a client about a job whose reason is `client`.
+#: How much the last job's running time counts in what a member's next one is taken to need.
+_NEWEST = 0.3
+
+#: Seconds that a job is taken to need while nothing is known. Also the least that one costs.
+_UNKNOWN, _LEAST = 10.0, 0.01
+
+
+class JobQueue:
+    """The waiting jobs of all members: each member's by `number`, then as they were accepted."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, list[tuple[Number, int, JobKey]]] = {}
+        self._jobs: dict[JobKey, Job] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, job: Job) -> bool:
+        return self._jobs.get(job.key) is job
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(self._jobs.values())
+
+    def add(self, job: Job) -> None:
+        """Put a job where its number and its age belong."""
+        self._jobs[job.key] = job
+        insort(self._members.setdefault(job.member, []), _place(job))
+
+    def remove(self, job: Job) -> None:
+        """Take a job out, wherever it stands."""
+        del self._jobs[job.key]
+        places = self._members[job.member]
+        del places[bisect_left(places, _place(job))]
+        if not places:
+            del self._members[job.member]
+
+    def members(self) -> list[str]:
+        """The members with waiting jobs."""
+        return list(self._members)
+
+    def of(self, member: str) -> list[Job]:
+        """The member's waiting jobs in their order."""
+        return list(self.in_order(member))
+
+    def in_order(self, member: str) -> Iterator[Job]:
+        """The same, one by one."""
+        return (self._jobs[key] for _, _, key in self._members.get(member, []))
+
+    def count(self, member: str) -> int:
+        """How many jobs of the member wait."""
+        return len(self._members.get(member, []))
+
+    def orders(self, member: str) -> list[int]:
+        """When the member's waiting jobs were accepted, in the order in which they will go."""
+        return [order for _, order, _ in self._members.get(member, [])]
+
+
+def _place(job: Job) -> tuple[Number, int, JobKey]:
+    return job.number, job.order, job.key
+
+
+#: A client: its member and its `client_id`.
+Client: TypeAlias = tuple[str, str | None]
+
+
+def busy_clients(taken: Iterable[Job]) -> set[Client]:
+    """The clients that have a job on an account or on its way there."""
+    return {(job.member, job.client_id) for job in taken}
+
+
+def waits_for_client(job: Job, busy: set[Client]) -> bool:
+    """Whether a job has to wait for another one of its client.
+
+    It is not sent ahead either: the plan may turn out to run it at once.
+    """
+    return job.one_at_a_time and (job.member, job.client_id) in busy
+
+
+# --- turns --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MemberQueue:
+    """A member's waiting jobs in their order, by when they were accepted.
+
+    `blocked` is the reason why none of them may go, regardless of the turn.
+    """
+
+    weight: float
+    orders: Sequence[int]
+    blocked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePosition:
+    """Where a waiting job stands: `index` among its member's, `before` it this many of anyone.
+
+    `reason` is what it waits for: `slot`, `turn`, `client` (an earlier job of its client, which
+    follows one at a time), or what blocks its member.
+    """
+
+    member: str
+    index: int
+    before: int
+    reason: str
+
+
+class FairShare:
+    """The virtual times of all members. `by` says what a job costs: 1, or its running seconds."""
+
+    def __init__(self, by: FairBy = "jobs") -> None:
+        self._by = by
+        #: The virtual time.
+        self.now = 0.0
+        self._starts: dict[str, float] = {}
+        self._typical: dict[str, float] = {}
+
+    def choose(self, orders: Mapping[str, int]) -> str | None:
+        """Whose turn it is of those that could be served now, `None` of none; of equal ones the
+        first in the `orders`."""
+        return min(
+            orders, key=lambda member: (self._start(member), orders[member], member), default=None
+        )
+
+    def take(self, member: str, weight: float) -> float:
+        """A job of the member goes; the cost that it was charged."""
+        cost = self._cost(member)
+        self.now = max(self.now, self._start(member))
+        self._starts[member] = self._start(member) + cost / weight
+        return cost
+
+    def give_back(self, member: str, weight: float, cost: float) -> None:
+        """The job did not go after all."""
+        if member in self._starts:
+            self._starts[member] -= cost / weight
+
+    def ended(self, member: str, weight: float, cost: float, seconds: float) -> None:
+        """A job has run for so long; it had been charged `cost` before anybody knew."""
+        if self._by == "jobs":
+            return
+        real = max(seconds, _LEAST)
+        before = self._typical.get(member, real)
+        self._typical[member] = before + _NEWEST * (real - before)
+        self._starts[member] = self._starts.get(member, self.now) + (real - cost) / weight
+
+    def places(self, queues: Mapping[str, MemberQueue]) -> list[QueuePosition]:
+        """All waiting jobs in the order in which they will go, if nothing changes."""
+        heap = [
+            (self._start(member), queue.orders[0], member, 0)
+            for member, queue in queues.items()
+            if queue.orders
+        ]
+        heapq.heapify(heap)
+        places: list[QueuePosition] = []
+        while heap:
+            start, _, member, index = heap[0]
+            queue, before = queues[member], len(places)
+            reason = queue.blocked or ("turn" if before else "slot")
+            places.append(QueuePosition(member, index, before, reason))
+            if index + 1 < len(queue.orders):
+                onward = start + self._cost(member) / queue.weight
+                heapq.heapreplace(heap, (onward, queue.orders[index + 1], member, index + 1))
+            else:
+                heapq.heappop(heap)
+        return places
+
+    def before(self, queues: Mapping[str, MemberQueue], member: str) -> int:
+        """How many jobs of others go before the member's last one; without counting them all."""
+        mine = queues[member]
+        at, order = self._starts_of(member, mine)[-1], mine.orders[-1]
+        count = 0
+        for other, queue in queues.items():
+            if other != member:
+                starts = self._starts_of(other, queue)
+                first = bisect_left(starts, at)
+                tied = first < len(starts) and starts[first] == at
+                count += first + (tied and queue.orders[first] < order)
+        return count
+
+    def state_of(self, member: str, unused: float = 0.0) -> tuple[float | None, float | None]:
+        """What must be kept of a member: its start, and what its jobs cost, as far as is known.
+
+        `unused` is what turns have cost that are not to be kept as taken, divided by the weight.
+        """
+        start = self._starts.get(member)
+        return None if start is None else start - unused, self._typical.get(member)
+
+    def restore(
+        self, now: float, starts: Mapping[str, float], typical: Mapping[str, float]
+    ) -> None:
+        """Continue where `now` and `state_of` of all members were taken."""
+        self.now, self._starts, self._typical = now, dict(starts), dict(typical)
+
+    def _start(self, member: str) -> float:
+        return max(self.now, self._starts.get(member, 0.0))
+
+    def _starts_of(self, member: str, queue: MemberQueue) -> list[float]:
+        """When each of the member's waiting jobs starts."""
+        step = self._cost(member) / queue.weight
+        return list(accumulate(repeat(step, len(queue.orders) - 1), initial=self._start(member)))
+
+    def _cost(self, member: str) -> float:
+        if self._by == "jobs":
+            return 1.0
+        known = self._typical.values()
+        usual = sum(known) / len(known) if known else _UNKNOWN
+        return max(self._typical.get(member, usual), _LEAST)
+
+
+#: The message to a client about a job whose reason is `client`.
 WAITS_FOR_CLIENT = (
     "Another job of the same client_id must end first, as on a local ComfyUI; client_parallelism = "
     "many runs them in parallel."
@@ -47,7 +256,7 @@ class Scheduler:
         self.shares = FairShare(fair_by)
         self._accounts = accounts
         self._member = member
-        self._choice = AccountSelector()
+        self._accounts_shares = FairShare()
         self._placed: dict[JobKey, Job] = {}
         self._used: Counter[str] = Counter()
         self._on_cloud: Counter[str] = Counter()
@@ -76,14 +285,14 @@ class Scheduler:
         """Give a job a slot on an account; it is its turn."""
         job.account = account.name
         job.charge = self.shares.take(job.member, self._weight(job.member))
-        self._choice.took(account.name, account.weight)
+        self._accounts_shares.take(account.name, account.weight)
         account.health.sent()
         self._place(job)
         self._unsaved[job.key] = job
 
     def give_back(self, job: Job) -> None:
         """The job did not go after all: it has neither a slot nor used its turn."""
-        self._displace(job)
+        self.leave(job)
         self.shares.give_back(job.member, self._weight(job.member), job.charge)
         job.charge, job.account = 0.0, ""
 
@@ -96,10 +305,6 @@ class Scheduler:
         running.add(job.key)
         return account.slots.running(len(running))
 
-    def leave(self, job: Job) -> bool:
-        """A job needs its slot no more. Says whether it had one."""
-        return self._displace(job)
-
     def ended(self, job: Job, seconds: float) -> None:
         """It is known how long a job ran."""
         if job.charge:
@@ -111,7 +316,8 @@ class Scheduler:
             self._used[job.account] += 1
             self._on_cloud[job.member] += 1
 
-    def _displace(self, job: Job) -> bool:
+    def leave(self, job: Job) -> bool:
+        """A job needs its slot no more. Says whether it had one."""
         if self._placed.get(job.key) is not job:
             return False
         del self._placed[job.key]
@@ -147,20 +353,17 @@ class Scheduler:
 
     # --- who gets the next -----------------------------------------------------------------
 
-    def next(self) -> tuple[Job, Account] | None:
+    def next(self, at: float) -> tuple[Job, Account] | None:
         """The waiting job that may go now, out of the queue, and where to; `None` if none may."""
         ready = {}
         busy = busy_clients(self._placed.values())
         for member in self.queue.members():
-            account = self.account_for(member)
+            account = self.account_for(member, at)
             if account is not None:
                 job = self._candidate(member, account, busy)
                 if job is not None:
                     ready[member] = job, account
-        claims = {
-            member: Claim(self._weight(member), job.order) for member, (job, _) in ready.items()
-        }
-        chosen = self.shares.choose(claims)
+        chosen = self.shares.choose({member: job.order for member, (job, _) in ready.items()})
         if chosen is None:
             return None
         self.queue.remove(ready[chosen][0])
@@ -196,7 +399,7 @@ class Scheduler:
         """Whether the account has a slot free, or may have one as far as is known."""
         return not account.slots.certain or self.used(account.name) < account.slots.count
 
-    def account_for(self, member: str, *, probing: bool = False) -> Account | None:
+    def account_for(self, member: str, at: float, *, probing: bool = False) -> Account | None:
         """Where a job of the member may go now, if anywhere.
 
         With `probing` an account that rests is tried, if there is none that is well.
@@ -205,11 +408,11 @@ class Scheduler:
             return None
         allowed = self._allowed(member)
         free = [account for account in allowed if account.slots.free(self.used(account.name))]
-        now = time.monotonic()
-        ready = [account for account in free if account.health.ready(now)]
+        ready = [account for account in free if account.health.ready(at)]
         if not ready and probing and not any(account.health.well for account in allowed):
             ready = free
-        name = self._choice.of({account.name: account.weight for account in ready})
+        places = {account.name: place for place, account in enumerate(ready)}
+        name = self._accounts_shares.choose(places)
         return None if name is None else self._accounts[name]
 
     def has_account(self, member: str) -> bool:
@@ -223,11 +426,10 @@ class Scheduler:
             for account in self._allowed(job.member)
         )
 
-    def wake(self) -> float | None:
-        """When (`time.monotonic()`) a resting account is to be tried again, if one is."""
+    def wake(self, at: float) -> float | None:
+        """When a resting account is to be tried again, if one is."""
         rests = [one.health.until for one in self._accounts.values() if not one.health.well]
-        later = [until for until in rests if until > time.monotonic()]
-        return min(later, default=None)
+        return min((until for until in rests if until > at), default=None)
 
     # --- why the others wait ---------------------------------------------------------------
 
@@ -238,15 +440,7 @@ class Scheduler:
     def forecast(self) -> list[QueuePosition]:
         """All waiting jobs in the order in which they will go, if nothing changes."""
         if self._forecast is None:
-            self._forecast = self.shares.places(
-                {
-                    member: MemberQueue(
-                        self._weight(member), self.queue.orders(member), self.blocked(member)
-                    )
-                    for member in self.queue.members()
-                }
-            )
-            self._forecast = self._with_clients(self._forecast)
+            self._forecast = self._with_clients(self.shares.places(self._queues()))
             self._before = _before(self._forecast)
         return self._forecast
 
@@ -270,14 +464,18 @@ class Scheduler:
             return 0
         if self._forecast is not None:
             return self._before[member]
-        queues = {
-            other: MemberQueue(self._weight(other), self.queue.orders(other))
-            for other in self.queue.members()
+        return self.shares.before(self._queues(), member)
+
+    def _queues(self) -> dict[str, MemberQueue]:
+        return {
+            member: MemberQueue(
+                self._weight(member), self.queue.orders(member), self.blocked(member)
+            )
+            for member in self.queue.members()
         }
-        return self.shares.before(queues, member)
 
     def unable(self, member: str) -> tuple[float, LocalError] | None:
-        """Since when (`time.monotonic()`) no account can take the member's jobs, and why.
+        """Since when (monotonic) no account can take the member's jobs, and why.
 
         `None` if one may: it is well, it rests for something that passes, or its queue is full of
         jobs of ours, which end.
@@ -292,28 +490,21 @@ class Scheduler:
                 since, refusal = health.unable_since, health.refusal
         return None if refusal is None else (since, refusal)
 
-    def told(self, member: str) -> tuple[str, str | None] | None:
+    def _told(self, member: str) -> tuple[str | None, str | None]:
         """Why none of the member's jobs may go, in a word and in a sentence if there is one."""
-        reason = self.blocked(member)
-        if reason is None:
-            return None
-        allowed = self._allowed(member)
-        refusal = allowed[0].health.refusal if allowed else None
+        reason, allowed = self.blocked(member), self._allowed(member)
+        refusal = allowed[0].health.refusal if allowed and reason is not None else None
         return reason, None if refusal is None else refusal.message
 
-    def why(self, job: Job) -> tuple[str | None, str | None]:
-        """Why a waiting job could not go with a slot free, in a word and in a sentence."""
-        reason, message = self.told(job.member) or (None, None)
-        if reason is None and self._any_slot(job.member) and self._waits_for_client(job):
-            return "client", WAITS_FOR_CLIENT
-        return reason, message
-
-    def waiting(self, member: str) -> Iterator[tuple[Job, str | None, str | None]]:
-        """The member's waiting jobs, and why each could not go with a slot free."""
-        reason, message = self.told(member) or (None, None)
-        busy = busy_clients(self._placed.values())
+    def waiting(
+        self, member: str, jobs: Iterable[Job]
+    ) -> Iterator[tuple[Job, str | None, str | None]]:
+        """Why each of a member's waiting jobs could not go with a slot free, in a word and in a
+        sentence."""
+        reason, message = self._told(member)
         free = reason is None and self._any_slot(member)
-        for job in self.queue.of(member):
+        busy = busy_clients(self._placed.values()) if free else set()
+        for job in jobs:
             if free and waits_for_client(job, busy):
                 yield job, "client", WAITS_FOR_CLIENT
             else:

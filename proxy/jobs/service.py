@@ -215,7 +215,7 @@ class JobService:
     ) -> None:
         """Stop what runs: the job named, if it runs, or else what the caller has running.
 
-        See `proxy.jobs.queue.interrupted` for `submitter` and `client_id`.
+        See `proxy.jobs.scheduler.interrupted` for `submitter` and `client_id`.
         """
         running = (await self._live.now(member)).running()
         if prompt_id is None:

@@ -1,15 +1,207 @@
-"""Which job goes next and to which account, and why the others wait."""
+"""What waits, and whose turn it is, by table and by property."""
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import count, pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from jobs.samples import job
 
 from proxy.jobs.accounts import Account, Slots
-from proxy.jobs.scheduler import WAITS_FOR_CLIENT, Scheduler
+from proxy.jobs.scheduler import (
+    WAITS_FOR_CLIENT,
+    FairShare,
+    JobQueue,
+    MemberQueue,
+    Scheduler,
+    busy_clients,
+    waits_for_client,
+)
 from proxy.members.member import Limits, Member
 from proxy.storage.jobs import Share, Shares
 from proxy.translate.errors import LocalError
+
+WEIGHTS = st.dictionaries(
+    st.sampled_from("abcdefgh"), st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=1
+)
+
+
+def serve(turns: FairShare, weights: dict[str, float], times: int) -> list[str]:
+    """All members always have jobs; whom `times` turns go to."""
+    served = []
+    claims = {member: at for at, (member, weight) in enumerate(weights.items())}
+    for _ in range(times):
+        member = turns.choose(claims)
+        assert member is not None
+        turns.take(member, weights[member])
+        served.append(member)
+    return served
+
+
+def test_equal_members_take_turns() -> None:
+    assert serve(FairShare(), {"a": 1.0, "b": 1.0}, 6) == ["a", "b"] * 3
+
+
+def test_nobody_wants_anything() -> None:
+    assert FairShare().choose({}) is None
+
+
+@given(WEIGHTS)
+def test_shares_converge_to_the_weights(weights: dict[str, float]) -> None:
+    rounds = 40
+    served = Counter(serve(FairShare(), weights, int(rounds * sum(weights.values()))))
+    for member, weight in weights.items():
+        assert abs(served[member] - rounds * weight) <= 1 + len(weights)
+
+
+@given(WEIGHTS)
+def test_nobody_starves(weights: dict[str, float]) -> None:
+    served = serve(FairShare(), weights, 400)
+    for member, weight in weights.items():
+        places = [-1, *(at for at, one in enumerate(served) if one == member)]
+        longest = max(after - before for before, after in pairwise(places))
+        assert longest <= sum(weights.values()) / weight + len(weights) + 1
+
+
+@given(st.lists(st.sampled_from(["come", "serve", "leave"]), max_size=60), WEIGHTS)
+def test_the_same_happenings_give_the_same_order(
+    happenings: list[str], weights: dict[str, float]
+) -> None:
+    def run() -> list[str | None]:
+        turns, here, order, served = FairShare(), {}, count(), []
+        for at, what in enumerate(happenings):
+            member = sorted(weights)[at % len(weights)]
+            if what == "come":
+                here[member] = next(order)
+            elif what == "leave":
+                here.pop(member, None)
+            elif (chosen := turns.choose(here)) is not None:
+                turns.take(chosen, weights[chosen])
+                served.append(chosen)
+        return served
+
+    assert run() == run()
+
+
+def state(shares: FairShare) -> tuple[float, dict[str, float], dict[str, float]]:
+    """What is kept of the shares of all members."""
+    kept = {member: shares.state_of(member) for member in "abcdefgh"}
+    starts = {member: start for member, (start, _) in kept.items() if start is not None}
+    typical = {member: cost for member, (_, cost) in kept.items() if cost is not None}
+    return shares.now, starts, typical
+
+
+def test_idle_time_gives_no_credit() -> None:
+    turns = FairShare()
+    serve(turns, {"a": 1.0}, 50)
+    assert serve(turns, {"a": 1.0, "b": 1.0}, 6).count("b") == 3
+
+
+def test_a_turn_that_was_not_used_is_given_back() -> None:
+    turns = FairShare()
+    cost = turns.take("a", 1.0)
+    turns.give_back("a", 1.0, cost)
+    assert serve(turns, {"a": 1.0, "b": 1.0}, 2) == ["a", "b"]
+
+
+@given(WEIGHTS, st.integers(0, 30))
+def test_a_restart_changes_no_order(weights: dict[str, float], served: int) -> None:
+    whole = FairShare()
+    serve(whole, weights, served)
+    restored = FairShare()
+    restored.restore(*state(whole))
+    assert serve(restored, weights, 30) == serve(whole, weights, 30)
+
+
+@given(WEIGHTS, st.integers(0, 30), st.sets(st.sampled_from("abcdefgh")))
+def test_turns_that_nobody_has_used_yet_are_not_kept(
+    weights: dict[str, float], served: int, going: set[str]
+) -> None:
+    turns, untouched = FairShare(), FairShare()
+    for one in (turns, untouched):
+        serve(one, weights, served)
+    unused = {
+        member: turns.take(member, weights[member]) / weights[member]
+        for member in sorted(going & weights.keys())
+    }
+    for member in weights:
+        at, _ = untouched.state_of(member)
+        kept, _ = turns.state_of(member, unused.get(member, 0.0))
+        assert max(kept or 0.0, turns.now) == pytest.approx(max(at or 0.0, turns.now))
+
+
+def test_by_time_who_runs_long_gets_fewer_turns() -> None:
+    turns, seconds, ran = FairShare("time"), {"long": 30.0, "short": 10.0}, Counter[str]()
+    for _ in range(400):
+        member = turns.choose(dict.fromkeys(seconds, 0))
+        assert member is not None
+        cost = turns.take(member, 1.0)
+        turns.ended(member, 1.0, cost, seconds[member])
+        ran[member] += int(seconds[member])
+    assert ran["long"] == pytest.approx(ran["short"], rel=0.05)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcd"),
+        st.tuples(st.sampled_from([1.0, 2.0]), st.integers(1, 8)),
+        min_size=1,
+    ),
+    st.integers(0, 9),
+)
+def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], before: int) -> None:
+    turns, order = FairShare(), count()
+    serve(turns, {member: weight for member, (weight, _) in waiting.items()}, before)
+    queues = {
+        member: MemberQueue(weight, [next(order) for _ in range(jobs)])
+        for member, (weight, jobs) in waiting.items()
+    }
+    forecast = turns.places(queues)
+    last = {place.member: place for place in forecast}
+    for member, place in last.items():
+        assert turns.before(queues, member) == place.before - place.index
+    left = {member: list(queue.orders) for member, queue in queues.items()}
+    for at, place in enumerate(forecast):
+        claims = {one: jobs[0] for one, jobs in left.items() if jobs}
+        assert turns.choose(claims) == place.member
+        assert place.before == at
+        turns.take(place.member, queues[place.member].weight)
+        left[place.member].pop(0)
+    assert not any(left.values())
+
+
+def test_each_place_says_why_it_waits() -> None:
+    queues = {"a": MemberQueue(1.0, [1, 2]), "b": MemberQueue(1.0, [3], blocked="limit")}
+    assert [(one.member, one.index, one.reason) for one in FairShare().places(queues)] == [
+        ("a", 0, "slot"),
+        ("b", 0, "limit"),
+        ("a", 1, "turn"),
+    ]
+
+
+def test_a_job_waits_for_the_others_of_its_client() -> None:
+    taken = busy_clients([job("1")])
+    assert waits_for_client(job("2", one_at_a_time=True), taken)
+    assert not waits_for_client(job("2"), taken)
+    assert not waits_for_client(job("2", client_id="d", one_at_a_time=True), taken)
+    assert not waits_for_client(job("2", member="bob", one_at_a_time=True), taken)
+
+
+def test_each_members_jobs_stand_by_number_and_then_as_they_came() -> None:
+    queue = JobQueue()
+    late, front, first = job("late", order=1), job("front", number=-1, order=3), job("a", order=0)
+    for one in (late, front, first, job("b", "ben", order=2)):
+        queue.add(one)
+    assert queue.of("anna") == [front, first, late]
+    queue.remove(first)
+    assert [one.prompt_id for one in queue.in_order("anna")] == ["front", "late"]
+    assert (len(queue), queue.count("ben"), sorted(queue.members())) == (3, 1, ["anna", "ben"])
+
+
+ACCOUNTS = [("a", 1.0), ("b", 2.0)]
 
 
 def scheduler(*accounts: Account, **members: Member) -> Scheduler:
@@ -26,24 +218,34 @@ def test_a_job_has_its_slot_until_it_leaves() -> None:
     first, second = job("first", order=1), job("second", order=2)
     for one in (first, second):
         jobs.queue.add(one)
-    found = jobs.next()
+    found = jobs.next(0.0)
     assert found is not None
     assert found[0] is first
     jobs.take(*found)
-    assert (jobs.next(), jobs.used("one"), jobs.on_cloud("anna")) == (None, 1, 1)
+    assert (jobs.next(0.0), jobs.used("one"), jobs.on_cloud("anna")) == (None, 1, 1)
     assert jobs.leave(first)
     assert not jobs.leave(first)
-    assert jobs.next() is not None
+    assert jobs.next(0.0) is not None
+
+
+def test_an_account_with_twice_the_weight_gets_twice_the_jobs() -> None:
+    accounts = [Account(name, None, "", Slots(300), weight=weight) for name, weight in ACCOUNTS]  # type: ignore[arg-type]
+    jobs = scheduler(*accounts)
+    for order in range(300):
+        account = jobs.account_for("anna", 0.0)
+        assert account is not None
+        jobs.take(job(str(order), order=order), account)
+    assert abs(jobs.used("b") - 200) <= 1
 
 
 def test_what_did_not_go_has_neither_slot_nor_turn() -> None:
     jobs = scheduler()
     jobs.queue.add(job("b", "ben", order=2))
     first = job("a", order=1)
-    jobs.take(first, jobs.account_for("anna"))  # type: ignore[arg-type]
+    jobs.take(first, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
     jobs.give_back(first)
     jobs.queue.add(first)
-    assert jobs.next() == (first, jobs._accounts["one"])
+    assert jobs.next(0.0) == (first, jobs._accounts["one"])
 
 
 @pytest.mark.parametrize(
@@ -65,18 +267,19 @@ def test_an_account_that_takes_no_jobs_is_why_they_wait() -> None:
     account.health.failed("no_credits", 100.0, refusal=refusal)
     waiting = job("a")
     jobs.queue.add(waiting)
-    assert jobs.why(waiting) == ("no_credits", "There are no credits.")
-    assert list(jobs.waiting("anna")) == [(waiting, *jobs.why(waiting))]
+    assert list(jobs.waiting("anna", [waiting])) == [
+        (waiting, "no_credits", "There are no credits.")
+    ]
     assert jobs.unable("anna") == (100.0, refusal)
 
 
 def test_a_client_that_follows_one_job_is_why_its_next_one_waits() -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = (job(name, one_at_a_time=True, order=1) for name in "ab")
-    jobs.take(first, jobs.account_for("anna"))  # type: ignore[arg-type]
+    jobs.take(first, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
     jobs.queue.add(second)
-    assert jobs.next() is None
-    assert jobs.why(second) == ("client", WAITS_FOR_CLIENT)
+    assert jobs.next(0.0) is None
+    assert list(jobs.waiting("anna", [second])) == [(second, "client", WAITS_FOR_CLIENT)]
     assert [place.reason for place in jobs.forecast()] == ["client"]
 
 
@@ -84,7 +287,7 @@ def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
     jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
     first, second = job("a", order=1), job("b", order=2)
     for one in (first, second):
-        jobs.take(one, jobs.account_for("anna"))  # type: ignore[arg-type]
+        jobs.take(one, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
     assert jobs.shares_with(first).members["anna"].start == 1.0
     assert jobs.shares_with(second).members["anna"].start == 2.0
 
