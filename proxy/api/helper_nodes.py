@@ -17,8 +17,7 @@ from proxy.helpers.clients import Exchange
 from proxy.helpers.service import Helpers
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.helpers.helper import HelperFailedError
-from proxy.translate.helpers.krita import guessed
-from proxy.translate.helpers.tooling import translated
+from proxy.translate.helpers.tooling import guessed, translated
 from proxy.userdata.base import BadNameError, IsFolderError, LeadsOutError, MissingError
 
 #: A request's media type for which the pack has none.

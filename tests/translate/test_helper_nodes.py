@@ -14,10 +14,9 @@ from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.events import CloudPicture
 from proxy.translate.graph import is_link
 from proxy.translate.helpers.helper import HelperFailedError, Picture
-from proxy.translate.helpers.krita import guessed
 from proxy.translate.helpers.packs import HELPERS, PACKS, offered
 from proxy.translate.helpers.rewriting import MemberView, Rewriting, rewrite, wanted
-from proxy.translate.helpers.tooling import translated
+from proxy.translate.helpers.tooling import guessed, translated
 from proxy.translate.snapshot import Snapshot
 from proxy.translate.validation import validate
 

@@ -6,7 +6,7 @@ client is told. Everything here is about one node; `rewriting` does it for a gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -131,14 +131,18 @@ class Helper:
     `exact` and `differs` are for the documentation.
     """
 
-    name: str
     info: Mapping[str, Any]
     becomes: Callable[[Node], None]
-    needs: frozenset[str]
+    needs: Set[str]
     reads: Reads | None = None
     tells: Tells | None = None
     exact: str = ""
     differs: str = ""
+
+    @property
+    def name(self) -> str:
+        """The class."""
+        return str(self.info["name"])
 
 
 #: Classes whose output is the value of one of their inputs.
@@ -235,14 +239,23 @@ class Node:
         return constant(self.graph, self.inputs.get(name, default))
 
 
-def becomes(class_type: str, names: Mapping[str, str], **constants: Any) -> Callable[[Node], None]:
-    """Becomes one core node; `names` maps its inputs to the member's."""
+def core(
+    info: Mapping[str, Any],
+    class_type: str,
+    names: Mapping[str, str],
+    *,
+    constants: Mapping[str, Any] | None = None,
+    tells: Tells | None = None,
+    exact: str,
+    differs: str = "",
+) -> Helper:
+    """A helper that becomes one core node; `names` maps the core node's inputs to the member's."""
 
     def become(node: Node) -> None:
-        inputs = {core: node.inputs[own] for core, own in names.items() if own in node.inputs}
-        node.become(class_type, {**inputs, **constants}, names)
+        inputs = {name: node.inputs[own] for name, own in names.items() if own in node.inputs}
+        node.become(class_type, {**inputs, **(constants or {})}, names)
 
-    return become
+    return Helper(info, become, {class_type}, tells=tells, exact=exact, differs=differs)
 
 
 def info(
@@ -251,7 +264,7 @@ def info(
     *,
     pack: str,
     category: str,
-    outputs: Iterable[tuple[str, str]] = (),
+    outputs: Iterable[str | tuple[str, str]] = (),
     optional: Mapping[str, Any] | None = None,
     hidden: Mapping[str, Any] | None = None,
     title: str | None = None,
@@ -259,13 +272,16 @@ def info(
     output_node: bool = False,
     new_style: bool = False,
 ) -> dict[str, Any]:
-    """A class as `GET /object_info` shows it; a `new_style` one has some more fields."""
+    """A class as `GET /object_info` shows it; a `new_style` one has some more fields.
+
+    An output is its type, or type and name where the name is another one.
+    """
     groups = {"required": required, "optional": optional, "hidden": hidden}
     shown = {
         group: dict(specs or {}) for group, specs in groups.items() if specs or group == "required"
     }
-    types = [type_ for type_, _ in outputs]
-    titles = [shown_name for _, shown_name in outputs]
+    named = [(one, one) if isinstance(one, str) else one for one in outputs]
+    types = [type_ for type_, _ in named]
     more: dict[str, Any] = {}
     if new_style:
         more = {"deprecated": False, "experimental": False, "api_node": False}
@@ -274,7 +290,7 @@ def info(
         "input_order": {group: list(specs) for group, specs in shown.items()},
         "output": types,
         "output_is_list": [False] * len(types),
-        "output_name": titles,
+        "output_name": [shown_name for _, shown_name in named],
         **({"output_tooltips": [None] * len(types)} if new_style else {}),
         "name": name,
         "display_name": title or name,

@@ -1,27 +1,173 @@
-"""The packs of helper nodes in one table. Those of one or two classes are here."""
+"""The packs of helper nodes in one table."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import posixpath
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from proxy.translate.events import Told
-from proxy.translate.helpers import blender, swarm, tooling
+from proxy.translate.events import Binary, Event, Message, Told
+from proxy.translate.helpers import tooling
 from proxy.translate.helpers.helper import (
+    CONSTANTS,
     FileSource,
     Helper,
+    HelperRefusedError,
     Mask,
     Node,
     Reads,
     Result,
     Tells,
-    becomes,
+    core,
     info,
 )
 
-# --- ComfyUI-Easy-Use: a picture as base64 ---------------------------------------------------
+_SAVED_WITH = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
-_SHOWN = ["Hide", "Preview", "Save", "Hide/Save"]
+
+def _loads(class_type: str, own: str, name: str) -> Callable[[Node], None]:
+    """Becomes the core node that loads the file; `name` is the member's input for `own`."""
+
+    def become(node: Node) -> None:
+        node.become(class_type, {own: node.picture.name}, {own: name})
+
+    return become
+
+
+# --- SwarmUI: nodes that carry pictures, sound and videos (SwarmComfyCommon) ------------------
+
+#: What SwarmUI is told before a picture, an animation and a text, as value and maximum.
+_PICTURE, _ANIMATION, _TEXT = 12345, 12346, 12347
+
+
+def _announced(number: int, frames: list[Binary]) -> Told:
+    messages: list[Message] = []
+    for one in frames:
+        messages += (Event("progress", {"value": number, "max": number}), one)
+    return Told(tuple(messages), again=True)
+
+
+def _encoding(inputs: Mapping[str, Any]) -> str:
+    return "BMP" if inputs.get("bit_depth") == "raw" else "PNG"
+
+
+def _pictures(result: Result) -> Told:
+    raw = result.inputs.get("bit_depth") == "raw"
+    format_, event = (1, 10) if raw else (2, 1)
+    frames = [tooling.frame(result, item.data, format_, event) for item in result.items]
+    return _announced(_PICTURE, frames)
+
+
+def _animations(result: Result) -> Told:
+    return _announced(_ANIMATION, [tooling.frame(result, item.data, 3) for item in result.items])
+
+
+def _metadata(result: Result) -> Told:
+    text = f"{result.inputs.get('key')}:{result.texts[0] if result.texts else ''}"
+    return _announced(_TEXT, [tooling.frame(result, text.encode(), 0, 3)])
+
+
+def _save(node: Node) -> None:
+    if node.value("bit_depth", "8bit") not in ("8bit", "raw"):
+        reason = "the files of Comfy Cloud have 8 bits; use 8bit or raw"
+        raise HelperRefusedError(node.id, "bit_depth", reason)
+    tooling.preview(node)
+
+
+def _swarm(
+    name: str, required: Mapping[str, Any], folder: str = "images", **more: Any
+) -> dict[str, Any]:
+    return info(name, required, pack="SwarmComfyCommon", category=f"SwarmUI/{folder}", **more)
+
+
+def _base64(
+    kind: str, class_type: str, own: str, outputs: Sequence[str], exact: str, differs: str
+) -> Helper:
+    name, spec = f"{kind}_base64", ["STRING", {"multiline": True}]
+    return Helper(
+        _swarm(f"SwarmLoad{kind.title()}B64", {name: spec}, outputs=outputs),
+        _loads(class_type, own, name),
+        {class_type},
+        reads=Reads(name, FileSource.BASE64, kind=kind),
+        exact=exact,
+        differs=differs,
+    )
+
+
+_SWARM = (
+    _base64(
+        "image",
+        "LoadImage",
+        "image",
+        ["IMAGE", "MASK"],
+        exact="As core's `LoadImage`, which it is.",
+        differs="The text must be known before the run.",
+    ),
+    _base64(
+        "video",
+        "LoadVideo",
+        "file",
+        ["VIDEO"],
+        exact="As core's `LoadVideo`.",
+        differs="The cloud may refuse videos as uploads.",
+    ),
+    _base64(
+        "audio",
+        "LoadAudio",
+        "audio",
+        ["AUDIO"],
+        exact="As core's `LoadAudio`.",
+        differs="The cloud may refuse sound as uploads.",
+    ),
+    Helper(
+        _swarm(
+            "SwarmSaveImageWS",
+            {"images": ["IMAGE"]},
+            optional={"bit_depth": [["8bit", "raw"], {"default": "8bit"}]},
+            output_node=True,
+        ),
+        _save,
+        {"PreviewImage"},
+        tells=Tells(_pictures, _encoding, again=True),
+        exact="Pixels and frames of `8bit` and `raw`, on each run.",
+        differs="`16bit` is not offered: the cloud's files have 8 bits.",
+    ),
+    core(
+        _swarm(
+            "SwarmSaveAnimatedWebpWS",
+            {
+                "images": ["IMAGE"],
+                "fps": ["FLOAT", {"default": 6.0, "min": 0.01, "max": 1000.0, "step": 0.01}],
+                "lossless": ["BOOLEAN", {"default": True}],
+                "quality": ["INT", {"default": 80, "min": 0, "max": 100}],
+                "method": [["default", "fastest", "slowest"]],
+            },
+            folder="video",
+            output_node=True,
+        ),
+        "SaveAnimatedWEBP",
+        {name: name for name in ("images", "fps", "lossless", "quality", "method")},
+        constants={"filename_prefix": "swarm"},
+        tells=Tells(_animations, again=True),
+        exact="The frame that announces it and the animation.",
+        differs="The file is core's `SaveAnimatedWEBP`'s, with the graph that ran in it.",
+    ),
+    core(
+        _swarm(
+            "SwarmAddSaveMetadataWS",
+            {"key": ["STRING", {}], "value": ["STRING", {}]},
+            output_node=True,
+        ),
+        "PreviewAny",
+        {"source": "value"},
+        tells=Tells(_metadata, again=True),
+        exact="The announced text `key:value`, on each run.",
+        differs="The key must be known before the run.",
+    ),
+)
+
+
+# --- ComfyUI-Easy-Use: a picture as base64 ---------------------------------------------------
 
 
 def _load_easy(node: Node) -> None:
@@ -49,24 +195,22 @@ def _shows_nothing(inputs: Mapping[str, Any]) -> bool:
 
 _EASY_USE = (
     Helper(
-        "easy loadImageBase64",
         info(
             "easy loadImageBase64",
             {
                 "base64_data": ["STRING", {"default": ""}],
-                "image_output": [_SHOWN, {"default": "Preview"}],
+                "image_output": [["Hide", "Preview", "Save", "Hide/Save"], {"default": "Preview"}],
                 "save_prefix": ["STRING", {"default": "ComfyUI"}],
             },
-            optional={},
-            hidden={"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"},
+            hidden=_SAVED_WITH,
             pack="ComfyUI-Easy-Use",
             category="EasyUse/Image/LoadImage",
-            outputs=[("IMAGE", "IMAGE"), ("MASK", "MASK")],
+            outputs=["IMAGE", "MASK"],
             title="Load Image (Base64)",
             output_node=True,
         ),
         _load_easy,
-        frozenset({"LoadImage", "LoadImageMask", "SolidMask", "PreviewImage", "SaveImage"}),
+        {"LoadImage", "LoadImageMask", "SolidMask", "PreviewImage", "SaveImage"},
         reads=Reads("base64_data", FileSource.BASE64, Mask.ALPHA_OR_ONES),
         tells=Tells(lambda _: Told(), when=_shows_nothing),
         exact="Picture, mask (alpha, else ones) and the pictures that are shown.",
@@ -75,16 +219,249 @@ _EASY_USE = (
 )
 
 
+# --- ComfyUI-Blender: thin subclasses of core nodes that its add-on finds by name --------------
+
+_LOW, _HIGH = -2147483648, 2147483647
+
+_ORDER: dict[str, Any] = {"order": ["INT", {"default": 0, "min": _LOW, "max": _HIGH}]}
+_GROUP: dict[str, Any] = {"group": ["GROUP", {"forceInput": True}]}
+_STRING: list[Any] = ["STRING", {"default": ""}]
+_FLAG: list[Any] = ["BOOLEAN", {"default": False}]
+_FLOAT: list[Any] = [
+    "FLOAT",
+    {"default": 0.0, "min": float(_LOW), "max": float(_HIGH), "step": 0.01},
+]
+_UPLOAD: list[Any] = [[], {"image_upload": True}]
+
+
+def _whole(default: int = 0, low: int = _LOW) -> list[Any]:
+    return ["INT", {"default": default, "min": low, "max": _HIGH, "step": 1}]
+
+
+def _range(least: list[Any]) -> dict[str, Any]:
+    return {"default": _whole(), "min": least, "max": _whole(_HIGH), "step": _whole(1, 1)}
+
+
+def _blender(name: str, required: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    title = more.pop("title", name.replace("Blender", "Blender ", 1))
+    return info(name, required, pack="ComfyUI-Blender", category="blender", title=title, **more)
+
+
+def _input(
+    name: str,
+    first: Mapping[str, Any],
+    outputs: Sequence[str | tuple[str, str]],
+    rest: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """An input of the add-on's panel, which has an order and a group there."""
+    required = {**first, **_ORDER, **(rest or {})}
+    return _blender(f"BlenderInput{name}", required, outputs=outputs, optional=_GROUP, **more)
+
+
+def _as_core(class_type: str) -> str:
+    return f"As core's `{class_type}`; the inputs for the add-on are left out."
+
+
+def _core(shown: Mapping[str, Any], class_type: str, *names: str, **constants: Any) -> Helper:
+    own = {name: name for name in names}
+    return core(shown, class_type, own, constants=constants, exact=_as_core(class_type))
+
+
+def _path(node: Node, name: str) -> Any:
+    """A text, as a path where the node is asked for one."""
+    value = node.value(name, "")
+    as_path = node.value("format_path", False)
+    return posixpath.normpath(value) if as_path is True and isinstance(value, str) else value
+
+
+def _primitive(name: str, class_type: str, value: list[Any], rest: Mapping[str, Any]) -> Helper:
+    """An input of one value; `rest` is what only the add-on reads."""
+
+    def become(node: Node) -> None:
+        node.become(class_type, {"value": _path(node, "value")}, {"value": "value"})
+
+    shown = _input(name, {"value": value}, [value[0]], rest, new_style=True)
+    CONSTANTS[f"BlenderInput{name}"] = "value"
+    return Helper(shown, become, {class_type}, exact=_as_core(class_type))
+
+
+def _handed_on(
+    name: str,
+    own: str,
+    output: str,
+    rest: Mapping[str, Any] | None = None,
+    *,
+    differs: str = "",
+    **more: Any,
+) -> Helper:
+    """What takes the output gets the value itself: a list takes no link to a text."""
+
+    def become(node: Node) -> None:
+        value = _path(node, own)
+        node.become("PrimitiveString", {"value": value}, {"value": own})
+        node.give(0, value)
+
+    shown = _input(name, {own: ["STRING", {}]}, [("*", output)], rest, **more)
+    exact = "The value itself goes to what takes it."
+    return Helper(shown, become, {"PrimitiveString"}, exact=exact, differs=differs)
+
+
+def _loader(name: str, class_type: str, outputs: Sequence[str], specs: Mapping[str, Any]) -> Helper:
+    """A model's name is taken as a path, as the node does."""
+
+    def become(node: Node) -> None:
+        inputs = {own: node.inputs[own] for own in specs if own in node.inputs}
+        for own, value in inputs.items():
+            if own.endswith("_name") and isinstance(value, str):
+                inputs[own] = posixpath.normpath(value)
+        node.become(class_type, inputs, {own: own for own in specs})
+
+    shown = _input(name, specs, outputs, {"default": _STRING})
+    return Helper(shown, become, {class_type}, exact=_as_core(class_type))
+
+
+def located(path: str) -> dict[str, str]:
+    """A path below the output folder as a result shows it."""
+    folder, name = posixpath.split(path)
+    return {"filename": name, "subfolder": folder, "type": "output"}
+
+
+def _named_files(shown: Mapping[str, Any], own: str, key: str) -> Helper:
+    """Tells of the files that a text names."""
+    return core(
+        shown,
+        "PreviewAny",
+        {"source": own},
+        tells=Tells(lambda result: Told(ui={key: [located(text) for text in result.texts]})),
+        exact="The file that the text names.",
+        differs="The file can be fetched only where it is an output that the cloud told of.",
+    )
+
+
+_WRITTEN = {"default": _STRING, "format_path": _FLAG}
+
+_BLENDER = (
+    _primitive("Boolean", "PrimitiveBoolean", ["BOOLEAN", {}], {"default": _FLAG}),
+    _primitive(
+        "Float", "PrimitiveFloat", _FLOAT, {"default": _FLOAT, "min": _FLOAT, "max": _FLOAT}
+    ),
+    _primitive(
+        "Int",
+        "PrimitiveInt",
+        _whole(),
+        {**_range(_whole(_LOW)), "camera_width": _FLAG, "camera_height": _FLAG},
+    ),
+    _primitive("Seed", "PrimitiveInt", _whole(), _range(_whole(0, 0))),
+    _primitive("String", "PrimitiveString", ["STRING", {}], _WRITTEN),
+    _primitive(
+        "StringMultiline", "PrimitiveStringMultiline", ["STRING", {"multiline": True}], _WRITTEN
+    ),
+    _handed_on(
+        "Combo",
+        "value",
+        "COMBO",
+        {**_WRITTEN, "list": ["STRING", {"default": "", "multiline": True}]},
+        title="Blender Input Combo Box",
+        new_style=True,
+    ),
+    _handed_on(
+        "Sampler",
+        "sampler_name",
+        "SAMPLER",
+        {"default": _STRING},
+        differs="The samplers are not listed in the node; `/blender/samplers` has them.",
+        new_style=True,
+    ),
+    _handed_on(
+        "Load3D", "model_file", "*", differs="The files of `input/3d` are not listed in the node."
+    ),
+    core(
+        _blender(
+            "BlenderInputGroup",
+            {**_ORDER, "show_title": _FLAG, "compact": _FLAG},
+            outputs=[("GROUP", "group")],
+            new_style=True,
+        ),
+        "PrimitiveBoolean",
+        {},
+        constants={"value": True},
+        exact="It is for the add-on alone.",
+    ),
+    _core(_input("LoadImage", {"image": _UPLOAD}, ["IMAGE", "MASK"]), "LoadImage", "image"),
+    _core(
+        _input("LoadMask", {"image": _UPLOAD}, ["MASK"]), "LoadImageMask", "image", channel="alpha"
+    ),
+    _loader(
+        "LoadCheckpoint",
+        "CheckpointLoaderSimple",
+        ["MODEL", "CLIP", "VAE"],
+        {"ckpt_name": ["CheckpointLoaderSimple.ckpt_name"]},
+    ),
+    _loader(
+        "LoadDiffusionModel",
+        "UNETLoader",
+        ["MODEL"],
+        {"unet_name": ["UNETLoader.unet_name"], "weight_dtype": ["UNETLoader.weight_dtype"]},
+    ),
+    _loader(
+        "LoadLora",
+        "LoraLoaderModelOnly",
+        ["MODEL"],
+        {
+            "model": ["MODEL"],
+            "lora_name": ["LoraLoaderModelOnly.lora_name"],
+            "strength_model": [
+                "FLOAT",
+                {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01},
+            ],
+        },
+    ),
+    _core(
+        _blender(
+            "BlenderOutputSaveImage",
+            {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "blender"}]},
+            hidden=_SAVED_WITH,
+            output_node=True,
+        ),
+        "SaveImage",
+        "images",
+        "filename_prefix",
+    ),
+    _core(
+        _blender(
+            "BlenderOutputSaveGlb",
+            {"mesh": ["SaveGLB.mesh"], "filename_prefix": ["STRING", {"default": "3d/blender"}]},
+            hidden=_SAVED_WITH,
+            output_node=True,
+            new_style=True,
+        ),
+        "SaveGLB",
+        "mesh",
+        "filename_prefix",
+    ),
+    core(
+        _blender("BlenderOutputString", {"string": ["*", {}]}, output_node=True),
+        "PreviewAny",
+        {"source": "string"},
+        exact=_as_core("PreviewAny"),
+    ),
+    _named_files(
+        _blender(
+            "BlenderOutputDownload3D",
+            {"model_file": ["STRING", {"forceInput": True}]},
+            output_node=True,
+        ),
+        "model_file",
+        "3d",
+    ),
+)
+
+
 # --- SideFX's Houdini bridge: names of files and texts ---------------------------------------
 
-
-def _as_image(result: Result) -> Told:
-    return Told(ui={"images": [blender.located(text) for text in result.texts]})
-
-
 _HOUDINI = (
-    Helper(
-        "HouCuiStringAsImage",
+    _named_files(
         info(
             "HouCuiStringAsImage",
             {"image_path": ["STRING", {"tooltip": "The image path to output."}]},
@@ -93,14 +470,10 @@ _HOUDINI = (
             title="String To Image Helper",
             output_node=True,
         ),
-        becomes("PreviewAny", {"source": "image_path"}),
-        frozenset({"PreviewAny"}),
-        tells=Tells(_as_image),
-        exact="The file that the text names.",
-        differs="The file can be fetched only where it is an output that the cloud told of.",
+        "image_path",
+        "images",
     ),
-    Helper(
-        "HouStringPassThrough",
+    core(
         info(
             "HouStringPassThrough",
             {"str_in": ["STRING", {"forceInput": True, "tooltip": "a string"}]},
@@ -109,8 +482,8 @@ _HOUDINI = (
             outputs=[("STRING", "str_out")],
             title="String Pass Through",
         ),
-        becomes("PrimitiveString", {"value": "str_in"}),
-        frozenset({"PrimitiveString"}),
+        "PrimitiveString",
+        {"value": "str_in"},
         exact="It is core's `PrimitiveString`.",
     ),
 )
@@ -123,17 +496,8 @@ _DIFFERS = (
     "address must be known before the run."
 )
 
-
-def _picture_at(name: str) -> Callable[[Node], None]:
-    def become(node: Node) -> None:
-        node.become("LoadImage", {"image": node.picture.name}, {"image": name})
-
-    return become
-
-
 _URLS = (
     Helper(
-        "LoadImageFromUrl",
         info(
             "LoadImageFromUrl",
             {"image": ["STRING", {"default": "", "multiline": True}]},
@@ -143,24 +507,23 @@ _URLS = (
             outputs=[("IMAGE", "images"), ("MASK", "masks")],
             title="Load Image From URL",
         ),
-        _picture_at("image"),
-        frozenset({"LoadImage"}),
+        _loads("LoadImage", "image", "image"),
+        {"LoadImage"},
         reads=Reads("image", FileSource.URL),
         exact="Picture and mask as core's `LoadImage` gives them.",
         differs=f"{_DIFFERS} One address; `keep_alpha_channel` is left out.",
     ),
     Helper(
-        "LoadImageFromHttpURL",
         info(
             "LoadImageFromHttpURL",
             {"image_url": ["STRING", {"default": ""}]},
             pack="ComfyUI_LoadImageFromHttpURL",
             category="jerrywap/loaders",
-            outputs=[("IMAGE", "IMAGE")],
+            outputs=["IMAGE"],
             title="Load Image from HTTP URL",
         ),
-        _picture_at("image_url"),
-        frozenset({"LoadImage"}),
+        _loads("LoadImage", "image", "image_url"),
+        {"LoadImage"},
         reads=Reads("image_url", FileSource.URL),
         exact="The picture.",
         differs=f"{_DIFFERS} An address that cannot be fetched is an error, not a black picture.",
@@ -173,9 +536,9 @@ _URLS = (
 #: The packs by what they are for, in the order of the documentation.
 PACKS: Mapping[str, tuple[Helper, ...]] = {
     "Krita AI Diffusion (comfyui-tooling-nodes) and core": tooling.HELPERS,
-    "SwarmUI": swarm.HELPERS,
+    "SwarmUI": _SWARM,
     "ComfyUI-Easy-Use": _EASY_USE,
-    "ComfyUI-Blender": blender.HELPERS,
+    "ComfyUI-Blender": _BLENDER,
     "Houdini": _HOUDINI,
     "Pictures from an address": _URLS,
 }

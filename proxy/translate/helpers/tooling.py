@@ -1,5 +1,5 @@
-"""comfyui-tooling-nodes (3.3.0), which Krita AI Diffusion brings along, and core's
-`SaveImageWebsocket`."""
+"""comfyui-tooling-nodes (3.3.0), which Krita AI Diffusion brings along, what else Krita asks of a
+server, and core's `SaveImageWebsocket`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from proxy.translate.helpers.helper import (
     Reads,
     Result,
     Tells,
+    core,
     info,
 )
 
@@ -80,7 +81,8 @@ def _load_mask(node: Node) -> None:
 # --- pictures out --------------------------------------------------------------------------
 
 
-def _preview(node: Node) -> None:
+def preview(node: Node) -> None:
+    """Becomes `PreviewImage`, whose files the client is told of in the words of the pack."""
     node.become("PreviewImage", {"images": node.inputs.get("images")}, {"images": "images"})
 
 
@@ -92,7 +94,7 @@ def _png(_: Mapping[str, Any]) -> str:
     return "PNG"
 
 
-def frame(result: Result, data: bytes, *, format_: int, event: int = 1) -> Binary:
+def frame(result: Result, data: bytes, format_: int, event: int = 1) -> Binary:
     """A binary message with a picture in it: `[event][format][data]`."""
     return Binary(result.prompt_id, event.to_bytes(4, "big") + format_.to_bytes(4, "big") + data)
 
@@ -112,7 +114,7 @@ def _cached(result: Result) -> Told:
 
 def _sent(result: Result) -> Told:
     number = 2 if result.inputs.get("format", "PNG") == "PNG" else 1
-    frames = tuple(frame(result, item.data, format_=number) for item in result.items)
+    frames = tuple(frame(result, item.data, number) for item in result.items)
     images = [
         {"source": "websocket", "content-type": item.content_type, "type": "output"}
         for item in result.items
@@ -209,8 +211,8 @@ def translated(text: str) -> str:
     return " ".join(part.strip() for part in parts[::2] if part.strip())
 
 
-_LOAD = frozenset({"LoadImage", "LoadImageMask"})
-_PREVIEW = frozenset({"PreviewImage"})
+_LOAD = {"LoadImage", "LoadImageMask"}
+_PREVIEW = {"PreviewImage"}
 _OUTPUTS = (("IMAGE", "image"), ("MASK", "mask"))
 _PIXELS = "Pixels, alpha and order of a batch."
 _ODD = (
@@ -220,7 +222,6 @@ _ODD = (
 
 HELPERS = (
     Helper(
-        "ETN_LoadImageCache",
         _info(
             "ETN_LoadImageCache", {"id": _text()}, outputs=_OUTPUTS, title="Load Image from Cache"
         ),
@@ -231,7 +232,6 @@ HELPERS = (
         differs=f"{_ODD} The id must be known before the run.",
     ),
     Helper(
-        "ETN_LoadImageBase64",
         _info(
             "ETN_LoadImageBase64", {"image": _text()}, outputs=_OUTPUTS, title="Load Image (Base64)"
         ),
@@ -242,7 +242,6 @@ HELPERS = (
         differs=f"{_ODD} The mask has a batch axis. The text must be known before the run.",
     ),
     Helper(
-        "ETN_LoadMaskBase64",
         _info(
             "ETN_LoadMaskBase64",
             {"mask": _text()},
@@ -250,13 +249,12 @@ HELPERS = (
             title="Load Mask (Base64)",
         ),
         _load_mask,
-        frozenset({"LoadImageMask"}),
+        {"LoadImageMask"},
         reads=Reads("mask", FileSource.BASE64, Mask.RED),
         exact="The red channel of RGB, RGBA and grey files; errors.",
         differs=f"{_ODD} The text must be known before the run.",
     ),
     Helper(
-        "ETN_SaveImageCache",
         _info(
             "ETN_SaveImageCache",
             {**_IMAGES, "format": _combo("PNG", ["PNG", "JPEG"])},
@@ -264,14 +262,13 @@ HELPERS = (
             output_node=True,
             title="Save Image to Cache",
         ),
-        _preview,
+        preview,
         _PREVIEW,
         tells=Tells(_cached, _format),
         exact=f"{_PIXELS} JPEG with quality 95. A cached run tells the same ids.",
         differs="RGBA as JPEG fails when the cloud has made the picture.",
     ),
     Helper(
-        "ETN_SendImageWebSocket",
         _info(
             "ETN_SendImageWebSocket",
             {**_IMAGES, "format": _combo("PNG", ["PNG", "JPEG"])},
@@ -279,7 +276,7 @@ HELPERS = (
             output_node=True,
             title="Send Image (WebSocket)",
         ),
-        _preview,
+        preview,
         _PREVIEW,
         tells=Tells(_sent, _format),
         exact=f"{_PIXELS} Frames go out before `executed`; a cached run sends none.",
@@ -287,7 +284,6 @@ HELPERS = (
         "`client_id` the frames go to the member's own sockets.",
     ),
     Helper(
-        "ETN_ApplyMaskToImage",
         _info(
             "ETN_ApplyMaskToImage",
             {"image": ["IMAGE", {}], "mask": ["MASK", {}]},
@@ -295,25 +291,22 @@ HELPERS = (
             title="Apply Mask to Image",
         ),
         _apply_mask,
-        frozenset(
-            {
-                "GetImageSize",
-                "MaskToImage",
-                "RepeatImageBatch",
-                "ImageToMask",
-                "InvertMask",
-                "SolidMask",
-                "MaskComposite",
-                "JoinImageWithAlpha",
-            }
-        ),
+        {
+            "GetImageSize",
+            "MaskToImage",
+            "RepeatImageBatch",
+            "ImageToMask",
+            "InvertMask",
+            "SolidMask",
+            "MaskComposite",
+            "JoinImageWithAlpha",
+        },
         exact="All 256 values of alpha; one mask for each picture, or one for all.",
         differs="A mask of another size is stretched; where both sizes are known it is the pack's "
         "error. Several masks for another number of pictures are repeated in turn, where the pack "
         "takes the first. The source picture is not changed.",
     ),
     Helper(
-        "ETN_Translate",
         _info(
             "ETN_Translate",
             {"text": _text(multiline=True)},
@@ -321,12 +314,11 @@ HELPERS = (
             title="Translate Text",
         ),
         _translate,
-        frozenset({"PrimitiveString"}),
+        {"PrimitiveString"},
         exact="As the pack without a translator: `lang:en` is taken out, other languages fail.",
         differs="A text that only the run tells passes unchanged. Nothing is translated.",
     ),
     Helper(
-        "ETN_KritaOutput",
         _info(
             "ETN_KritaOutput",
             {
@@ -346,14 +338,13 @@ HELPERS = (
             category="krita",
             title="Krita Output",
         ),
-        _preview,
+        preview,
         _PREVIEW,
         tells=Tells(_krita_output, _png),
         exact=f"{_PIXELS} Frames, then `executed` with the inputs.",
         differs="Inputs that only the run tells are shown as links.",
     ),
-    Helper(
-        "ETN_KritaSendText",
+    core(
         _info(
             "ETN_KritaSendText",
             {
@@ -366,28 +357,103 @@ HELPERS = (
             category="krita",
             title="Send Text",
         ),
-        lambda node: node.become(
-            "PreviewAny", {"source": node.inputs.get("value")}, {"source": "value"}
-        ),
-        frozenset({"PreviewAny"}),
+        "PreviewAny",
+        {"source": "value"},
         tells=Tells(_krita_text),
         exact="Texts, whole numbers and booleans.",
         differs="Other values are written as core's `PreviewAny` writes them.",
     ),
     Helper(
-        "SaveImageWebsocket",
-        {
-            **info(
-                "SaveImageWebsocket",
-                {"images": ["IMAGE"]},
-                pack="websocket_image_save",
-                category="api/image",
-                output_node=True,
-            ),
-        },
-        _preview,
+        info(
+            "SaveImageWebsocket",
+            {"images": ["IMAGE"]},
+            pack="websocket_image_save",
+            category="api/image",
+            output_node=True,
+        ),
+        preview,
         _PREVIEW,
         tells=Tells(_over_websocket, _png, again=True),
         exact=f"{_PIXELS} `progress` and a frame for each picture, on each run; no `executed`.",
     ),
 )
+
+
+# --- what Krita asks of a server ------------------------------------------------------------
+
+#: The classes that Krita AI Diffusion requires of a server by default, by pack.
+KRITA_REQUIRES: Mapping[str, tuple[str, ...]] = {
+    "ControlNet Preprocessors (comfyui_controlnet_aux)": (
+        "InpaintPreprocessor",
+        "DepthAnythingV2Preprocessor",
+    ),
+    "IP-Adapter (ComfyUI_IPAdapter_plus)": ("IPAdapterModelLoader", "IPAdapter"),
+    "Inpaint Nodes (comfyui-inpaint-nodes)": (
+        "INPAINT_LoadFooocusInpaint",
+        "INPAINT_ShrinkMask",
+        "INPAINT_StabilizeMask",
+        "INPAINT_ColorMatch",
+    ),
+    "External Tooling Nodes (comfyui-tooling-nodes)": (
+        "ETN_LoadImageCache",
+        "ETN_SaveImageCache",
+        "ETN_Translate",
+    ),
+}
+
+#: The cloud does not tell what is in its model files, so that this is guessed from their names.
+#: Patterns in names and the base models that they tell, in the words of comfyui-tooling-nodes; the
+#: first that fits counts.
+_BASES: tuple[tuple[str, str], ...] = (
+    (r"flux[._-]?2", "flux2"),
+    (r"z[._-]?image", "z-image"),
+    (r"qwen[._-]?image", "qwen-image"),
+    (r"ernie[._-]?image", "ernie-image"),
+    (r"chroma", "chroma"),
+    (r"anima(?!te|l|t)", "anima"),
+    (r"krea[._-]?2", "krea2"),
+    (r"schnell", "flux-schnell"),
+    (r"flux", "flux"),
+    (r"sd3|stable[._-]?diffusion[._-]?3", "sd3"),
+    (r"hidream", "hi-dream"),
+    (r"lumina", "lumina2"),
+    (r"omnigen", "omnigen2"),
+    (r"wan[._-]?2", "wan21"),
+    (r"hunyuan[._-]?video", "hunyuan-video"),
+    (r"ltx", "ltxv"),
+    (r"cosmos", "cosmos"),
+    (r"mochi", "mochi"),
+    (r"aura[._-]?flow", "aura-flow"),
+    (r"cascade", "cascade-c"),
+    (r"svd|stable[._-]?video", "svd"),
+    (r"refiner", "sdxl-refiner"),
+    (r"xl|pony|illustrious|noob", "sdxl"),
+    (r"sd[._-]?2|v2[._-]1|768-v", "sd20"),
+    (
+        r"sd[._-]?1|v1[._-]5|1[._]5|dreamshaper|realistic|serenity|flat2d|photon|deliberate"
+        r"|juggernaut_reborn|epicrealism",
+        "sd15",
+    ),
+)
+_INPAINT = re.compile(r"inpaint|[._-]fill")
+_V_PREDICTION = re.compile(r"v[._-]?pred")
+_KLEIN = re.compile(r"klein[._-]?(?:base[._-]?)?(4b|9b)")
+
+#: Base models of which there are files for inpainting.
+_WITH_INPAINT = frozenset({"sd15", "sdxl", "flux"})
+
+
+def guessed(name: str) -> dict[str, Any]:
+    """A model as `GET /api/etn/model_info` describes it: `base_model`, `is_inpaint`, `type`."""
+    lower = name.lower()
+    base = next((base for pattern, base in _BASES if re.search(pattern, lower)), None)
+    if base is None:
+        return {"base_model": "unknown"}
+    inpaints = base in _WITH_INPAINT and _INPAINT.search(lower) is not None
+    found: dict[str, Any] = {"base_model": base, "is_inpaint": inpaints}
+    if base == "sdxl":
+        found["type"] = "v-prediction" if _V_PREDICTION.search(lower) else "eps"
+    if base == "flux2":
+        klein = _KLEIN.search(lower)
+        found["type"] = f"klein-{klein[1]}" if klein else "dev"
+    return found
