@@ -25,7 +25,7 @@ from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, AccountSettings, Setting
 from proxy.translate import release
-from proxy.translate.helpers.packs import PACKS as HELPER_PACKS
+from proxy.translate.helper_packs import PACKS as HELPER_PACKS
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
 

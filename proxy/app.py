@@ -63,7 +63,7 @@ from proxy.storage.usage import UsageRepository
 from proxy.storage.userdata import UserDataRepository
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
-from proxy.translate.helpers.packs import offered
+from proxy.translate.helper_packs import offered
 from proxy.userdata.base import UserData
 from proxy.userdata.legacy import take_over as take_over_userdata
 from proxy.userdata.on_cloud import UserDataOnCloud

@@ -16,8 +16,8 @@ from proxy.api.userdata import in_tree
 from proxy.helpers.clients import Exchange
 from proxy.helpers.service import Helpers
 from proxy.translate.errors import LocalError, PlainError
-from proxy.translate.helpers.helper import HelperFailedError
-from proxy.translate.helpers.tooling import guessed, translated
+from proxy.translate.helper_nodes import HelperFailedError
+from proxy.translate.helper_tooling import guessed, translated
 from proxy.userdata.base import BadNameError, IsFolderError, LeadsOutError, MissingError
 
 #: A request's media type for which the pack has none.

@@ -15,7 +15,7 @@ import msgspec
 from proxy.bus.base import BusMessage, EventBus
 from proxy.translate import codec
 from proxy.translate.events import Event
-from proxy.translate.helpers.tooling import KRITA_REQUIRES
+from proxy.translate.helper_tooling import KRITA_REQUIRES
 
 #: Workflows and subscribers of a member that are kept, the newest ones.
 _MOST = 100

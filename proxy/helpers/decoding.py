@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from proxy.files.pictures import FORMATS, MAX_PIXELS, pillow
-from proxy.translate.helpers.helper import HelperFailedError, Mask
+from proxy.translate.helper_nodes import HelperFailedError, Mask
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -24,7 +24,7 @@ from proxy.translate import snapshot as shapes
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Told
 from proxy.translate.graph import is_link
-from proxy.translate.helpers.helper import (
+from proxy.translate.helper_nodes import (
     FileSource,
     Helper,
     HelperFailedError,
@@ -35,8 +35,8 @@ from proxy.translate.helpers.helper import (
     Result,
     constant,
 )
-from proxy.translate.helpers.packs import HELPERS
-from proxy.translate.helpers.rewriting import Rewriting, failed, rewrite, wanted
+from proxy.translate.helper_packs import HELPERS
+from proxy.translate.rewriting import Rewriting, failed, rewrite, wanted
 
 log = structlog.get_logger(__name__)
 

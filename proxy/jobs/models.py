@@ -37,7 +37,7 @@ from proxy.translate.errors import LocalError
 if TYPE_CHECKING:
     from proxy.jobs.runner import Runner
     from proxy.storage.jobs import StoredJob
-    from proxy.translate.helpers.rewriting import Rewriting
+    from proxy.translate.rewriting import Rewriting
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from proxy.storage.jobs import JobRepository, Payload, Shares, StoredJob
 from proxy.storage.leases import Lease
 from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec
-from proxy.translate.helpers.rewriting import Rewriting
+from proxy.translate.rewriting import Rewriting
 
 log = structlog.get_logger(__name__)
 

@@ -16,8 +16,8 @@ from proxy.jobs.models import Job
 from proxy.jobs.tracker import EventReceived, GiveUp, Input, SnapshotReceived
 from proxy.translate.codec import credentials, redact
 from proxy.translate.events import CloudFrame, Preview, Told
-from proxy.translate.helpers.helper import Failure, HelperFailedError
-from proxy.translate.helpers.rewriting import MemberView, Rewriting, failed, reachable
+from proxy.translate.helper_nodes import Failure, HelperFailedError
+from proxy.translate.rewriting import MemberView, Rewriting, failed, reachable
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:

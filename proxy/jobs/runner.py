@@ -36,7 +36,7 @@ from proxy.jobs.tracker import (
 from proxy.storage.database import StorageError
 from proxy.translate import events
 from proxy.translate.events import CloudFrame, CloudPicture, Message, Preview, is_terminal
-from proxy.translate.helpers.helper import Failure
+from proxy.translate.helper_nodes import Failure
 
 if TYPE_CHECKING:
     from proxy.jobs.engine import Engine

@@ -43,7 +43,7 @@ from proxy.storage.usage import day_of
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.errors import LocalError
 from proxy.translate.graph import label_of
-from proxy.translate.helpers.rewriting import Rewriting
+from proxy.translate.rewriting import Rewriting
 from proxy.translate.validation import Validation, foreign_files, validate
 
 if TYPE_CHECKING:

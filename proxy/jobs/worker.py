@@ -26,7 +26,7 @@ from proxy.jobs.submitter import SubmissionError, Submitter
 from proxy.jobs.tracker import GiveUp, SnapshotReceived
 from proxy.storage.database import StorageError
 from proxy.translate.codec import CREDENTIAL_KEYS
-from proxy.translate.helpers.rewriting import MemberView
+from proxy.translate.rewriting import MemberView
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:

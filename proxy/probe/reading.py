@@ -11,8 +11,8 @@ import aiohttp
 
 from proxy.probe.points import Findings
 from proxy.probe.wire import ProbeSocket, Reply, Wire
-from proxy.translate.helpers.packs import HELPERS
-from proxy.translate.helpers.tooling import KRITA_REQUIRES
+from proxy.translate.helper_packs import HELPERS
+from proxy.translate.helper_tooling import KRITA_REQUIRES
 
 #: How long, in seconds, a new socket may take to say what it says without a request.
 _GREETING = 2.0

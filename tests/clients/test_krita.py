@@ -18,7 +18,7 @@ from stack import Client, Listener, Proxy, running_proxy
 
 from proxy.helpers.clients import KritaCheck
 from proxy.simulator import Simulator, Switches
-from proxy.translate.helpers.tooling import KRITA_REQUIRES
+from proxy.translate.helper_tooling import KRITA_REQUIRES
 
 CALLS = calls_of("krita")
 

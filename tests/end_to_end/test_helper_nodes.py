@@ -26,7 +26,7 @@ from proxy.jobs import results
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.nodes.node_class import Context, Output
-from proxy.translate.helpers.packs import HELPERS
+from proxy.translate.helper_packs import HELPERS
 
 RED = graphs.png((200, 10, 20))
 

@@ -13,7 +13,7 @@ from proxy.jobs.results import Localiser
 from proxy.jobs.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.translate.codec import REDACTED
 from proxy.translate.events import CloudPicture, Preview
-from proxy.translate.helpers.helper import Failure
+from proxy.translate.helper_nodes import Failure
 from proxy.translate.snapshot import Snapshot
 
 ACCOUNT_KEY, LENT = "comfyui-of-the-account", "comfyui-of-the-client"

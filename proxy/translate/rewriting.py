@@ -16,7 +16,7 @@ import msgspec
 from proxy.translate import codec
 from proxy.translate.events import CloudFrame
 from proxy.translate.graph import is_link
-from proxy.translate.helpers.helper import (
+from proxy.translate.helper_nodes import (
     Failure,
     Helper,
     HelperFailedError,
@@ -24,7 +24,7 @@ from proxy.translate.helpers.helper import (
     Picture,
     constant,
 )
-from proxy.translate.helpers.packs import HELPERS
+from proxy.translate.helper_packs import HELPERS
 from proxy.translate.snapshot import Snapshot
 
 #: The catalog's word on a class, or `None`.

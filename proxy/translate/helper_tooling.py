@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.translate.events import Binary, Event, Message, Preview, Told
-from proxy.translate.helpers.helper import (
+from proxy.translate.helper_nodes import (
     FileSource,
     Helper,
     HelperFailedError,

@@ -6,9 +6,9 @@ import posixpath
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from proxy.translate import helper_tooling as tooling
 from proxy.translate.events import Binary, Event, Message, Told
-from proxy.translate.helpers import tooling
-from proxy.translate.helpers.helper import (
+from proxy.translate.helper_nodes import (
     CONSTANTS,
     FileSource,
     Helper,

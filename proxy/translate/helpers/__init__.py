@@ -1,1 +1,0 @@
-"""Nodes that desktop clients bring along, and what they become on the cloud."""
