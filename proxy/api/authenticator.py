@@ -12,7 +12,7 @@ import base64
 import binascii
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -184,28 +184,25 @@ class Authenticator:
         return known.admission
 
     def _of_member(self, request: web.Request) -> Admission:
-        caller = caller_of(request)
-        admission, access = self._let_in(request, caller)
-        self.members.used(access.token, caller.address)
-        return admission if admission.shown else admission._replace(shown=access.token.shown)
-
-    def _let_in(self, request: web.Request, caller: Caller) -> tuple[Admission, Access]:
-        given = credentials(request)
+        caller, given = caller_of(request), credentials(request)
         found = self._valid(given, caller)
-        if found is None:
-            return self._by_ticket(request) or self._by_session(request, caller)
-        access, credential = found
-        admission = Admission(access.member.name, access.token.id, shown=access.token.shown)
-        if credential.ambient:
+        access = self._by_ticket(request) if found is None else found[0]
+        session = None
+        if access is None:
+            access, session = self._by_session(request, caller)
+        token = access.token
+        admission = Admission(access.member.name, token.id, session, token.shown)
+        if found is not None and found[1].ambient:
             self.refuse_foreign(request, caller)
         elif len(given) == 1:
             headers = request.headers
             for sent in (headers.get("Authorization"), headers.get(KEY_HEADER)):
-                if sent is not None and sent.endswith(credential.token):
+                if sent is not None and sent.endswith(given[0].token):
                     if len(self._known) >= REMEMBERED:
                         self._known.clear()
-                    self._known[_digest(sent)] = _KnownHeader(admission, access.token.digest)
-        return admission, access
+                    self._known[_digest(sent)] = _KnownHeader(admission, token.digest)
+        self.members.used(token, caller.address)
+        return admission
 
     def is_valid(self, admission: Admission) -> bool:
         """Whether an admission still holds."""
@@ -275,16 +272,14 @@ class Authenticator:
             raise self.wrong(given[0].token, caller)
         return None
 
-    def _by_ticket(self, request: web.Request) -> tuple[Admission, Access] | None:
+    def _by_ticket(self, request: web.Request) -> Access | None:
         if request.path != TICKETED or request.method not in ("GET", "HEAD"):
             return None
         token_id = self.tickets.token_of(request.rel_url)
-        access = self.members.access_by_id(token_id) if token_id is not None else None
-        if access is None:
-            return None
-        return Admission(access.member.name, access.token.id), access
+        return self.members.access_by_id(token_id) if token_id is not None else None
 
-    def _by_session(self, request: web.Request, caller: Caller) -> tuple[Admission, Access]:
+    def _by_session(self, request: web.Request, caller: Caller) -> tuple[Access, str]:
+        """The access of a session, and the session's name."""
         cookie = request.cookies.get(COOKIE)
         if cookie is not None:
             name = name_of(cookie)
@@ -292,7 +287,7 @@ class Authenticator:
             access = self.members.access_by_id(token_id) if token_id is not None else None
             if access is not None:
                 self.refuse_foreign(request, caller)
-                return Admission(access.member.name, access.token.id, name), access
+                return access, name
         if request.method in ("GET", "HEAD") and "text/html" in request.headers.get("Accept", ""):
             raise web.HTTPFound(self._sign_in(request), headers={"Cache-Control": "no-store"})
         raise LocalError(
@@ -326,21 +321,13 @@ def credentials(request: web.Request) -> list[Credential]:
     Raises `LocalError` (400) for two in one place: what stands between client and server may have
     looked at the other.
     """
-    return list(_credentials(request))
-
-
-def _credentials(request: web.Request) -> Iterator[Credential]:
     way = way_of(request)
-    if way.path_token is not None:
-        yield Credential(way.path_token)
-    for value in _single(request, "Authorization"):
-        yield _of_authorization(value)
-    for value in _single(request, KEY_HEADER):
-        yield Credential(value.strip())
+    found = [] if way.path_token is None else [Credential(way.path_token)]
+    found += map(_of_authorization, _single(request, "Authorization"))
+    found += [Credential(value.strip()) for value in _single(request, KEY_HEADER)]
     if len(way.query_tokens) > 1:
         raise _ambiguous("the query")
-    for value in way.query_tokens:
-        yield Credential(value.strip())
+    return found + [Credential(value.strip()) for value in way.query_tokens]
 
 
 def _single(request: web.Request, header: str) -> list[str]:

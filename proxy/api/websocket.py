@@ -18,7 +18,7 @@ import contextlib
 import socket as tcp
 import uuid
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -70,39 +70,27 @@ class Outgoing:
         return isinstance(self.message, Preview) and not self.message.result
 
 
+@dataclass(slots=True, eq=False)
 class SendQueue:
     """Messages in the order in which a local ComfyUI sends them to this one socket.
 
     A preview that leads its `progress` is sent in its place to a socket that asked for metadata,
     and behind that `progress` to any other, as a local ComfyUI does. `metadata` says whether the
-    socket asked.
+    socket asked. More than `limit` bytes are too many; with more than `preview_limit` bytes of
+    previews the older ones make room.
     """
 
-    __slots__ = (
-        "_held",
-        "_limit",
-        "_next",
-        "_preview_limit",
-        "_preview_size",
-        "_previews",
-        "_size",
-        "_waiting",
-        "metadata",
-        "overflowed",
-    )
-
-    def __init__(self, *, limit: int = LIMIT, preview_limit: int = PREVIEW_LIMIT) -> None:
-        self.overflowed = False
-        self._limit = limit
-        self._preview_limit = preview_limit
-        self.metadata = False
-        # An empty deque takes three times the memory of an empty OrderedDict.
-        self._waiting: OrderedDict[int, Outgoing] = OrderedDict()
-        self._previews: OrderedDict[int, None] = OrderedDict()
-        self._held: Preview | None = None
-        self._next = 0
-        self._size = 0
-        self._preview_size = 0
+    limit: int = LIMIT
+    preview_limit: int = PREVIEW_LIMIT
+    metadata: bool = False
+    overflowed: bool = False
+    # An empty deque takes three times the memory of an empty OrderedDict.
+    _waiting: OrderedDict[int, Outgoing] = field(default_factory=OrderedDict)
+    _previews: OrderedDict[int, None] = field(default_factory=OrderedDict)
+    _held: Preview | None = None
+    _next: int = 0
+    _size: int = 0
+    _preview_size: int = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -157,13 +145,13 @@ class SendQueue:
             self._preview_size += size
         self._next += 1
         count = 0
-        while len(self._previews) > 1 and self._preview_size > self._preview_limit:
+        while len(self._previews) > 1 and self._preview_size > self.preview_limit:
             number, _ = self._previews.popitem(last=False)
             dropped = self._waiting.pop(number)
             count += 1
             self._size -= dropped.size
             self._preview_size -= dropped.size
-        self.overflowed = self._size > self._limit
+        self.overflowed = self._size > self.limit
         return count
 
 
@@ -245,47 +233,24 @@ _KEEP_ALIVE = {
 }
 
 
+@dataclass(slots=True, eq=False)
 class ClientSocket:
     """One client's websocket, as the subscribers know it."""
 
-    __slots__ = (
-        "_ended",
-        "_leaving",
-        "_left",
-        "_member",
-        "_negotiated",
-        "_ping_due",
-        "_queue",
-        "_services",
-        "_sid",
-        "_silent",
-        "_transport",
-        "_web_socket",
-        "_writing",
-        "_written_at",
-    )
-
-    def __init__(
-        self,
-        web_socket: web.WebSocketResponse,
-        transport: asyncio.Transport,
-        services: Services,
-        member: str,
-        sid: str,
-    ) -> None:
-        self._web_socket = web_socket
-        self._transport = transport
-        self._services = services
-        self._member = member
-        self._sid = sid
-        self._queue = SendQueue()
-        self._writing: asyncio.Task[None] | None = None
-        self._written_at = 0.0
-        self._ping_due = False
-        self._negotiated = False
-        self._silent = self._ended = False
-        self._leaving: asyncio.Task[None] | None = None
-        self._left: asyncio.Future[None] | None = None
+    _web_socket: web.WebSocketResponse
+    _transport: asyncio.Transport
+    _services: Services
+    _member: str
+    _sid: str
+    _queue: SendQueue
+    _writing: asyncio.Task[None] | None = None
+    _written_at: float = 0.0
+    _ping_due: bool = False
+    _negotiated: bool = False
+    _silent: bool = False
+    _ended: bool = False
+    _leaving: asyncio.Task[None] | None = None
+    _left: asyncio.Future[None] | None = None
 
     def send(self, message: Message, *, for_all: bool) -> None:
         """Take a message without waiting; a client that lets too much pile up has to go."""
@@ -428,7 +393,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     services, member = of(request), member_of(request)
     sockets, metrics = request.app[SOCKETS], services.accounting.metrics
     sid = request.query.get("clientId") or uuid.uuid4().hex
-    client = ClientSocket(web_socket, transport, services, member, sid)
+    client = ClientSocket(web_socket, transport, services, member, sid, SendQueue())
     subscribers = services.jobs.subscribers
     subscribers.attach(member, sid, client, client.greet, hears_all=_cloud_way(request))
     sockets.join(client)

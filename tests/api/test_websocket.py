@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api import websocket as client_socket
-from proxy.api.websocket import OVERHEAD, SendQueue, Sockets
+from proxy.api.websocket import GOING_AWAY, OVERHEAD, SendQueue, Sockets
 from proxy.jobs.models import NodeRuns, SocketOpened, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, Message, NodeText, Preview, status
@@ -541,6 +541,6 @@ async def test_goodbyes_are_said_to_all() -> None:
     room, leavers = Sockets(Supervisor()), [Leaver() for _ in range(3)]
     for leaver in leavers:
         room.join(leaver)
-    await room.close(1001, "away")
-    assert [leaver.goodbye for leaver in leavers] == [(1001, "away")] * 3
-    await Sockets(Supervisor()).close(1001, "nobody is there")
+    await room.close(1001)
+    assert [leaver.goodbye for leaver in leavers] == [(1001, GOING_AWAY)] * 3
+    await Sockets(Supervisor()).close(1001)  # nobody is there
