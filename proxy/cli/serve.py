@@ -12,23 +12,31 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from logging.handlers import MemoryHandler
 from pathlib import Path
+from typing import Any
 
+import structlog
 import typer
 
-from proxy import __version__, serving
+from proxy import __version__
 from proxy import logging as logs
 from proxy.api import web_interface
-from proxy.app import refuse_lost_members
+from proxy.api.connection_manager import ConnectionLimits
+from proxy.api.server import Certificate, CertificateError, Server, Services
+from proxy.app import lifespan, refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import opened_database
+from proxy.supervisor import Supervisor
+
+log = structlog.get_logger(__name__)
 
 #: Seconds that stopping may take whatever the setting says.
 _LEAST_TIME_TO_STOP = 1.0
@@ -36,6 +44,9 @@ _LEAST_TIME_TO_STOP = 1.0
 #: Objects that are made before those that are unreachable are looked for. Few are in circles, and a
 #: look at each 700 (Python's own bound) takes a twentieth of the time of a busy server.
 _YOUNG = 10_000
+
+#: What of the time to stop is left to the services below, when the clients are gone.
+_SHARE_OF_SERVICES = 0.2
 
 #: This many log lines are held until the banner is complete.
 _MOST_HELD = 1000
@@ -57,14 +68,30 @@ def serve(settings: Settings) -> int:
 
 
 async def _serve(settings: Settings, banner: Banner | None) -> None:
-    stop = asyncio.Event()
-    _stop_on_signals(stop, settings.shutdown_timeout)
-    listening = False
-    async with chosen_accounts(settings) as chosen:
+    """Serve until a signal or until background work cannot be kept up.
 
-        def ready(url: str) -> None:
-            nonlocal listening
-            listening = True
+    SIGHUP lets the keys be read again.
+    """
+    stop, failed = asyncio.Event(), asyncio.Event()
+    _stop_on_signals(stop, settings.shutdown_timeout)
+    async with AsyncExitStack() as stack:
+        chosen = await stack.enter_async_context(chosen_accounts(settings))
+        certificate = _certificate(settings)
+        services = await stack.enter_async_context(
+            lifespan(settings, accounts=chosen.accounts, reread_keys=_hangup(), failed=failed)
+        )
+        limits = _limits(settings)
+        stop_timeout = (1 - _SHARE_OF_SERVICES) * settings.shutdown_timeout
+        server = Server(services, limits, stop_timeout=stop_timeout)
+        servers = [server]
+        spent = 0.0
+        background = Supervisor(failed)
+        try:
+            if settings.admin_listen is not None:
+                admin = Server(services, limits, stop_timeout=stop_timeout, admin=True)
+                await _listen_for_admins(admin, *settings.admin_listen)
+                servers.append(admin)
+            url = await _listen(server, settings, certificate)
             gc.freeze()  # what is there now stays: no collection has to look at it again
             gc.set_threshold(_YOUNG)
             if banner is not None:
@@ -72,17 +99,33 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
             else:
                 sys.stdout.write(f"listening on {url} ({chosen})\n")
                 sys.stdout.flush()
+            tell = _log_problems if banner is None else banner.tell
+            background.spawn(_tell_problems(services, tell), "tell problems")
+            if certificate is not None:
+                background.keep(certificate.follow, "follow the certificate")
+            ends = [background.spawn(one.wait(), "wait for the end") for one in (stop, failed)]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if failed.is_set():
+                raise RuntimeError("background work failed too often; the log above has the reason")
+            log.info("shutdown_started")
+            began = time.monotonic()
+            if services.readiness is not None:
+                await services.readiness.leave()
+            spent = time.monotonic() - began
+        finally:
+            await background.close()
+            await asyncio.gather(*(one.stop(spent=spent) for one in servers))
 
-        tell = banner.tell if banner is not None else None
-        try:
-            await serving.serve(
-                settings, accounts=chosen.accounts, ready=ready, stop=stop, tell=tell
-            )
-        except OSError as error:
-            sentence = None if listening else _binding_problem(error, settings)
-            if sentence is None:
-                raise
-            raise ConfigError(sentence) from None
+
+async def _listen(server: Server, settings: Settings, certificate: Certificate | None) -> str:
+    """`http://HOST:PORT`, where clients can connect from now on."""
+    context = None if certificate is None else certificate.context
+    try:
+        return await server.start(settings.host, settings.port, context=context)
+    except OSError as error:
+        if (sentence := _binding_problem(error, settings)) is None:
+            raise
+        raise ConfigError(sentence) from None
 
 
 class Banner:
@@ -119,7 +162,7 @@ class Banner:
         for name, value in rows.items():
             self._say(f"  {name:<15}{value}")
 
-    def tell(self, problems: serving.Problems) -> None:
+    def tell(self, problems: Problems) -> None:
         """Say whether the keys work, and what is wrong otherwise."""
         if not problems:
             self._say(f"  {'API key':<15}{typer.style('accepted', fg='green')}")
@@ -134,6 +177,52 @@ class Banner:
 
     def _say(self, line: str) -> None:
         typer.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+
+
+#: What keeps jobs from being taken: the account (`""` for the only one and the store), a sentence.
+Problems = Sequence[tuple[str, str]]
+
+
+async def _tell_problems(services: Services, tell: Callable[[Problems], None]) -> None:
+    """Tell what keeps jobs from being taken, as `GET /readyz` does.
+
+    The event sockets are left out: they open a little later, and say themselves if they cannot.
+    """
+    if services.readiness is None:
+        return
+    report = await services.readiness.report(patient=True)
+    accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
+    found = {("", report.checks.get("store", "ok"))}
+    found |= {(name, checks.get("key", "ok")) for name, checks in accounts.items()}
+    tell([(name, problem) for name, problem in sorted(found) if problem != "ok"])
+
+
+def _log_problems(problems: Problems) -> None:
+    for name, problem in problems:
+        log.warning("readiness_failed", reason=problem, **({"account": name} if name else {}))
+
+
+async def _listen_for_admins(server: Server, host: str, port: int) -> None:
+    try:
+        address = await server.start(host, port)
+    except OSError as error:
+        raise ConfigError(
+            f"The address {host}:{port} of admin_listen cannot be used ({error.strerror}): choose "
+            "another one."
+        ) from error
+    log.info("admin_listener_started", address=address)
+
+
+def _certificate(settings: Settings) -> Certificate | None:
+    if settings.tls_cert is None and settings.tls_key is None:
+        return None
+    if settings.tls_cert is None or settings.tls_key is None:
+        missing = "tls_key" if settings.tls_key is None else "tls_cert"
+        raise ConfigError(f"The setting {missing} is missing: set both tls_cert and tls_key.")
+    try:
+        return Certificate(settings.tls_cert, settings.tls_key)
+    except CertificateError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _has_members(settings: Settings) -> bool:
@@ -226,6 +315,26 @@ def _stop_on_signals(stop: asyncio.Event, timeout: float) -> None:
             loop.add_signal_handler(number, handle, number)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda received, _: loop.call_soon_threadsafe(handle, received))
+
+
+def _hangup() -> asyncio.Event:
+    """What SIGHUP sets, on systems that have it."""
+    event = asyncio.Event()
+    if sys.platform != "win32":
+        with suppress(RuntimeError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, event.set)
+    return event
+
+
+def _limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        max_connections=settings.max_connections,
+        header_timeout=settings.header_timeout,
+        body_timeout=settings.body_timeout,
+        write_timeout=settings.write_timeout,
+        idle_timeout=settings.idle_timeout,
+        header_bytes=settings.max_header_bytes,
+    )
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
