@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
+import msgspec
 import structlog
 from blake3 import blake3
+from cachetools import TTLCache
 
 from proxy.bus.base import BusMessage, EventBus
+from proxy.catalog.service import Catalog
 from proxy.cloud.client import CloudClient
+from proxy.cloud.errors import CloudError
 from proxy.files.exports import Exports
-from proxy.files.learning import Learner
+from proxy.files.namespace import hash_in
+from proxy.files.outputs import Given
 from proxy.files.service import Files
 from proxy.storage.assets import (
     AssetPage,
@@ -29,6 +34,7 @@ from proxy.storage.assets import (
     TooManyAssetsError,
     UnknownPreviewError,
 )
+from proxy.storage.database import StorageError
 from proxy.storage.exports import ExportRepository
 from proxy.storage.files import FileRecord
 from proxy.supervisor import Supervisor
@@ -41,7 +47,7 @@ from proxy.translate.asset_query import (
     read_hash,
     write_cursor,
 )
-from proxy.translate.assets import Asset, NewAsset
+from proxy.translate.assets import Asset, CloudAsset, NewAsset
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event
 from proxy.translate.names import Place
@@ -53,15 +59,11 @@ T = TypeVar("T")
 #: Seconds that a list waits for the cloud's lists of models, and lists that are read at once.
 _MODELS_PATIENCE, _MODELS_AT_ONCE = 10.0, 8
 
-
-class ModelLists(Protocol):
-    """What is needed of the catalog."""
-
-    async def model_folders_in_detail(self) -> list[dict[str, Any]]:
-        """`[{"name"}]`."""
-
-    async def models_in_detail(self, folder: str) -> list[dict[str, Any]] | None:
-        """`[{"name"}]`, `None` for an unknown folder."""
+#: Jobs that wait to be asked for, and those that are remembered as asked for this many seconds: the
+#: cloud may know a hash later.
+_MOST_WAITING, _REMEMBERED, _PAUSE = 200, 10_000, 300.0
+#: Seconds in which an output that is being fetched tells them itself.
+_PATIENCE = 1.0
 
 
 class AssetNews(BusMessage, frozen=True):
@@ -81,21 +83,19 @@ class Assets:
         repository: AssetRepository,
         exports: ExportRepository,
         files: Files,
-        models: ModelLists,
+        models: Catalog,
         bus: EventBus,
         tell: Callable[[str, Event], None],
         *,
         clouds: Mapping[str, CloudClient],
         supervisor: Supervisor,
-        now: Callable[[], float] = time.time,
     ) -> None:
         self._repository = repository
         self._files = files
         self._models = models
         self._bus = bus
         self._tell = tell
-        self._time = now
-        self.exports = Exports(exports, repository, files, supervisor, self._say, now=now)
+        self.exports = Exports(exports, repository, files, supervisor, self._say)
         self._learner = Learner(repository, files, clouds, supervisor)
         self._at_once = asyncio.Semaphore(_MODELS_AT_ONCE)
         bus.subscribe("assets.*", self._hear)
@@ -140,7 +140,7 @@ class Assets:
         """Change columns of a record. Raises `AssetError` (404), `StorageError`."""
         if values.get("preview") == id_:
             raise AssetError("INVALID_BODY", "A record cannot be its own preview.")
-        now = self._now()
+        now = _now()
         changed = await self._write(
             id_, lambda unit: unit.change(member, id_, now, **values), values
         )
@@ -153,7 +153,7 @@ class Assets:
 
     async def add_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
         """Give a record tags. Raises `AssetError`, `StorageError`."""
-        now = self._now()
+        now = _now()
         done: TagChange = await self._write(id_, lambda unit: unit.add_tags(member, id_, tags, now))
         return {
             "added": done.changed,
@@ -163,7 +163,7 @@ class Assets:
 
     async def remove_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
         """Take tags from a record. Raises `AssetError`, `StorageError`."""
-        now = self._now()
+        now = _now()
         done: TagChange = await self._write(
             id_, lambda unit: unit.remove_tags(member, id_, tags, now)
         )
@@ -204,7 +204,7 @@ class Assets:
 
     async def accessed(self, member: str, id_: str) -> None:
         """The content of a record was read. Raises `StorageError`."""
-        now = self._now()
+        now = _now()
         await self._repository.write(lambda unit: unit.accessed(member, id_, now))
 
     async def has(self, member: str, hash_: str) -> bool:
@@ -250,13 +250,13 @@ class Assets:
             named = await self._files.keep(member, taken, root, filename_there)
         place = Place(named.type, named.name)
         content = (taken.hash, taken.size)
-        now = self._now()
+        now = _now()
         stored = forms.of_file(member, "", place, now, content=content, metadata=taken.metadata)
         return await self._add(stored, new, forms.label(new, filename), "uploaded")
 
     async def _add(self, content: Asset, new: NewAsset, name: str, *more: str) -> dict[str, Any]:
         """A record of the content of another one."""
-        now, tags = self._now(), tuple(sorted({*new.distinct_tags, *more}))
+        now, tags = _now(), tuple(sorted({*new.distinct_tags, *more}))
         asset = Asset(
             content.member,
             str(uuid4()),
@@ -333,7 +333,7 @@ class Assets:
         version = digest.hexdigest()
         if await self._repository.read(lambda unit: unit.models_version(member)) == version:
             return 0
-        now = self._now()
+        now = _now()
         records = [
             forms.of_model(
                 member, str(uuid5(NAMESPACE_URL, f"models/{one[0]}/{one[1]}")), *one, now
@@ -365,8 +365,9 @@ class Assets:
         if isinstance(news, AssetNews):
             self._tell(news.member, Event(news.event, news.data))
 
-    def _now(self) -> int:
-        return round(self._time() * 1e6)
+
+def _now() -> int:
+    return time.time_ns() // 1000
 
 
 def _page(page: AssetPage, query: AssetQuery) -> dict[str, Any]:
@@ -391,3 +392,114 @@ def gone(id_: str) -> AssetError:
 
 def _too_many() -> AssetError:
     return AssetError("TOO_MANY_ASSETS", "There are as many records or tags as there may be.")
+
+
+class Learner:
+    """Completes records of outputs behind the answers that show them.
+
+    A job is looked at when a record of it is shown without its size, hash or metadata, and not
+    again for a while, however often it is shown.
+    """
+
+    def __init__(
+        self,
+        repository: AssetRepository,
+        files: Files,
+        clouds: Mapping[str, CloudClient],
+        supervisor: Supervisor,
+    ) -> None:
+        self._repository = repository
+        self._files = files
+        self._clouds = clouds
+        self._supervisor = supervisor
+        self._waiting: dict[tuple[str, str], None] = {}
+        self._asked: TTLCache[tuple[str, str], None] = TTLCache(_REMEMBERED, _PAUSE)
+        self._is_running = False
+
+    def shown(self, assets: Iterable[Asset]) -> None:
+        """Records were shown; ask for what they lack. Returns at once."""
+        for asset in assets:
+            if not _lacks_content(asset) and not _lacks_metadata(asset):
+                continue
+            key = asset.member, asset.job or ""
+            if key not in self._asked and len(self._waiting) < _MOST_WAITING:
+                self._asked[key] = None
+                self._waiting[key] = None
+        if self._waiting and not self._is_running:
+            self._is_running = True
+            self._supervisor.spawn(self._run(), "learn sizes of outputs")
+
+    async def _run(self) -> None:
+        try:
+            await asyncio.sleep(_PATIENCE)
+            while self._waiting:
+                member, job = next(iter(self._waiting))
+                del self._waiting[member, job]
+                try:
+                    await self._learn(member, job)
+                except (CloudError, StorageError) as error:
+                    _log.info("output_sizes_failed", job=job, reason=str(error))
+        finally:
+            self._is_running = False
+
+    async def _learn(self, member: str, job: str) -> None:
+        assets = await self._repository.read(lambda unit: unit.of_jobs(member, [job]))
+        if any(map(_lacks_content, assets)):
+            await self._ask(member, job)
+            assets = await self._repository.read(lambda unit: unit.of_jobs(member, [job]))
+        for asset in filter(_lacks_metadata, assets):
+            await self._describe(asset)
+
+    async def _describe(self, asset: Asset) -> None:
+        file = await self._files.at(asset.member, asset.place)
+        told = None if file is None else await self._files.metadata(file)
+        if told is not None:
+            await self._repository.write(
+                lambda unit: unit.describe(asset.member, asset.place, *told)
+            )
+
+    async def _ask(self, member: str, job: str) -> None:
+        origin = await self._repository.read(lambda unit: unit.origin(member, job))
+        cloud = None if origin is None else self._clouds.get(origin.account)
+        if origin is None or cloud is None:
+            return
+        told = await cloud.job_assets(origin.cloud_id)
+        given = {
+            node: msgspec.json.decode(data, type=list[Given]) for node, data in origin.given.items()
+        }
+        found = list(matched(given, told))
+        await self._repository.write(
+            lambda unit: [unit.learn(member, place, hash_, size) for place, hash_, size in found]
+        )
+
+
+def _lacks_content(asset: Asset) -> bool:
+    """Whether the cloud may know more of a record."""
+    known = asset.hash is not None and asset.size is not None
+    return not known and asset.job is not None and not asset.is_missing
+
+
+def _lacks_metadata(asset: Asset) -> bool:
+    """Whether the cache may know more of a record."""
+    is_known = asset.metadata is not None or asset.hash is None
+    return not is_known and asset.is_picture and asset.job is not None and not asset.is_missing
+
+
+def matched(
+    given: Mapping[str, Sequence[Given]], told: Iterable[CloudAsset]
+) -> Iterator[tuple[Place, str | None, int | None]]:
+    """Hash and size of each place that a job's outputs were given.
+
+    A file is known by its name or its hash, else by its key and index at its node.
+    """
+    by_node: dict[str, list[CloudAsset]] = {}
+    for one in told:
+        by_node.setdefault(one.node, []).append(one)
+    for node, names in given.items():
+        here = by_node.get(node, [])
+        for name in names:
+            hash_ = hash_in(name.cloud_name)
+            named = [one for one in here if hash_ == one.hash or one.name == name.cloud_name]
+            placed = [one for one in here if (one.key, one.index) == (name.key, name.index)]
+            for one in (named or placed)[:1]:
+                yield Place(name.type, name.path), one.hash, one.size

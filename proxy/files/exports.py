@@ -10,9 +10,9 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -55,14 +55,8 @@ class ArchiveEntry(msgspec.Struct, frozen=True):
     modified: float
 
 
-class Notify(Protocol):
-    """Tells the member's sockets something."""
-
-    def __call__(self, member: str, event: str, data: dict[str, Any]) -> None: ...
-
-
 class Exports:
-    """The exports of all members."""
+    """The exports of all members. `notify` sends a member's sockets an event and its data."""
 
     def __init__(
         self,
@@ -70,7 +64,7 @@ class Exports:
         assets: AssetRepository,
         files: Files,
         supervisor: Supervisor,
-        notify: Notify,
+        notify: Callable[[str, str, dict[str, Any]], None],
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -186,15 +180,12 @@ class Exports:
             file = await self._files.at(asset.member, asset.place)
             if file is None:
                 return None
-            content = await self._files.open(file)
-            try:
+            with closing(await self._files.open(file)) as content:
                 size = 0
                 async for chunk in content.read():
                     size += len(chunk)
                     if size > most:
                         return None
-            finally:
-                content.close()
         except (LocalError, ContentBrokenError) as error:
             _log.info("export_fetch_failed", member=asset.member, reason=str(error))
             return None
@@ -300,11 +291,9 @@ class Archive:
             content = await self._files.open(file)
         except LocalError as error:
             raise ContentBrokenError(str(error)) from error
-        try:
+        with closing(content):
             async for chunk in content.read():
                 yield chunk
-        finally:
-            content.close()
 
 
 class _WriteBuffer:
