@@ -175,7 +175,7 @@ class CloudClient:
         offset = 0
         while limit is None or len(found) < limit:
             query["limit"] = _PAGE if limit is None else min(_PAGE, limit - len(found))
-            page = await self._http.get(_job_page, "jobs", **query)
+            page = await self._http.get(partial(_page, "jobs"), "jobs", **query)
             entries = page["jobs"]
             known = len(found)
             for entry in entries:
@@ -197,7 +197,7 @@ class CloudClient:
         read = 0
         while True:
             page = await self._http.lookup(
-                _asset_page, "jobs", cloud_id, "assets", limit=_ASSETS, offset=read
+                partial(_page, "assets"), "jobs", cloud_id, "assets", limit=_ASSETS, offset=read
             )
             if page is None:
                 return found
@@ -399,17 +399,10 @@ def _submission(call: str, said: dict[str, Any]) -> Submission:
     raise CloudAmbiguous(f"{call}: no job in the answer", taken=not node_errors, refused=refused)
 
 
-def _job_page(answer: Answer) -> dict[str, Any]:
+def _page(of: str, answer: Answer) -> dict[str, Any]:
     page = answer.object()
-    if not isinstance(page.get("jobs"), list):
-        raise CloudGarbage(f"{answer.call}: no list of jobs in the answer")
-    return page
-
-
-def _asset_page(answer: Answer) -> dict[str, Any]:
-    page = answer.object()
-    if not isinstance(page.get("assets"), list):
-        raise CloudGarbage(f"{answer.call}: no list of assets in the answer")
+    if not isinstance(page.get(of), list):
+        raise CloudGarbage(f"{answer.call}: no list of {of} in the answer")
     return page
 
 

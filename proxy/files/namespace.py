@@ -10,7 +10,7 @@ import asyncio
 import posixpath
 import re
 import time
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -270,29 +270,34 @@ class ContentIndex:
         if told is not None:
             return told
         identity = self._identities.get(account, "")
-        key = (identity, cloud_name)
-        if key not in self._hashes:
-            epoch = self._hashes.epoch
-            known = await self._files.read(lambda files: files.hash_of(identity, cloud_name))
-            if known is not None or not self._files.shared:
-                self._hashes.put(key, known, epoch)
-        else:
-            known = self._hashes[key]
-        return known
+        return await self._recall(
+            self._hashes, (identity, cloud_name), lambda files: files.hash_of(identity, cloud_name)
+        )
 
     async def sent_as(self, account: str, hash_: str) -> str | None:
         """The account's name for bytes that it was sent before."""
         identity = self._identities.get(account)
         if identity is None:
             return None
-        key = (identity, hash_)
-        if key in self._sent:
-            return self._sent[key]
-        epoch = self._sent.epoch
-        name = await self._files.read(lambda files: files.sent_as(identity, hash_))
-        if name is not None or not self._files.shared:
-            self._sent.put(key, name, epoch)
-        return name
+        return await self._recall(
+            self._sent, (identity, hash_), lambda files: files.sent_as(identity, hash_)
+        )
+
+    async def _recall(
+        self,
+        known: Remembered[tuple[str, str], str | None],
+        key: tuple[str, str],
+        read: Callable[[FileUnit], str | None],
+    ) -> str | None:
+        """What is remembered, or read now; that there is nothing holds only where nobody else
+        writes."""
+        if key in known:
+            return known[key]
+        epoch = known.epoch
+        found = await self._files.read(read)
+        if found is not None or not self._files.shared:
+            known.put(key, found, epoch)
+        return found
 
     async def names(self, hash_: str) -> list[tuple[str, str]]:
         """The accounts that were sent these bytes, and what they call them."""

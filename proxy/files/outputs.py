@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import posixpath
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import msgspec
+from cachetools import LRUCache
 
 from proxy.files.namespace import Namespace, hash_in, make_record
 from proxy.storage.files import FileRecord, FileRepository, FileUnit
@@ -91,10 +91,10 @@ class Outputs:
         namespace: Namespace,
         *,
         measure: Callable[[FileRecord], Awaitable[tuple[int, int]]],
-        hash_in: Callable[[str], str | None] = hash_in,
-        on_named: Callable[[FileRecord], None] = lambda _: None,
-        with_ids: bool = False,
-        now: Callable[[], float] = time.time,
+        hash_in: Callable[[str], str | None],
+        on_named: Callable[[FileRecord], None],
+        with_ids: bool,
+        now: Callable[[], float],
     ) -> None:
         self._files = files
         self._namespace = namespace
@@ -103,7 +103,7 @@ class Outputs:
         self._on_named = on_named
         self._with_ids = with_ids
         self._now = now
-        self._given: OrderedDict[tuple[str, str, str], list[Given]] = OrderedDict()
+        self._given: LRUCache[tuple[str, str, str], list[Given]] = LRUCache(REMEMBERED)
 
     async def localise(
         self,
@@ -158,22 +158,22 @@ class Outputs:
 
     async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
         given = self._given.get(job.key)
-        sized = any(self._shows_size(job, item) for item in items)
-        if given is None and sized:
+        sized = [self._shows_size(job, item) for item in items]
+        if given is None and any(sized):
             given = await self._files.read(lambda files: _given(files, job))
         matched = _match(items, given or [])
         settled = _settled(items, matched)
         if settled is not None:
             return settled
         sizes = [
-            await self._size(job, item) if sized and name is None else (0, 0)
-            for item, name in zip(items, matched, strict=True)
+            await self._size(job, item) if shown and name is None else (0, 0)
+            for item, name, shown in zip(items, matched, sized, strict=True)
         ]
         places, records, kept = await self._files.write(
             lambda files: self._give(files, job, items, sizes)
         )
         self._namespace.written(records)
-        self._remember(job, kept)
+        self._given[job.key] = kept
         for record in records:
             self._on_named(record)
         return places
@@ -202,19 +202,12 @@ class Outputs:
         for item, name, size in zip(items, matched, sizes, strict=True):
             cloud_name = item.cloud_name
             hash_ = self._hash_in(cloud_name)
-            id_: str | None = str(uuid4())
+            id_: str | None
             if name is None:
-                place = self._free_place(files, job, item, size, records)
-                assets.append(
-                    of_file(
-                        job.member,
-                        str(id_),
-                        place,
-                        round(self._now() * 1e6),
-                        content=(hash_, None),
-                        job=job.prompt_id,
-                    )
-                )
+                place, id_ = self._free_place(files, job, item, size, records), str(uuid4())
+                at, content = round(self._now() * 1e6), (hash_, None)
+                asset = of_file(job.member, id_, place, at, content=content, job=job.prompt_id)
+                assets.append(asset)
             else:
                 place, id_ = Place(name.type, name.path), name.asset
                 if not _is_better(cloud_name, name.cloud_name):
@@ -296,8 +289,6 @@ class Outputs:
         return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
 
     async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
-        if not self._shows_size(job, item):
-            return 0, 0
         place = Place("output", "unnamed")
         record = make_record(
             job.member,
@@ -310,12 +301,6 @@ class Outputs:
         with contextlib.suppress(TimeoutError):
             return await asyncio.wait_for(self._measure(record), MEASURE_TIMEOUT)
         return 0, 0
-
-    def _remember(self, job: _Job, given: list[Given]) -> None:
-        self._given[job.key] = given
-        self._given.move_to_end(job.key)
-        while len(self._given) > REMEMBERED:
-            self._given.popitem(last=False)
 
 
 def _given(files: FileUnit, job: _Job) -> list[Given]:
@@ -342,21 +327,21 @@ def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]
     """
     free = list(given)
     matched: list[Given | None] = [None] * len(items)
-    for number, item in enumerate(items):
-        for name in free:
-            if name.cloud_name == item.cloud_name:
-                matched[number] = name
-                free.remove(name)
-                break
-    for number, item in enumerate(items):
-        if matched[number] is not None:
-            continue
-        for name in free:
-            same = (name.key, name.index) == (item.key, item.index)
-            if same and not (hash_in(name.cloud_name) and hash_in(item.cloud_name)):
-                matched[number] = name
-                free.remove(name)
-                break
+
+    def match(is_same: Callable[[_Item, Given], bool]) -> None:
+        for number, item in enumerate(items):
+            if matched[number] is None:
+                matched[number] = next((name for name in free if is_same(item, name)), None)
+                if (name := matched[number]) is not None:
+                    free.remove(name)
+
+    match(lambda item, name: item.cloud_name == name.cloud_name)
+    match(
+        lambda item, name: (
+            (item.key, item.index) == (name.key, name.index)
+            and not (hash_in(item.cloud_name) and hash_in(name.cloud_name))
+        )
+    )
     return matched
 
 

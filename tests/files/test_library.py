@@ -243,8 +243,8 @@ async def test_what_is_refused_for_good_is_not_asked_for_again(
 async def test_a_storage_that_is_overloaded_for_good_uses_up_one_patience(
     open_files: OpenFiles, simulator: Simulator
 ) -> None:
-    waits = Backoff(first=0.01, longest=0.01)
-    client = CloudClient(simulator.base_url, simulator.key, retries=RetryPolicy(0.05, waits))
+    waits = Backoff(first=0.1, longest=0.1)
+    client = CloudClient(simulator.base_url, simulator.key, retries=RetryPolicy(0.5, waits))
     await client.start()
     try:
         simulator.faults.add(HttpFault("GET storage", status=503), times=None)
