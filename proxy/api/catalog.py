@@ -83,7 +83,7 @@ async def get_model_preview(request: web.Request) -> web.Response:
     models = await catalog.models(folder) or []
     if name not in models and name.removesuffix(".webp") not in models:
         return bodies.empty(404)
-    picture = await catalog.extras.preview(folder, index, name) if index >= 0 else None
+    picture = await catalog.preview(folder, index, name) if index >= 0 else None
     if picture is None:
         return bodies.empty(404)
     body, type_ = picture
@@ -92,17 +92,17 @@ async def get_model_preview(request: web.Request) -> web.Response:
 
 async def get_subgraphs(request: web.Request) -> web.Response:
     """The subgraphs that everybody has, without their contents."""
-    return bodies.json(await of(request).catalog.extras.subgraphs())
+    return bodies.json(await of(request).catalog.subgraphs())
 
 
 async def get_subgraph(request: web.Request) -> web.Response:
     """One of them with its content as `data`, JSON as text; `null` for an unknown one."""
-    return bodies.json(await of(request).catalog.extras.subgraph(request.match_info["id"]))
+    return bodies.json(await of(request).catalog.subgraph(request.match_info["id"]))
 
 
 async def get_node_replacements(request: web.Request) -> web.Response:
     """The node classes that replace old ones."""
-    return bodies.json(await of(request).catalog.extras.node_replacements())
+    return bodies.json(await of(request).catalog.node_replacements())
 
 
 async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> web.StreamResponse:

@@ -161,7 +161,7 @@ async def get_template(request: web.Request) -> web.StreamResponse:
     services, name = of(request), request.match_info["path"]
     if name not in services.interface.pictures:
         return _answer(services.interface.templates.get(name))
-    picture = await services.catalog.extras.template_picture(name)
+    picture = await services.catalog.template_picture(name)
     if picture is not None:
         body, type_ = picture
         return web.Response(body=body, headers={"Content-Type": type_})

@@ -1,30 +1,40 @@
-"""`object_info` and the model lists, answered from a copy that is kept fresh."""
+"""`object_info`, the model lists and what goes beside, answered from a copy that is kept fresh."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import structlog
 
 from proxy.catalog import node_classes
-from proxy.catalog.extras import Extras
 from proxy.catalog.node_classes import Bodies, Body, Coding, Listing, Nodes
-from proxy.catalog.source import Accounts, CachedResource
+from proxy.catalog.source import Accounts, CachedResource, Picture, PictureCache
 from proxy.translate import codec, release
 from proxy.translate.errors import LocalError
 
+if TYPE_CHECKING:
+    from proxy.cloud.client import CloudClient
+
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+#: What an account is asked, with an answer of JSON; `None` where the cloud has nothing.
+Question: TypeAlias = "Callable[[CloudClient], Awaitable[Any]]"
 
 #: The folder of the copies in 0.1.0.
 _FORMER_FOLDER = "catalogue"
 
 #: How long a renewal is waited for, in seconds.
 RENEWAL = 10.0
+
+#: Pictures of templates that are fetched at once.
+AT_ONCE = 6
 
 #: Model folders that ComfyUI leaves out of `GET /experiment/models`.
 _NOT_MODELS = frozenset({"configs", "custom_nodes"})
@@ -42,8 +52,9 @@ class Catalog:
     """The catalog of one cloud, with a copy in `folder`.
 
     What is older than `max_age` (seconds) is fetched again while the old is still served. The
-    answers raise `LocalError` (503) as long as there is neither a copy nor the cloud. `helpers`
-    gives the classes that the proxy runs itself beside the cloud's.
+    answers raise `LocalError` (503) as long as there is neither a copy nor the cloud; what clients
+    can do without is empty then. `helpers` gives the classes that the proxy runs itself beside the
+    cloud's.
     """
 
     def __init__(
@@ -65,17 +76,43 @@ class Catalog:
             max_age=max_age,
         )
         self._bodies = Bodies()
-        self._folders: CachedResource[list[dict[str, Any]]] = CachedResource(
-            "list of model folders",
-            folder / "model_folders.json",
-            self._fetch_folders,
-            _read_list,
-            max_age=max_age,
+        self._cached: list[CachedResource[Any]] = [self._nodes]
+        self._folders = self._list(
+            "list of model folders", "model_folders", lambda cloud: cloud.model_folders()
         )
         self._models: dict[str, CachedResource[list[dict[str, Any]]]] = {}
-        #: What clients could do without.
-        self.extras = Extras(accounts, folder, max_age=max_age)
+        self._subgraphs = self._object(
+            "list of subgraphs", "subgraphs", lambda cloud: cloud.global_subgraphs()
+        )
+        self._contents: dict[str, CachedResource[dict[str, Any]]] = {}
+        self._replacements = self._object(
+            "list of node replacements",
+            "node_replacements",
+            lambda cloud: cloud.node_replacements(),
+        )
+        self._pictures = PictureCache(self._ask_for_picture, max_age=max_age)
+        self._of_templates = PictureCache(self._ask_for_template, max_age=max_age)
+        self._turns = asyncio.Semaphore(AT_ONCE)
         self._warming: asyncio.Task[None] | None = None
+
+    def _list(
+        self, what: str, name: str, question: Question
+    ) -> CachedResource[list[dict[str, Any]]]:
+        return self._resource(what, name, question, _read_list, [])
+
+    def _object(self, what: str, name: str, question: Question) -> CachedResource[dict[str, Any]]:
+        return self._resource(what, name, question, _read_object, {})
+
+    def _resource(
+        self, what: str, name: str, question: Question, read: Callable[[bytes], T], empty: T
+    ) -> CachedResource[T]:
+        async def fetch() -> bytes:
+            return codec.dump_bytes(await self._accounts.ask(question) or empty)
+
+        path = self._folder / f"{name}.json"
+        cached = CachedResource(what, path, fetch, read, max_age=self._max_age)
+        self._cached.append(cached)
+        return cached
 
     async def start(self) -> None:
         """Drop the copy of another cloud, and begin to load without waiting for it."""
@@ -87,8 +124,11 @@ class Catalog:
         if self._warming is not None:
             self._warming.cancel()
             await asyncio.gather(self._warming, return_exceptions=True)
-        kept = [one.close() for one in (self._nodes, self._folders, self._bodies, self.extras)]
-        await asyncio.gather(*kept, *(models.close() for models in self._models.values()))
+        await asyncio.gather(
+            *(one.close() for one in self._cached),
+            *(one.close() for one in (self._pictures, self._of_templates)),
+            self._bodies.close(),
+        )
 
     async def _warm(self) -> None:
         with contextlib.suppress(LocalError):
@@ -171,12 +211,10 @@ class Catalog:
             return [] if folder in _STANDARD_FOLDERS else None
         kept = self._models.get(folder)
         if kept is None:
-            kept = self._models[folder] = CachedResource(
+            kept = self._models[folder] = self._list(
                 f"list of {folder}",
-                self._folder / f"models-{quote(folder, safe='')}.json",
-                lambda: self._fetch_models(folder),
-                _read_list,
-                max_age=self._max_age,
+                f"models-{quote(folder, safe='')}",
+                lambda cloud: cloud.models(folder),
             )
         unknown = {"pathIndex": 0, "modified": 0.0, "created": 0.0, "size": 0}
         return [{**unknown, **model} for model in await kept.get()]
@@ -185,12 +223,63 @@ class Catalog:
         """The names of the embeddings, without extension."""
         return [_without_suffix(name) for name in await self.models("embeddings") or []]
 
-    async def _fetch_folders(self) -> bytes:
-        return codec.dump_bytes(await self._accounts.ask(lambda cloud: cloud.model_folders()))
+    # --- what clients can do without -------------------------------------------------------
 
-    async def _fetch_models(self, folder: str) -> bytes:
-        models = await self._accounts.ask(lambda cloud: cloud.models(folder))
-        return codec.dump_bytes(models or [])
+    async def subgraphs(self) -> dict[str, Any]:
+        """`{id: {"source", "name", "info"}}`, as ComfyUI lists them: without their `data`."""
+        return {
+            id_: {key: value for key, value in about.items() if key != "data"}
+            for id_, about in (await _or_empty(self._subgraphs)).items()
+            if isinstance(about, dict)
+        }
+
+    async def subgraph(self, id_: str) -> dict[str, Any] | None:
+        """One with its `data`; `None` for one that is not listed."""
+        about = (await self.subgraphs()).get(id_)
+        if about is None:
+            return None
+        kept = self._contents.get(id_)
+        if kept is None:
+            kept = self._contents[id_] = self._object(
+                f"subgraph {id_}",
+                f"subgraph-{quote(id_, safe='')}",
+                lambda cloud: cloud.global_subgraph(id_),
+            )
+        data = (await _or_empty(kept)).get("data")
+        return {**about, "data": data} if isinstance(data, str) and data else None
+
+    async def node_replacements(self) -> dict[str, Any]:
+        """`{old class: [{"new_node_id", …}]}`."""
+        return await _or_empty(self._replacements)
+
+    async def preview(self, folder: str, index: int, file: str) -> Picture | None:
+        """A model's picture and its media type."""
+        return await self._pictures.get(folder, index, file)
+
+    async def _ask_for_picture(self, folder: str, index: int, file: str) -> Picture | None:
+        return await self._accounts.ask(lambda cloud: cloud.model_preview(folder, index, file))
+
+    async def template_picture(self, name: str) -> Picture | None:
+        """A picture or sound of a workflow template, and its media type."""
+        return await self._of_templates.get(name)
+
+    async def _ask_for_template(self, name: str) -> Picture | None:
+        async with self._turns:  # a gallery asks for a hundred
+            return await self._accounts.ask(lambda cloud: cloud.template_picture(name))
+
+
+async def _or_empty(kept: CachedResource[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return await kept.get()
+    except LocalError:
+        return {}
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    value = codec.loads(body)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
 
 
 def _read_list(body: bytes) -> list[dict[str, Any]]:

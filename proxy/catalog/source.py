@@ -1,14 +1,16 @@
-"""Where the catalog comes from, and how it is kept on the disk."""
+"""Where the catalog comes from, and how it is kept on the disk and in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import structlog
+from cachetools import TLRUCache
 from yarl import URL
 
 from proxy.cloud.errors import CloudError, CloudUnreachable
@@ -77,7 +79,8 @@ class CachedResource(Generic[T]):
         self._fetch = fetch
         self._read = read
         self._max_age = max_age
-        self._value: T | None = None
+        #: What is in memory now.
+        self.value: T | None = None
         self._fetched_at = 0.0  # by the monotonic clock
         self._looking = asyncio.Lock()
         self._looked_on_disk = False
@@ -85,19 +88,14 @@ class CachedResource(Generic[T]):
         self._failed_at: float | None = None
         self._failure = ""
 
-    @property
-    def value(self) -> T | None:
-        """What is in memory now."""
-        return self._value
-
     async def get(self) -> T:
         """The document. Raises `LocalError` (503) when there is none and the cloud gives none."""
         await self._look_on_disk()
-        if self._value is None or time.monotonic() - self._fetched_at > self._max_age:
+        if self.value is None or time.monotonic() - self._fetched_at > self._max_age:
             refreshing = self._refresh()
-            if self._value is None and refreshing is not None:
+            if self.value is None and refreshing is not None:
                 await asyncio.shield(refreshing)
-        if self._value is None:
+        if self.value is None:
             raise LocalError(
                 "catalog_unavailable",
                 f"The proxy has not received the {self._name} from Comfy Cloud; try again later.",
@@ -105,17 +103,17 @@ class CachedResource(Generic[T]):
                 details=self._failure,
                 retry_after=PAUSE,
             )
-        return self._value
+        return self.value
 
     async def renewed(self, age: float, *, patience: float) -> bool:
         """Fetch the document again if it is older than `age`, and wait up to `patience` seconds.
 
         Says whether it is another one now.
         """
-        before = self._value
+        before = self.value
         if time.monotonic() - self._fetched_at > age and (refreshing := self._refresh()):
             await asyncio.wait([refreshing], timeout=patience)
-        return self._value is not before
+        return self.value is not before
 
     async def close(self) -> None:
         """Stop fetching."""
@@ -134,7 +132,7 @@ class CachedResource(Generic[T]):
     async def _load(self) -> None:
         try:
             body = await self._fetch()
-            self._value = await asyncio.to_thread(self._read, body)
+            self.value = await asyncio.to_thread(self._read, body)
         except (CloudError, ValueError) as error:
             self._failed_at = time.monotonic()
             self._failure = str(error)
@@ -155,7 +153,7 @@ class CachedResource(Generic[T]):
                 return
             try:
                 body, modified = await asyncio.to_thread(_read_file, self._path)
-                self._value = await asyncio.to_thread(self._read, body)
+                self.value = await asyncio.to_thread(self._read, body)
                 self._fetched_at = time.monotonic() - max(0.0, time.time() - modified)
             except FileNotFoundError:
                 pass
@@ -174,3 +172,70 @@ def _write(path: Path, body: bytes) -> None:
     draft = path.with_name(path.name + ".new")
     draft.write_bytes(body)
     draft.replace(path)
+
+
+#: Bytes of pictures that are kept.
+MOST_BYTES = 32 * 1024 * 1024
+#: What a model without a picture counts for.
+_ENTRY_BYTES = 256
+
+#: What names a picture at the cloud.
+Key: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    picture: Picture | None
+    until: float
+
+    @property
+    def size(self) -> int:
+        return _ENTRY_BYTES + (len(self.picture[0]) if self.picture else 0)
+
+
+class PictureCache:
+    """What `ask` gives, the least recently used dropped first.
+
+    Callers that want the same picture together cause one call. Within `max_age` (seconds) nothing
+    is asked again, also of models of which the cloud has no picture.
+    """
+
+    def __init__(self, ask: Callable[..., Awaitable[Picture | None]], *, max_age: float) -> None:
+        self._ask = ask
+        self._max_age = max_age
+        self._shown: TLRUCache[Key, _Shown] = TLRUCache(
+            MOST_BYTES, lambda _key, shown, _now: shown.until, getsizeof=lambda shown: shown.size
+        )
+        self._asking: dict[Key, asyncio.Task[Picture | None]] = {}
+
+    async def close(self) -> None:
+        """Stop asking."""
+        for task in self._asking.values():
+            task.cancel()
+        await asyncio.gather(*self._asking.values(), return_exceptions=True)
+
+    async def get(self, *key: str | int) -> Picture | None:
+        """A picture; `None` if the cloud has none or cannot be asked."""
+        shown = self._shown.get(key)
+        if shown is not None:
+            return shown.picture
+        task = self._asking.get(key)
+        if task is None:
+            task = self._asking[key] = asyncio.create_task(self._load(key), name="fetch a picture")
+        return await asyncio.shield(task)
+
+    async def _load(self, key: Key) -> Picture | None:
+        age = self._max_age
+        try:
+            picture = await self._ask(*key)
+        except CloudError as error:
+            log.info("picture_failed", picture=list(key), error=str(error))
+            picture, age = None, PAUSE
+        finally:
+            self._asking.pop(key, None)
+        if picture is not None and not picture[1].startswith(("image/", "audio/")):
+            picture = None
+        shown = _Shown(picture, time.monotonic() + age)
+        if shown.size <= self._shown.maxsize:
+            self._shown[key] = shown
+        return picture

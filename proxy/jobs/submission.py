@@ -193,7 +193,7 @@ class Checks:
 
     async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
         """Whether the cloud will look at another graph than this, with newer classes."""
-        replaced = await self._catalog.extras.node_replacements()
+        replaced = await self._catalog.node_replacements()
         return any(str(node.get("class_type")) in replaced for node in graph.values())
 
 

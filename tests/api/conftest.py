@@ -240,31 +240,10 @@ class RoomOfFiles:
         return await self.upload(member, body, **named)
 
 
-class RoomOfExtras:
-    """One subgraph, one replacement and one picture."""
-
-    async def subgraphs(self) -> dict[str, Any]:
-        return {"x": {"source": "templates", "name": "X", "info": {"node_pack": "y"}}}
-
-    async def subgraph(self, id_: str) -> dict[str, Any] | None:
-        about = (await self.subgraphs()).get(id_)
-        return None if about is None else {**about, "data": "{}"}
-
-    async def node_replacements(self) -> dict[str, Any]:
-        return {"Old": [{"new_node_id": "New"}]}
-
-    async def preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
-        return (b"picture", "image/webp") if (folder, index) == ("loras", 0) else None
-
-    async def template_picture(self, name: str) -> tuple[bytes, str] | None:
-        return (name.encode(), "image/webp") if name.startswith("one") else None
-
-
 @dataclass
 class RoomOfNodes:
-    """A catalog of one class and one model folder, or one that is not to be had."""
+    """A catalog of one of each, or one that is not to be had."""
 
-    extras: RoomOfExtras = field(default_factory=RoomOfExtras)
     refusal: LocalError | None = None
     files: Listing = field(default_factory=dict)
 
@@ -291,6 +270,22 @@ class RoomOfNodes:
 
     async def embeddings(self) -> list[str]:
         return ["bad-hands"]
+
+    async def subgraphs(self) -> dict[str, Any]:
+        return {"x": {"source": "templates", "name": "X", "info": {"node_pack": "y"}}}
+
+    async def subgraph(self, id_: str) -> dict[str, Any] | None:
+        about = (await self.subgraphs()).get(id_)
+        return None if about is None else {**about, "data": "{}"}
+
+    async def node_replacements(self) -> dict[str, Any]:
+        return {"Old": [{"new_node_id": "New"}]}
+
+    async def preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
+        return (b"picture", "image/webp") if (folder, index) == ("loras", 0) else None
+
+    async def template_picture(self, name: str) -> tuple[bytes, str] | None:
+        return (name.encode(), "image/webp") if name.startswith("one") else None
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import proxy.catalog.extras
-from proxy.catalog.extras import Extras, PictureCache
-from proxy.catalog.source import Accounts, Picture
+from proxy.catalog import source
+from proxy.catalog.service import Catalog
+from proxy.catalog.source import Accounts, Picture, PictureCache
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudUnreachable
 from proxy.cloud.resilience import Backoff, RetryPolicy
@@ -24,10 +24,10 @@ ID = "invert_picture_simulator"
 
 
 @asynccontextmanager
-async def extras_of(simulator: Simulator, folder: Path) -> AsyncIterator[Extras]:
+async def extras_of(simulator: Simulator, folder: Path) -> AsyncIterator[Catalog]:
     client = CloudClient(simulator.base_url, simulator.key, retries=QUICK)
     await client.start()
-    extras = Extras(Accounts(client.base_url, lambda: [client]), folder, max_age=60)
+    extras = Catalog(Accounts(client.base_url, lambda: [client]), folder, max_age=60)
     try:
         yield extras
     finally:
@@ -36,24 +36,24 @@ async def extras_of(simulator: Simulator, folder: Path) -> AsyncIterator[Extras]
 
 
 @pytest.fixture
-async def extras(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Extras]:
+async def extras(simulator: Simulator, tmp_path: Path) -> AsyncIterator[Catalog]:
     async with extras_of(simulator, tmp_path) as opened:
         yield opened
 
 
-async def test_subgraphs_are_listed_without_their_contents(extras: Extras) -> None:
+async def test_subgraphs_are_listed_without_their_contents(extras: Catalog) -> None:
     (about,) = (await extras.subgraphs()).values()
     assert set(about) == {"source", "name", "info"}
 
 
-async def test_one_subgraph_has_its_content(extras: Extras) -> None:
+async def test_one_subgraph_has_its_content(extras: Catalog) -> None:
     found = await extras.subgraph(ID)
     assert found is not None
     assert json.loads(found["data"])["definitions"]
 
 
 async def test_one_that_is_not_listed_is_not_asked_for(
-    simulator: Simulator, extras: Extras
+    simulator: Simulator, extras: Catalog
 ) -> None:
     assert await extras.subgraph("nope") is None
     assert await extras.subgraph("../user") is None
@@ -73,14 +73,14 @@ async def test_the_cloud_is_asked_once_and_not_again_after_a_restart(
     assert simulator.calls["GET /api/node_replacements"] == 1
 
 
-async def test_what_the_cloud_does_not_give_is_empty(simulator: Simulator, extras: Extras) -> None:
+async def test_what_the_cloud_does_not_give_is_empty(simulator: Simulator, extras: Catalog) -> None:
     simulator.faults.add(HttpFault("GET /api/*", status=503), times=None)
     assert await extras.subgraphs() == {}
     assert await extras.subgraph(ID) is None
     assert await extras.node_replacements() == {}
 
 
-async def test_a_picture_is_asked_for_once(simulator: Simulator, extras: Extras) -> None:
+async def test_a_picture_is_asked_for_once(simulator: Simulator, extras: Catalog) -> None:
     simulator.switches.model_previews = True
     name = MODEL_FILES["checkpoints"][0]
     found = await asyncio.gather(*(extras.preview("checkpoints", 0, name) for _ in range(5)))
@@ -92,7 +92,7 @@ async def test_a_picture_is_asked_for_once(simulator: Simulator, extras: Extras)
 
 
 async def test_a_picture_of_a_template_is_asked_for_once(
-    simulator: Simulator, extras: Extras
+    simulator: Simulator, extras: Catalog
 ) -> None:
     found = await asyncio.gather(*(extras.template_picture("x-1.webp") for _ in range(5)))
     assert found[0] is not None
@@ -103,7 +103,7 @@ async def test_a_picture_of_a_template_is_asked_for_once(
 
 
 async def test_a_model_without_picture_is_asked_about_once(
-    simulator: Simulator, extras: Extras
+    simulator: Simulator, extras: Catalog
 ) -> None:
     for _ in range(3):
         assert await extras.preview("checkpoints", 0, "x.safetensors") is None
@@ -111,7 +111,7 @@ async def test_a_model_without_picture_is_asked_about_once(
 
 
 async def test_pictures_are_kept_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(proxy.catalog.extras, "MOST_BYTES", 3000)
+    monkeypatch.setattr(source, "MOST_BYTES", 3000)
     asked: list[str] = []
 
     async def ask(folder: str, index: int, name: str) -> Picture | None:

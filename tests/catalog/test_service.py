@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from yarl import URL
 
-from proxy.catalog import Catalog
+from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.errors import CloudUnreachable
 from proxy.translate.errors import LocalError

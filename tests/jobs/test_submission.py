@@ -13,7 +13,7 @@ import graphs
 import pytest
 from yarl import URL
 
-from proxy.catalog import Catalog
+from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.errors import CloudUnreachable
 from proxy.jobs.submission import FRESH, Checks, JobRequest
