@@ -1,7 +1,9 @@
-"""From the account's one event socket to the jobs that its messages concern.
+"""From the account's one event socket to the jobs that its messages concern, and their runners.
 
 The socket carries the events of every job of the account, others' too: the router knows which job
-one belongs to. A runner gives a job's tracker what happens, and does what that says, in order.
+one belongs to. A runner gives a job's tracker what happens, and does what that says, in order. Both
+is in the terms of the member: the names of files, the nodes of the graph that the member has sent,
+and no secrets.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.errors import CloudError
+from proxy.helpers.decoding import jpeg
+from proxy.helpers.service import helper_of
 from proxy.jobs.models import Job, JobMessage, topic_of
-from proxy.jobs.results import Localiser, NodeFailedError
 from proxy.jobs.tracker import (
     Command,
     EventReceived,
@@ -35,8 +38,11 @@ from proxy.jobs.tracker import (
 )
 from proxy.storage.database import StorageError
 from proxy.translate import events
-from proxy.translate.events import CloudFrame, CloudPicture, Message, Preview, is_terminal
-from proxy.translate.helper_nodes import Failure
+from proxy.translate.codec import credentials, redact
+from proxy.translate.events import CloudFrame, CloudPicture, Message, Preview, Told, is_terminal
+from proxy.translate.helper_nodes import Failure, HelperFailedError
+from proxy.translate.rewriting import MemberView, Rewriting, failed, reachable
+from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.jobs.engine import Engine
@@ -99,11 +105,8 @@ class Runner:
         self._released = True
         self._work_off()
 
-    def post(self, what: EventReceived | CloudFrame | SnapshotReceived | GiveUp) -> None:
+    def post(self, what: Input) -> None:
         """Add to what happened; of a job that is far behind, previews are left out."""
-        if self.job.rewriting is None:
-            self._post(what)
-            return
         for one in self._local.of_member(what):
             self._post(one)
 
@@ -112,7 +115,7 @@ class Runner:
         for what in self._local.failing(failure):
             self._post(what)
 
-    def _post(self, what: EventReceived | CloudFrame | SnapshotReceived | GiveUp) -> None:
+    def _post(self, what: Input) -> None:
         if self._released and self._task is None and self._is_quick(what):
             self._take_now(what)
             return
@@ -452,3 +455,141 @@ def _size(item: EventReceived | CloudFrame) -> int:
         elif isinstance(value, list):
             pending += value
     return size
+
+
+class NodeFailedError(Exception):
+    """A helper node has failed over what the cloud has made for it."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class Localiser:
+    """Makes what is told of one job local; `node_types` are the classes of its nodes by their ids.
+
+    No message and no record shows the secrets of the engine or of the job, whatever a node makes
+    of them.
+    """
+
+    def __init__(self, job: Job, engine: Engine, node_types: Mapping[str, str]) -> None:
+        self._job = job
+        self._engine = engine
+        self._node_types = node_types
+        self._names = engine.files
+        self._secrets = credentials(job.credentials)
+        self._view = None if job.rewriting is None else MemberView(job.rewriting, job.graph)
+        self._results: dict[str, Told] = {}
+
+    def of_member(self, what: Input) -> Iterable[Input]:
+        """What happened in terms of the graph that the member has sent."""
+        if self._view is None:
+            return [what]
+        match what:
+            case EventReceived(type=type_, data=data):
+                return [EventReceived(*told) for told in self._view.event(type_, data)]
+            case SnapshotReceived(snapshot=snapshot):
+                return [replace(what, snapshot=self._view.snapshot(snapshot))]
+            case GiveUp():
+                return [what]
+        frame = self._view.frame(what)
+        return [] if frame is None else [frame]
+
+    async def localised(self, what: Input) -> Input:
+        """Replace the cloud's names, and the account's key wherever a node shows it.
+
+        Raises `NodeFailedError` and `StorageError`.
+        """
+        match what:
+            case EventReceived(type="executed", data=data) if isinstance(data.get("output"), dict):
+                output = await self._local_output(str(data.get("node")), data["output"])
+                return EventReceived("executed", {**data, "output": output})
+            case EventReceived(type="execution_error", data=data):
+                return EventReceived("execution_error", await self._shown(dict(data)))
+            case EventReceived(type="execution_cached", data=data) if self._view is not None:
+                return EventReceived("execution_cached", await self._known_cached(data))
+            case SnapshotReceived(snapshot=snapshot):
+                return replace(what, snapshot=await self._local_snapshot(snapshot))
+        return what
+
+    async def _local_snapshot(self, snapshot: Snapshot) -> Snapshot:
+        outputs = None
+        if snapshot.outputs is not None:
+            outputs = {
+                node: await self._local_output(node, output) if isinstance(output, dict) else output
+                for node, output in snapshot.outputs.items()
+            }
+        return replace(
+            snapshot,
+            outputs=outputs,
+            execution_error=await self._shown(snapshot.execution_error),
+            execution_status=await self._shown(snapshot.execution_status),
+        )
+
+    async def _shown(self, value: T) -> T:
+        """What a failure shows, without secrets and without the cloud's names."""
+        shown: T = await self._names.reveal(self._job.member, self._redacted(value))
+        return shown
+
+    async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any] | Told:
+        job, graph = self._job, self._job.graph
+        if job.rewriting is not None:
+            if node in job.rewriting.tells:
+                return await self._result(job.rewriting, node, output)
+            graph = job.rewriting.graph
+        local = await self._names.localise(
+            job.member, job.prompt_id, node, graph.get(node), output, account=job.account
+        )
+        return self._redacted(local)
+
+    async def _known_cached(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        job, helpers = self._job, self._engine.helpers
+        if helpers is None or job.rewriting is None:
+            return dict(data)
+        types = self._node_types
+        nodes = await helpers.cached(job.member, job.rewriting, types, data["nodes"])
+        return {**data, "nodes": nodes}
+
+    async def _result(self, rewriting: Rewriting, node: str, output: dict[str, Any]) -> Told:
+        """The messages to the client about a helper node's result, found out once."""
+        job, helper = self._job, helper_of(self._job.graph.get(node))
+        if node not in self._results:
+            if self._engine.helpers is None or helper is None:
+                return Told(ui={})
+            try:
+                self._results[node] = await self._engine.helpers.told(
+                    job.member, job.prompt_id, node, helper, rewriting, output, account=job.account
+                )
+            except HelperFailedError as error:
+                raise NodeFailedError(failed(node, job.graph, error)) from error
+        return self._results[node]
+
+    def _redacted(self, value: T) -> T:
+        return redact(value, *self._engine.secrets, *self._secrets)
+
+    def failing(self, failure: Failure) -> list[EventReceived | SnapshotReceived]:
+        """The run of a node that fails, and the end of the job with it."""
+        node = failure.node_id
+        live = reachable(self._job.graph, self._job.outputs_to_execute or None)
+        error = {
+            "node_id": node,
+            "exception_type": failure.exception_type,
+            "exception_message": f"{failure.message}\n",
+            "traceback": [f"{failure.exception_type}: {failure.message}\n"],
+            "current_inputs": failure.inputs,
+            "current_outputs": [one for one in self._job.graph if one in live],
+        }
+        ended = Snapshot(self._job.prompt_id, "failed", settled=True, execution_error=error)
+        running = EventReceived("executing", {"node": node, "display_node": node})
+        return [running, SnapshotReceived(ended)]
+
+    def is_distinct(self, image_type: str) -> bool:
+        """Whether no client takes a preview for a result: with helper nodes a PNG is one."""
+        return self._job.rewriting is None or image_type != "image/png"
+
+    async def distinct(self, preview: Preview) -> Preview | None:
+        """A preview that no client takes for a result; `None` for one that is left out."""
+        if self.is_distinct(preview.image_type):
+            return preview
+        image = await asyncio.to_thread(jpeg, preview.image)
+        return None if image is None else replace(preview, image=image, image_type="image/jpeg")

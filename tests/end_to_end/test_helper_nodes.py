@@ -22,7 +22,7 @@ from yarl import URL
 
 from proxy.cloud.downloads import NotFetchedError, RemoteFiles
 from proxy.helpers import decoding, service
-from proxy.jobs import results
+from proxy.jobs import runner
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.nodes.node_class import Context, Output
@@ -219,7 +219,7 @@ async def test_a_png_preview_comes_as_jpeg_in_its_order_and_is_made_off_the_even
         return decoding.jpeg(png)
 
     threads: list[threading.Thread] = []
-    monkeypatch.setattr(results, "jpeg", noted)
+    monkeypatch.setattr(runner, "jpeg", noted)
     graph = carried() | {"3": node("TestPreviews")}
     shown = NodeClass("TestPreviews", show, output_node=True)
     async with (
