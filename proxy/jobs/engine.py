@@ -22,8 +22,8 @@ from proxy.bus.base import MISSED, EventBus, Subscription
 from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.resilience import Backoff
 from proxy.jobs.accounts import Account
-from proxy.jobs.announcer import Announcer
 from proxy.jobs.dispatcher import Dispatcher
+from proxy.jobs.election import Recovery
 from proxy.jobs.models import (
     ENDS,
     CancelAnswered,
@@ -40,8 +40,7 @@ from proxy.jobs.models import (
     SocketOpened,
     now,
 )
-from proxy.jobs.recorder import JobRecorder
-from proxy.jobs.recovery import Recovery
+from proxy.jobs.recorder import Announcer, JobRecorder
 from proxy.jobs.runner import Runner
 from proxy.jobs.scheduler import Scheduler
 from proxy.jobs.tracker import RecordEnd

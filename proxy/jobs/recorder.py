@@ -1,4 +1,4 @@
-"""Jobs as the storage has them, and their writer: the only part of the engine that knows it.
+"""What becomes of jobs, written to the storage and told on the bus.
 
 A job is in the storage, with its graph, before the engine learns of it. Changes of state are some
 bytes each; they are gathered for a moment and written together, in order, behind what happens.
@@ -10,14 +10,33 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
+from proxy.bus.base import BusMessage, EventBus
 from proxy.jobs.history import of_history
-from proxy.jobs.models import ENDS, Job, JobKey, JobState, now
+from proxy.jobs.models import (
+    ENDS,
+    AccountView,
+    Job,
+    JobChanged,
+    JobKey,
+    JobLeft,
+    JobsAhead,
+    JobState,
+    LiveJob,
+    NodeRuns,
+    Outcome,
+    OverviewAnswered,
+    live_of,
+    now,
+    topic_of,
+)
+from proxy.jobs.scheduler import Scheduler
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import EndedJob
@@ -26,6 +45,10 @@ from proxy.storage.leases import Lease
 from proxy.storage.usage import UsageRow, day_of
 from proxy.translate import codec
 from proxy.translate.rewriting import Rewriting
+
+if TYPE_CHECKING:
+    from proxy.jobs.worker import AccountWorker
+    from proxy.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -330,3 +353,191 @@ def job_of(stored: StoredJob, payload: Payload) -> Job:
 def used(job: Job, **counts: int) -> UsageRow:
     """What a job counts as, on the day (UTC) on which it was submitted."""
     return UsageRow(day_of(job.create_time / 1000), job.member, **counts)
+
+
+# --- what is told on the bus ---------------------------------------------------------------
+
+#: Seconds in which changes for others' queues are gathered before they are told.
+_TELLING = 0.05
+
+
+class Announcer:
+    """Tells of an engine's `jobs`, as long as its term lasts; `followed` has those that are on the
+    cloud.
+
+    What becomes of a job is counted here, once for all replicas.
+    """
+
+    def __init__(
+        self,
+        bus: EventBus,
+        term: Term,
+        scheduler: Scheduler,
+        jobs: Mapping[JobKey, Job],
+        followed: dict[JobKey, Job],
+        workers: Mapping[str, AccountWorker],
+        metrics: Metrics,
+    ) -> None:
+        self._bus = bus
+        self._term = term
+        self._scheduler = scheduler
+        self._jobs = jobs
+        self._followed = followed
+        self._workers = workers
+        self._metrics = metrics
+        self._ahead: dict[str, int] = {}
+        self._telling: asyncio.TimerHandle | None = None
+        self._telling_all: asyncio.TimerHandle | None = None
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        for timer in (self._telling, self._telling_all):
+            if timer is not None:
+                timer.cancel()
+
+    # --- telling ---------------------------------------------------------------------------
+
+    def publish(self, member: str, news: BusMessage) -> None:
+        """Tell what becomes of a member's jobs, while this engine runs them."""
+        if self._term.lasts:
+            self._bus.publish(f"jobs.{member}", news)
+
+    def changed(self, job: Job) -> None:
+        """A job is in the queue in its state."""
+        self.publish(job.member, JobChanged(live_of(job)))
+
+    def accepted(self, job: Job) -> None:
+        """The client learns that its job is in the queue."""
+        if self._term.lasts:
+            self._metrics.accepted(job)
+
+    def dispatched(self, job: Job) -> None:
+        """The cloud has taken a job."""
+        if self._term.lasts:
+            self._metrics.dispatched(job, max(0, now() - job.create_time) / 1000)
+
+    def discarded(self, job: Job) -> None:
+        """A job has left the queue without a trace."""
+        self.publish(job.member, JobLeft(live_of(job)))
+        if self._term.lasts and job.accepted:
+            self._metrics.discarded(job)
+
+    def ended(self, job: Job, outcome: Outcome, seconds: float) -> None:
+        """A job has left the queue for the history; it has run for so long."""
+        self.publish(job.member, JobLeft(live_of(job)))
+        if self._term.lasts:
+            self._metrics.ended(job, outcome, seconds)
+
+    def tell_status(self, member: str) -> None:
+        """Let the member's sockets hear how many jobs are left."""
+        self.publish(member, JobsAhead(member, self._ahead.get(member, 0), tell=True))
+
+    def explain(self, job: Job, reason: str | None, message: str | None = None) -> None:
+        """Show why a job does not continue, in a word and in a sentence."""
+        if (job.reason, job.message) != (reason, message):
+            job.reason, job.message = reason, message
+            self.changed(job)
+
+    def tell_running(self, member: str, client_id: str, socket: str) -> None:
+        """Tell a socket that has just opened which node of its client runs."""
+        for job in reversed(self._followed.values()):
+            if job.client_id == client_id and job.member == member and job.runner is not None:
+                node = job.runner.tracker.display_node
+                if node is not None and self._term.lasts:
+                    news = NodeRuns(member, client_id, socket, node)
+                    self._bus.publish(topic_of(member, client_id), news)
+                    return
+
+    def tell_all(self) -> None:
+        """Tell of all jobs in a while, once for all who ask meanwhile."""
+        if self._telling_all is None:
+            loop = asyncio.get_running_loop()
+            self._telling_all = loop.call_later(_TELLING, self._tell_all)
+
+    def _tell_all(self) -> None:
+        """Tell of all jobs once more, for those who have missed something."""
+        self._telling_all = None
+        for job in self._jobs.values():
+            known = job.accepted or job.state is JobState.UNKNOWN
+            if known and not job.cancel_requested:
+                self.changed(job)
+        for member, count in self._ahead.items():
+            self.publish(member, JobsAhead(member, count))
+
+    def tell_ahead(self) -> None:
+        """Tell members whose waiting jobs have moved up because of somebody else, in a while."""
+        self._scheduler.changed()
+        if self._telling is None and (self._ahead or len(self._scheduler.queue)):
+            self._telling = asyncio.get_running_loop().call_later(_TELLING, self._tell_others)
+
+    def _tell_others(self) -> None:
+        self._telling = None
+        self._note_blocked()
+        members = self._scheduler.queue.members()
+        if len(members) > 1:
+            self._scheduler.forecast()  # of all members at once
+        for member in {*members, *self._ahead}:
+            self.note_ahead(member, tell=True)
+
+    def _note_blocked(self) -> None:
+        """Note on waiting jobs why their accounts take none."""
+        for member in self._scheduler.queue.members():
+            for found in self._scheduler.waiting(member, self._scheduler.queue.of(member)):
+                self.explain(*found)
+
+    def note_ahead(self, member: str, *, tell: bool) -> None:
+        """Tell how many jobs of others go before the member's last one, if that has changed."""
+        ahead = self._scheduler.before(member)
+        if ahead != self._ahead.get(member, 0):
+            if ahead:
+                self._ahead[member] = ahead
+            else:
+                self._ahead.pop(member, None)
+            self.publish(member, JobsAhead(member, ahead, tell))
+
+    # --- what admins see -------------------------------------------------------------------
+
+    def overview(self, member: str | None) -> OverviewAnswered:
+        """All live jobs, or those of one member, and the accounts."""
+        rank = {"running": 0, "pending": 1, "sending": 2}
+        views = [
+            _seen(job)
+            for job in self._jobs.values()
+            if job.state not in (JobState.RECEIVED, JobState.QUEUED)
+            and (job.accepted or job.state is JobState.UNKNOWN)
+            and not job.cancel_requested
+            and member in (None, job.member)
+        ]
+        views.sort(key=lambda view: (rank[view.shown], view.started_at or view.create_time))
+        waiting: dict[str, list[Job]] = {}
+        for place in self._scheduler.forecast():
+            if member in (None, place.member):
+                if place.member not in waiting:
+                    waiting[place.member] = self._scheduler.queue.of(place.member)
+                view = _seen(waiting[place.member][place.index])
+                views.append(replace(view, account="", before=place.before, reason=place.reason))
+        accounts = tuple(map(self._account_view, self._workers.values()))
+        return OverviewAnswered(tuple(views), accounts)
+
+    def _account_view(self, worker: AccountWorker) -> AccountView:
+        health = worker.health
+        rest = health.until - time.monotonic()
+        return AccountView(
+            worker.name,
+            worker.slots.count,
+            self._scheduler.used(worker.name),
+            health.reason,
+            now() + int(rest * 1000) if not health.well and rest > 0 else None,
+            worker.socket.connected,
+        )
+
+
+def _seen(job: Job) -> LiveJob:
+    """A live job as admins see it, with the node that runs."""
+    view = live_of(job)
+    if job.runner is None or job.state is not JobState.RUNNING:
+        return view
+    tracker = job.runner.tracker
+    node = tracker.display_node
+    type_ = None if node is None else tracker.node_types.get(node)
+    return replace(view, progress=tracker.progress, node=node, node_type=type_)
