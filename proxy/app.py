@@ -33,14 +33,12 @@ from proxy.files.service import Files
 from proxy.helpers.clients import Exchange
 from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
-from proxy.jobs.activity import Sampler
 from proxy.jobs.election import Election
 from proxy.jobs.engine import Engine, Policy
 from proxy.jobs.models import MembersChanged
 from proxy.jobs.recorder import JobRecorder, Term
-from proxy.jobs.service import JobService
-from proxy.jobs.submission import Checks
-from proxy.jobs.subscribers import Clients
+from proxy.jobs.service import JobService, Sampler
+from proxy.jobs.submission import Checks, Clients
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory, marker_of
 from proxy.metrics import Metrics

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
-from proxy.jobs.history import JobQuery
+from proxy.jobs.service import JobQuery
 from proxy.translate import as_cloud, codec
 from proxy.translate.as_cloud import OutputFile
 from proxy.translate.assets import Asset

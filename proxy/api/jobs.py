@@ -17,7 +17,7 @@ from proxy.api import bodies
 from proxy.api.authenticator import submitter_of
 from proxy.api.connections import member_of, note, of
 from proxy.api.middleware import prepare
-from proxy.jobs.history import STATUSES, JobQuery
+from proxy.jobs.service import STATUSES, JobQuery
 from proxy.jobs.submission import JobRequest
 from proxy.translate import release
 from proxy.translate.errors import LocalError, PlainError

@@ -22,7 +22,7 @@ from proxy.api.connections import connection_of, member_of, of
 from proxy.api.features import features
 from proxy.bus.base import EventBus
 from proxy.jobs.models import JobMessage, LogsWanted, topic_of
-from proxy.jobs.subscribers import Clients
+from proxy.jobs.submission import Clients
 from proxy.readiness import Report
 from proxy.translate import release
 from proxy.translate.errors import LocalError, PlainError

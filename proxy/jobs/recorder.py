@@ -18,7 +18,6 @@ import structlog
 from msgspec.structs import replace
 
 from proxy.bus.base import BusMessage, EventBus
-from proxy.jobs.history import of_history
 from proxy.jobs.models import (
     ENDS,
     AccountView,
@@ -38,6 +37,7 @@ from proxy.jobs.models import (
 )
 from proxy.jobs.scheduler import Scheduler
 from proxy.jobs.tracker import RecordEnd
+from proxy.jobs.views import of_history
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import EndedJob
 from proxy.storage.jobs import JobRepository, Payload, Shares, StoredJob
@@ -218,11 +218,13 @@ class JobRecorder:
 
         Raises `StorageError`.
         """
-        listed = of_history(job, end.outcome, end.outputs, end.status, end.started_at, end.ended_at)
-        count = int(listed.job.get("outputs_count", 0))
+        summary = of_history(job, end)
         seconds = (end.ended_at - end.started_at) / 1000
         used = UsageRow(
-            day_of(end.ended_at / 1000), job.member, running_seconds=seconds, outputs=count
+            day_of(end.ended_at / 1000),
+            job.member,
+            running_seconds=seconds,
+            outputs=summary["outputs_count"],
         )
         setattr(used, end.outcome, 1)
         forgotten = await self._write(
@@ -232,7 +234,7 @@ class JobRecorder:
                     state=ENDS[end.outcome].value,
                     started_at=end.started_at,
                     ended_at=end.ended_at,
-                    summary=codec.dump_bytes(listed.job),
+                    summary=codec.dump_bytes(summary),
                     result=codec.dump_bytes(
                         {"outputs": end.outputs, "status": end.status, "meta": end.meta}
                     ),

@@ -1,36 +1,42 @@
 """The api's side of the jobs: what clients and admins see of them, and end.
 
 What is to be done is said on the bus, and the engine answers there; where no answer comes, the
-storage tells.
+storage tells. `GET /api/jobs` and `GET /api/jobs/{id}` are in local form, from the proxy's own
+records. The `Sampler` keeps how many jobs ran, waited and failed in each interval of the last day.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
 from proxy.bus.base import EventBus
 from proxy.files.service import Files
-from proxy.jobs.history import History, JobQuery, Listed, ended_states, of_queue, select
-from proxy.jobs.live import LiveFeed, LiveJobs
 from proxy.jobs.models import (
+    ENDS,
     AccountView,
     CancelAnswered,
     CancelRequested,
     JobKey,
+    JobState,
     LiveJob,
     OverviewAnswered,
     OverviewRequested,
     hearing,
 )
-from proxy.jobs.submission import LOOK, LOOK_AWAY, Checks, SubmissionService
-from proxy.jobs.subscribers import Clients, Subscribers
+from proxy.jobs.submission import LOOK, LOOK_AWAY, Checks, Clients, SubmissionService
+from proxy.jobs.subscribers import LiveFeed, Subscribers
+from proxy.jobs.views import History, LiveJobs, of_queue
 from proxy.members.limiter import Limiter
 from proxy.members.member import Member
+from proxy.storage.activity import AccountRow, ActivityRepository, ActivityRow, JobTimes
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import (
     JobRepository,
@@ -38,6 +44,9 @@ from proxy.storage.jobs import (
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.files.service import Files
 
 log = structlog.get_logger(__name__)
 
@@ -127,9 +136,14 @@ class JobService:
         )
         found = list(map(codec.loads, ended))
         known = {job["id"] for job in found}
-        waiting = [of_queue(job) for job in live if job.prompt_id not in known]
-        chosen = [Listed(job, query.workflow_id) for job in found]
-        return select([*waiting, *chosen], query, unread=total - len(found))
+        queued = [
+            of_queue(job)
+            for job in live
+            if job.prompt_id not in known and query.workflow_id in (None, job.workflow_id)
+        ]
+        if query.statuses is not None:
+            queued = [job for job in queued if job["status"] in query.statuses]
+        return select([*queued, *found], query, unread=total - len(found))
 
     async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
         """The answer of `GET /api/jobs/{id}`, or `None`. Raises `StorageError`.
@@ -157,7 +171,7 @@ class JobService:
         sent = {} if job is None else await self._live.sent([job])
         if job is None or job.order not in sent:
             return None
-        found = of_queue(job).job
+        found = of_queue(job)
         if job.reason is not None:
             found["queue_reason"] = job.reason
             if job.message is not None:
@@ -283,3 +297,179 @@ def interrupted(running: Sequence[LiveJob], submitter: str, client_id: str | Non
         return [job for job in running if job.client_id == client_id]
     own = [job for job in running if submitter and job.submitter == submitter]
     return own or sorted(running, key=lambda job: (job.started_at or 0, job.order))[:1]
+
+
+# --- lists of jobs -------------------------------------------------------------------------
+
+STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class JobQuery:
+    """What `GET /api/jobs` was asked; `statuses` and `workflow_id` of `None` mean all."""
+
+    statuses: frozenset[str] | None = None
+    workflow_id: str | None = None
+    sort_by: str = "created_at"
+    descending: bool = True
+    limit: int | None = None
+    offset: int = 0
+
+
+def ended_states(statuses: frozenset[str] | None) -> set[str]:
+    """The states of ended jobs that have one of the statuses, as they are stored."""
+    return {
+        state.value for outcome, state in ENDS.items() if statuses is None or outcome in statuses
+    }
+
+
+def select(jobs: list[dict[str, Any]], query: JobQuery, *, unread: int = 0) -> dict[str, Any]:
+    """The page of `jobs` that was asked for: `{"jobs": […], "pagination": {…}}`.
+
+    `unread` more jobs come behind all of these.
+    """
+    order = _duration if query.sort_by == "execution_duration" else _created
+    stop = None if query.limit is None else query.offset + query.limit
+    page = sorted(jobs, key=order, reverse=query.descending)[query.offset : stop]
+    total = len(jobs) + unread
+    return {
+        "jobs": page,
+        "pagination": {
+            "offset": query.offset,
+            "limit": query.limit,
+            "total": total,
+            "has_more": query.offset + len(page) < total,
+        },
+    }
+
+
+def _created(job: dict[str, Any]) -> int:
+    return int(job["create_time"])
+
+
+def _duration(job: dict[str, Any]) -> int:
+    return int(job.get("execution_end_time", 0)) - int(job.get("execution_start_time", 0))
+
+
+# --- the last day --------------------------------------------------------------------------
+
+#: An interval, and how far back they are kept, in ms.
+INTERVAL = 300_000
+KEPT = 86_400_000
+
+#: Seconds between two samples. A sample looks at what it may not have seen yet, so none is missed.
+EVERY = 15.0
+
+Span = tuple[int, int]
+
+
+class Sampler:
+    """Writes the intervals while `is_active`: one replica is enough.
+
+    `accounts` tells how the accounts are now, `clock` the time in seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        repository: ActivityRepository,
+        accounts: Callable[[], Awaitable[Iterable[AccountView]]],
+        *,
+        is_active: Callable[[], bool],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._repository = repository
+        self._accounts = accounts
+        self._is_active = is_active
+        self._clock = clock
+        self._seen: int | None = None
+        self._written: set[ActivityRow | AccountRow] = set()
+
+    async def run(self) -> None:
+        """Sample every few seconds, until cancelled."""
+        while True:
+            if self._is_active():
+                try:
+                    await self.sample()
+                except StorageError as error:
+                    log.warning("activity_write_failed", error=str(error))
+            await asyncio.sleep(EVERY)
+
+    async def sample(self) -> None:
+        """Bring the intervals up to date, from the last one that anybody has written; what is
+        written already is not written again. Raises `StorageError`."""
+        now = int(self._clock() * 1000)
+        current = now - now % INTERVAL
+        if self._seen is None:
+            self._seen = await self._repository.last() or 0
+        start = max(current - KEPT, min(self._seen, current) - INTERVAL)
+        times = await self._repository.times(start)
+        rows = await asyncio.to_thread(lambda: list(aggregate(times, start, now)))
+        accounts = [
+            AccountRow(current, view.name, view.slots, view.used, view.reason or "")
+            for view in await self._accounts()
+        ]
+        news = set(rows) | set(accounts)
+        if news - self._written:
+            await self._repository.put(
+                [row for row in rows if row not in self._written],
+                [row for row in accounts if row not in self._written],
+                forget=current - KEPT,
+            )
+        self._written, self._seen = news, current
+
+
+def aggregate(
+    jobs: Iterable[JobTimes], start: int, stop: int, interval: int = INTERVAL
+) -> Iterator[ActivityRow]:
+    """The intervals from `start` (the beginning of one) to `stop` (ms) in which anything was, of
+    each member and, under an empty name, of everybody."""
+    running: defaultdict[str, list[Span]] = defaultdict(list)
+    waiting: defaultdict[str, list[Span]] = defaultdict(list)
+    ended: defaultdict[str, defaultdict[int, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for job in jobs:
+        end = stop if job.ended_at is None else job.ended_at
+        begun = end if job.started_at is None else job.started_at
+        for name in (job.member, ""):
+            waiting[name].append((max(job.created_at, start), min(begun, stop)))
+            running[name].append((max(begun, start), min(end, stop)))
+            if job.ended_at is not None and job.ended_at >= start:
+                ended[name][job.ended_at - job.ended_at % interval].append(job.state)
+    for name in running:
+        runs, waits = _most(running[name], interval), _most(waiting[name], interval)
+        busy = _busy(running[name], interval)
+        for at in sorted({*runs, *waits, *ended[name]}):
+            states = ended[name].get(at, ())
+            yield ActivityRow(
+                at,
+                name,
+                running=runs.get(at, 0),
+                waiting=waits.get(at, 0),
+                completed=sum(state == JobState.SUCCEEDED.value for state in states),
+                failed=sum(state == JobState.FAILED.value for state in states),
+                busy=round(busy.get(at, 0) / 1000, 3),
+            )
+
+
+def _most(spans: Iterable[Span], interval: int) -> dict[int, int]:
+    """How many spans there were at once, at most, in each interval."""
+    steps = [
+        (at, step) for begin, end in spans if begin < end for at, step in ((begin, 1), (end, -1))
+    ]
+    steps.sort()
+    most: dict[int, int] = {}
+    level = since = 0
+    for at, step in steps:
+        if level and at > since:
+            for one in range(since - since % interval, at, interval):
+                most[one] = max(most.get(one, 0), level)
+        level, since = level + step, at
+    return most
+
+
+def _busy(spans: Iterable[Span], interval: int) -> dict[int, int]:
+    """The sum of the parts of all spans that lie in each interval, in ms."""
+    busy: defaultdict[int, int] = defaultdict(int)
+    for begin, end in spans:
+        for one in range(begin - begin % interval, end, interval):
+            busy[one] += min(end, one + interval) - max(begin, one)
+    return busy

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from proxy.bus.base import EventBus
-from proxy.jobs.live import LiveJobs
 from proxy.jobs.models import (
     Job,
     JobAnswered,
@@ -24,13 +24,16 @@ from proxy.jobs.models import (
     JobReleased,
     Number,
     QueueChanged,
+    SocketClosed,
+    SocketKnown,
+    SocketOpened,
     hearing,
     now,
 )
 from proxy.jobs.recorder import payload_of, stored_of, used
-from proxy.jobs.subscribers import Clients
+from proxy.jobs.views import LiveJobs
 from proxy.members.limiter import Limiter
-from proxy.members.member import Member, check_classes
+from proxy.members.member import Member, Parallelism, check_classes
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.storage.jobs import (
     DayFullError,
@@ -377,3 +380,66 @@ def _not_taken_up() -> LocalError:
         kind="unavailable",
         retry_after=5.0,
     )
+
+
+@dataclass(slots=True)
+class _Known:
+    """What is known of a client: its newest socket while that is open, and whether it tells the
+    messages of several jobs apart."""
+
+    socket: str | None = None
+    several: bool = False
+
+
+class Clients:
+    """The clients of each member by their `client_id`: who has a socket or has had one, at
+    whichever replica.
+
+    A local ComfyUI runs one job after the other, and programs rely on it: many follow one job at a
+    time and lose track of a second one. `parallelism` holds for members that have no choice of
+    their own; `most` bounds the clients of a member that are remembered, each with some 200 bytes.
+    """
+
+    def __init__(self, parallelism: Parallelism = "auto", *, most: int = 1000) -> None:
+        self._parallelism = parallelism
+        self._most = most
+        self._known: defaultdict[str, OrderedDict[str, _Known]] = defaultdict(OrderedDict)
+
+    def hear(self, news: object) -> None:
+        """Take what replicas say of their sockets."""
+        match news:
+            case SocketOpened(member=member, client_id=client_id, socket=socket):
+                self._note(member, client_id).socket = socket
+            case SocketKnown(member=member, client_id=client_id, socket=socket, several=several):
+                known = self._note(member, client_id)
+                known.socket = socket
+                known.several |= several
+            case SocketClosed(member=member, client_id=client_id, socket=socket):
+                closed = self._known[member].get(client_id)
+                if closed is not None and closed.socket == socket:
+                    closed.socket = None
+
+    def listens(self, member: str, client_id: str | None) -> bool:
+        """Whether the client has a socket."""
+        known = None if client_id is None else self._known[member].get(client_id)
+        return known is not None and known.socket is not None
+
+    def one_at_a_time(self, member: Member, client_id: str | None) -> bool:
+        """Whether a job that the client submits now has to wait for the client's others.
+
+        With `auto` those of a client do that has listened on a socket, unless the socket has
+        announced more: who never listens asks for its job by id.
+        """
+        parallelism = member.client_parallelism or self._parallelism
+        if parallelism != "auto":
+            return parallelism == "one"
+        known = None if client_id is None else self._known[member.name].get(client_id)
+        return known is not None and not known.several
+
+    def _note(self, member: str, client_id: str) -> _Known:
+        clients = self._known[member]
+        known = clients.setdefault(client_id, _Known())
+        clients.move_to_end(client_id)
+        if len(clients) > self._most:
+            clients.popitem(last=False)
+        return known

@@ -13,39 +13,65 @@ picture on it for a result. So it gets previews only when it asks for them by it
 Each replica has the sockets of its own clients, and hears only of jobs that concern them. Another
 engine that takes a job over tells of its life once more: what was sent here is left out.
 
-A local ComfyUI runs one job after the other, and programs rely on it: many follow one job at a
-time and lose track of a second one. What sockets tell of their clients is known everywhere.
-
 Every change of a member's queue is told to all its sockets. A few hear it at once, as from a local
 ComfyUI. With more that would be most of the work of a busy server, so they hear it by turns, in a
 share of its time, and each hears only the newest of what changed meanwhile. A socket with something
 else to hear hears its `status` before that, so that the order on each of them stays.
+
+The bus feeds all of this. Where it has lost something, `LiveFeed` reads from the storage which jobs
+live, and which ends are due.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy.bus.base import MISSED, EventBus
+from proxy.jobs.models import (
+    OUTCOMES,
+)
+from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
+from proxy.jobs.views import LiveJobs
+from proxy.storage.database import StorageError
+from proxy.storage.history import HistoryEntry
+from proxy.storage.jobs import JobRepository
+from proxy.supervisor import Supervisor
+from proxy.translate import codec
+from proxy.translate.events import Message
+from proxy.translate.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    pass
+
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import field
 from typing import Protocol
 from uuid import uuid4
 
-from proxy.bus.base import EventBus, Subscription
+from proxy.bus.base import Subscription
 from proxy.jobs.models import (
+    JobChanged,
     JobKey,
+    JobLeft,
     JobMessage,
+    JobsAhead,
     NewsMissed,
     NodeRuns,
+    QueueChanged,
     SocketClosed,
     SocketKnown,
     SocketOpened,
+    TermBegan,
     now,
     topic_of,
 )
-from proxy.members.member import Member, Parallelism
-from proxy.supervisor import Supervisor
-from proxy.translate.events import Event, Message, Preview, is_terminal
+from proxy.translate.events import Event, Preview, is_terminal, status
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
@@ -79,6 +105,9 @@ LONGEST_PAUSE = 0.05
 
 #: Of two sockets that open within this many ms the clocks of their replicas say which is newer.
 _AT_ONCE = 1000
+
+
+log = structlog.get_logger(__name__)
 
 
 class Subscriber(Protocol):
@@ -364,67 +393,168 @@ def _is_mere_preview(message: Message) -> bool:
     return isinstance(message, Preview) and not message.result
 
 
-#: Clients of a member that are remembered, the ones that connected last; each takes some 200 bytes.
-_MOST = 1000
+# --- what the bus has lost -----------------------------------------------------------------
+
+#: Seconds between two readings while the bus is away, and between the two after a loss: the engine
+#: writes a moment behind what happens.
+_INTERVAL = 0.5
 
 
-@dataclass(slots=True)
-class _Known:
-    """What is known of a client: its newest socket while that is open, and whether it tells the
-    messages of several jobs apart."""
-
-    socket: str | None = None
-    several: bool = False
+#: How far back, in ms, ends are looked for of which nothing was heard: at first, and before the
+#: last look.
+_RECENT, _OVERLAP = 60_000, 10_000
 
 
-class Clients:
-    """The clients of each member by their `client_id`: who has a socket or has had one, at
-    whichever replica.
+class LiveFeed:
+    """Brings `live` and the sockets of this replica up to date.
 
-    `parallelism` holds for members that have no choice of their own; `most` bounds the clients of a
-    member that are remembered.
+    Clients of live jobs hear a `status` each `status_interval` seconds.
     """
 
-    def __init__(self, parallelism: Parallelism = "auto", *, most: int = _MOST) -> None:
-        self._parallelism = parallelism
-        self._most = most
-        self._known: defaultdict[str, OrderedDict[str, _Known]] = defaultdict(OrderedDict)
+    def __init__(
+        self,
+        bus: EventBus,
+        repository: JobRepository,
+        live: LiveJobs,
+        subscribers: Subscribers,
+        status_interval: float = 5.0,
+    ) -> None:
+        self._bus = bus
+        self._repository = repository
+        self._live = live
+        self._subscribers = subscribers
+        self._status_interval = status_interval
+        self._asked = asyncio.Event()
+        #: When the last of several readings has begun (ms).
+        self._read_at: int | None = None
+        bus.subscribe("jobs.*", self._hear)
+        bus.subscribe("terms", self._hear_of_terms)
 
-    def hear(self, news: object) -> None:
-        """Take what replicas say of their sockets."""
+    def _hear(self, news: object) -> None:
         match news:
-            case SocketOpened(member=member, client_id=client_id, socket=socket):
-                self._note(member, client_id).socket = socket
-            case SocketKnown(member=member, client_id=client_id, socket=socket, several=several):
-                known = self._note(member, client_id)
-                known.socket = socket
-                known.several |= several
-            case SocketClosed(member=member, client_id=client_id, socket=socket):
-                closed = self._known[member].get(client_id)
-                if closed is not None and closed.socket == socket:
-                    closed.socket = None
+            case JobChanged(job=job):
+                self._live.put(job)
+            case JobLeft(job=job):
+                self._live.remove(job)
+                self._tell_status(job.member)
+            case QueueChanged(member=member):
+                self._tell_status(member)
+            case JobsAhead(member=member, count=count, tell=tell):
+                live = self._live.of(member)
+                live.ahead = count
+                if tell and not live.answering:
+                    self._tell_status(member)
 
-    def listens(self, member: str, client_id: str | None) -> bool:
-        """Whether the client has a socket."""
-        known = None if client_id is None else self._known[member].get(client_id)
-        return known is not None and known.socket is not None
+    def _tell_status(self, member: str) -> None:
+        """Tell all sockets of the member how many jobs wait or run."""
+        self._subscribers.broadcast(member, status(self._live.of(member).remaining))
 
-    def one_at_a_time(self, member: Member, client_id: str | None) -> bool:
-        """Whether a job that the client submits now has to wait for the client's others.
+    async def keep_alive(self) -> None:
+        """A `status` now and then, for clients that take a silent socket for a dead server."""
+        while True:
+            await asyncio.sleep(self._status_interval)
+            self._beat()
 
-        With `auto` those of a client do that has listened on a socket, unless the socket has
-        announced more: who never listens asks for its job by id.
-        """
-        parallelism = member.client_parallelism or self._parallelism
-        if parallelism != "auto":
-            return parallelism == "one"
-        known = None if client_id is None else self._known[member.name].get(client_id)
-        return known is not None and not known.several
+    def _beat(self) -> None:
+        for member, live in self._live.members():
+            news = status(live.remaining)
+            for client_id in {job.client_id for job in live.jobs.values()}:
+                self._subscribers.tell(member, client_id, news)
 
-    def _note(self, member: str, client_id: str) -> _Known:
-        clients = self._known[member]
-        known = clients.setdefault(client_id, _Known())
-        clients.move_to_end(client_id)
-        if len(clients) > self._most:
-            clients.popitem(last=False)
-        return known
+    # --- what the bus has lost -------------------------------------------------------------
+
+    def _hear_of_terms(self, news: object) -> None:
+        if news is MISSED:
+            self._bus.publish("sockets", NewsMissed())
+        if news is MISSED or isinstance(news, TermBegan):
+            self._asked.set()
+
+    async def run(self) -> None:
+        """Read twice when something may be lost, and all the time while the bus is away."""
+        if self._repository.shared:
+            self._bus.publish("sockets", NewsMissed())
+        due = 0
+        while True:
+            # One process has its bus in memory, which is never away.
+            interval = _INTERVAL if due or self._repository.shared else None
+            with suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self._asked.wait()
+            if self._asked.is_set():
+                self._asked.clear()
+                due = 2
+            if not due and self._bus.connected:
+                continue
+            try:
+                await self.read()
+            except StorageError as error:
+                log.warning("jobs_read_failed", error=str(error))
+            else:
+                due = max(0, due - 1)
+                if not due and self._bus.connected:
+                    self._read_at = None
+
+    async def read(self) -> None:
+        """Read once. Raises `StorageError`."""
+        subscribers, live = self._subscribers, self._live
+        began = now()
+        since = began - _RECENT if self._read_at is None else self._read_at - _OVERLAP
+        before = {member: jobs.remaining for member, jobs in live.members()}
+        living, gone = await live.reload()
+        for member, jobs in live.members():
+            if jobs.remaining != before.get(member, 0) and not jobs.answering:
+                subscribers.broadcast(member, status(jobs.remaining))
+        if not subscribers.members():
+            return
+        begun = dict(subscribers.unfinished())
+        due = begun | {
+            job.order: job.key
+            for job in gone
+            if subscribers.opened_at(job.member, job.client_id) is not None
+        }
+        for order, member, id_, client_id, ended_at in await self._repository.history.since(since):
+            opened_at = subscribers.opened_at(member, client_id)
+            if opened_at is not None and opened_at <= ended_at:
+                due.setdefault(order, JobKey(member, id_))
+        for order in sorted(due.keys() - living):
+            if not subscribers.is_over(order):
+                await self._tell_end(order, due[order], begun=order in begun)
+        self._read_at = began
+
+    async def _tell_end(self, order: int, key: JobKey, *, begun: bool) -> None:
+        """Tell of a job what its client has not heard."""
+        entry = await self._repository.history.entry(*key)
+        if entry is None or entry.key != order:
+            self._subscribers.close_job(order)
+            return
+        client_id = codec.loads(entry.extra_data).get("client_id")
+        opened_at = self._subscribers.opened_at(key.member, client_id)
+        if opened_at is None or (opened_at > entry.ended_at and not begun):
+            return
+        log.info("end_recovered", job=key.prompt_id, member=key.member)
+        for message in life_of(entry):
+            told = JobMessage(
+                key.member, client_id, key.prompt_id, watched=True, message=message, order=order
+            )
+            self._subscribers.deliver(told)
+
+
+def life_of(entry: HistoryEntry) -> list[Message]:
+    """The messages of an ended job, as its entry of the history has them."""
+    result = codec.loads(entry.result)
+    tracker = Tracker(entry.id, codec.loads(entry.graph))
+    commands = []
+    for type_, data in result["status"]["messages"]:
+        commands += tracker.receive(EventReceived(type_, data), entry.started_at)
+    snapshot = Snapshot(
+        entry.id,
+        OUTCOMES[entry.state],
+        settled=True,
+        start_time=entry.started_at,
+        end_time=entry.ended_at,
+        outputs=result["outputs"],
+        execution_status=result["status"],
+        meta=result["meta"],
+    )
+    commands += tracker.receive(SnapshotReceived(snapshot), entry.ended_at)
+    return [one.message for one in commands if isinstance(one, SendMessage)]

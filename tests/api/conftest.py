@@ -25,9 +25,9 @@ from proxy.catalog.node_classes import Body, Coding, Listing, Whole
 from proxy.files.metadata import Edits
 from proxy.files.namespace import Named, make_record
 from proxy.files.uploads import MAX_BYTES
-from proxy.jobs.history import JobQuery
-from proxy.jobs.submission import Accepted, JobRequest
-from proxy.jobs.subscribers import Clients, Subscribers
+from proxy.jobs.service import JobQuery
+from proxy.jobs.submission import Accepted, Clients, JobRequest
+from proxy.jobs.subscribers import Subscribers
 from proxy.members.directory import Directory
 from proxy.storage.files import FileRecord
 from proxy.storage.userdata import UserDataRepository

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient
 
-from proxy.jobs.history import JobQuery
+from proxy.jobs.service import JobQuery
 
 Client = TestClient[Any, Any]
 

@@ -9,7 +9,7 @@ from aiohttp.test_utils import TestClient
 
 from proxy.api.bodies import MOST_VALUES
 from proxy.api.jobs import is_job_id, parse_prompt
-from proxy.jobs.history import JobQuery
+from proxy.jobs.service import JobQuery
 from proxy.jobs.submission import JobRequest
 from proxy.translate.errors import LocalError
 

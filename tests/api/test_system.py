@@ -25,7 +25,8 @@ from proxy import logging as logs
 from proxy.api.system import KEPT, Journal
 from proxy.bus.memory import MemoryBus
 from proxy.files.uploads import MAX_BYTES
-from proxy.jobs.subscribers import Clients, Subscribers
+from proxy.jobs.submission import Clients
+from proxy.jobs.subscribers import Subscribers
 from proxy.simulator import Simulator
 from proxy.supervisor import Supervisor
 from proxy.translate import release

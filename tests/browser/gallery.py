@@ -15,8 +15,7 @@ import graphs
 from stack import running_proxy
 from yarl import URL
 
-from proxy.jobs.activity import INTERVAL, KEPT
-from proxy.jobs.service import JobService
+from proxy.jobs.service import INTERVAL, KEPT, JobService
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator

@@ -19,8 +19,8 @@ from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
 from proxy.jobs import engine
-from proxy.jobs.live import LiveFeed
 from proxy.jobs.recorder import JobRecorder
+from proxy.jobs.subscribers import LiveFeed
 from proxy.jobs.worker import Reconciler
 from proxy.members.audit import Audit
 from proxy.members.directory import Directory

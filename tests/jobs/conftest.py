@@ -17,7 +17,7 @@ from stack import Client, running_proxy
 from proxy.bus.memory import MemoryBus
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
-from proxy.jobs.subscribers import Clients
+from proxy.jobs.submission import Clients
 from proxy.members.accounting import Accounting
 from proxy.members.member import Member
 from proxy.simulator import Simulator

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.bus.memory import MemoryBus
-from proxy.jobs.history import JobQuery
 from proxy.jobs.models import HistoryChanged, Job, JobChanged, JobLeft, JobState, live_of
 from proxy.jobs.recorder import JobRecorder, payload_of, stored_of
-from proxy.jobs.service import JobService
+from proxy.jobs.service import JobQuery, JobService
 from proxy.jobs.tracker import RecordEnd
 from proxy.storage.jobs import JobRepository
 

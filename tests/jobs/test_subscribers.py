@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -16,13 +16,13 @@ from proxy.jobs.models import (
     JobMessage,
     NewsMissed,
     NodeRuns,
-    SocketClosed,
     SocketKnown,
     SocketOpened,
     topic_of,
 )
-from proxy.jobs.subscribers import FEW, Clients, Subscribers
-from proxy.members.member import Member, Parallelism
+from proxy.jobs.submission import Clients
+from proxy.jobs.subscribers import FEW, Subscribers
+from proxy.members.member import Member
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, Message, NodeText, Preview, status
 
@@ -389,83 +389,6 @@ def test_a_replica_that_has_missed_something_learns_of_the_sockets_again(
     assert not clients.listens("local", "a")
 
 
-ANN, BOB = Member("ann"), Member("bob")
-
-
 def job(prompt_id: str, member: str = "ann", client_id: str | None = "c", **fields: Any) -> Job:
     known: dict[str, Any] = {"number": 0, "graph": {}, "extra_data": {}, "targets": None}
     return Job(prompt_id, member, client_id=client_id, create_time=0, **known, **fields)
-
-
-def opened(clients: Clients, member: str, client_id: str, socket: str = "s") -> None:
-    clients.hear(SocketOpened(member, client_id, socket, 0))
-
-
-def test_a_client_listens_until_its_newest_socket_is_closed() -> None:
-    clients = Clients()
-    opened(clients, "ann", "c", "first")
-    opened(clients, "ann", "c", "second")
-    clients.hear(SocketClosed("ann", "c", "first"))
-    assert clients.listens("ann", "c")
-    clients.hear(SocketClosed("ann", "c", "second"))
-    assert not clients.listens("ann", "c")
-    assert not clients.listens("ann", None)
-    assert clients.one_at_a_time(ANN, "c")
-
-
-def test_a_client_that_listens_follows_one_job_at_a_time() -> None:
-    clients = Clients()
-    opened(clients, "ann", "c")
-    assert clients.one_at_a_time(ANN, "c")
-
-
-def test_a_client_that_never_listened_asks_by_id() -> None:
-    clients = Clients()
-    assert not clients.one_at_a_time(ANN, "c")
-    assert not clients.one_at_a_time(ANN, None)
-
-
-def test_a_client_that_says_so_follows_several_on_later_sockets_too() -> None:
-    clients = Clients()
-    opened(clients, "ann", "c")
-    clients.hear(SocketKnown("ann", "c", "s", 0, several=True))
-    opened(clients, "ann", "c")
-    assert not clients.one_at_a_time(ANN, "c")
-
-
-def test_what_is_known_of_a_client_holds_for_its_member_alone() -> None:
-    clients = Clients()
-    opened(clients, "ann", "c")
-    clients.hear(SocketKnown("bob", "c", "s", 0, several=True))
-    assert clients.one_at_a_time(ANN, "c")
-    assert not clients.one_at_a_time(BOB, "c")
-
-
-def test_the_clients_that_connected_last_are_remembered() -> None:
-    clients = Clients(most=2)
-    for client_id in ("a", "b", "a", "c"):
-        opened(clients, "ann", client_id)
-    opened(clients, "bob", "b")
-    assert [clients.one_at_a_time(ANN, one) for one in "abc"] == [True, False, True]
-
-
-@pytest.mark.parametrize(
-    ("setting", "own", "expected"),
-    [
-        ("one", None, True),
-        ("many", None, False),
-        ("one", "many", False),
-        ("many", "one", True),
-        ("many", "auto", True),
-    ],
-)
-def test_the_setting_decides_and_the_members_own_choice_before_it(
-    setting: Parallelism, own: Parallelism | None, expected: bool
-) -> None:
-    clients = Clients(setting)
-    opened(clients, "ann", "c")
-    assert clients.one_at_a_time(replace(ANN, client_parallelism=own), "c") is expected
-
-
-def test_one_holds_for_jobs_without_a_client_id_too() -> None:
-    assert Clients("one").one_at_a_time(ANN, None)

@@ -27,9 +27,8 @@ from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.jobs.activity import Sampler
     from proxy.jobs.models import AccountView, LiveJob
-    from proxy.jobs.service import JobService
+    from proxy.jobs.service import JobService, Sampler
     from proxy.members.usage import Usage
     from proxy.storage.activity import ActivityRepository
     from proxy.storage.history import HistoryRepository

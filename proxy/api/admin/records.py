@@ -19,7 +19,7 @@ from proxy.api import bodies
 from proxy.api.admin.dashboard import REASONS, dashboard_of
 from proxy.api.admin.members import is_admin, require_admin, whose
 from proxy.api.connections import member_of, of
-from proxy.jobs.activity import INTERVAL, KEPT
+from proxy.jobs.service import INTERVAL, KEPT
 from proxy.metrics import PREFIX, find
 from proxy.storage.database import StorageError
 from proxy.storage.usage import day_of

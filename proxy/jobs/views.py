@@ -1,44 +1,40 @@
-"""What this replica knows of live jobs.
+"""What clients read of jobs: those that live, and the history.
 
-The bus feeds it. Where that has lost something the storage is read: the jobs that live, and ends
-that are due.
+The bus feeds what this replica knows of live jobs, and invalidates what it keeps of the history.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import secrets
 import time
-from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from proxy.bus.base import MISSED, EventBus
-from proxy.jobs.history import life_of
 from proxy.jobs.models import (
-    JobChanged,
-    JobKey,
-    JobLeft,
-    JobMessage,
-    JobsAhead,
+    HistoryChanged,
+    HistoryForgotten,
+    Job,
     JobState,
     LiveJob,
-    NewsMissed,
     Number,
-    QueueChanged,
-    TermBegan,
     live_of_stored,
-    now,
 )
-from proxy.jobs.subscribers import Subscribers
+from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import StorageError
+from proxy.storage.history import HistoryEntry, HistoryRepository
 from proxy.storage.jobs import JobRepository, Payload, StoredJob
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
-from proxy.translate.events import status
+
+if TYPE_CHECKING:
+    from proxy.files.service import Files
 
 log = structlog.get_logger(__name__)
 
@@ -300,144 +296,265 @@ def _is_newer(row: StoredJob, known: LiveJob | None) -> bool:
     )
 
 
-#: Seconds between two readings while the bus is away, and between the two after a loss: the engine
-#: writes a moment behind what happens.
-_INTERVAL = 0.5
+#: More entries than any history has; databases take no larger numbers.
+_MOST = 2**53
 
-#: How far back, in ms, ends are looked for of which nothing was heard: at first, and before the
-#: last look.
-_RECENT, _OVERLAP = 60_000, 10_000
+#: Bytes of history bodies that are kept ready to send, and of the largest one.
+_CACHE_BYTES, _LARGEST = 16 * 1024 * 1024, 1024 * 1024
 
 
-class LiveFeed:
-    """Brings `live` and the sockets of this replica up to date.
+# --- the history ---------------------------------------------------------------------------
 
-    Clients of live jobs hear a `status` each `status_interval` seconds.
-    """
 
-    def __init__(
-        self,
-        bus: EventBus,
-        repository: JobRepository,
-        live: LiveJobs,
-        subscribers: Subscribers,
-        status_interval: float = 5.0,
-    ) -> None:
+class HistoryCache:
+    """Bodies of history answers, the ones used last, bounded in bytes."""
+
+    def __init__(self) -> None:
+        self._bodies: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._bytes = 0
+        self._newest: dict[str, int] = {}
+        self.version: Counter[str] = Counter()
+        self.missed = 0
+
+    def get(self, key: tuple[Any, ...]) -> bytes | None:
+        """A body that was kept; its key begins with the member."""
+        body = self._bodies.get(key)
+        if body is not None:
+            self._bodies.move_to_end(key)
+        return body
+
+    def put(self, key: tuple[Any, ...], body: bytes, version: int) -> None:
+        """Keep a body that was read at a `version` of the member, unless it is a large one."""
+        if len(body) > _LARGEST or key in self._bodies or self.version[key[0]] != version:
+            return
+        self._bodies[key] = body
+        self._bytes += len(body)
+        while self._bytes > _CACHE_BYTES:
+            _, old = self._bodies.popitem(last=False)
+            self._bytes -= len(old)
+
+    def forget(self, member: str, prompt_ids: Iterable[str] | None) -> None:
+        """The member's history has changed: drop its lists, and these entries or all."""
+        self.version[member] += 1
+        gone = None if prompt_ids is None else set(prompt_ids)
+        for key in [key for key in self._bodies if key[0] == member]:
+            if len(key) > 2 or gone is None or key[1] in gone:
+                self._bytes -= len(self._bodies.pop(key))
+
+    def seen(self, member: str, sequence: int) -> None:
+        """An entry was read: where the bus has not reported of it yet, no list has it."""
+        if sequence > self._newest.get(member, 0):
+            self._newest[member] = sequence
+            self.forget(member, ())  # lists alone
+
+    def clear(self) -> None:
+        """Anything may have changed."""
+        self.missed += 1
+        for member in {key[0] for key in self._bodies} | set(self.version):
+            self.forget(member, None)
+
+
+class History:
+    """The ended jobs of all members; with those that go, their `files` go."""
+
+    def __init__(self, bus: EventBus, repository: HistoryRepository, files: Files | None) -> None:
         self._bus = bus
         self._repository = repository
-        self._live = live
-        self._subscribers = subscribers
-        self._status_interval = status_interval
-        self._asked = asyncio.Event()
-        #: When the last of several readings has begun (ms).
-        self._read_at: int | None = None
+        self._files = files
+        self._cache = HistoryCache()
         bus.subscribe("jobs.*", self._hear)
-        bus.subscribe("terms", self._hear_of_terms)
+        self._process = secrets.token_hex(4)
 
     def _hear(self, news: object) -> None:
         match news:
-            case JobChanged(job=job):
-                self._live.put(job)
-            case JobLeft(job=job):
-                self._live.remove(job)
-                self._tell_status(job.member)
-            case QueueChanged(member=member):
-                self._tell_status(member)
-            case JobsAhead(member=member, count=count, tell=tell):
-                live = self._live.of(member)
-                live.ahead = count
-                if tell and not live.answering:
-                    self._tell_status(member)
+            case HistoryChanged(member=member, prompt_id=prompt_id, forgotten=forgotten):
+                self._cache.forget(member, [prompt_id, *forgotten])
+                if forgotten and self._files is not None:
+                    self._files.forgotten(member, forgotten)
+            case HistoryForgotten(member=member, prompt_ids=prompt_ids):
+                self._cache.forget(member, prompt_ids)
+            case _ if news is MISSED:
+                self._cache.clear()
 
-    def _tell_status(self, member: str) -> None:
-        """Tell all sockets of the member how many jobs wait or run."""
-        self._subscribers.broadcast(member, status(self._live.of(member).remaining))
+    def word(self, member: str | None) -> str:
+        """Another word whenever the ended jobs of the member, or of all (`None`), are others."""
+        version = self._cache.version
+        count = version.total() if member is None else version[member]
+        return f"{self._process}.{self._cache.missed}.{count}"
 
-    async def keep_alive(self) -> None:
-        """A `status` now and then, for clients that take a silent socket for a dead server."""
-        while True:
-            await asyncio.sleep(self._status_interval)
-            self._beat()
+    async def json(
+        self, member: str, *, max_items: int | None, offset: int | None
+    ) -> bytes | AsyncIterator[bytes]:
+        """The body of `GET /history`, oldest first; a large one in pieces. Raises `StorageError`.
 
-    def _beat(self) -> None:
-        for member, live in self._live.members():
-            news = status(live.remaining)
-            for client_id in {job.client_id for job in live.jobs.values()}:
-                self._subscribers.tell(member, client_id, news)
+        `max_items` without `offset` means the last ones, with it those from the oldest on; a
+        negative `offset` counts as none. ComfyUI's own arithmetic for odd values: without offset,
+        0 and less give nothing; with one, at least one item comes.
+        """
+        if offset is not None:
+            offset = None if offset < 0 else min(offset, _MOST)
+        if max_items is not None:
+            max_items = min(max_items, _MOST)
+        key = (member, "", max_items, offset)
+        body = await self._kept(key)
+        if body is not None:
+            return body
+        version = self._cache.version[member]
+        if offset is None:
+            last = None if max_items is None else max(max_items, 0)
+            pages = self._repository.entries(member, last=last)
+        else:
+            limit = None if max_items is None else max(max_items, 1)
+            pages = self._repository.entries(member, offset=offset, limit=limit)
+        pieces = _pieces(pages)
+        begun: list[bytes] = []
+        size = 0
+        async for piece in pieces:
+            begun.append(piece)
+            size += len(piece)
+            if size > _LARGEST:
+                return _chained(begun, pieces)
+        body = b"".join(begun)
+        self._cache.put(key, body, version)
+        return body
 
-    # --- what the bus has lost -------------------------------------------------------------
+    async def entry_json(self, member: str, prompt_id: str) -> bytes:
+        """The body of `GET /history/{id}`: `{}` until the job has ended. Raises `StorageError`."""
+        key = (member, prompt_id)
+        body = await self._kept(key)
+        if body is None:
+            version = self._cache.version[member]
+            entry = await self._repository.entry(member, prompt_id)
+            if entry is None:
+                return b"{}"
+            body = b"{" + _entry_json(entry) + b"}"
+            self._cache.put(key, body, version)
+            self._cache.seen(member, entry.sequence)
+        return body
 
-    def _hear_of_terms(self, news: object) -> None:
-        if news is MISSED:
-            self._bus.publish("sockets", NewsMissed())
-        if news is MISSED or isinstance(news, TermBegan):
-            self._asked.set()
+    async def _kept(self, key: tuple[Any, ...]) -> bytes | None:
+        """A body that is as it would be read now."""
+        await self._bus.catch_up()
+        return self._cache.get(key) if self._bus.connected else None
 
-    async def run(self) -> None:
-        """Read twice when something may be lost, and all the time while the bus is away."""
-        if self._repository.shared:
-            self._bus.publish("sockets", NewsMissed())
-        due = 0
-        while True:
-            # One process has its bus in memory, which is never away.
-            interval = _INTERVAL if due or self._repository.shared else None
-            with suppress(TimeoutError):
-                async with asyncio.timeout(interval):
-                    await self._asked.wait()
-            if self._asked.is_set():
-                self._asked.clear()
-                due = 2
-            if not due and self._bus.connected:
-                continue
-            try:
-                await self.read()
-            except StorageError as error:
-                log.warning("jobs_read_failed", error=str(error))
-            else:
-                due = max(0, due - 1)
-                if not due and self._bus.connected:
-                    self._read_at = None
+    async def entry(self, member: str, prompt_id: str) -> HistoryEntry | None:
+        """An entry as it is stored, or `None`. Raises `StorageError`."""
+        entry = await self._repository.entry(member, prompt_id)
+        if entry is not None:
+            self._cache.seen(member, entry.sequence)
+        return entry
 
-    async def read(self) -> None:
-        """Read once. Raises `StorageError`."""
-        subscribers, live = self._subscribers, self._live
-        began = now()
-        since = began - _RECENT if self._read_at is None else self._read_at - _OVERLAP
-        before = {member: jobs.remaining for member, jobs in live.members()}
-        living, gone = await live.reload()
-        for member, jobs in live.members():
-            if jobs.remaining != before.get(member, 0) and not jobs.answering:
-                subscribers.broadcast(member, status(jobs.remaining))
-        if not subscribers.members():
-            return
-        begun = dict(subscribers.unfinished())
-        due = begun | {
-            job.order: job.key
-            for job in gone
-            if subscribers.opened_at(job.member, job.client_id) is not None
+    async def delete(self, member: str, prompt_ids: Iterable[str]) -> None:
+        """Forget ended jobs; nothing is deleted on the cloud. Raises `StorageError`."""
+        await self._forget(member, list(prompt_ids))
+
+    async def clear(self, member: str) -> None:
+        """Forget all ended jobs of the member. Raises `StorageError`."""
+        await self._forget(member, None)
+
+    async def _forget(self, member: str, prompt_ids: list[str] | None) -> None:
+        try:
+            await self._repository.forget(member, prompt_ids)
+        finally:
+            told = None if prompt_ids is None else tuple(prompt_ids)
+            self._bus.publish(f"jobs.{member}", HistoryForgotten(member, told))
+            await self._bus.flush()
+
+
+def _entry_json(entry: HistoryEntry) -> bytes:
+    """`"id": {"prompt": […], "outputs": …, …}`, put together from its parts."""
+    parts = (
+        entry.number.encode(),
+        codec.dump_bytes(entry.id),
+        entry.graph,
+        entry.extra_data,
+        entry.outputs_to_execute.encode(),
+    )
+    head = codec.dump_bytes(entry.id) + b': {"prompt": [' + b", ".join(parts) + b"], "
+    return head + entry.result[1:]
+
+
+async def _pieces(pages: AsyncIterator[list[HistoryEntry]]) -> AsyncIterator[bytes]:
+    """A JSON object of entries, a page at a time."""
+    lead = b"{"
+    async for page in pages:
+        yield lead + b", ".join(map(_entry_json, page))
+        lead = b", "
+    yield b"{}" if lead == b"{" else b"}"
+
+
+async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    for piece in begun:
+        yield piece
+    async for piece in rest:
+        yield piece
+
+
+#: Output keys whose items a client can show, in ComfyUI's words.
+_PREVIEWABLE = frozenset({"images", "video", "videos", "audio", "gifs", "3d", "text"})
+
+
+def of_queue(job: LiveJob) -> dict[str, Any]:
+    """A pending or running job as a list shows it."""
+    return _without_nulls(
+        {
+            "id": job.prompt_id,
+            "status": "in_progress" if job.state is JobState.RUNNING else "pending",
+            "priority": job.number,
+            "create_time": job.create_time,
+            "execution_start_time": job.started_at,
+            "outputs_count": 0,
+            "workflow_id": job.workflow_id,
         }
-        for order, member, id_, client_id, ended_at in await self._repository.history.since(since):
-            opened_at = subscribers.opened_at(member, client_id)
-            if opened_at is not None and opened_at <= ended_at:
-                due.setdefault(order, JobKey(member, id_))
-        for order in sorted(due.keys() - living):
-            if not subscribers.is_over(order):
-                await self._tell_end(order, due[order], begun=order in begun)
-        self._read_at = began
+    )
 
-    async def _tell_end(self, order: int, key: JobKey, *, begun: bool) -> None:
-        """Tell of a job what its client has not heard."""
-        entry = await self._repository.history.entry(*key)
-        if entry is None or entry.key != order:
-            self._subscribers.close_job(order)
-            return
-        client_id = codec.loads(entry.extra_data).get("client_id")
-        opened_at = self._subscribers.opened_at(key.member, client_id)
-        if opened_at is None or (opened_at > entry.ended_at and not begun):
-            return
-        log.info("end_recovered", job=key.prompt_id, member=key.member)
-        for message in life_of(entry):
-            told = JobMessage(
-                key.member, client_id, key.prompt_id, watched=True, message=message, order=order
-            )
-            self._subscribers.deliver(told)
+
+def of_history(job: Job, end: RecordEnd) -> dict[str, Any]:
+    """An ended job as a list shows it. `execution_error` is the whole event, of failed jobs
+    only."""
+    count, previewable, preview = _summary(end.outputs)
+    errors = (data for type_, data in end.status["messages"] if type_ == "execution_error")
+    return _without_nulls(
+        {
+            "id": job.prompt_id,
+            "status": end.outcome,
+            "priority": job.number,
+            "create_time": job.create_time,
+            "execution_start_time": end.started_at,
+            "execution_end_time": end.ended_at,
+            "outputs_count": count,
+            "previewable_outputs_count": previewable,
+            "preview_output": preview,
+            "execution_error": next(errors, None) if end.outcome == "failed" else None,
+            "workflow_id": job.workflow_id,
+        }
+    )
+
+
+def _summary(outputs: dict[str, Any]) -> tuple[int, int, dict[str, Any] | None]:
+    """How many items there are, how many can be shown, and the one that stands for the job."""
+    count = previewable = 0
+    preview: dict[str, Any] | None = None
+    for node_id, output in outputs.items():
+        for media, items in output.items() if isinstance(output, dict) else ():
+            if media == "animated" or not isinstance(items, list):
+                continue
+            count += len(items)
+            if media not in _PREVIEWABLE:
+                continue
+            previewable += len(items)
+            for item in items:
+                if isinstance(item, dict) and _better(item, preview):
+                    preview = {**item, "nodeId": node_id, "mediaType": media}
+    return count, previewable, preview
+
+
+def _better(item: dict[str, Any], than: dict[str, Any] | None) -> bool:
+    """The first saved file, or else the first temporary one."""
+    if than is None:
+        return True
+    return item.get("type") == "output" and than.get("type") != "output"
+
+
+def _without_nulls(job: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in job.items() if value is not None}
