@@ -45,20 +45,16 @@ from proxy.metrics import Metrics
 from proxy.observations import AccountObservations, Observations, identity_of
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings, read_secrets
-from proxy.storage.activity import ActivityRepository
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import FILE, Database, StorageError
 from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored_secrets
-from proxy.storage.exports import ExportRepository
 from proxy.storage.files import FileRepository
-from proxy.storage.helpers import HelperPictureRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
-from proxy.storage.members import MemberRepository
-from proxy.storage.observations import ObservationRepository
+from proxy.storage.members import MemberRepository, UserDataRepository
 from proxy.storage.start import locked_folder, migrate_server, open_folder, open_server
-from proxy.storage.usage import UsageRepository
-from proxy.storage.userdata import UserDataRepository
+from proxy.storage.temporary import ExportRepository, HelperPictureRepository
+from proxy.storage.usage import ActivityRepository, ObservationRepository, UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 from proxy.translate.helper_packs import offered

@@ -21,7 +21,7 @@ from yarl import URL
 from proxy.logging import scrub
 from proxy.metrics import Metrics
 from proxy.storage.database import Database, StorageError
-from proxy.storage.observations import FACT, Observation, ObservationRepository
+from proxy.storage.usage import FACT, Observation, ObservationRepository
 from proxy.translate import codec
 
 log = structlog.get_logger(__name__)

@@ -35,8 +35,8 @@ from proxy.settings import (
     read_key,
 )
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
-from proxy.storage.observations import FACT, ObservationRepository
 from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
+from proxy.storage.usage import FACT, ObservationRepository
 
 #: How long the cloud may take for each answer, in seconds.
 PATIENCE = 10.0

@@ -12,7 +12,7 @@ from proxy.members.audit import take_over as take_over_audit
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies
 from proxy.storage import encryption as secrets
-from proxy.storage.copying import copy_folder
+from proxy.storage.backup import copy_folder
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.legacy import MEMBERS, RECORDS
 from proxy.storage.start import (

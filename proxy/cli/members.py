@@ -27,10 +27,11 @@ from proxy.members.member import Member
 from proxy.members.tokens import Token
 from proxy.settings import Settings, place_options
 from proxy.storage.database import FILE, StorageError
+from proxy.storage.jobs import day_of
 from proxy.storage.legacy import MEMBERS
 from proxy.storage.members import MemberRepository
 from proxy.storage.start import locked_folder, open_folder, opened_database
-from proxy.storage.usage import COUNTED, UsageRepository, UsageRow, day_of
+from proxy.storage.usage import COUNTED, UsageRepository, UsageRow
 
 T = TypeVar("T")
 

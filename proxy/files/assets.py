@@ -35,8 +35,8 @@ from proxy.storage.assets import (
     UnknownPreviewError,
 )
 from proxy.storage.database import StorageError
-from proxy.storage.exports import ExportRepository
 from proxy.storage.files import FileRecord
+from proxy.storage.temporary import ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms
 from proxy.translate.asset_query import (

@@ -23,7 +23,7 @@ from proxy.files.library import ContentBrokenError
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import StorageError
-from proxy.storage.exports import STALE, Export, ExportRepository
+from proxy.storage.temporary import STALE, Export, ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate import exports as forms

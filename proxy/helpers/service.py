@@ -19,7 +19,7 @@ from proxy.catalog.service import Catalog
 from proxy.cloud.downloads import NotFetchedError, RemoteFiles
 from proxy.files.service import Files
 from proxy.helpers import decoding
-from proxy.storage.helpers import HelperPicture, HelperPictureRepository
+from proxy.storage.temporary import HelperPicture, HelperPictureRepository
 from proxy.translate import snapshot as shapes
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Told

@@ -40,9 +40,9 @@ from proxy.jobs.tracker import RecordEnd
 from proxy.jobs.views import of_history
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import EndedJob
-from proxy.storage.jobs import JobRepository, Payload, Shares, StoredJob
+from proxy.storage.jobs import JobRepository, Payload, Shares, StoredJob, day_of
 from proxy.storage.leases import Lease
-from proxy.storage.usage import UsageRow, day_of
+from proxy.storage.usage import UsageRow
 from proxy.translate import codec
 from proxy.translate.rewriting import Rewriting
 

@@ -36,11 +36,11 @@ from proxy.jobs.subscribers import LiveFeed, Subscribers
 from proxy.jobs.views import History, LiveJobs, of_queue
 from proxy.members.limiter import Limiter
 from proxy.members.member import Member
-from proxy.storage.activity import AccountRow, ActivityRepository, ActivityRow, JobTimes
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import (
     JobRepository,
 )
+from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError

@@ -41,8 +41,8 @@ from proxy.storage.jobs import (
     JobRepository,
     Numbering,
     QueueFullError,
+    day_of,
 )
-from proxy.storage.usage import day_of
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.errors import LocalError
 from proxy.translate.graph import label_of

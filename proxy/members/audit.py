@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from proxy.members.tokens import SHAPE
 from proxy.members.usage import finish
 from proxy.storage.database import StorageError
 from proxy.storage.legacy import keep_folder
-from proxy.storage.usage import AuditRow, UsageRepository
+from proxy.storage.usage import AuditRow, UsageRepository, forget_audit, note_audit
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -119,7 +120,7 @@ class Audit:
                 self._dropped = 0
             batch, self._waiting = self._waiting, []
             try:
-                await repository.note(batch)
+                await repository.write(partial(note_audit, entries=batch))
             except StorageError:
                 self._waiting = batch + self._waiting
                 raise
@@ -162,7 +163,8 @@ class Audit:
         """Once a day, remove what is too old."""
         today = int(self._now() * 1000) // _DAY_MS
         if self._repository is not None and self._cleaned != today:
-            await self._repository.forget_audit((today - self._days) * _DAY_MS)
+            before = (today - self._days) * _DAY_MS
+            await self._repository.write(partial(forget_audit, before=before))
             self._cleaned = today
 
 
@@ -186,7 +188,8 @@ async def note(repository: UsageRepository, action: str, **about: Value) -> None
 
     Raises `StorageError`.
     """
-    await repository.note([entry(time.time(), action, "", "command line", about)])
+    noted = entry(time.time(), action, "", "command line", about)
+    await repository.write(partial(note_audit, entries=[noted]))
 
 
 async def take_over(folder: Path, repository: UsageRepository) -> None:
@@ -200,7 +203,7 @@ async def take_over(folder: Path, repository: UsageRepository) -> None:
         return
     try:
         lines = await asyncio.to_thread(_lines_of, folder / FOLDER)
-        await repository.note(lines, long=True)
+        await repository.write(partial(note_audit, entries=lines), long=True)
         await asyncio.to_thread(keep_folder, folder / FOLDER)
     except OSError as error:
         raise StorageError(

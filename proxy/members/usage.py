@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import structlog
 
 from proxy.storage.database import StorageError
-from proxy.storage.usage import UsageRepository, UsageRow, day_of
+from proxy.storage.jobs import day_of
+from proxy.storage.usage import UsageRepository, UsageRow
 
 log = structlog.get_logger(__name__)
 

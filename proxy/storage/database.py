@@ -17,14 +17,14 @@ import queue
 import sqlite3
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import structlog
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event
+from sqlalchemy import Connection, Engine, Executable, NullPool, Row, create_engine, event
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
@@ -107,6 +107,34 @@ class Database(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Finish the units that were asked for, and close."""
+
+
+class Repository:
+    """What a database keeps of one kind. All that a repository does raises `StorageError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def shared(self) -> bool:
+        """Whether other servers write, too, so that what was read before may be no longer true."""
+        return self._database.shared
+
+    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
+        """Run a unit that writes; what it raises is raised here."""
+        return await self._database.write(work, long=long)
+
+    async def _all(
+        self, query: Executable, values: Mapping[str, Any] | None = None
+    ) -> Sequence[Row[Any]]:
+        return await self._database.read(lambda connection: connection.execute(query, values).all())
+
+    async def _first(
+        self, query: Executable, values: Mapping[str, Any] | None = None
+    ) -> Row[Any] | None:
+        return await self._database.read(
+            lambda connection: connection.execute(query, values).first()
+        )
 
 
 class SqliteDatabase(Database):

@@ -15,7 +15,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
-    Row,
     Select,
     bindparam,
     delete,
@@ -25,7 +24,7 @@ from sqlalchemy import (
     select,
 )
 
-from proxy.storage.database import Database
+from proxy.storage.database import Repository
 from proxy.storage.files import forget_outputs
 from proxy.storage.statements import CHUNK, Upsert, chunks, run
 from proxy.storage.tables import history, job_numbers, job_payloads
@@ -135,25 +134,16 @@ _ROWS = select(*_columns(EndedRow))
 _PLACED = Upsert(job_numbers, ["member"], ["ended"], how="next")
 
 
-class HistoryRepository:
-    """The history of all members. Everything raises `StorageError`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class HistoryRepository(Repository):
+    """The history of all members."""
 
     async def has(self, key: int) -> bool:
         """Whether a job is in the history."""
-        row = await self._database.read(
-            lambda connection: connection.execute(_HAS, {"job_key": key}).one_or_none()
-        )
-        return row is not None
+        return await self._first(_HAS, {"job_key": key}) is not None
 
     async def entry(self, member: str, id_: str) -> HistoryEntry | None:
         """An entry of the history."""
-        key = {"m": member, "i": id_}
-        row = await self._database.read(
-            lambda connection: connection.execute(_ENTRY_OF, key).one_or_none()
-        )
+        row = await self._first(_ENTRY_OF, {"m": member, "i": id_})
         return None if row is None else HistoryEntry(**row._mapping)
 
     async def entries(
@@ -164,8 +154,7 @@ class HistoryRepository:
         bounds = await self._bounds(member, last, offset, limit)
         while bounds is not None:
             first, end = bounds
-            key = {"m": member, "first": first, "last": end}
-            rows = await self._database.read(partial(_all, _ENTRIES, key))
+            rows = await self._all(_ENTRIES, {"m": member, "first": first, "last": end})
             if rows:
                 yield [HistoryEntry(**row._mapping) for row in rows]
             bounds = (rows[-1].sequence + 1, end) if len(rows) == PAGE else None
@@ -254,16 +243,13 @@ class HistoryRepository:
         return next(iter(await self._rows(query)), None)
 
     async def _rows(self, query: Select[Any]) -> list[EndedRow]:
-        return await self._database.read(
-            lambda connection: [EndedRow(**row._mapping) for row in connection.execute(query)]
-        )
+        return [EndedRow(**row._mapping) for row in await self._all(query)]
 
     async def since(self, since: int) -> list[tuple[int, str, str, str | None, int]]:
         """Key, member, id, client's id and end (ms) of the jobs that have ended since then (ms)."""
         h = history.c
         query = select(h.key, h.member, h.id, h.client_id, h.ended_at).where(h.ended_at >= since)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [tuple(row) for row in rows]
+        return [tuple(row) for row in await self._all(query)]
 
     async def forget(self, member: str, ids: Iterable[str] | None = None) -> list[str]:
         """Take entries out of the history, all without `ids`; those that were there.
@@ -272,9 +258,7 @@ class HistoryRepository:
         that others write in between.
         """
         if ids is None:
-            newest = await self._database.read(
-                lambda connection: connection.execute(_LAST, {"m": member}).scalar_one()
-            )
+            ((newest,),) = await self._all(_LAST, {"m": member})
             parts: Iterator[ColumnElement[bool]] = repeat(history.c.sequence <= (newest or 0))
         else:
             wanted = list(dict.fromkeys(ids))
@@ -282,7 +266,7 @@ class HistoryRepository:
         gone: list[str] = []
         for part in parts:
             query = select(history.c.key, history.c.id).where(_MINE, part).limit(CHUNK)
-            forgotten = await self._database.write(partial(_forget_found, member, query))
+            forgotten = await self.write(partial(_forget_found, member, query))
             gone += forgotten
             if ids is None and len(forgotten) < CHUNK:
                 break
@@ -358,7 +342,3 @@ def _first(
     """What the first query finds that finds something."""
     found = (connection.execute(query, key).scalar_one_or_none() for query in queries)
     return next((value for value in found if value is not None), None)
-
-
-def _all(query: Select[Any], key: Mapping[str, Any], connection: Connection) -> Sequence[Row[Any]]:
-    return connection.execute(query, key).all()

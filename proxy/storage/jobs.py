@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 
-from proxy.storage.database import Database, StorageError
+from proxy.storage.database import Database, Repository, StorageError
 from proxy.storage.encryption import Cipher
 from proxy.storage.history import EndedJob, HistoryRepository, add_history, forget_beyond
 from proxy.storage.leases import Fence, check_fence
@@ -136,6 +137,7 @@ class Numbering:
 
 _ADD_JOB = insert(jobs).returning(jobs.c.key)
 _ADD_PAYLOAD = insert(job_payloads)
+_PAYLOAD = tuple(field.name for field in fields(Payload))
 _KEY = bindparam("job_key", type_=BigInteger)
 _UPDATE = update(jobs).where(jobs.c.key == _KEY)
 _SENT = update(job_payloads).where(job_payloads.c.key == _KEY).values(credentials=None)
@@ -145,7 +147,8 @@ _LIVE = select(jobs).order_by(jobs.c.key)
 _LIVE_OF = _LIVE.where(jobs.c.member == bindparam("m"))
 _JOB = select(jobs).where(jobs.c.member == bindparam("m"), jobs.c.id == bindparam("i"))
 _BY_KEY = select(jobs).where(jobs.c.key == _KEY)
-_PAYLOAD = select(job_payloads).where(job_payloads.c.key == _KEY)
+_PAYLOADS = select(job_payloads).where(job_payloads.c.key.in_(bindparam("keys", expanding=True)))
+_CLOUD_IDS = (jobs.c.cloud_id, history.c.cloud_id)
 _RECEIVED = _DROP.where(jobs.c.state == "received")
 _WAITING = (
     select(func.count())
@@ -163,23 +166,17 @@ _UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
 _PUT_SHARE = Upsert(shares, ["member"], ["start", "typical"])
 
 
-class JobRepository:
-    """The jobs of all members that have not ended, and their `history`. Everything raises
-    `StorageError`.
+class JobRepository(Repository):
+    """The jobs of all members that have not ended, and their `history`.
 
     A `fence` makes a write the engine's: it raises `FencedError` when another replica has the
     lease. Usage rows and shares are written in the same unit as what they come from.
     """
 
     def __init__(self, database: Database, cipher: Cipher | None = None) -> None:
-        self._database = database
+        super().__init__(database)
         self._cipher = cipher or Cipher()
         self.history = HistoryRepository(database)
-
-    @property
-    def shared(self) -> bool:
-        """Whether other servers write, too."""
-        return self._database.shared
 
     # --- jobs that live --------------------------------------------------------------------
 
@@ -225,7 +222,7 @@ class JobRepository:
                     raise QueueFullError(before)
             return new
 
-        return await self._database.write(work)
+        return await self.write(work)
 
     async def used(self, member: str, day: str) -> tuple[int, int]:
         """How many jobs of a member wait, and how many it has submitted on a day."""
@@ -246,18 +243,18 @@ class JobRepository:
             _put_beside(connection, usage, None)
             return True
 
-        return await self._database.write(work)
+        return await self.write(work)
 
     async def request_cancel(self, wanted: Iterable[tuple[str, str]]) -> int:
         """Note that jobs, by member and id, are to be cancelled; how many of them live."""
         ids = [{"m": member, "i": id_} for member, id_ in wanted]
-        return await self._database.write(
+        return await self.write(
             lambda connection: sum(connection.execute(_CANCEL, one).rowcount for one in ids)
         )
 
     async def wanted(self) -> list[StoredJob]:
         """The jobs that the engine has to start or to cancel, as they came."""
-        return await self._read(_WANTED)
+        return await self._jobs(_WANTED)
 
     async def update(
         self,
@@ -288,7 +285,7 @@ class JobRepository:
             _put_beside(connection, usage, shares)
             return gone
 
-        return await self._database.write(work)
+        return await self.write(work)
 
     async def discard(
         self,
@@ -307,7 +304,7 @@ class JobRepository:
                 run(connection, _DROP_PAYLOAD, {"job_key": key})
             _put_beside(connection, usage, shares)
 
-        await self._database.write(work)
+        await self.write(work)
 
     async def finish(
         self,
@@ -338,45 +335,39 @@ class JobRepository:
             _put_beside(connection, usage, shares)
             return forgotten
 
-        return await self._database.write(work)
+        return await self.write(work)
 
     async def live(self, member: str | None = None) -> list[StoredJob]:
         """The jobs that have not ended, of everybody or one member, as they came."""
-        query, key = (_LIVE, {}) if member is None else (_LIVE_OF, {"m": member})
-        return await self._read(query, key)
+        if member is None:
+            return await self._jobs(_LIVE)
+        return await self._jobs(_LIVE_OF, {"m": member})
 
     async def unanswered(self) -> list[StoredJob]:
         """The jobs of all members whose clients may not know of them yet, as they came."""
-        return await self._read(_UNANSWERED)
+        return await self._jobs(_UNANSWERED)
 
     async def get(self, member: str, id_: str) -> StoredJob | None:
         """A job that has not ended."""
-        return next(iter(await self._read(_JOB, {"m": member, "i": id_})), None)
+        return next(iter(await self._jobs(_JOB, {"m": member, "i": id_})), None)
 
-    async def _read(
-        self, query: Select[Any], key: Mapping[str, Any] | None = None
+    async def _jobs(
+        self, query: Select[Any], values: Mapping[str, Any] | None = None
     ) -> list[StoredJob]:
-        rows = await self._database.read(lambda connection: connection.execute(query, key).all())
-        return [_job(row) for row in rows]
+        return [_job(row) for row in await self._all(query, values)]
 
     async def payload(self, key: int) -> Payload | None:
-        """What the client sent; credentials only until they are sent, and as long as they can be
-        decrypted."""
-        row = await self._database.read(
-            lambda connection: connection.execute(_PAYLOAD, {"job_key": key}).one_or_none()
-        )
-        return None if row is None else self._payload(row)
+        """What the client sent."""
+        return (await self.payloads([key])).get(key)
 
     async def payloads(self, keys: Iterable[int]) -> dict[int, Payload]:
-        """What clients sent, by the keys of the jobs."""
+        """What clients sent, by the keys of the jobs; credentials only until they are sent, and as
+        long as they can be decrypted."""
         wanted = list(keys)
 
         def work(connection: Connection) -> list[Row[Any]]:
-            found: list[Row[Any]] = []
-            for keys in chunks(wanted):
-                some = job_payloads.c.key.in_(keys)
-                found += connection.execute(select(job_payloads).where(some)).all()
-            return found
+            parts = ({"keys": some} for some in chunks(wanted))
+            return [row for part in parts for row in connection.execute(_PAYLOADS, part)]
 
         return {row.key: self._payload(row) for row in await self._database.read(work)}
 
@@ -406,14 +397,8 @@ class JobRepository:
         def work(connection: Connection) -> set[str]:
             found: set[str] = set()
             for some in chunks(asked):
-                found.update(
-                    connection.execute(
-                        union_all(
-                            select(jobs.c.cloud_id).where(jobs.c.cloud_id.in_(some)),
-                            select(history.c.cloud_id).where(history.c.cloud_id.in_(some)),
-                        )
-                    ).scalars()
-                )
+                known = (select(one).where(one.in_(some)) for one in _CLOUD_IDS)
+                found.update(connection.execute(union_all(*known)).scalars())
             return found
 
         return await self._database.read(work)
@@ -428,6 +413,11 @@ def add_job(connection: Connection, job: StoredJob) -> int:
     return int(key)
 
 
+def day_of(at: float) -> str:
+    """The day (UTC) of a time in seconds since 1970, as usage is counted by."""
+    return datetime.fromtimestamp(at, UTC).date().isoformat()
+
+
 def _next_number(connection: Connection, member: str, numbering: Numbering) -> int:
     """The member's next number; no other unit gets one of the member before this one ends."""
     following = {"member": member, "next": numbering.least + 1}
@@ -438,15 +428,8 @@ def _next_number(connection: Connection, member: str, numbering: Numbering) -> i
 
 def add_payload(connection: Connection, key: int, payload: Payload) -> None:
     """Write a payload, its credentials as they are, in the caller's unit."""
-    values = {
-        "key": key,
-        "graph": payload.graph,
-        "extra_data": payload.extra_data,
-        "targets": payload.targets,
-        "credentials": payload.credentials,
-        "rewriting": payload.rewriting,
-    }
-    run(connection, _ADD_PAYLOAD, values)
+    values = {name: getattr(payload, name) for name in _PAYLOAD}
+    run(connection, _ADD_PAYLOAD, {"key": key, **values})
 
 
 def put_shares(connection: Connection, state: Shares) -> None:

@@ -29,12 +29,13 @@ from proxy.storage.jobs import (
     StoredJob,
     add_job,
     add_payload,
+    day_of,
     put_shares,
 )
 from proxy.storage.members import StoredMember, StoredSession, StoredToken, put_members, put_session
 from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import jobs
-from proxy.storage.usage import UsageRow, add_usage, day_of
+from proxy.storage.usage import UsageRow, add_usage
 from proxy.translate import codec
 from proxy.translate.graph import label_of
 

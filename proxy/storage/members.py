@@ -1,20 +1,39 @@
-"""Members, their tokens and their sessions.
+"""Members, their tokens and their sessions, and the files and settings that they keep here.
 
-Each change makes the revision a higher one, so that another process sees with one cheap look that
-there is something new, and a change that was decided on an older revision is refused.
+Each change of members makes the revision a higher one, so that another process sees with one cheap
+look that there is something new, and a change that was decided on an older revision is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
-from proxy.storage.database import Database, StorageError
+from proxy.storage.database import Database, Repository, StorageError
 from proxy.storage.statements import Upsert, get_meta, put_meta
-from proxy.storage.tables import members, sessions, tokens
+from proxy.storage.tables import members, sessions, tokens, userdata
+
+T = TypeVar("T")
+
+#: What a file or a folder counts for at least, in bytes.
+BLOCK = 4096
+#: The folder of a member, which is there with the first write.
+ROOT = "/"
 
 _REVISION = "members_revision"
 
@@ -77,24 +96,20 @@ _USED = (
 )
 
 
-class MemberRepository:
+class MemberRepository(Repository):
     """The members of a database."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     async def revision(self) -> int:
-        """The number of the newest change. Raises `StorageError`."""
+        """The number of the newest change."""
         return await self._database.read(_revision)
 
     async def any(self) -> bool:
-        """Whether there is a member. Raises `StorageError`."""
+        """Whether there is a member."""
         query = select(members.c.key).where(~members.c.removed).limit(1)
-        found = await self._database.read(lambda connection: connection.execute(query).first())
-        return found is not None
+        return await self._first(query) is not None
 
     async def load(self) -> StoredMembers:
-        """All members, tokens and sessions. Raises `StorageError`."""
+        """All members, tokens and sessions."""
 
         def work(connection: Connection) -> StoredMembers:
             return StoredMembers(
@@ -117,7 +132,7 @@ class MemberRepository:
         """Write members and tokens, and delete revoked tokens with their sessions; all or nothing.
 
         Returns the new revision. Raises `StaleError` if `revision` (`None` for any) is not the
-        newest, `StorageError`.
+        newest.
         """
 
         def work(connection: Connection) -> int:
@@ -128,23 +143,20 @@ class MemberRepository:
             _revoke(connection, revoked)
             return _advance(connection, newest)
 
-        return await self._database.write(work)
+        return await self.write(work)
 
     async def note_uses(self, uses: Mapping[str, tuple[int, str]]) -> None:
-        """Write when (ms) and from where tokens were used last, by their ids; the revision stays.
-
-        Raises `StorageError`.
-        """
-        values: list[dict[str, object]] = [
+        """Write when (ms) and from where tokens were used last, by their ids; the revision
+        stays."""
+        values = [
             {"token": id_, "at": at, "address": address}
             for id_, (at, address) in sorted(uses.items())
         ]
         if values:
-            await self._database.write(partial(_note_uses, values))
+            await self.write(lambda connection: connection.execute(_USED, values))
 
     async def begin_session(self, session: StoredSession, *, most: int) -> None:
-        """Keep a session, and of its token's no more than the newest `most`. Raises
-        `StorageError`."""
+        """Keep a session, and of its token's no more than the newest `most`."""
 
         def work(connection: Connection) -> None:
             put_session(connection, session)
@@ -158,22 +170,17 @@ class MemberRepository:
             connection.execute(delete(sessions).where(sessions.c.name.in_(gone)))
             _advance(connection, _revision(connection, lock=True))
 
-        await self._database.write(work)
+        await self.write(work)
 
     async def end_sessions(self, names: Collection[str] = (), *, expired_at: int = 0) -> None:
-        """Delete sessions, and those whose time was over at a moment (ms). Raises
-        `StorageError`."""
+        """Delete sessions, and those whose time was over at a moment (ms)."""
 
         def work(connection: Connection) -> None:
             gone = sessions.c.name.in_(sorted(names)) | (sessions.c.expires <= expired_at)
             if connection.execute(delete(sessions).where(gone)).rowcount:
                 _advance(connection, _revision(connection, lock=True))
 
-        await self._database.write(work)
-
-
-def _note_uses(uses: list[dict[str, object]], connection: Connection) -> None:
-    connection.execute(_USED, uses)
+        await self.write(work)
 
 
 def put_members(
@@ -206,3 +213,110 @@ def _revision(connection: Connection, *, lock: bool = False) -> int:
 def _advance(connection: Connection, revision: int) -> int:
     put_meta(connection, _REVISION, revision + 1)
     return revision + 1
+
+
+# --- files and settings --------------------------------------------------------------------
+
+_PUT_FILE = Upsert(userdata, ["member", "path"], ["data", "size", "created", "modified"])
+_ADD_FILE = Upsert(userdata, ["member", "path"])
+_TAKEN = case((userdata.c.size < BLOCK, BLOCK), else_=userdata.c.size)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEntry:
+    """A file or folder, without its content; `size` is in bytes, times are seconds since 1970."""
+
+    member: str
+    path: str
+    size: int
+    created: float
+    modified: float
+
+
+_ENTRY = [userdata.c[field.name] for field in fields(StoredEntry)]
+
+
+class UserDataUnit:
+    """The files of one member within one unit of work."""
+
+    def __init__(self, connection: Connection, member: str) -> None:
+        self._connection = connection
+        self._member = member
+
+    def lock(self, at: float) -> None:
+        """Let no other unit change the member's files before this one ends."""
+        self.add_folders([ROOT], at)
+        self._connection.execute(self._rows(userdata.c.path == ROOT).with_for_update())
+
+    def stored(self) -> int:
+        """The bytes that all files and folders count for."""
+        mine = (userdata.c.member == self._member, userdata.c.path != ROOT)
+        query = select(func.coalesce(func.sum(_TAKEN), 0)).where(*mine)
+        return int(self._connection.execute(query).scalar_one())
+
+    def get(self, paths: Iterable[str]) -> dict[str, StoredEntry]:
+        """The files and folders at those paths where there is one."""
+        found = self._connection.execute(self._rows(userdata.c.path.in_(list(paths))))
+        return {row.path: StoredEntry(*row) for row in found}
+
+    def read(self, path: str) -> tuple[StoredEntry, bytes] | None:
+        """A file with its content."""
+        query = self._rows(userdata.c.path == path).add_columns(userdata.c.data)
+        row = self._connection.execute(query).one_or_none()
+        return None if row is None else (StoredEntry(*row[:-1]), row.data)
+
+    def below(self, folder: str) -> list[StoredEntry]:
+        """All files and folders below a folder (its path with the slash), by path."""
+        below = userdata.c.path != ROOT
+        if folder != ROOT:
+            below = (userdata.c.path > folder) & (userdata.c.path < f"{folder[:-1]}0")
+        query = self._rows(below).order_by(userdata.c.path)
+        return [StoredEntry(*row) for row in self._connection.execute(query)]
+
+    def put(self, path: str, data: bytes, *, created: float, modified: float) -> StoredEntry:
+        """Write a file instead of what is there."""
+        entry = StoredEntry(self._member, path, len(data), created, modified)
+        self._connection.execute(_PUT_FILE(self._connection), {**asdict(entry), "data": data})
+        return entry
+
+    def add(self, path: str, data: bytes, *, created: float, modified: float) -> None:
+        """Write a file unless there is one."""
+        entry = StoredEntry(self._member, path, len(data), created, modified)
+        self._connection.execute(_ADD_FILE(self._connection), {**asdict(entry), "data": data})
+
+    def add_folders(self, paths: Iterable[str], at: float) -> None:
+        """Make folders that are not there."""
+        folders = [StoredEntry(self._member, path, 0, at, at) for path in paths]
+        rows = [{**asdict(one), "data": b""} for one in folders]
+        if rows:
+            self._connection.execute(_ADD_FILE(self._connection), rows)
+
+    def remove(self, path: str) -> None:
+        """Remove a file."""
+        self._connection.execute(delete(userdata).where(self._at(path)))
+
+    def rename(self, path: str, target: str, at: float) -> None:
+        """Give a file or folder a path at which there is nothing."""
+        changes = {"path": target, "created": at}
+        self._connection.execute(update(userdata).where(self._at(path)).values(changes))
+
+    def _at(self, path: str) -> ColumnElement[bool]:
+        return and_(userdata.c.member == self._member, userdata.c.path == path)
+
+    def _rows(self, where: ColumnElement[bool]) -> Select[Any]:
+        return select(*_ENTRY).where(userdata.c.member == self._member, where)
+
+
+class UserDataRepository:
+    """The files of all members, in units of work. Everything raises `StorageError`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self, member: str, work: Callable[[UserDataUnit], T]) -> T:
+        """Run a unit that only reads."""
+        return await self._database.read(lambda connection: work(UserDataUnit(connection, member)))
+
+    async def write(self, member: str, work: Callable[[UserDataUnit], T]) -> T:
+        """Run a unit that writes; what it raises is raised here."""
+        return await self._database.write(lambda connection: work(UserDataUnit(connection, member)))

@@ -1,16 +1,36 @@
-"""What members used, and the record of who did what."""
+"""What is counted and noted: usage by day, the audit record, activity by interval, observations."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+from typing import cast
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
-from proxy.storage.database import Database, StorageError
+from proxy.storage.database import Repository, StorageError
 from proxy.storage.statements import Upsert, run, run_many
-from proxy.storage.tables import audit, usage
+from proxy.storage.tables import (
+    account_activity,
+    activity,
+    audit,
+    history,
+    jobs,
+    observations,
+    usage,
+)
+
+#: Jobs that are looked at for the intervals since a moment; of more the newest count.
+MOST_JOBS = 10_000
+#: Rows of an answer: a day of five minutes each, for many accounts.
+MOST_ROWS = 50_000
+#: Observations of an account, so that a cloud that invents a form with each answer fills no disk.
+MOST_OBSERVATIONS = 500
+
+#: The kind of an observation that was measured; every other kind is a surprise.
+FACT = "fact"
+
+_ENDED = ("succeeded", "failed", "cancelled")
 
 
 @dataclass(slots=True)
@@ -40,8 +60,9 @@ class UsageRow:
             setattr(self, name, getattr(self, name) + getattr(more, name))
 
 
+_USAGE = tuple(field.name for field in fields(UsageRow))
 #: What is counted of a member and day.
-COUNTED = tuple(field.name for field in fields(UsageRow))[2:]
+COUNTED = _USAGE[2:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +80,21 @@ class _NoRoomError(StorageError):
 
 
 _ADD = Upsert(usage, ["day", "member"], COUNTED, how="add")
+_AUDIT = [audit.c[field.name] for field in fields(AuditRow)]
 _NOTE = insert(audit)
 
 
-class UsageRepository:
+class UsageRepository(Repository):
     """Usage by day and member, and the audit record."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
     async def add(self, rows: Sequence[UsageRow]) -> None:
-        """Add to what was counted. Raises `StorageError`; then nothing was."""
+        """Add to what was counted; nothing of it if this fails."""
         if rows:
-            await self._database.write(lambda connection: add_usage(connection, rows))
+            await self.write(lambda connection: add_usage(connection, rows))
 
     async def upload(self, row: UsageRow, *, most: int) -> bool:
         """Add a row unless the member had sent more than `most` bytes on the day then; whether it
-        was added. Raises `StorageError`.
-        """
+        was added."""
 
         def work(connection: Connection) -> None:
             add_usage(connection, [row])  # of two at once one waits here for the other
@@ -87,58 +105,42 @@ class UsageRepository:
                 raise _NoRoomError("the member may send no more today")
 
         try:
-            await self._database.write(work)
+            await self.write(work)
         except _NoRoomError:
             return False
         return True
 
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
-        """The usage from day to day, both included, of everybody or one member.
-
-        By day, then by name. Raises `StorageError`.
-        """
+        """The usage from day to day, both included, of everybody or one member: by day, then by
+        name."""
         query = select(usage).where(usage.c.day >= first, usage.c.day <= last)
         if member is not None:
             query = query.where(usage.c.member == member)
-        query = query.order_by(usage.c.day, usage.c.member)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
+        rows = await self._all(query.order_by(usage.c.day, usage.c.member))
         return [UsageRow(**row._mapping) for row in rows]
-
-    async def note(self, entries: Sequence[AuditRow], *, long: bool = False) -> None:
-        """Put entries into the record; very many take `long`. Raises `StorageError`; then none
-        was."""
-        if entries:
-            await self._database.write(lambda unit: note_audit(unit, entries), long=long)
 
     async def record(
         self, *, limit: int, offset: int = 0, member: str | None = None, action: str | None = None
     ) -> list[AuditRow]:
-        """Entries of the record, newest first: `limit` of them behind the first `offset`; those of
-        a member or an action alone. Raises `StorageError`."""
-        query = select(audit.c.at, audit.c.action, audit.c.member, audit.c.entry)
+        """Entries of the audit record, newest first: `limit` of them behind the first `offset`;
+        those of a member or an action alone."""
+        query = select(*_AUDIT)
         if member is not None:
             query = query.where(audit.c.member == member)
         if action is not None:
             query = query.where(audit.c.action == action)
         query = query.order_by(audit.c.at.desc(), audit.c.key.desc()).limit(limit).offset(offset)
-        rows = await self._database.read(lambda connection: connection.execute(query).all())
-        return [AuditRow(*row) for row in rows]
-
-    async def forget_audit(self, before: int) -> int:
-        """Remove entries from before a moment (ms); how many there were. Raises `StorageError`."""
-        gone = delete(audit).where(audit.c.at < before)
-        return await self._database.write(lambda connection: connection.execute(gone).rowcount)
+        return [AuditRow(**row._mapping) for row in await self._all(query)]
 
 
 def add_usage(connection: Connection, rows: Sequence[UsageRow]) -> None:
     """Add to what was counted, in the caller's unit."""
     merged: dict[tuple[str, str], UsageRow] = {}
     for row in rows:
-        known = merged.setdefault((row.day, row.member), UsageRow(row.day, row.member))
-        known.add(row)
+        merged.setdefault((row.day, row.member), UsageRow(row.day, row.member)).add(row)
     for key in sorted(merged):
         row = merged[key]
-        run(connection, _ADD, {name: getattr(row, name) for name in ("day", "member", *COUNTED)})
+        run(connection, _ADD, {name: getattr(row, name) for name in _USAGE})
 
 
 def submitted_on(connection: Connection, day: str, member: str) -> int:
@@ -148,10 +150,187 @@ def submitted_on(connection: Connection, day: str, member: str) -> int:
 
 
 def note_audit(connection: Connection, entries: Sequence[AuditRow]) -> None:
-    """Put entries into the record, in the caller's unit."""
+    """Put entries into the audit record, in the caller's unit."""
     run_many(connection, _NOTE, [asdict(entry) for entry in entries])
 
 
-def day_of(at: float) -> str:
-    """The day (UTC) of a time in seconds since 1970."""
-    return datetime.fromtimestamp(at, UTC).date().isoformat()
+def forget_audit(connection: Connection, before: int) -> int:
+    """Remove entries of the audit record from before a moment (ms); how many there were."""
+    return connection.execute(delete(audit).where(audit.c.at < before)).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class JobTimes:
+    """When a job was taken in, began to run and ended (ms); `None` for what has not been."""
+
+    member: str
+    state: str
+    created_at: int
+    started_at: int | None
+    ended_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityRow:
+    """A member's jobs in the interval that began at `at` (ms); everybody's if `member` is empty.
+
+    `running` and `waiting` are the most at once, `completed` and `failed` ended in the interval,
+    `busy` is the sum of the seconds that jobs ran in it.
+    """
+
+    at: int
+    member: str
+    running: int = 0
+    waiting: int = 0
+    completed: int = 0
+    failed: int = 0
+    busy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """An account in the interval that began at `at` (ms): its slots, the most in use, and why it
+    took no jobs (empty if it took them)."""
+
+    at: int
+    account: str
+    slots: int
+    used: int
+    reason: str = ""
+
+
+_PUT_ACTIVITY = Upsert(
+    activity,
+    ["at", "member"],
+    ["running", "waiting", "completed", "failed", "busy"],
+    how="highest",
+)
+_PUT_ACCOUNT = Upsert(
+    account_activity, ["at", "account"], ["slots", "used", "reason"], how="highest"
+)
+
+
+class ActivityRepository(Repository):
+    """Activity by interval."""
+
+    async def times(self, since: int) -> list[JobTimes]:
+        """The jobs that live, and those that have ended since a moment (ms)."""
+        h = history.c
+        ended = (
+            select(h.member, h.state, h.created_at, h.started_at, h.ended_at)
+            .where(h.state.in_(_ENDED), h.ended_at >= since)
+            .order_by(h.ended_at.desc())
+            .limit(MOST_JOBS)
+        )
+        live = (
+            select(jobs.c.member, jobs.c.state, jobs.c.created_at, jobs.c.started_at)
+            .where(jobs.c.accepted, ~jobs.c.cancel_requested)
+            .order_by(jobs.c.key.desc())
+            .limit(MOST_JOBS)
+        )
+
+        def work(connection: Connection) -> list[JobTimes]:
+            found = [JobTimes(*row) for row in connection.execute(ended)]
+            return found + [JobTimes(*row, None) for row in connection.execute(live)]
+
+        return await self._database.read(work)
+
+    async def last(self) -> int | None:
+        """The beginning (ms) of the last interval in which an account was looked at."""
+        ((last,),) = await self._all(select(func.max(account_activity.c.at)))
+        return cast("int | None", last)
+
+    async def put(
+        self, rows: Sequence[ActivityRow], accounts: Sequence[AccountRow], *, forget: int
+    ) -> None:
+        """Raise what is known of intervals to this where it is less, and forget those from before
+        `forget` (ms). Once more changes nothing."""
+
+        def work(connection: Connection) -> None:
+            for statement, some in ((_PUT_ACTIVITY, rows), (_PUT_ACCOUNT, accounts)):
+                if some:
+                    connection.execute(statement(connection), [asdict(row) for row in some])
+            for table in (activity, account_activity):
+                connection.execute(delete(table).where(table.c.at < forget))
+
+        await self.write(work)
+
+    async def rows(self, since: int, member: str = "") -> list[ActivityRow]:
+        """A member's intervals since a moment (ms), in order; everybody's without a member."""
+        query = (
+            select(activity)
+            .where(activity.c.at >= since, activity.c.member == member)
+            .order_by(activity.c.at)
+            .limit(MOST_ROWS)
+        )
+        return [ActivityRow(**row._mapping) for row in await self._all(query)]
+
+    async def accounts(self, since: int) -> list[AccountRow]:
+        """The intervals of all accounts since a moment (ms), in order."""
+        query = (
+            select(account_activity)
+            .where(account_activity.c.at >= since)
+            .order_by(account_activity.c.at, account_activity.c.account)
+            .limit(MOST_ROWS)
+        )
+        return [AccountRow(**row._mapping) for row in await self._all(query)]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was seen of an account (`identity`), `count` times from `first_at` to `last_at` (ms).
+
+    `value` is JSON: what a fact is, or an example of a surprise, taken once.
+    """
+
+    identity: str
+    kind: str
+    name: str
+    value: bytes
+    count: int
+    first_at: int
+    last_at: int
+
+
+_OBSERVED = ["identity", "kind", "name"]
+_PUT_FACT = Upsert(observations, _OBSERVED, ["value", "last_at"])
+_ADD_SURPRISE = Upsert(observations, _OBSERVED)
+
+
+class ObservationRepository(Repository):
+    """Observations by account."""
+
+    async def load(self, identities: Iterable[str] | None = None) -> list[Observation]:
+        """What is known of these accounts (of all without them), the oldest first."""
+        o = observations.c
+        query = select(observations).order_by(o.first_at, o.identity, o.kind, o.name)
+        if identities is not None:
+            query = query.where(o.identity.in_(list(identities)))
+        return [Observation(**row._mapping) for row in await self._all(query)]
+
+    async def add(self, rows: Sequence[Observation]) -> None:
+        """Replace facts; add to the counts of surprises, whose first example stays."""
+        if rows:
+            await self.write(lambda connection: _observe(connection, rows))
+
+
+def _observe(connection: Connection, rows: Sequence[Observation]) -> None:
+    o = observations.c
+    room: dict[str, int] = {}
+    for row in sorted(rows, key=lambda one: (one.identity, one.kind, one.name)):
+        if row.kind == FACT:
+            connection.execute(_PUT_FACT(connection), asdict(row))
+            continue
+        counted = (
+            observations.update()
+            .where(o.identity == row.identity, o.kind == row.kind, o.name == row.name)
+            .values(count=o.count + row.count, last_at=row.last_at)
+        )
+        if connection.execute(counted).rowcount:
+            continue
+        if row.identity not in room:
+            held = select(func.count()).where(o.identity == row.identity)
+            room[row.identity] = MOST_OBSERVATIONS - connection.execute(held).scalar_one()
+        if room[row.identity] > 0:
+            room[row.identity] -= 1
+            connection.execute(_ADD_SURPRISE(connection), asdict(row))

@@ -14,8 +14,7 @@ from sqlalchemy import Connection
 from proxy.members.member import LOCAL
 from proxy.storage.database import Database, StorageError
 from proxy.storage.legacy import keep_folder
-from proxy.storage.members import MemberRepository
-from proxy.storage.userdata import UserDataUnit
+from proxy.storage.members import MemberRepository, UserDataUnit
 from proxy.userdata.base import member_folder
 
 log = structlog.get_logger(__name__)

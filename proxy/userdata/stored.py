@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 
 import structlog
 
+from proxy.storage.members import ROOT, StoredEntry, UserDataRepository, UserDataUnit
 from proxy.storage.tables import escaped
-from proxy.storage.userdata import ROOT, StoredEntry, UserDataRepository, UserDataUnit
 from proxy.translate import codec
 from proxy.userdata.base import (
     BadNameError,

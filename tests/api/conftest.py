@@ -30,7 +30,7 @@ from proxy.jobs.submission import Accepted, Clients, JobRequest
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.directory import Directory
 from proxy.storage.files import FileRecord
-from proxy.storage.userdata import UserDataRepository
+from proxy.storage.members import UserDataRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError

@@ -12,7 +12,7 @@ from aiohttp.test_utils import TestClient
 from yarl import URL
 
 from proxy.storage.database import StorageError
-from proxy.storage.userdata import UserDataRepository
+from proxy.storage.members import UserDataRepository
 from proxy.userdata.stored import SETTINGS, StoredUserData
 
 Client = TestClient[Any, Any]

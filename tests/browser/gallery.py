@@ -19,7 +19,7 @@ from proxy.jobs.service import INTERVAL, KEPT, JobService
 from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
-from proxy.storage.activity import AccountRow, ActivityRepository, ActivityRow
+from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow
 
 _MEMBERS = (
     Member("anna", role="admin"),

@@ -12,7 +12,7 @@ from proxy.files import exports
 from proxy.files.exports import Exports
 from proxy.storage.assets import AssetRepository
 from proxy.storage.database import Database
-from proxy.storage.exports import STALE, ExportRepository
+from proxy.storage.temporary import STALE, ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.exports import ExportRequest
 

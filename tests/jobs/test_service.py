@@ -23,7 +23,7 @@ from proxy.jobs.service import (
     interrupted,
     select,
 )
-from proxy.storage.activity import AccountRow, ActivityRepository, ActivityRow, JobTimes
+from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
 
 
 async def test_the_queue_is_shown_in_comfyuis_tuples(room: Room) -> None:

@@ -6,12 +6,15 @@ import ast
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Connection
 
 from proxy.logging import register_secret
 from proxy.members import audit
@@ -19,11 +22,12 @@ from proxy.members.audit import Audit
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.legacy import KEPT
 from proxy.storage.start import migrate
-from proxy.storage.usage import AuditRow, UsageRepository
+from proxy.storage.usage import UsageRepository, forget_audit
 
 #: 2026-11-24 23:59:50 UTC.
 LATE = 1_795_564_790.0
 DAY = 86_400
+T = TypeVar("T")
 ROOT = Path(__file__).parent.parent.parent
 TOKEN = "ccp_" + "a2b3c4d5" + "abcdefgh234567abcdefgh234567abcd"
 
@@ -36,26 +40,29 @@ class Clock:
 
 
 class Disk(UsageRepository):
-    """Refuses while `full`; tells when it has written and goes on only when `released`."""
+    """Refuses while `full`, fails to forget while `broken`; tells when it has written, and goes on
+    only when `released`."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self.full = False
+        self.full = self.broken = False
         self.written, self.released = asyncio.Event(), asyncio.Event()
         self.cleaned = asyncio.Event()
         self.released.set()
 
-    async def forget_audit(self, before: int) -> int:
-        count = await super().forget_audit(before)
-        self.cleaned.set()
-        return count
-
-    async def note(self, entries: Sequence[AuditRow], *, long: bool = False) -> None:
+    async def write(self, work: Callable[[Connection], T], *, long: bool = False) -> T:
         if self.full:
             raise StorageError("the disk is full")
-        await super().note(entries, long=long)
-        self.written.set()
-        await self.released.wait()
+        assert isinstance(work, partial)
+        cleans = work.func is forget_audit
+        if cleans and self.broken:
+            self.cleaned.set()
+            raise RuntimeError("a fault of ours")
+        value = await super().write(work, long=long)
+        (self.cleaned if cleans else self.written).set()
+        if not cleans:
+            await self.released.wait()
+        return value
 
 
 @pytest.fixture
@@ -213,17 +220,11 @@ async def test_the_writer_goes_on_after_any_fault(
     record: Audit, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(audit, "_PAUSE", 0.0)
-    failed = asyncio.Event()
-
-    async def fail(*_: object) -> int:
-        failed.set()
-        raise RuntimeError("a fault of ours")
-
+    disk.broken = True
     await record.start()
-    with monkeypatch.context() as broken:
-        broken.setattr(disk, "forget_audit", fail)
-        record.note("submit", number=1)
-        await failed.wait()
+    record.note("submit", number=1)
+    await disk.cleaned.wait()
+    disk.broken = False
     disk.written.clear()
     record.note("submit", number=2)
     await disk.written.wait()

@@ -1,13 +1,30 @@
-"""Usage that is added up, and the audit record."""
+"""Usage that is added up, the audit record, activity that is raised, and observations in bounds."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from proxy.storage import usage as module
 from proxy.storage.database import Database
-from proxy.storage.usage import AuditRow, UsageRepository, UsageRow
+from proxy.storage.history import EndedJob
+from proxy.storage.jobs import JobRepository, Payload, StoredJob
+from proxy.storage.usage import (
+    FACT,
+    AccountRow,
+    ActivityRepository,
+    ActivityRow,
+    AuditRow,
+    JobTimes,
+    Observation,
+    ObservationRepository,
+    UsageRepository,
+    UsageRow,
+    forget_audit,
+    note_audit,
+)
 
 
 @pytest.fixture
@@ -43,7 +60,7 @@ async def test_the_record_is_read_from_its_end(usage: UsageRepository) -> None:
         AuditRow(at, "login" if at % 2 else "job", "anna" if at < 5 else "ben", b'{"at": 1}')
         for at in range(10)
     ]
-    await usage.note(rows)
+    await usage.write(lambda connection: note_audit(connection, rows))
     assert await usage.record(limit=3) == [rows[9], rows[8], rows[7]]
     assert await usage.record(limit=2, offset=8) == [rows[1], rows[0]]
     assert await usage.record(limit=2, member="anna") == [rows[4], rows[3]]
@@ -51,6 +68,97 @@ async def test_the_record_is_read_from_its_end(usage: UsageRepository) -> None:
 
 
 async def test_old_entries_are_removed(usage: UsageRepository) -> None:
-    await usage.note([AuditRow(at, "job", "anna", b"{}") for at in range(10)])
-    assert await usage.forget_audit(7) == 7
+    rows = [AuditRow(at, "job", "anna", b"{}") for at in range(10)]
+    await usage.write(lambda connection: note_audit(connection, rows))
+    assert await usage.write(lambda connection: forget_audit(connection, 7)) == 7
     assert [row.at for row in await usage.record(limit=10)] == [9, 8, 7]
+
+
+ROW = ActivityRow(300, "anna", running=2, waiting=5, completed=3, failed=1, busy=7.5)
+ACCOUNT = AccountRow(300, "main", slots=3, used=2)
+
+
+@pytest.fixture
+def repository(database: Database) -> ActivityRepository:
+    return ActivityRepository(database)
+
+
+async def test_an_interval_keeps_the_most(repository: ActivityRepository) -> None:
+    await repository.put([ROW], [ACCOUNT], forget=0)
+    later = replace(ROW, running=1, failed=2, busy=8.0)
+    await repository.put([later], [replace(ACCOUNT, used=0, reason="dead_key")], forget=0)
+    await repository.put([ROW], [ACCOUNT], forget=0)
+    assert await repository.rows(0, "anna") == [replace(ROW, failed=2, busy=8.0)]
+    assert await repository.accounts(0) == [replace(ACCOUNT, reason="dead_key")]
+
+
+async def test_a_member_is_told_the_own_and_old_intervals_are_forgotten(
+    repository: ActivityRepository,
+) -> None:
+    everybody = replace(ROW, member="")
+    await repository.put([ROW, everybody, replace(ROW, at=0)], [ACCOUNT], forget=0)
+    assert await repository.rows(0) == [everybody]
+    assert await repository.rows(1, "anna") == [ROW]
+    assert await repository.rows(0, "ben") == []
+    await repository.put([], [], forget=300)
+    assert await repository.rows(0, "anna") == [ROW]
+    await repository.put([], [], forget=301)
+    assert (await repository.rows(0, "anna"), await repository.accounts(0)) == ([], [])
+
+
+async def test_the_times_of_jobs_that_live_and_have_ended(
+    database: Database, repository: ActivityRepository
+) -> None:
+    jobs = JobRepository(database)
+    payload = Payload(b"{}", b"{}")
+    for id_, end in (("old", 1000), ("new", 3000)):
+        one = StoredJob("anna", id_, "queued", 0, created_at=500, changed_at=500)
+        key = (await jobs.insert(one, payload)).key
+        ended = EndedJob("failed", 700, end, b"{}", b"{}", [])
+        await jobs.finish(key, ended, keep=10)
+    for id_, accepted in (("waits", True), ("unanswered", False)):
+        one = StoredJob("ben", id_, "queued", 0, 2000, 2000, accepted=accepted)
+        await jobs.insert(one, payload)
+    assert await repository.times(2000) == [
+        JobTimes("anna", "failed", 500, 700, 3000),
+        JobTimes("ben", "queued", 2000, None, None),
+    ]
+
+
+EVENT = Observation("cloud", "event", "job_exploded: type", b'{"a": 1}', 1, 1000, 1000)
+
+
+@pytest.fixture
+def observed(database: Database) -> ObservationRepository:
+    return ObservationRepository(database)
+
+
+async def test_a_fact_is_replaced(observed: ObservationRepository) -> None:
+    fact = Observation("cloud", FACT, "prompt_id", b'"minted"', 1, 1000, 1000)
+    await observed.add([fact])
+    await observed.add([replace(fact, value=b'"honoured"', last_at=2000)])
+    assert await observed.load() == [replace(fact, value=b'"honoured"', last_at=2000)]
+
+
+async def test_replicas_count_the_same_surprise_together_and_keep_the_first_example(
+    observed: ObservationRepository,
+) -> None:
+    await observed.add([EVENT])
+    later = replace(EVENT, value=b'{"a": 2}', count=3, last_at=2000)
+    await asyncio.gather(*(observed.add([later]) for _ in range(4)))
+    assert await observed.load() == [replace(EVENT, count=13, last_at=2000)]
+
+
+async def test_accounts_are_told_apart(observed: ObservationRepository) -> None:
+    await observed.add([EVENT, replace(EVENT, identity="cloud b")])
+    assert [row.identity for row in await observed.load(["cloud b"])] == ["cloud b"]
+
+
+async def test_an_account_fills_no_disk(
+    observed: ObservationRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_OBSERVATIONS", 3)
+    await observed.add([replace(EVENT, name=str(number)) for number in range(2)])
+    await observed.add([replace(EVENT, name=str(number), last_at=2000) for number in range(9)])
+    rows = await observed.load()
+    assert [(row.name, row.count) for row in rows] == [("0", 2), ("1", 2), ("2", 1)]

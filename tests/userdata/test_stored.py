@@ -11,8 +11,7 @@ from databases import other_connection
 
 from proxy.storage.database import Database
 from proxy.storage.legacy import KEPT
-from proxy.storage.members import MemberRepository, StoredMember
-from proxy.storage.userdata import BLOCK, UserDataRepository
+from proxy.storage.members import BLOCK, MemberRepository, StoredMember, UserDataRepository
 from proxy.userdata.base import (
     BadNameError,
     FullError,

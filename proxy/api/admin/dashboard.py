@@ -22,7 +22,7 @@ from proxy.api.connections import admission_of, authenticator_of, member_of, not
 from proxy.api.middleware import prepare
 from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.models import MembersChanged
-from proxy.storage.usage import day_of
+from proxy.storage.jobs import day_of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from proxy.jobs.models import AccountView, LiveJob
     from proxy.jobs.service import JobService, Sampler
     from proxy.members.usage import Usage
-    from proxy.storage.activity import ActivityRepository
     from proxy.storage.history import HistoryRepository
+    from proxy.storage.usage import ActivityRepository
 
 #: Whether an application serves what is for admins, and nothing else.
 ADMIN_LISTENER = web.AppKey("admin_listener", bool)

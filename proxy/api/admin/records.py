@@ -22,7 +22,7 @@ from proxy.api.connections import member_of, of
 from proxy.jobs.service import INTERVAL, KEPT
 from proxy.metrics import PREFIX, find
 from proxy.storage.database import StorageError
-from proxy.storage.usage import day_of
+from proxy.storage.jobs import day_of
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:

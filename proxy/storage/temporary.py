@@ -1,15 +1,28 @@
-"""Pictures that clients put by their ids, and the ids under which results are told."""
+"""What is kept for a day: pictures of helper nodes, the ids of their results, exports of assets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, delete, func, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
 
-from proxy.storage.database import Database
+from proxy.storage.database import Repository
 from proxy.storage.statements import Upsert
+from proxy.storage.tables import asset_exports as exports
 from proxy.storage.tables import helper_pictures as pictures
+
+#: Bytes of a member's pictures from which on old ones are forgotten, as the pack has it; ms after
+#: which a picture counts as old, and after which one that was fetched does.
+_ROOM, _OLD, _OLD_IF_FETCHED = 100 * 1024 * 1024, 600_000, 60_000
+#: Milliseconds after which a picture or the id of a result is forgotten whatever the room.
+_LONGEST = 86_400_000
+
+#: Exports of a member that are kept, and milliseconds for which one is.
+MOST_EXPORTS, KEPT = 20, 86_400_000
+#: Milliseconds without news after which nobody works at an export.
+STALE = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,7 @@ class HelperPicture:
 
 _COLUMNS = [column.name for column in pictures.c if not column.primary_key]
 _ADD = Upsert(pictures, ["member", "id"])
+_PUT = Upsert(pictures, ["member", "id"], _COLUMNS)
 _MINE = (pictures.c.member == bindparam("m"), pictures.c.id == bindparam("i"))
 _GET = select(pictures).where(*_MINE)
 _KNOWS = select(pictures.c.size).where(*_MINE)
@@ -50,27 +64,13 @@ _OLDEST = (
     .order_by(pictures.c.used_at, pictures.c.id)
 )
 
-#: Bytes of a member's pictures from which on old ones are forgotten, as the pack has it; ms after
-#: which a picture counts as old, and after which one that was fetched does.
-_ROOM, _OLD, _OLD_IF_FETCHED = 100 * 1024 * 1024, 600_000, 60_000
 
-#: Milliseconds after which a picture or the id of a result is forgotten whatever the room.
-_LONGEST = 86_400_000
-
-
-class HelperPictureRepository:
-    """The pictures of all members. Everything raises `StorageError`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
+class HelperPictureRepository(Repository):
+    """The pictures of all members."""
 
     async def knows(self, member: str, id_: str) -> bool:
         """Whether there is a picture under the id."""
-        return await self._database.read(
-            lambda connection: (
-                connection.execute(_KNOWS, {"m": member, "i": id_}).first() is not None
-            )
-        )
+        return await self._first(_KNOWS, {"m": member, "i": id_}) is not None
 
     async def get(self, member: str, id_: str, *, now: int, use: bool) -> HelperPicture | None:
         """A picture. With `use` it is young again; either way old ones may be forgotten then."""
@@ -88,7 +88,7 @@ class HelperPictureRepository:
             _prune(connection, member, now)
             return HelperPicture(**row._mapping)
 
-        return await self._database.write(work)
+        return await self.write(work)
 
     async def put(self, picture: HelperPicture, *, most: int) -> bool | None:
         """Keep a picture unless its id is known (false), or the member's would be more than `most`
@@ -107,7 +107,7 @@ class HelperPictureRepository:
             connection.execute(_ADD(connection), asdict(picture))
             return True
 
-        return await self._database.write(work)
+        return await self.write(work)
 
     async def results(self, member: str, signatures: Iterable[str]) -> list[HelperPicture]:
         """The results that were sent for these nodes, in order."""
@@ -117,9 +117,7 @@ class HelperPictureRepository:
             .where(pictures.c.member == member, pictures.c.signature.in_(wanted))
             .order_by(pictures.c.signature, pictures.c.position)
         )
-        return await self._database.read(
-            lambda connection: [HelperPicture(**row._mapping) for row in connection.execute(query)]
-        )
+        return [HelperPicture(**row._mapping) for row in await self._all(query)]
 
     async def keep_results(self, signature: str, results: Sequence[HelperPicture]) -> None:
         """Keep what was sent of a node, instead of an earlier run's; ids that are known stay."""
@@ -135,10 +133,7 @@ class HelperPictureRepository:
             connection.execute(_PUT(connection), [asdict(one) for one in results])
 
         if results:
-            await self._database.write(work)
-
-
-_PUT = Upsert(pictures, ["member", "id"], _COLUMNS)
+            await self.write(work)
 
 
 def _forget_longest(connection: Connection, now: int) -> None:
@@ -163,3 +158,90 @@ def _prune(connection: Connection, member: str, now: int) -> int:
             delete(pictures).where(pictures.c.member == member, pictures.c.id.in_(gone))
         )
     return total
+
+
+# --- exports ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """An export. `status` is `created`, `running`, `completed` or `failed`; equal requests have the
+    same `key`. Bytes are JSON, times in ms since 1970."""
+
+    member: str
+    id: str
+    key: str
+    status: str
+    name: str
+    payload: bytes
+    created_at: int
+    updated_at: int
+    result: bytes | None = None
+    entries: bytes | None = None
+    ended_at: int | None = None
+
+    def is_stale(self, now: int) -> bool:
+        """Whether anyone who worked at it has stopped."""
+        return self.ended_at is None and now - self.updated_at > STALE
+
+
+_EXPORTS = select(exports).where(exports.c.member == bindparam("m"))
+_EXPORT = _EXPORTS.where(exports.c.id == bindparam("i"))
+_NAMED = _EXPORTS.where(exports.c.name == bindparam("n"), exports.c.entries.is_not(None))
+_SAME = _EXPORTS.where(
+    exports.c.key == bindparam("k"),
+    exports.c.ended_at.is_(None),
+    exports.c.updated_at >= bindparam("s"),
+)
+_NEWEST = (
+    select(exports.c.id, exports.c.updated_at)
+    .where(exports.c.member == bindparam("m"))
+    .order_by(exports.c.created_at.desc())
+)
+
+
+class ExportRepository(Repository):
+    """The exports of all members."""
+
+    async def begin(self, export: Export) -> tuple[Export, bool]:
+        """Write a new export, unless the same one is under way: that one, and whether it is new.
+
+        The member's oldest exports go.
+        """
+        now = export.created_at
+
+        def work(connection: Connection) -> tuple[Export, bool]:
+            key = {"m": export.member, "k": export.key, "s": now - STALE}
+            row = connection.execute(_SAME, key).first()
+            if row is not None:
+                return Export(**row._mapping), False
+            kept = connection.execute(_NEWEST, {"m": export.member}).all()
+            gone = [
+                one.id
+                for number, one in enumerate(kept, 2)
+                if number > MOST_EXPORTS or one.updated_at < now - KEPT
+            ]
+            mine = exports.c.member == export.member
+            connection.execute(delete(exports).where(mine, exports.c.id.in_(gone)))
+            connection.execute(insert(exports), asdict(export))
+            return export, True
+
+        return await self.write(work)
+
+    async def note(self, member: str, id_: str, now: int, **values: Any) -> None:
+        """Note how far an export is."""
+        mine = update(exports).where(exports.c.member == member, exports.c.id == id_)
+        change = mine.values(updated_at=now, **values)
+        await self.write(lambda connection: connection.execute(change))
+
+    async def get(self, member: str, id_: str) -> Export | None:
+        """An export."""
+        return await self._export(_EXPORT, {"m": member, "i": id_})
+
+    async def named(self, member: str, name: str) -> Export | None:
+        """The export whose archive has a name and is available."""
+        return await self._export(_NAMED, {"m": member, "n": name})
+
+    async def _export(self, query: Select[Any], key: dict[str, str]) -> Export | None:
+        row = await self._first(query, key)
+        return None if row is None else Export(**row._mapping)
