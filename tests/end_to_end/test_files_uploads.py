@@ -203,7 +203,7 @@ async def test_a_fault_of_the_cloud_that_passes_is_not_noticed(
 async def test_a_store_that_fails_is_a_503_and_no_name_is_given(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(*_: object) -> None:
+    async def fail(*_: object, **__: object) -> None:
         raise StorageError("disk full")
 
     with monkeypatch.context() as broken:

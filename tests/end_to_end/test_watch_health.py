@@ -106,7 +106,7 @@ async def test_readyz_tells_of_an_account_without_access(
 async def test_readyz_tells_of_a_disk_that_cannot_be_written(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(*_: object) -> None:
+    async def refuse(*_: object, **__: object) -> None:
         raise StorageError("disk full")
 
     monkeypatch.setattr(SqliteDatabase, "write", refuse)

@@ -187,7 +187,7 @@ async def test_what_could_not_be_written_is_written_later(
     made.to(JobState.SUBMITTING)
     with monkeypatch.context() as broken:
 
-        async def refuse(*_: object) -> None:
+        async def refuse(*_: object, **__: object) -> None:
             raise StorageError("disk full")
 
         broken.setattr(database, "write", refuse)
