@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from proxy.cloud.errors import CloudDown, CloudError, CloudRefused, CloudUnauthorized
+from proxy.cloud.resilience import CloudDown, CloudError, CloudRefused, CloudUnauthorized
 from proxy.storage.database import Database, SqliteDatabase, StorageError
 from proxy.storage.statements import put_meta
 

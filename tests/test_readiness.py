@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.cloud.errors import CloudDown, refusal
+from proxy.cloud.resilience import CloudDown, refusal
 from proxy.readiness import Readiness, Report
 from proxy.storage.database import StorageError
 

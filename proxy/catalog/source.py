@@ -13,7 +13,7 @@ import structlog
 from cachetools import TLRUCache
 from yarl import URL
 
-from proxy.cloud.errors import CloudError, CloudUnreachable
+from proxy.cloud.resilience import CloudError, CloudUnreachable
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)

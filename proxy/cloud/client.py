@@ -15,16 +15,19 @@ from aiohttp import MultipartWriter
 from yarl import URL
 
 from proxy.cloud.downloads import Download, Downloads
-from proxy.cloud.errors import (
+from proxy.cloud.http import Answer, Body, Http
+from proxy.cloud.resilience import (
     GATEWAY_STATUSES,
+    CallGate,
+    CircuitBreaker,
     CloudAmbiguous,
     CloudGarbage,
     CloudRefused,
     CloudUnreachable,
+    RateLimiter,
+    RetryPolicy,
     refusal,
 )
-from proxy.cloud.http import Answer, Body, Http
-from proxy.cloud.resilience import CallGate, CircuitBreaker, RateLimiter, RetryPolicy
 from proxy.metrics import CloudCalls, Metrics
 from proxy.observations import AccountObservations, word
 from proxy.translate import codec

@@ -16,7 +16,6 @@ import aiohttp
 import structlog
 from yarl import URL
 
-from proxy.cloud.errors import CloudGarbage, CloudRefused, refusal
 from proxy.cloud.http import (
     CONNECT_TIMEOUT,
     AddressRefusedError,
@@ -27,6 +26,7 @@ from proxy.cloud.http import (
     refused_address,
     reported,
 )
+from proxy.cloud.resilience import CloudGarbage, CloudRefused, refusal
 from proxy.metrics import CloudCalls
 
 log = structlog.get_logger(__name__)

@@ -21,8 +21,15 @@ from cachetools import LRUCache
 from yarl import URL
 
 from proxy import __version__
-from proxy.cloud.errors import CloudGarbage, CloudRefused, CloudUnreachable, refusal
-from proxy.cloud.resilience import CallGate, RetryPolicy, retry_after
+from proxy.cloud.resilience import (
+    CallGate,
+    CloudGarbage,
+    CloudRefused,
+    CloudUnreachable,
+    RetryPolicy,
+    refusal,
+    retry_after,
+)
 from proxy.metrics import CloudCalls
 from proxy.observations import AccountObservations, word
 from proxy.translate import codec

@@ -21,7 +21,7 @@ from cachetools import TTLCache
 from proxy.bus.base import BusMessage, EventBus
 from proxy.catalog.service import Catalog
 from proxy.cloud.client import CloudClient
-from proxy.cloud.errors import CloudError
+from proxy.cloud.resilience import CloudError
 from proxy.files.exports import Exports
 from proxy.files.namespace import hash_in
 from proxy.files.outputs import Given

@@ -28,7 +28,7 @@ import structlog
 from blake3 import blake3
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.resilience import CloudError, CloudRefused
 from proxy.files.blobs import BlobError, BlobStore
 
 _log = structlog.get_logger(__name__)

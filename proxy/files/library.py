@@ -21,7 +21,7 @@ from typing import Literal
 import structlog
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.errors import PASSING_STATUSES, CloudError, CloudRefused, unanswered
+from proxy.cloud.resilience import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import (
     Cache,

@@ -15,7 +15,7 @@ import structlog
 from blake3 import blake3
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.errors import CloudError, CloudRefused, unanswered
+from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobError, BlobStore
 from proxy.files.cache import Cache, hash_file
 from proxy.files.library import Library

@@ -19,10 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.bus.base import EventBus
-from proxy.cloud.errors import (
-    CloudError,
-)
-from proxy.cloud.resilience import Backoff
+from proxy.cloud.resilience import Backoff, CloudError
 from proxy.jobs.models import CancelRequested, Job, JobState, LeaseReleased, TermBegan
 from proxy.jobs.recorder import Term
 from proxy.jobs.worker import AGAIN

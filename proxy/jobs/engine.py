@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from proxy.bus.base import MISSED, EventBus, Subscription
-from proxy.cloud.errors import CloudError, CloudRefused
-from proxy.cloud.resilience import Backoff
+from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
 from proxy.jobs.accounts import Account
 from proxy.jobs.dispatcher import Dispatcher
 from proxy.jobs.election import Recovery

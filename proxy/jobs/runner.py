@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import structlog
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.errors import CloudError
+from proxy.cloud.resilience import CloudError
 from proxy.helpers.decoding import jpeg
 from proxy.helpers.service import helper_of
 from proxy.jobs.models import Job, JobMessage, topic_of

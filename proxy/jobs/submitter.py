@@ -11,7 +11,8 @@ from uuid import NAMESPACE_URL, uuid5
 import structlog
 
 from proxy.cloud.client import CloudClient, Submission
-from proxy.cloud.errors import (
+from proxy.cloud.resilience import (
+    Backoff,
     CloudAmbiguous,
     CloudDown,
     CloudError,
@@ -19,7 +20,6 @@ from proxy.cloud.errors import (
     CloudUnreachable,
     unanswered,
 )
-from proxy.cloud.resilience import Backoff
 from proxy.jobs.accounts import Reason
 from proxy.jobs.models import Job
 from proxy.translate.errors import (

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 
 from proxy.cloud.client import Submission
-from proxy.cloud.errors import CloudError, CloudRefused
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import Backoff
+from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
 from proxy.jobs.accounts import Account, Reason
 from proxy.jobs.models import Job
 from proxy.jobs.runner import EventRouter

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from proxy.cloud.client import UserDataCalls
-from proxy.cloud.errors import CloudError, CloudRefused
+from proxy.cloud.resilience import CloudError, CloudRefused
 from proxy.translate.as_cloud import UserFile
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.userdata.base import (

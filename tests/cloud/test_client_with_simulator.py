@@ -13,9 +13,14 @@ import pytest
 from PIL import Image
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.errors import CloudAmbiguous, CloudRefused, CloudUnauthorized
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import Backoff, RetryPolicy
+from proxy.cloud.resilience import (
+    Backoff,
+    CloudAmbiguous,
+    CloudRefused,
+    CloudUnauthorized,
+    RetryPolicy,
+)
 from proxy.simulator import HttpFault, Simulator, SocketFault
 from proxy.translate import codec
 from proxy.translate.snapshot import Snapshot

@@ -14,8 +14,7 @@ from yarl import URL
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.downloads import redirect_target
-from proxy.cloud.errors import CloudGarbage, CloudRefused, CloudUnreachable
-from proxy.cloud.resilience import RetryPolicy
+from proxy.cloud.resilience import CloudGarbage, CloudRefused, CloudUnreachable, RetryPolicy
 from tests.cloud.conftest import (
     KEY,
     Connect,

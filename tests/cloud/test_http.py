@@ -14,15 +14,18 @@ from yarl import URL
 
 from proxy.cloud import http
 from proxy.cloud.client import CloudClient
-from proxy.cloud.errors import (
+from proxy.cloud.http import ROUTES, route_of
+from proxy.cloud.resilience import (
+    LONGEST_RETRY_AFTER,
+    Backoff,
+    CircuitBreaker,
     CloudDown,
     CloudGarbage,
     CloudRefused,
     CloudUnauthorized,
     CloudUnreachable,
+    RetryPolicy,
 )
-from proxy.cloud.http import ROUTES, route_of
-from proxy.cloud.resilience import LONGEST_RETRY_AFTER, Backoff, CircuitBreaker, RetryPolicy
 from proxy.metrics import PREFIX, Metrics
 from proxy.simulator import Simulator
 from tests.cloud.conftest import KEY, Connect, Serve, answer, cut_off, hang_up, redirect

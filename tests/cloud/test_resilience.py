@@ -1,4 +1,4 @@
-"""Waits, repetitions, the breaker, the rate limiter, and what all calls know."""
+"""Errors, waits, repetitions, the breaker, the rate limiter, and what all calls know."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import asyncio
 
 import pytest
 
-from proxy.cloud.errors import (
+from proxy.cloud.resilience import (
+    Backoff,
+    CircuitBreaker,
     CloudAmbiguous,
     CloudDown,
     CloudGarbage,
     CloudRefused,
     CloudUnauthorized,
     CloudUnreachable,
-    refusal,
-)
-from proxy.cloud.resilience import (
-    Backoff,
-    CircuitBreaker,
     RateLimiter,
     RetryPolicy,
     may_pass,
+    refusal,
     retry_after,
 )
 from tests.cloud.conftest import Connect, Serve, answer
@@ -339,3 +337,28 @@ def test_a_turn_that_is_too_far_off_is_not_taken() -> None:
     limiter = RateLimiter(Backoff(8.0, 30.0))
     limiter.slowed(0.0, None)
     assert [limiter.turn(8.0, 1.5) for _ in range(4)] == [0.0, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (
+            {"error": {"type": "PAYMENT_REQUIRED", "message": "No credits"}},
+            "PAYMENT_REQUIRED No credits",
+        ),
+        ({"code": "NOT_FOUND", "message": "no such job"}, "NOT_FOUND no such job"),
+        ({"error": "plain words"}, "plain words"),
+        ("two\nlines", "two lines"),
+        ("<html>a gateway's page</html>", ""),
+        ([1], ""),
+    ],
+)
+def test_a_refusal_says_in_one_line_what_the_cloud_said(body: object, said: str) -> None:
+    error = refusal("GET /x", 402, body, None)
+    assert str(error) == (f"GET /x: 402: {said}" if said else "GET /x: 402")
+    assert (error.status, error.body) == (402, body)
+
+
+def test_401_has_its_own_class() -> None:
+    assert type(refusal("GET /x", 401, "", None)) is CloudUnauthorized
+    assert type(refusal("GET /x", 403, "", None)) is CloudRefused

@@ -11,7 +11,7 @@ from files.conftest import OpenFiles
 from files.helpers import MemoryCloud, body, bytes_of, png
 from yarl import URL
 
-from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
+from proxy.cloud.resilience import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files.service import Files
 from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError

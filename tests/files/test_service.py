@@ -17,7 +17,7 @@ from yarl import URL
 
 from proxy.api import bodies
 from proxy.cloud.client import CloudClient
-from proxy.cloud.errors import CloudRefused, CloudUnauthorized, CloudUnreachable
+from proxy.cloud.resilience import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files import service, uploads
 from proxy.files.service import Files
 from proxy.simulator import Simulator

@@ -13,8 +13,7 @@ import pytest
 from stack import PATIENCE, Client, running_proxy
 
 from proxy.cloud.client import Submission
-from proxy.cloud.errors import refusal
-from proxy.cloud.resilience import Backoff, CircuitBreaker
+from proxy.cloud.resilience import Backoff, CircuitBreaker, refusal
 from proxy.jobs.models import Job
 from proxy.jobs.submitter import Submitter
 from proxy.observations import AccountObservations

@@ -14,7 +14,7 @@ import pytest
 from stack import Client
 from waiting import ids, until_ended
 
-from proxy.cloud.errors import CloudError, CloudUnreachable, refusal
+from proxy.cloud.resilience import CloudError, CloudUnreachable, refusal
 from proxy.jobs.accounts import Slots
 from proxy.jobs.worker import Reconciler
 from proxy.simulator import HttpFault, Simulator
