@@ -14,10 +14,9 @@ from proxy.api import bodies, upload
 from proxy.api.connections import member_of, of
 from proxy.api.view import send_file
 from proxy.files.assets import Assets, gone
-from proxy.translate import asset_query, assets
-from proxy.translate.asset_query import AssetError
+from proxy.translate import asset_requests, assets
+from proxy.translate.asset_requests import AssetError, read_export, read_name
 from proxy.translate.errors import LocalError
-from proxy.translate.exports import read_export, read_name
 from proxy.translate.names import UNKNOWN, is_active
 
 #: The form of an id in a path, in any case of letters.
@@ -56,21 +55,21 @@ def _id(request: web.Request) -> str:
 @nested
 async def list_assets(request: web.Request) -> web.Response:
     """A page of records, the newest first unless the query says otherwise."""
-    query = asset_query.read_list(request.query)
+    query = asset_requests.read_list(request.query)
     return bodies.json(await service(request).page(member_of(request), query))
 
 
 @nested
 async def list_tags(request: web.Request) -> web.Response:
     """Tags with the number of records that have them."""
-    query = asset_query.read_tags(request.query)
+    query = asset_requests.read_tags(request.query)
     return bodies.json(await service(request).tags(member_of(request), query))
 
 
 @nested
 async def refine_tags(request: web.Request) -> web.Response:
     """The tags of the records that match, with their numbers."""
-    wanted, limit = asset_query.read_refine(request.query)
+    wanted, limit = asset_requests.read_refine(request.query)
     return bodies.json(await service(request).refine(member_of(request), wanted, limit))
 
 
@@ -86,7 +85,7 @@ async def get_asset(request: web.Request) -> web.Response:
 @nested
 async def put_asset(request: web.Request) -> web.Response:
     """Change name, metadata or preview of a record."""
-    changes = assets.read_changes(await read_body(request))
+    changes = asset_requests.read_changes(await read_body(request))
     return bodies.json(await service(request).change(member_of(request), _id(request), changes))
 
 
@@ -100,14 +99,14 @@ async def delete_asset(request: web.Request) -> web.Response:
 @nested
 async def add_tags(request: web.Request) -> web.Response:
     """Give a record tags."""
-    tags = assets.read_tags_body(await read_body(request))
+    tags = asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).add_tags(member_of(request), _id(request), tags))
 
 
 @nested
 async def remove_tags(request: web.Request) -> web.Response:
     """Take tags from a record."""
-    tags = assets.read_tags_body(await read_body(request))
+    tags = asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).remove_tags(member_of(request), _id(request), tags))
 
 
@@ -167,10 +166,10 @@ async def post_asset(request: web.Request) -> web.Response:
     async with upload.form(request) as form:
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         tags = [tag for tag in form.getall("tags", []) if isinstance(tag, str)]
-        new = assets.read_upload(fields, tags)
+        new = asset_requests.read_upload(fields, tags)
         file = form.get("file")
         if not isinstance(file, web.FileField):
-            if new.hash is not None and await found.has(member, asset_query.read_hash(new.hash)):
+            if new.hash is not None and await found.has(member, asset_requests.read_hash(new.hash)):
                 return bodies.json(await found.from_hash(member, new), 201)
             raise AssetError("MISSING_FILE", "The form has no part `file`.")
         async with of(request).accounting.uploading(member, upload.size(file.file)):
@@ -181,7 +180,7 @@ async def post_asset(request: web.Request) -> web.Response:
 @nested
 async def post_from_hash(request: web.Request) -> web.Response:
     """Make a record of a content that the member has."""
-    new = assets.read_new(await read_body(request))
+    new = asset_requests.read_new(await read_body(request))
     return bodies.json(await service(request).from_hash(member_of(request), new), 201)
 
 
@@ -189,7 +188,7 @@ async def post_from_hash(request: web.Request) -> web.Response:
 async def head_hash(request: web.Request) -> web.Response:
     """Whether the member has a content: 200 or 404, without a body."""
     try:
-        hash_ = asset_query.read_hash(request.match_info["hash"])
+        hash_ = asset_requests.read_hash(request.match_info["hash"])
     except AssetError:
         return bodies.empty(400)
     return bodies.empty(200 if await service(request).has(member_of(request), hash_) else 404)
@@ -202,7 +201,7 @@ async def head_hash(request: web.Request) -> web.Response:
 async def post_seed(request: web.Request) -> web.Response:
     """Look for files and models without records."""
     body = await read_body(request) if request.can_read_body else {}
-    roots = asset_query.checked(assets.Roots, body, "INVALID_BODY").roots
+    roots = asset_requests.checked(asset_requests.Roots, body, "INVALID_BODY").roots
     progress = await service(request).seed(member_of(request), list(dict.fromkeys(roots)))
     if request.query.get("wait", "").lower() in ("true", "1"):
         return bodies.json({"status": "completed", "progress": progress, "errors": []})

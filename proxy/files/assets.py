@@ -39,15 +39,17 @@ from proxy.storage.files import FileRecord
 from proxy.storage.temporary import ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms
-from proxy.translate.asset_query import (
+from proxy.translate.asset_requests import (
     AssetError,
     AssetFilter,
     AssetQuery,
+    NewAsset,
     TagQuery,
+    destination,
     read_hash,
     write_cursor,
 )
-from proxy.translate.assets import Asset, CloudAsset, NewAsset
+from proxy.translate.assets import Asset, CloudAsset
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event
 from proxy.translate.names import Place
@@ -245,7 +247,7 @@ class Assets:
             if known is not None and await self._files.at(member, known.place) is not None:
                 known = replace(known, metadata=taken.metadata or known.metadata)
                 return await self._add(known, new, forms.label(new, filename), "uploaded")
-            root = forms.destination(new.tags)
+            root = destination(new.tags)
             filename_there = forms.stored_name(taken.hash, filename)
             named = await self._files.keep(member, taken, root, filename_there)
         place = Place(named.type, named.name)

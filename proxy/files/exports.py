@@ -25,12 +25,11 @@ from proxy.storage.assets import AssetRepository
 from proxy.storage.database import StorageError
 from proxy.storage.temporary import STALE, Export, ExportRepository
 from proxy.supervisor import Supervisor
+from proxy.translate import assets as forms
 from proxy.translate import codec
-from proxy.translate import exports as forms
-from proxy.translate.asset_query import AssetError
-from proxy.translate.assets import Asset
+from proxy.translate.asset_requests import AssetError, ExportRequest
+from proxy.translate.assets import Asset, ExportPlan, FailedAsset
 from proxy.translate.errors import LocalError
-from proxy.translate.exports import ExportPlan, ExportRequest, FailedAsset
 from proxy.translate.names import Place
 
 _log = structlog.get_logger(__name__)

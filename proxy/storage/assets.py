@@ -28,7 +28,7 @@ from sqlalchemy import (
 from proxy.storage.database import Database
 from proxy.storage.statements import Upsert, chunks, get_meta, put_meta, run_many
 from proxy.storage.tables import asset_tags, assets, files, history, outputs
-from proxy.translate.asset_query import MISSING, AssetFilter, AssetQuery, Cursor, TagQuery
+from proxy.translate.asset_requests import MISSING, AssetFilter, AssetQuery, Cursor, TagQuery
 from proxy.translate.assets import Asset
 from proxy.translate.names import Place
 

@@ -1,4 +1,4 @@
-"""Assets in the form of ComfyUI's assets API, and the bodies that clients send to it.
+"""Assets in the form of ComfyUI's assets API: records, and what an export is made of.
 
 Null fields are left out of every answer: the web interface refuses a whole page for one.
 """
@@ -7,27 +7,15 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Annotated, Any, Literal, cast
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
-from pydantic import BaseModel, Field, StringConstraints
-
 from proxy.translate import codec
-from proxy.translate.asset_query import (
-    MISSING,
-    MOST_NAME,
-    MOST_TAGS,
-    AssetError,
-    checked,
-    split_tags,
-)
+from proxy.translate.asset_requests import MISSING, MOST_NAME, ExportRequest, NewAsset
 from proxy.translate.names import Place, media_type
-
-#: Letters of a tag, and bytes of `user_metadata`.
-MOST_TAG, MOST_METADATA = 256, 64 * 1024
 
 _SUBFOLDERS = frozenset({"3d", "pasted", "painter", "threed", "webcam"})
 _VIEWED = ("image/", "video/", "audio/", "text/")
@@ -35,7 +23,6 @@ _JOB_ID = re.compile(
     r"[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
     r"|0{8}-0{4}-0{4}-0{4}-0{12}|f{8}-f{4}-f{4}-f{4}-f{12}"
 )
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _DIGITS = re.compile(r"[0-9a-f]{64}")
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,15}")
 
@@ -67,7 +54,7 @@ class Asset:
     last_access_time: int | None = None
     deleted: bool = False
     tags: tuple[str, ...] = ()
-    automatic: frozenset[str] = field(default=frozenset())
+    automatic: frozenset[str] = frozenset()
 
     @property
     def place(self) -> Place:
@@ -116,14 +103,13 @@ def of_cloud(item: Mapping[str, Any]) -> CloudAsset | None:
     size = item.get("size")
     if isinstance(size, str) and size.isascii() and size.isdigit():
         size = int(size)
-    is_size = isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**62
     return CloudAsset(
         str(node),
         str(item.get("output_key") or ""),
         index if isinstance(index, int) else 0,
         str(item.get("name") or ""),
         digits if _DIGITS.fullmatch(digits) else None,
-        cast(int, size) if is_size else None,
+        size if type(size) is int and 0 <= size < 2**62 else None,
     )
 
 
@@ -239,133 +225,6 @@ def essence(type_: str) -> str:
     return type_.partition(";")[0].strip()
 
 
-# --- bodies --------------------------------------------------------------------------------------
-
-_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_NAME)]
-_Id = Annotated[
-    str, StringConstraints(to_lower=True, pattern=f"^(?i:{_UUID.pattern})$", max_length=36)
-]
-_Tag = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_TAG, strict=True)
-]
-_MediaType = Annotated[str, StringConstraints(max_length=256, pattern=r"^[\w.+-]+/[\w.+-]+")]
-
-
-class Changes(BaseModel):
-    """What `PUT /api/assets/{id}` changes."""
-
-    name: _Name | None = None
-    user_metadata: dict[str, Any] | None = None
-    preview_id: _Id | None = None
-
-
-class NewAsset(BaseModel):
-    """What a client says of a content for which it wants a record."""
-
-    name: _Name | None = None
-    tags: Annotated[list[_Tag], Field(max_length=MOST_TAGS)] = []
-    user_metadata: dict[str, Any] = {}
-    mime_type: _MediaType | None = None
-    preview_id: _Id | None = None
-    hash: str | None = None
-
-    @property
-    def metadata(self) -> bytes:
-        """`user_metadata` as it is stored."""
-        return packed(self.user_metadata)
-
-    @property
-    def distinct_tags(self) -> tuple[str, ...]:
-        """The tags, each once."""
-        return tuple(dict.fromkeys(self.tags))
-
-
-class _Tags(BaseModel):
-    tags: Annotated[list[_Tag], Field(min_length=1, max_length=MOST_TAGS)]
-
-
-class Roots(BaseModel):
-    """What `POST /api/assets/seed` looks through; none means all."""
-
-    roots: Annotated[
-        list[Literal["models", "input", "output"]], Field(min_length=1, max_length=10)
-    ] = ["models", "input", "output"]
-
-
-def read_changes(body: object) -> dict[str, Any]:
-    """Columns of a record and their new values. Raises `AssetError`."""
-    changes = checked(Changes, body, "INVALID_BODY")
-    values = {
-        "name": changes.name,
-        "user_metadata": None if changes.user_metadata is None else packed(changes.user_metadata),
-        "preview": changes.preview_id,
-    }
-    given = {name: value for name, value in values.items() if value is not None}
-    if not given:
-        raise AssetError("INVALID_BODY", "Send at least one of name, user_metadata, preview_id.")
-    return given
-
-
-def read_tags_body(body: object) -> list[str]:
-    """The tags that a client adds or removes, each once. Raises `AssetError`."""
-    tags = list(dict.fromkeys(checked(_Tags, body, "INVALID_BODY").tags))
-    refuse_system_tags(tags)
-    return tags
-
-
-def read_new(body: object) -> NewAsset:
-    """The body of `POST /api/assets/from-hash`. Raises `AssetError`."""
-    new = checked(NewAsset, body, "INVALID_BODY")
-    if not new.hash:
-        raise AssetError("INVALID_BODY", "Send the hash of the content.")
-    packed(new.user_metadata)
-    refuse_system_tags(new.tags)
-    return new
-
-
-def read_upload(fields: Mapping[str, str], tags: Iterable[str]) -> NewAsset:
-    """The fields of a multipart upload beside its file. Raises `AssetError`.
-
-    `tags` are the values of all its parts: each a JSON list, values with commas, or one tag.
-    """
-    if "id" in fields:
-        raise AssetError("UNSUPPORTED_FIELD", "The server gives ids; leave id out.", field="id")
-    known = {"name", "mime_type", "preview_id", "hash"}
-    value: dict[str, Any] = {name: fields[name] for name in known if fields.get(name)}
-    if fields.get("user_metadata"):
-        value["user_metadata"] = _parsed(fields["user_metadata"], "user_metadata")
-    value["tags"] = [tag for text in tags for tag in _form_tags(text)]
-    if "name" in value:
-        value["name"] = posixpath.basename(value["name"].replace("\\", "/")) or "upload"
-    new = checked(NewAsset, value, "INVALID_BODY")
-    packed(new.user_metadata)
-    refuse_system_tags(new.tags)
-    return new
-
-
-def destination(tags: Sequence[str]) -> str:
-    """The folder that the tags of an upload name. Raises `AssetError` (400)."""
-    roots = sorted({tag for tag in tags if tag in ("input", "models", "output")})
-    if len(roots) != 1:
-        raise AssetError("INVALID_BODY", "Tags must name exactly one of input, models, output.")
-    if roots[0] == "models":
-        types = [tag for tag in tags if tag.startswith("model_type:")]
-        if len(types) != 1:
-            raise AssetError("INVALID_BODY", "Tags of a model must name exactly one model_type:….")
-        raise AssetError(
-            "INVALID_BODY", "Comfy Cloud takes no models from here; import them at cloud.comfy.org."
-        )
-    return roots[0]
-
-
-def refuse_system_tags(tags: Iterable[str]) -> None:
-    """Raises `AssetError` for a tag that only the server gives and takes."""
-    if MISSING in tags:
-        raise AssetError(
-            "SYSTEM_TAG_FORBIDDEN", "Only the server adds and removes this tag.", tag=MISSING
-        )
-
-
 def stored_name(hash_: str, filename: str) -> str:
     """The file name of an upload: its hash, and the extension if it is one."""
     extension = posixpath.splitext(filename)[1]
@@ -378,26 +237,138 @@ def label(new: NewAsset, filename: str) -> str:
     return (new.name or posixpath.basename(filename.replace("\\", "/")) or "upload")[:MOST_NAME]
 
 
-def packed(user_metadata: Mapping[str, Any]) -> bytes:
-    """A client's object as it is stored. Raises `AssetError` beyond the bound."""
-    data = codec.dump_bytes(user_metadata)
-    if len(data) > MOST_METADATA:
-        raise AssetError(
-            "INVALID_BODY", f"user_metadata has more than {MOST_METADATA} bytes.", max=MOST_METADATA
-        )
-    return data
+# --- exports -------------------------------------------------------------------------------------
 
 
-def _form_tags(text: str) -> Sequence[str]:
-    text = text.strip()
-    if text.startswith("["):
-        listed = _parsed(text, "tags")
-        return [tag.strip() if isinstance(tag, str) else tag for tag in listed]
-    return split_tags([text])
+class FailedAsset(NamedTuple):
+    """An asset that is not in the archive, and why."""
+
+    asset_id: str
+    error: str
+    job_id: str | None = None
+    asset_name: str | None = None
+
+    def shown(self) -> dict[str, str]:
+        """As the task tells it."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-def _parsed(text: str, name: str) -> Any:
-    try:
-        return codec.loads(text)
-    except ValueError:
-        raise AssetError("INVALID_BODY", f"{name} must be JSON.", field=name) from None
+@dataclass(frozen=True, slots=True)
+class ExportPlan:
+    """What goes into an archive, by the name there, and what does not. `timeless` says that the
+    time of a job is not known."""
+
+    entries: Mapping[str, Asset]
+    failed: tuple[FailedAsset, ...]
+    timeless: bool = False
+
+    @property
+    def total(self) -> int:
+        """How many assets were asked for."""
+        return len(self.entries) + len(self.failed)
+
+
+def plan(
+    request: ExportRequest, of_jobs: Iterable[Asset], named: Mapping[str, Asset]
+) -> ExportPlan:
+    """What an archive is made of.
+
+    `of_jobs` are the records of the request's jobs, `named` those of its ids that there are. Of two
+    with one name the one with the lower id is taken.
+    """
+    wanted = {asset.id: asset for asset in of_jobs if _is_meant(asset, request)}
+    asked = set(request.asset_ids)
+    wanted |= {id_: asset for id_, asset in named.items() if id_ in asked}
+    failed = [
+        FailedAsset(id_, "not_found")
+        for id_ in dict.fromkeys(request.asset_ids)
+        if id_ not in named
+    ]
+    folders = dict(_folders(request.naming_strategy, wanted.values()))
+    entries: dict[str, Asset] = {}
+    for id_ in sorted(wanted):
+        asset = wanted[id_]
+        name = _name(asset, request.naming_strategy, folders)
+        problem = None
+        if asset.is_model:
+            problem = "model_not_exportable"
+        elif asset.type not in ("input", "output", "temp"):
+            problem = "unsupported_asset_type"
+        elif asset.is_missing:
+            problem = "not_found"
+        elif name in entries:
+            problem = "filename_collision"
+        if problem is None:
+            entries[name] = asset
+        else:
+            failed.append(FailedAsset(id_, problem, asset.job, asset.name))
+    by_time = request.naming_strategy == "group_by_job_time"
+    return ExportPlan(
+        entries, tuple(failed), by_time and any(one.job is None for one in wanted.values())
+    )
+
+
+def _is_meant(asset: Asset, request: ExportRequest) -> bool:
+    if asset.type != "output" and not (asset.type == "temp" and request.include_previews):
+        return False
+    filters = request.job_asset_name_filters.get(asset.job or "")
+    own = {asset.name, asset.path, asset.hash, f"blake3:{asset.hash}"}
+    return filters is None or bool(own & set(filters))
+
+
+def _folders(strategy: str, assets: Iterable[Asset]) -> Iterator[tuple[str | None, str]]:
+    """The folder of each job; `None` stands for what no job has made."""
+    if strategy not in ("group_by_job_time", "group_by_job_id"):
+        return
+    begun: dict[str | None, int] = {}
+    for asset in assets:
+        begun[asset.job] = min(asset.created_at, begun.get(asset.job, asset.created_at))
+    taken: set[str] = set()
+    for job in sorted(begun, key=lambda one: (begun[one], one or "")):
+        folder = job or "other"
+        if strategy == "group_by_job_time" and job is not None:
+            at = datetime(1970, 1, 1) + timedelta(microseconds=begun[job])  # noqa: DTZ001 (UTC)
+            folder = at.strftime("%Y-%m-%d_%H-%M-%S")
+            folder = f"{folder}_{job[:8]}" if folder in taken else folder
+        taken.add(folder)
+        yield job, folder
+
+
+def _name(asset: Asset, strategy: str, folders: Mapping[str | None, str]) -> str:
+    path = asset.path.replace("\\", "_")
+    if strategy == "asset_id":
+        return f"{asset.id}{posixpath.splitext(path)[1]}"
+    if strategy == "preserve":
+        return path
+    between = "previews/" if asset.type == "temp" else ""
+    return f"{folders[asset.job]}/{between}{path}"
+
+
+def task(
+    id_: str,
+    key: str,
+    payload: object,
+    status: str,
+    result: Mapping[str, Any] | None,
+    *,
+    created_at: int,
+    updated_at: int,
+    ended_at: int | None,
+    stopped: bool,
+) -> dict[str, Any]:
+    """The answer of `GET /api/tasks/{id}`; times in ms since 1970. `stopped` says that nobody works
+    at it."""
+    fields: dict[str, Any] = {
+        "id": id_,
+        "task_name": "task:export",
+        "idempotency_key": key,
+        "payload": payload,
+        "status": "failed" if stopped else status,
+        "create_time": time(1000 * created_at),
+        "update_time": time(1000 * updated_at),
+        "started_at": time(1000 * created_at),
+        "completed_at": None if ended_at is None else time(1000 * ended_at),
+        "result": result,
+        "error_message": "The server stopped during the export." if stopped else None,
+    }
+    return {name: value for name, value in fields.items() if value is not None}

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import MultiDict
 
-from proxy.translate import asset_query, assets, exports
-from proxy.translate.asset_query import AssetError, AssetFilter, Cursor, Order, Sort
+from proxy.translate import asset_requests, assets
+from proxy.translate.asset_requests import AssetError, AssetFilter, Cursor, Order, Sort
 from proxy.translate.assets import Asset, CloudAsset
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
@@ -50,7 +50,7 @@ def refused(error: pytest.ExceptionInfo[AssetError]) -> tuple[str, dict[str, Any
     ],
 )
 def test_filters(query: list[tuple[str, str]], expected: AssetFilter) -> None:
-    assert asset_query.read_list(MultiDict(query)).filter == expected
+    assert asset_requests.read_list(MultiDict(query)).filter == expected
 
 
 def test_a_refused_filter_says_what_is_wrong() -> None:
@@ -62,7 +62,7 @@ def test_a_refused_filter_says_what_is_wrong() -> None:
         ),
     ):
         with pytest.raises(AssetError) as error:
-            asset_query.read_list(MultiDict(one.split("=") for one in query.split("&")))
+            asset_requests.read_list(MultiDict(one.split("=") for one in query.split("&")))
         assert refused(error) == ("INVALID_TAG_FILTER", details)
 
 
@@ -92,23 +92,23 @@ def test_a_cursor_is_of_its_list_alone(
     sort: Sort, order: Order, id_: str, number: int, name: str
 ) -> None:
     cursor = Cursor(name if sort == "name" else number, id_)
-    text = asset_query.write_cursor(cursor, sort, order)
+    text = asset_requests.write_cursor(cursor, sort, order)
     assert text.isascii()
     assert "=" not in text
-    if len(text) <= asset_query.MOST_CURSOR:
-        assert asset_query.read_cursor(text, sort, order) == cursor
+    if len(text) <= asset_requests.MOST_CURSOR:
+        assert asset_requests.read_cursor(text, sort, order) == cursor
     for other in get_args(Sort):
         if other != sort:
             with pytest.raises(AssetError):
-                asset_query.read_cursor(text, other, order)
+                asset_requests.read_cursor(text, other, order)
     with pytest.raises(AssetError):
-        asset_query.read_cursor(text, sort, "asc" if order == "desc" else "desc")
+        asset_requests.read_cursor(text, sort, "asc" if order == "desc" else "desc")
 
 
 @given(st.text() | st.binary().map(lambda data: data.hex()))
 def test_no_cursor_is_a_failure_of_our_own(text: str) -> None:
     with pytest.raises(AssetError) as error:
-        asset_query.read_cursor(text, "name", "asc")
+        asset_requests.read_cursor(text, "name", "asc")
     assert error.value.type == "INVALID_CURSOR"
 
 
@@ -245,15 +245,15 @@ def test_what_the_cloud_tells_of_an_output(item: dict[str, Any], expected: tuple
 )
 def test_the_tags_of_an_upload_name_its_folder(tags: list[str], root: str | None) -> None:
     if root is not None:
-        assert assets.destination(tags) == root
+        assert asset_requests.destination(tags) == root
         return
     with pytest.raises(AssetError) as error:
-        assets.destination(tags)
+        asset_requests.destination(tags)
     assert error.value.type == "INVALID_BODY"
 
 
 def test_tags_of_a_form_come_in_three_forms() -> None:
-    new = assets.read_upload({}, ['["a", " b "]', "c, d", "e", "a"])
+    new = asset_requests.read_upload({}, ['["a", " b "]', "c, d", "e", "a"])
     assert new.distinct_tags == ("a", "b", "c", "d", "e")
 
 
@@ -284,10 +284,10 @@ def test_uploads_are_stored_by_their_hash(filename: str, stored: str) -> None:
 )
 def test_no_body_is_a_failure_of_our_own(body: Any) -> None:
     for read in (
-        assets.read_changes,
-        assets.read_new,
-        assets.read_tags_body,
-        exports.read_export,
+        asset_requests.read_changes,
+        asset_requests.read_new,
+        asset_requests.read_tags_body,
+        asset_requests.read_export,
     ):
         with pytest.raises(AssetError) as error:
             read(body)
@@ -297,10 +297,10 @@ def test_no_body_is_a_failure_of_our_own(body: Any) -> None:
 # --- archives ------------------------------------------------------------------------------------
 
 
-def plan(*found: Asset, **body: Any) -> exports.ExportPlan:
+def plan(*found: Asset, **body: Any) -> assets.ExportPlan:
     ids = [one.id for one in found]
-    request = exports.read_export({"asset_ids": ids, "naming_strategy": "preserve", **body})
-    return exports.plan(request, [one for one in found if one.job], {one.id: one for one in found})
+    request = asset_requests.read_export({"asset_ids": ids, "naming_strategy": "preserve", **body})
+    return assets.plan(request, [one for one in found if one.job], {one.id: one for one in found})
 
 
 def uuid(number: int) -> str:
@@ -336,8 +336,8 @@ def test_jobs_of_one_second_have_folders_of_their_own() -> None:
 )
 def test_names_of_archives(name: str, is_one: bool) -> None:
     if is_one:
-        assert exports.read_name(name) == name
+        assert asset_requests.read_name(name) == name
         return
     with pytest.raises(AssetError) as error:
-        exports.read_name(name)
+        asset_requests.read_name(name)
     assert error.value.type == "INVALID_EXPORT_NAME"
