@@ -19,8 +19,8 @@ from typing import Any
 
 import typer.main
 
-from proxy.api.features import FLAGS
 from proxy.api.routes import ROUTES, AnswerSource, Route
+from proxy.api.web_interface import FLAGS
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, AccountSettings, Setting

@@ -16,8 +16,8 @@ from aiohttp import WSCloseCode
 
 from proxy import logging as logs
 from proxy.api import web_interface
-from proxy.api.admin.dashboard import Dashboard
-from proxy.api.admin.records import Gauges
+from proxy.api.dashboard import Dashboard
+from proxy.api.records import Gauges
 from proxy.api.server import Services
 from proxy.api.system import Journal
 from proxy.api.web_interface import WebInterface

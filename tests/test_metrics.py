@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from proxy.api.admin.records import Gauges
+from proxy.api.records import Gauges
 from proxy.jobs.accounts import AccountHealth, Slots
 from proxy.metrics import METRICS, PREFIX, QUICK, Metrics, lines
 

@@ -102,7 +102,7 @@ def parse_address(text: str) -> Address | None:
     return mapped or address
 
 
-# --- pages ---------------------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 
 #: The headers of ComfyUI's `--enable-cors-header`.
 _EVERYBODY = {

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from proxy.api import bodies, upload
 from proxy.api.connections import member_of, of
-from proxy.api.view import send_file
+from proxy.api.downloads import send_file
 from proxy.files.assets import Assets, gone
 from proxy.translate import asset_requests, assets
 from proxy.translate.asset_requests import AssetError, read_export, read_name
@@ -49,7 +49,7 @@ def _id(request: web.Request) -> str:
     return request.match_info["id"].lower()
 
 
-# --- lists ---------------------------------------------------------------------------------------
+# --- lists ----------------------------------------------------------------------------------------
 
 
 @nested
@@ -73,7 +73,7 @@ async def refine_tags(request: web.Request) -> web.Response:
     return bodies.json(await service(request).refine(member_of(request), wanted, limit))
 
 
-# --- one record ----------------------------------------------------------------------------------
+# --- one record -----------------------------------------------------------------------------------
 
 
 @nested
@@ -152,7 +152,7 @@ def content_headers(
     }
 
 
-# --- new records ---------------------------------------------------------------------------------
+# --- new records ----------------------------------------------------------------------------------
 
 
 @nested
@@ -194,7 +194,7 @@ async def head_hash(request: web.Request) -> web.Response:
     return bodies.empty(200 if await service(request).has(member_of(request), hash_) else 404)
 
 
-# --- scans ---------------------------------------------------------------------------------------
+# --- scans ----------------------------------------------------------------------------------------
 
 
 @nested

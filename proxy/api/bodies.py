@@ -190,7 +190,7 @@ def coding(accepted: Iterable[str], offered: Sequence[str]) -> str:
     return IDENTITY if weights.get(best, 0) < weights.get(IDENTITY, 0) else best
 
 
-# --- requests ---------------------------------------------------------------------------------
+# --- requests -------------------------------------------------------------------------------------
 
 #: How deep the JSON of a body may be nested; what walks through it takes a call for each level.
 MOST_LEVELS = 300

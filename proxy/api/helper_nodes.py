@@ -46,7 +46,7 @@ def _exchange(request: web.Request) -> Exchange:
     return exchange
 
 
-# --- pictures ------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 async def expect(_: web.Request) -> None:
@@ -92,7 +92,7 @@ async def get_image(request: web.Request) -> web.Response:
     return web.Response(body=data, headers={"Content-Type": type_ or _OCTETS})
 
 
-# --- models and languages ------------------------------------------------------------------
+# --- models and languages -------------------------------------------------------------------------
 
 
 async def get_model_info(request: web.Request) -> web.Response:
@@ -150,7 +150,7 @@ async def get_translation(request: web.Request) -> web.Response:
         raise PlainError(error.message) from None
 
 
-# --- workflows -----------------------------------------------------------------------------
+# --- workflows ------------------------------------------------------------------------------------
 
 
 async def publish(request: web.Request) -> web.Response:
@@ -191,7 +191,7 @@ async def _fields(request: web.Request, *names: str) -> list[Any]:
     return [body[name] for name in names]
 
 
-# --- Blender and Houdini -------------------------------------------------------------------
+# --- Blender and Houdini --------------------------------------------------------------------------
 
 
 async def get_samplers(request: web.Request) -> web.Response:

@@ -19,12 +19,12 @@ from aiohttp import WSCloseCode, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.api.addressing import Network, allow_some
-from proxy.api.admin.dashboard import ADMIN_LISTENER
-from proxy.api.admin.records import get_open
 from proxy.api.authenticator import Authenticator
 from proxy.api.connection_manager import ConnectionLimits, ConnectionManager, room_for
 from proxy.api.connections import Connection, stripping
+from proxy.api.dashboard import ADMIN_LISTENER
 from proxy.api.middleware import Gate
+from proxy.api.records import get_open
 from proxy.api.routes import add_routes, of_admins, of_clients
 from proxy.api.web_interface import WebInterface
 from proxy.api.websocket import SOCKETS, Sockets
@@ -36,7 +36,7 @@ from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.api.admin.dashboard import Dashboard
+    from proxy.api.dashboard import Dashboard
     from proxy.api.system import Journal
     from proxy.catalog.service import Catalog
     from proxy.files.assets import Assets

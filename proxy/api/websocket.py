@@ -26,7 +26,7 @@ import structlog
 from aiohttp import web
 
 from proxy.api.connections import connection_of, member_of, of, way_of
-from proxy.api.features import features
+from proxy.api.web_interface import features
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, events
 from proxy.translate.events import Binary, Event, Message, Preview, status

@@ -15,7 +15,7 @@ from PIL import Image
 from stack import PATIENCE, Client, running_proxy
 from team import Team, bearer, running_team
 
-from proxy.api.admin import members
+from proxy.api import members
 from proxy.api.server import Server
 from proxy.simulator import Simulator
 

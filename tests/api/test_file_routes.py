@@ -14,7 +14,7 @@ import structlog
 from aiohttp import FormData, MultipartWriter
 from aiohttp.test_utils import TestClient
 
-from proxy.api.view import file_headers
+from proxy.api.downloads import file_headers
 from proxy.files.library import ContentBrokenError
 
 Client = TestClient[Any, Any]

@@ -12,8 +12,7 @@ import structlog
 from aiohttp import ClientError, web
 from aiohttp.test_utils import TestClient
 
-from proxy.api import userdata, view, websocket
-from proxy.api.admin import dashboard, gallery, records
+from proxy.api import dashboard, downloads, records, userdata, websocket
 from proxy.api.middleware import cache_control
 from proxy.api.routes import ROUTES
 from proxy.api.server import server_logger
@@ -84,14 +83,14 @@ async def test_a_page_of_another_site_is_refused_everywhere(
 #: They need more than a path, more of the stack, or answer for ever.
 ELSEWHERE = {
     websocket.serve,
-    view.get_view,
+    downloads.get_view,
     userdata.list_files,
     records.get_metrics,
     dashboard.get_state,
     dashboard.get_events,
-    gallery.list_jobs,
-    gallery.get_job,
-    gallery.get_thumbnail,
+    records.list_jobs,
+    records.get_job,
+    records.get_thumbnail,
     records.get_activity,
 }
 GETS = [

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from proxy.api import web_interface
-from proxy.api.features import FLAGS
+from proxy.api.web_interface import FLAGS
 
 #: `e.NAME=`flag`` of the list of flags, in the module of that name.
 _LISTED = re.compile(r"e\.[A-Z0-9_]+=`([\w.-]+)`")

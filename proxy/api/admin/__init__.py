@@ -1,1 +1,0 @@
-"""What admins see and do, below `/proxy`, and members with what is their own."""
