@@ -47,8 +47,6 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     wanted = replace(wanted, submitter=submitter_of(request))
     accepted = await submissions.submit(member, wanted)
     try:
-        note(request, "submit", job=accepted.prompt_id)
-        log.info("job_accepted", job=accepted.prompt_id, number=accepted.number)
         answer = bodies.json(
             {
                 "prompt_id": accepted.prompt_id,
@@ -61,6 +59,8 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         return answer
     finally:
         submissions.release(member, accepted.prompt_id)
+        note(request, "submit", job=accepted.prompt_id)
+        log.info("job_accepted", job=accepted.prompt_id, number=accepted.number)
 
 
 def parse_prompt(body: object, usage_source: str | None = None) -> JobRequest:

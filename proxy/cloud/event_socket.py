@@ -158,9 +158,10 @@ class EventSocket:
 
         A refused key ends the wait: the next handshake is far off.
         """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await self._decided.wait()
+        if not self._decided.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._decided.wait()
         return self.connected
 
     async def reopen(self) -> None:

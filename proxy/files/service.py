@@ -364,14 +364,16 @@ class Files:
         *,
         choices: Callable[[str], Mapping[str, Any] | None],
         account: str,
-    ) -> None:
+    ) -> bool:
         """Send the files that a graph names to the account that is to run it, unless it has them.
 
-        Call it before `substitute`. Raises `LocalError` (424 if the file is not available from the
-        account that has it, otherwise what this account says), `StorageError`.
+        Says whether there are any; then call `substitute`. Raises `LocalError` (424 if the file is
+        not available from the account that has it, otherwise what this account says),
+        `StorageError`.
         """
         if named := await self._named(member, graph, choices):
             await self._uploads.ensure_sent(named.values(), account)
+        return bool(named)
 
     async def substitute(
         self,

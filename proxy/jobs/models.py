@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar
 
 import msgspec
 
@@ -542,14 +542,40 @@ def topic_of(member: str, client_id: str | None) -> str:
     return f"events.{member}.{digest.hexdigest()}"
 
 
+class Answer(Generic[T]):
+    """What the engine answers with the first message of a `kind` on a topic, for one who waits."""
+
+    def __init__(self, kind: type[T]) -> None:
+        self._kind = kind
+        self._said: T | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def hear(self, said: object) -> None:
+        """Take a message of the topic."""
+        if self._said is None and isinstance(said, self._kind):
+            self._said = said
+            self._wake()
+
+    async def within(self, seconds: float) -> T | None:
+        """The answer; `None` if it does not come in time."""
+        if self._said is None:
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            timer = loop.call_later(seconds, self._wake)
+            try:
+                await self._waiter
+            finally:
+                timer.cancel()
+        return self._said
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
 @contextmanager
-def hearing(bus: EventBus, topic: str, kind: type[T]) -> Iterator[asyncio.Future[T]]:
+def hearing(bus: EventBus, topic: str, kind: type[T]) -> Iterator[Answer[T]]:
     """What the engine answers on `topic`."""
-    answered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-    def hear(said: object) -> None:
-        if isinstance(said, kind) and not answered.done():
-            answered.set_result(said)
-
-    with bus.subscribe(topic, hear):
-        yield answered
+    answer = Answer(kind)
+    with bus.subscribe(topic, answer.hear):
+        yield answer

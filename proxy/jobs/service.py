@@ -31,7 +31,7 @@ from proxy.jobs.models import (
     OverviewRequested,
     hearing,
 )
-from proxy.jobs.submission import LOOK, LOOK_AWAY, Checks, Clients, SubmissionService
+from proxy.jobs.submission import Checks, Clients, SubmissionService, look_wait
 from proxy.jobs.subscribers import LiveFeed, Subscribers
 from proxy.jobs.views import History, LiveJobs, of_queue
 from proxy.members.limiter import Limiter
@@ -200,10 +200,9 @@ class JobService:
         request = uuid.uuid4().hex
         with hearing(self._bus, f"answers.{request}", OverviewAnswered) as answered:
             self._bus.publish("engine", OverviewRequested(request, member))
-            if not answered.done():
-                await asyncio.wait([answered], timeout=_OVERVIEW_PATIENCE)
-            if answered.done():
-                return answered.result()
+            answer = await answered.within(_OVERVIEW_PATIENCE)
+            if answer is not None:
+                return answer
         jobs = tuple(job for job in self._live if member in (None, job.member))
         return OverviewAnswered(jobs, ())
 
@@ -256,11 +255,7 @@ class JobService:
         with hearing(self._bus, f"answers.{request}", CancelAnswered) as answered:
             self._bus.publish("engine", CancelRequested(request, tuple(keys)))
             waited, wished = 0.0, False
-            while not answered.done():
-                wait = LOOK if self._bus.connected else LOOK_AWAY
-                await asyncio.wait([answered], timeout=wait)
-                if answered.done():
-                    break
+            while (answer := await answered.within(wait := look_wait(self._bus))) is None:
                 waited += wait
                 try:
                     if not await self._repository.request_cancel(keys) and wished:
@@ -271,7 +266,6 @@ class JobService:
                     raise _not_cancelled() from error
                 if waited >= self._patience:
                     raise _not_cancelled()
-            answer = answered.result()
         if answer.error is not None:
             raise answer.error
         await self._bus.flush()

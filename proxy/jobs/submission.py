@@ -5,7 +5,6 @@ A submission is checked, and in the storage before the engine learns of it.
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
 from collections import OrderedDict, defaultdict
@@ -64,9 +63,10 @@ FRESH = 60.0
 #: Graphs with more nodes are left to the cloud: nothing else continues while one is looked at.
 _MOST = 5_000
 
-#: Seconds between two looks at the storage for what the engine has not answered on the bus, and
-#: while the bus is away.
-LOOK, LOOK_AWAY = 1.0, 0.3
+
+def look_wait(bus: EventBus) -> float:
+    """Seconds between two looks at the storage for what the engine has not answered on the bus."""
+    return 1.0 if bus.connected else 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,11 +303,7 @@ class SubmissionService:
         with hearing(self._bus, f"answers.{job.member}.{job.prompt_id}", JobAnswered) as answered:
             self._bus.publish("engine", JobReceived(job.key, job.order, found, job))
             waited, gone = 0.0, False
-            while not answered.done():
-                wait = LOOK if self._bus.connected else LOOK_AWAY
-                await asyncio.wait([answered], timeout=wait)
-                if answered.done():
-                    break
+            while (answer := await answered.within(wait := look_wait(self._bus))) is None:
                 waited += wait
                 try:
                     row = await self._repository.get(job.member, job.prompt_id)
@@ -330,7 +326,6 @@ class SubmissionService:
                         raise OutcomeUnknownError(
                             "the database went away before the engine took the job"
                         ) from error
-            answer = answered.result()
         if answer.error is not None:
             raise answer.error
         await self._bus.flush()

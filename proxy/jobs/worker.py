@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -118,14 +118,14 @@ class AccountWorker:
         `LocalError` when a file cannot be sent.
         """
         engine = self._engine
-        stored, graph = await asyncio.gather(
-            engine.recorder.save(job, engine.scheduler.shares_with(job)),
-            self._prepared(job),
-            return_exceptions=True,
-        )
-        for outcome in (graph, stored):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        shares = engine.scheduler.shares_with(job)
+        saving = asyncio.create_task(engine.recorder.save(job, shares), name="save a submission")
+        try:
+            graph = await self._prepared(job)
+        except BaseException:
+            await asyncio.gather(saving, return_exceptions=True)
+            raise
+        stored = await saving
         extra_data = {**job.extra_data, **job.credentials}
         extra_data.pop("client_id", None)
         extra_data.pop("create_time", None)
@@ -135,7 +135,7 @@ class AccountWorker:
         try:
             submitted = await self.submitter.submit(
                 job,
-                cast(dict[str, Any], graph),
+                graph,
                 extra_data,
                 beside=partial(self._beside, lends=lends),
                 patience=patience,
@@ -155,7 +155,8 @@ class AccountWorker:
         await self._open()
         files, known = self._engine.files, self._engine.catalog.known
         graph = job.graph if job.rewriting is None else job.rewriting.graph
-        await files.ensure_sent(job.member, graph, choices=known, account=self.name)
+        if not await files.ensure_sent(job.member, graph, choices=known, account=self.name):
+            return graph
         return await files.substitute(job.member, graph, choices=known, account=self.name)
 
     def follow(self, job: Job) -> None:
@@ -203,10 +204,8 @@ class AccountWorker:
         """
         if self._worth_waiting:
             timeouts = self._engine.timeouts
-            _, self._worth_waiting = await asyncio.gather(
-                self._engine.catalog.wait_loaded(timeouts.catalog_patience),
-                self.socket.wait_connected(timeouts.socket_patience),
-            )
+            await self._engine.catalog.wait_loaded(timeouts.catalog_patience)
+            self._worth_waiting = await self.socket.wait_connected(timeouts.socket_patience)
 
 
 def _of_member(job: Job, node_errors: Mapping[str, Any]) -> dict[str, Any]:

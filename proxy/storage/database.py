@@ -169,10 +169,9 @@ class SqliteDatabase(Database):
     ) -> T:
         """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
         self._refuse_if_closed()
-        result: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        result.add_done_callback(_fetched)
+        result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._queue.put(_Unit(work, result))
-        return cast(T, await asyncio.shield(result))
+        return await result
 
     async def close(self) -> None:
         """Finish the units that were asked for, and close."""
@@ -295,12 +294,6 @@ def _settle(settled: Sequence[tuple[_Unit, _Outcome]]) -> None:
             unit.result.set_exception(outcome.error)
         else:
             unit.result.set_result(outcome.value)
-
-
-def _fetched(result: asyncio.Future[Any]) -> None:
-    """A caller that was cancelled does not fetch the error of its unit."""
-    if not result.cancelled():
-        result.exception()
 
 
 @contextlib.asynccontextmanager

@@ -216,6 +216,9 @@ MOST_CHARACTERS = 120
 #: Inputs of loaders that name the model of a workflow, the telling ones first.
 _MODELS = ("ckpt_name", "unet_name", "model_name", "model", "gguf_name")
 
+_FOLDERS = re.compile(r"[\\/]")
+_MODEL_EXTENSION = re.compile(r"\.(safetensors|ckpt|pt|pth|bin|gguf|sft)$", re.IGNORECASE)
+
 #: Where clients write the name of a workflow.
 _NAMES = ("name", "title", "workflow_name")
 
@@ -260,8 +263,7 @@ def _line(value: object) -> str:
 
 def _model(value: object) -> str:
     """A model's name without its folders and its extension."""
-    name = re.split(r"[\\/]", _line(value))[-1]
-    return re.sub(r"\.(safetensors|ckpt|pt|pth|bin|gguf|sft)$", "", name, flags=re.IGNORECASE)
+    return _MODEL_EXTENSION.sub("", _FOLDERS.split(_line(value))[-1])
 
 
 def cost_of(texts: Iterable[str]) -> dict[str, float]:
