@@ -72,28 +72,29 @@ class Dispatcher:
         """Take a new job in, and say so, or why not."""
         key = said.key
         structlog.contextvars.bind_contextvars(job=key.prompt_id, member=key.member)
-        error: LocalError | None = None
-        node_errors: dict[str, Any] | None = None
         try:
             job = said.job or await self._recorder.read(key, said.order)
             if job is None or key in self._jobs:
                 return
             job.answered = False
             self._jobs[key] = job
-            node_errors = await self._place(job, said.found, promised=said.promised)
+            node_errors, cloud_id = await self._place(job, said.found, promised=said.promised)
         except LocalError as refusal:
-            error = refusal
+            self.answer(key, error=refusal)
         except WithdrawnError:
-            error = _withdrawn()
+            self.answer(key, error=_withdrawn())
         except StorageError as failure:  # it is stored, and found when that can be read
             log.error("job_read_failed", error=str(failure))
-            node_errors = said.found
+            self.answer(key, said.found)
         except Exception:
             log.exception("job_take_failed")
-            error = _failed()
+            self.answer(key, error=_failed())
         else:
+            self.answer(key, node_errors)
+            await asyncio.sleep(0)  # the client gets its answer before anything else is done
             self._announcer.accepted(job)
-        self.answer(key, node_errors, error)
+            if cloud_id is not None:
+                self._engine.taken(job, cloud_id)
 
     def answer(
         self,
@@ -115,8 +116,9 @@ class Dispatcher:
 
     async def _place(
         self, job: Job, found: dict[str, Any] | None, *, promised: bool
-    ) -> dict[str, Any]:
-        """Send a new job at once if there is a slot for it, or let it wait; its node errors.
+    ) -> tuple[dict[str, Any], str | None]:
+        """Send a new job at once if there is a slot for it, or let it wait; its node errors, and
+        its id on the cloud if it was sent.
 
         What waits could not use the slot. A job that is `promised` is no longer refused.
         """
@@ -131,7 +133,7 @@ class Dispatcher:
         if job.rewriting is not None and job.rewriting.failure is not None:
             self._keep(job, found)
             self.fails(job)
-            return found or {}
+            return found or {}, None
         while (
             not promised
             and (account := self._scheduler.account_for(job.member, time.monotonic(), probing=True))
@@ -154,7 +156,7 @@ class Dispatcher:
         if job in self._scheduler.queue:
             self._announcer.explain(*next(self._scheduler.waiting(job.member, [job])))
         self._announcer.note_ahead(job.member, tell=False)
-        return found or {}
+        return found or {}, None
 
     def _keep(self, job: Job, found: dict[str, Any] | None) -> None:
         """A new job is taken in that is not sent now."""
@@ -176,8 +178,9 @@ class Dispatcher:
 
     async def _send_new(
         self, job: Job, worker: AccountWorker, found: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        """Send a new job within its request, so that a refusal is the answer.
+    ) -> tuple[dict[str, Any], str]:
+        """Send a new job within its request, so that a refusal is the answer; its node errors and
+        its id on the cloud.
 
         Raises `_ElsewhereError` if the account cannot take it and another one may.
         """
@@ -216,8 +219,11 @@ class Dispatcher:
         if node_errors:
             node_errors = await self._files.reveal(job.member, node_errors)
             job.outputs_to_execute = output_nodes(job, node_errors, self._known)
-        self._engine.taken(job, submitted.cloud_id)
-        return node_errors
+        if not job.cancel_requested:
+            job.accepted = True
+            self._recorder.changed(job)
+            self._announcer.changed(job)
+        return node_errors, submitted.cloud_id
 
     # --- the queue -------------------------------------------------------------------------
 
