@@ -97,6 +97,7 @@ class CloudClient:
             observations=self.observations,
             plain_http=plain_http,
         )
+        self._submit_url = self._http.url("prompt")
         self._details = asyncio.Semaphore(_DETAILS)
         self._downloads = Downloads(self._http)
         #: The account's own settings and files.
@@ -136,7 +137,7 @@ class CloudClient:
             body["partial_execution_targets"] = partial_execution_targets
         if prompt_id is not None:
             body["prompt_id"] = prompt_id
-        url = self._http.url("prompt")
+        url = self._submit_url
         answer = None
         try:
             answer = await self._http.once("POST", url, data=codec.dump_bytes(body), headers=_JSON)
