@@ -247,6 +247,11 @@ async def read(request: web.Request, most: int | None = None) -> bytes:
     check_length(request, limit)
     body = bytearray()
     try:
+        if request.content.is_eof() and _coding(request) is None:  # all of it has come
+            body += request.content.read_nowait()
+            if 0 < limit < len(body):
+                raise web.HTTPRequestEntityTooLarge(limit)
+            return bytes(body)
         async for piece in _pieces(request, limit):
             body += piece
             if 0 < limit < len(body):

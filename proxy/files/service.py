@@ -417,8 +417,12 @@ class Files:
         A name of the cloud's may be used by who has the file, or where all files are of one and
         none is `private`.
         """
-        inputs = [node.get("inputs") for node in graph.values() if isinstance(node, Mapping)]
-        strings = set(graphs.strings(inputs))
+        strings = {
+            text
+            for node in graph.values()
+            if isinstance(node, Mapping) and isinstance(inputs := node.get("inputs"), Mapping)
+            for text in graphs.strings(list(inputs.values()))
+        }
         places = {text: place for text in strings if (place := names.written_place(text))}
         found = await self._namespace.get_many(member, places.values())
         hashes = {

@@ -95,7 +95,7 @@ def validate(
             info = choices(class_type)
             if info is None:
                 return Validation(error=_missing_class(node_id, node))
-            shapes[class_type] = shape(class_type, info)
+            shapes[class_type] = _shape(class_type, info)
     wanted = [
         node_id
         for node_id, node in graph.items()
@@ -110,6 +110,20 @@ def validate(
     except (RecursionError, ValueError):
         # A value is too deep, or a number too long, to be written out.
         return Validation(wanted)
+
+
+#: What was read of the entries of classes, by their identity: they are the same for many graphs.
+_shapes: dict[int, tuple[Mapping[str, Any], Shape]] = {}
+_MOST_SHAPES = 512
+
+
+def _shape(class_type: str, info: Mapping[str, Any]) -> Shape:
+    known = _shapes.get(id(info))
+    if known is None or known[0] is not info:
+        if len(_shapes) >= _MOST_SHAPES:
+            _shapes.clear()
+        known = _shapes[id(info)] = info, shape(class_type, info)
+    return known[1]
 
 
 def _missing_class(node_id: str, node: object) -> Reason:
