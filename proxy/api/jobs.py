@@ -9,7 +9,6 @@ import asyncio
 import math
 import uuid
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -43,8 +42,8 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     """Submit a job. Its messages start to flow when the answer has been written."""
     submissions, member = of(request).jobs.submissions, member_of(request)
     body = await bodies.read_json(request)
-    wanted = parse_prompt(body, request.headers.get(release.USAGE_SOURCE))
-    wanted = replace(wanted, submitter=submitter_of(request))
+    usage_source = request.headers.get(release.USAGE_SOURCE)
+    wanted = parse_prompt(body, usage_source, submitter=submitter_of(request))
     accepted = await submissions.submit(member, wanted)
     try:
         answer = bodies.json(
@@ -63,7 +62,9 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
         log.info("job_accepted", job=accepted.prompt_id, number=accepted.number)
 
 
-def parse_prompt(body: object, usage_source: str | None = None) -> JobRequest:
+def parse_prompt(
+    body: object, usage_source: str | None = None, *, submitter: str = ""
+) -> JobRequest:
     """Check the body of `POST /prompt` as the newest ComfyUI does. Raises `LocalError` (400).
 
     Where ComfyUI would answer 500 or die (a `number` that is none, a graph that is a list, a
@@ -94,6 +95,7 @@ def parse_prompt(body: object, usage_source: str | None = None) -> JobRequest:
         front=bool(body.get("front")),
         extra_data=extra_data,
         targets=targets,
+        submitter=submitter,
     )
 
 

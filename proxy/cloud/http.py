@@ -457,6 +457,8 @@ class Http:
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The body, or of a larger one a little more than `limit` bytes, counted after unpacking."""
+    if response.content.is_eof():  # all of it has come
+        return response.content.read_nowait()
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk

@@ -420,7 +420,7 @@ class Files:
         strings = {
             text
             for node in graph.values()
-            if isinstance(node, Mapping) and isinstance(inputs := node.get("inputs"), Mapping)
+            if isinstance(node, dict) and isinstance(inputs := node.get("inputs"), dict)
             for text in graphs.strings(list(inputs.values()))
         }
         places = {text: place for text in strings if (place := names.written_place(text))}

@@ -21,8 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
@@ -543,18 +542,20 @@ def topic_of(member: str, client_id: str | None) -> str:
 
 
 class Answer(Generic[T]):
-    """What the engine answers with the first message of a `kind` on a topic, for one who waits."""
+    """What the engine answers, the first message of a `kind` on a topic, for one who waits for it
+    in a block."""
 
-    def __init__(self, kind: type[T]) -> None:
+    def __init__(self, bus: EventBus, topic: str, kind: type[T]) -> None:
         self._kind = kind
         self._said: T | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._subscription = bus.subscribe(topic, self._hear)
 
-    def hear(self, said: object) -> None:
-        """Take a message of the topic."""
-        if self._said is None and isinstance(said, self._kind):
-            self._said = said
-            self._wake()
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._subscription.close()
 
     async def within(self, seconds: float) -> T | None:
         """The answer; `None` if it does not come in time."""
@@ -568,14 +569,11 @@ class Answer(Generic[T]):
                 timer.cancel()
         return self._said
 
+    def _hear(self, said: object) -> None:
+        if self._said is None and isinstance(said, self._kind):
+            self._said = said
+            self._wake()
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
-
-
-@contextmanager
-def hearing(bus: EventBus, topic: str, kind: type[T]) -> Iterator[Answer[T]]:
-    """What the engine answers on `topic`."""
-    answer = Answer(kind)
-    with bus.subscribe(topic, answer.hear):
-        yield answer

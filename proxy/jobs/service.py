@@ -22,6 +22,7 @@ from proxy.files.service import Files
 from proxy.jobs.models import (
     ENDS,
     AccountView,
+    Answer,
     CancelAnswered,
     CancelRequested,
     JobKey,
@@ -29,7 +30,6 @@ from proxy.jobs.models import (
     LiveJob,
     OverviewAnswered,
     OverviewRequested,
-    hearing,
 )
 from proxy.jobs.submission import Checks, Clients, SubmissionService, look_wait
 from proxy.jobs.subscribers import LiveFeed, Subscribers
@@ -198,7 +198,7 @@ class JobService:
         While no engine answers, the jobs are there without places.
         """
         request = uuid.uuid4().hex
-        with hearing(self._bus, f"answers.{request}", OverviewAnswered) as answered:
+        with Answer(self._bus, f"answers.{request}", OverviewAnswered) as answered:
             self._bus.publish("engine", OverviewRequested(request, member))
             answer = await answered.within(_OVERVIEW_PATIENCE)
             if answer is not None:
@@ -252,7 +252,7 @@ class JobService:
         if not keys:
             return False
         request = uuid.uuid4().hex
-        with hearing(self._bus, f"answers.{request}", CancelAnswered) as answered:
+        with Answer(self._bus, f"answers.{request}", CancelAnswered) as answered:
             self._bus.publish("engine", CancelRequested(request, tuple(keys)))
             waited, wished = 0.0, False
             while (answer := await answered.within(wait := look_wait(self._bus))) is None:

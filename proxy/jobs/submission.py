@@ -16,6 +16,7 @@ import structlog
 
 from proxy.bus.base import EventBus
 from proxy.jobs.models import (
+    Answer,
     Job,
     JobAnswered,
     JobKey,
@@ -26,7 +27,6 @@ from proxy.jobs.models import (
     SocketClosed,
     SocketKnown,
     SocketOpened,
-    hearing,
     now,
 )
 from proxy.jobs.recorder import payload_of, stored_of, used
@@ -300,7 +300,7 @@ class SubmissionService:
 
         The engine may change meanwhile, and the bus lose its answer; then the storage tells.
         """
-        with hearing(self._bus, f"answers.{job.member}.{job.prompt_id}", JobAnswered) as answered:
+        with Answer(self._bus, f"answers.{job.member}.{job.prompt_id}", JobAnswered) as answered:
             self._bus.publish("engine", JobReceived(job.key, job.order, found, job))
             waited, gone = 0.0, False
             while (answer := await answered.within(wait := look_wait(self._bus))) is None:

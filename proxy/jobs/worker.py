@@ -143,7 +143,9 @@ class AccountWorker:
         except SubmissionError as error:
             error.refusal.node_errors = _of_member(job, error.refusal.node_errors)
             raise
-        return replace(submitted, node_errors=_of_member(job, submitted.node_errors))
+        if submitted.node_errors:
+            submitted = replace(submitted, node_errors=_of_member(job, submitted.node_errors))
+        return submitted
 
     def _beside(self, *, lends: bool) -> dict[str, Any]:
         """What goes beside a job's `extra_data`, directly before it does. Raises `FencedError`."""

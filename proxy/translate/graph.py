@@ -87,7 +87,7 @@ def strings(value: Any) -> Iterator[str]:
         one = pending.pop()
         if isinstance(one, str):
             yield one
-        elif isinstance(one, Mapping):
+        elif isinstance(one, dict):
             pending += [*one.keys(), *one.values()]
         elif isinstance(one, list) and not is_link(one):
             pending += one
@@ -246,11 +246,11 @@ def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator
     workflow = pnginfo.get("workflow") if isinstance(pnginfo, Mapping) else None
     for place in (extra_data, workflow):
         if isinstance(place, Mapping):
-            yield from (_line(place.get(name)) for name in _NAMES)
+            yield from (_line(place[name]) for name in _NAMES if name in place)
     nodes = [node for node in graph.values() if isinstance(node, Mapping)]
     inputs = [some for node in nodes if isinstance(some := node.get("inputs"), Mapping)]
     for name in _MODELS:
-        yield from (_model(some.get(name)) for some in inputs)
+        yield from (_model(some[name]) for some in inputs if name in some)
     classes = [_line(node.get("class_type")) for node in nodes]
     yield from (one for one in classes if not _DULL.match(one))
     yield from classes

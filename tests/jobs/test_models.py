@@ -19,6 +19,7 @@ from proxy.jobs.models import (
     MEANING,
     TRANSITIONS,
     AccountView,
+    Answer,
     CancelAnswered,
     HistoryForgotten,
     JobAnswered,
@@ -31,7 +32,6 @@ from proxy.jobs.models import (
     OverviewAnswered,
     QueueChanged,
     TransitionError,
-    hearing,
     live_of,
     states_table,
     topic_of,
@@ -178,7 +178,7 @@ def test_admins_see_how_far_a_job_is(state: JobState, shown: str) -> None:
 
 async def test_the_first_answer_of_its_kind_counts() -> None:
     bus = MemoryBus()
-    with hearing(bus, "answers.a", CancelAnswered) as answered:
+    with Answer(bus, "answers.a", CancelAnswered) as answered:
         bus.publish("answers.a", QueueChanged("anna"))
         bus.publish("answers.b", CancelAnswered(False))
         assert await answered.within(0) is None
