@@ -118,19 +118,14 @@ class AccountWorker:
         `LocalError` when a file cannot be sent.
         """
         engine = self._engine
-        shares = engine.scheduler.shares_with(job)
-        saving = asyncio.create_task(engine.recorder.save(job, shares), name="save a submission")
-        try:
-            graph = await self._prepared(job)
-        except BaseException:
-            await asyncio.gather(saving, return_exceptions=True)
-            raise
-        stored = await saving
+        if not await engine.recorder.save(job, engine.scheduler.shares_with(job)):
+            raise WithdrawnError
+        graph = await self._prepared(job)
         extra_data = {**job.extra_data, **job.credentials}
         extra_data.pop("client_id", None)
         extra_data.pop("create_time", None)
         lends = engine.policy.send_partner_key and not CREDENTIAL_KEYS & extra_data.keys()
-        if job.cancel_requested or not stored:
+        if job.cancel_requested:
             raise WithdrawnError
         try:
             submitted = await self.submitter.submit(

@@ -191,7 +191,7 @@ class JobRepository(Repository):
         most_waiting: int | None = None,
         fence: Fence | None = None,
     ) -> StoredJob:
-        """Take in a job; with its key, and its number if there is a `numbering`.
+        """Take in a job, which gets its key, and its number if there is a `numbering`.
 
         Raises `JobLivesError`; `DayFullError` if its member has submitted more than `most_a_day`
         on the day of the usage then, and `QueueFullError` if `most_waiting` of the member's wait.
@@ -202,15 +202,14 @@ class JobRepository(Repository):
 
         def work(connection: Connection) -> StoredJob:
             check_fence(connection, fence)
-            number = job.number
             if numbering is not None:
-                number = _next_number(connection, job.member, numbering)
-            new = replace(job, number=number)
+                job.number = _next_number(connection, job.member, numbering)
+            job.key = 0
             try:
-                new.key = add_job(connection, new)
+                job.key = add_job(connection, job)
             except (IntegrityError, sqlite3.IntegrityError) as error:
                 raise JobLivesError(f"the job {job.id} has not ended") from error
-            add_payload(connection, new.key, kept)
+            add_payload(connection, job.key, kept)
             _put_beside(connection, usage, None)
             if most_a_day is not None and any(
                 submitted_on(connection, one.day, one.member) > most_a_day for one in usage
@@ -220,7 +219,7 @@ class JobRepository(Repository):
                 before = connection.execute(_WAITING, {"m": job.member}).scalar_one() - 1
                 if before >= most_waiting:
                     raise QueueFullError(before)
-            return new
+            return job
 
         return await self.write(work)
 
