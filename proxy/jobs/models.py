@@ -541,7 +541,7 @@ def topic_of(member: str, client_id: str | None) -> str:
     return f"events.{member}.{digest.hexdigest()}"
 
 
-class Answer(Generic[T]):
+class EngineAnswer(Generic[T]):
     """What the engine answers, the first message of a `kind` on a topic, for one who waits for it
     in a block."""
 

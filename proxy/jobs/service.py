@@ -22,9 +22,9 @@ from proxy.files.service import Files
 from proxy.jobs.models import (
     ENDS,
     AccountView,
-    Answer,
     CancelAnswered,
     CancelRequested,
+    EngineAnswer,
     JobKey,
     JobState,
     LiveJob,
@@ -198,7 +198,7 @@ class JobService:
         While no engine answers, the jobs are there without places.
         """
         request = uuid.uuid4().hex
-        with Answer(self._bus, f"answers.{request}", OverviewAnswered) as answered:
+        with EngineAnswer(self._bus, f"answers.{request}", OverviewAnswered) as answered:
             self._bus.publish("engine", OverviewRequested(request, member))
             answer = await answered.within(_OVERVIEW_PATIENCE)
             if answer is not None:
@@ -252,7 +252,7 @@ class JobService:
         if not keys:
             return False
         request = uuid.uuid4().hex
-        with Answer(self._bus, f"answers.{request}", CancelAnswered) as answered:
+        with EngineAnswer(self._bus, f"answers.{request}", CancelAnswered) as answered:
             self._bus.publish("engine", CancelRequested(request, tuple(keys)))
             waited, wished = 0.0, False
             while (answer := await answered.within(wait := look_wait(self._bus))) is None:

@@ -16,7 +16,7 @@ import structlog
 
 from proxy.bus.base import EventBus
 from proxy.jobs.models import (
-    Answer,
+    EngineAnswer,
     Job,
     JobAnswered,
     JobKey,
@@ -300,7 +300,9 @@ class SubmissionService:
 
         The engine may change meanwhile, and the bus lose its answer; then the storage tells.
         """
-        with Answer(self._bus, f"answers.{job.member}.{job.prompt_id}", JobAnswered) as answered:
+        with EngineAnswer(
+            self._bus, f"answers.{job.member}.{job.prompt_id}", JobAnswered
+        ) as answered:
             self._bus.publish("engine", JobReceived(job.key, job.order, found, job))
             waited, gone = 0.0, False
             while (answer := await answered.within(wait := look_wait(self._bus))) is None:

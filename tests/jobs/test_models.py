@@ -19,8 +19,8 @@ from proxy.jobs.models import (
     MEANING,
     TRANSITIONS,
     AccountView,
-    Answer,
     CancelAnswered,
+    EngineAnswer,
     HistoryForgotten,
     JobAnswered,
     JobChanged,
@@ -178,7 +178,7 @@ def test_admins_see_how_far_a_job_is(state: JobState, shown: str) -> None:
 
 async def test_the_first_answer_of_its_kind_counts() -> None:
     bus = MemoryBus()
-    with Answer(bus, "answers.a", CancelAnswered) as answered:
+    with EngineAnswer(bus, "answers.a", CancelAnswered) as answered:
         bus.publish("answers.a", QueueChanged("anna"))
         bus.publish("answers.b", CancelAnswered(False))
         assert await answered.within(0) is None
