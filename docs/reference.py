@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
+from msgspec import NODEFAULT
 
 from proxy.api.routes import ROUTES, AnswerSource, Route
 from proxy.api.web_interface import FLAGS
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
-from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, AccountSettings, Setting
+from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
 from proxy.translate import release
 from proxy.translate.helper_packs import PACKS as HELPER_PACKS
 
@@ -260,8 +261,7 @@ _ACCOUNTS = (
 def _accounts_example() -> str:
     lines = [f"# --- Accounts ---\n\n{_comment(_ACCOUNTS)}\n#[[accounts]]\n"]
     for row in ACCOUNT_SETTINGS:
-        default = AccountSettings.model_fields[row.name].default
-        value = default if row.example is None else row.example
+        value = row.default if row.example is None else row.example
         lines.append(f"{_comment(row.help)}#{row.name} = {_toml(value)}\n")
     return "\n".join(lines)
 
@@ -269,9 +269,8 @@ def _accounts_example() -> str:
 def _accounts_reference() -> list[str]:
     parts = ["## Accounts\n", f"{_ACCOUNTS}\n"]
     for row in ACCOUNT_SETTINGS:
-        field = AccountSettings.model_fields[row.name]
-        default = row.shown or ("none" if field.default in (None, ()) else f"`{field.default}`")
-        if field.is_required():
+        default = row.shown or ("none" if row.default in (None, ()) else f"`{row.default}`")
+        if row.default is NODEFAULT:
             default = "none, it must be set"
         parts += [
             f"### accounts.{row.name}\n",

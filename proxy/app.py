@@ -333,7 +333,7 @@ async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
         return MemoryBus()
     from proxy.bus.valkey import ValkeyBus  # redis is not installed everywhere
 
-    bus = ValkeyBus(settings.bus.get_secret_value())
+    bus = ValkeyBus(settings.bus.text)
     supervisor.keep(bus.run, "bus")
     await bus.until_connected(_BUS_PATIENCE)
     return bus

@@ -6,7 +6,7 @@ Each data folder has a database and channels of its own, which stay for a restar
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 
 import servers
 
-from proxy.settings import Settings
+from proxy.settings import AccountSettings, Settings
+from proxy.settings.table import checked
 from proxy.storage.database import Database
 from proxy.storage.start import migrate_server, open_folder, open_server
 
@@ -58,20 +59,25 @@ def running_servers(folder: Path) -> Iterator[None]:
             _running = None
 
 
-def settings_of(folder: Path) -> dict[str, Any]:
-    """The settings of a proxy with this data folder."""
-    return {} if _running is None else dict(_running.settings(folder.absolute()))
+def settings_of(folder: Path, *, accounts: Iterable[AccountSettings] = (), **more: Any) -> Settings:
+    """The settings of a proxy with this data folder, and more of them as people write them."""
+    found = checked(Settings, {**_of_servers(folder), **more})
+    return Settings(data_dir=folder, accounts=tuple(accounts), **found)
 
 
 def environment_of(folder: Path) -> dict[str, str]:
-    """The same as environment variables."""
-    return {f"COMFY_PROXY_{name.upper()}": value for name, value in settings_of(folder).items()}
+    """The settings of the servers as environment variables."""
+    return {f"COMFY_PROXY_{name.upper()}": value for name, value in _of_servers(folder).items()}
+
+
+def _of_servers(folder: Path) -> dict[str, str]:
+    return {} if _running is None else _running.settings(folder.absolute())
 
 
 async def open_database(folder: Path, **options: Any) -> Database:
     """The database of a proxy with this data folder, with all tables."""
     if _running is None:
         return await open_folder(folder, **options)
-    settings = Settings(data_dir=folder, **settings_of(folder))
+    settings = settings_of(folder)
     await migrate_server(settings)
     return await open_server(settings)

@@ -19,7 +19,7 @@ from proxy import app
 from proxy.api.server import Server, Services
 from proxy.api.web_interface import WebInterface
 from proxy.jobs.engine import DetailTimeouts, Policy
-from proxy.settings import AccountAccess, Settings, read_accounts
+from proxy.settings import AccountAccess, read_accounts
 from proxy.simulator import Simulator
 
 #: No test waits longer for an event that has to come.
@@ -59,7 +59,7 @@ async def running_proxy(
     Without the setting `accounts` the simulator's own is the only one. Without an `interface`
     there is none, whether it is installed or not.
     """
-    chosen = Settings(data_dir=folder, **{**settings_of(folder), **settings})
+    chosen = settings_of(folder, **settings)
     jobs_policy = Policy(**{**QUICK, **(policy or {})})
     accounts = (
         read_accounts(chosen)

@@ -15,7 +15,6 @@ from yarl import URL
 
 from proxy.members.directory import Directory, marker_of
 from proxy.members.member import Member
-from proxy.settings import Settings
 from proxy.simulator import Simulator
 from proxy.storage.members import MemberRepository
 
@@ -41,8 +40,7 @@ class Team:
 async def running_team(simulator: Simulator, folder: Path, **settings: Any) -> AsyncIterator[Team]:
     """The proxy before `simulator`, shared by two members."""
     database = await open_database(folder)
-    settings_of_team = Settings(data_dir=folder, **settings_of(folder))
-    members = Directory(MemberRepository(database), marker=marker_of(settings_of_team))
+    members = Directory(MemberRepository(database), marker=marker_of(settings_of(folder)))
     await members.load()
     await members.add(Member("ann", role="admin"))
     await members.add(Member("bob"))

@@ -23,7 +23,7 @@ from terminal import at_terminal
 from proxy import __version__
 from proxy.cli.commands import app, main, with_default_command
 from proxy.cli.serve import is_loopback
-from proxy.settings import SETTINGS, ConfigError, Settings
+from proxy.settings import SETTINGS, ConfigError
 from proxy.simulator import Simulator, Switches
 
 KEY = "comfyui-0123456789"
@@ -422,7 +422,3 @@ async def test_check_gives_json_for_a_bug_report(tmp_path: Path) -> None:
 async def test_check_can_look_at_the_simulator(tmp_path: Path) -> None:
     code, out, _ = await spawned("check", "--simulate", "--data-dir", str(tmp_path))
     assert (code, out.count("ok ")) == (0, 4)
-
-
-def test_settings_can_be_made_without_an_environment() -> None:
-    assert Settings(port=0).port == 0

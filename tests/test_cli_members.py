@@ -21,7 +21,7 @@ from terminal import at_terminal
 from proxy.cli import main
 from proxy.cli.serve import refuse_open_access
 from proxy.members.directory import MARKER, any_members
-from proxy.settings import ConfigError, Settings
+from proxy.settings import ConfigError, Settings, load
 from proxy.storage.database import FILE
 
 
@@ -159,7 +159,7 @@ def test_the_simulator_s_refusal_names_its_own_members(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     with pytest.raises(ConfigError) as refused:
-        refuse_open_access(Settings(host="0.0.0.0", simulate=True))
+        refuse_open_access(load({"host": "0.0.0.0", "simulate": True}))
     assert (
         "(comfy-cloud-proxy member add NAME --simulate), because the simulator has separate members"
     ) in str(refused.value)

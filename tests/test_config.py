@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from yarl import URL
 
-from proxy.settings import SETTINGS, ConfigError, Settings, load, read_key
+from proxy.settings import SETTINGS, ConfigError, load, read_key
 from proxy.storage.encryption import Cipher
 
 
@@ -105,7 +105,7 @@ def test_origins_are_separated_by_commas_or_listed(monkeypatch: pytest.MonkeyPat
 
 
 def test_sizes_are_given_in_mebibytes() -> None:
-    settings = Settings(max_upload_mb=1.5, cache_mb=2)
+    settings = load({"max_upload_mb": "1.5", "cache_mb": "2"})
     assert (settings.max_upload_bytes, settings.cache_bytes) == (3 << 19, 2 << 20)
 
 
@@ -192,8 +192,8 @@ def test_the_key_for_credentials_is_one_that_can_be_used(
     monkeypatch.setenv("COMFY_PROXY_CREDENTIALS_KEY", given)
     key = load().credentials_key
     assert key is not None
-    assert key.get_secret_value() == (used or given)
-    cipher = Cipher(secret=key.get_secret_value())
+    assert key.text == (used or given)
+    cipher = Cipher(secret=key.text)
     assert cipher.decrypt(cipher.encrypt(b"lent")) == b"lent"
 
 
@@ -287,8 +287,8 @@ def test_the_addresses_of_replicas_come_from_the_environment_or_from_files(
     settings = load()
     assert settings.database is not None
     assert settings.bus is not None
-    assert settings.database.get_secret_value() == POSTGRESQL
-    assert settings.bus.get_secret_value() == "rediss://:canary@valkey.internal"
+    assert settings.database.text == POSTGRESQL
+    assert settings.bus.text == "rediss://:canary@valkey.internal"
     assert "canary" not in repr(settings)
 
 

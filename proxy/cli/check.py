@@ -124,7 +124,7 @@ async def _check(settings: Settings, checks: CheckReport) -> None:
     if settings.database is None or await checks.passes("database", lambda: _database(settings)):
         await _surprises(settings, checks)
     if settings.bus is not None:
-        address = settings.bus.get_secret_value()
+        address = settings.bus.text
         await checks.passes("bus", lambda: _bus(address))
     if settings.blobs is not None:
         await checks.passes("blobs", lambda: _blobs(settings))

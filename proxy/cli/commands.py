@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
 
 from proxy import __version__
@@ -103,7 +104,7 @@ def _serve(
     ] = False,
 ) -> Callable[[], int]:
     """Serve the API of a local ComfyUI and run every workflow on Comfy Cloud."""
-    settings = load(options).model_copy(update={"start_empty": start_empty})
+    settings = msgspec.structs.replace(load(options), start_empty=start_empty)
 
     def serve() -> int:
         from proxy.cli.serve import serve

@@ -18,7 +18,7 @@ from proxy.settings.model import (
     Settings,
     place_options,
 )
-from proxy.settings.table import ConfigError, Setting
+from proxy.settings.table import ConfigError, Secret, Setting
 
 __all__ = [
     "ACCOUNT_SETTINGS",
@@ -28,6 +28,7 @@ __all__ = [
     "AccountKeys",
     "AccountSettings",
     "ConfigError",
+    "Secret",
     "Setting",
     "Settings",
     "load",

@@ -64,7 +64,7 @@ def read_key(settings: Settings) -> str | None:
     if settings.api_key_file is not None:
         return _usable(_read(settings.api_key_file), f"the file {settings.api_key_file}")
     if settings.api_key is not None:
-        return _usable(settings.api_key.get_secret_value(), "COMFY_CLOUD_API_KEY")
+        return _usable(settings.api_key.text, "COMFY_CLOUD_API_KEY")
     return None
 
 
@@ -77,7 +77,7 @@ def read_secrets(settings: Settings) -> str | None:
     if settings.secret_file is not None:
         for line in _read(settings.secret_file, "secret_file").split():
             try:
-                found.append(str(to_encryption_key(line)))
+                found.append(to_encryption_key(line).text)
             except ValueError:
                 raise ConfigError(
                     f"The file {settings.secret_file} of secret_file must have 32 bytes in base64 "
@@ -89,7 +89,7 @@ def read_secrets(settings: Settings) -> str | None:
                 "`openssl rand -base64 32`."
             )
     if settings.credentials_key is not None:
-        found.append(settings.credentials_key.get_secret_value())
+        found.append(settings.credentials_key.text)
     return "\n".join(found) or None
 
 
@@ -152,7 +152,7 @@ def _is_public(host: str) -> bool:
 def read_account_key(account: AccountSettings) -> str:
     """The key of an account that has a table. Raises `ConfigError`."""
     if account.key is not None:
-        return _usable(account.key.get_secret_value(), f"`key` of the account {account.name}")
+        return _usable(account.key.text, f"`key` of the account {account.name}")
     if account.key_file is None:
         raise ConfigError(f"The account {account.name} has no key: add key_file.")
     remedy = f"`key_file` of the account {account.name}"

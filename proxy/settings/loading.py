@@ -12,15 +12,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from proxy.settings.model import (
     ACCOUNT_SETTINGS,
     SETTINGS,
     AccountSettings,
     Settings,
+    default_data_dir,
 )
-from proxy.settings.table import CLOUD_PREFIX, PREFIX, ConfigError, Setting
+from proxy.settings.table import (
+    CLOUD_PREFIX,
+    PREFIX,
+    ConfigError,
+    InvalidValueError,
+    Setting,
+    checked,
+)
 
 #: Two ways to say the same: the stronger source silences both forms of the weaker one.
 _KEY_FORMS = frozenset({"api_key", "api_key_file"})
@@ -38,19 +44,16 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
     path = _config_path(given)
     document = {} if path is None else _usable_document(path)
     values = _beneath(document, environment | given) | _beneath(environment, given) | given
+    tables = values.pop("accounts", [])
     try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        place = error.errors(include_url=False, include_context=False)[0]["loc"]
-    else:
-        _refuse_contradictions(
-            settings.accounts, single_key=_single_key(settings, given), where=path
-        )
-        _refuse_contradictions_of_replicas(settings)
-        return settings
-    if place[0] == "accounts" and path is not None:
-        raise ConfigError(_account_complaint(place, document, path))
-    raise ConfigError(_complaint(str(place[0]), given, path))
+        found = checked(Settings, values)
+    except InvalidValueError as error:
+        raise ConfigError(_complaint(error.name, given, path)) from None
+    found.setdefault("data_dir", default_data_dir(simulated=found.get("simulate", False)))
+    settings = Settings(**found, accounts=_accounts(tables, path))
+    _refuse_contradictions(settings.accounts, single_key=_single_key(settings, given), where=path)
+    _refuse_contradictions_of_replicas(settings)
+    return settings
 
 
 def _single_key(settings: Settings, options: Mapping[str, Any]) -> str | None:
@@ -188,25 +191,31 @@ def _refuse_contradictions_of_replicas(settings: Settings) -> None:
         )
 
 
-def _account_complaint(
-    path: tuple[int | str, ...], document: Mapping[str, Any], where: Path | None
-) -> str:
-    """What to say of the value at a place below `accounts` that cannot be used."""
-    tables = document.get("accounts")
-    if len(path) < 2 or not isinstance(tables, list) or not isinstance(path[1], int):
-        return f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
-    table = tables[path[1]]
-    if len(path) < 3 or not isinstance(table, dict):
-        return f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
-    name, key = table.get("name"), str(path[2])
-    the = f"account {name}" if isinstance(name, str) and name else f"account {path[1] + 1}"
+def _accounts(tables: object, where: Path | None) -> tuple[AccountSettings, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(
+            f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
+        )
+    accounts = []
+    for number, table in enumerate(tables, start=1):
+        try:
+            accounts.append(AccountSettings(**checked(AccountSettings, {"name": None} | table)))
+        except InvalidValueError as error:
+            raise ConfigError(_account_complaint(error.name, number, table, where)) from None
+    return tuple(accounts)
+
+
+def _account_complaint(key: str, number: int, table: Mapping[str, Any], where: Path | None) -> str:
+    """What to say of a key of the account of this number."""
+    name = table.get("name")
+    the = f"account {name if isinstance(name, str) and name else number} in {where}"
     known = {row.name: row for row in ACCOUNT_SETTINGS}
     if key not in known:
         return (
-            f"The {the} in {where} has `{key}`, which is not a setting of accounts: remove it, or "
-            f"use one of {', '.join(known)}."
+            f"The {the} has `{key}`, which is not a setting of accounts: remove it, or use one of "
+            f"{', '.join(known)}."
         )
     if key not in table:
-        return f"The {the} in {where} has no {key}: add {key} = {known[key].example!r}."
+        return f"The {the} has no {key}: add {key} = {known[key].example!r}."
     shown = "" if known[key].secret else f" is {_short(table[key])}, but"
-    return f"`{key}` of the {the} in {where}{shown} must be {known[key].expects}."
+    return f"`{key}` of the {the}{shown} must be {known[key].expects}."

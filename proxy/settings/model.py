@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import BaseModel, BeforeValidator, Field, SecretStr
+from msgspec import Meta, Struct
 from yarl import URL
 
 from proxy.settings.table import (
     CLOUD_PREFIX,
-    STRICT,
-    Lower,
     OptionalPath,
+    OptionalSecret,
     OptionalUrl,
+    ReadWith,
+    Secret,
     Setting,
     rows_of,
     to_address,
@@ -49,14 +50,12 @@ _PEM = "the path of a PEM file that can be read"
 PLANS = {"standard": 1, "creator": 3, "pro": 5}
 
 
-class AccountSettings(BaseModel):
+class AccountSettings(Struct, frozen=True, kw_only=True):
     """One table of `[[accounts]]`, checked."""
-
-    model_config = STRICT
 
     name: Annotated[
         str,
-        Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$"),
+        Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,31}\Z"),
         Setting(
             "Accounts",
             expects="a name of at most 32 letters, digits, `.`, `_` and `-` that no other account "
@@ -74,21 +73,21 @@ class AccountSettings(BaseModel):
     when it changes and on SIGHUP."""
 
     key: Annotated[
-        SecretStr | None, Setting("Accounts", expects=_KEY, secret=True, example="comfyui-...")
+        OptionalSecret, Setting("Accounts", expects=_KEY, secret=True, example="comfyui-...")
     ] = None
     """The API key itself, instead of `key_file`. Anyone who can read the settings file can read it,
     so prefer `key_file`. Reloaded on SIGHUP."""
 
     plan: Annotated[
-        Lower[Literal["standard", "creator", "pro"] | None], Setting("Accounts", example="creator")
+        Literal["standard", "creator", "pro"] | None, Setting("Accounts", example="creator")
     ] = None
     """The account's plan, which determines how many jobs it runs at once: standard 1, creator 3,
     pro 5. Use it instead of `slots`."""
 
-    slots: Annotated[int, Field(ge=0, le=1000, strict=True), Setting("Accounts")] = 0
+    slots: Annotated[int, Meta(ge=0, le=1000), Setting("Accounts")] = 0
     """How many jobs the account runs at once. With 0 the proxy discovers the limit."""
 
-    weight: Annotated[float, Field(gt=0, le=1000), Setting("Accounts")] = 1.0
+    weight: Annotated[float, Meta(gt=0, le=1000), Setting("Accounts")] = 1.0
     """Among accounts with a free slot, one with twice the weight gets twice the jobs."""
 
     members: Annotated[
@@ -123,20 +122,18 @@ def place_options(settings: Settings) -> str:
     return " --simulate" if settings.simulate else ""
 
 
-class Settings(BaseModel):
+class Settings(Struct, frozen=True, kw_only=True):
     """All settings, checked. `load` builds it from where people set them."""
-
-    model_config = STRICT
 
     host: Annotated[
         str,
-        Field(min_length=1),
+        Meta(min_length=1),
         Setting("General", "HOST", expects="an IP address or a host name of this machine"),
     ] = "127.0.0.1"
     """The address to listen on. Addresses other than loopback require members or
     insecure_allow_anyone."""
 
-    port: Annotated[int, Field(ge=0, le=65535), Setting("General", "PORT")] = 8188
+    port: Annotated[int, Meta(ge=0, le=65535), Setting("General", "PORT")] = 8188
     """The port to listen on; 0 picks a free one."""
 
     config: Annotated[
@@ -147,17 +144,12 @@ class Settings(BaseModel):
     simulate: Annotated[bool, Setting("General")] = False
     """Run workflows on a Comfy Cloud simulator inside this process. Needs no key."""
 
-    simulate_pace: Annotated[float, Field(ge=0, le=3600), Setting("General", "SECONDS")] = 0.05
+    simulate_pace: Annotated[float, Meta(ge=0, le=3600), Setting("General", "SECONDS")] = 0.05
     """Seconds that the simulator takes for one sampling step."""
 
     data_dir: Annotated[
         Path,
-        Field(
-            default_factory=lambda checked: default_data_dir(
-                simulated=bool(checked.get("simulate"))
-            )
-        ),
-        BeforeValidator(to_path),
+        ReadWith(to_path),
         Setting(
             "General",
             "DIR",
@@ -175,7 +167,7 @@ class Settings(BaseModel):
     jobs on your account and read its files. Use it only on private networks."""
 
     api_key: Annotated[
-        SecretStr | None,
+        OptionalSecret,
         Setting(
             "Comfy Cloud",
             "KEY",
@@ -195,9 +187,9 @@ class Settings(BaseModel):
     """A file that contains only the API key, such as a Docker secret. The proxy reloads it when it
     changes and on SIGHUP."""
 
-    base_url: Annotated[
-        URL, BeforeValidator(to_url), Setting("Comfy Cloud", prefix=CLOUD_PREFIX)
-    ] = URL("https://cloud.comfy.org/")
+    base_url: Annotated[URL, ReadWith(to_url), Setting("Comfy Cloud", prefix=CLOUD_PREFIX)] = URL(
+        "https://cloud.comfy.org/"
+    )
     """The address of Comfy Cloud."""
 
     allow_plain_http: Annotated[bool, Setting("Comfy Cloud")] = False
@@ -205,8 +197,8 @@ class Settings(BaseModel):
     `base_url` must use `https://`."""
 
     credentials_key: Annotated[
-        SecretStr | None,
-        BeforeValidator(to_encryption_key),
+        Secret | None,
+        ReadWith(to_encryption_key),
         Setting(
             "Gateway",
             "KEY",
@@ -223,22 +215,22 @@ class Settings(BaseModel):
     """Send the account's API key to partner nodes (as `extra_data.api_key_comfy_org`) if the client
     sends none."""
 
-    slots: Annotated[int, Field(ge=0, le=1000), Setting("Comfy Cloud", "JOBS")] = 0
+    slots: Annotated[int, Meta(ge=0, le=1000), Setting("Comfy Cloud", "JOBS")] = 0
     """How many jobs an account runs at once, unless its table sets it. With 0 the proxy discovers
     the limit."""
 
-    slots_ahead: Annotated[int, Field(ge=0, le=100), Setting("Comfy Cloud", "JOBS")] = 0
+    slots_ahead: Annotated[int, Meta(ge=0, le=100), Setting("Comfy Cloud", "JOBS")] = 0
     """How many jobs are sent to an account in addition to its slots, so that the next job starts
     without a round trip. Their order can no longer change. Until the number of slots is known, at
     least one job is sent ahead."""
 
-    unable_timeout: Annotated[float, Field(ge=0, le=86_400), Setting("Comfy Cloud", "SECONDS")] = (
+    unable_timeout: Annotated[float, Meta(ge=0, le=86_400), Setting("Comfy Cloud", "SECONDS")] = (
         60.0
     )
     """Seconds after which an accepted job fails if no account can run it: no credits, an invalid
     key, or a full queue on the cloud. The error names the cause. 0 disables the timeout."""
 
-    lost_timeout: Annotated[float, Field(ge=0, le=604_800), Setting("Comfy Cloud", "SECONDS")] = (
+    lost_timeout: Annotated[float, Meta(ge=0, le=604_800), Setting("Comfy Cloud", "SECONDS")] = (
         3600.0
     )
     """Seconds after which a job fails as lost if the proxy can no longer read its account: the key
@@ -246,18 +238,18 @@ class Settings(BaseModel):
     the timeout."""
 
     client_parallelism: Annotated[
-        Lower[Literal["auto", "one", "many"]], Setting("Clients", expects="auto, one or many")
+        Literal["auto", "one", "many"], Setting("Clients", expects="auto, one or many")
     ] = "auto"
     """How many jobs of one client_id run at once. auto: one, as on a local ComfyUI, unless the
     client has announced support for several, or polls without a websocket. Members can override
     it."""
 
-    fair_by: Annotated[Lower[Literal["jobs", "time"]], Setting("Gateway")] = "jobs"
+    fair_by: Annotated[Literal["jobs", "time"], Setting("Gateway")] = "jobs"
     """What members share equally: the number of jobs, or running time."""
 
     cors_origins: Annotated[
         tuple[str, ...],
-        BeforeValidator(to_origins),
+        ReadWith(to_origins),
         Setting("Clients", "ORIGINS", expects="a list of origins such as https://app.example"),
     ] = ()
     """Origins of web pages that may call the API from a browser, such as `https://app.example`,
@@ -269,49 +261,49 @@ class Settings(BaseModel):
 
     max_upload_mb: Annotated[
         float,
-        Field(gt=0, le=1_000_000),
+        Meta(gt=0, le=1_000_000),
         Setting("Clients", "MIB", expects="a number greater than 0"),
     ] = 100
     """The maximum size of a request body in MiB. Larger bodies get a 413."""
 
-    max_json_mb: Annotated[float, Field(gt=0, le=1024), Setting("Clients", "MIB")] = 32
+    max_json_mb: Annotated[float, Meta(gt=0, le=1024), Setting("Clients", "MIB")] = 32
     """The maximum size of a JSON body in MiB, after decompression. Larger bodies get a 413."""
 
-    ping_interval: Annotated[float, Field(ge=0, le=86_400), Setting("Clients", "SECONDS")] = 30
+    ping_interval: Annotated[float, Meta(ge=0, le=86_400), Setting("Clients", "SECONDS")] = 30
     """Seconds of silence after which the proxy pings a websocket, to detect clients that are gone;
     0 disables pings."""
 
-    max_connections: Annotated[int, Field(ge=1, le=1_000_000), Setting("Clients", "COUNT")] = 20_000
+    max_connections: Annotated[int, Meta(ge=1, le=1_000_000), Setting("Clients", "COUNT")] = 20_000
     """The maximum number of connections. Further connections get a 503. The system's limit of open
     files can be lower."""
 
-    max_header_kb: Annotated[float, Field(ge=1, le=1024), Setting("Clients", "KIB")] = 16
+    max_header_kb: Annotated[float, Meta(ge=1, le=1024), Setting("Clients", "KIB")] = 16
     """The maximum size of request headers and of the request line in KiB. Larger ones get a 400."""
 
-    header_timeout: Annotated[float, Field(ge=0, le=3600), Setting("Clients", "SECONDS")] = 20
+    header_timeout: Annotated[float, Meta(ge=0, le=3600), Setting("Clients", "SECONDS")] = 20
     """Seconds within which a client must send the headers of a request; otherwise the connection is
     closed. 0 disables the timeout."""
 
-    body_timeout: Annotated[float, Field(ge=0, le=3600), Setting("Clients", "SECONDS")] = 60
+    body_timeout: Annotated[float, Meta(ge=0, le=3600), Setting("Clients", "SECONDS")] = 60
     """Seconds within which each 16 KiB of a request body must arrive; otherwise the answer is 408.
     0 disables the timeout."""
 
-    write_timeout: Annotated[float, Field(ge=0, le=3600), Setting("Clients", "SECONDS")] = 60
+    write_timeout: Annotated[float, Meta(ge=0, le=3600), Setting("Clients", "SECONDS")] = 60
     """Seconds within which a client must receive the next part of an answer; otherwise the
     connection is closed. 0 disables the timeout. It does not apply to websockets."""
 
-    idle_timeout: Annotated[float, Field(ge=0, le=86_400), Setting("Clients", "SECONDS")] = 660
+    idle_timeout: Annotated[float, Meta(ge=0, le=86_400), Setting("Clients", "SECONDS")] = 660
     """Seconds a connection may stay open between two requests; 0 disables the timeout. For
     connections without an authenticated request it is at most 60 seconds. Set a shorter time in
     reverse proxies."""
 
-    shutdown_timeout: Annotated[float, Field(ge=0, le=3600), Setting("Clients", "SECONDS")] = 10
+    shutdown_timeout: Annotated[float, Meta(ge=0, le=3600), Setting("Clients", "SECONDS")] = 10
     """Seconds the proxy may take to stop after SIGTERM, to finish requests and close websockets.
     Jobs continue on the cloud."""
 
     base_path: Annotated[
         str,
-        BeforeValidator(to_base_path),
+        ReadWith(to_base_path),
         Setting(
             "Gateway",
             "PATH",
@@ -328,7 +320,7 @@ class Settings(BaseModel):
 
     trusted_proxies: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
-        BeforeValidator(to_networks),
+        ReadWith(to_networks),
         Setting(
             "Gateway", "NETWORKS", expects="a list of addresses or networks such as 10.0.0.0/8"
         ),
@@ -348,8 +340,8 @@ class Settings(BaseModel):
     """A PEM file with the private key of tls_cert, without a passphrase."""
 
     database: Annotated[
-        SecretStr | None,
-        BeforeValidator(to_database),
+        Secret | None,
+        ReadWith(to_database),
         Setting(
             "Replicas",
             expects="sqlite, postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that "
@@ -364,8 +356,8 @@ class Settings(BaseModel):
     file that contains the address. It has no option, because the address contains a password."""
 
     database_direct: Annotated[
-        SecretStr | None,
-        BeforeValidator(to_database),
+        Secret | None,
+        ReadWith(to_database),
         Setting(
             "Replicas",
             expects="postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that holds it",
@@ -378,8 +370,8 @@ class Settings(BaseModel):
     as PgBouncer."""
 
     bus: Annotated[
-        SecretStr | None,
-        BeforeValidator(to_bus),
+        Secret | None,
+        ReadWith(to_bus),
         Setting(
             "Replicas",
             expects="memory, redis://HOST, rediss://USER:PASSWORD@HOST, or file:PATH of a file "
@@ -394,7 +386,7 @@ class Settings(BaseModel):
 
     blobs: Annotated[
         str | None,
-        BeforeValidator(to_blobs),
+        ReadWith(to_blobs),
         Setting(
             "Replicas",
             "PLACE",
@@ -414,7 +406,7 @@ class Settings(BaseModel):
     ] = None
     """The address of the S3-compatible store of `blobs`."""
 
-    blobs_region: Annotated[str, Field(min_length=1), Setting("Replicas", expects="a name")] = (
+    blobs_region: Annotated[str, Meta(min_length=1), Setting("Replicas", expects="a name")] = (
         "us-east-1"
     )
     """The region of the bucket of `blobs`."""
@@ -428,33 +420,31 @@ class Settings(BaseModel):
     secret. By default the secret is in the database, or with SQLite in the file credentials.key of
     the data folder."""
 
-    engine_lease: Annotated[float, Field(ge=2, le=300), Setting("Replicas", "SECONDS")] = 10.0
+    engine_lease: Annotated[float, Meta(ge=2, le=300), Setting("Replicas", "SECONDS")] = 10.0
     """Seconds after which another replica takes over the jobs if the active replica does not renew
     its lease in the database."""
 
-    history_size: Annotated[int, Field(ge=1), Setting("Files and history", "JOBS")] = 10_000
+    history_size: Annotated[int, Meta(ge=1), Setting("Files and history", "JOBS")] = 10_000
     """The maximum number of finished jobs in the history of each member. The oldest are removed
     first."""
 
-    cache_mb: Annotated[float, Field(ge=0), Setting("Files and history", "MIB")] = 2048
+    cache_mb: Annotated[float, Meta(ge=0), Setting("Files and history", "MIB")] = 2048
     """The size of the disk cache of files in MiB. The least recently used files are removed
     first."""
 
-    prefetch: Annotated[
-        Lower[Literal["off", "images", "all"]], Setting("Files and history", "WHICH")
-    ] = "images"
+    prefetch: Annotated[Literal["off", "images", "all"], Setting("Files and history", "WHICH")] = (
+        "images"
+    )
     """Which outputs the proxy downloads from the cloud when a job ends: off, images or all. With
     replicas it downloads none, because a client may request them from another replica."""
 
-    userdata: Annotated[Lower[Literal["disk", "cloud"]], Setting("Files and history", "WHERE")] = (
-        "disk"
-    )
+    userdata: Annotated[Literal["disk", "cloud"], Setting("Files and history", "WHERE")] = "disk"
     """Where settings and saved workflows of the web interface are stored: disk, in the database of
     the proxy, separately for each member; or cloud, in the Comfy Cloud account, where its web
     interface shows them too. cloud does not support members."""
 
     catalog_max_age: Annotated[
-        float, Field(ge=0), Setting("Files and history", "SECONDS", former="catalogue_max_age")
+        float, Meta(ge=0), Setting("Files and history", "SECONDS", former="catalogue_max_age")
     ] = 3600
     """Seconds after which the proxy reloads the list of nodes and models."""
 
@@ -472,7 +462,7 @@ class Settings(BaseModel):
 
     url_hosts: Annotated[
         tuple[str, ...],
-        BeforeValidator(to_hosts),
+        ReadWith(to_hosts),
         Setting(
             "Clients", "HOSTS", expects="a list of hosts such as images.example or *.images.example"
         ),
@@ -490,7 +480,7 @@ class Settings(BaseModel):
 
     admin_listen: Annotated[
         tuple[str, int] | None,
-        BeforeValidator(to_address),
+        ReadWith(to_address),
         Setting(
             "Logs",
             "HOST:PORT",
@@ -503,17 +493,17 @@ class Settings(BaseModel):
 
     audit_days: Annotated[
         int,
-        Field(ge=0, le=36_500),
+        Meta(ge=0, le=36_500),
         Setting("Logs", "DAYS", expects="a whole number of days from 0"),
     ] = 90
     """Days for which audit entries are stored; 0 stores none."""
 
-    log_format: Annotated[Lower[Literal["console", "json"]], Setting("Logs", "FORMAT")] = "console"
+    log_format: Annotated[Literal["console", "json"], Setting("Logs", "FORMAT")] = "console"
     """The format of log lines: console for people, json for programs."""
 
-    log_level: Annotated[
-        Lower[Literal["debug", "info", "warning", "error"]], Setting("Logs", "LEVEL")
-    ] = "info"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Setting("Logs", "LEVEL")] = (
+        "info"
+    )
     """The minimum level of log lines: debug, info, warning or error."""
 
     #: Whether an empty database may take the place of a damaged one: for one start, so that it is

@@ -2,32 +2,49 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import inspect
 import ipaddress
+import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, TypeAlias, TypeVar, get_args
+from typing import Annotated, Any, TypeAlias, cast, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, SecretStr
-from pydantic.fields import FieldInfo
+import msgspec
+from msgspec import Meta, Struct
 from yarl import URL
-
-#: How the tables are checked: no unknown names, no value in any text of an error.
-STRICT = ConfigDict(
-    extra="forbid",
-    frozen=True,
-    allow_inf_nan=False,
-    arbitrary_types_allowed=True,
-    hide_input_in_errors=True,
-    use_attribute_docstrings=True,
-)
 
 
 class ConfigError(Exception):
     """The settings cannot be used. The text is one sentence that says what to do."""
+
+
+class InvalidValueError(Exception):
+    """A value is not one of the setting `name`, or there is no such setting."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A text that its `repr` does not show."""
+
+    text: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadWith:
+    """How what people write becomes the value of a field. `read` raises `ValueError`."""
+
+    read: Callable[[object], object]
 
 
 #: How the variables begin, and those of the cloud: an unknown one of either kind is a mistake.
@@ -42,7 +59,6 @@ class Setting:
     `expects` ends the sentence "it must be …"; where the type says it, it is left out. `shown`
     stands for a default that differs between machines, `example` for one that is none. `former` is
     the name in an earlier release, which is accepted in all three forms. A secret has no option.
-    `help` is the docstring.
     """
 
     group: str
@@ -56,9 +72,14 @@ class Setting:
     former: str | None = None
 
     name: str = ""
-    help: str = ""
+    model: type[Struct] = Struct
     default: object = None
     is_flag: bool = False
+
+    @property
+    def help(self) -> str:
+        """The docstring of the field."""
+        return _docstrings(self.model)[self.name]
 
     @property
     def option(self) -> str | None:
@@ -87,43 +108,100 @@ class Setting:
         )
 
 
-def rows_of(model: type[BaseModel]) -> list[Setting]:
+def rows_of(model: type[Struct]) -> list[Setting]:
     """The rows of a table of settings, in the order of the model's fields."""
-    return [
-        replace(
-            row,
-            name=name,
-            help=" ".join((field.description or "").split()),
-            default=None if row.shown else field.default,
-            is_flag=field.annotation is bool,
-            metavar=row.metavar or _metavar(_kinds(field)),
-            expects=row.expects or _expected(field, row),
-        )
-        for name, field in model.model_fields.items()
-        for row in field.metadata
-        if isinstance(row, Setting)
-    ]
+    rows = []
+    for one in msgspec.structs.fields(model):
+        kinds, notes = _parts_of(one.type)
+        rows += [
+            replace(
+                row,
+                name=one.name,
+                model=model,
+                default=None if row.shown else one.default,
+                is_flag=kinds == [bool],
+                metavar=row.metavar or _metavar(kinds),
+                expects=row.expects or _expected(kinds, notes, row),
+            )
+            for row in notes
+            if isinstance(row, Setting)
+        ]
+    return rows
 
 
-def _kinds(field: FieldInfo) -> list[Any]:
-    """The types of a field, or the words of its Literal; without `None`."""
-    union = get_args(field.annotation) or (field.annotation,)
-    return [one for kind in union if kind is not NoneType for one in get_args(kind) or (kind,)]
+@cache
+def _docstrings(model: type[Struct]) -> dict[str, str]:
+    """The docstring below each field."""
+    found = {}
+    definition = cast(ast.ClassDef, ast.parse(inspect.getsource(model)).body[0])
+    for pair in pairwise(definition.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
+                found[name] = " ".join(text.split())
+    return found
+
+
+def _parts_of(hint: Any) -> tuple[list[Any], tuple[Any, ...]]:
+    """The types of a field, or the words of its Literal, without `None`; and what is noted."""
+    notes = getattr(hint, "__metadata__", ())
+    kind = hint.__origin__ if notes else hint
+    kinds = [one for one in get_args(kind) or (kind,) if one is not NoneType]
+    return [part for one in kinds for part in get_args(one) or (one,)], notes
+
+
+def checked(model: type[Struct], values: Mapping[str, object]) -> dict[str, Any]:
+    """The values of a model's fields from what people write.
+
+    Raises `InvalidValueError`, and `ConfigError` as the readers of the fields.
+    """
+    found = {}
+    known = msgspec.structs.fields(model)
+    for one in known:
+        if one.name in values:
+            try:
+                found[one.name] = _converted(values[one.name], one.type)
+            except (ValueError, LookupError, msgspec.ValidationError):
+                raise InvalidValueError(one.name) from None
+    for name in values:
+        if name not in found:
+            raise InvalidValueError(name)
+    return found
+
+
+#: Words for true and false.
+_FLAGS = {"1": True, "true": True, "t": True, "yes": True, "y": True, "on": True}
+_FLAGS |= {"0": False, "false": False, "f": False, "no": False, "n": False, "off": False}
+
+
+def _converted(value: object, hint: Any) -> object:
+    kinds, notes = _parts_of(hint)
+    for note in notes:
+        if isinstance(note, ReadWith):
+            return note.read(value)
+    if kinds == [bool]:
+        return _FLAGS[str(value).lower()]
+    if isinstance(value, str) and kinds != [str]:
+        value = float(value) if kinds in ([int], [float]) else value.lower()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError("no number")
+        value = int(value) if value.is_integer() else value
+    return msgspec.convert(value, hint)
 
 
 def _metavar(kinds: list[Any]) -> str:
     return "FILE" if Path in kinds else "URL" if URL in kinds else "TEXT"
 
 
-def _expected(field: FieldInfo, row: Setting) -> str:
+def _expected(kinds: list[Any], notes: tuple[Any, ...], row: Setting) -> str:
     """What a value must be, as its type and its bounds say."""
-    kinds = _kinds(field)
     if all(isinstance(kind, str) for kind in kinds):  # of a Literal
         return " or ".join(kinds) if len(kinds) == 2 else f"one of {', '.join(kinds)}"
-    bounds = {type(one).__name__: one for one in field.metadata}
-    above, least, most = bounds.get("Gt"), bounds.get("Ge"), bounds.get("Le")
-    span = f" greater than {above.gt}," if above else f" from {least.ge}" if least else ""
-    span += f" {'at most' if above else 'to'} {most.le}" if most else ""
+    bounds = next((note for note in notes if isinstance(note, Meta)), Meta())
+    above, least, most = bounds.gt, bounds.ge, bounds.le
+    span = f" from {least}" if least is not None else ""
+    span = f" greater than {above}," if above is not None else span
+    span += f" {'to' if above is None else 'at most'} {most}" if most is not None else ""
     if bool in kinds:
         return "true or false"
     if URL in kinds:
@@ -135,11 +213,20 @@ def _expected(field: FieldInfo, row: Setting) -> str:
     return f"a number{' of seconds' if row.metavar == 'SECONDS' else ''}{span}"
 
 
-def to_address(value: object) -> object:
-    """Host and port from `HOST:PORT`; an IPv6 address is in brackets."""
+def _text(value: object) -> str:
     if not isinstance(value, str):
-        return value
-    host, colon, port = value.rpartition(":")
+        raise ValueError("not a text")
+    return value
+
+
+def to_secret(value: object) -> Secret:
+    """A text that is not to be shown."""
+    return Secret(_text(value))
+
+
+def to_address(value: object) -> tuple[str, int]:
+    """Host and port from `HOST:PORT`; an IPv6 address is in brackets."""
+    host, colon, port = _text(value).rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
     elif ":" in host:
@@ -149,10 +236,8 @@ def to_address(value: object) -> object:
     return host, int(port)
 
 
-def to_url(value: object) -> URL | None:
+def to_url(value: object) -> URL:
     """The address of a cloud: http or https, perhaps with a path, and nothing else."""
-    if value is None:
-        return None
     url = URL(str(value))
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError("not a web address")
@@ -161,24 +246,22 @@ def to_url(value: object) -> URL | None:
     return url.with_path(url.path.rstrip("/") or "/")
 
 
-def to_database(value: object) -> SecretStr | None:
+def to_database(value: object) -> Secret | None:
     """The address of a PostgreSQL database, as it is or from a file; `None` for SQLite."""
     return _address(value, "sqlite", ("postgresql://", "postgres://"))
 
 
-def to_bus(value: object) -> SecretStr | None:
+def to_bus(value: object) -> Secret | None:
     """The address of a Valkey or Redis server, as it is or from a file; `None` for memory."""
     return _address(value, "memory", ("redis://", "rediss://"))
 
 
-def _address(value: object, none: str, beginnings: tuple[str, ...]) -> SecretStr | None:
+def _address(value: object, none: str, beginnings: tuple[str, ...]) -> Secret | None:
     """An address that may hold a password. `file:PATH` names a file that holds it.
 
     Raises `ConfigError` for a file that cannot be read.
     """
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    text = "" if value is None else str(value).strip()
+    text = str(value).strip()
     if text.startswith("file:"):
         path = Path(text.removeprefix("file:")).expanduser()
         try:
@@ -188,35 +271,29 @@ def _address(value: object, none: str, beginnings: tuple[str, ...]) -> SecretStr
                 f"The file {path} with an address cannot be read ({error.strerror}): correct the "
                 "path after `file:` or the permissions."
             ) from None
-    if value is None or text == none:
+    if text == none:
         return None
     if not text.startswith(beginnings) or any(letter.isspace() for letter in text):
         raise ValueError("no address")
-    return SecretStr(text)
+    return Secret(text)
 
 
-def to_blobs(value: object) -> object:
+def to_blobs(value: object) -> str:
     """`s3://BUCKET/PREFIX`, or the path of a folder, the home folder's `~` expanded."""
-    if not isinstance(value, str):
-        return value
-    scheme, colon, rest = value.partition("://")
-    if not colon and value:
-        return str(Path(value).expanduser().absolute())
+    place = _text(value)
+    scheme, colon, rest = place.partition("://")
+    if not colon and place:
+        return str(Path(place).expanduser().absolute())
     if scheme != "s3" or not rest.partition("/")[0]:
         raise ValueError("no place for blobs")
-    return value.rstrip("/")
+    return place.rstrip("/")
 
 
-def to_path(value: object) -> object:
+def to_path(value: object) -> Path:
     """A path, the home folder's `~` expanded."""
-    if value == "":
+    if not value or not isinstance(value, str | Path):
         raise ValueError("no path")
-    return Path(value).expanduser() if isinstance(value, str | Path) else value
-
-
-def to_lower(value: object) -> object:
-    """Words in small letters."""
-    return value.lower() if isinstance(value, str) else value
+    return Path(value).expanduser()
 
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
@@ -224,9 +301,8 @@ _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 
 def to_base_path(value: object) -> str:
     """`/comfy` from `/comfy/`, `comfy` and the like; `""` from `/` and nothing."""
-    if not isinstance(value, str):
-        raise ValueError("not a path")
-    segments = value.strip("/").split("/") if value.strip("/") else []
+    path = _text(value).strip("/")
+    segments = path.split("/") if path else []
     if segments and segments[0] == "t":
         raise ValueError("that path is for tokens")
     if not all(_SEGMENT.fullmatch(one) and one.strip(".") for one in segments):
@@ -247,7 +323,7 @@ def to_networks(value: object) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Ne
     return tuple(map(ipaddress.ip_network, _parts(value)))
 
 
-def to_origins(value: object) -> object:
+def to_origins(value: object) -> tuple[str, ...]:
     """Origins of web pages from a list of them, or from a text with commas."""
     origins = [origin for part in _parts(value) if (origin := part.rstrip("/"))]
     if any(origin != "*" and URL(origin) != URL(origin).origin() for origin in origins):
@@ -258,7 +334,7 @@ def to_origins(value: object) -> object:
 _HOST = re.compile(r"(\*\.)?[a-z0-9-]+(\.[a-z0-9-]+)*")
 
 
-def to_hosts(value: object) -> object:
+def to_hosts(value: object) -> tuple[str, ...]:
     """Names of hosts from a list of them, or from a text with commas."""
     hosts = tuple(part.lower() for part in _parts(value))
     if not all(map(_HOST.fullmatch, hosts)):
@@ -266,17 +342,14 @@ def to_hosts(value: object) -> object:
     return hosts
 
 
-def to_encryption_key(value: object) -> object:
+def to_encryption_key(value: object) -> Secret:
     """32 bytes in URL-safe base64 from either kind of base64."""
-    if not isinstance(value, str):
-        return value
-    text = value.strip().translate(str.maketrans("+/", "-_"))
+    text = _text(value).strip().translate(str.maketrans("+/", "-_"))
     if len(base64.b64decode(text, altchars=b"-_", validate=True)) != 32:
         raise ValueError("not 32 bytes")
-    return text
+    return Secret(text)
 
 
-T = TypeVar("T")
-Lower = Annotated[T, BeforeValidator(to_lower)]
-OptionalPath: TypeAlias = Annotated[Path | None, BeforeValidator(to_path)]
-OptionalUrl: TypeAlias = Annotated[URL | None, BeforeValidator(to_url)]
+OptionalPath: TypeAlias = Annotated[Path | None, ReadWith(to_path)]
+OptionalSecret: TypeAlias = Annotated[Secret | None, ReadWith(to_secret)]
+OptionalUrl: TypeAlias = Annotated[URL | None, ReadWith(to_url)]

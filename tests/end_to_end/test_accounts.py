@@ -17,7 +17,7 @@ from stack import PATIENCE, Client, running_proxy
 from proxy.app import Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
 from proxy.jobs import accounts as health
-from proxy.settings import AccountSettings
+from proxy.settings import AccountSettings, Secret
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import SimulatedAccount
 from proxy.simulator.jobs import SimulatedJob
@@ -229,8 +229,8 @@ async def test_jobs_and_files_go_only_to_accounts_of_the_member(
     """There are no members, so it is `local` who asks."""
     url, key = simulator.base_url, simulator.add_account("comfyui-key-of-everybody").key
     tables = (
-        AccountSettings(name="anns", key=simulator.key, base_url=url, members=("ann",)),
-        AccountSettings(name="other", key=key, base_url=url, members=members),
+        AccountSettings(name="anns", key=Secret(simulator.key), base_url=url, members=("ann",)),
+        AccountSettings(name="other", key=Secret(key), base_url=url, members=members),
     )
     async with running_proxy(
         simulator, tmp_path / "data", accounts=tables, timeouts=QUICK
@@ -264,7 +264,7 @@ async def test_accounts_may_be_at_different_clouds(
     async with Simulator() as other:
         clouds = {"here": simulator, "there": other}
         tables = tuple(
-            AccountSettings(name=name, key=cloud.key, slots=1, base_url=cloud.base_url)
+            AccountSettings(name=name, key=Secret(cloud.key), slots=1, base_url=cloud.base_url)
             for name, cloud in clouds.items()
         )
         async with running_proxy(

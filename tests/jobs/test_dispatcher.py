@@ -11,14 +11,13 @@ import gated
 import graphs
 import pytest
 from jobs.samples import job
-from pydantic import SecretStr
 from stack import Client, running_proxy
 from waiting import ids, until_ended
 
 from proxy.cloud.resilience import Backoff
 from proxy.jobs import accounts as account_health
 from proxy.jobs.dispatcher import output_nodes
-from proxy.settings import AccountSettings
+from proxy.settings import AccountSettings, Secret
 from proxy.simulator import Simulator
 
 SUBMIT = "POST /api/prompt"
@@ -120,9 +119,9 @@ async def test_a_job_moves_to_the_account_that_takes_it(
     async with Simulator(extra_nodes=[gated.gate(opened)]) as other:
         accounts = [
             AccountSettings(
-                name="one", base_url=simulator.base_url, key=SecretStr(simulator.key), slots=1
+                name="one", base_url=simulator.base_url, key=Secret(simulator.key), slots=1
             ),
-            AccountSettings(name="two", base_url=other.base_url, key=SecretStr(other.key), slots=1),
+            AccountSettings(name="two", base_url=other.base_url, key=Secret(other.key), slots=1),
         ]
         async with running_proxy(
             simulator, tmp_path / "data", accounts=accounts, slots_ahead=0

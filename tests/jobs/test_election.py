@@ -15,7 +15,6 @@ import graphs
 import pytest
 import waiting
 from backend import open_database
-from pydantic import SecretStr
 from stack import Client, running_proxy
 from waiting import ids, until
 
@@ -24,7 +23,7 @@ from proxy.jobs.election import Election
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.recorder import Term, payload_of, stored_of
 from proxy.jobs.submission import JobRequest, new_job
-from proxy.settings import AccountSettings
+from proxy.settings import AccountSettings, Secret
 from proxy.simulator import HttpFault, Simulator
 from proxy.storage.database import Database, FencedError, StorageError
 from proxy.storage.jobs import JobRepository
@@ -199,7 +198,7 @@ async def test_where_nobody_else_can_be_the_lease_of_a_process_that_died_is_take
 
 def account(name: str, simulator: Simulator) -> AccountSettings:
     return AccountSettings(
-        name=name, base_url=simulator.base_url, key=SecretStr(simulator.key), slots=1
+        name=name, base_url=simulator.base_url, key=Secret(simulator.key), slots=1
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from yarl import URL
 
 from proxy.logging import scrub
-from proxy.settings import AccountAccess, AccountKeys, AccountSettings, Settings
+from proxy.settings import AccountAccess, AccountKeys, AccountSettings, Secret, Settings
 
 FIRST, SECOND = "comfyui-first-key-012345", "comfyui-second-key-012345"
 
@@ -178,7 +178,7 @@ async def test_the_key_of_another_account_is_not_taken_up(
 async def test_a_key_in_a_table_is_read_when_asked_for(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     asked, used = asyncio.Event(), asyncio.Queue[tuple[str, str]]()
-    table = AccountSettings(name="a", key=FIRST)
+    table = AccountSettings(name="a", key=Secret(FIRST))
 
     async def use(name: str, key: str) -> None:
         used.put_nowait((name, key))
