@@ -55,8 +55,6 @@ class Download:
     def __init__(self, response: aiohttp.ClientResponse, asked: int, calls: CloudCalls) -> None:
         self._response = response
         self._calls = calls
-        self.status = response.status
-        self.content_type = response.content_type
         self.offset, self.size = _extent(response, asked)
 
     async def chunks(self) -> AsyncIterator[bytes]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Literal
@@ -34,10 +34,10 @@ from proxy.files.cache import (
 from proxy.files.metadata import Edits, MetadataText, Slice, texts
 from proxy.files.namespace import ContentIndex
 from proxy.storage.database import StorageError
-from proxy.storage.files import FileRecord
+from proxy.storage.files import FileRecord, FileRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
-from proxy.translate.names import kind
+from proxy.translate.names import Place, kind
 
 _log = structlog.get_logger(__name__)
 
@@ -52,6 +52,9 @@ CHUNK = 256 * 1024
 #: Bytes held back until the content is verified. Contents no longer than that are opened only
 #: when they are complete.
 HELD_BACK = 64 * 1024
+
+#: Seconds for which hashes and sizes of outputs are gathered before they are written.
+_GATHER = 0.5
 
 #: The store of blobs among the accounts; no account has this name.
 _KEPT = ""
@@ -239,8 +242,7 @@ class Content:
 class Library:
     """Opens contents of accounts, uploads from the `blobs` where there is such a store.
 
-    `prefetch` says which outputs `fetch_ahead` fetches; `on_fetched` hears of each its hash and its
-    size.
+    `prefetch` says which outputs `fetch_ahead` fetches.
     """
 
     def __init__(
@@ -248,17 +250,17 @@ class Library:
         sources: Mapping[str, CloudClient],
         cache: Cache,
         contents: ContentIndex,
-        *,
+        files: FileRepository,
+        blobs: BlobStore | None,
         prefetch: Prefetch,
-        on_fetched: Callable[[FileRecord, str, int], Awaitable[None]],
-        blobs: BlobStore | None = None,
     ) -> None:
         self._sources = sources
         self._running: dict[tuple[str, str], Fetch] = {}
+        self._fetched: list[tuple[str, Place, str, int]] = []
         self._cache = cache
         self._contents = contents
         self._prefetch = prefetch
-        self._on_fetched = on_fetched
+        self._files = files
         self._blobs = blobs
         self._turn = asyncio.Semaphore(PREFETCHES)
         self._ahead, self._downloads, self._learning = Supervisor(), Supervisor(), Supervisor()
@@ -401,9 +403,18 @@ class Library:
         try:
             async with self._turn, self.whole(record) as path:
                 hash_, size = path.name, path.stat().st_size
-            await self._on_fetched(record, hash_, size)
+            await self._note((record.member, record.place, hash_, size))
         except (LocalError, StorageError) as error:
             _log.info("output_prefetch_failed", reason=str(error))
+
+    async def _note(self, fetched: tuple[str, Place, str, int]) -> None:
+        """Note hash and size of an output, in one transaction with those that come meanwhile."""
+        self._fetched.append(fetched)
+        if len(self._fetched) > 1:
+            return
+        await asyncio.sleep(_GATHER)
+        gathered, self._fetched = self._fetched, []
+        await self._files.write(lambda files: [files.assets.learn(*one) for one in gathered])
 
     async def hash_of(self, record: FileRecord) -> str | None:
         """The content's hash, if it can be told without the content. Raises `StorageError`."""

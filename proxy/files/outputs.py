@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import posixpath
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -14,10 +13,13 @@ from uuid import uuid4
 import msgspec
 from cachetools import LRUCache
 
-from proxy.files.namespace import Namespace, hash_in, make_record
+from proxy.files.library import Library
+from proxy.files.namespace import ContentIndex, Namespace, hash_in, make_record
+from proxy.files.pictures import NotAPictureError, size_of
 from proxy.storage.files import FileRecord, FileRepository, FileUnit
 from proxy.translate import names, snapshot
 from proxy.translate.assets import Asset, of_file
+from proxy.translate.errors import LocalError
 from proxy.translate.graph import reveal, words
 from proxy.translate.names import Place
 
@@ -79,28 +81,22 @@ class _Job:
 
 
 class Outputs:
-    """Gives names to outputs and remembers them.
-
-    `on_named` hears of each new record; `measure` tells a content's width and height, `hash_in` the
-    hash that a name of the cloud tells. `with_ids` puts the ids of assets into outputs.
-    """
+    """Gives names to outputs and remembers them. `with_ids` puts the ids of assets into outputs."""
 
     def __init__(
         self,
         files: FileRepository,
         namespace: Namespace,
+        contents: ContentIndex,
+        library: Library,
         *,
-        measure: Callable[[FileRecord], Awaitable[tuple[int, int]]],
-        hash_in: Callable[[str], str | None],
-        on_named: Callable[[FileRecord], None],
         with_ids: bool,
         now: Callable[[], float],
     ) -> None:
         self._files = files
         self._namespace = namespace
-        self._measure = measure
-        self._hash_in = hash_in
-        self._on_named = on_named
+        self._contents = contents
+        self._library = library
         self._with_ids = with_ids
         self._now = now
         self._given: LRUCache[tuple[str, str, str], list[Given]] = LRUCache(REMEMBERED)
@@ -175,7 +171,7 @@ class Outputs:
         self._namespace.written(records)
         self._given[job.key] = kept
         for record in records:
-            self._on_named(record)
+            self._library.fetch_ahead(record)
         return places
 
     def _give(
@@ -201,7 +197,7 @@ class Outputs:
         kept = [name for name in given if name not in matched][-MOST_GIVEN:]
         for item, name, size in zip(items, matched, sizes, strict=True):
             cloud_name = item.cloud_name
-            hash_ = self._hash_in(cloud_name)
+            hash_ = self._contents.hash_told(cloud_name)
             id_: str | None
             if name is None:
                 place, id_ = self._free_place(files, job, item, size, records), str(uuid4())
@@ -289,6 +285,7 @@ class Outputs:
         return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
 
     async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
+        """Width and height of a picture, 0 and 0 if they cannot be known."""
         place = Place("output", "unnamed")
         record = make_record(
             job.member,
@@ -298,9 +295,11 @@ class Outputs:
             modified=self._now(),
             account=job.account,
         )
-        with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(self._measure(record), MEASURE_TIMEOUT)
-        return 0, 0
+        try:
+            async with asyncio.timeout(MEASURE_TIMEOUT), self._library.whole(record) as path:
+                return await asyncio.to_thread(size_of, path)
+        except (TimeoutError, LocalError, NotAPictureError):
+            return 0, 0
 
 
 def _given(files: FileUnit, job: _Job) -> list[Given]:

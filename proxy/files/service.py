@@ -36,7 +36,6 @@ from proxy.files.pictures import (
     metadata_of,
     original_place,
     pixels_of,
-    size_of,
     unreadable,
 )
 from proxy.files.uploads import Naming, Uploads, received_file
@@ -58,9 +57,6 @@ T = TypeVar("T")
 
 #: Seconds before files without records are tried again.
 _ADOPTED_AGAIN = 10.0
-
-#: Seconds for which hashes and sizes of outputs are gathered before they are written.
-_GATHER = 0.5
 
 
 def _record_of(record: FileRecord) -> Asset:
@@ -99,7 +95,6 @@ class Files:
         now: Callable[[], float] = time.time,
     ) -> None:
         self._now = now
-        self._learned: list[tuple[str, Place, str, int]] = []
         self._repository = repository
         self._clouds = tuple(clouds.values())
         self.cache = Cache(folder, cache_bytes)
@@ -112,9 +107,9 @@ class Files:
             clouds,
             self.cache,
             self._content_index,
-            prefetch=prefetch,
-            on_fetched=self._learn,
-            blobs=blobs,
+            repository,
+            blobs,
+            prefetch,
         )
         self._uploads = Uploads(
             clouds,
@@ -128,9 +123,8 @@ class Files:
         self._outputs = Outputs(
             repository,
             self._namespace,
-            measure=self._measure,
-            hash_in=self._content_index.hash_told,
-            on_named=self._library.fetch_ahead,
+            self._content_index,
+            self._library,
             with_ids=asset_ids,
             now=now,
         )
@@ -254,15 +248,6 @@ class Files:
             return None
         path = names.resolve(type, subfolder, filename)
         return await self._namespace.get(member, Place(type, path)) if path else None
-
-    async def _learn(self, record: FileRecord, hash_: str, size: int) -> None:
-        """Note hash and size of an output, in one transaction with those that come meanwhile."""
-        self._learned.append((record.member, record.place, hash_, size))
-        if len(self._learned) > 1:
-            return
-        await asyncio.sleep(_GATHER)
-        learned, self._learned = self._learned, []
-        await self._repository.write(lambda files: [files.assets.learn(*one) for one in learned])
 
     async def at(self, member: str, place: Place) -> FileRecord | None:
         """The member's file at a place, or `None`."""
@@ -546,11 +531,3 @@ class Files:
             data = await self._picture_workers.run(record.member, pixels, work)
             await asyncio.to_thread(self.cache.keep_conversion, key, data)
             return data
-
-    async def _measure(self, record: FileRecord) -> tuple[int, int]:
-        """Width and height of a picture, 0 and 0 if they cannot be known."""
-        try:
-            async with self._library.whole(record) as path:
-                return await asyncio.to_thread(size_of, path)
-        except (LocalError, NotAPictureError):
-            return 0, 0

@@ -78,15 +78,14 @@ async def test_bytes_may_come_directly(serve: Serve, connect: Connect) -> None:
     cloud = await serve(answer(body=b"bytes", content_type="image/png"))
     client = await connect(cloud.url)
     async with client.download("f00d.png", type="output") as download:
-        assert (download.status, download.offset, download.size) == (200, 0, 5)
-        assert download.content_type == "image/png"
+        assert (download.offset, download.size) == (0, 5)
 
 
 async def test_an_offset_asks_for_the_rest(serve: Serve, connect: Connect) -> None:
     storage = await serve(answer(body=b"tes", status=206, headers={"Content-Range": "bytes 2-4/5"}))
     client = await connect((await serve(signed(storage))).url)
     async with client.download("f00d.png", type="output", offset=2) as download:
-        assert (download.status, download.offset, download.size) == (206, 2, 5)
+        assert (download.offset, download.size) == (2, 5)
         assert [chunk async for chunk in download.chunks()] == [b"tes"]
     assert storage.seen[0].headers["Range"] == "bytes=2-"
 
