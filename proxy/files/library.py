@@ -31,8 +31,8 @@ from proxy.files.cache import (
     open_to_read,
     read_at,
 )
-from proxy.files.metadata import Edits, MetadataText, Slice, texts
 from proxy.files.namespace import ContentIndex
+from proxy.files.pictures import Edits, MetadataText, Slice, texts
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
 from proxy.supervisor import Supervisor

@@ -18,18 +18,20 @@ from blake3 import blake3
 from cachetools import LRUCache
 
 from proxy.cloud.client import CloudClient
-from proxy.files import metadata
+from proxy.files import pictures
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache
 from proxy.files.library import Content, ContentBrokenError, Library, Prefetch
-from proxy.files.metadata import Edits, MetadataText, Rename
 from proxy.files.namespace import ContentIndex, Named, Namespace, Received, make_record
 from proxy.files.outputs import Outputs
 from proxy.files.pictures import (
     THUMBNAIL,
     Conversion,
+    Edits,
+    MetadataText,
     NotAPictureError,
     PictureWorkers,
+    Rename,
     compose,
     conversion,
     convert_picture,
@@ -496,14 +498,14 @@ class Files:
         known = self._known_edits.get(key)
         if known is None:
             found = await content.texts()
-            known = metadata.edits(found, await self._renaming(record.member, found))
+            known = pictures.edits(found, await self._renaming(record.member, found))
             if content.path is not None:
                 self._known_edits[key] = known
         return known
 
     async def _renaming(self, member: str, found: Iterable[MetadataText]) -> Rename:
-        names = metadata.names_in(found)
-        return metadata.renaming(await self._namespace.local_names(member, names))
+        names = pictures.names_in(found)
+        return pictures.renaming(await self._namespace.local_names(member, names))
 
     async def _holds(self, record: FileRecord, hash_: str) -> bool:
         """Whether a file's bytes, as the cloud has them or as they are shown, have the hash."""

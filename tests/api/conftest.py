@@ -22,8 +22,8 @@ from proxy.api.server import Server, Services
 from proxy.api.system import Journal
 from proxy.bus.memory import MemoryBus
 from proxy.catalog.node_classes import Body, Coding, Listing, Whole
-from proxy.files.metadata import Edits
 from proxy.files.namespace import Named, make_record
+from proxy.files.pictures import Edits
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.service import JobQuery
 from proxy.jobs.submission import Accepted, Clients, JobRequest
