@@ -58,10 +58,9 @@ from proxy.storage.usage import ActivityRepository, ObservationRepository, Usage
 from proxy.supervisor import Supervisor
 from proxy.timeouts import Timeouts
 from proxy.translate.helper_packs import offered
-from proxy.userdata.base import UserData
-from proxy.userdata.legacy import take_over as take_over_userdata
-from proxy.userdata.on_cloud import UserDataOnCloud
+from proxy.userdata.on_cloud import UserData, UserDataOnCloud
 from proxy.userdata.stored import StoredUserData
+from proxy.userdata.stored import take_over as take_over_userdata
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from proxy.helpers.service import Helpers
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.helper_nodes import HelperFailedError
 from proxy.translate.helper_tooling import guessed, translated
-from proxy.userdata.base import BadNameError, IsFolderError, LeadsOutError, MissingError
+from proxy.userdata.stored import BadNameError, IsFolderError, LeadsOutError, MissingError
 
 #: A request's media type for which the pack has none.
 _OCTETS = "application/octet-stream"

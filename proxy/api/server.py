@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from proxy.jobs.service import JobService
     from proxy.observations import Observations
     from proxy.readiness import Readiness
-    from proxy.userdata.base import UserData
+    from proxy.userdata.on_cloud import UserData
 
 log = structlog.get_logger(__name__)
 

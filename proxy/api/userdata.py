@@ -19,7 +19,7 @@ from proxy.api.downloads import Stamp, decide, stamped, without_body
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN, is_active, media_type
-from proxy.userdata.base import (
+from proxy.userdata.stored import (
     BadNameError,
     FullError,
     IsFileError,

@@ -24,7 +24,7 @@ from proxy.storage.start import (
     revision,
 )
 from proxy.storage.usage import UsageRepository
-from proxy.userdata.legacy import take_over as take_over_userdata
+from proxy.userdata.stored import take_over as take_over_userdata
 
 
 def migrate(settings: Settings, source: Path | None = None) -> int:

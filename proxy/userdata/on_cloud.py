@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 from proxy.cloud.client import UserDataCalls
 from proxy.cloud.resilience import CloudError, CloudRefused
 from proxy.translate.as_cloud import UserFile
 from proxy.translate.errors import LocalError, from_cloud
-from proxy.userdata.base import (
+from proxy.userdata.stored import (
     BadNameError,
     IsFileError,
     MissingError,
+    StoredUserData,
     TakenError,
     UserDataEntry,
     in_tree_order,
@@ -117,6 +118,10 @@ class UserDataOnCloud:
         if folder and not found:
             raise MissingError(folder)
         return found
+
+
+#: The members' files and settings, wherever they are.
+UserData: TypeAlias = StoredUserData | UserDataOnCloud
 
 
 @contextmanager

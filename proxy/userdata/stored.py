@@ -1,4 +1,4 @@
-"""User data in the proxy's own database: files that are whole or not there, settings beside them.
+"""Members' files and settings in the proxy's own database: a file is whole or not there.
 
 Each change is one unit that has the member's files for itself, so that limits and names hold
 whatever other replicas do at the same time.
@@ -6,28 +6,34 @@ whatever other replicas do at the same time.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
+import os
+import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import structlog
+from sqlalchemy import Connection
 
-from proxy.storage.members import ROOT, StoredEntry, UserDataRepository, UserDataUnit
+from proxy.members.member import LOCAL
+from proxy.storage.database import Database, StorageError
+from proxy.storage.legacy import keep_folder
+from proxy.storage.members import (
+    ROOT,
+    MemberRepository,
+    StoredEntry,
+    UserDataRepository,
+    UserDataUnit,
+)
 from proxy.storage.tables import escaped
 from proxy.translate import codec
-from proxy.userdata.base import (
-    BadNameError,
-    FullError,
-    IsFileError,
-    IsFolderError,
-    MissingError,
-    TakenError,
-    UserDataEntry,
-    in_tree_order,
-    is_listed,
-    parts_of,
-)
 
 log = structlog.get_logger(__name__)
 
@@ -37,12 +43,104 @@ SETTINGS = "comfy.settings.json"
 
 #: Bytes of a path; a database's index takes no longer ones.
 _LONGEST_PATH = 2000
+#: Folders within folders, and bytes of a name, as most file systems have it.
+MOST_STEPS, LONGEST_STEP = 100, 255
+
+
+class LeadsOutError(Exception):
+    """The name leads out of the member's folder."""
+
+
+class BadNameError(Exception):
+    """No file can have this name, or not there: it is too long, or a folder is in its place."""
+
+
+class MissingError(Exception):
+    """There is no file or folder of that name."""
+
+
+class TakenError(Exception):
+    """There is a file of that name, and it was not to be overwritten."""
+
+
+class FullError(Exception):
+    """More would be stored than the member may. `stored` is what is there, in bytes."""
+
+    def __init__(self, stored: int) -> None:
+        super().__init__(stored)
+        self.stored = stored
+
+
+class IsFolderError(Exception):
+    """What was to be a file is a folder."""
+
+
+class IsFileError(Exception):
+    """What was to be a folder is a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserDataEntry:
+    """A file or folder: its path from the member's folder or from the one that was listed.
+
+    Times are seconds since 1970; `created` is what the system has nearest to that.
+    """
+
+    path: str
+    size: int
+    modified: float
+    created: float
+    is_folder: bool = False
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The steps from the member's folder to what `name` means; none for the folder itself.
+
+    As in ComfyUI the name is unescaped once more than the URL was. A backslash counts as a slash,
+    so that the name means the same on every system. Raises `LeadsOutError` and `BadNameError`.
+    """
+    if "%" in name:
+        name = unquote(name)
+    folded = name.replace("\\", "/")
+    if folded.startswith("/"):
+        raise LeadsOutError(name)
+    steps: list[str] = []
+    for step in folded.split("/"):
+        if step == "..":
+            if not steps:
+                raise LeadsOutError(name)
+            steps.pop()
+        elif step not in ("", "."):
+            if "\0" in step or len(step.encode(errors="surrogatepass")) > LONGEST_STEP:
+                raise BadNameError(step)
+            steps.append(step)
+    if len(steps) > MOST_STEPS:
+        raise BadNameError(name)
+    return tuple(steps)
+
+
+def in_tree_order(entry: UserDataEntry) -> tuple[bool, str]:
+    """The key by which a tree is sorted."""
+    return not entry.is_folder, entry.name.lower()
+
+
+def is_listed(path: str, *, recurse: bool) -> bool:
+    """Whether a list of files has this one, by its path from the folder: no hidden ones."""
+    steps = path.split("/")
+    return (recurse or len(steps) == 1) and not any(step.startswith(".") for step in steps)
 
 
 class StoredUserData:
-    """The members' files. Everything raises `StorageError` when the database refuses.
+    """The members' files. `now` gives seconds since 1970.
 
-    `now` gives seconds since 1970.
+    Methods raise `LeadsOutError`; `MissingError` for what is not there and could not be;
+    `BadNameError` for what cannot be written there; `StorageError` when the database refuses. Where
+    `most` is given, `FullError` when more than this many bytes would be stored for the member.
     """
 
     def __init__(
@@ -74,10 +172,7 @@ class StoredUserData:
         overwrite: bool = True,
         most: int | None = None,
     ) -> UserDataEntry:
-        """Write a file, whole or not at all; no more than `most` bytes may be stored then.
-
-        Raises `TakenError` unless it may `overwrite`, `FullError`.
-        """
+        """Write a file, whole or not at all. Raises `TakenError` unless it may `overwrite`."""
         path = _place(name)
         return await self._change(
             member,
@@ -105,7 +200,7 @@ class StoredUserData:
         overwrite: bool = True,
         most: int | None = None,
     ) -> UserDataEntry:
-        """Give a file or folder another name. Raises `TakenError`, `IsFolderError`, `FullError`."""
+        """Give a file or folder another name. Raises `TakenError`, `IsFolderError`."""
         path, there = _there(name), _place(target)
         return await self._change(
             member, lambda unit, now: _move(unit, path, there, now, overwrite=overwrite), most=most
@@ -150,7 +245,7 @@ class StoredUserData:
     async def change_settings(
         self, member: str, changes: Mapping[str, Any], *, most: int | None = None
     ) -> None:
-        """Set some settings and keep the others. Raises `FullError`."""
+        """Set some settings and keep the others."""
 
         def work(unit: UserDataUnit, now: float) -> None:
             data = json.dumps({**_settings(unit), **changes}, indent=4).encode()
@@ -269,3 +364,73 @@ def _shown(entry: StoredEntry, start: int = 0) -> UserDataEntry:
     is_folder = entry.path.endswith("/")
     path = entry.path.removesuffix("/")[start:]
     return UserDataEntry(path, entry.size, entry.modified, entry.created, is_folder)
+
+
+# --- the files of 0.1.0 ------------------------------------------------------------------------
+
+#: The folder with one for each member, and what a file was called that was being written.
+FOLDER, _DRAFT = "userdata", ".comfy-cloud-proxy-"
+
+_PLAIN_MEMBER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_NOT_ON_WINDOWS = re.compile(
+    r"[<>:\"|?*\x00-\x1f]|[. ]$|^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE
+)
+
+
+def member_folder(member: str) -> str:
+    """The name of a member's folder in 0.1.0: two members never shared one, on no file system."""
+    if _PLAIN_MEMBER.fullmatch(member) and not _NOT_ON_WINDOWS.search(member):
+        return member
+    return "_" + hashlib.sha256(member.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+async def take_over(folder: Path, database: Database) -> None:
+    """Bring the user data of a data folder into the database; its files go to those that are kept.
+
+    What is in the database already stays. Raises `StorageError`; then nothing is changed.
+    """
+    source = folder / FOLDER
+    if not await asyncio.to_thread(source.is_dir):
+        return
+    stored = await MemberRepository(database).load()
+    names = {member_folder(name): name for name in [LOCAL, *(one.name for one in stored.members)]}
+    try:
+        found = {
+            path: names.get(path.name, path.name)
+            for path in sorted(source.iterdir())
+            if path.is_dir() and (path.name in names or not path.name.startswith("_"))
+        }
+        await database.write(partial(_take, folders=found), long=True)
+        kept = await asyncio.to_thread(keep_folder, source)
+    except OSError as error:
+        raise StorageError(
+            f"the user data of version 0.1.0 in {source} cannot be migrated ({error.strerror}): "
+            "correct its permissions, or move it out of the data folder"
+        ) from error
+    log.info("userdata_imported", members=len(found), kept_in=str(kept))
+
+
+def _take(connection: Connection, folders: Mapping[Path, str]) -> None:
+    for root, member in folders.items():
+        unit = UserDataUnit(connection, member)
+        for path, is_folder in _walk(root):
+            name, about = path.relative_to(root).as_posix(), path.stat()
+            if is_folder:
+                unit.add_folders([f"{name}/"], about.st_mtime)
+            else:
+                times = {"created": about.st_ctime, "modified": about.st_mtime}
+                unit.add(name, path.read_bytes(), **times)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
+    """All that is in a folder and whether it is a folder; no links that lead out of it."""
+    for folder, folders, files in os.walk(root):
+        for name in sorted(folders):
+            if not (path := Path(folder, name)).is_symlink():
+                yield path, True
+        for name in sorted(files):
+            path = Path(folder, name)
+            if name.startswith(_DRAFT):
+                continue
+            if path.is_file() and path.resolve().is_relative_to(root.resolve()):
+                yield path, False

@@ -14,7 +14,7 @@ from stack import Proxy
 
 from proxy.members import LOCAL
 from proxy.simulator import Simulator, Switches
-from proxy.userdata.base import UserData
+from proxy.userdata.on_cloud import UserData
 
 #: The file service reads a body in chunks; ours are small.
 PLAIN = {

@@ -1,4 +1,4 @@
-"""User data in the database, the same in SQLite and in PostgreSQL."""
+"""User data in the database, the same in SQLite and in PostgreSQL, and what its names mean."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from databases import other_connection
 from proxy.storage.database import Database
 from proxy.storage.legacy import KEPT
 from proxy.storage.members import BLOCK, MemberRepository, StoredMember, UserDataRepository
-from proxy.userdata.base import (
+from proxy.userdata.stored import (
     BadNameError,
     FullError,
     IsFileError,
     IsFolderError,
+    LeadsOutError,
     MissingError,
+    StoredUserData,
     TakenError,
     member_folder,
+    parts_of,
+    take_over,
 )
-from proxy.userdata.legacy import take_over
-from proxy.userdata.stored import StoredUserData
 
 
 @pytest.fixture
@@ -277,3 +279,41 @@ async def test_what_is_in_the_database_is_newer_than_a_folder(
     assert await content(data, "a") == b"new"
     kept = tmp_path / "folder" / KEPT
     assert sorted(path.name for path in kept.iterdir()) == ["userdata", "userdata-2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("a.json", ("a.json",)),
+        ("workflows/a.json", ("workflows", "a.json")),
+        ("workflows%2Fa.json", ("workflows", "a.json")),
+        ("workflows\\a.json", ("workflows", "a.json")),
+        ("./a//b/", ("a", "b")),
+        ("a/../b", ("b",)),
+        (".", ()),
+        ("..a", ("..a",)),
+        ("100%", ("100%",)),
+    ],
+)
+def test_a_name_is_the_way_to_a_file(name: str, parts: tuple[str, ...]) -> None:
+    assert parts_of(name) == parts
+
+
+@pytest.mark.parametrize("name", ["..", "a/../..", "/a", "\\a", "%2e%2e/x", "//server/share"])
+def test_a_way_out_is_refused(name: str) -> None:
+    with pytest.raises(LeadsOutError):
+        parts_of(name)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a%00b", "x" * 256, "é" * 128, "/".join("a" * 101)])
+def test_some_names_are_nobodys(name: str) -> None:
+    with pytest.raises(BadNameError):
+        parts_of(name)
+
+
+def test_each_member_has_a_folder_of_its_own() -> None:
+    members = ["local", "Local", "LOCAL", "..", ".", "", "a/b", "nul", "é", "\ud800", "x" * 300]
+    folders = [member_folder(member) for member in members]
+    assert folders[0] == "local"
+    assert len({folder.lower() for folder in folders}) == len(members)
+    assert all(parts_of(folder) == (folder,) for folder in folders)
