@@ -10,7 +10,9 @@ import pytest
 import servers
 from sqlalchemy import Connection
 
-from proxy.storage.database import Database, SqliteDatabase, open_sqlite
+from proxy.members.directory import MARKER, Directory
+from proxy.storage.database import FILE, Database, SqliteDatabase, open_sqlite
+from proxy.storage.members import MemberRepository
 from proxy.storage.start import migrate
 
 
@@ -68,3 +70,29 @@ async def other_connection(database: Database) -> AsyncIterator[Database]:
         other = await open_postgresql(database.address)
     yield other
     await other.close()
+
+
+class FolderDirectory(Directory):
+    """The members of a data folder, over a database of their own."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        super().__init__(MemberRepository(database), marker=folder / MARKER)
+        self._database = database
+
+    @classmethod
+    async def open(cls, folder: Path) -> FolderDirectory:
+        """Read the folder's members, also while another process uses them."""
+        database = await open_sqlite(folder / FILE)
+        try:
+            await migrate(database)
+            directory = cls(database, folder)
+            await directory.load()
+        except BaseException:
+            await database.close()
+            raise
+        return directory
+
+    async def close(self) -> None:
+        """Write down the last uses, and close the database."""
+        await super().close()
+        await self._database.close()

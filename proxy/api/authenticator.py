@@ -24,8 +24,8 @@ from yarl import URL
 from proxy.api.addressing import Way
 from proxy.api.connections import Caller, admission_of, caller_of, way_of
 from proxy.members import tokens
+from proxy.members.accounting import Throttle
 from proxy.members.directory import Access
-from proxy.members.limiter import Throttle
 from proxy.members.member import LOCAL
 from proxy.members.tokens import name_of
 from proxy.storage.encryption import Cipher

@@ -29,7 +29,7 @@ from proxy.translate.errors import LocalError
 if TYPE_CHECKING:
     from proxy.jobs.models import AccountView, LiveJob
     from proxy.jobs.service import JobService, Sampler
-    from proxy.members.usage import Usage
+    from proxy.members.accounting import Usage
     from proxy.storage.history import HistoryRepository
     from proxy.storage.usage import ActivityRepository
 

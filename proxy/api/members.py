@@ -27,13 +27,18 @@ from proxy.api.connections import (
     note,
     of,
 )
-from proxy.members import fields
-from proxy.members.directory import (
-    Directory,
+from proxy.members.directory import Directory
+from proxy.members.member import (
     DirectoryError,
+    MemberFields,
     NameTakenError,
+    NewMember,
+    NewToken,
     UnknownMemberError,
     UnknownTokenError,
+    describe_member,
+    describe_token,
+    validated,
 )
 from proxy.members.tokens import LIFETIME, id_prefix, name_of
 from proxy.translate.errors import LocalError
@@ -74,7 +79,7 @@ async def list_members(request: web.Request) -> web.Response:
     """All members with their limits; for a member the own entry."""
     directory, name = of(request).members, whose(request)
     listed = directory.members()
-    found = [fields.describe_member(directory, one) for one in listed if name in (None, one.name)]
+    found = [describe_member(directory, one) for one in listed if name in (None, one.name)]
     return bodies.json({"members": found})
 
 
@@ -89,10 +94,10 @@ async def add_member(request: web.Request) -> web.Response:
             kind="conflict",
         )
     with _told():
-        wanted = fields.checked(await _body(request), fields.NewMember)
-        member = await fields.add(directory, wanted)
+        wanted = validated(await _body(request), NewMember)
+        member = await directory.add(wanted.member(), restore=wanted.restore)
     note(request, "member_added", name=member.name, role=member.role)
-    return bodies.json(fields.describe_member(directory, member), 201)
+    return bodies.json(describe_member(directory, member), 201)
 
 
 async def change_member(request: web.Request) -> web.Response:
@@ -100,13 +105,13 @@ async def change_member(request: web.Request) -> web.Response:
     directory = _directory(request)
     with _told():
         wanted = await _body(request)
-        checked = fields.checked(wanted, fields.MemberFields)
+        checked = validated(wanted, MemberFields)
         if checked.disabled is True or checked.role == "user":
             _spare_oneself(request)
-        member = await fields.change(directory, request.match_info["name"], checked)
+        member = await directory.change(request.match_info["name"], **checked.changes())
     what = ", ".join(sorted(wanted))
     note(request, "member_changed", name=member.name, what=what)
-    return bodies.json(fields.describe_member(directory, member))
+    return bodies.json(describe_member(directory, member))
 
 
 async def remove_member(request: web.Request) -> web.Response:
@@ -124,7 +129,7 @@ async def list_tokens(request: web.Request) -> web.Response:
     directory, name = of(request).members, whose(request)
     with _told():
         member = directory.find(name).name if name and directory.has_members else None
-    found = [fields.describe_token(directory, one) for one in directory.tokens(member)]
+    found = [describe_token(directory, one) for one in directory.tokens(member)]
     return bodies.json({"tokens": found})
 
 
@@ -141,10 +146,10 @@ async def make_token(request: web.Request) -> web.Response:
             require_admin(request)
         until = _own_expiry(request)
     with _told():
-        wanted = fields.checked(body, fields.NewToken)
-        text, token = await fields.new_token(directory, wanted, until=until)
+        wanted = validated(body, NewToken)
+        text, token = await directory.new_token(wanted.member, until=until, **wanted.values())
     note(request, "token_made", name=token.member, of=token.shown)
-    answer = bodies.json({**fields.describe_token(directory, token), "token": text}, 201)
+    answer = bodies.json({**describe_token(directory, token), "token": text}, 201)
     answer.headers["Cache-Control"] = "no-store"
     return answer
 

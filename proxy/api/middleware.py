@@ -22,7 +22,7 @@ from proxy.api.authenticator import Authenticator, challenge
 from proxy.api.bodies import Handler
 from proxy.api.connections import Connection, caller_of, connection_of
 from proxy.logging import RequestContext, begin_request
-from proxy.members.limiter import LIMIT_REACHED
+from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.translate import release
 from proxy.translate.errors import LocalError

@@ -21,9 +21,17 @@ from rich.text import Text
 from proxy import logging as logs
 from proxy.cli.common import CommandError
 from proxy.members import audit as record
-from proxy.members import fields
-from proxy.members.directory import Directory, DirectoryError, marker_of
-from proxy.members.member import Member
+from proxy.members.directory import Directory, marker_of
+from proxy.members.member import (
+    DirectoryError,
+    Member,
+    MemberFields,
+    NewMember,
+    NewToken,
+    describe_member,
+    describe_token,
+    validated,
+)
 from proxy.members.tokens import Token
 from proxy.settings import Settings, place_options
 from proxy.storage.database import FILE, StorageError
@@ -47,7 +55,8 @@ def add_member(settings: Settings, name: str, given: Mapping[str, Any], *, resto
 
     async def add(directory: Directory) -> Member:
         wanted = {**_member(given), "name": name, "restore": restore}
-        return await fields.add(directory, fields.checked(wanted, fields.NewMember, strict=False))
+        checked = validated(wanted, NewMember, strict=False)
+        return await directory.add(checked.member(), restore=checked.restore)
 
     member = _with_directory(settings, add, make=True)
     _note(settings, "member_added", name=member.name, role=member.role)
@@ -65,8 +74,8 @@ def set_member(settings: Settings, name: str, given: Mapping[str, Any]) -> int:
         raise CommandError("No option given: see comfy-cloud-proxy member set --help.", exit_code=2)
 
     async def change(directory: Directory) -> Member:
-        checked = fields.checked(wanted, fields.MemberFields, strict=False)
-        return await fields.change(directory, name, checked)
+        checked = validated(wanted, MemberFields, strict=False)
+        return await directory.change(name, **checked.changes())
 
     member = _with_directory(settings, change)
     _note(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
@@ -106,7 +115,7 @@ def list_members(settings: Settings, *, as_json: bool) -> int:
     """Print the members."""
 
     async def rows(directory: Directory) -> list[dict[str, Any]]:
-        return [fields.describe_member(directory, member) for member in directory.members()]
+        return [describe_member(directory, member) for member in directory.members()]
 
     found = _with_directory(settings, rows)
     if as_json:
@@ -137,9 +146,9 @@ def new_token(
 
     async def make(directory: Directory) -> tuple[str, dict[str, Any]]:
         wanted = {"member": name, "expires": expires, "note": note}
-        checked = fields.checked(wanted, fields.NewToken)
-        text, token = await fields.new_token(directory, checked)
-        return text, fields.describe_token(directory, token)
+        checked = validated(wanted, NewToken)
+        text, token = await directory.new_token(checked.member, **checked.values())
+        return text, describe_token(directory, token)
 
     text, described = _with_directory(settings, make)
     _note(settings, "token_made", name=described["member"], of=described["shown"])
@@ -163,7 +172,7 @@ def list_tokens(settings: Settings, name: str | None, *, as_json: bool) -> int:
 
     async def rows(directory: Directory) -> list[dict[str, Any]]:
         member = None if name is None else directory.find(name).name
-        return [fields.describe_token(directory, token) for token in directory.tokens(member)]
+        return [describe_token(directory, token) for token in directory.tokens(member)]
 
     found = _with_directory(settings, rows)
     if as_json:

@@ -34,7 +34,7 @@ from proxy.jobs.models import (
 from proxy.jobs.submission import Checks, Clients, SubmissionService, look_wait
 from proxy.jobs.subscribers import LiveFeed, Subscribers
 from proxy.jobs.views import History, LiveJobs, of_queue
-from proxy.members.limiter import Limiter
+from proxy.members.accounting import Limiter
 from proxy.members.member import Member
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import (

@@ -31,7 +31,7 @@ from proxy.jobs.models import (
 )
 from proxy.jobs.recorder import payload_of, stored_of, used
 from proxy.jobs.views import LiveJobs
-from proxy.members.limiter import Limiter
+from proxy.members.accounting import Limiter
 from proxy.members.member import Member, Parallelism, check_classes
 from proxy.storage.database import OutcomeUnknownError, StorageError
 from proxy.storage.jobs import (
@@ -161,7 +161,9 @@ class Checks:
                     "Prompt outputs failed validation",
                     node_errors=node_errors,
                 )
-        check_classes(self._members.get(member), request.graph, self._catalog.known)
+        who = self._members.get(member)
+        if who.limits.denied_classes or who.limits.deny_partner_nodes:
+            check_classes(who, request.graph, self._catalog.known)
         return found
 
     async def rewritten(

@@ -1,18 +1,370 @@
-"""What members use, may use and have done: usage, limits, metrics and the audit record as one."""
+"""What members use and may use: usage by day (UTC), limits, and one object for the handlers.
+
+Jobs are counted where they are recorded, in the same transaction. Here bytes are counted, and
+written every few seconds. What is asked for comes from the storage, so that all replicas say it.
+Each limit has a refusal that says when it ends.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import ipaddress
+import math
+import time
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from proxy.members.audit import Audit
-from proxy.members.limiter import Limiter
+import structlog
+
+from proxy.members.audit import Audit, finish
 from proxy.members.member import Limits, Member
-from proxy.members.usage import Usage
 from proxy.metrics import Metrics
-from proxy.storage.usage import UsageRepository
+from proxy.storage.database import StorageError
+from proxy.storage.jobs import day_of
+from proxy.storage.usage import UsageRepository, UsageRow
 from proxy.supervisor import Supervisor
+from proxy.translate.errors import LocalError
+
+log = structlog.get_logger(__name__)
+
+#: Seconds between two writes of what is counted in bytes; a crash loses no more than that.
+INTERVAL = 5.0
+
+#: The `type` of every refusal for a limit; its `details` name the limit.
+LIMIT_REACHED = "limit_reached"
+#: This many seconds' worth of requests may come at once.
+BURST_SECONDS = 10.0
+#: This many wrong tokens a minute are answered as such.
+PER_MINUTE = 10
+#: This many addresses are remembered; the one that was heard of longest ago is forgotten first.
+REMEMBERED = 10_000
+#: When to ask again, in seconds, where nobody knows when a place in the queue gets free.
+QUEUE_WAIT = 5.0
+
+
+class Usage:
+    """What was used, by day. `now` gives seconds since 1970. Without a repository nothing is kept
+    beyond the process.
+
+    `served` are bytes of files that went to each member's clients since the last write.
+    """
+
+    def __init__(
+        self,
+        repository: UsageRepository | None = None,
+        *,
+        now: Callable[[], float] = time.time,
+        interval: float = INTERVAL,
+    ) -> None:
+        self._repository = repository
+        self._now = now
+        self._interval = interval
+        self.served: Counter[str] = Counter()
+        self._unwritten: dict[tuple[str, str], UsageRow] = {}
+        self._flushing = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Write what is not written yet."""
+        try:
+            await self.flush()
+        except StorageError as error:
+            log.error("usage_write_failed", error=str(error))
+
+    # --- counting --------------------------------------------------------------------------
+
+    async def upload(self, member: str, count: int, *, at: float, most: int | None) -> bool:
+        """Count bytes of files that come from a client, unless they would be more than `most` on
+        the day then, also at other replicas; whether they are counted. Raises `StorageError`.
+        """
+        if most is None or self._repository is None:
+            self.uploaded(member, count, at=at)
+            return True
+        await self.flush()
+        return await self._repository.upload(
+            UsageRow(day_of(at), member, bytes_up=count), most=most
+        )
+
+    def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
+        """Bytes of files that came from a client; less than 0 takes some back."""
+        self._row(member, at).bytes_up += count
+
+    def _row(self, member: str, at: float | None) -> UsageRow:
+        day = day_of(self._now() if at is None else at)
+        return self._unwritten.setdefault((day, member), UsageRow(day, member))
+
+    def _take_served(self) -> None:
+        served, self.served = self.served, Counter()
+        for member, count in served.items():
+            self._row(member, None).bytes_down += count
+
+    # --- asking ----------------------------------------------------------------------------
+
+    async def today(self, member: str) -> UsageRow:
+        """What the member has used today. Raises `StorageError`."""
+        day = day_of(self._now())
+        return next(iter(await self.days(day, day, member)), UsageRow(day, member))
+
+    async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
+        """The usage from day to day, both included, of everybody or one member.
+
+        By day, then by name. Raises `StorageError`.
+        """
+        if self._repository is None:
+            self._take_served()
+            return [
+                replace(row)
+                for (day, name), row in sorted(self._unwritten.items())
+                if first <= day <= last and member in (None, name)
+            ]
+        await self.flush()
+        return await self._repository.days(first, last, member)
+
+    # --- writing ---------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Write what was counted, to the end also if the caller is cancelled.
+
+        Raises `StorageError`; then it is written with the next.
+        """
+        if self._repository is not None:
+            await finish(self._flush(self._repository))
+
+    async def _flush(self, repository: UsageRepository) -> None:
+        async with self._flushing:
+            self._take_served()
+            rows, self._unwritten = self._unwritten, {}
+            try:
+                await repository.add(list(rows.values()))
+            except StorageError:
+                for key, row in rows.items():
+                    self._unwritten.setdefault(key, UsageRow(*key)).add(row)
+                raise
+
+    async def run(self) -> None:
+        """Write bytes every few seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval)
+            try:
+                await self.flush()
+            except StorageError as error:
+                log.error("usage_write_failed", error=str(error))
+
+
+def end_of_day(at: float) -> datetime:
+    """The first moment of the next day (UTC)."""
+    day = 86_400
+    return datetime.fromtimestamp((at // day + 1) * day, UTC)
+
+
+@dataclass(slots=True)
+class Bucket:
+    """A token bucket: `rate` tokens a second flow in, `size` at most. Pure: `now` is any clock."""
+
+    rate: float
+    size: float
+    filled: float = field(init=False)
+    at: float | None = None
+
+    def __post_init__(self) -> None:
+        self.filled = self.size
+
+    def take(self, now: float) -> float:
+        """Take a token. Returns 0, or the seconds until there will be one."""
+        if self.at is not None:
+            self.filled = min(self.size, self.filled + max(0.0, now - self.at) * self.rate)
+        self.at = now
+        if self.filled >= 1:
+            self.filled -= 1
+            return 0.0
+        return (1 - self.filled) / self.rate
+
+
+class Limiter:
+    """The limits of all members.
+
+    `member` gives a member by name. Days end at midnight UTC. `now` gives seconds since
+    1970, `clock` seconds that never jump.
+    """
+
+    def __init__(
+        self,
+        member: Callable[[str], Member],
+        usage: Usage,
+        *,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._member = member
+        self._usage = usage
+        self._now = now
+        self._clock = clock
+        self._buckets: dict[str, Bucket] = {}
+
+    # --- requests --------------------------------------------------------------------------
+
+    def request(self, member: str) -> None:
+        """Count a request. Raises `LocalError` (429)."""
+        rate = self._member(member).limits.requests_per_second
+        if rate is None:
+            return
+        bucket = self._buckets.get(member)
+        if bucket is None or bucket.rate != rate:
+            bucket = self._buckets[member] = Bucket(rate, max(1.0, rate * BURST_SECONDS))
+        wait = bucket.take(self._clock())
+        if wait > 0:
+            raise _refusal(
+                "requests_per_second",
+                rate,
+                f"You send more than {rate:g} requests a second, which is your limit; "
+                f"wait {max(1, math.ceil(wait))} s, then send fewer requests.",
+                wait,
+            )
+
+    # --- jobs ------------------------------------------------------------------------------
+
+    def admit(self, member: str, *, waiting: int, submitted: int) -> None:
+        """Let a submission in, where this many of the member's jobs wait, and this many were
+        submitted today, as it seemed just before: what is written decides. Raises `LocalError`
+        (429).
+        """
+        limits = self._member(member).limits
+        if limits.max_queued is not None and waiting >= limits.max_queued:
+            raise self.queue_is_full(member, waiting)
+        if limits.jobs_per_day is not None and submitted >= limits.jobs_per_day:
+            raise self.day_is_full(member)
+
+    def queue_is_full(self, member: str, waiting: int) -> LocalError:
+        """The answer to a submission behind this many that wait."""
+        most = self._member(member).limits.max_queued or 0
+        return _refusal(
+            "max_queued",
+            most,
+            f"{waiting} of your jobs are waiting, and your limit is {most}; submit again after one "
+            "has started or was deleted.",
+            QUEUE_WAIT,
+        )
+
+    def day_is_full(self, member: str) -> LocalError:
+        """The answer to a submission for which there is no room in the day."""
+        most = self._member(member).limits.jobs_per_day or 0
+        return self._until_midnight(
+            "jobs_per_day", most, f"You have submitted your {most} jobs of today"
+        )
+
+    # --- uploads ---------------------------------------------------------------------------
+
+    async def upload_room(self, member: str) -> int | None:
+        """How many bytes the member may still upload today; `None` is no limit.
+
+        Raises `StorageError`.
+        """
+        limit = self._member(member).limits.upload_bytes_per_day
+        if limit is None:
+            return None
+        return max(0, limit - (await self._usage.today(member)).bytes_up)
+
+    def upload_refusal(self, member: str) -> LocalError:
+        """The answer to an upload for which there is no room."""
+        limit = self._member(member).limits.upload_bytes_per_day or 0
+        return self._until_midnight(
+            "upload_bytes_per_day",
+            limit,
+            f"With this upload you would have sent more than the {limit:,} bytes that you may "
+            "upload a day",
+        )
+
+    @asynccontextmanager
+    async def uploading(self, member: str, count: int) -> AsyncIterator[None]:
+        """Count an upload of `count` bytes, unless the block raises.
+
+        Raises `LocalError` (429), `StorageError`.
+        """
+        limit, began = self._member(member).limits.upload_bytes_per_day, self._now()
+        if not await self._usage.upload(member, count, at=began, most=limit):
+            raise self.upload_refusal(member)
+        try:
+            yield
+        except BaseException:
+            self._usage.uploaded(member, -count, at=began)
+            raise
+
+    def stored_bytes(self, member: str) -> int | None:
+        """How many bytes the member may keep with the proxy, `None` if there is no limit."""
+        return self._member(member).limits.stored_bytes
+
+    def storage_is_full(self, member: str, stored: int) -> LocalError:
+        """The answer to a write for which there is no room beside the `stored` bytes."""
+        limit = self._member(member).limits.stored_bytes or 0
+        return LocalError(
+            LIMIT_REACHED,
+            f"This and the {stored:,} bytes that you have stored are more than the {limit:,} "
+            "bytes that you may; delete saved files, or ask an admin of this server for more.",
+            kind="too_large",
+            details="stored_bytes",
+            extra_info={"limit": "stored_bytes", "value": limit},
+        )
+
+    def _until_midnight(self, limit: str, value: int, said: str) -> LocalError:
+        now = self._now()
+        end = end_of_day(now)
+        return _refusal(
+            limit,
+            value,
+            f"{said}; this ends at {end:%Y-%m-%d %H:%M} UTC.",
+            end.timestamp() - now,
+            ends_at=end.isoformat(),
+        )
+
+
+def _refusal(
+    limit: str, value: float, sentence: str, wait: float, *, ends_at: str | None = None
+) -> LocalError:
+    info: dict[str, Any] = {"limit": limit, "value": value, "retry_after": math.ceil(wait)}
+    if ends_at is not None:
+        info["ends_at"] = ends_at
+    return LocalError(
+        LIMIT_REACHED,
+        sentence,
+        kind="rate_limited",
+        details=limit,
+        extra_info=info,
+        retry_after=math.ceil(wait),
+    )
+
+
+class Throttle:
+    """Wrong tokens by address; of IPv6 a whole /64 counts as one. `now` is in seconds."""
+
+    def __init__(self, now: Callable[[], float], *, per_minute: int = PER_MINUTE) -> None:
+        self._now = now
+        self._per_minute = per_minute
+        self._buckets: OrderedDict[str, Bucket] = OrderedDict()
+
+    def failed(self, address: str) -> int:
+        """Count a wrong token. Returns 0, or the seconds until the next may be tried."""
+        key = _network(address)
+        bucket = self._buckets.pop(key, None)
+        if bucket is None:
+            bucket = Bucket(self._per_minute / 60, self._per_minute)
+        self._buckets[key] = bucket
+        while len(self._buckets) > REMEMBERED:
+            self._buckets.popitem(last=False)
+        return math.ceil(bucket.take(self._now()))
+
+
+def _network(address: str) -> str:
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed)
 
 
 def _unlimited(name: str) -> Member:

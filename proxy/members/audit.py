@@ -12,17 +12,16 @@ import asyncio
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
 from proxy.logging import REMOVED, scrub
 from proxy.members.tokens import SHAPE
-from proxy.members.usage import finish
 from proxy.storage.database import StorageError
 from proxy.storage.legacy import keep_folder
 from proxy.storage.usage import AuditRow, UsageRepository, forget_audit, note_audit
@@ -45,6 +44,8 @@ _PAUSE = 1.0
 _DAY_MS = 86_400_000
 
 _TOKEN = re.compile(SHAPE)
+
+T = TypeVar("T")
 
 Value = str | int | float | bool | None | list[str]
 
@@ -223,6 +224,21 @@ def _lines_of(folder: Path) -> list[AuditRow]:
             except (ValueError, TypeError, KeyError):
                 continue
     return found
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Await `work`; a cancellation of the caller is raised when it has come to its end.
+
+    A write that is cancelled halfway leaves nobody who knows whether it was made.
+    """
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # the caller, who is gone, does not fetch it
+        raise
 
 
 def _shown(value: Value) -> Value:

@@ -20,13 +20,20 @@ import msgspec
 import structlog
 
 from proxy.members import tokens
-from proxy.members.member import LOCAL, Limits, Member
+from proxy.members.member import (
+    LOCAL,
+    DirectoryError,
+    Limits,
+    Member,
+    NameTakenError,
+    UnknownMemberError,
+    UnknownTokenError,
+)
 from proxy.members.tokens import Sessions, Token, Use
 from proxy.settings import Settings
-from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.database import FILE, StorageError
 from proxy.storage.legacy import MEMBERS
 from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken
-from proxy.storage.start import migrate
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -49,22 +56,6 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9_-])?", re.ASCI
 
 #: The one member of a proxy without members.
 _ANYONE = Member(LOCAL, role="admin", limits=Limits(stored_bytes=None))
-
-
-class DirectoryError(Exception):
-    """What was asked of the directory cannot be. The text is one sentence that says what to do."""
-
-
-class UnknownMemberError(DirectoryError):
-    """There is no such member."""
-
-
-class UnknownTokenError(DirectoryError):
-    """There is no such token, or several that begin so."""
-
-
-class NameTakenError(DirectoryError):
-    """There is, or was, a member of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +95,6 @@ class Directory:
         self._changing = asyncio.Lock()
         self.sessions = Sessions(repository, self._changing, now=now)
         self._repository = repository
-        self._database: Database | None = None
         self._now = now
         self._marker = marker
         self._revision = -1
@@ -120,24 +110,6 @@ class Directory:
         self._looked_at = self._ms()
         self._watching: asyncio.Task[None] | None = None
 
-    @classmethod
-    async def open(cls, folder: Path) -> Directory:
-        """The directory of a data folder, which may be another process's, with its own database.
-
-        Raises `StorageError` when the database cannot be opened or is damaged: never does a broken
-        file pass for a proxy without members.
-        """
-        database = await open_sqlite(folder / FILE)
-        try:
-            await migrate(database)
-            directory = cls(MemberRepository(database), marker=folder / MARKER)
-            await directory.load()
-        except BaseException:
-            await database.close()
-            raise
-        directory._database = database
-        return directory
-
     async def load(self) -> None:
         """Read what the database holds. Raises `StorageError`."""
         await self._look()
@@ -150,14 +122,12 @@ class Directory:
         self._watching = keep(self._watch, "watch the members")
 
     async def close(self) -> None:
-        """Write down the last uses, and close what `open` has opened."""
+        """Write down the last uses."""
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait([self._watching])
         with contextlib.suppress(StorageError):
             await self._write_uses(every=True)
-        if self._database is not None:
-            await self._database.close()
 
     # --- asking ----------------------------------------------------------------------------
 

@@ -1,13 +1,24 @@
-"""Who is behind a client, and what they may use. Pure."""
+"""Who is behind a client, what they may use, and what people may say of them. Pure.
+
+There is one set of rules for the command line and the admin API.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from proxy.translate.errors import LocalError
+
+if TYPE_CHECKING:
+    from proxy.members.directory import Directory
+    from proxy.members.tokens import Token
 
 #: The one member of a proxy that has no members.
 LOCAL = "local"
@@ -19,6 +30,22 @@ Role = Literal["user", "admin"]
 
 #: How many jobs of one client run at once: as is known of it, one, or as many as slots are free.
 Parallelism = Literal["auto", "one", "many"]
+
+
+class DirectoryError(Exception):
+    """What was asked of the directory cannot be. The text is one sentence that says what to do."""
+
+
+class UnknownMemberError(DirectoryError):
+    """There is no such member."""
+
+
+class UnknownTokenError(DirectoryError):
+    """There is no such token, or several that begin so."""
+
+
+class NameTakenError(DirectoryError):
+    """There is, or was, a member of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +95,12 @@ def check_classes(member: Member, graph: Mapping[str, Any], known_class: KnownCl
     Raises `LocalError`: 403 with the nodes in `node_errors`; 503 for a member who may not use
     partner nodes, while nobody can say of a class whether it is one.
     """
-    limits = member.limits
-    if not limits.denied_classes and not limits.deny_partner_nodes:
-        return
     denied = {
-        node_id: (class_type, limit)
-        for node_id, class_type in _classes(graph)
-        if (limit := _denied_by(class_type, limits, known_class)) is not None
+        node_id: (node["class_type"], limit)
+        for node_id, node in graph.items()
+        if isinstance(node, Mapping)
+        and isinstance(node.get("class_type"), str)
+        and (limit := _denied_by(node["class_type"], member.limits, known_class)) is not None
     }
     if not denied:
         return
@@ -88,14 +114,6 @@ def check_classes(member: Member, graph: Mapping[str, Any], known_class: KnownCl
         extra_info={"node_id": node_id, "class_type": class_type, "limit": limit},
         node_errors={one: _node_error(*about) for one, about in denied.items()},
     )
-
-
-def _classes(graph: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (node_id, node["class_type"])
-        for node_id, node in graph.items()
-        if isinstance(node, Mapping) and isinstance(node.get("class_type"), str)
-    ]
 
 
 def _denied_by(class_type: str, limits: Limits, known_class: KnownClass) -> str | None:
@@ -125,3 +143,112 @@ def _node_error(class_type: str, limit: str) -> dict[str, Any]:
         "extra_info": {"limit": limit},
     }
     return {"errors": [reason], "dependent_outputs": [], "class_type": class_type}
+
+
+# --- what people say ----------------------------------------------------------------------
+
+Count = Annotated[int, Meta(ge=0, le=10**15)] | None | UnsetType
+Rate = Annotated[float, Meta(gt=0, le=1e6)] | None | UnsetType
+Classes = Annotated[
+    tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...], Meta(max_length=1000)
+]
+Note = Annotated[str, Meta(max_length=200)]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_LIFETIME = re.compile(r"([0-9]{1,6})([smhdw])", re.ASCII)
+
+
+class LimitFields(Struct, forbid_unknown_fields=True):
+    """Limits to set; `None` removes one."""
+
+    max_queued: Count = UNSET
+    max_running: Count = UNSET
+    jobs_per_day: Count = UNSET
+    upload_bytes_per_day: Count = UNSET
+    stored_bytes: Count = UNSET
+    requests_per_second: Rate = UNSET
+    denied_classes: Classes | UnsetType = UNSET
+    deny_partner_nodes: bool | UnsetType = UNSET
+
+
+class MemberFields(Struct, forbid_unknown_fields=True):
+    """What to set of a member."""
+
+    role: Role | UnsetType = UNSET
+    weight: Annotated[float, Meta(ge=0.01, le=1000)] | UnsetType = UNSET
+    disabled: bool | UnsetType = UNSET
+    limits: LimitFields | UnsetType = UNSET
+    client_parallelism: Parallelism | UnsetType | None = UNSET
+
+    def changes(self) -> dict[str, Any]:
+        """The fields of a `Member` that are given, with `limits` as those of its `Limits`."""
+        given = _given(self, MemberFields)
+        return given if self.limits is UNSET else {**given, "limits": _given(self.limits)}
+
+
+class NewMember(MemberFields, forbid_unknown_fields=True, kw_only=True):
+    """A member to add."""
+
+    name: str
+    restore: bool = False
+
+    def member(self) -> Member:
+        """The member that it becomes."""
+        changes = self.changes()
+        return Member(self.name, limits=Limits(**changes.pop("limits", {})), **changes)
+
+
+class NewToken(Struct, forbid_unknown_fields=True):
+    """A token to make. `expires` is a time from now such as `90d`."""
+
+    member: str
+    note: Note = ""
+    expires: str | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Note and lifetime (s) of the token. Raises `DirectoryError`."""
+        note = "".join(letter if letter.isprintable() else " " for letter in self.note).strip()
+        return {"note": note, "lifetime": None if self.expires is None else seconds(self.expires)}
+
+
+def _given(fields: Struct, kind: type[Struct] | None = None) -> dict[str, Any]:
+    """The fields, of a `kind` alone, that have a value."""
+    names = (kind or type(fields)).__struct_fields__
+    return {name: value for name in names if (value := getattr(fields, name)) is not UNSET}
+
+
+def seconds(text: str) -> float:
+    """How long `90d`, `12h` and the like are. Raises `DirectoryError`."""
+    read = _LIFETIME.fullmatch(text.strip().lower())
+    if read is None or int(read[1]) == 0:
+        raise DirectoryError(
+            "The expiry of a token must be a number with s, m, h, d or w, such as 90d or 12h."
+        )
+    return float(int(read[1]) * _UNITS[read[2]])
+
+
+def validated(value: object, kind: type[Any], *, strict: bool = True) -> Any:
+    """The value as a `kind`. Raises `DirectoryError` that names the field and what it must be."""
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        raise DirectoryError(f"Invalid value: {str(error).replace('`$.', '`')}.") from None
+
+
+def describe_member(directory: Directory, member: Member) -> dict[str, Any]:
+    """A member as JSON."""
+    return {**asdict(member), "tokens": len(directory.tokens(member.name))}
+
+
+def describe_token(directory: Directory, token: Token) -> dict[str, Any]:
+    """A token as JSON, without what proves it."""
+    use = directory.last_use(token)
+    return {
+        "id": token.id,
+        "shown": token.shown,
+        "member": token.member,
+        "note": token.note,
+        "created": token.created,
+        "expires": token.expires,
+        "last_used": None if use is None else {"at": use.at, "address": use.address},
+    }

@@ -14,7 +14,7 @@ from stack import PATIENCE, Client, Listener, running_proxy
 from team import Team, basic, bearer, running_team
 from yarl import URL
 
-from proxy.members.limiter import PER_MINUTE
+from proxy.members.accounting import PER_MINUTE
 from proxy.members.member import Member
 from proxy.simulator import Simulator
 

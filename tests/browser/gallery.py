@@ -12,11 +12,11 @@ from typing import Any
 
 import aiohttp
 import graphs
+from databases import FolderDirectory
 from stack import running_proxy
 from yarl import URL
 
 from proxy.jobs.service import INTERVAL, KEPT, JobService
-from proxy.members.directory import Directory
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow
@@ -62,7 +62,7 @@ def _day() -> tuple[list[ActivityRow], list[AccountRow]]:
 @asynccontextmanager
 async def busy_gateway(folder: Path) -> AsyncIterator[tuple[URL, dict[str, str]]]:
     """Its address and the tokens of its members; anna is an admin."""
-    directory = await Directory.open(folder)
+    directory = await FolderDirectory.open(folder)
     tokens = {}
     for member in _MEMBERS:
         await directory.add(member)

@@ -17,10 +17,10 @@ from browser.frontend import PATIENCE
 from browser.gallery import busy_gateway
 from browser.reverse_proxy import caddy, free_port, nginx
 from browser.watch import Watch
+from databases import FolderDirectory
 from stack import running_proxy
 from yarl import URL
 
-from proxy.members.directory import Directory
 from proxy.members.member import Member
 from proxy.simulator import Simulator
 
@@ -52,7 +52,7 @@ class Gateway:
 
 async def two_members(folder: Path) -> dict[str, str]:
     """The members in a data folder, and their tokens."""
-    directory = await Directory.open(folder)
+    directory = await FolderDirectory.open(folder)
     tokens = {}
     for member in (Member("anna", role="admin"), Member("ben")):
         await directory.add(member)

@@ -22,9 +22,9 @@ from proxy.jobs import engine
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.subscribers import LiveFeed
 from proxy.jobs.worker import Reconciler
+from proxy.members.accounting import Usage
 from proxy.members.audit import Audit
 from proxy.members.directory import Directory
-from proxy.members.usage import Usage
 from proxy.simulator import Simulator
 from proxy.supervisor import Supervisor
 

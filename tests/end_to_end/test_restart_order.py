@@ -20,11 +20,11 @@ import aiohttp
 import gated
 import graphs
 import pytest
+from databases import FolderDirectory
 from process import Process, before, serving
 from team import bearer
 from yarl import URL
 
-from proxy.members.directory import Directory
 from proxy.members.member import Member
 from proxy.simulator import Simulator, Switches
 
@@ -112,7 +112,7 @@ def id_of(at: int) -> str:
 
 async def members(folder: Path) -> dict[str, str]:
     """Members with weights in the data folder; their tokens."""
-    directory = await Directory.open(folder)
+    directory = await FolderDirectory.open(folder)
     tokens = {}
     for name, weight in WEIGHTS.items():
         await directory.add(Member(name, weight=weight))

@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from stack import Client, Proxy, running_proxy
 from yarl import URL
 
-from proxy.members.limiter import BURST_SECONDS
+from proxy.members.accounting import BURST_SECONDS
 from proxy.members.member import LOCAL, Limits, Member
 from proxy.simulator import Simulator
 

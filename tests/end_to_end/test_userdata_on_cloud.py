@@ -10,12 +10,12 @@ from typing import Any
 
 import aiohttp
 import pytest
+from databases import FolderDirectory
 from stack import Proxy, running_proxy
 from yarl import URL
 
 from proxy import app
 from proxy.cloud.resilience import Backoff, RetryPolicy
-from proxy.members.directory import Directory
 from proxy.members.member import Member
 from proxy.settings import ConfigError
 from proxy.simulator import HttpFault, Simulator
@@ -206,7 +206,7 @@ async def test_a_cloud_that_fails_is_503_with_a_sentence(
 
 
 async def test_with_members_it_is_refused_at_start(simulator: Simulator, tmp_path: Path) -> None:
-    directory = await Directory.open(tmp_path / "data")
+    directory = await FolderDirectory.open(tmp_path / "data")
     await directory.add(Member("ann"))
     await directory.close()
     with pytest.raises(ConfigError, match="userdata = cloud does not support members"):

@@ -8,18 +8,19 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from databases import FolderDirectory
 
 from proxy.members import tokens
-from proxy.members.directory import (
-    MARKER,
-    Directory,
+from proxy.members.directory import MARKER, Directory, any_members
+from proxy.members.member import (
+    LOCAL,
     DirectoryError,
+    Limits,
+    Member,
     NameTakenError,
     UnknownMemberError,
     UnknownTokenError,
-    any_members,
 )
-from proxy.members.member import LOCAL, Limits, Member
 from proxy.members.tokens import Token, Use, name_of
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.members import MemberRepository
@@ -47,7 +48,7 @@ def directory(clock: Clock) -> Directory:
 
 @pytest.fixture
 async def opened(tmp_path: Path) -> AsyncIterator[Directory]:
-    directory = await Directory.open(tmp_path)
+    directory = await FolderDirectory.open(tmp_path)
     yield directory
     await directory.close()
 
@@ -186,12 +187,12 @@ async def test_subscribers_hear_of_changes(directory: Directory) -> None:
 
 
 async def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
-    first = await Directory.open(tmp_path)
+    first = await FolderDirectory.open(tmp_path)
     ann = await first.add(Member("Ann", limits=Limits(denied_classes=("A", "B"))))
     text, token = await first.new_token("Ann", note="laptop", lifetime=3600)
     first.used(token, "192.0.2.1")
     await first.close()
-    second = await Directory.open(tmp_path)
+    second = await FolderDirectory.open(tmp_path)
     try:
         assert second.has_members
         assert second.members() == [ann]
@@ -224,7 +225,7 @@ async def test_a_running_server_sees_the_changes_of_another_process(
     changed = asyncio.Event()
     opened.subscribe(changed.set)
     opened.start()
-    other = await Directory.open(tmp_path)
+    other = await FolderDirectory.open(tmp_path)
     try:
         await other.add(Member("ann"))
         text, token = await other.new_token("ann")
@@ -253,7 +254,7 @@ async def test_a_subscriber_that_fails_ends_neither_the_watch_nor_others_hearing
     opened.subscribe(fail)
     opened.subscribe(changed.set)
     opened.start()
-    other = await Directory.open(tmp_path)
+    other = await FolderDirectory.open(tmp_path)
     try:
         await other.add(Member("ann"))
         text, token = await other.new_token("ann")
@@ -283,7 +284,7 @@ async def test_the_watch_goes_on_after_any_fault(
     monkeypatch.undo()
     changed = asyncio.Event()
     opened.subscribe(changed.set)
-    other = await Directory.open(tmp_path)
+    other = await FolderDirectory.open(tmp_path)
     await other.add(Member("ann"))
     await other.close()
     async with asyncio.timeout(PATIENCE):
@@ -292,7 +293,7 @@ async def test_the_watch_goes_on_after_any_fault(
 
 
 async def test_the_end_of_a_token_is_told(tmp_path: Path) -> None:
-    directory = await Directory.open(tmp_path)
+    directory = await FolderDirectory.open(tmp_path)
     try:
         await directory.add(Member("ann"))
         text, _ = await directory.new_token("ann", lifetime=2.0)
@@ -307,7 +308,7 @@ async def test_the_end_of_a_token_is_told(tmp_path: Path) -> None:
 
 
 async def test_uses_are_written_at_most_once_a_minute(tmp_path: Path) -> None:
-    server = await Directory.open(tmp_path)
+    server = await FolderDirectory.open(tmp_path)
     try:
         await server.add(Member("ann"))
         _, token = await server.new_token("ann")
@@ -324,7 +325,7 @@ async def test_uses_are_written_at_most_once_a_minute(tmp_path: Path) -> None:
 
 async def written_use(folder: Path, token: Token) -> Use | None:
     """The last use of a token, as another process reads it."""
-    directory = await Directory.open(folder)
+    directory = await FolderDirectory.open(folder)
     try:
         return directory.last_use(token)
     finally:
@@ -334,7 +335,7 @@ async def written_use(folder: Path, token: Token) -> Use | None:
 async def test_what_another_process_has_just_written_is_known_when_it_is_shown(
     opened: Directory, tmp_path: Path
 ) -> None:
-    other = await Directory.open(tmp_path)
+    other = await FolderDirectory.open(tmp_path)
     try:
         await other.add(Member("ann"))
         text, token = await other.new_token("ann")
@@ -368,7 +369,7 @@ async def test_many_unknown_tokens_at_once_are_looked_for_together(
 
 
 async def test_two_processes_may_change_at_once(opened: Directory, tmp_path: Path) -> None:
-    other = await Directory.open(tmp_path)
+    other = await FolderDirectory.open(tmp_path)
     try:
         await asyncio.gather(
             *(
@@ -395,7 +396,7 @@ async def test_a_session_lives_until_its_token_is_revoked_by_anybody(
     session = name_of(await opened.sessions.begin(token.id))
     ended = name_of(await opened.sessions.begin(token.id))
     await opened.sessions.end(ended)
-    other = await Directory.open(tmp_path)
+    other = await FolderDirectory.open(tmp_path)
     try:
         assert other.sessions.token_of(session) == token.id
         assert other.sessions.token_of(ended) is None
@@ -409,21 +410,21 @@ async def test_a_session_lives_until_its_token_is_revoked_by_anybody(
 async def test_a_damaged_file_never_passes_for_no_members(tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"not a database at all" * 100)
     with pytest.raises(StorageError):
-        await Directory.open(tmp_path)
+        await FolderDirectory.open(tmp_path)
     assert not await any_members(tmp_path)
     (tmp_path / MARKER).touch()
     assert await any_members(tmp_path)
 
 
 async def test_a_record_that_is_none_never_passes_for_no_member(tmp_path: Path) -> None:
-    directory = await Directory.open(tmp_path)
+    directory = await FolderDirectory.open(tmp_path)
     await directory.add(Member("ann"))
     await directory.close()
     with sqlite3.connect(tmp_path / FILE) as connection:
         connection.execute("UPDATE members SET data = CAST('[]' AS BLOB)")
     connection.close()
     with pytest.raises(StorageError, match="an invalid member"):
-        await Directory.open(tmp_path)
+        await FolderDirectory.open(tmp_path)
 
 
 async def test_whether_there_are_members_can_be_asked_without_making_anything(
@@ -431,7 +432,7 @@ async def test_whether_there_are_members_can_be_asked_without_making_anything(
 ) -> None:
     assert not await any_members(tmp_path / "none")
     assert not (tmp_path / "none").exists()
-    directory = await Directory.open(tmp_path)
+    directory = await FolderDirectory.open(tmp_path)
     assert not await any_members(tmp_path)
     await directory.add(Member("ann"))
     assert await any_members(tmp_path)

@@ -11,11 +11,10 @@ from databases import other_connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.members import limiter as limits
+from proxy.members import accounting as limits
+from proxy.members.accounting import BURST_SECONDS, PER_MINUTE, Bucket, Limiter, Throttle, Usage
 from proxy.members.directory import Directory
-from proxy.members.limiter import BURST_SECONDS, PER_MINUTE, Bucket, Limiter, Throttle
 from proxy.members.member import LOCAL, STORED_BYTES, Limits, Member
-from proxy.members.usage import Usage
 from proxy.storage.database import Database
 from proxy.storage.usage import UsageRepository
 from proxy.translate.errors import LocalError

@@ -10,7 +10,7 @@ from databases import other_connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.members.usage import Usage, end_of_day
+from proxy.members.accounting import Usage, end_of_day
 from proxy.storage.database import Database, StorageError
 from proxy.storage.jobs import day_of
 from proxy.storage.usage import UsageRepository, UsageRow
