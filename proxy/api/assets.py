@@ -201,7 +201,7 @@ async def head_hash(request: web.Request) -> web.Response:
 async def post_seed(request: web.Request) -> web.Response:
     """Look for files and models without records."""
     body = await read_body(request) if request.can_read_body else {}
-    roots = asset_requests.checked(asset_requests.Roots, body, "INVALID_BODY").roots
+    roots = asset_requests.read_roots(body)
     progress = await service(request).seed(member_of(request), list(dict.fromkeys(roots)))
     if request.query.get("wait", "").lower() in ("true", "1"):
         return bodies.json({"status": "completed", "progress": progress, "errors": []})

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import msgspec
@@ -43,8 +43,6 @@ from proxy.translate.asset_requests import (
     AssetError,
     AssetFilter,
     AssetQuery,
-    NewAsset,
-    TagQuery,
     destination,
     read_hash,
     write_cursor,
@@ -53,6 +51,9 @@ from proxy.translate.assets import Asset, CloudAsset
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event
 from proxy.translate.names import Place
+
+if TYPE_CHECKING:
+    from proxy.translate.asset_models import NewAsset, TagQuery
 
 _log = structlog.get_logger(__name__)
 

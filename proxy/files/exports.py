@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -27,10 +27,13 @@ from proxy.storage.temporary import STALE, Export, ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms
 from proxy.translate import codec
-from proxy.translate.asset_requests import AssetError, ExportRequest
+from proxy.translate.asset_requests import AssetError
 from proxy.translate.assets import Asset, ExportPlan, FailedAsset
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
+
+if TYPE_CHECKING:
+    from proxy.translate.asset_models import ExportRequest
 
 _log = structlog.get_logger(__name__)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
@@ -28,9 +28,12 @@ from sqlalchemy import (
 from proxy.storage.database import Database
 from proxy.storage.statements import Upsert, chunks, get_meta, put_meta, run_many
 from proxy.storage.tables import asset_tags, assets, files, history, outputs
-from proxy.translate.asset_requests import MISSING, AssetFilter, AssetQuery, Cursor, TagQuery
+from proxy.translate.asset_requests import MISSING, AssetFilter, AssetQuery, Cursor
 from proxy.translate.assets import Asset
 from proxy.translate.names import Place
+
+if TYPE_CHECKING:
+    from proxy.translate.asset_models import TagQuery
 
 T = TypeVar("T")
 

@@ -1,27 +1,26 @@
 """What a client asks of the assets API: filters, pages, cursors and bodies, checked as by ComfyUI.
 
-`AssetError` is a refusal in the API's own nested form. Requests are read by pydantic, whose list of
-errors is what ComfyUI puts into `details`.
+`AssetError` is a refusal in the API's own nested form. The models of the requests are imported with
+the first of them: pydantic takes 8 MiB.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeAlias, TypeVar
-
-from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from proxy.translate import codec
 from proxy.translate.errors import Kind, LocalError
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
+
+    from proxy.translate.asset_models import ExportRequest, NewAsset, TagQuery
 
     #: The query of a request: names may come more than once.
     Query: TypeAlias = MultiMapping[str]
@@ -43,10 +42,6 @@ MISSING = "missing"
 
 _HASH = re.compile(r"blake3:([0-9a-f]{64})")
 _EXPORT_NAME = re.compile(r"[A-Za-z0-9_-]+\.zip")
-_UUID = r"^(?i:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
-_EXPORTED_UUID = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
-
-M = TypeVar("M", bound=BaseModel)
 
 
 class AssetError(LocalError):
@@ -109,32 +104,6 @@ class AssetQuery:
     after: Cursor | None = None
 
 
-class TagQuery(BaseModel):
-    """What `GET /api/tags` asks for."""
-
-    prefix: Annotated[str, Field(min_length=1, max_length=256)] | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-    offset: Annotated[int, Field(ge=0, le=2**53)] = 0
-    order: Literal["count_desc", "name_asc"] = "count_desc"
-    include_zero: bool = True
-
-
-class _ListQuery(BaseModel):
-    name_contains: str | None = None
-    hash: str | None = None
-    include_public: bool = True
-    limit: Annotated[int, Field(ge=1, le=500)] = 20
-    offset: Annotated[int, Field(ge=0, le=2**53)] = 0
-    sort: Sort = "created_at"
-    order: Order = "desc"
-    after: str | None = None
-
-
-class _RefineQuery(BaseModel):
-    name_contains: str | None = None
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-
-
 def read_list(query: Query) -> AssetQuery:
     """The query of `GET /api/assets`. Raises `AssetError`."""
     if "metadata_filter" in query:
@@ -143,7 +112,9 @@ def read_list(query: Query) -> AssetQuery:
             "metadata_filter is not supported by this server.",
             parameter="metadata_filter",
         )
-    read = _checked_query(_ListQuery, query)
+    from proxy.translate import asset_models as models
+
+    read = models.checked_query(models.ListQuery, query)
     after = None if read.after is None else read_cursor(read.after, read.sort, read.order)
     return AssetQuery(
         _filter(query, read.name_contains, read.hash),
@@ -157,27 +128,17 @@ def read_list(query: Query) -> AssetQuery:
 
 def read_refine(query: Query) -> tuple[AssetFilter, int]:
     """The query of `GET /api/assets/tags/refine`, and its limit. Raises `AssetError`."""
-    read = _checked_query(_RefineQuery, query)
+    from proxy.translate import asset_models as models
+
+    read = models.checked_query(models.RefineQuery, query)
     return _filter(query, read.name_contains, None), read.limit
 
 
 def read_tags(query: Query) -> TagQuery:
     """The query of `GET /api/tags`. Raises `AssetError`."""
-    return _checked_query(TagQuery, query)
+    from proxy.translate import asset_models as models
 
-
-def checked(model: type[M], value: object, code: str) -> M:
-    """A value as a model. Raises `AssetError` with pydantic's list of what is wrong."""
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        errors = error.errors(include_url=False, include_input=False)
-        raise AssetError(code, "Validation failed.", errors=errors) from None
-
-
-def _checked_query(model: type[M], query: Query) -> M:
-    """Of several values of a name the last one counts."""
-    return checked(model, dict(query.items()), "INVALID_QUERY")
+    return models.checked_query(models.TagQuery, query)
 
 
 def _filter(query: Query, name_contains: str | None, hash_: str | None) -> AssetFilter:
@@ -263,58 +224,12 @@ def read_cursor(text: str, sort: Sort, order: Order) -> Cursor:
 
 # --- bodies --------------------------------------------------------------------------------------
 
-_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_NAME)]
-_Id = Annotated[str, StringConstraints(to_lower=True, pattern=_UUID, max_length=36)]
-_Tag = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_TAG, strict=True)
-]
-_MediaType = Annotated[str, StringConstraints(max_length=256, pattern=r"^[\w.+-]+/[\w.+-]+")]
-
-
-class Changes(BaseModel):
-    """What `PUT /api/assets/{id}` changes."""
-
-    name: _Name | None = None
-    user_metadata: dict[str, Any] | None = None
-    preview_id: _Id | None = None
-
-
-class NewAsset(BaseModel):
-    """What a client says of a content for which it wants a record."""
-
-    name: _Name | None = None
-    tags: Annotated[list[_Tag], Field(max_length=MOST_TAGS)] = []
-    user_metadata: dict[str, Any] = {}
-    mime_type: _MediaType | None = None
-    preview_id: _Id | None = None
-    hash: str | None = None
-
-    @property
-    def metadata(self) -> bytes:
-        """`user_metadata` as it is stored."""
-        return packed(self.user_metadata)
-
-    @property
-    def distinct_tags(self) -> tuple[str, ...]:
-        """The tags, each once."""
-        return tuple(dict.fromkeys(self.tags))
-
-
-class _Tags(BaseModel):
-    tags: Annotated[list[_Tag], Field(min_length=1, max_length=MOST_TAGS)]
-
-
-class Roots(BaseModel):
-    """What `POST /api/assets/seed` looks through; none means all."""
-
-    roots: Annotated[
-        list[Literal["models", "input", "output"]], Field(min_length=1, max_length=10)
-    ] = ["models", "input", "output"]
-
 
 def read_changes(body: object) -> dict[str, Any]:
     """Columns of a record and their new values. Raises `AssetError`."""
-    changes = checked(Changes, body, "INVALID_BODY")
+    from proxy.translate import asset_models as models
+
+    changes = models.checked(models.Changes, body, "INVALID_BODY")
     values = {
         "name": changes.name,
         "user_metadata": None if changes.user_metadata is None else packed(changes.user_metadata),
@@ -328,14 +243,25 @@ def read_changes(body: object) -> dict[str, Any]:
 
 def read_tags_body(body: object) -> list[str]:
     """The tags that a client adds or removes, each once. Raises `AssetError`."""
-    tags = list(dict.fromkeys(checked(_Tags, body, "INVALID_BODY").tags))
+    from proxy.translate import asset_models as models
+
+    tags = list(dict.fromkeys(models.checked(models.Tags, body, "INVALID_BODY").tags))
     _refuse_system_tags(tags)
     return tags
 
 
+def read_roots(body: object) -> list[str]:
+    """What `POST /api/assets/seed` looks through. Raises `AssetError`."""
+    from proxy.translate import asset_models as models
+
+    return list(models.checked(models.Roots, body, "INVALID_BODY").roots)
+
+
 def read_new(body: object) -> NewAsset:
     """The body of `POST /api/assets/from-hash`. Raises `AssetError`."""
-    new = checked(NewAsset, body, "INVALID_BODY")
+    from proxy.translate import asset_models as models
+
+    new = models.checked(models.NewAsset, body, "INVALID_BODY")
     if not new.hash:
         raise AssetError("INVALID_BODY", "Send the hash of the content.")
     packed(new.user_metadata)
@@ -348,6 +274,8 @@ def read_upload(fields: Mapping[str, str], tags: Iterable[str]) -> NewAsset:
 
     `tags` are the values of all its parts: each a JSON list, values with commas, or one tag.
     """
+    from proxy.translate import asset_models as models
+
     if "id" in fields:
         raise AssetError("UNSUPPORTED_FIELD", "The server gives ids; leave id out.", field="id")
     known = {"name", "mime_type", "preview_id", "hash"}
@@ -357,7 +285,7 @@ def read_upload(fields: Mapping[str, str], tags: Iterable[str]) -> NewAsset:
     value["tags"] = [tag for text in tags for tag in _form_tags(text)]
     if "name" in value:
         value["name"] = posixpath.basename(value["name"].replace("\\", "/")) or "upload"
-    new = checked(NewAsset, value, "INVALID_BODY")
+    new = models.checked(models.NewAsset, value, "INVALID_BODY")
     packed(new.user_metadata)
     _refuse_system_tags(new.tags)
     return new
@@ -413,34 +341,12 @@ def _parsed(text: str, name: str) -> Any:
 
 # --- exports -------------------------------------------------------------------------------------
 
-_ExportedId = Annotated[
-    str, StringConstraints(to_lower=True, pattern=_EXPORTED_UUID, max_length=36)
-]
-_Ids = Annotated[list[_ExportedId], Field(max_length=MOST_IDS)]
-_Text = Annotated[str, StringConstraints(max_length=4096)]
-
-
-class ExportRequest(BaseModel):
-    """The body of `POST /api/assets/export`."""
-
-    job_ids: _Ids = []
-    asset_ids: _Ids = []
-    naming_strategy: str = STRATEGIES[0]
-    job_asset_name_filters: Annotated[
-        dict[_ExportedId, Annotated[list[_Text], Field(max_length=MOST_IDS)]],
-        Field(max_length=MOST_IDS),
-    ] = {}
-    include_previews: bool = False
-
-    @property
-    def key(self) -> str:
-        """The same for equal requests."""
-        return hashlib.sha256(codec.dump_bytes(self.model_dump())).hexdigest()
-
 
 def read_export(body: object) -> ExportRequest:
     """The request of an export. Raises `AssetError` (400)."""
-    request = checked(ExportRequest, body, "INVALID_REQUEST")
+    from proxy.translate import asset_models as models
+
+    request = models.checked(models.ExportRequest, body, "INVALID_REQUEST")
     if request.naming_strategy not in STRATEGIES:
         raise AssetError(
             "INVALID_NAMING_STRATEGY",

@@ -10,12 +10,15 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
 from proxy.translate import codec
-from proxy.translate.asset_requests import MISSING, MOST_NAME, ExportRequest, NewAsset
+from proxy.translate.asset_requests import MISSING, MOST_NAME
 from proxy.translate.names import Place, media_type
+
+if TYPE_CHECKING:
+    from proxy.translate.asset_models import ExportRequest, NewAsset
 
 _SUBFOLDERS = frozenset({"3d", "pasted", "painter", "threed", "webcam"})
 _VIEWED = ("image/", "video/", "audio/", "text/")
