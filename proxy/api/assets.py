@@ -12,12 +12,12 @@ from aiohttp import web
 
 from proxy.api import bodies, upload
 from proxy.api.connections import member_of, of
-from proxy.api.downloads import send_file
+from proxy.api.downloads import send_file, type_headers
 from proxy.files.assets import Assets, gone
 from proxy.translate import asset_requests, assets
 from proxy.translate.asset_requests import AssetError, read_export, read_name
 from proxy.translate.errors import LocalError
-from proxy.translate.names import UNKNOWN, is_active
+from proxy.translate.names import UNKNOWN
 
 #: The form of an id in a path, in any case of letters.
 ID = "{id:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}}"
@@ -134,22 +134,13 @@ def content_headers(
 ) -> dict[str, str]:
     """Type and disposition of a content as the newest ComfyUI gives them.
 
-    What a browser would run goes out as an attachment of no type; an SVG is a picture where the
-    browser says that it is for an `<img>` (`destination` is `Sec-Fetch-Dest`).
+    What a browser would run goes out as an attachment. `destination` is `Sec-Fetch-Dest`.
     """
     type_ = assets.essence(asset.media_type or UNKNOWN)
-    headers = {"X-Content-Type-Options": "nosniff"}
-    if is_active(type_):
-        headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}
-        if not (type_ == "image/svg+xml" and destination == "image"):
-            type_, inline = UNKNOWN, False
+    headers, harmless = type_headers(type_, destination)
     name = quote(asset.name.encode("utf-8", "replace"), safe="")
-    shown = "inline" if inline else "attachment"
-    return {
-        **headers,
-        "Content-Type": type_,
-        "Content-Disposition": f"{shown}; filename*=UTF-8''{name}",
-    }
+    shown = "inline" if inline and harmless else "attachment"
+    return {**headers, "Content-Disposition": f"{shown}; filename*=UTF-8''{name}"}
 
 
 # --- new records ----------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial, wraps
 from typing import Any
 
@@ -270,51 +270,28 @@ async def unpacked(request: web.Request) -> AsyncIterator[aiohttp.StreamReader]:
     if _coding(request) is None:
         yield request.content
         return
-    loop = asyncio.get_running_loop()
-    valve = _Valve(loop)
-    valve.transport = request.transport
-    stream = aiohttp.StreamReader(valve, PIECE, loop=loop)
-    pumping = asyncio.create_task(_pump(request, stream, valve), name="unpack a body")
-    try:
-        yield stream
-    finally:
-        pumping.cancel()
-        with suppress(asyncio.CancelledError):
-            await pumping
+    async with aclosing(_pieces(request, request.client_max_size)) as pieces:
+        yield _Unpacked(pieces)
 
 
-class _Valve(BaseProtocol):
-    """What a stream pauses when nobody reads it."""
+class _Unpacked(aiohttp.StreamReader):
+    """A stream that takes the next piece when who reads it has nothing left."""
 
-    __slots__ = ("open",)
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        loop = asyncio.get_running_loop()
+        super().__init__(BaseProtocol(loop), PIECE, loop=loop)
+        self._pieces = pieces
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self.open = asyncio.Event()
-        self.open.set()
-
-    def pause_reading(self) -> None:
-        self._reading_paused = True
-        self.open.clear()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        self._reading_paused = False
-        self.open.set()
+    async def _wait(self, _: str) -> None:
+        try:
+            self.feed_data(await anext(self._pieces))
+        except StopAsyncIteration:
+            self.feed_eof()
+        except BROKEN as error:
+            raise _PackedWronglyError from error
 
 
-async def _pump(request: web.Request, stream: aiohttp.StreamReader, valve: _Valve) -> None:
-    try:
-        async for piece in _pieces(request, request.client_max_size):
-            stream.feed_data(piece)
-            await valve.open.wait()
-        stream.feed_eof()
-    except BROKEN:
-        stream.set_exception(_PackedWronglyError())
-    except Exception as error:  # noqa: BLE001 (who reads the stream gets it)
-        stream.set_exception(error)
-
-
-async def _pieces(request: web.Request, most: int) -> AsyncIterator[bytes]:
+async def _pieces(request: web.Request, most: int) -> AsyncGenerator[bytes]:
     """The body, unpacked, in pieces of about `PIECE` bytes at most.
 
     Raises what aiohttp raises of a body that breaks off, `_PackedWronglyError`, and
@@ -427,12 +404,15 @@ async def read_json(request: web.Request) -> Any:
 async def read_object(request: web.Request) -> dict[str, Any]:
     """The body as a JSON object; an empty list counts as one without keys, as in ComfyUI."""
     value = await read_json(request)
-    if value == []:
-        return {}
+    return {} if value == [] else as_object(value)
+
+
+def as_object(
+    value: object, must: str = "The request body must be a JSON object"
+) -> dict[str, Any]:
+    """A value that must be a JSON object. Raises `LocalError` (400)."""
     if not isinstance(value, dict):
-        raise LocalError(
-            "invalid_body", f"The request body must be a JSON object, not {kind(value)}."
-        )
+        raise LocalError("invalid_body", f"{must}, not {kind(value)}.")
     return value
 
 

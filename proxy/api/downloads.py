@@ -151,22 +151,27 @@ def file_headers(
     """Type (by the name unless it is given) and disposition of a file as the newest ComfyUI gives
     them.
 
-    What a browser would run (HTML, scripts, styles, XML) is sent as an attachment; an SVG is
-    shown where the browser says that it is for an `<img>` (`destination` is `Sec-Fetch-Dest`).
+    What a browser would run (HTML, scripts, styles, XML) is sent as an attachment. `destination`
+    is `Sec-Fetch-Dest`.
     """
-    type_ = type_ or media_type(filename)
-    headers = {
-        "Content-Disposition": _disposition(filename),
-        "Content-Type": type_,
-        "X-Content-Type-Options": "nosniff",
-    }
-    if is_active(type_):
-        headers["Vary"] = "Sec-Fetch-Dest"
-        headers["Cache-Control"] = "no-store"
-        if not (type_ == "image/svg+xml" and destination == "image"):
-            headers["Content-Type"] = UNKNOWN
-            headers["Content-Disposition"] = f"attachment; {_disposition(filename)}"
-    return headers
+    headers, harmless = type_headers(type_ or media_type(filename), destination)
+    shown = _disposition(filename)
+    return {**headers, "Content-Disposition": shown if harmless else f"attachment; {shown}"}
+
+
+def type_headers(type_: str, destination: str | None) -> tuple[dict[str, str], bool]:
+    """The headers for a type, which is none for what a browser would run; whether it is harmless.
+
+    An SVG is a picture where the browser says that it is for an `<img>` (`destination` is
+    `Sec-Fetch-Dest`).
+    """
+    headers = {"Content-Type": type_, "X-Content-Type-Options": "nosniff"}
+    if not is_active(type_):
+        return headers, True
+    headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}
+    if type_ == "image/svg+xml" and destination == "image":
+        return headers, True
+    return {**headers, "Content-Type": UNKNOWN}, False
 
 
 def _disposition(filename: str) -> str:

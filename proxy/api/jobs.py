@@ -197,11 +197,7 @@ async def post_interrupt(request: web.Request) -> web.Response:
         body = await bodies.read_json(request)
     except bodies.NotJsonError:
         body = {}
-    if not isinstance(body, dict):
-        raise LocalError(
-            "invalid_body",
-            f"The request body must be a JSON object or empty, not {bodies.kind(body)}.",
-        )
+    body = bodies.as_object(body, "The request body must be a JSON object or empty")
     prompt_id = body.get("prompt_id")
     jobs, member = of(request).jobs, member_of(request)
     if not prompt_id:

@@ -102,11 +102,7 @@ def memory() -> tuple[int, int]:
 
 async def post_free(request: web.Request) -> web.Response:
     """Accept the request and do nothing."""
-    body = await bodies.read_json(request)
-    if not isinstance(body, dict):
-        raise LocalError(
-            "invalid_body", f"The request body must be a JSON object, not {bodies.kind(body)}."
-        )
+    bodies.as_object(await bodies.read_json(request))
     return bodies.empty()
 
 

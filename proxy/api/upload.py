@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 from urllib.parse import parse_qsl
@@ -61,26 +60,22 @@ class Upload:
 async def post_image(request: web.Request) -> web.Response:
     """Take a file of any kind into the member's folder."""
     async with form(request) as fields:
-        upload = read_form(fields)
-        if upload is None:
-            return bodies.empty(400)
-        return await _store(request, upload, of(request).files.upload)
+        return await _take(request, fields, of(request).files.upload)
 
 
 async def post_mask(request: web.Request) -> web.Response:
     """Put the alpha of an upload on an earlier picture, and take the result."""
     async with form(request) as fields:
-        upload = read_form(fields)
-        if upload is None:
-            return bodies.empty(400)
-        original = original_ref(fields.get("original_ref"))
-        masked = partial(of(request).files.upload_mask, original=original)
-        return await _store(request, upload, masked)
+        return await _take(request, fields, of(request).files.upload_mask, masks=True)
 
 
-async def _store(
-    request: web.Request, upload: Upload, store: Callable[..., Awaitable[Named]]
+async def _take(
+    request: web.Request, form: Form, store: Callable[..., Awaitable[Named]], *, masks: bool = False
 ) -> web.Response:
+    upload = read_form(form)
+    if upload is None:
+        return bodies.empty(400)
+    more = {"original": original_ref(form.get("original_ref"))} if masks else {}
     services, member = of(request), member_of(request)
     async with services.accounting.uploading(member, size(upload.file)):
         named = await store(
@@ -90,6 +85,7 @@ async def _store(
             subfolder=upload.subfolder,
             type=upload.type,
             overwrite=upload.overwrite,
+            **more,
         )
     body: dict[str, Any] = {"name": named.name, "subfolder": named.subfolder, "type": named.type}
     if services.assets is not None and named.asset is not None:

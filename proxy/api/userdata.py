@@ -219,13 +219,8 @@ async def get_setting(request: web.Request) -> web.Response:
 
 async def post_settings(request: web.Request) -> web.Response:
     """Set some settings and keep the others."""
-    body = await bodies.read_json(request)
-    if not isinstance(body, dict):
-        raise LocalError(
-            "invalid_body",
-            f"The settings must be a JSON object of names and values, not {bodies.kind(body)}.",
-        )
-    return await _change(request, body)
+    must = "The settings must be a JSON object of names and values"
+    return await _change(request, bodies.as_object(await bodies.read_json(request), must))
 
 
 async def post_setting(request: web.Request) -> web.Response:
