@@ -96,8 +96,8 @@ class EventSocket:
 
     What no document lists is told to `observations`.
 
-    `refused` is the HTTP status that refused the last handshake (401: the key does not work),
-    `None` if none did.
+    `connected` says whether the socket is open, as far as anyone can know; `refused` is the HTTP
+    status that refused the last handshake (401: the key does not work), `None` if none did.
     """
 
     def __init__(
@@ -138,15 +138,10 @@ class EventSocket:
         self._client_id = str(uuid4())
         self._task: asyncio.Task[None] | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
-        self._up = asyncio.Event()
         self._decided = asyncio.Event()
         self._hurry = asyncio.Event()
+        self.connected = False
         self.refused: int | None = None
-
-    @property
-    def connected(self) -> bool:
-        """Whether the socket is open, as far as anyone can know."""
-        return self._up.is_set()
 
     async def start(self) -> None:
         """Begin to keep the socket open; returns before it is. May follow a `close`."""
@@ -221,7 +216,7 @@ class EventSocket:
         try:
             if self._hurry.is_set():
                 return 0.0
-            self._up.set()
+            self.connected = True
             self._decided.set()
             log.info("event_socket_opened")
             self._tell(self._on_up)
@@ -229,7 +224,7 @@ class EventSocket:
         except Exception:
             log.exception("event_socket_failed")
         finally:
-            self._up.clear()
+            self.connected = False
             self._decided.clear()
             self._socket = None
             await socket.close()

@@ -415,9 +415,9 @@ class Learner:
         self._files = files
         self._clouds = clouds
         self._supervisor = supervisor
-        self._waiting: dict[tuple[str, str], None] = {}
         self._asked: TTLCache[tuple[str, str], None] = TTLCache(_REMEMBERED, _PAUSE)
-        self._is_running = False
+        self._waiting = 0
+        self._turn = asyncio.Semaphore(1)
 
     def shown(self, assets: Iterable[Asset]) -> None:
         """Records were shown; ask for what they lack. Returns at once."""
@@ -425,25 +425,20 @@ class Learner:
             if not _lacks_content(asset) and not _lacks_metadata(asset):
                 continue
             key = asset.member, asset.job or ""
-            if key not in self._asked and len(self._waiting) < _MOST_WAITING:
+            if key not in self._asked and self._waiting < _MOST_WAITING:
                 self._asked[key] = None
-                self._waiting[key] = None
-        if self._waiting and not self._is_running:
-            self._is_running = True
-            self._supervisor.spawn(self._run(), "learn sizes of outputs")
+                self._waiting += 1
+                self._supervisor.spawn(self._run(*key), "learn sizes of outputs")
 
-    async def _run(self) -> None:
+    async def _run(self, member: str, job: str) -> None:
         try:
             await asyncio.sleep(_PATIENCE)
-            while self._waiting:
-                member, job = next(iter(self._waiting))
-                del self._waiting[member, job]
-                try:
-                    await self._learn(member, job)
-                except (CloudError, StorageError) as error:
-                    _log.info("output_sizes_failed", job=job, reason=str(error))
+            async with self._turn:
+                await self._learn(member, job)
+        except (CloudError, StorageError) as error:
+            _log.info("output_sizes_failed", job=job, reason=str(error))
         finally:
-            self._is_running = False
+            self._waiting -= 1
 
     async def _learn(self, member: str, job: str) -> None:
         assets = await self._repository.read(lambda unit: unit.of_jobs(member, [job]))

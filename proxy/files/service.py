@@ -344,37 +344,26 @@ class Files:
         """Whether the query asks for anything but the file as it is. Raises `LocalError` (400)."""
         return conversion(preview, channel) is not None
 
-    async def ensure_sent(
-        self,
-        member: str,
-        graph: Mapping[str, Any],
-        *,
-        choices: Callable[[str], Mapping[str, Any] | None],
-        account: str,
-    ) -> bool:
-        """Send the files that a graph names to the account that is to run it, unless it has them.
-
-        Says whether there are any; then call `substitute`. Raises `LocalError` (424 if the file is
-        not available from the account that has it, otherwise what this account says),
-        `StorageError`.
-        """
-        if named := await self._named(member, graph, choices):
-            await self._uploads.ensure_sent(named.values(), account)
-        return bool(named)
-
     async def substitute(
         self,
         member: str,
-        graph: Mapping[str, Any],
+        graph: dict[str, Any],
         *,
         choices: Callable[[str], Mapping[str, Any] | None],
         account: str,
     ) -> dict[str, Any]:
-        """The graph with the account's names instead of the member's.
+        """The graph with the account's names instead of the member's, when the account has the
+        files; it is sent those that it lacks.
 
-        `choices` gives a class's entry in `object_info`, or `None` if it is not known.
+        `choices` gives a class's entry in `object_info`, or `None` if it is not known. Raises
+        `LocalError` (424 if a file is not available from the account that has it, otherwise what
+        this account says), `StorageError`.
         """
         named = await self._named(member, graph, choices)
+        if not named:
+            return graph
+        await self._uploads.ensure_sent(named.values(), account)
+        named = await self._namespace.get_many(member, named)
         called = {
             place: await self._uploads.name_at(record, account) for place, record in named.items()
         }

@@ -152,8 +152,6 @@ class AccountWorker:
         await self._open()
         files, known = self._engine.files, self._engine.catalog.known
         graph = job.graph if job.rewriting is None else job.rewriting.graph
-        if not await files.ensure_sent(job.member, graph, choices=known, account=self.name):
-            return graph
         return await files.substitute(job.member, graph, choices=known, account=self.name)
 
     def follow(self, job: Job) -> None:

@@ -54,7 +54,6 @@ async def upload(files: Files, data: bytes, name: str = "cat.png", member: str =
 async def loaded(files: Files, value: str, account: str, member: str = "ann") -> str:
     """What the account is told to load for a member's name."""
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": value}}}
-    await files.ensure_sent(member, graph, choices=lambda _: None, account=account)
     sent = await files.substitute(member, graph, choices=lambda _: None, account=account)
     return str(sent["1"]["inputs"]["image"])
 

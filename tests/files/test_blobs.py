@@ -210,7 +210,7 @@ async def test_an_account_at_another_cloud_gets_an_upload_from_the_store(
     moved = MemoryCloud(URL("http://elsewhere"))
     files = await open_files(moved, blobs=blobs, cache=tmp_path / "other")
     graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}}
-    await files.ensure_sent("local", graph, choices=lambda _: None, account="default")
+    await files.substitute("local", graph, choices=lambda _: None, account="default")
     assert moved.sent == ["cat.png"]
 
 

@@ -377,15 +377,15 @@ async def test_another_cloud_is_sent_what_a_graph_names(
     await upload(files, BLUE, "dog.png")
     other = MemoryCloud(base_url=URL("http://other"))
     files = await open_files(other)
-    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None, account="default")
-    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None, account="default")
+    await files.substitute("local", load("cat.png"), choices=lambda _: None, account="default")
+    await files.substitute("local", load("cat.png"), choices=lambda _: None, account="default")
     assert other.sent == ["cat.png"]
     assert await loaded(files, "cat.png") in other.contents
     assert await bytes_of(files, await record_of(files, "cat.png")) == RED
     assert await upload(files, BLUE, "dog.png") == "dog.png"
     assert other.sent == ["cat.png", "dog.png"]
     files = await open_files()
-    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None, account="default")
+    await files.substitute("local", load("cat.png"), choices=lambda _: None, account="default")
     assert cloud.sent == ["cat.png", "dog.png"]
 
 
@@ -393,7 +393,7 @@ async def test_an_upload_that_no_cache_has_cannot_be_sent_on(open_files: OpenFil
     await upload(await open_files(cache_bytes=0), RED)
     other = MemoryCloud(base_url=URL("http://other"))
     files = await open_files(other, cache_bytes=0)
-    await files.ensure_sent("local", load("cat.png"), choices=lambda _: None, account="default")
+    await files.substitute("local", load("cat.png"), choices=lambda _: None, account="default")
     assert other.sent == []
 
 
