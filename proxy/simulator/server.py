@@ -62,11 +62,12 @@ class Simulator(World):
             raise
 
     async def stop(self) -> None:
-        """End all jobs and sockets and release the ports."""
+        """End all jobs and sockets, release the ports, and forget what nodes gave."""
         await self.close_sockets()
         await self._listener.stop()
         for tenant in self.tenants:
             await tenant.queue.stop()
+            tenant.account.cache.clear()  # aiohttp keeps the newest 1,024 handlers, and so all this
         await self.storage.stop()
 
     async def __aenter__(self) -> Simulator:
