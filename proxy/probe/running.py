@@ -368,10 +368,13 @@ async def clean_up(run: ProbeRun) -> None:
     """Cancel what continues, and delete the jobs with their files."""
     for job in run.jobs:
         await run.cancel(job)
+    remaining = run.jobs
     if run.jobs:
         reply = await run.wire.call("POST", "api/history", json={"delete": run.jobs[:1]})
         if reply.status == 200:
             run.findings.see("history_delete", "object" if reply.dict() or reply.body else "empty")
-    for job in run.jobs:
+            remaining = run.jobs[1:]
+    for job in remaining:
         await run.reaches(job, ("completed", "failed", "cancelled"), 2.0)
+    for job in run.jobs:
         await run.wire.call("DELETE", f"api/jobs/{job}")
