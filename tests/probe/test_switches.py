@@ -46,7 +46,7 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
     ("late_answer", 0.0, "answer_order", "answer first"),
     ("late_answer", 1.0, "answer_order", "event first"),
     ("late_detail", 0.0, "detail_delay", "complete within 1 s"),
-    ("late_detail", 2.0, "detail_delay", "later, in_progress"),
+    ("late_detail", 4.0, "detail_delay", "later, in_progress"),
     ("late_detail_form", "in_progress", "detail_delay", "later, in_progress"),
     ("late_detail_form", "no_outputs", "detail_delay", "later, no outputs"),
     ("refuse_prompt", None, "submission", "accepted"),
@@ -205,7 +205,7 @@ SEEN: list[tuple[str, Any, str, str | None]] = [
 #: What must be set too for a switch to show.
 _TOGETHER: dict[str, dict[str, Any]] = {
     "billing_status": {"refuse_prompt": "PAYMENT_REQUIRED"},
-    "late_detail_form": {"late_detail": 2.0},
+    "late_detail_form": {"late_detail": 4.0},
     "retry_after": {"refuse_prompt": "BILLING_UNAVAILABLE"},
     "repeated_prompt_id": {"honour_prompt_id": True},
 }
