@@ -30,8 +30,8 @@ from proxy.cloud.resilience import (
 )
 from proxy.files.blobs import BlobError, open_blobs
 from proxy.observations import identity_of, keep_facts
+from proxy.probe import CONSENT, probe
 from proxy.probe.points import Findings, Level
-from proxy.probe.service import CONSENT, probe
 from proxy.settings import (
     AccountAccess,
     ConfigError,

@@ -1,1 +1,280 @@
-"""Measures what the documents of Comfy Cloud leave open, with the user's own key."""
+"""Measures what the documents of Comfy Cloud leave open, with the user's own key.
+
+Here is a probe from its beginning to its end, and the level `read`, which only looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+from yarl import URL
+
+from proxy.probe import jobs, running
+from proxy.probe.points import POINTS, Findings, Level
+from proxy.probe.wire import ProbeRun, ProbeSocket, Wire
+from proxy.translate.helper_packs import HELPERS
+from proxy.translate.helper_tooling import KRITA_REQUIRES
+
+#: Seconds for all observations: what takes longer is not seen.
+DEADLINE = 150.0
+
+#: Seconds to remove what the probe has made, when all is observed or time is up.
+CLEAN_UP = 25.0
+
+#: What the level `run` does, and what it costs, for the person who is asked.
+CONSENT = (
+    "It uploads a picture, sounds and a text of a few kilobytes, submits about fifteen workflows "
+    "that need no model (some seconds of machine time, usually less than one credit), cancels "
+    "running ones, interrupts one if nobody else has jobs, deletes its jobs with their files, and "
+    "sends 60 reads at the end. The uploads stay in the account's inputs."
+)
+
+#: How long, in seconds, a new socket may take to say what it says without a request.
+_GREETING = 2.0
+
+#: A silence, in seconds, after which nothing more is expected of a greeting.
+_QUIET = 0.4
+
+#: What Krita AI Diffusion requires of the cloud, where the proxy carries the rest.
+_KRITA = {name for names in KRITA_REQUIRES.values() for name in names} - HELPERS.keys()
+
+
+async def probe(base_url: URL, key: str, level: Level, *, idle: float) -> Findings:
+    """Observe every point of the level, as far as the cloud lets it be seen, and a socket without
+    traffic for `idle` seconds. Never raises for what the cloud does: a step that fails leaves its
+    points unseen."""
+    findings = Findings(level)
+    async with Wire(base_url, key) as wire:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                await _observe(wire, findings, level, idle)
+        except TimeoutError:
+            _unseen(findings, f"The probe ended after {DEADLINE:g} seconds.")
+        findings.see("rate_limit_headers", ", ".join(sorted(wire.limits)) or "none")
+    _unseen(findings, "Nothing was seen of it.")
+    return findings
+
+
+async def _observe(wire: Wire, findings: Findings, level: Level, idle: float) -> None:
+    classes: dict[str, Any] = {}
+
+    async def catalog() -> None:
+        classes.update(await _catalog(wire, findings))
+
+    for step in (
+        lambda: _account(wire, findings),
+        catalog,
+        lambda: _templates(wire, findings),
+        lambda: _routes(wire, findings),
+        lambda: _sockets(wire, findings),
+    ):
+        await _step(findings, step)
+    usable = findings.value("user") == "200" and findings.value("socket_token") == "open"
+    if level == "run" and usable:
+        await _step(findings, lambda: _run(wire, findings, classes))
+        await _step(findings, lambda: running.idle(wire, findings, idle))
+        await _step(findings, lambda: running.burst(wire, findings))
+
+
+async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
+    async with AsyncExitStack() as stack:
+        announced = await wire.socket()
+        stack.push_async_callback(announced.close)
+        silent = await wire.socket()
+        stack.push_async_callback(silent.close)
+        run = ProbeRun(wire, findings, classes, announced, silent)
+        stack.push_async_callback(_step, findings, lambda: _clean_up(run))
+        await announced.announce()
+        await announced.quiet(0.3, 2.0)
+        for step in (
+            jobs.uploads,
+            running.main,
+            running.refusals,
+            running.annotated,
+            running.failure,
+            running.cancels,
+            running.interrupts,
+            running.v2,
+            running.userdata,
+        ):
+            await _step(findings, partial(step, run))
+
+
+async def _clean_up(run: ProbeRun) -> None:
+    async with asyncio.timeout(CLEAN_UP):
+        await running.clean_up(run)
+
+
+async def _step(findings: Findings, step: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await step()
+    except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        findings.failures.append(type(error).__name__)
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        findings.failures.append(f"an answer of unknown form ({type(error).__name__})")
+
+
+def _unseen(findings: Findings, why: str) -> None:
+    failed = (
+        f" Failures: {', '.join(dict.fromkeys(findings.failures))}." if findings.failures else ""
+    )
+    seen = findings.observed
+    findings.miss((point.id for point in POINTS if point.id not in seen), f"{why}{failed}")
+
+
+# --- the level `read` ----------------------------------------------------------------------
+
+
+async def _account(wire: Wire, findings: Findings) -> None:
+    """Whether the key works, and what the account is told without asking for a job."""
+    findings.see("health", (await wire.call("GET", "health")).said())
+    findings.see("user", (await wire.call("GET", "api/user")).said())
+    findings.see("bearer_key", (await wire.call("GET", "api/user", bearer=True)).said())
+    features = await wire.call("GET", "api/features")
+    body = features.dict()
+    findings.see("features", "object" if body else features.said(), ", ".join(sorted(body)))
+    size = body.get("max_upload_size", "absent")
+    findings.see("max_upload_size", str(size) if isinstance(size, int | str) else "not a number")
+    stats = (await wire.call("GET", "api/system_stats")).dict()
+    kept = [name for name in ("system", "devices") if name in stats]
+    findings.see("system_stats", " and ".join(kept) or "neither system nor devices")
+    for id_, path in (("billing_status", "status"), ("billing_balance", "balance")):
+        findings.see(id_, (await wire.call("GET", f"api/billing/{path}")).said())
+    unknown = await wire.call("GET", f"api/v2/jobs/{uuid4()}", bearer=True)
+    findings.see("v2_jobs", f"{unknown.status} {unknown.form()}".strip())
+
+
+async def _catalog(wire: Wire, findings: Findings) -> dict[str, Any]:
+    """The node classes, which are returned, and the models."""
+    reply = await wire.call("GET", "api/object_info")
+    classes = {name: one for name, one in reply.dict().items() if isinstance(one, dict)}
+    findings.see("object_info", "classes" if classes else reply.said(), f"{len(classes)} classes")
+    findings.catalog = dict(Counter(_pack(one) for one in classes.values()))
+    if classes:
+        lacking = _KRITA - classes.keys()
+        share = "all" if not lacking else "none" if lacking == _KRITA else "some"
+        findings.see("krita_nodes", share, f"{len(lacking)} are missing")
+        one = await wire.call("GET", f"api/object_info/{next(iter(classes))}")
+        findings.see("object_info_class", str(one.status))
+    await _models(wire, findings)
+    return classes
+
+
+async def _models(wire: Wire, findings: Findings) -> None:
+    folders = await wire.call("GET", "api/experiment/models")
+    known = folders.named()
+    findings.see("model_folders", _keys(known, "name", "folders") or folders.said())
+    for folder in known:
+        files = await wire.call("GET", f"api/experiment/models/{folder['name']}")
+        models = files.named()
+        if files.status == 200 and models:
+            findings.see("model_files", _keys(models, "name", "pathIndex"))
+            path = f"{folder['name']}/{models[0].get('pathIndex', 0)}/{models[0]['name']}"
+            preview = await wire.call("GET", f"api/experiment/models/preview/{path}")
+            kind = preview.headers.get("Content-Type", "")
+            seen = "picture" if kind.startswith("image/") else str(preview.status)
+            findings.see("model_preview", seen, kind if seen == "picture" else "")
+            return
+    findings.miss(("model_files", "model_preview"), "No folder of models has a file.")
+
+
+async def _templates(wire: Wire, findings: Findings) -> None:
+    """Whether the pictures of workflow templates are there for everybody."""
+    listed = (await wire.call("GET", "templates/index.json")).json()
+    names = [
+        one["name"]
+        for group in (listed if isinstance(listed, list) else [])
+        if isinstance(group, dict)
+        for one in group.get("templates", [])
+        if isinstance(one, dict) and one.get("mediaSubtype") == "webp"
+    ]
+    if not names:
+        findings.miss(("template_picture",), "There is no list of templates.")
+        return
+    picture = await wire.call("GET", f"templates/{names[0]}-1.webp")
+    kind = picture.headers.get("Content-Type", "")
+    seen = "picture" if kind.startswith("image/") else str(picture.status)
+    findings.see("template_picture", seen, kind if seen == "picture" else "")
+
+
+async def _routes(wire: Wire, findings: Findings) -> None:
+    """Routes that exist, do not exist, or answer in one of several forms."""
+    findings.see("local_history", str((await wire.call("GET", "api/history")).status))
+    history = await wire.call("GET", "api/history_v2", query={"max_items": "1"})
+    listed = isinstance(history.dict().get("history"), list)
+    findings.see("history_v2", "history list" if listed else history.said())
+    local = ("api/i18n", "api/embeddings", "internal/logs")
+    statuses = [str((await wire.call("GET", path)).status) for path in local]
+    findings.see("local_routes", ", ".join(dict.fromkeys(statuses)))
+    unknown = await wire.call("GET", f"api/jobs/{uuid4()}")
+    findings.see("unknown_job", f"{unknown.status} {unknown.form()}".strip())
+    absent = await wire.call("GET", f"api/settings/comfy-cloud-proxy.{uuid4()}")
+    findings.see("settings_absent", str(absent.status))
+    listing = await wire.call("GET", "api/userdata", query={"dir": "workflows"})
+    findings.see("userdata_dir", str(listing.status))
+
+
+async def _sockets(wire: Wire, findings: Findings) -> None:
+    """The handshake, the first messages, and how many sockets are let in."""
+    opened: list[ProbeSocket] = []
+    try:
+        findings.see("socket_header", await _handshake(wire, opened, header=True))
+        while opened:
+            await opened.pop().close()
+        findings.see("socket_token", await _handshake(wire, opened))
+        if not opened:
+            return
+        first = opened[0]
+        await first.quiet(_QUIET, _GREETING)
+        await _flags(first, findings)
+        for _ in range(2):
+            await _handshake(wire, opened)
+        findings.see("socket_cap", f"{len(opened)} open")
+    finally:
+        await asyncio.gather(*(socket.close() for socket in opened))
+
+
+async def _handshake(wire: Wire, opened: list[ProbeSocket], *, header: bool = False) -> str:
+    try:
+        opened.append(await wire.socket(header=header))
+    except aiohttp.WSServerHandshakeError as error:
+        return f"refused {error.status}"
+    return "open"
+
+
+async def _flags(socket: ProbeSocket, findings: Findings) -> None:
+    if socket.frames:
+        first = socket.frames[0]
+        has_sid = isinstance(first.data, dict) and "sid" in first.data
+        findings.see("first_frame", f"{first.type} with sid" if has_sid else first.type)
+    unasked = [frame for frame in socket.frames if frame.type == "feature_flags"]
+    await socket.announce()
+    if not unasked:
+        await socket.until(lambda frames: frames[-1:] != [] and _has_flags(socket), _GREETING)
+    flags = [frame.data for frame in socket.frames if frame.type == "feature_flags"]
+    findings.see("feature_flags", "pushed" if unasked else "asked" if flags else "never")
+    told = flags[-1].get("supports_progress_text_metadata") if flags else None
+    findings.see("text_flag", "absent" if told is None else str(told).lower())
+
+
+def _has_flags(socket: ProbeSocket) -> bool:
+    return any(frame.type == "feature_flags" for frame in socket.frames)
+
+
+def _pack(node_class: dict[str, Any]) -> str:
+    """The node pack of a class: `core`, or the name of its folder."""
+    module = str(node_class.get("python_module", ""))
+    if module.startswith("custom_nodes."):
+        return module.split(".")[1]
+    return "core"
+
+
+def _keys(items: list[dict[str, Any]], *wanted: str) -> str:
+    return " and ".join(name for name in wanted if items and name in items[0])

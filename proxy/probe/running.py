@@ -7,11 +7,9 @@ import time
 from typing import Any
 from uuid import uuid4
 
-from proxy.probe import frames, sending
+from proxy.probe import jobs
 from proxy.probe.points import Findings
-from proxy.probe.reading import form_of
-from proxy.probe.sending import ProbeRun
-from proxy.probe.wire import Reply, Wire
+from proxy.probe.wire import JOB, LOOK, ProbeRun, Reply, Wire
 
 #: Seconds in which the answers about a job catch up with its events.
 _LATE = 20.0
@@ -33,12 +31,12 @@ _MOST_JOBS = 6
 
 async def refusals(run: ProbeRun) -> None:
     """What is said of graphs that cannot run, or not as a whole."""
-    reply = await run.submit(sending.invalid())
+    reply = await run.submit(jobs.invalid())
     if reply.job is None:
-        run.findings.see("invalid_prompt", f"{reply.status} {form_of(reply)}".strip())
+        run.findings.see("invalid_prompt", f"{reply.status} {reply.form()}".strip())
     errors = reply.dict().get("node_errors")
     about = [one for node in errors.values() for one in node["errors"]] if errors else []
-    reply = await run.submit(sending.partly_valid())
+    reply = await run.submit(jobs.partly_valid())
     job, errors = reply.job, reply.dict().get("node_errors")
     about += [one for node in errors.values() for one in node["errors"]] if errors else []
     if about:
@@ -54,13 +52,13 @@ async def refusals(run: ProbeRun) -> None:
 async def annotated(run: ProbeRun) -> None:
     """Whether `NAME [input]` is understood."""
     if run.upload:
-        reply = await run.submit(sending.annotated(run.upload))
+        reply = await run.submit(jobs.annotated(run.upload))
         run.findings.see("annotated_name", "accepted" if reply.job else "refused")
 
 
 async def main(run: ProbeRun) -> None:
     """A whole job, and the same once more."""
-    graph = sending.whole(run.upload, run.classes)
+    graph = jobs.whole(run.upload, run.classes)
     wanted, client = str(uuid4()), f"probe-{uuid4()}"
     before = len(run.announced.frames)
     reply = await run.submit(graph, prompt_id=wanted, client_id=client)
@@ -82,7 +80,7 @@ async def main(run: ProbeRun) -> None:
         run.findings.miss(("job_events", "detail_delay"), "The job did not end in time.")
         return
     await run.silent.quiet(0.2, 2.0)
-    frames.of_job(run.findings, job, heard, run.silent.frames)
+    jobs.of_job(run.findings, job, heard, run.silent.frames)
     await _answers(run, job, early, client)
     before = len(run.announced.frames)
     reply = await run.submit(graph, prompt_id=wanted)
@@ -93,7 +91,7 @@ async def main(run: ProbeRun) -> None:
     else:
         run.findings.see("prompt_id_again", "another job")
     if again is not None and await run.ended(again):
-        frames.of_repetition(run.findings, again, run.announced.frames[before:])
+        jobs.of_repetition(run.findings, again, run.announced.frames[before:])
 
 
 async def _detail(run: ProbeRun, job: str) -> dict[str, Any]:
@@ -108,7 +106,7 @@ async def _detail(run: ProbeRun, job: str) -> dict[str, Any]:
             late = "no outputs" if detail.get("status") == "completed" else "in_progress"
         if now > _LATE:
             return detail
-        await asyncio.sleep(sending.LOOK)
+        await asyncio.sleep(LOOK)
     run.findings.see(
         "detail_delay", f"later, {late}" if late else f"complete within {_AT_ONCE:g} s"
     )
@@ -130,11 +128,11 @@ async def _answers(run: ProbeRun, job: str, detail: dict[str, Any], client: str)
         item = items[0]
         see("display_name", "present" if "display_name" in item else "absent")
         see("output_ids", "present" if {"id", "hash"} <= item.keys() else "absent")
-        folder, _, _ = sending.PREFIX.partition("/")
+        folder, _, _ = jobs.PREFIX.partition("/")
         named = str(item.get("display_name", "")).startswith(f"{folder}/")
         where = "subfolder" if item.get("subfolder") == folder else ""
         see("output_subfolder", where or ("display_name" if named else "nowhere"))
-        await sending.downloads(run, item)
+        await jobs.downloads(run, item)
     video = outputs.get("8")
     if isinstance(video, dict) and video:
         see("video_keys", ", ".join(sorted(video)))
@@ -150,7 +148,7 @@ def _items(output: Any) -> list[dict[str, Any]]:
 
 async def failure(run: ProbeRun) -> None:
     """A job that fails when it runs."""
-    graph = sending.failing(run.classes)
+    graph = jobs.failing(run.classes)
     if not graph:
         ids = ("error_detail", "error_node", "exception_type")
         run.findings.miss(ids, "The catalog has no class that fails on purpose.")
@@ -159,7 +157,7 @@ async def failure(run: ProbeRun) -> None:
     job = (await run.submit(graph)).job
     if job is None or not await run.ended(job):
         return
-    frames.of_failure(run.findings, job, run.announced.frames[before:])
+    jobs.of_failure(run.findings, job, run.announced.frames[before:])
     await run.reaches(job, ("failed",), _LATE)
     detail = (await run.detail(job)).dict()
     if isinstance(detail.get("execution_error"), dict):
@@ -174,11 +172,11 @@ async def failure(run: ProbeRun) -> None:
 async def cancels(run: ProbeRun) -> None:
     """A job that is cancelled while it waits, and one while it runs."""
     before = len(run.announced.frames)
-    first = (await run.submit(sending.slow(run.classes))).job
+    first = (await run.submit(jobs.slow(run.classes))).job
     if first is None:
         return
     await _cancel_waiting(run, before)
-    if await run.reaches(first, ("in_progress",), sending.JOB) is None:
+    if await run.reaches(first, ("in_progress",), JOB) is None:
         ids = ("queue_delete", "cancel_running")
         run.findings.miss(ids, "No job was seen running before it ended.")
         return
@@ -190,17 +188,17 @@ async def cancels(run: ProbeRun) -> None:
         run.findings.miss(("cancel_running",), "The job ended before it was cancelled.")
         return
     await run.announced.quiet(0.5, 3.0)
-    frames.of_cancel(run.findings, "cancel_running", first, run.announced.frames[before:])
+    jobs.of_cancel(run.findings, "cancel_running", first, run.announced.frames[before:])
 
 
 async def _cancel_waiting(run: ProbeRun, before: int) -> None:
     """Fill the plan's slots until a job waits, look at it, and cancel it."""
     waiting = None
     for _ in range(_MOST_JOBS):
-        job = (await run.submit(sending.slow(run.classes))).job
+        job = (await run.submit(jobs.slow(run.classes))).job
         if job is None:
             break
-        await asyncio.sleep(sending.LOOK)
+        await asyncio.sleep(LOOK)
         detail = (await run.detail(job)).dict()
         queue = (await run.wire.call("GET", "api/queue")).dict()
         entries = [
@@ -221,17 +219,17 @@ async def _cancel_waiting(run: ProbeRun, before: int) -> None:
     await run.cancel(waiting)
     if await run.reaches(waiting, ("cancelled",), 5.0) is not None:
         await run.announced.quiet(0.3, 1.5)
-        frames.of_cancel(run.findings, "cancel_pending", waiting, run.announced.frames[before:])
+        jobs.of_cancel(run.findings, "cancel_pending", waiting, run.announced.frames[before:])
 
 
 async def interrupts(run: ProbeRun) -> None:
     """Which of two jobs an interrupt ends. Not sent while the account has jobs of others."""
     await run.stop(await _queued(run.wire))
-    replies = [await run.submit(sending.slow(run.classes)) for _ in range(2)]
+    replies = [await run.submit(jobs.slow(run.classes)) for _ in range(2)]
     older, newer = (reply.job for reply in replies)
     if older is None or newer is None:
         return
-    started = await run.reaches(older, ("in_progress",), sending.JOB) is not None
+    started = await run.reaches(older, ("in_progress",), JOB) is not None
     both = started and await run.reaches(newer, ("in_progress",), 2.0) is not None
     queued = await _queued(run.wire)
     if not {older, newer} <= queued <= set(run.jobs):
@@ -269,7 +267,7 @@ async def _queued(wire: Wire) -> set[str]:
 async def v2(run: ProbeRun) -> None:
     """Submit by `/api/v2` with a key, and once more with the same key."""
     run.findings.see("free", (await run.wire.call("POST", "api/free", json={})).said())
-    body = {"workflow": sending.tiny()}
+    body = {"workflow": jobs.tiny()}
     key = str(uuid4())
 
     async def submit() -> tuple[Reply, str | None]:
@@ -293,10 +291,10 @@ async def v2(run: ProbeRun) -> None:
     repeated = "the same job" if again == job else "another job" if again else str(second.status)
     run.findings.see("v2_repeat", repeated, second.code())
     ended: dict[str, Any] = {}
-    deadline = time.monotonic() + sending.JOB
+    deadline = time.monotonic() + JOB
     while time.monotonic() < deadline and ended.get("status") in (None, "queued", "running"):
         ended = (await run.wire.call("GET", f"api/v2/jobs/{job}", bearer=True)).dict()
-        await asyncio.sleep(sending.LOOK)
+        await asyncio.sleep(LOOK)
     run.findings.see("v2_status", str(ended.get("status") or "none"))
     outputs = ended.get("outputs")
     shape = "a list" if isinstance(outputs, list) else "by node" if outputs else "none"

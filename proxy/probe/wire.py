@@ -1,19 +1,22 @@
-"""Raw calls and sockets: answers as they come, before anything interprets them."""
+"""Calls, sockets and jobs: answers as they come, before anything interprets them."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 import aiohttp
 from yarl import URL
 
+from proxy.probe.points import Findings
 from proxy.translate import codec
+
+Graph: TypeAlias = dict[str, dict[str, Any]]
 
 #: Seconds for one call. The catalog of about 9 MB is the largest answer.
 CALL_TIMEOUT = 30.0
@@ -28,6 +31,14 @@ _MOST = 64 * 1024 * 1024
 #: every program of the account. The probe's own jobs send a few small ones.
 _MOST_BINARY = 16 * 1024 * 1024
 _MOST_FRAMES = 20_000
+
+#: Seconds until a small job must have ended, its wait for a machine included.
+JOB = 45.0
+
+#: Between two looks at a job, in seconds.
+LOOK = 0.2
+
+_ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 _FLAGS = {"supports_preview_metadata": True, "supports_progress_text_metadata": True}
 
@@ -60,6 +71,22 @@ class Reply:
         error = body.get("error")
         code = error.get("type") if isinstance(error, dict) else body.get("code")
         return code if isinstance(code, str) and len(code) <= 60 else ""
+
+    def form(self) -> str:
+        """The form of an error: `code and message`, `error`, or nothing."""
+        body = self.dict()
+        if "error" in body:
+            return "error and node_errors" if "node_errors" in body else "error"
+        return "code and message" if {"code", "message"} <= body.keys() else ""
+
+    def named(self) -> list[Any]:
+        """The objects of a JSON list that have a name."""
+        listed = self.json()
+        return [
+            one
+            for one in (listed if isinstance(listed, list) else ())
+            if isinstance(one, dict) and "name" in one
+        ]
 
     @property
     def job(self) -> str | None:
@@ -262,3 +289,56 @@ class Wire:
                 if "ratelimit" in name.lower().replace("-", "") or name.lower() == "retry-after"
             }
             return Reply(answer.status, answer.headers, bytes(body), at - begun, at)
+
+
+@dataclass(slots=True)
+class ProbeRun:
+    """What the steps of a run share. `jobs` and `files` are what is to be removed."""
+
+    wire: Wire
+    findings: Findings
+    classes: dict[str, Any]
+    announced: ProbeSocket
+    silent: ProbeSocket
+    upload: str = ""
+    jobs: list[str] = field(default_factory=list)
+
+    async def submit(self, graph: Graph, **more: Any) -> Reply:
+        """`POST /api/prompt`; the job is known to the clean-up."""
+        reply = await self.wire.call("POST", "api/prompt", json={"prompt": graph, **more})
+        if (job := reply.job) is not None and job not in self.jobs:
+            self.jobs.append(job)
+        return reply
+
+    async def ended(self, job: str) -> bool:
+        """Wait for the event that ends a job, and for what comes directly behind it."""
+        done = await self.announced.until(
+            lambda seen: any(f.type in _ENDS and f.job == job for f in seen), JOB
+        )
+        await self.announced.quiet(0.4, 2.0)
+        return done
+
+    async def detail(self, job: str) -> Reply:
+        """`GET /api/jobs/{id}`."""
+        return await self.wire.call("GET", f"api/jobs/{job}")
+
+    async def reaches(self, job: str, statuses: Iterable[str], seconds: float) -> str | None:
+        """Wait until a job has one of the friendly statuses; which one, or `None`."""
+        wanted, deadline = set(statuses), time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            status = (await self.detail(job)).dict().get("status")
+            if status in wanted:
+                return str(status)
+            await asyncio.sleep(LOOK)
+        return None
+
+    async def cancel(self, job: str) -> None:
+        """`POST /api/jobs/{id}/cancel`."""
+        await self.wire.call("POST", f"api/jobs/{job}/cancel")
+
+    async def stop(self, jobs: Iterable[str]) -> None:
+        """Cancel those of the jobs that are the probe's, and wait a little for their ends."""
+        for job in jobs:
+            if job in self.jobs:
+                await self.cancel(job)
+                await self.reaches(job, ("completed", "failed", "cancelled"), 5.0)

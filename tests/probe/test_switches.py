@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pytest
 from yarl import URL
 
+from proxy.probe import probe
 from proxy.probe.points import POINTS, Findings
-from proxy.probe.service import probe
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.account import Plan
 
