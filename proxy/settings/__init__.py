@@ -1,24 +1,44 @@
-"""The settings of the proxy: their table, and where their values come from."""
+"""The settings of the proxy: where their values come from, and the accounts with their keys.
 
-from proxy.settings.accounts import (
-    AccountAccess,
-    AccountKeys,
-    read_account_key,
-    read_accounts,
-    read_key,
-    read_secrets,
-    slots_of,
-)
-from proxy.settings.loading import load
+Strongest first: command line, environment, TOML file, default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import difflib
+import os
+import tomllib
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import structlog
+from yarl import URL
+
+from proxy.logging import register_secret
 from proxy.settings.model import (
     ACCOUNT_SETTINGS,
     PLANS,
     SETTINGS,
     AccountSettings,
     Settings,
+    default_data_dir,
     place_options,
 )
-from proxy.settings.table import ConfigError, Secret, Setting
+from proxy.settings.table import (
+    CLOUD_PREFIX,
+    PREFIX,
+    ConfigError,
+    InvalidValueError,
+    Secret,
+    Setting,
+    checked,
+    to_encryption_key,
+)
 
 __all__ = [
     "ACCOUNT_SETTINGS",
@@ -39,3 +59,461 @@ __all__ = [
     "read_secrets",
     "slots_of",
 ]
+
+log = structlog.get_logger(__name__)
+
+#: Two ways to say the same: the stronger source silences both forms of the weaker one.
+_KEY_FORMS = frozenset({"api_key", "api_key_file"})
+
+
+def load(options: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings. `options` are those given on the command line, by setting name.
+
+    Raises `ConfigError` for an unknown setting, a value that is not allowed and a file that
+    cannot be read.
+    """
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    _refuse_unknown_variables()
+    environment = _environment()
+    path = _config_path(given)
+    document = {} if path is None else _usable_document(path)
+    values = _beneath(document, environment | given) | _beneath(environment, given) | given
+    tables = values.pop("accounts", [])
+    try:
+        found = checked(Settings, values)
+    except InvalidValueError as error:
+        raise ConfigError(_complaint(error.name, given, path)) from None
+    found.setdefault("data_dir", default_data_dir(simulated=found.get("simulate", False)))
+    settings = Settings(**found, accounts=_accounts(tables, path))
+    _refuse_contradictions(settings.accounts, single_key=_single_key(settings, given), where=path)
+    _refuse_contradictions_of_replicas(settings)
+    return settings
+
+
+def _single_key(settings: Settings, options: Mapping[str, Any]) -> str | None:
+    """How the key of a single account is set, if it is."""
+    for name in ("api_key", "api_key_file"):
+        if getattr(settings, name) is not None:
+            setting = next(row for row in SETTINGS if row.name == name)
+            if name in options:
+                return setting.option
+            return setting.environment if name in _environment() else f"`{name}` in it"
+    return None
+
+
+def _environment() -> dict[str, str]:
+    """The settings that the environment gives; an empty variable counts as not set."""
+    found = {setting.name: setting.in_environment(os.environ) for setting in SETTINGS}
+    return {name: one[1] for name, one in found.items() if one is not None}
+
+
+def _by_present_name(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a file, where a name of an earlier release counts as the present one."""
+    former = {setting.former: setting.name for setting in SETTINGS if setting.former}
+    present = {name: value for name, value in values.items() if name not in former}
+    return {former[name]: value for name, value in values.items() if name in former} | present
+
+
+def _beneath(values: Mapping[str, Any], stronger: Mapping[str, Any]) -> dict[str, Any]:
+    hidden = _KEY_FORMS if _KEY_FORMS & stronger.keys() else frozenset()
+    return {name: value for name, value in values.items() if name not in hidden}
+
+
+def _config_path(options: Mapping[str, Any]) -> Path | None:
+    value = options.get("config") or _environment().get("config")
+    return Path(value).expanduser() if value else None
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(
+            f"The settings file {path} cannot be read ({error.strerror}): "
+            "correct the path given by --config or COMFY_PROXY_CONFIG."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The settings file {path} is not TOML: correct it ({error}).") from None
+
+
+def _usable_document(path: Path) -> dict[str, Any]:
+    """The settings of a file by their present names. Raises `ConfigError` for an unknown one."""
+    known = [*(setting.key for setting in SETTINGS if setting.key), "accounts"]
+    document = _by_present_name(_read_document(path))
+    for name in document:
+        if name not in known:
+            raise ConfigError(
+                f"The settings file {path} has `{name}`, which is not a setting: "
+                f"{_remedy(name, known)}."
+            )
+    return document
+
+
+def _refuse_unknown_variables() -> None:
+    known = [setting.environment for setting in SETTINGS]
+    accepted = {name for setting in SETTINGS for name in setting.environments}
+    for name in sorted(os.environ):
+        if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in accepted:
+            raise ConfigError(
+                f"The environment variable {name} is not a setting: {_remedy(name, known)}."
+            )
+
+
+def _remedy(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"remove it, or write {near[0]}" if near else "remove it"
+
+
+def _complaint(name: str, options: Mapping[str, Any], path: Path | None) -> str:
+    setting = next(row for row in SETTINGS if row.name == name)
+    where, value = _origin(setting, options, path)
+    shown = "" if setting.secret else f" is {_short(value)}, but"
+    return f"{where}{shown} must be {setting.expects}."
+
+
+def _origin(setting: Setting, options: Mapping[str, Any], path: Path | None) -> tuple[str, object]:
+    if setting.name in options:
+        return setting.option or setting.name, options[setting.name]
+    if (found := setting.in_environment(os.environ)) is not None:
+        return found
+    document = _read_document(path) if path is not None else {}
+    name = setting.name if setting.name in document else setting.former or setting.name
+    return f"`{name}` in {path}", document.get(name)
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _refuse_contradictions(
+    accounts: Sequence[AccountSettings], *, single_key: str | None, where: Path | None
+) -> None:
+    """Raise `ConfigError` for tables that are right each by itself, but not together.
+
+    `single_key` is how a key outside of the tables is set, if one is.
+    """
+    seen: set[str] = set()
+    for account in accounts:
+        the = f"The account {account.name} in {where}"
+        if account.name in seen:
+            raise ConfigError(f"{the} is not unique: give each account its own name.")
+        seen.add(account.name)
+        if account.key is not None and account.key_file is not None:
+            raise ConfigError(f"{the} has key and key_file: remove one of them, preferably key.")
+        if account.key is None and account.key_file is None:
+            raise ConfigError(f"{the} has no key: add key_file.")
+        if account.plan is not None and account.slots:
+            raise ConfigError(f"{the} has plan and slots: remove one of them.")
+    if accounts and single_key is not None:
+        raise ConfigError(
+            f"There are accounts in {where} and a separate key: unset {single_key}, or add an "
+            "account for that key."
+        )
+
+
+def _refuse_contradictions_of_replicas(settings: Settings) -> None:
+    if settings.database is not None and settings.bus is None:
+        raise ConfigError(
+            "The database is PostgreSQL, but there is no bus between the replicas: set "
+            "COMFY_PROXY_BUS to redis://HOST of a Valkey or Redis server."
+        )
+    if settings.database is None and settings.database_direct is not None:
+        raise ConfigError(
+            "database_direct is set and database is not: set COMFY_PROXY_DATABASE too."
+        )
+
+
+def _accounts(tables: object, where: Path | None) -> tuple[AccountSettings, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(
+            f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
+        )
+    accounts = []
+    for number, table in enumerate(tables, start=1):
+        try:
+            accounts.append(AccountSettings(**checked(AccountSettings, {"name": None} | table)))
+        except InvalidValueError as error:
+            raise ConfigError(_account_complaint(error.name, number, table, where)) from None
+    return tuple(accounts)
+
+
+def _account_complaint(key: str, number: int, table: Mapping[str, Any], where: Path | None) -> str:
+    """What to say of a key of the account of this number."""
+    name = table.get("name")
+    the = f"account {name if isinstance(name, str) and name else number} in {where}"
+    known = {row.name: row for row in ACCOUNT_SETTINGS}
+    if key not in known:
+        return (
+            f"The {the} has `{key}`, which is not a setting of accounts: remove it, or use one of "
+            f"{', '.join(known)}."
+        )
+    if key not in table:
+        return f"The {the} has no {key}: add {key} = {known[key].example!r}."
+    shown = "" if known[key].secret else f" is {_short(table[key])}, but"
+    return f"`{key}` of the {the}{shown} must be {known[key].expects}."
+
+
+# --- the accounts --------------------------------------------------------------------------
+
+_Stamp: TypeAlias = tuple[int, int, int] | None
+
+#: The account of a key that is set by itself, without any table.
+DEFAULT = "default"
+
+#: Domains of names that only a local network knows (RFC 6761, 6762, 8375, and ICANN's `internal`).
+_LOCAL_DOMAINS = (".localhost", ".local", ".home.arpa", ".internal", ".lan", ".test")
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAccess:
+    """An account as it is used: where it is, its key, and what may run on it.
+
+    `slots` is how many jobs it runs at once, 0 if that is to be learned; `members` whose jobs it
+    takes, none named is everybody. `plain_http` lets the key go to public addresses over http.
+    """
+
+    name: str
+    base_url: URL
+    key: str = field(repr=False)
+    slots: int = 0
+    weight: float = 1.0
+    members: tuple[str, ...] = ()
+    plain_http: bool = False
+
+
+def slots_of(account: AccountSettings) -> int:
+    """How many jobs an account runs at once, 0 if nobody says so."""
+    return account.slots if account.plan is None else PLANS[account.plan]
+
+
+def read_key(settings: Settings) -> str | None:
+    """The key, or `None` where none is set.
+
+    Raises `ConfigError` when it is set twice in one place, when its file cannot be read and when
+    what is there cannot be a key.
+    """
+    if settings.api_key is not None and settings.api_key_file is not None:
+        raise ConfigError(
+            "The API key is set twice: unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
+        )
+    if settings.api_key_file is not None:
+        return _usable(_read(settings.api_key_file), f"the file {settings.api_key_file}")
+    if settings.api_key is not None:
+        return _usable(settings.api_key.text, "COMFY_CLOUD_API_KEY")
+    return None
+
+
+def read_secrets(settings: Settings) -> str | None:
+    """The secrets of the settings, one a line, the one that is used first; `None` without any.
+
+    Raises `ConfigError` for a file that cannot be read or holds none.
+    """
+    found = []
+    if settings.secret_file is not None:
+        for line in _read(settings.secret_file, "secret_file").split():
+            try:
+                found.append(to_encryption_key(line).text)
+            except ValueError:
+                raise ConfigError(
+                    f"The file {settings.secret_file} of secret_file must have 32 bytes in base64 "
+                    "on each line: create them with `openssl rand -base64 32`."
+                ) from None
+        if not found:
+            raise ConfigError(
+                f"The file {settings.secret_file} of secret_file is empty: create a secret with "
+                "`openssl rand -base64 32`."
+            )
+    if settings.credentials_key is not None:
+        found.append(settings.credentials_key.text)
+    return "\n".join(found) or None
+
+
+def read_accounts(settings: Settings) -> list[AccountAccess]:
+    """The accounts with their keys, in the order of their tables; none if no key is set at all.
+
+    Without tables it is the single key's account, which is called "default". Raises `ConfigError`
+    as `read_key`, when two accounts have one key, for they would be one account of the cloud, and
+    when a key would be sent over the internet in the clear.
+    """
+    if settings.accounts:
+        found = [
+            AccountAccess(
+                table.name,
+                table.base_url or settings.base_url,
+                read_account_key(table),
+                slots_of(table),
+                table.weight,
+                table.members,
+            )
+            for table in settings.accounts
+        ]
+    else:
+        key = read_key(settings)
+        found = [] if key is None else [AccountAccess(DEFAULT, settings.base_url, key)]
+    names: dict[str, str] = {}
+    for account in found:
+        if (other := names.setdefault(account.key, account.name)) != account.name:
+            raise ConfigError(
+                f"The accounts {other} and {account.name} have the same key: remove one of them."
+            )
+    return [_access(settings, account) for account in found]
+
+
+def _access(settings: Settings, account: AccountAccess) -> AccountAccess:
+    """The account, unless it would send its key over the internet in the clear.
+
+    A name without a dot, or below a domain of local networks, may be that of a private address:
+    what it turns out to be is checked with each connection.
+    """
+    url = account.base_url
+    if settings.allow_plain_http or url.scheme != "http" or not _is_public(url.host or ""):
+        return replace(account, plain_http=settings.allow_plain_http)
+    raise ConfigError(
+        f"The base_url {url} of the account {account.name} would send the API key over the "
+        "internet without encryption: use https://, or set allow_plain_http = true."
+    )
+
+
+def _is_public(host: str) -> bool:
+    try:
+        return ip_address(host.partition("%")[0]).is_global
+    except ValueError:
+        return "." in host.rstrip(".") and not host.rstrip(".").endswith(_LOCAL_DOMAINS)
+
+
+def read_account_key(account: AccountSettings) -> str:
+    """The key of an account that has a table. Raises `ConfigError`."""
+    if account.key is not None:
+        return _usable(account.key.text, f"`key` of the account {account.name}")
+    if account.key_file is None:
+        raise ConfigError(f"The account {account.name} has no key: add key_file.")
+    remedy = f"`key_file` of the account {account.name}"
+    return _usable(_read(account.key_file, remedy), f"the file {account.key_file}")
+
+
+def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"The key file {path} cannot be read ({error.strerror}): "
+            f"correct {setting} or the permissions of the file."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"The key file {path} is not text: it must contain only the API key."
+        ) from None
+
+
+#: Marks that word processors and chats put around a key, or instead of what was typed.
+_QUOTES = "\"'`\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e"
+
+
+def _usable(text: str, where: str) -> str:
+    key = text.strip()
+    if not key:
+        raise ConfigError(f"There is no API key in {where}: write it as one line without spaces.")
+    if flaw := _flaw(key):
+        raise ConfigError(
+            f"The API key in {where} is invalid, because it contains {flaw}: copy it again as one "
+            "line without spaces and quotation marks."
+        )
+    return key
+
+
+def _flaw(key: str) -> str:
+    """What a key has that none can have; nothing of the key itself."""
+    if any(letter in _QUOTES for letter in key):
+        return "a quotation mark"
+    if any(letter.isspace() for letter in key):
+        return "a space or a line break"
+    return "" if key.isascii() and key.isprintable() else "a letter beyond ASCII"
+
+
+class AccountKeys:
+    """Reads an account's key again when its file changes, and all keys when `asked` is set.
+
+    `use` gets the account's name and its new key. The files are looked at every `interval` seconds.
+    A key that cannot be read changes nothing: the one before is used on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: Iterable[AccountAccess],
+        use: Callable[[str, str], Awaitable[None]],
+        *,
+        asked: asyncio.Event,
+        interval: float = 2.0,
+    ) -> None:
+        self._settings = settings
+        self._keys = {account.name: account.key for account in accounts}
+        self._use = use
+        self._asked = asked
+        self._interval = interval
+
+    async def follow(self) -> None:
+        """Continue until cancelled."""
+        seen: dict[str, _Stamp] = {}
+        while True:
+            stamps = await asyncio.to_thread(_stamps, self._settings, list(self._keys))
+            asked = self._asked.is_set()
+            self._asked.clear()
+            for name, stamp in stamps.items():
+                if asked or stamp != seen.get(name):
+                    await self._reload(name)
+            seen = stamps
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._asked.wait()
+
+    async def _reload(self, name: str) -> None:
+        try:
+            key = await asyncio.to_thread(_read_anew, self._settings, name)
+            if key is None or key == self._keys[name]:
+                return
+            if key in self._keys.values():
+                raise ConfigError("Another account has this key.")
+        except ConfigError as error:
+            log.error("key_reload_failed", account=name, reason=str(error))
+            return
+        register_secret(key)
+        self._keys[name] = key
+        await self._use(name, key)
+        log.info("key_reloaded", account=name)
+
+
+def _read_anew(settings: Settings, name: str) -> str | None:
+    """The key as it is set now. The environment of a process does not change, files do."""
+    if _file(settings, name) is None and settings.config is not None:
+        settings = load({"config": settings.config})
+    table = _table(settings, name)
+    if table is not None:
+        return read_account_key(table)
+    return None if settings.accounts else read_key(settings)
+
+
+def _table(settings: Settings, name: str) -> AccountSettings | None:
+    return next((table for table in settings.accounts if table.name == name), None)
+
+
+def _file(settings: Settings, name: str) -> Path | None:
+    table = _table(settings, name)
+    return settings.api_key_file if table is None else table.key_file
+
+
+def _stamps(settings: Settings, names: Iterable[str]) -> dict[str, _Stamp]:
+    return {name: _stamp(_file(settings, name)) for name in names}
+
+
+def _stamp(path: Path | None) -> _Stamp:
+    """What changes when the file is written or replaced, behind links too."""
+    if path is None:
+        return None
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_ino, about.st_size
