@@ -21,7 +21,7 @@ from process import PATIENCE, child, command, serving
 from terminal import at_terminal
 
 from proxy import __version__
-from proxy.cli.commands import app, main, with_default_command
+from proxy.cli import app, main, with_default_command
 from proxy.cli.serve import is_loopback
 from proxy.settings import SETTINGS, ConfigError
 from proxy.simulator import Simulator, Switches
@@ -225,7 +225,7 @@ async def test_json_logs_have_no_banner_among_them(tmp_path: Path) -> None:
 
 async def test_a_server_does_not_load_what_it_does_not_need_at_once() -> None:
     """What commands, migrations, pictures, lent keys, lists of origins and replicas need."""
-    program = "import sys, proxy.cli.commands, proxy.cli.serve; print(*sys.modules)"
+    program = "import sys, proxy.cli, proxy.cli.serve; print(*sys.modules)"
     async with child("-c", program) as process:
         out, err = await process.communicate()
     assert err == b""
