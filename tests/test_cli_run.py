@@ -18,12 +18,18 @@ from process import command
 from rich.console import Console
 from yarl import URL
 
-from proxy.cli import run as running
+from proxy.cli import comfy as calls
 from proxy.cli.comfy import Comfy, require_folder
 from proxy.cli.common import CommandError
 from proxy.cli.progress import Display
-from proxy.cli.run import CANCELLED, Outcome, run_graph
-from proxy.cli.workflow import assignment_of, load_workflow, value_of
+from proxy.cli.run import (
+    CANCELLED,
+    Outcome,
+    assignment_of,
+    load_workflow,
+    run_graph,
+    value_of,
+)
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},
@@ -130,7 +136,7 @@ class FakeComfy:
 @pytest.fixture
 async def comfy(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[FakeComfy]:
     for name in ("POLL_FIRST", "POLL_WITH_SOCKET", "POLL_WITHOUT_SOCKET", "POLL_AT_THE_END"):
-        monkeypatch.setattr(running, name, 0.02)
+        monkeypatch.setattr(calls, name, 0.02)
     fake = FakeComfy()
     runner = await fake.start()
     yield fake

@@ -370,15 +370,15 @@ def _rotate_secret(options: dict[str, Any]) -> int:
     return rotate_secret(load(options))
 
 
-service = typer.Typer(
+_service = typer.Typer(
     help="Run the proxy as a service of your user.",
     no_args_is_help=True,
     epilog=examples("service install", "service uninstall"),
 )
-app.add_typer(service, name="service")
+app.add_typer(_service, name="service")
 
 
-@service.command(
+@_service.command(
     "install",
     short_help="Install and start the service.",
     epilog=examples(
@@ -405,7 +405,7 @@ def _install(
     return install(load(options), options, show=show)
 
 
-@service.command("uninstall", epilog=examples("service uninstall"))
+@_service.command("uninstall", epilog=examples("service uninstall"))
 def _uninstall() -> int:
     """Stop the service and remove it. The data folder stays."""
     from proxy.cli.service import uninstall

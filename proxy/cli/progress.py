@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +26,6 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 from rich.segment import Segment
-
-from proxy.cli.workflow import Graph
 
 #: Binary messages that are pictures of a running node (ComfyUI's `BinaryEventTypes`).
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
@@ -118,7 +116,9 @@ class Display:
     Where the output is no terminal there are only the lines.
     """
 
-    def __init__(self, graph: Graph, console: Console, *, previews: bool = False) -> None:
+    def __init__(
+        self, graph: Mapping[str, Any], console: Console, *, previews: bool = False
+    ) -> None:
         self.previews = 0
         self._ahead = 0
         self._pictures = TerminalPictures(console) if previews else None

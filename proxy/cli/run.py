@@ -1,24 +1,41 @@
-"""`run`: workflows through the local API, from their files to their outputs."""
+"""`run`: workflows through the local API, from their files to their outputs.
+
+A workflow is a file of either format or a picture that holds one; `--set` changes its inputs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+import warnings
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from contextlib import suppress
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import aiohttp
 import typer
+from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
 from proxy.cli.comfy import (
     Comfy,
+    Follower,
+    Graph,
     RefusedError,
     download,
     failure_of,
@@ -28,151 +45,12 @@ from proxy.cli.comfy import (
 )
 from proxy.cli.common import CommandError
 from proxy.cli.progress import Display, counted
-from proxy.cli.workflow import (
-    SUFFIXES,
-    Graph,
-    Workflow,
-    assignment_of,
-    load_workflow,
-    value_of,
-)
-from proxy.cloud.resilience import Backoff
-from proxy.translate import codec
-
-#: Seconds between two looks at the history, with the websocket open and without it.
-POLL_WITH_SOCKET = 3.0
-POLL_WITHOUT_SOCKET = 1.0
-POLL_AT_THE_END = 0.1
-#: Seconds before the first look, which tells how many jobs are ahead.
-POLL_FIRST = 0.2
+from proxy.translate import codec, editor
 
 #: Seconds between two looks at a folder.
 LOOK_INTERVAL = 1.0
 #: Stands in `--set` for each new file of a folder.
 FILE = "{}"
-
-#: Seconds for which a server may be away in the middle of a job.
-PATIENCE = 60.0
-
-_LAST_EVENTS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
-
-
-class Follower:
-    """Follows one job. Let it listen before the submission and tell it the `prompt_id` after.
-
-    The websocket is opened again whenever it breaks; without it the history tells the end.
-    """
-
-    def __init__(self, comfy: Comfy, client_id: str, display: Display) -> None:
-        self._prompt_id: str | None = None
-        self._early: list[aiohttp.WSMessage] = []
-        self._comfy = comfy
-        self._client_id = client_id
-        self._display = display
-        self._tried = asyncio.Event()
-        self._connected = asyncio.Event()
-        self._ended = asyncio.Event()
-
-    @asynccontextmanager
-    async def listening(self) -> AsyncIterator[None]:
-        """Keep the websocket open; the block begins when a first try is over."""
-        listener = asyncio.create_task(self._listen())
-        try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(5):
-                    await self._tried.wait()
-            yield
-        finally:
-            listener.cancel()
-            await asyncio.wait([listener])
-
-    async def result(self, prompt_id: str) -> dict[str, Any]:
-        """The history entry of the job, once it has ended.
-
-        Raises `CommandError` when the job is gone from the server, or the server itself.
-        """
-        self._prompt_id = prompt_id
-        while self._early:
-            self._take(self._early.pop(0))
-        clock = asyncio.get_running_loop()
-        silent_since: float | None = None
-        missed = 0
-        await self._wait(POLL_FIRST)
-        while True:
-            try:
-                entry = await self._comfy.history(prompt_id)
-                if entry is None and not self._ended.is_set():
-                    missed = 0 if await self._queued(prompt_id) else missed + 1
-                silent_since = None
-            except (aiohttp.ClientError, TimeoutError) as error:
-                silent_since = silent_since or clock.time()
-                if clock.time() - silent_since > PATIENCE:
-                    raise CommandError(
-                        f"{self._comfy.base_url} has not answered for {PATIENCE:g} seconds "
-                        f"({error}): check its history for job {prompt_id}."
-                    ) from None
-                entry = None
-            if entry is not None:
-                return entry
-            if missed >= 2:
-                raise CommandError(
-                    f"The server no longer has job {prompt_id}: it was removed from the queue, or "
-                    "the server was restarted. Submit it again."
-                )
-            await self._wait(POLL_WITH_SOCKET if self._connected.is_set() else POLL_WITHOUT_SOCKET)
-
-    async def _queued(self, prompt_id: str) -> bool:
-        """Whether the job still waits or runs, or has ended while we were looking."""
-        running, pending = await self._comfy.queued()
-        if prompt_id in pending:
-            self._display.waiting(len(running) + pending.index(prompt_id))
-            return True
-        return prompt_id in running or await self._comfy.history(prompt_id) is not None
-
-    async def _wait(self, seconds: float) -> None:
-        if self._ended.is_set():
-            await asyncio.sleep(POLL_AT_THE_END)
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._ended.wait()
-
-    async def _listen(self) -> None:
-        backoff, failures = Backoff(first=0.5, longest=10.0), 0
-        while True:
-            with suppress(aiohttp.ClientError, TimeoutError, OSError):
-                async with self._comfy.socket(self._client_id) as socket:
-                    self._connected.set()
-                    self._tried.set()
-                    failures = 0
-                    async for message in socket:
-                        self._take(message)
-            self._tried.set()
-            self._connected.clear()
-            failures += 1
-            await asyncio.sleep(backoff.after(failures))
-
-    def _take(self, message: aiohttp.WSMessage) -> None:
-        if self._prompt_id is None:
-            self._early.append(message)
-            return
-        if message.type is aiohttp.WSMsgType.BINARY:
-            self._display.frame(message.data, self._prompt_id)
-        elif message.type is aiohttp.WSMsgType.TEXT:
-            self._take_text(message.data)
-
-    def _take_text(self, text: str) -> None:
-        try:
-            event = codec.loads(text)
-        except ValueError:
-            return
-        kind, data = (event.get("type"), event.get("data")) if isinstance(event, dict) else ("", {})
-        if not isinstance(data, dict) or data.get("prompt_id") != self._prompt_id:
-            return
-        self._display.event(str(kind), data)
-        if kind in _LAST_EVENTS or (kind == "executing" and data.get("node") is None):
-            self._ended.set()
-
 
 #: The exit code of a program that Ctrl-C ended.
 CANCELLED = 130
@@ -438,3 +316,208 @@ def _failure(display: Display, kind: str, data: dict[str, Any]) -> str:
     message = str(data.get("exception_message") or "the server gives no reason").strip()
     kind = data.get("exception_type") or ""
     return f"{where}: {f'{kind}: ' if kind else ''}{message}"
+
+
+# --- workflows -----------------------------------------------------------------------------
+
+#: Files that `run` takes for workflows in a folder.
+PICTURES = frozenset({".png", ".webp", ".jpg", ".jpeg"})
+SUFFIXES = PICTURES | {".json"}
+#: Standard input.
+STDIN = Path("-")
+#: Where WebP and JPEG hold `prompt:` and `workflow:`, from this EXIF tag downwards.
+_EXIF_TAGS = range(0x0110, 0x0100, -1)
+#: A random seed is below this: every node takes it.
+_SEEDS = 1 << 32
+
+
+class Workflow(NamedTuple):
+    """What a file holds: a graph in API format, or the editor's, which a server's nodes convert."""
+
+    name: str
+    graph: Graph | None
+    drawing: dict[str, Any]
+
+    @property
+    def classes(self) -> set[str]:
+        """The node classes that the conversion asks for."""
+        return editor.classes_of(self.drawing)
+
+    def converted(self, classes: Mapping[str, Any]) -> Graph:
+        """The graph, where `classes` are the entries of `object_info`. Raises `CommandError`."""
+        if self.graph is not None:
+            return deepcopy(self.graph)
+        try:
+            graph = editor.graph_of(self.drawing, classes, secrets.choice)
+        except editor.EditorError as error:
+            raise _wrong(f"The workflow {self.name} cannot be converted: {error}.") from None
+        if not graph:
+            raise _wrong(f"The workflow {self.name} has no enabled node: enable one.")
+        return graph
+
+
+def load_workflow(path: Path) -> Workflow:
+    """Read a workflow: JSON of ComfyUI's editor or in API format, or a picture that holds it.
+
+    `-` is standard input, with JSON. Raises `CommandError`.
+    """
+    try:
+        if path == STDIN:
+            data = sys.stdin.buffer.read()
+        elif path.suffix.lower() in PICTURES:
+            return _of_picture(path)
+        else:
+            data = path.read_bytes()
+    except OSError as error:
+        raise _wrong(
+            f"The workflow {path} cannot be read ({error.strerror or error}): correct its path."
+        ) from None
+    return _parsed(data, str(path))
+
+
+def _parsed(data: bytes | str, name: str) -> Workflow:
+    try:
+        value = codec.loads(data)
+    except ValueError as error:
+        raise _wrong(f"The workflow {name} is not JSON: export it again ({error}).") from None
+    if isinstance(value, dict) and isinstance(value.get("prompt"), dict):
+        value = value["prompt"]  # the body of a submission
+    if editor.is_editors(value):
+        return Workflow(name, None, value)
+    if (
+        not isinstance(value, dict)
+        or not value
+        or not all(isinstance(node, dict) and "class_type" in node for node in value.values())
+    ):
+        raise _wrong(
+            f"The file {name} contains no workflow: save one in ComfyUI (Workflow > Save, or "
+            "Workflow > Export (API))."
+        )
+    return Workflow(name, value, {})
+
+
+def _of_picture(path: Path) -> Workflow:
+    """What ComfyUI wrote into the picture, or the JSON file of its name beside it."""
+    texts = _texts(path)
+    for name in ("prompt", "workflow"):
+        if name in texts:
+            return _parsed(texts[name], str(path))
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        return load_workflow(beside)
+    raise _wrong(
+        f"The picture {path} contains no workflow: it was saved without one, or by another "
+        "program. Use the JSON file of the workflow."
+    )
+
+
+def _texts(path: Path) -> dict[str, str]:
+    """The texts of a picture by name: `prompt` is in API format, `workflow` the editor's."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:
+            texts = {
+                str(name): text for name, text in picture.info.items() if isinstance(text, str)
+            }
+            exif = picture.getexif()
+    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
+        raise _wrong(f"The picture {path} cannot be read: {error}.") from None
+    for tag in _EXIF_TAGS:
+        name, colon, text = str(exif.get(tag, "")).partition(":")
+        if colon:
+            texts.setdefault(name, text)
+    return texts
+
+
+class Assignment(NamedTuple):
+    """`--set`: which input of which node gets which value, still as text."""
+
+    node: str
+    input: str
+    text: str
+
+
+def assignment_of(graph: Graph, given: str) -> Assignment:
+    """What `NODE.INPUT=VALUE` means for a graph; NODE is an id, a title or a class.
+
+    Without a node it is the only one that has the input. Raises `CommandError` for what is no
+    assignment, and for a node or an input that is not there or not the only one.
+    """
+    target, equals, text = given.partition("=")
+    if not equals or not target:
+        raise _wrong(f"--set {given} is not NODE.INPUT=VALUE, as in --set 3.seed=42.")
+    named, name = _split(graph, target)
+    if named is None:
+        raise _wrong(f"--set {given} matches no node; the nodes are: {_listed(graph, graph)}.")
+    having = [node for node in named if name in graph[node].get("inputs", {})]
+    if not having:
+        known = dict.fromkeys(key for node in named for key in graph[node].get("inputs", {}))
+        what = f"node {_listed(graph, named)}" if "." in target else "the nodes"
+        raise _wrong(
+            f"--set {given} names the input {name}, but the inputs of {what} are: "
+            f"{', '.join(known) or 'none'}."
+        )
+    if len(having) > 1:
+        raise _wrong(
+            f"--set {given} matches several nodes: use the id of one, {_listed(graph, having)}."
+        )
+    return Assignment(having[0], name, text)
+
+
+def _split(graph: Graph, target: str) -> tuple[list[str] | None, str]:
+    """The nodes that are meant, and the input: ids, titles, classes and names may have dots."""
+    for cut in reversed([place for place, letter in enumerate(target) if letter == "."]):
+        node, name = target[:cut], target[cut + 1 :]
+        if name and (found := _named(graph, node)):
+            return found, name
+    whole = [
+        node
+        for node, about in graph.items()
+        if not isinstance(about.get("inputs", {}).get(target, []), list)
+    ]
+    if whole or "." not in target:
+        return whole or list(graph), target
+    return None, target
+
+
+def _named(graph: Graph, name: str) -> list[str]:
+    if name in graph:
+        return [name]
+    for key in (_title, lambda node: node["class_type"]):
+        found = [node_id for node_id, node in graph.items() if key(node) == name]
+        if found:
+            return found
+    return []
+
+
+def _title(node: dict[str, Any]) -> Any:
+    meta = node.get("_meta")
+    return meta.get("title") if isinstance(meta, dict) else None
+
+
+def _listed(graph: Graph, nodes: Any) -> str:
+    return ", ".join(f"{node} ({graph[node]['class_type']})" for node in nodes)
+
+
+async def value_of(
+    assignment: Assignment, graph: Graph, upload: Callable[[Path], Awaitable[str]]
+) -> Any:
+    """The value: JSON if it reads as such, `@FILE` the name of an upload, else text.
+
+    `random` is a random seed instead of a number. Raises `CommandError` for a missing file.
+    """
+    text = assignment.text
+    before = graph[assignment.node]["inputs"][assignment.input]
+    if text == "random" and (
+        (isinstance(before, int) and not isinstance(before, bool)) or "seed" in assignment.input
+    ):
+        return secrets.randbelow(_SEEDS)
+    if text.startswith("@"):
+        return await upload(Path(text[1:]))
+    try:
+        return codec.loads(text)
+    except ValueError:
+        return text
+
+
+def _wrong(sentence: str) -> CommandError:
+    return CommandError(sentence, exit_code=2)
