@@ -6,8 +6,8 @@ import asyncio
 import os
 import secrets
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.downloads import RemoteFiles
+from proxy.cloud.event_socket import Timeouts
 from proxy.files.assets import Assets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files
@@ -56,7 +57,6 @@ from proxy.storage.start import locked_folder, migrate_server, open_folder, open
 from proxy.storage.temporary import ExportRepository, HelperPictureRepository
 from proxy.storage.usage import ActivityRepository, ObservationRepository, UsageRepository
 from proxy.supervisor import Supervisor
-from proxy.timeouts import Timeouts
 from proxy.translate.helper_packs import offered
 from proxy.userdata.on_cloud import UserData, UserDataOnCloud
 from proxy.userdata.stored import StoredUserData
@@ -97,7 +97,8 @@ async def lifespan(
         stack.push_async_callback(supervisor.close)
         supervisor.keep(database.watch, "watch the database")
         members = Directory(MemberRepository(database), marker=marker_of(settings))
-        await _load(members)
+        with _told("The members cannot be read"):
+            await members.load()
         stack.push_async_callback(members.close)
         refuse_lost_members(settings, has_members=members.has_members)
         members.start(supervisor)
@@ -220,11 +221,9 @@ async def lifespan(
         )
         members.subscribe(lambda: bus.publish("members", MembersChanged()))
         stack.push_async_callback(election.leave)
-        try:
+        with _told("The jobs cannot be read"):
             await election.start(supervisor)
             await jobs.start(supervisor)
-        except StorageError as error:
-            raise ConfigError(f"The jobs cannot be read: {error}.") from error
         if not settings.simulate:
             keys = AccountKeys(
                 settings,
@@ -304,16 +303,23 @@ def refuse_lost_members(settings: Settings, *, has_members: bool) -> None:
         )
 
 
-async def _open_database(settings: Settings, folder: Path) -> Database:
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell what went wrong when the records cannot be used. Raises `ConfigError`."""
     try:
+        yield
+    except StorageError as error:
+        raise ConfigError(f"{what}: {error}.") from error
+
+
+async def _open_database(settings: Settings, folder: Path) -> Database:
+    with _told("The records cannot be opened"):
         if settings.database is not None:
             await migrate_server(settings)
             return await open_server(settings)
         database = await open_folder(folder, start_empty=settings.start_empty)
         await take_over_userdata(folder, database)
         return database
-    except StorageError as error:
-        raise ConfigError(f"The records cannot be opened: {error}.") from error
 
 
 def _open_blobs(settings: Settings) -> BlobStore | None:
@@ -347,13 +353,6 @@ async def _cipher(
         cipher.use(await stored_secrets(database))
         supervisor.keep(partial(follow_secrets, database, cipher), "follow the secrets")
     return cipher
-
-
-async def _load(members: Directory) -> None:
-    try:
-        await members.load()
-    except StorageError as error:
-        raise ConfigError(f"The members cannot be read: {error}.") from error
 
 
 @asynccontextmanager

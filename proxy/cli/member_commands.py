@@ -22,39 +22,27 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The member.", show_de
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def _limit(metavar: str, text: str, *names: str) -> Any:
-    return Annotated[
-        str | None, typer.Option(*names, metavar=metavar, help=text, show_default=False)
-    ]
+def _limit(metavar: str, text: str) -> Any:
+    return Annotated[str | None, typer.Option(metavar=metavar, help=text, show_default=False)]
 
 
 #: The options for what a member may do, by their names in `MemberFields`.
 _LIMITS: dict[str, Any] = {
     "role": _limit("ROLE", "user or admin."),
     "weight": _limit("NUMBER", "The share of turns. The default is 1."),
-    "max_queued": _limit(
-        "N", "The maximum number of waiting jobs; none removes the limit.", "--max-queued"
-    ),
-    "max_running": _limit(
-        "N", "The maximum number of running jobs; none removes the limit.", "--max-running"
-    ),
+    "max_queued": _limit("N", "The maximum number of waiting jobs; none removes the limit."),
+    "max_running": _limit("N", "The maximum number of running jobs; none removes the limit."),
     "jobs_per_day": _limit(
-        "N", "The maximum number of jobs per day (UTC); none removes the limit.", "--jobs-per-day"
+        "N", "The maximum number of jobs per day (UTC); none removes the limit."
     ),
     "upload_bytes_per_day": _limit(
-        "N",
-        "The maximum bytes of uploads per day (UTC); none removes the limit.",
-        "--upload-bytes-per-day",
+        "N", "The maximum bytes of uploads per day (UTC); none removes the limit."
     ),
     "stored_bytes": _limit(
-        "N",
-        "The maximum bytes of user data and settings; none removes the limit.",
-        "--stored-bytes",
+        "N", "The maximum bytes of user data and settings; none removes the limit."
     ),
     "requests_per_second": _limit(
-        "N",
-        "The maximum number of requests per second; none removes the limit.",
-        "--requests-per-second",
+        "N", "The maximum number of requests per second; none removes the limit."
     ),
     "denied_classes": Annotated[
         list[str] | None,
@@ -74,9 +62,7 @@ _LIMITS: dict[str, Any] = {
         ),
     ],
     "client_parallelism": _limit(
-        "auto|one|many",
-        "How many jobs of one client run at once; none uses the setting.",
-        "--client-parallelism",
+        "auto|one|many", "How many jobs of one client run at once; none uses the setting."
     ),
 }
 

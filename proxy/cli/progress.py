@@ -6,12 +6,9 @@ import io
 import json
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from PIL import Image
@@ -21,7 +18,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
+    Task,
     TextColumn,
     TimeElapsedColumn,
 )
@@ -29,17 +26,6 @@ from rich.segment import Segment
 
 #: Binary messages that are pictures of a running node (ComfyUI's `BinaryEventTypes`).
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
-
-
-@dataclass
-class _Running:
-    """A node at work."""
-
-    started: float
-    task: TaskID
-    value: float = 0
-    maximum: float = 0
-    previews: int = field(default=0)
 
 
 class TerminalPictures:
@@ -124,7 +110,8 @@ class Display:
         self._pictures = TerminalPictures(console) if previews else None
         self._graph = graph
         self._console = console
-        self._running: dict[str, _Running] = {}
+        #: The nodes at work.
+        self._running: dict[str, Task] = {}
         self._done: set[str] = set()
         self._bars = _Bars(
             TextColumn("{task.description}", markup=False),
@@ -142,12 +129,7 @@ class Display:
         self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._bars.stop()
 
     def say(self, text: str) -> None:
@@ -210,8 +192,10 @@ class Display:
             if before not in (None, self._bars.picture):
                 before.forget()
         if node in self._running:
-            self._running[node].previews += 1
-            self._update(node)
+            task = self._running[node]
+            count = task.fields["previews"] + 1
+            name = f"{self.name(node)}, {counted(count, 'preview')}"
+            self._bars.update(task.id, description=name, previews=count)
 
     def name(self, node_id: object) -> str:
         """A node as people know it: class and id, and its title where it has another."""
@@ -239,42 +223,30 @@ class Display:
 
     def _progress(self, node_id: str, value: object, maximum: object) -> None:
         self._start(node_id)
-        if node_id not in self._running:
+        if (task := self._running.get(node_id)) is None:
             return
-        running = self._running[node_id]
         if isinstance(value, int | float) and isinstance(maximum, int | float):
-            running.value, running.maximum = value, maximum
-        self._update(node_id)
+            self._bars.update(task.id, completed=value, total=maximum or None)
 
     def _start(self, node_id: str) -> None:
         if node_id not in self._running and node_id not in self._done:
-            task = self._bars.add_task(self.name(node_id), total=None)
-            self._running[node_id] = _Running(time.monotonic(), task)
-
-    def _update(self, node_id: str) -> None:
-        running = self._running[node_id]
-        previews = f", {counted(running.previews, 'preview')}" if running.previews else ""
-        self._bars.update(
-            running.task,
-            description=self.name(node_id) + previews,
-            completed=running.value,
-            total=running.maximum or None,
-        )
+            self._bars.add_task(self.name(node_id), total=None, previews=0)
+            self._running[node_id] = self._bars.tasks[-1]
 
     def _finish(self, node_id: str, word: str = "done") -> None:
         if node_id in self._done:
             return
         self._done.add(node_id)
         self._bars.update(self._whole, completed=len(self._done & self._graph.keys()))
-        running = self._running.pop(node_id, None)
+        task = self._running.pop(node_id, None)
         line = f"{word:<5} {self.name(node_id)}"
-        if running is not None:
-            self._bars.remove_task(running.task)
-            if running.maximum > 1:
-                line += f"  {running.value:g}/{running.maximum:g} steps"
-            if running.previews:
-                line += f"  {counted(running.previews, 'preview')}"
-            line += f"  {time.monotonic() - running.started:.1f} s"
+        if task is not None:
+            self._bars.remove_task(task.id)
+            if task.total is not None and task.total > 1:
+                line += f"  {task.completed:g}/{task.total:g} steps"
+            if previews := task.fields["previews"]:
+                line += f"  {counted(previews, 'preview')}"
+            line += f"  {task.elapsed or 0:.1f} s"
         self.say(line)
 
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +20,13 @@ import structlog
 from yarl import URL
 
 from proxy.cloud.http import CONNECT_TIMEOUT, CloudAddresses, Connections
-from proxy.cloud.resilience import Backoff, jittered, retry_after
+from proxy.cloud.resilience import (
+    Backoff,
+    CircuitBreaker,
+    RetryPolicy,
+    jittered,
+    retry_after,
+)
 from proxy.observations import AccountObservations, word
 from proxy.translate import codec
 from proxy.translate.codec import redact
@@ -325,3 +332,23 @@ async def _refuse_redirect(
     """A redirect would carry the token of the query along."""
     redirect.response.close()
     raise aiohttp.ClientConnectionError("redirected")
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How soon trouble with the cloud is noticed and things are tried again.
+
+    Times are seconds. `heartbeat`, `watchdog` and `socket_backoff` are the event sockets', for
+    which a submission waits up to `socket_patience`; the keys' files are looked at every
+    `key_interval`; an answer about readiness is at most `ready_age` old.
+    """
+
+    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    breaker: Callable[[], CircuitBreaker] = CircuitBreaker
+    heartbeat: float = 20.0
+    watchdog: Callable[[], IdleWatchdog] = IdleWatchdog
+    socket_backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 30.0))
+    socket_patience: float = 3.0
+    catalog_patience: float = 10.0
+    key_interval: float = 2.0
+    ready_age: float = 3.0

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from proxy.bus.base import MISSED, EventBus, Subscription
+from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
 from proxy.jobs.accounts import Account
 from proxy.jobs.dispatcher import Dispatcher
@@ -49,7 +50,6 @@ from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import StoredJob
 from proxy.supervisor import Supervisor
-from proxy.timeouts import Timeouts
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.snapshot import Snapshot
 

@@ -13,12 +13,12 @@ import pytest
 from stack import PATIENCE, Client, running_proxy
 
 from proxy.cloud.client import Submission
+from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, CircuitBreaker, refusal
 from proxy.jobs.models import Job
 from proxy.jobs.submitter import Submitter
 from proxy.observations import AccountObservations
 from proxy.simulator import HttpFault, Simulator
-from proxy.timeouts import Timeouts
 
 SUBMIT = "POST /api/prompt"
 
