@@ -151,10 +151,7 @@ async def lifespan(
                 )
             userdata = UserDataOnCloud(cloud.user_data, shared=lambda: members.has_members)
         accounting = Accounting(
-            metrics,
-            UsageRepository(database),
-            members.get,
-            audit_days=settings.audit_days,
+            metrics, UsageRepository(database), members.get, audit_days=settings.audit_days
         )
         await stack.enter_async_context(accounting.running(path, supervisor))
         checks = Checks(
@@ -185,12 +182,7 @@ async def lifespan(
         )
         activity = ActivityRepository(database)
         dashboard = Dashboard(
-            bus,
-            jobs,
-            accounting.usage,
-            repository.history,
-            activity,
-            simulated=settings.simulate,
+            bus, jobs, accounting.usage, repository.history, activity, simulated=settings.simulate
         )
         journal = Journal(bus, clients)
         stack.enter_context(logs.lines_told(journal.add))

@@ -67,9 +67,7 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(
-    epilog=examples("--simulate", "run workflow.json", "check", "serve --help"),
-)
+@app.callback(epilog=examples("--simulate", "run workflow.json", "check", "serve --help"))
 def _root(
     version: Annotated[
         bool, typer.Option("--version", help="Show the version and exit.", callback=_version)
@@ -179,8 +177,7 @@ def _run(
         bool, typer.Option(help="Show pictures in terminals that support it.")
     ] = True,
     as_json: Annotated[
-        bool,
-        typer.Option("--json", help="Print each result as a line of JSON."),
+        bool, typer.Option("--json", help="Print each result as a line of JSON.")
     ] = False,
 ) -> int:
     """Run workflows on a server, one after the other, and download their outputs.
@@ -339,8 +336,7 @@ def _backup(
 def _restore(
     options: dict[str, Any],
     source: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="A file from `backup`.", show_default=False),
+        Path, typer.Argument(metavar="FILE", help="A file from `backup`.", show_default=False)
     ],
 ) -> int:
     """Restore a backup into the data folder. Stop the server first.

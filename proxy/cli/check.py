@@ -32,13 +32,7 @@ from proxy.files.blobs import BlobError, open_blobs
 from proxy.observations import identity_of, keep_facts
 from proxy.probe import CONSENT, probe
 from proxy.probe.points import Findings, Level
-from proxy.settings import (
-    AccountAccess,
-    ConfigError,
-    Settings,
-    read_account_key,
-    read_key,
-)
+from proxy.settings import AccountAccess, ConfigError, Settings, read_account_key, read_key
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
 from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
 from proxy.storage.usage import FACT, ObservationRepository

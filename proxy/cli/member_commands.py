@@ -78,8 +78,7 @@ def _add(
     options: dict[str, Any],
     name: Name,
     restore: Annotated[
-        bool,
-        typer.Option("--restore", help="Restore a removed member with history and files."),
+        bool, typer.Option("--restore", help="Restore a removed member with history and files.")
     ] = False,
 ) -> int:
     """Add a member. With at least one member, every client needs a token."""
@@ -89,10 +88,7 @@ def _add(
     return members.add_member(load(options), name, wanted, restore=restore)
 
 
-@member.command(
-    "list",
-    epilog=examples("member list", "member list --json"),
-)
+@member.command("list", epilog=examples("member list", "member list --json"))
 @takes_settings(WHERE)
 def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     """List the members with their limits."""
@@ -116,9 +112,7 @@ def _set(options: dict[str, Any], name: Name) -> int:
 
 
 @member.command(
-    "disable",
-    short_help="Disable a member at once.",
-    epilog=examples("member disable anna"),
+    "disable", short_help="Disable a member at once.", epilog=examples("member disable anna")
 )
 @takes_settings(WHERE)
 def _disable(options: dict[str, Any], name: Name) -> int:
@@ -128,10 +122,7 @@ def _disable(options: dict[str, Any], name: Name) -> int:
     return members.enable_member(load(options), name, enabled=False)
 
 
-@member.command(
-    "enable",
-    epilog=examples("member enable anna"),
-)
+@member.command("enable", epilog=examples("member enable anna"))
 @takes_settings(WHERE)
 def _enable(options: dict[str, Any], name: Name) -> int:
     """Enable a disabled member."""
@@ -141,9 +132,7 @@ def _enable(options: dict[str, Any], name: Name) -> int:
 
 
 @member.command(
-    "remove",
-    short_help="Remove a member and its tokens.",
-    epilog=examples("member remove anna"),
+    "remove", short_help="Remove a member and its tokens.", epilog=examples("member remove anna")
 )
 @takes_settings(WHERE)
 def _remove(options: dict[str, Any], name: Name) -> int:
@@ -153,10 +142,7 @@ def _remove(options: dict[str, Any], name: Name) -> int:
     return members.remove_member(load(options), name)
 
 
-@token.command(
-    "new",
-    epilog=examples("token new anna --expires 90d --note laptop"),
-)
+@token.command("new", epilog=examples("token new anna --expires 90d --note laptop"))
 @takes_settings(WHERE)
 def _new(
     options: dict[str, Any],
@@ -181,9 +167,7 @@ def _new(
 
 
 @token.command(
-    "revoke",
-    short_help="Revoke a token at once.",
-    epilog=examples("token revoke ccp_ab12"),
+    "revoke", short_help="Revoke a token at once.", epilog=examples("token revoke ccp_ab12")
 )
 @takes_settings(WHERE)
 def _revoke(
@@ -204,16 +188,13 @@ def _revoke(
 
 
 @token.command(
-    "list",
-    short_help="List tokens.",
-    epilog=examples("token list", "token list anna --json"),
+    "list", short_help="List tokens.", epilog=examples("token list", "token list anna --json")
 )
 @takes_settings(WHERE)
 def _list_tokens(
     options: dict[str, Any],
     name: Annotated[
-        str | None,
-        typer.Argument(metavar="NAME", help="Only this member.", show_default=False),
+        str | None, typer.Argument(metavar="NAME", help="Only this member.", show_default=False)
     ] = None,
     as_json: AsJson = False,
 ) -> int:
@@ -263,8 +244,7 @@ def audit(
     ] = 100,
     member: Annotated[str | None, _MEMBER] = None,
     action: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Only this action.", show_default=False),
+        str | None, typer.Option(metavar="NAME", help="Only this action.", show_default=False)
     ] = None,
 ) -> int:
     """Print the audit log, newest first, one line of JSON per entry."""

@@ -144,7 +144,7 @@ def _place() -> Path:
     if sys.platform == "win32" or shutil.which("systemctl") is None:
         raise CommandError(
             "This machine has neither systemd nor launchd: run comfy-cloud-proxy at login with the "
-            "scheduler of the system.",
+            "scheduler of the system."
         )
     home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
     return Path(home) / "systemd/user" / f"{_NAME}.service"

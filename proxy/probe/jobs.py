@@ -259,9 +259,7 @@ async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
         return
     life = re.search(r"max-age=(\d+)", reply.headers.get("Cache-Control", ""))
     run.findings.see(
-        "signed_url_life",
-        "max-age" if life else "none",
-        f"{life.group(1)} s" if life else "",
+        "signed_url_life", "max-age" if life else "none", f"{life.group(1)} s" if life else ""
     )
     url = URL(place, encoded=True)
     whole = await run.wire.fetch(url, {})
