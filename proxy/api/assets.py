@@ -11,8 +11,8 @@ from urllib.parse import quote, urlencode
 from aiohttp import web
 
 from proxy.api import bodies, upload
-from proxy.api.connections import member_of, of
 from proxy.api.downloads import send_file, type_headers
+from proxy.api.middleware import member_of, of
 from proxy.files.assets import Assets, gone
 from proxy.translate import asset_requests, assets
 from proxy.translate.asset_requests import AssetError, read_export, read_name

@@ -22,7 +22,7 @@ from aiohttp import web
 from yarl import URL
 
 from proxy.api.addressing import Way
-from proxy.api.connections import Caller, admission_of, caller_of, way_of
+from proxy.api.middleware import Caller, admission_of, caller_of, way_of
 from proxy.members import tokens
 from proxy.members.accounting import Throttle
 from proxy.members.directory import Access
@@ -61,7 +61,6 @@ REMEMBERED = 4096
 #: The last use of a remembered token is noted once in this many seconds.
 USE_INTERVAL = 1.0
 
-_REALM = 'realm="comfy-cloud-proxy"'
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443}
 
@@ -394,13 +393,6 @@ def _promise(url: URL, until: int, token_id: str) -> bytes:
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
-
-
-def challenge(request: web.Request) -> str:
-    """The `WWW-Authenticate` of a 401, which never makes a browser ask for a page's password."""
-    if "Origin" in request.headers or "Sec-Fetch-Mode" in request.headers:
-        return f"Bearer {_REALM}"
-    return f'Bearer {_REALM}, Basic {_REALM}, charset="UTF-8"'
 
 
 def _with_slash(request: web.Request, way: Way) -> URL:

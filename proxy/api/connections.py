@@ -1,47 +1,33 @@
-"""A connection: how slow it is, how it ends, and how and from whom the request on it came.
+"""The connections of a listener: how slow each is and how it ends, and how many there may be.
 
 A `Connection` is aiohttp's protocol of one connection that also knows in which state it is. The
-`ConnectionManager` counts them.
-
-Reverse proxies say in headers who a client is. Anybody can send these, so that only those of
-trusted proxies count.
+`ConnectionManager` counts them. A connection is *anonymous* until a request on it has been
+authenticated. Anonymous connections never get all places: when theirs are taken, the one that has
+been idle for longest is closed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+import contextlib
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
-from aiohttp.http_parser import RawRequestMessage
-from multidict import CIMultiDict, CIMultiDictProxy
 
-from proxy.api.addressing import (
-    STRAIGHT,
-    Address,
-    Network,
-    Way,
-    may_have_token,
-    parse_address,
-    strip,
-)
-from proxy.members.directory import Directory
+from proxy.api.addressing import STRAIGHT, Network, Way, parse_address
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.api.authenticator import Admission, Authenticator
-    from proxy.api.connection_manager import ConnectionLimits, ConnectionManager
+    from proxy.api.middleware import Caller
     from proxy.api.server import Services
     from proxy.api.websocket import ClientSocket
-    from proxy.members.audit import Value
 
 log = structlog.get_logger(__name__)
-
-Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 #: Bytes of a body that arrive within `ConnectionLimits.body_timeout`, unless fewer are left.
 LEAST_PROGRESS = 16 * 1024
@@ -51,6 +37,38 @@ REFUSAL_TIMEOUT = 2.0
 REVOKE_TIMEOUT = 0.5
 #: The reason in the close frame.
 ACCESS_ENDED = "Your access to this server has ended."
+#: This many connections beyond the limit are told why they are refused; others are just cut.
+ANSWERED_REFUSALS = 256
+#: Seconds that an anonymous connection may be idle, if `ConnectionLimits.idle_timeout` is not less.
+ANONYMOUS_TIMEOUT = 60.0
+#: Seconds after which an idle connection may be closed in favour of another.
+EVICTION_IDLE = 5.0
+#: This many connections are looked at for one that can be closed.
+EVICTION_CANDIDATES = 1024
+#: The parts of all places that anonymous connections, those of one address and one member take.
+ANONYMOUS_SHARE, ADDRESS_SHARE, MEMBER_SHARE = 3 / 4, 1 / 4, 1 / 2
+#: This many places an address or a member may always take.
+LEAST_SHARE = 64
+#: Dictionaries instead of sets, for their order: the first have been idle for longest.
+_Groups = dict[str | bytes, dict["Connection", None]]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """Bounds for connections. Times are seconds, 0 is no bound.
+
+    `header_timeout` runs from the first byte of a request to the end of its headers;
+    `body_timeout` is that in which a part of the body has to arrive, and `write_timeout` that in
+    which a client has to take a part of an answer. `idle_timeout` is that between two requests.
+    `header_bytes` bounds each header and the request line.
+    """
+
+    max_connections: int = 20_000
+    header_timeout: float = 20.0
+    body_timeout: float = 60.0
+    write_timeout: float = 60.0
+    idle_timeout: float = 660.0
+    header_bytes: int = 16 * 1024
 
 
 # The states of a connection. `_REST`: the answer has gone out before the whole body had come.
@@ -305,142 +323,219 @@ def _too_many() -> bytes:
 _TOO_MANY = _too_many()
 
 
-# --- requests -------------------------------------------------------------------------------------
+class ConnectionManager:
+    """The connections of a listener. Those from trusted proxies are not counted by address."""
 
+    def __init__(
+        self, limits: ConnectionLimits, services: Services, authenticator: Authenticator
+    ) -> None:
+        self.now = asyncio.get_running_loop().time
+        self.services = services
+        self.authenticator = authenticator
+        #: Connections that `check` has to look at, and since when a client takes nothing more.
+        self.timed: set[Connection] = set()
+        self.stalled: dict[Connection, float] = {}
+        self._limits = limits
+        most = limits.max_connections
+        self._most_anonymous = max(1, most - int(most * (1 - ANONYMOUS_SHARE)))
+        self._most_of_address = max(LEAST_SHARE, int(most * ADDRESS_SHARE))
+        self._most_of_member = max(LEAST_SHARE, int(most * MEMBER_SHARE))
+        self.connections: set[Connection] = set()
+        self._refused = 0
+        self._anonymous: dict[Connection, None] = {}
+        self._by_address: _Groups = {}
+        self._by_member: _Groups = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.draining = False
+        self._changed = asyncio.Event()
 
-def stripping(
-    make: Callable[..., web.BaseRequest], base: str, members: Directory
-) -> Callable[..., web.BaseRequest]:
-    """The request factory `make` of a `web.Server`, which begins a request of a connection."""
-    straight = Way(base)
+    # --- what the connections tell ---------------------------------------------------------
 
-    def make_stripped(
-        message: RawRequestMessage,
-        payload: Any,
-        protocol: Connection,
-        writer: Any,
-        task: asyncio.Task[Any],
-    ) -> web.BaseRequest:
-        path = message.path
-        gated = members.has_members
-        if base or (gated and may_have_token(path)):
-            url, way = strip(message.url, base, members=gated)
-            if url is not message.url:
-                message = message._replace(url=url, path=str(url))
-            protocol.begin(payload, way)
+    def accept(self, connection: Connection) -> bool | None:
+        """Count a new connection. `None` lets it in; `True` refuses it with words, `False` without.
+
+        Where all places are taken, or those of anonymous connections or of the address, one that
+        has been idle for long is closed.
+        """
+        connection.address = _counted_by(connection.peer, self.services.trusted_proxies)
+        self.connections.add(connection)
+        neighbours = self._by_address.get(connection.address)
+        many = neighbours is not None and len(neighbours) >= self._most_of_address
+        full = len(self.connections) - self._refused > self._limits.max_connections
+        if many or full or len(self._anonymous) >= self._most_anonymous:
+            candidates = neighbours if many and neighbours is not None else self._anonymous
+            if not self._evict(candidates):
+                if self._refused == 0:
+                    log.warning(
+                        "connection_limit_reached",
+                        limit=self._limits.max_connections,
+                        anonymous=len(self._anonymous),
+                    )
+                self._refused += 1
+                return self._refused <= ANSWERED_REFUSALS
+        self._join_anonymous(connection)
+        return None
+
+    def join(self, connection: Connection, admission: Admission) -> None:
+        """Count a connection as its member's. Raises `LocalError` (503) for one too many."""
+        member = admission.member
+        others = self._by_member.get(member)
+        if (
+            admission.token is not None
+            and others is not None
+            and len(others) >= self._most_of_member
+            and not self._evict(others)
+        ):
+            raise LocalError(
+                "too_many_connections",
+                f"You have {len(others)} connections, which is the maximum for a member; close "
+                "some and try again.",
+                kind="unavailable",
+                retry_after=5,
+            )
+        self._leave(connection)
+        connection.member = member
+        self._by_member.setdefault(member, {})[connection] = None
+
+    def answered(self, connection: Connection) -> None:
+        """An answer has gone out."""
+        if connection.member is None:
+            self._leave(connection)
+            self._join_anonymous(connection)
+        if self.draining:
+            self._changed.set()
+
+    def forget(self, connection: Connection, *, refused: bool) -> None:
+        """A connection is gone."""
+        if connection in self.connections:
+            self.connections.discard(connection)
+            self._refused -= refused
+        self._leave(connection)
+        self.timed.discard(connection)
+        self.stalled.pop(connection, None)
+        self._changed.set()
+
+    def keep_closing(self, task: asyncio.Task[None]) -> None:
+        """Keep the task that closes a websocket."""
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _join_anonymous(self, connection: Connection) -> None:
+        self._anonymous[connection] = None
+        if connection.address:
+            self._by_address.setdefault(connection.address, {})[connection] = None
+
+    def _leave(self, connection: Connection) -> None:
+        """Take it out of the anonymous connections, or out of its member's."""
+        groups, key = self._by_address, connection.address
+        if connection.member is not None:
+            groups, key = self._by_member, connection.member
         else:
-            protocol.begin(payload, straight)
-        return make(message, payload, protocol, writer, task)
+            self._anonymous.pop(connection, None)
+        group = groups.get(key)
+        if group is not None:
+            group.pop(connection, None)
+            if not group:
+                del groups[key]
 
-    return make_stripped
+    def _evict(self, candidates: dict[Connection, None]) -> bool:
+        """Cut the connection that has been idle for longest, if that is long enough."""
+        now = self.now()
+        for connection in islice(candidates, EVICTION_CANDIDATES):
+            if connection.idle_for(now) >= EVICTION_IDLE:
+                log.debug("connection_evicted", member=connection.member)
+                connection.cut()
+                self.forget(connection, refused=False)
+                return True
+        return False
+
+    # --- what the server asks for ----------------------------------------------------------
+
+    def review(self) -> None:
+        """End what is under way for those whose access has ended."""
+        standing: dict[Admission, bool] = {}
+        for group in list(self._by_member.values()):
+            for connection in list(group):
+                admission = connection.admission
+                if admission is None:
+                    continue
+                if admission not in standing:
+                    standing[admission] = self.authenticator.is_valid(admission)
+                if not standing[admission]:
+                    connection.revoke()
+
+    async def run(self) -> None:
+        """End what is too slow, until cancelled."""
+        limits = self._limits
+        idle = limits.idle_timeout
+        bounds = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
+        pause = min(1.0, REFUSAL_TIMEOUT / 4, *(bound / 4 for bound in bounds if bound > 0))
+        anonymous = min(idle or ANONYMOUS_TIMEOUT, ANONYMOUS_TIMEOUT)
+        swept = self.now()
+        while True:
+            await asyncio.sleep(pause)
+            now = self.now()
+            for connection in list(self.timed):
+                connection.check(now, limits)
+            for connection, since in list(self.stalled.items()):
+                if connection.busy and 0 < limits.write_timeout <= now - since:
+                    log.info("answer_abandoned", member=connection.member)
+                    connection.cut()
+            self._end_idle(self._anonymous, now, anonymous)
+            if 0 < idle <= 8 * (now - swept):
+                swept = now
+                for group in self._by_member.values():
+                    self._end_idle(group, now, idle)
+
+    @staticmethod
+    def _end_idle(group: dict[Connection, None], now: float, patience: float) -> None:
+        for connection in group:
+            if connection.idle_for(now) >= patience:
+                connection.drop()
+
+    async def drain(self, patience: float) -> bool:
+        """Close what is idle and wait for the answers under way, at most `patience` seconds.
+
+        Says whether all have gone out.
+        """
+        self.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while True:
+                    self._changed.clear()
+                    for connection in list(self.connections):
+                        connection.end_unless_busy()
+                    if not any(connection.busy for connection in self.connections):
+                        return True
+                    await self._changed.wait()
+        return False
+
+    def cancel(self) -> int:
+        """Cancel the handlers that still run; their number."""
+        busy = [connection for connection in self.connections if connection.busy]
+        for connection in busy:
+            connection.cancel()
+        return len(busy)
+
+    async def close(self, patience: float) -> None:
+        """Close what is left, and cut what is not closed after `patience` seconds."""
+        for connection in list(self.connections):
+            connection.end()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self.connections:
+                    self._changed.clear()
+                    await self._changed.wait()
+        for connection in list(self.connections):
+            connection.cut()
 
 
-class Caller(NamedTuple):
-    """The client: its address, and with which scheme and host it called us."""
+def _counted_by(peer: str, trusted: tuple[Network, ...]) -> str | bytes:
+    """What connections of one place have in common: an IPv4 address, the /64 of an IPv6 one.
 
-    address: str
-    scheme: str
-    host: str
-
-
-def caller(
-    peer: str, headers: Headers, trusted: Sequence[Network], *, scheme: str = "http"
-) -> Caller:
-    """Who is behind the connection from `peer`.
-
-    The right-most address of `X-Forwarded-For` that is not a trusted proxy's; `scheme` and `Host`
-    are those of the connection unless the nearest proxy is trusted and says otherwise.
+    It is empty where they are not counted.
     """
-    host = headers.get("Host", "")
     address = parse_address(peer)
-    if address is None or not _is_trusted(address, trusted):
-        return Caller(_shown(peer), scheme, host)
-    said = _last(headers, "X-Forwarded-Proto").lower()
-    return Caller(
-        str(_behind(address, headers, trusted)),
-        said if said in ("http", "https") else scheme,
-        _last(headers, "X-Forwarded-Host") or host,
-    )
-
-
-def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
-    hops = _items(headers, "X-Forwarded-For")
-    while hops and _is_trusted(address, trusted):
-        hop = parse_address(hops.pop())
-        if hop is None:
-            break
-        address = hop
-    return address
-
-
-@lru_cache(maxsize=4096)
-def _shown(peer: str) -> str:
-    """The one spelling of an address, by which it is counted."""
-    return str(parse_address(peer) or peer)
-
-
-def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
-    return any(address in network for network in trusted)
-
-
-def _items(headers: Headers, name: str) -> list[str]:
-    items = ",".join(headers.getall(name, ())).split(",")
-    return [item.strip() for item in items if item.strip()]
-
-
-def _last(headers: Headers, name: str) -> str:
-    items = _items(headers, name)
-    return items[-1] if items else ""
-
-
-def connection_of(request: web.BaseRequest) -> Connection:
-    """The connection on which a request came."""
-    return cast(Connection, request.protocol)
-
-
-def way_of(request: web.BaseRequest) -> Way:
-    """How a request came."""
-    return connection_of(request).way
-
-
-def caller_of(request: web.BaseRequest) -> Caller:
-    """Who sent a request."""
-    connection = connection_of(request)
-    if connection.caller is None:
-        connection.caller = caller(
-            connection.peer,
-            request.headers,
-            connection.services.trusted_proxies,
-            scheme=request.scheme,
-        )
-    return connection.caller
-
-
-def authenticator_of(request: web.BaseRequest) -> Authenticator:
-    """Who lets clients of the listener in."""
-    return connection_of(request).manager.authenticator
-
-
-def admission_of(request: web.BaseRequest) -> Admission:
-    """The authenticated member of a request."""
-    admission = connection_of(request).admission
-    if admission is None:
-        raise RuntimeError("no request was authenticated")
-    return admission
-
-
-def of(request: web.BaseRequest) -> Services:
-    """The services of the listener that got a request."""
-    return connection_of(request).services
-
-
-def member_of(request: web.BaseRequest) -> str:
-    """Who is behind the client."""
-    return admission_of(request).member
-
-
-def note(request: web.Request, action: str, **about: Value) -> None:
-    """Record an action of the request's member."""
-    admission, address = connection_of(request).admission, caller_of(request).address
-    member = admission.member if admission is not None else ""
-    of(request).accounting.audit.note(action, member=member, address=address, **about)
+    if address is None or any(address in network for network in trusted):
+        return ""
+    return str(address) if address.version == 4 else address.packed[:8]

@@ -17,9 +17,8 @@ from aiohttp import web
 
 from proxy import __version__
 from proxy.api import bodies
-from proxy.api.connections import admission_of, authenticator_of, member_of, note, of
 from proxy.api.members import is_admin, require_admin
-from proxy.api.middleware import prepare
+from proxy.api.middleware import admission_of, authenticator_of, member_of, note, of, prepare
 from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.models import MembersChanged
 from proxy.storage.jobs import day_of

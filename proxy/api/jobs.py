@@ -16,8 +16,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.authenticator import submitter_of
-from proxy.api.connections import member_of, note, of
-from proxy.api.middleware import prepare
+from proxy.api.middleware import member_of, note, of, prepare
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.jobs.submission import JobRequest
 from proxy.translate import as_cloud, codec, release

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, Admission
-from proxy.api.connections import (
+from proxy.api.middleware import (
     admission_of,
     authenticator_of,
     caller_of,

@@ -19,9 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.api import bodies
-from proxy.api.connections import member_of, of
 from proxy.api.dashboard import REASONS, dashboard_of, describe
 from proxy.api.members import is_admin, require_admin, whose
+from proxy.api.middleware import member_of, of
 from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.jobs.service import INTERVAL, KEPT
 from proxy.metrics import PREFIX, find

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,10 +21,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from proxy.api.addressing import Network, allow_some
 from proxy.api.authenticator import Authenticator
-from proxy.api.connection_manager import ConnectionLimits, ConnectionManager, room_for
-from proxy.api.connections import Connection, stripping
+from proxy.api.connections import Connection, ConnectionLimits, ConnectionManager
 from proxy.api.dashboard import ADMIN_LISTENER
-from proxy.api.middleware import Gate
+from proxy.api.middleware import Gate, stripping
 from proxy.api.records import get_open
 from proxy.api.routes import add_routes, of_admins, of_clients
 from proxy.api.web_interface import WebInterface
@@ -245,6 +245,34 @@ SCANTY = 1000
 NEVER = 10.0 * 365 * 24 * 3600
 #: Seconds of the time to stop that are kept, at most, for what was cut short.
 CLOSING_TIME = 1.0
+#: Descriptors kept for files, the database and the connections to the cloud, unless that were more
+#: than half of all.
+RESERVE = 256
+
+
+def room_for(connections: int) -> int:
+    """Raise this process's limit of open files, and say how many connections fit into it.
+
+    A process out of descriptors could neither write its records nor reach the cloud; so it takes
+    fewer clients instead.
+    """
+    if sys.platform == "win32":
+        return connections
+    import resource
+
+    wanted = connections + RESERVE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (ValueError, OSError):  # macOS allows fewer than it says
+            pass
+    if soft == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, soft - min(RESERVE, soft // 2)))
 
 
 class Server:

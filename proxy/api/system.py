@@ -18,8 +18,7 @@ from typing import Any, cast
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import connection_of, member_of, of
-from proxy.api.middleware import prepare
+from proxy.api.middleware import connection_of, member_of, of, prepare
 from proxy.api.web_interface import features
 from proxy.bus.base import EventBus
 from proxy.catalog.node_classes import Body, Coding, Listing

@@ -19,7 +19,7 @@ from zlib import crc32
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.connections import of
+from proxy.api.middleware import of
 
 if TYPE_CHECKING:
     from proxy.api.server import Services

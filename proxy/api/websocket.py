@@ -25,7 +25,7 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from proxy.api.connections import connection_of, member_of, of, way_of
+from proxy.api.middleware import connection_of, member_of, of, way_of
 from proxy.api.web_interface import features
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, events

@@ -25,7 +25,7 @@ import typer
 from proxy import __version__
 from proxy import logging as logs
 from proxy.api import web_interface
-from proxy.api.connection_manager import ConnectionLimits
+from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Certificate, CertificateError, Server, Services
 from proxy.app import lifespan, refuse_lost_members
 from proxy.cli.common import Chosen, chosen_accounts

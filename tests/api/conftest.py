@@ -17,7 +17,7 @@ from backend import open_database
 from wire import Running
 from yarl import URL
 
-from proxy.api.connection_manager import ConnectionLimits
+from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Server, Services
 from proxy.api.system import Journal
 from proxy.bus.memory import MemoryBus

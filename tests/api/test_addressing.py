@@ -13,7 +13,7 @@ from stack import Client, running_proxy
 from yarl import URL
 
 from proxy.api.addressing import strip
-from proxy.api.connections import Caller, caller
+from proxy.api.middleware import Caller, caller
 from proxy.settings.table import to_base_path
 from proxy.simulator import Simulator
 
