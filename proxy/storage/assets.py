@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from sqlalchemy import (
     ColumnElement,
@@ -94,7 +94,8 @@ _COLUMNS = [column.name for column in assets.c]
 _ADD = Upsert(assets, ["member", "id"])
 _PUT_TAG = Upsert(asset_tags, ["member", "asset", "tag"], ["present"])
 _MINE = (assets.c.member == bindparam("m"), assets.c.id == bindparam("i"))
-_GET = select(assets).where(*_MINE, assets.c.deleted.is_(False))
+_LISTED = select(assets).where(assets.c.member == bindparam("m"), assets.c.deleted.is_(False))
+_GET = _LISTED.where(assets.c.id == bindparam("i"))
 _AT = (
     assets.c.member == bindparam("m"),
     assets.c.type == bindparam("t"),
@@ -122,6 +123,11 @@ _BY_HASH = select(assets).where(
     assets.c.hash == bindparam("h"),
     assets.c.type.in_(("input", "output")),
     ~_IS_MISSING,
+)
+_ACCESSED = (
+    update(assets)
+    .where(*_MINE, func.coalesce(assets.c.last_access_time, 0) < bindparam("n"))
+    .values(last_access_time=bindparam("n"))
 )
 _COUNT = select(func.count()).select_from(assets).where(assets.c.member == bindparam("m"))
 _SORTS: Mapping[str, ColumnElement[Any]] = {
@@ -153,31 +159,27 @@ class AssetUnit:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._execute = connection.execute
 
     def get(self, member: str, id_: str) -> Asset | None:
         """A record with its tags."""
-        row = self._connection.execute(_GET, {"m": member, "i": id_}).one_or_none()
-        return None if row is None else self._tagged([row])[0]
+        return next(iter(self._records(_GET, {"m": member, "i": id_})), None)
 
     def shown(self, member: str, id_: str) -> tuple[Asset, Asset | None] | None:
         """A record, and the one that it names as its preview."""
         asset = self.get(member, id_)
-        if asset is None:
-            return None
-        return asset, self._preview(asset)
+        return None if asset is None else (asset, self._preview(asset))
 
     def page(self, member: str, query: AssetQuery) -> AssetPage:
         """The records that a query asks for."""
         wanted = _matching(member, query.filter)
-        total = self._connection.execute(
-            select(func.count()).select_from(wanted.subquery())
-        ).scalar_one()
+        total = self._count(wanted)
         value = _SORTS[query.sort]
         falling = query.order == "desc"
         if query.after is not None:
             wanted = wanted.where(_behind(value, query.after, falling=falling))
         by = (value.desc(), assets.c.id.desc()) if falling else (value, assets.c.id)
-        rows = self._connection.execute(
+        rows = self._execute(
             wanted.add_columns(value.label("sorted_by"))
             .order_by(*by)
             .limit(query.limit + 1)
@@ -195,40 +197,30 @@ class AssetUnit:
         """Those of the records that there are."""
         found: dict[str, Asset] = {}
         for some in chunks(sorted(ids)):
-            query = select(assets).where(
-                assets.c.member == member, assets.c.id.in_(some), assets.c.deleted.is_(False)
-            )
-            found.update(
-                (one.id, one) for one in self._tagged(self._connection.execute(query).all())
-            )
+            query = _LISTED.where(assets.c.id.in_(some))
+            found.update((one.id, one) for one in self._records(query, {"m": member}))
         return found
 
     def of_jobs(self, member: str, jobs: Collection[str]) -> list[Asset]:
         """The records of what jobs have made, in the order in which they were written."""
         found = []
         for some in chunks(sorted(jobs)):
-            query = (
-                select(assets)
-                .where(
-                    assets.c.member == member, assets.c.job.in_(some), assets.c.deleted.is_(False)
-                )
-                .order_by(assets.c.created_at, assets.c.id)
-            )
-            found += self._tagged(self._connection.execute(query).all())
+            query = _LISTED.where(assets.c.job.in_(some))
+            query = query.order_by(assets.c.created_at, assets.c.id)
+            found += self._records(query, {"m": member})
         return found
 
     def origin(self, member: str, job: str) -> Origin | None:
         """Where an ended job ran, `None` if nobody knows."""
-        ended = select(history.c.cloud_id).where(history.c.member == member, history.c.id == job)
-        account = select(files.c.account).where(files.c.member == member, files.c.job == job)
-        names = select(outputs.c.node, outputs.c.given).where(
-            outputs.c.member == member, outputs.c.job == job
-        )
-        cloud_id = self._connection.execute(ended).scalar_one_or_none()
-        at = self._connection.execute(account.limit(1)).scalar_one_or_none()
+        h, f, o = history.c, files.c, outputs.c
+        ended = select(h.cloud_id).where(h.member == member, h.id == job)
+        account = select(f.account).where(f.member == member, f.job == job).limit(1)
+        names = select(o.node, o.given).where(o.member == member, o.job == job)
+        cloud_id = self._execute(ended).scalar_one_or_none()
+        at = self._execute(account).scalar_one_or_none()
         if cloud_id is None or at is None:
             return None
-        given = {row.node: row.given for row in self._connection.execute(names)}
+        given = {row.node: row.given for row in self._execute(names)}
         return Origin(cloud_id, at, given)
 
     def by_hash(self, member: str, hash_: str, *, listed: bool = False) -> Asset | None:
@@ -239,14 +231,12 @@ class AssetUnit:
             query = _BY_HASH.where(assets.c.deleted.is_(False)).order_by(
                 assets.c.created_at.desc(), assets.c.id.desc()
             )
-        row = self._connection.execute(query.limit(1), {"m": member, "h": hash_}).one_or_none()
-        return None if row is None else self._tagged([row])[0]
+        return next(iter(self._records(query.limit(1), {"m": member, "h": hash_})), None)
 
     def newest_at(self, member: str, place: Place) -> str | None:
         """The id of the newest record of a place."""
         key = {"m": member, "t": place.type, "p": place.path}
-        found: str | None = self._connection.execute(_NEWEST_AT, key).scalar_one_or_none()
-        return found
+        return cast("str | None", self._execute(_NEWEST_AT, key).scalar_one_or_none())
 
     def learn(self, member: str, place: Place, hash_: str | None, size: int | None) -> bool:
         """Note what is known now of the content at a place; says whether it was news."""
@@ -255,12 +245,12 @@ class AssetUnit:
         key = {"m": member, "t": place.type, "p": place.path, "h": hash_}
         if not known:
             return False
-        return self._connection.execute(_LEARN.values(known), key).rowcount > 0
+        return self._execute(_LEARN.values(known), key).rowcount > 0
 
     def describe(self, member: str, place: Place, hash_: str, metadata: bytes) -> None:
         """Note the metadata of the content at a place, where there is none."""
         key = {"m": member, "t": place.type, "p": place.path, "h": hash_}
-        self._connection.execute(_DESCRIBE.values(metadata=metadata), key)
+        self._execute(_DESCRIBE.values(metadata=metadata), key)
 
     def replaced(
         self, member: str, type_: str, contents: Mapping[str, tuple[str | None, str | None]]
@@ -272,7 +262,7 @@ class AssetUnit:
             query = select(assets.c.id, assets.c.path, assets.c.hash, assets.c.job).where(
                 assets.c.member == member, assets.c.type == type_, assets.c.path.in_(some)
             )
-            for row in self._connection.execute(query):
+            for row in self._execute(query):
                 hash_, job = contents[row.path]
                 if row.hash is None:
                     is_other = row.job is not None and row.job != job
@@ -280,24 +270,23 @@ class AssetUnit:
                     is_other = hash_ is not None and row.hash != hash_
                 if is_other:
                     gone.append(_tag(member, row.id, MISSING))
-        run_many(self._connection, _PUT_TAG, gone)
+        self._put_tags(gone)
 
     def add_many(self, new: Iterable[Asset]) -> None:
         """Write records with their tags, but for those that there are."""
         for some in chunks(list(new)):
             rows = [{name: getattr(one, name) for name in _COLUMNS} for one in some]
             run_many(self._connection, _ADD, rows)
-            tags = [
+            self._put_tags(
                 _tag(one.member, one.id, tag, automatic=tag in one.automatic)
                 for one in some
                 for tag in one.tags
-            ]
-            run_many(self._connection, _PUT_TAG, tags)
+            )
 
     def add(self, asset: Asset) -> Asset | None:
         """Write a new record; returns its preview. Raises `TooManyAssetsError`,
         `UnknownPreviewError`."""
-        count = self._connection.execute(_COUNT, {"m": asset.member}).scalar_one()
+        count = self._execute(_COUNT, {"m": asset.member}).scalar_one()
         if count >= MOST_ASSETS or len(asset.tags) > MOST_TAGS:
             raise TooManyAssetsError
         preview = self._preview(asset)
@@ -336,7 +325,7 @@ class AssetUnit:
         if self.get(member, id_) is None:
             return False
         self._update(member, id_, deleted=True)
-        self._connection.execute(
+        self._execute(
             update(assets)
             .where(assets.c.member == member, assets.c.preview == id_)
             .values(preview=None)
@@ -345,12 +334,7 @@ class AssetUnit:
 
     def accessed(self, member: str, id_: str, now: int) -> None:
         """The content was read."""
-        query = update(assets).where(
-            *_MINE, func.coalesce(assets.c.last_access_time, 0) < bindparam("n")
-        )
-        self._connection.execute(
-            query.values(last_access_time=bindparam("n")), {"m": member, "i": id_, "n": now}
-        )
+        self._execute(_ACCESSED, {"m": member, "i": id_, "n": now})
 
     def add_tags(self, member: str, id_: str, tags: Sequence[str], now: int) -> TagChange | None:
         """Give a record tags. Raises `TooManyAssetsError`."""
@@ -359,14 +343,13 @@ class AssetUnit:
             return None
         new = sorted(set(tags) - set(asset.tags))
         if new:
-            if self._count_tags(member, id_) + len(new) > MOST_TAGS:
-                self._drop_removed(member, id_)
+            of_record = (asset_tags.c.member == member, asset_tags.c.asset == id_)
+            if self._count(select(asset_tags).where(*of_record)) + len(new) > MOST_TAGS:
+                removed = asset_tags.c.present.is_(False)
+                self._execute(delete(asset_tags).where(*of_record, removed))
             if len(asset.tags) + len(new) > MOST_TAGS:
                 raise TooManyAssetsError
-            self._connection.execute(
-                _PUT_TAG(self._connection),
-                [_tag(member, id_, tag, automatic=False) for tag in new],
-            )
+            self._put_tags(_tag(member, id_, tag, automatic=False) for tag in new)
             self._update(member, id_, updated_at=now)
         known = sorted(set(tags) & set(asset.tags))
         return TagChange(new, known, sorted({*asset.tags, *new}))
@@ -379,10 +362,7 @@ class AssetUnit:
         protected = set(tags) & asset.automatic
         gone = sorted((set(tags) & set(asset.tags)) - protected)
         if gone:
-            self._connection.execute(
-                _PUT_TAG(self._connection),
-                [_tag(member, id_, tag, automatic=False, present=False) for tag in gone],
-            )
+            self._put_tags(_tag(member, id_, tag, automatic=False, present=False) for tag in gone)
             self._update(member, id_, updated_at=now)
         absent = sorted(set(tags) - set(asset.tags))
         return TagChange(gone, absent, sorted(set(asset.tags) - set(gone)), sorted(protected))
@@ -405,16 +385,10 @@ class AssetUnit:
             grouped = grouped.where(start == query.prefix)
         if not query.include_zero:
             grouped = grouped.having(count > 0)
-        total = self._connection.execute(
-            select(func.count()).select_from(grouped.subquery())
-        ).scalar_one()
-        by = (
-            (count.desc(), asset_tags.c.tag) if query.order == "count_desc" else (asset_tags.c.tag,)
-        )
-        rows = self._connection.execute(
-            grouped.order_by(*by).limit(query.limit).offset(query.offset)
-        )
-        return TagPage([(row.tag, row[1]) for row in rows], total)
+        total = self._count(grouped)
+        by = [count.desc()] if query.order == "count_desc" else []
+        grouped = grouped.order_by(*by, asset_tags.c.tag).limit(query.limit).offset(query.offset)
+        return TagPage([(row.tag, row[1]) for row in self._execute(grouped)], total)
 
     def refine(self, member: str, wanted: AssetFilter, limit: int) -> list[tuple[str, int]]:
         """How many of the records that match have each tag, the most used first."""
@@ -431,36 +405,42 @@ class AssetUnit:
             .order_by(count.desc(), asset_tags.c.tag)
             .limit(limit)
         )
-        return [(row[0], row[1]) for row in self._connection.execute(query)]
+        return [(row[0], row[1]) for row in self._execute(query)]
 
     # --- models --------------------------------------------------------------------------------
 
     def models_version(self, member: str) -> str | None:
         """Which list of models the member's records are of."""
-        found: str | None = get_meta(self._connection, f"asset_models:{member}")
-        return found
+        return cast("str | None", get_meta(self._connection, f"asset_models:{member}"))
 
     def put_models(self, member: str, version: str, models: Sequence[Asset]) -> tuple[int, int]:
         """Write the records of a list of models: what is new is added, what is gone is missing, and
         what is back is there again. How many are new, and how many are gone."""
         query = select(assets.c.id).where(assets.c.member == member, assets.c.type == "models")
-        known = set(self._connection.execute(query).scalars())
+        known = set(self._execute(query).scalars())
         wanted = {one.id for one in models}
         self.add_many(one for one in models if one.id not in known)
-        back = [_tag(member, id_, MISSING, present=False) for id_ in self._missing(member) & wanted]
-        gone = [_tag(member, id_, MISSING) for id_ in known - wanted]
-        for some in chunks([*back, *gone]):
-            self._connection.execute(_PUT_TAG(self._connection), some)
-        put_meta(self._connection, f"asset_models:{member}", version)
-        return len(wanted - known), len(gone)
-
-    def _missing(self, member: str) -> set[str]:
-        query = select(asset_tags.c.asset).where(
+        missing = select(asset_tags.c.asset).where(
             asset_tags.c.member == member, asset_tags.c.tag == MISSING, asset_tags.c.present
         )
-        return set(self._connection.execute(query).scalars())
+        back = set(self._execute(missing).scalars()) & wanted
+        self._put_tags(_tag(member, id_, MISSING, present=False) for id_ in back)
+        self._put_tags(_tag(member, id_, MISSING) for id_ in known - wanted)
+        put_meta(self._connection, f"asset_models:{member}", version)
+        return len(wanted - known), len(known - wanted)
 
     # --- inside ----------------------------------------------------------------------------------
+
+    def _records(self, query: Select[Any], values: Mapping[str, Any]) -> list[Asset]:
+        return self._tagged(self._execute(query, values).all())
+
+    def _count(self, query: Select[Any]) -> int:
+        """How many rows a query has."""
+        counted = select(func.count()).select_from(query.subquery())
+        return int(self._execute(counted).scalar_one())
+
+    def _put_tags(self, tags: Iterable[Mapping[str, Any]]) -> None:
+        run_many(self._connection, _PUT_TAG, list(tags))
 
     def _tagged(self, rows: Sequence[Any]) -> list[Asset]:
         """Records with their tags."""
@@ -471,7 +451,7 @@ class AssetUnit:
                 asset_tags.c.asset.in_(some),
                 asset_tags.c.present,
             )
-            for tag in self._connection.execute(query):
+            for tag in self._execute(query):
                 found[tag.asset][tag.tag] = tag.automatic
         return [
             Asset(
@@ -484,21 +464,7 @@ class AssetUnit:
 
     def _update(self, member: str, id_: str, **values: Any) -> None:
         mine = update(assets).where(assets.c.member == member, assets.c.id == id_)
-        self._connection.execute(mine.values(values))
-
-    def _count_tags(self, member: str, id_: str) -> int:
-        query = select(func.count()).where(asset_tags.c.member == member, asset_tags.c.asset == id_)
-        count: int = self._connection.execute(query).scalar_one()
-        return count
-
-    def _drop_removed(self, member: str, id_: str) -> None:
-        self._connection.execute(
-            delete(asset_tags).where(
-                asset_tags.c.member == member,
-                asset_tags.c.asset == id_,
-                asset_tags.c.present.is_(False),
-            )
-        )
+        self._execute(mine.values(values))
 
 
 class AssetRepository:
@@ -556,10 +522,5 @@ def _lower(text: str) -> str:
 def _tag(
     member: str, asset: str, tag: str, *, automatic: bool = True, present: bool = True
 ) -> dict[str, Any]:
-    return {
-        "member": member,
-        "asset": asset,
-        "tag": tag,
-        "automatic": automatic,
-        "present": present,
-    }
+    of = {"member": member, "asset": asset, "tag": tag}
+    return {**of, "automatic": automatic, "present": present}
