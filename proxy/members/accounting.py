@@ -85,9 +85,8 @@ class Usage:
             self.uploaded(member, count, at=at)
             return True
         await self.flush()
-        return await self._repository.upload(
-            UsageRow(day_of(at), member, bytes_up=count), most=most
-        )
+        row = UsageRow(day_of(at), member, bytes_up=count)
+        return await self._repository.upload(row, most=most)
 
     def uploaded(self, member: str, count: int, *, at: float | None = None) -> None:
         """Bytes of files that came from a client; less than 0 takes some back."""
@@ -157,8 +156,7 @@ class Usage:
 
 def end_of_day(at: float) -> datetime:
     """The first moment of the next day (UTC)."""
-    day = 86_400
-    return datetime.fromtimestamp((at // day + 1) * day, UTC)
+    return datetime.fromtimestamp((at // 86_400 + 1) * 86_400, UTC)
 
 
 @dataclass(slots=True)

@@ -121,7 +121,8 @@ class Audit:
                 self._dropped = 0
             batch, self._waiting = self._waiting, []
             try:
-                await repository.write(partial(note_audit, entries=batch))
+                if batch:
+                    await repository.write(partial(note_audit, entries=batch))
             except StorageError:
                 self._waiting = batch + self._waiting
                 raise

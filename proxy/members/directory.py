@@ -12,7 +12,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -68,13 +68,13 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class _Change:
-    """What becomes of members and tokens: those that are others now, and tokens that are not. A
+    """What becomes of members and tokens: those that are others now, and those that are no more. A
     removed member keeps the name."""
 
     members: Sequence[Member] = ()
-    removed: Sequence[str] = ()
+    removed: Sequence[Member] = ()
     tokens: Sequence[Token] = ()
-    revoked: Sequence[str] = field(default=())
+    revoked: Sequence[Token] = ()
 
 
 class Directory:
@@ -258,19 +258,15 @@ class Directory:
 
         Without the last one no members are expected at the next start.
         """
-        member: Member | None = None
 
         def decide() -> _Change:
-            nonlocal member
             member = self.find(name)
-            gone = [token.id for token in self.tokens(member.name)]
-            return _Change(removed=[member.name], revoked=gone)
+            return _Change(removed=[member], revoked=self.tokens(member.name))
 
-        await self._change(decide)
+        change = await self._change(decide)
         if not self._members:
             await self._mark(expected=False)
-        assert member is not None  # noqa: S101 (it was decided)
-        return member
+        return change.removed[0]
 
     async def new_token(
         self,
@@ -311,16 +307,8 @@ class Directory:
 
     async def revoke(self, prefix: str) -> Token:
         """Revoke the one token whose id begins so. Raises `UnknownTokenError`."""
-        token: Token | None = None
-
-        def decide() -> _Change:
-            nonlocal token
-            token = self.find_token(prefix)
-            return _Change(revoked=[token.id])
-
-        await self._change(decide)
-        assert token is not None  # noqa: S101 (it was decided)
-        return token
+        change = await self._change(lambda: _Change(revoked=[self.find_token(prefix)]))
+        return change.revoked[0]
 
     async def _change(self, decide: Callable[[], _Change]) -> _Change:
         """Make one change at a time among all processes, each on what the one before has left."""
@@ -343,11 +331,14 @@ class Directory:
         self._revision = await self._repository.change(
             self._revision,
             members=[
-                *(_stored_member(one) for one in change.members),
-                *(StoredMember(name.lower(), name, True, b"{}") for name in change.removed),
+                *(
+                    StoredMember(one.name.lower(), one.name, False, msgspec.json.encode(one))
+                    for one in change.members
+                ),
+                *(StoredMember(one.name.lower(), one.name, True, b"{}") for one in change.removed),
             ],
-            tokens=[_stored_token(one) for one in change.tokens],
-            revoked=change.revoked,
+            tokens=[StoredToken(**asdict(one)) for one in change.tokens],
+            revoked=[one.id for one in change.revoked],
         )
 
     def _take(self, change: _Change) -> None:
@@ -355,13 +346,13 @@ class Directory:
         for member in change.members:
             self._members[member.name.lower()] = member
             self._removed.pop(member.name.lower(), None)
-        for name in change.removed:
-            self._members.pop(name.lower(), None)
-            self._removed[name.lower()] = name
+        for member in change.removed:
+            self._members.pop(member.name.lower(), None)
+            self._removed[member.name.lower()] = member.name
         self._tokens.update({token.id: token for token in change.tokens})
-        for id_ in change.revoked:
-            self._tokens.pop(id_, None)
-            self._uses.pop(id_, None)
+        for token in change.revoked:
+            self._tokens.pop(token.id, None)
+            self._uses.pop(token.id, None)
         self.sessions.forget(self._tokens)
         self.has_members = self.has_members or bool(self._members)
 
@@ -491,16 +482,6 @@ def _found(path: Path, query: str) -> bool:
     uri = f"{path.absolute().as_uri()}?mode=ro"
     with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
         return connection.execute(query).fetchone() is not None
-
-
-def _stored_member(member: Member) -> StoredMember:
-    return StoredMember(member.name.lower(), member.name, False, msgspec.json.encode(member))
-
-
-def _stored_token(token: Token) -> StoredToken:
-    return StoredToken(
-        token.id, token.member, token.digest, token.note, token.created, token.expires
-    )
 
 
 def _quoted(name: str) -> str:

@@ -113,6 +113,11 @@ async def test_the_newest_come_first_and_in_pages(record: Audit, clock: Clock) -
     assert await record.page(limit=1, action="sign_in") == []
 
 
+async def test_to_read_the_record_writes_nothing(record: Audit, disk: Disk) -> None:
+    assert await record.page(limit=1) == []
+    assert not disk.written.is_set()
+
+
 @given(st.text(), st.text())
 def test_what_a_client_sends_makes_no_line_of_its_own(action: str, value: str) -> None:
     line = audit.entry(LATE, action, value, value, {"about": value}).entry.decode("ascii")
