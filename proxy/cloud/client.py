@@ -160,9 +160,7 @@ class CloudClient:
         """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
             return await self._http.lookup(
-                lambda answer: self._snapshot({**answer.object(), "id": cloud_id}),
-                "jobs",
-                cloud_id,
+                lambda answer: self._snapshot({**answer.object(), "id": cloud_id}), "jobs", cloud_id
             )
 
     async def jobs(

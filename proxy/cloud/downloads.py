@@ -140,11 +140,7 @@ class Downloads:
         try:
             session, proxy = self._connections.choose(location)
             return await session.get(
-                location,
-                headers=headers,
-                timeout=self._limits,
-                allow_redirects=False,
-                proxy=proxy,
+                location, headers=headers, timeout=self._limits, allow_redirects=False, proxy=proxy
             )
         except (aiohttp.ClientConnectorError, OSError) as error:
             if (refused := refused_address(error)) is None:

@@ -129,8 +129,7 @@ class EventSocket:
         redirects = aiohttp.TraceConfig()
         redirects.on_request_redirect.append(_refuse_redirect)
         self._connections = Connections(
-            CloudAddresses(base_url, plain_http=plain_http).check_cloud,
-            trace_configs=[redirects],
+            CloudAddresses(base_url, plain_http=plain_http).check_cloud, trace_configs=[redirects]
         )
         self._key = key
         self._on_event = on_event

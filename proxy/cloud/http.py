@@ -327,12 +327,7 @@ class Http:
             with attempt:
                 async with data() if callable(data) else nullcontext(data) as body:
                     answer = await self.once(
-                        method,
-                        url,
-                        data=body,
-                        headers=headers,
-                        total=total,
-                        attempts=attempt.num,
+                        method, url, data=body, headers=headers, total=total, attempts=attempt.num
                     )
                 try:
                     parsed = parse(answer)

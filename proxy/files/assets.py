@@ -158,11 +158,7 @@ class Assets:
         """Give a record tags. Raises `AssetError`, `StorageError`."""
         now = _now()
         done: TagChange = await self._write(id_, lambda unit: unit.add_tags(member, id_, tags, now))
-        return {
-            "added": done.changed,
-            "already_present": done.unchanged,
-            "total_tags": done.total,
-        }
+        return {"added": done.changed, "already_present": done.unchanged, "total_tags": done.total}
 
     async def remove_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
         """Take tags from a record. Raises `AssetError`, `StorageError`."""
@@ -288,10 +284,7 @@ class Assets:
         return forms.shown(asset, preview, created_new=True)
 
     async def _write(
-        self,
-        id_: str,
-        work: Callable[[AssetUnit], T | None],
-        values: dict[str, Any] | None = None,
+        self, id_: str, work: Callable[[AssetUnit], T | None], values: dict[str, Any] | None = None
     ) -> T:
         try:
             done = await self._repository.write(work)

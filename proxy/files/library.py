@@ -23,14 +23,7 @@ import structlog
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobStore
-from proxy.files.cache import (
-    Cache,
-    CacheLease,
-    ContentWrongError,
-    Fetch,
-    open_to_read,
-    read_at,
-)
+from proxy.files.cache import Cache, CacheLease, ContentWrongError, Fetch, open_to_read, read_at
 from proxy.files.namespace import ContentIndex
 from proxy.files.pictures import Edits, MetadataText, Slice, texts
 from proxy.storage.database import StorageError
@@ -445,9 +438,7 @@ def _refused(filename: str, error: CloudRefused) -> LocalError:
     """The cloud or its storage does not hand a content out; 400 would blame the client."""
     if error.status == 404:
         return LocalError(
-            "file_not_found",
-            f"Comfy Cloud no longer has {filename}.",
-            kind="not_found",
+            "file_not_found", f"Comfy Cloud no longer has {filename}.", kind="not_found"
         )
     said = from_cloud(error.status, error.body, error.retry_after)
     passing = error.status in PASSING_STATUSES

@@ -175,11 +175,7 @@ class Outputs:
         return places
 
     def _give(
-        self,
-        files: FileUnit,
-        job: _Job,
-        items: Sequence[_Item],
-        sizes: Sequence[tuple[int, int]],
+        self, files: FileUnit, job: _Job, items: Sequence[_Item], sizes: Sequence[tuple[int, int]]
     ) -> tuple[list[_Where], list[FileRecord], list[Given]]:
         """Give names in a unit of work: the places, what was written, and all names of the node.
 

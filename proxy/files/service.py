@@ -106,12 +106,7 @@ class Files:
             repository, {name: one.base_url for name, one in clouds.items()}
         )
         self._library = Library(
-            clouds,
-            self.cache,
-            self._content_index,
-            repository,
-            blobs,
-            prefetch,
+            clouds, self.cache, self._content_index, repository, blobs, prefetch
         )
         self._uploads = Uploads(
             clouds,

@@ -19,14 +19,7 @@ from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobError, BlobStore
 from proxy.files.cache import Cache, hash_file
 from proxy.files.library import Library
-from proxy.files.namespace import (
-    ContentIndex,
-    Named,
-    Namespace,
-    Received,
-    SentContent,
-    make_record,
-)
+from proxy.files.namespace import ContentIndex, Named, Namespace, Received, SentContent, make_record
 from proxy.files.pictures import (
     MAX_PIXELS,
     NotAPictureError,
