@@ -253,7 +253,7 @@ class House:
         return {
             record.cloud_name
             for type_ in ("input", "output", "temp")
-            for record in await self.services.files.records(person.name, type_)
+            for record in await self.services.files.namespace.records(person.name, type_)
         }
 
 

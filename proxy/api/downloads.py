@@ -105,7 +105,7 @@ async def _by_hash(
     asset = None if assets is None else await assets.newest_of(member_of(request), hash_)
     if asset is None:
         return None, None, None
-    file = await of(request).files.at(asset.member, asset.place)
+    file = await of(request).files.namespace.get(asset.member, asset.place)
     return file, asset.name, asset.media_type or UNKNOWN
 
 

@@ -193,7 +193,7 @@ async def get_files(request: web.Request) -> web.Response:
     type_ = request.match_info["type"]
     if type_ not in TYPES:
         raise PlainError("Invalid directory type")
-    records = reversed(await of(request).files.records(member_of(request), type_))
+    records = reversed(await of(request).files.namespace.records(member_of(request), type_))
     newest_first = sorted(records, key=lambda record: -record.modified)
     return bodies.json(
         [
@@ -370,4 +370,4 @@ async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> we
 
 
 async def _files(request: web.Request) -> Listing:
-    return await of(request).files.listing(member_of(request), "input")
+    return await of(request).files.namespace.listing(member_of(request), "input")

@@ -196,7 +196,9 @@ class Assets:
                 "The model is on Comfy Cloud, which does not hand it out.",
                 kind="not_implemented",
             )
-        file = None if asset.is_missing else await self._files.at(asset.member, asset.place)
+        file = (
+            None if asset.is_missing else await self._files.namespace.get(asset.member, asset.place)
+        )
         if file is None:
             raise gone(asset.id)
         return file
@@ -241,7 +243,10 @@ class Assets:
             if taken.size == 0:
                 raise AssetError("EMPTY_UPLOAD", "The file is empty.")
             known = await self._repository.read(lambda unit: unit.by_hash(member, taken.hash))
-            if known is not None and await self._files.at(member, known.place) is not None:
+            if (
+                known is not None
+                and await self._files.namespace.get(member, known.place) is not None
+            ):
                 known = replace(known, metadata=taken.metadata or known.metadata)
                 return await self._add(known, new, forms.label(new, filename), "uploaded")
             root = destination(new.tags)
@@ -442,7 +447,7 @@ class Learner:
             await self._describe(asset)
 
     async def _describe(self, asset: Asset) -> None:
-        file = await self._files.at(asset.member, asset.place)
+        file = await self._files.namespace.get(asset.member, asset.place)
         told = None if file is None else await self._files.metadata(file)
         if told is not None:
             await self._repository.write(

@@ -179,7 +179,7 @@ class Exports:
     async def _fetch(self, name: str, asset: Asset, most: int) -> ArchiveEntry | None:
         """Read a content once; `None` if it is not available, or is too long."""
         try:
-            file = await self._files.at(asset.member, asset.place)
+            file = await self._files.namespace.get(asset.member, asset.place)
             if file is None:
                 return None
             with closing(await self._files.open(file)) as content:
@@ -286,7 +286,7 @@ class Archive:
         yield buffer.take()
 
     async def _content(self, entry: ArchiveEntry) -> AsyncIterator[bytes]:
-        file = await self._files.at(self._member, Place(entry.type, entry.path))
+        file = await self._files.namespace.get(self._member, Place(entry.type, entry.path))
         if file is None:
             raise ContentBrokenError("an exported file is gone")
         try:

@@ -75,8 +75,11 @@ def _record_of(record: FileRecord) -> Asset:
 
 
 class Files:
-    """The files of all members. The `cache` is in `folder` and has at most `cache_bytes`; uploads
-    are kept in `blobs`, too, where there is such a store.
+    """The files of all members: their names in the `namespace`, those of `outputs` of jobs, and the
+    contents behind them.
+
+    The `cache` is in `folder` and has at most `cache_bytes`; uploads are kept in `blobs`, too,
+    where there is such a store.
 
     `clouds` are the accounts by name; `preferred` names those to which a member's upload may go,
     the best first (all, in their order, if it is not given). With `asset_ids` outputs have the ids
@@ -101,7 +104,7 @@ class Files:
         self._clouds = tuple(clouds.values())
         self.cache = Cache(folder, cache_bytes)
         self._picture_workers = PictureWorkers()
-        self._namespace = Namespace(repository)
+        self.namespace = Namespace(repository)
         self._content_index = ContentIndex(
             repository, {name: one.base_url for name, one in clouds.items()}
         )
@@ -113,13 +116,13 @@ class Files:
             preferred or (lambda _: tuple(clouds)),
             self.cache,
             self._content_index,
-            self._namespace,
+            self.namespace,
             self._library,
             blobs,
         )
-        self._outputs = Outputs(
+        self.outputs = Outputs(
             repository,
-            self._namespace,
+            self.namespace,
             self._content_index,
             self._library,
             with_ids=asset_ids,
@@ -197,7 +200,7 @@ class Files:
             named, is_there = await naming.name(mask.hash)
             if is_there:
                 return await self._recorded(member, named, mask)
-            record = None if place is None else await self._namespace.get(member, place)
+            record = None if place is None else await self.namespace.get(member, place)
             if record is None:
                 return named
             async with self._uploads.partial() as path:
@@ -214,7 +217,7 @@ class Files:
     async def _recorded(self, member: str, named: Named, received: Received) -> Named:
         """The answer to an upload with a new record of the file, which no upload fails for."""
         place = names.upload_place(named.name, named.subfolder, named.type)
-        record = None if place is None else await self._namespace.get(member, place)
+        record = None if place is None else await self.namespace.get(member, place)
         if record is None:
             return named
         asset = of_file(
@@ -244,11 +247,7 @@ class Files:
         if type not in names.TYPES:
             return None
         path = names.resolve(type, subfolder, filename)
-        return await self._namespace.get(member, Place(type, path)) if path else None
-
-    async def at(self, member: str, place: Place) -> FileRecord | None:
-        """The member's file at a place, or `None`."""
-        return await self._namespace.get(member, place)
+        return await self.namespace.get(member, Place(type, path)) if path else None
 
     def taking(
         self, body: AsyncIterator[bytes], filename: str
@@ -358,7 +357,7 @@ class Files:
         if not named:
             return graph
         await self._uploads.ensure_sent(named.values(), account)
-        named = await self._namespace.get_many(member, named)
+        named = await self.namespace.get_many(member, named)
         called = {
             place: await self._uploads.name_at(record, account) for place, record in named.items()
         }
@@ -373,11 +372,11 @@ class Files:
         """The files that a graph names."""
         places: list[Place] = []
         graphs.substitute(graph, choices=choices, cloud_name=places.append)
-        return await self._namespace.get_many(member, places)
+        return await self.namespace.get_many(member, places)
 
     async def reveal(self, member: str, value: T) -> T:
         """A value of the cloud with the member's names instead of the cloud's, at any depth."""
-        known = await self._namespace.local_names(member, graphs.words(value))
+        known = await self.namespace.local_names(member, graphs.words(value))
         return graphs.reveal(value, known) if known else value
 
     async def owned(
@@ -395,11 +394,11 @@ class Files:
             for text in graphs.strings(list(inputs.values()))
         }
         places = {text: place for text in strings if (place := names.written_place(text))}
-        found = await self._namespace.get_many(member, places.values())
+        found = await self.namespace.get_many(member, places.values())
         hashes = {
             text: names.split_annotated(text)[0] for text in strings if names.is_hash_name(text)
         }
-        known = await self._namespace.local_names(member, hashes.values()) if private else {}
+        known = await self.namespace.local_names(member, hashes.values()) if private else {}
 
         def owns(text: str) -> bool:
             if places.get(text) in found:
@@ -407,21 +406,6 @@ class Files:
             return text in hashes and (not private or hashes[text] in known)
 
         return owns
-
-    async def localise(
-        self,
-        member: str,
-        prompt_id: str,
-        node_id: str,
-        node: Mapping[str, Any] | None,
-        output: Mapping[str, Any],
-        *,
-        account: str,
-    ) -> dict[str, Any]:
-        """What a node put out on an account in local form; see `Outputs.localise`."""
-        return await self._outputs.localise(
-            member, prompt_id, node_id, node, output, account=account
-        )
 
     async def output_bytes(self, member: str, item: Mapping[str, Any], *, account: str) -> bytes:
         """The whole of a file of an account as the cloud tells it (`filename`, `type`).
@@ -441,22 +425,10 @@ class Files:
         async with self._library.whole(record) as path:
             return await asyncio.to_thread(path.read_bytes)
 
-    async def records(self, member: str, type: str) -> list[FileRecord]:  # noqa: A002
-        """The files of a folder and what is below it, the oldest first."""
-        return await self._namespace.records(member, type)
-
-    async def listing(self, member: str, type: str) -> Mapping[str, int | None]:  # noqa: A002
-        """Sizes of a folder's files by path, in order, those in subfolders as `sub/x.png`."""
-        return await self._namespace.listing(member, type)
-
-    def forgotten(self, member: str, jobs: Iterable[str]) -> None:
-        """Files have gone from the storage with these jobs, which made them."""
-        self._namespace.forgotten(member, jobs)
-
     async def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool
     ) -> Naming:
-        naming = Naming(self._namespace, self._holds, member, filename, subfolder, type_, overwrite)
+        naming = Naming(self.namespace, self._holds, member, filename, subfolder, type_, overwrite)
         await naming.check()
         return naming
 
@@ -489,7 +461,7 @@ class Files:
 
     async def _renaming(self, member: str, found: Iterable[MetadataText]) -> Rename:
         names = pictures.names_in(found)
-        return pictures.renaming(await self._namespace.local_names(member, names))
+        return pictures.renaming(await self.namespace.local_names(member, names))
 
     async def _holds(self, record: FileRecord, hash_: str) -> bool:
         """Whether a file's bytes, as the cloud has them or as they are shown, have the hash."""

@@ -537,7 +537,7 @@ class Localiser:
             if node in job.rewriting.tells:
                 return await self._result(job.rewriting, node, output)
             graph = job.rewriting.graph
-        local = await self._names.localise(
+        local = await self._names.outputs.localise(
             job.member, job.prompt_id, node, graph.get(node), output, account=job.account
         )
         return self._redacted(local)

@@ -370,7 +370,7 @@ class History:
             case HistoryChanged(member=member, prompt_id=prompt_id, forgotten=forgotten):
                 self._cache.forget(member, [prompt_id, *forgotten])
                 if forgotten and self._files is not None:
-                    self._files.forgotten(member, forgotten)
+                    self._files.namespace.forgotten(member, forgotten)
             case HistoryForgotten(member=member, prompt_ids=prompt_ids):
                 self._cache.forget(member, prompt_ids)
             case _ if news is MISSED:

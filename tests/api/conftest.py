@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from aiohttp.test_utils import BaseTestServer, TestClient
@@ -208,6 +208,10 @@ class RoomOfFiles:
         record = replace(self.add(filename), size=None, hash=None)
         self.records["output", "", filename] = record
         self.contents[record.path] = OpenFile(None, size, list(pieces))
+
+    @property
+    def namespace(self) -> Self:
+        return self
 
     async def find(
         self, member: str, type_: str, subfolder: str, filename: str

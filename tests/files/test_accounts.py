@@ -61,7 +61,7 @@ async def loaded(files: Files, value: str, account: str, member: str = "ann") ->
 async def output(files: Files, cloud_name: str, account: str, **more: Any) -> FileRecord:
     """The record of an output that an account has made."""
     item = {"filename": cloud_name, "subfolder": "", "type": "output", **more}
-    local = await files.localise(
+    local = await files.outputs.localise(
         "ann", f"job {cloud_name}", "9", None, {"images": [item]}, account=account
     )
     found = await files.find("ann", "output", "", local["images"][0]["filename"])
@@ -170,7 +170,7 @@ async def test_one_name_on_two_accounts_is_two_contents(open_files: OpenFiles) -
 
 
 async def _second(files: Files, item: dict[str, Any]) -> FileRecord:
-    await files.localise("ann", "job", "9", None, {"images": [item]}, account="two")
+    await files.outputs.localise("ann", "job", "9", None, {"images": [item]}, account="two")
     record = await files.find("ann", "output", "", "b.png")
     assert record is not None
     return record

@@ -131,7 +131,9 @@ class LikeADisk(RuleBasedStateMachine):
             self.disks[member].tidy()
             return
         job = str(len(self.jobs))
-        local = self.run(self.files.localise(member, job, "9", node, output, account="default"))
+        local = self.run(
+            self.files.outputs.localise(member, job, "9", node, output, account="default")
+        )
         shown = [f"{one['subfolder']}/{one['filename']}".lstrip("/") for one in local["images"]]
         assert shown == paths
         self.jobs.append((member, job, node, output, local))
@@ -141,7 +143,9 @@ class LikeADisk(RuleBasedStateMachine):
         if self.jobs:
             member, job, node, output, local = data.draw(st.sampled_from(self.jobs))
             assert (
-                self.run(self.files.localise(member, job, "9", node, output, account="default"))
+                self.run(
+                    self.files.outputs.localise(member, job, "9", node, output, account="default")
+                )
                 == local
             )
 
@@ -179,7 +183,7 @@ class LikeADisk(RuleBasedStateMachine):
             for type_ in TYPES:
                 ours = {
                     record.path: self.content(record)
-                    for record in self.run(self.files.records(member, type_))
+                    for record in self.run(self.files.namespace.records(member, type_))
                 }
                 assert ours == disk.listing(type_)
 

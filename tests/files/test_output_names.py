@@ -37,7 +37,7 @@ async def names(
     node_id: str = "9",
 ) -> list[str]:
     """The local paths under `images`."""
-    local = await files.localise(
+    local = await files.outputs.localise(
         member, job, node_id, save() if node is None else node, output, account="default"
     )
     return [f"{one['subfolder']}/{one['filename']}".lstrip("/") for one in local.get("images", [])]
@@ -157,7 +157,7 @@ async def test_previews_are_temporary_whatever_the_cloud_calls_them(
     files: Files, cloud: MemoryCloud
 ) -> None:
     output = {"images": [item(cloud.add(RED)), item(cloud.add(BLUE), type="temp")]}
-    local = await files.localise("local", "job", "9", PREVIEW, output, account="default")
+    local = await files.outputs.localise("local", "job", "9", PREVIEW, output, account="default")
     first, second = local["images"]
     assert (first["type"], second["type"]) == ("temp", "temp")
     stem, number = first["filename"].split("_00001_")
@@ -232,7 +232,7 @@ async def test_members_count_for_themselves(files: Files, cloud: MemoryCloud) ->
 async def test_videos_sounds_and_texts(files: Files, cloud: MemoryCloud) -> None:
     video, sound = cloud.add(b"video", ".mp4"), cloud.add(b"sound", ".flac")
     node = save("video/ComfyUI", "SaveVideo")
-    local = await files.localise(
+    local = await files.outputs.localise(
         "local", "job", "1", node, {"video": [item(video)]}, account="default"
     )
     assert local == {
@@ -241,7 +241,7 @@ async def test_videos_sounds_and_texts(files: Files, cloud: MemoryCloud) -> None
     }
     node = save("audio/ComfyUI", "SaveAudio")
     output = {"audio": [item(sound)], "text": ["a", "b"], "count": 3}
-    local = await files.localise("local", "job", "2", node, output, account="default")
+    local = await files.outputs.localise("local", "job", "2", node, output, account="default")
     assert local == {
         "audio": [{"filename": "ComfyUI_00001_.flac", "subfolder": "audio", "type": "output"}],
         "text": ["a", "b"],
@@ -253,7 +253,7 @@ async def test_gifs_are_named_as_their_node_pack_does(files: Files, cloud: Memor
     video = cloud.add(b"video", ".mp4")
     output = {"gifs": [item(video, format="video/h264-mp4", workflow="w.png")]}
     for number in (1, 2):
-        local = await files.localise(
+        local = await files.outputs.localise(
             "local", f"job {number}", "1", save("AD"), output, account="default"
         )
         assert local["gifs"] == [
@@ -268,9 +268,9 @@ async def test_gifs_are_named_as_their_node_pack_does(files: Files, cloud: Memor
 
 
 async def test_an_output_without_files_passes(files: Files) -> None:
-    assert await files.localise("local", "job", "1", None, {"text": ["x"]}, account="default") == {
-        "text": ["x"]
-    }
+    assert await files.outputs.localise(
+        "local", "job", "1", None, {"text": ["x"]}, account="default"
+    ) == {"text": ["x"]}
 
 
 async def test_a_node_that_shows_an_upload_shows_its_name(files: Files) -> None:
@@ -278,7 +278,7 @@ async def test_a_node_that_shows_an_upload_shows_its_name(files: Files) -> None:
     record = await files.find("local", "input", "sub", "cat.png")
     assert record is not None
     shown = item(record.cloud_name, type="input")
-    local = await files.localise(
+    local = await files.outputs.localise(
         "local",
         "job",
         "1",
@@ -290,7 +290,7 @@ async def test_a_node_that_shows_an_upload_shows_its_name(files: Files) -> None:
         "images": [{"filename": "cat.png", "subfolder": "sub", "type": "input"}],
         "result": ["sub/cat.png"],
     }
-    assert list(await files.listing("local", "temp")) == []
+    assert list(await files.namespace.listing("local", "temp")) == []
 
 
 async def test_what_the_cloud_was_given_is_not_changed(files: Files, cloud: MemoryCloud) -> None:
@@ -307,7 +307,7 @@ async def test_outputs_are_fetched_ahead_as_the_setting_says(
     for setting, fetched in (("off", set()), ("images", {red}), ("all", {red, sound})):
         cloud.fetched.clear()
         files = await open_files(prefetch=setting, cache_bytes=0)
-        await files.localise("local", setting, "9", save(), output, account="default")
+        await files.outputs.localise("local", setting, "9", save(), output, account="default")
         await files._library._ahead.finish()
         assert set(cloud.fetched) == fetched
 
@@ -324,11 +324,13 @@ async def test_a_name_that_cannot_be_stored_is_not_given(
         patch.setattr("proxy.storage.files.FileRepository.write", full)
         with pytest.raises(StorageError):
             await names(files, output)
-    assert list(await files.listing("local", "output")) == []
+    assert list(await files.namespace.listing("local", "output")) == []
     assert await names(files, output) == ["ComfyUI_00001_.png"]
 
 
 async def test_a_human_name_of_the_cloud_is_not_replaced_in_texts(files: Files) -> None:
     await names(files, {"images": [item("cat_00007_.png")]})
     output = {"text": ["cat_00007_.png"]}
-    assert await files.localise("local", "job", "2", None, output, account="default") == output
+    assert (
+        await files.outputs.localise("local", "job", "2", None, output, account="default") == output
+    )

@@ -74,7 +74,9 @@ async def test_the_newest_uploads_are_the_last_records(files: Files) -> None:
         elif request["path"] == "/internal/files/input":
             shown = response["body"]["json"]
     names = [
-        record.path for record in await files.records("local", "input") if not record.subfolder
+        record.path
+        for record in await files.namespace.records("local", "input")
+        if not record.subfolder
     ]
     assert names[:0:-1] == shown[: len(names) - 1]
 

@@ -58,7 +58,7 @@ async def test_the_graph_names_what_was_uploaded_last(files: Files, cloud: Memor
 async def test_a_listing_that_was_asked_for_before_has_the_new_name_at_once(files: Files) -> None:
     for names in ["cat.png"], ["cat (1).png", "cat.png"]:
         await upload(files, RED if len(names) == 1 else BLUE)
-        assert list(await files.listing("local", "input")) == names
+        assert list(await files.namespace.listing("local", "input")) == names
 
 
 async def test_names_survive_a_restart(open_files: OpenFiles) -> None:
@@ -66,7 +66,7 @@ async def test_names_survive_a_restart(open_files: OpenFiles) -> None:
     await upload(files, RED)
     await upload(files, BLUE)
     files = await open_files()
-    assert list(await files.listing("local", "input")) == ["cat (1).png", "cat.png"]
+    assert list(await files.namespace.listing("local", "input")) == ["cat (1).png", "cat.png"]
     assert await bytes_of(files, await record_of(files, "cat (1).png")) == BLUE
     assert await upload(files, BLUE) == "cat (1).png"
 
@@ -76,7 +76,7 @@ async def test_an_output_is_an_input_without_a_download_or_an_upload(
 ) -> None:
     red = cloud.add(RED)
     output = {"images": [{"filename": red, "subfolder": "", "type": "output"}]}
-    await files.localise("local", "job", "9", None, output, account="default")
+    await files.outputs.localise("local", "job", "9", None, output, account="default")
     assert await loaded(files, "ComfyUI_00001_.png [output]") == f"{red} [output]"
     assert await loaded(files, "ComfyUI_00001_.png") == "ComfyUI_00001_.png"
     assert cloud.sent == cloud.fetched == []
@@ -119,7 +119,7 @@ async def test_members_do_not_see_each_others_files(files: Files) -> None:
     await upload(files, BLUE, member="bob")
     assert await bytes_of(files, await record_of(files, "cat.png", "ann")) == RED
     assert await bytes_of(files, await record_of(files, "cat.png", "bob")) == BLUE
-    assert list(await files.listing("cid", "input")) == []
+    assert list(await files.namespace.listing("cid", "input")) == []
     assert await loaded(files, "cat.png", "cid") == "cat.png"
 
 
@@ -136,7 +136,7 @@ async def test_a_name_that_is_an_output_is_compared_by_content(
 ) -> None:
     cloud.contents["opaque.png"] = RED
     output = {"images": [{"filename": "opaque.png", "display_name": "a.png", "type": "output"}]}
-    await files.localise("local", "job", "9", None, output, account="default")
+    await files.outputs.localise("local", "job", "9", None, output, account="default")
     assert await upload(files, RED, "a.png", type="output") == "a.png"
     assert await upload(files, BLUE, "a.png", type="output") == "a (1).png"
 
@@ -168,14 +168,14 @@ async def test_names_that_cannot_be_are_refused(
         await upload(files, BLUE, filename, **options)
     assert refusal.value.kind == "invalid"
     assert len(cloud.sent) == 1
-    assert len(await files.listing("local", "input")) == 2
+    assert len(await files.namespace.listing("local", "input")) == 2
 
 
 async def test_a_folder_in_the_name_must_be_there(files: Files) -> None:
     await upload(files, RED, subfolder="sub")
     assert await upload(files, BLUE, "sub/cat.png") == "sub/cat (1).png"
     assert await upload(files, RED, "../cat.png", subfolder="sub") == "../cat.png"
-    assert list(await files.listing("local", "input")) == [
+    assert list(await files.namespace.listing("local", "input")) == [
         "cat.png",
         "sub/cat (1).png",
         "sub/cat.png",
@@ -186,8 +186,8 @@ async def test_a_folder_in_the_name_must_be_there(files: Files) -> None:
 async def test_any_member_name_is_one_member(open_files: OpenFiles, member: str) -> None:
     await upload(await open_files(), RED, member=member)
     files = await open_files()
-    assert list(await files.listing(member, "input")) == ["cat.png"]
-    assert list(await files.listing("a", "input")) == []
+    assert list(await files.namespace.listing(member, "input")) == ["cat.png"]
+    assert list(await files.namespace.listing("a", "input")) == []
 
 
 async def test_find_takes_hostile_names(files: Files) -> None:
@@ -280,7 +280,7 @@ async def test_an_upload_whose_client_leaves_is_nothing(
 
     with pytest.raises(ConnectionResetError):
         await files.upload("local", leaving(), filename="cat.png")
-    assert list(await files.listing("local", "input")) == cloud.sent == []
+    assert list(await files.namespace.listing("local", "input")) == cloud.sent == []
     assert list((tmp_path / "cache" / "partial").iterdir()) == []
 
 
@@ -303,7 +303,7 @@ async def test_what_the_cloud_does_not_take_is_said(
     with pytest.raises(LocalError, match=words) as refusal:
         await upload(files, RED, filename)
     assert bodies.status_of(refusal.value) == status
-    assert list(await files.listing("local", "input")) == []
+    assert list(await files.namespace.listing("local", "input")) == []
     cloud.refuse = None
     assert await upload(files, RED, filename) == filename
 
@@ -317,7 +317,7 @@ async def test_a_name_that_cannot_be_stored_is_not_given(
     monkeypatch.setattr("proxy.files.namespace.Namespace.claim", full)
     with pytest.raises(StorageError):
         await upload(files, RED)
-    assert list(await files.listing("local", "input")) == []
+    assert list(await files.namespace.listing("local", "input")) == []
 
 
 async def test_a_full_disk_is_said_to_the_uploader(files: Files, tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ async def test_names_that_look_like_other_hashes_are_opaque(
     name = odd.add(BLUE)
     output = {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
     for _ in range(2):
-        await files.localise("local", "job", "9", None, output, account="default")
+        await files.outputs.localise("local", "job", "9", None, output, account="default")
         found = await files.find("local", "output", "", "ComfyUI_00001_.png")
         assert await bytes_of(files, found) == BLUE
         files = await open_files(odd, cache_bytes=0)
@@ -438,7 +438,7 @@ async def test_only_a_conversion_is_converted(files: Files) -> None:
 async def test_a_decompression_bomb_is_not_unpacked(files: Files, cloud: MemoryCloud) -> None:
     name = cloud.add(picture_of(8192, 8193))
     output = {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
-    await files.localise("local", "job", "9", None, output, account="default")
+    await files.outputs.localise("local", "job", "9", None, output, account="default")
     record = await files.find("local", "output", "", "ComfyUI_00001_.png")
     assert record is not None
     with pytest.raises(LocalError, match="more than 67108864 pix") as refusal:
@@ -490,7 +490,7 @@ async def test_a_mask_needs_a_format_with_alpha(files: Files, name: str) -> None
     with pytest.raises(LocalError) as refusal:
         await mask(files, ALPHA, name)
     assert refusal.value.kind == "invalid"
-    assert list(await files.listing("local", "input")) == ["cat.png"]
+    assert list(await files.namespace.listing("local", "input")) == ["cat.png"]
 
 
 @pytest.mark.parametrize("original", [{}, {"filename": 3}, {"filename": "a", "subfolder": None}])
