@@ -31,13 +31,9 @@ _TOKEN_SEGMENT = "/t/"  # noqa: S105
 
 
 class Way(NamedTuple):
-    """How a request came.
+    """How a request came. `bare` is a prefix without the slash behind it, `crooked` a path below a
+    prefix that leads out of it."""
 
-    `base` is the setting, which links and redirects have to begin with. `bare` is a prefix without
-    the slash behind it, `crooked` a path below a prefix that leads out of it.
-    """
-
-    base: str = ""
     path_token: str | None = None
     query_tokens: tuple[str, ...] = ()
     bare: bool = False
@@ -69,7 +65,7 @@ def strip(url: URL, base: str, *, members: bool) -> tuple[URL, Way]:
     if members and "token" in url.query:
         found = tuple(url.query.getall("token"))
         url = url.without_query_params("token")
-    return url, Way(base, token, found, bare, crooked)
+    return url, Way(token, found, bare, crooked)
 
 
 def _is_dots(segment: str) -> bool:

@@ -5,7 +5,7 @@ Refusals have the nested form of these routes, whatever room they come from.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
@@ -23,26 +23,20 @@ from proxy.translate.names import UNKNOWN
 ID = "{id:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}}"
 
 
+#: A handler whose refusals all have the nested form.
 nested = bodies.in_form(AssetError.of)
-
-
-def _off() -> AssetError:
-    return AssetError(
-        "SERVICE_DISABLED", "Assets are not available on this server.", kind="unavailable"
-    )
 
 
 async def disabled(_: web.Request) -> web.Response:
     """Any of these routes with the setting that turns them off."""
-    raise _off()
+    raise AssetError(
+        "SERVICE_DISABLED", "Assets are not available on this server.", kind="unavailable"
+    )
 
 
 def service(request: web.Request) -> Assets:
-    """The assets. Raises `AssetError` (503) if they are off."""
-    found = of(request).assets
-    if found is None:
-        raise _off()
-    return found
+    """The assets, which are there where these routes are."""
+    return cast(Assets, of(request).assets)
 
 
 def _id(request: web.Request) -> str:
@@ -52,21 +46,18 @@ def _id(request: web.Request) -> str:
 # --- lists ----------------------------------------------------------------------------------------
 
 
-@nested
 async def list_assets(request: web.Request) -> web.Response:
     """A page of records, the newest first unless the query says otherwise."""
     query = asset_requests.read_list(request.query)
     return bodies.json(await service(request).page(member_of(request), query))
 
 
-@nested
 async def list_tags(request: web.Request) -> web.Response:
     """Tags with the number of records that have them."""
     query = asset_requests.read_tags(request.query)
     return bodies.json(await service(request).tags(member_of(request), query))
 
 
-@nested
 async def refine_tags(request: web.Request) -> web.Response:
     """The tags of the records that match, with their numbers."""
     wanted, limit = asset_requests.read_refine(request.query)
@@ -76,41 +67,35 @@ async def refine_tags(request: web.Request) -> web.Response:
 # --- one record -----------------------------------------------------------------------------------
 
 
-@nested
 async def get_asset(request: web.Request) -> web.Response:
     """A record."""
     return bodies.json(await service(request).shown(member_of(request), _id(request)))
 
 
-@nested
 async def put_asset(request: web.Request) -> web.Response:
     """Change name, metadata or preview of a record."""
     changes = asset_requests.read_changes(await read_body(request))
     return bodies.json(await service(request).change(member_of(request), _id(request), changes))
 
 
-@nested
 async def delete_asset(request: web.Request) -> web.Response:
     """Delete a record; the file stays."""
     await service(request).delete(member_of(request), _id(request))
     return web.Response(status=204)
 
 
-@nested
 async def add_tags(request: web.Request) -> web.Response:
     """Give a record tags."""
     tags = asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).add_tags(member_of(request), _id(request), tags))
 
 
-@nested
 async def remove_tags(request: web.Request) -> web.Response:
     """Take tags from a record."""
     tags = asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).remove_tags(member_of(request), _id(request), tags))
 
 
-@nested
 async def get_content(request: web.Request) -> web.StreamResponse:
     """The bytes of a record, with `Range`; as an attachment unless `disposition` is `inline`."""
     found, member = service(request), member_of(request)
@@ -146,7 +131,6 @@ def content_headers(
 # --- new records ----------------------------------------------------------------------------------
 
 
-@nested
 async def post_asset(request: web.Request) -> web.Response:
     """Take in a file with its record, or make a record of a content by its hash."""
     found, member = service(request), member_of(request)
@@ -168,14 +152,12 @@ async def post_asset(request: web.Request) -> web.Response:
             return bodies.json(await found.upload(member, chunks, file.filename, new), 201)
 
 
-@nested
 async def post_from_hash(request: web.Request) -> web.Response:
     """Make a record of a content that the member has."""
     new = asset_requests.read_new(await read_body(request))
     return bodies.json(await service(request).from_hash(member_of(request), new), 201)
 
 
-@nested
 async def head_hash(request: web.Request) -> web.Response:
     """Whether the member has a content: 200 or 404, without a body."""
     try:
@@ -188,7 +170,6 @@ async def head_hash(request: web.Request) -> web.Response:
 # --- scans ----------------------------------------------------------------------------------------
 
 
-@nested
 async def post_seed(request: web.Request) -> web.Response:
     """Look for files and models without records."""
     body = await read_body(request) if request.can_read_body else {}
@@ -199,31 +180,23 @@ async def post_seed(request: web.Request) -> web.Response:
     return bodies.json({"status": "started"}, 202)
 
 
-@nested
-async def get_seed_status(request: web.Request) -> web.Response:
+async def get_seed_status(_: web.Request) -> web.Response:
     """A look that is never under way: it is over before it is answered."""
-    service(request)
     return bodies.json({"state": "IDLE", "progress": None, "errors": []})
 
 
-@nested
-async def cancel_seed(request: web.Request) -> web.Response:
+async def cancel_seed(_: web.Request) -> web.Response:
     """There is never a look to cancel."""
-    service(request)
     return bodies.json({"status": "idle"})
 
 
-@nested
-async def prune(request: web.Request) -> web.Response:
+async def prune(_: web.Request) -> web.Response:
     """Records are marked as missing at once, so that there are never any to mark."""
-    service(request)
     return bodies.json({"status": "completed", "marked": 0})
 
 
-@nested
-async def not_here(request: web.Request) -> web.Response:
+async def not_here(_: web.Request) -> web.Response:
     """What only the cloud's own server does."""
-    service(request)
     raise AssetError(
         "BACKEND_UNSUPPORTED",
         "Models are imported at cloud.comfy.org, and not through this server.",
@@ -234,7 +207,6 @@ async def not_here(request: web.Request) -> web.Response:
 # --- exports --------------------------------------------------------------------------------------
 
 
-@nested
 async def post_export(request: web.Request) -> web.Response:
     """Begin an export."""
     wanted = read_export(await read_body(request))
@@ -243,14 +215,12 @@ async def post_export(request: web.Request) -> web.Response:
     return bodies.json(answer, 202)
 
 
-@nested
 async def get_task(request: web.Request) -> web.Response:
     """How far an export is."""
     id_ = request.match_info["id"].lower()
     return bodies.json(await service(request).exports.task(member_of(request), id_))
 
 
-@nested
 async def get_export(request: web.Request) -> web.Response:
     """Where an archive is downloaded."""
     name = read_name(request.match_info["name"])

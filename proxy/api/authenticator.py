@@ -161,7 +161,7 @@ class Authenticator:
         else:
             admission = self._remembered(request, way) or self._of_member(request)
         if way.bare and request.method in ("GET", "HEAD"):
-            raise web.HTTPPermanentRedirect(_with_slash(request, way))
+            raise web.HTTPPermanentRedirect(_with_slash(request, self.base_path, way))
         return admission
 
     def _remembered(self, request: web.Request, way: Way) -> Admission | None:
@@ -395,8 +395,8 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
-def _with_slash(request: web.Request, way: Way) -> URL:
-    prefix = way.base + (f"/t/{way.path_token}" if way.path_token is not None else "")
+def _with_slash(request: web.Request, base: str, way: Way) -> URL:
+    prefix = base if way.path_token is None else f"{base}/t/{way.path_token}"
     query = request.rel_url.raw_query_string
     return URL.build(path=f"{prefix}/", query_string=query, encoded=True)
 

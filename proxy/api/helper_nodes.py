@@ -6,7 +6,7 @@ Errors of `/api/etn` are `{"error": text}`, as its pack and its clients have the
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -35,15 +35,11 @@ def _status(text: str, status: int = 200) -> web.Response:
 
 
 def _helpers(request: web.Request) -> Helpers:
-    helpers = of(request).helpers
-    assert helpers is not None  # noqa: S101
-    return helpers
+    return cast(Helpers, of(request).helpers)
 
 
 def _exchange(request: web.Request) -> Exchange:
-    exchange = of(request).exchange
-    assert exchange is not None  # noqa: S101
-    return exchange
+    return cast(Exchange, of(request).exchange)
 
 
 # --- pictures -------------------------------------------------------------------------------------

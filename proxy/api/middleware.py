@@ -24,6 +24,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.api import bodies
 from proxy.api.addressing import (
+    STRAIGHT,
     Address,
     Network,
     OriginCheck,
@@ -75,7 +76,6 @@ def stripping(
     make: Callable[..., web.BaseRequest], base: str, members: Directory
 ) -> Callable[..., web.BaseRequest]:
     """The request factory `make` of a `web.Server`, which begins a request of a connection."""
-    straight = Way(base)
 
     def make_stripped(
         message: RawRequestMessage,
@@ -92,7 +92,7 @@ def stripping(
                 message = message._replace(url=url, path=str(url))
             protocol.begin(payload, way)
         else:
-            protocol.begin(payload, straight)
+            protocol.begin(payload, STRAIGHT)
         return make(message, payload, protocol, writer, task)
 
     return make_stripped

@@ -31,35 +31,35 @@ from proxy.api.bodies import Handler
 #: As in ComfyUI.
 SAME = ""
 WEBSOCKET = (
-    "A client that opens its websocket after the submission, and sends no feature flags, gets "
-    "no previews: a ComfyUI sends none unless started with --preview-method, and such clients "
-    "treat every picture as a result. `extra_data.preview_method` `none` disables previews. "
-    "Progress texts go only to the client that submitted the job. Messages of node packs stay "
-    "on the cloud. If two websockets have the same `clientId`, the newer one keeps receiving "
-    "after the older one closes."
+    "A client that opens its websocket after the submission, and sends no feature flags, gets no "
+    "previews: a ComfyUI sends none unless started with --preview-method, and such clients treat "
+    "every picture as a result. `extra_data.preview_method` `none` disables previews. Progress "
+    "texts go only to the client that submitted the job. Messages of node packs stay on the "
+    "cloud. If two websockets have the same `clientId`, the newer one keeps receiving after the "
+    "older one closes."
 )
 SUBMISSION = (
     "400 for a `number` that is not finite, for targets that are not a list, and for a "
-    "`prompt_id` that is in the queue. Refusals of Comfy Cloud (plan, credits) are a 400 with "
-    "the reason."
+    "`prompt_id` that is in the queue. Refusals of Comfy Cloud (plan, credits) are a 400 with the "
+    "reason."
 )
 QUEUE = (
-    "Several jobs can run at once. Pending jobs are listed in the order in which they will "
-    "run. The queue survives a restart."
+    "Several jobs can run at once. Pending jobs are listed in the order in which they will run. "
+    "The queue survives a restart."
 )
 INTERRUPT = (
-    "Without a `prompt_id` it stops the running jobs that the same program submitted (same "
-    "token, address and User-Agent, or the `client_id` in the body); if there are none, the "
-    "job that has been running longest. It never stops all jobs. A node that ignores "
-    "interrupts is stopped too."
+    "Without a `prompt_id` it stops the running jobs that the same program submitted (same token, "
+    "address and User-Agent, or the `client_id` in the body); if there are none, the job that has "
+    "been running longest. It never stops all jobs. A node that ignores interrupts is stopped "
+    "too."
 )
 HISTORY = (
     "It survives a restart. A list that was sent wrapped in `__value__` stays wrapped. Cached "
     "outputs have file names of this job, because the cloud does not report the original job."
 )
 FORGETTING = (
-    "The jobs stay in the history of the Comfy Cloud account, because deleting them there "
-    "would delete their files."
+    "The jobs stay in the history of the Comfy Cloud account, because deleting them there would "
+    "delete their files."
 )
 JOB = (
     "A job that no account can run, or that waits for another job of its client, has a "
@@ -67,49 +67,48 @@ JOB = (
 )
 ENTRY = "The entry is readable before `execution_success` is sent, not after it."
 VIEW = (
-    "Below /api and with X-API-Key it redirects to /view, as programs for Comfy Cloud expect. "
-    "400 for `preview` and `channel` of a picture with more than 67,108,864 pixels. The "
-    "workflow in a PNG or WebP has the client's file names; in videos and audio it has the "
-    "cloud's."
+    "Below /api and with X-API-Key it redirects to /view, as programs for Comfy Cloud expect. 400 "
+    "for `preview` and `channel` of a picture with more than 67,108,864 pixels. The workflow in a "
+    "PNG or WebP has the client's file names; in videos and audio it has the cloud's."
 )
 UPLOADS = (
-    "Comfy Cloud's limits apply: 50 MiB (413), and for pictures 16,384 pixels along an edge "
-    "and 67,108,864 in all (400). Pictures are sent as uploads, all other files as assets, so "
-    "that their loaders find them; an empty file is taken, and fails in its loader. "
-    "A mask of another size than its picture is a 400, not a 500."
+    "Comfy Cloud's limits apply: 50 MiB (413), and for pictures 16,384 pixels along an edge and "
+    "67,108,864 in all (400). Pictures are sent as uploads, all other files as assets, so that "
+    "their loaders find them; an empty file is taken, and fails in its loader. A mask of another "
+    "size than its picture is a 400, not a 500."
 )
 PACKED = (
-    "Compressed with zstd or gzip on request, with an entity tag. Comfy Cloud has no folders "
-    "of inputs: a node that loads from a folder is refused."
+    "Compressed with zstd or gzip on request, with an entity tag. Comfy Cloud has no folders of "
+    "inputs: a node that loads from a folder is refused."
 )
 NO_PATHS = "Folders have names instead of paths: they are on the cloud."
 NO_TIMES = "Times and sizes are 0, because the cloud does not report them."
 NO_METADATA = "Always 404, because the cloud does not show the content of model files."
 MACHINE = (
-    "The versions are those of the ComfyUI release that the proxy follows. The GPU and its "
-    "memory are placeholders."
+    "The versions are those of the ComfyUI release that the proxy follows. The GPU and its memory "
+    "are placeholders."
 )
 FEATURES = (
-    "`max_upload_size` is in whole bytes and at most what Comfy Cloud accepts. All flags are "
-    "in [Web interface](web-interface.md#feature-flags)."
+    "`max_upload_size` is in whole bytes and at most what Comfy Cloud accepts. All flags are in "
+    "[Web interface](web-interface.md#feature-flags)."
 )
 FREE = "It has no effect: Comfy Cloud manages its memory."
 USERS = "Members are identified by their tokens, not by `--multi-user`."
 EXTENSIONS = (
-    "Only the extensions of the web interface: those of the cloud call routes that only the "
-    "cloud has."
+    "Only the extensions of the web interface: those of the cloud call routes that only the cloud "
+    "has."
 )
 TRANSLATIONS = "Always empty: the cloud does not show the translations of its node packs."
 TEMPLATES = "Always empty: the cloud does not show templates of node packs."
 LOG = "The log lines of the proxy that are about the member."
 PICTURES = "404 if the cloud has no picture."
 TEMPLATE_PICTURES = (
-    "Pictures whose package is not installed come from Comfy Cloud; a tile in one colour "
-    "stands for one that does not come."
+    "Pictures whose package is not installed come from Comfy Cloud; a tile in one colour stands "
+    "for one that does not come."
 )
 WITHOUT_PACKAGES = (
-    "Without the packages of the web interface, `/` is a page of the proxy and everything "
-    "else is a 404."
+    "Without the packages of the web interface, `/` is a page of the proxy and everything else is "
+    "a 404."
 )
 FOR_WATCHERS = "Not in ComfyUI: for health checks."
 FOR_BROWSERS = "Not in ComfyUI: with members, browsers sign in with a token."
@@ -120,18 +119,18 @@ OF_VIDEO_HELPER = (
     "transcoded."
 )
 USERDATA = (
-    "With the setting userdata = cloud they are in the account. Such files have no ranges, "
-    "entity tags or creation time, because the cloud does not report them."
+    "With the setting userdata = cloud they are in the account. Such files have no ranges, entity "
+    "tags or creation time, because the cloud does not report them."
 )
 EMPTY_WITHOUT_CLOUD = "Empty while the cloud does not answer."
 KEPT = (
-    "Pictures belong to a member, are stored for a day at most, and survive a restart. A "
-    "result is made from the cloud's file each time. 413 for a picture that exceeds the limit "
-    "of request bodies or of the member. Parameters of a media type are dropped."
+    "Pictures belong to a member, are stored for a day at most, and survive a restart. A result "
+    "is made from the cloud's file each time. 413 for a picture that exceeds the limit of request "
+    "bodies or of the member. Parameters of a media type are dropped."
 )
 GUESSED = (
-    "Guessed from the names of the models, because the cloud does not show the content of "
-    "files. 400 for a `limit` that is not a number."
+    "Guessed from the names of the models, because the cloud does not show the content of files. "
+    "400 for a `limit` that is not a number."
 )
 NO_MODELS = "403 for a model that the cloud does not have: you cannot upload models."
 WITHIN = "Members receive only their own messages. They are kept in memory."
@@ -143,16 +142,16 @@ ASSETS = (
     "`temp` files and outputs are deleted with the oldest jobs of the history."
 )
 ASSET_FILES = (
-    "With ranges and an entity tag. 501 for a model: Comfy Cloud hands none out. The workflow "
-    "in a PNG or WebP has the client's file names, so that its bytes are not those of `hash`."
+    "With ranges and an entity tag. 501 for a model: Comfy Cloud hands none out. The workflow in "
+    "a PNG or WebP has the client's file names, so that its bytes are not those of `hash`."
 )
 ASSET_UPLOADS = (
-    "Comfy Cloud's limits of uploads apply. A model is a 400: the cloud takes none from here. "
-    "A `hash` stands for the member's own contents alone."
+    "Comfy Cloud's limits of uploads apply. A model is a 400: the cloud takes none from here. A "
+    "`hash` stands for the member's own contents alone."
 )
 ASSET_SCANS = (
-    "A scan is over when it is answered: the proxy writes the record of a file with the file. "
-    "The messages go to the member's sockets alone."
+    "A scan is over when it is answered: the proxy writes the record of a file with the file. The "
+    "messages go to the member's sockets alone."
 )
 ASSET_EXPORTS = (
     "An archive has less than 2 GiB and is made as it is downloaded. The last 20 exports of a "
@@ -412,17 +411,16 @@ def of_admins() -> list[Route]:
     return [route for route in ROUTES if route.apart or f"{route.path}/".startswith("/proxy/")]
 
 
-def add_routes(app: web.Application, routes: Iterable[Route] = ROUTES) -> None:
+def add_routes(app: web.Application, routes: Iterable[Route]) -> None:
     """Put routes into the application."""
     for route in routes:
+        handler = assets.nested(route.handler) if route.assets else route.handler
         for path in (route.path, f"/api{route.path}") if route.twin else (route.path,):
             if route.method == "GET":
-                app.router.add_get(path, route.handler, allow_head=True)
+                app.router.add_get(path, handler, allow_head=True)
             elif route.method == "*":  # one by one, since aiohttp-cors takes no route for all
-                app.router.add_get(path, route.handler, allow_head=True)
+                app.router.add_get(path, handler, allow_head=True)
                 for method in ("POST", "PUT", "PATCH", "DELETE"):
-                    app.router.add_route(method, path, route.handler)
+                    app.router.add_route(method, path, handler)
             else:
-                app.router.add_route(
-                    route.method, path, route.handler, expect_handler=route.expects
-                )
+                app.router.add_route(route.method, path, handler, expect_handler=route.expects)
