@@ -192,7 +192,7 @@ def error_types() -> set[str]:
                 told = name.endswith("Error") and name not in _OF_NODES
                 if (told or name == "__init__") and isinstance(type_, ast.Constant):
                     found.add(str(type_.value))
-        if "validation" in path.name or path.name == "release.py":
+        if path.parent.name == "translate":
             words = (n.value for n in ast.walk(tree) if isinstance(n, ast.Constant))
             found |= VALIDATION & {word for word in words if isinstance(word, str)}
     return {word for word in found - _INTERNAL if re.fullmatch(r"\w+", word)}

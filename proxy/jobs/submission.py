@@ -44,9 +44,9 @@ from proxy.storage.jobs import (
 )
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.errors import LocalError
-from proxy.translate.graph import label_of
+from proxy.translate.graph import foreign_files, label_of
 from proxy.translate.rewriting import Rewriting
-from proxy.translate.validation import Validation, foreign_files, validate
+from proxy.translate.validation import Validation, validate
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from proxy.translate.names import Place, written_place
 
 T = TypeVar("T")
+
+#: Says whether the member may use a file, by its name as it stands in a graph ("x.png [output]").
+HasFile: TypeAlias = Callable[[str], bool]
 
 #: Input types whose values are never a file's name; `STRING` is free text, such as a prompt.
 _PLAIN_TYPES = frozenset({"STRING", "INT", "FLOAT", "BOOLEAN"})
@@ -93,12 +96,59 @@ def strings(value: Any) -> Iterator[str]:
             pending += one
 
 
+#: A string whose last part is a content hash, as the cloud names files.
+_NAMES_CONTENT = re.compile(
+    r"(?:.*[/\\:\s])?[0-9a-f]{64}(?:\.\w+)?\s*(?:\[\w+\])?\s*", re.IGNORECASE | re.DOTALL
+)
+
+#: Longer strings are no names.
+_LONGEST = 1024
+
+
+def foreign_files(graph: Mapping[str, Any], has_file: HasFile) -> dict[str, Any]:
+    """Node errors for every name of the cloud's that is of no file of the member.
+
+    Whether the account has such a file makes no difference. `has_file` says whether the member
+    has it.
+    """
+    node_errors = {}
+    for node_id, node in graph.items():
+        found = [
+            invalid_file(str(name), text)
+            for name, value in inputs_of(node).items()
+            for text in strings(value)
+            if _names_content(text) and not has_file(text)
+        ]
+        if found:
+            class_type = node.get("class_type")
+            node_errors[node_id] = {
+                "errors": found,
+                "dependent_outputs": [],
+                "class_type": class_type if isinstance(class_type, str) else "",
+            }
+    return node_errors
+
+
+def _names_content(text: str) -> bool:
+    return 64 <= len(text) <= _LONGEST and _NAMES_CONTENT.fullmatch(text) is not None
+
+
+def invalid_file(name: str, value: str, what: str = "file") -> dict[str, Any]:
+    """The error of an input that names a file which there is not, in ComfyUI's form."""
+    return {
+        "type": "custom_validation_failed",
+        "message": "Custom validation failed for node",
+        "details": f"{name} - Invalid {what}: {value}",
+        "extra_info": {"input_name": name},
+    }
+
+
 def sources(graph: Mapping[str, Any], node_id: str) -> set[str]:
     """The ids of all nodes that a node's inputs come from, over any number of links."""
     found: set[str] = set()
     pending = [node_id]
     while pending:
-        for value in _inputs(graph.get(pending.pop())).values():
+        for value in inputs_of(graph.get(pending.pop())).values():
             if is_link(value) and value[0] not in found:
                 found.add(value[0])
                 pending.append(value[0])
@@ -126,7 +176,7 @@ def _same(graph: Mapping[str, Any], one: str, other: str) -> bool:
             return False
         if nodes[0].get("class_type") != nodes[1].get("class_type"):
             return False
-        inputs = _inputs(nodes[0]), _inputs(nodes[1])
+        inputs = inputs_of(nodes[0]), inputs_of(nodes[1])
         if inputs[0].keys() != inputs[1].keys():
             return False
         for name, value in inputs[0].items():
@@ -138,7 +188,8 @@ def _same(graph: Mapping[str, Any], one: str, other: str) -> bool:
     return True
 
 
-def _inputs(node: Any) -> Mapping[str, Any]:
+def inputs_of(node: Any) -> Mapping[str, Any]:
+    """The inputs of a node, none where it has an unknown form."""
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
     return inputs if isinstance(inputs, Mapping) else {}
 

@@ -13,30 +13,402 @@ Only what is certain from the catalog is called wrong; the cloud decides where i
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeAlias
 
-from proxy.translate.graph import strings
+from proxy.translate.graph import HasFile, invalid_file
+from proxy.translate.names import is_hash_name
 from proxy.translate.release import UNKNOWN_CLASS
-from proxy.translate.validation_inputs import (
-    Crash,
-    HasFile,
-    Link,
-    Look,
-    Reason,
-    Shape,
-    look,
-    reason,
-    shape,
-)
+
+#: `{"type", "message", "details", "extra_info"}`.
+Reason: TypeAlias = dict[str, Any]
+
+#: Where the classes are from that come with ComfyUI.
+_CORE = ("comfy_extras.", "comfy_api_nodes.")
+
+_AUTOGROW, _DYNAMIC_COMBO = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3"
+
+#: Matches every type; the web frontend looks after it.
+_MATCH_TYPE = "COMFY_MATCHTYPE_V3"
+
+#: Flags of inputs that fetch their options by themselves.
+_REMOTE = ("remote", "remote_combo")
+
+#: Types whose values are converted before they are looked at.
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "INT": int,
+    "FLOAT": float,
+    "STRING": str,
+    "BOOLEAN": bool,
+}
+
+#: The classes of ComfyUI that look for the file which an input names, and what they call it.
+_LOADERS = {
+    ("LoadImage", "image"): "image file",
+    ("LoadImageMask", "image"): "image file",
+    ("LoadImageOutput", "image"): "image file",
+    ("LoadAudio", "audio"): "audio file",
+    ("LoadVideo", "file"): "video file",
+    ("LoadLatent", "latent"): "latent file",
+}
+
+#: What no class can waive by checks of its own.
+_CERTAIN = frozenset({"required_input_missing", "bad_linked_input", "invalid_input_type"})
+
+#: Lists longer than this are not spelled out.
+_LONG = 20
 
 #: Clients show it; ComfyUI's names its own lines.
 _TRACEBACK = ('  File "validation.py", in validate\n',)
 
 #: Blames of all nodes together; their number grows with the square of a graph of faults.
 _MOST_BLAMED = 100_000
+
+
+def reason(kind: str, message: str, details: str, **extra_info: Any) -> Reason:
+    """An error in ComfyUI's form."""
+    return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
+
+
+# --- what a node class takes, from its entry in `object_info` -----------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A declared input. `type` is a name, or the list of a combo of the old form.
+
+    `low`, `high` and `choices` are `None` where there is nothing to hold a value against.
+    """
+
+    name: str
+    type: str | list[Any]
+    options: Mapping[str, Any]
+    required: bool
+    low: int | float | None
+    high: int | float | None
+    choices: list[Any] | None
+
+    @property
+    def uploads(self) -> bool:
+        """Whether the values are names of files, which clients upload."""
+        return any(flag.endswith("_upload") and self.options[flag] for flag in self.options)
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether it stands for other inputs, whose names depend on what is given."""
+        type_ = self.type
+        return isinstance(type_, str) and type_.startswith("COMFY_") and type_ != _MATCH_TYPE
+
+    def wrong(self, kind: str, message: str, details: str, **extra_info: Any) -> Reason:
+        """An error of the input, with its spec as ComfyUI repeats it."""
+        about = {"input_name": self.name, "input_config": [self.type, self.options]}
+        return reason(kind, message, details, **{**about, **extra_info})
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A node class.
+
+    `outputs` are the types of its slots; `None` is not known. `output_node` is `None` where
+    nothing is said. With `core` the class has no checks of its own beside those of files.
+    """
+
+    name: str
+    core: bool
+    output_node: bool | None
+    outputs: list[Any] | None
+    inputs: tuple[Input, ...]
+    dynamic: tuple[Input, ...]
+
+
+def _read(name: str, info: object) -> Shape:
+    """Read a class's entry; what has an unknown form is left out."""
+    if not isinstance(info, Mapping):
+        return Shape(name, False, None, None, (), ())
+    module, output_node, outputs = (
+        info.get(key) for key in ("python_module", "output_node", "output")
+    )
+    inputs: list[Input] = []
+    dynamic: list[Input] = []
+    for one in _declared(info.get("input"), ""):
+        (dynamic if one.is_dynamic else inputs).append(one)
+    return Shape(
+        name,
+        core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
+        output_node=output_node if isinstance(output_node, bool) else None,
+        outputs=outputs if isinstance(outputs, list) else None,
+        inputs=tuple(inputs),
+        dynamic=tuple(dynamic),
+    )
+
+
+def _declared(declared: object, prefix: str) -> Iterator[Input]:
+    """The inputs of `{"required": {name: spec}, "optional": …}`."""
+    if not isinstance(declared, Mapping):
+        return
+    seen: set[str] = set()
+    for section in ("required", "optional"):
+        specs = declared.get(section)
+        for name, spec in specs.items() if isinstance(specs, Mapping) else ():
+            if name not in seen:
+                seen.add(name)
+                one = _input(f"{prefix}{name}", spec, section == "required")
+                if one is not None:
+                    yield one
+
+
+def _input(name: str, spec: object, required: bool) -> Input | None:
+    if not isinstance(spec, list | tuple) or not spec or not isinstance(spec[0], str | list):
+        return None
+    type_, options = spec[0], spec[1] if len(spec) > 1 else {}
+    if not isinstance(options, Mapping):
+        return None
+    low, high = _number(options.get("min")), _number(options.get("max"))
+    return Input(name, type_, options, required, low, high, _choices(type_, options))
+
+
+def _number(value: object) -> int | float | None:
+    return value if isinstance(value, int | float) else None
+
+
+def _choices(type_: str | list[Any], options: Mapping[str, Any]) -> list[Any] | None:
+    """What a combo offers. An empty list is filled by somebody whom the catalog does not know."""
+    offered: object = type_
+    if type_ == "COMBO" and not any(options.get(flag) for flag in _REMOTE):
+        offered = options.get("options")
+    return offered if isinstance(offered, list) and offered else None
+
+
+def _expanded(shape: Shape, given: Mapping[str, Any]) -> Iterator[Input]:
+    yield from shape.inputs
+    for one in shape.dynamic:
+        yield from _expand(one, given, depth=0)
+
+
+def _expand(one: Input, given: Mapping[str, Any], *, depth: int) -> Iterator[Input]:
+    """The inputs `name.…` that a dynamic input stands for; none where its form is not known."""
+    if not one.is_dynamic:
+        yield one
+    elif one.type == _AUTOGROW and one.name not in given:
+        yield from _grown(one)
+    elif one.type == _DYNAMIC_COMBO and depth < 8:
+        options = one.options.get("options")
+        for option in options if isinstance(options, list) else ():
+            if isinstance(option, Mapping) and option.get("key") == given.get(one.name):
+                for inner in _declared(option.get("inputs"), f"{one.name}."):
+                    yield from _expand(inner, given, depth=depth + 1)
+                return
+
+
+def _grown(one: Input) -> Iterator[Input]:
+    """`images.image0`, `images.image1`…: `min` of them have to be there."""
+    template = one.options.get("template")
+    if not isinstance(template, Mapping):
+        return
+    least, most, names = template.get("min", 0), template.get("max"), template.get("names")
+    if not isinstance(names, list):
+        prefix = template.get("prefix")
+        if not isinstance(prefix, str) or not isinstance(most, int):
+            return
+        names = [f"{prefix}{number}" for number in range(min(most, 100))]
+    inner = next(_declared(template.get("input"), ""), None)
+    if inner is None or inner.is_dynamic or not isinstance(least, int):
+        return
+    for number, name in enumerate(names):
+        needed = one.required and inner.required and number < least
+        yield replace(inner, name=f"{one.name}.{name}", required=needed)
+
+
+# --- what is wrong with one node ---------------------------------------------------------------
+
+
+#: Type and text of the exception with which ComfyUI's own validation of a node ends.
+Crash: TypeAlias = tuple[str, str]
+
+
+class Link(NamedTuple):
+    """An input that is joined to a slot of another node."""
+
+    input: Input
+    source: str
+    value: list[Any]
+
+
+@dataclass(slots=True)
+class Look:
+    """What a look at one node alone has found; `converted` are values that ComfyUI changes.
+
+    `links` are those still to be followed, and `valid` says that those that were lead to no fault.
+    """
+
+    reasons: list[Reason] = field(default_factory=list)
+    converted: dict[str, Any] = field(default_factory=dict)
+    links: list[Link] = field(default_factory=list)
+    crash: Crash | None = None
+    valid: bool = True
+
+
+def _look(
+    node: Mapping[str, Any], shape: Shape, shapes: Mapping[str, Shape], has_file: HasFile | None
+) -> Look:
+    """Look at a node of a class. `shapes` are the classes of all nodes by their ids.
+
+    What a node pack may waive counts only beside what it may not.
+    """
+    if "inputs" not in node:
+        return Look(crash=("KeyError", "'inputs'"))
+    given = node["inputs"]
+    if given is None and shape.inputs:
+        return Look(crash=("TypeError", "argument of type 'NoneType' is not iterable"))
+    found = Look()
+    if given == []:
+        given = {}
+    if not isinstance(given, dict):
+        return found
+    for one in _expanded(shape, given) if shape.dynamic else shape.inputs:
+        if one.name not in given:
+            if one.required:
+                message, short = "Required input is missing", one.name.rpartition(".")[2]
+                missing = reason("required_input_missing", message, short, input_name=one.name)
+                found.reasons.append(missing)
+            continue
+        value = given[one.name]
+        if type(value) is list:
+            found.crash = _follow(one, value, shape, shapes, found)
+            if found.crash is not None:
+                return found
+        else:
+            wrong = _value(one, value, shape, has_file, found.converted)
+            if wrong is not None:
+                found.reasons.append(wrong)
+    if not shape.core and not any(one["type"] in _CERTAIN for one in found.reasons):
+        found.reasons = []
+    return found
+
+
+def _follow(
+    one: Input, link: list[Any], shape: Shape, shapes: Mapping[str, Shape], found: Look
+) -> Crash | None:
+    if len(link) != 2:
+        message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
+        wrong = one.wrong("bad_linked_input", message, one.name, received_value=link)
+        found.reasons.append(wrong)
+        return None
+    source, slot = link
+    if isinstance(source, list | dict):
+        return ("TypeError", f"unhashable type: '{type(source).__name__}'")
+    giver = shapes.get(source)
+    if giver is None:
+        return ("KeyError", repr(source))
+    if giver.core and giver.outputs is not None:
+        if not isinstance(slot, int):
+            what = type(slot).__name__
+            return ("TypeError", f"tuple indices must be integers or slices, not {what}")
+        try:
+            received = giver.outputs[slot]
+        except IndexError:
+            return ("IndexError", "tuple index out of range")
+        if not _fits(received, one.type):
+            message = "Return type mismatch between linked nodes"
+            details = f"{one.name}, received_type({received}) mismatch input_type({one.type})"
+            about = {"received_type": received, "linked_node": link}
+            found.reasons.append(one.wrong("return_type_mismatch", message, details, **about))
+            if shape.core:
+                return None
+    found.links.append(Link(one, source, link))
+    return None
+
+
+def _fits(received: object, wanted: str | list[Any]) -> bool:
+    """Whether an output may go into an input: both name types, several with commas between."""
+    if not isinstance(received, str) or received == wanted:
+        return True
+    if not isinstance(wanted, str):
+        return received in ("*", _MATCH_TYPE, "COMBO")
+    if _MATCH_TYPE in (received, wanted):
+        return True
+    gives = {name.strip() for name in received.split(",")}
+    takes = {name.strip() for name in wanted.split(",")}
+    return "*" in gives or "*" in takes or bool(gives & takes)
+
+
+def _value(
+    one: Input, given: Any, shape: Shape, has_file: HasFile | None, converted: dict[str, Any]
+) -> Reason | None:
+    """Convert a value as ComfyUI does before it looks at bounds and lists.
+
+    A list that was wrapped stays so where the graph continues: bare it would be a link. So does
+    what becomes no finite number, which JSON does not know.
+    """
+    value = given
+    if type(value) is dict and "__value__" in value:
+        value = value["__value__"]
+    kind = one.type
+    if type(kind) is str and kind in _CONVERSIONS:
+        try:
+            value = _CONVERSIONS[kind](value)
+        except (TypeError, ValueError, OverflowError) as error:
+            message = f"Failed to convert an input value to a {kind} value"
+            about = {"received_value": value, "exception_message": str(error)}
+            details = f"{one.name}, {value}, {error}"
+            return one.wrong("invalid_input_type", message, details, **about)
+    infinite = isinstance(value, float) and not math.isfinite(value)
+    if value is not given and not isinstance(value, list) and not infinite:
+        converted[one.name] = value
+    if (one.low is not None or one.high is not None) and (wrong := _bounds(one, value)):
+        return wrong
+    if shape.core and (shape.name, one.name) in _LOADERS:
+        return _file(one, value, _LOADERS[shape.name, one.name], has_file)
+    if one.choices is None or one.uploads:
+        return None
+    return _choice(one, one.choices, value, has_file)
+
+
+def _bounds(one: Input, value: Any) -> Reason | None:
+    if not isinstance(value, int | float):
+        return None
+    if one.low is not None and value < one.low:
+        message = f"Value {value} smaller than min of {one.low}"
+        return one.wrong("value_smaller_than_min", message, one.name, received_value=value)
+    if one.high is not None and value > one.high:
+        message = f"Value {value} bigger than max of {one.high}"
+        return one.wrong("value_bigger_than_max", message, one.name, received_value=value)
+    return None
+
+
+def _choice(one: Input, choices: list[Any], value: Any, has_file: HasFile | None) -> Reason | None:
+    if isinstance(value, list) and one.options.get("multiselect"):
+        if len(value) > max(len(choices), _LONG):
+            return None
+        wrong = [item for item in value if item not in choices]
+    else:
+        wrong = [] if value in choices else [value]
+    if not wrong or all(isinstance(item, str) and has_file and has_file(item) for item in wrong):
+        return None
+    long = len(choices) > _LONG
+    listed = f"(list of length {len(choices)})" if long else str(choices)
+    details = f"{one.name}: {', '.join(map(repr, wrong))} not in {listed}"
+    about = {"input_config": None} if long else {}
+    return one.wrong(
+        "value_not_in_list", "Value not in list", details, **about, received_value=value
+    )
+
+
+def _file(one: Input, value: Any, what: str, has_file: HasFile | None) -> Reason | None:
+    """A file that the member has is good, whatever the catalog lists.
+
+    What the catalog lists is good as well, but for hashes: those are files of the account.
+    """
+    if has_file is None or not isinstance(value, str) or has_file(value):
+        return None
+    if one.choices is not None and value in one.choices and not is_hash_name(value):
+        return None
+    return invalid_file(one.name, value, what)
+
+
+# --- what is wrong with a graph ----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +427,7 @@ class Validation:
     converted: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def kept(self, graph: dict[str, Any]) -> dict[str, Any]:
-        """The graph as ComfyUI continues with it and shows it: values have the types of their
-        inputs.
+        """The graph as ComfyUI continues with it and shows it, with values of their inputs' types.
 
         `"7"` becomes 7 for an `INT`, and 8 becomes 8.0 for a `FLOAT`.
         """
@@ -86,23 +457,22 @@ def validate(
     `has_file` says whether the member may use a file, by its name as it stands in the graph;
     without it names of files are not looked at.
     """
+    known: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
     for node_id, node in graph.items():
         class_type = node.get("class_type") if isinstance(node, Mapping) else None
-        if not isinstance(class_type, str) or not isinstance(node, Mapping):
+        if not isinstance(class_type, str):
             return Validation(error=_missing_class(node_id, node))
-        if class_type not in shapes:
+        if class_type not in known:
             info = choices(class_type)
             if info is None:
                 return Validation(error=_missing_class(node_id, node))
-            shapes[class_type] = _shape(class_type, info)
-    wanted = [
-        node_id
-        for node_id, node in graph.items()
-        if shapes[node["class_type"]].output_node and (targets is None or node_id in targets)
-    ]
+            known[class_type] = _shape(class_type, info)
+        shapes[node_id] = known[class_type]
+    outputs = [node_id for node_id, one in shapes.items() if one.output_node]
+    wanted = [one for one in outputs if targets is None or one in targets]
     if not wanted:
-        if any(one.output_node is None for one in shapes.values()):
+        if any(one.output_node is None for one in known.values()):
             return Validation()
         return Validation(error=reason("prompt_no_outputs", "Prompt has no outputs", ""))
     try:
@@ -122,228 +492,133 @@ def _shape(class_type: str, info: Mapping[str, Any]) -> Shape:
     if known is None or known[0] is not info:
         if len(_shapes) >= _MOST_SHAPES:
             _shapes.clear()
-        known = _shapes[id(info)] = info, shape(class_type, info)
+        known = _shapes[id(info)] = info, _read(class_type, info)
     return known[1]
 
 
 def _missing_class(node_id: str, node: object) -> Reason:
-    named = isinstance(node, Mapping) and "class_type" in node
-    class_type = node["class_type"] if isinstance(node, Mapping) and named else None
-    title = _title(node, class_type)
+    about: Mapping[str, Any] = node if isinstance(node, Mapping) else {}
+    class_type, meta = about.get("class_type"), about.get("_meta")
+    title = meta.get("title", class_type) if isinstance(meta, Mapping) else class_type
     message = f"Node '{title}' not found. The custom node may not be installed."
-    if not named:
+    if "class_type" not in about:
         message = (
             f"Node '{title or f'ID #{node_id}'}' has no class_type."
             " The workflow may be corrupted or a custom node is missing."
         )
-    about = {"node_id": node_id, "class_type": class_type, "node_title": title}
-    return reason(UNKNOWN_CLASS, message, f"Node ID '#{node_id}'", **about)
-
-
-def _title(node: object, default: object) -> object:
-    meta = node.get("_meta") if isinstance(node, Mapping) else None
-    return meta.get("title", default) if isinstance(meta, Mapping) else default
+    told = {"node_id": node_id, "class_type": class_type, "node_title": title}
+    return reason(UNKNOWN_CLASS, message, f"Node ID '#{node_id}'", **told)
 
 
 @dataclass(slots=True)
-class _Verdict:
-    """What is known of a node: below a node with errors it is not valid, without reasons."""
-
-    valid: bool
-    reasons: list[Reason]
-
-
-@dataclass(slots=True)
-class _Step:
-    """A node on the way from an output, while the nodes before it are looked at."""
-
-    node_id: str
-    found: Look
-    links: Iterator[Link]
-    valid: bool = True
-
-
 class _Walk:
-    """Looks at each node once, from the outputs back along the links of declared inputs."""
+    """Looks at each node once, from the outputs back along the links of declared inputs.
 
-    def __init__(
-        self, graph: Mapping[str, Any], shapes: Mapping[str, Shape], has_file: HasFile | None
-    ) -> None:
-        self._graph = graph
-        self._shapes = shapes
-        self._has_file = has_file
-        self._verdicts: dict[str, _Verdict] = {}
-        self._wrong: dict[str, None] = {}
-        self._converted: dict[str, dict[str, Any]] = {}
-        self._blamed = 0
+    `valid` are the nodes that are known: below one with errors a node is not valid, without reasons
+    in `wrong`.
+    """
+
+    graph: Mapping[str, Any]
+    shapes: Mapping[str, Shape]
+    has_file: HasFile | None
+    valid: dict[str, bool] = field(default_factory=dict)
+    wrong: dict[str, list[Reason]] = field(default_factory=dict)
+    converted: dict[str, dict[str, Any]] = field(default_factory=dict)
+    blamed: int = 0
 
     def outputs(self, wanted: Iterable[str]) -> Validation:
         good: list[str] = []
         node_errors: dict[str, Any] = {}
         lines: list[str] = []
         for output in wanted:
-            verdict = self._verdicts.get(output) or self._judge(output)
-            if verdict.valid:
+            if output not in self.valid:
+                self._judge(output)
+            if self.valid[output]:
                 good.append(output)
                 continue
-            lines += [f"{one['message']}: {one['details']}" for one in verdict.reasons]
+            lines += [f"{one['message']}: {one['details']}" for one in self.wrong.get(output, ())]
             self._blame(output, node_errors)
         if good:
-            return Validation(good, node_errors, converted=self._converted)
+            return Validation(good, node_errors, converted=self.converted)
         failed = "Prompt outputs failed validation"
         error = reason("prompt_outputs_failed_validation", failed, "\n".join(lines))
         return Validation([], node_errors, error)
 
     def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
         """Every node found bad so far is blamed for every output that fails after it."""
-        for node_id in self._wrong:
-            if self._blamed >= _MOST_BLAMED:
+        for node_id, reasons in self.wrong.items():
+            if self.blamed >= _MOST_BLAMED:
                 return
-            self._blamed += 1
+            self.blamed += 1
             if node_id not in node_errors:
                 node_errors[node_id] = {
-                    "errors": self._verdicts[node_id].reasons,
+                    "errors": reasons,
                     "dependent_outputs": [],
-                    "class_type": self._graph[node_id]["class_type"],
+                    "class_type": self.graph[node_id]["class_type"],
                 }
             node_errors[node_id]["dependent_outputs"].append(output)
 
-    def _give(self, node_id: str, verdict: _Verdict) -> _Verdict:
-        self._verdicts[node_id] = verdict
-        if verdict.reasons:
-            self._wrong[node_id] = None
-        return verdict
-
-    def _judge(self, output: str) -> _Verdict:
-        first = self._look(output)
-        if first.crash is not None:
-            return self._give(output, _Verdict(False, [_exception(first.crash)]))
-        way = [_Step(output, first, iter(first.links))]
-        on_the_way = {output}
+    def _judge(self, output: str) -> None:
+        way: dict[str, Look] = {}
+        self._enter(output, None, way)
         while way:
-            step = way[-1]
-            link = next(step.links, None)
-            if link is None:
-                way.pop()
-                on_the_way.discard(step.node_id)
-                valid = self._conclude(step)
-                if way:
-                    way[-1].valid = way[-1].valid and valid
-            elif link.source in self._verdicts:
-                step.valid = step.valid and self._verdicts[link.source].valid
-            elif link.source in on_the_way:
-                self._close([one.node_id for one in way], link.source)
-                step.valid = False
+            node_id, look = next(reversed(way.items()))
+            while look.links:
+                link = look.links[0]
+                if link.source in self.valid:
+                    del look.links[0]
+                    look.valid = look.valid and self.valid[link.source]
+                elif link.source in way:
+                    self._close(list(way), link.source)
+                elif self._enter(link.source, link, way):
+                    break
             else:
-                found = self._look(link.source)
-                if found.crash is not None:
-                    told = _inner_exception(found.crash, link)
-                    self._give(link.source, _Verdict(False, [told]))
-                    step.valid = False
-                else:
-                    way.append(_Step(link.source, found, iter(found.links)))
-                    on_the_way.add(link.source)
-        return self._verdicts[output]
+                way.popitem()
+                self._conclude(node_id, look)
 
-    def _conclude(self, step: _Step) -> bool:
-        cycle = self._verdicts.get(step.node_id)
-        if cycle is None:
-            reasons = step.found.reasons
-            verdict = _Verdict(step.valid and not reasons, reasons)
-        else:
-            more = [one for one in step.found.reasons if one not in cycle.reasons]
-            verdict = _Verdict(False, cycle.reasons + more)
-        return self._give(step.node_id, verdict).valid
+    def _enter(self, node_id: str, link: Link | None, way: dict[str, Look]) -> bool:
+        """Look at a node, from the link that leads to it, and continue from there if it can be."""
+        look = _look(self.graph[node_id], self.shapes[node_id], self.shapes, self.has_file)
+        if look.converted:
+            self.converted[node_id] = look.converted
+        if look.crash is not None:
+            self._give(node_id, [_exception(look.crash, link)])
+            return False
+        way[node_id] = look
+        return True
+
+    def _conclude(self, node_id: str, look: Look) -> None:
+        """All that its links lead to is known; in a cycle the node has a verdict already."""
+        reasons = look.reasons
+        if node_id in self.valid:
+            told = self.wrong[node_id]
+            reasons = told + [one for one in reasons if one not in told]
+        self._give(node_id, reasons, valid=look.valid)
 
     def _close(self, way: list[str], start: str) -> None:
         """Every node of a cycle is told of it."""
         members = way[way.index(start) :]
         details = " -> ".join(
-            f"{one} ({self._graph[one]['class_type']})" for one in [*members, start]
+            f"{one} ({self.graph[one]['class_type']})" for one in [*members, start]
         )
         for member in members:
-            message = "Dependency cycle detected"
-            told = reason("dependency_cycle", message, details, node_id=member, cycle_nodes=members)
-            self._give(member, _Verdict(False, [told]))
+            about = {"node_id": member, "cycle_nodes": members}
+            told = reason("dependency_cycle", "Dependency cycle detected", details, **about)
+            self._give(member, [told])
 
-    def _look(self, node_id: str) -> Look:
-        node = self._graph[node_id]
-        found = look(node, self._shapes[node["class_type"]], self._shape_of, self._has_file)
-        if found.converted:
-            self._converted[node_id] = found.converted
-        return found
-
-    def _shape_of(self, node_id: str) -> Shape | None:
-        node = self._graph.get(node_id)
-        return None if node is None else self._shapes[node["class_type"]]
+    def _give(self, node_id: str, reasons: list[Reason], *, valid: bool = True) -> None:
+        self.valid[node_id] = valid and not reasons
+        if reasons:
+            self.wrong[node_id] = reasons
 
 
-def _exception(crash: Crash) -> Reason:
-    return reason(
-        "exception_during_validation",
-        "Exception when validating node",
-        crash.text,
-        exception_type=crash.type,
-        traceback=list(_TRACEBACK),
-    )
-
-
-def _inner_exception(crash: Crash, link: Link) -> Reason:
-    return reason(
-        "exception_during_inner_validation",
-        "Exception when validating inner node",
-        crash.text,
-        input_name=link.input.name,
-        input_config=link.input.config,
-        exception_message=crash.text,
-        exception_type=crash.type,
-        traceback=list(_TRACEBACK),
-        linked_node=link.value,
-    )
-
-
-#: A string whose last part is a content hash, as the cloud names files.
-_NAMES_CONTENT = re.compile(
-    r"(?:.*[/\\:\s])?[0-9a-f]{64}(?:\.\w+)?\s*(?:\[\w+\])?\s*", re.IGNORECASE | re.DOTALL
-)
-
-#: Longer strings are no names.
-_LONGEST = 1024
-
-
-def foreign_files(graph: Mapping[str, Any], has_file: HasFile) -> dict[str, Any]:
-    """Node errors for every name of the cloud's that is of no file of the member.
-
-    Whether the account has such a file makes no difference. `has_file` says whether the member
-    has it.
-    """
-    node_errors = {}
-    for node_id, node in graph.items():
-        inputs = node.get("inputs") if isinstance(node, Mapping) else None
-        found = [
-            _invalid(str(name), text)
-            for name, value in (inputs.items() if isinstance(inputs, Mapping) else ())
-            for text in strings(value)
-            if _names_content(text) and not has_file(text)
-        ]
-        if found:
-            class_type = node.get("class_type")
-            node_errors[node_id] = {
-                "errors": found,
-                "dependent_outputs": [],
-                "class_type": class_type if isinstance(class_type, str) else "",
-            }
-    return node_errors
-
-
-def _names_content(text: str) -> bool:
-    return 64 <= len(text) <= _LONGEST and _NAMES_CONTENT.fullmatch(text) is not None
-
-
-def _invalid(name: str, value: str) -> Reason:
-    return reason(
-        "custom_validation_failed",
-        "Custom validation failed for node",
-        f"{name} - Invalid file: {value}",
-        input_name=name,
-    )
+def _exception(crash: Crash, link: Link | None) -> Reason:
+    """The failure of an output's own validation, or of that of a node behind a link."""
+    type_, text = crash
+    about = {"exception_type": type_, "traceback": list(_TRACEBACK)}
+    if link is None:
+        message = "Exception when validating node"
+        return reason("exception_during_validation", message, text, **about)
+    kind, message = "exception_during_inner_validation", "Exception when validating inner node"
+    about = {"exception_message": text, **about, "linked_node": link.value}
+    return link.input.wrong(kind, message, text, **about)
