@@ -22,7 +22,7 @@ from msgspec import NODEFAULT
 
 from proxy.api.routes import ROUTES, AnswerSource, Route
 from proxy.api.web_interface import FLAGS
-from proxy.cli import app
+from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
 from proxy.translate import release

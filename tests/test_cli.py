@@ -21,7 +21,8 @@ from process import PATIENCE, child, command, serving
 from terminal import at_terminal
 
 from proxy import __version__
-from proxy.cli import app, main, with_default_command
+from proxy.cli import commands, main, plain_options, serve, with_default_command
+from proxy.cli.commands import app
 from proxy.cli.serve import is_loopback
 from proxy.settings import SETTINGS, ConfigError
 from proxy.simulator import Simulator, Switches
@@ -230,7 +231,8 @@ async def test_a_server_does_not_load_what_it_does_not_need_at_once() -> None:
         out, err = await process.communicate()
     assert err == b""
     later = {"alembic", "PIL", "cryptography", "aiohttp_cors", "redis", "psycopg", "obstore"}
-    commands = {"rich", "pygments", "proxy.simulator", "proxy.probe"}
+    later |= {"pydantic", "pydantic_core"}
+    commands = {"rich", "pygments", "typer", "proxy.simulator", "proxy.probe"}
     assert set(out.decode().split()) & (later | commands) == set()
 
 
@@ -260,6 +262,42 @@ async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
                     out, _ = await run.communicate()
             assert (run.returncode, out.splitlines()[-1]) == (130, b"cancelled")
         assert any(record.path.endswith("/cancel") for record in simulator.requests)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "--port 1 --host=::1",
+        "--port=1 --port 2",
+        "--host= --data-dir -x",
+        "--simulate --no-assets --assets --start-empty",
+        "--catalogue-max-age 5",
+        "--cors-origins a=b,c --api-key-file --port",
+    ],
+)
+def test_a_server_reads_its_options_as_the_parser_of_commands(
+    monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    read: list[dict[str, object]] = []
+    monkeypatch.setattr(commands, "load", read.append)
+    monkeypatch.setattr(serve, "serve", lambda _: 0)
+    words = ["serve", *shlex.split(line)]
+    assert commands.run(words) == 0
+    assert read == [{"start_empty": False} | (plain_options(words) or {})]
+    assert plain_options(words) is not None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "check",
+        *("serve --help", "serve -h", "serve x", "serve --prot 1", "serve --port", "serve --"),
+        *("serve --simulate=1", "serve --no-port 1", "serve --api-key x", "serve --no-start-empty"),
+    ],
+)
+def test_what_needs_the_parser_of_commands_is_left_to_it(line: str) -> None:
+    assert plain_options(shlex.split(line)) is None
 
 
 # --- help ---

@@ -14,7 +14,8 @@ import reference
 import typer.main
 
 from proxy.api.routes import ROUTES
-from proxy.cli import app, with_default_command
+from proxy.cli import with_default_command
+from proxy.cli.commands import app
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, load
 
 ROOT = Path(__file__).parent.parent

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import uuid4
 
 import structlog
-import typer
 
 from proxy.logging import register_secret
 from proxy.settings import (
@@ -96,9 +95,9 @@ def takes_settings(
 
 @cache
 def _parameter(row: Setting, name: str) -> inspect.Parameter:
-    declarations = [f"{name}/--no-{name[2:]}" if row.is_flag else name]
-    if row.former:
-        declarations.append("--" + row.former.replace("_", "-"))
+    import typer
+
+    declarations = row.options if not row.is_flag else (f"{name}/--no-{name[2:]}",)
     notes = f"[default: {shown_default(row)}] [env: {row.environment}]"
     option = typer.Option(
         *declarations,

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-import typer
 
 from proxy import __version__
 from proxy import logging as logs
@@ -158,16 +157,16 @@ class Banner:
             "Clients": "each needs a token" if self._has_members else "no token needed",
             "Runs on": str(chosen),
         }
-        self._say(f"{typer.style('comfy-cloud-proxy', bold=True)} {__version__}\n")
+        self._say(f"{_styled('comfy-cloud-proxy', bold=True)} {__version__}\n")
         for name, value in rows.items():
             self._say(f"  {name:<15}{value}")
 
     def tell(self, problems: Problems) -> None:
         """Say whether the keys work, and what is wrong otherwise."""
         if not problems:
-            self._say(f"  {'API key':<15}{typer.style('accepted', fg='green')}")
+            self._say(f"  {'API key':<15}{_styled('accepted', fg='green')}")
         for account, problem in problems:
-            word = typer.style("Problem", fg="yellow", bold=True)
+            word = _styled("Problem", fg="yellow", bold=True)
             self._say(f"\n  {word}{f' with account {account}' if account else ''}: {problem}")
         self._say("\nPress Ctrl-C to stop.\n")
         root = logging.getLogger()
@@ -176,7 +175,15 @@ class Banner:
         self._held.close()
 
     def _say(self, line: str) -> None:
+        import typer
+
         typer.echo(line, color=False if os.environ.get("NO_COLOR") else None)
+
+
+def _styled(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
+    import typer
+
+    return typer.style(text, fg=fg, bold=bold)
 
 
 #: What keeps jobs from being taken: the account (`""` for the only one and the store), a sentence.

@@ -87,6 +87,12 @@ class Setting:
         return None if self.secret else "--" + self.name.replace("_", "-")
 
     @property
+    def options(self) -> tuple[str, ...]:
+        """The option, and that of an earlier release."""
+        former = "--" + self.former.replace("_", "-") if self.former else None
+        return tuple(filter(None, (self.option, former)))
+
+    @property
     def environment(self) -> str:
         """The variable."""
         return self.prefix + self.name.upper()

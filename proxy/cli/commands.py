@@ -1,0 +1,393 @@
+"""The commands of the program."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from proxy import __version__
+from proxy.cli.common import PROGRAM, WHERE, CommandError, examples, takes_settings
+from proxy.cli.member_commands import audit, member, token, usage
+from proxy.settings import load
+
+app = typer.Typer(
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit code of a command. Raises `CommandError` for wrong arguments."""
+    try:
+        return int(app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else PROGRAM
+        sentence = f"{error.format_message().rstrip('.')}: see {command} --help."
+        raise CommandError(sentence, exit_code=error.exit_code) from None
+    except typer.Abort:
+        raise CommandError("Aborted.") from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback(epilog=examples("--simulate", "run workflow.json", "check", "serve --help"))
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version)
+    ] = False,
+) -> None:
+    """A local ComfyUI API whose workflows run on Comfy Cloud.
+
+    Without a command, `serve` runs. The exit code is 0 after success, 1 after a failure, 2 for a
+    wrong option, setting or file, and 130 when Ctrl-C cancels a run.
+    """
+
+
+@app.command(
+    "serve",
+    short_help="Serve the local ComfyUI API (the default).",
+    epilog=examples(
+        "",
+        "--simulate",
+        "--port 8200 --api-key-file key.txt",
+        "serve --config config.toml --log-format json",
+    ),
+)
+@takes_settings()
+def _serve(
+    options: dict[str, Any],
+    start_empty: Annotated[
+        bool,
+        typer.Option(
+            "--start-empty",
+            help="Replace a damaged database by an empty one. The damaged file is kept.",
+        ),
+    ] = False,
+) -> int:
+    """Serve the API of a local ComfyUI and run every workflow on Comfy Cloud."""
+    from proxy.cli.serve import serve
+
+    return serve(load(options | {"start_empty": start_empty}))
+
+
+@app.command(
+    "run",
+    short_help="Run workflows and save their outputs.",
+    epilog=examples(
+        "run workflow.json --output pictures",
+        "run ComfyUI_00001_.png --set KSampler.seed=random",
+        "run a.json --set image=@cat.png --set 'Prompt.text=a cat'",
+        "run one.json two.json --json",
+        "run upscale.json --watch inbox --set image=@{}",
+        "run a.json --server https://comfy.test --token-file token",
+    ),
+)
+def _run(
+    workflows: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="WORKFLOW",
+            help="Workflows from ComfyUI's editor or in API format, or pictures from ComfyUI; - is "
+            "standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    server: Annotated[
+        str,
+        typer.Option(metavar="URL", envvar="COMFY_SERVER", help="A running proxy, or any ComfyUI."),
+    ] = "http://127.0.0.1:8188",
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            envvar="COMFY_TOKEN_FILE",
+            help="A file with your token for a gateway. You can also set the token in COMFY_TOKEN.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", help="The folder for outputs. It is created if it does not exist."
+        ),
+    ] = Path("output"),
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NODE.INPUT=VALUE",
+            help="Set an input. NODE is the id, title or class of a node. You can omit it if only "
+            "one node has this input. VALUE is JSON or text; random sets a random seed, @FILE "
+            "uploads a file. Can be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Run each new workflow or picture in this folder. With WORKFLOW, run it for each "
+            "new file, which is {} in --set.",
+            show_default=False,
+        ),
+    ] = None,
+    previews: Annotated[
+        bool, typer.Option(help="Show pictures in terminals that support it.")
+    ] = True,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each result as a line of JSON.")
+    ] = False,
+) -> int:
+    """Run workflows on a server, one after the other, and download their outputs.
+
+    Shows the position in the queue, the progress of each node, and the time. Ctrl-C cancels the
+    running workflow.
+    """
+    from proxy.cli.run import Request, run
+
+    return run(
+        Request(
+            workflows=workflows or [],
+            server=server,
+            output=output,
+            token=_token(token_file),
+            assignments=assignments or [],
+            watch=watch,
+            previews=previews,
+            as_json=as_json,
+        )
+    )
+
+
+def _token(file: Path | None) -> str | None:
+    """The token for `run`, from its file or the environment. Raises `CommandError`."""
+    if file is None:
+        return os.environ.get("COMFY_TOKEN", "").strip() or None
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(
+            f"The token in {file} cannot be read ({error}): correct --token-file.", exit_code=2
+        ) from None
+
+
+@app.command(
+    "check",
+    short_help="Check the connection, the key and the data folder.",
+    epilog=examples("check", "check --api-key-file key.txt", "check --json"),
+)
+@takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
+def _check(
+    options: dict[str, Any],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON, for bug reports. It contains no key.")
+    ] = False,
+) -> int:
+    """Check the connection to the cloud, the key, the event socket and the data folder."""
+    from proxy.cli.check import check
+
+    return check(load(options), as_json=as_json)
+
+
+@app.command(
+    "probe",
+    short_help="Measure how Comfy Cloud behaves with your key.",
+    epilog=examples("probe", "probe --level run --json report.json"),
+)
+@takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
+def _probe(
+    options: dict[str, Any],
+    level: Annotated[
+        Literal["read", "run"],
+        typer.Option(metavar="read|run", help="Only read, or also run small jobs."),
+    ] = "read",
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--json", metavar="FILE", help="Write the report to this file.", show_default=False
+        ),
+    ] = None,
+    idle: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            max=90,
+            help="How long `run` watches a socket without traffic: common limits are a minute.",
+        ),
+    ] = 65.0,
+    consent: Annotated[bool, typer.Option("--yes", help="Run jobs without asking.")] = False,
+) -> int:
+    """Measure how Comfy Cloud behaves where its documentation is unclear.
+
+    The report contains no key, no signed URL and no prompts of others. The exit code is 0 if the
+    proxy works with this cloud, 1 if it works with limits, and 2 if it does not.
+    """
+    from proxy.cli.check import run_probe
+
+    return run_probe(load(options), level=level, to=to, idle=idle, consent=consent)
+
+
+@app.command(
+    "migrate",
+    short_help="Migrate the data folder to this version.",
+    epilog=examples("migrate", "migrate --from ~/.comfy-cloud-proxy"),
+)
+@takes_settings(WHERE)
+def _migrate(
+    options: dict[str, Any],
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FOLDER",
+            help="Copy the records of this data folder into the PostgreSQL database, which must be "
+            "empty.",
+            show_default=False,
+        ),
+    ] = None,
+) -> int:
+    """Migrate the data folder or the PostgreSQL database to this version without serving.
+
+    `serve` also does this. Replicas of the version before can continue in a migrated database.
+    """
+    from proxy.cli.data_folder import migrate
+
+    return migrate(load(options), source)
+
+
+@app.command(
+    "backup",
+    short_help="Back up the data folder to a file.",
+    epilog=examples("backup comfy-cloud-proxy.tar.gz"),
+)
+@takes_settings(WHERE)
+def _backup(
+    options: dict[str, Any],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="The tar file to write. It is compressed if its name ends with .gz or .tgz.",
+            show_default=False,
+        ),
+    ],
+) -> int:
+    """Back up the data folder to a file. A running server does not need to stop.
+
+    Back up a PostgreSQL database with its own tools, such as pg_dump.
+
+    The backup contains prompts, members and hashes of tokens: protect it like the folder. It does
+    not contain what the proxy can download from Comfy Cloud again.
+    """
+    from proxy.cli.data_folder import backup
+
+    return backup(load(options), target)
+
+
+@app.command(
+    "restore",
+    short_help="Restore a backup into the data folder.",
+    epilog=examples("restore comfy-cloud-proxy.tar.gz"),
+)
+@takes_settings(WHERE)
+def _restore(
+    options: dict[str, Any],
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file from `backup`.", show_default=False)
+    ],
+) -> int:
+    """Restore a backup into the data folder. Stop the server first.
+
+    Restore a PostgreSQL database with its own tools, such as pg_restore.
+
+    The previous content moves to a folder replaced-N in the data folder.
+    """
+    from proxy.cli.data_folder import restore
+
+    return restore(load(options), source)
+
+
+@app.command(
+    "rotate-secret",
+    short_help="Create a new secret for all replicas.",
+    epilog=examples("rotate-secret --config config.toml"),
+)
+@takes_settings(WHERE)
+def _rotate_secret(options: dict[str, Any]) -> int:
+    """Create a new secret for encryption and signatures in the database of the replicas.
+
+    Running replicas use it within a minute. Data made with the old secret stays readable.
+    """
+    from proxy.cli.data_folder import rotate_secret
+
+    return rotate_secret(load(options))
+
+
+_service = typer.Typer(
+    help="Run the proxy as a service of your user.",
+    no_args_is_help=True,
+    epilog=examples("service install", "service uninstall"),
+)
+app.add_typer(_service, name="service")
+
+
+@_service.command(
+    "install",
+    short_help="Install and start the service.",
+    epilog=examples(
+        "service install",
+        "service install --config config.toml",
+        "service install --simulate --print",
+    ),
+)
+@takes_settings()
+def _install(
+    options: dict[str, Any],
+    show: Annotated[
+        bool, typer.Option("--print", help="Print the service file without installing it.")
+    ] = False,
+) -> int:
+    """Install the proxy as a service that starts at login (systemd or launchd).
+
+    The service uses these options and the settings of the environment. A key in
+    COMFY_CLOUD_API_KEY is written to a file that only you can read. Run the command again to
+    change the options.
+    """
+    from proxy.cli.service import install
+
+    return install(load(options), options, show=show)
+
+
+@_service.command("uninstall", epilog=examples("service uninstall"))
+def _uninstall() -> int:
+    """Stop the service and remove it. The data folder stays."""
+    from proxy.cli.service import uninstall
+
+    return uninstall()
+
+
+app.command(
+    "usage",
+    short_help="Print usage by day and member.",
+    epilog=examples(
+        "usage", "usage --from 2026-01-01 --to 2026-01-31", "usage --member anna --json"
+    ),
+)(usage)
+app.command(
+    "audit",
+    short_help="Print the audit log.",
+    epilog=examples("audit --limit 20", "audit --member anna --action submit"),
+)(audit)
+app.add_typer(member, name="member")
+app.add_typer(token, name="token")
