@@ -22,7 +22,6 @@ from proxy.api.server import Services
 from proxy.api.system import Journal
 from proxy.api.web_interface import WebInterface
 from proxy.bus.base import EventBus
-from proxy.bus.memory import MemoryBus
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
@@ -327,7 +326,7 @@ def _open_blobs(settings: Settings) -> BlobStore | None:
 
 async def _open_bus(settings: Settings, supervisor: Supervisor) -> EventBus:
     if settings.bus is None:
-        return MemoryBus()
+        return EventBus()
     from proxy.bus.valkey import ValkeyBus  # redis is not installed everywhere
 
     bus = ValkeyBus(settings.bus.text)

@@ -29,8 +29,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from proxy.bus.base import BusMessage, decode, encode
-from proxy.bus.memory import MemoryBus, _Subscription
+from proxy.bus.base import BusMessage, EventBus, Subscription, decode, encode
 
 log = structlog.get_logger(__name__)
 
@@ -60,7 +59,7 @@ class BusError(Exception):
     """The server does not do what was asked. The text says why."""
 
 
-class ValkeyBus(MemoryBus):
+class ValkeyBus(EventBus):
     """An `EventBus` among the processes whose URL is the same.
 
     The process's own subscribers get a message when it is published, as in memory; `run` brings it
@@ -135,15 +134,13 @@ class ValkeyBus(MemoryBus):
                 await self._connected.wait()
         return self.connected
 
-    def publish(
-        self, topic: str, message: BusMessage, *, size: int = 0, droppable: bool = False
-    ) -> None:
+    def publish(self, topic: str, message: BusMessage, *, droppable: bool = False) -> None:
         """Bring a message to the subscribers here at once, and send it to the others."""
         if self.connected:
             self._send(topic, message, droppable=droppable)
         elif not droppable:
             self._losses += 1
-        super().publish(topic, message, size=size, droppable=droppable)
+        super().publish(topic, message)
 
     async def flush(self) -> None:
         """Wait until the server has what was published and subscribed, or is away; a second at
@@ -345,13 +342,13 @@ class ValkeyBus(MemoryBus):
     def _topic(self, channel: bytes) -> str:
         return channel.decode()[len(self._prefix) :]
 
-    def _receive(self, payload: bytes, topic: str, subscribers: Iterable[_Subscription]) -> None:
+    def _receive(self, payload: bytes, topic: str, subscribers: Iterable[Subscription]) -> None:
         try:
             message = decode(memoryview(payload)[9:])
         except msgspec.MsgspecError as error:
             log.warning("message_refused", topic=topic, error=str(error))
             return
-        self._bring(subscribers, message, len(payload), droppable=payload[8] == 1)
+        self._bring(subscribers, message)
 
     def _answer(self) -> None:
         """The server has answered the oldest command."""

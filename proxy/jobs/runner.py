@@ -247,11 +247,8 @@ class Runner:
         if time.monotonic() >= self._term.until:
             return
         told = JobMessage(job.member, job.client_id, job.prompt_id, job.watched, message, job.order)
-        if isinstance(message, Preview):
-            size = len(message.image)
-            self._bus.publish(self._topic, told, size=size, droppable=not message.result)
-        else:
-            self._bus.publish(self._topic, told)
+        preview = isinstance(message, Preview) and not message.result
+        self._bus.publish(self._topic, told, droppable=preview)
 
     async def _until_stored(self, write: Callable[[], Awaitable[T]]) -> T:
         """What was accepted must not be lost because the disk refuses for a while."""

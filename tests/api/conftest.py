@@ -20,7 +20,7 @@ from yarl import URL
 from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Server, Services
 from proxy.api.system import Journal
-from proxy.bus.memory import MemoryBus
+from proxy.bus.base import EventBus
 from proxy.catalog.node_classes import Body, Coding, Listing, Whole
 from proxy.files.namespace import Named, make_record
 from proxy.files.pictures import Edits
@@ -69,7 +69,7 @@ class HistoryOfTests:
 class RoomOfJobs:
     """Answers what it is told to, and remembers what it was asked."""
 
-    bus: MemoryBus = field(default_factory=MemoryBus)
+    bus: EventBus = field(default_factory=EventBus)
     clients: Clients = field(default_factory=Clients)
     asked: list[tuple[Any, ...]] = field(default_factory=list)
     remaining: int = 0

@@ -23,7 +23,7 @@ from stack import Listener, running_proxy
 
 from proxy import logging as logs
 from proxy.api.system import KEPT, Journal
-from proxy.bus.memory import MemoryBus
+from proxy.bus.base import EventBus
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.submission import Clients
 from proxy.jobs.subscribers import Subscribers
@@ -307,7 +307,7 @@ async def test_anyone_may_subscribe_before_there_is_a_socket(client: Client) -> 
 
 
 async def test_each_member_has_its_own_lines_and_the_rest_are_nobodys(logging_on: None) -> None:
-    journal = Journal(MemoryBus(), Clients())
+    journal = Journal(EventBus(), Clients())
     log = structlog.get_logger("proxy.test")
     with logs.lines_told(journal.add):
         log.info("started")
@@ -329,14 +329,14 @@ async def test_each_member_has_its_own_lines_and_the_rest_are_nobodys(logging_on
 
 
 async def test_old_lines_go() -> None:
-    journal = Journal(MemoryBus(), Clients())
+    journal = Journal(EventBus(), Clients())
     for number in range(KEPT + 5):
         journal.add("local", 0.0, str(number))
     assert [line["m"] for line in journal.lines("local")][:: KEPT - 1] == ["5\n", f"{KEPT + 4}\n"]
 
 
 async def test_members_hear_their_own_lines_alone() -> None:
-    bus, clients = MemoryBus(), Clients()
+    bus, clients = EventBus(), Clients()
     bus.subscribe("sockets", clients.hear)
     subscribers, journal = Subscribers(bus, Supervisor()), Journal(bus, clients)
     ann, bob = Sink(), Sink()
@@ -353,7 +353,7 @@ async def test_members_hear_their_own_lines_alone() -> None:
 
 
 async def test_a_socket_that_has_gone_is_unsubscribed() -> None:
-    bus, clients = MemoryBus(), Clients()
+    bus, clients = EventBus(), Clients()
     bus.subscribe("sockets", clients.hear)
     subscribers, journal = Subscribers(bus, Supervisor()), Journal(bus, clients)
     journal.subscribe("local", "a")

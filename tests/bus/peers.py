@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from proxy.bus.base import BusMessage
+from proxy.bus.base import BusMessage, EventBus
 from proxy.bus.valkey import ValkeyBus
 
 
@@ -31,6 +31,14 @@ async def running(bus: ValkeyBus) -> AsyncIterator[ValkeyBus]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def read(messages: AsyncIterator[Any], count: int) -> list[Any]:
+@contextmanager
+def listening(bus: EventBus, topic: str) -> Iterator[asyncio.Queue[Any]]:
+    """What comes on a topic, or on those that a `*` stands for."""
+    heard = asyncio.Queue[Any]()
+    with bus.subscribe(topic, heard.put_nowait):
+        yield heard
+
+
+async def read(heard: asyncio.Queue[Any], count: int) -> list[Any]:
     async with asyncio.timeout(30):
-        return [await anext(messages) for _ in range(count)]
+        return [await heard.get() for _ in range(count)]

@@ -1,4 +1,4 @@
-"""Messages as bytes."""
+"""Messages as bytes, and what the bus of one process adds to what every bus keeps to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bus.peers import News
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.bus.base import BusMessage, decode, encode
+from proxy.bus.base import BusMessage, EventBus, decode, encode
 
 
 class Counted(BusMessage, frozen=True):
@@ -59,3 +59,35 @@ def test_a_message_is_changed_by_nobody() -> None:
     news = News(1)
     with pytest.raises(AttributeError):
         news.number = 2  # type: ignore[misc]
+
+
+async def test_a_handler_has_heard_when_publish_returns() -> None:
+    heard: list[News] = []
+    bus = EventBus()
+    bus.subscribe("a", heard.append)
+    news = News(1)
+    bus.publish("a", news)
+    assert heard[0] is news
+
+
+async def test_what_a_handler_publishes_comes_behind_for_everybody() -> None:
+    heard: list[int] = []
+    bus = EventBus()
+
+    def answer(news: News) -> None:
+        if news.number == 1:
+            bus.publish("a", News(2))
+
+    bus.subscribe("a", answer)
+    bus.subscribe("a", lambda news: heard.append(news.number))
+    bus.publish("a", News(1))
+    assert heard == [1, 2]
+
+
+async def test_a_handler_that_leaves_during_a_message_hears_no_more() -> None:
+    heard: list[News] = []
+    bus = EventBus()
+    bus.subscribe("a", lambda _: second.close())
+    second = bus.subscribe("a", heard.append)
+    bus.publish("a", News(1))
+    assert heard == []

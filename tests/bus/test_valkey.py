@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from bus.peers import News, read, running
+from bus.peers import News, listening, read, running
 from redis.asyncio import Redis
 from servers import ServerProcess
 from structlog.testing import capture_logs
@@ -53,21 +53,20 @@ async def test_a_bus_goes_on_with_a_server_that_comes_back_empty(
     two: tuple[ValkeyBus, ValkeyBus], own_valkey: ServerProcess
 ) -> None:
     here, there = two
-    with there.stream("a") as stream, here.stream("a") as own:
+    with listening(there, "a") as stream, listening(here, "a") as own:
         own_valkey.stop(signal.SIGKILL)
         await until_away(here, there)
         here.publish("a", News(1))
         await here.flush()
-        assert await read(aiter(own), 1) == [News(1)]
+        assert await read(own, 1) == [News(1)]
         own_valkey.start()
-        messages = aiter(stream)
-        assert await read(messages, 1) == [MISSED]
+        assert await read(stream, 1) == [MISSED]
         assert await here.until_connected(30)
         await there.flush()
         here.publish("a", News(2))
-        found = await read(messages, 1)
+        found = await read(stream, 1)
         while found == [MISSED]:  # once more, for what the other one had lost
-            found = await read(messages, 1)
+            found = await read(stream, 1)
         assert found == [News(2)]
 
 
@@ -75,14 +74,14 @@ async def test_a_server_that_does_not_answer_is_away_until_it_does(
     two: tuple[ValkeyBus, ValkeyBus], own_valkey: ServerProcess
 ) -> None:
     here, there = two
-    with there.stream("a") as stream:
+    with listening(there, "a") as stream:
         own_valkey.freeze()
         await until_away(here, there)
         here.publish("a", News(1))
         async with asyncio.timeout(10):
             await here.flush()
         own_valkey.thaw()
-        assert await read(aiter(stream), 1) == [MISSED]
+        assert await read(stream, 1) == [MISSED]
         assert await here.until_connected(30)
 
 
@@ -94,10 +93,10 @@ async def test_handlers_hear_of_what_a_dead_publisher_may_not_have_sent(
         dead = ValkeyBus(url(own_valkey))
         task = asyncio.create_task(dead.run())
         assert await dead.until_connected(30)
-        with there.stream("a") as stream:
+        with listening(there, "a") as stream:
             await there.flush()
             dead.publish("a", News(1))
-            assert await read(aiter(stream), 1) == [News(1)]
+            assert await read(stream, 1) == [News(1)]
         there.subscribe("b", heard.put_nowait)
         task.cancel()
         async with asyncio.timeout(30):
@@ -127,8 +126,7 @@ async def test_too_much_that_waits_is_dropped_pictures_first_and_the_others_are_
         running(ValkeyBus(url(own_valkey), most_outgoing=20_000)) as here,
         running(ValkeyBus(url(own_valkey))) as there,
     ):
-        with there.stream("a") as stream:
-            messages = aiter(stream)
+        with listening(there, "a") as stream:
             await there.flush()
             for number in range(1000):  # without a pause: nothing is sent in between
                 here.publish("a", News(number, picture), droppable=True)
@@ -137,25 +135,25 @@ async def test_too_much_that_waits_is_dropped_pictures_first_and_the_others_are_
             await here.flush()
             await there.flush()
             here.publish("a", News(-1))
-            found = [await anext(messages)]
+            found = await read(stream, 1)
             while found[-1] != News(-1):
-                found += await read(messages, 1)
+                found += await read(stream, 1)
             assert [news.number for news in found if not news.image][:-1] == [*range(0, 1000, 100)]
             assert 0 < sum(bool(news.image) for news in found) < 20
             for number in range(100):
                 here.publish("a", News(number, picture))
-            assert MISSED in await read(messages, 2)
+            assert MISSED in await read(stream, 2)
 
 
 async def test_what_a_newer_release_says_is_left_out(valkey_server: ServerProcess) -> None:
     client = Redis.from_url(url(valkey_server))
     async with running(ValkeyBus(url(valkey_server, 9))) as bus:
-        with bus.stream("a") as stream, capture_logs() as logs:
+        with listening(bus, "a") as stream, capture_logs() as logs:
             await bus.flush()
             for body in ({"type": "Later", "number": 1}, {"type": "News", "number": 2, "more": []}):
                 payload = bytes(9) + msgspec.msgpack.encode(body)
                 await client.publish("comfy-cloud-proxy:9:a", payload)
-            assert await read(aiter(stream), 1) == [News(2)]
+            assert await read(stream, 1) == [News(2)]
     await client.aclose()
     assert [line["event"] for line in logs if line["log_level"] == "warning"] == ["message_refused"]
 
@@ -167,12 +165,12 @@ async def test_databases_of_one_server_do_not_hear_each_other(
         running(ValkeyBus(url(valkey_server, 10))) as one,
         running(ValkeyBus(url(valkey_server, 11))) as other,
     ):
-        with other.stream("*") as stream:
+        with listening(other, "*") as stream:
             await other.flush()
             one.publish("a", News(1))
             await one.flush()
             other.publish("a", News(2))
-            assert await read(aiter(stream), 1) == [News(2)]
+            assert await read(stream, 1) == [News(2)]
 
 
 async def test_a_password_is_sent_and_not_logged(own_valkey: ServerProcess) -> None:

@@ -14,7 +14,7 @@ from backend import open_database
 from jobs.samples import Room
 from stack import Client, running_proxy
 
-from proxy.bus.memory import MemoryBus
+from proxy.bus.base import EventBus
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import Clients
@@ -50,7 +50,7 @@ async def client(
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     database = await open_database(tmp_path)
-    repository, bus, supervisor = JobRepository(database), MemoryBus(), Supervisor()
+    repository, bus, supervisor = JobRepository(database), EventBus(), Supervisor()
     lease = await LeaseRepository(database).acquire(ENGINE, "test", 60)
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10_000)

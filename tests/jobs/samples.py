@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.bus.memory import MemoryBus
+from proxy.bus.base import EventBus
 from proxy.jobs.models import HistoryChanged, Job, JobChanged, JobLeft, JobState, live_of
 from proxy.jobs.recorder import JobRecorder, payload_of, stored_of
 from proxy.jobs.service import JobQuery, JobService
@@ -56,7 +56,7 @@ class Room:
     """The api's side, and what an engine would do."""
 
     service: JobService
-    bus: MemoryBus
+    bus: EventBus
     recorder: JobRecorder
     repository: JobRepository
     count: int = 1000

@@ -18,7 +18,7 @@ from backend import open_database
 from stack import Client, running_proxy
 from waiting import ids, until
 
-from proxy.bus.memory import MemoryBus
+from proxy.bus.base import EventBus
 from proxy.jobs.election import Election
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.recorder import Term, payload_of, stored_of
@@ -52,7 +52,7 @@ class RecordingEngine:
 class Replica:
     """A process as far as it wants the lease."""
 
-    def __init__(self, database: Database, bus: MemoryBus, name: str, length: float) -> None:
+    def __init__(self, database: Database, bus: EventBus, name: str, length: float) -> None:
         self.engines: asyncio.Queue[RecordingEngine] = asyncio.Queue()
         self.leases = LeaseRepository(database)
         make: Callable[[Term], Any] = self._make
@@ -73,7 +73,7 @@ class Replica:
 
 @asynccontextmanager
 async def replicas(database: Database, length: float = 0.5) -> AsyncIterator[list[Replica]]:
-    bus, supervisor = MemoryBus(), Supervisor()
+    bus, supervisor = EventBus(), Supervisor()
     both = [Replica(database, bus, name, length) for name in ("one", "two")]
     for one in both:
         await one.election.start(supervisor)
@@ -158,7 +158,7 @@ async def test_a_term_that_is_over_is_not_renewed(
 async def test_an_engine_that_cannot_begin_leaves_the_lease_to_others(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bus, supervisor = MemoryBus(), Supervisor()
+    bus, supervisor = EventBus(), Supervisor()
     one, two = [Replica(database, bus, name, 600.0) for name in ("one", "two")]
 
     async def fail(_: RecordingEngine) -> None:
@@ -179,7 +179,7 @@ async def test_where_nobody_else_can_be_the_lease_of_a_process_that_died_is_take
     database: Database,
 ) -> None:
     await LeaseRepository(database).acquire("engine", "died", 600.0)
-    bus, supervisor = MemoryBus(), Supervisor()
+    bus, supervisor = EventBus(), Supervisor()
     made: list[RecordingEngine] = []
 
     def make(term: Term) -> Any:

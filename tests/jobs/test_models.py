@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs.samples import job
 
-from proxy.bus.base import BusMessage, decode, encode
-from proxy.bus.memory import MemoryBus
+from proxy.bus.base import BusMessage, EventBus, decode, encode
 from proxy.jobs.models import (
     MEANING,
     TRANSITIONS,
@@ -177,7 +176,7 @@ def test_admins_see_how_far_a_job_is(state: JobState, shown: str) -> None:
 
 
 async def test_the_first_answer_of_its_kind_counts() -> None:
-    bus = MemoryBus()
+    bus = EventBus()
     with EngineAnswer(bus, "answers.a", CancelAnswered) as answered:
         bus.publish("answers.a", QueueChanged("anna"))
         bus.publish("answers.b", CancelAnswered(False))

@@ -16,8 +16,7 @@ from stack import Client, running_proxy
 from waiting import until
 
 from proxy import app
-from proxy.bus.base import BusMessage
-from proxy.bus.memory import MemoryBus
+from proxy.bus.base import BusMessage, EventBus
 from proxy.jobs import recorder as recorder_module
 from proxy.jobs.accounts import Account, Slots
 from proxy.jobs.models import (
@@ -212,7 +211,7 @@ class FakeRunner:
 class World:
     """An announcer with what it tells of, and what is heard."""
 
-    bus: MemoryBus = field(default_factory=MemoryBus)
+    bus: EventBus = field(default_factory=EventBus)
     term: Term = field(default_factory=lambda: Term(Lease("engine", "one", 1), math.inf))
     jobs: dict[JobKey, Job] = field(default_factory=dict)
     followed: dict[JobKey, Job] = field(default_factory=dict)

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from waiting import until
 
-from proxy.bus.memory import MemoryBus
+from proxy.bus.base import EventBus
 from proxy.jobs import subscribers as module
 from proxy.jobs.models import (
     Job,
@@ -51,7 +51,7 @@ def listen(subscribers: Subscribers, client_id: str, member: str = "local") -> L
 
 
 def test_a_jobs_messages_go_to_its_client_alone() -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     mine, other = listen(subscribers, "a"), listen(subscribers, "b")
     subscribers.tell("local", "a", PREVIEW)
     assert mine.heard == [(PREVIEW, False)]
@@ -59,7 +59,7 @@ def test_a_jobs_messages_go_to_its_client_alone() -> None:
 
 
 def test_of_a_job_that_was_not_watched_a_late_socket_hears_all_but_previews() -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     late = listen(subscribers, "a")
     heard = [Event("progress", {}), RESULT, NodeText("1", "x")]
     for message in (PREVIEW, *heard):
@@ -68,7 +68,7 @@ def test_of_a_job_that_was_not_watched_a_late_socket_hears_all_but_previews() ->
 
 
 def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     late = Listener(asks_for_previews=True)
     subscribers.attach("local", "a", late)
     subscribers.tell("local", "a", PREVIEW, watched=False)
@@ -86,7 +86,7 @@ def test_a_late_socket_that_asks_for_previews_hears_them() -> None:
     ],
 )
 def test_of_a_job_without_client_everybody_hears_the_progress(message: Message) -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     listeners = [listen(subscribers, "a"), listen(subscribers, "b")]
     subscribers.tell("local", None, message)
     assert [listener.heard for listener in listeners] == [[(message, True)]] * 2
@@ -104,7 +104,7 @@ def test_of_a_job_without_client_everybody_hears_the_progress(message: Message) 
     ],
 )
 def test_of_a_job_without_client_nobody_hears_the_rest(type_: str) -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     listener = listen(subscribers, "a")
     subscribers.tell("local", None, Event(type_, {}))
     assert listener.heard == []
@@ -115,7 +115,7 @@ def test_of_a_job_without_client_nobody_hears_the_rest(type_: str) -> None:
     [Event("executed", {}), Event("execution_success", {}), Event("progress", {}), PREVIEW],
 )
 def test_of_a_job_without_client_a_socket_of_the_clouds_way_hears_all(message: Message) -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     listener, stranger = Listener(), Listener()
     subscribers.attach("local", "a", listener, hears_all=True)
     subscribers.attach("other", "a", stranger, hears_all=True)
@@ -125,7 +125,7 @@ def test_of_a_job_without_client_a_socket_of_the_clouds_way_hears_all(message: M
 
 
 def test_of_jobs_of_other_clients_a_socket_of_the_clouds_way_hears_nothing() -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     listener = Listener()
     subscribers.attach("local", "a", listener, hears_all=True)
     subscribers.tell("local", "b", Event("executed", {}))
@@ -134,7 +134,7 @@ def test_of_jobs_of_other_clients_a_socket_of_the_clouds_way_hears_nothing() -> 
 
 
 def test_status_goes_to_all_sockets_of_the_member() -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     listeners = [listen(subscribers, "a"), listen(subscribers, "b")]
     stranger = listen(subscribers, "a", member="other")
     subscribers.broadcast("local", status(1))
@@ -143,7 +143,7 @@ def test_status_goes_to_all_sockets_of_the_member() -> None:
 
 
 def crowd(count: int) -> tuple[Subscribers, list[Listener]]:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     return subscribers, [listen(subscribers, str(number)) for number in range(count)]
 
 
@@ -216,7 +216,7 @@ async def test_a_fault_does_not_keep_others_from_hearing_the_next_status(
 
 
 def test_a_newer_socket_with_the_same_id_takes_over() -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     older, newer = listen(subscribers, "a"), listen(subscribers, "a")
     subscribers.tell("local", "a", PREVIEW)
     assert older.replaced
@@ -225,7 +225,7 @@ def test_a_newer_socket_with_the_same_id_takes_over() -> None:
 
 
 def test_the_older_sockets_end_does_not_touch_the_newer_one() -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     older, newer = listen(subscribers, "a"), listen(subscribers, "a")
     subscribers.detach("local", "a", older)
     subscribers.tell("local", "a", PREVIEW)
@@ -236,7 +236,7 @@ def test_the_older_sockets_end_does_not_touch_the_newer_one() -> None:
 class Replicas:
     """Two replicas on one bus, and the messages of an engine."""
 
-    bus: MemoryBus
+    bus: EventBus
     here: Subscribers
     there: Subscribers
 
@@ -251,12 +251,12 @@ class Replicas:
 
 @pytest.fixture
 def replicas() -> Replicas:
-    bus = MemoryBus()
+    bus = EventBus()
     return Replicas(bus, Subscribers(bus, Supervisor()), Subscribers(bus, Supervisor()))
 
 
 def test_a_replica_subscribes_to_what_its_sockets_hear() -> None:
-    bus = MemoryBus()
+    bus = EventBus()
     subscribers = Subscribers(bus, Supervisor())
     before = set(bus._topics)
     listeners = [listen(subscribers, "a"), listen(subscribers, "*")]
@@ -308,7 +308,7 @@ def test_a_socket_that_opened_unheard_takes_over_when_the_bus_is_back(replicas: 
 
 
 def test_of_two_sockets_that_open_at_once_the_clocks_decide_unless_one_is_older() -> None:
-    subscribers = Subscribers(MemoryBus(), Supervisor())
+    subscribers = Subscribers(EventBus(), Supervisor())
     listener = listen(subscribers, "a")
     socket = subscribers._sockets["local"]["a"]
     subscribers._hear(SocketOpened("local", "a", "other", socket.opened_at - 5))

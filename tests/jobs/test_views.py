@@ -15,8 +15,7 @@ from jobs.samples import MEMBER, Room, new
 from sqlalchemy import Connection, insert
 from waiting import until
 
-from proxy.bus.base import MISSED
-from proxy.bus.memory import MemoryBus
+from proxy.bus.base import MISSED, EventBus
 from proxy.jobs.models import Job, JobChanged, JobMessage, JobState, LiveJob, live_of, now, topic_of
 from proxy.jobs.recorder import JobRecorder, Term, payload_of, stored_of
 from proxy.jobs.subscribers import LiveFeed, Subscribers
@@ -50,7 +49,7 @@ class Listener:
         raise AssertionError
 
 
-class LosingBus(MemoryBus):
+class LosingBus(EventBus):
     """A bus that can be away."""
 
     away = False
