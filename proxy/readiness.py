@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxy.cloud.client import CloudClient
     from proxy.cloud.event_socket import EventSocket
     from proxy.jobs.election import Election
-    from proxy.jobs.worker import AccountWorker
+    from proxy.jobs.engine import AccountWorker
 
 #: What is written to see whether it can be.
 _PROBE = "readiness"

@@ -1,28 +1,39 @@
-"""Brings jobs to the accounts: new ones within their requests, waiting ones in their turn."""
+"""Brings jobs to the accounts: new ones within their requests, waiting ones in their turn.
+
+What is there is read from time to time, so that no lost event goes unnoticed.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from proxy.jobs.accounts import AccountHealth
+from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.resilience import (
+    Backoff,
+    CloudError,
+    CloudRefused,
+)
+from proxy.jobs.accounts import Account, AccountHealth, Reason, SubmissionError, UnansweredError
 from proxy.jobs.models import Job, JobAnswered, JobKey, JobReceived, JobState, now
-from proxy.jobs.submitter import SubmissionError, UnansweredError
-from proxy.jobs.tracker import SnapshotReceived
-from proxy.jobs.worker import AGAIN, AccountWorker, WithdrawnError
+from proxy.jobs.tracker import GiveUp, SnapshotReceived
 from proxy.members.member import KnownClass
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import Shares
-from proxy.translate.errors import LocalError, failure_of, fill_node_errors
+from proxy.translate.errors import (
+    LocalError,
+    failure_of,
+    fill_node_errors,
+)
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from proxy.jobs.engine import Engine
+    from proxy.jobs.engine import AccountWorker, Engine
 
 log = structlog.get_logger(__name__)
 
@@ -36,26 +47,39 @@ _BRIEFLY = 2.0
 #: answer, where another replica may have died that was to give it, and where none can say it.
 _RELEASE, _RELEASE_SOON, _RELEASE_AWAY = 5.0, 2.0, 1.0
 
+#: Between two tries to cancel a job on the cloud, or to write what must be written.
+AGAIN = Backoff(first=0.5, longest=30.0)
+
+
+class WithdrawnError(Exception):
+    """The client has cancelled the job before it was sent."""
+
 
 class _ElsewhereError(Exception):
     """The account cannot take the job, but another one that is well may."""
 
 
-class Dispatcher:
-    """Sends an engine's jobs where the scheduler has a slot, and deals with those not taken."""
+class EnginePart:
+    """What the parts of an engine share."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._announcer = engine.announcer
         self._scheduler = engine.scheduler
         self._recorder = engine.recorder
-        self._accounts = engine.accounts
         self._workers = engine.workers
         self._policy = engine.policy
-        self._files = engine.files
-        self._known = engine.catalog.known
         self._jobs = engine.jobs
         self._bus = engine.bus
+
+
+class Dispatcher(EnginePart):
+    """Sends an engine's jobs where the scheduler has a slot, and deals with those not taken."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._files = engine.files
+        self._known = engine.catalog.known
         self._paused_until = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
@@ -82,13 +106,15 @@ class Dispatcher:
         except LocalError as refusal:
             self.answer(key, error=refusal)
         except WithdrawnError:
-            self.answer(key, error=_withdrawn())
+            says = "The job was cancelled before it was sent. It will not run."
+            self.answer(key, error=LocalError("submission_withdrawn", says, kind="unavailable"))
         except StorageError as failure:  # it is stored, and found when that can be read
             log.error("job_read_failed", error=str(failure))
             self.answer(key, said.found)
         except Exception:
             log.exception("job_take_failed")
-            self.answer(key, error=_failed())
+            says = "The proxy could not store the job. It will not run; the log has the reason."
+            self.answer(key, error=LocalError("submission_failed", says, kind="internal"))
         else:
             self.answer(key, node_errors)
             await asyncio.sleep(0)  # the client gets its answer before anything else is done
@@ -334,13 +360,13 @@ class Dispatcher:
 
     def health(self, job: Job) -> AccountHealth:
         """The health of the job's account."""
-        return self._accounts[job.account].health
+        return self._engine.accounts[job.account].health
 
     def _note_refusal(self, job: Job, error: SubmissionError) -> None:
         """Note what a refused submission says of the account."""
         health = self.health(job)
         if error.fault is None:
-            health.worked()
+            health.renewed()
             return
         was_well = health.well
         health.failed(error.fault, time.monotonic(), error.retry_after, error.refusal)
@@ -356,25 +382,17 @@ class Dispatcher:
         self.pump()
         await self.discard(job, self._scheduler.shares_with(job))
 
-    async def discard(self, job: Job, shares: Shares | None = None) -> None:
-        """Take a job out of the storage, later if that fails now."""
-        if not await self._discarded(job, shares):
-            self._engine.spawn(self._discard_later(job), f"discard {job.prompt_id}")
-
-    async def _discarded(self, job: Job, shares: Shares | None = None) -> bool:
+    async def discard(self, job: Job, shares: Shares | None = None, *, failures: int = 0) -> None:
+        """Take a job out of the storage, later if that fails now: one that is gone must not run
+        after a restart."""
+        if failures:
+            await asyncio.sleep(AGAIN.after(failures))
         try:
             await self._recorder.discard(job, shares=shares)
         except StorageError as error:
             log.error("record_delete_failed", job=job.prompt_id, error=str(error))
-            return False
-        return True
-
-    async def _discard_later(self, job: Job) -> None:
-        """A job that is gone must not run after a restart."""
-        for failures in itertools.count(1):
-            await asyncio.sleep(AGAIN.after(failures))
-            if await self._discarded(job):
-                return
+            again = self.discard(job, failures=failures + 1)
+            self._engine.spawn(again, f"discard {job.prompt_id}")
 
 
 def output_nodes(job: Job, node_errors: Mapping[str, Any], known: KnownClass) -> list[str]:
@@ -392,17 +410,140 @@ def output_nodes(job: Job, node_errors: Mapping[str, Any], known: KnownClass) ->
     ]
 
 
-def _withdrawn() -> LocalError:
-    return LocalError(
-        "submission_withdrawn",
-        "The job was cancelled before it was sent. It will not run.",
-        kind="unavailable",
-    )
+# --- what the account tells ----------------------------------------------------------------
+
+_LOST: Mapping[Reason, str] = {
+    "dead_key": "Comfy Cloud no longer accepts the API key of the account of this job; find its "
+    "outputs on the cloud with that account.",
+    "unreachable": "Comfy Cloud was unreachable for too long; find the outputs of this job on the "
+    "cloud with its account.",
+}
 
 
-def _failed() -> LocalError:
-    return LocalError(
-        "submission_failed",
-        "The proxy could not store the job. It will not run; the log has the reason.",
-        kind="internal",
-    )
+class Reconciler:
+    """One list call for all live jobs; those that the list lacks are read one by one.
+
+    `connected_wait` and `lost_wait` are the seconds between two readings while the event socket
+    is open and while it is not; each is jittered. After a reading that failed they are twice as
+    long each time, at most `longest_wait`, and never shorter than the cloud asked for. While the
+    account's slots are being learned, one waiting job is asked why it waits.
+
+    While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
+    seconds they end as lost; 0 waits for ever.
+    """
+
+    def __init__(
+        self,
+        account: Account,
+        jobs: Mapping[str, Job],
+        socket: EventSocket,
+        *,
+        connected_wait: float = 10.0,
+        lost_wait: float = 1.5,
+        longest_wait: float = 60.0,
+        lost_timeout: float = 3600.0,
+    ) -> None:
+        self._cloud = account.cloud
+        self._slots = account.slots
+        self._jobs = jobs
+        self._socket = socket
+        self._connected_wait = connected_wait
+        self._lost_wait = lost_wait
+        self._longest_wait = longest_wait
+        self._lost_timeout = lost_timeout
+        self._live = asyncio.Event()
+        self._now = asyncio.Event()
+        self._failures = 0
+        self._least_wait = 0.0
+        self._unread_since: float | None = None
+
+    def job_added(self) -> None:
+        """There is a live job."""
+        self._live.set()
+
+    def read_soon(self) -> None:
+        """The socket was lost or has come back: do not wait for the next reading."""
+        self._now.set()
+
+    async def run(self) -> None:
+        """Continue until cancelled. While nothing is live, nothing is read."""
+        while True:
+            if not self._jobs:
+                self._live.clear()
+                await self._live.wait()
+                self._now.clear()
+            await self._pause()
+            self._now.clear()
+            if not self._jobs:
+                continue
+            try:
+                await self.read()
+            except Exception:
+                self._failures += 1
+                log.exception("live_jobs_read_crashed")
+
+    async def read(self) -> None:
+        """Read once. Jobs that are submitted meanwhile are left out."""
+        live = dict(self._jobs)
+        try:
+            snapshots = await self._cloud.jobs(("pending", "in_progress"))
+        except CloudError as error:
+            self._failures += 1
+            self._least_wait = error.retry_after or 0.0
+            log.warning("live_jobs_read_failed", error=str(error))
+            self._note_unread(error, live)
+            return
+        self._failures, self._least_wait = 0, 0.0
+        if self._unread_since is not None:
+            self._unread_since = None
+            for job in live.values():
+                if job.runner is not None:
+                    job.runner.explain(None)
+        await self._learn([one for one in snapshots if one.cloud_id in live])
+        for snapshot in snapshots:
+            if snapshot.cloud_id not in live:
+                continue
+            runner = live.pop(snapshot.cloud_id).runner
+            if runner is not None and not runner.reading:
+                runner.post(SnapshotReceived(snapshot, detail=False))
+        for job in live.values():
+            if job.runner is not None:
+                job.runner.read_detail()
+
+    def _note_unread(self, error: CloudError, live: Mapping[str, Job]) -> None:
+        """Show why the account's jobs cannot be followed; end them when that has lasted."""
+        if self._unread_since is None:
+            self._unread_since = time.monotonic()
+        lasted = time.monotonic() - self._unread_since
+        reason: Reason = "unreachable"
+        if isinstance(error, CloudRefused) and error.status in (401, 403):
+            reason = "dead_key"
+        for job in live.values():
+            if job.runner is None:
+                continue
+            job.runner.explain(reason)
+            if self._lost_timeout and lasted >= self._lost_timeout:
+                log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
+                job.runner.post(GiveUp(_LOST[reason], lost=True))
+
+    async def _learn(self, ours: list[Snapshot]) -> None:
+        """Find out whether jobs wait because the account runs no more at once."""
+        slots = self._slots
+        if not slots.learning:
+            return
+        pending = [one for one in ours if one.status == "pending"]
+        running = len(ours) - len(pending)
+        if pending and not (slots.certain and running >= slots.count):
+            with contextlib.suppress(CloudError):
+                oldest = await self._cloud.job(pending[-1].cloud_id)
+                limited = oldest is not None and oldest.queue_reason == "concurrency_limit"
+                slots.held(len(pending) if limited else 0, running)
+
+    async def _pause(self) -> None:
+        """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""
+        await asyncio.sleep(self._least_wait)
+        usual = self._connected_wait if self._socket.connected else self._lost_wait
+        wait = Backoff(usual, self._longest_wait).after(self._failures + 1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait - self._least_wait):
+                await self._now.wait()

@@ -3,7 +3,8 @@
 A term begins with the lease. It is over when its own clock says that the lease may have run out,
 when a write was refused because another replica has the lease, or when the process stops. A new
 term begins with a new engine, which knows what the storage knows. `Recovery` continues jobs whose
-state is not fully known: after a start, or when an answer got lost.
+state is not fully known (after a start, or when an answer got lost), `Cancellation` ends those that
+clients want no more.
 """
 
 from __future__ import annotations
@@ -19,21 +20,25 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.bus.base import EventBus
-from proxy.cloud.resilience import Backoff, CloudError
-from proxy.jobs.models import CancelRequested, Job, JobState, LeaseReleased, TermBegan
+from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
+from proxy.jobs.dispatcher import AGAIN, EnginePart
+from proxy.jobs.models import (
+    CancelAnswered,
+    CancelRequested,
+    Job,
+    JobState,
+    LeaseReleased,
+    TermBegan,
+)
 from proxy.jobs.recorder import Term
-from proxy.jobs.worker import AGAIN
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.supervisor import Supervisor
-from proxy.translate.errors import (
-    LocalError,
-)
+from proxy.translate.errors import LocalError, from_cloud
 
 if TYPE_CHECKING:
     from proxy.jobs.accounts import Account
-    from proxy.jobs.engine import Engine
-    from proxy.jobs.worker import AccountWorker
+    from proxy.jobs.engine import AccountWorker, Engine
 
 log = structlog.get_logger(__name__)
 
@@ -200,17 +205,8 @@ class Election:
 _LOOKS = Backoff(first=0.5, longest=10.0)
 
 
-class Recovery:
+class Recovery(EnginePart):
     """Brings an engine's jobs back to where they are."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._announcer = engine.announcer
-        self._dispatcher = engine.dispatcher
-        self._scheduler = engine.scheduler
-        self._recorder = engine.recorder
-        self._workers = engine.workers
-        self._jobs = engine.jobs
 
     def restore(self, job: Job) -> None:
         """Continue with a job from before the start."""
@@ -221,12 +217,12 @@ class Recovery:
                 job.to(JobState.QUEUED)
             job.accepted = True
             self._announcer.changed(job)
-            if not self._dispatcher.fails(job):
+            if not self._engine.dispatcher.fails(job):
                 self._scheduler.queue.add(job)
             if new:
                 self._recorder.changed(job)
                 self._announcer.accepted(job)
-                self._dispatcher.answer(job.key)
+                self._engine.dispatcher.answer(job.key)
             return
         worker = self._workers.get(job.account)
         if worker is None:
@@ -275,9 +271,9 @@ class Recovery:
                         self._scheduler.keep(job)
                         self._engine.taken(job, job.cloud_id)
                         return
-            lost = self._engine.policy.lost_timeout
+            lost = self._policy.lost_timeout
             if lost and time.monotonic() - since >= lost:
-                self._dispatcher.refuse(job, _lost_account(job.account))
+                self._engine.dispatcher.refuse(job, _lost_account(job.account))
                 return
             await asyncio.sleep(AGAIN.after(failures))
 
@@ -312,9 +308,9 @@ class Recovery:
             return
         log.info("unanswered_job_dismissed")
         if job.accepted and not job.cancel_requested:
-            await self._dispatcher.not_taken(job, None)
+            await self._engine.dispatcher.not_taken(job, None)
             return
-        await self._dispatcher.drop(job)
+        await self._engine.dispatcher.drop(job)
         if not job.cancel_requested:
             self._announcer.discarded(job)
 
@@ -335,7 +331,7 @@ class Recovery:
                 log.warning("unanswered_job_read_failed", error=str(error))
             else:
                 since = begun if since is None else since
-                certain = begun - since >= self._engine.policy.adoption_patience
+                certain = begun - since >= self._policy.adoption_patience
                 if cloud_id is not None or certain:
                     return cloud_id
             await asyncio.sleep(_LOOKS.after(looks))
@@ -349,3 +345,95 @@ def _lost_account(name: str) -> LocalError:
         "account has the job; find its outputs on the cloud with that account.",
         kind="not_found",
     )
+
+
+class Cancellation(EnginePart):
+    """Takes an engine's jobs out of the queue, or has the cloud end them."""
+
+    async def cancel(self, asked: CancelRequested) -> None:
+        """End jobs, and say whether that did it."""
+        jobs = [job for key in asked.keys if (job := self._jobs.get(key)) is not None]
+        try:
+            answer = CancelAnswered(await self._cancel_all(jobs))
+        except LocalError as error:
+            answer = CancelAnswered(error=error)
+        if self._recorder.term.lasts:
+            self._bus.publish(f"answers.{asked.request}", answer)
+
+    async def _cancel_all(self, jobs: list[Job]) -> bool:
+        """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
+        waiting = [job for job in jobs if job in self._scheduler.queue]
+        others = [job for job in jobs if job not in waiting]
+        if waiting:
+            await self._withdraw(waiting)
+        results = await asyncio.gather(*map(self._cancel_placed, others), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return bool(waiting) or any(results)
+
+    async def _withdraw(self, jobs: list[Job]) -> None:
+        """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
+        for job in jobs:
+            self._scheduler.queue.remove(job)
+        try:
+            await self._recorder.discard(*jobs)
+        except StorageError as error:
+            for job in jobs:
+                self._scheduler.queue.add(job)
+            raise LocalError(
+                "store_unavailable",
+                "The proxy cannot write to its data folder, so the jobs stay in the queue; free "
+                "disk space or repair the disk, then try again.",
+                kind="unavailable",
+            ) from error
+        finally:
+            self._engine.dispatcher.pump()
+        for job in jobs:
+            self._jobs.pop(job.key, None)
+            self._gone(job)
+
+    async def _cancel_placed(self, job: Job) -> bool:
+        """Cancel a job that has left the queue.
+
+        One that does not run is gone at once, a running one when the cloud says so.
+        """
+        if not job.cloud_id:
+            job.cancel_requested = True
+            self._gone(job)
+            self._recorder.changed(job)
+            return True
+        worker, runner = self._workers.get(job.account), job.runner
+        if worker is None or runner is None:
+            return False
+        try:
+            self._recorder.term.check()
+            cancelled = await worker.cloud.cancel(job.cloud_id)
+        except CloudRefused as error:
+            raise from_cloud(error.status, error.body, error.retry_after) from error
+        except CloudError as error:
+            raise LocalError(
+                "cloud_unreachable",
+                "The job could not be cancelled on Comfy Cloud and continues; try again.",
+                kind="unavailable",
+                details=job.prompt_id,
+                retry_after=error.retry_after or 10.0,
+            ) from error
+        live = self._jobs.get(job.key) is job
+        if not cancelled or job.started_at is not None or not live:
+            runner.read_detail()
+            return cancelled
+        await runner.stop()
+        await self._engine.dispatcher.discard(job)
+        self._engine.forget(job)
+        self._gone(job)
+        return True
+
+    def _gone(self, job: Job) -> None:
+        """A job has left the queue without a trace."""
+        if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
+            job.to(JobState.CANCELLED)
+        log.info(
+            "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
+        )
+        self._announcer.discarded(job)

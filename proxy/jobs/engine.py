@@ -3,7 +3,7 @@
 It learns of new jobs and of cancellations on the bus, writes every change of state to the storage
 and publishes what clients are to know. `Dispatcher` brings jobs to the cloud, `Recovery` continues
 with those from before, `Cancellation` ends what clients want no more, `Announcer` tells of it
-all.
+all. An `AccountWorker` is one account's part of it.
 """
 
 from __future__ import annotations
@@ -11,22 +11,23 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from proxy.bus.base import MISSED, EventBus, Subscription
-from proxy.cloud.event_socket import Timeouts
-from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
-from proxy.jobs.accounts import Account
-from proxy.jobs.dispatcher import Dispatcher
-from proxy.jobs.election import Recovery
+from proxy.cloud.client import Submission
+from proxy.cloud.event_socket import EventSocket, Timeouts
+from proxy.cloud.resilience import Backoff, CloudError
+from proxy.jobs.accounts import Account, SubmissionError, Submitter
+from proxy.jobs.dispatcher import AGAIN, Dispatcher, Reconciler, WithdrawnError
+from proxy.jobs.election import Cancellation, Recovery
 from proxy.jobs.models import (
     ENDS,
-    CancelAnswered,
     CancelRequested,
     FairBy,
     HistoryChanged,
@@ -41,16 +42,16 @@ from proxy.jobs.models import (
     now,
 )
 from proxy.jobs.recorder import Announcer, JobRecorder
-from proxy.jobs.runner import Runner
+from proxy.jobs.runner import EventRouter, Runner
 from proxy.jobs.scheduler import Scheduler
 from proxy.jobs.tracker import RecordEnd
-from proxy.jobs.worker import AccountWorker
 from proxy.members.member import Member, Parallelism
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import StoredJob
 from proxy.supervisor import Supervisor
-from proxy.translate.errors import LocalError, from_cloud
+from proxy.translate.codec import CREDENTIAL_KEYS
+from proxy.translate.rewriting import MemberView
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -285,7 +286,7 @@ class Engine:
         """The cloud has the job: follow it, or cancel it if it is no longer wanted."""
         worker = self.workers[job.account]
         job.cloud_id = cloud_id
-        worker.health.worked()
+        worker.health.renewed()
         if job.state is not JobState.RUNNING:
             job.to(JobState.SUBMITTED)
         if job.cancel_requested:
@@ -384,102 +385,170 @@ class Engine:
         self.announcer.ended(job, end.outcome, seconds)
 
 
-class Cancellation:
-    """Takes an engine's jobs out of the queue, or has the cloud end them."""
+class AccountWorker:
+    """Brings jobs that have a slot on the account to the cloud, and follows them there.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._announcer = engine.announcer
-        self._dispatcher = engine.dispatcher
-        self._scheduler = engine.scheduler
-        self._recorder = engine.recorder
-        self._workers = engine.workers
-        self._jobs = engine.jobs
+    `jobs` has the account's jobs by cloud id.
+    """
 
-    async def cancel(self, asked: CancelRequested) -> None:
-        """End jobs, and say whether that did it."""
-        jobs = [job for key in asked.keys if (job := self._jobs.get(key)) is not None]
-        try:
-            answer = CancelAnswered(await self._cancel_all(jobs))
-        except LocalError as error:
-            answer = CancelAnswered(error=error)
-        if self._recorder.term.lasts:
-            self._engine.bus.publish(f"answers.{asked.request}", answer)
-
-    async def _cancel_all(self, jobs: list[Job]) -> bool:
-        """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
-        waiting = [job for job in jobs if job in self._scheduler.queue]
-        others = [job for job in jobs if job not in waiting]
-        if waiting:
-            await self._withdraw(waiting)
-        results = await asyncio.gather(*map(self._cancel_placed, others), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return bool(waiting) or any(results)
-
-    async def _withdraw(self, jobs: list[Job]) -> None:
-        """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
-        for job in jobs:
-            self._scheduler.queue.remove(job)
-        try:
-            await self._recorder.discard(*jobs)
-        except StorageError as error:
-            for job in jobs:
-                self._scheduler.queue.add(job)
-            raise LocalError(
-                "store_unavailable",
-                "The proxy cannot write to its data folder, so the jobs stay in the queue; free "
-                "disk space or repair the disk, then try again.",
-                kind="unavailable",
-            ) from error
-        finally:
-            self._dispatcher.pump()
-        for job in jobs:
-            self._jobs.pop(job.key, None)
-            self._gone(job)
-
-    async def _cancel_placed(self, job: Job) -> bool:
-        """Cancel a job that has left the queue.
-
-        One that does not run is gone at once, a running one when the cloud says so.
-        """
-        if not job.cloud_id:
-            job.cancel_requested = True
-            self._gone(job)
-            self._recorder.changed(job)
-            return True
-        worker, runner = self._workers.get(job.account), job.runner
-        if worker is None or runner is None:
-            return False
-        try:
-            self._recorder.term.check()
-            cancelled = await worker.cloud.cancel(job.cloud_id)
-        except CloudRefused as error:
-            raise from_cloud(error.status, error.body, error.retry_after) from error
-        except CloudError as error:
-            raise LocalError(
-                "cloud_unreachable",
-                "The job could not be cancelled on Comfy Cloud and continues; try again.",
-                kind="unavailable",
-                details=job.prompt_id,
-                retry_after=error.retry_after or 10.0,
-            ) from error
-        live = self._jobs.get(job.key) is job
-        if not cancelled or job.started_at is not None or not live:
-            runner.read_detail()
-            return cancelled
-        await runner.stop()
-        await self._dispatcher.discard(job)
-        self._engine.forget(job)
-        self._gone(job)
-        return True
-
-    def _gone(self, job: Job) -> None:
-        """A job has left the queue without a trace."""
-        if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
-            job.to(JobState.CANCELLED)
-        log.info(
-            "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
+    def __init__(self, account: Account, engine: Engine) -> None:
+        self.account = account
+        self.name = account.name
+        self.cloud = account.cloud
+        self.slots = account.slots
+        self.health = account.health
+        self.jobs: dict[str, Job] = {}
+        self.router = EventRouter()
+        policy, timeouts = engine.policy, engine.timeouts
+        self.socket = EventSocket(
+            account.cloud.base_url,
+            account.key,
+            on_event=self.router.on_event,
+            on_frame=self.router.on_frame,
+            on_up=self._socket_opened,
+            on_down=self._socket_lost,
+            due=self.any_running,
+            heartbeat=timeouts.heartbeat,
+            watchdog=timeouts.watchdog(),
+            backoff=timeouts.socket_backoff,
+            plain_http=account.plain_http,
+            observations=account.cloud.observations,
         )
-        self._announcer.discarded(job)
+        self.submitter = Submitter(
+            account.cloud,
+            known=engine.known,
+            expecting=self.router.submission,
+            patience=policy.submit_patience,
+        )
+        self.reconciler = Reconciler(
+            account,
+            self.jobs,
+            self.socket,
+            connected_wait=policy.connected_wait,
+            lost_wait=policy.lost_wait,
+            lost_timeout=policy.lost_timeout,
+        )
+        self._engine = engine
+        self._worth_waiting = True
+
+    # --- the account -----------------------------------------------------------------------
+
+    async def use_key(self, key: str) -> None:
+        """Take another key for calls and events, and read the jobs with it."""
+        self.account.use_key(key)
+        await self.socket.use_key(key)
+        self.reconciler.read_soon()
+
+    def any_running(self) -> bool:
+        """Whether a job runs, so that events should come."""
+        return any(job.started_at is not None for job in self.jobs.values())
+
+    def _socket_opened(self) -> None:
+        """Events come (again): read what was missed."""
+        self._worth_waiting = True
+        self.reconciler.read_soon()
+
+    def _socket_lost(self) -> None:
+        """No events come: read instead."""
+        self.router.socket_lost()
+        self.reconciler.read_soon()
+
+    # --- jobs ------------------------------------------------------------------------------
+
+    async def send(self, job: Job, *, patience: float | None = None) -> Submission:
+        """Send a job that has a slot; its intent is on disk before.
+
+        Raises `SubmissionError`, `UnansweredError`, `WithdrawnError`, `StorageError`, and
+        `LocalError` when a file cannot be sent.
+        """
+        engine = self._engine
+        if not await engine.recorder.save(job, engine.scheduler.shares_with(job)):
+            raise WithdrawnError
+        graph = await self._prepared(job)
+        extra_data = {**job.extra_data, **job.credentials}
+        extra_data.pop("client_id", None)
+        extra_data.pop("create_time", None)
+        lends = engine.policy.send_partner_key and not CREDENTIAL_KEYS & extra_data.keys()
+        if job.cancel_requested:
+            raise WithdrawnError
+        try:
+            submitted = await self.submitter.submit(
+                job,
+                graph,
+                extra_data,
+                beside=partial(self._beside, lends=lends),
+                patience=patience,
+            )
+        except SubmissionError as error:
+            error.refusal.node_errors = _of_member(job, error.refusal.node_errors)
+            raise
+        if submitted.node_errors:
+            submitted = replace(submitted, node_errors=_of_member(job, submitted.node_errors))
+        return submitted
+
+    def _beside(self, *, lends: bool) -> dict[str, Any]:
+        """What goes beside a job's `extra_data`, directly before it does. Raises `FencedError`."""
+        self._engine.recorder.term.check()
+        return {"api_key_comfy_org": self.account.key} if lends else {}
+
+    async def _prepared(self, job: Job) -> dict[str, Any]:
+        """The graph with the account's names, when the files that it needs are there."""
+        await self._open()
+        files, known = self._engine.files, self._engine.catalog.known
+        graph = job.graph if job.rewriting is None else job.rewriting.graph
+        return await files.substitute(job.member, graph, choices=known, account=self.name)
+
+    def follow(self, job: Job) -> None:
+        """Send the job's events to its runner, beginning with those that came too early."""
+        assert job.runner is not None  # noqa: S101
+        self.jobs[job.cloud_id] = job
+        self.router.add(job.cloud_id, job.runner.post)
+        self.reconciler.job_added()
+
+    def forget(self, job: Job) -> None:
+        """The job no longer needs events."""
+        self.jobs.pop(job.cloud_id, None)
+        self.router.remove(job.cloud_id)
+
+    async def abandon(self, cloud_id: str) -> None:
+        """Have the cloud end a job that has failed here."""
+        try:
+            await self.cloud.cancel(cloud_id)
+        except CloudError as error:
+            log.warning("cancel_failed", cloud_job=cloud_id, error=str(error))
+
+    async def cancel_on_its_way(self, job: Job) -> None:
+        """Cancel on the cloud what a client cancelled while it was on its way."""
+        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
+        failures = 0
+        while True:
+            try:
+                if not failures:
+                    await self._engine.recorder.save(job)
+                self._engine.recorder.term.check()
+                await self.cloud.cancel(job.cloud_id)
+                await self._engine.recorder.discard(job)
+                break
+            except (CloudError, StorageError) as error:
+                failures += 1
+                log.warning("cancel_failed", error=str(error))
+                await asyncio.sleep(AGAIN.after(failures))
+        log.info("job_cancelled", cloud_job=job.cloud_id)
+        self._engine.forget(job)
+
+    async def _open(self) -> None:
+        """Wait a little until events come, so that none of a job comes before anybody hears it.
+
+        It is not waited for again until the socket has opened.
+        """
+        if self._worth_waiting:
+            timeouts = self._engine.timeouts
+            await self._engine.catalog.wait_loaded(timeouts.catalog_patience)
+            self._worth_waiting = await self.socket.wait_connected(timeouts.socket_patience)
+
+
+def _of_member(job: Job, node_errors: Mapping[str, Any]) -> dict[str, Any]:
+    """Node errors of the cloud as those of the graph that the member has sent."""
+    if job.rewriting is None or not node_errors:
+        return dict(node_errors)
+    return MemberView(job.rewriting, job.graph).node_errors(node_errors)

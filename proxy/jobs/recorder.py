@@ -47,7 +47,7 @@ from proxy.translate import codec
 from proxy.translate.rewriting import Rewriting
 
 if TYPE_CHECKING:
-    from proxy.jobs.worker import AccountWorker
+    from proxy.jobs.engine import AccountWorker
     from proxy.metrics import Metrics
 
 log = structlog.get_logger(__name__)

@@ -26,36 +26,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import structlog
-
-from proxy.bus.base import MISSED, EventBus
-from proxy.jobs.models import (
-    OUTCOMES,
-)
-from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
-from proxy.jobs.views import LiveJobs
-from proxy.storage.database import StorageError
-from proxy.storage.history import HistoryEntry
-from proxy.storage.jobs import JobRepository
-from proxy.supervisor import Supervisor
-from proxy.translate import codec
-from proxy.translate.events import Message
-from proxy.translate.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    pass
-
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import uuid4
 
-from proxy.bus.base import Subscription
+import structlog
+
+from proxy.bus.base import MISSED, EventBus, Subscription
 from proxy.jobs.models import (
+    OUTCOMES,
     JobChanged,
     JobKey,
     JobLeft,
@@ -71,7 +52,15 @@ from proxy.jobs.models import (
     now,
     topic_of,
 )
-from proxy.translate.events import Event, Preview, is_terminal, status
+from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
+from proxy.jobs.views import LiveJobs
+from proxy.storage.database import StorageError
+from proxy.storage.history import HistoryEntry
+from proxy.storage.jobs import JobRepository
+from proxy.supervisor import Supervisor
+from proxy.translate import codec
+from proxy.translate.events import Event, Message, Preview, is_terminal, status
+from proxy.translate.snapshot import Snapshot
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})

@@ -19,9 +19,9 @@ from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
 from proxy.jobs import engine
+from proxy.jobs.dispatcher import Reconciler
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.subscribers import LiveFeed
-from proxy.jobs.worker import Reconciler
 from proxy.members.accounting import Usage
 from proxy.members.audit import Audit
 from proxy.members.directory import Directory
