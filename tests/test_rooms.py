@@ -17,7 +17,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = [
     *(path for path in MODULES if path.parent.name == "translate"),
     PACKAGE / "members" / "member.py",
-    *(PACKAGE / "jobs" / name for name in ("scheduler.py", "nodes.py", "tracker.py")),
+    *(PACKAGE / "jobs" / name for name in ("scheduler.py", "tracker.py")),
 ]
 IMPURE = {"asyncio", "aiohttp", "aiosqlite", "os", "random", "secrets", "socket", "threading"}
 CLOCKS = re.compile(r"\btime\.(?:time|monotonic|perf_counter|sleep)|\buuid[14]\b|\bnow\(\)|utcnow")

@@ -447,7 +447,7 @@ class Announcer:
         """Tell a socket that has just opened which node of its client runs."""
         for job in reversed(self._followed.values()):
             if job.client_id == client_id and job.member == member and job.runner is not None:
-                node = job.runner.tracker.display_node
+                node = job.runner.tracker.nodes.display_node
                 if node is not None and self._term.lasts:
                     news = NodeRuns(member, client_id, socket, node)
                     self._bus.publish(topic_of(member, client_id), news)
@@ -543,6 +543,6 @@ def _seen(job: Job) -> LiveJob:
     if job.runner is None or job.state is not JobState.RUNNING:
         return view
     tracker = job.runner.tracker
-    node = tracker.display_node
-    type_ = None if node is None else tracker.node_types.get(node)
-    return replace(view, progress=tracker.progress, node=node, node_type=type_)
+    node = tracker.nodes.display_node
+    type_ = None if node is None else tracker.nodes.types.get(node)
+    return replace(view, progress=tracker.nodes.progress, node=node, node_type=type_)

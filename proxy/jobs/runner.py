@@ -92,7 +92,7 @@ class Runner:
         self._term = engine.recorder.term
         self._topic = topic_of(job.member, job.client_id)
         self._timeouts = engine.policy.detail
-        self._local = Localiser(job, engine, self.tracker.node_types)
+        self._local = Localiser(job, engine, self.tracker.nodes.types)
         self._inbox: deque[Input] = deque()
         self._released = False
         self._end: RecordEnd | None = None
@@ -486,7 +486,7 @@ class Localiser:
             case EventReceived(type=type_, data=data):
                 return [EventReceived(*told) for told in self._view.event(type_, data)]
             case SnapshotReceived(snapshot=snapshot):
-                return [replace(what, snapshot=self._view.snapshot(snapshot))]
+                return [SnapshotReceived(self._view.snapshot(snapshot), what.detail)]
             case GiveUp():
                 return [what]
         frame = self._view.frame(what)
@@ -506,7 +506,7 @@ class Localiser:
             case EventReceived(type="execution_cached", data=data) if self._view is not None:
                 return EventReceived("execution_cached", await self._known_cached(data))
             case SnapshotReceived(snapshot=snapshot):
-                return replace(what, snapshot=await self._local_snapshot(snapshot))
+                return SnapshotReceived(await self._local_snapshot(snapshot), what.detail)
         return what
 
     async def _local_snapshot(self, snapshot: Snapshot) -> Snapshot:

@@ -15,33 +15,31 @@ before a client learns of the end. Snapshots alone are enough for a complete lif
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, TypeAlias
 
+from msgspec import Struct
+
 from proxy.jobs.models import Outcome
-from proxy.jobs.nodes import NodeStates
-from proxy.translate import events
-from proxy.translate.events import CloudFrame, CloudPicture, Event, Message, NodeText
+from proxy.translate import events, graph
+from proxy.translate.events import CloudFrame, CloudPicture, Event, Message, NodeText, Preview, Told
 from proxy.translate.graph import cost_of
 from proxy.translate.snapshot import Snapshot
 
 #: Characters of a node's last text that are kept to find a price in.
 _LAST_OF_TEXT = 2000
 
-# --- what happened -------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class EventReceived:
+class EventReceived(Struct, frozen=True):
     """An event of the cloud; the file names in its `output` are local ones already."""
 
     type: str
     data: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotReceived:
+class SnapshotReceived(Struct, frozen=True):
     """A snapshot of the job; the file names in its `outputs` are local ones already.
 
     `detail` tells the job's own answer, which has all there is, from an entry of a list.
@@ -51,8 +49,7 @@ class SnapshotReceived:
     detail: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True):
     """Reading the detail has been given up: end with what is known, if the end is known.
 
     `lost` says that the job cannot continue; `reason` is then told to the client if nothing better
@@ -66,30 +63,23 @@ class GiveUp:
 Input: TypeAlias = EventReceived | CloudFrame | SnapshotReceived | GiveUp
 
 
-# --- what to do ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class SendMessage:
+class SendMessage(Struct, frozen=True):
     """Deliver a message about the job."""
 
     message: Message
 
 
-@dataclass(frozen=True, slots=True)
-class JobStarted:
+class JobStarted(Struct, frozen=True):
     """The job runs now: it moves from the pending to the running ones (`at` in ms)."""
 
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class ReadDetail:
+class ReadDetail(Struct, frozen=True):
     """Read the job's detail, again and again with growing waits, until it has ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class RecordEnd:
+class RecordEnd(Struct, frozen=True):
     """Keep how the job ended, on disk, before anything that follows is done (times in ms).
 
     `node_times` are those of `NodeStates`, `cost` is what nodes say that they have cost.
@@ -101,19 +91,15 @@ class RecordEnd:
     meta: dict[str, Any]
     started_at: int
     ended_at: int
-    node_times: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    cost: Mapping[str, float] = field(default_factory=dict)
+    node_times: Mapping[str, tuple[int, int]] = {}
+    cost: Mapping[str, float] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveQueue:
+class LeaveQueue(Struct, frozen=True):
     """The job leaves the queue; the `status` that tells so goes out now."""
 
 
 Command: TypeAlias = SendMessage | JobStarted | ReadDetail | RecordEnd | LeaveQueue
-
-
-# --- the machine ---------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -133,31 +119,16 @@ class Tracker:
     _texts: dict[str, str] = field(default_factory=dict)
     _last_end: Snapshot | None = None
     _commands: list[Command] = field(default_factory=list)
-    _nodes: NodeStates = field(init=False)
+    nodes: NodeStates = field(init=False)
 
     def __post_init__(self) -> None:
-        self._nodes = NodeStates(self.prompt_id, self.graph, self._tell)
-
-    @property
-    def node_types(self) -> Mapping[str, str]:
-        """The class names of the graph's nodes by their ids."""
-        return self._nodes.types
-
-    @property
-    def display_node(self) -> str | None:
-        """The node that runs now, for a reconnecting client."""
-        return None if self.ended else self._nodes.display_node
-
-    @property
-    def progress(self) -> float:
-        """How much of the graph is done, from 0 to 1: nodes, and the part of those that run."""
-        return self._nodes.progress
+        self.nodes = NodeStates(self.prompt_id, self.graph, self._tell)
 
     def receive(self, what: Input, now: int) -> list[Command]:
         """Take what happened at `now` (ms) and return what to do, in order."""
         if self.ended:
             return []
-        self._nodes.now = None if isinstance(what, SnapshotReceived | GiveUp) else now
+        self.nodes.now = None if isinstance(what, SnapshotReceived | GiveUp) else now
         match what:
             case EventReceived(type=type_, data=data):
                 self._event(type_, data, now)
@@ -170,23 +141,31 @@ class Tracker:
         commands, self._commands = self._commands, []
         return commands
 
-    # --- events ----------------------------------------------------------------------------
-
     def _event(self, type_: str, data: Mapping[str, Any], now: int) -> None:
+        node = data.get("node")
         match type_:
             case "execution_start":
                 self._start(events.timestamp(data, now))
             case "execution_cached":
                 self._start(now)
                 self._tell_cached(data, now)
+            case "executing" if node is None:
+                self._read_detail()
             case "executing":
-                self._on_executing(data, now)
+                self._running(now)
+                self.nodes.executing(events.executing(data, self.prompt_id))
             case "progress_state":
-                self._on_progress_state(data, now)
+                if isinstance(states := data.get("nodes"), dict) and states:
+                    self._running(now)
+                    self.nodes.stated(states)
             case "progress":
-                self._on_progress(data, now)
+                if node is not None and str(node) not in self.nodes.outputs:
+                    self._running(now)
+                    self.nodes.progressed(str(node), data)
             case "executed":
-                self._on_executed(data, now)
+                if node is not None:
+                    self._running(now)
+                    self.nodes.executed(str(node), data.get("output"), data.get("display_node"))
             case "execution_error" if events.is_blocked_branch(type_, data):
                 self._running(now)
                 self._tell_blocked(data)
@@ -199,47 +178,17 @@ class Tracker:
                 self._running(now)
                 self._tell(Event(type_, {**data, "prompt_id": self.prompt_id}))
 
-    def _on_executing(self, data: Mapping[str, Any], now: int) -> None:
-        if data.get("node") is None:
-            self._read_detail()
-            return
-        self._running(now)
-        self._nodes.executing(events.executing(data, self.prompt_id))
-
-    def _on_progress_state(self, data: Mapping[str, Any], now: int) -> None:
-        nodes = data.get("nodes")
-        if not isinstance(nodes, dict) or not nodes:
-            return
-        self._running(now)
-        self._nodes.stated(nodes)
-
-    def _on_progress(self, data: Mapping[str, Any], now: int) -> None:
-        node = data.get("node")
-        if node is None or str(node) in self._nodes.outputs:
-            return
-        self._running(now)
-        self._nodes.progressed(str(node), data)
-
-    def _on_executed(self, data: Mapping[str, Any], now: int) -> None:
-        node = data.get("node")
-        if node is None:
-            return
-        self._running(now)
-        self._nodes.executed(str(node), data.get("output"), data.get("display_node"))
-
     def _frame(self, frame: CloudFrame, now: int) -> None:
-        node = frame.node_id or self._nodes.current
-        if node is None or node in self._nodes.outputs:
+        node = frame.node_id or self.nodes.current
+        if node is None or node in self.nodes.outputs:
             return
         self._running(now)
         if isinstance(frame, CloudPicture):
-            self._nodes.pictured(node, frame)
+            self.nodes.pictured(node, frame)
         else:
-            self._nodes.enter(node)
+            self.nodes.enter(node)
             self._texts[node] = frame.text[-_LAST_OF_TEXT:]
             self._tell(NodeText(node, frame.text))
-
-    # --- snapshots -------------------------------------------------------------------------
 
     def _seen(self, snapshot: Snapshot, detail: bool, now: int) -> None:
         if snapshot.status == "in_progress":
@@ -254,8 +203,8 @@ class Tracker:
         """Whether the outputs have arrived; the cloud may know of the end before."""
         if snapshot.status != "completed" or snapshot.outputs:
             return True
-        nothing_due = snapshot.outputs_count == 0 or bool(snapshot.execution_status)
-        return nothing_due and not snapshot.outputs_count and not self._nodes.outputs
+        counted = snapshot.outputs_count == 0 or bool(snapshot.execution_status)
+        return counted and not snapshot.outputs_count and not self.nodes.outputs
 
     def _give_up(self, given_up: GiveUp, now: int) -> None:
         self._reading = False
@@ -270,17 +219,15 @@ class Tracker:
             lost = Snapshot(self.prompt_id, "failed", settled=True, execution_error=error)
             self._end(lost, now)
 
-    # --- the end ---------------------------------------------------------------------------
-
     def _end(self, snapshot: Snapshot, now: int) -> None:
         started_at = self._start(snapshot.start_time or now)
         ended_at = snapshot.ended_at(started_at, now)
-        self._nodes.ended(ended_at)
+        self.nodes.ended(ended_at)
         self._tell_cached({}, now)
         for node, output in (snapshot.outputs or {}).items():
-            self._nodes.executed(node, output)
+            self.nodes.executed(node, output)
         if snapshot.status == "completed":
-            self._nodes.finish()
+            self.nodes.finish()
         type_, data = self._last_event(snapshot, started_at, ended_at)
         if snapshot.status == "completed":
             for error in self._errors.values():
@@ -291,26 +238,32 @@ class Tracker:
         self._commands.append(LeaveQueue())
         self._tell(Event("executing", {"node": None, "prompt_id": self.prompt_id}))
         self.ended = True
+        self.nodes.current = None
 
     def _last_event(
         self, snapshot: Snapshot, started_at: int, ended_at: int
     ) -> tuple[str, dict[str, Any]]:
-        common: dict[str, Any] = {
-            "prompt_id": self.prompt_id,
-            "node_id": self._nodes.current,
-            "node_types": self._nodes.types,
-            "executed": self._nodes.finished,
-            "now": ended_at,
-        }
         if snapshot.status == "completed":
             data = self._terminal.get("execution_success", {})
             at = max(events.timestamp(data, ended_at), started_at)
             return "execution_success", {"prompt_id": self.prompt_id, "timestamp": at}
         if snapshot.status == "cancelled":
             data = self._known("execution_interrupted", snapshot) or {}
-            return "execution_interrupted", events.execution_interrupted(data, **common)
+            return "execution_interrupted", events.execution_interrupted(
+                data, now=ended_at, **self._so_far
+            )
         error = self._known("execution_error", snapshot) or snapshot.execution_error or {}
-        return "execution_error", events.execution_error(error, **common)
+        return "execution_error", events.execution_error(error, now=ended_at, **self._so_far)
+
+    @property
+    def _so_far(self) -> dict[str, Any]:
+        """What a failure tells of the run."""
+        return {
+            "prompt_id": self.prompt_id,
+            "node_id": self.nodes.current,
+            "node_types": self.nodes.types,
+            "executed": self.nodes.finished,
+        }
 
     def _known(self, type_: str, snapshot: Snapshot) -> Mapping[str, Any] | None:
         """The terminal event itself, from the socket or from the worker's own messages."""
@@ -318,13 +271,7 @@ class Tracker:
 
     def _tell_blocked(self, data: Mapping[str, Any]) -> None:
         """A blocked branch: an `execution_error` that did not end the run and is not recorded."""
-        error = events.blocked_branch(
-            data,
-            prompt_id=self.prompt_id,
-            node_id=self._nodes.current,
-            node_types=self._nodes.types,
-            executed=self._nodes.finished,
-        )
+        error = events.blocked_branch(data, **self._so_far)
         if error["node_id"] not in self._blocked:
             self._blocked.add(error["node_id"])
             self._tell(Event("execution_error", error))
@@ -337,23 +284,21 @@ class Tracker:
         given = snapshot.meta or {}
         return RecordEnd(
             outcome=outcome,
-            outputs=dict(self._nodes.outputs),
+            outputs=dict(self.nodes.outputs),
             status={
                 "status_str": "success" if succeeded else "error",
                 "completed": succeeded,
                 "messages": self._history,
             },
             meta={
-                node: given[node] if isinstance(given.get(node), dict) else self._nodes.meta(node)
-                for node in self._nodes.outputs
+                node: given[node] if isinstance(given.get(node), dict) else self.nodes.meta(node)
+                for node in self.nodes.outputs
             },
             started_at=started_at,
             ended_at=ended_at,
-            node_times=self._nodes.times,
+            node_times=self.nodes.times,
             cost=cost_of(self._texts.values()),
         )
-
-    # --- telling, in order -----------------------------------------------------------------
 
     def _tell(self, message: Message) -> None:
         self._commands.append(SendMessage(message))
@@ -364,7 +309,7 @@ class Tracker:
             self._commands.append(ReadDetail())
 
     def _start(self, at: int) -> int:
-        """SendMessage the start if nobody has; returns when it was."""
+        """Tell the start if nobody has; returns when it was."""
         if self.started_at is None:
             self.started_at = at
             self._commands.append(JobStarted(at))
@@ -376,11 +321,11 @@ class Tracker:
             return
         self._told_cached = True
         nodes = data.get("nodes")
-        self._nodes.cached = [str(node) for node in nodes] if isinstance(nodes, list) else []
+        self.nodes.cached = [str(node) for node in nodes] if isinstance(nodes, list) else []
         at = events.timestamp(data, now)
         self._tell_kept(
             "execution_cached",
-            {"nodes": self._nodes.cached, "prompt_id": self.prompt_id, "timestamp": at},
+            {"nodes": self.nodes.cached, "prompt_id": self.prompt_id, "timestamp": at},
         )
 
     def _tell_kept(self, type_: str, data: dict[str, Any]) -> None:
@@ -390,3 +335,270 @@ class Tracker:
     def _running(self, now: int) -> None:
         self._start(now)
         self._tell_cached({}, now)
+
+
+#: Their pictures are the result itself, not a preview of it.
+RESULT_CLASSES = frozenset({"SaveImageWebsocket"})
+
+
+class NodeStates:
+    """The nodes of the job `prompt_id`: which runs, how far it is, and what they have put out.
+
+    Whatever is lost on the way, `tell` is given for each node, in this order: `progress_state`,
+    `executing`, `executed`. `types` maps node ids to class names, `current` is the node that runs,
+    `cached` those that need not run, `outputs` what was sent by `executed`.
+
+    A node of which another one with the same inputs has run takes its output from there and has no
+    `executing`. A node with lazy inputs has one more behind the nodes that it asked for.
+
+    `now` is when what comes next happened (ms), `None` where nobody can tell when; `times` is when
+    each node began, and how long it ran in all (ms), as far as that is known.
+    """
+
+    def __init__(
+        self, prompt_id: str, prompt: Mapping[str, Any], tell: Callable[[Message], None]
+    ) -> None:
+        self.now: int | None = None
+        self.times: dict[str, tuple[int, int]] = {}
+        self.current: str | None = None
+        self.cached: list[str] = []
+        self.outputs: dict[str, Any] = {}
+        self.types = {
+            node_id: str(node.get("class_type", ""))
+            for node_id, node in prompt.items()
+            if isinstance(node, Mapping)
+        }
+        self._prompt_id = prompt_id
+        self._prompt = prompt
+        self._tell = tell
+        self._display: dict[str, str] = {}
+        self._states: dict[str, dict[str, Any]] = {}
+        self._told: dict[str, dict[str, Any]] = {}
+        self._stated: set[str] = set()
+        #: Of each node that was announced, how many nodes had been heard of then.
+        self._executing: dict[str, int] = {}
+        self._twins: set[str] = set()
+        self._silent: set[str] = set()
+        #: Of each node whose steps are told here, how many there are: the cloud knows of none.
+        self._steps: dict[str, int] = {}
+        self._timed: tuple[str, int] | None = None
+
+    @property
+    def display_node(self) -> str | None:
+        """The node that runs, as it is shown."""
+        return None if self.current is None else self._display.get(self.current, self.current)
+
+    @property
+    def progress(self) -> float:
+        """How much of the graph is done, from 0 to 1: nodes, and the part of those that run."""
+        done = dict.fromkeys((*self.cached, *self.outputs), 1.0)
+        for node, state in self._states.items():
+            if node in self.types:
+                value, most = state["value"], state["max"]
+                numbers = isinstance(value, int | float) and isinstance(most, int | float)
+                done[node] = min(1.0, max(0.0, value / most)) if numbers and most else 0.0
+        return sum(done.values()) / max(len(self.types), len(done), 1)
+
+    @property
+    def finished(self) -> list[str]:
+        """The nodes that have run to their end in this run; cached ones have not run."""
+        ended = [node for node, state in self._states.items() if state["state"] == "finished"]
+        nodes = dict.fromkeys([*ended, *self.outputs])
+        return [node for node in nodes if node not in self.cached and node not in self._twins]
+
+    def meta(self, node: str) -> dict[str, Any]:
+        """A node's entry in the `meta` of the history."""
+        state = self._states.get(node, {})
+        return {
+            "node_id": node,
+            "display_node": self._display.get(node, node),
+            "parent_node": state.get("parent_node_id"),
+            "real_node_id": state.get("real_node_id", node),
+        }
+
+    def executing(self, data: dict[str, Any]) -> None:
+        """The cloud's `executing` of a node, as a client gets it."""
+        self._display[data["node"]] = data["display_node"]
+        self.enter(data["node"], data)
+
+    def stated(self, nodes: Mapping[str, Any]) -> None:
+        """The `nodes` of the cloud's `progress_state`."""
+        for node_id, node in nodes.items():
+            if not isinstance(node, dict):
+                continue
+            if "state" in node:
+                self._stated.add(node_id)
+            elif node_id not in self._states:
+                self._finish_before(node_id)
+            known = self._states.get(node_id) or {"prompt_id": self._prompt_id}
+            state = events.node_state(node_id, node, known)
+            if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
+                state = known
+            if node_id in self._steps and state["state"] == "finished":
+                state |= {"value": self._steps[node_id], "max": self._steps[node_id]}
+            self._states[node_id] = state
+        self._tell_states()
+
+    def progressed(self, node: str, data: Mapping[str, Any]) -> None:
+        """The cloud's `progress` of a node."""
+        self.enter(node)
+        state = self._states[node]
+        state["value"], state["max"] = data.get("value", 0), data.get("max", 1)
+        self._tell_states()
+        self._tell(Event("progress", {**data, "node": node, "prompt_id": self._prompt_id}))
+
+    def pictured(self, node: str, frame: CloudPicture) -> None:
+        """The cloud's picture of a node."""
+        self.enter(node)
+        state = self._states[node]
+        self._tell(
+            Preview(
+                prompt_id=self._prompt_id,
+                node_id=node,
+                display_node_id=frame.display_node_id or state["display_node_id"],
+                parent_node_id=frame.parent_node_id or state["parent_node_id"],
+                real_node_id=frame.real_node_id or state["real_node_id"],
+                image=frame.image,
+                image_type=frame.image_type,
+                result=self.types.get(node) in RESULT_CLASSES,
+                leads=frame.leads,
+            )
+        )
+
+    def executed(self, node: str, output: object, display: object = None) -> None:
+        """What a node has put out; the first word on it counts."""
+        if display is not None:
+            self._display[node] = str(display)
+        if node in self.outputs or node in self._silent:
+            return
+        told = output if isinstance(output, Told) else None
+        runs = told is not None and told.again
+        if not runs and self._is_twin(node):
+            self._twins.add(node)
+        elif runs or node not in self.cached:
+            self.enter(node)
+            self._tell_result(node, () if told is None else told.messages)
+        if told is None or told.ui is not None:
+            self.outputs[node] = output = output if told is None else told.ui
+            shown = self._display.get(node, node)
+            self._tell(Event("executed", events.executed(node, shown, output, self._prompt_id)))
+        else:
+            self._silent.add(node)
+        self._finish_executed(node)
+
+    def _tell_result(self, node: str, messages: Iterable[Message]) -> None:
+        """What belongs to a node's result, in order; a picture goes before the `progress` that it
+        stands behind, as it does where sockets ask for metadata."""
+        step: Event | None = None
+        for message in messages:
+            if isinstance(message, Event) and message.data.get("node") == node:
+                state = self._states[node]
+                state["value"], state["max"] = message.data["value"], message.data["max"]
+                self._steps[node] = message.data["max"]
+                self._tell_states()
+                step = message
+                continue
+            self._tell(message)
+            if step is not None:
+                self._tell(step)
+                step = None
+
+    def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
+        """Make `node` one that has been announced as running, whatever was lost before.
+
+        After its output was sent it is too late for that.
+        """
+        if node in self.outputs or node in self._silent:
+            return
+        if node in self._executing and not (executing is not None and self._goes_on(node)):
+            if executing is not None:
+                self.current = node
+            return
+        if self.now is not None:  # with it ends the one before: the cloud runs one after the other
+            self.ended(self.now)
+            self._timed = node, self.now
+        self._finish_before(node)
+        self._ensure_running(node)
+        self._executing[node] = len(self._states)
+        self.current = node
+        display = self._display.setdefault(node, node)
+        data = executing or {"node": node, "display_node": display, "prompt_id": self._prompt_id}
+        self._tell(Event("executing", data))
+
+    def ended(self, at: int) -> None:
+        """The run is over, with the node that ran last."""
+        if self._timed is not None:
+            node, since = self._timed
+            began, ran = self.times.get(node, (since, 0))
+            self.times[node] = began, ran + max(0, at - since)
+            self._timed = None
+
+    def finish(self) -> None:
+        """The run has succeeded: what ran has finished."""
+        for state in self._states.values():
+            _finish(state)
+        self._tell_states()
+
+    def _goes_on(self, node: str) -> bool:
+        """Whether a node that was announced continues, behind others that it has waited for."""
+        since = islice(self._states, self._executing[node], None)
+        return not graph.sources(self._prompt, node).isdisjoint(since)
+
+    def _is_twin(self, node: str) -> bool:
+        """Whether a node has not run because another one has given its output."""
+        if node in self._executing or node in self.cached:
+            return False
+        ran = (other for other in self._executing if other in self.outputs)
+        return graph.is_twin(self._prompt, node, ran)
+
+    def _ensure_running(self, node: str) -> None:
+        """Tell the `progress_state` that belongs here if the cloud's has not come.
+
+        A node that continues had not finished, though it looked so.
+        """
+        known = self._states.get(node)
+        again = node in self._executing and known is not None and known["state"] == "finished"
+        if known is None or known["state"] == "pending" or again:
+            base = known or {"prompt_id": self._prompt_id}
+            display = self._display.get(node, node)
+            fresh = {"display_node_id": display, **(known or {}), "state": "running"}
+            if again:
+                fresh |= {"value": 0.0, "max": 1.0}
+            self._states[node] = events.node_state(node, fresh, base)
+        self._tell_states()
+
+    def _finish_before(self, node: str) -> None:
+        """Tell that what ran before `node` has finished, where the cloud has not reported it.
+
+        What takes an input from `node` has not: it waits for it.
+        """
+        unstated = {other for other in self._states if other not in self._stated}
+        if node not in self._states and self.current in self._states:
+            unstated.add(self.current)
+        for other in unstated - {node}:
+            state = self._states[other]
+            if state["state"] == "running" and node not in graph.sources(self._prompt, other):
+                _finish(state)
+        self._tell_states()
+
+    def _finish_executed(self, node: str) -> None:
+        """Tell that a node has finished whose output was sent."""
+        spared = node in self.cached or node in self._twins
+        if spared and node not in self._states:
+            whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
+            self._states[node] = events.node_state(node, whole, {"prompt_id": self._prompt_id})
+        if node in self._states and node not in self._stated:
+            _finish(self._states[node])
+        self._tell_states()
+
+    def _tell_states(self) -> None:
+        """Tell the states of all nodes if they differ from what was sent last."""
+        if self._states == self._told:
+            return
+        told = self._told = {node: dict(state) for node, state in self._states.items()}
+        self._tell(Event("progress_state", {"prompt_id": self._prompt_id, "nodes": told}))
+
+
+def _finish(state: dict[str, Any]) -> None:
+    if state["state"] == "running":
+        state["state"], state["value"] = "finished", state["max"]

@@ -245,7 +245,7 @@ def test_nothing_is_said_behind_the_end(script: tuple[list[Input], Snapshot]) ->
     for now, one in enumerate(script[0]):
         tracker.receive(one, now)
     assert tracker.ended
-    assert tracker.display_node is None
+    assert tracker.nodes.display_node is None
     assert [tracker.receive(one, 0) for one in script[0]] == [[]] * len(script[0])
 
 
@@ -259,7 +259,7 @@ def test_the_progress_never_leaves_its_bounds(script: tuple[list[Input], Snapsho
     tracker = Tracker(ID, GRAPH)
     for now, one in enumerate(script[0]):
         tracker.receive(one, now)
-        assert 0.0 <= tracker.progress <= 1.0
+        assert 0.0 <= tracker.nodes.progress <= 1.0
 
 
 @given(lives(), st.data())
