@@ -18,6 +18,7 @@ from sqlalchemy import (
     text,
     tuple_,
 )
+from sqlalchemy.sql.elements import Tuple
 
 from proxy.storage.assets import AssetUnit, forget_assets
 from proxy.storage.database import Database
@@ -90,30 +91,17 @@ _COUNT = Upsert(file_counters, ["member", "type", "subfolder", "stem"], ["number
 _PUT_GIVEN = Upsert(outputs, ["member", "job", "node"], ["given"])
 _PUT_BLOB = Upsert(blobs, ["identity", "cloud_name", "sent"], ["hash", "size", "seen_at"])
 
-_GET = select(files).where(
-    files.c.member == bindparam("m"),
-    files.c.type == bindparam("t"),
-    files.c.path == bindparam("p"),
-)
+_OF_TYPE = select(files).where(files.c.member == bindparam("m"), files.c.type == bindparam("t"))
+_GET = _OF_TYPE.where(files.c.path == bindparam("p"))
+_RECORDS = _OF_TYPE.order_by(files.c.modified, files.c.path)
+_LISTING = _OF_TYPE.with_only_columns(files.c.path, files.c.size).order_by(files.c.path)
 _BELOW = (
-    select(literal(1))
+    _OF_TYPE.with_only_columns(literal(1))
     .where(
-        files.c.member == bindparam("m"),
-        files.c.type == bindparam("t"),
         files.c.path >= bindparam("first", type_=files.c.path.type),
         files.c.path < bindparam("last", type_=files.c.path.type),
     )
     .limit(1)
-)
-_RECORDS = (
-    select(files)
-    .where(files.c.member == bindparam("m"), files.c.type == bindparam("t"))
-    .order_by(files.c.modified, files.c.path)
-)
-_LISTING = (
-    select(files.c.path, files.c.size)
-    .where(files.c.member == bindparam("m"), files.c.type == bindparam("t"))
-    .order_by(files.c.path)
 )
 _LOCK_NAMES = text("SELECT pg_advisory_xact_lock(hashtextextended('names of ' || :m, 0))")
 _NUMBER = select(file_counters.c.number).where(
@@ -169,6 +157,7 @@ class FileUnit:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._execute = connection.execute
         self.assets = AssetUnit(connection)
 
     # --- names -----------------------------------------------------------------------------
@@ -179,12 +168,12 @@ class FileUnit:
         Units on SQLite do not run at once.
         """
         if self._connection.dialect.name == "postgresql":
-            self._connection.execute(_LOCK_NAMES, {"m": member})
+            self._execute(_LOCK_NAMES, {"m": member})
 
     def get(self, member: str, place: Place) -> FileRecord | None:
         """The file at a place."""
         key = {"m": member, "t": place.type, "p": place.path}
-        row = self._connection.execute(_GET, key).one_or_none()
+        row = self._execute(_GET, key).one_or_none()
         return None if row is None else FileRecord(*row)
 
     def get_many(self, member: str, places: Iterable[Place]) -> dict[Place, FileRecord]:
@@ -195,10 +184,8 @@ class FileUnit:
         found = {}
         for type_, paths in wanted.items():
             for some in chunks(paths):
-                query = select(files).where(
-                    files.c.member == member, files.c.type == type_, files.c.path.in_(some)
-                )
-                for row in self._connection.execute(query):
+                query = _OF_TYPE.where(files.c.path.in_(some))
+                for row in self._execute(query, {"m": member, "t": type_}):
                     found[Place(type_, row.path)] = FileRecord(*row)
         return found
 
@@ -222,12 +209,12 @@ class FileUnit:
 
     def records(self, member: str, type_: str) -> list[FileRecord]:
         """The files of a type, the oldest first."""
-        rows = self._connection.execute(_RECORDS, {"m": member, "t": type_})
+        rows = self._execute(_RECORDS, {"m": member, "t": type_})
         return [FileRecord(*row) for row in rows]
 
     def listing(self, member: str, type_: str) -> dict[str, int | None]:
         """The sizes of the files of a type by path, in the order of their paths."""
-        rows = self._connection.execute(_LISTING, {"m": member, "t": type_})
+        rows = self._execute(_LISTING, {"m": member, "t": type_})
         return {row.path: row.size for row in rows}
 
     def next_number(self, member: str, folder: Place, stem: str) -> int:
@@ -293,7 +280,7 @@ class FileUnit:
         for names, any_ in ((list(hashes), True), (list(others), False)):
             for some in chunks(names):
                 for query in (_ELSEWHERE, _DIRECT if any_ else _UPLOADED):
-                    rows = self._connection.execute(query, {"m": member, "names": some})
+                    rows = self._execute(query, {"m": member, "names": some})
                     found.update((name, path) for name, path in rows)
         return found
 
@@ -310,7 +297,7 @@ class FileUnit:
             .order_by((files.c.cloud_name == cloud_name).desc(), files.c.modified.desc())
             .limit(1)
         )
-        row = self._connection.execute(query).one_or_none()
+        row = self._execute(query).one_or_none()
         return None if row is None else FileRecord(*row)
 
     # --- contents --------------------------------------------------------------------------
@@ -320,7 +307,7 @@ class FileUnit:
         are not what they seem to be."""
         if known:
             values = [asdict(blob) for blob in known]
-            self._connection.execute(_PUT_BLOB(self._connection), values)
+            self._execute(_PUT_BLOB(self._connection), values)
         if names_are_opaque:
             put_meta(self._connection, "names_are_opaque", True)
 
@@ -333,23 +320,23 @@ class FileUnit:
         before there could be several accounts) anywhere."""
         for where in (identity, ""):
             key = {"i": where, "n": cloud_name}
-            found: str | None = self._connection.execute(_HASH_OF, key).scalar_one_or_none()
+            found = self._execute(_HASH_OF, key).scalar_one_or_none()
             if found is not None:
-                return found
+                return str(found)
         return None
 
     def sent_as(self, identity: str, hash_: str) -> str | None:
         """The account's name for bytes that it was sent before."""
         key = {"h": hash_, "i": identity}
-        return self._connection.execute(_SENT_AS, key).scalar_one_or_none()
+        return self._execute(_SENT_AS, key).scalar_one_or_none()
 
     def sent_names(self, hash_: str) -> list[tuple[str, str]]:
         """The identities that were sent these bytes, and what they call them."""
-        return [(one, name) for one, name in self._connection.execute(_NAMES, {"h": hash_})]
+        return [(one, name) for one, name in self._execute(_NAMES, {"h": hash_})]
 
 
 class FileRepository:
-    """The files of all members, in units of work."""
+    """The files of all members, in units of work. Everything raises `StorageError`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -357,18 +344,15 @@ class FileRepository:
         self.shared = database.shared
 
     async def read(self, work: Callable[[FileUnit], T]) -> T:
-        """Run a unit that only reads. Raises `StorageError`."""
+        """Run a unit that only reads."""
         return await self._database.read(lambda connection: work(FileUnit(connection)))
 
     async def write(self, work: Callable[[FileUnit], T]) -> T:
-        """Run a unit that writes; what it raises is raised here. Raises `StorageError`."""
+        """Run a unit that writes; what it raises is raised here."""
         return await self._database.write(lambda connection: work(FileUnit(connection)))
 
     async def adopt(self, member: str | None, make: Callable[[FileRecord], Asset]) -> int:
-        """Write records of files that have none, of one member, or once of all; how many.
-
-        Raises `StorageError`.
-        """
+        """Write records of files that have none, of one member, or once of all; how many."""
         if member is None and await self._database.read(lambda c: get_meta(c, _ADOPTED)):
             return 0
         count, last = 0, None
@@ -396,22 +380,23 @@ def _adopt(
     if member is not None:
         query = query.where(files.c.member == member)
     if last is not None:
-        query = query.where(key > tuple_(*(literal(one, AnyText) for one in last)))
-    some = [FileRecord(*row) for row in connection.execute(query)]
+        query = query.where(key > _literal(last))
+    some = {(row.member, row.type, row.path): FileRecord(*row) for row in connection.execute(query)}
     if not some:
         return 0, None
-    named = tuple_(assets.c.member, assets.c.type, assets.c.path)
-    first, final = (
-        tuple_(*(literal(part, AnyText) for part in (one.member, one.type, one.path)))
-        for one in (some[0], some[-1])
-    )
+    first, final = next(iter(some)), next(reversed(some))
+    named = (assets.c.member, assets.c.type, assets.c.path)
     known = connection.execute(
-        select(assets.c.member, assets.c.type, assets.c.path).where(named >= first, named <= final)
+        select(*named).where(tuple_(*named) >= _literal(first), tuple_(*named) <= _literal(final))
     )
     skipped = {tuple(row) for row in known}
-    new = [make(one) for one in some if (one.member, one.type, one.path) not in skipped]
+    new = [make(one) for name, one in some.items() if name not in skipped]
     AssetUnit(connection).add_many(new)
-    return len(new), (some[-1].member, some[-1].type, some[-1].path)
+    return len(new), final
+
+
+def _literal(name: tuple[str, str, str]) -> Tuple:
+    return tuple_(*(literal(part, AnyText) for part in name))
 
 
 def forget_outputs(

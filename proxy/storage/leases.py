@@ -13,7 +13,7 @@ from sqlalchemy import BigInteger, Connection, bindparam, select, update
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from proxy.storage.database import Database, FencedError
+from proxy.storage.database import FencedError, Repository
 from proxy.storage.statements import Upsert, run
 from proxy.storage.tables import leases
 
@@ -62,6 +62,7 @@ class Lease:
 
 _FREE = Upsert(leases, ["name"])
 _LOCKED = select(leases).where(leases.c.name == bindparam("lease")).with_for_update()
+_HELD = select(leases).where(leases.c.name == bindparam("lease"), leases.c.expires > database_now())
 _EPOCH = (
     select(leases.c.epoch)
     .where(leases.c.name == bindparam("lease"))
@@ -86,11 +87,8 @@ _TAKE = (
 )
 
 
-class LeaseRepository:
+class LeaseRepository(Repository):
     """The leases of a database. Times to live are in seconds."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     async def acquire(
         self, name: str, holder: str, ttl: float, *, alone: bool = False
@@ -98,7 +96,7 @@ class LeaseRepository:
         """Take the lease if it is free, has run out or is the holder's; `None` if it is not.
 
         With `alone` nobody else can be there (the data folder is locked), and one that an earlier
-        process has left is taken at once. Raises `StorageError`.
+        process has left is taken at once.
         """
 
         def work(connection: Connection) -> Lease | None:
@@ -116,30 +114,24 @@ class LeaseRepository:
         return await self._database.write(work, urgent=True)
 
     async def renew(self, lease: Lease, ttl: float) -> bool:
-        """Keep the lease for another while; false if another holder has it. Raises
-        `StorageError`."""
-        mine = {"lease": lease.name, "by": lease.holder, "at": lease.epoch}
-
-        def work(connection: Connection) -> bool:
-            return connection.execute(_RENEW, {**mine, "ttl": round(ttl * 1000)}).rowcount == 1
-
-        return await self._database.write(work, urgent=True)
+        """Keep the lease for another while; false if another holder has it."""
+        values = {**_mine(lease), "ttl": round(ttl * 1000)}
+        return await self._database.write(
+            lambda connection: connection.execute(_RENEW, values).rowcount == 1, urgent=True
+        )
 
     async def release(self, lease: Lease) -> None:
-        """Give the lease back, so that another replica need not wait. Raises `StorageError`."""
-        mine = {"lease": lease.name, "by": lease.holder, "at": lease.epoch}
-        await self._database.write(lambda connection: connection.execute(_RELEASE, mine).rowcount)
+        """Give the lease back, so that another replica need not wait."""
+        await self.write(lambda connection: connection.execute(_RELEASE, _mine(lease)).rowcount)
 
     async def holder(self, name: str) -> Lease | None:
-        """Who has the lease, if it has not run out. Raises `StorageError`."""
+        """Who has the lease, if it has not run out."""
+        row = await self._first(_HELD, {"lease": name})
+        return None if row is None else Lease(row.name, row.holder, row.epoch)
 
-        def work(connection: Connection) -> Lease | None:
-            now = connection.execute(_NOW).scalar_one()
-            query = select(leases).where(leases.c.name == name, leases.c.expires > now)
-            row = connection.execute(query).one_or_none()
-            return None if row is None else Lease(row.name, row.holder, row.epoch)
 
-        return await self._database.read(work)
+def _mine(lease: Lease) -> dict[str, Any]:
+    return {"lease": lease.name, "by": lease.holder, "at": lease.epoch}
 
 
 def check_fence(connection: Connection, fence: Fence | None) -> None:

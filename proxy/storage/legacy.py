@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import structlog
-from sqlalchemy import Connection, delete, insert, text
+from sqlalchemy import Connection, text
 
 from proxy.storage.database import Database, StorageError
 from proxy.storage.files import AccountBlob, FileRecord, FileUnit
@@ -34,7 +34,6 @@ from proxy.storage.jobs import (
 )
 from proxy.storage.members import StoredMember, StoredSession, StoredToken, put_members, put_session
 from proxy.storage.statements import get_meta, put_meta
-from proxy.storage.tables import jobs
 from proxy.storage.usage import UsageRow, add_usage
 from proxy.translate import codec
 from proxy.translate.graph import label_of
@@ -301,15 +300,14 @@ def _workflow_id(extra_data: Any) -> str | None:
 def _go_on_behind(connection: Connection, last: int) -> None:
     """The next job gets a key behind `last`."""
     if connection.dialect.name == "postgresql":
-        sequence = "SELECT setval(pg_get_serial_sequence('jobs', 'key'), :last)"
-        connection.execute(text(sequence), {"last": max(last, 1)})
-        return
-    values = {"member": "", "id": "", "state": "", "number": "0", "account": "", "charge": 0.0}
-    flags = {"watched": False, "cancel_requested": False, "outputs_to_execute": "[]"}
-    flags |= {"accepted": False, "one_at_a_time": False, "submitter": "", "label": ""}
-    times = {"created_at": 0, "changed_at": 0}
-    connection.execute(insert(jobs), {"key": last + 1, **values, **flags, **times})
-    connection.execute(delete(jobs).where(jobs.c.key == last + 1))
+        statements = ["SELECT setval(pg_get_serial_sequence('jobs', 'key'), :last)"]
+    else:
+        statements = [
+            "DELETE FROM sqlite_sequence WHERE name = 'jobs'",
+            "INSERT INTO sqlite_sequence (name, seq) VALUES ('jobs', :last)",
+        ]
+    for statement in statements:
+        connection.execute(text(statement), {"last": max(last, 1)})
 
 
 def _shares(state: Mapping[str, Any]) -> Shares:

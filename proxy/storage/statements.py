@@ -60,26 +60,23 @@ class Upsert:
             statement = statement.on_conflict_do_nothing(index_elements=self._keys)
             # Otherwise SQLAlchemy forgets whether PostgreSQL has written the row.
             return cast(Insert, statement.execution_options(preserve_rowcount=True))
-        new = {column: statement.excluded[column] for column in self._columns}
-        if self._how == "add":
-            new = {column: self._table.c[column] + value for column, value in new.items()}
-        elif self._how == "highest":
-            new = {column: _larger(self._table.c[column], value) for column, value in new.items()}
-        elif self._how == "next":
-            new = {column: _next(self._table.c[column], value) for column, value in new.items()}
+        new = {
+            column: _KEPT[self._how](self._table.c[column], statement.excluded[column])
+            for column in self._columns
+        }
         statement = statement.on_conflict_do_update(index_elements=self._keys, set_=new)
         if self._how == "next":
             statement = statement.returning(*(self._table.c[column] for column in self._columns))
         return cast(Insert, statement)
 
 
-def _next(old: Any, new: Any) -> Any:
-    return case((old >= new, old + 1), else_=new)
-
-
-def _larger(old: Any, new: Any) -> Any:
-    return case((old >= new, old), else_=new)
-
+#: What an upsert makes of the old and the new value of a column.
+_KEPT: Mapping[str, Callable[[Any, Any], Any]] = {
+    "set": lambda _, new: new,
+    "add": lambda old, new: old + new,
+    "highest": lambda old, new: case((old >= new, old), else_=new),
+    "next": lambda old, new: case((old >= new, old + 1), else_=new),
+}
 
 _SQLITE = sqlite.dialect()
 
