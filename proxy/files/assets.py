@@ -196,9 +196,8 @@ class Assets:
                 "The model is on Comfy Cloud, which does not hand it out.",
                 kind="not_implemented",
             )
-        file = (
-            None if asset.is_missing else await self._files.namespace.get(asset.member, asset.place)
-        )
+        names = self._files.namespace
+        file = None if asset.is_missing else await names.get(asset.member, asset.place)
         if file is None:
             raise gone(asset.id)
         return file
@@ -237,16 +236,14 @@ class Assets:
             preview = new.preview_id
             if await self._repository.read(lambda unit: unit.get(member, preview)) is None:
                 raise AssetError("INVALID_BODY", "preview_id names no record.", id=preview)
-        async with self._files.taking(body, filename) as taken:
+        async with self._files.uploads.received(body, filename) as taken:
             if claimed is not None and claimed != taken.hash:
                 raise AssetError("HASH_MISMATCH", "The hash is not that of the bytes.")
             if taken.size == 0:
                 raise AssetError("EMPTY_UPLOAD", "The file is empty.")
             known = await self._repository.read(lambda unit: unit.by_hash(member, taken.hash))
-            if (
-                known is not None
-                and await self._files.namespace.get(member, known.place) is not None
-            ):
+            names = self._files.namespace
+            if known is not None and await names.get(member, known.place) is not None:
                 known = replace(known, metadata=taken.metadata or known.metadata)
                 return await self._add(known, new, forms.label(new, filename), "uploaded")
             root = destination(new.tags)

@@ -6,7 +6,7 @@ import asyncio
 import posixpath
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, closing
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -111,7 +111,7 @@ class Files:
         self._library = Library(
             clouds, self.cache, self._content_index, repository, blobs, prefetch
         )
-        self._uploads = Uploads(
+        self.uploads = Uploads(
             clouds,
             preferred or (lambda _: tuple(clouds)),
             self.cache,
@@ -152,7 +152,7 @@ class Files:
     @property
     def max_upload_bytes(self) -> int:
         """Bytes of an upload that the cloud takes."""
-        return self._uploads.max_bytes
+        return self.uploads.max_bytes
 
     async def upload(
         self,
@@ -171,9 +171,9 @@ class Files:
         the cloud does not take, `StorageError`.
         """
         naming = await self._naming(member, filename, subfolder, type, overwrite)
-        async with self._uploads.received(body, filename) as received:
+        async with self.uploads.received(body, filename) as received:
             named, is_there = await naming.name(received.hash)
-            if not is_there or await self._uploads.had(member, received.hash) is None:
+            if not is_there or await self.uploads.had(member, received.hash) is None:
                 named = await self._store(naming, received.hash, received)
             return await self._recorded(member, named, received)
 
@@ -196,14 +196,14 @@ class Files:
         """
         naming = await self._naming(member, filename, subfolder, type, overwrite)
         place = original_place(original)
-        async with self._uploads.received(body, filename) as mask:
+        async with self.uploads.received(body, filename) as mask:
             named, is_there = await naming.name(mask.hash)
             if is_there:
                 return await self._recorded(member, named, mask)
             record = None if place is None else await self.namespace.get(member, place)
             if record is None:
                 return named
-            async with self._uploads.partial() as path:
+            async with self.uploads.partial() as path:
                 composed = await self._compose(record, mask.path, path, filename)
                 named = await self._store(naming, mask.hash, composed)
                 return await self._recorded(member, named, composed)
@@ -211,7 +211,7 @@ class Files:
     async def _store(self, naming: Naming, hash_: str, received: Received) -> Named:
         """Send bytes and give them a name; `hash_` is of those that the client sent."""
         filename = posixpath.basename(naming.filename)
-        sent = await self._uploads.send(naming.member, received, filename)
+        sent = await self.uploads.send(naming.member, received, filename)
         return await naming.take(hash_, received, sent, modified=self._now())
 
     async def _recorded(self, member: str, named: Named, received: Received) -> Named:
@@ -249,14 +249,11 @@ class Files:
         path = names.resolve(type, subfolder, filename)
         return await self.namespace.get(member, Place(type, path)) if path else None
 
-    def taking(
-        self, body: AsyncIterator[bytes], filename: str
-    ) -> AbstractAsyncContextManager[Received]:
-        """Bytes of a client, which `keep` makes a file. Raises `LocalError`."""
-        return self._uploads.received(body, filename)
-
     async def keep(self, member: str, received: Received, type_: str, filename: str) -> Named:
-        """Give bytes a name in the top folder of a type. Raises `LocalError`, `StorageError`."""
+        """Give bytes that `uploads` received a name in the top folder of a type.
+
+        Raises `LocalError`, `StorageError`.
+        """
         naming = await self._naming(member, filename, "", type_, False)
         return await self._store(naming, received.hash, received)
 
@@ -356,10 +353,10 @@ class Files:
         named = await self._named(member, graph, choices)
         if not named:
             return graph
-        await self._uploads.ensure_sent(named.values(), account)
+        await self.uploads.ensure_sent(named.values(), account)
         named = await self.namespace.get_many(member, named)
         called = {
-            place: await self._uploads.name_at(record, account) for place, record in named.items()
+            place: await self.uploads.name_at(record, account) for place, record in named.items()
         }
         return graphs.substitute(graph, choices=choices, cloud_name=called.get)
 
