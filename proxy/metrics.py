@@ -226,6 +226,8 @@ class CloudCalls:
         self._account = account
         self._calls = calls
         self._seconds = seconds
+        #: Those of a method, a route and a status; to look for them costs more than to count.
+        self._series: dict[tuple[str, str, int | None], tuple[Counter, Histogram]] = {}
         self.uploaded = sent.labels(account).inc
         self.downloaded = fetched.labels(account).inc
 
@@ -234,9 +236,16 @@ class CloudCalls:
 
         `seconds` is the time to the headers of the answer.
         """
-        told = "none" if status is None else str(status)
-        self._calls.labels(self._account, method, route, told).inc()
-        self._seconds.labels(self._account, method, route).observe(seconds)
+        key = method, route, status
+        if key not in self._series:
+            told = "none" if status is None else str(status)
+            self._series[key] = (
+                self._calls.labels(self._account, method, route, told),
+                self._seconds.labels(self._account, method, route),
+            )
+        calls, times = self._series[key]
+        calls.inc()
+        times.observe(seconds)
 
 
 class _Requests(Collector):

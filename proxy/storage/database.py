@@ -49,6 +49,9 @@ _LOG_BYTES = 16 * 1024 * 1024
 #: Primary result codes of SQLite that mean a broken file, and not a busy or unwritable one.
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
+#: What the database and its driver raise.
+_REFUSALS = (sqlite3.Error, SQLAlchemyError, OSError, OverflowError, UnicodeError)
+
 
 class StorageError(Exception):
     """The database cannot be read or written. The text is one sentence that says why."""
@@ -225,22 +228,22 @@ class SqliteDatabase(Database):
         """The outcome of each unit, when the transaction has been synced or has failed."""
         raw = _raw(connection)
         try:
-            with _translated(self.path):
-                raw.execute("BEGIN IMMEDIATE")
-                apart = len(units) > 1
-                outcomes = [self._apply(connection, raw, unit, apart) for unit in units]
-                if apart or outcomes[0].error is None:
-                    raw.execute("COMMIT")
-                    self.commits += 1
-                    self.units += len(units)
-                else:
-                    raw.execute("ROLLBACK")
-                return outcomes
+            raw.execute("BEGIN IMMEDIATE")
+            apart = len(units) > 1
+            outcomes = [self._apply(connection, raw, unit, apart) for unit in units]
+            if apart or outcomes[0].error is None:
+                raw.execute("COMMIT")
+                self.commits += 1
+                self.units += len(units)
+            else:
+                raw.execute("ROLLBACK")
+            return outcomes
         except BaseException as error:  # noqa: BLE001 (anyone who waits must hear of it)
             with contextlib.suppress(sqlite3.Error):
                 if raw.in_transaction:
                     raw.execute("ROLLBACK")
-            return [_Outcome(error=error) for _ in units]
+            told = _translate(self.path, error)
+            return [_Outcome(error=told) for _ in units]
 
     def _apply(
         self, connection: Connection, raw: sqlite3.Connection, unit: _Unit, apart: bool
@@ -249,12 +252,11 @@ class SqliteDatabase(Database):
         if apart:
             raw.execute("SAVEPOINT unit")
         try:
-            with _translated(self.path):
-                outcome = _Outcome(unit.work(connection))
+            outcome = _Outcome(unit.work(connection))
         except BaseException as error:
             if not raw.in_transaction:  # the database has given up all units: a full disk
                 raise
-            outcome = _Outcome(error=error)
+            outcome = _Outcome(error=_translate(self.path, error))
             if apart:
                 raw.execute("ROLLBACK TO unit")
         if apart:
@@ -367,16 +369,20 @@ def _raw(connection: Connection) -> sqlite3.Connection:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except DBAPIError as error:
-        raise _storage_error(path, error.orig or error) from error
-    except (sqlite3.Error, SQLAlchemyError, OSError, OverflowError, UnicodeError) as error:
-        raise _storage_error(path, error) from error
+    except _REFUSALS as error:
+        raise _translate(path, error) from error
 
 
-def _storage_error(path: Path, error: BaseException) -> StorageError:
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:  # details are in higher bits
-        return _damaged(path, str(error))
-    return StorageError(f"the database {path} refused: {error}")
+def _translate(path: Path, error: BaseException) -> BaseException:
+    """What the database or its driver raises as a `StorageError`; anything else as it is."""
+    if not isinstance(error, _REFUSALS):
+        return error
+    cause = (error.orig or error) if isinstance(error, DBAPIError) else error
+    told = StorageError(f"the database {path} refused: {cause}")
+    if getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:  # details are in higher bits
+        told = _damaged(path, str(cause))
+    told.__cause__ = error
+    return told
 
 
 def _damaged(path: Path, reason: str) -> DamagedError:

@@ -7,6 +7,7 @@ that clients or the cloud choose: it may contain what a database refuses.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import (
@@ -43,9 +44,9 @@ class AnyText(TypeDecorator[str]):
         collation = "C" if dialect.name == "postgresql" else None
         return dialect.type_descriptor(Text(collation=collation))
 
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """The text as it is stored."""
-        return None if value is None else escaped(value)
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any]:
+        """Makes a text what is stored, without what `TypeDecorator` does around it."""
+        return lambda value: None if value is None else escaped(value)
 
     def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:
         """The text as it was."""

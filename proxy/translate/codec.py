@@ -53,8 +53,23 @@ def _storable(value: Any) -> Any:
     return value
 
 
-#: Encode as ComfyUI does: a space behind `,` and `:`, ASCII only, NaN and Infinity literal.
-dumps = json.JSONEncoder().encode
+#: What `JSONEncoder.encode` makes anew for each value, without a look for circles: JSON has none.
+_encode = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+    None,
+    json.JSONEncoder().default,
+    json.encoder.encode_basestring_ascii,
+    None,
+    ": ",
+    ", ",
+    False,
+    False,
+    True,
+)
+
+
+def dumps(value: object) -> str:
+    """Encode as ComfyUI does: a space behind `,` and `:`, ASCII only, NaN and Infinity literal."""
+    return "".join(_encode(value, 0))
 
 
 def dump_bytes(value: object) -> bytes:

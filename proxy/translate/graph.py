@@ -197,7 +197,7 @@ def inputs_of(node: Any) -> Mapping[str, Any]:
 def _specs(info: Mapping[str, Any] | None) -> dict[str, Any]:
     """Every declared input of a class by its name."""
     declared = info.get("input") if info else None
-    if not isinstance(declared, Mapping):
+    if not isinstance(declared, dict):
         return {}
     return {
         name: spec
@@ -294,12 +294,12 @@ def label_of(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> str:
 
 def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator[str]:
     pnginfo = extra_data.get("extra_pnginfo")
-    workflow = pnginfo.get("workflow") if isinstance(pnginfo, Mapping) else None
+    workflow = pnginfo.get("workflow") if isinstance(pnginfo, dict) else None
     for place in (extra_data, workflow):
-        if isinstance(place, Mapping):
+        if isinstance(place, dict):
             yield from (_line(place[name]) for name in _NAMES if name in place)
-    nodes = [node for node in graph.values() if isinstance(node, Mapping)]
-    inputs = [some for node in nodes if isinstance(some := node.get("inputs"), Mapping)]
+    nodes = [node for node in graph.values() if isinstance(node, dict)]
+    inputs = [some for node in nodes if isinstance(some := node.get("inputs"), dict)]
     for name in _MODELS:
         yield from (_model(some[name]) for some in inputs if name in some)
     classes = [_line(node.get("class_type")) for node in nodes]
