@@ -279,17 +279,13 @@ class _Outcome:
 
 
 def _deliver(units: Sequence[_Unit], outcomes: Sequence[_Outcome]) -> None:
-    """Hand results to the event loop, in one call while there is one loop."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Unit, _Outcome]]] = {}
+    """Hand results to the event loop, which is one for all units, in one call."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+        units[0].result.get_loop().call_soon_threadsafe(_settle, units, outcomes)
+
+
+def _settle(units: Sequence[_Unit], outcomes: Sequence[_Outcome]) -> None:
     for unit, outcome in zip(units, outcomes, strict=True):
-        by_loop.setdefault(unit.result.get_loop(), []).append((unit, outcome))
-    for loop, settled in by_loop.items():
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(_settle, settled)
-
-
-def _settle(settled: Sequence[tuple[_Unit, _Outcome]]) -> None:
-    for unit, outcome in settled:
         if unit.result.done():
             continue
         if outcome.error is not None:
