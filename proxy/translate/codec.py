@@ -53,7 +53,7 @@ def _storable(value: Any) -> Any:
     return value
 
 
-#: What `JSONEncoder.encode` makes anew for each value, without a look for circles: JSON has none.
+#: `JSONEncoder.encode` creates one for each value. Nothing is checked for cycles: JSON has none.
 _encode = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
     None,
     json.JSONEncoder().default,
