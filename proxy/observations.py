@@ -151,16 +151,13 @@ class Observations:
                 await asyncio.sleep(_GATHER)
                 await self.write()
             except TimeoutError:
-                await self._reload()
+                try:
+                    await self.load()
+                except StorageError as error:
+                    log.warning("observations_load_failed", error=str(error))
             except StorageError as error:
                 log.warning("observations_save_failed", error=str(error))
                 await asyncio.sleep(_READ)
-
-    async def _reload(self) -> None:
-        try:
-            await self.load()
-        except StorageError as error:
-            log.warning("observations_load_failed", error=str(error))
 
     async def write(self) -> None:
         """Write what is new. Raises `StorageError`; then it is new still."""

@@ -159,7 +159,9 @@ async def chosen_accounts(settings: Settings) -> AsyncIterator[Chosen]:
             "(create a key at https://platform.comfy.org), or use --simulate to try it without a "
             "key."
         )
-    _warn_of_readers(settings)
+    file, has_key = settings.config, any(table.key is not None for table in settings.accounts)
+    if file is not None and has_key and _is_open(file):
+        log.warning("key_file_exposed", file=str(file), remedy="chmod o-r, or key_file")
     yield _registered(accounts, simulated=False)
 
 
@@ -189,14 +191,8 @@ def _plan(slots: int) -> Plan:
     return "standard" if slots <= 1 else "creator" if slots <= 3 else "pro"
 
 
-def _warn_of_readers(settings: Settings) -> None:
-    """Tell of a settings file with a key in it that every user of this machine can read."""
-    has_key = any(table.key is not None for table in settings.accounts)
-    if settings.config is not None and has_key and _is_open(settings.config):
-        log.warning("key_file_exposed", file=str(settings.config), remedy="chmod o-r, or key_file")
-
-
 def _is_open(path: Path) -> bool:
+    """Whether every user of this machine can read a file."""
     try:
         return bool(path.stat().st_mode & 0o004)
     except OSError:

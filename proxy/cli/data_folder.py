@@ -47,9 +47,7 @@ def migrate(settings: Settings, source: Path | None = None) -> int:
         )
     logs.configure()
     before = asyncio.run(_migrate(folder))
-    done = "is at" if before == HEAD else "is now at"
-    sys.stdout.write(f"The data folder {folder} {done} the schema {HEAD}.\n")
-    return 0
+    return _say_schema(f"The data folder {folder}", before)
 
 
 def _migrate_server(settings: Settings) -> int:
@@ -58,8 +56,11 @@ def _migrate_server(settings: Settings) -> int:
         before = asyncio.run(migrate_server(settings))
     except StorageError as error:
         raise CommandError(f"The database cannot be migrated: {error}.") from None
-    done = "is at" if before == HEAD else "is now at"
-    sys.stdout.write(f"The PostgreSQL database {done} the schema {HEAD}.\n")
+    return _say_schema("The PostgreSQL database", before)
+
+
+def _say_schema(where: str, before: str | None) -> int:
+    sys.stdout.write(f"{where} {'is at' if before == HEAD else 'is now at'} the schema {HEAD}.\n")
     return 0
 
 

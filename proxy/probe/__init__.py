@@ -18,7 +18,7 @@ from yarl import URL
 
 from proxy.probe import jobs, running
 from proxy.probe.points import POINTS, Findings, Level
-from proxy.probe.wire import ProbeRun, ProbeSocket, Wire
+from proxy.probe.wire import Frame, ProbeRun, ProbeSocket, Wire
 from proxy.translate.helper_packs import HELPERS
 from proxy.translate.helper_tooling import KRITA_REQUIRES
 
@@ -64,18 +64,9 @@ async def probe(base_url: URL, key: str, level: Level, *, idle: float) -> Findin
 
 async def _observe(wire: Wire, findings: Findings, level: Level, idle: float) -> None:
     classes: dict[str, Any] = {}
-
-    async def catalog() -> None:
-        classes.update(await _catalog(wire, findings))
-
-    for step in (
-        lambda: _account(wire, findings),
-        catalog,
-        lambda: _templates(wire, findings),
-        lambda: _routes(wire, findings),
-        lambda: _sockets(wire, findings),
-    ):
-        await _step(findings, step)
+    await _step(findings, partial(_catalog, wire, findings, classes))
+    for step in (_account, _templates, _routes, _sockets):
+        await _step(findings, partial(step, wire, findings))
     usable = findings.value("user") == "200" and findings.value("socket_token") == "open"
     if level == "run" and usable:
         await _step(findings, lambda: _run(wire, findings, classes))
@@ -151,10 +142,10 @@ async def _account(wire: Wire, findings: Findings) -> None:
     findings.see("v2_jobs", f"{unknown.status} {unknown.form()}".strip())
 
 
-async def _catalog(wire: Wire, findings: Findings) -> dict[str, Any]:
-    """The node classes, which are returned, and the models."""
+async def _catalog(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
+    """The node classes, which are added to `classes`, and the models."""
     reply = await wire.call("GET", "api/object_info")
-    classes = {name: one for name, one in reply.dict().items() if isinstance(one, dict)}
+    classes |= {name: one for name, one in reply.dict().items() if isinstance(one, dict)}
     findings.see("object_info", "classes" if classes else reply.said(), f"{len(classes)} classes")
     findings.catalog = dict(Counter(_pack(one) for one in classes.values()))
     if classes:
@@ -164,7 +155,6 @@ async def _catalog(wire: Wire, findings: Findings) -> dict[str, Any]:
         one = await wire.call("GET", f"api/object_info/{next(iter(classes))}")
         findings.see("object_info_class", str(one.status))
     await _models(wire, findings)
-    return classes
 
 
 async def _models(wire: Wire, findings: Findings) -> None:
@@ -254,18 +244,18 @@ async def _flags(socket: ProbeSocket, findings: Findings) -> None:
         first = socket.frames[0]
         has_sid = isinstance(first.data, dict) and "sid" in first.data
         findings.see("first_frame", f"{first.type} with sid" if has_sid else first.type)
-    unasked = [frame for frame in socket.frames if frame.type == "feature_flags"]
+    unasked = any(map(_has_flags, socket.frames))
     await socket.announce()
     if not unasked:
-        await socket.until(lambda frames: frames[-1:] != [] and _has_flags(socket), _GREETING)
-    flags = [frame.data for frame in socket.frames if frame.type == "feature_flags"]
+        await socket.until(lambda frames: any(map(_has_flags, frames)), _GREETING)
+    flags = [frame.data for frame in socket.frames if _has_flags(frame)]
     findings.see("feature_flags", "pushed" if unasked else "asked" if flags else "never")
     told = flags[-1].get("supports_progress_text_metadata") if flags else None
     findings.see("text_flag", "absent" if told is None else str(told).lower())
 
 
-def _has_flags(socket: ProbeSocket) -> bool:
-    return any(frame.type == "feature_flags" for frame in socket.frames)
+def _has_flags(frame: Frame) -> bool:
+    return frame.type == "feature_flags"
 
 
 def _pack(node_class: dict[str, Any]) -> str:
