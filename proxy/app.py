@@ -41,8 +41,7 @@ from proxy.jobs.service import JobService, Sampler
 from proxy.jobs.submission import Checks, Clients
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory, marker_of
-from proxy.metrics import Metrics
-from proxy.observations import AccountObservations, Observations, identity_of
+from proxy.metrics import AccountObservations, Metrics, Observations, identity_of
 from proxy.readiness import Readiness
 from proxy.settings import AccountAccess, AccountKeys, ConfigError, Settings, read_secrets
 from proxy.storage.assets import AssetRepository

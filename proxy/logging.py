@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 from urllib.parse import quote, quote_plus
 
 import structlog
@@ -101,6 +101,39 @@ def _scrub_value(value: object, name: str = "") -> object:
     if isinstance(value, list | tuple | set | frozenset):
         return [_scrub_value(item) for item in value]
     return scrub(str(value))
+
+
+#: Text that may be shown: a word of an interface, and no sentence, address, id or hash.
+_WORD = re.compile(r"[A-Za-z][A-Za-z_.-]*(?:\d{1,4}[A-Za-z_.-]*){0,3}")
+_LONGEST_WORD = 48
+_DEEPEST, _ITEMS, _KEYS = 5, 2, 24
+
+
+def without_secrets(value: object, depth: int = 0) -> Any:
+    """The form of a value: its keys, numbers and words; other text by its length alone.
+
+    So no key, signed URL, id or prompt is in it, and its size is bounded.
+    """
+    if value is None or isinstance(value, bool | int | float):
+        return value if not isinstance(value, int) or abs(value) < 2**63 else "<number>"
+    if isinstance(value, str):
+        return word(value)
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes, {value[:8].hex()}>"
+    if depth >= _DEEPEST:
+        return f"<{type(value).__name__}>"
+    if isinstance(value, dict):
+        kept = list(value.items())[:_KEYS]
+        return {word(str(key)): without_secrets(one, depth + 1) for key, one in kept}
+    if isinstance(value, list):
+        return [without_secrets(one, depth + 1) for one in value[:_ITEMS]]
+    return f"<{type(value).__name__}>"
+
+
+def word(text: str) -> str:
+    """A word that the cloud has chosen, as it may be shown; other text by its length."""
+    plain = len(text) <= _LONGEST_WORD and _WORD.fullmatch(text) and scrub(text) == text
+    return text if plain else f"<text of {len(text)}>"
 
 
 class RequestContext:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from proxy.helpers.clients import Exchange
     from proxy.helpers.service import Helpers
     from proxy.jobs.service import JobService
-    from proxy.observations import Observations
+    from proxy.metrics import Observations
     from proxy.readiness import Readiness
     from proxy.userdata.on_cloud import UserData
 

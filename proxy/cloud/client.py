@@ -28,8 +28,8 @@ from proxy.cloud.resilience import (
     RetryPolicy,
     refusal,
 )
-from proxy.metrics import CloudCalls, Metrics
-from proxy.observations import AccountObservations, word
+from proxy.logging import word
+from proxy.metrics import AccountObservations, CloudCalls, Metrics
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.assets import CloudAsset, of_cloud

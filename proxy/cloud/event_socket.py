@@ -27,7 +27,8 @@ from proxy.cloud.resilience import (
     jittered,
     retry_after,
 )
-from proxy.observations import AccountObservations, word
+from proxy.logging import word
+from proxy.metrics import AccountObservations
 from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.events import LISTED_EVENTS, LISTED_FRAMES, unlisted

@@ -30,8 +30,8 @@ from proxy.cloud.resilience import (
     refusal,
     retry_after,
 )
-from proxy.metrics import CloudCalls
-from proxy.observations import AccountObservations, word
+from proxy.logging import word
+from proxy.metrics import AccountObservations, CloudCalls
 from proxy.translate import codec
 from proxy.translate.codec import redact
 from proxy.translate.errors import type_of, unlisted

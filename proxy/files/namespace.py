@@ -20,7 +20,7 @@ import structlog
 from cachetools import LRUCache
 from yarl import URL
 
-from proxy.observations import identity_of
+from proxy.metrics import identity_of
 from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
 from proxy.translate.assets import Asset
 from proxy.translate.names import TYPES, Place, hash_address, media_type

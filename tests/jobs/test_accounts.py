@@ -19,7 +19,7 @@ from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, CircuitBreaker, refusal
 from proxy.jobs.accounts import MOST, RESTS, Account, AccountHealth, Reason, Slots, Submitter
 from proxy.jobs.models import Job
-from proxy.observations import AccountObservations
+from proxy.metrics import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 
 
