@@ -7,18 +7,23 @@ files of the member, below `temp/helpers`, and go where the job goes.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
+import io
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from blake3 import blake3
 
 from proxy.catalog.service import Catalog
 from proxy.cloud.downloads import NotFetchedError, RemoteFiles
+from proxy.files.pictures import FORMATS, MAX_PIXELS, pillow
 from proxy.files.service import Files
-from proxy.helpers import decoding
 from proxy.storage.temporary import HelperPicture, HelperPictureRepository
 from proxy.translate import snapshot as shapes
 from proxy.translate.errors import LocalError
@@ -37,6 +42,9 @@ from proxy.translate.helper_nodes import (
 )
 from proxy.translate.helper_packs import HELPERS
 from proxy.translate.rewriting import Rewriting, failed, rewrite, wanted
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = structlog.get_logger(__name__)
 
@@ -140,15 +148,13 @@ class Helpers:
         for problem in got:
             if isinstance(problem, BaseException) and not isinstance(problem, HelperFailedError):
                 raise problem
+        pictures: dict[str, Picture] = {}
         for node_id, load in loads.items():
-            error = found[load]
-            if isinstance(error, HelperFailedError):
-                return Rewriting(graph={}, failure=failed(node_id, graph, error))
-        pictures = {
-            node_id: picture
-            for node_id, load in loads.items()
-            if isinstance(picture := found[load], Picture)
-        }
+            match found[load]:
+                case HelperFailedError() as error:
+                    return Rewriting(graph={}, failure=failed(node_id, graph, error))
+                case Picture() as picture:
+                    pictures[node_id] = picture
         try:
             return rewrite(graph, outputs, emulated, pictures, self._catalog.known)
         except HelperRefusedError as error:
@@ -160,7 +166,7 @@ class Helpers:
         if load.kind != "image":
             return Picture(await self._sent(member, data, _extension(data)))
         async with self._turn:
-            decoded = await asyncio.to_thread(decoding.decode, data, load.mask)
+            decoded = await asyncio.to_thread(decode, data, load.mask)
         sends = [self._sent(member, decoded.data, decoded.extension)]
         if decoded.mask is not None:
             sends.append(self._sent(member, decoded.mask, ".png"))
@@ -176,7 +182,7 @@ class Helpers:
                     raise HelperFailedError("ValueError", message)
                 return found[0]
             case FileSource.BASE64:
-                return await asyncio.to_thread(decoding.from_base64, load.value)
+                return await asyncio.to_thread(from_base64, load.value)
             case FileSource.URL:
                 try:
                     return await self._remote.fetch(load.value)
@@ -282,7 +288,7 @@ class Helpers:
 
     async def _encoded(self, data: bytes, format_: str | None) -> bytes:
         async with self._turn:
-            return await asyncio.to_thread(decoding.encode, data, format_)
+            return await asyncio.to_thread(encode, data, format_)
 
     def _ms(self) -> int:
         return int(self._now() * 1000)
@@ -348,3 +354,151 @@ def _extension(data: bytes) -> str:
 async def _chunks(data: bytes) -> AsyncIterator[bytes]:
     for start in range(0, len(data), _CHUNK):
         yield data[start : start + _CHUNK]
+
+
+# --- decoded as packs do, and encoded as their clients want it ----------------------------------
+
+#: Modes whose 8-bit values core's loader takes as they are.
+_PLAIN = frozenset({"RGB", "RGBA", "L"})
+_AS_THEY_ARE = frozenset({"PNG", "JPEG", "WEBP"})
+
+_EXIF_ORIENTATION = 0x0112
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """A picture for the cloud: its bytes with their extension, its mask as a grey PNG, its size."""
+
+    data: bytes
+    extension: str
+    mask: bytes | None
+    width: int
+    height: int
+
+
+def from_base64(text: str) -> bytes:
+    """What a text holds; letters that are not of the alphabet are passed over.
+
+    Raises `HelperFailedError`.
+    """
+    try:
+        return base64.b64decode(text)
+    except (binascii.Error, ValueError) as error:
+        raise HelperFailedError("binascii.Error", str(error)) from error
+
+
+def decode(data: bytes, mask: Mask) -> Decoded:
+    """A picture as a pack reads it, in a form that core's loaders read alike; takes a while.
+
+    Raises `HelperFailedError` in the words of Pillow.
+    """
+    images = pillow()
+    source = io.BytesIO(data)
+    try:
+        with images.open(source, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > MAX_PIXELS:
+                raise HelperFailedError("ValueError", f"it has more than {MAX_PIXELS} pixels")
+            picture.load()
+            if mask is Mask.CORE:
+                return Decoded(data, f".{(picture.format or 'png').lower()}", None, width, height)
+            return _decoded(picture, data, mask)
+    except images.UnidentifiedImageError as error:
+        raise HelperFailedError("PIL.UnidentifiedImageError", str(error)) from error
+    except images.DecompressionBombError as error:
+        raise HelperFailedError("PIL.Image.DecompressionBombError", str(error)) from error
+    except (OSError, ValueError, SyntaxError, OverflowError, TypeError, EOFError) as error:
+        message = re.sub(r" \(\d+ bytes not processed\)$", "", str(error))
+        raise HelperFailedError(type(error).__name__, message) from error
+
+
+def _decoded(picture: Image, data: bytes, mask: Mask) -> Decoded:
+    width, height = picture.size
+    colours = _rgb(picture)
+    plain = (
+        picture.format in _AS_THEY_ARE
+        and picture.mode in _PLAIN
+        and getattr(picture, "n_frames", 1) == 1
+        and picture.getexif().get(_EXIF_ORIENTATION, 1) == 1
+        and "transparency" not in picture.info
+    )
+    shown = data if plain else encoded_as(colours, "PNG")
+    extension = f".{(picture.format or '').lower()}" if plain else ".png"
+    alpha = picture.getchannel("A") if "A" in picture.getbands() else None
+    if mask is Mask.RED:
+        alpha = None
+    elif alpha is None and mask is Mask.ALPHA_OR_RED:
+        alpha = colours.getchannel("R")
+    grey = None if alpha is None else encoded_as(alpha, "PNG")
+    return Decoded(shown, extension, grey, width, height)
+
+
+def _rgb(picture: Image) -> Image:
+    """The colours in 8 bits, without alpha; those below alpha 0 are kept."""
+    if isinstance(picture.info.get("transparency"), bytes):
+        picture = picture.convert("RGBA")
+    if picture.mode.startswith("I"):
+        picture = picture.convert("I").point(lambda level: level / 256).convert("L")
+    return picture.convert("RGB")
+
+
+def encode(data: bytes, format_: str | None) -> bytes:
+    """A picture of the cloud in a format, without texts; `None` leaves the file as it is.
+
+    Raises `HelperFailedError` in the words of Pillow.
+    """
+    if format_ is None:
+        return data
+    if format_ == "PNG" and (bare := without_texts(data)) is not None:
+        return bare
+    try:
+        with pillow().open(io.BytesIO(data), formats=FORMATS) as picture:
+            picture.load()
+            return encoded_as(picture, format_)
+    except KeyError as error:
+        raise HelperFailedError("KeyError", str(error)) from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise HelperFailedError(type(error).__name__, str(error)) from error
+
+
+def encoded_as(picture: Image, format_: str) -> bytes:
+    """A picture in a format of Pillow's, JPEG with quality 95."""
+    buffer = io.BytesIO()
+    bare = pillow().frombytes(picture.mode, picture.size, picture.tobytes())
+    bare.save(buffer, format=format_, quality=95, compress_level=1)
+    return buffer.getvalue()
+
+
+#: Bytes and pixels of a preview that is re-encoded on the way; a larger one is left out.
+_PREVIEW_BYTES, _PREVIEW_PIXELS = 1 << 20, 1 << 22
+
+
+def jpeg(png: bytes) -> bytes | None:
+    """A preview as JPEG, `None` for one that is too large or no PNG; takes a while."""
+    if len(png) > _PREVIEW_BYTES:
+        return None
+    images = pillow()
+    try:
+        with images.open(io.BytesIO(png), formats=("PNG",)) as picture:
+            if picture.width * picture.height > _PREVIEW_PIXELS:
+                return None
+            return encoded_as(picture.convert("RGB"), "JPEG")
+    except (images.DecompressionBombError, OSError, ValueError, SyntaxError):
+        return None
+
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"eXIf"})
+
+
+def without_texts(png: bytes) -> bytes | None:
+    """A PNG without its texts, which hold the graph that ran; `None` for another file."""
+    if not png.startswith(_PNG):
+        return None
+    pieces, at = [_PNG], len(_PNG)
+    while at + 8 <= len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] not in _TEXTS:
+            pieces.append(png[at:end])
+        at = end
+    return b"".join(pieces)

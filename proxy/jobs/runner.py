@@ -20,8 +20,7 @@ import structlog
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError
-from proxy.helpers.decoding import jpeg
-from proxy.helpers.service import helper_of
+from proxy.helpers.service import helper_of, jpeg
 from proxy.jobs.models import Job, JobMessage, topic_of
 from proxy.jobs.tracker import (
     Command,

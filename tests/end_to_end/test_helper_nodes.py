@@ -21,7 +21,7 @@ from team import bearer, running_team
 from yarl import URL
 
 from proxy.cloud.downloads import NotFetchedError, RemoteFiles
-from proxy.helpers import decoding, service
+from proxy.helpers import service
 from proxy.jobs import runner
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
@@ -216,7 +216,7 @@ async def test_a_png_preview_comes_as_jpeg_in_its_order_and_is_made_off_the_even
 
     def noted(png: bytes) -> bytes | None:
         threads.append(threading.current_thread())
-        return decoding.jpeg(png)
+        return service.jpeg(png)
 
     threads: list[threading.Thread] = []
     monkeypatch.setattr(runner, "jpeg", noted)
