@@ -121,11 +121,7 @@ _BY_STATUS = {
     402: "check the plan and the credits of the Comfy Cloud account",
     403: "check the limits of the plan of the Comfy Cloud account",
     413: "make the workflow smaller",
-    429: "try again in a moment",
-    500: "try again in a moment",
-    502: "try again in a moment",
-    503: "try again in a moment",
-    504: "try again in a moment",
+    **dict.fromkeys((429, 500, 502, 503, 504), "try again in a moment"),
 }
 
 #: Refusals of a job that no wait mends, whatever their status: the documents have them under 402,

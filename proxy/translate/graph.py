@@ -148,10 +148,10 @@ def sources(graph: Mapping[str, Any], node_id: str) -> set[str]:
     found: set[str] = set()
     pending = [node_id]
     while pending:
-        for value in inputs_of(graph.get(pending.pop())).values():
-            if is_link(value) and value[0] not in found:
-                found.add(value[0])
-                pending.append(value[0])
+        for source in links_of(graph.get(pending.pop())):
+            if source not in found:
+                found.add(source)
+                pending.append(source)
     return found
 
 
@@ -192,6 +192,11 @@ def inputs_of(node: Any) -> Mapping[str, Any]:
     """The inputs of a node, none where it has an unknown form."""
     inputs = node.get("inputs") if isinstance(node, Mapping) else None
     return inputs if isinstance(inputs, Mapping) else {}
+
+
+def links_of(node: Any) -> Iterator[str]:
+    """The ids of the nodes that a node's inputs come from."""
+    return (value[0] for value in inputs_of(node).values() if is_link(value))
 
 
 def _specs(info: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from proxy.translate.events import Told
-from proxy.translate.graph import is_link
+from proxy.translate.graph import inputs_of, is_link
 
 #: `[node id, output index]`.
 Link = list[Any]
@@ -164,9 +164,9 @@ def constant(graph: Mapping[str, Any], value: Any) -> Any:
     while is_link(value) and value[0] not in seen:
         seen.add(value[0])
         node = graph.get(value[0])
-        inputs = node.get("inputs") if isinstance(node, Mapping) else None
         name = CONSTANTS.get(str(node.get("class_type"))) if isinstance(node, Mapping) else None
-        if name is None or not isinstance(inputs, Mapping) or name not in inputs:
+        inputs = inputs_of(node)
+        if name is None or name not in inputs:
             return value
         value = inputs[name]
     return value

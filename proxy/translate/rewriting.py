@@ -7,7 +7,7 @@ has and belong to one node each, whose life they live: nobody hears of them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import msgspec
 
 from proxy.translate import codec
 from proxy.translate.events import CloudFrame
-from proxy.translate.graph import is_link
+from proxy.translate.graph import inputs_of, is_link, links_of
 from proxy.translate.helper_nodes import (
     Failure,
     Helper,
@@ -107,7 +107,7 @@ def rewrite(
         }
         nodes = made[node_id].nodes if node_id in made else {node_id: given}
         for id_, one in nodes.items():
-            inputs, lacking = _linked(one.get("inputs"), gives)
+            inputs, lacking = _linked(inputs_of(one), gives)
             optional = _optional(choices(str(one.get("class_type"))))
             if failure is None and not set(lacking) <= optional:
                 failure = _nothing(node_id, given, graph)
@@ -130,7 +130,7 @@ def rewrite(
             node_id: Telling(known_inputs(graph, made[node_id].inputs), signature)
             for node_id, signature in _signatures(graph, told).items()
         },
-        before=_before(graph, live, {one: made.get(one) for one in live}, kept),
+        before=_before(graph, live, made, kept),
         failure=failure,
     )
 
@@ -145,15 +145,8 @@ def reachable(graph: Mapping[str, Any], outputs: Collection[str] | None) -> set[
         node_id = pending.pop()
         if node_id not in found:
             found.add(node_id)
-            pending += [source for source in _sources(graph.get(node_id)) if source in graph]
+            pending += [source for source in links_of(graph.get(node_id)) if source in graph]
     return found
-
-
-def _sources(node: object) -> Iterator[str]:
-    inputs = node.get("inputs") if isinstance(node, Mapping) else None
-    for value in inputs.values() if isinstance(inputs, Mapping) else ():
-        if is_link(value):
-            yield value[0]
 
 
 def _mark(graph: Mapping[str, Any]) -> str:
@@ -165,12 +158,12 @@ def _mark(graph: Mapping[str, Any]) -> str:
 
 
 def _linked(
-    inputs: object, gives: Mapping[tuple[str, int], Any]
+    inputs: Mapping[str, Any], gives: Mapping[tuple[str, int], Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """The inputs with links to what gives an output now, and the names of those that get none."""
     found: dict[str, Any] = {}
     lacking = []
-    for name, value in inputs.items() if isinstance(inputs, Mapping) else ():
+    for name, value in inputs.items():
         source = gives.get((value[0], value[1]), _MISSING) if is_link(value) else _MISSING
         if source is None:
             lacking.append(name)
@@ -203,10 +196,8 @@ def failed(node_id: str, graph: Mapping[str, Any], error: HelperFailedError) -> 
 
 def shown_inputs(node: Mapping[str, Any], graph: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The inputs that are known before the run, as `current_inputs` shows them."""
-    inputs = node.get("inputs")
-    known = inputs.items() if isinstance(inputs, Mapping) else ()
-    found = {name: constant(graph, value) for name, value in known}
-    return {name: [value] for name, value in found.items() if not is_link(value)}
+    known = known_inputs(graph, inputs_of(node))
+    return {name: [value] for name, value in known.items() if not is_link(value)}
 
 
 def known_inputs(graph: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,14 +208,14 @@ def known_inputs(graph: Mapping[str, Any], inputs: Mapping[str, Any]) -> dict[st
 def _before(
     graph: Mapping[str, Any],
     live: Collection[str],
-    made: Mapping[str, Node | None],
+    made: Mapping[str, Node],
     kept: Mapping[str, Any],
 ) -> dict[str, list[str]]:
     """The nodes of the member that the cloud does not get, by those that they ran for."""
-    owners = {id_ for id_, one in made.items() if one and not kept.keys().isdisjoint(one.nodes)}
+    owners = {id_ for id_, one in made.items() if not kept.keys().isdisjoint(one.nodes)}
     gone = {node_id for node_id in live if node_id not in kept and node_id not in owners}
     found = {
-        node_id: [source for source in dict.fromkeys(_sources(graph[node_id])) if source in gone]
+        node_id: [source for source in dict.fromkeys(links_of(graph[node_id])) if source in gone]
         for node_id in live
         if gone
     }
@@ -241,7 +232,7 @@ def _signatures(graph: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, st
             node = graph.get(node_id)
             waiting = [
                 one
-                for one in _sources(node)
+                for one in links_of(node)
                 if one in graph and one not in known and one not in way
             ]
             if waiting and node_id not in known:
@@ -254,10 +245,9 @@ def _signatures(graph: Mapping[str, Any], wanted: Iterable[str]) -> dict[str, st
 
 
 def _digest(node: Any, known: Mapping[str, str]) -> str:
-    inputs = node.get("inputs") if isinstance(node, Mapping) else None
     values = {
         name: [known.get(value[0], value[0]), value[1]] if is_link(value) else value
-        for name, value in sorted((inputs or {}).items())
+        for name, value in sorted(inputs_of(node).items())
     }
     text = codec.dump_bytes([node.get("class_type") if isinstance(node, Mapping) else None, values])
     return hashlib.sha256(text).hexdigest()
