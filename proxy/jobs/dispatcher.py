@@ -33,7 +33,7 @@ from proxy.translate.errors import (
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
-    from proxy.jobs.engine import AccountWorker, Engine
+    from proxy.jobs.engine import AccountWorker, Engine, Policy
 
 log = structlog.get_logger(__name__)
 
@@ -423,8 +423,8 @@ _LOST: Mapping[Reason, str] = {
 class Reconciler:
     """One list call for all live jobs; those that the list lacks are read one by one.
 
-    `connected_wait` and `lost_wait` are the seconds between two readings while the event socket
-    is open and while it is not; each is jittered. After a reading that failed they are twice as
+    Of the `policy` come the seconds between two readings while the event socket is open and while
+    it is not; each is jittered. After a reading that failed they are twice as
     long each time, at most `longest_wait`, and never shorter than the cloud asked for. While the
     account's slots are being learned, one waiting job is asked why it waits.
 
@@ -437,20 +437,16 @@ class Reconciler:
         account: Account,
         jobs: Mapping[str, Job],
         socket: EventSocket,
+        policy: Policy,
         *,
-        connected_wait: float = 10.0,
-        lost_wait: float = 1.5,
         longest_wait: float = 60.0,
-        lost_timeout: float = 3600.0,
     ) -> None:
         self._cloud = account.cloud
         self._slots = account.slots
         self._jobs = jobs
         self._socket = socket
-        self._connected_wait = connected_wait
-        self._lost_wait = lost_wait
+        self._policy = policy
         self._longest_wait = longest_wait
-        self._lost_timeout = lost_timeout
         self._live = asyncio.Event()
         self._now = asyncio.Event()
         self._failures = 0
@@ -522,7 +518,7 @@ class Reconciler:
             if job.runner is None:
                 continue
             job.runner.explain(reason)
-            if self._lost_timeout and lasted >= self._lost_timeout:
+            if self._policy.lost_timeout and lasted >= self._policy.lost_timeout:
                 log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
                 job.runner.post(GiveUp(_LOST[reason], lost=True))
 
@@ -542,7 +538,8 @@ class Reconciler:
     async def _pause(self) -> None:
         """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""
         await asyncio.sleep(self._least_wait)
-        usual = self._connected_wait if self._socket.connected else self._lost_wait
+        policy, connected = self._policy, self._socket.connected
+        usual = policy.connected_wait if connected else policy.lost_wait
         wait = Backoff(usual, self._longest_wait).after(self._failures + 1)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait - self._least_wait):

@@ -420,14 +420,7 @@ class AccountWorker:
             expecting=self.router.submission,
             patience=policy.submit_patience,
         )
-        self.reconciler = Reconciler(
-            account,
-            self.jobs,
-            self.socket,
-            connected_wait=policy.connected_wait,
-            lost_wait=policy.lost_wait,
-            lost_timeout=policy.lost_timeout,
-        )
+        self.reconciler = Reconciler(account, self.jobs, self.socket, policy)
         self._engine = engine
         self._worth_waiting = True
 

@@ -64,54 +64,22 @@ class JobState(StrEnum):
         return not TRANSITIONS[self]
 
 
-_ENDS = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
-
-#: Which states may follow a state.
+#: Which states may follow a state; `docs/how-it-works.md` has the same table, and says what each
+#: means.
 TRANSITIONS: Mapping[JobState, frozenset[JobState]] = {
-    JobState.RECEIVED: frozenset(
-        {JobState.QUEUED, JobState.SUBMITTING, JobState.FAILED, JobState.CANCELLED}
-    ),
-    JobState.QUEUED: frozenset({JobState.SUBMITTING, JobState.FAILED, JobState.CANCELLED}),
-    JobState.SUBMITTING: frozenset(
-        {
-            JobState.QUEUED,
-            JobState.UNKNOWN,
-            JobState.SUBMITTED,
-            JobState.FAILED,
-            JobState.CANCELLED,
-        }
-    ),
-    JobState.UNKNOWN: frozenset(
-        {JobState.QUEUED, JobState.SUBMITTED, JobState.FAILED, JobState.CANCELLED}
-    ),
-    JobState.SUBMITTED: frozenset({JobState.RUNNING, *_ENDS}),
-    JobState.RUNNING: _ENDS,
-    **{end: frozenset() for end in _ENDS},
+    JobState(state): frozenset(map(JobState, following.split()))
+    for state, following in {
+        "received": "queued submitting failed cancelled",
+        "queued": "submitting failed cancelled",
+        "submitting": "queued unknown submitted failed cancelled",
+        "unknown": "queued submitted failed cancelled",
+        "submitted": "running succeeded failed cancelled",
+        "running": "succeeded failed cancelled",
+        "succeeded": "",
+        "failed": "",
+        "cancelled": "",
+    }.items()
 }
-
-#: What each state means; `docs/how-it-works.md` has the same table.
-MEANING: Mapping[JobState, str] = {
-    JobState.RECEIVED: "The request is checked; the client has no answer yet.",
-    JobState.QUEUED: "The job waits in the proxy for its turn and a free slot.",
-    JobState.SUBMITTING: "The proxy is sending the files of the job and the job to the account.",
-    JobState.UNKNOWN: "The answer to the submission was lost. The proxy looks for the job on the "
-    "account before it sends anything again.",
-    JobState.SUBMITTED: "The cloud has the job and has not started it.",
-    JobState.RUNNING: "The cloud runs the job.",
-    JobState.SUCCEEDED: "The job is in the history with its outputs.",
-    JobState.FAILED: "The job is in the history with its error.",
-    JobState.CANCELLED: "The job was interrupted, or deleted from the queue.",
-}
-
-
-def states_table() -> list[str]:
-    """The states in Markdown, as the documents have them."""
-    rows = ["| State | Meaning | May become |", "|---|---|---|"]
-    for state in JobState:
-        order = [f"`{one}`" for one in JobState if one in TRANSITIONS[state]]
-        rows.append(f"| `{state}` | {MEANING[state]} | {', '.join(order) or 'nothing'} |")
-    return rows
-
 
 ENDS: Mapping[Outcome, JobState] = {
     "completed": JobState.SUCCEEDED,

@@ -21,6 +21,7 @@ from proxy.cloud.resilience import Backoff, CloudError, CloudUnreachable, refusa
 from proxy.jobs import accounts as account_health
 from proxy.jobs.accounts import Slots
 from proxy.jobs.dispatcher import Reconciler, output_nodes
+from proxy.jobs.engine import Policy
 from proxy.settings import AccountSettings, Secret
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate.snapshot import Snapshot
@@ -286,14 +287,17 @@ Reconciling = Callable[..., Any]
 @pytest.fixture
 def reconciling(cloud: Cloud, runners: Runners) -> Reconciling:
     @asynccontextmanager
-    async def start(*, connected: bool = True, **waits: float) -> AsyncIterator[Reconciler]:
-        waits = {"connected_wait": 30.0, "lost_wait": 0.01, **waits}
+    async def start(
+        *, connected: bool = True, longest_wait: float = 60.0, **waits: float
+    ) -> AsyncIterator[Reconciler]:
+        policy: dict[str, Any] = {"connected_wait": 30.0, "lost_wait": 0.01, **waits}
         account = FakeAccount(cloud, Slots(1))
         reconciler = Reconciler(
             account,  # type: ignore[arg-type]
             runners.jobs,  # type: ignore[arg-type]
             FakeSocket(connected),  # type: ignore[arg-type]
-            **waits,
+            Policy(**policy),
+            longest_wait=longest_wait,
         )
         task = asyncio.create_task(reconciler.run())
         try:
