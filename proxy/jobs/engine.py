@@ -139,9 +139,9 @@ class Engine:
         catalog: Catalog,
         policy: Policy,
         timeouts: Timeouts,
-        member: Callable[[str], Member] = Member,
-        supervisor: Supervisor | None = None,
-        helpers: Helpers | None = None,
+        member: Callable[[str], Member],
+        supervisor: Supervisor,
+        helpers: Helpers,
         metrics: Metrics,
     ) -> None:
         self.recorder = recorder
@@ -166,7 +166,7 @@ class Engine:
         self.dispatcher = Dispatcher(self)
         self.cancellation = Cancellation(self)
         self.recovery = Recovery(self)
-        self._supervisor = supervisor or Supervisor()
+        self._supervisor = supervisor
         self._heard: list[Subscription] = []
         self._look_now = asyncio.Event()
 

@@ -539,18 +539,19 @@ class Localiser:
         return self._redacted(local)
 
     async def _known_cached(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        job, helpers = self._job, self._engine.helpers
-        if helpers is None or job.rewriting is None:
+        job = self._job
+        if job.rewriting is None:
             return dict(data)
-        types = self._node_types
-        nodes = await helpers.cached(job.member, job.rewriting, types, data["nodes"])
+        nodes = await self._engine.helpers.cached(
+            job.member, job.rewriting, self._node_types, data["nodes"]
+        )
         return {**data, "nodes": nodes}
 
     async def _result(self, rewriting: Rewriting, node: str, output: dict[str, Any]) -> Told:
         """The messages to the client about a helper node's result, found out once."""
         job, helper = self._job, helper_of(self._job.graph.get(node))
         if node not in self._results:
-            if self._engine.helpers is None or helper is None:
+            if helper is None:
                 return Told(ui={})
             try:
                 self._results[node] = await self._engine.helpers.told(
