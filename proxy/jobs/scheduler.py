@@ -18,7 +18,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
-from typing import TypeAlias
 
 from proxy.jobs.accounts import Account
 from proxy.jobs.models import FairBy, Job, JobKey, Number
@@ -85,23 +84,6 @@ class JobQueue:
 
 def _place(job: Job) -> tuple[Number, int, JobKey]:
     return job.number, job.order, job.key
-
-
-#: A client: its member and its `client_id`.
-Client: TypeAlias = tuple[str, str | None]
-
-
-def busy_clients(taken: Iterable[Job]) -> set[Client]:
-    """The clients that have a job on an account or on its way there."""
-    return {(job.member, job.client_id) for job in taken}
-
-
-def waits_for_client(job: Job, busy: set[Client]) -> bool:
-    """Whether a job has to wait for another one of its client.
-
-    It is not sent ahead either: the plan may turn out to run it at once.
-    """
-    return job.one_at_a_time and (job.member, job.client_id) in busy
 
 
 # --- turns --------------------------------------------------------------------------------
@@ -260,6 +242,8 @@ class Scheduler:
         self._placed: dict[JobKey, Job] = {}
         self._used: Counter[str] = Counter()
         self._on_cloud: Counter[str] = Counter()
+        #: How many jobs of a client, by its member and `client_id`, have a slot.
+        self._busy: Counter[tuple[str, str | None]] = Counter()
         self._unsaved: dict[JobKey, Job] = {}
         self._running: defaultdict[str, set[JobKey]] = defaultdict(set)
         self._forecast: list[QueuePosition] | None = None
@@ -315,6 +299,7 @@ class Scheduler:
             self._placed[job.key] = job
             self._used[job.account] += 1
             self._on_cloud[job.member] += 1
+            self._busy[job.member, job.client_id] += 1
 
     def leave(self, job: Job) -> bool:
         """A job needs its slot no more. Says whether it had one."""
@@ -324,6 +309,9 @@ class Scheduler:
         self._unsaved.pop(job.key, None)
         self._used[job.account] -= 1
         self._on_cloud[job.member] -= 1
+        self._busy[job.member, job.client_id] -= 1
+        if not self._busy[job.member, job.client_id]:
+            del self._busy[job.member, job.client_id]
         self._running[job.account].discard(job.key)
         return True
 
@@ -356,11 +344,10 @@ class Scheduler:
     def next(self, at: float) -> tuple[Job, Account] | None:
         """The waiting job that may go now, out of the queue, and where to; `None` if none may."""
         ready = {}
-        busy = busy_clients(self._placed.values())
         for member in self.queue.members():
             account = self.account_for(member, at)
             if account is not None:
-                job = self._candidate(member, account, busy)
+                job = self._candidate(member, account)
                 if job is not None:
                     ready[member] = job, account
         chosen = self.shares.choose({member: job.order for member, (job, _) in ready.items()})
@@ -375,21 +362,25 @@ class Scheduler:
             return False
         return not self.queue.count(job.member) or self._has_slot(account)
 
-    def _candidate(self, member: str, account: Account, busy: set[Client]) -> Job | None:
+    def _candidate(self, member: str, account: Account) -> Job | None:
         """The member's job that goes to the account next: the first, unless its client is busy.
 
         That one is overtaken where a slot is free, and not where the other would only wait on the
         cloud, and then run first.
         """
         for job in self.queue.in_order(member):
-            if not waits_for_client(job, busy):
+            if not self._waits_for_client(job):
                 return job
             if not self._has_slot(account):
                 return None
         return None
 
     def _waits_for_client(self, job: Job) -> bool:
-        return job.one_at_a_time and waits_for_client(job, busy_clients(self._placed.values()))
+        """Whether a job has to wait for another one of its client.
+
+        It is not sent ahead either: the plan may turn out to run it at once.
+        """
+        return job.one_at_a_time and (job.member, job.client_id) in self._busy
 
     def _any_slot(self, member: str) -> bool:
         """Whether an account that takes the member's jobs could run one more at once."""
@@ -446,14 +437,13 @@ class Scheduler:
 
     def _with_clients(self, positions: list[QueuePosition]) -> list[QueuePosition]:
         """The positions, with the reason `client` where a job waits for one of its client."""
-        busy = busy_clients(self._placed.values())
         queues = {member: self.queue.of(member) for member in self.queue.members()}
         free = {member: self._any_slot(member) for member in queues}
         return [
             replace(one, reason="client")
             if one.reason in ("slot", "turn")
             and free[one.member]
-            and waits_for_client(queues[one.member][one.index], busy)
+            and self._waits_for_client(queues[one.member][one.index])
             else one
             for one in positions
         ]
@@ -503,9 +493,8 @@ class Scheduler:
         sentence."""
         reason, message = self._told(member)
         free = reason is None and self._any_slot(member)
-        busy = busy_clients(self._placed.values()) if free else set()
         for job in jobs:
-            if free and waits_for_client(job, busy):
+            if free and self._waits_for_client(job):
                 yield job, "client", WAITS_FOR_CLIENT
             else:
                 yield job, reason, message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from itertools import count, pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,8 +18,6 @@ from proxy.jobs.scheduler import (
     JobQueue,
     MemberQueue,
     Scheduler,
-    busy_clients,
-    waits_for_client,
 )
 from proxy.members.member import Limits, Member
 from proxy.storage.jobs import Share, Shares
@@ -182,14 +181,6 @@ def test_each_place_says_why_it_waits() -> None:
     ]
 
 
-def test_a_job_waits_for_the_others_of_its_client() -> None:
-    taken = busy_clients([job("1")])
-    assert waits_for_client(job("2", one_at_a_time=True), taken)
-    assert not waits_for_client(job("2"), taken)
-    assert not waits_for_client(job("2", client_id="d", one_at_a_time=True), taken)
-    assert not waits_for_client(job("2", member="bob", one_at_a_time=True), taken)
-
-
 def test_each_members_jobs_stand_by_number_and_then_as_they_came() -> None:
     queue = JobQueue()
     late, front, first = job("late", order=1), job("front", number=-1, order=3), job("a", order=0)
@@ -281,6 +272,25 @@ def test_a_client_that_follows_one_job_is_why_its_next_one_waits() -> None:
     assert jobs.next(0.0) is None
     assert list(jobs.waiting("anna", [second])) == [(second, "client", WAITS_FOR_CLIENT)]
     assert [place.reason for place in jobs.forecast()] == ["client"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "waits"),
+    [
+        ({"one_at_a_time": True}, True),
+        ({}, False),
+        ({"one_at_a_time": True, "client_id": "d"}, False),
+        ({"one_at_a_time": True, "member": "bob"}, False),
+    ],
+)
+def test_a_job_waits_for_the_others_of_its_client(fields: dict[str, Any], waits: bool) -> None:
+    jobs = scheduler(Account("one", None, "", slots=Slots(2)))  # type: ignore[arg-type]
+    first, second = job("1", order=1), job("2", order=2, **fields)
+    jobs.take(first, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
+    jobs.queue.add(second)
+    assert (jobs.next(0.0) is None) == waits
+    assert jobs.leave(first)
+    assert (jobs.next(0.0) is not None) == waits
 
 
 def test_the_share_of_a_turn_that_is_not_stored_yet_is_not_kept() -> None:
