@@ -277,11 +277,14 @@ async def unpacked(request: web.Request) -> AsyncIterator[aiohttp.StreamReader]:
 
 
 class _Unpacked(aiohttp.StreamReader):
-    """A stream that takes the next piece when who reads it has nothing left."""
+    """A stream that takes the next piece when who reads it has nothing left.
+
+    It never has more than one, so that it has nothing to pause: brotli's can be near `2 * PIECE`.
+    """
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:
         loop = asyncio.get_running_loop()
-        super().__init__(BaseProtocol(loop), PIECE, loop=loop)
+        super().__init__(BaseProtocol(loop), 2 * PIECE, loop=loop)
         self._pieces = pieces
 
     async def _wait(self, _: str) -> None:

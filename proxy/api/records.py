@@ -254,9 +254,8 @@ async def list_jobs(request: web.Request) -> web.Response:
     limit = query.get("limit", str(PAGE))
     if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MOST_FOUND:
         raise LocalError("invalid_limit", f"limit must be a whole number from 1 to {MOST_FOUND}.")
-    rows = await dashboard_of(
-        request
-    ).history.search(
+    history = dashboard_of(request).history
+    rows = await history.search(
         member,
         states=() if status is None else {ENDS[status].value},  # type: ignore[index]
         text=query.get("q", "").strip()[:MOST_TEXT],
