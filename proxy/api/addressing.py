@@ -15,7 +15,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -166,26 +166,18 @@ def _loopback_names() -> frozenset[str]:
     return frozenset(names)
 
 
-class OriginCheck:
-    """The check. Pages of the `allowed` origins pass it; `*` lets all pages pass."""
+def refuses(allowed: Collection[str], headers: Mapping[str, str], host: str) -> bool:
+    """Whether a request is to be answered with 403, because of the page that it came from.
 
-    def __init__(self, allowed: Iterable[str] = ()) -> None:
-        self._allowed = frozenset(allowed)
-
-    def refuses(self, headers: Mapping[str, str], *, host: str | None = None) -> bool:
-        """Whether the request is to be answered with 403.
-
-        `host` is what the client called us, where that is not `Host`.
-        """
-        origin = headers.get("Origin")
-        if self._allowed and ("*" in self._allowed or origin in self._allowed):
-            return False
-        if headers.get("Sec-Fetch-Site") == "cross-site":
-            return True
-        if not origin:
-            return False
-        host = headers.get("Host", "") if host is None else host
-        return differs(host, origin) and is_loopback(host)
+    Pages of the `allowed` origins pass; `*` lets all pages pass. `host` is what the client called
+    us.
+    """
+    origin = headers.get("Origin", "")
+    if allowed and ("*" in allowed or origin in allowed):
+        return False
+    if headers.get("Sec-Fetch-Site") == "cross-site":
+        return True
+    return differs(host, origin) and is_loopback(host)
 
 
 def allow_all(response: web.StreamResponse) -> None:

@@ -120,22 +120,19 @@ async def send_file(
             return answer
     content = await of(request).files.open(record)
     try:
-        if content.size is None:
-            response = web.StreamResponse(headers=headers)
-            if request.method != "HEAD":
-                _count(request, await send(request, response, content, 0, None))
-            return response
-        stamp = Stamp(
-            content.size, record.modified, content.edits.tag if content.edits.edits else ""
-        )
-        part = decide(request, stamp)
-        answer = without_body(request, stamp, part, headers)
-        if answer is not None:
-            return answer
-        response = web.StreamResponse(
-            status=part.status, headers={**headers, **stamped(stamp, part)}
-        )
-        _count(request, await send(request, response, content, part.start, part.stop))
+        status, start, stop = 200, 0, None
+        if content.size is not None:
+            tag = content.edits.tag if content.edits.edits else ""
+            stamp = Stamp(content.size, record.modified, tag)
+            part = decide(request, stamp)
+            answer = without_body(request, stamp, part, headers)
+            if answer is not None:
+                return answer
+            headers = {**headers, **stamped(stamp, part)}
+            status, start, stop = part.status, part.start, part.stop
+        response = web.StreamResponse(status=status, headers=headers)
+        if request.method != "HEAD":
+            _count(request, await send(request, response, content, start, stop))
         return response
     finally:
         content.close()

@@ -27,11 +27,11 @@ from proxy.api.addressing import (
     STRAIGHT,
     Address,
     Network,
-    OriginCheck,
     Way,
     allow_all,
     may_have_token,
     parse_address,
+    refuses,
     strip,
 )
 from proxy.api.bodies import Handler
@@ -238,7 +238,7 @@ class Gate:
         self._authenticator = authenticator
         self._handle = handle
         self._public = public
-        self._check = OriginCheck(services.cors_origins)
+        self._origins = frozenset(services.cors_origins)
         self._preflights = bool(services.cors_origins) and "*" not in services.cors_origins
         self._limiter = services.accounting.limiter
         self._metrics = services.accounting.metrics
@@ -292,8 +292,8 @@ class Gate:
         headers = request.headers
         if self._preflights:
             await self._resolve(request)
-        if ("Origin" in headers or "Sec-Fetch-Site" in headers) and self._check.refuses(
-            headers, host=caller_of(request).host
+        if ("Origin" in headers or "Sec-Fetch-Site" in headers) and refuses(
+            self._origins, headers, caller_of(request).host
         ):
             return bodies.empty(403)
         if request.method == "OPTIONS":

@@ -70,13 +70,9 @@ async def get_activity(request: web.Request) -> web.Response:
     if is_admin(request):
         for one in await activity.accounts(since):
             reason = REASONS.get(one.reason, one.reason) or None
-            point: dict[str, object] = {
-                "at": one.at,
-                "slots": one.slots,
-                "used": one.used,
-                "reason": reason,
-            }
-            accounts[one.account].append(point)
+            accounts[one.account].append(
+                {"at": one.at, "slots": one.slots, "used": one.used, "reason": reason}
+            )
     points = [asdict(row) for row in await activity.rows(since, member or "")]
     for point in points:
         del point["member"]

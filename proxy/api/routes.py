@@ -172,8 +172,7 @@ class AnswerSource(Flag):
     CONSTANT = auto()
 
 
-OWN, CACHE, CLOUD = AnswerSource.OWN, AnswerSource.CACHE, AnswerSource.CLOUD
-PROCESS, PACKAGE, CONSTANT = AnswerSource.PROCESS, AnswerSource.PACKAGE, AnswerSource.CONSTANT
+OWN, CACHE, CLOUD, PROCESS, PACKAGE, CONSTANT = AnswerSource
 
 
 @dataclass(frozen=True, slots=True)
