@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import difflib
 import os
-import tomllib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
@@ -83,7 +81,8 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
         found = checked(Settings, values)
     except InvalidValueError as error:
         raise ConfigError(_complaint(error.name, given, path)) from None
-    found.setdefault("data_dir", default_data_dir(simulated=found.get("simulate", False)))
+    if "data_dir" not in found:
+        found["data_dir"] = default_data_dir(simulated=found.get("simulate", False))
     settings = Settings(**found, accounts=_accounts(tables, path))
     _refuse_contradictions(settings.accounts, single_key=_single_key(settings, given), where=path)
     _refuse_contradictions_of_replicas(settings)
@@ -125,6 +124,8 @@ def _config_path(options: Mapping[str, Any]) -> Path | None:
 
 
 def _read_document(path: Path) -> dict[str, Any]:
+    import tomllib
+
     try:
         with path.open("rb") as file:
             return tomllib.load(file)
@@ -161,6 +162,8 @@ def _refuse_unknown_variables() -> None:
 
 
 def _remedy(name: str, known: Iterable[str]) -> str:
+    import difflib
+
     near = difflib.get_close_matches(name, known, n=1)
     return f"remove it, or write {near[0]}" if near else "remove it"
 
