@@ -269,12 +269,7 @@ class Directory:
         return change.removed[0]
 
     async def new_token(
-        self,
-        name: str,
-        *,
-        note: str = "",
-        lifetime: float | None = None,
-        until: int | None = None,
+        self, name: str, *, note: str = "", lifetime: float | None = None, until: int | None = None
     ) -> tuple[str, Token]:
         """A new token of a member, which expires after `lifetime` seconds, at `until` (ms) at the
         latest, and what is kept."""

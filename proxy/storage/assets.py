@@ -91,8 +91,8 @@ class TooManyAssetsError(Exception):
 
 
 _COLUMNS = [column.name for column in assets.c]
-_ADD = Upsert(assets, ["member", "id"])
-_PUT_TAG = Upsert(asset_tags, ["member", "asset", "tag"], ["present"])
+_ADD = Upsert(assets, how="keep")
+_PUT_TAG = Upsert(asset_tags, "present")
 _MINE = (assets.c.member == bindparam("m"), assets.c.id == bindparam("i"))
 _LISTED = select(assets).where(assets.c.member == bindparam("m"), assets.c.deleted.is_(False))
 _GET = _LISTED.where(assets.c.id == bindparam("i"))

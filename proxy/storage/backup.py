@@ -25,7 +25,7 @@ from sqlalchemy import Connection, create_engine, func, insert, select, text
 from sqlalchemy.engine import URL
 
 from proxy import __version__
-from proxy.storage.database import FILE, Database, StorageError
+from proxy.storage.database import FILE, Database, StorageError, free_path
 from proxy.storage.encryption import SECRET_FILE, adopt_secrets
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.legacy import KEPT, MEMBERS, RECORDS
@@ -48,7 +48,7 @@ _ROWS = 50
 #: What each database says of itself.
 _OWN = ("oldest_schema", "secrets", "readiness")
 _TABLES = [table for table in metadata.sorted_tables if table not in (leases, meta)]
-_PUT_META = Upsert(meta, ["name"], ["value"])
+_PUT_META = Upsert(meta)
 
 
 class BackupError(StorageError):
@@ -194,9 +194,7 @@ def _exchange(scratch: Path, folder: Path) -> Path | None:
         for name in names
         if not name.startswith("replaced-") and (name not in _LEFT_OUT or name == KEPT)
     }
-    number = 1
-    while (replaced := folder / f"replaced-{number}").exists():
-        number += 1
+    replaced = free_path(folder / "replaced")
     if old:
         replaced.mkdir(mode=0o700)
     for name in sorted(old, key=_log_last):

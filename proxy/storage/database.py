@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import queue
 import sqlite3
@@ -89,11 +90,7 @@ class Database(ABC):
 
     @abstractmethod
     async def write(
-        self,
-        work: Callable[[Connection], T],
-        *,
-        long: bool = False,
-        urgent: bool = False,
+        self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
     ) -> T:
         """Run a unit that writes; it is on disk when this returns.
 
@@ -164,11 +161,7 @@ class SqliteDatabase(Database):
         return await loop.run_in_executor(self._readers, self._read, work)
 
     async def write(
-        self,
-        work: Callable[[Connection], T],
-        *,
-        long: bool = False,
-        urgent: bool = False,
+        self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
     ) -> T:
         """Run a unit that writes; it is on disk when this returns. Raises `StorageError`."""
         self._refuse_if_closed()
@@ -389,14 +382,18 @@ def _damaged(path: Path, reason: str) -> DamagedError:
     )
 
 
+def free_path(path: Path) -> Path:
+    """`path-N` with the lowest number that nothing has."""
+    numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(1))
+    return next(one for one in numbered if not one.exists())
+
+
 def set_aside(path: Path) -> Path:
     """Rename a damaged database to `NAME.damaged-N`, with its log; its new name.
 
     Raises `OSError`.
     """
-    number = 1
-    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
+    aside = free_path(path.with_name(f"{path.name}.damaged"))
     path.rename(aside)
     for suffix in ("-wal", "-shm"):
         with contextlib.suppress(FileNotFoundError):

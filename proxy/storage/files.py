@@ -7,17 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TypeVar
 
-from sqlalchemy import (
-    Connection,
-    and_,
-    bindparam,
-    delete,
-    literal,
-    or_,
-    select,
-    text,
-    tuple_,
-)
+from sqlalchemy import Connection, and_, bindparam, delete, literal, or_, select, text, tuple_
 from sqlalchemy.sql.elements import Tuple
 
 from proxy.storage.assets import AssetUnit, forget_assets
@@ -84,12 +74,11 @@ class AccountBlob:
     seen_at: int
 
 
-_FILE_COLUMNS = [column.name for column in files.c if not column.primary_key]
-_PUT_FILE = Upsert(files, ["member", "type", "path"], _FILE_COLUMNS)
-_CLAIM = Upsert(files, ["member", "type", "path"])
-_COUNT = Upsert(file_counters, ["member", "type", "subfolder", "stem"], ["number"], how="highest")
-_PUT_GIVEN = Upsert(outputs, ["member", "job", "node"], ["given"])
-_PUT_BLOB = Upsert(blobs, ["identity", "cloud_name", "sent"], ["hash", "size", "seen_at"])
+_PUT_FILE = Upsert(files)
+_CLAIM = Upsert(files, how="keep")
+_COUNT = Upsert(file_counters, how="highest")
+_PUT_GIVEN = Upsert(outputs)
+_PUT_BLOB = Upsert(blobs)
 
 _OF_TYPE = select(files).where(files.c.member == bindparam("m"), files.c.type == bindparam("t"))
 _GET = _OF_TYPE.where(files.c.path == bindparam("p"))
@@ -141,8 +130,7 @@ _ELSEWHERE = (
 _DIRECT = (
     select(files.c.cloud_name, files.c.path)
     .where(
-        files.c.member == bindparam("m"),
-        files.c.cloud_name.in_(bindparam("names", expanding=True)),
+        files.c.member == bindparam("m"), files.c.cloud_name.in_(bindparam("names", expanding=True))
     )
     .order_by(files.c.modified)
 )

@@ -131,7 +131,7 @@ _ENTRIES = (
 )
 _SEQUENCES = select(history.c.sequence).where(_MINE)
 _ROWS = select(*_columns(EndedRow))
-_PLACED = Upsert(job_numbers, ["member"], ["ended"], how="next")
+_PLACED = Upsert(job_numbers, "ended", how="next")
 
 
 class HistoryRepository(Repository):

@@ -160,10 +160,10 @@ _CANCEL = (
     .where(jobs.c.member == bindparam("m"), jobs.c.id == bindparam("i"))
     .values(cancel_requested=True)
 )
-_NUMBERED = Upsert(job_numbers, ["member"], ["next"], how="next")
+_NUMBERED = Upsert(job_numbers, "next", how="next")
 _WANTED = _LIVE.where(or_(jobs.c.state == "received", jobs.c.cancel_requested))
 _UNANSWERED = _LIVE.where(~jobs.c.accepted, ~jobs.c.cancel_requested)
-_PUT_SHARE = Upsert(shares, ["member"], ["start", "typical"])
+_PUT_SHARE = Upsert(shares)
 
 
 class JobRepository(Repository):

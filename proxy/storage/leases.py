@@ -60,7 +60,7 @@ class Lease:
         return Fence(self.name, self.epoch)
 
 
-_FREE = Upsert(leases, ["name"])
+_FREE = Upsert(leases, how="keep")
 _LOCKED = select(leases).where(leases.c.name == bindparam("lease")).with_for_update()
 _HELD = select(leases).where(leases.c.name == bindparam("lease"), leases.c.expires > database_now())
 _EPOCH = (

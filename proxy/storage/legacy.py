@@ -417,8 +417,7 @@ def _members(connection: Connection, old: _Old) -> int:
         return found
 
     members = read(
-        "members",
-        lambda key, one: StoredMember(key, one["name"], False, codec.dump_bytes(one)),
+        "members", lambda key, one: StoredMember(key, one["name"], False, codec.dump_bytes(one))
     )
     removed = read("removed", lambda key, name: StoredMember(key, str(name), True, b"{}"))
     uses = dict(read("uses", lambda key, use: (key, (int(use["at"]), str(use["address"])))))

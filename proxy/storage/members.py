@@ -86,9 +86,8 @@ class StaleError(StorageError):
     """Another process has changed the members since; read them again."""
 
 
-_PUT_MEMBER = Upsert(members, ["key"], ["name", "removed", "data"])
-_TOKEN_COLUMNS = ["member", "digest", "note", "created", "expires", "used_at", "used_from"]
-_PUT_TOKEN = Upsert(tokens, ["id"], _TOKEN_COLUMNS)
+_PUT_MEMBER = Upsert(members)
+_PUT_TOKEN = Upsert(tokens)
 _USED = (
     update(tokens)
     .where(tokens.c.id == bindparam("token"))
@@ -217,8 +216,8 @@ def _advance(connection: Connection, revision: int) -> int:
 
 # --- files and settings --------------------------------------------------------------------
 
-_PUT_FILE = Upsert(userdata, ["member", "path"], ["data", "size", "created", "modified"])
-_ADD_FILE = Upsert(userdata, ["member", "path"])
+_PUT_FILE = Upsert(userdata)
+_ADD_FILE = Upsert(userdata, how="keep")
 _TAKEN = case((userdata.c.size < BLOCK, BLOCK), else_=userdata.c.size)
 
 

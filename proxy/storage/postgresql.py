@@ -104,11 +104,7 @@ class PostgresqlDatabase(Database):
         return await self._unit(work, self._begin_read, self._patience)
 
     async def write(
-        self,
-        work: Callable[[Connection], T],
-        *,
-        long: bool = False,
-        urgent: bool = False,
+        self, work: Callable[[Connection], T], *, long: bool = False, urgent: bool = False
     ) -> T:
         """Run a unit that writes; it is on disk when this returns.
 
@@ -217,12 +213,7 @@ class PostgresqlDatabase(Database):
             raise
 
     async def _attempt(
-        self,
-        work: Callable[[Connection], T],
-        begin: str,
-        patience: float | None,
-        *,
-        urgent: bool,
+        self, work: Callable[[Connection], T], begin: str, patience: float | None, *, urgent: bool
     ) -> T:
         """Run a unit in a transaction. Raises `StorageError`, `_AnswerLostError`."""
         ends = None if patience is None else _now() + patience

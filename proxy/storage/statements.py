@@ -27,18 +27,17 @@ def chunks(values: Sequence[T]) -> Iterable[Sequence[T]]:
 
 
 class Upsert:
-    """An insert that replaces `columns` of a row that is there, in the words of each database.
+    """An insert that replaces `columns`, or all, of a row that is there, in the words of each
+    database.
 
     Where `how` is `add` their new values are added to the old ones, where it is `highest` the
-    larger value of each stays, and where it is `next` the old one plus 1 or the new one,
-    whichever is larger, stays and is returned. Without `columns` a row that is there stays as it
-    is.
+    larger value of each stays, and where it is `next` the old one plus 1 or the new one, whichever
+    is larger, stays and is returned. Where it is `keep`, a row that is there stays as it is.
     """
 
-    def __init__(
-        self, table: Table, keys: Sequence[str], columns: Sequence[str] = (), *, how: str = "set"
-    ) -> None:
-        self._table, self._keys, self._columns, self._how = table, keys, columns, how
+    def __init__(self, table: Table, *columns: str, how: str = "set") -> None:
+        self._table, self._how, self._keys = table, how, list(table.primary_key)
+        self._columns = columns or [one.name for one in table.c if not one.primary_key]
         self._made: dict[str, Insert] = {}
 
     def __call__(self, connection: Connection) -> Insert:
@@ -56,7 +55,7 @@ class Upsert:
             from sqlalchemy.dialects import postgresql
 
             statement = postgresql.insert(self._table)
-        if not self._columns:
+        if self._how == "keep":
             statement = statement.on_conflict_do_nothing(index_elements=self._keys)
             # Otherwise SQLAlchemy forgets whether PostgreSQL has written the row.
             return cast(Insert, statement.execution_options(preserve_rowcount=True))
@@ -137,8 +136,8 @@ def _compiled(statement: Any, names: tuple[str, ...]) -> tuple[str, _Binds]:
     return str(compiled), binds
 
 
-_PUT_META = Upsert(meta, ["name"], ["value"])
-_ADD_META = Upsert(meta, ["name"])
+_PUT_META = Upsert(meta)
+_ADD_META = Upsert(meta, how="keep")
 _GET_META = select(meta.c.value).where(meta.c.name == bindparam("meta"))
 _LOCK_META = _GET_META.with_for_update()
 

@@ -49,9 +49,8 @@ class HelperPicture:
     position: int = 0
 
 
-_COLUMNS = [column.name for column in pictures.c if not column.primary_key]
-_ADD = Upsert(pictures, ["member", "id"])
-_PUT = Upsert(pictures, ["member", "id"], _COLUMNS)
+_ADD = Upsert(pictures, how="keep")
+_PUT = Upsert(pictures)
 _MINE = (pictures.c.member == bindparam("m"), pictures.c.id == bindparam("i"))
 _GET = select(pictures).where(*_MINE)
 _KNOWS = select(pictures.c.size).where(*_MINE)

@@ -79,7 +79,7 @@ class _NoRoomError(StorageError):
     """What was to be added is more than the member may."""
 
 
-_ADD = Upsert(usage, ["day", "member"], COUNTED, how="add")
+_ADD = Upsert(usage, how="add")
 _AUDIT = [audit.c[field.name] for field in fields(AuditRow)]
 _NOTE = insert(audit)
 
@@ -199,15 +199,8 @@ class AccountRow:
     reason: str = ""
 
 
-_PUT_ACTIVITY = Upsert(
-    activity,
-    ["at", "member"],
-    ["running", "waiting", "completed", "failed", "busy"],
-    how="highest",
-)
-_PUT_ACCOUNT = Upsert(
-    account_activity, ["at", "account"], ["slots", "used", "reason"], how="highest"
-)
+_PUT_ACTIVITY = Upsert(activity, how="highest")
+_PUT_ACCOUNT = Upsert(account_activity, how="highest")
 
 
 class ActivityRepository(Repository):
@@ -292,9 +285,8 @@ class Observation:
     last_at: int
 
 
-_OBSERVED = ["identity", "kind", "name"]
-_PUT_FACT = Upsert(observations, _OBSERVED, ["value", "last_at"])
-_ADD_SURPRISE = Upsert(observations, _OBSERVED)
+_PUT_FACT = Upsert(observations, "value", "last_at")
+_ADD_SURPRISE = Upsert(observations, how="keep")
 
 
 class ObservationRepository(Repository):

@@ -175,9 +175,7 @@ class StoredUserData:
         """Write a file, whole or not at all. Raises `TakenError` unless it may `overwrite`."""
         path = _place(name)
         return await self._change(
-            member,
-            lambda unit, now: _write(unit, path, data, now, overwrite=overwrite),
-            most=most,
+            member, lambda unit, now: _write(unit, path, data, now, overwrite=overwrite), most=most
         )
 
     async def delete(self, member: str, name: str) -> None:

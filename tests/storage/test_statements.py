@@ -42,10 +42,10 @@ async def test_what_every_job_runs_writes_the_same_values(empty_database: Databa
 async def test_an_upsert_sets_adds_keeps_or_takes_the_highest(empty_database: Database) -> None:
     def work(connection: Connection) -> list[int]:
         values = []
-        for how, columns in (("set", ["v"]), ("add", ["v"]), ("highest", ["v"]), ("set", [])):
+        for how in ("set", "add", "highest", "keep"):
             TABLE.drop(connection, checkfirst=True)
             TABLE.create(connection)
-            upsert = Upsert(TABLE, ["k"], columns, how=how)
+            upsert = Upsert(TABLE, how=how)
             for value in (5, 7, 6):
                 connection.execute(upsert(connection), {"k": 1, "v": value})
             values.append(connection.execute(TABLE.select()).one().v)
