@@ -25,7 +25,7 @@ from proxy.api.web_interface import FLAGS
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
-from proxy.translate import release
+from proxy.translate import COMFYUI
 from proxy.translate.helper_packs import PACKS as HELPER_PACKS
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
@@ -203,7 +203,7 @@ def web_interface_page() -> str:
         "templates below `/templates` and the help of the nodes below `/docs`, from the packages "
         "that ComfyUI itself installs.\n",
         "## Version\n",
-        f"The proxy speaks as ComfyUI {release.COMFYUI}, the newest release whose web interface it "
+        f"The proxy speaks as ComfyUI {COMFYUI}, the newest release whose web interface it "
         "serves: its routes, fields, headers and words of errors. `GET /system_stats` names this "
         "version, and as required the versions of the packages that are installed.\n",
         "The extra allows a range of versions of each package. The browser tests run with the "

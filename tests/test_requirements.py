@@ -11,7 +11,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from proxy.translate import release
+from proxy.translate import FRONTEND
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "requirements"
@@ -52,7 +52,7 @@ def test_the_oldest_web_interface_is_what_pyproject_allows_first() -> None:
 
 def test_the_web_interface_that_is_announced_is_the_newest_that_is_served() -> None:
     (locked_,) = (one.specifier for one in locked(LOCK.UI) if "frontend" in one.name)
-    assert locked_.contains(release.FRONTEND)
+    assert locked_.contains(FRONTEND)
 
 
 @pytest.mark.parametrize("name", GROUPS)

@@ -19,7 +19,7 @@ from proxy.api.authenticator import submitter_of
 from proxy.api.middleware import member_of, note, of, prepare
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.jobs.submission import JobRequest
-from proxy.translate import as_cloud, codec, release
+from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, as_cloud, codec
 from proxy.translate.as_cloud import OutputFile
 from proxy.translate.assets import Asset
 from proxy.translate.errors import Kind, LocalError, PlainError
@@ -41,7 +41,7 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     """Submit a job. Its messages start to flow when the answer has been written."""
     submissions, member = of(request).jobs.submissions, member_of(request)
     body = await bodies.read_json(request)
-    usage_source = request.headers.get(release.USAGE_SOURCE)
+    usage_source = request.headers.get(USAGE_SOURCE)
     wanted = parse_prompt(body, usage_source, submitter=submitter_of(request))
     accepted = await submissions.submit(member, wanted)
     try:
@@ -136,7 +136,7 @@ def _prompt_id(value: object) -> str | None:
     if value is None:
         return None
     if not is_job_id(value):
-        message, details = release.INVALID_PROMPT_ID
+        message, details = INVALID_PROMPT_ID
         raise LocalError("invalid_prompt_id", message, details=details)
     return str(value)
 

@@ -38,7 +38,7 @@ from proxy.api.bodies import Handler
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
-from proxy.translate import release
+from proxy.translate import SCRIPTS_CACHED
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -415,7 +415,7 @@ def cache_control(path: str, status: int) -> str | None:
     if "." not in name:
         return None
     if name.endswith(_NEVER_STORED) or (name.startswith("index") and name.endswith(".json")):
-        return release.SCRIPTS_CACHED
+        return SCRIPTS_CACHED
     if not name.lower().endswith(_PICTURES):
         return None
     if status == 404:

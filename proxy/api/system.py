@@ -25,7 +25,7 @@ from proxy.catalog.node_classes import Body, Coding, Listing
 from proxy.jobs.models import JobMessage, LogsWanted, topic_of
 from proxy.jobs.submission import Clients
 from proxy.readiness import Report
-from proxy.translate import release
+from proxy.translate import COMFYUI, DEPLOYED_AS, FRONTEND, PYTORCH, TEMPLATES
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.events import Event
 from proxy.translate.names import TYPES
@@ -53,22 +53,22 @@ async def get_system_stats(request: web.Request) -> web.Response:
         services.krita.begins(member_of(request))
     total, free = memory()
     interface = services.interface
-    templates = interface.templates_version or release.TEMPLATES
+    templates = interface.templates_version or TEMPLATES
     return bodies.json(
         {
             "system": {
                 "os": sys.platform,
                 "ram_total": total,
                 "ram_free": free,
-                "comfyui_version": release.COMFYUI,
-                "required_frontend_version": interface.frontend_version or release.FRONTEND,
+                "comfyui_version": COMFYUI,
+                "required_frontend_version": interface.frontend_version or FRONTEND,
                 "installed_templates_version": templates,
                 "required_templates_version": templates,
                 "comfy_package_versions": [],
                 "python_version": sys.version,
-                "pytorch_version": release.PYTORCH,
+                "pytorch_version": PYTORCH,
                 "embedded_python": False,
-                "deploy_environment": release.DEPLOYED_AS,
+                "deploy_environment": DEPLOYED_AS,
                 "argv": ["main.py"],
             },
             "devices": [

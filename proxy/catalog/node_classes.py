@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from blake3 import blake3
 
-from proxy.translate import codec
+from proxy.translate import NODE_FIELDS, codec
 from proxy.translate.names import is_hash_name, kind
-from proxy.translate.release import NODE_FIELDS
 
 #: The flags of an input that lists files of the input folder, and the media that it lists.
 _FLAGS: dict[str, tuple[str, ...]] = {

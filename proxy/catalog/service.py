@@ -14,7 +14,7 @@ import structlog
 from proxy.catalog import node_classes
 from proxy.catalog.node_classes import Bodies, Body, Coding, Listing, Nodes
 from proxy.catalog.source import Accounts, CachedResource, Picture, PictureCache
-from proxy.translate import codec, release
+from proxy.translate import codec, model_extensions
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class Catalog:
     async def model_folders_in_detail(self) -> list[dict[str, Any]]:
         """`[{"name", "folders", "extensions"}]`, models alone."""
         return [
-            {**one, "extensions": one.get("extensions", release.model_extensions(one["name"]))}
+            {**one, "extensions": one.get("extensions", model_extensions(one["name"]))}
             for one in await self._all_folders()
             if one["name"] not in _NOT_MODELS
         ]

@@ -18,9 +18,9 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
+from proxy.translate import UNKNOWN_CLASS
 from proxy.translate.graph import HasFile, invalid_file
 from proxy.translate.names import is_hash_name
-from proxy.translate.release import UNKNOWN_CLASS
 
 #: `{"type", "message", "details", "extra_info"}`.
 Reason: TypeAlias = dict[str, Any]

@@ -29,7 +29,7 @@ from proxy.jobs.submission import Clients
 from proxy.jobs.subscribers import Subscribers
 from proxy.simulator import Simulator
 from proxy.supervisor import Supervisor
-from proxy.translate import release
+from proxy.translate import COMFYUI
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event, Message
 
@@ -40,7 +40,7 @@ SUBGRAPH = {"source": "templates", "name": "X", "info": {"node_pack": "y"}}
 async def test_the_stats_have_what_clients_read(client: Client) -> None:
     stats = await (await client.get("/system_stats")).json()
     assert all(type(stats["system"][key]) is int for key in ("ram_total", "ram_free"))
-    assert stats["system"]["comfyui_version"] == release.COMFYUI
+    assert stats["system"]["comfyui_version"] == COMFYUI
     (device,) = stats["devices"]
     assert (device["type"], device["index"]) == ("cuda", 0)
     assert type(device["name"]) is str
