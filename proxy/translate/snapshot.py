@@ -12,39 +12,28 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from proxy.translate import codec
+from proxy.translate.graph import inputs_of
 from proxy.translate.names import Place, kind
 
 T = TypeVar("T")
 
 Status = Literal["pending", "in_progress", "completed", "failed", "cancelled"]
 
-#: Friendly statuses (`/api/jobs`) and raw ones (`/api/job/{id}/status`, and events) to the five.
-STATUSES: dict[str, Status] = {
-    "pending": "pending",
-    "submitted": "pending",
-    "waiting_to_dispatch": "pending",
-    "queued_limited": "pending",
-    "queued_waiting": "pending",
-    "allocated": "pending",
-    "preparing": "pending",
-    "pending_execution": "pending",
-    "in_progress": "in_progress",
-    "executing": "in_progress",
-    "executed": "in_progress",
-    "retryable_error": "in_progress",
-    "completed": "completed",
-    "success": "completed",
-    "failed": "failed",
-    "error": "failed",
-    "erroring": "failed",
-    "non_retryable_error": "failed",
-    "lost": "failed",
-    "cancelled": "cancelled",
-    "canceled": "cancelled",
-    "cancel_requested": "cancelled",
-    "cancel_pending": "cancelled",
-    "cancelling_preparing": "cancelled",
+#: Friendly statuses (`/api/jobs`) and raw ones (`/api/job/{id}/status`, and events) of each.
+_WORDS: dict[Status, tuple[str, ...]] = {
+    "pending": (
+        *("pending", "submitted", "waiting_to_dispatch", "queued_limited", "queued_waiting"),
+        *("allocated", "preparing", "pending_execution"),
+    ),
+    "in_progress": ("in_progress", "executing", "executed", "retryable_error"),
+    "completed": ("completed", "success"),
+    "failed": ("failed", "error", "erroring", "non_retryable_error", "lost"),
+    "cancelled": (
+        *("cancelled", "canceled"),
+        *("cancel_requested", "cancel_pending", "cancelling_preparing"),
+    ),
 }
+STATUSES = {word: status for status, words in _WORDS.items() for word in words}
 
 #: Statuses of the job itself that are not its last, though their friendly name sounds like it.
 UNSETTLED = frozenset({"erroring", "cancel_requested", "cancel_pending", "cancelling_preparing"})
@@ -211,20 +200,8 @@ def _execution_error(job: dict[str, Any]) -> dict[str, Any] | None:
 #: What only the cloud says of a file.
 _CLOUD_KEYS = frozenset(
     {
-        "asset",
-        "asset_hash",
-        "asset_id",
-        "created_at",
-        "display_name",
-        "hash",
-        "id",
-        "mime_type",
-        "preview_id",
-        "preview_url",
-        "short_url",
-        "size",
-        "tags",
-        "url",
+        *("asset", "asset_hash", "asset_id", "created_at", "display_name", "hash", "id"),
+        *("mime_type", "preview_id", "preview_url", "short_url", "size", "tags", "url"),
     }
 )
 
@@ -314,8 +291,7 @@ def output_type(item: Mapping[str, Any], node: Mapping[str, Any] | None) -> str:
 
 def filename_prefix(node: Mapping[str, Any] | None) -> str | None:
     """The node's `filename_prefix`, unless another node computes it."""
-    inputs = node.get("inputs") if node else None
-    prefix = inputs.get("filename_prefix") if isinstance(inputs, Mapping) else None
+    prefix = inputs_of(node).get("filename_prefix")
     if isinstance(prefix, Mapping):
         prefix = prefix.get("__value__")
     return prefix if isinstance(prefix, str) else None

@@ -123,25 +123,30 @@ class Shape:
     dynamic: tuple[Input, ...]
 
 
-def _read(name: str, info: object) -> Shape:
+#: What was read of the entries of classes, by their identity: they are the same for many graphs.
+_shapes: dict[int, tuple[object, Shape]] = {}
+_MOST_SHAPES = 512
+
+
+def _shape(name: str, info: object) -> Shape:
     """Read a class's entry; what has an unknown form is left out."""
-    if not isinstance(info, Mapping):
-        return Shape(name, False, None, None, (), ())
-    module, output_node, outputs = (
-        info.get(key) for key in ("python_module", "output_node", "output")
-    )
-    inputs: list[Input] = []
-    dynamic: list[Input] = []
-    for one in _declared(info.get("input"), ""):
-        (dynamic if one.is_dynamic else inputs).append(one)
-    return Shape(
-        name,
-        core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
-        output_node=output_node if isinstance(output_node, bool) else None,
-        outputs=outputs if isinstance(outputs, list) else None,
-        inputs=tuple(inputs),
-        dynamic=tuple(dynamic),
-    )
+    known = _shapes.get(id(info))
+    if known is None or known[0] is not info:
+        if len(_shapes) >= _MOST_SHAPES:
+            _shapes.clear()
+        about = info if isinstance(info, Mapping) else {}
+        module, output_node, outputs = map(about.get, ("python_module", "output_node", "output"))
+        inputs = list(_declared(about.get("input"), ""))
+        shape = Shape(
+            name,
+            core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
+            output_node=output_node if isinstance(output_node, bool) else None,
+            outputs=outputs if isinstance(outputs, list) else None,
+            inputs=tuple(one for one in inputs if not one.is_dynamic),
+            dynamic=tuple(one for one in inputs if one.is_dynamic),
+        )
+        known = _shapes[id(info)] = info, shape
+    return known[1]
 
 
 def _declared(declared: object, prefix: str) -> Iterator[Input]:
@@ -480,20 +485,6 @@ def validate(
     except (RecursionError, ValueError):
         # A value is too deep, or a number too long, to be written out.
         return Validation(wanted)
-
-
-#: What was read of the entries of classes, by their identity: they are the same for many graphs.
-_shapes: dict[int, tuple[Mapping[str, Any], Shape]] = {}
-_MOST_SHAPES = 512
-
-
-def _shape(class_type: str, info: Mapping[str, Any]) -> Shape:
-    known = _shapes.get(id(info))
-    if known is None or known[0] is not info:
-        if len(_shapes) >= _MOST_SHAPES:
-            _shapes.clear()
-        known = _shapes[id(info)] = info, _read(class_type, info)
-    return known[1]
 
 
 def _missing_class(node_id: str, node: object) -> Reason:
