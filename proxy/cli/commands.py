@@ -11,7 +11,7 @@ import typer
 
 from proxy import __version__
 from proxy.cli.common import PROGRAM, WHERE, CommandError, examples, takes_settings
-from proxy.cli.member_commands import audit, member, token, usage
+from proxy.cli.members import audit, member, token, usage
 from proxy.settings import load
 
 app = typer.Typer(

@@ -1,4 +1,7 @@
-"""`member` and `token`, `usage` and `audit`: who may use a proxy, and who used what."""
+"""`member` and `token`, `usage` and `audit`: who may use a proxy, and who used what.
+
+What a command needs is imported where it is used, so that the others start without it.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +13,19 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, date, datetime
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from rich.console import Console
-from rich.filesize import decimal
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
+import typer
 
 from proxy import logging as logs
-from proxy.cli.common import CommandError
-from proxy.members import audit as record
-from proxy.members.directory import Directory, marker_of
-from proxy.members.member import (
-    DirectoryError,
-    Member,
-    MemberFields,
-    NewMember,
-    NewToken,
-    describe_member,
-    describe_token,
-    validated,
-)
-from proxy.members.tokens import Token
-from proxy.settings import Settings, place_options
-from proxy.storage.database import FILE, StorageError
-from proxy.storage.jobs import day_of
-from proxy.storage.legacy import MEMBERS
-from proxy.storage.members import MemberRepository
-from proxy.storage.start import locked_folder, open_folder, opened_database
-from proxy.storage.usage import COUNTED, UsageRepository, UsageRow
+from proxy.cli.common import WHERE, CommandError, examples, takes_settings
+from proxy.settings import Settings, load, place_options
+
+if TYPE_CHECKING:
+    from proxy.members.directory import Directory
+    from proxy.members.member import Member
+    from proxy.members.tokens import Token
+    from proxy.storage.usage import UsageRepository, UsageRow
 
 T = TypeVar("T")
 
@@ -49,9 +35,83 @@ NONE = "none"
 #: Letters of a line where no terminal says how many there is room for.
 _WIDTH = 200
 
+member = typer.Typer(
+    help="Manage members and their limits.",
+    no_args_is_help=True,
+    epilog=examples("member add anna", "member list"),
+)
+token = typer.Typer(
+    help="Create and revoke tokens.", no_args_is_help=True, epilog=examples("token new anna")
+)
 
-def add_member(settings: Settings, name: str, given: Mapping[str, Any], *, restore: bool) -> int:
-    """Add a member."""
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The member.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _limit(metavar: str, text: str) -> Any:
+    return Annotated[str | None, typer.Option(metavar=metavar, help=text, show_default=False)]
+
+
+#: The options for what a member may do, by their names in `MemberFields`.
+_LIMITS: dict[str, Any] = {
+    "role": _limit("ROLE", "user or admin."),
+    "weight": _limit("NUMBER", "The share of turns. The default is 1."),
+    "max_queued": _limit("N", "The maximum number of waiting jobs; none removes the limit."),
+    "max_running": _limit("N", "The maximum number of running jobs; none removes the limit."),
+    "jobs_per_day": _limit(
+        "N", "The maximum number of jobs per day (UTC); none removes the limit."
+    ),
+    "upload_bytes_per_day": _limit(
+        "N", "The maximum bytes of uploads per day (UTC); none removes the limit."
+    ),
+    "stored_bytes": _limit(
+        "N", "The maximum bytes of user data and settings; none removes the limit."
+    ),
+    "requests_per_second": _limit(
+        "N", "The maximum number of requests per second; none removes the limit."
+    ),
+    "denied_classes": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--deny-class",
+            metavar="CLASS",
+            help="A node class that workflows must not contain. Can be repeated; none allows all.",
+            show_default=False,
+        ),
+    ],
+    "deny_partner_nodes": Annotated[
+        bool | None,
+        typer.Option(
+            "--deny-partner-nodes/--allow-partner-nodes",
+            help="Refuse or allow partner nodes, which cost credits.",
+            show_default=False,
+        ),
+    ],
+    "client_parallelism": _limit(
+        "auto|one|many", "How many jobs of one client run at once; none uses the setting."
+    ),
+}
+
+
+@member.command(
+    "add",
+    epilog=examples(
+        "member add anna --role admin", "member add bot --max-running 1 --jobs-per-day 100"
+    ),
+)
+@takes_settings(WHERE, _LIMITS)
+def _add(
+    options: dict[str, Any],
+    name: Name,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Restore a removed member with history and files.")
+    ] = False,
+) -> int:
+    """Add a member. With at least one member, every client needs a token."""
+    from proxy.members.member import NewMember, validated
+
+    given = {key: options.pop(key, None) for key in _LIMITS}
+    settings = load(options)
 
     async def add(directory: Directory) -> Member:
         wanted = {**_member(given), "name": name, "restore": restore}
@@ -67,57 +127,16 @@ def add_member(settings: Settings, name: str, given: Mapping[str, Any], *, resto
     return 0
 
 
-def set_member(settings: Settings, name: str, given: Mapping[str, Any]) -> int:
-    """Change a member."""
-    wanted = _member(given)
-    if not wanted:
-        raise CommandError("No option given: see comfy-cloud-proxy member set --help.", exit_code=2)
-
-    async def change(directory: Directory) -> Member:
-        checked = validated(wanted, MemberFields, strict=False)
-        return await directory.change(name, **checked.changes())
-
-    member = _with_directory(settings, change)
-    _note(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
-    _say(f"{member.name} is changed.")
-    return 0
-
-
-def enable_member(settings: Settings, name: str, *, enabled: bool) -> int:
-    """Let a member in again, or no longer."""
-    member = _with_directory(settings, lambda one: one.change(name, disabled=not enabled))
-    _note(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
-    _say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")
-    return 0
-
-
-def remove_member(settings: Settings, name: str) -> int:
-    """Remove a member and its tokens."""
-
-    async def remove(directory: Directory) -> tuple[Member, bool]:
-        return await directory.remove(name), not directory.members()
-
-    member, last = _with_directory(settings, remove)
-    _note(settings, "member_removed", name=member.name)
-    _say(
-        f"{member.name} and its tokens were removed. Its history and files stay in the data "
-        "folder; `member add --restore` makes them available again."
-    )
-    if last:
-        _say(
-            "This was the last member: a running proxy refuses all clients until you restart it. "
-            "It then serves one person without tokens."
-        )
-    return 0
-
-
-def list_members(settings: Settings, *, as_json: bool) -> int:
-    """Print the members."""
+@member.command("list", epilog=examples("member list", "member list --json"))
+@takes_settings(WHERE)
+def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
+    """List the members with their limits."""
+    from proxy.members.member import describe_member
 
     async def rows(directory: Directory) -> list[dict[str, Any]]:
         return [describe_member(directory, member) for member in directory.members()]
 
-    found = _with_directory(settings, rows)
+    found = _with_directory(load(options), rows)
     if as_json:
         return _print_json(found)
     columns = ("Name", "Role", "State", "Weight", "Tokens", "Limits", "Since")
@@ -139,10 +158,95 @@ def list_members(settings: Settings, *, as_json: bool) -> int:
     return 0
 
 
-def new_token(
-    settings: Settings, name: str, *, expires: str | None, note: str, as_json: bool
+@member.command(
+    "set",
+    short_help="Change the role, weight or limits of a member.",
+    epilog=examples("member set anna --weight 2 --max-queued none"),
+)
+@takes_settings(WHERE, _LIMITS)
+def _set(options: dict[str, Any], name: Name) -> int:
+    """Change the role, weight or limits of a member."""
+    from proxy.members.member import MemberFields, validated
+
+    given = {key: options.pop(key, None) for key in _LIMITS}
+    settings = load(options)
+    wanted = _member(given)
+    if not wanted:
+        raise CommandError("No option given: see comfy-cloud-proxy member set --help.", exit_code=2)
+
+    async def change(directory: Directory) -> Member:
+        checked = validated(wanted, MemberFields, strict=False)
+        return await directory.change(name, **checked.changes())
+
+    member = _with_directory(settings, change)
+    _note(settings, "member_changed", name=member.name, what=", ".join(sorted(wanted)))
+    _say(f"{member.name} is changed.")
+    return 0
+
+
+@member.command(
+    "disable", short_help="Disable a member at once.", epilog=examples("member disable anna")
+)
+@takes_settings(WHERE)
+def _disable(options: dict[str, Any], name: Name) -> int:
+    """Disable a member at once. Jobs, files and tokens are kept."""
+    return _enabled(load(options), name, enabled=False)
+
+
+@member.command("enable", epilog=examples("member enable anna"))
+@takes_settings(WHERE)
+def _enable(options: dict[str, Any], name: Name) -> int:
+    """Enable a disabled member."""
+    return _enabled(load(options), name, enabled=True)
+
+
+@member.command(
+    "remove", short_help="Remove a member and its tokens.", epilog=examples("member remove anna")
+)
+@takes_settings(WHERE)
+def _remove(options: dict[str, Any], name: Name) -> int:
+    """Remove a member and its tokens. History and files stay on disk, hidden from all members."""
+    settings = load(options)
+
+    async def remove(directory: Directory) -> tuple[Member, bool]:
+        return await directory.remove(name), not directory.members()
+
+    member, last = _with_directory(settings, remove)
+    _note(settings, "member_removed", name=member.name)
+    _say(
+        f"{member.name} and its tokens were removed. Its history and files stay in the data "
+        "folder; `member add --restore` makes them available again."
+    )
+    if last:
+        _say(
+            "This was the last member: a running proxy refuses all clients until you restart it. "
+            "It then serves one person without tokens."
+        )
+    return 0
+
+
+@token.command("new", epilog=examples("token new anna --expires 90d --note laptop"))
+@takes_settings(WHERE)
+def _new(
+    options: dict[str, Any],
+    name: Name,
+    expires: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="The time after which it expires, such as 90d or 12h. The default is never.",
+            show_default=False,
+        ),
+    ] = None,
+    note: Annotated[
+        str, typer.Option(metavar="TEXT", help="A description.", show_default=False)
+    ] = "",
+    as_json: AsJson = False,
 ) -> int:
-    """Make a token and print it, once."""
+    """Create a token for a member and print it once."""
+    from proxy.members.member import NewToken, describe_token, validated
+
+    settings = load(options)
 
     async def make(directory: Directory) -> tuple[str, dict[str, Any]]:
         wanted = {"member": name, "expires": expires, "note": note}
@@ -159,22 +263,48 @@ def new_token(
     return 0
 
 
-def revoke_token(settings: Settings, prefix: str) -> int:
-    """Revoke a token."""
+@token.command(
+    "revoke", short_help="Revoke a token at once.", epilog=examples("token revoke ccp_ab12")
+)
+@takes_settings(WHERE)
+def _revoke(
+    options: dict[str, Any],
+    prefix: Annotated[
+        str,
+        typer.Argument(
+            metavar="PREFIX",
+            help="The first letters of the token, such as ccp_ab12.",
+            show_default=False,
+        ),
+    ],
+) -> int:
+    """Revoke a token at once, and close the connections that use it."""
+    settings = load(options)
     token: Token = _with_directory(settings, lambda one: one.revoke(prefix))
     _note(settings, "token_revoked", name=token.member, of=token.shown)
     _say(f"The token {token.shown} of {token.member} was revoked.")
     return 0
 
 
-def list_tokens(settings: Settings, name: str | None, *, as_json: bool) -> int:
-    """Print tokens, never whole."""
+@token.command(
+    "list", short_help="List tokens.", epilog=examples("token list", "token list anna --json")
+)
+@takes_settings(WHERE)
+def _list_tokens(
+    options: dict[str, Any],
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Only this member.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List the first letters of each token, with the time and address of its last use."""
+    from proxy.members.member import describe_token
 
     async def rows(directory: Directory) -> list[dict[str, Any]]:
         member = None if name is None else directory.find(name).name
         return [describe_token(directory, token) for token in directory.tokens(member)]
 
-    found = _with_directory(settings, rows)
+    found = _with_directory(load(options), rows)
     if as_json:
         return _print_json(found)
     _print_table(
@@ -196,6 +326,78 @@ def list_tokens(settings: Settings, name: str | None, *, as_json: bool) -> int:
     return 0
 
 
+_MEMBER = typer.Option(metavar="NAME", help="Only this member.", show_default=False)
+
+
+@takes_settings(WHERE)
+def usage(
+    options: dict[str, Any],
+    first: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="DAY",
+            help="The first day (UTC), such as 2026-01-31. The default is the last day.",
+            show_default=False,
+        ),
+    ] = None,
+    last: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="DAY", help="The last day. The default is today.", show_default=False
+        ),
+    ] = None,
+    member: Annotated[str | None, _MEMBER] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Print usage: jobs, running seconds, outputs and bytes by day and member."""
+    from proxy.storage.jobs import day_of
+    from proxy.storage.usage import COUNTED
+
+    settings = load(options)
+    until = _date("--to", last) if last else day_of(time.time())
+    since = _date("--from", first) if first else until
+    rows = _asked(settings, "usage", lambda stored: stored.days(since, until, member))
+    if as_csv:
+        lines = csv.DictWriter(sys.stdout, ("day", "member", *COUNTED), lineterminator="\n")
+        lines.writeheader()
+        lines.writerows(map(_values, rows))
+    elif as_json:
+        _print_json([_values(row) for row in rows])
+    else:
+        _print_usage(rows, since, until)
+    return 0
+
+
+@takes_settings(WHERE)
+def audit(
+    options: dict[str, Any],
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, metavar="COUNT", help="The maximum number of entries.")
+    ] = 100,
+    member: Annotated[str | None, _MEMBER] = None,
+    action: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this action.", show_default=False)
+    ] = None,
+) -> int:
+    """Print the audit log, newest first, one line of JSON per entry."""
+    for row in _asked(
+        load(options),
+        "audit record",
+        lambda stored: stored.record(limit=limit, member=member, action=action),
+    ):
+        _say(row.entry.decode())
+    return 0
+
+
+def _enabled(settings: Settings, name: str, *, enabled: bool) -> int:
+    member = _with_directory(settings, lambda one: one.change(name, disabled=not enabled))
+    _note(settings, "member_enabled" if enabled else "member_disabled", name=member.name)
+    _say(f"{member.name} is {'enabled' if enabled else 'disabled'}.")
+    return 0
+
+
 def _with_directory(
     settings: Settings, use: Callable[[Directory], Awaitable[T]], *, make: bool = False
 ) -> T:
@@ -203,6 +405,13 @@ def _with_directory(
 
     Where there are none yet, `make` lets their database be made; otherwise nothing is.
     """
+    from proxy.members.directory import Directory, marker_of
+    from proxy.members.member import DirectoryError
+    from proxy.storage.database import FILE, StorageError
+    from proxy.storage.legacy import MEMBERS
+    from proxy.storage.members import MemberRepository
+    from proxy.storage.start import locked_folder, open_folder, opened_database
+
     folder, shared = settings.data_dir, settings.database is not None
     legacy = not shared and (folder / MEMBERS).exists()
     known = shared or make or legacy or (folder / FILE).exists()
@@ -253,6 +462,10 @@ def _member(given: Mapping[str, Any]) -> dict[str, Any]:
 def _note(settings: Settings, action: str, **about: str) -> None:
     if settings.audit_days == 0:
         return
+    from proxy.members import audit as record
+    from proxy.storage.database import StorageError
+    from proxy.storage.start import opened_database
+    from proxy.storage.usage import UsageRepository
 
     async def write() -> None:
         async with opened_database(settings) as database:
@@ -292,6 +505,11 @@ def _print_json(value: object) -> int:
 
 def _print_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
     """Print a table, or a card for each row in a terminal that is too narrow for the table."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
     rows = list(rows)
     table = Table(box=None, pad_edge=False)
     for column in columns:
@@ -310,51 +528,14 @@ def _print_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Non
                 console.print(Padding(Text(f"{column}: {value}"), (0, 0, 0, 2), expand=False))
 
 
-Form = Literal["table", "csv", "json"]
-
-_COLUMNS = ("day", "member", *COUNTED)
-
-
-def usage(
-    settings: Settings, *, first: str | None, last: str | None, member: str | None, form: Form
-) -> int:
-    """Print the usage from day to day, both included. Returns 0.
-
-    Raises `CommandError` for days that are none and a database that cannot be read.
-    """
-    until = _date("--to", last) if last else day_of(time.time())
-    since = _date("--from", first) if first else until
-    rows = _asked(settings, "usage", lambda stored: stored.days(since, until, member))
-    match form:
-        case "csv":
-            lines = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
-            lines.writeheader()
-            lines.writerows(map(_values, rows))
-        case "json":
-            sys.stdout.write(json.dumps([_values(row) for row in rows], indent=2) + "\n")
-        case "table":
-            _print_usage(rows, since, until)
-    return 0
-
-
-def audit(settings: Settings, *, limit: int, member: str | None, action: str | None) -> int:
-    """Print entries of the audit record as lines of JSON, newest first. Returns 0.
-
-    Raises `CommandError` when it cannot be read.
-    """
-    for row in _asked(
-        settings,
-        "audit record",
-        lambda stored: stored.record(limit=limit, member=member, action=action),
-    ):
-        sys.stdout.write(row.entry.decode() + "\n")
-    return 0
-
-
 def _asked(
     settings: Settings, what: str, ask: Callable[[UsageRepository], Awaitable[list[T]]]
 ) -> list[T]:
     """What is stored, which is nothing where no proxy has ever run."""
+    from proxy.storage.database import FILE, StorageError
+    from proxy.storage.start import opened_database
+    from proxy.storage.usage import UsageRepository
+
     shared = settings.database is not None
 
     async def read() -> list[T]:
@@ -386,6 +567,10 @@ def _values(row: UsageRow) -> dict[str, Any]:
 
 
 def _print_usage(rows: list[UsageRow], first: str, last: str) -> None:
+    from rich.filesize import decimal
+
+    from proxy.storage.usage import UsageRow
+
     if not rows:
         days = f"on {first}" if first == last else f"from {first} to {last}"
         _say(f"No usage {days} (UTC).")
