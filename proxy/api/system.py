@@ -174,11 +174,7 @@ async def subscribe(request: web.Request) -> web.Response:
             "invalid_body",
             'The request body must be a JSON object with "clientId", a string, and "enabled".',
         )
-    journal, member = of(request).journal, member_of(request)
-    if body["enabled"]:
-        journal.subscribe(member, client_id)
-    else:
-        journal.unsubscribe(member, client_id)
+    of(request).journal.subscribe(member_of(request), client_id, wanted=bool(body["enabled"]))
     return bodies.empty()
 
 
@@ -233,13 +229,9 @@ class Journal:
         """The member's lines, the oldest first: `t` is the local time, `m` ends with a newline."""
         return list(self._lines.get(member, ()))
 
-    def subscribe(self, member: str, client_id: str) -> None:
-        """Send new lines to the member's socket of that `clientId`, until it has gone."""
-        self._bus.publish("logs", LogsWanted(member, client_id, wanted=True))
-
-    def unsubscribe(self, member: str, client_id: str) -> None:
-        """Send no more; nothing happens if none were sent."""
-        self._bus.publish("logs", LogsWanted(member, client_id, wanted=False))
+    def subscribe(self, member: str, client_id: str, *, wanted: bool = True) -> None:
+        """Send new lines to the member's socket of a `clientId` until it has gone, or no more."""
+        self._bus.publish("logs", LogsWanted(member, client_id, wanted=wanted))
 
     def _hear(self, news: object) -> None:
         match news:
