@@ -273,7 +273,14 @@ class Recovery(EnginePart):
                         return
             lost = self._policy.lost_timeout
             if lost and time.monotonic() - since >= lost:
-                self._engine.dispatcher.refuse(job, _lost_account(job.account))
+                error = LocalError(
+                    "JobLost",
+                    f"The Comfy Cloud account {job.account} of this job was removed from the "
+                    "settings, and no other account has the job; find its outputs on the cloud "
+                    "with that account.",
+                    kind="not_found",
+                )
+                self._engine.dispatcher.refuse(job, error)
                 return
             await asyncio.sleep(AGAIN.after(failures))
 
@@ -336,15 +343,6 @@ class Recovery(EnginePart):
                     return cloud_id
             await asyncio.sleep(_LOOKS.after(looks))
         raise AssertionError("the looks never end")
-
-
-def _lost_account(name: str) -> LocalError:
-    return LocalError(
-        "JobLost",
-        f"The Comfy Cloud account {name} of this job was removed from the settings, and no other "
-        "account has the job; find its outputs on the cloud with that account.",
-        kind="not_found",
-    )
 
 
 class Cancellation(EnginePart):

@@ -151,7 +151,13 @@ class Checks:
         if found is not None and found.error is not None:
             kinds = {one["type"] for about in found.node_errors.values() for one in about["errors"]}
             log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
-            raise _refusal(found)
+            raise LocalError(
+                found.error["type"],
+                found.error["message"],
+                details=found.error["details"],
+                extra_info=found.error["extra_info"],
+                node_errors=found.node_errors,
+            )
         if self._members.has_members:
             owned = await self._files.owned(member, request.graph, private=True)
             node_errors = foreign_files(request.graph, owned)
@@ -292,7 +298,12 @@ class SubmissionService:
             raise
         except StorageError as error:
             log.error("job_save_failed", job=job.prompt_id, error=str(error))
-            raise _store_unavailable() from error
+            raise LocalError(
+                "store_unavailable",
+                "The proxy cannot write to its data folder; free disk space or repair the disk, "
+                "then submit again.",
+                kind="unavailable",
+            ) from error
         job.order, job.number = stored.key, stored.number
         self._live.of(job.member).note_number(job.number)
         self._live.keep_sent(job.order, payload)
@@ -344,31 +355,11 @@ class SubmissionService:
         self._bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
 
 
-def _refusal(found: Validation) -> LocalError:
-    error = found.error or {}
-    return LocalError(
-        error["type"],
-        error["message"],
-        details=error["details"],
-        extra_info=error["extra_info"],
-        node_errors=found.node_errors,
-    )
-
-
 def _in_the_queue(prompt_id: str) -> LocalError:
     return LocalError(
         "invalid_prompt_id",
         "A job with this prompt_id is in the queue; use another one.",
         details=prompt_id,
-    )
-
-
-def _store_unavailable() -> LocalError:
-    return LocalError(
-        "store_unavailable",
-        "The proxy cannot write to its data folder; free disk space or repair the disk, then "
-        "submit again.",
-        kind="unavailable",
     )
 
 

@@ -226,10 +226,9 @@ class Tracker:
         self._tell_cached({}, now)
         for node, output in (snapshot.outputs or {}).items():
             self.nodes.executed(node, output)
-        if snapshot.status == "completed":
-            self.nodes.finish()
         type_, data = self._last_event(snapshot, started_at, ended_at)
         if snapshot.status == "completed":
+            self.nodes.finish()
             for error in self._errors.values():
                 self._tell_blocked(error)
         self._history.append([type_, data])
