@@ -1,1 +1,1 @@
-"""The life of a job: record, tracker, registry, routing of events to sockets, reconciliation."""
+"""The life of a job: submission, engine, tracker, records, and who hears of it."""

@@ -228,7 +228,7 @@ class JobService:
     ) -> None:
         """Stop what runs: the job named, if it runs, or else what the caller has running.
 
-        See `proxy.jobs.scheduler.interrupted` for `submitter` and `client_id`.
+        See `interrupted` for `submitter` and `client_id`.
         """
         running = (await self._live.now(member)).running()
         if prompt_id is None:
