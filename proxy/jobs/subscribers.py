@@ -213,15 +213,13 @@ class Subscribers:
 
     def _hear(self, news: object) -> None:
         match news:
-            case SocketOpened(member=member, client_id=client_id, socket=id_, at=at):
-                mine = self._sockets[member].get(client_id)
-                if mine is not None and mine.id != id_ and _is_newer(at, mine.opened_at):
-                    self._remove(member, client_id)
-                    self._supersede(mine)
-            case SocketKnown(member=member, client_id=client_id, socket=id_, at=at):
-                mine = self._sockets[member].get(client_id)
-                if mine is not None and mine.id != id_ and at > mine.opened_at:
-                    self._remove(member, client_id)
+            case SocketOpened() | SocketKnown():
+                mine = self._sockets[news.member].get(news.client_id)
+                if mine is None or mine.id == news.socket:
+                    return
+                opens = isinstance(news, SocketOpened)  # another replica tells of it now
+                if news.at > mine.opened_at or (opens and now() - mine.opened_at > _AT_ONCE):
+                    self._remove(news.member, news.client_id)
                     self._supersede(mine)
             case NewsMissed():
                 for member, sockets in self._sockets.items():
@@ -371,11 +369,6 @@ class Subscribers:
 
 def _known(member: str, client_id: str, socket: _Socket) -> SocketKnown:
     return SocketKnown(member, client_id, socket.id, socket.opened_at, several=socket.several)
-
-
-def _is_newer(at: int, opened_at: int) -> bool:
-    """Whether a socket that another replica tells of now is newer than one here."""
-    return at > opened_at or now() - opened_at > _AT_ONCE
 
 
 def _is_mere_preview(message: Message) -> bool:
