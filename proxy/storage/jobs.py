@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, TypeAlias
 
@@ -414,7 +415,12 @@ def add_job(connection: Connection, job: StoredJob) -> int:
 
 def day_of(at: float) -> str:
     """The day (UTC) of a time in seconds since 1970, as usage is counted by."""
-    return datetime.fromtimestamp(at, UTC).date().isoformat()
+    return _day(int(at // 86400))
+
+
+@lru_cache(maxsize=16)
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * 86400, UTC).date().isoformat()
 
 
 def _next_number(connection: Connection, member: str, numbering: Numbering) -> int:
