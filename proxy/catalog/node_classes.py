@@ -101,11 +101,6 @@ def _folders(file: str) -> Iterator[str]:
 Template = tuple[bytes | Slot, ...]
 
 
-def lists_files(info: Mapping[str, Any]) -> bool:
-    """Whether a class has an input that lists files."""
-    return any(True for _ in _uploads(info))
-
-
 def template(info: bytes) -> Template:
     """The JSON of a class, cut at its slots."""
     parsed = codec.loads(info)
@@ -175,7 +170,7 @@ class Nodes(Mapping[str, dict[str, Any]]):
             if isinstance(info, dict):
                 missing = {field: NODE_FIELDS[field] for field in NODE_FIELDS if field not in info}
                 self._json[name] = codec.dump_bytes({**info, **missing})
-                if lists_files(info):
+                if any(_uploads(info)):
                     self._templates[name] = template(self._json[name])
         self.whole = Whole(self._parts())
 

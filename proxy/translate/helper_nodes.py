@@ -180,7 +180,7 @@ _SIZED = frozenset({"EmptyImage", "SolidMask"})
 class Node:
     """A node of the member's graph while it becomes nodes of the cloud's.
 
-    `become` gives what stands in its place, under its id; `add` puts a node before that. `give`
+    `become` gives what stands in its place, under its id; `add` puts a node before that. `gives`
     says where an output comes from if not from the same output of what stands in its place: a
     link, a constant, or `None` where the node gives nothing.
     """
@@ -229,10 +229,6 @@ class Node:
         if silent:
             self.silent.add(node_id)
         return [node_id, 0]
-
-    def give(self, output: int, source: Any) -> None:
-        """Say where an output comes from."""
-        self.gives[output] = source
 
     def value(self, name: str, default: Any = None) -> Any:
         """An input's value where it is known before the run, else its link."""

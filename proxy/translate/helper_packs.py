@@ -174,13 +174,13 @@ def _load_easy(node: Node) -> None:
     """The loaded picture continues; the node itself shows it, as `image_output` asks for."""
     picture = node.picture
     image = node.add("image", "LoadImage", {"image": picture.name}, silent=False)
-    node.give(0, image)
+    node.gives[0] = image
     if picture.mask is not None:
         load = {"image": picture.mask, "channel": "red"}
-        node.give(1, node.add("mask", "LoadImageMask", load, silent=False))
+        node.gives[1] = node.add("mask", "LoadImageMask", load, silent=False)
     else:
         ones = {"value": 1.0, "width": picture.width, "height": picture.height}
-        node.give(1, node.add("mask", "SolidMask", ones, silent=False))
+        node.gives[1] = node.add("mask", "SolidMask", ones, silent=False)
     names = {"images": "base64_data", "filename_prefix": "save_prefix"}
     if node.value("image_output") in ("Save", "Hide/Save"):
         prefix = node.value("save_prefix", "ComfyUI")
@@ -300,7 +300,7 @@ def _handed_on(
     def become(node: Node) -> None:
         value = _path(node, own)
         node.become("PrimitiveString", {"value": value}, {"value": own})
-        node.give(0, value)
+        node.gives[0] = value
 
     shown = _input(name, {own: ["STRING", {}]}, [("*", output)], rest, **more)
     exact = "The value itself goes to what takes it."

@@ -66,9 +66,9 @@ def load_image(name: str) -> Any:
         mask = picture.mask
         if mask is not None:
             load = {"image": mask, "channel": "red"}
-            node.give(1, node.add("mask", "LoadImageMask", load, silent=False))
+            node.gives[1] = node.add("mask", "LoadImageMask", load, silent=False)
         else:
-            node.give(1, None)
+            node.gives[1] = None
 
     return become
 
@@ -211,35 +211,53 @@ def translated(text: str) -> str:
     return " ".join(part.strip() for part in parts[::2] if part.strip())
 
 
-_LOAD = {"LoadImage", "LoadImageMask"}
-_PREVIEW = {"PreviewImage"}
-_OUTPUTS = (("IMAGE", "image"), ("MASK", "mask"))
 _PIXELS = "Pixels, alpha and order of a batch."
 _ODD = (
     "Pictures with a palette, 1 or 16 bits, or in CMYK have the right colours, where the pack "
     "gives other values; grey with alpha loads, where the pack fails."
 )
 
+
+def _loads(name: str, own: str, title: str, reads: Reads, *, exact: str, differs: str) -> Helper:
+    shown = _info(name, {own: _text()}, outputs=[("IMAGE", "image"), ("MASK", "mask")], title=title)
+    needs = {"LoadImage", "LoadImageMask"}
+    return Helper(shown, load_image(own), needs, reads, exact=exact, differs=f"{_ODD} {differs}")
+
+
+def _shows(
+    name: str, title: str, more: Mapping[str, Any], tells: Tells, *, exact: str, differs: str
+) -> Helper:
+    category = "krita" if name.startswith("ETN_Krita") else "external_tooling"
+    shown = _info(
+        name,
+        {**_IMAGES, **more},
+        hidden=_HIDDEN,
+        output_node=True,
+        category=category,
+        title=title,
+    )
+    exact = f"{_PIXELS} {exact}"
+    return Helper(shown, preview, {"PreviewImage"}, tells=tells, exact=exact, differs=differs)
+
+
+_FORMATS = {"format": _combo("PNG", ["PNG", "JPEG"])}
+
 HELPERS = (
-    Helper(
-        _info(
-            "ETN_LoadImageCache", {"id": _text()}, outputs=_OUTPUTS, title="Load Image from Cache"
-        ),
-        load_image("id"),
-        _LOAD,
-        reads=Reads("id", FileSource.CACHE, Mask.ALPHA_OR_RED),
+    _loads(
+        "ETN_LoadImageCache",
+        "id",
+        "Load Image from Cache",
+        Reads("id", FileSource.CACHE, Mask.ALPHA_OR_RED),
         exact="Picture and mask of RGB, RGBA and grey files; errors, told while the job runs.",
-        differs=f"{_ODD} The id must be known before the run.",
+        differs="The id must be known before the run.",
     ),
-    Helper(
-        _info(
-            "ETN_LoadImageBase64", {"image": _text()}, outputs=_OUTPUTS, title="Load Image (Base64)"
-        ),
-        load_image("image"),
-        _LOAD,
-        reads=Reads("image", FileSource.BASE64, Mask.ALPHA_OR_NONE),
+    _loads(
+        "ETN_LoadImageBase64",
+        "image",
+        "Load Image (Base64)",
+        Reads("image", FileSource.BASE64, Mask.ALPHA_OR_NONE),
         exact="Picture and mask of RGB, RGBA and grey files; no mask without alpha; errors.",
-        differs=f"{_ODD} The mask has a batch axis. The text must be known before the run.",
+        differs="The mask has a batch axis. The text must be known before the run.",
     ),
     Helper(
         _info(
@@ -254,32 +272,20 @@ HELPERS = (
         exact="The red channel of RGB, RGBA and grey files; errors.",
         differs=f"{_ODD} The text must be known before the run.",
     ),
-    Helper(
-        _info(
-            "ETN_SaveImageCache",
-            {**_IMAGES, "format": _combo("PNG", ["PNG", "JPEG"])},
-            hidden=_HIDDEN,
-            output_node=True,
-            title="Save Image to Cache",
-        ),
-        preview,
-        _PREVIEW,
-        tells=Tells(_cached, _format),
-        exact=f"{_PIXELS} JPEG with quality 95. A cached run tells the same ids.",
+    _shows(
+        "ETN_SaveImageCache",
+        "Save Image to Cache",
+        _FORMATS,
+        Tells(_cached, _format),
+        exact="JPEG with quality 95. A cached run tells the same ids.",
         differs="RGBA as JPEG fails when the cloud has made the picture.",
     ),
-    Helper(
-        _info(
-            "ETN_SendImageWebSocket",
-            {**_IMAGES, "format": _combo("PNG", ["PNG", "JPEG"])},
-            hidden=_HIDDEN,
-            output_node=True,
-            title="Send Image (WebSocket)",
-        ),
-        preview,
-        _PREVIEW,
-        tells=Tells(_sent, _format),
-        exact=f"{_PIXELS} Frames go out before `executed`; a cached run sends none.",
+    _shows(
+        "ETN_SendImageWebSocket",
+        "Send Image (WebSocket)",
+        _FORMATS,
+        Tells(_sent, _format),
+        exact="Frames go out before `executed`; a cached run sends none.",
         differs="RGBA as JPEG is an error of the node; it ends a real server. Without a "
         "`client_id` the frames go to the member's own sockets.",
     ),
@@ -318,30 +324,20 @@ HELPERS = (
         exact="As the pack without a translator: `lang:en` is taken out, other languages fail.",
         differs="A text that only the run tells passes unchanged. Nothing is translated.",
     ),
-    Helper(
-        _info(
-            "ETN_KritaOutput",
-            {
-                **_IMAGES,
-                "x": ["INT", {"display_name": "offset x", "default": 0}],
-                "y": ["INT", {"display_name": "offset y", "default": 0}],
-                "name": _text(""),
-                "batch_mode": _combo(
-                    "default",
-                    ["default", "images", "animation", "layers"],
-                    display_name="batch mode",
-                ),
-                "resize_canvas": ["BOOLEAN", {"display_name": "resize canvas", "default": False}],
-            },
-            hidden=_HIDDEN,
-            output_node=True,
-            category="krita",
-            title="Krita Output",
-        ),
-        preview,
-        _PREVIEW,
-        tells=Tells(_krita_output, _png),
-        exact=f"{_PIXELS} Frames, then `executed` with the inputs.",
+    _shows(
+        "ETN_KritaOutput",
+        "Krita Output",
+        {
+            "x": ["INT", {"display_name": "offset x", "default": 0}],
+            "y": ["INT", {"display_name": "offset y", "default": 0}],
+            "name": _text(""),
+            "batch_mode": _combo(
+                "default", ["default", "images", "animation", "layers"], display_name="batch mode"
+            ),
+            "resize_canvas": ["BOOLEAN", {"display_name": "resize canvas", "default": False}],
+        },
+        Tells(_krita_output, _png),
+        exact="Frames, then `executed` with the inputs.",
         differs="Inputs that only the run tells are shown as links.",
     ),
     core(
@@ -372,7 +368,7 @@ HELPERS = (
             output_node=True,
         ),
         preview,
-        _PREVIEW,
+        {"PreviewImage"},
         tells=Tells(_over_websocket, _png, again=True),
         exact=f"{_PIXELS} `progress` and a frame for each picture, on each run; no `executed`.",
     ),
