@@ -25,10 +25,12 @@ ENDS = ("execution_success", "execution_error", "execution_interrupted")
 @dataclass
 class Runner:
     """One client: it submits at one replica a job after another, and listens at another replica on
-    one socket that stays open. `told_at` is when it was told each end (seconds since 1970)."""
+    one socket that stays open. `told_at` is when it was told each end (seconds since 1970). With
+    `repeats` it submits again what was refused because of the database, as the documents say."""
 
     client: Client
     listener: Listener
+    repeats: bool = False
     submitted: list[str] = field(default_factory=list)
     ended: set[str] = field(default_factory=set)
     told_at: dict[str, float] = field(default_factory=dict)
@@ -51,8 +53,18 @@ class Runner:
     async def run(self, stop: asyncio.Event) -> None:
         """Run jobs until `stop`, each to its end."""
         while not stop.is_set():
-            self.submitted.append(await self.client.submit(graphs.sampled(next(_colors), steps=5)))
+            self.submitted.append(await self._submit(graphs.sampled(next(_colors), steps=5)))
             await self.all_ended()
+
+    async def _submit(self, graph: dict[str, Any]) -> str:
+        body = {"prompt": graph, "client_id": self.client.client_id}
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                status, answer = await self.client.post("prompt", body)
+                if status == 200:
+                    return str(answer["prompt_id"])
+                assert self.repeats, answer
+                assert (status, answer["error"]["type"]) == (503, "store_unavailable"), answer
 
     async def all_ended(self) -> None:
         """Wait until the socket has been told every end."""
@@ -101,7 +113,7 @@ def check_end(life: Sequence[tuple[str, Any]]) -> None:
 
 @asynccontextmanager
 async def load(
-    submitting: Sequence[Client], listening: Sequence[Client]
+    submitting: Sequence[Client], listening: Sequence[Client], *, repeats: bool = False
 ) -> AsyncIterator[tuple[list[Runner], asyncio.Event]]:
     """A runner for each pair of these; the event ends the load, and so does the block.
 
@@ -116,7 +128,7 @@ async def load(
             for client, ears in zip(submitting, listening, strict=True):
                 listener = ears.listening(client_id=client.client_id)
                 opened.append(listener)
-                runner = Runner(client, await listener.__aenter__())
+                runner = Runner(client, await listener.__aenter__(), repeats)
                 runners.append(runner)
                 tasks.append(hearing.create_task(runner.hear()))
                 running.create_task(runner.run(stop))
