@@ -14,22 +14,14 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import (
-    Backoff,
-    CloudError,
-    CloudRefused,
-)
+from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
 from proxy.jobs.accounts import Account, AccountHealth, Reason, SubmissionError, UnansweredError
 from proxy.jobs.models import Job, JobAnswered, JobKey, JobReceived, JobState, now
 from proxy.jobs.tracker import GiveUp, SnapshotReceived
 from proxy.members.member import KnownClass
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import Shares
-from proxy.translate.errors import (
-    LocalError,
-    failure_of,
-    fill_node_errors,
-)
+from proxy.translate.errors import LocalError, failure_of, fill_node_errors
 from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:

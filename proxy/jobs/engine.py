@@ -466,11 +466,7 @@ class AccountWorker:
             raise WithdrawnError
         try:
             submitted = await self.submitter.submit(
-                job,
-                graph,
-                extra_data,
-                beside=partial(self._beside, lends=lends),
-                patience=patience,
+                job, graph, extra_data, beside=partial(self._beside, lends=lends), patience=patience
             )
         except SubmissionError as error:
             error.refusal.node_errors = _of_member(job, error.refusal.node_errors)

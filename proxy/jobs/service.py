@@ -37,9 +37,7 @@ from proxy.jobs.views import History, LiveJobs, of_queue
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import (
-    JobRepository,
-)
+from proxy.storage.jobs import JobRepository
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
 from proxy.supervisor import Supervisor
 from proxy.translate import codec

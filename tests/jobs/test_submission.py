@@ -16,11 +16,7 @@ from yarl import URL
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.resilience import CloudUnreachable
-from proxy.jobs.models import (
-    SocketClosed,
-    SocketKnown,
-    SocketOpened,
-)
+from proxy.jobs.models import SocketClosed, SocketKnown, SocketOpened
 from proxy.jobs.submission import FRESH, Checks, Clients, JobRequest
 from proxy.members.member import Limits, Member, Parallelism
 from proxy.simulator.nodes import object_info, standard_nodes
