@@ -188,10 +188,8 @@ class Directory:
         """Read what another process has written, if one of the tokens that were shown, or the
         session of that name, is not known here. Raises `StorageError`.
         """
-        ids = filter(None, map(tokens.id_of, shown))
-        if all(id_ in self._tokens for id_ in ids) and (
-            session is None or self.sessions.token_of(session) is not None
-        ):
+        known = all(id_ in self._tokens for id_ in map(tokens.id_of, shown) if id_)
+        if known and (session is None or self.sessions.token_of(session) is not None):
             return
         begun = self._looks
         async with self._changing:
@@ -279,9 +277,8 @@ class Directory:
             nonlocal text
             member = self.find(name)
             now = self._ms()
-            expires = until if lifetime is None else now + round(lifetime * 1000)
-            if expires is not None and until is not None:
-                expires = min(expires, until)
+            ends = [until, None if lifetime is None else now + round(lifetime * 1000)]
+            expires = min((end for end in ends if end is not None), default=None)
             while True:
                 text, token = tokens.make(member.name, note=note, created=now, expires=expires)
                 if token.id not in self._tokens:
