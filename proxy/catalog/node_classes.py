@@ -1,4 +1,4 @@
-"""The node classes: parsed, as one body and in parts, with the member's uploads in them."""
+"""The JSON of node classes: one of them or all in one body, with the member's uploads in them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import secrets
 import sys
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from blake3 import blake3
 
-from proxy.translate import NODE_FIELDS, codec
+from proxy.translate import codec
 from proxy.translate.names import is_hash_name, kind
 
 #: The flags of an input that lists files of the input folder, and the media that it lists.
@@ -101,6 +101,11 @@ def _folders(file: str) -> Iterator[str]:
 Template = tuple[bytes | Slot, ...]
 
 
+def lists_files(info: Mapping[str, Any]) -> bool:
+    """Whether a class has an input that lists files."""
+    return any(_uploads(info))
+
+
 def template(info: bytes) -> Template:
     """The JSON of a class, cut at its slots."""
     parsed = codec.loads(info)
@@ -143,85 +148,6 @@ def _cut(number: int, spec: list[Any], slot: Slot) -> Slot:
         offered, spec[1]["options"] = spec[1].get("options"), mark
     offers = offered if isinstance(offered, list) else []
     return replace(slot, offered=tuple(name for name in offers if isinstance(name, str)))
-
-
-#: Gives the classes that stand beside the cloud's.
-Offer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-
-#: Parsed classes that are remembered.
-_REMEMBERED = 512
-
-
-class Nodes(Mapping[str, dict[str, Any]]):
-    """All node classes; a class is parsed when it is asked for.
-
-    `whole` gives the bodies of `GET /object_info`. `helpers` are the classes that the proxy runs
-    itself, which stand behind or instead of the cloud's.
-    """
-
-    def __init__(
-        self, classes: Mapping[str, Any], helpers: Mapping[str, Any] | None = None
-    ) -> None:
-        self.helpers = frozenset(helpers or ())
-        self._json: dict[str, bytes] = {}
-        self._templates: dict[str, Template] = {}
-        self._parsed: dict[str, dict[str, Any]] = {}
-        for name, info in {**classes, **(helpers or {})}.items():
-            if isinstance(info, dict):
-                missing = {field: NODE_FIELDS[field] for field in NODE_FIELDS if field not in info}
-                self._json[name] = codec.dump_bytes({**info, **missing})
-                if any(_uploads(info)):
-                    self._templates[name] = template(self._json[name])
-        self.whole = Whole(self._parts())
-
-    def __getitem__(self, name: str) -> dict[str, Any]:
-        parsed = self._parsed.get(name)
-        if parsed is None:
-            if len(self._parsed) >= _REMEMBERED:
-                self._parsed.clear()
-            parsed = self._parsed[name] = codec.loads(self._json[name])
-        return parsed
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._json)
-
-    def __len__(self) -> int:
-        return len(self._json)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._json
-
-    def one_json(self, name: str, files: Listing) -> bytes:
-        """The body of `GET /object_info/{class}`: `{}` for a class that there is not."""
-        if name not in self._json:
-            return b"{}"
-        return b"{" + _key(name) + fill(self._template(name), files) + b"}"
-
-    def _template(self, name: str) -> Template:
-        return self._templates.get(name) or (self._json[name],)
-
-    def _parts(self) -> Iterator[bytes | Slot]:
-        before = b"{"
-        for name in self._json:
-            yield before + _key(name)
-            yield from self._template(name)
-            before = b", "
-        yield b"}" if self._json else b"{}"
-
-
-def read(body: bytes, helpers: Offer | None = None) -> Nodes:
-    """Take the cloud's `object_info` apart. Raises `ValueError` when it is none.
-
-    `helpers` gives the classes that the proxy runs itself beside the cloud's.
-    """
-    classes = codec.loads(body)
-    if not isinstance(classes, dict) or not classes:
-        raise ValueError("object_info is not an object of node classes")
-    return Nodes(classes, None if helpers is None else helpers(classes))
-
-
-def _key(name: str) -> bytes:
-    return codec.dump_bytes(name) + b": "
 
 
 if TYPE_CHECKING or sys.version_info < (3, 14):

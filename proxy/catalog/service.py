@@ -1,20 +1,30 @@
-"""`object_info`, the model lists and what goes beside, answered from a copy that is kept fresh."""
+"""Node classes, model lists and what goes beside, answered from a copy that is kept fresh."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import structlog
 
-from proxy.catalog import node_classes
-from proxy.catalog.node_classes import Bodies, Body, Coding, Listing, Nodes
+from proxy.catalog.node_classes import (
+    Bodies,
+    Body,
+    Coding,
+    Listing,
+    Slot,
+    Template,
+    Whole,
+    fill,
+    lists_files,
+    template,
+)
 from proxy.catalog.source import Accounts, CachedResource, Picture, PictureCache
-from proxy.translate import codec, model_extensions
+from proxy.translate import NODE_FIELDS, codec, model_extensions
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
@@ -48,6 +58,85 @@ _STANDARD_FOLDERS = (
 )
 
 
+#: Gives the classes that stand beside the cloud's.
+Offer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+#: Parsed classes that are remembered.
+_REMEMBERED = 512
+
+
+class Nodes(Mapping[str, dict[str, Any]]):
+    """All node classes; a class is parsed when it is asked for.
+
+    `whole` gives the bodies of `GET /object_info`. `helpers` are the classes that the proxy runs
+    itself, which stand behind or instead of the cloud's.
+    """
+
+    def __init__(
+        self, classes: Mapping[str, Any], helpers: Mapping[str, Any] | None = None
+    ) -> None:
+        self.helpers = frozenset(helpers or ())
+        self._json: dict[str, bytes] = {}
+        self._templates: dict[str, Template] = {}
+        self._parsed: dict[str, dict[str, Any]] = {}
+        for name, info in {**classes, **(helpers or {})}.items():
+            if isinstance(info, dict):
+                missing = {field: NODE_FIELDS[field] for field in NODE_FIELDS if field not in info}
+                self._json[name] = codec.dump_bytes({**info, **missing})
+                if lists_files(info):
+                    self._templates[name] = template(self._json[name])
+        self.whole = Whole(self._parts())
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        parsed = self._parsed.get(name)
+        if parsed is None:
+            if len(self._parsed) >= _REMEMBERED:
+                self._parsed.clear()
+            parsed = self._parsed[name] = codec.loads(self._json[name])
+        return parsed
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._json)
+
+    def __len__(self) -> int:
+        return len(self._json)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._json
+
+    def one_json(self, name: str, files: Listing) -> bytes:
+        """The body of `GET /object_info/{class}`: `{}` for a class that there is not."""
+        if name not in self._json:
+            return b"{}"
+        return b"{" + _key(name) + fill(self._template(name), files) + b"}"
+
+    def _template(self, name: str) -> Template:
+        return self._templates.get(name) or (self._json[name],)
+
+    def _parts(self) -> Iterator[bytes | Slot]:
+        before = b"{"
+        for name in self._json:
+            yield before + _key(name)
+            yield from self._template(name)
+            before = b", "
+        yield b"}" if self._json else b"{}"
+
+
+def read(body: bytes, helpers: Offer | None = None) -> Nodes:
+    """Take the cloud's `object_info` apart. Raises `ValueError` when it is none.
+
+    `helpers` gives the classes that the proxy runs itself beside the cloud's.
+    """
+    classes = codec.loads(body)
+    if not isinstance(classes, dict) or not classes:
+        raise ValueError("object_info is not an object of node classes")
+    return Nodes(classes, None if helpers is None else helpers(classes))
+
+
+def _key(name: str) -> bytes:
+    return codec.dump_bytes(name) + b": "
+
+
 class Catalog:
     """The catalog of one cloud, with a copy in `folder`.
 
@@ -63,7 +152,7 @@ class Catalog:
         folder: Path,
         *,
         max_age: float,
-        helpers: node_classes.Offer | None = None,
+        helpers: Offer | None = None,
     ) -> None:
         self._accounts = accounts
         self._folder = folder
@@ -72,7 +161,7 @@ class Catalog:
             "node catalog",
             folder / "object_info.json",
             lambda: accounts.ask(lambda cloud: cloud.object_info()),
-            lambda body: node_classes.read(body, helpers),
+            lambda body: read(body, helpers),
             max_age=max_age,
         )
         self._bodies = Bodies()

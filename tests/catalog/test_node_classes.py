@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from proxy.catalog import node_classes
-from proxy.catalog.node_classes import Bodies, Body, Coding, Listing, Nodes, Slot, Whole, read
+from proxy.catalog.node_classes import Bodies, Body, Coding, Listing, Slot, Whole
+from proxy.catalog.service import Nodes, read
 
 HASH = "a" * 64
 
