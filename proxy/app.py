@@ -21,7 +21,7 @@ from proxy.api.records import Gauges
 from proxy.api.server import Services
 from proxy.api.system import Journal
 from proxy.api.web_interface import WebInterface
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient

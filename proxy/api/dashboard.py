@@ -19,7 +19,7 @@ from proxy import __version__
 from proxy.api import bodies
 from proxy.api.members import is_admin, require_admin
 from proxy.api.middleware import admission_of, authenticator_of, member_of, note, of, prepare
-from proxy.bus.base import MISSED, EventBus
+from proxy.bus import MISSED, EventBus
 from proxy.jobs.models import MembersChanged
 from proxy.storage.jobs import day_of
 from proxy.translate import codec

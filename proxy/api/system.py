@@ -20,7 +20,7 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.middleware import connection_of, member_of, of, prepare
 from proxy.api.web_interface import features
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.catalog.node_classes import Body, Coding, Listing
 from proxy.jobs.models import JobMessage, LogsWanted, topic_of
 from proxy.jobs.submission import Clients

@@ -29,7 +29,7 @@ from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.maint_notifications import MaintNotificationsConfig
 
-from proxy.bus.base import BusMessage, EventBus, Subscription, decode, encode
+from proxy.bus import BusMessage, EventBus, Subscription, decode, encode
 
 log = structlog.get_logger(__name__)
 

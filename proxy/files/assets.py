@@ -18,7 +18,7 @@ import structlog
 from blake3 import blake3
 from cachetools import TTLCache
 
-from proxy.bus.base import BusMessage, EventBus
+from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import msgspec
 
-from proxy.bus.base import BusMessage, EventBus
+from proxy.bus import BusMessage, EventBus
 from proxy.translate import codec
 from proxy.translate.events import Event
 from proxy.translate.helper_tooling import KRITA_REQUIRES

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
 from proxy.jobs.dispatcher import AGAIN, EnginePart
 from proxy.jobs.models import (

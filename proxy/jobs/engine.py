@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from proxy.bus.base import MISSED, EventBus, Subscription
+from proxy.bus import MISSED, EventBus, Subscription
 from proxy.cloud.client import Submission
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.resilience import Backoff, CloudError

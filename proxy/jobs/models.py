@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeA
 
 import msgspec
 
-from proxy.bus.base import BusMessage, EventBus
+from proxy.bus import BusMessage, EventBus
 from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 

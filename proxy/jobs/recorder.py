@@ -17,7 +17,7 @@ import msgspec
 import structlog
 from msgspec.structs import replace
 
-from proxy.bus.base import BusMessage, EventBus
+from proxy.bus import BusMessage, EventBus
 from proxy.jobs.models import (
     ENDS,
     AccountView,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.files.service import Files
 from proxy.jobs.models import (
     ENDS,

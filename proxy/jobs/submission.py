@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.jobs.models import (
     EngineAnswer,
     Job,

@@ -34,7 +34,7 @@ from uuid import uuid4
 
 import structlog
 
-from proxy.bus.base import MISSED, EventBus, Subscription
+from proxy.bus import MISSED, EventBus, Subscription
 from proxy.jobs.models import (
     OUTCOMES,
     JobChanged,

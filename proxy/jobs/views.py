@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from proxy.bus.base import MISSED, EventBus
+from proxy.bus import MISSED, EventBus
 from proxy.jobs.models import (
     HistoryChanged,
     HistoryForgotten,

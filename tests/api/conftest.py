@@ -20,7 +20,7 @@ from yarl import URL
 from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Server, Services
 from proxy.api.system import Journal
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.catalog.node_classes import Body, Coding, Listing, Whole
 from proxy.files.namespace import Named, make_record
 from proxy.files.pictures import Edits

@@ -23,7 +23,7 @@ from stack import Listener, running_proxy
 
 from proxy import logging as logs
 from proxy.api.system import KEPT, Journal
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.submission import Clients
 from proxy.jobs.subscribers import Subscribers

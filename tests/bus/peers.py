@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from proxy.bus.base import BusMessage, EventBus
+from proxy.bus import BusMessage, EventBus
 from proxy.bus.valkey import ValkeyBus
 
 

@@ -13,7 +13,7 @@ from bus.peers import News, listening, read, running
 from servers import ServerProcess
 from structlog.testing import capture_logs
 
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.bus.valkey import ValkeyBus
 
 #: A test hears nothing of the one before: a server has 16 databases.

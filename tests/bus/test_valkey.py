@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from servers import ServerProcess
 from structlog.testing import capture_logs
 
-from proxy.bus.base import MISSED
+from proxy.bus import MISSED
 from proxy.bus.valkey import ValkeyBus
 
 

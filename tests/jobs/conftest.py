@@ -14,7 +14,7 @@ from backend import open_database
 from jobs.samples import Room
 from stack import Client, running_proxy
 
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import Clients

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.jobs.models import HistoryChanged, Job, JobChanged, JobLeft, JobState, live_of
 from proxy.jobs.recorder import JobRecorder, payload_of, stored_of
 from proxy.jobs.service import JobQuery, JobService

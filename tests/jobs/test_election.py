@@ -18,7 +18,7 @@ from backend import open_database
 from stack import Client, running_proxy
 from waiting import ids, until
 
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.jobs.election import Election
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.recorder import Term, payload_of, stored_of

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jobs.samples import job
 
-from proxy.bus.base import BusMessage, EventBus, decode, encode
+from proxy.bus import BusMessage, EventBus, decode, encode
 from proxy.jobs.models import (
     TRANSITIONS,
     AccountView,

@@ -16,7 +16,7 @@ from stack import Client, running_proxy
 from waiting import until
 
 from proxy import app
-from proxy.bus.base import BusMessage, EventBus
+from proxy.bus import BusMessage, EventBus
 from proxy.jobs import recorder as recorder_module
 from proxy.jobs.accounts import Account, Slots
 from proxy.jobs.models import (

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from waiting import until
 
-from proxy.bus.base import EventBus
+from proxy.bus import EventBus
 from proxy.jobs import subscribers as module
 from proxy.jobs.models import (
     Job,

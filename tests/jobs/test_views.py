@@ -15,7 +15,7 @@ from jobs.samples import MEMBER, Room, new
 from sqlalchemy import Connection, insert
 from waiting import until
 
-from proxy.bus.base import MISSED, EventBus
+from proxy.bus import MISSED, EventBus
 from proxy.jobs.models import Job, JobChanged, JobMessage, JobState, LiveJob, live_of, now, topic_of
 from proxy.jobs.recorder import JobRecorder, Term, payload_of, stored_of
 from proxy.jobs.subscribers import LiveFeed, Subscribers

@@ -10,7 +10,7 @@ from bus.peers import News
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.bus.base import BusMessage, EventBus, decode, encode
+from proxy.bus import BusMessage, EventBus, decode, encode
 
 
 class Counted(BusMessage, frozen=True):
