@@ -388,7 +388,8 @@ class Files:
             text
             for node in graph.values()
             if isinstance(node, dict) and isinstance(inputs := node.get("inputs"), dict)
-            for text in graphs.strings(list(inputs.values()))
+            for value in inputs.values()
+            for text in graphs.strings(value)
         }
         places = {text: place for text in strings if (place := names.written_place(text))}
         found = await self.namespace.get_many(member, places.values())

@@ -55,6 +55,13 @@ async def test_the_graph_names_what_was_uploaded_last(files: Files, cloud: Memor
     assert await loaded(files, "cat.png") == cloud.add(BLUE)
 
 
+async def test_a_text_and_a_number_side_by_side_are_no_link(files: Files) -> None:
+    await upload(files, b"cat", "cat.png")
+    graph = {"1": {"class_type": "LoadVideo", "inputs": {"file": "cat.png", "frame": 0}}}
+    owns = await files.owned("local", graph, private=False)
+    assert owns("cat.png")
+
+
 async def test_a_listing_that_was_asked_for_before_has_the_new_name_at_once(files: Files) -> None:
     for names in ["cat.png"], ["cat (1).png", "cat.png"]:
         await upload(files, RED if len(names) == 1 else BLUE)
