@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
@@ -43,6 +44,26 @@ def test_what_is_not_json_is_a_value_error(data: bytes) -> None:
 
 def test_it_is_written_as_python_writes_it() -> None:
     assert codec.dumps({"a": [1, "ü"]}) == '{"a": [1, "\\u00fc"]}'
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [math.nan, math.inf, -math.inf, -0.0, 1e300, 10**300],
+        {7: "int", None: "null", True: "bool", 2.5: "float"},
+        ("a tuple", ["a list"]),
+        "\ud800 and \u2028",
+        [[[{}]], {"": []}],
+    ],
+)
+def test_odd_values_are_written_as_python_writes_them(value: Any) -> None:
+    assert codec.dumps(value) == json.dumps(value)
+
+
+@pytest.mark.parametrize("value", [object(), {"a": {1, 2}}, b"bytes"])
+def test_what_has_no_json_is_a_type_error(value: Any) -> None:
+    with pytest.raises(TypeError):
+        codec.dumps(value)
 
 
 def test_half_a_surrogate_pair_becomes_a_sign_that_can_be_written() -> None:
