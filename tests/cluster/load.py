@@ -65,6 +65,7 @@ class Runner:
                     return str(answer["prompt_id"])
                 assert self.repeats, answer
                 assert (status, answer["error"]["type"]) == (503, "store_unavailable"), answer
+                await asyncio.sleep(0.1)
 
     async def all_ended(self) -> None:
         """Wait until the socket has been told every end."""

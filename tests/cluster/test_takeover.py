@@ -69,6 +69,8 @@ async def test_a_frozen_engine_changes_nothing_when_it_wakes(
             await asyncio.sleep(began + FROZEN - time.monotonic())
         finally:
             engine.thaw()
+        for runner in runners:
+            runner.repeats = False
         async with asyncio.timeout(RECOVERY):
             while True:
                 status, report = await cluster.readiness(engine)
