@@ -109,10 +109,16 @@ class Dispatcher(EnginePart):
             self.answer(key, error=LocalError("submission_failed", says, kind="internal"))
         else:
             self.answer(key, node_errors)
-            await asyncio.sleep(0)  # the client gets its answer before anything else is done
+            with self._early_kept(job):
+                await asyncio.sleep(0)  # the client gets its answer before anything else is done
             self._announcer.accepted(job)
             if cloud_id is not None:
                 self._engine.taken(job, cloud_id)
+
+    def _early_kept(self, job: Job) -> contextlib.AbstractContextManager[None]:
+        """What its account tells of a job waits there while this lasts, until it is followed."""
+        worker = self._workers.get(job.account)
+        return contextlib.nullcontext() if worker is None else worker.router.submission()
 
     def answer(
         self,
@@ -235,7 +241,8 @@ class Dispatcher(EnginePart):
         if submitted.node_errors:
             node_errors = {**node_errors, **fill_node_errors(submitted.node_errors)}
         if node_errors:
-            node_errors = await self._files.reveal(job.member, node_errors)
+            with self._early_kept(job):
+                node_errors = await self._files.reveal(job.member, node_errors)
             job.outputs_to_execute = output_nodes(job, node_errors, self._known)
         if not job.cancel_requested:
             job.accepted = True

@@ -1,0 +1,61 @@
+"""What the cloud tells of a job between the answer to its submission and the job's runner."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import graphs
+import pytest
+from stack import Client, running_proxy
+
+from proxy.jobs.dispatcher import Dispatcher
+from proxy.jobs.runner import EventRouter
+from proxy.simulator import Simulator, Switches
+
+
+async def test_what_comes_while_the_client_gets_its_answer_is_told(
+    tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A picture of SaveImageWebsocket comes once: no later look at the job brings it back."""
+    held: list[Callable[[], None]] = []
+    answered = asyncio.Event()
+    for name in ("on_event", "on_frame"):
+        take = getattr(EventRouter, name)
+
+        def hold(router: EventRouter, *told: Any, take: Any = take) -> None:
+            if answered.is_set():
+                take(router, *told)
+            else:
+                held.append(lambda: take(router, *told))
+
+        monkeypatch.setattr(EventRouter, name, hold)
+
+    answer = Dispatcher.answer
+
+    def bring() -> None:
+        answered.set()
+        for take in held:
+            take()
+
+    def answer_and_bring(dispatcher: Dispatcher, *args: Any, **options: Any) -> None:
+        answer(dispatcher, *args, **options)
+        asyncio.get_running_loop().call_soon(bring)
+
+    monkeypatch.setattr(Dispatcher, "answer", answer_and_bring)
+    switches = Switches(late_answer=0.5)
+    async with (
+        Simulator(switches=switches) as simulator,
+        running_proxy(simulator, tmp_path / "data") as proxy,
+    ):
+        client = Client(session, proxy.url)
+        await client.until_ready()
+        graph = graphs.plain()
+        graph["2"] = {"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}}
+        async with client.listening() as listener:
+            await listener.until_end(await client.submit(graph))
+    assert len(held) > 2
+    assert "binary" in [type_ for type_, _ in listener.heard]
