@@ -53,7 +53,7 @@ def plain_options(arguments: Sequence[str]) -> dict[str, Any] | None:
     """The options of `serve` by the name of their setting.
 
     `None` for what only the parser of the commands reads and explains: other commands, help, and
-    options that there are not or that have no value.
+    options that do not exist or lack their value.
     """
     if arguments[0] != "serve":
         return None

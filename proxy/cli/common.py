@@ -97,7 +97,7 @@ def takes_settings(
 def _parameter(row: Setting, name: str) -> inspect.Parameter:
     import typer
 
-    declarations = row.options if not row.is_flag else (f"{name}/--no-{name[2:]}",)
+    declarations = [f"{one}/--no-{one[2:]}" if row.is_flag else one for one in row.options]
     notes = f"[default: {shown_default(row)}] [env: {row.environment}]"
     option = typer.Option(
         *declarations,

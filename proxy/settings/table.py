@@ -6,7 +6,6 @@ import ast
 import base64
 import inspect
 import ipaddress
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -88,7 +87,9 @@ class Setting:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The option, and that of an earlier release."""
+        """The option, and that of an earlier release; none for a secret."""
+        if self.secret:
+            return ()
         former = "--" + self.former.replace("_", "-") if self.former else None
         return tuple(filter(None, (self.option, former)))
 
@@ -178,6 +179,10 @@ def checked(model: type[Struct], values: Mapping[str, object]) -> dict[str, Any]
 _FLAGS = {"1": True, "true": True, "t": True, "yes": True, "y": True, "on": True}
 _FLAGS |= {"0": False, "false": False, "f": False, "no": False, "n": False, "off": False}
 
+_WHOLE = re.compile(r"\s*[+-]?[\d_]+\s*")
+#: Floats beyond this do not tell whole numbers apart.
+_EXACT = 2.0**53
+
 
 def _converted(value: object, hint: Any) -> object:
     kinds, notes = _parts_of(hint)
@@ -186,10 +191,14 @@ def _converted(value: object, hint: Any) -> object:
             return note.read(value)
     if kinds == [bool]:
         return _FLAGS[str(value).lower()]
-    if isinstance(value, str) and kinds != [str]:
-        value = float(value) if kinds in ([int], [float]) else value.lower()
+    if isinstance(value, str) and kinds in ([int], [float]):
+        if not value.isascii():
+            raise ValueError("no number")
+        value = int(value) if kinds == [int] and _WHOLE.fullmatch(value) else float(value)
+    elif isinstance(value, str) and kinds != [str]:
+        value = value.lower()
     if isinstance(value, float):
-        if not math.isfinite(value):
+        if not abs(value) < _EXACT:
             raise ValueError("no number")
         value = int(value) if value.is_integer() else value
     return msgspec.convert(value, hint)
