@@ -226,7 +226,8 @@ class Display:
         if (task := self._running.get(node_id)) is None:
             return
         if isinstance(value, int | float) and isinstance(maximum, int | float):
-            self._bars.update(task.id, completed=value, total=maximum or None)
+            self._bars.update(task.id, completed=value)
+            task.total = maximum or None
 
     def _start(self, node_id: str) -> None:
         if node_id not in self._running and node_id not in self._done:
