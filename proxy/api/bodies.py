@@ -277,9 +277,10 @@ async def unpacked(request: web.Request) -> AsyncIterator[aiohttp.StreamReader]:
 
 
 class _Unpacked(aiohttp.StreamReader):
-    """A stream that takes the next piece when who reads it has nothing left.
+    """A stream that takes the next piece when its reader has nothing left.
 
-    It never has more than one, so that it has nothing to pause: brotli's can be near `2 * PIECE`.
+    It never holds more than one piece, so it never pauses. One of brotli can have nearly
+    `2 * PIECE` bytes.
     """
 
     def __init__(self, pieces: AsyncIterator[bytes]) -> None:

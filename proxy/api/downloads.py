@@ -157,7 +157,7 @@ def file_headers(
 
 
 def type_headers(type_: str, destination: str | None) -> tuple[dict[str, str], bool]:
-    """The headers for a type, which is none for what a browser would run; whether it is harmless.
+    """The headers for a type, `UNKNOWN` for one that a browser would run; whether it is harmless.
 
     An SVG is a picture where the browser says that it is for an `<img>` (`destination` is
     `Sec-Fetch-Dest`).
