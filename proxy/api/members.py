@@ -27,7 +27,7 @@ from proxy.api.middleware import (
     note,
     of,
 )
-from proxy.members.directory import Directory
+from proxy.members.directory import Directory, describe_member, describe_token
 from proxy.members.member import (
     DirectoryError,
     MemberFields,
@@ -36,8 +36,6 @@ from proxy.members.member import (
     NewToken,
     UnknownMemberError,
     UnknownTokenError,
-    describe_member,
-    describe_token,
     validated,
 )
 from proxy.members.tokens import LIFETIME, id_prefix, name_of

@@ -131,7 +131,7 @@ def _add(
 @takes_settings(WHERE)
 def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     """List the members with their limits."""
-    from proxy.members.member import describe_member
+    from proxy.members.directory import describe_member
 
     async def rows(directory: Directory) -> list[dict[str, Any]]:
         return [describe_member(directory, member) for member in directory.members()]
@@ -244,7 +244,8 @@ def _new(
     as_json: AsJson = False,
 ) -> int:
     """Create a token for a member and print it once."""
-    from proxy.members.member import NewToken, describe_token, validated
+    from proxy.members.directory import describe_token
+    from proxy.members.member import NewToken, validated
 
     settings = load(options)
 
@@ -298,7 +299,7 @@ def _list_tokens(
     as_json: AsJson = False,
 ) -> int:
     """List the first letters of each token, with the time and address of its last use."""
-    from proxy.members.member import describe_token
+    from proxy.members.directory import describe_token
 
     async def rows(directory: Directory) -> list[dict[str, Any]]:
         member = None if name is None else directory.find(name).name

@@ -441,6 +441,25 @@ class Directory:
                 log.exception("members_subscriber_failed", subscriber=repr(callback))
 
 
+def describe_member(directory: Directory, member: Member) -> dict[str, Any]:
+    """A member as JSON."""
+    return {**asdict(member), "tokens": len(directory.tokens(member.name))}
+
+
+def describe_token(directory: Directory, token: Token) -> dict[str, Any]:
+    """A token as JSON, without what proves it."""
+    use = directory.last_use(token)
+    return {
+        "id": token.id,
+        "shown": token.shown,
+        "member": token.member,
+        "note": token.note,
+        "created": token.created,
+        "expires": token.expires,
+        "last_used": None if use is None else {"at": use.at, "address": use.address},
+    }
+
+
 def marker_of(settings: Settings) -> Path | None:
     """The file `MARKER`. There is none beside a PostgreSQL database: replicas share that, and no
     folder."""

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from proxy.translate.errors import LocalError
-
-if TYPE_CHECKING:
-    from proxy.members.directory import Directory
-    from proxy.members.tokens import Token
 
 #: The one member of a proxy that has no members.
 LOCAL = "local"
@@ -233,22 +229,3 @@ def validated(value: object, kind: type[Any], *, strict: bool = True) -> Any:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
         raise DirectoryError(f"Invalid value: {str(error).replace('`$.', '`')}.") from None
-
-
-def describe_member(directory: Directory, member: Member) -> dict[str, Any]:
-    """A member as JSON."""
-    return {**asdict(member), "tokens": len(directory.tokens(member.name))}
-
-
-def describe_token(directory: Directory, token: Token) -> dict[str, Any]:
-    """A token as JSON, without what proves it."""
-    use = directory.last_use(token)
-    return {
-        "id": token.id,
-        "shown": token.shown,
-        "member": token.member,
-        "note": token.note,
-        "created": token.created,
-        "expires": token.expires,
-        "last_used": None if use is None else {"at": use.at, "address": use.address},
-    }
