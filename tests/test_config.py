@@ -207,6 +207,19 @@ def test_what_cannot_be_such_a_key_is_refused_without_being_told(
     assert given not in str(told.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [("12", 12), (" 12 ", 12), ("1_000", 1000), ("12.0", 12), (str(2**53 + 1), 2**53 + 1)],
+)
+def test_a_whole_number_is_read_exactly(given: str, size: int) -> None:
+    assert load({"history_size": given}).history_size == size
+
+
+@pytest.mark.parametrize("given", ["1.5", "1e300", "nan", "\u0663", "", "-1"])
+def test_what_is_no_whole_number_is_refused(given: str) -> None:
+    assert complaint(history_size=given).startswith(f"--history-size is {given!r}, but must be")
+
+
 # --- what cannot be used ---
 
 
