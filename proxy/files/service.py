@@ -387,8 +387,7 @@ class Files:
         strings = {
             text
             for node in graph.values()
-            if isinstance(node, dict) and isinstance(inputs := node.get("inputs"), dict)
-            for value in inputs.values()
+            for value in graphs.inputs_of(node).values()
             for text in graphs.strings(value)
         }
         places = {text: place for text in strings if (place := names.written_place(text))}

@@ -304,7 +304,7 @@ def _labels(graph: Mapping[str, Any], extra_data: Mapping[str, Any]) -> Iterator
         if isinstance(place, dict):
             yield from (_line(place[name]) for name in _NAMES if name in place)
     nodes = [node for node in graph.values() if isinstance(node, dict)]
-    inputs = [some for node in nodes if isinstance(some := node.get("inputs"), dict)]
+    inputs = [inputs_of(node) for node in nodes]
     for name in _MODELS:
         yield from (_model(some[name]) for some in inputs if name in some)
     classes = [_line(node.get("class_type")) for node in nodes]
