@@ -116,7 +116,7 @@ class Dispatcher(EnginePart):
                 self._engine.taken(job, cloud_id)
 
     def _early_kept(self, job: Job) -> contextlib.AbstractContextManager[None]:
-        """What its account tells of a job waits there while this lasts, until it is followed."""
+        """Keeps what the account of a job tells of it meanwhile: nothing follows the job yet."""
         worker = self._workers.get(job.account)
         return contextlib.nullcontext() if worker is None else worker.router.submission()
 
