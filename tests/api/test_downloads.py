@@ -1,11 +1,21 @@
-"""Conditions and ranges of a request for a file."""
+"""`/view`: what is sent, and the conditions and ranges of a request for a file."""
 
 from __future__ import annotations
 
-import pytest
-from aiohttp.test_utils import make_mocked_request
+import asyncio
+import logging
+from dataclasses import replace
+from typing import Any
 
-from proxy.api.downloads import Part, Stamp, decide
+import pytest
+import structlog
+from aiohttp.test_utils import TestClient, make_mocked_request
+
+from proxy.api.downloads import Part, Stamp, decide, file_headers
+from proxy.files.library import ContentBrokenError
+
+Client = TestClient[Any, Any]
+LETTERS = b"abcdefghijklmnopqrstuvwxyz"
 
 #: 26 bytes, written 2024-01-02 03:04:05.5 UTC
 FILE = Stamp(26, 1704164645.5)
@@ -82,3 +92,269 @@ def test_if_unmodified_since_wants_an_old_version(since: str, status: int) -> No
 @pytest.mark.parametrize(("condition", "status"), [(DATE, 206), (EARLIER, 200), ('"another"', 206)])
 def test_if_range_looks_at_dates_alone(condition: str, status: int) -> None:
     assert part(Range="bytes=0-3", If_Range=condition).status == status
+
+
+@pytest.mark.parametrize("path", ["/view", "/api/view"])
+async def test_a_file_comes_with_the_headers_of_a_local_one(
+    client: Client, room_of_files: Any, path: str
+) -> None:
+    room_of_files.add("out.png")
+    response = await client.get(path, params={"filename": "out.png"})
+    assert (response.status, await response.read()) == (200, LETTERS)
+    shown = {
+        key: response.headers[key] for key in response.headers if key not in ("Date", "Server")
+    }
+    assert shown == {
+        "Content-Disposition": 'filename="out.png"',
+        "Content-Type": "image/png",
+        "X-Content-Type-Options": "nosniff",
+        "Etag": '"17a668b730013200-1a"',
+        "Last-Modified": "Tue, 02 Jan 2024 03:04:05 GMT",
+        "Content-Length": "26",
+        "Accept-Ranges": "bytes",
+    }
+    await room_of_files.opened[0].closed.wait()
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ("", 404),
+        ("filename=", 400),
+        ("filename=nope.png", 404),
+        ("filename=out.png&type=bogus", 400),
+        ("filename=out.png&type=", 400),
+        ("filename=../out.png", 400),
+        ("filename=%2Fetc%2Fpasswd", 400),
+        ("filename=two..dots.png", 400),
+        ("filename=%5Binput%5D", 400),
+        ("filename=out.png&subfolder=..", 403),
+        ("filename=out.png&subfolder=/etc", 403),
+        ("filename=out.png&subfolder=nope", 404),
+        ("filename=out.png%5Boutput%5D", 404),
+        ("filename=a%00b.png", 404),
+        ("filename=%FF%FE.png", 404),
+        (f"filename={'x' * 300}", 404),
+        (f"filename=blake3:{'0' * 64}", 404),
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_a_refusal_has_no_body(
+    client: Client, room_of_files: Any, method: str, query: str, status: int
+) -> None:
+    room_of_files.add("out.png")
+    response = await client.request(method, f"/view?{query}")
+    assert (response.status, await response.read()) == (status, b"")
+    assert "Content-Type" not in response.headers
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "filename=rgb.png&type=input",
+        "filename=rgb.png%20%5Binput%5D&type=output",
+        "filename=sub/rgb.png&type=input",
+        "filename=rgb.png&type=input&subfolder=../input&rand=0.1&t=5&channel=rgba",
+    ],
+)
+async def test_a_file_is_found_in_every_way_of_asking(
+    client: Client, room_of_files: Any, query: str
+) -> None:
+    room_of_files.add("rgb.png", type_="input")
+    assert (await client.get(f"/view?{query}")).status == 200
+
+
+async def test_a_range_is_a_part(client: Client, room_of_files: Any) -> None:
+    room_of_files.add("letters.txt")
+    params, headers = {"filename": "letters.txt"}, {"Range": "bytes=2-4"}
+    response = await client.get("/view", params=params, headers=headers)
+    assert (response.status, await response.text()) == (206, "cde")
+    assert response.headers["Content-Range"] == "bytes 2-4/26"
+    assert response.headers["Content-Length"] == "3"
+
+
+async def test_a_range_outside_is_416(client: Client, room_of_files: Any) -> None:
+    room_of_files.add("letters.txt")
+    params, headers = {"filename": "letters.txt"}, {"Range": "bytes=26-"}
+    response = await client.get("/view", params=params, headers=headers)
+    assert (response.status, await response.read()) == (416, b"")
+    assert response.headers["Content-Range"] == "bytes */26"
+    assert "Etag" not in response.headers
+
+
+async def test_what_the_client_has_is_not_sent_again(client: Client, room_of_files: Any) -> None:
+    room_of_files.add("out.png")
+    params = {"filename": "out.png"}
+    tag = (await client.get("/view", params=params)).headers["Etag"]
+    response = await client.get("/view", params=params, headers={"If-None-Match": tag})
+    assert (response.status, await response.read(), response.headers["Etag"]) == (304, b"", tag)
+    assert len(room_of_files.opened) == 1
+
+
+async def test_head_tells_the_size_of_an_output_with_its_local_names(
+    client: Client, room_of_files: Any
+) -> None:
+    record = room_of_files.add("out.png")
+    room_of_files.records["output", "", "out.png"] = replace(record, cloud_type="output")
+    room_of_files.contents["out.png"].size = 30
+    response = await client.head("/view", params={"filename": "out.png"})
+    assert (response.status, response.headers["Content-Length"]) == (200, "30")
+
+
+async def test_head_tells_the_size_without_opening_the_file(
+    client: Client, room_of_files: Any
+) -> None:
+    room_of_files.add("out.png")
+    response = await client.head("/view", params={"filename": "out.png"})
+    assert (response.status, response.headers["Content-Length"]) == (200, "26")
+    assert not room_of_files.opened
+
+
+async def test_an_empty_file_is_empty(client: Client, room_of_files: Any) -> None:
+    room_of_files.add("empty.bin", b"")
+    response = await client.get("/view", params={"filename": "empty.bin"})
+    assert (response.status, await response.read()) == (200, b"")
+    assert response.headers["Content-Type"] == "application/octet-stream"
+
+
+async def test_a_large_file_is_whole(client: Client, room_of_files: Any) -> None:
+    data = bytes(range(256)) * 20_000
+    room_of_files.add("big.bin", data)
+    assert await (await client.get("/view", params={"filename": "big.bin"})).read() == data
+
+
+@pytest.mark.parametrize("size", [6, None])
+async def test_a_file_is_passed_on_while_it_arrives(
+    client: Client, room_of_files: Any, size: int | None
+) -> None:
+    room_of_files.add_arriving("new.png", b"abc", b"def", size=size)
+    response = await client.get("/view", params={"filename": "new.png"})
+    assert (response.status, await response.read()) == (200, b"abcdef")
+    assert response.headers.get("Content-Length") == (None if size is None else "6")
+
+
+@pytest.mark.parametrize("size", [6, None])
+async def test_a_file_that_breaks_off_is_not_taken_for_whole(
+    client: Client, room_of_files: Any, size: int | None
+) -> None:
+    room_of_files.add_arriving("new.png", b"abc", ContentBrokenError("gone"), size=size)
+    response = await client.get("/view", params={"filename": "new.png"})
+    with pytest.raises(Exception, match=r"payload|reset|Connection"):
+        await response.read()
+    await room_of_files.opened[0].closed.wait()
+
+
+async def test_a_client_that_leaves_in_the_middle_leaves_no_trace(
+    client: Client, room_of_files: Any, caplog: Any
+) -> None:
+    room_of_files.add("big.bin", bytes(64 * 1024 * 1024))
+    with structlog.testing.capture_logs() as logs:
+        reader, writer = await asyncio.open_connection(client.host, client.port)
+        writer.write(b"GET /view?filename=big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readexactly(1000)
+        writer.transport.abort()
+        await room_of_files.opened[0].closed.wait()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not [line for line in logs if line["log_level"] in ("warning", "error")]
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("preview=webp;75", ("webp;75", None)),
+        ("preview=", ("", None)),
+        ("preview=jpeg&channel=rgb", ("jpeg", "rgb")),
+        ("channel=rgb", (None, "rgb")),
+        ("channel=a", (None, "a")),
+    ],
+)
+async def test_a_picture_is_made_of_it(
+    client: Client, room_of_files: Any, query: str, asked: Any
+) -> None:
+    room_of_files.add("out.png")
+    response = await client.get(f"/view?filename=out.png&{query}", headers={"Range": "bytes=0-1"})
+    assert (response.status, await response.read()) == (200, b"picture")
+    assert room_of_files.conversions == [asked]
+    assert response.headers["Content-Type"] == "image/webp"
+    assert response.headers["Content-Disposition"] == 'filename="out.png"'
+    assert not {"Etag", "Last-Modified", "Accept-Ranges"} & set(response.headers)
+
+
+@pytest.mark.parametrize("channel", ["rgba", "", "junk", "RGB"])
+async def test_another_channel_is_the_file(
+    client: Client, room_of_files: Any, channel: str
+) -> None:
+    room_of_files.add("out.png")
+    response = await client.get("/view", params={"filename": "out.png", "channel": channel})
+    assert await response.read() == LETTERS
+
+
+@pytest.mark.parametrize("name", ["p.html", "p.xhtml", "s.js", "m.mjs", "s.css", "d.xml", "v.svg"])
+def test_what_a_browser_would_run_is_an_attachment(name: str) -> None:
+    assert file_headers(name, None) == {
+        "Content-Disposition": f'attachment; filename="{name}"',
+        "Content-Type": "application/octet-stream",
+        "X-Content-Type-Options": "nosniff",
+        "Vary": "Sec-Fetch-Dest",
+        "Cache-Control": "no-store",
+    }
+
+
+def test_an_svg_in_an_img_is_a_picture() -> None:
+    headers = file_headers("v.svg", "image")
+    assert headers["Content-Type"] == "image/svg+xml"
+    assert headers["Content-Disposition"] == 'filename="v.svg"'
+    assert headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ('quote"d.png', 'filename="quote\\"d.png"'),
+        ("hé 世.png", 'filename="hé 世.png"'),
+        ("a\r\nX: y.png", 'filename="a__X: y.png"'),
+        ("\udcff.png", 'filename="?.png"'),
+    ],
+)
+def test_a_name_cannot_break_out_of_its_header(name: str, shown: str) -> None:
+    assert file_headers(name, None)["Content-Disposition"] == shown
+
+
+async def test_a_client_that_reads_late_gets_the_whole_file(
+    client: Client, room_of_files: Any
+) -> None:
+    data = bytes(range(256)) * 100_000
+    room_of_files.add("big.bin", data)
+    async with client.get("/view", params={"filename": "big.bin"}) as response:
+        first = await response.content.readexactly(1)
+        assert first + await response.read() == data
+
+
+async def test_a_view_is_a_redirect_for_who_sends_the_clouds_key(
+    client: Client, room_of_files: Any
+) -> None:
+    room_of_files.add("a b.png", b"data")
+    key = {"X-API-Key": "comfyui-something"}
+    answer = await client.get(
+        "/api/view?filename=a%20b.png&token=t", headers=key, allow_redirects=False
+    )
+    assert (answer.status, await answer.read()) == (302, b"")
+    address = client.make_url("/view").with_query(filename="a b.png")
+    assert answer.headers["Location"] == str(address)
+    followed = await client.get("/api/view?filename=a%20b.png", headers=key)
+    assert (followed.status, await followed.read()) == (200, b"data")
+
+
+@pytest.mark.parametrize(("path", "key"), [("/view", "k"), ("/api/view", None)])
+async def test_for_all_others_a_view_is_the_file(
+    client: Client, room_of_files: Any, path: str, key: str | None
+) -> None:
+    room_of_files.add("a.png", b"data")
+    headers = {"X-API-Key": key} if key else {}
+    answer = await client.get(f"{path}?filename=a.png", headers=headers, allow_redirects=False)
+    assert (answer.status, await answer.read()) == (200, b"data")
+
+
+async def test_what_is_not_there_is_not_redirected_to(client: Client) -> None:
+    answer = await client.get("/api/view?filename=nope.png", headers={"X-API-Key": "k"})
+    assert answer.status == 404

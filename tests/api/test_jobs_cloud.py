@@ -13,7 +13,6 @@ Client = TestClient[Any, Any]
 
 ID = "519f1788-dc9f-5349-9304-8e6ab31da2a1"
 JOB = {"id": ID, "status": "completed", "create_time": 1795527685850}
-NOT_FOUND = 404
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +38,7 @@ async def test_what_is_unknown_is_404_in_the_clouds_form(client: Client, path: s
 
 @pytest.mark.parametrize("path", ["/user", f"/job/{ID}/status", "/history_v2"])
 async def test_the_clouds_routes_are_below_api_alone(client: Client, path: str) -> None:
-    assert (await client.get(path)).status == NOT_FOUND
+    assert (await client.get(path)).status == 404
 
 
 async def test_the_history_is_asked_for_in_pages(client: Client, room_of_jobs: Any) -> None:
@@ -88,33 +87,3 @@ async def test_a_jobs_files_come_in_pages(
 
 async def test_a_job_that_has_not_ended_has_no_files(client: Client) -> None:
     assert (await (await client.get(f"/api/jobs/{ID}/assets")).json())["assets"] == []
-
-
-async def test_a_view_is_a_redirect_for_who_sends_the_clouds_key(
-    client: Client, room_of_files: Any
-) -> None:
-    room_of_files.add("a b.png", b"data")
-    key = {"X-API-Key": "comfyui-something"}
-    answer = await client.get(
-        "/api/view?filename=a%20b.png&token=t", headers=key, allow_redirects=False
-    )
-    assert (answer.status, await answer.read()) == (302, b"")
-    address = client.make_url("/view").with_query(filename="a b.png")
-    assert answer.headers["Location"] == str(address)
-    followed = await client.get("/api/view?filename=a%20b.png", headers=key)
-    assert (followed.status, await followed.read()) == (200, b"data")
-
-
-@pytest.mark.parametrize(("path", "key"), [("/view", "k"), ("/api/view", None)])
-async def test_for_all_others_a_view_is_the_file(
-    client: Client, room_of_files: Any, path: str, key: str | None
-) -> None:
-    room_of_files.add("a.png", b"data")
-    headers = {"X-API-Key": key} if key else {}
-    answer = await client.get(f"{path}?filename=a.png", headers=headers, allow_redirects=False)
-    assert (answer.status, await answer.read()) == (200, b"data")
-
-
-async def test_what_is_not_there_is_not_redirected_to(client: Client) -> None:
-    answer = await client.get("/api/view?filename=nope.png", headers={"X-API-Key": "k"})
-    assert answer.status == NOT_FOUND
