@@ -23,8 +23,8 @@ from proxy.catalog.service import Catalog
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError
 from proxy.files.exports import Exports
-from proxy.files.namespace import hash_in
-from proxy.files.outputs import Given
+from proxy.files.library import hash_in
+from proxy.files.namespace import Given
 from proxy.files.service import Files
 from proxy.storage.assets import (
     AssetPage,

@@ -1,4 +1,5 @@
-"""The contents behind records: opened from the cache or the cloud, some fetched ahead.
+"""The contents behind records: what is known of them, and their bytes, opened from the cache or the
+cloud, some fetched ahead.
 
 However many want a content, it is one download, whose file readers follow as it grows; they never
 slow it down or stop it.
@@ -12,25 +13,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import time
 import weakref
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import structlog
+from cachetools import LRUCache
+from yarl import URL
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache, CacheLease, ContentWrongError, Fetch, open_to_read, read_at
-from proxy.files.namespace import ContentIndex
 from proxy.files.pictures import Edits, MetadataText, Slice, texts
+from proxy.metrics import identity_of
 from proxy.storage.database import StorageError
-from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.translate.names import Place, kind
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 _log = structlog.get_logger(__name__)
 
@@ -46,11 +54,16 @@ CHUNK = 256 * 1024
 #: when they are complete.
 HELD_BACK = 64 * 1024
 
+#: Contents whose hashes and names are remembered.
+REMEMBERED = 20_000
+
 #: Seconds for which hashes and sizes of outputs are gathered before they are written.
 _GATHER = 0.5
 
 #: The store of blobs among the accounts; no account has this name.
 _KEPT = ""
+
+_HASH_NAME = re.compile(r"(?:blake3:)?(?P<hash>[0-9a-f]{64})(?:\.\w+)?", re.IGNORECASE)
 
 
 class ContentBrokenError(Exception):
@@ -230,6 +243,125 @@ class Content:
     def _broken(self) -> ContentBrokenError:
         reason = self._fetch.error if self._fetch is not None else None
         return ContentBrokenError(f"the content is not available: {reason}")
+
+
+class Remembered(LRUCache[K, V]):
+    """Answers that were had last, at most this many.
+
+    What was read before something was written is not remembered: note the `epoch` before a read.
+    """
+
+    epoch = 0
+
+    def put(self, key: K, value: V, epoch: int | None = None) -> None:
+        """Remember what was written, or with `epoch` what was read since then."""
+        if epoch is None:
+            self.epoch += 1
+        elif epoch != self.epoch:
+            return
+        self[key] = value
+
+    def forget(self, key: K) -> None:
+        """What was remembered is no longer true."""
+        self.epoch += 1
+        self.pop(key, None)
+
+
+class ContentIndex:
+    """Hashes and sizes by cloud name, and cloud names by hash, for each account by its name.
+
+    The cloud's names seem to be the BLAKE3 of the content with an extension. Where an upload
+    shows that they are not, names are taken for what they are, opaque, and the content behind one
+    is checked against what it was when it was first seen. Everything raises `StorageError`.
+    """
+
+    def __init__(self, files: FileRepository, accounts: Mapping[str, URL]) -> None:
+        self._files = files
+        self._identities = {name: identity_of(name, url) for name, url in accounts.items()}
+        self._accounts = {identity: name for name, identity in self._identities.items()}
+        self._hashes = Remembered[tuple[str, str], str | None](REMEMBERED)
+        self._sent = Remembered[tuple[str, str], str | None](REMEMBERED)
+        #: Whether the cloud's names are what they seem to be.
+        self.names_are_hashes = True
+
+    async def load(self) -> None:
+        """Read whether the cloud's names are what they seem to be."""
+        self.names_are_hashes = not await self._files.read(FileUnit.names_are_opaque)
+
+    def hash_told(self, cloud_name: str) -> str | None:
+        """The content's hash, if the name tells it."""
+        return hash_in(cloud_name) if self.names_are_hashes else None
+
+    async def hash_of(self, account: str, cloud_name: str) -> str | None:
+        """The content's hash, from what was seen or from the name, if it can be told."""
+        told = self.hash_told(cloud_name)
+        if told is not None:
+            return told
+        identity = self._identities.get(account, "")
+        return await self._recall(
+            self._hashes, (identity, cloud_name), lambda files: files.hash_of(identity, cloud_name)
+        )
+
+    async def sent_as(self, account: str, hash_: str) -> str | None:
+        """The account's name for bytes that it was sent before."""
+        identity = self._identities.get(account)
+        if identity is None:
+            return None
+        return await self._recall(
+            self._sent, (identity, hash_), lambda files: files.sent_as(identity, hash_)
+        )
+
+    async def _recall(
+        self,
+        known: Remembered[tuple[str, str], str | None],
+        key: tuple[str, str],
+        read: Callable[[FileUnit], str | None],
+    ) -> str | None:
+        """What is remembered, or read now; that there is nothing holds only where nobody else
+        writes."""
+        if key in known:
+            return known[key]
+        epoch = known.epoch
+        found = await self._files.read(read)
+        if found is not None or not self._files.shared:
+            known.put(key, found, epoch)
+        return found
+
+    async def names(self, hash_: str) -> list[tuple[str, str]]:
+        """The accounts that were sent these bytes, and what they call them."""
+        found = await self._files.read(lambda files: files.sent_names(hash_))
+        known = {self._accounts[one]: name for one, name in found if one in self._accounts}
+        return [(account, known[account]) for account in self._identities if account in known]
+
+    async def was_sent(self, account: str, hash_: str, size: int, cloud_name: str) -> None:
+        """An account has taken bytes and named them."""
+        identity = self._identities[account]
+        opaque = hash_in(cloud_name) not in (None, hash_)
+        blob = AccountBlob(identity, cloud_name, True, hash_, size, _now())
+        await self._files.write(lambda files: files.put_blobs([blob], names_are_opaque=opaque))
+        self._hashes.put((identity, cloud_name), hash_)
+        self._sent.put((identity, hash_), cloud_name)
+        if opaque and self.names_are_hashes:
+            _log.warning("content_hash_mismatched")
+            self.names_are_hashes = False
+
+    async def was_fetched(self, account: str, cloud_name: str, hash_: str, size: int) -> None:
+        """The content behind a name was seen; known at once."""
+        if await self.hash_of(account, cloud_name) != hash_:
+            identity = self._identities.get(account, "")
+            self._hashes.put((identity, cloud_name), hash_)
+            blob = AccountBlob(identity, cloud_name, False, hash_, size, _now())
+            await self._files.write(lambda files: files.put_blobs([blob]))
+
+
+def hash_in(cloud_name: str) -> str | None:
+    """The hash that a name seems to be made of: 64 hexadecimal digits, perhaps an extension."""
+    match = _HASH_NAME.fullmatch(cloud_name)
+    return match["hash"].lower() if match else None
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
 
 
 class Library:

@@ -1,6 +1,7 @@
-"""The members' names for files, and what is known of the contents behind them.
+"""The members' names for files, and those that outputs of jobs are given, once and for the life of
+the record.
 
-Both are in the storage, and of those that were asked for last in memory. A name is written before
+Names are in the storage, and those that were asked for last in memory. One is written before
 anyone is told it. Members share nothing.
 """
 
@@ -8,36 +9,35 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-import re
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
-import structlog
+import msgspec
 from cachetools import LRUCache
-from yarl import URL
 
-from proxy.metrics import identity_of
-from proxy.storage.files import AccountBlob, FileRecord, FileRepository, FileUnit
-from proxy.translate.assets import Asset
+from proxy.files.library import ContentIndex, Library, Remembered, hash_in
+from proxy.files.pictures import NotAPictureError, size_of
+from proxy.storage.files import FileRecord, FileRepository, FileUnit
+from proxy.translate import names, snapshot
+from proxy.translate.assets import Asset, of_file
+from proxy.translate.errors import LocalError
+from proxy.translate.graph import reveal, words
 from proxy.translate.names import TYPES, Place, hash_address, media_type
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
-
-_log = structlog.get_logger(__name__)
 
 #: The account of files from before there could be several.
 DEFAULT_ACCOUNT = "default"
 #: Places, with or without a file, and lists of which the answers are remembered.
 PLACES, LISTS = 20_000, 100
-#: Contents whose hashes and names are remembered.
-REMEMBERED = 20_000
-
-_HASH_NAME = re.compile(r"(?:blake3:)?(?P<hash>[0-9a-f]{64})(?:\.\w+)?", re.IGNORECASE)
+#: Nodes whose names are kept in memory; those of others are read from the store again.
+REMEMBERED = 4096
+#: Names of earlier runs under the same `prompt_id` that a node keeps.
+MOST_GIVEN = 1000
+#: Seconds to wait for a picture whose size its name is to show.
+MEASURE_TIMEOUT = 20.0
 
 
 def make_record(
@@ -77,24 +77,6 @@ class Named:
     subfolder: str
     type: str
     asset: Asset | None = field(default=None, compare=False)
-
-
-@dataclass(slots=True)
-class Received:
-    """Bytes of a client in a file of the cache's, with their BLAKE3, their length, and the
-    metadata of their record if they are a picture."""
-
-    path: Path
-    hash: str
-    size: int
-    metadata: bytes | None = None
-
-
-class SentContent(NamedTuple):
-    """Bytes that an account has, and how it calls them."""
-
-    account: str
-    cloud_name: str
 
 
 class Namespace:
@@ -217,125 +199,6 @@ class Namespace:
             self._made.setdefault((member, record.job), set()).add(place)
 
 
-class Remembered(LRUCache[K, V]):
-    """Answers that were had last, at most this many.
-
-    What was read before something was written is not remembered: note the `epoch` before a read.
-    """
-
-    epoch = 0
-
-    def put(self, key: K, value: V, epoch: int | None = None) -> None:
-        """Remember what was written, or with `epoch` what was read since then."""
-        if epoch is None:
-            self.epoch += 1
-        elif epoch != self.epoch:
-            return
-        self[key] = value
-
-    def forget(self, key: K) -> None:
-        """What was remembered is no longer true."""
-        self.epoch += 1
-        self.pop(key, None)
-
-
-class ContentIndex:
-    """Hashes and sizes by cloud name, and cloud names by hash, for each account by its name.
-
-    The cloud's names seem to be the BLAKE3 of the content with an extension. Where an upload
-    shows that they are not, names are taken for what they are, opaque, and the content behind one
-    is checked against what it was when it was first seen. Everything raises `StorageError`.
-    """
-
-    def __init__(self, files: FileRepository, accounts: Mapping[str, URL]) -> None:
-        self._files = files
-        self._identities = {name: identity_of(name, url) for name, url in accounts.items()}
-        self._accounts = {identity: name for name, identity in self._identities.items()}
-        self._hashes = Remembered[tuple[str, str], str | None](REMEMBERED)
-        self._sent = Remembered[tuple[str, str], str | None](REMEMBERED)
-        #: Whether the cloud's names are what they seem to be.
-        self.names_are_hashes = True
-
-    async def load(self) -> None:
-        """Read whether the cloud's names are what they seem to be."""
-        self.names_are_hashes = not await self._files.read(FileUnit.names_are_opaque)
-
-    def hash_told(self, cloud_name: str) -> str | None:
-        """The content's hash, if the name tells it."""
-        return hash_in(cloud_name) if self.names_are_hashes else None
-
-    async def hash_of(self, account: str, cloud_name: str) -> str | None:
-        """The content's hash, from what was seen or from the name, if it can be told."""
-        told = self.hash_told(cloud_name)
-        if told is not None:
-            return told
-        identity = self._identities.get(account, "")
-        return await self._recall(
-            self._hashes, (identity, cloud_name), lambda files: files.hash_of(identity, cloud_name)
-        )
-
-    async def sent_as(self, account: str, hash_: str) -> str | None:
-        """The account's name for bytes that it was sent before."""
-        identity = self._identities.get(account)
-        if identity is None:
-            return None
-        return await self._recall(
-            self._sent, (identity, hash_), lambda files: files.sent_as(identity, hash_)
-        )
-
-    async def _recall(
-        self,
-        known: Remembered[tuple[str, str], str | None],
-        key: tuple[str, str],
-        read: Callable[[FileUnit], str | None],
-    ) -> str | None:
-        """What is remembered, or read now; that there is nothing holds only where nobody else
-        writes."""
-        if key in known:
-            return known[key]
-        epoch = known.epoch
-        found = await self._files.read(read)
-        if found is not None or not self._files.shared:
-            known.put(key, found, epoch)
-        return found
-
-    async def names(self, hash_: str) -> list[tuple[str, str]]:
-        """The accounts that were sent these bytes, and what they call them."""
-        found = await self._files.read(lambda files: files.sent_names(hash_))
-        known = {self._accounts[one]: name for one, name in found if one in self._accounts}
-        return [(account, known[account]) for account in self._identities if account in known]
-
-    async def was_sent(self, account: str, hash_: str, size: int, cloud_name: str) -> None:
-        """An account has taken bytes and named them."""
-        identity = self._identities[account]
-        opaque = hash_in(cloud_name) not in (None, hash_)
-        blob = AccountBlob(identity, cloud_name, True, hash_, size, _now())
-        await self._files.write(lambda files: files.put_blobs([blob], names_are_opaque=opaque))
-        self._hashes.put((identity, cloud_name), hash_)
-        self._sent.put((identity, hash_), cloud_name)
-        if opaque and self.names_are_hashes:
-            _log.warning("content_hash_mismatched")
-            self.names_are_hashes = False
-
-    async def was_fetched(self, account: str, cloud_name: str, hash_: str, size: int) -> None:
-        """The content behind a name was seen; known at once."""
-        if await self.hash_of(account, cloud_name) != hash_:
-            identity = self._identities.get(account, "")
-            self._hashes.put((identity, cloud_name), hash_)
-            blob = AccountBlob(identity, cloud_name, False, hash_, size, _now())
-            await self._files.write(lambda files: files.put_blobs([blob]))
-
-
-def hash_in(cloud_name: str) -> str | None:
-    """The hash that a name seems to be made of: 64 hexadecimal digits, perhaps an extension."""
-    match = _HASH_NAME.fullmatch(cloud_name)
-    return match["hash"].lower() if match else None
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
     """Words that may be the cloud's names: those that look like a hash, and other file names."""
     hashes: list[str] = []
@@ -346,3 +209,332 @@ def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
         elif "." in word:
             others.append(word)
     return hashes, others
+
+
+class Given(msgspec.Struct, frozen=True):
+    """A name that was given to the file at `index` under `key` of a node's output.
+
+    `asset` is the id of its record.
+    """
+
+    key: str
+    index: int
+    cloud_name: str
+    type: str
+    path: str
+    asset: str | None = None
+
+
+class _Where(NamedTuple):
+    """Where a file is for the member, and the id of its record."""
+
+    place: Place
+    asset: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """A file of an output as the cloud tells it."""
+
+    key: str
+    index: int
+    item: Mapping[str, Any]
+
+    @property
+    def cloud_name(self) -> str:
+        return str(self.item["filename"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Whose output it is."""
+
+    member: str
+    prompt_id: str
+    node_id: str
+    node: Mapping[str, Any] | None
+    account: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.member, self.prompt_id, self.node_id
+
+
+class Outputs:
+    """Gives names to outputs and remembers them. `with_ids` puts the ids of assets into outputs."""
+
+    def __init__(
+        self,
+        files: FileRepository,
+        namespace: Namespace,
+        contents: ContentIndex,
+        library: Library,
+        *,
+        with_ids: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self._files = files
+        self._namespace = namespace
+        self._contents = contents
+        self._library = library
+        self._with_ids = with_ids
+        self._now = now
+        self._given: LRUCache[tuple[str, str, str], list[Given]] = LRUCache(REMEMBERED)
+
+    async def localise(
+        self,
+        member: str,
+        prompt_id: str,
+        node_id: str,
+        node: Mapping[str, Any] | None,
+        output: Mapping[str, Any],
+        *,
+        account: str,
+    ) -> dict[str, Any]:
+        """An account's output of a node in local form. The same for the same files at any time.
+
+        A file keeps the name that it was first given, whether the cloud's event or the job's
+        detail was first to tell of it. Raises `StorageError`; then no name was given.
+        """
+        job = _Job(member, prompt_id, node_id, node, account)
+        shaped = snapshot.with_core_keys(output)
+        items = [_Item(*found) for found in snapshot.files(shaped)]
+        local = {key: [*one] if isinstance(one, list) else one for key, one in shaped.items()}
+        for item in items:
+            local[item.key][item.index] = snapshot.own_fields(item.item)
+        local = reveal(local, await self._namespace.local_names(member, words(local)))
+        for item, (place, asset) in zip(items, await self._places(job, items), strict=True):
+            local[item.key][item.index] = {
+                "filename": posixpath.basename(place.path),
+                "subfolder": place.subfolder,
+                "type": place.type,
+                **local[item.key][item.index],
+                **(snapshot.asset_ids(place, asset) if self._with_ids and asset else {}),
+            }
+        return local
+
+    async def _places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
+        """Where each item is for the member. What a node was given as an upload stays one."""
+        uploads = [await self._upload(job, item) for item in items]
+        mine = [item for item, upload in zip(items, uploads, strict=True) if upload is None]
+        places = iter(await self._output_places(job, mine) if mine else ())
+        return [next(places) if upload is None else upload for upload in uploads]
+
+    async def _upload(self, job: _Job, item: _Item) -> _Where | None:
+        if item.item.get("type") != "input":
+            return None
+
+        def find(files: FileUnit) -> _Where | None:
+            record = files.upload_named(job.member, item.cloud_name)
+            if record is None:
+                return None
+            return _Where(record.place, files.assets.newest_at(job.member, record.place))
+
+        return await self._files.read(find)
+
+    async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
+        given = self._given.get(job.key)
+        sized = [self._shows_size(job, item) for item in items]
+        if given is None and any(sized):
+            given = await self._files.read(lambda files: _given(files, job))
+        matched = _match(items, given or [])
+        settled = _settled(items, matched)
+        if settled is not None:
+            return settled
+        sizes = [
+            await self._size(job, item) if shown and name is None else (0, 0)
+            for item, name, shown in zip(items, matched, sized, strict=True)
+        ]
+        places, records, kept = await self._files.write(
+            lambda files: self._give(files, job, items, sizes)
+        )
+        self._namespace.written(records)
+        self._given[job.key] = kept
+        for record in records:
+            self._library.fetch_ahead(record)
+        return places
+
+    def _give(
+        self, files: FileUnit, job: _Job, items: Sequence[_Item], sizes: Sequence[tuple[int, int]]
+    ) -> tuple[list[_Where], list[FileRecord], list[Given]]:
+        """Give names in a unit of work: the places, what was written, and all names of the node.
+
+        Runs in a thread of the database's.
+        """
+        files.lock_names(job.member)
+        given = _given(files, job)
+        matched = _match(items, given)
+        settled = _settled(items, matched)
+        if settled is not None:
+            return settled, [], given
+        places: list[_Where] = []
+        records: dict[Place, FileRecord] = {}
+        assets: list[Asset] = []
+        kept = [name for name in given if name not in matched][-MOST_GIVEN:]
+        for item, name, size in zip(items, matched, sizes, strict=True):
+            cloud_name = item.cloud_name
+            hash_ = self._contents.hash_told(cloud_name)
+            id_: str | None
+            if name is None:
+                place, id_ = self._free_place(files, job, item, size, records), str(uuid4())
+                at, content = round(self._now() * 1e6), (hash_, None)
+                asset = of_file(job.member, id_, place, at, content=content, job=job.prompt_id)
+                assets.append(asset)
+            else:
+                place, id_ = Place(name.type, name.path), name.asset
+                if not _is_better(cloud_name, name.cloud_name):
+                    cloud_name = name.cloud_name
+                else:
+                    files.assets.learn(job.member, place, hash_, None)
+            places.append(_Where(place, id_))
+            kept.append(Given(item.key, item.index, cloud_name, place.type, place.path, id_))
+            if name is None or cloud_name != name.cloud_name:
+                records[place] = make_record(
+                    job.member,
+                    place,
+                    cloud_name=cloud_name,
+                    cloud_type=_cloud_type(item, place),
+                    modified=self._now(),
+                    account=job.account,
+                    job=job.prompt_id,
+                )
+        written = list(records.values())
+        files.put(written)
+        files.assets.add_many(assets)
+        files.put_given(job.member, job.prompt_id, job.node_id, msgspec.json.encode(kept))
+        return places, written, kept
+
+    def _free_place(
+        self,
+        files: FileUnit,
+        job: _Job,
+        item: _Item,
+        size: tuple[int, int],
+        taken: Mapping[Place, object],
+    ) -> Place:
+        """The next name by ComfyUI's counter that nothing has yet."""
+        type_ = snapshot.output_type(item.item, job.node)
+        subfolder, stem, tail = self._pattern(job, item, type_, size)
+        folder = Place(type_, subfolder)
+        number = files.next_number(job.member, folder, stem) if tail is not None else 0
+        while True:
+            if tail is not None:
+                filename = names.counted(stem, number, tail)
+            else:
+                filename = names.numbered(stem, number) if number else stem
+            place = Place(type_, posixpath.join(subfolder, filename))
+            used = place in taken or files.get(job.member, place) is not None
+            if not used and not files.has_folder(job.member, place):
+                return place
+            number += 1
+
+    def _pattern(
+        self, job: _Job, item: _Item, type_: str, size: tuple[int, int]
+    ) -> tuple[str, str, str | None]:
+        """Subfolder, stem and tail of the name; without a tail the stem is the whole name."""
+        shown = _display_name(item)
+        prefix = snapshot.filename_prefix(job.node)
+        ending = snapshot.extension(item.cloud_name, item.key, job.node)
+        tail: str | None = ending if item.key == "gifs" else f"_{ending}"
+        if prefix is None:
+            temporary = type_ == "temp"
+            prefix = names.temp_stem(job.prompt_id, job.node_id) if temporary else "ComfyUI"
+        expanded = names.expand(
+            prefix, time.localtime(self._now()), width=size[0], height=size[1]
+        ).replace("%batch_num%", str(item.index))
+        subfolder, stem = names.split_prefix(expanded)
+        stated = item.item.get("subfolder")
+        if isinstance(stated, str) and stated:
+            subfolder = names.resolve(type_, stated) or subfolder
+        if shown is not None:
+            folder, shown = posixpath.split(shown)
+            subfolder = names.resolve(type_, folder) or subfolder
+            stem, tail = names.split_counted(shown) or (shown, None)
+        path = posixpath.join(subfolder, stem)
+        if not names.is_storable(path) or len(stem.encode()) > names.NAME_MAX - 32:
+            return "", "ComfyUI", f"_{ending}"
+        return (names.resolve(type_, subfolder) or "", stem.replace("\\", "/").split("/")[-1], tail)
+
+    def _shows_size(self, job: _Job, item: _Item) -> bool:
+        """Whether the name is to show the picture's size, which only the content can tell."""
+        prefix = snapshot.filename_prefix(job.node)
+        return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
+
+    async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
+        """Width and height of a picture, 0 and 0 if they cannot be known."""
+        place = Place("output", "unnamed")
+        record = make_record(
+            job.member,
+            place,
+            cloud_name=item.cloud_name,
+            cloud_type=_cloud_type(item, place),
+            modified=self._now(),
+            account=job.account,
+        )
+        try:
+            async with asyncio.timeout(MEASURE_TIMEOUT), self._library.whole(record) as path:
+                return await asyncio.to_thread(size_of, path)
+        except (TimeoutError, LocalError, NotAPictureError):
+            return 0, 0
+
+
+def _given(files: FileUnit, job: _Job) -> list[Given]:
+    """The names that the node's files were given before."""
+    data = files.given(job.member, job.prompt_id, job.node_id)
+    return [] if data is None else msgspec.json.decode(data, type=list[Given])
+
+
+def _settled(items: Sequence[_Item], matched: Sequence[Given | None]) -> list[_Where] | None:
+    """Where the items are, if each has a name and no better name for one was sent now."""
+    places = [
+        _Where(Place(name.type, name.path), name.asset)
+        for item, name in zip(items, matched, strict=True)
+        if name is not None and not _is_better(item.cloud_name, name.cloud_name)
+    ]
+    return places if len(places) == len(items) else None
+
+
+def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]:
+    """The name that each file has got already, if any.
+
+    A file is known again by its cloud name. Where an event and the job's detail call the same
+    file differently, it is known by its key and index, unless both names are hashes.
+    """
+    free = list(given)
+    matched: list[Given | None] = [None] * len(items)
+
+    def match(is_same: Callable[[_Item, Given], bool]) -> None:
+        for number, item in enumerate(items):
+            if matched[number] is None:
+                matched[number] = next((name for name in free if is_same(item, name)), None)
+                if (name := matched[number]) is not None:
+                    free.remove(name)
+
+    match(lambda item, name: item.cloud_name == name.cloud_name)
+    match(
+        lambda item, name: (
+            (item.key, item.index) == (name.key, name.index)
+            and not (hash_in(item.cloud_name) and hash_in(name.cloud_name))
+        )
+    )
+    return matched
+
+
+def _is_better(new: str, old: str) -> bool:
+    """Whether a cloud name should replace another one for the same file."""
+    return new != old and (hash_in(new) is not None or hash_in(old) is None)
+
+
+def _display_name(item: _Item) -> str | None:
+    """The human name that the cloud tells: beside the hash, or in its place."""
+    shown = item.item.get("display_name")
+    if isinstance(shown, str) and shown and hash_in(shown) is None:
+        return shown
+    if hash_in(item.cloud_name) is None and names.split_counted(item.cloud_name):
+        return item.cloud_name
+    return None
+
+
+def _cloud_type(item: _Item, place: Place) -> str:
+    stated = item.item.get("type")
+    return stated if stated in names.TYPES else place.type

@@ -21,9 +21,8 @@ from proxy.cloud.client import CloudClient
 from proxy.files import pictures
 from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache
-from proxy.files.library import Content, ContentBrokenError, Library, Prefetch
-from proxy.files.namespace import ContentIndex, Named, Namespace, Received, make_record
-from proxy.files.outputs import Outputs
+from proxy.files.library import Content, ContentBrokenError, ContentIndex, Library, Prefetch
+from proxy.files.namespace import Named, Namespace, Outputs, make_record
 from proxy.files.pictures import (
     THUMBNAIL,
     Conversion,
@@ -40,7 +39,7 @@ from proxy.files.pictures import (
     pixels_of,
     unreadable,
 )
-from proxy.files.uploads import Naming, Uploads, received_file
+from proxy.files.uploads import Naming, Received, Uploads, received_file
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository

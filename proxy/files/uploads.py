@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from io import RawIOBase
 from pathlib import Path
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import structlog
@@ -18,8 +19,8 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobError, BlobStore
 from proxy.files.cache import Cache, hash_file
-from proxy.files.library import Library
-from proxy.files.namespace import ContentIndex, Named, Namespace, Received, SentContent, make_record
+from proxy.files.library import ContentIndex, Library
+from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.pictures import (
     MAX_PIXELS,
     NotAPictureError,
@@ -45,6 +46,24 @@ AT_ONCE = 4
 _NO_ASSETS = frozenset({400, 404, 405, 415, 422, 501})
 #: Statuses with which the cloud says that it does not take these bytes.
 _REFUSALS = frozenset({400, 413, 415, 422})
+
+
+@dataclass(slots=True)
+class Received:
+    """Bytes of a client in a file of the cache's, with their BLAKE3, their length, and the
+    metadata of their record if they are a picture."""
+
+    path: Path
+    hash: str
+    size: int
+    metadata: bytes | None = None
+
+
+class SentContent(NamedTuple):
+    """Bytes that an account has, and how it calls them."""
+
+    account: str
+    cloud_name: str
 
 
 class Uploads:
