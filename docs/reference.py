@@ -26,7 +26,6 @@ from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
 from proxy.translate import COMFYUI
-from proxy.translate.helper_packs import PACKS as HELPER_PACKS
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
@@ -165,35 +164,6 @@ def help_text(command: str, width: int = 100) -> str:
     return text.getvalue()
 
 
-def helper_nodes_page() -> str:
-    """`docs/helper-nodes.md`: every helper node, what is exact and what is not."""
-    parts = [
-        "# Helper nodes\n",
-        f"<!-- {_REGENERATE} -->\n",
-        "Desktop clients use custom nodes that transfer pictures and texts. Comfy Cloud does not "
-        "have these nodes. With the setting [`helper_nodes`](settings.md#helper_nodes), which is "
-        "on by default, the proxy runs them itself: it uploads the pictures as files, replaces "
-        "these nodes by core nodes on the cloud, and sends the client the same messages as the "
-        "original node. Events, history, queue and errors contain only the nodes of "
-        "the client's workflow.\n",
-        "If Comfy Cloud has a class, it runs there, unless "
-        "[`prefer_helper_nodes`](settings.md#prefer_helper_nodes) is set. Classes that need core "
-        "nodes which the cloud does not have are not available.\n",
-        "Pictures at `/api/etn/image/{id}` belong to one member. The proxy stores them for ten "
-        "minutes to a day, or for one minute after the client has fetched them, up to 512 MiB for "
-        "each member. They are available after a restart and on every replica.\n",
-        "If a helper node fails before the run, for example because a text is not a picture, the "
-        "client receives the error of the original node, and no job runs on the cloud. Nodes that "
-        "compute, such as the nodes of these packs for regions and tiles, need the pack on the "
-        "cloud.\n",
-    ]
-    for pack, helpers in HELPER_PACKS.items():
-        rows = ["| Class | Exact | Not exact |", "|---|---|---|"]
-        rows += [f"| `{one.name}` | {one.exact} | {one.differs} |" for one in helpers]
-        parts += [f"## {pack}\n", *rows, ""]
-    return "\n".join(parts)
-
-
 def web_interface_page() -> str:
     """`docs/web-interface.md`: which ComfyUI the proxy speaks as, and every feature flag."""
     parts = [
@@ -224,7 +194,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "docs/settings.md": settings_page,
     "docs/commands.md": commands_page,
     "docs/routes.md": routes_page,
-    "docs/helper-nodes.md": helper_nodes_page,
     "docs/web-interface.md": web_interface_page,
 }
 

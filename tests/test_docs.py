@@ -16,6 +16,7 @@ from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 from proxy.api.routes import ROUTES
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting, load
 from proxy.translate import errors
+from proxy.translate.helper_packs import HELPERS
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(path.name for path in ROOT.glob("docs/*.md"))
@@ -110,6 +111,11 @@ def test_every_setting_of_an_account_is_documented(row: Setting) -> None:
 
 def test_the_example_file_changes_nothing_as_it_is() -> None:
     assert tomllib.loads(page("config.example.toml")) == {}
+
+
+def test_every_helper_node_has_its_row_which_says_what_is_exact() -> None:
+    rows = re.findall(r"(?m)^\| `([^`]+)` \| (\S.*) \| .*\|$", page("docs/helper-nodes.md"))
+    assert [name for name, _ in rows] == list(HELPERS)
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *(f"docs/{d}" for d in DOCS)])

@@ -128,7 +128,6 @@ class Helper:
     """A node class that the proxy carries itself.
 
     `info` is its entry of `object_info`; `needs` are the classes that the cloud must have for it.
-    `exact` and `differs` are for the documentation.
     """
 
     info: Mapping[str, Any]
@@ -136,8 +135,6 @@ class Helper:
     needs: Set[str]
     reads: Reads | None = None
     tells: Tells | None = None
-    exact: str = ""
-    differs: str = ""
 
     @property
     def name(self) -> str:
@@ -242,8 +239,6 @@ def core(
     *,
     constants: Mapping[str, Any] | None = None,
     tells: Tells | None = None,
-    exact: str,
-    differs: str = "",
 ) -> Helper:
     """A helper that becomes one core node; `names` maps the core node's inputs to the member's."""
 
@@ -251,7 +246,23 @@ def core(
         inputs = {name: node.inputs[own] for name, own in names.items() if own in node.inputs}
         node.become(class_type, {**inputs, **(constants or {})}, names)
 
-    return Helper(info, become, {class_type}, tells=tells, exact=exact, differs=differs)
+    return Helper(info, become, {class_type}, tells=tells)
+
+
+def loads(
+    info: Mapping[str, Any], class_type: str, own: str, reads: Reads, **constants: Any
+) -> Helper:
+    """A helper that becomes the core node which loads the file; `own` is that node's input."""
+
+    def become(node: Node) -> None:
+        node.become(class_type, {own: node.picture.name, **constants}, {own: reads.input})
+
+    return Helper(info, become, {class_type}, reads)
+
+
+def same(*names: str) -> dict[str, str]:
+    """The `names` of `core` for inputs that the core node calls as the member's does."""
+    return dict(zip(names, names, strict=True))
 
 
 def info(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.translate import helper_tooling as tooling
@@ -20,18 +20,11 @@ from proxy.translate.helper_nodes import (
     Tells,
     core,
     info,
+    loads,
+    same,
 )
 
 _SAVED_WITH = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
-
-
-def _loads(class_type: str, own: str, name: str) -> Callable[[Node], None]:
-    """Becomes the core node that loads the file; `name` is the member's input for `own`."""
-
-    def become(node: Node) -> None:
-        node.become(class_type, {own: node.picture.name}, {own: name})
-
-    return become
 
 
 # --- SwarmUI: nodes that carry pictures, sound and videos (SwarmComfyCommon) ------------------
@@ -80,45 +73,16 @@ def _swarm(
     return info(name, required, pack="SwarmComfyCommon", category=f"SwarmUI/{folder}", **more)
 
 
-def _base64(
-    kind: str, class_type: str, own: str, outputs: Sequence[str], exact: str, differs: str
-) -> Helper:
+def _base64(kind: str, class_type: str, own: str, *outputs: str) -> Helper:
     name, spec = f"{kind}_base64", ["STRING", {"multiline": True}]
-    return Helper(
-        _swarm(f"SwarmLoad{kind.title()}B64", {name: spec}, outputs=outputs),
-        _loads(class_type, own, name),
-        {class_type},
-        reads=Reads(name, FileSource.BASE64, kind=kind),
-        exact=exact,
-        differs=differs,
-    )
+    shown = _swarm(f"SwarmLoad{kind.title()}B64", {name: spec}, outputs=outputs)
+    return loads(shown, class_type, own, Reads(name, FileSource.BASE64, kind=kind))
 
 
 _SWARM = (
-    _base64(
-        "image",
-        "LoadImage",
-        "image",
-        ["IMAGE", "MASK"],
-        exact="As core's `LoadImage`, which it is.",
-        differs="The text must be known before the run.",
-    ),
-    _base64(
-        "video",
-        "LoadVideo",
-        "file",
-        ["VIDEO"],
-        exact="As core's `LoadVideo`.",
-        differs="The cloud may refuse videos as uploads.",
-    ),
-    _base64(
-        "audio",
-        "LoadAudio",
-        "audio",
-        ["AUDIO"],
-        exact="As core's `LoadAudio`.",
-        differs="The cloud may refuse sound as uploads.",
-    ),
+    _base64("image", "LoadImage", "image", "IMAGE", "MASK"),
+    _base64("video", "LoadVideo", "file", "VIDEO"),
+    _base64("audio", "LoadAudio", "audio", "AUDIO"),
     Helper(
         _swarm(
             "SwarmSaveImageWS",
@@ -129,8 +93,6 @@ _SWARM = (
         _save,
         {"PreviewImage"},
         tells=Tells(_pictures, _encoding, again=True),
-        exact="Pixels and frames of `8bit` and `raw`, on each run.",
-        differs="`16bit` is not offered: the cloud's files have 8 bits.",
     ),
     core(
         _swarm(
@@ -146,11 +108,9 @@ _SWARM = (
             output_node=True,
         ),
         "SaveAnimatedWEBP",
-        {name: name for name in ("images", "fps", "lossless", "quality", "method")},
+        same("images", "fps", "lossless", "quality", "method"),
         constants={"filename_prefix": "swarm"},
         tells=Tells(_animations, again=True),
-        exact="The frame that announces it and the animation.",
-        differs="The file is core's `SaveAnimatedWEBP`'s, with the graph that ran in it.",
     ),
     core(
         _swarm(
@@ -161,8 +121,6 @@ _SWARM = (
         "PreviewAny",
         {"source": "value"},
         tells=Tells(_metadata, again=True),
-        exact="The announced text `key:value`, on each run.",
-        differs="The key must be known before the run.",
     ),
 )
 
@@ -213,8 +171,6 @@ _EASY_USE = (
         {"LoadImage", "LoadImageMask", "SolidMask", "PreviewImage", "SaveImage"},
         reads=Reads("base64_data", FileSource.BASE64, Mask.ALPHA_OR_ONES),
         tells=Tells(lambda _: Told(), when=_shows_nothing),
-        exact="Picture, mask (alpha, else ones) and the pictures that are shown.",
-        differs="16-bit files are brought to 8 bits. The text must be known before the run.",
     ),
 )
 
@@ -259,15 +215,6 @@ def _input(
     return _blender(f"BlenderInput{name}", required, outputs=outputs, optional=_GROUP, **more)
 
 
-def _as_core(class_type: str) -> str:
-    return f"As core's `{class_type}`; the inputs for the add-on are left out."
-
-
-def _core(shown: Mapping[str, Any], class_type: str, *names: str, **constants: Any) -> Helper:
-    own = {name: name for name in names}
-    return core(shown, class_type, own, constants=constants, exact=_as_core(class_type))
-
-
 def _path(node: Node, name: str) -> Any:
     """A text, as a path where the node is asked for one."""
     value = node.value(name, "")
@@ -283,17 +230,11 @@ def _primitive(name: str, class_type: str, value: list[Any], rest: Mapping[str, 
 
     shown = _input(name, {"value": value}, [value[0]], rest, new_style=True)
     CONSTANTS[f"BlenderInput{name}"] = "value"
-    return Helper(shown, become, {class_type}, exact=_as_core(class_type))
+    return Helper(shown, become, {class_type})
 
 
 def _handed_on(
-    name: str,
-    own: str,
-    output: str,
-    rest: Mapping[str, Any] | None = None,
-    *,
-    differs: str = "",
-    **more: Any,
+    name: str, own: str, output: str, rest: Mapping[str, Any] | None = None, **more: Any
 ) -> Helper:
     """What takes the output gets the value itself: a list takes no link to a text."""
 
@@ -303,8 +244,7 @@ def _handed_on(
         node.gives[0] = value
 
     shown = _input(name, {own: ["STRING", {}]}, [("*", output)], rest, **more)
-    exact = "The value itself goes to what takes it."
-    return Helper(shown, become, {"PrimitiveString"}, exact=exact, differs=differs)
+    return Helper(shown, become, {"PrimitiveString"})
 
 
 def _loader(name: str, class_type: str, outputs: Sequence[str], specs: Mapping[str, Any]) -> Helper:
@@ -315,10 +255,9 @@ def _loader(name: str, class_type: str, outputs: Sequence[str], specs: Mapping[s
         for own, value in inputs.items():
             if own.endswith("_name") and isinstance(value, str):
                 inputs[own] = posixpath.normpath(value)
-        node.become(class_type, inputs, {own: own for own in specs})
+        node.become(class_type, inputs, same(*specs))
 
-    shown = _input(name, specs, outputs, {"default": _STRING})
-    return Helper(shown, become, {class_type}, exact=_as_core(class_type))
+    return Helper(_input(name, specs, outputs, {"default": _STRING}), become, {class_type})
 
 
 def located(path: str) -> dict[str, str]:
@@ -334,8 +273,6 @@ def _named_files(shown: Mapping[str, Any], own: str, key: str) -> Helper:
         "PreviewAny",
         {"source": own},
         tells=Tells(lambda result: Told(ui={key: [located(text) for text in result.texts]})),
-        exact="The file that the text names.",
-        differs="The file can be fetched only where it is an output that the cloud told of.",
     )
 
 
@@ -365,17 +302,8 @@ _BLENDER = (
         title="Blender Input Combo Box",
         new_style=True,
     ),
-    _handed_on(
-        "Sampler",
-        "sampler_name",
-        "SAMPLER",
-        {"default": _STRING},
-        differs="The samplers are not listed in the node; `/blender/samplers` has them.",
-        new_style=True,
-    ),
-    _handed_on(
-        "Load3D", "model_file", "*", differs="The files of `input/3d` are not listed in the node."
-    ),
+    _handed_on("Sampler", "sampler_name", "SAMPLER", {"default": _STRING}, new_style=True),
+    _handed_on("Load3D", "model_file", "*"),
     core(
         _blender(
             "BlenderInputGroup",
@@ -386,11 +314,13 @@ _BLENDER = (
         "PrimitiveBoolean",
         {},
         constants={"value": True},
-        exact="It is for the add-on alone.",
     ),
-    _core(_input("LoadImage", {"image": _UPLOAD}, ["IMAGE", "MASK"]), "LoadImage", "image"),
-    _core(
-        _input("LoadMask", {"image": _UPLOAD}, ["MASK"]), "LoadImageMask", "image", channel="alpha"
+    core(_input("LoadImage", {"image": _UPLOAD}, ["IMAGE", "MASK"]), "LoadImage", same("image")),
+    core(
+        _input("LoadMask", {"image": _UPLOAD}, ["MASK"]),
+        "LoadImageMask",
+        same("image"),
+        constants={"channel": "alpha"},
     ),
     _loader(
         "LoadCheckpoint",
@@ -417,7 +347,7 @@ _BLENDER = (
             ],
         },
     ),
-    _core(
+    core(
         _blender(
             "BlenderOutputSaveImage",
             {"images": ["IMAGE"], "filename_prefix": ["STRING", {"default": "blender"}]},
@@ -425,10 +355,9 @@ _BLENDER = (
             output_node=True,
         ),
         "SaveImage",
-        "images",
-        "filename_prefix",
+        same("images", "filename_prefix"),
     ),
-    _core(
+    core(
         _blender(
             "BlenderOutputSaveGlb",
             {"mesh": ["SaveGLB.mesh"], "filename_prefix": ["STRING", {"default": "3d/blender"}]},
@@ -437,14 +366,12 @@ _BLENDER = (
             new_style=True,
         ),
         "SaveGLB",
-        "mesh",
-        "filename_prefix",
+        same("mesh", "filename_prefix"),
     ),
     core(
         _blender("BlenderOutputString", {"string": ["*", {}]}, output_node=True),
         "PreviewAny",
         {"source": "string"},
-        exact=_as_core("PreviewAny"),
     ),
     _named_files(
         _blender(
@@ -484,20 +411,14 @@ _HOUDINI = (
         ),
         "PrimitiveString",
         {"value": "str_in"},
-        exact="It is core's `PrimitiveString`.",
     ),
 )
 
 
 # --- pictures from an address, which the proxy fetches from allowed hosts alone --------------
 
-_DIFFERS = (
-    "Hosts must be in the setting `url_hosts`, and private addresses are never fetched. The "
-    "address must be known before the run."
-)
-
 _URLS = (
-    Helper(
+    loads(
         info(
             "LoadImageFromUrl",
             {"image": ["STRING", {"default": "", "multiline": True}]},
@@ -507,13 +428,11 @@ _URLS = (
             outputs=[("IMAGE", "images"), ("MASK", "masks")],
             title="Load Image From URL",
         ),
-        _loads("LoadImage", "image", "image"),
-        {"LoadImage"},
-        reads=Reads("image", FileSource.URL),
-        exact="Picture and mask as core's `LoadImage` gives them.",
-        differs=f"{_DIFFERS} One address; `keep_alpha_channel` is left out.",
+        "LoadImage",
+        "image",
+        Reads("image", FileSource.URL),
     ),
-    Helper(
+    loads(
         info(
             "LoadImageFromHttpURL",
             {"image_url": ["STRING", {"default": ""}]},
@@ -522,28 +441,19 @@ _URLS = (
             outputs=["IMAGE"],
             title="Load Image from HTTP URL",
         ),
-        _loads("LoadImage", "image", "image_url"),
-        {"LoadImage"},
-        reads=Reads("image_url", FileSource.URL),
-        exact="The picture.",
-        differs=f"{_DIFFERS} An address that cannot be fetched is an error, not a black picture.",
+        "LoadImage",
+        "image",
+        Reads("image_url", FileSource.URL),
     ),
 )
 
 
 # --- the table -------------------------------------------------------------------------------
 
-#: The packs by what they are for, in the order of the documentation.
-PACKS: Mapping[str, tuple[Helper, ...]] = {
-    "Krita AI Diffusion (comfyui-tooling-nodes) and core": tooling.HELPERS,
-    "SwarmUI": _SWARM,
-    "ComfyUI-Easy-Use": _EASY_USE,
-    "ComfyUI-Blender": _BLENDER,
-    "Houdini": _HOUDINI,
-    "Pictures from an address": _URLS,
+#: All helpers by their class; those of a pack stand together.
+HELPERS: Mapping[str, Helper] = {
+    one.name: one for one in (*tooling.HELPERS, *_SWARM, *_EASY_USE, *_BLENDER, *_HOUDINI, *_URLS)
 }
-
-HELPERS: Mapping[str, Helper] = {one.name: one for pack in PACKS.values() for one in pack}
 
 
 def offered(classes: Mapping[str, Any], *, preferred: bool) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,7 @@ server, and core's `SaveImageWebsocket`."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from proxy.translate.events import Binary, Event, Message, Preview, Told
@@ -19,9 +19,8 @@ from proxy.translate.helper_nodes import (
     Tells,
     core,
     info,
+    loads,
 )
-
-_PACK = "comfyui-tooling-nodes"
 
 #: What a text output is sent as.
 _TEXT_TYPES = {"text": "text/plain", "markdown": "text/markdown", "html": "text/html"}
@@ -33,13 +32,20 @@ _DIRECTIVE = re.compile(r"lang:(\w\w)")
 _HAIR = 0.00001
 
 
-def _info(name: str, required: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    category = more.pop("category", "external_tooling")
-    return info(name, required, pack=_PACK, category=category, new_style=True, **more)
+def _info(
+    name: str, required: Mapping[str, Any], category: str = "external_tooling", **more: Any
+) -> dict[str, Any]:
+    return info(
+        name,
+        required,
+        pack="comfyui-tooling-nodes",
+        category=category,
+        new_style=True,
+        **more,
+    )
 
 
 _HIDDEN = {"prompt": ["PROMPT"], "extra_pnginfo": ["EXTRA_PNGINFO"]}
-_IMAGES = {"images": ["IMAGE", {}]}
 
 
 def _combo(default: str, options: list[str], **more: Any) -> list[Any]:
@@ -54,28 +60,18 @@ def _text(default: str | None = None, *, multiline: bool = False) -> list[Any]:
 # --- pictures in ---------------------------------------------------------------------------
 
 
-def load_image(name: str) -> Any:
-    """Becomes `LoadImage` of the picture that was sent, with its mask beside it.
-
-    `name` is the member's input that tells the picture.
-    """
+def _load_image(own: str) -> Callable[[Node], None]:
+    """Becomes `LoadImage` of the picture that the input `own` tells, with its mask beside it."""
 
     def become(node: Node) -> None:
-        picture = node.picture
-        node.become("LoadImage", {"image": picture.name}, {"image": name})
-        mask = picture.mask
+        name, mask = node.picture.name, node.picture.mask
+        node.become("LoadImage", {"image": name}, {"image": own})
+        node.gives[1] = None
         if mask is not None:
             load = {"image": mask, "channel": "red"}
             node.gives[1] = node.add("mask", "LoadImageMask", load, silent=False)
-        else:
-            node.gives[1] = None
 
     return become
-
-
-def _load_mask(node: Node) -> None:
-    inputs = {"image": node.picture.name, "channel": "red"}
-    node.become("LoadImageMask", inputs, {"image": "mask"})
 
 
 # --- pictures out --------------------------------------------------------------------------
@@ -211,84 +207,45 @@ def translated(text: str) -> str:
     return " ".join(part.strip() for part in parts[::2] if part.strip())
 
 
-_PIXELS = "Pixels, alpha and order of a batch."
-_ODD = (
-    "Pictures with a palette, 1 or 16 bits, or in CMYK have the right colours, where the pack "
-    "gives other values; grey with alpha loads, where the pack fails."
-)
-
-
-def _loads(name: str, own: str, title: str, reads: Reads, *, exact: str, differs: str) -> Helper:
+def _loads(name: str, own: str, title: str, source: FileSource, mask: Mask) -> Helper:
     shown = _info(name, {own: _text()}, outputs=[("IMAGE", "image"), ("MASK", "mask")], title=title)
-    needs = {"LoadImage", "LoadImageMask"}
-    return Helper(shown, load_image(own), needs, reads, exact=exact, differs=f"{_ODD} {differs}")
+    reads = Reads(own, source, mask)
+    return Helper(shown, _load_image(own), {"LoadImage", "LoadImageMask"}, reads)
 
 
-def _shows(
-    name: str, title: str, more: Mapping[str, Any], tells: Tells, *, exact: str, differs: str
-) -> Helper:
-    category = "krita" if name.startswith("ETN_Krita") else "external_tooling"
-    shown = _info(
-        name,
-        {**_IMAGES, **more},
-        hidden=_HIDDEN,
-        output_node=True,
-        category=category,
-        title=title,
-    )
-    exact = f"{_PIXELS} {exact}"
-    return Helper(shown, preview, {"PreviewImage"}, tells=tells, exact=exact, differs=differs)
+def _shows(name: str, title: str, required: Mapping[str, Any], tells: Tells, **more: Any) -> Helper:
+    inputs = {"images": ["IMAGE", {}], **required}
+    shown = _info(name, inputs, hidden=_HIDDEN, output_node=True, title=title, **more)
+    return Helper(shown, preview, {"PreviewImage"}, tells=tells)
 
 
 _FORMATS = {"format": _combo("PNG", ["PNG", "JPEG"])}
 
 HELPERS = (
     _loads(
-        "ETN_LoadImageCache",
-        "id",
-        "Load Image from Cache",
-        Reads("id", FileSource.CACHE, Mask.ALPHA_OR_RED),
-        exact="Picture and mask of RGB, RGBA and grey files; errors, told while the job runs.",
-        differs="The id must be known before the run.",
+        "ETN_LoadImageCache", "id", "Load Image from Cache", FileSource.CACHE, Mask.ALPHA_OR_RED
     ),
     _loads(
         "ETN_LoadImageBase64",
         "image",
         "Load Image (Base64)",
-        Reads("image", FileSource.BASE64, Mask.ALPHA_OR_NONE),
-        exact="Picture and mask of RGB, RGBA and grey files; no mask without alpha; errors.",
-        differs="The mask has a batch axis. The text must be known before the run.",
+        FileSource.BASE64,
+        Mask.ALPHA_OR_NONE,
     ),
-    Helper(
+    loads(
         _info(
             "ETN_LoadMaskBase64",
             {"mask": _text()},
             outputs=[("MASK", "mask")],
             title="Load Mask (Base64)",
         ),
-        _load_mask,
-        {"LoadImageMask"},
-        reads=Reads("mask", FileSource.BASE64, Mask.RED),
-        exact="The red channel of RGB, RGBA and grey files; errors.",
-        differs=f"{_ODD} The text must be known before the run.",
+        "LoadImageMask",
+        "image",
+        Reads("mask", FileSource.BASE64, Mask.RED),
+        channel="red",
     ),
-    _shows(
-        "ETN_SaveImageCache",
-        "Save Image to Cache",
-        _FORMATS,
-        Tells(_cached, _format),
-        exact="JPEG with quality 95. A cached run tells the same ids.",
-        differs="RGBA as JPEG fails when the cloud has made the picture.",
-    ),
-    _shows(
-        "ETN_SendImageWebSocket",
-        "Send Image (WebSocket)",
-        _FORMATS,
-        Tells(_sent, _format),
-        exact="Frames go out before `executed`; a cached run sends none.",
-        differs="RGBA as JPEG is an error of the node; it ends a real server. Without a "
-        "`client_id` the frames go to the member's own sockets.",
-    ),
+    _shows("ETN_SaveImageCache", "Save Image to Cache", _FORMATS, Tells(_cached, _format)),
+    _shows("ETN_SendImageWebSocket", "Send Image (WebSocket)", _FORMATS, Tells(_sent, _format)),
     Helper(
         _info(
             "ETN_ApplyMaskToImage",
@@ -298,19 +255,9 @@ HELPERS = (
         ),
         _apply_mask,
         {
-            "GetImageSize",
-            "MaskToImage",
-            "RepeatImageBatch",
-            "ImageToMask",
-            "InvertMask",
-            "SolidMask",
-            "MaskComposite",
-            "JoinImageWithAlpha",
+            *("GetImageSize", "MaskToImage", "RepeatImageBatch", "ImageToMask", "InvertMask"),
+            *("SolidMask", "MaskComposite", "JoinImageWithAlpha"),
         },
-        exact="All 256 values of alpha; one mask for each picture, or one for all.",
-        differs="A mask of another size is stretched; where both sizes are known it is the pack's "
-        "error. Several masks for another number of pictures are repeated in turn, where the pack "
-        "takes the first. The source picture is not changed.",
     ),
     Helper(
         _info(
@@ -321,8 +268,6 @@ HELPERS = (
         ),
         _translate,
         {"PrimitiveString"},
-        exact="As the pack without a translator: `lang:en` is taken out, other languages fail.",
-        differs="A text that only the run tells passes unchanged. Nothing is translated.",
     ),
     _shows(
         "ETN_KritaOutput",
@@ -337,8 +282,7 @@ HELPERS = (
             "resize_canvas": ["BOOLEAN", {"display_name": "resize canvas", "default": False}],
         },
         Tells(_krita_output, _png),
-        exact="Frames, then `executed` with the inputs.",
-        differs="Inputs that only the run tells are shown as links.",
+        category="krita",
     ),
     core(
         _info(
@@ -356,8 +300,6 @@ HELPERS = (
         "PreviewAny",
         {"source": "value"},
         tells=Tells(_krita_text),
-        exact="Texts, whole numbers and booleans.",
-        differs="Other values are written as core's `PreviewAny` writes them.",
     ),
     Helper(
         info(
@@ -370,7 +312,6 @@ HELPERS = (
         preview,
         {"PreviewImage"},
         tells=Tells(_over_websocket, _png, again=True),
-        exact=f"{_PIXELS} `progress` and a frame for each picture, on each run; no `executed`.",
     ),
 )
 
