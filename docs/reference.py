@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import re
 import sys
 import textwrap
 from collections.abc import Callable
@@ -20,12 +19,9 @@ from typing import Any
 import typer.main
 from msgspec import NODEFAULT
 
-from proxy.api.routes import ROUTES, AnswerSource, Route
-from proxy.api.web_interface import FLAGS
 from proxy.cli.commands import app
 from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
-from proxy.translate import COMFYUI
 
 _REGENERATE = "Written by `make docs` from the code: change it there."
 
@@ -107,50 +103,6 @@ def command_names(group: Any = None) -> list[str]:
     return names
 
 
-_SOURCES = {
-    AnswerSource.OWN: ("own record", "the proxy's records of the member"),
-    AnswerSource.CACHE: ("cache", "a cached answer of the cloud, refreshed when it is old"),
-    AnswerSource.CLOUD: ("cloud", "a call to Comfy Cloud"),
-    AnswerSource.PROCESS: ("process", "the state of the process"),
-    AnswerSource.PACKAGE: ("package", "the installed packages of the web interface"),
-    AnswerSource.CONSTANT: ("constant", "always the same"),
-}
-
-
-def routes_page() -> str:
-    """`docs/routes.md`: every route, where its answer is from and how it differs from ComfyUI's."""
-    parts = [
-        "# Routes\n",
-        f"<!-- {_REGENERATE} -->\n",
-        "The proxy serves the routes of a local ComfyUI with the same statuses, bodies and "
-        "headers. A route with a twin is also available below `/api`. Every GET route answers "
-        "HEAD. OPTIONS gets a 200 without a body. Any other path gets a 404 without a body for GET "
-        "and HEAD, and a 405 for other methods. This includes the routes of node packs and of "
-        "ComfyUI-Manager, as in a ComfyUI without them. If ComfyUI answers bad input with a 500 "
-        "without a body, the proxy answers with a 400 in ComfyUI's error form.\n",
-        "Sources of answers:\n",
-        *(f"* {name}: {says}" for name, says in _SOURCES.values()),
-        "",
-        "The last column describes differences from a local ComfyUI.\n",
-        "| Method | Path | Twin | Answers with | From | Unlike ComfyUI |",
-        "|---|---|---|---|---|---|",
-    ]
-    for route in ROUTES:
-        method = "any" if route.method == "*" else route.method
-        says = (route.handler.__doc__ or "").strip().splitlines()[0]
-        path = shown_path(route)
-        twin = f"`/api{path}`" if route.twin else ""
-        source = ", ".join(_SOURCES[one][0] for one in route.source or ())
-        cells = [method, f"`{path}`", twin, says, source, route.deviation or ""]
-        parts.append("| " + " | ".join(cells) + " |")
-    return "\n".join(parts) + "\n"
-
-
-def shown_path(route: Route) -> str:
-    """The path of a route without the patterns of its parts."""
-    return re.sub(r":(?:[^{}]|{[^{}]*})*}", "}", route.path)
-
-
 def help_text(command: str, width: int = 100) -> str:
     """The help of a command, at a width of this many letters."""
     text = io.StringIO()
@@ -164,37 +116,10 @@ def help_text(command: str, width: int = 100) -> str:
     return text.getvalue()
 
 
-def web_interface_page() -> str:
-    """`docs/web-interface.md`: which ComfyUI the proxy speaks as, and every feature flag."""
-    parts = [
-        "# Web interface\n",
-        f"<!-- {_REGENERATE} -->\n",
-        "With the extra `ui` the proxy serves ComfyUI's own web interface at `/`, the workflow "
-        "templates below `/templates` and the help of the nodes below `/docs`, from the packages "
-        "that ComfyUI itself installs.\n",
-        "## Version\n",
-        f"The proxy speaks as ComfyUI {COMFYUI}, the newest release whose web interface it "
-        "serves: its routes, fields, headers and words of errors. `GET /system_stats` names this "
-        "version, and as required the versions of the packages that are installed.\n",
-        "The extra allows a range of versions of each package. The browser tests run with the "
-        "newest and with the oldest one.\n",
-        "## Feature flags\n",
-        "The web interface reads feature flags from `GET /features` and from the websocket, which "
-        "announce the same. These are all flags that it reads. One that is left out has the web "
-        "interface's own default.\n",
-        "| Flag | Announced | Why |",
-        "|---|---|---|",
-        *(f"| `{one.name}` | {one.shown} | {one.why} |" for one in FLAGS),
-    ]
-    return "\n".join(parts) + "\n"
-
-
 PAGES: dict[str, Callable[[], str]] = {
     "config.example.toml": config_example,
     "docs/settings.md": settings_page,
     "docs/commands.md": commands_page,
-    "docs/routes.md": routes_page,
-    "docs/web-interface.md": web_interface_page,
 }
 
 

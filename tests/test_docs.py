@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 import reference
 
-from proxy.api import routes
-from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 from proxy.api.routes import ROUTES
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting, load
-from proxy.translate import errors
+from proxy.translate import COMFYUI, errors
 from proxy.translate.helper_packs import HELPERS
 
 ROOT = Path(__file__).parent.parent
@@ -58,28 +56,31 @@ def test_every_setting_is_documented_in_its_forms(setting) -> None:
         assert form is None or f"`{form}`" in section
 
 
-def deviations() -> set[str]:
-    """The texts of the table of routes."""
-    texts = {name: text for name, text in vars(routes).items() if isinstance(text, str)}
-    return {text for name, text in texts.items() if name.isupper()} - {SIGN_IN, SIGN_OUT}
+def table(name: str) -> list[list[str]]:
+    """The cells of the rows of a page's table, below its heading."""
+    rows = [line for line in page(name).splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row[1:-1].split("|")] for row in rows[1:]]
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_every_route_says_where_its_answer_is_from_and_how_it_differs(route) -> None:
-    assert route.source, "name the source of the answer in the table of routes"
-    assert route.deviation is not None, "name the deviation from ComfyUI, or SAME"
-    assert route.deviation in deviations()
-    method = "any" if route.method == "*" else route.method
-    start = f"| {method} | `{reference.shown_path(route)}` |"
-    (row,) = [line for line in page("docs/routes.md").splitlines() if line.startswith(start)]
-    assert row.endswith(f"| {route.deviation} |")
+def test_the_table_of_routes_has_them_all() -> None:
+    expected = []
+    for route in ROUTES:
+        path = re.sub(r":(?:[^{}]|{[^{}]*})*}", "}", route.path)  # without patterns of its parts
+        method = "any" if route.method == "*" else route.method
+        says = (route.handler.__doc__ or "").strip().splitlines()[0]
+        expected.append([method, f"`{path}`", f"`/api{path}`" if route.twin else "", says])
+    assert [row[:4] for row in table("docs/routes.md")] == expected
 
 
-def test_every_deviation_is_that_of_a_route() -> None:
-    texts = deviations()
-    assert all("\n" not in text and "|" not in text for text in texts)
-    assert all(text.endswith(".") for text in texts - {routes.SAME})
-    assert {route.deviation for route in ROUTES} == texts
+def test_every_route_says_where_its_answer_is_from_and_how_it_differs() -> None:
+    sources = set(re.findall(r"(?m)^\* ([a-z ]+):", page("docs/routes.md")))
+    for _, path, _, _, source, differs in table("docs/routes.md"):
+        assert set(source.split(", ")) <= sources, path
+        assert differs == "" or differs.endswith("."), path
+
+
+def test_the_page_of_the_web_interface_names_the_version() -> None:
+    assert f"ComfyUI {COMFYUI}, the newest release" in page("docs/web-interface.md")
 
 
 def test_the_example_file_is_a_settings_file(tmp_path: Path) -> None:

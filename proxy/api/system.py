@@ -106,7 +106,7 @@ async def post_free(request: web.Request) -> web.Response:
 
 
 async def get_users(_: web.Request) -> web.Response:
-    """One user, as without `--multi-user`."""
+    """One user, as without --multi-user."""
     return bodies.json({"storage": "server", "migrated": True})
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
@@ -199,125 +199,18 @@ def _answer(path: Path | None) -> web.StreamResponse:
     return web.FileResponse(path, headers={"Content-Type": type_} if type_ else None)
 
 
-# --- feature flags --------------------------------------------------------------------------------
-
-
-# `GET /features` and the websocket announce the same, ours and never the cloud's: a flag of the
-# cloud can change how a local client reads what we send.
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """A flag that the web interface reads. A dot in its name leads into an object.
-
-    `value` gives what is announced; a flag without one is left out, and the web interface then
-    continues as with a ComfyUI that does not know the flag. `shown` and `why` are for the
-    documents.
-    """
-
-    name: str
-    why: str
-    value: Callable[[Services], Any] | None = None
-    shown: str = "left out"
-
-
-#: Flags that are not announced, and why.
-_LEFT_OUT = {
-    "With it texts of nodes would be read in a form that ComfyUI does not send.": (
-        "supports_progress_text_metadata"
-    ),
-    "Deleting an asset leaves its file, as in ComfyUI; the page says so without this flag.": (
-        "asset_deletion_enabled"
-    ),
-    "ComfyUI-Manager is not there.": "extension.manager.supports_csrf_post",
-    "No telemetry is sent for the proxy.": "enable_telemetry",
-    "The assistant is a program beside your own ComfyUI.": "agent agent-in-app-experience",
-    "The workflow runs on the cloud already.": "deploy_to_cloud",
-    "As in ComfyUI: the page offers its app mode.": "linear_toggle_enabled",
-    "As in ComfyUI: the list of all nodes comes first.": "node_library_essentials_enabled",
-    "As in ComfyUI: no tour.": "onboarding_tour_enabled",
-    "The cloud takes no models from here.": "model_upload_button_enabled private_models_enabled",
-    "Signing in is not needed: the account's key is the proxy's.": (
-        "show_signin_button local_web_sso sso_enabled unified_cloud_auth unified_web_session"
-    ),
-    "Only who signs in at comfy.org has such a token.": "partner_node_token",
-    "Keys of model sites are kept at comfy.org.": "user_secrets_enabled",
-    "The page signs in where ComfyUI's page does.": (
-        "firebase_config firebase_env comfy_api_base_url comfy_cloud_base_url "
-        "comfy_platform_base_url"
-    ),
-    "What members may run is the proxy's to say.": "partner_node_governance_enabled",
-    "A part of Comfy Cloud's own pages, which needs their routes.": (
-        "comfyhub_upload_enabled comfyhub_profile_gate_enabled onboarding_survey "
-        "onboarding_survey_enabled cancellation_survey_id manager_survey_url signup_turnstile"
-    ),
-    "Plans and payments are managed at comfy.org: the account is not the browser's.": (
-        "hosted_billing_destination billing_web_url embedded_checked_enabled "
-        "stripe_publishable_key billing_control_enabled legacy_billing_migration_enabled "
-        "billing_sdk_topup_enabled billing_sdk_subscription_enabled v1_payment_recovery "
-        "unified_billing_settings auto_top_up_enabled member_credit_limits_enabled "
-        "free_tier_job_allowance_enabled free_tier_balance free_tier_credits free_tier_offer "
-        "new_free_tier_subscriptions"
-    ),
-}
-
-#: Every flag that the web interface reads, of either source.
-FLAGS: tuple[Flag, ...] = (
-    Flag(
-        "supports_preview_metadata",
-        "Previews name their node and job for clients that announce the same.",
-        lambda _: True,
-        "true",
-    ),
-    Flag(
-        "supports_model_type_tags",
-        "Models are assets with a tag `model_type:<folder>`.",
-        lambda _: True,
-        "true",
-    ),
-    Flag(
-        "max_upload_size",
-        "Bytes of a file: the lower of `max_upload_mb` and of what the accounts take.",
-        lambda services: services.most_upload_bytes,
-        "bytes",
-    ),
-    Flag(
-        "extension.manager.supports_v4",
-        "As in ComfyUI. ComfyUI-Manager stays hidden, because the arguments do not enable it.",
-        lambda _: True,
-        "true",
-    ),
-    Flag(
-        "node_replacements",
-        "`GET /node_replacements` answers with the cloud's.",
-        lambda _: True,
-        "true",
-    ),
-    Flag(
-        "assets",
-        "The panels for pictures and models read `/api/assets`, unless `assets` is off.",
-        lambda services: services.assets is not None,
-        "true with `assets`",
-    ),
-    Flag(
-        "partner_run_gate_enabled",
-        "With `send_partner_key` the account pays for partner nodes, so that they run without "
-        "signing in; otherwise the button asks to sign in.",
-        lambda services: not services.pays_partner_nodes,
-        "false with `send_partner_key`",
-    ),
-    *(Flag(name, why) for why, names in _LEFT_OUT.items() for name in names.split()),
-)
-
-
 def features(services: Services) -> dict[str, Any]:
-    """The flags that are announced."""
-    announced: dict[str, Any] = {}
-    for flag in FLAGS:
-        if flag.value is not None:
-            *folders, name = flag.name.split(".")
-            place = announced
-            for folder in folders:
-                place = place.setdefault(folder, {})
-            place[name] = flag.value(services)
-    return announced
+    """The feature flags that `GET /features` and the websocket announce.
+
+    They are ours and never the cloud's: a flag of the cloud can change how a local client reads
+    what we send. `docs/web-interface.md` has all that the web interface reads.
+    """
+    return {
+        "supports_preview_metadata": True,
+        "supports_model_type_tags": True,
+        "max_upload_size": services.most_upload_bytes,
+        "extension": {"manager": {"supports_v4": True}},
+        "node_replacements": True,
+        "assets": services.assets is not None,
+        "partner_run_gate_enabled": not services.pays_partner_nodes,
+    }

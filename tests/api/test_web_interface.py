@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -210,3 +211,11 @@ def test_what_is_installed_is_found() -> None:
     assert "/extensions/core/widgetInputs.js" in found.extensions()
     assert found.page_of_docs("KSampler/en.md") is not None
     assert found.templates["index.json"].is_file()
+
+
+async def test_the_page_lists_the_flags_that_are_announced(client: Client) -> None:
+    announced = await (await client.get("/features")).json()
+    announced |= {f"extension.manager.{name}": 1 for name in announced.pop("extension")["manager"]}
+    page = Path(__file__).parents[2] / "docs" / "web-interface.md"
+    rows = re.findall(r"(?m)^\| `([^`]+)` \| (.+?) \|", page.read_text("utf-8"))
+    assert {name for name, says in rows if says != "left out"} == announced.keys()
