@@ -33,7 +33,7 @@ from proxy.metrics import AccountObservations, CloudCalls, Metrics
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.assets import CloudAsset, of_cloud
-from proxy.translate.snapshot import Snapshot, from_job
+from proxy.translate.jobs import Snapshot, from_job
 
 #: Entries asked for in one page of `GET /api/jobs`; the cloud allows 1000.
 _PAGE = 200

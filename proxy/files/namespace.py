@@ -22,10 +22,10 @@ from cachetools import LRUCache
 from proxy.files.library import ContentIndex, Library, Remembered, hash_in
 from proxy.files.pictures import NotAPictureError, size_of
 from proxy.storage.files import FileRecord, FileRepository, FileUnit
-from proxy.translate import names, snapshot
+from proxy.translate import names
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
-from proxy.translate.graph import reveal, words
+from proxy.translate.jobs import filename_prefix, reveal, words
 from proxy.translate.names import TYPES, Place, hash_address, media_type
 
 #: The account of files from before there could be several.
@@ -297,11 +297,11 @@ class Outputs:
         detail was first to tell of it. Raises `StorageError`; then no name was given.
         """
         job = _Job(member, prompt_id, node_id, node, account)
-        shaped = snapshot.with_core_keys(output)
-        items = [_Item(*found) for found in snapshot.files(shaped)]
+        shaped = names.with_core_keys(output)
+        items = [_Item(*found) for found in names.files(shaped)]
         local = {key: [*one] if isinstance(one, list) else one for key, one in shaped.items()}
         for item in items:
-            local[item.key][item.index] = snapshot.own_fields(item.item)
+            local[item.key][item.index] = names.own_fields(item.item)
         local = reveal(local, await self._namespace.local_names(member, words(local)))
         for item, (place, asset) in zip(items, await self._places(job, items), strict=True):
             local[item.key][item.index] = {
@@ -309,7 +309,7 @@ class Outputs:
                 "subfolder": place.subfolder,
                 "type": place.type,
                 **local[item.key][item.index],
-                **(snapshot.asset_ids(place, asset) if self._with_ids and asset else {}),
+                **(names.asset_ids(place, asset) if self._with_ids and asset else {}),
             }
         return local
 
@@ -413,7 +413,7 @@ class Outputs:
         taken: Mapping[Place, object],
     ) -> Place:
         """The next name by ComfyUI's counter that nothing has yet."""
-        type_ = snapshot.output_type(item.item, job.node)
+        type_ = names.output_type(item.item, job.node)
         subfolder, stem, tail = self._pattern(job, item, type_, size)
         folder = Place(type_, subfolder)
         number = files.next_number(job.member, folder, stem) if tail is not None else 0
@@ -433,8 +433,8 @@ class Outputs:
     ) -> tuple[str, str, str | None]:
         """Subfolder, stem and tail of the name; without a tail the stem is the whole name."""
         shown = _display_name(item)
-        prefix = snapshot.filename_prefix(job.node)
-        ending = snapshot.extension(item.cloud_name, item.key, job.node)
+        prefix = filename_prefix(job.node)
+        ending = names.extension(item.cloud_name, item.key, job.node)
         tail: str | None = ending if item.key == "gifs" else f"_{ending}"
         if prefix is None:
             temporary = type_ == "temp"
@@ -457,7 +457,7 @@ class Outputs:
 
     def _shows_size(self, job: _Job, item: _Item) -> bool:
         """Whether the name is to show the picture's size, which only the content can tell."""
-        prefix = snapshot.filename_prefix(job.node)
+        prefix = filename_prefix(job.node)
         return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
 
     async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:

@@ -43,8 +43,7 @@ from proxy.files.uploads import Naming, Received, Uploads, received_file
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord, FileRepository
-from proxy.translate import graph as graphs
-from proxy.translate import names
+from proxy.translate import jobs, names
 from proxy.translate.assets import Asset, of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place, kind
@@ -357,7 +356,7 @@ class Files:
         called = {
             place: await self.uploads.name_at(record, account) for place, record in named.items()
         }
-        return graphs.substitute(graph, choices=choices, cloud_name=called.get)
+        return jobs.substitute(graph, choices=choices, cloud_name=called.get)
 
     async def _named(
         self,
@@ -367,13 +366,13 @@ class Files:
     ) -> dict[Place, FileRecord]:
         """The files that a graph names."""
         places: list[Place] = []
-        graphs.substitute(graph, choices=choices, cloud_name=places.append)
+        jobs.substitute(graph, choices=choices, cloud_name=places.append)
         return await self.namespace.get_many(member, places)
 
     async def reveal(self, member: str, value: T) -> T:
         """A value of the cloud with the member's names instead of the cloud's, at any depth."""
-        known = await self.namespace.local_names(member, graphs.words(value))
-        return graphs.reveal(value, known) if known else value
+        known = await self.namespace.local_names(member, jobs.words(value))
+        return jobs.reveal(value, known) if known else value
 
     async def owned(
         self, member: str, graph: Mapping[str, Any], *, private: bool
@@ -386,8 +385,8 @@ class Files:
         strings = {
             text
             for node in graph.values()
-            for value in graphs.inputs_of(node).values()
-            for text in graphs.strings(value)
+            for value in jobs.inputs_of(node).values()
+            for text in jobs.strings(value)
         }
         places = {text: place for text in strings if (place := names.written_place(text))}
         found = await self.namespace.get_many(member, places.values())

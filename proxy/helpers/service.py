@@ -25,10 +25,9 @@ from proxy.cloud.downloads import NotFetchedError, RemoteFiles
 from proxy.files.pictures import FORMATS, MAX_PIXELS, pillow
 from proxy.files.service import Files
 from proxy.storage.temporary import HelperPicture, HelperPictureRepository
-from proxy.translate import snapshot as shapes
+from proxy.translate import names
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Told
-from proxy.translate.graph import is_link
 from proxy.translate.helper_nodes import (
     FileSource,
     Helper,
@@ -41,6 +40,7 @@ from proxy.translate.helper_nodes import (
     constant,
 )
 from proxy.translate.helper_packs import HELPERS
+from proxy.translate.jobs import is_link
 from proxy.translate.rewriting import Rewriting, failed, rewrite, wanted
 
 if TYPE_CHECKING:
@@ -246,8 +246,8 @@ class Helpers:
         assert tells is not None  # noqa: S101
         format_ = tells.encoding(telling.inputs)
         content_type = f"image/{(format_ or 'webp').lower()}"
-        shaped = shapes.with_core_keys(output)
-        items = [item for _, _, item in shapes.files(shaped)]
+        shaped = names.with_core_keys(output)
+        items = [item for _, _, item in names.files(shaped)]
         before = {
             (one.cloud_name, one.encoding, one.position): one.id
             for one in await self._repository.results(member, [telling.signature])

@@ -22,7 +22,7 @@ from proxy.members.member import KnownClass
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import Shares
 from proxy.translate.errors import LocalError, failure_of, fill_node_errors
-from proxy.translate.snapshot import Snapshot
+from proxy.translate.jobs import Snapshot
 
 if TYPE_CHECKING:
     from proxy.jobs.engine import AccountWorker, Engine, Policy

@@ -51,8 +51,8 @@ from proxy.storage.database import StorageError
 from proxy.storage.jobs import StoredJob
 from proxy.supervisor import Supervisor
 from proxy.translate.codec import CREDENTIAL_KEYS
+from proxy.translate.jobs import Snapshot
 from proxy.translate.rewriting import MemberView
-from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.catalog.service import Catalog

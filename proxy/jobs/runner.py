@@ -40,8 +40,8 @@ from proxy.translate import events
 from proxy.translate.codec import credentials, redact
 from proxy.translate.events import CloudFrame, CloudPicture, Message, Preview, Told, is_terminal
 from proxy.translate.helper_nodes import Failure, HelperFailedError
+from proxy.translate.jobs import Snapshot
 from proxy.translate.rewriting import MemberView, Rewriting, failed, reachable
-from proxy.translate.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.jobs.engine import Engine

@@ -44,7 +44,7 @@ from proxy.storage.jobs import (
 )
 from proxy.translate.codec import CREDENTIAL_KEYS, without_credentials
 from proxy.translate.errors import LocalError
-from proxy.translate.graph import foreign_files, label_of
+from proxy.translate.jobs import foreign_files, label_of
 from proxy.translate.rewriting import Rewriting
 from proxy.translate.validation import Validation, validate
 

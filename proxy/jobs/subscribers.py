@@ -60,7 +60,7 @@ from proxy.storage.jobs import JobRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.events import Event, Message, Preview, is_terminal, status
-from proxy.translate.snapshot import Snapshot
+from proxy.translate.jobs import Snapshot
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})

@@ -23,10 +23,9 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 
 from proxy.jobs.models import Outcome
-from proxy.translate import events, graph
+from proxy.translate import events
 from proxy.translate.events import CloudFrame, CloudPicture, Event, Message, NodeText, Preview, Told
-from proxy.translate.graph import cost_of
-from proxy.translate.snapshot import Snapshot
+from proxy.translate.jobs import Snapshot, cost_of, is_twin, sources
 
 #: Characters of a node's last text that are kept to find a price in.
 _LAST_OF_TEXT = 2000
@@ -541,14 +540,14 @@ class NodeStates:
     def _goes_on(self, node: str) -> bool:
         """Whether a node that was announced continues, behind others that it has waited for."""
         since = islice(self._states, self._executing[node], None)
-        return not graph.sources(self._prompt, node).isdisjoint(since)
+        return not sources(self._prompt, node).isdisjoint(since)
 
     def _is_twin(self, node: str) -> bool:
         """Whether a node has not run because another one has given its output."""
         if node in self._executing or node in self.cached:
             return False
         ran = (other for other in self._executing if other in self.outputs)
-        return graph.is_twin(self._prompt, node, ran)
+        return is_twin(self._prompt, node, ran)
 
     def _ensure_running(self, node: str) -> None:
         """Tell the `progress_state` that belongs here if the cloud's has not come.
@@ -576,7 +575,7 @@ class NodeStates:
             unstated.add(self.current)
         for other in unstated - {node}:
             state = self._states[other]
-            if state["state"] == "running" and node not in graph.sources(self._prompt, other):
+            if state["state"] == "running" and node not in sources(self._prompt, other):
                 _finish(state)
         self._tell_states()
 

@@ -36,7 +36,7 @@ from proxy.storage.members import StoredMember, StoredSession, StoredToken, put_
 from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.usage import UsageRow, add_usage
 from proxy.translate import codec
-from proxy.translate.graph import label_of
+from proxy.translate.jobs import label_of
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 from proxy.translate import codec
-from proxy.translate.snapshot import files, milliseconds
+from proxy.translate.jobs import milliseconds
+from proxy.translate.names import files
 
 #: What the cloud's errors say of a failure, in `execution_error` and in `error_message`.
 _ERROR_FIELDS = (

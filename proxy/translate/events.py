@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 from proxy.translate import codec
-from proxy.translate.snapshot import milliseconds
+from proxy.translate.jobs import milliseconds
 
 
 class Event:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from proxy.translate.events import Told
-from proxy.translate.graph import inputs_of, is_link
+from proxy.translate.jobs import inputs_of, is_link
 
 #: `[node id, output index]`.
 Link = list[Any]

@@ -1,4 +1,5 @@
-"""The rules by which a ComfyUI names and finds files, without a disk; media types by name.
+"""The rules by which a ComfyUI names and finds files, without a disk; which entries of outputs are
+files, and under which keys ComfyUI has them; media types by name.
 
 A file is at a *place*: one of the three folders (`input`, `output`, `temp`) and a path in it.
 Names that clients send are hostile and never become paths of a real disk; they are resolved here,
@@ -17,8 +18,8 @@ import posixpath
 import re
 import string
 import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 #: The folders of a ComfyUI that hold files.
 TYPES = ("input", "output", "temp")
@@ -232,6 +233,119 @@ def temp_stem(*seed: str) -> str:
     letters = (string.ascii_lowercase[byte % 26] for byte in digest.digest())
     return "ComfyUI_temp_" + "".join(letters)
 
+
+# --- outputs of nodes ----------------------------------------------------------------------
+
+#: What only the cloud says of a file.
+_CLOUD_KEYS = frozenset(
+    {
+        *("asset", "asset_hash", "asset_id", "created_at", "display_name", "hash", "id"),
+        *("mime_type", "preview_id", "preview_url", "short_url", "size", "tags", "url"),
+    }
+)
+
+#: Nodes that write to the `temp` folder.
+_TEMPORARY = frozenset({"PreviewImage", "PreviewAudio", "PreviewVideo", "MaskPreview"})
+
+
+def is_file(item: object) -> bool:
+    """Whether an entry of an output's list is a file."""
+    return isinstance(item, Mapping) and isinstance(item.get("filename"), str)
+
+
+def files(output: Mapping[str, Any]) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """Each file with the key of its list and its place in it."""
+    for key, value in output.items():
+        if isinstance(value, list):
+            for index, item in enumerate(value):
+                if is_file(item):
+                    yield key, index, item
+
+
+def with_core_keys(output: Mapping[str, Any]) -> dict[str, Any]:
+    """The output with videos where core ComfyUI has them: under `images`, with `animated`.
+
+    The cloud's worker puts them under a singular `video`, and the same file again under `videos`
+    or a node pack's key. What stands under another key already is not repeated.
+    """
+    listed = output.get("video")
+    if not isinstance(listed, list) or not any(map(is_file, listed)):
+        return dict(output)
+    others = {key: value for key, value in output.items() if key not in ("video", "videos")}
+    videos = [item for item in listed if is_file(item)]
+    names = {item["filename"] for item in videos}
+    rest = [item for item in _listed(output, "videos") if not _is_named(item, names)]
+    elsewhere = {item["filename"] for _, _, item in files(others)}
+    moved = [item for item in videos if item["filename"] not in elsewhere]
+    if moved:
+        others["images"] = [*_listed(others, "images"), *moved]
+    if moved or any(_is_named(item, names) for item in _listed(others, "images")):
+        others.setdefault("animated", [True])
+    if rest:
+        others["videos"] = rest
+    return others
+
+
+def _listed(output: Mapping[str, Any], key: str) -> list[Any]:
+    value = output.get(key)
+    return list(value) if isinstance(value, list) else []
+
+
+def _is_named(item: Any, names: set[str]) -> bool:
+    return is_file(item) and item["filename"] in names
+
+
+def own_fields(item: Mapping[str, Any]) -> dict[str, Any]:
+    """What a node pack says of a file, beside the three fields that name it.
+
+    What only the cloud says is left out, and so is every address: it may be signed.
+    """
+    return {
+        key: value
+        for key, value in item.items()
+        if key not in ("filename", "subfolder", "type")
+        and key not in _CLOUD_KEYS
+        and not (isinstance(value, str) and value.startswith(("http://", "https://")))
+    }
+
+
+def asset_ids(place: Place, asset: str) -> dict[str, str]:
+    """What an item says of the record of its file: a picture is its own preview."""
+    return {"id": asset, **({"preview_id": asset} if kind(place.path) == "image" else {})}
+
+
+def output_type(item: Mapping[str, Any], node: Mapping[str, Any] | None) -> str:
+    """The folder that the file is in for a client: `temp` for previews, as the cloud says else.
+
+    The cloud keeps outputs and previews in one bucket, so its `type` may be missing or vague.
+    """
+    class_type = node.get("class_type") if node else None
+    stated = item.get("type")
+    if stated == "input":
+        return "input"
+    if class_type in _TEMPORARY:
+        return "temp"
+    return stated if stated in ("output", "temp") else "output"
+
+
+#: What core nodes write, where the cloud's name has no extension.
+_EXTENSIONS = {"audio": ".flac", "gifs": ".mp4", "3d": ".glb", "latents": ".latent"}
+
+
+def extension(name: str, key: str, node: Mapping[str, Any] | None) -> str:
+    """A file's extension, by its name or else by what its node writes under `key`."""
+    written = posixpath.splitext(name)[1].lower()
+    if written:
+        return written
+    class_type = str(node.get("class_type", "")) if node else ""
+    if key == "images" and "video" in class_type.lower():
+        return ".mp4"
+    if "webp" in class_type.lower():
+        return ".webp"
+    return _EXTENSIONS.get(key, ".png")
+
+
+# --- media types -----------------------------------------------------------------------------
 
 #: What a name without a known extension is.
 UNKNOWN = "application/octet-stream"

@@ -15,7 +15,6 @@ import msgspec
 
 from proxy.translate import codec
 from proxy.translate.events import CloudFrame
-from proxy.translate.graph import inputs_of, is_link, links_of
 from proxy.translate.helper_nodes import (
     Failure,
     Helper,
@@ -25,7 +24,7 @@ from proxy.translate.helper_nodes import (
     constant,
 )
 from proxy.translate.helper_packs import HELPERS
-from proxy.translate.snapshot import Snapshot
+from proxy.translate.jobs import Snapshot, inputs_of, is_link, links_of
 
 #: The catalog's word on a class, or `None`.
 Choices = Callable[[str], Mapping[str, Any] | None]

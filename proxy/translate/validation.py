@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeAlias
 
 from proxy.translate import UNKNOWN_CLASS
-from proxy.translate.graph import HasFile, invalid_file
+from proxy.translate.jobs import HasFile, invalid_file
 from proxy.translate.names import is_hash_name
 
 #: `{"type", "message", "details", "extra_info"}`.

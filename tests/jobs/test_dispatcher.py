@@ -24,7 +24,7 @@ from proxy.jobs.dispatcher import Reconciler, output_nodes
 from proxy.jobs.engine import Policy
 from proxy.settings import AccountSettings, Secret
 from proxy.simulator import HttpFault, Simulator
-from proxy.translate.snapshot import Snapshot
+from proxy.translate.jobs import Snapshot
 
 SUBMIT = "POST /api/prompt"
 ONE = {"slots": 1, "slots_ahead": 0}

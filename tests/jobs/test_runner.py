@@ -22,7 +22,7 @@ from proxy.simulator import Simulator
 from proxy.translate.codec import REDACTED
 from proxy.translate.events import CloudFrame, CloudPicture, Preview
 from proxy.translate.helper_nodes import Failure
-from proxy.translate.snapshot import Snapshot
+from proxy.translate.jobs import Snapshot
 
 SUBMIT = "POST /api/prompt"
 

@@ -26,7 +26,7 @@ from proxy.jobs.tracker import (
     Tracker,
 )
 from proxy.translate.events import CloudPicture, CloudText, Preview
-from proxy.translate.snapshot import Snapshot
+from proxy.translate.jobs import Snapshot
 
 
 def test_a_run_is_told_in_the_order_of_a_local_comfyui() -> None:

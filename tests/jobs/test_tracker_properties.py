@@ -21,7 +21,7 @@ from proxy.jobs.tracker import (
     Tracker,
 )
 from proxy.translate.events import CloudPicture, CloudText, Event, Preview
-from proxy.translate.snapshot import Snapshot
+from proxy.translate.jobs import Snapshot
 
 ID = "7121851e-1054-57bd-bdfe-1bb2f96c0cf7"
 TERMINAL = {"execution_success", "execution_error", "execution_interrupted"}

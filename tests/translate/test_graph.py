@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.graph import is_link, is_twin, reveal, sources, substitute
+from proxy.translate.jobs import filename_prefix, is_link, is_twin, reveal, sources, substitute
 from proxy.translate.names import Place
 
 FILES = {
@@ -242,3 +242,18 @@ def test_the_sources_of_a_cycle_end() -> None:
 )
 def test_twins_have_the_same_class_values_and_sources(one: str, other: str, same: bool) -> None:
     assert is_twin(CHAIN, one, [other]) is same
+
+
+@pytest.mark.parametrize(
+    ("node", "prefix"),
+    [
+        ({"inputs": {"filename_prefix": "a/b"}}, "a/b"),
+        ({"inputs": {"filename_prefix": {"__value__": "c"}}}, "c"),
+        ({"inputs": {"filename_prefix": ["3", 0]}}, None),
+        ({"inputs": {}}, None),
+        ({"inputs": None}, None),
+        (None, None),
+    ],
+)
+def test_the_prefix_of_a_node(node: Any, prefix: str | None) -> None:
+    assert filename_prefix(node) == prefix

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.events import CloudPicture
-from proxy.translate.graph import is_link
 from proxy.translate.helper_nodes import HelperFailedError, Picture
 from proxy.translate.helper_packs import HELPERS, offered
 from proxy.translate.helper_tooling import guessed, translated
+from proxy.translate.jobs import Snapshot, is_link
 from proxy.translate.rewriting import MemberView, Rewriting, rewrite, wanted
-from proxy.translate.snapshot import Snapshot
 from proxy.translate.validation import validate
 
 CLOUD = {

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.translate.graph import MOST_CHARACTERS, cost_of, label_of
+from proxy.translate.jobs import MOST_CHARACTERS, cost_of, label_of
 
 
 def named(**workflow: Any) -> dict[str, Any]:

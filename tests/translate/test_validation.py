@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.simulator.nodes import object_info, standard_nodes
-from proxy.translate.graph import foreign_files
+from proxy.translate.jobs import foreign_files
 from proxy.translate.validation import Validation, validate
 
 CORE = {"python_module": "comfy_extras.nodes_test", "output_node": False, "output": []}

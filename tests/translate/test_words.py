@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 
 from proxy.simulator import jobs
-from proxy.translate import errors, events, snapshot
+from proxy.translate import errors, events
+from proxy.translate.jobs import STATUSES
 
 ROOT = Path(__file__).parents[2]
 PAGE, ONLY_SIMULATED = (
@@ -27,9 +28,9 @@ def test_refusals() -> None:
 
 
 def test_states() -> None:
-    assert set(snapshot.STATUSES) <= SOURCED
-    assert set(snapshot.STATUSES) >= {*jobs.FRIENDLY, *jobs.SPECIFIED.values()}
-    assert {state: snapshot.STATUSES[state] for state in jobs.FRIENDLY} == jobs.FRIENDLY, (
+    assert set(STATUSES) <= SOURCED
+    assert set(STATUSES) >= {*jobs.FRIENDLY, *jobs.SPECIFIED.values()}
+    assert {state: STATUSES[state] for state in jobs.FRIENDLY} == jobs.FRIENDLY, (
         "the simulator and the proxy read a state alike"
     )
 
