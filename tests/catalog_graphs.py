@@ -8,6 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from proxy.translate.validation import Shape, Shapes, shape_of
+
 #: The file that loaders may name.
 FILE = "mine.png"
 
@@ -20,6 +22,16 @@ Graph = dict[str, Node]
 def config(spec: Any) -> dict[str, Any]:
     """The options of an input."""
     return spec[1] if len(spec) > 1 else {}
+
+
+def shapes(classes: Mapping[str, Any]) -> Shapes:
+    """What a graph is checked against, by entries of `object_info`."""
+
+    def shape(name: str) -> Shape | None:
+        info = classes.get(name)
+        return shape_of(name, info) if isinstance(info, dict) else None
+
+    return shape
 
 
 def is_widget(spec: Any) -> bool:

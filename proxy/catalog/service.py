@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -26,6 +27,7 @@ from proxy.catalog.node_classes import (
 from proxy.catalog.source import Accounts, CachedResource, Picture, PictureCache
 from proxy.translate import NODE_FIELDS, codec, model_extensions
 from proxy.translate.errors import LocalError
+from proxy.translate.validation import Shape, shape_of
 
 if TYPE_CHECKING:
     from proxy.cloud.client import CloudClient
@@ -61,7 +63,7 @@ _STANDARD_FOLDERS = (
 #: Gives the classes that stand beside the cloud's.
 Offer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
-#: Parsed classes that are remembered.
+#: Classes whose parsed entries, and those whose shapes, are remembered.
 _REMEMBERED = 512
 
 
@@ -78,7 +80,6 @@ class Nodes(Mapping[str, dict[str, Any]]):
         self.helpers = frozenset(helpers or ())
         self._json: dict[str, bytes] = {}
         self._templates: dict[str, Template] = {}
-        self._parsed: dict[str, dict[str, Any]] = {}
         for name, info in {**classes, **(helpers or {})}.items():
             if isinstance(info, dict):
                 missing = {field: NODE_FIELDS[field] for field in NODE_FIELDS if field not in info}
@@ -86,14 +87,19 @@ class Nodes(Mapping[str, dict[str, Any]]):
                 if lists_files(info):
                     self._templates[name] = template(self._json[name])
         self.whole = Whole(self._parts())
+        entries, remembered = self._json, lru_cache(_REMEMBERED)
+        parsed: Callable[[str], dict[str, Any]] = remembered(
+            lambda name: codec.loads(entries[name])
+        )
+        self._parsed = parsed
+        self._shapes = remembered(lambda name: shape_of(name, parsed(name)))
 
     def __getitem__(self, name: str) -> dict[str, Any]:
-        parsed = self._parsed.get(name)
-        if parsed is None:
-            if len(self._parsed) >= _REMEMBERED:
-                self._parsed.clear()
-            parsed = self._parsed[name] = codec.loads(self._json[name])
-        return parsed
+        return self._parsed(name)
+
+    def shape(self, name: str) -> Shape | None:
+        """What a graph is checked against; `None` for a class that there is not."""
+        return self._shapes(name) if name in self._json else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._json)
@@ -246,6 +252,11 @@ class Catalog:
         """A node class without waiting; `None` if there is none or nothing is loaded yet."""
         loaded = self._nodes.value
         return None if loaded is None else loaded.get(name)
+
+    def shape(self, name: str) -> Shape | None:
+        """What a graph is checked against, without waiting; `None` as `known`."""
+        loaded = self._nodes.value
+        return None if loaded is None else loaded.shape(name)
 
     @property
     def emulated(self) -> frozenset[str]:

@@ -195,7 +195,7 @@ class Checks:
         return found
 
     def _validate(self, request: JobRequest, has_file: Callable[[str], bool]) -> Validation:
-        return validate(request.graph, request.targets, self._catalog.known, has_file=has_file)
+        return validate(request.graph, request.targets, self._catalog.shape, has_file=has_file)
 
     async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
         """Whether the cloud will look at another graph than this, with newer classes."""

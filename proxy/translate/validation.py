@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
 from proxy.translate import UNKNOWN_CLASS
@@ -123,30 +124,22 @@ class Shape:
     dynamic: tuple[Input, ...]
 
 
-#: What was read of the entries of classes, by their identity: they are the same for many graphs.
-_shapes: dict[int, tuple[object, Shape]] = {}
-_MOST_SHAPES = 512
+#: What the catalog says of a class, `None` for one that there is not.
+Shapes: TypeAlias = Callable[[str], Shape | None]
 
 
-def _shape(name: str, info: object) -> Shape:
-    """Read a class's entry; what has an unknown form is left out."""
-    known = _shapes.get(id(info))
-    if known is None or known[0] is not info:
-        if len(_shapes) >= _MOST_SHAPES:
-            _shapes.clear()
-        about = info if isinstance(info, Mapping) else {}
-        module, output_node, outputs = map(about.get, ("python_module", "output_node", "output"))
-        inputs = list(_declared(about.get("input"), ""))
-        shape = Shape(
-            name,
-            core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
-            output_node=output_node if isinstance(output_node, bool) else None,
-            outputs=outputs if isinstance(outputs, list) else None,
-            inputs=tuple(one for one in inputs if not one.is_dynamic),
-            dynamic=tuple(one for one in inputs if one.is_dynamic),
-        )
-        known = _shapes[id(info)] = info, shape
-    return known[1]
+def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
+    """Read a class's entry in `object_info`; what has an unknown form is left out."""
+    module, output_node, outputs = map(info.get, ("python_module", "output_node", "output"))
+    inputs = tuple(_declared(info.get("input"), ""))
+    return Shape(
+        name,
+        core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
+        output_node=output_node if isinstance(output_node, bool) else None,
+        outputs=outputs if isinstance(outputs, list) else None,
+        inputs=tuple(one for one in inputs if not one.is_dynamic),
+        dynamic=tuple(one for one in inputs if one.is_dynamic),
+    )
 
 
 def _declared(declared: object, prefix: str) -> Iterator[Input]:
@@ -451,33 +444,28 @@ class Validation:
 def validate(
     graph: Mapping[str, Any],
     targets: Collection[str] | None,
-    choices: Callable[[str], Mapping[str, Any] | None],
+    shape: Shapes,
     *,
     has_file: HasFile | None = None,
 ) -> Validation:
     """Check a graph in API format against the catalog. Changes nothing and never raises.
 
     `targets` are the output nodes that are asked for (`partial_execution_targets`), `None` for
-    all. `choices` gives a class's entry in `object_info`, or `None` for a class that there is not.
-    `has_file` says whether the member may use a file, by its name as it stands in the graph;
+    all. `has_file` says whether the member may use a file, by its name as it stands in the graph;
     without it names of files are not looked at.
     """
-    known: dict[str, Shape] = {}
+    shape = cache(shape)
     shapes: dict[str, Shape] = {}
     for node_id, node in graph.items():
         class_type = node.get("class_type") if isinstance(node, Mapping) else None
-        if not isinstance(class_type, str):
+        known = shape(class_type) if isinstance(class_type, str) else None
+        if known is None:
             return Validation(error=_missing_class(node_id, node))
-        if class_type not in known:
-            info = choices(class_type)
-            if info is None:
-                return Validation(error=_missing_class(node_id, node))
-            known[class_type] = _shape(class_type, info)
-        shapes[node_id] = known[class_type]
+        shapes[node_id] = known
     outputs = [node_id for node_id, one in shapes.items() if one.output_node]
     wanted = [one for one in outputs if targets is None or one in targets]
     if not wanted:
-        if any(one.output_node is None for one in known.values()):
+        if any(one.output_node is None for one in shapes.values()):
             return Validation()
         return Validation(error=reason("prompt_no_outputs", "Prompt has no outputs", ""))
     try:

@@ -77,13 +77,16 @@ async def catalog(cloud: CountingCloud, tmp_path: Path) -> AsyncIterator[Catalog
 async def test_it_knows_nothing_before_it_is_loaded_and_does_not_wait(
     catalog: Catalog,
 ) -> None:
-    assert catalog.known("SaveImage") is None
+    assert catalog.known("SaveImage") is catalog.shape("SaveImage") is None
 
 
 async def test_start_begins_to_load(catalog: Catalog, cloud: CountingCloud) -> None:
     assert (await catalog.node_class("SaveImage") or {})["output_node"]
     assert (catalog.known("SaveImage") or {})["output_node"]
-    assert catalog.known("Nope") is None
+    assert catalog.known("Nope") is catalog.shape("Nope") is None
+    assert (shape := catalog.shape("SaveImage")) is not None
+    assert shape.output_node
+    assert catalog.shape("SaveImage") is shape
     assert cloud.calls == ["object_info"]
 
 

@@ -6,7 +6,7 @@ import copy
 from typing import Any
 
 import pytest
-from catalog_graphs import FILE, Graph, good_graphs
+from catalog_graphs import FILE, Graph, good_graphs, shapes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -57,7 +57,7 @@ def helped(draw: st.DrawFn, classes: dict[str, Any] = CLASSES) -> tuple[Graph, R
         )
     )
     graph = named(plain, dict(zip(plain, ids, strict=True)))
-    outputs = validate(graph, None, classes.get, has_file=has_file).outputs
+    outputs = validate(graph, None, shapes(classes), has_file=has_file).outputs
     emulated = OFFERED.keys()
     loads = {
         node_id: draw(pictures)
@@ -92,7 +92,7 @@ def test_what_the_cloud_gets_is_valid_there(made: tuple[Graph, Rewriting]) -> No
     if rewriting.failure is not None:
         assert rewriting.failure.node_id in graph
         return
-    found = validate(rewriting.graph, None, CLOUD.get, has_file=has_file)
+    found = validate(rewriting.graph, None, shapes(CLOUD), has_file=has_file)
     assert found.faultless, (found.error, found.node_errors)
     ends = [one for one in graph if CLASSES[graph[one]["class_type"]]["output_node"]]
     assert [one for one in found.outputs if one in graph] == ends

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 import pytest
+from catalog_graphs import shapes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,7 +80,7 @@ def check(
     before = copy.deepcopy(graph)
     known = object_info(standard_nodes()) if classes is None else classes
     has_file = None if files is None else files.__contains__
-    found = validate(graph, targets, known.get, has_file=has_file)
+    found = validate(graph, targets, shapes(known), has_file=has_file)
     assert graph == before
     return found
 
@@ -398,7 +399,7 @@ def test_a_slot_that_there_is_not_is_wrong_unless_a_pack_may_make_it_up(
     [
         (None, False),
         ({}, True),
-        ([], True),
+        ([], False),
         ({"input": None, "output": "x", "output_node": 1}, True),
         ({"input": {"required": [], "optional": 3}}, True),
     ],
@@ -495,7 +496,7 @@ def test_a_value_too_deep_to_be_written_out_is_left_to_the_cloud() -> None:
         deep = [deep]
     info = {**CORE, "input": {"required": {"x": ["INT"]}}, "output_node": True}
     graph = {"1": {"class_type": "One", "inputs": {"x": {"__value__": deep}}}}
-    assert validate(graph, None, {"One": info}.get) == Validation(["1"])
+    assert validate(graph, None, shapes({"One": info})) == Validation(["1"])
 
 
 def kept(**inputs: Any) -> dict[str, Any]:
@@ -514,7 +515,7 @@ def kept(**inputs: Any) -> dict[str, Any]:
     }
     usual = {"int": 1, "float": 1.0, "string": "", "boolean": True, "combo": "a"}
     graph = {"1": {"class_type": "Typed", "inputs": usual | inputs, "_meta": {"title": "T"}}}
-    found = validate(graph, None, {"Typed": info}.get)
+    found = validate(graph, None, shapes({"Typed": info}))
     shown = found.kept(graph)
     assert shown["1"]["_meta"] == {"title": "T"}
     return dict(shown["1"]["inputs"])
@@ -544,7 +545,7 @@ def test_values_are_kept_in_the_types_of_their_inputs(name: str, given: Any, sho
 
 def test_a_graph_of_the_right_types_is_kept_as_it_is() -> None:
     graph = {"1": EMPTY, "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}
-    found = validate(graph, None, object_info(standard_nodes()).get)
+    found = validate(graph, None, shapes(object_info(standard_nodes())))
     assert found.converted == {}
     assert all(found.kept(graph)[node_id] is node for node_id, node in graph.items())
 

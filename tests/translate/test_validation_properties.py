@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from catalog_graphs import FILE, Graph, faults, good_graphs, reached
+from catalog_graphs import FILE, Graph, faults, good_graphs, reached, shapes
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle_nodes import ORACLE_NODES
@@ -40,7 +40,7 @@ def has_file(name: str) -> bool:
 
 def check(graph: Any, classes: Any = CLASSES, targets: list[str] | None = None) -> Validation:
     before = copy.deepcopy(graph)
-    found = validate(graph, targets, classes.get, has_file=has_file)
+    found = validate(graph, targets, shapes(classes), has_file=has_file)
     assert repr(graph) == repr(before)
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from catalog_graphs import shapes
 
 from proxy.simulator.nodes import object_info, standard_nodes
 from proxy.translate.validation import validate
@@ -76,7 +77,7 @@ def test_a_recorded_graph_is_judged_as_it_was(
     found = validate(
         body["prompt"],
         body.get("partial_execution_targets"),
-        CLASSES.get,
+        shapes(CLASSES),
         has_file=lambda _: False,
     )
     if any(mark in label for mark in OWN_CHECKS):
