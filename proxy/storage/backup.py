@@ -31,7 +31,8 @@ from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.legacy import KEPT, MEMBERS, RECORDS
 from proxy.storage.start import knows
 from proxy.storage.statements import Upsert
-from proxy.storage.tables import audit, history, jobs, leases, meta, metadata
+from proxy.storage.tables import history, jobs, leases, meta, metadata
+from proxy.storage.usage import audit
 
 #: What tells a copy from another tar file: version, schema and time of its making.
 _MANIFEST = "backup.json"

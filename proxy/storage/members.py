@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
+    Index,
+    LargeBinary,
     Select,
     and_,
     bindparam,
@@ -26,7 +29,7 @@ from sqlalchemy import (
 
 from proxy.storage.database import Database, Repository, StorageError
 from proxy.storage.statements import Upsert, get_meta, put_meta
-from proxy.storage.tables import members, sessions, tokens, userdata
+from proxy.storage.tables import PlainText, table_of
 
 T = TypeVar("T")
 
@@ -52,9 +55,9 @@ class StoredMember:
 class StoredToken:
     """A token by its id, and its last use. Times are in ms since 1970."""
 
-    id: str
+    id: PlainText
     member: str
-    digest: str
+    digest: PlainText
     note: str
     created: int
     expires: int | None
@@ -66,10 +69,15 @@ class StoredToken:
 class StoredSession:
     """A session by the SHA-256 of its secret; `token` is an id."""
 
-    name: str
-    token: str
+    name: PlainText
+    token: PlainText
     created: int
     expires: int
+
+
+members = table_of(StoredMember, "members", keys=("key",))
+tokens = table_of(StoredToken, "tokens", Index("ix_tokens_member", "member"), keys=("id",))
+sessions = table_of(StoredSession, "sessions", Index("ix_sessions_token", "token"), keys=("name",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,14 +224,11 @@ def _advance(connection: Connection, revision: int) -> int:
 
 # --- files and settings --------------------------------------------------------------------
 
-_PUT_FILE = Upsert(userdata)
-_ADD_FILE = Upsert(userdata, how="keep")
-_TAKEN = case((userdata.c.size < BLOCK, BLOCK), else_=userdata.c.size)
-
 
 @dataclass(frozen=True, slots=True)
 class StoredEntry:
-    """A file or folder, without its content; `size` is in bytes, times are seconds since 1970."""
+    """A file or folder (its path ends with a slash), without its content; `size` is in bytes, times
+    are seconds since 1970."""
 
     member: str
     path: str
@@ -232,6 +237,12 @@ class StoredEntry:
     modified: float
 
 
+userdata = table_of(
+    StoredEntry, "userdata", Column("data", LargeBinary, nullable=False), keys=("member", "path")
+)
+_PUT_FILE = Upsert(userdata)
+_ADD_FILE = Upsert(userdata, how="keep")
+_TAKEN = case((userdata.c.size < BLOCK, BLOCK), else_=userdata.c.size)
 _ENTRY = [userdata.c[field.name] for field in fields(StoredEntry)]
 
 

@@ -1,7 +1,7 @@
 """The database as it must be before anything uses it: its schema, and the data folder, which is one
 process's alone.
 
-A new database gets the tables as they are in `tables.py`; an older one goes through the revisions
+A new database gets the tables as they are in `metadata`; an older one goes through the revisions
 in `migrations` (Alembic). Both happen in one unit, so that two processes do not do it at once.
 
 Replicas are upgraded one after the other, so that a release works with the schema of the next one:
@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from sqlalchemy import Connection, inspect, text
 
 from proxy.settings import ConfigError, Settings
+from proxy.storage import temporary  # noqa: F401 (it has tables, as legacy's imports have)
 from proxy.storage.database import (
     FILE,
     DamagedError,
@@ -36,7 +37,7 @@ from proxy.storage.tables import metadata
 
 log = structlog.get_logger(__name__)
 
-#: The revision of `tables.py`.
+#: The revision of the tables in `metadata`.
 HEAD = "0001"
 #: The revision of the oldest program that may use this schema. A revision that only adds leaves it;
 #: one that takes something away makes it the first revision whose program does without.

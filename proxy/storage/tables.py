@@ -1,4 +1,5 @@
-"""The tables of the database. A change here needs a revision in `migrations`.
+"""The tables of the database. Those that one module alone uses are there, made by `table_of`. A
+change of a table needs a revision in `migrations`.
 
 Times are ms since 1970 unless a comment says otherwise. Columns of the type `AnyText` hold text
 that clients or the cloud choose: it may contain what a database refuses.
@@ -7,8 +8,9 @@ that clients or the cloud choose: it may contain what a database refuses.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -26,6 +28,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 #: NUL, which PostgreSQL refuses, surrogates, which no UTF-8 has, and the escape character itself.
@@ -61,7 +64,20 @@ def escaped(text: str) -> str:
 
 
 #: `BIGINT`, or in SQLite the `INTEGER` that a growing key must be.
-_KEY = BigInteger().with_variant(Integer, "sqlite")
+KEY = BigInteger().with_variant(Integer, "sqlite")
+
+#: Text of our own, which every database takes as it is.
+PlainText: TypeAlias = str
+
+#: The types of columns, by the annotations of the fields that they hold.
+_TYPES: Mapping[str, type[TypeEngine[Any]]] = {
+    "str": AnyText,
+    "PlainText": Text,
+    "int": BigInteger,
+    "float": Double,
+    "bool": Boolean,
+    "bytes": LargeBinary,
+}
 
 metadata = MetaData(
     naming_convention={
@@ -71,11 +87,26 @@ metadata = MetaData(
     }
 )
 
+
+def table_of(
+    row: type, name: str, *parts: SchemaItem, keys: Sequence[str] = (), rowid: bool = True
+) -> Table:
+    """The table of a data class: a column for each field, and other `parts`. The primary key is
+    `keys`; without `rowid` SQLite sorts the rows by it."""
+    columns = []
+    for field in fields(row):
+        kind = str(field.type).removesuffix(" | None")
+        columns.append(Column(field.name, _TYPES[kind], nullable=kind != field.type))
+    if keys:
+        parts = (PrimaryKeyConstraint(*keys), *parts)
+    return Table(name, metadata, *columns, *parts, sqlite_with_rowid=rowid)
+
+
 #: Jobs that have not ended. `key` counts all jobs as they came and is never used again.
 jobs = Table(
     "jobs",
     metadata,
-    Column("key", _KEY, primary_key=True, autoincrement=True),
+    Column("key", KEY, primary_key=True, autoincrement=True),
     Column("member", AnyText, nullable=False),
     Column("id", AnyText, nullable=False),
     Column("state", Text, nullable=False),
@@ -114,7 +145,7 @@ job_numbers = Table(
 job_payloads = Table(
     "job_payloads",
     metadata,
-    Column("key", _KEY, primary_key=True, autoincrement=False),
+    Column("key", KEY, primary_key=True, autoincrement=False),
     Column("graph", LargeBinary, nullable=False),  # JSON
     Column("extra_data", LargeBinary, nullable=False),  # JSON, credentials removed
     Column("targets", LargeBinary),  # JSON
@@ -126,7 +157,7 @@ job_payloads = Table(
 history = Table(
     "history",
     metadata,
-    Column("key", _KEY, primary_key=True, autoincrement=False),
+    Column("key", KEY, primary_key=True, autoincrement=False),
     Column("member", AnyText, nullable=False),
     Column("id", AnyText, nullable=False),
     Column("sequence", BigInteger, nullable=False),
@@ -159,36 +190,6 @@ history = Table(
     Index("ix_history_searched", "ended_at", "member", "label", "id"),
     Index("ix_history_member_ended_at", "member", "ended_at"),
     Index("ix_history_state_ended_at", "state", "ended_at"),
-)
-
-#: A member's jobs in an interval that begins at `at`; of everybody where `member` is empty. Running
-#: and waiting ones are the most at once, `busy` the seconds that jobs ran, one beside the other.
-activity = Table(
-    "activity",
-    metadata,
-    Column("at", BigInteger, nullable=False),
-    Column("member", AnyText, nullable=False),
-    Column("running", BigInteger, nullable=False),
-    Column("waiting", BigInteger, nullable=False),
-    Column("completed", BigInteger, nullable=False),
-    Column("failed", BigInteger, nullable=False),
-    Column("busy", Double, nullable=False),
-    PrimaryKeyConstraint("at", "member"),
-    sqlite_with_rowid=False,
-)
-
-#: How an account was in an interval: its slots, the most that were used at once, and why it took no
-#: jobs, empty if it took them.
-account_activity = Table(
-    "account_activity",
-    metadata,
-    Column("at", BigInteger, nullable=False),
-    Column("account", AnyText, nullable=False),
-    Column("slots", BigInteger, nullable=False),
-    Column("used", BigInteger, nullable=False),
-    Column("reason", Text, nullable=False),
-    PrimaryKeyConstraint("at", "account"),
-    sqlite_with_rowid=False,
 )
 
 #: Fair shares: when a member's next job starts in virtual time, and how long its jobs run (s).
@@ -296,52 +297,6 @@ asset_tags = Table(
     sqlite_with_rowid=False,
 )
 
-#: Exports of assets: `key` tells equal requests, `name` is the archive's, `entries` (JSON) are its
-#: files. `updated_at` moves while somebody works at it.
-asset_exports = Table(
-    "asset_exports",
-    metadata,
-    Column("member", AnyText, nullable=False),
-    Column("id", Text, nullable=False),
-    Column("key", Text, nullable=False),
-    Column("status", Text, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("payload", LargeBinary, nullable=False),  # JSON
-    Column("result", LargeBinary),  # JSON
-    Column("entries", LargeBinary),  # JSON
-    Column("created_at", BigInteger, nullable=False),
-    Column("updated_at", BigInteger, nullable=False),
-    Column("ended_at", BigInteger),
-    PrimaryKeyConstraint("member", "id"),
-    Index("ix_asset_exports_member_key", "member", "key"),
-    Index("ix_asset_exports_member_name", "member", "name"),
-    sqlite_with_rowid=False,
-)
-
-#: Pictures that clients put by an id, and results under the ids that were sent. A result has no
-#: `data` but the file of the account that it is made of; `signature` and `position` are its
-#: node's. `used_at` is when it was put or loaded last, `fetched` how often it was read.
-helper_pictures = Table(
-    "helper_pictures",
-    metadata,
-    Column("member", AnyText, nullable=False),
-    Column("id", AnyText, nullable=False),
-    Column("content_type", AnyText, nullable=False),
-    Column("used_at", BigInteger, nullable=False),
-    Column("size", BigInteger, nullable=False),
-    Column("data", LargeBinary),
-    Column("fetched", BigInteger, nullable=False),
-    Column("account", AnyText),
-    Column("cloud_name", AnyText),
-    Column("cloud_type", Text),
-    Column("encoding", Text),
-    Column("signature", Text),
-    Column("position", BigInteger, nullable=False),
-    PrimaryKeyConstraint("member", "id"),
-    Index("ix_helper_pictures_member_signature", "member", "signature"),
-    Index("ix_helper_pictures_used_at", "used_at"),
-)
-
 #: Contents that an account (`identity`: its cloud and its name; empty for any) was sent or had.
 blobs = Table(
     "blobs",
@@ -358,88 +313,6 @@ blobs = Table(
     sqlite_with_rowid=False,
 )
 
-#: Members by their name in small letters. A removed one keeps its row, so that nobody else gets
-#: the name and the data.
-members = Table(
-    "members",
-    metadata,
-    Column("key", AnyText, primary_key=True),
-    Column("name", AnyText, nullable=False),
-    Column("removed", Boolean, nullable=False),
-    Column("data", LargeBinary, nullable=False),  # JSON: role, weight, limits and so on
-)
-
-tokens = Table(
-    "tokens",
-    metadata,
-    Column("id", Text, primary_key=True),
-    Column("member", AnyText, nullable=False),
-    Column("digest", Text, nullable=False),
-    Column("note", AnyText, nullable=False),
-    Column("created", BigInteger, nullable=False),
-    Column("expires", BigInteger),
-    Column("used_at", BigInteger),
-    Column("used_from", AnyText),
-    Index("ix_tokens_member", "member"),
-)
-
-#: Browser sessions by the SHA-256 of their secret.
-sessions = Table(
-    "sessions",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("token", Text, nullable=False),
-    Column("created", BigInteger, nullable=False),
-    Column("expires", BigInteger, nullable=False),
-    Index("ix_sessions_token", "token"),
-)
-
-#: What a member used on a day (UTC).
-usage = Table(
-    "usage",
-    metadata,
-    Column("day", Text, nullable=False),
-    Column("member", AnyText, nullable=False),
-    Column("submitted", BigInteger, nullable=False),
-    Column("withdrawn", BigInteger, nullable=False),
-    Column("completed", BigInteger, nullable=False),
-    Column("failed", BigInteger, nullable=False),
-    Column("cancelled", BigInteger, nullable=False),
-    Column("running_seconds", Double, nullable=False),
-    Column("outputs", BigInteger, nullable=False),
-    Column("bytes_up", BigInteger, nullable=False),
-    Column("bytes_down", BigInteger, nullable=False),
-    PrimaryKeyConstraint("day", "member"),
-    sqlite_with_rowid=False,
-)
-
-audit = Table(
-    "audit",
-    metadata,
-    Column("key", _KEY, primary_key=True, autoincrement=True),
-    Column("at", BigInteger, nullable=False),
-    Column("action", Text, nullable=False),
-    Column("member", AnyText, nullable=False),
-    Column("entry", LargeBinary, nullable=False),  # JSON
-    Index("ix_audit_at", "at"),
-    Index("ix_audit_member", "member"),
-    Index("ix_audit_action", "action"),
-)
-
-#: What members keep with the proxy: settings, workflows, subgraphs. The path of a folder ends with
-#: a slash.
-userdata = Table(
-    "userdata",
-    metadata,
-    Column("member", AnyText, nullable=False),
-    Column("path", AnyText, nullable=False),
-    Column("size", BigInteger, nullable=False),
-    Column("created", Double, nullable=False),  # seconds since 1970
-    Column("modified", Double, nullable=False),  # seconds since 1970
-    Column("data", LargeBinary, nullable=False),  # last: what is before it is read without it
-    PrimaryKeyConstraint("member", "path"),
-)
-
 #: Who may do what only one replica may do. `expires` is by the clock of the database.
 leases = Table(
     "leases",
@@ -448,22 +321,6 @@ leases = Table(
     Column("holder", Text, nullable=False),
     Column("epoch", BigInteger, nullable=False),
     Column("expires", BigInteger, nullable=False),
-)
-
-#: What was observed of an account (`identity` as in `blobs`): a measured fact, or a form of answers
-#: and events that is in no document, with one example, counted.
-observations = Table(
-    "observations",
-    metadata,
-    Column("identity", AnyText, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("name", AnyText, nullable=False),
-    Column("value", LargeBinary, nullable=False),  # JSON
-    Column("count", BigInteger, nullable=False),
-    Column("first_at", BigInteger, nullable=False),
-    Column("last_at", BigInteger, nullable=False),
-    PrimaryKeyConstraint("identity", "kind", "name"),
-    sqlite_with_rowid=False,
 )
 
 #: Single values, as JSON: revisions, learned facts, marks of what was done once.

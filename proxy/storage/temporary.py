@@ -6,12 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import Connection, Index, Select, bindparam, delete, func, insert, select, update
 
 from proxy.storage.database import Repository
 from proxy.storage.statements import Upsert
-from proxy.storage.tables import asset_exports as exports
-from proxy.storage.tables import helper_pictures as pictures
+from proxy.storage.tables import PlainText, table_of
 
 #: Bytes of a member's pictures from which on old ones are forgotten, as the pack has it; ms after
 #: which a picture counts as old, and after which one that was fetched does.
@@ -43,12 +42,19 @@ class HelperPicture:
     fetched: int = 0
     account: str | None = None
     cloud_name: str | None = None
-    cloud_type: str | None = None
-    encoding: str | None = None
-    signature: str | None = None
+    cloud_type: PlainText | None = None
+    encoding: PlainText | None = None
+    signature: PlainText | None = None
     position: int = 0
 
 
+pictures = table_of(
+    HelperPicture,
+    "helper_pictures",
+    Index("ix_helper_pictures_member_signature", "member", "signature"),
+    Index("ix_helper_pictures_used_at", "used_at"),
+    keys=("member", "id"),
+)
 _ADD = Upsert(pictures, how="keep")
 _PUT = Upsert(pictures)
 _MINE = (pictures.c.member == bindparam("m"), pictures.c.id == bindparam("i"))
@@ -168,10 +174,10 @@ class Export:
     same `key`. Bytes are JSON, times in ms since 1970."""
 
     member: str
-    id: str
-    key: str
-    status: str
-    name: str
+    id: PlainText
+    key: PlainText
+    status: PlainText
+    name: PlainText
     payload: bytes
     created_at: int
     updated_at: int
@@ -184,6 +190,14 @@ class Export:
         return self.ended_at is None and now - self.updated_at > STALE
 
 
+exports = table_of(
+    Export,
+    "asset_exports",
+    Index("ix_asset_exports_member_key", "member", "key"),
+    Index("ix_asset_exports_member_name", "member", "name"),
+    keys=("member", "id"),
+    rowid=False,
+)
 _EXPORTS = select(exports).where(exports.c.member == bindparam("m"))
 _EXPORT = _EXPORTS.where(exports.c.id == bindparam("i"))
 _NAMED = _EXPORTS.where(exports.c.name == bindparam("n"), exports.c.entries.is_not(None))

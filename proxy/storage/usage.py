@@ -6,19 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import cast
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Column, Connection, Index, delete, func, insert, select
 
 from proxy.storage.database import Repository, StorageError
 from proxy.storage.statements import Upsert, run, run_many
-from proxy.storage.tables import (
-    account_activity,
-    activity,
-    audit,
-    history,
-    jobs,
-    observations,
-    usage,
-)
+from proxy.storage.tables import KEY, PlainText, history, jobs, table_of
 
 #: Jobs that are looked at for the intervals since a moment; of more the newest count.
 MOST_JOBS = 10_000
@@ -42,7 +34,7 @@ class UsageRow:
     a row with what is more; less than 0 takes some back.
     """
 
-    day: str
+    day: PlainText
     member: str
     submitted: int = 0
     withdrawn: int = 0
@@ -60,6 +52,7 @@ class UsageRow:
             setattr(self, name, getattr(self, name) + getattr(more, name))
 
 
+usage = table_of(UsageRow, "usage", keys=("day", "member"), rowid=False)
 _USAGE = tuple(field.name for field in fields(UsageRow))
 #: What is counted of a member and day.
 COUNTED = _USAGE[2:]
@@ -70,9 +63,19 @@ class AuditRow:
     """An entry of the record: `at` in ms since 1970, `entry` the whole of it as JSON."""
 
     at: int
-    action: str
+    action: PlainText
     member: str
     entry: bytes
+
+
+audit = table_of(
+    AuditRow,
+    "audit",
+    Column("key", KEY, primary_key=True, autoincrement=True),
+    Index("ix_audit_at", "at"),
+    Index("ix_audit_member", "member"),
+    Index("ix_audit_action", "action"),
+)
 
 
 class _NoRoomError(StorageError):
@@ -196,9 +199,11 @@ class AccountRow:
     account: str
     slots: int
     used: int
-    reason: str = ""
+    reason: PlainText = ""
 
 
+activity = table_of(ActivityRow, "activity", keys=("at", "member"), rowid=False)
+account_activity = table_of(AccountRow, "account_activity", keys=("at", "account"), rowid=False)
 _PUT_ACTIVITY = Upsert(activity, how="highest")
 _PUT_ACCOUNT = Upsert(account_activity, how="highest")
 
@@ -277,7 +282,7 @@ class Observation:
     """
 
     identity: str
-    kind: str
+    kind: PlainText
     name: str
     value: bytes
     count: int
@@ -285,6 +290,7 @@ class Observation:
     last_at: int
 
 
+observations = table_of(Observation, "observations", keys=("identity", "kind", "name"), rowid=False)
 _PUT_FACT = Upsert(observations, "value", "last_at")
 _ADD_SURPRISE = Upsert(observations, how="keep")
 

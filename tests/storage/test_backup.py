@@ -23,7 +23,8 @@ from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.storage.postgresql import open_postgresql
 from proxy.storage.start import migrate, open_folder
 from proxy.storage.statements import get_meta, put_meta
-from proxy.storage.tables import AnyText, audit, history, jobs, leases, meta, metadata
+from proxy.storage.tables import AnyText, history, jobs, leases, meta, metadata
+from proxy.storage.usage import audit
 
 PAYLOAD = Payload(b'{"a": 1}' * 1000, b"{}")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -57,6 +59,18 @@ async def test_revisions_lead_to_the_tables(empty_database: Database) -> None:
     await empty_database.write(lambda connection: upgrade(connection, "0001"), long=True)
     assert await empty_database.read(revision) == HEAD
     assert await empty_database.write(_differences, long=True) == []
+
+
+def test_the_start_alone_knows_all_tables() -> None:
+    """What nothing imports has no table when a new database is made."""
+    names = "import {}; from proxy.storage.tables import metadata; print(*sorted(metadata.tables))"
+    modules = [f"proxy.storage.{path.stem}" for path in Path(start.__file__).parent.glob("*.py")]
+    commands = [names.format(wanted) for wanted in ("proxy.storage.start", ",".join(modules))]
+    known, every = (
+        subprocess.run([sys.executable, "-c", one], capture_output=True, check=True).stdout
+        for one in commands
+    )
+    assert known == every != b""
 
 
 _SECOND = """

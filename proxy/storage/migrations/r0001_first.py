@@ -1,4 +1,4 @@
-"""The first schema, which is in `tables.py` alone: a new database gets the tables from there."""
+"""The first schema, which is in the tables alone: a new database gets it from there."""
 
 revision = "0001"
 down_revision = None
