@@ -34,6 +34,7 @@ from proxy.api.middleware import (
 )
 from proxy.files.cache import read_at
 from proxy.files.library import Content, ContentBrokenError
+from proxy.files.pictures import conversion
 from proxy.storage.files import FileRecord
 from proxy.translate.names import UNKNOWN, hash_address, is_active, media_type, view_place
 
@@ -61,11 +62,14 @@ async def get_view(request: web.Request) -> web.StreamResponse:
         record = await files.find(member_of(request), place.type, place.subfolder, filename)
     if record is None:
         return bodies.empty(404)
-    preview, channel = query.get("preview"), query.get("channel")
-    asked = preview is not None or channel is not None
-    if asked and files.wants_conversion(preview=preview, channel=channel):
-        picture, kind = await files.convert(record, preview=preview, channel=channel)
-        headers = {"Content-Disposition": _disposition(record.filename), "Content-Type": kind}
+    asked = "preview" in query or "channel" in query
+    wanted = conversion(query.get("preview"), query.get("channel")) if asked else None
+    if wanted is not None:
+        picture = await files.convert(record, wanted)
+        headers = {
+            "Content-Disposition": _disposition(record.filename),
+            "Content-Type": wanted.media_type,
+        }
         if request.method != "HEAD":
             _count(request, len(picture))
         return web.Response(body=picture, headers=headers)

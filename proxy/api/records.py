@@ -22,6 +22,7 @@ from proxy.api import bodies
 from proxy.api.dashboard import REASONS, dashboard_of, describe
 from proxy.api.members import is_admin, require_admin, whose
 from proxy.api.middleware import member_of, of
+from proxy.files.pictures import THUMBNAIL
 from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.jobs.service import INTERVAL, KEPT
 from proxy.metrics import PREFIX, find
@@ -331,12 +332,12 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     )
     if record is None:
         return bodies.empty(404)
-    picture, type_ = await files.thumbnail(record)
+    picture = await files.convert(record, THUMBNAIL)
     if request.method != "HEAD":
         of(request).accounting.served(member_of(request), len(picture))
     headers = {
         "Cache-Control": "private, max-age=300",
-        "Content-Type": type_,
+        "Content-Type": THUMBNAIL.media_type,
         "X-Content-Type-Options": "nosniff",
     }
     return web.Response(body=picture, headers=headers)

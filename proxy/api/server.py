@@ -113,7 +113,7 @@ class Services:
     def most_upload_bytes(self) -> int:
         """Bytes of a file that clients are told they may send: the lower of the cloud's limit and
         of that of a request body."""
-        return min(self.max_upload_bytes, self.files.max_upload_bytes)
+        return min(self.max_upload_bytes, self.files.uploads.max_bytes)
 
 
 class CertificateError(Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -93,11 +93,8 @@ class Assets:
         clouds: Mapping[str, CloudClient],
         supervisor: Supervisor,
     ) -> None:
-        self._repository = repository
-        self._files = files
-        self._models = models
-        self._bus = bus
-        self._tell = tell
+        self._repository, self._files, self._models = repository, files, models
+        self._bus, self._tell = bus, tell
         self.exports = Exports(exports, repository, files, supervisor, self._say)
         self._learner = Learner(repository, files, clouds, supervisor)
         self._at_once = asyncio.Semaphore(_MODELS_AT_ONCE)
@@ -392,6 +389,7 @@ def _too_many() -> AssetError:
     return AssetError("TOO_MANY_ASSETS", "There are as many records or tags as there may be.")
 
 
+@dataclass(eq=False)
 class Learner:
     """Completes records of outputs behind the answers that show them.
 
@@ -399,17 +397,12 @@ class Learner:
     again for a while, however often it is shown.
     """
 
-    def __init__(
-        self,
-        repository: AssetRepository,
-        files: Files,
-        clouds: Mapping[str, CloudClient],
-        supervisor: Supervisor,
-    ) -> None:
-        self._repository = repository
-        self._files = files
-        self._clouds = clouds
-        self._supervisor = supervisor
+    _repository: AssetRepository
+    _files: Files
+    _clouds: Mapping[str, CloudClient]
+    _supervisor: Supervisor
+
+    def __post_init__(self) -> None:
         self._asked: TTLCache[tuple[str, str], None] = TTLCache(_REMEMBERED, _PAUSE)
         self._waiting = 0
         self._turn = asyncio.Semaphore(1)

@@ -22,7 +22,7 @@ from yarl import URL
 from proxy.logging import register_secret
 
 if TYPE_CHECKING:
-    from obstore import GetResult
+    from obstore import GetOptions, GetResult
     from obstore.store import ObjectStore, S3Config, S3Credential
 
 T = TypeVar("T")
@@ -45,15 +45,14 @@ class BlobMissingError(BlobError):
 
 @dataclass(slots=True)
 class Blob:
-    """A content that is arriving, from `offset` on; `size` is the whole content's in bytes."""
+    """A content that is arriving, from `offset` on; `size` is the whole content's in bytes.
+
+    `chunks` gives the bytes as they come. Raises `BlobError`.
+    """
 
     offset: int
     size: int | None
-    _chunks: Callable[[], AsyncIterator[bytes]]
-
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes as they come. Raises `BlobError`."""
-        return self._chunks()
+    chunks: Callable[[], AsyncIterator[bytes]]
 
 
 class BlobStore:
@@ -116,9 +115,8 @@ class BlobStore:
     def _get(self, hash_: str, offset: int) -> GetResult:
         import obstore
 
-        if not offset:
-            return obstore.get(self._store, _key(hash_))
-        return obstore.get(self._store, _key(hash_), options={"range": {"offset": offset}})
+        options: GetOptions = {"range": {"offset": offset}} if offset else {}
+        return obstore.get(self._store, _key(hash_), options=options)
 
     def _check(self) -> None:
         import obstore

@@ -21,7 +21,7 @@ import time
 import weakref
 from collections import OrderedDict
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -46,7 +46,6 @@ if sys.platform == "win32":
     import ctypes
     import msvcrt
     from ctypes import wintypes
-    from threading import Lock
 
     _create = ctypes.WinDLL("kernel32", use_last_error=True).CreateFileW
     _create.restype = wintypes.HANDLE
@@ -56,7 +55,7 @@ if sys.platform == "win32":
     )
     _READ, _READ_AND_WRITE = 0x80000000, 0xC0000000
     _SHARED_FOR_ALL, _OPEN_EXISTING, _NORMAL = 0x7, 3, 0x80
-    _reading = Lock()
+    _reading = threading.Lock()
 
     def _open(path: Path, access: int, flags: int) -> int:
         """Open a file as POSIX does; `os.open` would not let it be renamed or deleted."""
@@ -68,13 +67,6 @@ if sys.platform == "win32":
     def open_to_read(path: Path) -> int:
         """A descriptor that the caller closes. Raises `OSError`."""
         return _open(path, _READ, os.O_RDONLY)
-
-    def open_new(folder: Path) -> tuple[int, Path]:
-        """A new empty file, open for writing; the caller closes it. Raises `OSError`."""
-        handle, name = tempfile.mkstemp(dir=folder)
-        os.close(handle)
-        path = Path(name)
-        return _open(path, _READ_AND_WRITE, os.O_RDWR), path
 
     def read_at(descriptor: int, count: int, offset: int) -> bytes:
         """At most `count` bytes from `offset` on, fewer at the end of the file."""
@@ -89,10 +81,15 @@ else:
         """A descriptor that the caller closes. Raises `OSError`."""
         return os.open(path, os.O_RDONLY)
 
-    def open_new(folder: Path) -> tuple[int, Path]:
-        """A new empty file, open for writing; the caller closes it. Raises `OSError`."""
-        handle, name = tempfile.mkstemp(dir=folder)
-        return handle, Path(name)
+
+def open_new(folder: Path) -> tuple[int, Path]:
+    """A new empty file, open for writing; the caller closes it. Raises `OSError`."""
+    handle, name = tempfile.mkstemp(dir=folder)
+    path = Path(name)
+    if sys.platform == "win32":
+        os.close(handle)
+        handle = _open(path, _READ_AND_WRITE, os.O_RDWR)
+    return handle, path
 
 
 @dataclass(slots=True)
@@ -104,11 +101,15 @@ class _Entry:
 
 
 class CacheLease:
-    """Keeps a content from being thrown out until it is released or forgotten."""
+    """Keeps a content from being thrown out until it is released or forgotten.
+
+    Made under the cache's mutex.
+    """
 
     def __init__(self, cache: Cache, key: str, entry: _Entry) -> None:
         self.path = entry.path
         self.size = entry.size
+        entry.users += 1
         self._release = weakref.finalize(self, cache._leave, key, entry)
         self._release.atexit = False
 
@@ -120,7 +121,8 @@ class CacheLease:
 class Cache:
     """At most `limit` bytes below `folder`, except for what is in use.
 
-    `hits` and `misses` count the contents that were sought here.
+    `hits` and `misses` count the contents that were sought here; `total` is the bytes of all
+    contents and conversions.
 
     Its methods are quick or touch the disk once; `start`, `check` and those that carry data
     belong in a thread.
@@ -132,15 +134,8 @@ class Cache:
         self._partials = folder / "partial"
         self._limit = limit
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self._total = 0
         self._mutex = threading.RLock()
-        self.hits = 0
-        self.misses = 0
-
-    @property
-    def total(self) -> int:
-        """Bytes of all contents and conversions."""
-        return self._total
+        self.hits = self.misses = self.total = 0
 
     def start(self) -> None:
         """Find what earlier runs left, and remove their unfinished files. Raises `OSError`."""
@@ -156,7 +151,7 @@ class Cache:
                     found.append((status.st_mtime_ns, prefix + path.name, entry))
         with self._mutex:
             for _, key, entry in sorted(found, key=lambda item: item[0]):
-                self._add(key, entry)
+                self._put(key, entry)
             self._throw_out()
 
     def new_partial(self) -> Path:
@@ -176,11 +171,9 @@ class Cache:
             if entry is None:
                 return None
             lease = CacheLease(self, hash_, entry)
-            entry.users += 1
-        if entry.trusted:
-            return lease
-        with suppress(OSError):
-            entry.trusted = hash_file(entry.path) == hash_
+        if not entry.trusted:
+            with suppress(OSError):
+                entry.trusted = hash_file(entry.path) == hash_
         if entry.trusted:
             return lease
         _log.warning("cached_file_damaged", content=hash_)
@@ -199,15 +192,13 @@ class Cache:
         with self._mutex:
             entry = self._use(hash_)
             if entry is None or not entry.trusted:
-                self._forget(hash_)
                 size = partial.stat().st_size
                 _move(partial, path)
                 entry = _Entry(path, size, trusted=True)
-                self._add(hash_, entry)
+                self._put(hash_, entry)
             else:
                 partial.unlink(missing_ok=True)
             lease = CacheLease(self, hash_, entry)
-            entry.users += 1
             self._throw_out()
         return lease
 
@@ -236,8 +227,7 @@ class Cache:
             _log.warning("conversion_store_failed", reason=str(error))
             return
         with self._mutex:
-            self._forget(f"c:{key}")
-            self._add(f"c:{key}", _Entry(path, len(data) + _DIGEST, trusted=True))
+            self._put(f"c:{key}", _Entry(path, len(data) + _DIGEST, trusted=True))
             self._throw_out()
 
     def _use(self, key: str) -> _Entry | None:
@@ -260,30 +250,29 @@ class Cache:
             if self._entries.get(key) is entry:
                 self._throw_out()
 
-    def _add(self, key: str, entry: _Entry) -> None:
+    def _put(self, key: str, entry: _Entry) -> None:
+        self._forget(key)
         self._entries[key] = entry
-        self._total += entry.size
+        self.total += entry.size
 
     def _forget(self, key: str) -> None:
         entry = self._entries.pop(key, None)
         if entry is not None:
-            self._total -= entry.size
+            self.total -= entry.size
 
     def _remove(self, key: str, entry: _Entry) -> None:
-        with self._mutex:
+        with self._mutex, suppress(OSError):
             if self._entries.get(key) is entry:
                 self._forget(key)
                 entry.path.unlink(missing_ok=True)
 
     def _throw_out(self) -> None:
         """Remove what was not used for longest until the bound holds; never what is in use."""
-        for key, entry in list(self._entries.items()) if self._total > self._limit else ():
-            if self._total <= self._limit:
+        for key, entry in list(self._entries.items()) if self.total > self._limit else ():
+            if self.total <= self._limit:
                 break
             if entry.users == 0:
-                self._forget(key)
-                with suppress(OSError):
-                    entry.path.unlink(missing_ok=True)
+                self._remove(key, entry)
 
 
 def _move(partial: Path, path: Path) -> None:
@@ -304,6 +293,7 @@ class ContentWrongError(Exception):
     """The cloud's storage delivered bytes that are not the content, again and again."""
 
 
+@dataclass(eq=False)
 class Fetch:
     """A content of an account on its way into the cache.
 
@@ -312,32 +302,22 @@ class Fetch:
     what was read in an earlier generation is void.
     """
 
-    def __init__(
-        self,
-        source: CloudClient | BlobStore,
-        cache: Cache,
-        account: str,
-        cloud_name: str,
-        type_: str,
-        expected: str | None,
-    ) -> None:
-        self.account = account
-        self.cloud_name = cloud_name
-        self.expected = expected
-        self.generation = 0
-        self.received = 0
-        self.size: int | None = None
-        self.lease: CacheLease | None = None
-        self.error: Exception | None = None
-        self.path: Path | None = None
-        self._source = source
-        self._cache = cache
-        self._type = type_
-        self._hasher = blake3()
-        self._file = -1
-        self._wrong = 0
-        self._opened = False
-        self._news = asyncio.Event()
+    _source: CloudClient | BlobStore
+    _cache: Cache
+    account: str
+    cloud_name: str
+    _type: str
+    expected: str | None
+    generation: int = 0
+    received: int = 0
+    size: int | None = None
+    lease: CacheLease | None = None
+    error: Exception | None = None
+    path: Path | None = None
+    _hasher: blake3 = field(default_factory=blake3)
+    _file: int = -1
+    _opened: bool = False
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def ended(self) -> bool:
@@ -417,12 +397,10 @@ class Fetch:
                 self._tell()
             skip = self.received - download.offset
             async for chunk in download.chunks():
-                fresh = chunk[skip:] if skip else chunk
+                fresh = chunk[skip:]
                 skip = max(0, skip - len(chunk))
                 if fresh:
                     self._write(fresh)
-                    self.received += len(fresh)
-                    self._tell()
 
     def _write(self, data: bytes) -> None:
         """Into the page cache: for one piece that is quicker than a hop to a thread and back."""
@@ -430,13 +408,14 @@ class Fetch:
         view = memoryview(data)
         while view:
             view = view[os.write(self._file, view) :]
+        self.received += len(data)
+        self._tell()
 
     def _is_whole(self) -> bool:
         """Whether the bytes are the content, as far as that can be told."""
         if self.expected is not None:
             return self._is_expected()
-        if self.size is None:
-            self.size = self.received
+        self.size = self.received if self.size is None else self.size
         return self.size == self.received
 
     def _is_expected(self) -> bool:
@@ -448,8 +427,7 @@ class Fetch:
 
     def _start_over(self) -> None:
         """Throw the bytes away; readers that have passed some on must give up."""
-        self._wrong += 1
-        if self._wrong == WRONG_LIMIT:
+        if self.generation + 1 == WRONG_LIMIT:
             raise ContentWrongError("the storage repeatedly delivered wrong bytes")
         self.generation += 1
         self.received = 0

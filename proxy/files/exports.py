@@ -11,7 +11,9 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
@@ -28,7 +30,7 @@ from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms
 from proxy.translate import codec
 from proxy.translate.asset_requests import AssetError
-from proxy.translate.assets import Asset, ExportPlan, FailedAsset
+from proxy.translate.assets import Asset, FailedAsset
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
 
@@ -57,26 +59,17 @@ class ArchiveEntry(msgspec.Struct, frozen=True):
     modified: float
 
 
+@dataclass(eq=False)
 class Exports:
-    """The exports of all members. `notify` sends a member's sockets an event and its data."""
+    """The exports of all members. `_notify` sends a member's sockets an event and its data."""
 
-    def __init__(
-        self,
-        repository: ExportRepository,
-        assets: AssetRepository,
-        files: Files,
-        supervisor: Supervisor,
-        notify: Callable[[str, str, dict[str, Any]], None],
-        *,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._repository = repository
-        self._assets = assets
-        self._files = files
-        self._supervisor = supervisor
-        self._notify = notify
-        self._time = now
-        self._turn = asyncio.Semaphore(AT_ONCE)
+    _repository: ExportRepository
+    _assets: AssetRepository
+    _files: Files
+    _supervisor: Supervisor
+    _notify: Callable[[str, str, dict[str, Any]], None]
+    _time: Callable[[], float] = time.time
+    _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def begin(self, member: str, request: ExportRequest) -> str:
         """Begin an export, or join the same one that is under way; its id.
@@ -157,24 +150,22 @@ class Exports:
         of_jobs = await self._assets.read(lambda unit: unit.of_jobs(member, request.job_ids))
         named = await self._assets.read(lambda unit: unit.get_many(member, request.asset_ids))
         plan = forms.plan(request, of_jobs, named)
-        progress = ExportProgress(plan.total, failed=list(plan.failed), attempted=len(plan.failed))
-        progress.bytes_total = sum(one.size or 0 for one in plan.entries.values())
+        bytes_total = sum(one.size or 0 for one in plan.entries.values())
+        progress = ExportProgress(plan.total, list(plan.failed), bytes_total)
         await self._repository.note(member, export.id, self._now(), status="running")
         self._say(export, progress, "running")
-        entries: list[ArchiveEntry] = []
         told = self._time()
         for name, asset in plan.entries.items():
             entry = await self._fetch(name, asset, MOST_BYTES - progress.bytes)
-            progress.attempted += 1
             if entry is None:
                 progress.failed.append(FailedAsset(asset.id, "fetch_failed", asset.job, asset.name))
             else:
-                entries.append(entry)
+                progress.entries.append(entry)
                 progress.bytes += entry.size
             if self._time() - told >= PACE:
                 told = self._time()
                 self._say(export, progress, "running")
-        await self._end(export, plan, progress, entries)
+        await self._end(export, progress, timeless=plan.timeless)
 
     async def _fetch(self, name: str, asset: Asset, most: int) -> ArchiveEntry | None:
         """Read a content once; `None` if it is not available, or is too long."""
@@ -193,40 +184,30 @@ class Exports:
             return None
         return ArchiveEntry(name, file.type, file.path, size, file.modified)
 
-    async def _end(
-        self,
-        export: Export,
-        plan: ExportPlan,
-        progress: ExportProgress,
-        entries: list[ArchiveEntry],
-    ) -> None:
-        success, now = bool(entries), self._now()
+    async def _end(self, export: Export, progress: ExportProgress, *, timeless: bool) -> None:
+        entries, success, now = progress.entries, bool(progress.entries), self._now()
+        told = {"export_name": export.name} if success else {"error": "Nothing could be exported."}
         result: dict[str, Any] = {
             "success": success,
-            "export_name": export.name if success else None,
+            **told,
             "export_size": length(entries) if success else 0,
             "uncompressed_size": progress.bytes,
             "assets_total": progress.total,
             "assets_succeeded": len(entries),
-            "failed_assets": [one.shown() for one in progress.failed] or None,
-            "error": None if success else "Nothing could be exported.",
         }
-        shown = {name: value for name, value in result.items() if value is not None}
+        if progress.failed:
+            result["failed_assets"] = [one.shown() for one in progress.failed]
         await self._repository.note(
             export.member,
             export.id,
             now,
             status="completed",
             ended_at=now,
-            result=codec.dump_bytes(shown),
+            result=codec.dump_bytes(result),
             entries=msgspec.json.encode(entries) if success else None,
         )
-        more: dict[str, Any] = (
-            {"export_name": export.name} if success else {"error": result["error"]}
-        )
-        if plan.timeless:
-            more["used_job_time_fallback"] = True
-        self._say(export, progress, "completed" if success else "failed", **more)
+        fallback = {"used_job_time_fallback": True} if timeless else {}
+        self._say(export, progress, "completed" if success else "failed", **told, **fallback)
 
     def _say(self, export: Export, progress: ExportProgress, status: str, **more: Any) -> None:
         data = {"task_id": export.id, **progress.shown(), "status": status, **more}
@@ -241,33 +222,36 @@ class ExportProgress(msgspec.Struct):
 
     total: int
     failed: list[FailedAsset] = []
-    attempted: int = 0
-    bytes: int = 0
     bytes_total: int = 0
+    entries: list[ArchiveEntry] = []
+    bytes: int = 0
 
     def shown(self) -> dict[str, Any]:
         """As clients are told."""
+        attempted = len(self.failed) + len(self.entries)
         return {
             "assets_total": self.total,
-            "assets_attempted": self.attempted,
+            "assets_attempted": attempted,
             "assets_failed": len(self.failed),
             "bytes_total": max(self.bytes, self.bytes_total),
             "bytes_processed": self.bytes,
-            "progress": self.attempted / self.total if self.total else 1.0,
+            "progress": attempted / self.total if self.total else 1.0,
         }
 
 
+@dataclass(eq=False)
 class Archive:
-    """A zip archive without compression, made as it is read; `size` is its length in bytes."""
+    """A zip archive without compression, made as it is read."""
 
-    def __init__(
-        self, files: Files, member: str, name: str, entries: Sequence[ArchiveEntry]
-    ) -> None:
-        self._files = files
-        self._member = member
-        self._entries = entries
-        self.name = name
-        self.size = length(entries)
+    _files: Files
+    _member: str
+    name: str
+    _entries: Sequence[ArchiveEntry]
+
+    @cached_property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return length(self._entries)
 
     async def read(self) -> AsyncIterator[bytes]:
         """Its bytes. Raises `ContentBrokenError` if a content is not what it was."""

@@ -18,6 +18,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -127,18 +128,15 @@ class Content:
         while True:
             fetch = self._fetch
             if fetch is None or fetch.ended:
-                return await asyncio.to_thread(self._texts, whole=True) or []
-            found = self._texts(whole=False)
+                return await asyncio.to_thread(texts, self._look, self._size or 0, whole=True) or []
+            found = texts(self._look, fetch.received, whole=False)
             if found is not None:
                 self._looked_at = fetch.generation
                 return found
             await fetch.changed()
 
-    def _texts(self, *, whole: bool) -> list[MetadataText] | None:
-        available = self._size if whole or self._fetch is None else self._fetch.received
-        return texts(
-            lambda offset, count: read_at(self.file, count, offset), available or 0, whole=whole
-        )
+    def _look(self, offset: int, count: int) -> bytes:
+        return read_at(self.file, count, offset)
 
     async def read(self, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         """The bytes from `start` to `stop` (excluded; the end if `None`).
@@ -364,29 +362,23 @@ def _now() -> int:
     return time.time_ns() // 1_000_000
 
 
+@dataclass(eq=False)
 class Library:
-    """Opens contents of accounts, uploads from the `blobs` where there is such a store.
+    """Opens contents of accounts, uploads from `_blobs` where there is such a store.
 
-    `prefetch` says which outputs `fetch_ahead` fetches.
+    `_prefetch` says which outputs `fetch_ahead` fetches.
     """
 
-    def __init__(
-        self,
-        sources: Mapping[str, CloudClient],
-        cache: Cache,
-        contents: ContentIndex,
-        files: FileRepository,
-        blobs: BlobStore | None,
-        prefetch: Prefetch,
-    ) -> None:
-        self._sources = sources
+    _sources: Mapping[str, CloudClient]
+    _cache: Cache
+    _contents: ContentIndex
+    _files: FileRepository
+    _blobs: BlobStore | None
+    _prefetch: Prefetch
+
+    def __post_init__(self) -> None:
         self._running: dict[tuple[str, str], Fetch] = {}
         self._fetched: list[tuple[str, Place, str, int]] = []
-        self._cache = cache
-        self._contents = contents
-        self._prefetch = prefetch
-        self._files = files
-        self._blobs = blobs
         self._turn = asyncio.Semaphore(PREFETCHES)
         self._ahead, self._downloads, self._learning = Supervisor(), Supervisor(), Supervisor()
 

@@ -232,12 +232,11 @@ class _Where(NamedTuple):
     asset: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     """A file of an output as the cloud tells it."""
 
     key: str
-    index: int
+    position: int
     item: Mapping[str, Any]
 
     @property
@@ -245,8 +244,7 @@ class _Item:
         return str(self.item["filename"])
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     """Whose output it is."""
 
     member: str
@@ -260,25 +258,18 @@ class _Job:
         return self.member, self.prompt_id, self.node_id
 
 
+@dataclass(eq=False)
 class Outputs:
-    """Gives names to outputs and remembers them. `with_ids` puts the ids of assets into outputs."""
+    """Gives names to outputs and remembers them; `_with_ids` puts the ids of assets there, too."""
 
-    def __init__(
-        self,
-        files: FileRepository,
-        namespace: Namespace,
-        contents: ContentIndex,
-        library: Library,
-        *,
-        with_ids: bool,
-        now: Callable[[], float],
-    ) -> None:
-        self._files = files
-        self._namespace = namespace
-        self._contents = contents
-        self._library = library
-        self._with_ids = with_ids
-        self._now = now
+    _files: FileRepository
+    _namespace: Namespace
+    _contents: ContentIndex
+    _library: Library
+    _with_ids: bool
+    _now: Callable[[], float]
+
+    def __post_init__(self) -> None:
         self._given: LRUCache[tuple[str, str, str], list[Given]] = LRUCache(REMEMBERED)
 
     async def localise(
@@ -301,14 +292,14 @@ class Outputs:
         items = [_Item(*found) for found in names.files(shaped)]
         local = {key: [*one] if isinstance(one, list) else one for key, one in shaped.items()}
         for item in items:
-            local[item.key][item.index] = names.own_fields(item.item)
+            local[item.key][item.position] = names.own_fields(item.item)
         local = reveal(local, await self._namespace.local_names(member, words(local)))
         for item, (place, asset) in zip(items, await self._places(job, items), strict=True):
-            local[item.key][item.index] = {
+            local[item.key][item.position] = {
                 "filename": posixpath.basename(place.path),
                 "subfolder": place.subfolder,
                 "type": place.type,
-                **local[item.key][item.index],
+                **local[item.key][item.position],
                 **(names.asset_ids(place, asset) if self._with_ids and asset else {}),
             }
         return local
@@ -325,8 +316,7 @@ class Outputs:
             return None
 
         def find(files: FileUnit) -> _Where | None:
-            record = files.upload_named(job.member, item.cloud_name)
-            if record is None:
+            if (record := files.upload_named(job.member, item.cloud_name)) is None:
                 return None
             return _Where(record.place, files.assets.newest_at(job.member, record.place))
 
@@ -338,8 +328,7 @@ class Outputs:
         if given is None and any(sized):
             given = await self._files.read(lambda files: _given(files, job))
         matched = _match(items, given or [])
-        settled = _settled(items, matched)
-        if settled is not None:
+        if (settled := _settled(items, matched)) is not None:
             return settled
         sizes = [
             await self._size(job, item) if shown and name is None else (0, 0)
@@ -364,8 +353,7 @@ class Outputs:
         files.lock_names(job.member)
         given = _given(files, job)
         matched = _match(items, given)
-        settled = _settled(items, matched)
-        if settled is not None:
+        if (settled := _settled(items, matched)) is not None:
             return settled, [], given
         places: list[_Where] = []
         records: dict[Place, FileRecord] = {}
@@ -387,7 +375,7 @@ class Outputs:
                 else:
                     files.assets.learn(job.member, place, hash_, None)
             places.append(_Where(place, id_))
-            kept.append(Given(item.key, item.index, cloud_name, place.type, place.path, id_))
+            kept.append(Given(item.key, item.position, cloud_name, place.type, place.path, id_))
             if name is None or cloud_name != name.cloud_name:
                 records[place] = make_record(
                     job.member,
@@ -441,7 +429,7 @@ class Outputs:
             prefix = names.temp_stem(job.prompt_id, job.node_id) if temporary else "ComfyUI"
         expanded = names.expand(
             prefix, time.localtime(self._now()), width=size[0], height=size[1]
-        ).replace("%batch_num%", str(item.index))
+        ).replace("%batch_num%", str(item.position))
         subfolder, stem = names.split_prefix(expanded)
         stated = item.item.get("subfolder")
         if isinstance(stated, str) and stated:
@@ -513,7 +501,7 @@ def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]
     match(lambda item, name: item.cloud_name == name.cloud_name)
     match(
         lambda item, name: (
-            (item.key, item.index) == (name.key, name.index)
+            (item.key, item.position) == (name.key, name.index)
             and not (hash_in(item.cloud_name) and hash_in(name.cloud_name))
         )
     )

@@ -23,22 +23,7 @@ from proxy.files.blobs import BlobStore
 from proxy.files.cache import Cache
 from proxy.files.library import Content, ContentBrokenError, ContentIndex, Library, Prefetch
 from proxy.files.namespace import Named, Namespace, Outputs, make_record
-from proxy.files.pictures import (
-    THUMBNAIL,
-    Conversion,
-    Edits,
-    MetadataText,
-    NotAPictureError,
-    PictureWorkers,
-    Rename,
-    compose,
-    conversion,
-    convert_picture,
-    metadata_of,
-    original_place,
-    pixels_of,
-    unreadable,
-)
+from proxy.files.pictures import Conversion, Edits, MetadataText, NotAPictureError, Rename
 from proxy.files.uploads import Naming, Received, Uploads, received_file
 from proxy.storage.assets import TooManyAssetsError
 from proxy.storage.database import StorageError
@@ -101,7 +86,7 @@ class Files:
         self._repository = repository
         self._clouds = tuple(clouds.values())
         self.cache = Cache(folder, cache_bytes)
-        self._picture_workers = PictureWorkers()
+        self._picture_workers = pictures.PictureWorkers()
         self.namespace = Namespace(repository)
         self._content_index = ContentIndex(
             repository, {name: one.base_url for name, one in clouds.items()}
@@ -119,12 +104,7 @@ class Files:
             blobs,
         )
         self.outputs = Outputs(
-            repository,
-            self.namespace,
-            self._content_index,
-            self._library,
-            with_ids=asset_ids,
-            now=now,
+            repository, self.namespace, self._content_index, self._library, asset_ids, now
         )
         self._known_edits: LRUCache[tuple[str, str, str], Edits] = LRUCache(
             EDITS_BYTES, getsizeof=lambda edits: edits.weight
@@ -146,11 +126,6 @@ class Files:
             task.cancel()
         await asyncio.gather(*converting, return_exceptions=True)
         self._picture_workers.close()
-
-    @property
-    def max_upload_bytes(self) -> int:
-        """Bytes of an upload that the cloud takes."""
-        return self.uploads.max_bytes
 
     async def upload(
         self,
@@ -193,7 +168,7 @@ class Files:
         otherwise as `upload`.
         """
         naming = await self._naming(member, filename, subfolder, type, overwrite)
-        place = original_place(original)
+        place = pictures.original_place(original)
         async with self.uploads.received(body, filename) as mask:
             named, is_there = await naming.name(mask.hash)
             if is_there:
@@ -278,7 +253,7 @@ class Files:
         if lease is None:
             return None
         try:
-            metadata = await asyncio.to_thread(metadata_of, lease.path)
+            metadata = await asyncio.to_thread(pictures.metadata_of, lease.path)
         finally:
             lease.release()
         return None if metadata is None else (lease.path.name, metadata)
@@ -298,25 +273,12 @@ class Files:
             raise
         return content
 
-    async def convert(
-        self, record: FileRecord, *, preview: str | None, channel: str | None
-    ) -> tuple[bytes, str]:
-        """The picture as the query names `preview` and `channel` ask for it, and its media type.
+    async def convert(self, record: FileRecord, wanted: Conversion) -> bytes:
+        """The picture as it is wanted.
 
-        Ask `wants_conversion` before. Raises `LocalError`: 400 if the file is no
-        picture or unpacks to too many pixels, otherwise as `open`.
+        Raises `LocalError`: 400 if the file is no picture or unpacks to too many pixels, otherwise
+        as `open`.
         """
-        wanted = conversion(preview, channel)
-        if wanted is None:
-            raise ValueError("nothing is to be converted")
-        return await self._converted(record, wanted)
-
-    async def thumbnail(self, record: FileRecord) -> tuple[bytes, str]:
-        """A small picture that stands for a picture, and its media type. Raises `LocalError` as
-        `convert`."""
-        return await self._converted(record, THUMBNAIL)
-
-    async def _converted(self, record: FileRecord, wanted: Conversion) -> tuple[bytes, str]:
         key = f"{record.member} {record.account} {record.cloud_name} {wanted.key}"
         task = self._converting.get(key)
         if task is None:
@@ -324,14 +286,9 @@ class Files:
             self._converting[key] = task
             task.add_done_callback(lambda _: self._converting.pop(key, None))
         try:
-            return await asyncio.shield(task), wanted.media_type
+            return await asyncio.shield(task)
         except NotAPictureError as error:
-            raise unreadable(record.filename, error) from error
-
-    @staticmethod
-    def wants_conversion(*, preview: str | None, channel: str | None) -> bool:
-        """Whether the query asks for anything but the file as it is. Raises `LocalError` (400)."""
-        return conversion(preview, channel) is not None
+            raise pictures.unreadable(record.filename, error) from error
 
     async def substitute(
         self,
@@ -348,7 +305,9 @@ class Files:
         `LocalError` (424 if a file is not available from the account that has it, otherwise what
         this account says), `StorageError`.
         """
-        named = await self._named(member, graph, choices)
+        places: list[Place] = []
+        jobs.substitute(graph, choices=choices, cloud_name=places.append)
+        named = await self.namespace.get_many(member, places)
         if not named:
             return graph
         await self.uploads.ensure_sent(named.values(), account)
@@ -357,17 +316,6 @@ class Files:
             place: await self.uploads.name_at(record, account) for place, record in named.items()
         }
         return jobs.substitute(graph, choices=choices, cloud_name=called.get)
-
-    async def _named(
-        self,
-        member: str,
-        graph: Mapping[str, Any],
-        choices: Callable[[str], Mapping[str, Any] | None],
-    ) -> dict[Place, FileRecord]:
-        """The files that a graph names."""
-        places: list[Place] = []
-        jobs.substitute(graph, choices=choices, cloud_name=places.append)
-        return await self.namespace.get_many(member, places)
 
     async def reveal(self, member: str, value: T) -> T:
         """A value of the cloud with the member's names instead of the cloud's, at any depth."""
@@ -407,8 +355,7 @@ class Files:
 
         Raises `LocalError` if it is not available.
         """
-        name = str(item["filename"])
-        stated = item.get("type")
+        name, stated = str(item["filename"]), item.get("type")
         record = make_record(
             member,
             Place("temp", name),
@@ -434,12 +381,12 @@ class Files:
             with closing(await self.open(record)) as content:
                 rename = await self._renaming(record.member, await content.texts())
             async with self._library.whole(record) as original:
-                pixels = await asyncio.to_thread(pixels_of, original, mask)
-                work = partial(compose, original, mask, target, filename, rename)
+                pixels = await asyncio.to_thread(pictures.pixels_of, original, mask)
+                work = partial(pictures.compose, original, mask, target, filename, rename)
                 await self._picture_workers.run(record.member, pixels, work)
             return await asyncio.to_thread(received_file, target)
         except NotAPictureError as error:
-            raise unreadable(filename, error) from error
+            raise pictures.unreadable(filename, error) from error
 
     async def _edits(self, record: FileRecord, content: Content) -> Edits:
         """What is to be replaced in a content for a member: what is known of a whole one stays."""
@@ -479,8 +426,8 @@ class Files:
             kept = await asyncio.to_thread(self.cache.conversion, key)
             if kept is not None:
                 return kept
-            pixels = await asyncio.to_thread(pixels_of, path)
-            work = partial(convert_picture, path, wanted)
+            pixels = await asyncio.to_thread(pictures.pixels_of, path)
+            work = partial(pictures.convert_picture, path, wanted)
             data = await self._picture_workers.run(record.member, pixels, work)
             await asyncio.to_thread(self.cache.keep_conversion, key, data)
             return data

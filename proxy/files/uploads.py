@@ -6,7 +6,7 @@ import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from io import RawIOBase
 from pathlib import Path
 from typing import NamedTuple
@@ -17,17 +17,12 @@ from blake3 import blake3
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
+from proxy.files import pictures
 from proxy.files.blobs import BlobError, BlobStore
 from proxy.files.cache import Cache, hash_file
 from proxy.files.library import ContentIndex, Library
 from proxy.files.namespace import Named, Namespace, make_record
-from proxy.files.pictures import (
-    MAX_PIXELS,
-    NotAPictureError,
-    TooManyPixelsError,
-    metadata_of,
-    size_of,
-)
+from proxy.files.pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError
 from proxy.storage.files import FileRecord
 from proxy.translate import names
 from proxy.translate.errors import LocalError, from_cloud
@@ -66,32 +61,25 @@ class SentContent(NamedTuple):
     cloud_name: str
 
 
+@dataclass(eq=False)
 class Uploads:
     """Receives bytes and sends them to accounts, to each a content once.
 
     A file stays where it was made or sent first; other accounts get its content when they need it.
-    `preferred` names the accounts that a member may use, the best first. Where there is a store of
-    `blobs`, it has the bytes before the client is told of them.
+    `_preferred` names the accounts that a member may use, the best first. Where there is a store of
+    `_blobs`, it has the bytes before the client is told of them.
     """
 
-    def __init__(
-        self,
-        clouds: Mapping[str, CloudClient],
-        preferred: Callable[[str], Sequence[str]],
-        cache: Cache,
-        contents: ContentIndex,
-        namespace: Namespace,
-        library: Library,
-        blobs: BlobStore | None,
-    ) -> None:
-        self._clouds = clouds
-        self._preferred = preferred
-        self._cache = cache
-        self._contents = contents
-        self._namespace = namespace
-        self._library = library
-        self._blobs = blobs
-        self._sending: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+    _clouds: Mapping[str, CloudClient]
+    _preferred: Callable[[str], Sequence[str]]
+    _cache: Cache
+    _contents: ContentIndex
+    _namespace: Namespace
+    _library: Library
+    _blobs: BlobStore | None
+    _sending: WeakValueDictionary[tuple[str, str], asyncio.Lock] = field(
+        default_factory=WeakValueDictionary
+    )
 
     @asynccontextmanager
     async def partial(self) -> AsyncIterator[Path]:
@@ -120,16 +108,14 @@ class Uploads:
                     await asyncio.to_thread(_write, file, hasher, chunk)
             finally:
                 await asyncio.to_thread(file.close)
-            metadata = (
-                await asyncio.to_thread(metadata_of, path) if kind(filename) == "image" else None
-            )
+            is_image = kind(filename) == "image"
+            metadata = await asyncio.to_thread(pictures.metadata_of, path) if is_image else None
             yield Received(path, hasher.hexdigest(), size, metadata)
 
     async def had(self, member: str, hash_: str) -> SentContent | None:
         """Where the bytes are already, of the accounts that the member may use."""
         for account in self._preferred(member):
-            cloud_name = await self._contents.sent_as(account, hash_)
-            if cloud_name is not None:
+            if (cloud_name := await self._contents.sent_as(account, hash_)) is not None:
                 return SentContent(account, cloud_name)
         return None
 
@@ -212,7 +198,7 @@ class Uploads:
             raise _too_long(filename, most)
         any_edge, any_size = (facts.get(one) == "taken" for one in ("upload_edge", "upload_pixels"))
         try:
-            width, height = await asyncio.to_thread(size_of, received.path)
+            width, height = await asyncio.to_thread(pictures.size_of, received.path)
         except TooManyPixelsError:
             if any_size:
                 return True
@@ -242,8 +228,6 @@ class Uploads:
         what is wrong with this one), `StorageError`.
         """
         missing = [record for record in records if not await self._is_at(record, account)]
-        if not missing:
-            return
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def send(record: FileRecord) -> None:
@@ -423,7 +407,7 @@ async def _send(cloud: CloudClient, path: Path, filename: str, picture: bool) ->
 
 def received_file(path: Path) -> Received:
     """A file that was made here, as if it had been received; blocks."""
-    return Received(path, hash_file(path), path.stat().st_size, metadata_of(path))
+    return Received(path, hash_file(path), path.stat().st_size, pictures.metadata_of(path))
 
 
 def _not_sent(filename: str, error: CloudError) -> LocalError:

@@ -23,7 +23,7 @@ from proxy.api.system import Journal
 from proxy.bus import EventBus
 from proxy.catalog.node_classes import Body, Coding, Listing, Whole
 from proxy.files.namespace import Named, make_record
-from proxy.files.pictures import Edits
+from proxy.files.pictures import Conversion, Edits
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.service import JobQuery
 from proxy.jobs.submission import Accepted, Clients, JobRequest
@@ -181,9 +181,9 @@ class RoomOfFiles:
     records: dict[tuple[str, str, str], FileRecord] = field(default_factory=dict)
     contents: dict[str, OpenFile] = field(default_factory=dict)
     opened: list[OpenFile] = field(default_factory=list)
-    uploads: list[dict[str, Any]] = field(default_factory=list)
-    conversions: list[tuple[str | None, str | None]] = field(default_factory=list)
-    max_upload_bytes: int = MAX_BYTES
+    uploaded: list[dict[str, Any]] = field(default_factory=list)
+    conversions: list[Conversion] = field(default_factory=list)
+    max_bytes: int = MAX_BYTES
 
     def add(
         self, filename: str, data: bytes = LETTERS, *, type_: str = "output", subfolder: str = ""
@@ -213,6 +213,8 @@ class RoomOfFiles:
     def namespace(self) -> Self:
         return self
 
+    uploads = namespace
+
     async def find(
         self, member: str, type_: str, subfolder: str, filename: str
     ) -> FileRecord | None:
@@ -222,14 +224,9 @@ class RoomOfFiles:
         self.opened.append(replace(self.contents[record.path]))
         return self.opened[-1]
 
-    async def convert(
-        self, record: FileRecord, *, preview: str | None, channel: str | None
-    ) -> tuple[bytes, str]:
-        self.conversions.append((preview, channel))
-        return b"picture", "image/webp"
-
-    def wants_conversion(self, *, preview: str | None, channel: str | None) -> bool:
-        return preview is not None or channel in ("rgb", "a")
+    async def convert(self, record: FileRecord, wanted: Conversion) -> bytes:
+        self.conversions.append(wanted)
+        return b"picture"
 
     async def listing(self, member: str, type_: str) -> Listing:
         found = [record for (kind, _, _), record in self.records.items() if kind == type_]
@@ -237,7 +234,7 @@ class RoomOfFiles:
 
     async def upload(self, member: str, body: AsyncIterator[bytes], **named: Any) -> Named:
         data = b"".join([chunk async for chunk in body])
-        self.uploads.append({"data": data, **named})
+        self.uploaded.append({"data": data, **named})
         return Named(named["filename"], named["subfolder"], named["type"])
 
     async def upload_mask(self, member: str, body: AsyncIterator[bytes], **named: Any) -> Named:

@@ -104,7 +104,7 @@ async def test_a_limit_of_json_is_not_one_of_uploads(serve: Any, room_of_files: 
     form.add_field("image", b"x" * 5000, filename="a.png")
     assert (await client.post("/upload/image", data=form)).status == 200
     assert (await client.post("/prompt", data=b" " * 1001)).status == 413
-    assert len(room_of_files.uploads[0]["data"]) == 5000
+    assert len(room_of_files.uploaded[0]["data"]) == 5000
 
 
 async def test_large_json_is_parsed_beside_the_event_loop(
@@ -133,7 +133,7 @@ async def test_a_packed_form_is_unpacked_as_it_is_read(client: Any, room_of_file
     headers = {"Content-Type": "multipart/form-data; boundary=b", "Content-Encoding": "gzip"}
     response = await client.post("/upload/image", data=gzip.compress(body), headers=headers)
     assert response.status == 200
-    assert room_of_files.uploads[0]["data"] == data
+    assert room_of_files.uploaded[0]["data"] == data
 
 
 @pytest.mark.parametrize("kind", ["bomb", "broken"])

@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestClient, make_mocked_request
 
 from proxy.api.downloads import Part, Stamp, decide, file_headers
 from proxy.files.library import ContentBrokenError
+from proxy.files.pictures import Conversion
 
 Client = TestClient[Any, Any]
 LETTERS = b"abcdefghijklmnopqrstuvwxyz"
@@ -261,21 +262,21 @@ async def test_a_client_that_leaves_in_the_middle_leaves_no_trace(
 @pytest.mark.parametrize(
     ("query", "asked"),
     [
-        ("preview=webp;75", ("webp;75", None)),
-        ("preview=", ("", None)),
-        ("preview=jpeg&channel=rgb", ("jpeg", "rgb")),
-        ("channel=rgb", (None, "rgb")),
-        ("channel=a", (None, "a")),
+        ("preview=webp;75", Conversion("webp", "", 75)),
+        ("preview=", Conversion("webp", "", 90)),
+        ("preview=jpeg&channel=rgb", Conversion("jpeg", "rgb", 90)),
+        ("channel=rgb", Conversion("png", "rgb")),
+        ("channel=a", Conversion("png", "a")),
     ],
 )
 async def test_a_picture_is_made_of_it(
-    client: Client, room_of_files: Any, query: str, asked: Any
+    client: Client, room_of_files: Any, query: str, asked: Conversion
 ) -> None:
     room_of_files.add("out.png")
     response = await client.get(f"/view?filename=out.png&{query}", headers={"Range": "bytes=0-1"})
     assert (response.status, await response.read()) == (200, b"picture")
     assert room_of_files.conversions == [asked]
-    assert response.headers["Content-Type"] == "image/webp"
+    assert response.headers["Content-Type"] == f"image/{asked.format}"
     assert response.headers["Content-Disposition"] == 'filename="out.png"'
     assert not {"Etag", "Last-Modified", "Accept-Ranges"} & set(response.headers)
 

@@ -30,7 +30,7 @@ def form(*fields: tuple[str, Any], file: str | None = "up.png", first: bool = Fa
 async def test_a_file_is_taken(client: Client, room_of_files: Any, path: str) -> None:
     response = await client.post(path, data=form())
     assert await response.text() == '{"name": "up.png", "subfolder": "", "type": "input"}'
-    assert room_of_files.uploads == [
+    assert room_of_files.uploaded == [
         {
             "data": b"picture",
             "filename": "up.png",
@@ -48,7 +48,7 @@ async def test_the_fields_come_in_any_order(
     fields = ("subfolder", "a b"), ("type", "temp"), ("overwrite", "true")
     response = await client.post("/upload/image", data=form(*fields, first=file_first))
     assert await response.json() == {"name": "up.png", "subfolder": "a b", "type": "temp"}
-    assert room_of_files.uploads[0]["overwrite"]
+    assert room_of_files.uploaded[0]["overwrite"]
 
 
 @pytest.mark.parametrize(
@@ -59,21 +59,21 @@ async def test_overwrite_is_true_or_1(
     client: Client, room_of_files: Any, overwrite: str, expected: bool
 ) -> None:
     await client.post("/upload/image", data=form(("overwrite", overwrite)))
-    assert room_of_files.uploads[0]["overwrite"] is expected
+    assert room_of_files.uploaded[0]["overwrite"] is expected
 
 
 async def test_overwrite_as_a_file_part_does_no_harm(client: Client, room_of_files: Any) -> None:
     data = form()
     data.add_field("overwrite", b"true", filename="overwrite")
     assert (await client.post("/upload/image", data=data)).status == 200
-    assert not room_of_files.uploads[0]["overwrite"]
+    assert not room_of_files.uploaded[0]["overwrite"]
 
 
 async def test_the_first_of_two_files_counts(client: Client, room_of_files: Any) -> None:
     data = form(file="first.png")
     data.add_field("image", b"other", filename="second.png")
     await client.post("/upload/image", data=data)
-    assert [upload["filename"] for upload in room_of_files.uploads] == ["first.png"]
+    assert [upload["filename"] for upload in room_of_files.uploaded] == ["first.png"]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ async def test_no_file_or_an_escape_is_400_without_a_body(
     client: Client, room_of_files: Any, path: str, make: Any
 ) -> None:
     response = await client.post(path, data=make())
-    assert (response.status, await response.read(), room_of_files.uploads) == (400, b"", [])
+    assert (response.status, await response.read(), room_of_files.uploaded) == (400, b"", [])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ async def test_text_in_place_of_a_file_is_400_in_words(client: Client) -> None:
 async def test_a_broken_form_is_400(client: Client, room_of_files: Any, body: bytes) -> None:
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     response = await client.post("/upload/image", data=body, headers=headers)
-    assert (response.status, room_of_files.uploads) == (400, [])
+    assert (response.status, room_of_files.uploaded) == (400, [])
 
 
 async def test_a_form_without_a_boundary_is_400(client: Client) -> None:
@@ -133,7 +133,7 @@ async def test_an_upload_over_the_limit_is_413(serve: Any, room_of_files: Any) -
     data = FormData()
     data.add_field("image", bytes(20_000), filename="big.bin")
     response = await client.post("/upload/image", data=data)
-    assert (response.status, await response.text(), room_of_files.uploads) == (
+    assert (response.status, await response.text(), room_of_files.uploaded) == (
         413,
         "Maximum request body size 10486 exceeded.",
         [],
@@ -150,7 +150,7 @@ async def test_a_large_upload_does_not_stay_in_memory(
         part = writer.append(file)
         part.set_content_disposition("form-data", name="image", filename="big.bin")
         assert (await client.post("/upload/image", data=writer)).status == 200
-    assert len(room_of_files.uploads[0]["data"]) == 8 * 1024 * 1024
+    assert len(room_of_files.uploaded[0]["data"]) == 8 * 1024 * 1024
 
 
 async def test_a_mask_names_its_picture(client: Client, room_of_files: Any) -> None:
@@ -160,7 +160,7 @@ async def test_a_mask_names_its_picture(client: Client, room_of_files: Any) -> N
         data=form(("original_ref", json.dumps(original)), ("subfolder", "clipspace")),
     )
     assert (await response.json())["subfolder"] == "clipspace"
-    assert room_of_files.uploads[0]["original"] == original
+    assert room_of_files.uploaded[0]["original"] == original
 
 
 @pytest.mark.parametrize(
@@ -172,4 +172,4 @@ async def test_a_mask_without_a_picture_is_400_in_words(
     fields = [] if reference is None else [("original_ref", reference)]
     response = await client.post("/upload/mask", data=form(*fields))
     assert (await response.json())["error"]["type"] == "invalid_original_ref"
-    assert (response.status, room_of_files.uploads) == (400, [])
+    assert (response.status, room_of_files.uploaded) == (400, [])

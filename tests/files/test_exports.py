@@ -29,7 +29,7 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
         files,
         supervisor,
         lambda *_: None,
-        now=lambda: now[0],
+        lambda: now[0],
     )
     for _ in range(exports.AT_ONCE):
         await begun._turn.acquire()

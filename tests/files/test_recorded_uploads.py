@@ -9,7 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from files.helpers import body, bytes_of, pixels, png, recorded, recorded_bytes, recorded_form
 
+from proxy.files.pictures import conversion
 from proxy.files.service import Files
+from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError
 from proxy.translate.names import view_place
 
@@ -113,6 +115,14 @@ def conversions() -> list[Any]:
     ]
 
 
+async def converted(
+    files: Files, record: FileRecord, preview: str | None, channel: str | None
+) -> bytes:
+    wanted = conversion(preview, channel)
+    assert wanted is not None
+    return await files.convert(record, wanted)
+
+
 @pytest.mark.parametrize(("request_", "response"), conversions())
 async def test_conversions_have_the_recorded_pixels(
     files: Files, request_: dict[str, Any], response: dict[str, Any]
@@ -125,11 +135,12 @@ async def test_conversions_have_the_recorded_pixels(
     assert record is not None
     if response["status"] == 500:
         with pytest.raises(LocalError) as refusal:
-            await files.convert(record, preview=preview, channel=channel)
+            await converted(files, record, preview, channel)
         assert refusal.value.kind == "invalid"
         return
-    if files.wants_conversion(preview=preview, channel=channel):
-        data, media_type = await files.convert(record, preview=preview, channel=channel)
+    wanted = conversion(preview, channel)
+    if wanted is not None:
+        data, media_type = await files.convert(record, wanted), wanted.media_type
         assert "Etag" not in dict(response["headers"])
     else:
         data, media_type = await bytes_of(files, record), record.media_type
@@ -147,5 +158,5 @@ async def test_what_is_no_picture_is_not_converted(files: Files, data: bytes) ->
     assert record is not None
     for preview, channel in (("webp", None), (None, "rgb"), (None, "a")):
         with pytest.raises(LocalError, match=r"broken.png cannot be used as a picture") as refusal:
-            await files.convert(record, preview=preview, channel=channel)
+            await converted(files, record, preview, channel)
         assert refusal.value.kind == "invalid"

@@ -19,6 +19,7 @@ from proxy.api import bodies
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files import service, uploads
+from proxy.files.pictures import Conversion
 from proxy.files.service import Files
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
@@ -26,6 +27,7 @@ from proxy.storage.files import FileRecord, FileRepository
 from proxy.translate.errors import LocalError
 
 RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
+WEBP = Conversion("webp", "", quality=75)
 
 
 def load(value: Any) -> dict[str, Any]:
@@ -422,24 +424,15 @@ async def test_a_conversion_is_made_once_and_kept(
     files = await open_files()
     await upload(files, RED)
     record = await record_of(files, "cat.png")
-    made = await asyncio.gather(
-        *(files.convert(record, preview="webp;75", channel=None) for _ in range(5))
-    )
+    made = await asyncio.gather(*(files.convert(record, WEBP) for _ in range(5)))
     assert len(set(made)) == 1
 
     def no_more(*_: object) -> bytes:
         raise AssertionError("it is made already")
 
-    monkeypatch.setattr("proxy.files.service.convert_picture", no_more)
+    monkeypatch.setattr("proxy.files.pictures.convert_picture", no_more)
     files = await open_files()
-    assert await files.convert(record, preview="webp;75", channel=None) == made[0]
-
-
-async def test_only_a_conversion_is_converted(files: Files) -> None:
-    await upload(files, RED)
-    assert not files.wants_conversion(preview=None, channel="rgba")
-    with pytest.raises(ValueError, match="nothing"):
-        await files.convert(await record_of(files, "cat.png"), preview=None, channel="junk")
+    assert await files.convert(record, WEBP) == made[0]
 
 
 async def test_a_decompression_bomb_is_not_unpacked(files: Files, cloud: MemoryCloud) -> None:
@@ -449,7 +442,7 @@ async def test_a_decompression_bomb_is_not_unpacked(files: Files, cloud: MemoryC
     record = await files.find("local", "output", "", "ComfyUI_00001_.png")
     assert record is not None
     with pytest.raises(LocalError, match="more than 67108864 pix") as refusal:
-        await files.convert(record, preview="webp", channel=None)
+        await files.convert(record, WEBP)
     assert (refusal.value.kind, refusal.value.type) == ("invalid", "image_too_large")
 
 
