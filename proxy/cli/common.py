@@ -22,7 +22,6 @@ from proxy.settings import (
     Setting,
     Settings,
     read_accounts,
-    slots_of,
 )
 
 if TYPE_CHECKING:
@@ -178,7 +177,7 @@ def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
         return [AccountAccess("default", simulator.base_url, simulator.key, slots)]
     accounts = []
     for table in settings.accounts:
-        slots = slots_of(table)
+        slots = table.jobs_at_once
         key = simulator.add_account(f"comfyui-{uuid4().hex}", _plan(slots)).key
         accounts.append(
             AccountAccess(table.name, simulator.base_url, key, slots, table.weight, table.members)

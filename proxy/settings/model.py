@@ -101,6 +101,11 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
     """The address of the account's cloud, if it differs from the setting `base_url`. The list of
     nodes and models comes from the first account that answers."""
 
+    @property
+    def jobs_at_once(self) -> int:
+        """How many jobs it runs at once, 0 if nobody says so."""
+        return self.slots if self.plan is None else PLANS[self.plan]
+
 
 #: The keys of a table in the order in which they are documented.
 ACCOUNT_SETTINGS = tuple(rows_of(AccountSettings))

@@ -1,0 +1,451 @@
+"""Where the values of the settings and the keys of the accounts come from.
+
+Strongest first: command line, environment, TOML file, default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import structlog
+from yarl import URL
+
+from proxy.logging import register_secret
+from proxy.settings.model import (
+    ACCOUNT_SETTINGS,
+    SETTINGS,
+    AccountSettings,
+    Settings,
+    default_data_dir,
+)
+from proxy.settings.table import (
+    CLOUD_PREFIX,
+    PREFIX,
+    ConfigError,
+    InvalidValueError,
+    Setting,
+    checked,
+    to_encryption_key,
+)
+
+log = structlog.get_logger(__name__)
+
+#: Values by the present names of their settings, each behind the words for where it is written.
+_Source: TypeAlias = dict[str, tuple[str, Any]]
+_Stamp: TypeAlias = tuple[int, int, int] | None
+
+_OPTIONS = {row.name: row.option for row in SETTINGS}
+_UNSET = ("", None)
+#: Two ways to say the same: the stronger source silences both forms of the weaker one.
+_KEY_FORMS = ("api_key", "api_key_file")
+
+
+def load(options: Mapping[str, Any] | None = None) -> Settings:
+    """Read the settings. `options` are those given on the command line, by setting name.
+
+    Raises `ConfigError` for an unknown setting, a value that is not allowed and a file that
+    cannot be read.
+    """
+    _refuse_unknown_variables()
+    given: _Source = {
+        name: (_OPTIONS.get(name) or name, value)
+        for name, value in (options or {}).items()
+        if value is not None
+    }
+    environment: _Source = {
+        row.name: found for row in SETTINGS if (found := row.in_environment(os.environ))
+    }
+    config = given.get("config", _UNSET)[1] or environment.get("config", _UNSET)[1]
+    path = Path(config).expanduser() if config else None
+    document = {} if path is None else _document(path)
+    values = _beneath(document, environment | given) | _beneath(environment, given) | given
+    _, tables = values.pop("accounts", ("", []))
+    try:
+        fields = checked(Settings, {name: value for name, (_, value) in values.items()})
+    except InvalidValueError as error:
+        row = next(row for row in SETTINGS if row.name == error.name)
+        raise ConfigError(_complaint(row, *values[row.name])) from None
+    if "data_dir" not in fields:
+        fields["data_dir"] = default_data_dir(simulated=fields.get("simulate", False))
+    settings = Settings(**fields, accounts=_accounts(tables, path))
+    single_key = next((values[name][0] for name in _KEY_FORMS if name in values), None)
+    _refuse_contradictions(settings, path, single_key)
+    return settings
+
+
+def _beneath(values: _Source, stronger: _Source) -> _Source:
+    hidden = _KEY_FORMS if stronger.keys() & set(_KEY_FORMS) else ()
+    return {name: value for name, value in values.items() if name not in hidden}
+
+
+def _document(path: Path) -> _Source:
+    """The settings of a file. Raises `ConfigError` for one that cannot be read or is unknown."""
+    import tomllib
+
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(
+            f"The settings file {path} cannot be read ({error.strerror}): "
+            "correct the path given by --config or COMFY_PROXY_CONFIG."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The settings file {path} is not TOML: correct it ({error}).") from None
+    known = [*(row.key for row in SETTINGS if row.key), "accounts"]
+    former = {row.former: row.name for row in SETTINGS if row.former}
+    found: _Source = {}
+    for name in sorted(document, key=lambda name: name not in former):  # the present name wins
+        present = former.get(name, name)
+        if present not in known:
+            raise ConfigError(
+                f"The settings file {path} has `{name}`, which is not a setting: "
+                f"{_remedy(name, known)}."
+            )
+        found[present] = f"`{name}` in {path}", document[name]
+    return found
+
+
+def _refuse_unknown_variables() -> None:
+    known = [row.environment for row in SETTINGS]
+    accepted = {name for row in SETTINGS for name in row.environments}
+    for name in sorted(os.environ):
+        if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in accepted:
+            raise ConfigError(
+                f"The environment variable {name} is not a setting: {_remedy(name, known)}."
+            )
+
+
+def _remedy(name: str, known: Iterable[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"remove it, or write {near[0]}" if near else "remove it"
+
+
+def _complaint(row: Setting, where: str, value: object) -> str:
+    text = repr(value)
+    short = text if len(text) <= 80 else f"{text[:79]}…"
+    return f"{where}{'' if row.secret else f' is {short}, but'} must be {row.expects}."
+
+
+def _refuse_contradictions(settings: Settings, where: Path | None, single_key: str | None) -> None:
+    """Raise `ConfigError` for values that are right each by itself, but not together.
+
+    `single_key` is how a key outside of the tables is set, if one is.
+    """
+    seen: set[str] = set()
+    for account in settings.accounts:
+        the = f"The account {account.name} in {where}"
+        if account.name in seen:
+            raise ConfigError(f"{the} is not unique: give each account its own name.")
+        seen.add(account.name)
+        if account.key is not None and account.key_file is not None:
+            raise ConfigError(f"{the} has key and key_file: remove one of them, preferably key.")
+        if account.key is None and account.key_file is None:
+            raise ConfigError(f"{the} has no key: add key_file.")
+        if account.plan is not None and account.slots:
+            raise ConfigError(f"{the} has plan and slots: remove one of them.")
+    if settings.accounts and single_key is not None:
+        raise ConfigError(
+            f"There are accounts in {where} and a separate key: unset "
+            f"{single_key.replace(f'in {where}', 'in it')}, or add an account for that key."
+        )
+    if settings.database is not None and settings.bus is None:
+        raise ConfigError(
+            "The database is PostgreSQL, but there is no bus between the replicas: set "
+            "COMFY_PROXY_BUS to redis://HOST of a Valkey or Redis server."
+        )
+    if settings.database is None and settings.database_direct is not None:
+        raise ConfigError(
+            "database_direct is set and database is not: set COMFY_PROXY_DATABASE too."
+        )
+
+
+def _accounts(tables: object, where: Path | None) -> tuple[AccountSettings, ...]:
+    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+        raise ConfigError(
+            f"`accounts` in {where} must be tables: begin each with a line [[accounts]]."
+        )
+    accounts = []
+    for number, table in enumerate(tables, start=1):
+        try:
+            accounts.append(AccountSettings(**checked(AccountSettings, {"name": None} | table)))
+        except InvalidValueError as error:
+            raise ConfigError(_account_complaint(error.name, number, table, where)) from None
+    return tuple(accounts)
+
+
+def _account_complaint(key: str, number: int, table: Mapping[str, Any], where: Path | None) -> str:
+    """What to say of a key of the account of this number."""
+    name = table.get("name")
+    the = f"account {name if isinstance(name, str) and name else number} in {where}"
+    known = {row.name: row for row in ACCOUNT_SETTINGS}
+    if key not in known:
+        return (
+            f"The {the} has `{key}`, which is not a setting of accounts: remove it, or use one of "
+            f"{', '.join(known)}."
+        )
+    if key not in table:
+        return f"The {the} has no {key}: add {key} = {known[key].example!r}."
+    return _complaint(known[key], f"`{key}` of the {the}", table[key])
+
+
+# --- the accounts --------------------------------------------------------------------------
+
+#: The account of a key that is set by itself, without any table.
+DEFAULT = "default"
+
+#: Domains of names that only a local network knows (RFC 6761, 6762, 8375, and ICANN's `internal`).
+_LOCAL_DOMAINS = (".localhost", ".local", ".home.arpa", ".internal", ".lan", ".test")
+
+
+@dataclass(frozen=True, slots=True)
+class AccountAccess:
+    """An account as it is used: where it is, its key, and what may run on it.
+
+    `slots` is how many jobs it runs at once, 0 if that is to be learned; `members` whose jobs it
+    takes, none named is everybody. `plain_http` lets the key go to public addresses over http.
+    """
+
+    name: str
+    base_url: URL
+    key: str = field(repr=False)
+    slots: int = 0
+    weight: float = 1.0
+    members: tuple[str, ...] = ()
+    plain_http: bool = False
+
+
+def read_key(settings: Settings) -> str | None:
+    """The key, or `None` where none is set.
+
+    Raises `ConfigError` when it is set twice in one place, when its file cannot be read and when
+    what is there cannot be a key.
+    """
+    if settings.api_key is not None and settings.api_key_file is not None:
+        raise ConfigError(
+            "The API key is set twice: unset COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE."
+        )
+    if settings.api_key_file is not None:
+        return _usable(_read(settings.api_key_file), f"the file {settings.api_key_file}")
+    if settings.api_key is not None:
+        return _usable(settings.api_key.text, "COMFY_CLOUD_API_KEY")
+    return None
+
+
+def read_secrets(settings: Settings) -> str | None:
+    """The secrets of the settings, one a line, the one that is used first; `None` without any.
+
+    Raises `ConfigError` for a file that cannot be read or holds none.
+    """
+    found = []
+    if settings.secret_file is not None:
+        for line in _read(settings.secret_file, "secret_file").split():
+            try:
+                found.append(to_encryption_key(line).text)
+            except ValueError:
+                raise ConfigError(
+                    f"The file {settings.secret_file} of secret_file must have 32 bytes in base64 "
+                    "on each line: create them with `openssl rand -base64 32`."
+                ) from None
+        if not found:
+            raise ConfigError(
+                f"The file {settings.secret_file} of secret_file is empty: create a secret with "
+                "`openssl rand -base64 32`."
+            )
+    if settings.credentials_key is not None:
+        found.append(settings.credentials_key.text)
+    return "\n".join(found) or None
+
+
+def read_accounts(settings: Settings) -> list[AccountAccess]:
+    """The accounts with their keys, in the order of their tables; none if no key is set at all.
+
+    Without tables it is the single key's account, which is called "default". Raises `ConfigError`
+    as `read_key`, when two accounts have one key, for they would be one account of the cloud, and
+    when a key would be sent over the internet in the clear.
+    """
+    plain_http = settings.allow_plain_http
+    if settings.accounts:
+        found = [
+            AccountAccess(
+                table.name,
+                table.base_url or settings.base_url,
+                read_account_key(table),
+                table.jobs_at_once,
+                table.weight,
+                table.members,
+                plain_http,
+            )
+            for table in settings.accounts
+        ]
+    else:
+        key, url = read_key(settings), settings.base_url
+        found = [] if key is None else [AccountAccess(DEFAULT, url, key, plain_http=plain_http)]
+    names: dict[str, str] = {}
+    for account in found:
+        if (other := names.setdefault(account.key, account.name)) != account.name:
+            raise ConfigError(
+                f"The accounts {other} and {account.name} have the same key: remove one of them."
+            )
+    for account in found:
+        url = account.base_url
+        if url.scheme == "http" and not plain_http and _is_public(url.host or ""):
+            raise ConfigError(
+                f"The base_url {url} of the account {account.name} would send the API key over the "
+                "internet without encryption: use https://, or set allow_plain_http = true."
+            )
+    return found
+
+
+def _is_public(host: str) -> bool:
+    """Whether an address is public, or a name has a dot and is below no domain of local networks.
+
+    A name may still be that of a private address: that is checked with each connection.
+    """
+    try:
+        return ip_address(host.partition("%")[0]).is_global
+    except ValueError:
+        return "." in host.rstrip(".") and not host.rstrip(".").endswith(_LOCAL_DOMAINS)
+
+
+def read_account_key(account: AccountSettings) -> str:
+    """The key of an account that has a table. Raises `ConfigError`."""
+    if account.key is not None:
+        return _usable(account.key.text, f"`key` of the account {account.name}")
+    if account.key_file is None:
+        raise ConfigError(f"The account {account.name} has no key: add key_file.")
+    remedy = f"`key_file` of the account {account.name}"
+    return _usable(_read(account.key_file, remedy), f"the file {account.key_file}")
+
+
+def _read(path: Path, setting: str = "COMFY_CLOUD_API_KEY_FILE") -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"The key file {path} cannot be read ({error.strerror}): "
+            f"correct {setting} or the permissions of the file."
+        ) from None
+    except UnicodeDecodeError:
+        raise ConfigError(
+            f"The key file {path} is not text: it must contain only the API key."
+        ) from None
+
+
+#: Marks that word processors and chats put around a key, or instead of what was typed.
+_QUOTES = "\"'`\u00ab\u00bb\u2018\u2019\u201a\u201c\u201d\u201e"
+
+
+def _usable(text: str, where: str) -> str:
+    key = text.strip()
+    if not key:
+        raise ConfigError(f"There is no API key in {where}: write it as one line without spaces.")
+    if flaw := _flaw(key):
+        raise ConfigError(
+            f"The API key in {where} is invalid, because it contains {flaw}: copy it again as one "
+            "line without spaces and quotation marks."
+        )
+    return key
+
+
+def _flaw(key: str) -> str:
+    """What a key has that none can have; nothing of the key itself."""
+    if any(letter in _QUOTES for letter in key):
+        return "a quotation mark"
+    if any(letter.isspace() for letter in key):
+        return "a space or a line break"
+    return "" if key.isascii() and key.isprintable() else "a letter beyond ASCII"
+
+
+class AccountKeys:
+    """Reads an account's key again when its file changes, and all keys when `asked` is set.
+
+    `use` gets the account's name and its new key. The files are looked at every `interval` seconds.
+    A key that cannot be read changes nothing: the one before is used on.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        accounts: Iterable[AccountAccess],
+        use: Callable[[str, str], Awaitable[None]],
+        *,
+        asked: asyncio.Event,
+        interval: float = 2.0,
+    ) -> None:
+        self._settings = settings
+        self._keys = {account.name: account.key for account in accounts}
+        self._use = use
+        self._asked = asked
+        self._interval = interval
+
+    async def follow(self) -> None:
+        """Continue until cancelled."""
+        seen: dict[str, _Stamp] = {}
+        while True:
+            stamps = await asyncio.to_thread(self._stamps)
+            asked = self._asked.is_set()
+            self._asked.clear()
+            for name, stamp in stamps.items():
+                if asked or stamp != seen.get(name):
+                    await self._reload(name)
+            seen = stamps
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval):
+                    await self._asked.wait()
+
+    def _stamps(self) -> dict[str, _Stamp]:
+        return {name: _stamp(_file(self._settings, name)) for name in self._keys}
+
+    async def _reload(self, name: str) -> None:
+        try:
+            key = await asyncio.to_thread(_read_anew, self._settings, name)
+            if key is None or key == self._keys[name]:
+                return
+            if key in self._keys.values():
+                raise ConfigError("Another account has this key.")
+        except ConfigError as error:
+            log.error("key_reload_failed", account=name, reason=str(error))
+            return
+        register_secret(key)
+        self._keys[name] = key
+        await self._use(name, key)
+        log.info("key_reloaded", account=name)
+
+
+def _read_anew(settings: Settings, name: str) -> str | None:
+    """The key as it is set now. The environment of a process does not change, files do."""
+    if _file(settings, name) is None and settings.config is not None:
+        settings = load({"config": settings.config})
+    if (table := _table(settings, name)) is not None:
+        return read_account_key(table)
+    return None if settings.accounts else read_key(settings)
+
+
+def _table(settings: Settings, name: str) -> AccountSettings | None:
+    return next((table for table in settings.accounts if table.name == name), None)
+
+
+def _file(settings: Settings, name: str) -> Path | None:
+    table = _table(settings, name)
+    return settings.api_key_file if table is None else table.key_file
+
+
+def _stamp(path: Path | None) -> _Stamp:
+    """What changes when the file is written or replaced, behind links too."""
+    if path is None:
+        return None
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_ino, about.st_size
