@@ -284,8 +284,7 @@ def test_a_server_reads_its_options_as_the_parser_of_commands(
     monkeypatch.setattr(serve, "serve", lambda _: 0)
     words = ["serve", *shlex.split(line)]
     assert commands.run(words) == 0
-    assert read == [{"start_empty": False} | (plain_options(words) or {})]
-    assert plain_options(words) is not None
+    assert read == [plain_options(words)]
 
 
 @pytest.mark.parametrize(

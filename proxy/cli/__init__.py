@@ -1,4 +1,4 @@
-"""The command line: its default command, and how it reports errors.
+"""The command line: its default command, its errors, and what commands share.
 
 The commands are imported where one of them is called. A server does without them, typer and
 pydantic, which take a seventh of its memory and of its start.
@@ -6,18 +6,58 @@ pydantic, which take a seventh of its memory and of its start.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cache, wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from uuid import uuid4
 
-from proxy.cli.common import PROGRAM, CommandError
-from proxy.settings import SETTINGS, ConfigError, load
+import structlog
 
+from proxy.logging import register_secret
+from proxy.settings import (
+    PLANS,
+    SERVE_SETTINGS,
+    SETTINGS,
+    AccountAccess,
+    ConfigError,
+    Setting,
+    Settings,
+    load,
+    read_accounts,
+)
+
+if TYPE_CHECKING:
+    from proxy.simulator import Simulator
+    from proxy.simulator.account import Plan
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+PROGRAM = "comfy-cloud-proxy"
+#: The settings by which a command finds the records.
+WHERE = [row for row in SETTINGS if row.name in ("config", "data_dir", "simulate")]
 _OF_THE_PROGRAM = ("-h", "--help", "--version", "--install-completion", "--show-completion")
 
 #: The variable by which a shell asks for completions.
 _COMPLETE = f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"
+
+
+class CommandError(Exception):
+    """Ends the command with one sentence on standard error.
+
+    `exit_code` is 2 for what was asked wrongly and 1 for what went wrong.
+    """
+
+    def __init__(self, sentence: str, *, exit_code: int = 1) -> None:
+        super().__init__(sentence)
+        self.exit_code = exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,27 +97,167 @@ def plain_options(arguments: Sequence[str]) -> dict[str, Any] | None:
     """
     if arguments[0] != "serve":
         return None
-    flags: dict[str, dict[str, bool]] = {"--start-empty": {"start_empty": True}}
-    names: dict[str, str] = {}
-    for row in SETTINGS:
+    known: dict[str, tuple[str, bool | None]] = {}  # the value of a flag, None where one follows
+    for row in SERVE_SETTINGS:
         for option in row.options:
-            if row.is_flag:
-                flags |= {option: {row.name: True}, f"--no-{option[2:]}": {row.name: False}}
-            else:
-                names[option] = row.name
+            on, slash, off = option.partition("/")
+            known[on] = row.name, True if row.is_flag else None
+            if slash:
+                known[off] = row.name, False
     found: dict[str, Any] = {}
     rest = iter(arguments[1:])
     for argument in rest:
         option, equals, value = argument.partition("=")
-        if argument in flags:
-            found |= flags[argument]
-        elif option in names:
-            found[names[option]] = value if equals else next(rest, None)
-        else:
+        name, flag = known.get(option, ("", None))
+        if not name or (equals and flag is not None):
             return None
+        found[name] = flag if flag is not None else value if equals else next(rest, None)
     return None if None in found.values() else found
 
 
 def _complain(sentence: str, code: int) -> int:
     print(sentence, file=sys.stderr)  # noqa: T201
     return code
+
+
+# --- what commands share ---------------------------------------------------------------------
+
+
+def examples(*lines: str) -> str:
+    """The examples below the help of a command."""
+    return "\b\nExamples:\n" + "\n".join(f"  {PROGRAM} {line}".rstrip() for line in lines)
+
+
+def takes_settings(
+    rows: Iterable[Setting], more: Mapping[str, Any] | None = None
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Give a command an option for each of these settings, behind its own.
+
+    `more` are further options, their annotations by name. The command gets a dictionary of all
+    those that were given as the first argument, for `load`, and its own by name.
+    """
+
+    def decorate(command: Callable[..., T]) -> Callable[..., T]:
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
+        @wraps(command)
+        def with_options(**options: Any) -> T:
+            others = {parameter.name: options.pop(parameter.name) for parameter in own}
+            given = {name: value for name, value in options.items() if value is not None}
+            return command(given, **others)
+
+        with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                *(_parameter(name, kind) for name, kind in (more or {}).items()),
+                *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in own),
+                *(_parameter(row.name, _kind(row)) for row in rows if row.option),
+            ],
+            return_annotation=int,
+        )
+        with_options.__annotations__ = {}
+        return with_options
+
+    return decorate
+
+
+def _parameter(name: str, kind: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
+
+
+@cache
+def _kind(row: Setting) -> Any:
+    import typer
+
+    notes = f" [default: {shown_default(row)}] [env: {row.environment}]"
+    option = typer.Option(
+        *row.options,
+        metavar=None if row.is_flag else row.metavar,
+        help=f"{row.help}{'' if row.for_once else notes}",
+        show_default=False,
+    )
+    return Annotated[bool | None if row.is_flag else str | None, option]
+
+
+def shown_default(row: Setting) -> str:
+    """The default as people read it."""
+    if row.shown:
+        return row.shown
+    if row.default is None or row.default == ():
+        return "none"
+    if isinstance(row.default, bool):
+        return "true" if row.default else "false"
+    return str(row.default).removesuffix("/")
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """At least one account, and whether it is simulated."""
+
+    accounts: tuple[AccountAccess, ...]
+    simulated: bool
+
+    def __str__(self) -> str:
+        name = "Comfy Cloud simulator" if self.simulated else "Comfy Cloud"
+        urls = dict.fromkeys(str(account.base_url).rstrip("/") for account in self.accounts)
+        count = len(self.accounts)
+        return f"{f'{count} accounts of ' if count > 1 else ''}{name} at {' and '.join(urls)}"
+
+
+@asynccontextmanager
+async def chosen_accounts(settings: Settings) -> AsyncIterator[Chosen]:
+    """The accounts, for as long as the block runs.
+
+    Raises `ConfigError` when Comfy Cloud is chosen and there is no key.
+    """
+    if settings.simulate:
+        from proxy.simulator import Simulator, Switches
+
+        switches = Switches(pace=settings.simulate_pace)
+        async with Simulator(plan=_plan(settings.slots), switches=switches) as simulator:
+            yield _registered(_simulated(simulator, settings), simulated=True)
+        return
+    accounts = read_accounts(settings)
+    if not accounts:
+        raise ConfigError(
+            "There is no API key: set COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE "
+            "(create a key at https://platform.comfy.org), or use --simulate to try it without a "
+            "key."
+        )
+    file, has_key = settings.config, any(table.key is not None for table in settings.accounts)
+    if file is not None and has_key and _is_open(file):
+        log.warning("key_file_exposed", file=str(file), remedy="chmod o-r, or key_file")
+    yield _registered(accounts, simulated=False)
+
+
+def _registered(accounts: list[AccountAccess], *, simulated: bool) -> Chosen:
+    for account in accounts:
+        register_secret(account.key)
+    return Chosen(tuple(accounts), simulated)
+
+
+def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
+    """An account of the simulator for each table, whose own key stays where it is."""
+    if not settings.accounts:
+        slots = PLANS[_plan(settings.slots)]
+        return [AccountAccess("default", simulator.base_url, simulator.key, slots)]
+    accounts = []
+    for table in settings.accounts:
+        slots = table.jobs_at_once
+        key = simulator.add_account(f"comfyui-{uuid4().hex}", _plan(slots)).key
+        accounts.append(
+            AccountAccess(table.name, simulator.base_url, key, slots, table.weight, table.members)
+        )
+    return accounts
+
+
+def _plan(slots: int) -> Plan:
+    """The smallest plan that runs this many jobs at once."""
+    return "standard" if slots <= 1 else "creator" if slots <= 3 else "pro"
+
+
+def _is_open(path: Path) -> bool:
+    """Whether every user of this machine can read a file."""
+    try:
+        return bool(path.stat().st_mode & 0o004)
+    except OSError:
+        return False

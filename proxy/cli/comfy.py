@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import aiohttp
 from yarl import URL
 
-from proxy.cli.common import CommandError
+from proxy.cli import CommandError
 from proxy.cli.progress import Display
 from proxy.cloud.resilience import Backoff
 from proxy.translate import codec

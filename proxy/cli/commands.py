@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
-from proxy.cli.common import PROGRAM, WHERE, CommandError, examples, takes_settings
+from proxy.cli import PROGRAM, WHERE, CommandError, examples, takes_settings
 from proxy.cli.members import audit, member, token, usage
-from proxy.settings import load
+from proxy.settings import SERVE_SETTINGS, SETTINGS, load
+
+_CLOUD = [row for row in SETTINGS if row in WHERE or row.name in ("api_key_file", "base_url")]
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -63,21 +65,12 @@ def _root(
         "serve --config config.toml --log-format json",
     ),
 )
-@takes_settings()
-def _serve(
-    options: dict[str, Any],
-    start_empty: Annotated[
-        bool,
-        typer.Option(
-            "--start-empty",
-            help="Replace a damaged database by an empty one. The damaged file is kept.",
-        ),
-    ] = False,
-) -> int:
+@takes_settings(SERVE_SETTINGS)
+def _serve(options: dict[str, Any]) -> int:
     """Serve the API of a local ComfyUI and run every workflow on Comfy Cloud."""
     from proxy.cli.serve import serve
 
-    return serve(load(options | {"start_empty": start_empty}))
+    return serve(load(options))
 
 
 @app.command(
@@ -186,7 +179,7 @@ def _token(file: Path | None) -> str | None:
     short_help="Check the connection, the key and the data folder.",
     epilog=examples("check", "check --api-key-file key.txt", "check --json"),
 )
-@takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
+@takes_settings(_CLOUD)
 def _check(
     options: dict[str, Any],
     as_json: Annotated[
@@ -204,7 +197,7 @@ def _check(
     short_help="Measure how Comfy Cloud behaves with your key.",
     epilog=examples("probe", "probe --level run --json report.json"),
 )
-@takes_settings({"config", "data_dir", "simulate", "api_key_file", "base_url"})
+@takes_settings(_CLOUD)
 def _probe(
     options: dict[str, Any],
     level: Annotated[
@@ -351,7 +344,7 @@ app.add_typer(_service, name="service")
         "service install --simulate --print",
     ),
 )
-@takes_settings()
+@takes_settings(SETTINGS)
 def _install(
     options: dict[str, Any],
     show: Annotated[

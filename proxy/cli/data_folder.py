@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from proxy import logging as logs
-from proxy.cli.common import CommandError
+from proxy.cli import CommandError
 from proxy.members.audit import take_over as take_over_audit
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from proxy import logging as logs
-from proxy.cli.common import WHERE, CommandError, examples, takes_settings
+from proxy.cli import WHERE, CommandError, examples, takes_settings
 from proxy.settings import Settings, load, place_options
 
 if TYPE_CHECKING:

@@ -32,6 +32,7 @@ import typer
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
+from proxy.cli import CommandError
 from proxy.cli.comfy import (
     Comfy,
     Follower,
@@ -43,7 +44,6 @@ from proxy.cli.comfy import (
     require_folder,
     texts_of,
 )
-from proxy.cli.common import CommandError
 from proxy.cli.progress import Display, counted
 from proxy.translate import codec, editor
 

@@ -512,9 +512,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     )
     """The minimum level of log lines: debug, info, warning or error."""
 
-    #: Whether an empty database may take the place of a damaged one: for one start, so that it is
-    #: an option of `serve` alone.
-    start_empty: bool = False
+    start_empty: Annotated[bool, Setting("General", for_once=True)] = False
+    """Replace a damaged database by an empty one. The damaged file is kept."""
 
     #: Tables, which have no option and no variable: their rows are a table of their own.
     accounts: tuple[AccountSettings, ...] = ()
@@ -540,5 +539,8 @@ class Settings(Struct, frozen=True, kw_only=True):
         return int(self.cache_mb * 1024 * 1024)
 
 
+_ALL = sorted(rows_of(Settings), key=lambda row: GROUPS.index(row.group))
 #: The table, in the order of `GROUPS`.
-SETTINGS = tuple(sorted(rows_of(Settings), key=lambda row: GROUPS.index(row.group)))
+SETTINGS = tuple(row for row in _ALL if not row.for_once)
+#: What `serve` has options for.
+SERVE_SETTINGS = tuple(sorted(_ALL, key=lambda row: not row.for_once))

@@ -58,6 +58,7 @@ class Setting:
     `expects` ends the sentence "it must be …"; where the type says it, it is left out. `shown`
     stands for a default that differs between machines, `example` for one that is none. `former` is
     the name in an earlier release, which is accepted in all three forms. A secret has no option.
+    What is `for_once`, for one start, is an option of `serve` alone.
     """
 
     group: str
@@ -65,6 +66,7 @@ class Setting:
     expects: str = ""
     prefix: str = PREFIX
     in_file: bool = True
+    for_once: bool = False
     secret: bool = False
     shown: str | None = None
     example: object = None
@@ -87,11 +89,13 @@ class Setting:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The option, and that of an earlier release; none for a secret."""
-        if self.secret:
+        """The option, and that of an earlier release; none for a secret. A flag is `--on/--off`."""
+        if self.option is None:
             return ()
-        former = "--" + self.former.replace("_", "-") if self.former else None
-        return tuple(filter(None, (self.option, former)))
+        names = (self.option, *([f"--{self.former.replace('_', '-')}"] if self.former else []))
+        if not self.is_flag or self.for_once:
+            return names
+        return tuple(f"{name}/--no-{name[2:]}" for name in names)
 
     @property
     def environment(self) -> str:
