@@ -147,7 +147,7 @@ async def lifespan(
                     "userdata = cloud does not support members: set it to disk, or remove the "
                     "members."
                 )
-            userdata = UserDataOnCloud(cloud.user_data, shared=lambda: members.has_members)
+            userdata = UserDataOnCloud(cloud.http, shared=lambda: members.has_members)
         accounting = Accounting(
             metrics, UsageRepository(database), members.get, audit_days=settings.audit_days
         )

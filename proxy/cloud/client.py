@@ -15,7 +15,7 @@ from aiohttp import MultipartWriter
 from yarl import URL
 
 from proxy.cloud.downloads import Download, Downloads
-from proxy.cloud.http import Answer, Body, Http
+from proxy.cloud.http import JSON, Answer, Body, Http
 from proxy.cloud.resilience import (
     GATEWAY_STATUSES,
     CallGate,
@@ -31,7 +31,6 @@ from proxy.cloud.resilience import (
 from proxy.logging import word
 from proxy.metrics import AccountObservations, CloudCalls, Metrics
 from proxy.translate import codec
-from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.assets import CloudAsset, of_cloud
 from proxy.translate.jobs import Snapshot, from_job
 
@@ -49,9 +48,6 @@ _UPLOAD_RATE = 100_000
 
 #: Seconds for the whole catalog, about 9 MB.
 _CATALOG_TIMEOUT = 120.0
-
-_JSON = {"Content-Type": "application/json"}
-_OCTETS = {"Content-Type": "application/octet-stream"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +83,8 @@ class CloudClient:
     ) -> None:
         self.base_url = base_url
         self.observations = observations or AccountObservations()
-        self._http = Http(
+        #: For the account's own settings and files.
+        self.http = Http(
             base_url,
             key,
             timeout=timeout,
@@ -97,25 +94,23 @@ class CloudClient:
             observations=self.observations,
             plain_http=plain_http,
         )
-        self._submit_url = self._http.url("prompt")
+        self._submit_url = self.http.url("prompt")
         self._details = asyncio.Semaphore(_DETAILS)
-        self._downloads = Downloads(self._http)
-        #: The account's own settings and files.
-        self.user_data = UserDataCalls(self._http)
+        self._downloads = Downloads(self.http)
 
     async def start(self) -> None:
         """Open the sessions. No call is made."""
-        await self._http.start()
+        await self.http.start()
         await self._downloads.start()
 
     async def close(self) -> None:
         """Close all connections."""
         await self._downloads.close()
-        await self._http.close()
+        await self.http.close()
 
     def use_key(self, key: str) -> None:
         """Take another key from the next call on."""
-        self._http.key = key
+        self.http.key = key
 
     async def submit(
         self,
@@ -140,7 +135,7 @@ class CloudClient:
         url = self._submit_url
         answer = None
         try:
-            answer = await self._http.once("POST", url, data=codec.dump_bytes(body), headers=_JSON)
+            answer = await self.http.once("POST", url, data=codec.dump_bytes(body), headers=JSON)
             said = answer.object()
         except CloudUnreachable as error:
             if error.sent:
@@ -152,14 +147,14 @@ class CloudClient:
             raise
         except CloudGarbage as error:
             if answer is not None:
-                self._http.unlisted("POST", url, "not of its form", answer.example())
+                self.http.unlisted("POST", url, "not of its form", answer.example())
             raise CloudAmbiguous(str(error)) from None
         return _submission(answer.call, said)
 
     async def job(self, cloud_id: str) -> Snapshot | None:
         """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
-            return await self._http.lookup(
+            return await self.http.lookup(
                 lambda answer: self._snapshot({**answer.object(), "id": cloud_id}), "jobs", cloud_id
             )
 
@@ -177,7 +172,7 @@ class CloudClient:
         offset = 0
         while limit is None or len(found) < limit:
             query["limit"] = _PAGE if limit is None else min(_PAGE, limit - len(found))
-            page = await self._http.get(partial(_page, "jobs"), "jobs", **query)
+            page = await self.http.get(partial(_page, "jobs"), "jobs", **query)
             entries = page["jobs"]
             known = len(found)
             for entry in entries:
@@ -198,7 +193,7 @@ class CloudClient:
         found: list[CloudAsset] = []
         read = 0
         while True:
-            page = await self._http.lookup(
+            page = await self.http.lookup(
                 partial(_page, "assets"), "jobs", cloud_id, "assets", limit=_ASSETS, offset=read
             )
             if page is None:
@@ -222,9 +217,9 @@ class CloudClient:
     async def cancel(self, cloud_id: str) -> bool:
         """`POST /api/jobs/{id}/cancel`; says whether this cancelled the job."""
         try:
-            cancelled, attempts = await self._http.read(
+            cancelled, attempts = await self.http.read(
                 "POST",
-                self._http.url("jobs", cloud_id, "cancel"),
+                self.http.url("jobs", cloud_id, "cancel"),
                 # `true`, or a list of ids
                 lambda answer: (bool(answer.object().get("cancelled")), answer.attempts),
             )
@@ -244,7 +239,7 @@ class CloudClient:
         one name.
         """
         return await self._send_file(
-            self._http.url("upload", "image"),
+            self.http.url("upload", "image"),
             _uploaded_name,
             path,
             partial(_form, path, filename, content_type, "image", {"type": "input"}),
@@ -257,7 +252,7 @@ class CloudClient:
         """
         fields = {"tags": '["input"]', "name": filename, "mime_type": content_type}
         return await self._send_file(
-            self._http.url("assets"),
+            self.http.url("assets"),
             partial(_asset_name, filename),
             path,
             partial(_form, path, filename, content_type, "file", fields),
@@ -267,9 +262,9 @@ class CloudClient:
         self, url: URL, parse: Callable[[Answer], str], path: Path, form: Body
     ) -> str:
         size = (await asyncio.to_thread(path.stat)).st_size
-        total = self._http.timeout + size / _UPLOAD_RATE
-        name = await self._http.read("POST", url, parse, data=form, total=total)
-        self._http.calls.uploaded(size)
+        total = self.http.timeout + size / _UPLOAD_RATE
+        name = await self.http.read("POST", url, parse, data=form, total=total)
+        self.http.calls.uploaded(size)
         return name
 
     def download(
@@ -288,27 +283,27 @@ class CloudClient:
 
     async def object_info(self) -> bytes:
         """`GET /api/object_info`: a JSON object of about 9 MB, as it came."""
-        url = self._http.url("object_info")
-        return await self._http.read("GET", url, _object_bytes, total=_CATALOG_TIMEOUT)
+        url = self.http.url("object_info")
+        return await self.http.read("GET", url, _object_bytes, total=_CATALOG_TIMEOUT)
 
     async def model_folders(self) -> list[dict[str, Any]]:
         """`GET /api/experiment/models`: `[{"name", "folders"}]`."""
-        return await self._http.get(Answer.objects, "experiment", "models")
+        return await self.http.get(Answer.objects, "experiment", "models")
 
     async def models(self, folder: str) -> list[dict[str, Any]] | None:
         """`GET /api/experiment/models/{folder}`: `[{"name", "pathIndex"}]`, `None` on 404."""
-        return await self._http.lookup(Answer.objects, "experiment", "models", folder)
+        return await self.http.lookup(Answer.objects, "experiment", "models", folder)
 
     async def model_preview(self, folder: str, index: int, file: str) -> tuple[bytes, str] | None:
         """A model's picture and its media type, `None` on 404."""
         path = ("experiment", "models", "preview", folder, str(index), *file.split("/"))
-        return await self._http.lookup(lambda found: (found.body, found.content_type), *path)
+        return await self.http.lookup(lambda found: (found.body, found.content_type), *path)
 
     async def template_picture(self, name: str) -> tuple[bytes, str] | None:
         """`GET /templates/{name}`: a file of the web app and its media type, `None` on 404."""
         url = self.base_url.joinpath("templates", quote(name, safe=""), encoded=True)
         try:
-            return await self._http.read("GET", url, lambda found: (found.body, found.content_type))
+            return await self.http.read("GET", url, lambda found: (found.body, found.content_type))
         except CloudRefused as error:
             if error.status == 404:
                 return None
@@ -316,74 +311,23 @@ class CloudClient:
 
     async def global_subgraphs(self) -> dict[str, Any]:
         """`GET /api/global_subgraphs`: `{id: {"source", "name", "info"}}`."""
-        return await self._http.get(Answer.object, "global_subgraphs")
+        return await self.http.get(Answer.object, "global_subgraphs")
 
     async def global_subgraph(self, id_: str) -> dict[str, Any] | None:
         """`GET /api/global_subgraphs/{id}`: one with its `data`, `None` on 404."""
-        return await self._http.lookup(Answer.object, "global_subgraphs", id_)
+        return await self.http.lookup(Answer.object, "global_subgraphs", id_)
 
     async def node_replacements(self) -> dict[str, Any]:
         """`GET /api/node_replacements`: `{old class: [{"new_node_id", …}]}`."""
-        return await self._http.get(Answer.object, "node_replacements")
+        return await self.http.get(Answer.object, "node_replacements")
 
     async def user(self) -> None:
         """`GET /api/user`: raises `CloudUnauthorized` if the key does not work."""
-        await self._http.get(_status_only, "user")
+        await self.http.get(_status_only, "user")
 
     async def system_stats(self) -> dict[str, Any]:
         """`GET /api/system_stats`, which needs no key and so proves none."""
-        return await self._http.get(Answer.object, "system_stats")
-
-
-class UserDataCalls:
-    """Every call may raise `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
-
-    What cannot be repeated without another meaning (to delete, to move, to write only what is not
-    there) is tried once.
-    """
-
-    def __init__(self, http: Http) -> None:
-        self._http = http
-
-    async def settings(self) -> dict[str, Any]:
-        """`GET /api/settings`."""
-        return await self._http.get(Answer.object, "settings")
-
-    async def setting(self, name: str) -> Any:
-        """`GET /api/settings/{id}`: the value alone, `None` if it is not set."""
-        return await self._http.lookup(_value, "settings", name)
-
-    async def change_settings(self, changes: Mapping[str, Any]) -> None:
-        """`POST /api/settings`: sets some and keeps the others."""
-        body = codec.dump_bytes(dict(changes))
-        await self._http.read(
-            "POST", self._http.url("settings"), _status_only, data=body, headers=_JSON
-        )
-
-    async def files(self, folder: str) -> list[UserFile]:
-        """`GET /api/userdata`: all files below a folder (`""`: all), by their paths from it."""
-        return await self._http.get(_files, "userdata", dir=f"{folder}/", recurse="true")
-
-    async def read(self, path: str) -> bytes:
-        """`GET /api/userdata/{file}`."""
-        return await self._http.get(lambda answer: answer.body, "userdata", path)
-
-    async def write(self, path: str, data: bytes, *, overwrite: bool) -> UserFile:
-        """`POST /api/userdata/{file}`; refused with 409 unless it may `overwrite`."""
-        url = self._http.url("userdata", path, overwrite=str(overwrite).lower(), full_info="true")
-        if overwrite:
-            return await self._http.read("POST", url, _file, data=data, headers=_OCTETS)
-        return _file(await self._http.once("POST", url, data=data, headers=_OCTETS))
-
-    async def delete(self, path: str) -> None:
-        """`DELETE /api/userdata/{file}`."""
-        await self._http.once("DELETE", self._http.url("userdata", path))
-
-    async def move(self, path: str, target: str, *, overwrite: bool) -> UserFile:
-        """`POST /api/userdata/{file}/move/{dest}`; refused with 409 unless it may `overwrite`."""
-        query = {"overwrite": str(overwrite).lower(), "full_info": "true"}
-        url = self._http.url("userdata", path, "move", target, **query)
-        return _file(await self._http.once("POST", url))
+        return await self.http.get(Answer.object, "system_stats")
 
 
 def _submission(call: str, said: dict[str, Any]) -> Submission:
@@ -463,22 +407,3 @@ async def _form(
         name = filename.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
         picture.headers["Content-Disposition"] = f'form-data; name="{field}"; filename="{name}"'
         yield form
-
-
-def _value(answer: Answer) -> Any:
-    said = answer.object()
-    if "value" not in said:
-        raise CloudGarbage(f"{answer.call}: no value in the answer")
-    return said["value"]
-
-
-def _files(answer: Answer) -> list[UserFile]:
-    found = map(user_file, answer.objects())
-    return [file for file in found if file is not None]
-
-
-def _file(answer: Answer) -> UserFile:
-    file = user_file(answer.object())
-    if file is None:
-        raise CloudGarbage(f"{answer.call}: no path in the answer")
-    return file

@@ -61,6 +61,9 @@ _AT_ONCE = 64 * 1024
 #: Bytes of a refusal that are looked at.
 MAX_REFUSAL = 1024 * 1024
 
+#: The headers of a JSON body.
+JSON = {"Content-Type": "application/json"}
+
 Body = Callable[[], AbstractAsyncContextManager[Any]]
 
 T = TypeVar("T")

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias
 
-from proxy.cloud.client import UserDataCalls
-from proxy.cloud.resilience import CloudError, CloudRefused
-from proxy.translate.as_cloud import UserFile
+from proxy.cloud.http import JSON, Answer, Http
+from proxy.cloud.resilience import CloudError, CloudGarbage, CloudRefused
+from proxy.translate import codec
+from proxy.translate.as_cloud import UserFile, user_file
 from proxy.translate.errors import LocalError, from_cloud
 from proxy.userdata.stored import (
     BadNameError,
@@ -30,14 +32,16 @@ class UserDataOnCloud:
     """The account's settings and files, regardless of the caller.
 
     It is for a proxy without members: as soon as `shared` says that there are some, it refuses.
+    What cannot be repeated without another meaning (to delete, to move, to write only what is not
+    there) is tried once.
     """
 
-    def __init__(self, calls: UserDataCalls, *, shared: Callable[[], bool] = lambda: False) -> None:
-        self._account = calls
+    def __init__(self, http: Http, *, shared: Callable[[], bool] = lambda: False) -> None:
+        self._account = http
         self._shared = shared
 
     @property
-    def _calls(self) -> UserDataCalls:
+    def _http(self) -> Http:
         if self._shared():
             raise LocalError(
                 "user_data_of_one",
@@ -49,7 +53,7 @@ class UserDataOnCloud:
     async def read(self, _: str, name: str) -> tuple[bytes, None]:
         """A file's content; the cloud tells neither a tag nor a time with it."""
         with _told_of_files():
-            return await self._calls.read(_there(name)), None
+            return await self._http.get(lambda answer: answer.body, "userdata", _there(name)), None
 
     async def write(
         self, _: str, name: str, data: bytes, *, overwrite: bool = True, most: int | None = None
@@ -57,24 +61,31 @@ class UserDataOnCloud:
         """Write a file, which takes no room here. Raises `TakenError` unless it may `overwrite`."""
         path = _place(name)
         with _told_of_files():
-            return _entry(await self._calls.write(path, data, overwrite=overwrite))
+            http = self._http
+            url = http.url("userdata", path, overwrite=_flag(overwrite), full_info="true")
+            if overwrite:
+                return await http.read("POST", url, _file, data=data)
+            return _file(await http.once("POST", url, data=data))
 
     async def delete(self, _: str, name: str) -> None:
         """Remove a file."""
         with _told_of_files():
-            await self._calls.delete(_there(name))
+            http = self._http
+            await http.once("DELETE", http.url("userdata", _there(name)))
 
     async def move(
         self, _: str, name: str, target: str, *, overwrite: bool = True, most: int | None = None
     ) -> UserDataEntry:
         """Give a file another name. Raises `TakenError`."""
-        path, there = _there(name), _place(target)
+        path = ("userdata", _there(name), "move", _place(target))
         with _told_of_files():
-            return _entry(await self._calls.move(path, there, overwrite=overwrite))
+            http = self._http
+            url = http.url(*path, overwrite=_flag(overwrite), full_info="true")
+            return _file(await http.once("POST", url))
 
     async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """The files in a folder, by their paths from it; hidden ones are left out."""
-        found = [_entry(file) for file in await self._below("/".join(_steps(name)))]
+        found = await self._below("/".join(_steps(name)))
         return sorted(
             (entry for entry in found if is_listed(entry.path, recurse=recurse)),
             key=lambda entry: entry.path,
@@ -91,30 +102,34 @@ class UserDataOnCloud:
             if last in {file.path for file in await self._below(above)}:
                 raise IsFileError from None
             raise
-        files = [_entry(file, prefix) for file in below]
+        files = [replace(file, path=prefix + file.path) for file in below]
         return sorted([*files, *_folders(files, prefix)], key=in_tree_order)
 
     async def settings(self, _: str) -> dict[str, Any]:
         """All settings."""
         with _told():
-            return await self._calls.settings()
+            return await self._http.get(Answer.object, "settings")
 
     async def setting(self, _: str, name: str) -> Any:
         """The value of one setting, or `None`."""
         with _told():
-            return await self._calls.setting(name)
+            return await self._http.lookup(_value, "settings", name)
 
     async def change_settings(
         self, _: str, changes: Mapping[str, Any], *, most: int | None = None
     ) -> None:
         """Set some settings and keep the others."""
         with _told():
-            await self._calls.change_settings(changes)
+            http, body = self._http, codec.dump_bytes(dict(changes))
+            await http.read("POST", http.url("settings"), lambda _: None, data=body, headers=JSON)
 
-    async def _below(self, folder: str) -> list[UserFile]:
-        """Raises `MissingError` for a folder without files, unless it is the top."""
+    async def _below(self, folder: str) -> list[UserDataEntry]:
+        """All files below a folder (`""`: all), by their paths from it.
+
+        Raises `MissingError` for a folder without files, unless it is the top.
+        """
         with _told_of_files():
-            found = await self._calls.files(folder)
+            found = await self._http.get(_files, "userdata", dir=f"{folder}/", recurse="true")
         if folder and not found:
             raise MissingError(folder)
         return found
@@ -192,6 +207,28 @@ def _folders(files: Iterable[UserDataEntry], prefix: str) -> list[UserDataEntry]
     return [UserDataEntry(path, 0, time, time, is_folder=True) for path, time in newest.items()]
 
 
-def _entry(file: UserFile, prefix: str = "") -> UserDataEntry:
+def _entry(file: UserFile) -> UserDataEntry:
     """The cloud does not tell when a file was made."""
-    return UserDataEntry(prefix + file.path, file.size, file.modified, file.modified)
+    return UserDataEntry(file.path, file.size, file.modified, file.modified)
+
+
+def _file(answer: Answer) -> UserDataEntry:
+    file = user_file(answer.object())
+    if file is None:
+        raise CloudGarbage(f"{answer.call}: no path in the answer")
+    return _entry(file)
+
+
+def _files(answer: Answer) -> list[UserDataEntry]:
+    return [_entry(file) for file in map(user_file, answer.objects()) if file is not None]
+
+
+def _value(answer: Answer) -> Any:
+    said = answer.object()
+    if "value" not in said:
+        raise CloudGarbage(f"{answer.call}: no value in the answer")
+    return said["value"]
+
+
+def _flag(value: bool) -> str:
+    return str(value).lower()
