@@ -25,12 +25,12 @@ from proxy.bus import EventBus
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
-from proxy.cloud.downloads import RemoteFiles
 from proxy.cloud.event_socket import Timeouts
 from proxy.files.assets import Assets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files
 from proxy.helpers.clients import Exchange
+from proxy.helpers.remote import RemoteFiles
 from proxy.helpers.service import MOST_BYTES, Helpers
 from proxy.jobs.accounts import Account, Slots, best_first
 from proxy.jobs.election import Election

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
+import aiohttp
+import structlog
 from aiohttp import MultipartWriter
 from yarl import URL
 
-from proxy.cloud.downloads import Download, Downloads
-from proxy.cloud.http import JSON, Answer, Body, Http
+from proxy.cloud.http import (
+    CONNECT_TIMEOUT,
+    JSON,
+    REDIRECTS,
+    Answer,
+    Body,
+    Connections,
+    Http,
+    refused_address,
+    reported,
+)
 from proxy.cloud.resilience import (
     GATEWAY_STATUSES,
     CallGate,
@@ -34,6 +46,8 @@ from proxy.translate import codec
 from proxy.translate.assets import CloudAsset, of_cloud
 from proxy.translate.jobs import Snapshot, from_job
 
+log = structlog.get_logger(__name__)
+
 #: Entries asked for in one page of `GET /api/jobs`; the cloud allows 1000.
 _PAGE = 200
 
@@ -49,6 +63,18 @@ _UPLOAD_RATE = 100_000
 #: Seconds for the whole catalog, about 9 MB.
 _CATALOG_TIMEOUT = 120.0
 
+#: How errors name the download from behind a signed URL. The URL is a secret and the key is none of
+#: its host's business: neither is ever logged, named in an error, or sent to the other.
+_DOWNLOAD = "the signed download"
+
+#: Seconds for which the opening of a content is tried again: somebody waits for its first byte.
+_DOWNLOAD_BUDGET = 10.0
+
+_MAX_REDIRECTS = 4
+
+#: A storage refuses a signature that has run out with one of these.
+_EXPIRED = frozenset({400, 401, 403})
+
 
 @dataclass(frozen=True, slots=True)
 class Submission:
@@ -56,6 +82,28 @@ class Submission:
 
     cloud_id: str
     node_errors: dict[str, Any]
+
+
+class Download:
+    """A content that is arriving.
+
+    `offset` is where its bytes begin: the one that was asked for, or 0 if the storage does not do
+    ranges. `size` is the whole content's in bytes, `None` where the storage does not tell.
+    """
+
+    def __init__(self, response: aiohttp.ClientResponse, asked: int, calls: CloudCalls) -> None:
+        self._response = response
+        self._calls = calls
+        self.offset, self.size = _extent(response, asked)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The bytes as they come. Raises `CloudUnreachable` if they end too early or stall."""
+        with reported(_DOWNLOAD, sent=True):
+            # One read of the socket each: to join what has come meanwhile is a copy of the file.
+            async for chunk, _ in self._response.content.iter_chunks():
+                if chunk:
+                    self._calls.downloaded(len(chunk))
+                    yield chunk
 
 
 class CloudClient:
@@ -96,16 +144,22 @@ class CloudClient:
         )
         self._submit_url = self.http.url("prompt")
         self._details = asyncio.Semaphore(_DETAILS)
-        self._downloads = Downloads(self.http)
+        self._download_limits = aiohttp.ClientTimeout(
+            total=None, sock_connect=CONNECT_TIMEOUT, sock_read=timeout
+        )
+        self._download_retries = replace(
+            self.http.retries, budget=min(self.http.retries.budget, _DOWNLOAD_BUDGET)
+        )
+        self._storage = Connections(self.http.addresses.check_storage)
 
     async def start(self) -> None:
         """Open the sessions. No call is made."""
         await self.http.start()
-        await self._downloads.start()
+        await self._storage.start()
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._downloads.close()
+        await self._storage.close()
         await self.http.close()
 
     def use_key(self, key: str) -> None:
@@ -267,19 +321,82 @@ class CloudClient:
         self.http.calls.uploaded(size)
         return name
 
-    def download(
+    @asynccontextmanager
+    async def download(
         self,
         cloud_name: str,
         *,
         type: str,  # noqa: A002
         offset: int = 0,
-    ) -> AbstractAsyncContextManager[Download]:
+    ) -> AsyncIterator[Download]:
         """`GET /api/view`: the bytes of a file from `offset` on, wherever the cloud keeps them.
 
         `async with client.download(…) as download: async for chunk in download.chunks(): …`
-        Raises `CloudRefused` with 404 for an unknown name, 416 if nothing begins at `offset`.
+        Raises `CloudRefused` (404: no such file; 416: nothing begins at `offset`; 403: the storage
+        does not take the signature), `CloudUnreachable` or `CloudGarbage`. One that brings no byte
+        for `timeout` seconds is given up.
         """
-        return self._downloads.open(cloud_name, type=type, offset=offset)
+        async for attempt in self._download_retries.attempts():
+            with attempt:
+                response = await self._open_view(cloud_name, type, offset)
+                try:
+                    download = Download(response, offset, self.http.calls)
+                except BaseException:
+                    response.close()
+                    raise
+        try:
+            yield download
+        finally:
+            response.close()
+
+    async def _open_view(self, cloud_name: str, type_: str, offset: int) -> aiohttp.ClientResponse:
+        view = self.http.url("view", filename=cloud_name, type=type_)
+        headers = {"Accept-Encoding": "identity"}
+        if offset:
+            headers["Range"] = f"bytes={offset}-"
+        for last in (False, True):
+            response = await self.http.open(
+                "GET", view, headers=headers, limits=self._download_limits
+            )
+            if response.status not in REDIRECTS:
+                return response
+            response = await self._follow(response, headers)
+            if response.status < 400:
+                return response
+            response.close()
+            if last or response.status not in _EXPIRED:
+                break
+        raise _storage_refusal(response.status)
+
+    async def _follow(
+        self, response: aiohttp.ClientResponse, headers: dict[str, str]
+    ) -> aiohttp.ClientResponse:
+        for _ in range(_MAX_REDIRECTS):
+            location = redirect_target(response)
+            response.close()
+            with reported(_DOWNLOAD, sent=True):
+                response = await self._get_signed(location, headers)
+            if response.status not in REDIRECTS:
+                return response
+        response.close()
+        raise CloudGarbage(f"{_DOWNLOAD}: too many redirects")
+
+    async def _get_signed(self, location: URL, headers: dict[str, str]) -> aiohttp.ClientResponse:
+        try:
+            session, proxy = self._storage.choose(location)
+            return await session.get(
+                location,
+                headers=headers,
+                timeout=self._download_limits,
+                allow_redirects=False,
+                proxy=proxy,
+            )
+        except (aiohttp.ClientConnectorError, OSError) as error:
+            if (refused := refused_address(error)) is None:
+                raise
+            log.warning("redirect_refused", reason=str(refused))
+            said = {"code": "REDIRECT_REFUSED", "message": f"The cloud answered with {refused}"}
+            raise refusal(_DOWNLOAD, 403, said, None) from None
 
     async def object_info(self) -> bytes:
         """`GET /api/object_info`: a JSON object of about 9 MB, as it came."""
@@ -328,6 +445,42 @@ class CloudClient:
     async def system_stats(self) -> dict[str, Any]:
         """`GET /api/system_stats`, which needs no key and so proves none."""
         return await self.http.get(Answer.object, "system_stats")
+
+
+def _storage_refusal(status: int) -> CloudRefused:
+    """Never a `CloudUnauthorized`: the storage has not seen the key."""
+    if status not in _EXPIRED:
+        return refusal(_DOWNLOAD, status, "the storage refused it", None)
+    said = f"the storage refused the signed address ({status})"
+    return refusal(_DOWNLOAD, 403, {"code": "STORAGE_REFUSED", "message": said}, None)
+
+
+def redirect_target(response: aiohttp.ClientResponse) -> URL:
+    """Where a redirect leads, with every escape as it was written: it is part of the signature."""
+    try:
+        location = response.url.join(URL(response.headers["Location"], encoded=True))
+    except (KeyError, ValueError):
+        raise CloudGarbage(f"{_DOWNLOAD}: a redirect to nowhere") from None
+    if location.scheme not in ("http", "https") or not location.host:
+        raise CloudGarbage(f"{_DOWNLOAD}: a redirect to something that is not HTTP")
+    if response.url.scheme == "https" and location.scheme == "http":
+        raise CloudGarbage(f"{_DOWNLOAD}: a redirect from https to http")
+    return location
+
+
+def _extent(response: aiohttp.ClientResponse, asked: int) -> tuple[int, int | None]:
+    """Where the bytes of an answer begin, and how long the whole is."""
+    if response.status == 206:
+        given = re.fullmatch(
+            r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
+        )
+        if given is None or int(given[1]) != asked:
+            raise CloudGarbage(f"{_DOWNLOAD}: not the range that was asked for")
+        return asked, None if given[2] == "*" else int(given[2])
+    if response.status != 200:
+        raise CloudGarbage(f"{_DOWNLOAD}: status {response.status}")
+    encoded = response.headers.get("Content-Encoding", "identity") != "identity"
+    return 0, None if encoded else response.content_length
 
 
 def _submission(call: str, said: dict[str, Any]) -> Submission:

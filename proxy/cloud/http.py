@@ -58,6 +58,8 @@ MAX_ANSWER = 64 * 1024 * 1024
 #: a piece waits in the transport.
 _AT_ONCE = 64 * 1024
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
 #: Bytes of a refusal that are looked at.
 MAX_REFUSAL = 1024 * 1024
 

@@ -21,9 +21,9 @@ import structlog
 from blake3 import blake3
 
 from proxy.catalog.service import Catalog
-from proxy.cloud.downloads import NotFetchedError, RemoteFiles
 from proxy.files.pictures import FORMATS, MAX_PIXELS, pillow
 from proxy.files.service import Files
+from proxy.helpers.remote import NotFetchedError, RemoteFiles
 from proxy.storage.temporary import HelperPicture, HelperPictureRepository
 from proxy.translate import names
 from proxy.translate.errors import LocalError

@@ -1,0 +1,101 @@
+"""Files from addresses that stand in graphs, which helper nodes load."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import aiohttp
+import structlog
+from yarl import URL
+
+from proxy.cloud.http import (
+    CONNECT_TIMEOUT,
+    REDIRECTS,
+    AddressRefusedError,
+    Connections,
+    Reach,
+    reach_of,
+    refused_address,
+)
+
+log = structlog.get_logger(__name__)
+
+#: Redirects that are followed, and seconds for the whole of a file.
+_MAX_REDIRECTS, _TIMEOUT = 3, 30.0
+
+
+class NotFetchedError(Exception):
+    """A file was not fetched; the text says why, and nothing of what a server answered."""
+
+
+class RemoteFiles:
+    """Fetches files of at most `most` bytes from `hosts` (`*.example.com` for all below one).
+
+    Each address is looked at when it is connected to, whatever name led there; what is less public
+    than `reach` is refused.
+    """
+
+    def __init__(self, hosts: Collection[str], *, most: int, reach: Reach = "public") -> None:
+        self._hosts = tuple(host.lower() for host in hosts)
+        self._most = most
+        self._reach = reach
+        self._connections = Connections(self._check)
+
+    async def start(self) -> None:
+        """Open the sessions; connections come when they are needed."""
+        await self._connections.start()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._connections.close()
+
+    async def fetch(self, address: str) -> bytes:
+        """The bytes behind an address. Raises `NotFetchedError`."""
+        try:
+            url = URL(address)
+            for _ in range(_MAX_REDIRECTS + 1):
+                self._check_url(url)
+                session, proxy = self._connections.choose(url)
+                limits = aiohttp.ClientTimeout(total=_TIMEOUT, sock_connect=CONNECT_TIMEOUT)
+                async with session.get(
+                    url, timeout=limits, allow_redirects=False, proxy=proxy
+                ) as response:
+                    if response.status not in REDIRECTS:
+                        return await self._body(response)
+                    url = response.url.join(URL(response.headers.get("Location", ""), encoded=True))
+        except AddressRefusedError as error:
+            raise NotFetchedError(str(error)) from None
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            refused = refused_address(error)
+            if refused is not None:
+                log.warning("url_refused", reason=str(refused))
+                raise NotFetchedError(str(refused)) from None
+            raise NotFetchedError("the server cannot be reached or broke off") from error
+        raise NotFetchedError("it is redirected too often")
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        if response.status != 200:
+            raise NotFetchedError(f"the server answers {response.status}")
+        body = bytearray()
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > self._most:
+                raise NotFetchedError(f"it has more than {self._most} bytes")
+        return bytes(body)
+
+    def _check_url(self, url: URL) -> None:
+        if url.scheme not in ("http", "https") or not url.host:
+            raise NotFetchedError("it is no http or https address")
+        host = url.host.lower()
+        allowed = any(
+            host == one or (one.startswith("*.") and host.endswith(one[1:])) for one in self._hosts
+        )
+        if not allowed:
+            raise NotFetchedError(
+                f"the host {host} is not allowed: ask an admin to add it to the setting url_hosts"
+            )
+
+    def _check(self, address: str) -> None:
+        reach = reach_of(address)
+        if self._reach == "public" and reach != "public":
+            raise AddressRefusedError("the address is not of the public network")
