@@ -22,7 +22,7 @@ PACKAGE = str(Path(__file__).parents[1] / "proxy")
 SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 
 #: The most files that each way may have; they are to become fewer.
-JOB, EVENT, QUEUE, VIEW = 42, 8, 11, 14
+JOB, EVENT, QUEUE, VIEW = 41, 8, 11, 14
 
 
 @contextmanager
