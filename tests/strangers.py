@@ -23,7 +23,7 @@ from yarl import URL
 from proxy.api.server import Services
 from proxy.members.member import Member
 from proxy.simulator import Simulator, Switches
-from proxy.translate.asset_requests import AssetFilter, AssetQuery
+from proxy.translate.assets import AssetFilter, AssetQuery
 
 T = TypeVar("T")
 

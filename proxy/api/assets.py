@@ -10,12 +10,13 @@ from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
+from proxy import translate
 from proxy.api import bodies, upload
 from proxy.api.downloads import send_file, type_headers
 from proxy.api.middleware import member_of, of
 from proxy.files.assets import Assets, gone
-from proxy.translate import asset_requests, assets
-from proxy.translate.asset_requests import AssetError, read_export, read_name
+from proxy.translate import assets
+from proxy.translate.assets import AssetError, read_hash
 from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN
 
@@ -48,19 +49,19 @@ def _id(request: web.Request) -> str:
 
 async def list_assets(request: web.Request) -> web.Response:
     """A page of records, the newest first unless the query says otherwise."""
-    query = asset_requests.read_list(request.query)
+    query = translate.asset_requests.read_list(request.query)
     return bodies.json(await service(request).page(member_of(request), query))
 
 
 async def list_tags(request: web.Request) -> web.Response:
     """Tags with the number of records that have them."""
-    query = asset_requests.read_tags(request.query)
+    query = translate.asset_requests.read_tags(request.query)
     return bodies.json(await service(request).tags(member_of(request), query))
 
 
 async def refine_tags(request: web.Request) -> web.Response:
     """The tags of the records that match, with their numbers."""
-    wanted, limit = asset_requests.read_refine(request.query)
+    wanted, limit = translate.asset_requests.read_refine(request.query)
     return bodies.json(await service(request).refine(member_of(request), wanted, limit))
 
 
@@ -74,7 +75,7 @@ async def get_asset(request: web.Request) -> web.Response:
 
 async def put_asset(request: web.Request) -> web.Response:
     """Change name, metadata or preview of a record."""
-    changes = asset_requests.read_changes(await read_body(request))
+    changes = translate.asset_requests.read_changes(await read_body(request))
     return bodies.json(await service(request).change(member_of(request), _id(request), changes))
 
 
@@ -86,13 +87,13 @@ async def delete_asset(request: web.Request) -> web.Response:
 
 async def add_tags(request: web.Request) -> web.Response:
     """Give a record tags."""
-    tags = asset_requests.read_tags_body(await read_body(request))
+    tags = translate.asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).add_tags(member_of(request), _id(request), tags))
 
 
 async def remove_tags(request: web.Request) -> web.Response:
     """Take tags from a record."""
-    tags = asset_requests.read_tags_body(await read_body(request))
+    tags = translate.asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).remove_tags(member_of(request), _id(request), tags))
 
 
@@ -141,10 +142,10 @@ async def post_asset(request: web.Request) -> web.Response:
     async with upload.form(request) as form:
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         tags = [tag for tag in form.getall("tags", []) if isinstance(tag, str)]
-        new = asset_requests.read_upload(fields, tags)
+        new = translate.asset_requests.read_upload(fields, tags)
         file = form.get("file")
         if not isinstance(file, web.FileField):
-            if new.hash is not None and await found.has(member, asset_requests.read_hash(new.hash)):
+            if new.hash is not None and await found.has(member, read_hash(new.hash)):
                 return bodies.json(await found.from_hash(member, new), 201)
             raise AssetError("MISSING_FILE", "The form has no part `file`.")
         async with of(request).accounting.uploading(member, upload.size(file.file)):
@@ -154,14 +155,14 @@ async def post_asset(request: web.Request) -> web.Response:
 
 async def post_from_hash(request: web.Request) -> web.Response:
     """Make a record of a content that the member has."""
-    new = asset_requests.read_new(await read_body(request))
+    new = translate.asset_requests.read_new(await read_body(request))
     return bodies.json(await service(request).from_hash(member_of(request), new), 201)
 
 
 async def head_hash(request: web.Request) -> web.Response:
     """Whether the member has a content: 200 or 404, without a body."""
     try:
-        hash_ = asset_requests.read_hash(request.match_info["hash"])
+        hash_ = read_hash(request.match_info["hash"])
     except AssetError:
         return bodies.empty(400)
     return bodies.empty(200 if await service(request).has(member_of(request), hash_) else 404)
@@ -173,7 +174,7 @@ async def head_hash(request: web.Request) -> web.Response:
 async def post_seed(request: web.Request) -> web.Response:
     """Look for files and models without records."""
     body = await read_body(request) if request.can_read_body else {}
-    roots = asset_requests.read_roots(body)
+    roots = translate.asset_requests.read_roots(body)
     progress = await service(request).seed(member_of(request), list(dict.fromkeys(roots)))
     if request.query.get("wait", "").lower() in ("true", "1"):
         return bodies.json({"status": "completed", "progress": progress, "errors": []})
@@ -209,7 +210,7 @@ async def not_here(_: web.Request) -> web.Response:
 
 async def post_export(request: web.Request) -> web.Response:
     """Begin an export."""
-    wanted = read_export(await read_body(request))
+    wanted = translate.asset_requests.read_export(await read_body(request))
     id_ = await service(request).exports.begin(member_of(request), wanted)
     answer = {"task_id": id_, "status": "created", "message": "The export has begun."}
     return bodies.json(answer, 202)
@@ -223,7 +224,7 @@ async def get_task(request: web.Request) -> web.Response:
 
 async def get_export(request: web.Request) -> web.Response:
     """Where an archive is downloaded."""
-    name = read_name(request.match_info["name"])
+    name = translate.asset_requests.read_name(request.match_info["name"])
     if await service(request).exports.archive(member_of(request), name) is None:
         raise AssetError("EXPORT_NOT_FOUND", "There is no such export.", kind="not_found")
     query = urlencode({"filename": name, "type": "temp", "subfolder": "exports"})

@@ -39,21 +39,22 @@ from proxy.storage.files import FileRecord
 from proxy.storage.temporary import ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms
-from proxy.translate.asset_requests import (
+from proxy.translate.assets import (
+    Asset,
     AssetError,
     AssetFilter,
     AssetQuery,
+    CloudAsset,
     destination,
     read_hash,
     write_cursor,
 )
-from proxy.translate.assets import Asset, CloudAsset
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event
 from proxy.translate.names import Place
 
 if TYPE_CHECKING:
-    from proxy.translate.asset_models import NewAsset, TagQuery
+    from proxy.translate.asset_requests import NewAsset, TagQuery
 
 _log = structlog.get_logger(__name__)
 

@@ -29,13 +29,12 @@ from proxy.storage.temporary import STALE, Export, ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms
 from proxy.translate import codec
-from proxy.translate.asset_requests import AssetError
-from proxy.translate.assets import Asset, FailedAsset
+from proxy.translate.assets import Asset, AssetError, FailedAsset
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
 
 if TYPE_CHECKING:
-    from proxy.translate.asset_models import ExportRequest
+    from proxy.translate.asset_requests import ExportRequest
 
 _log = structlog.get_logger(__name__)
 

@@ -28,12 +28,11 @@ from sqlalchemy import (
 from proxy.storage.database import Database
 from proxy.storage.statements import Upsert, chunks, get_meta, put_meta, run_many
 from proxy.storage.tables import asset_tags, assets, files, history, outputs
-from proxy.translate.asset_requests import MISSING, AssetFilter, AssetQuery, Cursor
-from proxy.translate.assets import Asset
+from proxy.translate.assets import MISSING, Asset, AssetFilter, AssetQuery, Cursor
 from proxy.translate.names import Place
 
 if TYPE_CHECKING:
-    from proxy.translate.asset_models import TagQuery
+    from proxy.translate.asset_requests import TagQuery
 
 T = TypeVar("T")
 

@@ -1,107 +1,98 @@
-"""What a client asks of the assets API: filters, pages, cursors and bodies, checked as by ComfyUI.
+"""What a client asks of the assets API: queries and bodies, checked as by ComfyUI.
 
-`AssetError` is a refusal in the API's own nested form. The models of the requests are imported with
-the first of them: pydantic takes 8 MiB.
+pydantic checks them, whose list of errors is what ComfyUI puts into `details`. It takes 8 MiB:
+this module is loaded with the first request. `AssetError` is raised for what is refused.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
+import hashlib
 import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
+
+from pydantic import BaseModel, Field, StringConstraints, ValidationError
 
 from proxy.translate import codec
-from proxy.translate.errors import Kind, LocalError
+from proxy.translate.assets import (
+    MISSING,
+    MOST_NAME,
+    AssetError,
+    AssetFilter,
+    AssetQuery,
+    Order,
+    Sort,
+    read_cursor,
+)
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
-    from proxy.translate.asset_models import ExportRequest, NewAsset, TagQuery
-
     #: The query of a request: names may come more than once.
     Query: TypeAlias = MultiMapping[str]
 
-#: Tags in one filter, letters of a cursor, those of a name and of a tag, and bytes of
-#: `user_metadata`.
-MOST_TAGS, MOST_CURSOR, MOST_NAME, MOST_TAG, MOST_METADATA = 100, 8192, 512, 256, 64 * 1024
+#: Tags in one filter, letters of a tag, and bytes of `user_metadata`.
+MOST_TAGS, MOST_TAG, MOST_METADATA = 100, 256, 64 * 1024
 
 #: Jobs and assets of one export, and names of one filter.
 MOST_IDS = 500
 
 STRATEGIES = ("group_by_job_time", "group_by_job_id", "preserve", "asset_id")
 
-Sort = Literal["created_at", "updated_at", "name", "size", "last_access_time"]
-Order = Literal["desc", "asc"]
-
-#: The tag of a record whose content is gone; only the server gives and takes it.
-MISSING = "missing"
-
-_HASH = re.compile(r"blake3:([0-9a-f]{64})")
 _EXPORT_NAME = re.compile(r"[A-Za-z0-9_-]+\.zip")
 
+_UUID = r"^(?i:[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
+_EXPORTED_UUID = r"^[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}$"
 
-class AssetError(LocalError):
-    """A refusal of the assets API: `{"error": {"code", "message", "details"}}`."""
-
-    def __init__(
-        self, code: str, message: str, *, kind: Kind = "invalid", **details: object
-    ) -> None:
-        super().__init__(code, message, kind=kind, extra_info=details)
-
-    @classmethod
-    def of(cls, error: LocalError) -> AssetError:
-        """An error of the rooms below in this form."""
-        if isinstance(error, AssetError):
-            return error
-        made = cls(error.type.upper(), error.message, kind=error.kind, **error.extra_info)
-        made.retry_after = error.retry_after
-        return made
-
-    def body(self) -> dict[str, Any]:
-        """The nested form."""
-        return {
-            "error": {"code": self.type, "message": self.message, "details": self.extra_info},
-        }
+M = TypeVar("M", bound=BaseModel)
 
 
-class Cursor(NamedTuple):
-    """The last record of a page: its value in the order (times in µs since 1970), and its id."""
+def checked(model: type[M], value: object, code: str = "INVALID_BODY") -> M:
+    """A value as a model. Raises `AssetError` with pydantic's list of what is wrong."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_input=False)
+        raise AssetError(code, "Validation failed.", errors=errors) from None
 
-    value: str | int
-    id: str
+
+def checked_query(model: type[M], query: Query) -> M:
+    """Of several values of a name the last one counts."""
+    return checked(model, dict(query.items()), "INVALID_QUERY")
 
 
-@dataclass(frozen=True, slots=True)
-class AssetFilter:
-    """Which records are meant; `hash` is hexadecimal, `""` where no record can have it."""
+# --- queries -------------------------------------------------------------------------------------
 
-    all: tuple[str, ...] = ()
-    any: tuple[str, ...] = ()
-    none: tuple[str, ...] = ()
-    name_contains: str = ""
+
+class TagQuery(BaseModel):
+    """What `GET /api/tags` asks for."""
+
+    prefix: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+    offset: Annotated[int, Field(ge=0, le=2**53)] = 0
+    order: Literal["count_desc", "name_asc"] = "count_desc"
+    include_zero: bool = True
+
+
+class ListQuery(BaseModel):
+    """What `GET /api/assets` asks for beside its tags."""
+
+    name_contains: str | None = None
     hash: str | None = None
-
-    @property
-    def may_be_models(self) -> bool:
-        """Whether models can be among the records, by the tags that a file of a client has."""
-        files = {"input", "output", "temp"}
-        return not files & set(self.all) and not (self.any and set(self.any) <= files)
-
-
-@dataclass(frozen=True, slots=True)
-class AssetQuery:
-    """A page of records. `offset` does not count with a cursor."""
-
-    filter: AssetFilter = AssetFilter()
-    limit: int = 20
-    offset: int = 0
+    include_public: bool = True
+    limit: Annotated[int, Field(ge=1, le=500)] = 20
+    offset: Annotated[int, Field(ge=0, le=2**53)] = 0
     sort: Sort = "created_at"
     order: Order = "desc"
-    after: Cursor | None = None
+    after: str | None = None
+
+
+class RefineQuery(BaseModel):
+    """What `GET /api/assets/tags/refine` asks for beside its tags."""
+
+    name_contains: str | None = None
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
 def read_list(query: Query) -> AssetQuery:
@@ -112,9 +103,7 @@ def read_list(query: Query) -> AssetQuery:
             "metadata_filter is not supported by this server.",
             parameter="metadata_filter",
         )
-    from proxy.translate import asset_models as models
-
-    read = models.checked_query(models.ListQuery, query)
+    read = checked_query(ListQuery, query)
     after = None if read.after is None else read_cursor(read.after, read.sort, read.order)
     return AssetQuery(
         _filter(query, read.name_contains, read.hash),
@@ -128,17 +117,13 @@ def read_list(query: Query) -> AssetQuery:
 
 def read_refine(query: Query) -> tuple[AssetFilter, int]:
     """The query of `GET /api/assets/tags/refine`, and its limit. Raises `AssetError`."""
-    from proxy.translate import asset_models as models
-
-    read = models.checked_query(models.RefineQuery, query)
+    read = checked_query(RefineQuery, query)
     return _filter(query, read.name_contains, None), read.limit
 
 
 def read_tags(query: Query) -> TagQuery:
     """The query of `GET /api/tags`. Raises `AssetError`."""
-    from proxy.translate import asset_models as models
-
-    return models.checked_query(models.TagQuery, query)
+    return checked_query(TagQuery, query)
 
 
 def _filter(query: Query, name_contains: str | None, hash_: str | None) -> AssetFilter:
@@ -189,47 +174,63 @@ def split_tags(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag for tag in tags if tag))
 
 
-def read_hash(text: str) -> str:
-    """The hexadecimal digits of `blake3:…`. Raises `AssetError` (400)."""
-    match = _HASH.fullmatch(text.strip().lower())
-    if match is None:
-        raise AssetError("INVALID_HASH", "A hash has the form blake3: and 64 hexadecimal digits.")
-    return match[1]
-
-
-def write_cursor(cursor: Cursor, sort: Sort, order: Order) -> str:
-    """A cursor as clients get it."""
-    packed = codec.dump_bytes({"s": sort, "v": cursor.value, "id": cursor.id, "o": order})
-    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
-
-
-def read_cursor(text: str, sort: Sort, order: Order) -> Cursor:
-    """The cursor that a client sends back. Raises `AssetError` for one of another list."""
-    refused = AssetError("INVALID_CURSOR", "The cursor is not of this list.")
-    if sort == "last_access_time" or not 0 < len(text) <= MOST_CURSOR:
-        raise refused
-    try:
-        read = codec.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
-    except (ValueError, binascii.Error):
-        raise refused from None
-    if not isinstance(read, Mapping) or (read.get("s"), read.get("o")) != (sort, order):
-        raise refused
-    value: Any = read.get("v")
-    id_ = read.get("id")
-    is_value = type(value) is str if sort == "name" else type(value) is int and abs(value) < 2**62
-    if not is_value or not isinstance(id_, str):
-        raise refused
-    return Cursor(value, id_)
-
-
 # --- bodies --------------------------------------------------------------------------------------
+
+
+_Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_NAME)]
+_Id = Annotated[str, StringConstraints(to_lower=True, pattern=_UUID, max_length=36)]
+_Tag = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_TAG, strict=True)
+]
+_MediaType = Annotated[str, StringConstraints(max_length=256, pattern=r"^[\w.+-]+/[\w.+-]+")]
+
+
+class Changes(BaseModel):
+    """What `PUT /api/assets/{id}` changes."""
+
+    name: _Name | None = None
+    user_metadata: dict[str, Any] | None = None
+    preview_id: _Id | None = None
+
+
+class NewAsset(BaseModel):
+    """What a client says of a content for which it wants a record."""
+
+    name: _Name | None = None
+    tags: Annotated[list[_Tag], Field(max_length=MOST_TAGS)] = []
+    user_metadata: dict[str, Any] = {}
+    mime_type: _MediaType | None = None
+    preview_id: _Id | None = None
+    hash: str | None = None
+
+    @property
+    def metadata(self) -> bytes:
+        """`user_metadata` as it is stored."""
+        return packed(self.user_metadata)
+
+    @property
+    def distinct_tags(self) -> tuple[str, ...]:
+        """The tags, each once."""
+        return tuple(dict.fromkeys(self.tags))
+
+
+class Tags(BaseModel):
+    """The tags that a client adds or removes."""
+
+    tags: Annotated[list[_Tag], Field(min_length=1, max_length=MOST_TAGS)]
+
+
+class Roots(BaseModel):
+    """What `POST /api/assets/seed` looks through; none means all."""
+
+    roots: Annotated[
+        list[Literal["models", "input", "output"]], Field(min_length=1, max_length=10)
+    ] = ["models", "input", "output"]
 
 
 def read_changes(body: object) -> dict[str, Any]:
     """Columns of a record and their new values. Raises `AssetError`."""
-    from proxy.translate import asset_models as models
-
-    changes = models.checked(models.Changes, body, "INVALID_BODY")
+    changes = checked(Changes, body)
     values = {
         "name": changes.name,
         "user_metadata": None if changes.user_metadata is None else packed(changes.user_metadata),
@@ -243,25 +244,19 @@ def read_changes(body: object) -> dict[str, Any]:
 
 def read_tags_body(body: object) -> list[str]:
     """The tags that a client adds or removes, each once. Raises `AssetError`."""
-    from proxy.translate import asset_models as models
-
-    tags = list(dict.fromkeys(models.checked(models.Tags, body, "INVALID_BODY").tags))
+    tags = list(dict.fromkeys(checked(Tags, body).tags))
     _refuse_system_tags(tags)
     return tags
 
 
 def read_roots(body: object) -> list[str]:
     """What `POST /api/assets/seed` looks through. Raises `AssetError`."""
-    from proxy.translate import asset_models as models
-
-    return list(models.checked(models.Roots, body, "INVALID_BODY").roots)
+    return list(checked(Roots, body).roots)
 
 
 def read_new(body: object) -> NewAsset:
     """The body of `POST /api/assets/from-hash`. Raises `AssetError`."""
-    from proxy.translate import asset_models as models
-
-    new = models.checked(models.NewAsset, body, "INVALID_BODY")
+    new = checked(NewAsset, body)
     if not new.hash:
         raise AssetError("INVALID_BODY", "Send the hash of the content.")
     packed(new.user_metadata)
@@ -274,8 +269,6 @@ def read_upload(fields: Mapping[str, str], tags: Iterable[str]) -> NewAsset:
 
     `tags` are the values of all its parts: each a JSON list, values with commas, or one tag.
     """
-    from proxy.translate import asset_models as models
-
     if "id" in fields:
         raise AssetError("UNSUPPORTED_FIELD", "The server gives ids; leave id out.", field="id")
     known = {"name", "mime_type", "preview_id", "hash"}
@@ -285,25 +278,10 @@ def read_upload(fields: Mapping[str, str], tags: Iterable[str]) -> NewAsset:
     value["tags"] = [tag for text in tags for tag in _form_tags(text)]
     if "name" in value:
         value["name"] = posixpath.basename(value["name"].replace("\\", "/")) or "upload"
-    new = models.checked(models.NewAsset, value, "INVALID_BODY")
+    new = checked(NewAsset, value)
     packed(new.user_metadata)
     _refuse_system_tags(new.tags)
     return new
-
-
-def destination(tags: Sequence[str]) -> str:
-    """The folder that the tags of an upload name. Raises `AssetError` (400)."""
-    roots = sorted({tag for tag in tags if tag in ("input", "models", "output")})
-    if len(roots) != 1:
-        raise AssetError("INVALID_BODY", "Tags must name exactly one of input, models, output.")
-    if roots[0] == "models":
-        types = [tag for tag in tags if tag.startswith("model_type:")]
-        if len(types) != 1:
-            raise AssetError("INVALID_BODY", "Tags of a model must name exactly one model_type:….")
-        raise AssetError(
-            "INVALID_BODY", "Comfy Cloud takes no models from here; import them at cloud.comfy.org."
-        )
-    return roots[0]
 
 
 def _refuse_system_tags(tags: Iterable[str]) -> None:
@@ -342,11 +320,34 @@ def _parsed(text: str, name: str) -> Any:
 # --- exports -------------------------------------------------------------------------------------
 
 
+_ExportedId = Annotated[
+    str, StringConstraints(to_lower=True, pattern=_EXPORTED_UUID, max_length=36)
+]
+_Ids = Annotated[list[_ExportedId], Field(max_length=MOST_IDS)]
+_Text = Annotated[str, StringConstraints(max_length=4096)]
+
+
+class ExportRequest(BaseModel):
+    """The body of `POST /api/assets/export`."""
+
+    job_ids: _Ids = []
+    asset_ids: _Ids = []
+    naming_strategy: str = STRATEGIES[0]
+    job_asset_name_filters: Annotated[
+        dict[_ExportedId, Annotated[list[_Text], Field(max_length=MOST_IDS)]],
+        Field(max_length=MOST_IDS),
+    ] = {}
+    include_previews: bool = False
+
+    @property
+    def key(self) -> str:
+        """The same for equal requests."""
+        return hashlib.sha256(codec.dump_bytes(self.model_dump())).hexdigest()
+
+
 def read_export(body: object) -> ExportRequest:
     """The request of an export. Raises `AssetError` (400)."""
-    from proxy.translate import asset_models as models
-
-    request = models.checked(models.ExportRequest, body, "INVALID_REQUEST")
+    request = checked(ExportRequest, body, "INVALID_REQUEST")
     if request.naming_strategy not in STRATEGIES:
         raise AssetError(
             "INVALID_NAMING_STRATEGY",

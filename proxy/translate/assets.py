@@ -1,25 +1,38 @@
 """Assets in the form of ComfyUI's assets API: records, and what an export is made of.
 
 Null fields are left out of every answer: the web interface refuses a whole page for one.
+What a client asks is read by `asset_requests`, which is loaded with the first request.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlencode
 
 from proxy.translate import codec
-from proxy.translate.asset_requests import MISSING, MOST_NAME
+from proxy.translate.errors import Kind, LocalError
 from proxy.translate.names import Place, media_type
 
 if TYPE_CHECKING:
-    from proxy.translate.asset_models import ExportRequest, NewAsset
+    from proxy.translate.asset_requests import ExportRequest, NewAsset
 
+Sort = Literal["created_at", "updated_at", "name", "size", "last_access_time"]
+Order = Literal["desc", "asc"]
+
+#: Letters of a cursor and of a name.
+MOST_CURSOR, MOST_NAME = 8192, 512
+
+#: The tag of a record whose content is gone; only the server gives and takes it.
+MISSING = "missing"
+
+_HASH = re.compile(r"blake3:([0-9a-f]{64})")
 _SUBFOLDERS = frozenset({"3d", "pasted", "painter", "threed", "webcam"})
 _VIEWED = ("image/", "video/", "audio/", "text/")
 _JOB_ID = re.compile(
@@ -28,6 +41,30 @@ _JOB_ID = re.compile(
 )
 _DIGITS = re.compile(r"[0-9a-f]{64}")
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,15}")
+
+
+class AssetError(LocalError):
+    """A refusal of the assets API: `{"error": {"code", "message", "details"}}`."""
+
+    def __init__(
+        self, code: str, message: str, *, kind: Kind = "invalid", **details: object
+    ) -> None:
+        super().__init__(code, message, kind=kind, extra_info=details)
+
+    @classmethod
+    def of(cls, error: LocalError) -> AssetError:
+        """An error of the rooms below in this form."""
+        if isinstance(error, AssetError):
+            return error
+        made = cls(error.type.upper(), error.message, kind=error.kind, **error.extra_info)
+        made.retry_after = error.retry_after
+        return made
+
+    def body(self) -> dict[str, Any]:
+        """The nested form."""
+        return {
+            "error": {"code": self.type, "message": self.message, "details": self.extra_info},
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +275,93 @@ def stored_name(hash_: str, filename: str) -> str:
 def label(new: NewAsset, filename: str) -> str:
     """The name of an upload's record: as it was given, else of the file, else `upload`."""
     return (new.name or posixpath.basename(filename.replace("\\", "/")) or "upload")[:MOST_NAME]
+
+
+# --- what a client asks for ----------------------------------------------------------------------
+
+
+class Cursor(NamedTuple):
+    """The last record of a page: its value in the order (times in µs since 1970), and its id."""
+
+    value: str | int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AssetFilter:
+    """Which records are meant; `hash` is hexadecimal, `""` where no record can have it."""
+
+    all: tuple[str, ...] = ()
+    any: tuple[str, ...] = ()
+    none: tuple[str, ...] = ()
+    name_contains: str = ""
+    hash: str | None = None
+
+    @property
+    def may_be_models(self) -> bool:
+        """Whether models can be among the records, by the tags that a file of a client has."""
+        files = {"input", "output", "temp"}
+        return not files & set(self.all) and not (self.any and set(self.any) <= files)
+
+
+@dataclass(frozen=True, slots=True)
+class AssetQuery:
+    """A page of records. `offset` does not count with a cursor."""
+
+    filter: AssetFilter = AssetFilter()
+    limit: int = 20
+    offset: int = 0
+    sort: Sort = "created_at"
+    order: Order = "desc"
+    after: Cursor | None = None
+
+
+def read_hash(text: str) -> str:
+    """The hexadecimal digits of `blake3:…`. Raises `AssetError` (400)."""
+    match = _HASH.fullmatch(text.strip().lower())
+    if match is None:
+        raise AssetError("INVALID_HASH", "A hash has the form blake3: and 64 hexadecimal digits.")
+    return match[1]
+
+
+def write_cursor(cursor: Cursor, sort: Sort, order: Order) -> str:
+    """A cursor as clients get it."""
+    packed = codec.dump_bytes({"s": sort, "v": cursor.value, "id": cursor.id, "o": order})
+    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def read_cursor(text: str, sort: Sort, order: Order) -> Cursor:
+    """The cursor that a client sends back. Raises `AssetError` for one of another list."""
+    refused = AssetError("INVALID_CURSOR", "The cursor is not of this list.")
+    if sort == "last_access_time" or not 0 < len(text) <= MOST_CURSOR:
+        raise refused
+    try:
+        read = codec.loads(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
+    except (ValueError, binascii.Error):
+        raise refused from None
+    if not isinstance(read, Mapping) or (read.get("s"), read.get("o")) != (sort, order):
+        raise refused
+    value: Any = read.get("v")
+    id_ = read.get("id")
+    is_value = type(value) is str if sort == "name" else type(value) is int and abs(value) < 2**62
+    if not is_value or not isinstance(id_, str):
+        raise refused
+    return Cursor(value, id_)
+
+
+def destination(tags: Sequence[str]) -> str:
+    """The folder that the tags of an upload name. Raises `AssetError` (400)."""
+    roots = sorted({tag for tag in tags if tag in ("input", "models", "output")})
+    if len(roots) != 1:
+        raise AssetError("INVALID_BODY", "Tags must name exactly one of input, models, output.")
+    if roots[0] == "models":
+        types = [tag for tag in tags if tag.startswith("model_type:")]
+        if len(types) != 1:
+            raise AssetError("INVALID_BODY", "Tags of a model must name exactly one model_type:….")
+        raise AssetError(
+            "INVALID_BODY", "Comfy Cloud takes no models from here; import them at cloud.comfy.org."
+        )
+    return roots[0]
 
 
 # --- exports -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from proxy.storage.assets import AssetRepository
 from proxy.storage.database import Database
 from proxy.storage.temporary import STALE, ExportRepository
 from proxy.supervisor import Supervisor
-from proxy.translate.asset_models import ExportRequest
+from proxy.translate.asset_requests import ExportRequest
 
 
 async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(

@@ -18,9 +18,8 @@ from proxy.storage.assets import (
 )
 from proxy.storage.database import Database
 from proxy.storage.files import FileRecord, FileRepository, forget_outputs
-from proxy.translate.asset_models import TagQuery
-from proxy.translate.asset_requests import AssetFilter, AssetQuery
-from proxy.translate.assets import Asset
+from proxy.translate.asset_requests import TagQuery
+from proxy.translate.assets import Asset, AssetFilter, AssetQuery
 from proxy.translate.names import Place
 
 T = TypeVar("T")

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from multidict import MultiDict
 
 from proxy.translate import asset_requests, assets
-from proxy.translate.asset_requests import AssetError, AssetFilter, Cursor, Order, Sort
-from proxy.translate.assets import Asset, CloudAsset
+from proxy.translate.assets import Asset, AssetError, AssetFilter, CloudAsset, Cursor, Order, Sort
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
 
@@ -92,23 +91,23 @@ def test_a_cursor_is_of_its_list_alone(
     sort: Sort, order: Order, id_: str, number: int, name: str
 ) -> None:
     cursor = Cursor(name if sort == "name" else number, id_)
-    text = asset_requests.write_cursor(cursor, sort, order)
+    text = assets.write_cursor(cursor, sort, order)
     assert text.isascii()
     assert "=" not in text
-    if len(text) <= asset_requests.MOST_CURSOR:
-        assert asset_requests.read_cursor(text, sort, order) == cursor
+    if len(text) <= assets.MOST_CURSOR:
+        assert assets.read_cursor(text, sort, order) == cursor
     for other in get_args(Sort):
         if other != sort:
             with pytest.raises(AssetError):
-                asset_requests.read_cursor(text, other, order)
+                assets.read_cursor(text, other, order)
     with pytest.raises(AssetError):
-        asset_requests.read_cursor(text, sort, "asc" if order == "desc" else "desc")
+        assets.read_cursor(text, sort, "asc" if order == "desc" else "desc")
 
 
 @given(st.text() | st.binary().map(lambda data: data.hex()))
 def test_no_cursor_is_a_failure_of_our_own(text: str) -> None:
     with pytest.raises(AssetError) as error:
-        asset_requests.read_cursor(text, "name", "asc")
+        assets.read_cursor(text, "name", "asc")
     assert error.value.type == "INVALID_CURSOR"
 
 
@@ -245,10 +244,10 @@ def test_what_the_cloud_tells_of_an_output(item: dict[str, Any], expected: tuple
 )
 def test_the_tags_of_an_upload_name_its_folder(tags: list[str], root: str | None) -> None:
     if root is not None:
-        assert asset_requests.destination(tags) == root
+        assert assets.destination(tags) == root
         return
     with pytest.raises(AssetError) as error:
-        asset_requests.destination(tags)
+        assets.destination(tags)
     assert error.value.type == "INVALID_BODY"
 
 
