@@ -44,6 +44,7 @@ MOST = 5
 _DOUBTS = 3
 
 
+@dataclass(slots=True, eq=False)
 class Slots:
     """What an account runs at once, and how many jobs may be there to keep it busy.
 
@@ -52,22 +53,21 @@ class Slots:
     when everything on the cloud runs at once, and shrinks when jobs keep waiting for a slot.
     """
 
-    def __init__(self, fixed: int = 0, ahead: int = 0) -> None:
-        self._fixed = fixed
-        self._ahead = ahead
-        self._learnt = 1
-        self._is_limit = False
-        self._doubts = 0
+    fixed: int = 0
+    ahead: int = 0
+    _learnt: int = 1
+    _is_limit: bool = False
+    _doubts: int = 0
 
     @property
     def count(self) -> int:
         """How many jobs run at once, as far as is known."""
-        return self._fixed or self._learnt
+        return self.fixed or self._learnt
 
     @property
     def learning(self) -> bool:
         """Whether nobody has set the number."""
-        return not self._fixed
+        return not self.fixed
 
     @property
     def certain(self) -> bool:
@@ -77,15 +77,11 @@ class Slots:
     @property
     def limit(self) -> int:
         """How many jobs may be on the cloud. One more than run, until the limit is certain."""
-        return self.count + (self._ahead if self.certain else max(1, self._ahead))
+        return self.count + (self.ahead if self.certain else max(1, self.ahead))
 
     def free(self, on_cloud: int) -> bool:
         """Whether another job may go there beside `on_cloud` ones."""
         return on_cloud < self.limit
-
-    def forget(self) -> None:
-        """Begin with learning again."""
-        self._learnt, self._is_limit, self._doubts = 1, False, 0
 
     def restore(self, learnt: int) -> None:
         """Continue with a number that was learned before; the plan may be another one since."""
@@ -96,8 +92,7 @@ class Slots:
         """This many jobs of ours run at once now. Says whether more may go there than before."""
         before = self.limit
         if self.learning and count > self._learnt:
-            self._learnt = min(count, MOST)
-            self._is_limit, self._doubts = count >= MOST, 0
+            self.restore(count)
         return self.limit > before
 
     def held(self, count: int, running: int) -> None:
@@ -128,6 +123,7 @@ RESTS: dict[Reason, Backoff] = {
 UNABLE = frozenset({"no_credits", "dead_key", "queue_limit"})
 
 
+@dataclass(slots=True, eq=False)
 class AccountHealth:
     """An account that is well, or rests for a reason until some time.
 
@@ -136,13 +132,12 @@ class AccountHealth:
     last failure tells a client, `unable_since` when the account began to be `UNABLE` to take jobs.
     """
 
-    def __init__(self) -> None:
-        self.reason: Reason | None = None
-        self.until = 0.0
-        self.refusal: LocalError | None = None
-        self.unable_since: float | None = None
-        self._failures = 0
-        self._trying = False
+    reason: Reason | None = None
+    until: float = 0.0
+    refusal: LocalError | None = None
+    unable_since: float | None = None
+    _failures: int = 0
+    _trying: bool = False
 
     @property
     def well(self) -> bool:
@@ -219,7 +214,7 @@ class Account:
 
     def forget(self) -> None:
         """Nothing is known of the account: it was another engine that knew."""
-        self.slots.forget()
+        self.slots.restore(1)
         self.health.renewed()
 
     def use_key(self, key: str) -> None:

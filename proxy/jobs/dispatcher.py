@@ -291,7 +291,7 @@ class Dispatcher(EnginePart):
             if found is None:
                 continue
             since, refusal = found
-            for job in self._scheduler.queue.of(member):
+            for job in list(self._scheduler.queue.of(member)):
                 waited = min(at - since, max(0, wall - job.create_time) / 1000)
                 if waited < self._policy.unable_timeout:
                     due.append(at + self._policy.unable_timeout - waited)

@@ -514,13 +514,11 @@ class Announcer:
             and member in (None, job.member)
         ]
         views.sort(key=lambda view: (rank[view.shown], view.started_at or view.create_time))
-        waiting: dict[str, list[Job]] = {}
-        for place in self._scheduler.forecast():
-            if member in (None, place.member):
-                if place.member not in waiting:
-                    waiting[place.member] = self._scheduler.queue.of(place.member)
-                view = _seen(waiting[place.member][place.index])
-                views.append(replace(view, account="", before=place.before, reason=place.reason))
+        views += [
+            replace(live_of(place.job), account="", before=place.before, reason=place.reason)
+            for place in self._scheduler.forecast()
+            if member in (None, place.job.member)
+        ]
         accounts = tuple(map(self._account_view, self._workers.values()))
         return OverviewAnswered(tuple(views), accounts)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, insort
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
@@ -36,50 +36,35 @@ class JobQueue:
     """The waiting jobs of all members: each member's by `number`, then as they were accepted."""
 
     def __init__(self) -> None:
-        self._members: dict[str, list[tuple[Number, int, JobKey]]] = {}
-        self._jobs: dict[JobKey, Job] = {}
+        self._members: dict[str, list[Job]] = {}
+        self._jobs: set[Job] = set()
 
     def __len__(self) -> int:
         return len(self._jobs)
 
     def __contains__(self, job: Job) -> bool:
-        return self._jobs.get(job.key) is job
-
-    def __iter__(self) -> Iterator[Job]:
-        return iter(self._jobs.values())
+        return job in self._jobs
 
     def add(self, job: Job) -> None:
         """Put a job where its number and its age belong."""
-        self._jobs[job.key] = job
-        insort(self._members.setdefault(job.member, []), _place(job))
+        self._jobs.add(job)
+        insort(self._members.setdefault(job.member, []), job, key=_place)
 
     def remove(self, job: Job) -> None:
         """Take a job out, wherever it stands."""
-        del self._jobs[job.key]
-        places = self._members[job.member]
-        del places[bisect_left(places, _place(job))]
-        if not places:
+        self._jobs.remove(job)
+        waiting = self._members[job.member]
+        del waiting[bisect_left(waiting, _place(job), key=_place)]
+        if not waiting:
             del self._members[job.member]
 
     def members(self) -> list[str]:
         """The members with waiting jobs."""
         return list(self._members)
 
-    def of(self, member: str) -> list[Job]:
-        """The member's waiting jobs in their order."""
-        return list(self.in_order(member))
-
-    def in_order(self, member: str) -> Iterator[Job]:
-        """The same, one by one."""
-        return (self._jobs[key] for _, _, key in self._members.get(member, []))
-
-    def count(self, member: str) -> int:
-        """How many jobs of the member wait."""
-        return len(self._members.get(member, []))
-
-    def orders(self, member: str) -> list[int]:
-        """When the member's waiting jobs were accepted, in the order in which they will go."""
-        return [order for _, order, _ in self._members.get(member, [])]
+    def of(self, member: str) -> Sequence[Job]:
+        """The member's waiting jobs in their order, until that changes."""
+        return self._members.get(member, ())
 
 
 def _place(job: Job) -> tuple[Number, int, JobKey]:
@@ -91,26 +76,23 @@ def _place(job: Job) -> tuple[Number, int, JobKey]:
 
 @dataclass(frozen=True, slots=True)
 class MemberQueue:
-    """A member's waiting jobs in their order, by when they were accepted.
-
-    `blocked` is the reason why none of them may go, regardless of the turn.
-    """
+    """A member's waiting jobs in their order; `blocked` is the reason why none of them may go,
+    regardless of the turn."""
 
     weight: float
-    orders: Sequence[int]
+    jobs: Sequence[Job]
     blocked: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class QueuePosition:
-    """Where a waiting job stands: `index` among its member's, `before` it this many of anyone.
+    """Where a waiting job stands: `before` it this many of anyone.
 
     `reason` is what it waits for: `slot`, `turn`, `client` (an earlier job of its client, which
     follows one at a time), or what blocks its member.
     """
 
-    member: str
-    index: int
+    job: Job
     before: int
     reason: str
 
@@ -156,9 +138,8 @@ class FairShare:
     def places(self, queues: Mapping[str, MemberQueue]) -> list[QueuePosition]:
         """All waiting jobs in the order in which they will go, if nothing changes."""
         heap = [
-            (self._start(member), queue.orders[0], member, 0)
+            (self._start(member), queue.jobs[0].order, member, 0)
             for member, queue in queues.items()
-            if queue.orders
         ]
         heapq.heapify(heap)
         places: list[QueuePosition] = []
@@ -166,10 +147,10 @@ class FairShare:
             start, _, member, index = heap[0]
             queue, before = queues[member], len(places)
             reason = queue.blocked or ("turn" if before else "slot")
-            places.append(QueuePosition(member, index, before, reason))
-            if index + 1 < len(queue.orders):
+            places.append(QueuePosition(queue.jobs[index], before, reason))
+            if index + 1 < len(queue.jobs):
                 onward = start + self._cost(member) / queue.weight
-                heapq.heapreplace(heap, (onward, queue.orders[index + 1], member, index + 1))
+                heapq.heapreplace(heap, (onward, queue.jobs[index + 1].order, member, index + 1))
             else:
                 heapq.heappop(heap)
         return places
@@ -177,29 +158,29 @@ class FairShare:
     def before(self, queues: Mapping[str, MemberQueue], member: str) -> int:
         """How many jobs of others go before the member's last one; without counting them all."""
         mine = queues[member]
-        at, order = self._starts_of(member, mine)[-1], mine.orders[-1]
+        at, order = self._starts_of(member, mine)[-1], mine.jobs[-1].order
         count = 0
         for other, queue in queues.items():
             if other != member:
                 starts = self._starts_of(other, queue)
                 first = bisect_left(starts, at)
                 tied = first < len(starts) and starts[first] == at
-                count += first + (tied and queue.orders[first] < order)
+                count += first + (tied and queue.jobs[first].order < order)
         return count
 
-    def state_of(self, member: str, unused: float = 0.0) -> tuple[float | None, float | None]:
-        """What must be kept of a member: its start, and what its jobs cost, as far as is known.
+    def state_of(self, member: str, unused: float = 0.0) -> Share:
+        """What must be kept of a member, as far as it is known.
 
         `unused` is what turns have cost that are not to be kept as taken, divided by the weight.
         """
         start = self._starts.get(member)
-        return None if start is None else start - unused, self._typical.get(member)
+        return Share(None if start is None else start - unused, self._typical.get(member))
 
-    def restore(
-        self, now: float, starts: Mapping[str, float], typical: Mapping[str, float]
-    ) -> None:
+    def restore(self, now: float, kept: Mapping[str, Share]) -> None:
         """Continue where `now` and `state_of` of all members were taken."""
-        self.now, self._starts, self._typical = now, dict(starts), dict(typical)
+        self.now = now
+        self._starts = {name: one.start for name, one in kept.items() if one.start is not None}
+        self._typical = {name: one.typical for name, one in kept.items() if one.typical}
 
     def _start(self, member: str) -> float:
         return max(self.now, self._starts.get(member, 0.0))
@@ -207,7 +188,7 @@ class FairShare:
     def _starts_of(self, member: str, queue: MemberQueue) -> list[float]:
         """When each of the member's waiting jobs starts."""
         step = self._cost(member) / queue.weight
-        return list(accumulate(repeat(step, len(queue.orders) - 1), initial=self._start(member)))
+        return list(accumulate(repeat(step, len(queue.jobs) - 1), initial=self._start(member)))
 
     def _cost(self, member: str) -> float:
         if self._by == "jobs":
@@ -239,21 +220,18 @@ class Scheduler:
         self._accounts = accounts
         self._member = member
         self._accounts_shares = FairShare()
-        self._placed: dict[JobKey, Job] = {}
+        self._placed: set[Job] = set()
+        #: Of these, those of which the storage does not know it.
+        self._unsaved: set[Job] = set()
+        #: How many slots of each account are taken, how many each member has, and each client by
+        #: its member and `client_id`.
         self._used: Counter[str] = Counter()
         self._on_cloud: Counter[str] = Counter()
-        #: How many jobs of a client, by its member and `client_id`, have a slot.
         self._busy: Counter[tuple[str, str | None]] = Counter()
-        self._unsaved: dict[JobKey, Job] = {}
-        self._running: defaultdict[str, set[JobKey]] = defaultdict(set)
         self._forecast: list[QueuePosition] | None = None
         self._before: dict[str, int] = {}
 
     # --- who has a slot --------------------------------------------------------------------
-
-    def on_cloud(self, member: str) -> int:
-        """How many slots the member has."""
-        return self._on_cloud[member]
 
     def used(self, account: str) -> int:
         """How many slots of the account are taken."""
@@ -272,7 +250,7 @@ class Scheduler:
         self._accounts_shares.take(account.name, account.weight)
         account.health.sent()
         self._place(job)
-        self._unsaved[job.key] = job
+        self._unsaved.add(job)
 
     def give_back(self, job: Job) -> None:
         """The job did not go after all: it has neither a slot nor used its turn."""
@@ -282,12 +260,12 @@ class Scheduler:
 
     def started(self, job: Job) -> bool:
         """A job runs. Says whether the account turns out to have more slots than was thought."""
-        account = self._accounts.get(job.account)
-        if account is None or self._placed.get(job.key) is not job:
+        if job not in self._placed:
             return False
-        running = self._running[job.account]
-        running.add(job.key)
-        return account.slots.running(len(running))
+        placed = (one for one in self._placed if one.account == job.account)
+        return self._accounts[job.account].slots.running(
+            sum(one.started_at is not None for one in placed)
+        )
 
     def ended(self, job: Job, seconds: float) -> None:
         """It is known how long a job ran."""
@@ -295,24 +273,23 @@ class Scheduler:
             self.shares.ended(job.member, self._weight(job.member), job.charge, seconds)
 
     def _place(self, job: Job) -> None:
-        if self._placed.get(job.key) is not job:
-            self._placed[job.key] = job
+        if job not in self._placed:
+            self._placed.add(job)
             self._used[job.account] += 1
             self._on_cloud[job.member] += 1
             self._busy[job.member, job.client_id] += 1
 
     def leave(self, job: Job) -> bool:
         """A job needs its slot no more. Says whether it had one."""
-        if self._placed.get(job.key) is not job:
+        if job not in self._placed:
             return False
-        del self._placed[job.key]
-        self._unsaved.pop(job.key, None)
+        self._placed.remove(job)
+        self._unsaved.discard(job)
         self._used[job.account] -= 1
         self._on_cloud[job.member] -= 1
         self._busy[job.member, job.client_id] -= 1
         if not self._busy[job.member, job.client_id]:
             del self._busy[job.member, job.client_id]
-        self._running[job.account].discard(job.key)
         return True
 
     # --- what is kept ----------------------------------------------------------------------
@@ -323,18 +300,16 @@ class Scheduler:
         Other jobs of which the storage does not know yet that they have a slot have not used a
         turn, as far as a restart is concerned: they wait.
         """
-        self._unsaved.pop(job.key, None)
-        unused = sum(one.charge for one in self._unsaved.values() if one.member == job.member)
-        start, typical = self.shares.state_of(job.member, unused / self._weight(job.member))
+        self._unsaved.discard(job)
+        unused = sum(one.charge for one in self._unsaved if one.member == job.member)
+        share = self.shares.state_of(job.member, unused / self._weight(job.member))
         slots = {name: account.slots for name, account in self._accounts.items()}
         learnt = {name: its.count for name, its in slots.items() if its.learning}
-        return Shares(self.shares.now, {job.member: Share(start, typical)}, learnt)
+        return Shares(self.shares.now, {job.member: share}, learnt)
 
     def restore(self, kept: Shares) -> None:
         """Continue where `shares_with` left off."""
-        starts = {name: one.start for name, one in kept.members.items() if one.start is not None}
-        typical = {name: one.typical for name, one in kept.members.items() if one.typical}
-        self.shares.restore(kept.now, starts, typical)
+        self.shares.restore(kept.now, kept.members)
         for name, learnt in kept.slots.items():
             if name in self._accounts:
                 self._accounts[name].slots.restore(learnt)
@@ -346,10 +321,9 @@ class Scheduler:
         ready = {}
         for member in self.queue.members():
             account = self.account_for(member, at)
-            if account is not None:
-                job = self._candidate(member, account)
-                if job is not None:
-                    ready[member] = job, account
+            job = None if account is None else self._candidate(member, account)
+            if account is not None and job is not None:
+                ready[member] = job, account
         chosen = self.shares.choose({member: job.order for member, (job, _) in ready.items()})
         if chosen is None:
             return None
@@ -360,7 +334,7 @@ class Scheduler:
         """Whether a new job may go before those that wait."""
         if self._waits_for_client(job):
             return False
-        return not self.queue.count(job.member) or self._has_slot(account)
+        return not self.queue.of(job.member) or self._has_slot(account)
 
     def _candidate(self, member: str, account: Account) -> Job | None:
         """The member's job that goes to the account next: the first, unless its client is busy.
@@ -368,7 +342,7 @@ class Scheduler:
         That one is overtaken where a slot is free, and not where the other would only wait on the
         cloud, and then run first.
         """
-        for job in self.queue.in_order(member):
+        for job in self.queue.of(member):
             if not self._waits_for_client(job):
                 return job
             if not self._has_slot(account):
@@ -431,26 +405,21 @@ class Scheduler:
     def forecast(self) -> list[QueuePosition]:
         """All waiting jobs in the order in which they will go, if nothing changes."""
         if self._forecast is None:
-            self._forecast = self._with_clients(self.shares.places(self._queues()))
+            free = {member: self._any_slot(member) for member in self.queue.members()}
+            self._forecast = [
+                replace(one, reason="client")
+                if one.reason in ("slot", "turn")
+                and free[one.job.member]
+                and self._waits_for_client(one.job)
+                else one
+                for one in self.shares.places(self._queues())
+            ]
             self._before = _before(self._forecast)
         return self._forecast
 
-    def _with_clients(self, positions: list[QueuePosition]) -> list[QueuePosition]:
-        """The positions, with the reason `client` where a job waits for one of its client."""
-        queues = {member: self.queue.of(member) for member in self.queue.members()}
-        free = {member: self._any_slot(member) for member in queues}
-        return [
-            replace(one, reason="client")
-            if one.reason in ("slot", "turn")
-            and free[one.member]
-            and self._waits_for_client(queues[one.member][one.index])
-            else one
-            for one in positions
-        ]
-
     def before(self, member: str) -> int:
         """How many jobs of others go before the member's last waiting one."""
-        if len(self.queue.members()) < 2 or not self.queue.count(member):
+        if len(self.queue.members()) < 2 or not self.queue.of(member):
             return 0
         if self._forecast is not None:
             return self._before[member]
@@ -458,9 +427,7 @@ class Scheduler:
 
     def _queues(self) -> dict[str, MemberQueue]:
         return {
-            member: MemberQueue(
-                self._weight(member), self.queue.orders(member), self.blocked(member)
-            )
+            member: MemberQueue(self._weight(member), self.queue.of(member), self.blocked(member))
             for member in self.queue.members()
         }
 
@@ -480,24 +447,19 @@ class Scheduler:
                 since, refusal = health.unable_since, health.refusal
         return None if refusal is None else (since, refusal)
 
-    def _told(self, member: str) -> tuple[str | None, str | None]:
-        """Why none of the member's jobs may go, in a word and in a sentence if there is one."""
-        reason, allowed = self.blocked(member), self._allowed(member)
-        refusal = allowed[0].health.refusal if allowed and reason is not None else None
-        return reason, None if refusal is None else refusal.message
-
     def waiting(
         self, member: str, jobs: Iterable[Job]
     ) -> Iterator[tuple[Job, str | None, str | None]]:
         """Why each of a member's waiting jobs could not go with a slot free, in a word and in a
         sentence."""
-        reason, message = self._told(member)
+        reason, allowed = self.blocked(member), self._allowed(member)
+        refusal = allowed[0].health.refusal if allowed and reason is not None else None
         free = reason is None and self._any_slot(member)
         for job in jobs:
             if free and self._waits_for_client(job):
                 yield job, "client", WAITS_FOR_CLIENT
             else:
-                yield job, reason, message
+                yield job, reason, None if refusal is None else refusal.message
 
     def blocked(self, member: str) -> str | None:
         """Why none of the member's jobs may go, regardless of the turn; `None` if one may."""
@@ -515,7 +477,7 @@ class Scheduler:
         limit = who.limits.max_running
         if who.disabled:
             return "disabled"
-        return "limit" if limit is not None and self.on_cloud(member) >= limit else None
+        return "limit" if limit is not None and self._on_cloud[member] >= limit else None
 
     def _allowed(self, member: str) -> list[Account]:
         return [account for account in self._accounts.values() if account.allows(member)]
@@ -529,6 +491,6 @@ def _before(places: Iterable[QueuePosition]) -> dict[str, int]:
     own: Counter[str] = Counter()
     last: dict[str, int] = {}
     for place in places:
-        own[place.member] += 1
-        last[place.member] = place.before
+        own[place.job.member] += 1
+        last[place.job.member] = place.before
     return {member: before - (own[member] - 1) for member, before in last.items()}

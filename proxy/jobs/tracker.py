@@ -18,7 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, TypeAlias
+from types import MappingProxyType
+from typing import Any, TypeAlias, cast
 
 from msgspec import Struct
 
@@ -121,7 +122,12 @@ class Tracker:
     nodes: NodeStates = field(init=False)
 
     def __post_init__(self) -> None:
-        self.nodes = NodeStates(self.prompt_id, self.graph, self._tell)
+        types = {
+            node_id: str(node.get("class_type", ""))
+            for node_id, node in self.graph.items()
+            if isinstance(node, Mapping)
+        }
+        self.nodes = NodeStates(self.prompt_id, self.graph, self._tell, types)
 
     def receive(self, what: Input, now: int) -> list[Command]:
         """Take what happened at `now` (ms) and return what to do, in order."""
@@ -146,8 +152,7 @@ class Tracker:
             case "execution_start":
                 self._start(events.timestamp(data, now))
             case "execution_cached":
-                self._start(now)
-                self._tell_cached(data, now)
+                self._running(now, data)
             case "executing" if node is None:
                 self._read_detail()
             case "executing":
@@ -222,7 +227,7 @@ class Tracker:
         started_at = self._start(snapshot.start_time or now)
         ended_at = snapshot.ended_at(started_at, now)
         self.nodes.ended(ended_at)
-        self._tell_cached({}, now)
+        self._running(now)
         for node, output in (snapshot.outputs or {}).items():
             self.nodes.executed(node, output)
         type_, data = self._last_event(snapshot, started_at, ended_at)
@@ -245,13 +250,13 @@ class Tracker:
             data = self._terminal.get("execution_success", {})
             at = max(events.timestamp(data, ended_at), started_at)
             return "execution_success", {"prompt_id": self.prompt_id, "timestamp": at}
+        type_ = "execution_interrupted" if snapshot.status == "cancelled" else "execution_error"
+        # From the socket, or from the worker's own messages.
+        known = self._terminal[type_] if type_ in self._terminal else snapshot.message(type_)
         if snapshot.status == "cancelled":
-            data = self._known("execution_interrupted", snapshot) or {}
-            return "execution_interrupted", events.execution_interrupted(
-                data, now=ended_at, **self._so_far
-            )
-        error = self._known("execution_error", snapshot) or snapshot.execution_error or {}
-        return "execution_error", events.execution_error(error, now=ended_at, **self._so_far)
+            return type_, events.execution_interrupted(known or {}, now=ended_at, **self._so_far)
+        error = known or snapshot.execution_error or {}
+        return type_, events.execution_error(error, now=ended_at, **self._so_far)
 
     @property
     def _so_far(self) -> dict[str, Any]:
@@ -263,10 +268,6 @@ class Tracker:
             "executed": self.nodes.finished,
         }
 
-    def _known(self, type_: str, snapshot: Snapshot) -> Mapping[str, Any] | None:
-        """The terminal event itself, from the socket or from the worker's own messages."""
-        return self._terminal[type_] if type_ in self._terminal else snapshot.message(type_)
-
     def _tell_blocked(self, data: Mapping[str, Any]) -> None:
         """A blocked branch: an `execution_error` that did not end the run and is not recorded."""
         error = events.blocked_branch(data, **self._so_far)
@@ -276,12 +277,9 @@ class Tracker:
 
     def _record(self, snapshot: Snapshot, started_at: int, ended_at: int) -> RecordEnd:
         succeeded = snapshot.status == "completed"
-        outcome: Outcome = "completed" if succeeded else "failed"
-        if snapshot.status == "cancelled":
-            outcome = "cancelled"
         given = snapshot.meta or {}
         return RecordEnd(
-            outcome=outcome,
+            outcome=cast(Outcome, snapshot.status),
             outputs=dict(self.nodes.outputs),
             status={
                 "status_str": "success" if succeeded else "error",
@@ -314,31 +312,27 @@ class Tracker:
             self._tell_kept("execution_start", {"prompt_id": self.prompt_id, "timestamp": at})
         return self.started_at
 
-    def _tell_cached(self, data: Mapping[str, Any], now: int) -> None:
-        if self._told_cached:
-            return
-        self._told_cached = True
-        nodes = data.get("nodes")
-        self.nodes.cached = [str(node) for node in nodes] if isinstance(nodes, list) else []
-        at = events.timestamp(data, now)
-        self._tell_kept(
-            "execution_cached",
-            {"nodes": self.nodes.cached, "prompt_id": self.prompt_id, "timestamp": at},
-        )
+    def _running(self, now: int, cached: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Tell the start and which nodes are `cached`, if nobody has."""
+        self._start(now)
+        if not self._told_cached:
+            self._told_cached = True
+            nodes = cached.get("nodes")
+            self.nodes.cached = [str(node) for node in nodes] if isinstance(nodes, list) else []
+            at = events.timestamp(cached, now)
+            data = {"nodes": self.nodes.cached, "prompt_id": self.prompt_id, "timestamp": at}
+            self._tell_kept("execution_cached", data)
 
     def _tell_kept(self, type_: str, data: dict[str, Any]) -> None:
         self._history.append([type_, data])
         self._tell(Event(type_, data))
-
-    def _running(self, now: int) -> None:
-        self._start(now)
-        self._tell_cached({}, now)
 
 
 #: Their pictures are the result itself, not a preview of it.
 RESULT_CLASSES = frozenset({"SaveImageWebsocket"})
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class NodeStates:
     """The nodes of the job `prompt_id`: which runs, how far it is, and what they have put out.
 
@@ -353,33 +347,27 @@ class NodeStates:
     each node began, and how long it ran in all (ms), as far as that is known.
     """
 
-    def __init__(
-        self, prompt_id: str, prompt: Mapping[str, Any], tell: Callable[[Message], None]
-    ) -> None:
-        self.now: int | None = None
-        self.times: dict[str, tuple[int, int]] = {}
-        self.current: str | None = None
-        self.cached: list[str] = []
-        self.outputs: dict[str, Any] = {}
-        self.types = {
-            node_id: str(node.get("class_type", ""))
-            for node_id, node in prompt.items()
-            if isinstance(node, Mapping)
-        }
-        self._prompt_id = prompt_id
-        self._prompt = prompt
-        self._tell = tell
-        self._display: dict[str, str] = {}
-        self._states: dict[str, dict[str, Any]] = {}
-        self._told: dict[str, dict[str, Any]] = {}
-        self._stated: set[str] = set()
-        #: Of each node that was announced, how many nodes had been heard of then.
-        self._executing: dict[str, int] = {}
-        self._twins: set[str] = set()
-        self._silent: set[str] = set()
-        #: Of each node whose steps are told here, how many there are: the cloud knows of none.
-        self._steps: dict[str, int] = {}
-        self._timed: tuple[str, int] | None = None
+    prompt_id: str
+    graph: Mapping[str, Any]
+    tell: Callable[[Message], None]
+    types: Mapping[str, str]
+    now: int | None = None
+    times: dict[str, tuple[int, int]] = field(default_factory=dict)
+    current: str | None = None
+    cached: list[str] = field(default_factory=list)
+    outputs: dict[str, Any] = field(default_factory=dict)
+    _display: dict[str, str] = field(default_factory=dict)
+    _states: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _stated: set[str] = field(default_factory=set)
+    #: Of each node that was announced, how many nodes had been heard of then.
+    _executing: dict[str, int] = field(default_factory=dict)
+    _twins: set[str] = field(default_factory=set)
+    #: Nodes of which nothing more is told: their results were.
+    _over: set[str] = field(default_factory=set)
+    #: Of each node whose steps are told here, how many there are: the cloud knows of none.
+    _steps: dict[str, int] = field(default_factory=dict)
+    _timed: tuple[str, int] | None = None
 
     @property
     def display_node(self) -> str | None:
@@ -428,8 +416,7 @@ class NodeStates:
                 self._stated.add(node_id)
             elif node_id not in self._states:
                 self._finish_before(node_id)
-            known = self._states.get(node_id) or {"prompt_id": self._prompt_id}
-            state = events.node_state(node_id, node, known)
+            known, state = self._states.get(node_id, {}), self._changed(node_id, node)
             if known.get("state") in ("finished", "error") and state["state"] != known["state"]:
                 state = known
             if node_id in self._steps and state["state"] == "finished":
@@ -443,15 +430,15 @@ class NodeStates:
         state = self._states[node]
         state["value"], state["max"] = data.get("value", 0), data.get("max", 1)
         self._tell_states()
-        self._tell(Event("progress", {**data, "node": node, "prompt_id": self._prompt_id}))
+        self.tell(Event("progress", {**data, "node": node, "prompt_id": self.prompt_id}))
 
     def pictured(self, node: str, frame: CloudPicture) -> None:
         """The cloud's picture of a node."""
         self.enter(node)
         state = self._states[node]
-        self._tell(
+        self.tell(
             Preview(
-                prompt_id=self._prompt_id,
+                prompt_id=self.prompt_id,
                 node_id=node,
                 display_node_id=frame.display_node_id or state["display_node_id"],
                 parent_node_id=frame.parent_node_id or state["parent_node_id"],
@@ -467,7 +454,7 @@ class NodeStates:
         """What a node has put out; the first word on it counts."""
         if display is not None:
             self._display[node] = str(display)
-        if node in self.outputs or node in self._silent:
+        if node in self._over:
             return
         told = output if isinstance(output, Told) else None
         runs = told is not None and told.again
@@ -476,37 +463,41 @@ class NodeStates:
         elif runs or node not in self.cached:
             self.enter(node)
             self._tell_result(node, () if told is None else told.messages)
+        self._over.add(node)
         if told is None or told.ui is not None:
             self.outputs[node] = output = output if told is None else told.ui
             shown = self._display.get(node, node)
-            self._tell(Event("executed", events.executed(node, shown, output, self._prompt_id)))
-        else:
-            self._silent.add(node)
-        self._finish_executed(node)
+            self.tell(Event("executed", events.executed(node, shown, output, self.prompt_id)))
+        spared = node in self.cached or node in self._twins
+        if spared and node not in self._states:
+            whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
+            self._states[node] = self._changed(node, whole)
+        if node in self._states and node not in self._stated:
+            _finish(self._states[node])
+        self._tell_states()
 
     def _tell_result(self, node: str, messages: Iterable[Message]) -> None:
         """What belongs to a node's result, in order; a picture goes before the `progress` that it
         stands behind, as it does where sockets ask for metadata."""
-        step: Event | None = None
+        steps: list[Message] = []
         for message in messages:
             if isinstance(message, Event) and message.data.get("node") == node:
                 state = self._states[node]
                 state["value"], state["max"] = message.data["value"], message.data["max"]
                 self._steps[node] = message.data["max"]
                 self._tell_states()
-                step = message
-                continue
-            self._tell(message)
-            if step is not None:
-                self._tell(step)
-                step = None
+                steps = [message]
+            else:
+                for one in (message, *steps):
+                    self.tell(one)
+                steps = []
 
     def enter(self, node: str, executing: dict[str, Any] | None = None) -> None:
         """Make `node` one that has been announced as running, whatever was lost before.
 
         After its output was sent it is too late for that.
         """
-        if node in self.outputs or node in self._silent:
+        if node in self._over:
             return
         if node in self._executing and not (executing is not None and self._goes_on(node)):
             if executing is not None:
@@ -520,8 +511,8 @@ class NodeStates:
         self._executing[node] = len(self._states)
         self.current = node
         display = self._display.setdefault(node, node)
-        data = executing or {"node": node, "display_node": display, "prompt_id": self._prompt_id}
-        self._tell(Event("executing", data))
+        data = executing or {"node": node, "display_node": display, "prompt_id": self.prompt_id}
+        self.tell(Event("executing", data))
 
     def ended(self, at: int) -> None:
         """The run is over, with the node that ran last."""
@@ -540,30 +531,33 @@ class NodeStates:
     def _goes_on(self, node: str) -> bool:
         """Whether a node that was announced continues, behind others that it has waited for."""
         since = islice(self._states, self._executing[node], None)
-        return not sources(self._prompt, node).isdisjoint(since)
+        return not sources(self.graph, node).isdisjoint(since)
 
     def _is_twin(self, node: str) -> bool:
         """Whether a node has not run because another one has given its output."""
         if node in self._executing or node in self.cached:
             return False
         ran = (other for other in self._executing if other in self.outputs)
-        return is_twin(self._prompt, node, ran)
+        return is_twin(self.graph, node, ran)
 
     def _ensure_running(self, node: str) -> None:
         """Tell the `progress_state` that belongs here if the cloud's has not come.
 
         A node that continues had not finished, though it looked so.
         """
-        known = self._states.get(node)
-        again = node in self._executing and known is not None and known["state"] == "finished"
-        if known is None or known["state"] == "pending" or again:
-            base = known or {"prompt_id": self._prompt_id}
-            display = self._display.get(node, node)
-            fresh = {"display_node_id": display, **(known or {}), "state": "running"}
+        known = self._states.get(node, {})
+        again = node in self._executing and known.get("state") == "finished"
+        if not known or known["state"] == "pending" or again:
+            fresh = {"display_node_id": self._display.get(node, node), **known, "state": "running"}
             if again:
                 fresh |= {"value": 0.0, "max": 1.0}
-            self._states[node] = events.node_state(node, fresh, base)
+            self._states[node] = self._changed(node, fresh)
         self._tell_states()
+
+    def _changed(self, node: str, change: Mapping[str, Any]) -> dict[str, Any]:
+        """The state of a node after a change."""
+        known = self._states.get(node) or {"prompt_id": self.prompt_id}
+        return events.node_state(node, change, known)
 
     def _finish_before(self, node: str) -> None:
         """Tell that what ran before `node` has finished, where the cloud has not reported it.
@@ -575,18 +569,8 @@ class NodeStates:
             unstated.add(self.current)
         for other in unstated - {node}:
             state = self._states[other]
-            if state["state"] == "running" and node not in sources(self._prompt, other):
+            if state["state"] == "running" and node not in sources(self.graph, other):
                 _finish(state)
-        self._tell_states()
-
-    def _finish_executed(self, node: str) -> None:
-        """Tell that a node has finished whose output was sent."""
-        spared = node in self.cached or node in self._twins
-        if spared and node not in self._states:
-            whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
-            self._states[node] = events.node_state(node, whole, {"prompt_id": self._prompt_id})
-        if node in self._states and node not in self._stated:
-            _finish(self._states[node])
         self._tell_states()
 
     def _tell_states(self) -> None:
@@ -594,7 +578,7 @@ class NodeStates:
         if self._states == self._told:
             return
         told = self._told = {node: dict(state) for node, state in self._states.items()}
-        self._tell(Event("progress_state", {"prompt_id": self._prompt_id, "nodes": told}))
+        self.tell(Event("progress_state", {"prompt_id": self.prompt_id, "nodes": told}))
 
 
 def _finish(state: dict[str, Any]) -> None:

@@ -79,14 +79,6 @@ def test_the_same_happenings_give_the_same_order(
     assert run() == run()
 
 
-def state(shares: FairShare) -> tuple[float, dict[str, float], dict[str, float]]:
-    """What is kept of the shares of all members."""
-    kept = {member: shares.state_of(member) for member in "abcdefgh"}
-    starts = {member: start for member, (start, _) in kept.items() if start is not None}
-    typical = {member: cost for member, (_, cost) in kept.items() if cost is not None}
-    return shares.now, starts, typical
-
-
 def test_idle_time_gives_no_credit() -> None:
     turns = FairShare()
     serve(turns, {"a": 1.0}, 50)
@@ -105,7 +97,7 @@ def test_a_restart_changes_no_order(weights: dict[str, float], served: int) -> N
     whole = FairShare()
     serve(whole, weights, served)
     restored = FairShare()
-    restored.restore(*state(whole))
+    restored.restore(whole.now, {member: whole.state_of(member) for member in "abcdefgh"})
     assert serve(restored, weights, 30) == serve(whole, weights, 30)
 
 
@@ -121,8 +113,8 @@ def test_turns_that_nobody_has_used_yet_are_not_kept(
         for member in sorted(going & weights.keys())
     }
     for member in weights:
-        at, _ = untouched.state_of(member)
-        kept, _ = turns.state_of(member, unused.get(member, 0.0))
+        at = untouched.state_of(member).start
+        kept = turns.state_of(member, unused.get(member, 0.0)).start
         assert max(kept or 0.0, turns.now) == pytest.approx(max(at or 0.0, turns.now))
 
 
@@ -149,29 +141,30 @@ def test_the_forecast_is_what_happens(waiting: dict[str, tuple[float, int]], bef
     turns, order = FairShare(), count()
     serve(turns, {member: weight for member, (weight, _) in waiting.items()}, before)
     queues = {
-        member: MemberQueue(weight, [next(order) for _ in range(jobs)])
+        member: MemberQueue(weight, [job(member=member, order=next(order)) for _ in range(jobs)])
         for member, (weight, jobs) in waiting.items()
     }
     forecast = turns.places(queues)
-    last = {place.member: place for place in forecast}
+    last = {place.job.member: place for place in forecast}
     for member, place in last.items():
-        assert turns.before(queues, member) == place.before - place.index
-    left = {member: list(queue.orders) for member, queue in queues.items()}
+        assert turns.before(queues, member) == place.before - (len(queues[member].jobs) - 1)
+    left = {member: list(queue.jobs) for member, queue in queues.items()}
     for at, place in enumerate(forecast):
-        claims = {one: jobs[0] for one, jobs in left.items() if jobs}
-        assert turns.choose(claims) == place.member
-        assert place.before == at
-        turns.take(place.member, queues[place.member].weight)
-        left[place.member].pop(0)
+        claims = {one: jobs[0].order for one, jobs in left.items() if jobs}
+        chosen = turns.choose(claims)
+        assert chosen is not None
+        assert (place.job, place.before) == (left[chosen].pop(0), at)
+        turns.take(chosen, queues[chosen].weight)
     assert not any(left.values())
 
 
 def test_each_place_says_why_it_waits() -> None:
-    queues = {"a": MemberQueue(1.0, [1, 2]), "b": MemberQueue(1.0, [3], blocked="limit")}
-    assert [(one.member, one.index, one.reason) for one in FairShare().places(queues)] == [
-        ("a", 0, "slot"),
-        ("b", 0, "limit"),
-        ("a", 1, "turn"),
+    one, two, three = (job(order=order) for order in (1, 2, 3))
+    queues = {"a": MemberQueue(1.0, [one, two]), "b": MemberQueue(1.0, [three], blocked="limit")}
+    assert [(place.job, place.reason) for place in FairShare().places(queues)] == [
+        (one, "slot"),
+        (three, "limit"),
+        (two, "turn"),
     ]
 
 
@@ -182,8 +175,8 @@ def test_each_members_jobs_stand_by_number_and_then_as_they_came() -> None:
         queue.add(one)
     assert queue.of("anna") == [front, first, late]
     queue.remove(first)
-    assert [one.prompt_id for one in queue.in_order("anna")] == ["front", "late"]
-    assert (len(queue), queue.count("ben"), sorted(queue.members())) == (3, 1, ["anna", "ben"])
+    assert [one.prompt_id for one in queue.of("anna")] == ["front", "late"]
+    assert (len(queue), len(queue.of("ben")), sorted(queue.members())) == (3, 1, ["anna", "ben"])
 
 
 ACCOUNTS = [("a", 1.0), ("b", 2.0)]
@@ -207,10 +200,22 @@ def test_a_job_has_its_slot_until_it_leaves() -> None:
     assert found is not None
     assert found[0] is first
     jobs.take(*found)
-    assert (jobs.next(0.0), jobs.used("one"), jobs.on_cloud("anna")) == (None, 1, 1)
+    assert (jobs.next(0.0), jobs.used("one")) == (None, 1)
     assert jobs.leave(first)
     assert not jobs.leave(first)
     assert jobs.next(0.0) is not None
+
+
+def test_a_member_has_no_more_slots_than_it_may() -> None:
+    jobs = scheduler(
+        Account("one", None, "", slots=Slots(2)),  # type: ignore[arg-type]
+        anna=Member("anna", limits=Limits(max_running=1)),
+    )
+    first = job("first")
+    jobs.take(first, jobs.account_for("anna", 0.0))  # type: ignore[arg-type]
+    assert (jobs.blocked("anna"), jobs.account_for("anna", 0.0)) == ("limit", None)
+    jobs.leave(first)
+    assert jobs.blocked("anna") is None
 
 
 def test_an_account_with_twice_the_weight_gets_twice_the_jobs() -> None:
@@ -301,4 +306,4 @@ def test_a_restart_goes_on_with_shares_and_learnt_slots() -> None:
     jobs = scheduler(account)
     jobs.restore(Shares(5.0, {"anna": Share(7.0, 2.0)}, {"one": 3, "gone": 2}))
     assert account.slots.count == 3
-    assert (jobs.shares.now, jobs.shares.state_of("anna")) == (5.0, (7.0, 2.0))
+    assert (jobs.shares.now, jobs.shares.state_of("anna")) == (5.0, Share(7.0, 2.0))
