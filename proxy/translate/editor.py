@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 Node = dict[str, Any]
@@ -105,16 +106,11 @@ class _Level:
         return next((node for node in named if _listed(node)[:1] == [name]), None)
 
 
+@dataclass(frozen=True, slots=True)
 class _Conversion:
-    def __init__(
-        self,
-        subgraphs: Mapping[str, Mapping[str, Any]],
-        classes: Mapping[str, Mapping[str, Any]],
-        choose: Callable[[Sequence[str]], str],
-    ) -> None:
-        self._subgraphs = subgraphs
-        self._classes = classes
-        self._choose = choose
+    subgraphs: Mapping[str, Mapping[str, Any]]
+    classes: Mapping[str, Mapping[str, Any]]
+    choose: Callable[[Sequence[str]], str]
 
     def nodes(self, level: _Level) -> Iterator[tuple[str, Node]]:
         """The nodes of a level and of the subgraphs in it that run."""
@@ -122,21 +118,21 @@ class _Conversion:
             kind = str(node.get("type"))
             if node.get("mode") in (_MUTED, _BYPASSED) or kind in _EDITORS_OWN:
                 continue
-            if kind in self._subgraphs:
+            if kind in self.subgraphs:
                 yield from self.nodes(self._inside(level, node))
-            elif kind in self._classes or _is_connected(node):
+            elif kind in self.classes or _is_connected(node):
                 yield f"{level.prefix}{node['id']}", self._node(level, node)
 
     def _inside(self, level: _Level, node: Node) -> _Level:
-        return _Level(self._subgraphs[node["type"]], outer=level, place=node)
+        return _Level(self.subgraphs[node["type"]], outer=level, place=node)
 
     def _node(self, level: _Level, node: Node) -> Node:
         kind = str(node["type"])
-        about = self._classes.get(kind, {})
+        about = self.classes.get(kind, {})
         inputs: dict[str, Any] = {}
         for name, value, options in _values(node, about):
             if options.get("dynamicPrompts") and isinstance(value, str):
-                value = _prompt(value, self._choose)
+                value = _prompt(value, self.choose)
             inputs[name] = {"__value__": value} if isinstance(value, list) else value
         for entry in _dicts(node.get("inputs")):
             if entry.get("link") is not None:
@@ -171,7 +167,7 @@ class _Conversion:
             return None if setter is None else self._output(level, setter, 0)
         if kind == "PrimitiveNode":
             return _Value(_listed(node)[0])
-        if kind in self._subgraphs:
+        if kind in self.subgraphs:
             inside = self._inside(level, node)
             ends = (
                 link_id
@@ -209,7 +205,7 @@ class _Conversion:
                     continue
                 if "widget" in entry:
                     return True
-                inner = self._subgraphs.get(str(node.get("type")))
+                inner = self.subgraphs.get(str(node.get("type")))
                 if inner is not None:
                     names = [one["name"] for one in _dicts(inner["inputs"])]
                     place = names.index(entry["name"]) if entry["name"] in names else index

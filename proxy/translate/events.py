@@ -108,27 +108,21 @@ class Told:
     again: bool = False
 
 
+_KINDS = {Preview: "preview", NodeText: "text", Binary: "binary"}
+_CLASSES = {kind: message for message, kind in _KINDS.items()}
+
+
 def packed(message: Message) -> tuple[Any, ...]:
     """The message in what MessagePack knows: an event with its JSON, for no number to be lost."""
-    match message:
-        case Event():
-            return "event", message.type, message.text
-        case Preview():
-            return "preview", *(getattr(message, name) for name in Preview.__match_args__)
-        case NodeText():
-            return "text", message.node_id, message.text
-        case Binary():
-            return "binary", message.prompt_id, message.data
+    if isinstance(message, Event):
+        return "event", message.type, message.text
+    return _KINDS[type(message)], *(getattr(message, name) for name in message.__match_args__)
 
 
 def unpacked(values: Sequence[Any]) -> Message:
     """The opposite of `packed`."""
     kind, *rest = values
-    if kind == "event":
-        return Event(rest[0], text=rest[1])
-    if kind == "binary":
-        return Binary(*rest)
-    return Preview(*rest) if kind == "preview" else NodeText(*rest)
+    return Event(rest[0], text=rest[1]) if kind == "event" else _CLASSES[kind](*rest)
 
 
 def status(queue_remaining: int, sid: str | None = None) -> Event:
@@ -207,22 +201,14 @@ def timestamp(data: Mapping[str, Any], now: int) -> int:
 def executing(data: Mapping[str, Any], prompt_id: str) -> Data:
     """`{node, display_node, prompt_id}`."""
     node = str(data["node"])
-    return {
-        **data,
-        "node": node,
-        "display_node": str(data.get("display_node") or node),
-        "prompt_id": prompt_id,
-    }
+    shown = str(data.get("display_node") or node)
+    return {**data, "node": node, "display_node": shown, "prompt_id": prompt_id}
 
 
 def executed(node_id: str, display_node: str, output: object, prompt_id: str) -> Data:
     """`{node, display_node, output, prompt_id}`."""
-    return {
-        "node": node_id,
-        "display_node": display_node,
-        "output": output,
-        "prompt_id": prompt_id,
-    }
+    ids = {"node": node_id, "display_node": display_node}
+    return {**ids, "output": output, "prompt_id": prompt_id}
 
 
 def node_state(node_id: str, node: Mapping[str, Any], known: Mapping[str, Any] | None) -> Data:
@@ -342,6 +328,11 @@ _JOB_ID = re.compile(rb"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 _FORMATS = {"image/jpeg": 1, "image/png": 2}
 
+#: The fields of the JSON in type 4.
+_METADATA = (
+    *("node_id", "prompt_id", "display_node_id", "parent_node_id", "real_node_id", "image_type"),
+)
+
 
 @dataclass(frozen=True, slots=True)
 class CloudPicture:
@@ -399,29 +390,16 @@ def encode_preview(preview: Preview, *, metadata: bool) -> bytes | None:
     `None` if the picture has no number in type 1 (it knows JPEG and PNG alone).
     """
     if metadata:
-        about = codec.dump_bytes(
-            {
-                "node_id": preview.node_id,
-                "prompt_id": preview.prompt_id,
-                "display_node_id": preview.display_node_id,
-                "parent_node_id": preview.parent_node_id,
-                "real_node_id": preview.real_node_id,
-                "image_type": preview.image_type,
-            }
-        )
-        return b"".join(
-            (_bytes(PREVIEW_IMAGE_WITH_METADATA), _bytes(len(about)), about, preview.image)
-        )
+        about = codec.dump_bytes({name: getattr(preview, name) for name in _METADATA})
+        return _frame(PREVIEW_IMAGE_WITH_METADATA, len(about), about, preview.image)
     number = _FORMATS.get(preview.image_type)
-    if number is None:
-        return None
-    return b"".join((_bytes(PREVIEW_IMAGE), _bytes(number), preview.image))
+    return None if number is None else _frame(PREVIEW_IMAGE, number, preview.image)
 
 
 def encode_text(text: NodeText) -> bytes:
     """Type 3 in the short form, the only one that released ComfyUI servers send."""
     node_id = text.node_id.encode()
-    return b"".join((_bytes(TEXT), _bytes(len(node_id)), node_id, text.text.encode()))
+    return _frame(TEXT, len(node_id), node_id, text.text.encode())
 
 
 def _picture_with_metadata(rest: bytes) -> CloudPicture | None:
@@ -429,18 +407,12 @@ def _picture_with_metadata(rest: bytes) -> CloudPicture | None:
     metadata = codec.loads_text(about)
     if not isinstance(metadata, dict) or not image:
         return None
-    node_id = metadata.get("node_id")
-    if node_id is None:
-        return CloudPicture(image, _image_type(image), _optional(metadata.get("prompt_id")))
-    parent = metadata.get("parent_node_id")
+    prompt_id, node_id = metadata.get("prompt_id"), metadata.get("node_id")
+    shown, real = (metadata.get(name) or node_id for name in ("display_node_id", "real_node_id"))
+    ids = [prompt_id, node_id, shown, metadata.get("parent_node_id"), real]
+    told = ids if node_id is not None else ids[:1]
     return CloudPicture(
-        image,
-        _image_type(image),
-        prompt_id=_optional(metadata.get("prompt_id")),
-        node_id=str(node_id),
-        display_node_id=str(metadata.get("display_node_id") or node_id),
-        parent_node_id=_optional(parent),
-        real_node_id=str(metadata.get("real_node_id") or node_id),
+        image, _image_type(image), *(None if one is None else str(one) for one in told)
     )
 
 
@@ -462,10 +434,6 @@ def _image_type(image: bytes) -> str:
     return "application/octet-stream"
 
 
-def _optional(value: object) -> str | None:
-    return None if value is None else str(value)
-
-
 def _number(data: bytes) -> tuple[int, bytes]:
     return int.from_bytes(data[:4], "big") if len(data) >= 4 else -1, data[4:]
 
@@ -477,5 +445,5 @@ def _counted(data: bytes) -> tuple[bytes, bytes]:
     return rest[:length], rest[length:]
 
 
-def _bytes(number: int) -> bytes:
-    return number.to_bytes(4, "big")
+def _frame(*parts: int | bytes) -> bytes:
+    return b"".join(part.to_bytes(4) if isinstance(part, int) else part for part in parts)

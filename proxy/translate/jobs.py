@@ -39,30 +39,22 @@ def substitute(
     text or a number stays, and so does a choice that the class itself offers (a sampler called
     `euler` is not the file `euler`). Inputs that the catalog does not know may all name files.
     """
-    return {node_id: _substitute_node(node, choices, cloud_name) for node_id, node in graph.items()}
+
+    def named(node: Any) -> Any:
+        inputs = node.get("inputs") if isinstance(node, dict) else None
+        if not isinstance(inputs, dict):
+            return node
+        class_type = node.get("class_type")
+        specs = _specs(choices(class_type) if isinstance(class_type, str) else None)
+        new = {
+            name: _substituted(value, specs.get(name), cloud_name) for name, value in inputs.items()
+        }
+        return {**node, "inputs": new}
+
+    return {node_id: named(node) for node_id, node in graph.items()}
 
 
-def _substitute_node(
-    node: Any,
-    choices: Callable[[str], Mapping[str, Any] | None],
-    cloud_name: Callable[[Place], str | None],
-) -> Any:
-    inputs = node.get("inputs") if isinstance(node, dict) else None
-    if not isinstance(inputs, dict):
-        return node
-    class_type = node.get("class_type")
-    info = choices(class_type) if isinstance(class_type, str) else None
-    specs = _specs(info)
-    return {
-        **node,
-        "inputs": {
-            name: _substitute_value(value, specs.get(name), cloud_name)
-            for name, value in inputs.items()
-        },
-    }
-
-
-def _substitute_value(value: Any, spec: Any, cloud_name: Callable[[Place], str | None]) -> Any:
+def _substituted(value: Any, spec: Any, cloud_name: Callable[[Place], str | None]) -> Any:
     """Strings, also inside of lists and objects; a link to another node is not looked into."""
     if isinstance(value, str):
         if not _may_name_file(spec, value):
@@ -70,9 +62,9 @@ def _substitute_value(value: Any, spec: Any, cloud_name: Callable[[Place], str |
         place = written_place(value)
         return value if place is None else (cloud_name(place) or value)
     if isinstance(value, dict):
-        return {key: _substitute_value(item, spec, cloud_name) for key, item in value.items()}
+        return {key: _substituted(item, spec, cloud_name) for key, item in value.items()}
     if isinstance(value, list) and not is_link(value):
-        return [_substitute_value(item, spec, cloud_name) for item in value]
+        return [_substituted(item, spec, cloud_name) for item in value]
     return value
 
 
@@ -147,10 +139,10 @@ def invalid_file(name: str, value: str, what: str = "file") -> dict[str, Any]:
     }
 
 
-def sources(graph: Mapping[str, Any], node_id: str) -> set[str]:
-    """The ids of all nodes that a node's inputs come from, over any number of links."""
+def sources(graph: Mapping[str, Any], *node_ids: str) -> set[str]:
+    """The ids of all nodes that the nodes' inputs come from, over any number of links."""
     found: set[str] = set()
-    pending = [node_id]
+    pending = list(node_ids)
     while pending:
         for source in links_of(graph.get(pending.pop())):
             if source not in found:
@@ -175,16 +167,14 @@ def _same(graph: Mapping[str, Any], one: str, other: str) -> bool:
         if pair[0] == pair[1] or pair in compared:
             continue
         compared.add(pair)
-        nodes = graph.get(pair[0]), graph.get(pair[1])
-        if not isinstance(nodes[0], Mapping) or not isinstance(nodes[1], Mapping):
+        first, second = graph.get(pair[0]), graph.get(pair[1])
+        if not isinstance(first, Mapping) or not isinstance(second, Mapping):
             return False
-        if nodes[0].get("class_type") != nodes[1].get("class_type"):
+        inputs, others = inputs_of(first), inputs_of(second)
+        if (first.get("class_type"), inputs.keys()) != (second.get("class_type"), others.keys()):
             return False
-        inputs = inputs_of(nodes[0]), inputs_of(nodes[1])
-        if inputs[0].keys() != inputs[1].keys():
-            return False
-        for name, value in inputs[0].items():
-            against = inputs[1][name]
+        for name, value in inputs.items():
+            against = others[name]
             if is_link(value) and is_link(against) and value[1] == against[1]:
                 pending.append((value[0], against[0]))
             elif value != against:
@@ -439,27 +429,29 @@ def from_job(job: dict[str, Any]) -> Snapshot:
 
     An unknown status counts as in flight. Raises `KeyError` when there is no `id`.
     """
-    raw = str(job.get("status", ""))
-    status = STATUSES.get(raw.lower(), "in_progress")
-    start_time = milliseconds(job.get("execution_start_time"))
-    end_time = milliseconds(job.get("execution_end_time"))
+    raw = str(job.get("status", "")).lower()
+    status = STATUSES.get(raw, "in_progress")
+    told = {name: job[name] for name, types in _TYPES.items() if isinstance(job.get(name), types)}
+    odd = [name for name in _TYPES if name not in told and job.get(name) is not None]
+    start_time = milliseconds(told.get("execution_start_time"))
+    end_time = milliseconds(told.get("execution_end_time"))
     error = _execution_error(job)
-    workflow = _as(dict, job.get("workflow")) or {}
+    extra_data = told.get("workflow", {}).get("extra_data")
     return Snapshot(
         cloud_id=str(job["id"]),
         status=status,
-        settled=_is_settled(raw.lower(), status, start_time, end_time, error),
-        create_time=milliseconds(job.get("create_time")),
+        settled=_is_settled(raw, status, start_time, end_time, error),
+        create_time=milliseconds(told.get("create_time")),
         start_time=start_time,
         end_time=end_time,
-        outputs=_as(dict, job.get("outputs")),
-        outputs_count=_as(int, job.get("outputs_count")),
-        execution_status=_as(dict, job.get("execution_status")),
+        outputs=told.get("outputs"),
+        outputs_count=told.get("outputs_count"),
+        execution_status=told.get("execution_status"),
         execution_error=error,
-        meta=_as(dict, job.get("execution_meta")),
-        extra_data=_as(dict, workflow.get("extra_data")),
-        queue_reason=_as(str, job.get("queue_reason")),
-        unlisted=_unlisted(job, raw.lower()),
+        meta=told.get("execution_meta"),
+        extra_data=extra_data if isinstance(extra_data, dict) else None,
+        queue_reason=told.get("queue_reason"),
+        unlisted=tuple(odd if raw in STATUSES else ["status", *odd]),
     )
 
 
@@ -476,20 +468,6 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "workflow": dict,
     "queue_reason": str,
 }
-
-
-def _unlisted(job: dict[str, Any], status: str) -> tuple[str, ...]:
-    odd = [
-        name
-        for name, types in _TYPES.items()
-        if (value := job.get(name)) is not None and not isinstance(value, types)
-    ]
-    return tuple(odd if status in STATUSES else ["status", *odd])
-
-
-def _as(type_: type[T], value: object) -> T | None:
-    """The value if it is of the type."""
-    return value if isinstance(value, type_) else None
 
 
 def _is_settled(

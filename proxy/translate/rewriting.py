@@ -24,7 +24,7 @@ from proxy.translate.helper_nodes import (
     constant,
 )
 from proxy.translate.helper_packs import HELPERS
-from proxy.translate.jobs import Snapshot, inputs_of, is_link, links_of
+from proxy.translate.jobs import Snapshot, inputs_of, is_link, links_of, sources
 
 #: The catalog's word on a class, or `None`.
 Choices = Callable[[str], Mapping[str, Any] | None]
@@ -138,14 +138,7 @@ def reachable(graph: Mapping[str, Any], outputs: Collection[str] | None) -> set[
     """The nodes that outputs depend on, and they themselves; all without `outputs`."""
     if outputs is None:
         return set(graph)
-    found: set[str] = set()
-    pending = [one for one in outputs if one in graph]
-    while pending:
-        node_id = pending.pop()
-        if node_id not in found:
-            found.add(node_id)
-            pending += [source for source in links_of(graph.get(node_id)) if source in graph]
-    return found
+    return (set(outputs) | sources(graph, *outputs)) & graph.keys()
 
 
 def _mark(graph: Mapping[str, Any]) -> str:
@@ -378,14 +371,8 @@ class MemberView:
             if node_id in self._silent or not isinstance(state, dict):
                 continue
             owner = self.owner(node_id)
-            told = state
-            if owner != node_id:
-                ids = {
-                    name: owner
-                    for name in ("node_id", "display_node_id", "real_node_id")
-                    if name in state
-                }
-                told = {**state, **ids}
+            ids = () if owner == node_id else ("node_id", "display_node_id", "real_node_id")
+            told = {**state, **{name: owner for name in ids if name in state}}
             if owner not in found or told.get("state") == "running":
                 found[owner] = told
         return found
