@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 from uuid import uuid4
 
 import structlog
@@ -33,10 +33,10 @@ from proxy.settings import (
 )
 
 if TYPE_CHECKING:
+    from typer import Typer
+
     from proxy.simulator import Simulator
     from proxy.simulator.account import Plan
-
-T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -128,34 +128,54 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  {PROGRAM} {line}".rstrip() for line in lines)
 
 
-def takes_settings(
-    rows: Iterable[Setting], more: Mapping[str, Any] | None = None
-) -> Callable[[Callable[..., T]], Callable[..., T]]:
-    """Give a command an option for each of these settings, behind its own.
+def option(metavar: str, text: str, *names: str, **more: Any) -> Any:
+    """An option that takes a value, and whose default its text explains."""
+    import typer
 
-    `more` are further options, their annotations by name. The command gets a dictionary of all
+    return typer.Option(*names, metavar=metavar, help=text, show_default=False, **more)
+
+
+def argument(metavar: str, text: str) -> Any:
+    """What a command takes without an option."""
+    import typer
+
+    return typer.Argument(metavar=metavar, help=text, show_default=False)
+
+
+def command(
+    group: Typer,
+    name: str,
+    *lines: str,
+    short: str | None = None,
+    settings: Iterable[Setting] = WHERE,
+    more: Mapping[str, Any] | None = None,
+) -> Callable[[Callable[..., int]], Callable[..., int]]:
+    """Add a function to a group of commands, with examples and an option for each of the settings.
+
+    `more` are further options, their annotations by name. The function gets a dictionary of all
     those that were given as the first argument, for `load`, and its own by name.
     """
 
-    def decorate(command: Callable[..., T]) -> Callable[..., T]:
-        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+    def decorate(function: Callable[..., int]) -> Callable[..., int]:
+        _, *own = inspect.signature(function, eval_str=True).parameters.values()
 
-        @wraps(command)
-        def with_options(**options: Any) -> T:
+        @wraps(function)
+        def with_options(**options: Any) -> int:
             others = {parameter.name: options.pop(parameter.name) for parameter in own}
             given = {name: value for name, value in options.items() if value is not None}
-            return command(given, **others)
+            return function(given, **others)
 
         with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [
                 *(_parameter(name, kind) for name, kind in (more or {}).items()),
                 *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in own),
-                *(_parameter(row.name, _kind(row)) for row in rows if row.option),
+                *(_parameter(row.name, _kind(row)) for row in settings if row.option),
             ],
             return_annotation=int,
         )
         with_options.__annotations__ = {}
-        return with_options
+        group.command(name, short_help=short, epilog=examples(*lines))(with_options)
+        return function
 
     return decorate
 
@@ -166,16 +186,11 @@ def _parameter(name: str, kind: Any) -> inspect.Parameter:
 
 @cache
 def _kind(row: Setting) -> Any:
-    import typer
-
     notes = f" [default: {shown_default(row)}] [env: {row.environment}]"
-    option = typer.Option(
-        *row.options,
-        metavar=None if row.is_flag else row.metavar,
-        help=f"{row.help}{'' if row.for_once else notes}",
-        show_default=False,
-    )
-    return Annotated[bool | None if row.is_flag else str | None, option]
+    text = f"{row.help}{'' if row.for_once else notes}"
+    if row.is_flag:
+        return Annotated[bool | None, option("", text, *row.options)]
+    return Annotated[str | None, option(row.metavar, text, *row.options)]
 
 
 def shown_default(row: Setting) -> str:

@@ -10,11 +10,11 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
-from proxy.cli import PROGRAM, WHERE, CommandError, examples, takes_settings
+from proxy.cli import PROGRAM, WHERE, CommandError, argument, command, examples, option
 from proxy.cli.members import audit, member, token, usage
 from proxy.settings import SERVE_SETTINGS, SETTINGS, load
 
-_CLOUD = [row for row in SETTINGS if row in WHERE or row.name in ("api_key_file", "base_url")]
+_CLOUD = [*WHERE, *(row for row in SETTINGS if row.name in ("api_key_file", "base_url"))]
 
 app = typer.Typer(
     pretty_exceptions_enable=False,
@@ -29,8 +29,8 @@ def run(arguments: Sequence[str]) -> int:
         return int(app(arguments, prog_name=PROGRAM, standalone_mode=False) or 0)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
-        command = context.command_path if context is not None else PROGRAM
-        sentence = f"{error.format_message().rstrip('.')}: see {command} --help."
+        called = context.command_path if context is not None else PROGRAM
+        sentence = f"{error.format_message().rstrip('.')}: see {called} --help."
         raise CommandError(sentence, exit_code=error.exit_code) from None
     except typer.Abort:
         raise CommandError("Aborted.") from None
@@ -55,17 +55,16 @@ def _root(
     """
 
 
-@app.command(
+@command(
+    app,
     "serve",
-    short_help="Serve the local ComfyUI API (the default).",
-    epilog=examples(
-        "",
-        "--simulate",
-        "--port 8200 --api-key-file key.txt",
-        "serve --config config.toml --log-format json",
-    ),
+    "",
+    "--simulate",
+    "--port 8200 --api-key-file key.txt",
+    "serve --config config.toml --log-format json",
+    short="Serve the local ComfyUI API (the default).",
+    settings=SERVE_SETTINGS,
 )
-@takes_settings(SERVE_SETTINGS)
 def _serve(options: dict[str, Any]) -> int:
     """Serve the API of a local ComfyUI and run every workflow on Comfy Cloud."""
     from proxy.cli.serve import serve
@@ -73,26 +72,26 @@ def _serve(options: dict[str, Any]) -> int:
     return serve(load(options))
 
 
-@app.command(
+@command(
+    app,
     "run",
-    short_help="Run workflows and save their outputs.",
-    epilog=examples(
-        "run workflow.json --output pictures",
-        "run ComfyUI_00001_.png --set KSampler.seed=random",
-        "run a.json --set image=@cat.png --set 'Prompt.text=a cat'",
-        "run one.json two.json --json",
-        "run upscale.json --watch inbox --set image=@{}",
-        "run a.json --server https://comfy.test --token-file token",
-    ),
+    "run workflow.json --output pictures",
+    "run ComfyUI_00001_.png --set KSampler.seed=random",
+    "run a.json --set image=@cat.png --set 'Prompt.text=a cat'",
+    "run one.json two.json --json",
+    "run upscale.json --watch inbox --set image=@{}",
+    "run a.json --server https://comfy.test --token-file token",
+    short="Run workflows and save their outputs.",
+    settings=(),
 )
 def _run(
+    options: dict[str, Any],
     workflows: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="WORKFLOW",
-            help="Workflows from ComfyUI's editor or in API format, or pictures from ComfyUI; - is "
+        argument(
+            "WORKFLOW",
+            "Workflows from ComfyUI's editor or in API format, or pictures from ComfyUI; - is "
             "standard input.",
-            show_default=False,
         ),
     ] = None,
     server: Annotated[
@@ -101,11 +100,10 @@ def _run(
     ] = "http://127.0.0.1:8188",
     token_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
+        option(
+            "FILE",
+            "A file with your token for a gateway. You can also set the token in COMFY_TOKEN.",
             envvar="COMFY_TOKEN_FILE",
-            help="A file with your token for a gateway. You can also set the token in COMFY_TOKEN.",
-            show_default=False,
         ),
     ] = None,
     output: Annotated[
@@ -116,22 +114,20 @@ def _run(
     ] = Path("output"),
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NODE.INPUT=VALUE",
-            help="Set an input. NODE is the id, title or class of a node. You can omit it if only "
+        option(
+            "NODE.INPUT=VALUE",
+            "Set an input. NODE is the id, title or class of a node. You can omit it if only "
             "one node has this input. VALUE is JSON or text; random sets a random seed, @FILE "
             "uploads a file. Can be repeated.",
-            show_default=False,
+            "--set",
         ),
     ] = None,
     watch: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Run each new workflow or picture in this folder. With WORKFLOW, run it for each "
+        option(
+            "DIR",
+            "Run each new workflow or picture in this folder. With WORKFLOW, run it for each "
             "new file, which is {} in --set.",
-            show_default=False,
         ),
     ] = None,
     previews: Annotated[
@@ -174,12 +170,15 @@ def _token(file: Path | None) -> str | None:
         ) from None
 
 
-@app.command(
+@command(
+    app,
     "check",
-    short_help="Check the connection, the key and the data folder.",
-    epilog=examples("check", "check --api-key-file key.txt", "check --json"),
+    "check",
+    "check --api-key-file key.txt",
+    "check --json",
+    short="Check the connection, the key and the data folder.",
+    settings=_CLOUD,
 )
-@takes_settings(_CLOUD)
 def _check(
     options: dict[str, Any],
     as_json: Annotated[
@@ -192,24 +191,21 @@ def _check(
     return check(load(options), as_json=as_json)
 
 
-@app.command(
+@command(
+    app,
     "probe",
-    short_help="Measure how Comfy Cloud behaves with your key.",
-    epilog=examples("probe", "probe --level run --json report.json"),
+    "probe",
+    "probe --level run --json report.json",
+    short="Measure how Comfy Cloud behaves with your key.",
+    settings=_CLOUD,
 )
-@takes_settings(_CLOUD)
 def _probe(
     options: dict[str, Any],
     level: Annotated[
         Literal["read", "run"],
         typer.Option(metavar="read|run", help="Only read, or also run small jobs."),
     ] = "read",
-    to: Annotated[
-        Path | None,
-        typer.Option(
-            "--json", metavar="FILE", help="Write the report to this file.", show_default=False
-        ),
-    ] = None,
+    to: Annotated[Path | None, option("FILE", "Write the report to this file.", "--json")] = None,
     idle: Annotated[
         float,
         typer.Option(
@@ -231,22 +227,22 @@ def _probe(
     return run_probe(load(options), level=level, to=to, idle=idle, consent=consent)
 
 
-@app.command(
+@command(
+    app,
     "migrate",
-    short_help="Migrate the data folder to this version.",
-    epilog=examples("migrate", "migrate --from ~/.comfy-cloud-proxy"),
+    "migrate",
+    "migrate --from ~/.comfy-cloud-proxy",
+    short="Migrate the data folder to this version.",
 )
-@takes_settings(WHERE)
 def _migrate(
     options: dict[str, Any],
     source: Annotated[
         Path | None,
-        typer.Option(
-            "--from",
-            metavar="FOLDER",
-            help="Copy the records of this data folder into the PostgreSQL database, which must be "
+        option(
+            "FOLDER",
+            "Copy the records of this data folder into the PostgreSQL database, which must be "
             "empty.",
-            show_default=False,
+            "--from",
         ),
     ] = None,
 ) -> int:
@@ -259,20 +255,15 @@ def _migrate(
     return migrate(load(options), source)
 
 
-@app.command(
-    "backup",
-    short_help="Back up the data folder to a file.",
-    epilog=examples("backup comfy-cloud-proxy.tar.gz"),
+@command(
+    app, "backup", "backup comfy-cloud-proxy.tar.gz", short="Back up the data folder to a file."
 )
-@takes_settings(WHERE)
 def _backup(
     options: dict[str, Any],
     target: Annotated[
         Path,
-        typer.Argument(
-            metavar="FILE",
-            help="The tar file to write. It is compressed if its name ends with .gz or .tgz.",
-            show_default=False,
+        argument(
+            "FILE", "The tar file to write. It is compressed if its name ends with .gz or .tgz."
         ),
     ],
 ) -> int:
@@ -288,17 +279,14 @@ def _backup(
     return backup(load(options), target)
 
 
-@app.command(
+@command(
+    app,
     "restore",
-    short_help="Restore a backup into the data folder.",
-    epilog=examples("restore comfy-cloud-proxy.tar.gz"),
+    "restore comfy-cloud-proxy.tar.gz",
+    short="Restore a backup into the data folder.",
 )
-@takes_settings(WHERE)
 def _restore(
-    options: dict[str, Any],
-    source: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A file from `backup`.", show_default=False)
-    ],
+    options: dict[str, Any], source: Annotated[Path, argument("FILE", "A file from `backup`.")]
 ) -> int:
     """Restore a backup into the data folder. Stop the server first.
 
@@ -311,12 +299,12 @@ def _restore(
     return restore(load(options), source)
 
 
-@app.command(
+@command(
+    app,
     "rotate-secret",
-    short_help="Create a new secret for all replicas.",
-    epilog=examples("rotate-secret --config config.toml"),
+    "rotate-secret --config config.toml",
+    short="Create a new secret for all replicas.",
 )
-@takes_settings(WHERE)
 def _rotate_secret(options: dict[str, Any]) -> int:
     """Create a new secret for encryption and signatures in the database of the replicas.
 
@@ -335,16 +323,15 @@ _service = typer.Typer(
 app.add_typer(_service, name="service")
 
 
-@_service.command(
+@command(
+    _service,
     "install",
-    short_help="Install and start the service.",
-    epilog=examples(
-        "service install",
-        "service install --config config.toml",
-        "service install --simulate --print",
-    ),
+    "service install",
+    "service install --config config.toml",
+    "service install --simulate --print",
+    short="Install and start the service.",
+    settings=SETTINGS,
 )
-@takes_settings(SETTINGS)
 def _install(
     options: dict[str, Any],
     show: Annotated[
@@ -362,25 +349,28 @@ def _install(
     return install(load(options), options, show=show)
 
 
-@_service.command("uninstall", epilog=examples("service uninstall"))
-def _uninstall() -> int:
+@command(_service, "uninstall", "service uninstall", settings=())
+def _uninstall(options: dict[str, Any]) -> int:
     """Stop the service and remove it. The data folder stays."""
     from proxy.cli.service import uninstall
 
     return uninstall()
 
 
-app.command(
+command(
+    app,
     "usage",
-    short_help="Print usage by day and member.",
-    epilog=examples(
-        "usage", "usage --from 2026-01-01 --to 2026-01-31", "usage --member anna --json"
-    ),
+    "usage",
+    "usage --from 2026-01-01 --to 2026-01-31",
+    "usage --member anna --json",
+    short="Print usage by day and member.",
 )(usage)
-app.command(
+command(
+    app,
     "audit",
-    short_help="Print the audit log.",
-    epilog=examples("audit --limit 20", "audit --member anna --action submit"),
+    "audit --limit 20",
+    "audit --member anna --action submit",
+    short="Print the audit log.",
 )(audit)
 app.add_typer(member, name="member")
 app.add_typer(token, name="token")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from proxy import logging as logs
-from proxy.cli import WHERE, CommandError, examples, takes_settings
+from proxy.cli import CommandError, argument, command, examples, option
 from proxy.settings import Settings, load, place_options
 
 if TYPE_CHECKING:
@@ -44,39 +44,32 @@ token = typer.Typer(
     help="Create and revoke tokens.", no_args_is_help=True, epilog=examples("token new anna")
 )
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The member.", show_default=False)]
+Name = Annotated[str, argument("NAME", "The member.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-
-def _limit(metavar: str, text: str) -> Any:
-    return Annotated[str | None, typer.Option(metavar=metavar, help=text, show_default=False)]
-
+_AT_MOST = "The maximum {}; none removes the limit."
 
 #: The options for what a member may do, by their names in `MemberFields`.
 _LIMITS: dict[str, Any] = {
-    "role": _limit("ROLE", "user or admin."),
-    "weight": _limit("NUMBER", "The share of turns. The default is 1."),
-    "max_queued": _limit("N", "The maximum number of waiting jobs; none removes the limit."),
-    "max_running": _limit("N", "The maximum number of running jobs; none removes the limit."),
-    "jobs_per_day": _limit(
-        "N", "The maximum number of jobs per day (UTC); none removes the limit."
-    ),
-    "upload_bytes_per_day": _limit(
-        "N", "The maximum bytes of uploads per day (UTC); none removes the limit."
-    ),
-    "stored_bytes": _limit(
-        "N", "The maximum bytes of user data and settings; none removes the limit."
-    ),
-    "requests_per_second": _limit(
-        "N", "The maximum number of requests per second; none removes the limit."
-    ),
+    "role": Annotated[str | None, option("ROLE", "user or admin.")],
+    "weight": Annotated[str | None, option("NUMBER", "The share of turns. The default is 1.")],
+    **{
+        name: Annotated[str | None, option("N", _AT_MOST.format(what))]
+        for name, what in {
+            "max_queued": "number of waiting jobs",
+            "max_running": "number of running jobs",
+            "jobs_per_day": "number of jobs per day (UTC)",
+            "upload_bytes_per_day": "bytes of uploads per day (UTC)",
+            "stored_bytes": "bytes of user data and settings",
+            "requests_per_second": "number of requests per second",
+        }.items()
+    },
     "denied_classes": Annotated[
         list[str] | None,
-        typer.Option(
+        option(
+            "CLASS",
+            "A node class that workflows must not contain. Can be repeated; none allows all.",
             "--deny-class",
-            metavar="CLASS",
-            help="A node class that workflows must not contain. Can be repeated; none allows all.",
-            show_default=False,
         ),
     ],
     "deny_partner_nodes": Annotated[
@@ -87,19 +80,20 @@ _LIMITS: dict[str, Any] = {
             show_default=False,
         ),
     ],
-    "client_parallelism": _limit(
-        "auto|one|many", "How many jobs of one client run at once; none uses the setting."
-    ),
+    "client_parallelism": Annotated[
+        str | None,
+        option("auto|one|many", "How many jobs of one client run at once; none uses the setting."),
+    ],
 }
 
 
-@member.command(
+@command(
+    member,
     "add",
-    epilog=examples(
-        "member add anna --role admin", "member add bot --max-running 1 --jobs-per-day 100"
-    ),
+    "member add anna --role admin",
+    "member add bot --max-running 1 --jobs-per-day 100",
+    more=_LIMITS,
 )
-@takes_settings(WHERE, _LIMITS)
 def _add(
     options: dict[str, Any],
     name: Name,
@@ -127,8 +121,7 @@ def _add(
     return 0
 
 
-@member.command("list", epilog=examples("member list", "member list --json"))
-@takes_settings(WHERE)
+@command(member, "list", "member list", "member list --json")
 def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     """List the members with their limits."""
     from proxy.members.directory import describe_member
@@ -158,12 +151,13 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     return 0
 
 
-@member.command(
+@command(
+    member,
     "set",
-    short_help="Change the role, weight or limits of a member.",
-    epilog=examples("member set anna --weight 2 --max-queued none"),
+    "member set anna --weight 2 --max-queued none",
+    short="Change the role, weight or limits of a member.",
+    more=_LIMITS,
 )
-@takes_settings(WHERE, _LIMITS)
 def _set(options: dict[str, Any], name: Name) -> int:
     """Change the role, weight or limits of a member."""
     from proxy.members.member import MemberFields, validated
@@ -184,26 +178,19 @@ def _set(options: dict[str, Any], name: Name) -> int:
     return 0
 
 
-@member.command(
-    "disable", short_help="Disable a member at once.", epilog=examples("member disable anna")
-)
-@takes_settings(WHERE)
+@command(member, "disable", "member disable anna")
 def _disable(options: dict[str, Any], name: Name) -> int:
     """Disable a member at once. Jobs, files and tokens are kept."""
     return _enabled(load(options), name, enabled=False)
 
 
-@member.command("enable", epilog=examples("member enable anna"))
-@takes_settings(WHERE)
+@command(member, "enable", "member enable anna")
 def _enable(options: dict[str, Any], name: Name) -> int:
     """Enable a disabled member."""
     return _enabled(load(options), name, enabled=True)
 
 
-@member.command(
-    "remove", short_help="Remove a member and its tokens.", epilog=examples("member remove anna")
-)
-@takes_settings(WHERE)
+@command(member, "remove", "member remove anna")
 def _remove(options: dict[str, Any], name: Name) -> int:
     """Remove a member and its tokens. History and files stay on disk, hidden from all members."""
     settings = load(options)
@@ -225,22 +212,17 @@ def _remove(options: dict[str, Any], name: Name) -> int:
     return 0
 
 
-@token.command("new", epilog=examples("token new anna --expires 90d --note laptop"))
-@takes_settings(WHERE)
+@command(token, "new", "token new anna --expires 90d --note laptop")
 def _new(
     options: dict[str, Any],
     name: Name,
     expires: Annotated[
         str | None,
-        typer.Option(
-            metavar="TIME",
-            help="The time after which it expires, such as 90d or 12h. The default is never.",
-            show_default=False,
+        option(
+            "TIME", "The time after which it expires, such as 90d or 12h. The default is never."
         ),
     ] = None,
-    note: Annotated[
-        str, typer.Option(metavar="TEXT", help="A description.", show_default=False)
-    ] = "",
+    note: Annotated[str, option("TEXT", "A description.")] = "",
     as_json: AsJson = False,
 ) -> int:
     """Create a token for a member and print it once."""
@@ -264,20 +246,10 @@ def _new(
     return 0
 
 
-@token.command(
-    "revoke", short_help="Revoke a token at once.", epilog=examples("token revoke ccp_ab12")
-)
-@takes_settings(WHERE)
+@command(token, "revoke", "token revoke ccp_ab12", short="Revoke a token at once.")
 def _revoke(
     options: dict[str, Any],
-    prefix: Annotated[
-        str,
-        typer.Argument(
-            metavar="PREFIX",
-            help="The first letters of the token, such as ccp_ab12.",
-            show_default=False,
-        ),
-    ],
+    prefix: Annotated[str, argument("PREFIX", "The first letters of the token, such as ccp_ab12.")],
 ) -> int:
     """Revoke a token at once, and close the connections that use it."""
     settings = load(options)
@@ -287,15 +259,10 @@ def _revoke(
     return 0
 
 
-@token.command(
-    "list", short_help="List tokens.", epilog=examples("token list", "token list anna --json")
-)
-@takes_settings(WHERE)
+@command(token, "list", "token list", "token list anna --json", short="List tokens.")
 def _list_tokens(
     options: dict[str, Any],
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Only this member.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, argument("NAME", "Only this member.")] = None,
     as_json: AsJson = False,
 ) -> int:
     """List the first letters of each token, with the time and address of its last use."""
@@ -327,30 +294,25 @@ def _list_tokens(
     return 0
 
 
-_MEMBER = typer.Option(metavar="NAME", help="Only this member.", show_default=False)
+_Member = Annotated[str | None, option("NAME", "Only this member.")]
 
 
-@takes_settings(WHERE)
 def usage(
     options: dict[str, Any],
     first: Annotated[
         str | None,
-        typer.Option(
+        option(
+            "DAY",
+            "The first day (UTC), such as 2026-01-31. The default is the last day.",
             "--from",
-            metavar="DAY",
-            help="The first day (UTC), such as 2026-01-31. The default is the last day.",
-            show_default=False,
         ),
     ] = None,
     last: Annotated[
-        str | None,
-        typer.Option(
-            "--to", metavar="DAY", help="The last day. The default is today.", show_default=False
-        ),
+        str | None, option("DAY", "The last day. The default is today.", "--to")
     ] = None,
-    member: Annotated[str | None, _MEMBER] = None,
+    member: _Member = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Print usage: jobs, running seconds, outputs and bytes by day and member."""
     from proxy.storage.jobs import day_of
@@ -371,16 +333,13 @@ def usage(
     return 0
 
 
-@takes_settings(WHERE)
 def audit(
     options: dict[str, Any],
     limit: Annotated[
         int, typer.Option("--limit", min=1, metavar="COUNT", help="The maximum number of entries.")
     ] = 100,
-    member: Annotated[str | None, _MEMBER] = None,
-    action: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only this action.", show_default=False)
-    ] = None,
+    member: _Member = None,
+    action: Annotated[str | None, option("NAME", "Only this action.")] = None,
 ) -> int:
     """Print the audit log, newest first, one line of JSON per entry."""
     for row in _asked(
