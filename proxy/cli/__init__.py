@@ -6,15 +6,16 @@ pydantic, which take a seventh of its memory and of its start.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
     from proxy.simulator import Simulator
     from proxy.simulator.account import Plan
+    from proxy.storage.database import Database
+
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -50,14 +54,15 @@ _COMPLETE = f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"
 
 
 class CommandError(Exception):
-    """Ends the command with one sentence on standard error.
+    """Ends the command with one sentence on standard error, because something went wrong."""
 
-    `exit_code` is 2 for what was asked wrongly and 1 for what went wrong.
-    """
+    exit_code = 1
 
-    def __init__(self, sentence: str, *, exit_code: int = 1) -> None:
-        super().__init__(sentence)
-        self.exit_code = exit_code
+
+class UsageError(CommandError):
+    """Ends the command with one sentence on standard error, because it was asked wrongly."""
+
+    exit_code = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -121,6 +126,17 @@ def _complain(sentence: str, code: int) -> int:
 
 
 # --- what commands share ---------------------------------------------------------------------
+
+
+def in_database(settings: Settings, use: Callable[[Database], Awaitable[T]]) -> T:
+    """What `use` gives for the database of the settings. Raises `StorageError`."""
+    from proxy.storage.start import opened_database
+
+    async def run() -> T:
+        async with opened_database(settings) as database:
+            return await use(database)
+
+    return asyncio.run(run())
 
 
 def examples(*lines: str) -> str:

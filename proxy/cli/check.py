@@ -9,7 +9,8 @@ import platform
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from sqlalchemy import Connection
 
 from proxy import __version__
 from proxy import logging as logs
-from proxy.cli import CommandError, chosen_accounts
+from proxy.cli import CommandError, UsageError, chosen_accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import (
@@ -33,7 +34,7 @@ from proxy.metrics import identity_of, keep_facts
 from proxy.probe import CONSENT, probe
 from proxy.probe.points import Findings, Level
 from proxy.settings import AccountAccess, ConfigError, Settings, read_account_key, read_key
-from proxy.storage.database import FILE, Database, StorageError, open_sqlite
+from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.start import HEAD, is_usable, open_server, opened_database, revision
 from proxy.storage.usage import FACT, ObservationRepository
 
@@ -69,13 +70,13 @@ def check(settings: Settings, *, as_json: bool) -> int:
     return 0 if checks.fine else 1
 
 
+@dataclass
 class CheckReport:
     """What was looked at: a line for each on standard output, unless it is `quiet`."""
 
-    def __init__(self, *, quiet: bool) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.account: str | None = None
-        self._quiet = quiet
+    quiet: bool
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    account: str | None = None
 
     @property
     def fine(self) -> bool:
@@ -94,17 +95,16 @@ class CheckReport:
         self._print(f"{'FAILED' if problem else 'ok':<8}{what:<14}{problem or fine}")
         return not problem
 
-    async def passes(self, what: str, probe: Callable[[], Awaitable[str]]) -> bool:
-        """Look at one thing; `probe` gives a sentence or raises `_ProblemError`."""
+    async def passes(self, what: str, look: Awaitable[str]) -> bool:
+        """Look at one thing; `look` gives a sentence or raises `_ProblemError`."""
         try:
-            return self.add(what, fine=await probe())
+            return self.add(what, fine=await look)
         except _ProblemError as problem:
             return self.add(what, problem=str(problem))
 
     def _print(self, line: str) -> None:
-        if not self._quiet:
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
+        if not self.quiet:
+            print(line, flush=True)  # noqa: T201
 
 
 async def _check(settings: Settings, checks: CheckReport) -> None:
@@ -114,14 +114,13 @@ async def _check(settings: Settings, checks: CheckReport) -> None:
     else:
         await _check_accounts(_accounts(settings), checks)
     checks.account = None
-    await checks.passes("data folder", lambda: _data_folder(settings.data_dir))
-    if settings.database is None or await checks.passes("database", lambda: _database(settings)):
+    await checks.passes("data folder", _data_folder(settings.data_dir))
+    if settings.database is None or await checks.passes("database", _database(settings)):
         await _surprises(settings, checks)
     if settings.bus is not None:
-        address = settings.bus.text
-        await checks.passes("bus", lambda: _bus(address))
+        await checks.passes("bus", _bus(settings.bus.text))
     if settings.blobs is not None:
-        await checks.passes("blobs", lambda: _blobs(settings))
+        await checks.passes("blobs", _blobs(settings, settings.blobs))
 
 
 def _accounts(settings: Settings) -> list[tuple[AccountAccess, str]]:
@@ -163,17 +162,17 @@ async def _check_account(account: AccountAccess, missing: str, checks: CheckRepo
     )
     await client.start()
     try:
-        if not await checks.passes("cloud", lambda: _reachable(client)):
+        if not await checks.passes("cloud", _reachable(client)):
             not_tried = "Not tested, because the cloud does not answer."
             checks.add("key", problem=missing or not_tried)
             checks.add("event socket", problem=not_tried)
             return
         if missing:
             checks.add("key", problem=missing)
-        if missing or not await checks.passes("key", lambda: _key_works(client)):
+        if missing or not await checks.passes("key", _key_works(client)):
             checks.add("event socket", problem="Not tested, because it needs a valid key.")
             return
-        await checks.passes("event socket", lambda: _socket_opens(account))
+        await checks.passes("event socket", _socket_opens(account))
     finally:
         await client.close()
 
@@ -246,21 +245,20 @@ async def _socket_opens(account: AccountAccess) -> str:
 
 
 async def _data_folder(folder: Path) -> str:
+    def write() -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
+            file.write(b"comfy-cloud-proxy")
+            file.flush()
+
     try:
-        await asyncio.to_thread(_write_something, folder)
+        await asyncio.to_thread(write)
     except OSError as error:
         raise _ProblemError(
             f"{folder} is not writable ({error.strerror}): free disk space, correct its "
             "permissions or choose another with --data-dir."
         ) from None
     return f"{folder} is writable."
-
-
-def _write_something(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".check-") as file:
-        file.write(b"comfy-cloud-proxy")
-        file.flush()
 
 
 async def _database(settings: Settings) -> str:
@@ -305,9 +303,7 @@ async def _bus(address: str) -> str:
     return "The server takes messages."
 
 
-async def _blobs(settings: Settings) -> str:
-    assert settings.blobs is not None  # noqa: S101 (who calls has looked)
-    place = settings.blobs
+async def _blobs(settings: Settings, place: str) -> str:
     try:
         store = open_blobs(place, endpoint=settings.blobs_endpoint, region=settings.blobs_region)
         try:
@@ -335,20 +331,24 @@ def run_probe(
     logs.configure()
     logging.disable(logging.CRITICAL)  # the report says what went wrong
     if level == "run" and not consent:
-        _ask()
-    findings = asyncio.run(_probe(settings, level, idle))
-    report = findings.report()
-    _print(report)
+        if not sys.stdin.isatty():
+            raise UsageError("--level run submits jobs: confirm with --yes.")
+        typer.echo(CONSENT)
+        typer.confirm("Go on?", abort=True)
+    report = asyncio.run(_probe(settings, level, idle)).report()
+    for row in report["points"]:
+        observed = row["observed"] or "-"
+        assumed = "" if row["verdict"] == "as_assumed" else f" (assumed: {row['assumed']})"
+        typer.echo(f"{_WORDS[row['verdict']]:<15}{row['id']:<23}{observed}{assumed}")
+    typer.echo(report["conclusion"])
     if to is not None:
-        _write(report, to)
+        try:
+            to.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise CommandError(
+                f"{to} cannot be written ({error.strerror}): choose another file."
+            ) from None
     return _EXIT_CODES[report["verdict"]]
-
-
-def _ask() -> None:
-    if not sys.stdin.isatty():
-        raise CommandError("--level run submits jobs: confirm with --yes.", exit_code=2)
-    typer.echo(CONSENT)
-    typer.confirm("Go on?", abort=True)
 
 
 async def _probe(settings: Settings, level: Level, idle: float) -> Findings:
@@ -377,11 +377,8 @@ async def _surprises(settings: Settings, checks: CheckReport) -> None:
     if settings.database is None and not (settings.data_dir / FILE).exists():
         return
     try:
-        database: Database
-        if settings.database is not None:
-            database = await open_server(settings)
-        else:
-            database = await open_sqlite(settings.data_dir / FILE)
+        file = settings.data_dir / FILE
+        database = await (open_sqlite(file) if settings.database is None else open_server(settings))
         try:
             if await database.read(revision) != HEAD:
                 return  # nothing is changed by looking
@@ -402,20 +399,3 @@ async def _surprises(settings: Settings, checks: CheckReport) -> None:
         fine=f"Comfy Cloud sent {sum(row.count for row in seen)} undocumented answers or events "
         f"({named}{more}): report the output of GET /proxy/api/cloud-surprises.",
     )
-
-
-def _print(report: dict[str, Any]) -> None:
-    for row in report["points"]:
-        observed = row["observed"] or "-"
-        assumed = "" if row["verdict"] == "as_assumed" else f" (assumed: {row['assumed']})"
-        typer.echo(f"{_WORDS[row['verdict']]:<15}{row['id']:<23}{observed}{assumed}")
-    typer.echo(report["conclusion"])
-
-
-def _write(report: dict[str, Any], to: Path) -> None:
-    try:
-        to.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise CommandError(
-            f"{to} cannot be written ({error.strerror}): choose another file."
-        ) from None

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import aiohttp
 from yarl import URL
 
-from proxy.cli import CommandError
+from proxy.cli import CommandError, UsageError
 from proxy.cli.progress import Display
 from proxy.cloud.resilience import Backoff
 from proxy.translate import codec
@@ -56,9 +56,8 @@ class Comfy:
         except ValueError:
             url = URL()
         if url.scheme not in ("http", "https") or not url.host:
-            raise CommandError(
-                f"--server {server} is not an address: use one such as http://127.0.0.1:8188.",
-                exit_code=2,
+            raise UsageError(
+                f"--server {server} is not an address: use one such as http://127.0.0.1:8188."
             )
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
@@ -110,8 +109,8 @@ class Comfy:
         try:
             file = await asyncio.to_thread(lambda: path.expanduser().open("rb"))
         except OSError as error:
-            raise CommandError(
-                f"The file {path} cannot be read ({error.strerror}): correct its path.", exit_code=2
+            raise UsageError(
+                f"The file {path} cannot be read ({error.strerror}): correct its path."
             ) from None
         with file:
             form = aiohttp.FormData({"type": "input"})

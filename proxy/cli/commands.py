@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
-from proxy.cli import PROGRAM, WHERE, CommandError, argument, command, examples, option
+from proxy.cli import PROGRAM, WHERE, CommandError, UsageError, argument, command, examples, option
 from proxy.cli.members import audit, member, token, usage
 from proxy.settings import SERVE_SETTINGS, SETTINGS, load
 
@@ -31,7 +31,7 @@ def run(arguments: Sequence[str]) -> int:
         context = getattr(error, "ctx", None)
         called = context.command_path if context is not None else PROGRAM
         sentence = f"{error.format_message().rstrip('.')}: see {called} --help."
-        raise CommandError(sentence, exit_code=error.exit_code) from None
+        raise (UsageError if error.exit_code == 2 else CommandError)(sentence) from None
     except typer.Abort:
         raise CommandError("Aborted.") from None
 
@@ -165,8 +165,8 @@ def _token(file: Path | None) -> str | None:
     try:
         return file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise CommandError(
-            f"The token in {file} cannot be read ({error}): correct --token-file.", exit_code=2
+        raise UsageError(
+            f"The token in {file} cannot be read ({error}): correct --token-file."
         ) from None
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from proxy import logging as logs
-from proxy.cli import CommandError
+from proxy.cli import CommandError, UsageError, in_database
 from proxy.members.audit import take_over as take_over_audit
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies
-from proxy.storage import encryption as secrets
 from proxy.storage.backup import copy_folder
 from proxy.storage.database import FILE, StorageError, open_sqlite
+from proxy.storage.encryption import rotate_secret as rotate
 from proxy.storage.legacy import MEMBERS, RECORDS
 from proxy.storage.start import (
     HEAD,
@@ -27,6 +29,15 @@ from proxy.storage.usage import UsageRepository
 from proxy.userdata.stored import take_over as take_over_userdata
 
 
+@contextmanager
+def _told(what: str, kinds: tuple[type[Exception], ...] = (StorageError,)) -> Iterator[None]:
+    """Say what did not work. Raises `CommandError`."""
+    try:
+        yield
+    except kinds as error:
+        raise CommandError(f"{what}: {error}.") from None
+
+
 def migrate(settings: Settings, source: Path | None = None) -> int:
     """Bring the database to this version's schema, and take over the records of 0.1.0.
 
@@ -37,40 +48,31 @@ def migrate(settings: Settings, source: Path | None = None) -> int:
     """
     if source is not None:
         return _copy_folder(settings, source)
+    folder, where = settings.data_dir, f"The data folder {settings.data_dir}"
     if settings.database is not None:
-        return _migrate_server(settings)
-    folder = settings.data_dir
-    if not folder.is_dir():
-        raise CommandError(
-            f"There is no data folder {folder}: set --data-dir to the folder of the proxy.",
-            exit_code=2,
+        where = "The PostgreSQL database"
+        logs.configure()
+        with _told("The database cannot be migrated"):
+            before = asyncio.run(migrate_server(settings))
+    elif folder.is_dir():
+        logs.configure()
+        with _told(f"{where} cannot be migrated"), locked_folder(folder):
+            before = asyncio.run(_bring_up(folder))
+    else:
+        raise UsageError(
+            f"There is no data folder {folder}: set --data-dir to the folder of the proxy."
         )
-    logs.configure()
-    before = asyncio.run(_migrate(folder))
-    return _say_schema(f"The data folder {folder}", before)
-
-
-def _migrate_server(settings: Settings) -> int:
-    logs.configure()
-    try:
-        before = asyncio.run(migrate_server(settings))
-    except StorageError as error:
-        raise CommandError(f"The database cannot be migrated: {error}.") from None
-    return _say_schema("The PostgreSQL database", before)
-
-
-def _say_schema(where: str, before: str | None) -> int:
     sys.stdout.write(f"{where} {'is at' if before == HEAD else 'is now at'} the schema {HEAD}.\n")
     return 0
 
 
 def _copy_folder(settings: Settings, folder: Path) -> int:
     if settings.database is None:
-        raise CommandError(
-            "--from copies a data folder into PostgreSQL: set database to its address.", exit_code=2
+        raise UsageError(
+            "--from copies a data folder into PostgreSQL: set database to its address."
         )
     if not any((folder / name).exists() for name in (FILE, RECORDS, MEMBERS)):
-        raise CommandError(f"There is no {FILE} in {folder}.", exit_code=2)
+        raise UsageError(f"There is no {FILE} in {folder}.")
     logs.configure()
 
     async def copy() -> dict[str, int]:
@@ -78,26 +80,14 @@ def _copy_folder(settings: Settings, folder: Path) -> int:
         async with opened_database(settings) as database:
             return await copy_folder(folder, database)
 
-    try:
-        with locked_folder(folder):
-            copied = asyncio.run(copy())
-    except (OSError, StorageError) as error:
-        raise CommandError(f"Nothing was copied: {error}.") from None
+    with _told("Nothing was copied", (StorageError, OSError)), locked_folder(folder):
+        copied = asyncio.run(copy())
     rows = sum(copied.values())
     sys.stdout.write(
         f"{rows:,} rows of {folder} were copied to the PostgreSQL database: {copied['members']} "
         f"members, {copied['history']:,} entries of the history, {copied['jobs']} jobs.\n"
     )
     return 0
-
-
-async def _migrate(folder: Path) -> str | None:
-    """Migrate the folder; the schema before."""
-    try:
-        with locked_folder(folder):
-            return await _bring_up(folder)
-    except StorageError as error:
-        raise CommandError(f"The data folder {folder} cannot be migrated: {error}.") from None
 
 
 async def _bring_up(folder: Path) -> str | None:
@@ -125,16 +115,13 @@ async def _schema(folder: Path) -> str | None:
 def backup(settings: Settings, target: Path) -> int:
     """Copy the data folder to a file, also while a server uses it. Raises `CommandError`."""
     if settings.database is not None:
-        raise CommandError(
+        raise UsageError(
             "The records are in PostgreSQL and not in the data folder: copy them with its own "
             "tools, as by pg_dump --format=custom --file=FILE DATABASE. The uploads are in the "
-            "folder or bucket of blobs, if it is set.",
-            exit_code=2,
+            "folder or bucket of blobs, if it is set."
         )
-    try:
+    with _told("The backup failed"):
         size = copies.backup(settings.data_dir, target.absolute())
-    except StorageError as error:
-        raise CommandError(f"The backup failed: {error}.") from None
     sys.stdout.write(f"{settings.data_dir} was copied to {target} ({size:,} bytes).\n")
     return 0
 
@@ -142,17 +129,13 @@ def backup(settings: Settings, target: Path) -> int:
 def restore(settings: Settings, source: Path) -> int:
     """Replace what is in the data folder by a copy. Raises `CommandError`, `ConfigError`."""
     if settings.database is not None:
-        raise CommandError(
+        raise UsageError(
             "The records are in PostgreSQL and not in the data folder: stop all replicas, then "
-            "bring a copy back with its own tools, as by pg_restore --clean --dbname=NAME FILE.",
-            exit_code=2,
+            "bring a copy back with its own tools, as by pg_restore --clean --dbname=NAME FILE."
         )
     folder = settings.data_dir
-    try:
-        with locked_folder(folder):
-            replaced = copies.restore(source.absolute(), folder)
-    except StorageError as error:
-        raise CommandError(f"Nothing was restored: {error}.") from None
+    with _told("Nothing was restored"), locked_folder(folder):
+        replaced = copies.restore(source.absolute(), folder)
     sys.stdout.write(f"{source} was restored to {folder}.\n")
     if replaced is not None:
         sys.stdout.write(f"The previous content is in {replaced}.\n")
@@ -162,19 +145,11 @@ def restore(settings: Settings, source: Path) -> int:
 def rotate_secret(settings: Settings) -> int:
     """Make a new secret in the database. Raises `CommandError` where the secret is elsewhere."""
     if settings.database is None or read_secrets(settings) is not None:
-        raise CommandError(
+        raise UsageError(
             "The secret is not in a PostgreSQL database: add a new first line to secret_file, and "
-            "keep the old one below it.",
-            exit_code=2,
+            "keep the old one below it."
         )
-
-    async def rotate() -> float:
-        async with opened_database(settings) as database:
-            return await secrets.rotate_secret(database)
-
-    try:
-        seconds = asyncio.run(rotate())
-    except StorageError as error:
-        raise CommandError(f"The secret cannot be changed: {error}.") from None
+    with _told("The secret cannot be changed"):
+        seconds = in_database(settings, rotate)
     sys.stdout.write(f"There is a new secret. Replicas use it in {seconds:g} seconds.\n")
     return 0

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from proxy import logging as logs
-from proxy.cli import CommandError, argument, command, examples, option
+from proxy.cli import CommandError, UsageError, argument, command, examples, in_database, option
 from proxy.settings import Settings, load, place_options
 
 if TYPE_CHECKING:
@@ -104,11 +104,10 @@ def _add(
     """Add a member. With at least one member, every client needs a token."""
     from proxy.members.member import NewMember, validated
 
-    given = {key: options.pop(key, None) for key in _LIMITS}
+    wanted = {**_taken(options), "name": name, "restore": restore}
     settings = load(options)
 
     async def add(directory: Directory) -> Member:
-        wanted = {**_member(given), "name": name, "restore": restore}
         checked = validated(wanted, NewMember, strict=False)
         return await directory.add(checked.member(), restore=checked.restore)
 
@@ -162,11 +161,10 @@ def _set(options: dict[str, Any], name: Name) -> int:
     """Change the role, weight or limits of a member."""
     from proxy.members.member import MemberFields, validated
 
-    given = {key: options.pop(key, None) for key in _LIMITS}
+    wanted = _taken(options)
     settings = load(options)
-    wanted = _member(given)
     if not wanted:
-        raise CommandError("No option given: see comfy-cloud-proxy member set --help.", exit_code=2)
+        raise UsageError("No option given: see comfy-cloud-proxy member set --help.")
 
     async def change(directory: Directory) -> Member:
         checked = validated(wanted, MemberFields, strict=False)
@@ -376,9 +374,8 @@ def _with_directory(
     legacy = not shared and (folder / MEMBERS).exists()
     known = shared or make or legacy or (folder / FILE).exists()
     if not known and not folder.is_dir():
-        raise CommandError(
-            f"There is no data folder {folder}: set --data-dir to the folder of the proxy.",
-            exit_code=2,
+        raise UsageError(
+            f"There is no data folder {folder}: set --data-dir to the folder of the proxy."
         )
 
     async def run() -> T:
@@ -396,7 +393,7 @@ def _with_directory(
     try:
         return asyncio.run(run())
     except DirectoryError as error:
-        raise CommandError(str(error), exit_code=2) from None
+        raise UsageError(str(error)) from None
     except StorageError as error:
         if shared:
             raise CommandError(f"The members cannot be used: {error}.") from None
@@ -406,14 +403,13 @@ def _with_directory(
         ) from None
 
 
-def _member(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The given options as `MemberFields` takes them."""
+def _taken(options: dict[str, Any]) -> dict[str, Any]:
+    """Take what a member may do out of the options, as `MemberFields` has it."""
+    values = {name: options.pop(name) for name in _LIMITS if name in options}
     values = {
-        name: None if value == NONE else value for name, value in given.items() if value is not None
+        name: None if value == NONE else [] if value == [NONE] else value
+        for name, value in values.items()
     }
-    if "denied_classes" in values:
-        classes = values["denied_classes"]
-        values["denied_classes"] = [] if classes == [NONE] else classes
     own = ("role", "weight", "client_parallelism")
     chosen: dict[str, Any] = {name: values.pop(name) for name in own if name in values}
     return {**chosen, **({"limits": values} if values else {})}
@@ -424,15 +420,10 @@ def _note(settings: Settings, action: str, **about: str) -> None:
         return
     from proxy.members import audit as record
     from proxy.storage.database import StorageError
-    from proxy.storage.start import opened_database
     from proxy.storage.usage import UsageRepository
 
-    async def write() -> None:
-        async with opened_database(settings) as database:
-            await record.note(UsageRepository(database), action, **about)
-
     try:
-        asyncio.run(write())
+        in_database(settings, lambda one: record.note(UsageRepository(one), action, **about))
     except StorageError as error:
         sys.stderr.write(f"The audit log could not be written ({error}).\n")
 
@@ -493,18 +484,13 @@ def _asked(
 ) -> list[T]:
     """What is stored, which is nothing where no proxy has ever run."""
     from proxy.storage.database import FILE, StorageError
-    from proxy.storage.start import opened_database
     from proxy.storage.usage import UsageRepository
 
     shared = settings.database is not None
-
-    async def read() -> list[T]:
-        async with opened_database(settings) as database:
-            return await ask(UsageRepository(database))
-
+    if not shared and not (settings.data_dir / FILE).exists():
+        return []
     try:
-        known = shared or (settings.data_dir / FILE).exists()
-        return asyncio.run(read()) if known else []
+        return in_database(settings, lambda database: ask(UsageRepository(database)))
     except StorageError as error:
         if shared:
             raise CommandError(f"The {what} cannot be read: {error}.") from None
@@ -517,9 +503,7 @@ def _date(option: str, text: str) -> str:
     try:
         return date.fromisoformat(text).isoformat()
     except ValueError:
-        raise CommandError(
-            f"{option} {text} is not a day: use one such as 2026-01-31.", exit_code=2
-        ) from None
+        raise UsageError(f"{option} {text} is not a day: use one such as 2026-01-31.") from None
 
 
 def _values(row: UsageRow) -> dict[str, Any]:

@@ -32,7 +32,7 @@ import typer
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
-from proxy.cli import CommandError
+from proxy.cli import CommandError, UsageError
 from proxy.cli.comfy import (
     Comfy,
     Follower,
@@ -92,17 +92,15 @@ def run(request: Request) -> int:
     workflows = [load_workflow(path) for path in request.workflows]
     output, watch = request.output.absolute(), request.watch
     if watch is None and not workflows:
-        raise CommandError(
-            "Nothing to run: name a workflow or set --watch, see comfy-cloud-proxy run --help.",
-            exit_code=2,
+        raise UsageError(
+            "Nothing to run: name a workflow or set --watch, see comfy-cloud-proxy run --help."
         )
     if watch is not None:
         _refuse_folder(watch.absolute(), output)
         if workflows and not any(FILE in one for one in request.assignments):
-            raise CommandError(
+            raise UsageError(
                 f"With a workflow and --watch, set the input for each new file: --set "
-                f"NODE.INPUT=@{FILE}.",
-                exit_code=2,
+                f"NODE.INPUT=@{FILE}."
             )
     require_folder(output)
     # asyncio.run turns Ctrl-C into a cancellation of the task, which is answered by
@@ -115,10 +113,10 @@ def run(request: Request) -> int:
 
 def _refuse_folder(watch: Path, output: Path) -> None:
     if not watch.is_dir():
-        raise CommandError(f"The folder {watch} does not exist: correct --watch.", exit_code=2)
+        raise UsageError(f"The folder {watch} does not exist: correct --watch.")
     if watch == output:
-        raise CommandError(
-            "--watch would run the outputs again: choose another folder with --output.", exit_code=2
+        raise UsageError(
+            "--watch would run the outputs again: choose another folder with --output."
         )
 
 
@@ -350,9 +348,9 @@ class Workflow(NamedTuple):
         try:
             graph = editor.graph_of(self.drawing, classes, secrets.choice)
         except editor.EditorError as error:
-            raise _wrong(f"The workflow {self.name} cannot be converted: {error}.") from None
+            raise UsageError(f"The workflow {self.name} cannot be converted: {error}.") from None
         if not graph:
-            raise _wrong(f"The workflow {self.name} has no enabled node: enable one.")
+            raise UsageError(f"The workflow {self.name} has no enabled node: enable one.")
         return graph
 
 
@@ -369,7 +367,7 @@ def load_workflow(path: Path) -> Workflow:
         else:
             data = path.read_bytes()
     except OSError as error:
-        raise _wrong(
+        raise UsageError(
             f"The workflow {path} cannot be read ({error.strerror or error}): correct its path."
         ) from None
     return _parsed(data, str(path))
@@ -379,7 +377,7 @@ def _parsed(data: bytes | str, name: str) -> Workflow:
     try:
         value = codec.loads(data)
     except ValueError as error:
-        raise _wrong(f"The workflow {name} is not JSON: export it again ({error}).") from None
+        raise UsageError(f"The workflow {name} is not JSON: export it again ({error}).") from None
     if isinstance(value, dict) and isinstance(value.get("prompt"), dict):
         value = value["prompt"]  # the body of a submission
     if editor.is_editors(value):
@@ -389,7 +387,7 @@ def _parsed(data: bytes | str, name: str) -> Workflow:
         or not value
         or not all(isinstance(node, dict) and "class_type" in node for node in value.values())
     ):
-        raise _wrong(
+        raise UsageError(
             f"The file {name} contains no workflow: save one in ComfyUI (Workflow > Save, or "
             "Workflow > Export (API))."
         )
@@ -405,7 +403,7 @@ def _of_picture(path: Path) -> Workflow:
     beside = path.with_suffix(".json")
     if beside.is_file():
         return load_workflow(beside)
-    raise _wrong(
+    raise UsageError(
         f"The picture {path} contains no workflow: it was saved without one, or by another "
         "program. Use the JSON file of the workflow."
     )
@@ -420,7 +418,7 @@ def _texts(path: Path) -> dict[str, str]:
             }
             exif = picture.getexif()
     except (UnidentifiedImageError, Image.DecompressionBombError, ValueError) as error:
-        raise _wrong(f"The picture {path} cannot be read: {error}.") from None
+        raise UsageError(f"The picture {path} cannot be read: {error}.") from None
     for tag in _EXIF_TAGS:
         name, colon, text = str(exif.get(tag, "")).partition(":")
         if colon:
@@ -444,20 +442,20 @@ def assignment_of(graph: Graph, given: str) -> Assignment:
     """
     target, equals, text = given.partition("=")
     if not equals or not target:
-        raise _wrong(f"--set {given} is not NODE.INPUT=VALUE, as in --set 3.seed=42.")
+        raise UsageError(f"--set {given} is not NODE.INPUT=VALUE, as in --set 3.seed=42.")
     named, name = _split(graph, target)
     if named is None:
-        raise _wrong(f"--set {given} matches no node; the nodes are: {_listed(graph, graph)}.")
+        raise UsageError(f"--set {given} matches no node; the nodes are: {_listed(graph, graph)}.")
     having = [node for node in named if name in graph[node].get("inputs", {})]
     if not having:
         known = dict.fromkeys(key for node in named for key in graph[node].get("inputs", {}))
         what = f"node {_listed(graph, named)}" if "." in target else "the nodes"
-        raise _wrong(
+        raise UsageError(
             f"--set {given} names the input {name}, but the inputs of {what} are: "
             f"{', '.join(known) or 'none'}."
         )
     if len(having) > 1:
-        raise _wrong(
+        raise UsageError(
             f"--set {given} matches several nodes: use the id of one, {_listed(graph, having)}."
         )
     return Assignment(having[0], name, text)
@@ -517,7 +515,3 @@ async def value_of(
         return codec.loads(text)
     except ValueError:
         return text
-
-
-def _wrong(sentence: str) -> CommandError:
-    return CommandError(sentence, exit_code=2)

@@ -27,12 +27,11 @@ from proxy.api import web_interface
 from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Certificate, CertificateError, Server, Services
 from proxy.app import lifespan, refuse_lost_members
-from proxy.cli import Chosen, chosen_accounts
+from proxy.cli import Chosen, chosen_accounts, in_database
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
-from proxy.storage.start import opened_database
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -233,14 +232,10 @@ def _certificate(settings: Settings) -> Certificate | None:
 
 
 def _has_members(settings: Settings) -> bool:
-    async def look() -> bool:
-        if settings.database is None:
-            return await any_members(settings.data_dir)
-        async with opened_database(settings) as database:
-            return await MemberRepository(database).any()
-
     try:
-        return asyncio.run(look())
+        if settings.database is None:
+            return asyncio.run(any_members(settings.data_dir))
+        return in_database(settings, lambda database: MemberRepository(database).any())
     except StorageError as error:
         raise ConfigError(f"The members cannot be read: {error}.") from None
 
