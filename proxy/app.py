@@ -15,12 +15,9 @@ import structlog
 from aiohttp import WSCloseCode
 
 from proxy import logging as logs
-from proxy.api import web_interface
-from proxy.api.dashboard import Dashboard
+from proxy.api import Services, web_interface
 from proxy.api.records import Gauges
-from proxy.api.server import Services
-from proxy.api.system import Journal
-from proxy.api.web_interface import WebInterface
+from proxy.api.web_interface import Journal, WebInterface
 from proxy.bus import EventBus
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
@@ -179,9 +176,6 @@ async def lifespan(
             supervisor=supervisor,
         )
         activity = ActivityRepository(database)
-        dashboard = Dashboard(
-            bus, jobs, accounting.usage, repository.history, activity, simulated=settings.simulate
-        )
         journal = Journal(bus, clients)
         stack.enter_context(logs.lines_told(journal.add))
 
@@ -226,14 +220,17 @@ async def lifespan(
         readiness = Readiness(database, election, max_age=timeouts.ready_age)
         stack.push_async_callback(readiness.close)
         metrics.registry.register(Gauges(jobs, election, files.cache))
-        dashboard.sampler = Sampler(activity, jobs.accounts, is_active=election.is_active)
-        supervisor.keep(dashboard.sampler.run, "sample the activity")
+        sampler = Sampler(activity, jobs.accounts, is_active=election.is_active)
+        supervisor.keep(sampler.run, "sample the activity")
         yield Services(
             jobs=jobs,
             files=files,
             catalog=catalog,
             userdata=userdata,
+            history=repository.history,
+            activity=activity,
             journal=journal,
+            bus=bus,
             members=members,
             base_path=settings.base_path,
             trusted_proxies=settings.trusted_proxies,
@@ -249,7 +246,7 @@ async def lifespan(
             accounting=accounting,
             metrics_shown=settings.metrics,
             admin_apart=settings.admin_listen is not None,
-            dashboard=dashboard,
+            simulated=settings.simulate,
             observations=observations,
             cipher=cipher,
             supervisor=supervisor,

@@ -16,7 +16,8 @@ from backend import settings_of
 from yarl import URL
 
 from proxy import app
-from proxy.api.server import Server, Services
+from proxy.api import Services
+from proxy.api.server import Server
 from proxy.api.web_interface import WebInterface
 from proxy.jobs.engine import DetailTimeouts, Policy
 from proxy.settings import AccountAccess, read_accounts

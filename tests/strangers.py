@@ -20,7 +20,7 @@ from PIL import Image
 from stack import PATIENCE, running_proxy
 from yarl import URL
 
-from proxy.api.server import Services
+from proxy.api import Services
 from proxy.members.member import Member
 from proxy.simulator import Simulator, Switches
 from proxy.translate.assets import AssetFilter, AssetQuery

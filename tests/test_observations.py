@@ -226,7 +226,6 @@ async def upload(client: Client, name: str, data: bytes) -> tuple[int, Any]:
 
 
 def learn(proxy: Proxy, **facts: str) -> None:
-    assert proxy.services.observations is not None
     for one in proxy.services.observations.accounts.values():
         for name, value in facts.items():
             one.learn(name, value)

@@ -97,3 +97,22 @@ def test_every_module_has_a_test_module_of_its_name(room_name: str) -> None:
     }
     tests = {path.stem for path in (Path(__file__).parent / room_name).glob("test_*.py")}
     assert {f"test_{name}" for name in modules} <= tests
+
+
+def modules_that(path: Path) -> set[Path]:
+    """The modules of our own that a file imports, if only for its types."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            place = PACKAGE.parent.joinpath(*node.module.split("."))
+            for name in node.names:
+                inner = place / f"{name.name}.py"
+                package = place / "__init__.py"
+                outer = package if package in MODULES else place.with_suffix(".py")
+                found.add(inner if inner in MODULES else outer)
+    return found & set(MODULES)
+
+
+def test_no_imports_of_the_api_run_in_a_circle() -> None:
+    modules = sorted((PACKAGE / "api").glob("*.py"))
+    TopologicalSorter({path: modules_that(path) for path in modules}).prepare()

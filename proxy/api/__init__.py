@@ -1,1 +1,100 @@
 """The local ComfyUI API: aiohttp handlers, one module a resource, one table of routes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import WSCloseCode
+
+from proxy.helpers.clients import KritaCheck
+
+if TYPE_CHECKING:
+    from proxy.api.addressing import Network
+    from proxy.api.web_interface import Journal, WebInterface
+    from proxy.bus import EventBus
+    from proxy.catalog.service import Catalog
+    from proxy.files.assets import Assets
+    from proxy.files.service import Files
+    from proxy.helpers.clients import Exchange
+    from proxy.helpers.service import Helpers
+    from proxy.jobs.service import JobService
+    from proxy.members.accounting import Accounting
+    from proxy.members.directory import Directory
+    from proxy.metrics import Observations
+    from proxy.readiness import Readiness
+    from proxy.storage.encryption import Cipher
+    from proxy.storage.history import HistoryRepository
+    from proxy.storage.usage import ActivityRepository
+    from proxy.supervisor import Supervisor
+    from proxy.userdata.on_cloud import UserData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Services:
+    """What the handlers stand on: the rooms below, and plain values of the settings.
+
+    `readiness` tells whether jobs can be taken. `interface` is what is served at `/`. `cipher`
+    signs what another replica is to believe. `supervisor` keeps background work up. Without
+    `helpers` and `exchange` there are no routes of node packs, and without `assets` those of assets
+    are turned off.
+
+    `max_upload_bytes` bounds every request body and is announced to clients, `max_json_bytes` those
+    that are JSON; the first is ComfyUI's own limit (`--max-upload-size 100`). Pages of
+    `cors_origins` may speak to us from a browser (`*`: all pages), others pass the origin check.
+    With `compress` JSON and text are packed for clients that can unpack them.
+    Websockets are closed with the `close_code` at the end. One to which nothing was sent for
+    `ping_interval` seconds gets a ping (0: never).
+    `pays_partner_nodes` says that jobs are lent the account's key for them.
+    `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
+    believed when they say who a client is.
+    With `admin_apart` what is for admins is served elsewhere. `simulated` says that the cloud is.
+    """
+
+    jobs: JobService
+    files: Files
+    catalog: Catalog
+    userdata: UserData
+    members: Directory
+    accounting: Accounting
+    history: HistoryRepository
+    activity: ActivityRepository
+    observations: Observations
+    readiness: Readiness
+    journal: Journal
+    interface: WebInterface
+    bus: EventBus
+    cipher: Cipher
+    supervisor: Supervisor
+    krita: KritaCheck = field(default_factory=KritaCheck)
+    assets: Assets | None = None
+    helpers: Helpers | None = None
+    exchange: Exchange | None = None
+    base_path: str = ""
+    trusted_proxies: tuple[Network, ...] = ()
+    max_upload_bytes: int = 100 * 1024 * 1024
+    max_json_bytes: int = 32 * 1024 * 1024
+    cors_origins: tuple[str, ...] = ()
+    compress: bool = False
+    close_code: int = WSCloseCode.GOING_AWAY
+    ping_interval: float = 30.0
+    pays_partner_nodes: bool = True
+    metrics_shown: bool = False
+    admin_apart: bool = False
+    simulated: bool = False
+
+    def features(self) -> dict[str, Any]:
+        """The feature flags that `GET /features` and the websocket announce.
+
+        They are ours and never the cloud's: a flag of the cloud can change how a local client reads
+        what we send. `docs/web-interface.md` has all that the web interface reads.
+        """
+        return {
+            "supports_preview_metadata": True,
+            "supports_model_type_tags": True,
+            "max_upload_size": min(self.max_upload_bytes, self.files.uploads.max_bytes),
+            "extension": {"manager": {"supports_v4": True}},
+            "node_replacements": True,
+            "assets": self.assets is not None,
+            "partner_run_gate_enabled": not self.pays_partner_nodes,
+        }

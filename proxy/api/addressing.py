@@ -44,6 +44,14 @@ class Way(NamedTuple):
 STRAIGHT = Way()
 
 
+class Caller(NamedTuple):
+    """The client: its address, and with which scheme and host it called us."""
+
+    address: str
+    scheme: str
+    host: str
+
+
 def strip(url: URL, base: str, *, members: bool) -> tuple[URL, Way]:
     """The address of the route, and what stood before it. `base` is `""` or like `/comfy`.
 

@@ -12,8 +12,8 @@ from aiohttp import web
 
 from proxy import translate
 from proxy.api import bodies, upload
+from proxy.api.connections import member_of, of
 from proxy.api.downloads import send_file, type_headers
-from proxy.api.middleware import member_of, of
 from proxy.files.assets import Assets, gone
 from proxy.translate import assets
 from proxy.translate.assets import AssetError, read_hash

@@ -4,6 +4,9 @@ Clients put a token into the path, `Authorization`, `X-API-Key` or the query. Br
 session in a cookie. A ticket is the address of one file, which works for a while for anyone who
 has it, like the cloud's signed URLs: programs that were written for the cloud fetch the address to
 which `/api/view` redirects them without their key.
+
+Reverse proxies say in headers who a client is. Anybody can send these, so that only those of
+trusted proxies count.
 """
 
 from __future__ import annotations
@@ -14,15 +17,17 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from proxy.api.addressing import Way
-from proxy.api.middleware import Caller, admission_of, caller_of, way_of
+from proxy.api.addressing import Address, Caller, Network, Way, parse_address
+from proxy.api.connections import Admission, admission_of, connection_of, way_of
 from proxy.members import tokens
 from proxy.members.accounting import Throttle
 from proxy.members.directory import Access
@@ -32,7 +37,7 @@ from proxy.storage.encryption import Cipher
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.api.server import Services
+    from proxy.api import Services
 
 log = structlog.get_logger(__name__)
 
@@ -61,24 +66,77 @@ REMEMBERED = 4096
 #: The last use of a remembered token is noted once in this many seconds.
 USE_INTERVAL = 1.0
 
+Headers = CIMultiDict[str] | CIMultiDictProxy[str]
+
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443}
 
 
-class Admission(NamedTuple):
-    """An authenticated member, with the id of its token and, from a browser, the session's name.
-
-    `shown` is how logs name the token. Without members there is no token.
-    """
-
-    member: str
-    token: str | None = None
-    session: str | None = None
-    shown: str | None = None
-
-
 #: Everybody, where there are no members.
 ANYONE = Admission(LOCAL)
+
+
+def caller(
+    peer: str, headers: Headers, trusted: Sequence[Network], *, scheme: str = "http"
+) -> Caller:
+    """Who is behind the connection from `peer`.
+
+    The right-most address of `X-Forwarded-For` that is not a trusted proxy's; `scheme` and `Host`
+    are those of the connection unless the nearest proxy is trusted and says otherwise.
+    """
+    host = headers.get("Host", "")
+    address = parse_address(peer)
+    if address is None or not _is_trusted(address, trusted):
+        return Caller(_shown(peer), scheme, host)
+    said = _last(headers, "X-Forwarded-Proto").lower()
+    return Caller(
+        str(_behind(address, headers, trusted)),
+        said if said in ("http", "https") else scheme,
+        _last(headers, "X-Forwarded-Host") or host,
+    )
+
+
+def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
+    hops = _items(headers, "X-Forwarded-For")
+    while hops and _is_trusted(address, trusted):
+        hop = parse_address(hops.pop())
+        if hop is None:
+            break
+        address = hop
+    return address
+
+
+@lru_cache(maxsize=4096)
+def _shown(peer: str) -> str:
+    """The one spelling of an address, by which it is counted."""
+    return str(parse_address(peer) or peer)
+
+
+def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
+    return any(address in network for network in trusted)
+
+
+def _items(headers: Headers, name: str) -> list[str]:
+    items = ",".join(headers.getall(name, ())).split(",")
+    return [item.strip() for item in items if item.strip()]
+
+
+def _last(headers: Headers, name: str) -> str:
+    items = _items(headers, name)
+    return items[-1] if items else ""
+
+
+def caller_of(request: web.BaseRequest) -> Caller:
+    """Who sent a request."""
+    connection = connection_of(request)
+    if connection.caller is None:
+        connection.caller = caller(
+            connection.peer,
+            request.headers,
+            connection.services.trusted_proxies,
+            scheme=request.scheme,
+        )
+    return connection.caller
 
 
 def submitter_of(request: web.Request) -> str:
@@ -202,15 +260,6 @@ class Authenticator:
                     self._known[_digest(sent)] = _KnownHeader(admission, token.digest)
         self.members.used(token, caller.address)
         return admission
-
-    def is_valid(self, admission: Admission) -> bool:
-        """Whether an admission still holds."""
-        if admission.token is None:
-            return not self.members.has_members
-        sessions = self.members.sessions
-        if admission.session is not None and sessions.token_of(admission.session) is None:
-            return False
-        return self.members.access_by_id(admission.token) is not None
 
     def wrong(self, token: str, caller: Caller) -> LocalError:
         """Count a wrong token; the answer to it."""
@@ -357,6 +406,14 @@ def _of_basic(encoded: str) -> str:
 
 def _ambiguous(where: str) -> LocalError:
     return LocalError("several_tokens", f"There is more than one token in {where}; send one.")
+
+
+AUTHENTICATOR = web.AppKey("authenticator", Authenticator)
+
+
+def authenticator_of(request: web.Request) -> Authenticator:
+    """Who lets clients of the listener in."""
+    return request.app[AUTHENTICATOR]
 
 
 class Tickets:

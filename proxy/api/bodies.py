@@ -14,7 +14,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import aiohttp
 from aiohttp import web
@@ -22,11 +22,9 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.compression_utils import BrotliDecompressor, ZLibDecompressor, ZSTDDecompressor
 from aiohttp.http_exceptions import HttpProcessingError
 
+from proxy.api.connections import of
 from proxy.translate import codec
 from proxy.translate.errors import Kind, LocalError
-
-if TYPE_CHECKING:
-    from proxy.api.connections import Connection
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -390,8 +388,7 @@ async def read_json(request: web.Request) -> Any:
 
     Raises `LocalError` (413) for more bytes than the setting `max_json_mb` allows.
     """
-    connection = cast("Connection", request.protocol)
-    most, largest = connection.services.max_json_bytes, request.client_max_size
+    most, largest = of(request).max_json_bytes, request.client_max_size
     try:
         body = await read(request, min(most, largest))
     except web.HTTPRequestEntityTooLarge:

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
 
-from proxy.api.addressing import STRAIGHT, Network, Way, parse_address
+from proxy.api.addressing import STRAIGHT, Caller, Network, Way, parse_address
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.api.authenticator import Admission, Authenticator
-    from proxy.api.middleware import Caller
-    from proxy.api.server import Services
-    from proxy.api.websocket import ClientSocket
+    from proxy.api import Services
+    from proxy.members.directory import Directory
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +50,28 @@ ANONYMOUS_SHARE, ADDRESS_SHARE, MEMBER_SHARE = 3 / 4, 1 / 4, 1 / 2
 LEAST_SHARE = 64
 #: Dictionaries instead of sets, for their order: the first have been idle for longest.
 _Groups = dict[str | bytes, dict["Connection", None]]
+#: Closes a websocket: with a code, a reason, and the seconds that the client has.
+Leave = Callable[[int, str, float], asyncio.Task[None]]
+
+
+class Admission(NamedTuple):
+    """An authenticated member, with the id of its token and, from a browser, the session's name.
+
+    `shown` is how logs name the token. Without members there is no token.
+    """
+
+    member: str
+    token: str | None = None
+    session: str | None = None
+    shown: str | None = None
+
+    def holds(self, members: Directory) -> bool:
+        """Whether it still holds."""
+        if self.token is None:
+            return not members.has_members
+        if self.session is not None and members.sessions.token_of(self.session) is None:
+            return False
+        return members.access_by_id(self.token) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +102,9 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_body",
+        "_leave",
         "_received",
         "_since",
-        "_socket",
         "_state",
         "address",
         "admission",
@@ -114,7 +135,7 @@ class Connection(web.RequestHandler):
         self.peer = ""
         self.address: str | bytes = ""
         self._body: StreamReader | None = None
-        self._socket: ClientSocket | None = None
+        self._leave: Leave | None = None
         self._received = 0
         self._state = _IDLE
         self._since = manager.now()
@@ -155,11 +176,11 @@ class Connection(web.RequestHandler):
         if self.member is None or self.manager.draining:
             self.manager.answered(self)
 
-    def upgraded(self, socket: ClientSocket) -> None:
-        """The connection is a websocket, which may be silent."""
-        self._state, self._socket = _SOCKET, socket
+    def upgraded(self, leave: Leave) -> None:
+        """The connection is a websocket, which may be silent; `leave` closes it."""
+        self._state, self._leave = _SOCKET, leave
         self._parser = None  # aiohttp no longer reads HTTP here, and the parser takes memory
-        if self.admission is not None and not self.manager.authenticator.is_valid(self.admission):
+        if self.admission is not None and not self.admission.holds(self.services.members):
             self.revoke()  # its access ended during the handshake
 
     @property
@@ -214,10 +235,8 @@ class Connection(web.RequestHandler):
     def revoke(self) -> None:
         """End what is under way, because the access of its member has ended."""
         log.info("connection_closed", member=self.member)
-        if self._socket is not None:
-            closing = self._socket.leave(
-                WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, patience=REVOKE_TIMEOUT
-            )
+        if self._leave is not None:
+            closing = self._leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, REVOKE_TIMEOUT)
             self.manager.keep_closing(closing)
         elif self.busy:  # an answer that is short, such as that to one's own removal, goes out
             self._loop.call_later(REVOKE_TIMEOUT, self._cut_unless_answered, self.task)
@@ -304,6 +323,34 @@ class Connection(web.RequestHandler):
             super().connection_lost(exc)
 
 
+def connection_of(request: web.BaseRequest) -> Connection:
+    """The connection on which a request came."""
+    return cast("Connection", request.protocol)
+
+
+def way_of(request: web.BaseRequest) -> Way:
+    """How a request came."""
+    return connection_of(request).way
+
+
+def admission_of(request: web.BaseRequest) -> Admission:
+    """The authenticated member of a request."""
+    admission = connection_of(request).admission
+    if admission is None:
+        raise RuntimeError("no request was authenticated")
+    return admission
+
+
+def of(request: web.BaseRequest) -> Services:
+    """The services of the listener that got a request."""
+    return connection_of(request).services
+
+
+def member_of(request: web.BaseRequest) -> str:
+    """Who is behind the client."""
+    return admission_of(request).member
+
+
 def _too_many() -> bytes:
     """The whole answer to a client too many."""
     error = LocalError(
@@ -326,12 +373,9 @@ _TOO_MANY = _too_many()
 class ConnectionManager:
     """The connections of a listener. Those from trusted proxies are not counted by address."""
 
-    def __init__(
-        self, limits: ConnectionLimits, services: Services, authenticator: Authenticator
-    ) -> None:
+    def __init__(self, limits: ConnectionLimits, services: Services) -> None:
         self.now = asyncio.get_running_loop().time
         self.services = services
-        self.authenticator = authenticator
         #: Connections that `check` has to look at, and since when a client takes nothing more.
         self.timed: set[Connection] = set()
         self.stalled: dict[Connection, float] = {}
@@ -460,7 +504,7 @@ class ConnectionManager:
                 if admission is None:
                     continue
                 if admission not in standing:
-                    standing[admission] = self.authenticator.is_valid(admission)
+                    standing[admission] = admission.holds(self.services.members)
                 if not standing[admission]:
                     connection.revoke()
 

@@ -6,20 +6,21 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from aiohttp import web
 
 from proxy import __version__
 from proxy.api import bodies
+from proxy.api.connections import admission_of, connection_of, member_of, of
 from proxy.api.members import is_admin, require_admin
-from proxy.api.middleware import admission_of, authenticator_of, member_of, note, of, prepare
-from proxy.bus import MISSED, EventBus
+from proxy.api.middleware import note, prepare
+from proxy.bus import MISSED
 from proxy.jobs.models import MembersChanged
 from proxy.storage.jobs import day_of
 from proxy.translate import codec
@@ -27,10 +28,6 @@ from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.jobs.models import AccountView, LiveJob
-    from proxy.jobs.service import JobService, Sampler
-    from proxy.members.accounting import Usage
-    from proxy.storage.history import HistoryRepository
-    from proxy.storage.usage import ActivityRepository
 
 #: Whether an application serves what is for admins, and nothing else.
 ADMIN_LISTENER = web.AppKey("admin_listener", bool)
@@ -89,78 +86,8 @@ class Watch:
         self.news.set()
 
 
-@dataclass(eq=False)
-class Dashboard:
-    """What is shown, and who watches it. Times are ms since 1970."""
-
-    bus: EventBus
-    jobs: JobService
-    usage: Usage
-    history: HistoryRepository
-    activity: ActivityRepository
-    sampler: Sampler | None = None
-    simulated: bool = False
-    closed: bool = False
-    _watches: set[Watch] = field(default_factory=set)
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[Watch]:
-        """What changes for as long as the block runs."""
-        watch = Watch()
-        self._watches.add(watch)
-        try:
-            with (
-                self.bus.subscribe("jobs.*", watch.take),
-                self.bus.subscribe("members", watch.take),
-            ):
-                yield watch
-        finally:
-            self._watches.discard(watch)
-
-    def close(self) -> None:
-        """End all watches."""
-        self.closed = True
-        for watch in self._watches:
-            watch.news.set()
-
-    async def state(self, member: str | None) -> dict[str, Any]:
-        """Everything that changes, of one member or, for admins, of all (`None`).
-
-        `{"time", "running", "waiting", "counts", "accounts", "usage", "history"}`: jobs on the
-        cloud or on their way, waiting ones in the order of turns, how many there are of both in all
-        and by member, and today's usage by member. Accounts are for admins alone. `history` is
-        another word whenever the ended jobs are others.
-        """
-        now = time.time()
-        seen = await self.jobs.overview(member)
-        running = [view for view in seen.jobs if view.shown != "waiting"]
-        waiting = [view for view in seen.jobs if view.shown == "waiting"]
-        return {
-            "time": int(now * 1000),
-            "running": list(map(describe, running[:MOST_RUNNING])),
-            "waiting": list(map(_waiting, waiting[:MOST_WAITING])),
-            "counts": {
-                "running": len(running),
-                "waiting": len(waiting),
-                "waiting_by_member": Counter(view.member for view in waiting),
-            },
-            "accounts": [] if member is not None else list(map(_account, seen.accounts)),
-            "usage": await self._used(day_of(now), member),
-            "history": self.jobs.history.word(member),
-        }
-
-    async def _used(self, day: str, member: str | None) -> list[dict[str, Any]]:
-        days = await self.usage.days(day, day, member)
-        return [
-            {
-                "member": one.member,
-                "jobs": one.submitted,
-                "failed": one.failed,
-                "seconds": one.running_seconds,
-                "outputs": one.outputs,
-            }
-            for one in days
-        ]
+#: Those who look at the dashboard; the end of the server is news to them.
+WATCHES = web.AppKey("watches", WeakSet[Watch])
 
 
 def _account(view: AccountView) -> dict[str, Any]:
@@ -222,7 +149,8 @@ async def get_state(request: web.Request) -> web.Response:
 
 async def get_events(request: web.Request) -> web.StreamResponse:
     """The same as server-sent events, one at each change and at each step of what runs."""
-    dashboard = dashboard_of(request)
+    services, admission = of(request), admission_of(request)
+    manager = connection_of(request).manager
     stream = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream",
@@ -230,21 +158,26 @@ async def get_events(request: web.Request) -> web.StreamResponse:
             "X-Accel-Buffering": "no",
         }
     )
-    authenticator, admission = authenticator_of(request), admission_of(request)
     await prepare(request, stream)
     if request.method == "HEAD":
         return stream
-    with dashboard.watched() as watch, contextlib.suppress(ConnectionError):
-        while not dashboard.closed and authenticator.is_valid(admission):
+    watch = Watch()
+    request.app[WATCHES].add(watch)
+    with (
+        services.bus.subscribe("jobs.*", watch.take),
+        services.bus.subscribe("members", watch.take),
+        contextlib.suppress(ConnectionError),
+    ):
+        while not manager.draining and admission.holds(services.members):
             watch.news.clear()
-            state = await _state(request)
-            await stream.write(b"event: state\ndata: " + codec.dump_bytes(state) + b"\n\n")
+            shown = await _state(request)
+            await stream.write(b"event: state\ndata: " + codec.dump_bytes(shown) + b"\n\n")
             if watch.members:
                 watch.members = False
                 await stream.write(b"event: members\ndata:\n\n")
             await asyncio.sleep(OFTEN)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LIVELY if state["running"] else QUIET):
+                async with asyncio.timeout(LIVELY if shown["running"] else QUIET):
                     await watch.news.wait()
     return stream
 
@@ -270,24 +203,54 @@ async def cancel(request: web.Request) -> web.Response:
 
 
 async def _state(request: web.Request) -> dict[str, Any]:
-    services, member = of(request), member_of(request)
-    admin, dashboard = is_admin(request), dashboard_of(request)
-    state = await dashboard.state(None if admin else member)
-    state["viewer"] = {
-        "name": member,
-        "role": "admin" if admin else "user",
-        "gateway": services.members.has_members,
-        "signed_in": admission_of(request).session is not None,
+    """Everything that changes, of the member or, for admins, of all.
+
+    Jobs on the cloud or on their way, waiting ones in the order of turns, how many there are of
+    both in all and by member, and today's usage by member. Accounts are for admins alone. `history`
+    is another word whenever the ended jobs are others. Times are ms since 1970.
+    """
+    services, viewer, admin = of(request), member_of(request), is_admin(request)
+    member = None if admin else viewer
+    now, here = time.time(), request.app[ADMIN_LISTENER]
+    today = day_of(now)
+    seen = await services.jobs.overview(member)
+    running = [view for view in seen.jobs if view.shown != "waiting"]
+    waiting = [view for view in seen.jobs if view.shown == "waiting"]
+    return {
+        "time": int(now * 1000),
+        "running": list(map(describe, running[:MOST_RUNNING])),
+        "waiting": list(map(_waiting, waiting[:MOST_WAITING])),
+        "counts": {
+            "running": len(running),
+            "waiting": len(waiting),
+            "waiting_by_member": Counter(view.member for view in waiting),
+        },
+        "accounts": list(map(_account, seen.accounts)) if admin else [],
+        "usage": [
+            {
+                "member": one.member,
+                "jobs": one.submitted,
+                "failed": one.failed,
+                "seconds": one.running_seconds,
+                "outputs": one.outputs,
+            }
+            for one in await services.accounting.usage.days(today, today, member)
+        ],
+        "history": services.jobs.history.word(member),
+        "viewer": {
+            "name": viewer,
+            "role": "admin" if admin else "user",
+            "gateway": services.members.has_members,
+            "signed_in": admission_of(request).session is not None,
+        },
+        "server": {
+            "version": __version__,
+            "simulated": services.simulated,
+            "documentation": _documentation(),
+            "interface": not here,
+            "metrics": services.metrics_shown and admin and (here or not services.admin_apart),
+        },
     }
-    here = request.app[ADMIN_LISTENER]
-    state["server"] = {
-        "version": __version__,
-        "simulated": dashboard.simulated,
-        "documentation": _documentation(),
-        "interface": not here,
-        "metrics": services.metrics_shown and admin and (here or not services.admin_apart),
-    }
-    return state
 
 
 @cache
@@ -299,11 +262,3 @@ def _documentation() -> str | None:
             if label == "Documentation" and url.startswith("https://"):
                 return str(url)
     return None
-
-
-def dashboard_of(request: web.Request) -> Dashboard:
-    """The dashboard. Raises `LocalError` (404) where there is none."""
-    dashboard = of(request).dashboard
-    if dashboard is None:
-        raise LocalError("no_dashboard", "This server has no dashboard.", kind="not_found")
-    return dashboard

@@ -22,16 +22,9 @@ from aiohttp import ETag, web
 from yarl import URL
 
 from proxy.api import bodies
-from proxy.api.authenticator import KEY_HEADER, TICKETED
-from proxy.api.middleware import (
-    admission_of,
-    authenticator_of,
-    caller_of,
-    connection_of,
-    member_of,
-    of,
-    prepare,
-)
+from proxy.api.authenticator import KEY_HEADER, TICKETED, authenticator_of, caller_of
+from proxy.api.connections import admission_of, connection_of, member_of, of
+from proxy.api.middleware import prepare
 from proxy.files.cache import read_at
 from proxy.files.library import Content, ContentBrokenError
 from proxy.files.pictures import conversion

@@ -11,7 +11,8 @@ from typing import Any, cast
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.middleware import member_of, note, of
+from proxy.api.connections import member_of, of
+from proxy.api.middleware import note
 from proxy.api.userdata import in_tree
 from proxy.helpers.clients import Exchange
 from proxy.helpers.service import Helpers

@@ -16,7 +16,8 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.authenticator import submitter_of
-from proxy.api.middleware import member_of, note, of, prepare
+from proxy.api.connections import member_of, of
+from proxy.api.middleware import note, prepare
 from proxy.jobs.service import STATUSES, JobQuery
 from proxy.jobs.submission import JobRequest
 from proxy.translate import INVALID_PROMPT_ID, USAGE_SOURCE, as_cloud, codec

@@ -17,16 +17,9 @@ import structlog
 from aiohttp import web
 
 from proxy.api import bodies
-from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, Admission
-from proxy.api.middleware import (
-    admission_of,
-    authenticator_of,
-    caller_of,
-    connection_of,
-    member_of,
-    note,
-    of,
-)
+from proxy.api.authenticator import COOKIE, SIGN_IN, SIGN_OUT, authenticator_of, caller_of
+from proxy.api.connections import Admission, admission_of, connection_of, member_of, of
+from proxy.api.middleware import note
 from proxy.members.directory import Directory, describe_member, describe_token
 from proxy.members.member import (
     DirectoryError,

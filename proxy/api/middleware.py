@@ -2,10 +2,7 @@
 
 Authentication, the origin check, limits, errors, headers, counts and the log are done here, in one
 function around aiohttp's application: aiohttp's own middlewares cost a coroutine each and begin
-behind the look-up of the route. What is known of a request hangs on its connection.
-
-Reverse proxies say in headers who a client is. Anybody can send these, so that only those of
-trusted proxies count.
+behind the look-up of the route.
 """
 
 from __future__ import annotations
@@ -13,28 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from aiohttp import web
 from aiohttp.http_parser import RawRequestMessage
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.api import bodies
-from proxy.api.addressing import (
-    STRAIGHT,
-    Address,
-    Network,
-    Way,
-    allow_all,
-    may_have_token,
-    parse_address,
-    refuses,
-    strip,
-)
+from proxy.api.addressing import STRAIGHT, allow_all, may_have_token, refuses, strip
+from proxy.api.authenticator import caller_of
 from proxy.api.bodies import Handler
+from proxy.api.connections import connection_of, of
 from proxy.logging import RequestContext, begin_request
 from proxy.members.accounting import LIMIT_REACHED
 from proxy.storage.database import OutcomeUnknownError, StorageError
@@ -42,15 +29,13 @@ from proxy.translate import SCRIPTS_CACHED
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.api.authenticator import Admission, Authenticator
+    from proxy.api import Services
+    from proxy.api.authenticator import Authenticator
     from proxy.api.connections import Connection
-    from proxy.api.server import Services
     from proxy.members.audit import Value
     from proxy.members.directory import Directory
 
 log = structlog.get_logger(__name__)
-
-Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 #: What is asked by machines that look whether the server is well does not count as a request.
@@ -67,9 +52,6 @@ _CREDENTIALS = "Cookie, Authorization, X-API-Key"
 _REALM = 'realm="comfy-cloud-proxy"'
 
 _ROOT_LOGGER = logging.getLogger()
-
-
-# --- what is known of a request -------------------------------------------------------------------
 
 
 def stripping(
@@ -98,110 +80,6 @@ def stripping(
     return make_stripped
 
 
-class Caller(NamedTuple):
-    """The client: its address, and with which scheme and host it called us."""
-
-    address: str
-    scheme: str
-    host: str
-
-
-def caller(
-    peer: str, headers: Headers, trusted: Sequence[Network], *, scheme: str = "http"
-) -> Caller:
-    """Who is behind the connection from `peer`.
-
-    The right-most address of `X-Forwarded-For` that is not a trusted proxy's; `scheme` and `Host`
-    are those of the connection unless the nearest proxy is trusted and says otherwise.
-    """
-    host = headers.get("Host", "")
-    address = parse_address(peer)
-    if address is None or not _is_trusted(address, trusted):
-        return Caller(_shown(peer), scheme, host)
-    said = _last(headers, "X-Forwarded-Proto").lower()
-    return Caller(
-        str(_behind(address, headers, trusted)),
-        said if said in ("http", "https") else scheme,
-        _last(headers, "X-Forwarded-Host") or host,
-    )
-
-
-def _behind(address: Address, headers: Headers, trusted: Sequence[Network]) -> Address:
-    hops = _items(headers, "X-Forwarded-For")
-    while hops and _is_trusted(address, trusted):
-        hop = parse_address(hops.pop())
-        if hop is None:
-            break
-        address = hop
-    return address
-
-
-@lru_cache(maxsize=4096)
-def _shown(peer: str) -> str:
-    """The one spelling of an address, by which it is counted."""
-    return str(parse_address(peer) or peer)
-
-
-def _is_trusted(address: Address, trusted: Sequence[Network]) -> bool:
-    return any(address in network for network in trusted)
-
-
-def _items(headers: Headers, name: str) -> list[str]:
-    items = ",".join(headers.getall(name, ())).split(",")
-    return [item.strip() for item in items if item.strip()]
-
-
-def _last(headers: Headers, name: str) -> str:
-    items = _items(headers, name)
-    return items[-1] if items else ""
-
-
-def connection_of(request: web.BaseRequest) -> Connection:
-    """The connection on which a request came."""
-    return cast("Connection", request.protocol)
-
-
-def way_of(request: web.BaseRequest) -> Way:
-    """How a request came."""
-    return connection_of(request).way
-
-
-def caller_of(request: web.BaseRequest) -> Caller:
-    """Who sent a request."""
-    connection = connection_of(request)
-    if connection.caller is None:
-        connection.caller = caller(
-            connection.peer,
-            request.headers,
-            connection.services.trusted_proxies,
-            scheme=request.scheme,
-        )
-    return connection.caller
-
-
-def authenticator_of(request: web.BaseRequest) -> Authenticator:
-    """Who lets clients of the listener in."""
-    return connection_of(request).manager.authenticator
-
-
-def admission_of(request: web.BaseRequest) -> Admission:
-    """The authenticated member of a request."""
-    admission = connection_of(request).admission
-    if admission is None:
-        raise RuntimeError("no request was authenticated")
-    return admission
-
-
-def of(request: web.BaseRequest) -> Services:
-    """The services of the listener that got a request."""
-    return connection_of(request).services
-
-
-def member_of(request: web.BaseRequest) -> str:
-    """Who is behind the client."""
-    return admission_of(request).member
-
-
 def note(request: web.Request, action: str, **about: Value) -> None:
     """Record an action of the request's member."""
     admission, address = connection_of(request).admission, caller_of(request).address
@@ -214,9 +92,6 @@ def challenge(request: web.Request) -> str:
     if "Origin" in request.headers or "Sec-Fetch-Mode" in request.headers:
         return f"Bearer {_REALM}"
     return f'Bearer {_REALM}, Basic {_REALM}, charset="UTF-8"'
-
-
-# --- its way --------------------------------------------------------------------------------------
 
 
 class Gate:

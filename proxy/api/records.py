@@ -19,9 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from proxy.api import bodies
-from proxy.api.dashboard import REASONS, dashboard_of, describe
+from proxy.api.connections import member_of, of
+from proxy.api.dashboard import REASONS, describe
 from proxy.api.members import is_admin, require_admin, whose
-from proxy.api.middleware import member_of, of
 from proxy.files.pictures import THUMBNAIL
 from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.jobs.service import INTERVAL, KEPT
@@ -64,7 +64,7 @@ async def get_activity(request: web.Request) -> web.Response:
     "busy"}], "accounts": [{"name", "points": [{"at", "slots", "used", "reason"}]}]}`; times are in
     ms. Intervals in which there was nothing are left out; accounts are for admins alone.
     """
-    member, activity = whose(request), dashboard_of(request).activity
+    member, activity = whose(request), of(request).activity
     now = int(time.time() * 1000)
     since = now - now % INTERVAL - KEPT + INTERVAL
     accounts: defaultdict[str, list[dict[str, object]]] = defaultdict(list)
@@ -125,9 +125,7 @@ async def get_surprises(request: web.Request) -> web.Response:
     "first", "last", "example"}]}]}`.
     """
     require_admin(request)
-    observations = of(request).observations
-    accounts = [] if observations is None else await observations.report()
-    return bodies.json({"accounts": accounts})
+    return bodies.json({"accounts": await of(request).observations.report()})
 
 
 def _whole_number(request: web.Request, name: str, default: int, most: int) -> int:
@@ -251,7 +249,7 @@ async def list_jobs(request: web.Request) -> web.Response:
     limit = query.get("limit", str(PAGE))
     if not re.fullmatch(r"[0-9]{1,3}", limit, re.ASCII) or not 1 <= int(limit) <= MOST_FOUND:
         raise LocalError("invalid_limit", f"limit must be a whole number from 1 to {MOST_FOUND}.")
-    history = dashboard_of(request).history
+    history = of(request).history
     rows = await history.search(
         member,
         states=() if status is None else {ENDS[status].value},  # type: ignore[index]
@@ -275,7 +273,7 @@ async def get_job(request: web.Request) -> web.Response:
     known, `outputs` are numbered for their thumbnails.
     """
     member, id_ = _named(request)
-    jobs, history = of(request).jobs, dashboard_of(request).history
+    jobs, history = of(request).jobs, of(request).history
     for _ in range(_READINGS):
         found = await jobs.job(member, id_)
         if found is None:
@@ -316,7 +314,7 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     member, id_ = _named(request)
     number = request.query.get("output")
     if number is None:
-        row = await dashboard_of(request).history.row(member, id_)
+        row = await of(request).history.row(member, id_)
         item = None if row is None else codec.loads(row.summary).get("preview_output")
     elif re.fullmatch(r"[0-9]{1,4}", number, re.ASCII):
         found = await of(request).jobs.job(member, id_)

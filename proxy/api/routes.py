@@ -19,7 +19,6 @@ from proxy.api import (
     system,
     upload,
     userdata,
-    web_interface,
     websocket,
 )
 from proxy.api.authenticator import SIGN_IN, SIGN_OUT
@@ -59,7 +58,7 @@ _asset = partial(Route, twin=False, assets=True)
 _off = partial(Route, twin=False, assets=False)
 
 ROUTES = (
-    Route("GET", "/", web_interface.get_root),
+    Route("GET", "/", system.get_root),
     _only("GET", "/healthz", system.get_health),
     _only("GET", "/readyz", system.get_readiness),
     Route("GET", "/ws", websocket.serve),
@@ -137,7 +136,7 @@ ROUTES = (
     Route("GET", "/features", system.get_features),
     Route("POST", "/free", system.post_free),
     Route("GET", "/users", system.get_users),
-    Route("GET", "/extensions", web_interface.get_extensions),
+    Route("GET", "/extensions", system.get_extensions),
     Route("GET", "/i18n", system.get_empty_object),
     Route("GET", "/workflow_templates", system.get_empty_object),
     _only("GET", "/internal/logs", system.get_log),
@@ -209,9 +208,9 @@ ROUTES = (
     _off("*", "/api/tags", assets.disabled),
     _off("*", "/api/tasks/{id}", assets.disabled),
     # the web interface
-    _only("GET", "/templates/{path:.*}", web_interface.get_template),
-    _only("GET", "/docs/{path:.*}", web_interface.get_docs),
-    _only("GET", r"/{path:(?!internal\b).*}", web_interface.get_file),
+    _only("GET", "/templates/{path:.*}", system.get_template),
+    _only("GET", "/docs/{path:.*}", system.get_docs),
+    _only("GET", r"/{path:(?!internal\b).*}", system.get_file),
 )
 
 

@@ -10,110 +10,31 @@ import logging
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
+from weakref import WeakSet
 
 import structlog
-from aiohttp import WSCloseCode, web
+from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from proxy.api.addressing import Network, allow_some
-from proxy.api.authenticator import Authenticator
+from proxy.api import Services
+from proxy.api.addressing import allow_some
+from proxy.api.authenticator import AUTHENTICATOR, Authenticator
 from proxy.api.connections import Connection, ConnectionLimits, ConnectionManager
-from proxy.api.dashboard import ADMIN_LISTENER
+from proxy.api.dashboard import ADMIN_LISTENER, WATCHES
 from proxy.api.middleware import Gate, stripping
 from proxy.api.records import get_open
 from proxy.api.routes import add_routes, of_admins, of_clients
-from proxy.api.web_interface import WebInterface
 from proxy.api.websocket import SOCKETS, Sockets
-from proxy.helpers.clients import KritaCheck
-from proxy.members.accounting import Accounting
-from proxy.members.directory import Directory
-from proxy.storage.encryption import Cipher
-from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError
-
-if TYPE_CHECKING:
-    from proxy.api.dashboard import Dashboard
-    from proxy.api.system import Journal
-    from proxy.catalog.service import Catalog
-    from proxy.files.assets import Assets
-    from proxy.files.service import Files
-    from proxy.helpers.clients import Exchange
-    from proxy.helpers.service import Helpers
-    from proxy.jobs.service import JobService
-    from proxy.metrics import Observations
-    from proxy.readiness import Readiness
-    from proxy.userdata.on_cloud import UserData
 
 log = structlog.get_logger(__name__)
 
 #: Seconds between two looks at the files.
 INTERVAL = 2.0
-
-
-#: ComfyUI's own limit of a request body (`--max-upload-size 100`), in bytes.
-MAX_UPLOAD_BYTES = 100 * 1024 * 1024
-#: The default limit of a body of JSON, in bytes.
-MAX_JSON_BYTES = 32 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the handlers stand on: the rooms below, and plain values of the settings.
-
-    `max_upload_bytes` bounds every request body and is announced to clients, `max_json_bytes` those
-    that are JSON. Pages of `cors_origins` may speak to us from a browser (`*`: all pages), others
-    pass the origin check. With `compress` JSON and text are packed for clients that can unpack
-    them.
-    `readiness` tells whether jobs can be taken; without it they always can.
-    Websockets are closed with the `close_code` at the end.
-    A websocket to which nothing was sent for `ping_interval` seconds gets a ping (0: never).
-    `pays_partner_nodes` says that jobs are lent the account's key for them.
-    `base_path` (`""` or like `/comfy`) stands before links and redirects; `trusted_proxies` are
-    believed when they say who a client is.
-    `interface` is what is served at `/`. `supervisor` keeps background work up.
-    With `admin_apart` what is for admins is served elsewhere. Without `helpers` and `exchange`
-    there are no routes of node packs, and without `assets` those of assets are turned off.
-    `cipher` signs what another replica is to believe.
-    """
-
-    jobs: JobService
-    files: Files
-    catalog: Catalog
-    userdata: UserData
-    journal: Journal
-    members: Directory = field(default_factory=Directory)
-    base_path: str = ""
-    trusted_proxies: tuple[Network, ...] = ()
-    max_upload_bytes: int = MAX_UPLOAD_BYTES
-    max_json_bytes: int = MAX_JSON_BYTES
-    cors_origins: tuple[str, ...] = ()
-    compress: bool = False
-    readiness: Readiness | None = None
-    close_code: int = WSCloseCode.GOING_AWAY
-    ping_interval: float = 30.0
-    pays_partner_nodes: bool = True
-    interface: WebInterface = field(default_factory=WebInterface)
-    accounting: Accounting = field(default_factory=Accounting)
-    metrics_shown: bool = False
-    admin_apart: bool = False
-    dashboard: Dashboard | None = None
-    observations: Observations | None = None
-    assets: Assets | None = None
-    helpers: Helpers | None = None
-    exchange: Exchange | None = None
-    krita: KritaCheck = field(default_factory=KritaCheck)
-    cipher: Cipher = field(default_factory=Cipher)
-    supervisor: Supervisor = field(default_factory=Supervisor)
-
-    @property
-    def most_upload_bytes(self) -> int:
-        """Bytes of a file that clients are told they may send: the lower of the cloud's limit and
-        of that of a request body."""
-        return min(self.max_upload_bytes, self.files.uploads.max_bytes)
 
 
 class CertificateError(Exception):
@@ -194,6 +115,8 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
     """
     app = web.Application(client_max_size=services.max_upload_bytes)
     app[ADMIN_LISTENER] = admin
+    app[AUTHENTICATOR] = Authenticator(services)
+    app[WATCHES] = WeakSet()
     if admin:
         add_routes(app, of_admins())
     else:
@@ -209,8 +132,8 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
     async def let_go(_: web.Application) -> None:
         if not admin:
             await app[SOCKETS].close(services.close_code)
-        if services.dashboard is not None:
-            services.dashboard.close()
+        for watch in app[WATCHES]:
+            watch.news.set()
 
     app.on_shutdown.append(let_go)
     return app
@@ -319,11 +242,7 @@ class Server:
             tell = log.info if asked or most < SCANTY else log.debug
             tell("connection_limit_lowered", limit=most, reason="the limit of open files")
         await self._runner.setup()
-        services = self._services
-        authenticator = Authenticator(services)
-        connections = ConnectionManager(
-            replace(self._limits, max_connections=most), self._services, authenticator
-        )
+        connections = ConnectionManager(replace(self._limits, max_connections=most), self._services)
         self._services.members.subscribe(connections.review)
         self._listening = await loop.create_server(
             self._protocols(connections), host, port, backlog=BACKLOG, ssl=context
@@ -348,7 +267,7 @@ class Server:
             Gate(
                 self.app,
                 services,
-                connections.authenticator,
+                self.app[AUTHENTICATOR],
                 inner.request_handler,
                 public=get_open if self._admin else None,
             ),

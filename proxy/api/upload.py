@@ -16,7 +16,7 @@ from aiohttp import BodyPartReader, web
 from multidict import MultiDict
 
 from proxy.api import bodies
-from proxy.api.middleware import member_of, of
+from proxy.api.connections import member_of, of
 from proxy.files.namespace import Named
 from proxy.translate import codec
 from proxy.translate.assets import of_upload

@@ -14,8 +14,8 @@ from urllib.parse import unquote
 from aiohttp import web
 
 from proxy.api import bodies
+from proxy.api.connections import member_of, of
 from proxy.api.downloads import Stamp, decide, stamped, without_body
-from proxy.api.middleware import member_of, of
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN, is_active, media_type

@@ -1,29 +1,28 @@
-"""ComfyUI's web interface at `/`, or a page of our own, and its feature flags.
+"""What ComfyUI's web interface shows: the files of its packages, and the lines of the log.
 
-The packages of the web interface (the extra `ui`) are served as they are, where they are installed:
+The packages (the extra `ui`) are served as they are, where they are installed:
 `comfyui-frontend-package` at `/`, `comfyui-workflow-templates…` below `/templates/`,
 `comfyui-embedded-docs` below `/docs/`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 from aiohttp import web
 
-from proxy.api import bodies
-from proxy.api.middleware import of
-
-if TYPE_CHECKING:
-    from proxy.api.server import Services
-
+from proxy.bus import EventBus
+from proxy.jobs.models import JobMessage, LogsWanted, topic_of
+from proxy.jobs.submission import Clients
+from proxy.translate.events import Event
 
 _FRONTEND = "comfyui_frontend_package"
 _DOCS = "comfyui_embedded_docs"
@@ -122,95 +121,52 @@ def _version(package: str) -> str | None:
         return None
 
 
-_PAGE_HEADERS = {
-    "Cache-Control": "no-store, must-revalidate",
-    "Pragma": "no-cache",
-    "Expires": "0",
-}
-
-#: What Python's table lacks, or a system's own has wrong so that a browser refuses to run it.
-_TYPES = {
-    ".js": "application/javascript",
-    ".mjs": "application/javascript",
-    ".css": "text/css",
-    ".webp": "image/webp",
-}
-
-_SOUNDS = (".mp3", ".wav", ".flac")
-
-_TILE = (
-    '<svg xmlns="http://www.w3.org/2000/svg" width="400" height="400">'
-    '<linearGradient id="g" x2="1" y2="1"><stop stop-color="hsl({},40%,32%)"/>'
-    '<stop offset="1" stop-color="hsl({},45%,18%)"/></linearGradient>'
-    '<rect width="400" height="400" fill="url(#g)"/></svg>'
-)
-
-_OWN_PAGE = (resources.files("proxy.api") / "welcome.html").read_bytes()
+#: Lines kept for each member, as many as ComfyUI keeps.
+KEPT = 300
 
 
-async def get_root(request: web.Request) -> web.StreamResponse:
-    """The web interface, or a page that says what this is."""
-    page = of(request).interface.file("index.html")
-    if page is None:
-        return web.Response(body=_OWN_PAGE, content_type="text/html", headers=_PAGE_HEADERS)
-    return web.FileResponse(page, headers=_PAGE_HEADERS)
+class Journal:
+    """The last lines about each member. Only `add` may be called from other threads.
 
-
-async def get_extensions(request: web.Request) -> web.Response:
-    """The scripts that belong to the web interface; there are no custom nodes with more."""
-    return bodies.json(of(request).interface.extensions())
-
-
-async def get_template(request: web.Request) -> web.StreamResponse:
-    """A workflow template, its pictures, or the list of all."""
-    services, name = of(request), request.match_info["path"]
-    if name not in services.interface.pictures:
-        return _answer(services.interface.templates.get(name))
-    picture = await services.catalog.template_picture(name)
-    if picture is not None:
-        body, type_ = picture
-        return web.Response(body=body, headers={"Content-Type": type_})
-    if name.endswith(_SOUNDS):
-        return web.StreamResponse(status=404)
-    headers = {"Content-Type": "image/svg+xml", "Cache-Control": "no-cache"}
-    return web.Response(body=_tile(name), headers=headers)
-
-
-def _tile(name: str) -> bytes:
-    """What stands for a template's picture, in a colour of its own."""
-    turn = crc32(name.partition("-")[0].encode()) % 360
-    return _TILE.format(turn, (turn + 50) % 360).encode()
-
-
-async def get_docs(request: web.Request) -> web.StreamResponse:
-    """A page of the nodes' documentation."""
-    return _answer(of(request).interface.page_of_docs(request.match_info["path"]))
-
-
-async def get_file(request: web.Request) -> web.StreamResponse:
-    """A file of the web interface, or 404: every GET that no other route takes comes here."""
-    return _answer(of(request).interface.file(request.match_info["path"]))
-
-
-def _answer(path: Path | None) -> web.StreamResponse:
-    if path is None:
-        return web.StreamResponse(status=404)
-    type_ = _TYPES.get(path.suffix)
-    return web.FileResponse(path, headers={"Content-Type": type_} if type_ else None)
-
-
-def features(services: Services) -> dict[str, Any]:
-    """The feature flags that `GET /features` and the websocket announce.
-
-    They are ours and never the cloud's: a flag of the cloud can change how a local client reads
-    what we send. `docs/web-interface.md` has all that the web interface reads.
+    Lines of every replica go to the sockets that want them, at whichever replica those are.
     """
-    return {
-        "supports_preview_metadata": True,
-        "supports_model_type_tags": True,
-        "max_upload_size": services.most_upload_bytes,
-        "extension": {"manager": {"supports_v4": True}},
-        "node_replacements": True,
-        "assets": services.assets is not None,
-        "partner_run_gate_enabled": not services.pays_partner_nodes,
-    }
+
+    def __init__(self, bus: EventBus, clients: Clients) -> None:
+        self._bus = bus
+        self._clients = clients
+        self._loop = asyncio.get_running_loop()
+        self._lines: dict[str, deque[dict[str, str]]] = {}
+        self._listening: dict[str, set[str]] = {}
+        bus.subscribe("logs", self._hear)
+
+    def add(self, member: str, time: float, text: str) -> None:
+        """A line about a member was written at `time` (seconds since 1970)."""
+        line = {"t": datetime.fromtimestamp(time).isoformat(), "m": f"{text}\n"}  # noqa: DTZ006
+        self._lines.setdefault(member, deque(maxlen=KEPT)).append(line)
+        if self._listening.get(member):
+            self._loop.call_soon_threadsafe(self._tell, member, line)
+
+    def lines(self, member: str) -> list[dict[str, str]]:
+        """The member's lines, the oldest first: `t` is the local time, `m` ends with a newline."""
+        return list(self._lines.get(member, ()))
+
+    def subscribe(self, member: str, client_id: str, *, wanted: bool = True) -> None:
+        """Send new lines to the member's socket of a `clientId` until it has gone, or no more."""
+        self._bus.publish("logs", LogsWanted(member, client_id, wanted=wanted))
+
+    def _hear(self, news: object) -> None:
+        match news:
+            case LogsWanted(member=member, client_id=client_id, wanted=True):
+                self._listening.setdefault(member, set()).add(client_id)
+            case LogsWanted(member=member, client_id=client_id):
+                self._listening.get(member, set()).discard(client_id)
+
+    def _tell(self, member: str, line: dict[str, str]) -> None:
+        message = Event("logs", {"entries": [line], "size": None})
+        listening = self._listening.get(member, set())
+        for client_id in list(listening):
+            if self._clients.listens(member, client_id):
+                told = JobMessage(member, client_id, "", watched=True, message=message)
+                self._bus.publish(topic_of(member, client_id), told)
+            else:
+                listening.discard(client_id)

@@ -25,14 +25,13 @@ import aiohttp
 import structlog
 from aiohttp import web
 
-from proxy.api.middleware import connection_of, member_of, of, way_of
-from proxy.api.web_interface import features
+from proxy.api.connections import connection_of, member_of, of, way_of
 from proxy.supervisor import Supervisor
 from proxy.translate import codec, events
 from proxy.translate.events import Binary, Event, Message, Preview, status
 
 if TYPE_CHECKING:
-    from proxy.api.server import Services
+    from proxy.api import Services
 
 log = structlog.get_logger(__name__)
 
@@ -295,8 +294,7 @@ class ClientSocket:
             self._queue.want_metadata(metadata)
             if metadata:
                 self._services.jobs.subscribers.understands_several(self._member, self._sid)
-            flags = features(self._services)
-            self.send(Event("feature_flags", flags), for_all=False)
+            self.send(Event("feature_flags", self._services.features()), for_all=False)
 
     def ping_if_silent(self, since: float) -> None:
         """Send a ping if nothing was sent since then."""
@@ -340,9 +338,7 @@ class ClientSocket:
             case text:
                 await self._web_socket.send_bytes(events.encode_text(text), compress)
 
-    def leave(
-        self, code: int, reason: str, *, patience: float = CLOSE_SECONDS
-    ) -> asyncio.Task[None]:
+    def leave(self, code: int, reason: str, patience: float = CLOSE_SECONDS) -> asyncio.Task[None]:
         """Say goodbye, and cut the connection when the client does not say so too."""
         self._silent = True
         if self._leaving is None:
@@ -397,7 +393,7 @@ async def serve(request: web.Request) -> web.StreamResponse:
     subscribers = services.jobs.subscribers
     subscribers.attach(member, sid, client, client.greet, hears_all=_cloud_way(request))
     sockets.join(client)
-    connection_of(request).upgraded(client)
+    connection_of(request).upgraded(client.leave)
     metrics.websockets.labels(member).inc()
     log.debug("socket_opened", sid=sid)
     try:

@@ -23,9 +23,9 @@ import structlog
 
 from proxy import __version__
 from proxy import logging as logs
-from proxy.api import web_interface
+from proxy.api import Services, web_interface
 from proxy.api.connections import ConnectionLimits
-from proxy.api.server import Certificate, CertificateError, Server, Services
+from proxy.api.server import Certificate, CertificateError, Server
 from proxy.app import lifespan, refuse_lost_members
 from proxy.cli import Chosen, chosen_accounts, in_database
 from proxy.members.directory import any_members
@@ -107,8 +107,7 @@ async def _serve(settings: Settings, banner: Banner | None) -> None:
                 raise RuntimeError("background work failed too often; the log above has the reason")
             log.info("shutdown_started")
             began = time.monotonic()
-            if services.readiness is not None:
-                await services.readiness.leave()
+            await services.readiness.leave()
             spent = time.monotonic() - began
         finally:
             await background.close()
@@ -194,8 +193,6 @@ async def _tell_problems(services: Services, tell: Callable[[Problems], None]) -
 
     The event sockets are left out: they open a little later, and say themselves if they cannot.
     """
-    if services.readiness is None:
-        return
     report = await services.readiness.report(patient=True)
     accounts: Mapping[str, Any] = report.checks.get("accounts", {"": report.checks})
     found = {("", report.checks.get("store", "ok"))}

@@ -17,9 +17,10 @@ from backend import open_database
 from wire import Running
 from yarl import URL
 
+from proxy.api import Services
 from proxy.api.connections import ConnectionLimits
-from proxy.api.server import Server, Services
-from proxy.api.system import Journal
+from proxy.api.server import Server
+from proxy.api.web_interface import Journal, WebInterface
 from proxy.bus import EventBus
 from proxy.catalog.node_classes import Body, Coding, Listing, Whole
 from proxy.files.namespace import Named, make_record
@@ -28,7 +29,10 @@ from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.service import JobQuery
 from proxy.jobs.submission import Accepted, Clients, JobRequest
 from proxy.jobs.subscribers import Subscribers
+from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory
+from proxy.readiness import Report
+from proxy.storage.encryption import Cipher
 from proxy.storage.files import FileRecord
 from proxy.storage.members import UserDataRepository
 from proxy.supervisor import Supervisor
@@ -311,6 +315,38 @@ async def userdata(tmp_path: Path) -> AsyncIterator[StoredUserData]:
     await database.close()
 
 
+class AlwaysReady:
+    """A process that can take jobs."""
+
+    async def report(self) -> Report:
+        return Report()
+
+
+class NeverSurprised:
+    """Observations of no account."""
+
+    async def report(self) -> list[dict[str, Any]]:
+        return []
+
+
+def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: Any) -> Services:
+    """Services over the rooms of a test."""
+    rooms: dict[str, Any] = {
+        "members": Directory(),
+        "accounting": Accounting(),
+        "history": None,
+        "activity": None,
+        "observations": NeverSurprised(),
+        "readiness": AlwaysReady(),
+        "journal": Journal(jobs.bus, jobs.clients),
+        "interface": WebInterface(),
+        "bus": jobs.bus,
+        "cipher": Cipher(),
+        "supervisor": Supervisor(),
+    }
+    return Services(jobs=jobs, files=files, catalog=catalog, userdata=userdata, **(rooms | more))
+
+
 class ServerUnderTest(BaseTestServer):
     """The server as it is run, for aiohttp's test client."""
 
@@ -345,14 +381,7 @@ def serve(
     """Start the local API with settings of the test's own."""
 
     async def start(**settings: Any) -> TestClient[Any, Any]:
-        services = Services(
-            jobs=room_of_jobs,  # type: ignore[arg-type]
-            files=room_of_files,  # type: ignore[arg-type]
-            catalog=room_of_nodes,  # type: ignore[arg-type]
-            userdata=userdata,
-            journal=Journal(room_of_jobs.bus, room_of_jobs.clients),
-            **settings,
-        )
+        services = services_over(room_of_jobs, room_of_files, room_of_nodes, userdata, **settings)
         client: TestClient[Any, Any] = await aiohttp_client(ServerUnderTest(services))
         return client
 
@@ -379,13 +408,8 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, userdata:
             return Accepted("p", 0, {})
 
         room_of_jobs.submit = submit
-        services = Services(
-            jobs=room_of_jobs,
-            files=room_of_files,
-            catalog=room_of_nodes,
-            userdata=userdata,
-            journal=Journal(room_of_jobs.bus, room_of_jobs.clients),
-            members=members or Directory(),
+        services = services_over(
+            room_of_jobs, room_of_files, room_of_nodes, userdata, members=members or Directory()
         )
         server = Server(services, ConnectionLimits(**limits), stop_timeout=stop_timeout)
         url = URL(await server.start("127.0.0.1", 0))

@@ -13,8 +13,8 @@ from stack import Client, running_proxy
 from yarl import URL
 
 from proxy.api import addressing
-from proxy.api.addressing import differs, refuses, strip
-from proxy.api.middleware import Caller, caller
+from proxy.api.addressing import Caller, differs, refuses, strip
+from proxy.api.authenticator import caller
 from proxy.settings.table import to_base_path
 from proxy.simulator import Simulator
 

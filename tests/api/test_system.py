@@ -22,7 +22,7 @@ from stack import Client as StackClient
 from stack import Listener, running_proxy
 
 from proxy import logging as logs
-from proxy.api.system import KEPT, Journal
+from proxy.api.web_interface import KEPT, Journal
 from proxy.bus import EventBus
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.submission import Clients

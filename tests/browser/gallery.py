@@ -19,7 +19,7 @@ from yarl import URL
 from proxy.jobs.service import INTERVAL, KEPT, JobService
 from proxy.members.member import Limits, Member
 from proxy.simulator import Simulator
-from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow
+from proxy.storage.usage import AccountRow, ActivityRow
 
 _MEMBERS = (
     Member("anna", role="admin"),
@@ -82,11 +82,8 @@ async def busy_gateway(folder: Path) -> AsyncIterator[tuple[URL, dict[str, str]]
             async with session.post(proxy.url / "prompt", json=body, headers=headers) as answer:
                 answer.raise_for_status()
 
-        dashboard = proxy.services.dashboard
-        assert dashboard is not None
-        assert isinstance(dashboard.activity, ActivityRepository)
         rows, health = _day()
-        await dashboard.activity.put(rows, health, forget=0)
+        await proxy.services.activity.put(rows, health, forget=0)
         simulator.switches.pace = 0.02
         seed = 0
         for member, count in _DONE.items():
