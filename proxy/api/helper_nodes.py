@@ -16,6 +16,7 @@ from proxy.api.middleware import note
 from proxy.api.userdata import in_tree
 from proxy.helpers.clients import Exchange
 from proxy.helpers.service import Helpers
+from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.helper_nodes import HelperFailedError
 from proxy.translate.helper_tooling import guessed, translated
@@ -259,7 +260,7 @@ async def get_notes(request: web.Request) -> web.Response:
     if isinstance(since, bool) or not isinstance(since, int | float):
         raise LocalError("invalid_body", "since must be a number of seconds.")
     notes = _exchange(request).notes(member_of(request), since)
-    shown = [[one.at, one.command, one.argument] for one in notes]
+    shown = [[one.at, one.command, codec.loads(one.argument)] for one in notes]
     return bodies.json({"status": "ok", "messages": shown})
 
 

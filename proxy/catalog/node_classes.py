@@ -8,12 +8,13 @@ import re
 import secrets
 import sys
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from blake3 import blake3
+from cachetools import LRUCache
 
 from proxy.translate import codec
 from proxy.translate.names import is_hash_name, kind
@@ -184,17 +185,15 @@ class Whole:
     """All classes, as parts in order: JSON, and slots for lists of files."""
 
     def __init__(self, parts: Iterable[bytes | Slot]) -> None:
-        self._between: list[bytes] = []
         self._slots: list[Slot] = []
-        run: list[bytes] = []
+        runs: list[list[bytes]] = [[]]
         for part in parts:
             if isinstance(part, Slot):
-                self._between.append(b"".join(run))
                 self._slots.append(part)
-                run = []
+                runs.append([])
             else:
-                run.append(part)
-        self._between.append(b"".join(run))
+                runs[-1].append(part)
+        self._between = [b"".join(run) for run in runs]
         self._deflated = [_deflate(piece) for piece in self._between]
 
     def body(self, files: Listing, coding: Coding) -> Body:
@@ -248,17 +247,11 @@ def _body(coding: Coding, pieces: Iterable[bytes]) -> Body:
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:
     """The pieces, the small ones joined; a large one is passed on without a copy."""
-    small: list[bytes] = []
-    for piece in pieces:
-        if len(piece) < _SMALL:
-            small.append(piece)
-            continue
-        if small:
-            yield b"".join(small)
-            small = []
-        yield piece
-    if small:
-        yield b"".join(small)
+    for is_small, run in groupby(pieces, lambda piece: len(piece) < _SMALL):
+        if is_small:
+            yield b"".join(run)
+        else:
+            yield from run
 
 
 #: Bodies that are kept. They share what is the same for all members, unless it is zstd.
@@ -270,9 +263,7 @@ class Bodies:
 
     def __init__(self) -> None:
         self._whole: Whole | None = None
-        self._made: OrderedDict[
-            tuple[tuple[tuple[str, int | None], ...], Coding], asyncio.Task[Body]
-        ] = OrderedDict()
+        self._made: LRUCache[object, asyncio.Task[Body]] = LRUCache(MOST)
 
     async def get(self, whole: Whole, files: Listing, coding: Coding) -> Body:
         """The body of `whole`, the newest catalog; who waits together gets the same."""
@@ -284,9 +275,6 @@ class Bodies:
         if making is None or (making.done() and (making.cancelled() or making.exception())):
             making = asyncio.create_task(asyncio.to_thread(whole.body, files, coding))
             self._made[key] = making
-            if len(self._made) > MOST:
-                self._made.popitem(last=False)
-        self._made.move_to_end(key)
         return making.result() if making.done() else await asyncio.shield(making)
 
     async def close(self) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Container
-from typing import Any, Self
-
-import msgspec
+from typing import Any
 
 from proxy.bus import BusMessage, EventBus
 from proxy.translate import codec
@@ -27,22 +25,14 @@ Tell = Callable[[str, str, Event], None]
 
 
 class WorkflowPublished(BusMessage, frozen=True):
-    """A client of the member has published a workflow; it replaces the client's last one."""
+    """A client of the member has published a workflow; it replaces the client's last one.
+
+    `event` is what the others get, as JSON, which numbers of any size fit into.
+    """
 
     member: str
     publisher: str
-    name: Any
-    workflow: Any
-
-    def to_wire(self) -> Self:
-        """With name and workflow as JSON, which numbers of any size fit into."""
-        packed = codec.dumps([self.name, self.workflow])
-        return msgspec.structs.replace(self, name=None, workflow=packed)
-
-    def from_wire(self) -> Self:
-        """With name and workflow."""
-        name, workflow = codec.loads(self.workflow)
-        return msgspec.structs.replace(self, name=name, workflow=workflow)
+    event: str
 
 
 class WorkflowSubscribed(BusMessage, frozen=True):
@@ -54,20 +44,12 @@ class WorkflowSubscribed(BusMessage, frozen=True):
 
 
 class NoteLeft(BusMessage, frozen=True):
-    """A note for the member's web pages; `at` is in seconds since 1970."""
+    """A note for the member's web pages; `at` is in seconds since 1970, `argument` JSON."""
 
     member: str
     at: float
     command: str
-    argument: Any
-
-    def to_wire(self) -> Self:
-        """With the argument as JSON."""
-        return msgspec.structs.replace(self, argument=codec.dumps(self.argument))
-
-    def from_wire(self) -> Self:
-        """With the argument."""
-        return msgspec.structs.replace(self, argument=codec.loads(self.argument))
+    argument: str
 
 
 class Exchange:
@@ -85,7 +67,8 @@ class Exchange:
 
     def publish(self, member: str, publisher: str, name: Any, workflow: Any) -> None:
         """Show a workflow to the member's clients that have subscribed."""
-        self._say(member, WorkflowPublished(member, publisher, name, workflow))
+        about = {"publisher": {"name": name, "id": publisher}, "workflow": workflow}
+        self._say(member, WorkflowPublished(member, publisher, codec.dumps(about)))
 
     def subscribe(self, member: str, client_id: str) -> bool:
         """Let a client hear of workflows, and of those that are there; false if it does already."""
@@ -105,7 +88,7 @@ class Exchange:
 
     def leave(self, member: str, command: str, argument: Any = None) -> None:
         """Leave a note."""
-        self._say(member, NoteLeft(member, time.time(), command, argument))
+        self._say(member, NoteLeft(member, time.time(), command, codec.dumps(argument)))
 
     def notes(self, member: str, since: float) -> list[NoteLeft]:
         """The notes that were left after a time (seconds since 1970) and are not old."""
@@ -136,8 +119,7 @@ def _keep(among: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _event(published: WorkflowPublished) -> Event:
-    publisher = {"name": published.name, "id": published.publisher}
-    return Event("etn_workflow_published", {"publisher": publisher, "workflow": published.workflow})
+    return Event("etn_workflow_published", codec.loads(published.event))
 
 
 _ADVICE = (

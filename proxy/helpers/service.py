@@ -13,7 +13,7 @@ import io
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,23 +67,16 @@ class _Load(NamedTuple):
     value: str
 
 
+@dataclass(eq=False)
 class Helpers:
     """The helper nodes of all members."""
 
-    def __init__(
-        self,
-        repository: HelperPictureRepository,
-        files: Files,
-        catalog: Catalog,
-        remote: RemoteFiles,
-        *,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._repository = repository
-        self._files = files
-        self._catalog = catalog
-        self._remote = remote
-        self._now = now
+    _repository: HelperPictureRepository
+    _files: Files
+    _catalog: Catalog
+    _remote: RemoteFiles
+
+    def __post_init__(self) -> None:
         self._turn = asyncio.Semaphore(_AT_ONCE)
 
     # --- pictures of clients ---------------------------------------------------------------
@@ -97,7 +90,7 @@ class Helpers:
 
         Raises `LocalError` (too large) when the member keeps too much, `StorageError`.
         """
-        picture = HelperPicture(member, id_, content_type, self._ms(), len(data), data)
+        picture = HelperPicture(member, id_, content_type, _now(), len(data), data)
         put = await self._repository.put(picture, most=MOST_BYTES_IN_ALL)
         if put is None:
             raise LocalError(
@@ -113,7 +106,7 @@ class Helpers:
 
         Raises `LocalError` for a result that the cloud does not hand out, `StorageError`.
         """
-        found = await self._repository.get(member, id_, now=self._ms(), use=use)
+        found = await self._repository.get(member, id_, now=_now(), use=use)
         if found is None:
             return None
         if found.data is not None:
@@ -264,7 +257,7 @@ class Helpers:
                     member,
                     id_,
                     content_type,
-                    self._ms(),
+                    _now(),
                     len(data),
                     account=account,
                     cloud_name=name,
@@ -290,8 +283,9 @@ class Helpers:
         async with self._turn:
             return await asyncio.to_thread(encode, data, format_)
 
-    def _ms(self) -> int:
-        return int(self._now() * 1000)
+
+def _now() -> int:
+    return int(time.time() * 1000)
 
 
 def helper_of(node: object) -> Helper | None:

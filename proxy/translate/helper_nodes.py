@@ -142,13 +142,9 @@ class Helper:
         return str(self.info["name"])
 
 
-#: Classes whose output is the value of one of their inputs.
-CONSTANTS: dict[str, str] = {
-    "PrimitiveString": "value",
-    "PrimitiveStringMultiline": "value",
-    "PrimitiveInt": "value",
-    "PrimitiveFloat": "value",
-    "PrimitiveBoolean": "value",
+#: Classes whose output is the value of their input `value`.
+CONSTANTS = {
+    f"Primitive{kind}" for kind in ("String", "StringMultiline", "Int", "Float", "Boolean")
 }
 
 
@@ -160,12 +156,11 @@ def constant(graph: Mapping[str, Any], value: Any) -> Any:
     seen: set[str] = set()
     while is_link(value) and value[0] not in seen:
         seen.add(value[0])
-        node = graph.get(value[0])
-        name = CONSTANTS.get(str(node.get("class_type"))) if isinstance(node, Mapping) else None
+        node: Any = graph.get(value[0])
         inputs = inputs_of(node)
-        if name is None or name not in inputs:
+        if "value" not in inputs or str(node.get("class_type")) not in CONSTANTS:
             return value
-        value = inputs[name]
+        value = inputs["value"]
     return value
 
 
@@ -210,12 +205,10 @@ class Node:
         width, height = (constant(self.graph, inputs.get(one)) for one in ("width", "height"))
         return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
-    def become(
-        self, class_type: str, inputs: Mapping[str, Any], names: Mapping[str, str] | None = None
-    ) -> None:
+    def become(self, class_type: str, inputs: Mapping[str, Any], names: Mapping[str, str]) -> None:
         """Stand a node in this one's place. `names` has the member's names of its inputs."""
         self.nodes[self.id] = {"class_type": class_type, "inputs": dict(inputs)}
-        self.names = dict(names or {})
+        self.names = dict(names)
 
     def add(
         self, label: str, class_type: str, inputs: Mapping[str, Any], *, silent: bool = True
@@ -237,14 +230,14 @@ def core(
     class_type: str,
     names: Mapping[str, str],
     *,
-    constants: Mapping[str, Any] | None = None,
     tells: Tells | None = None,
+    **constants: Any,
 ) -> Helper:
     """A helper that becomes one core node; `names` maps the core node's inputs to the member's."""
 
     def become(node: Node) -> None:
         inputs = {name: node.inputs[own] for name, own in names.items() if own in node.inputs}
-        node.become(class_type, {**inputs, **(constants or {})}, names)
+        node.become(class_type, {**inputs, **constants}, names)
 
     return Helper(info, become, {class_type}, tells=tells)
 
@@ -275,7 +268,6 @@ def info(
     optional: Mapping[str, Any] | None = None,
     hidden: Mapping[str, Any] | None = None,
     title: str | None = None,
-    description: str = "",
     output_node: bool = False,
     new_style: bool = False,
 ) -> dict[str, Any]:
@@ -289,9 +281,6 @@ def info(
     }
     named = [(one, one) if isinstance(one, str) else one for one in outputs]
     types = [type_ for type_, _ in named]
-    more: dict[str, Any] = {}
-    if new_style:
-        more = {"deprecated": False, "experimental": False, "api_node": False}
     return {
         "input": shown,
         "input_order": {group: list(specs) for group, specs in shown.items()},
@@ -301,9 +290,9 @@ def info(
         **({"output_tooltips": [None] * len(types)} if new_style else {}),
         "name": name,
         "display_name": title or name,
-        "description": description,
+        "description": "",
         "python_module": f"custom_nodes.{pack}",
         "category": category,
         "output_node": output_node,
-        **more,
+        **({"deprecated": False, "experimental": False, "api_node": False} if new_style else {}),
     }

@@ -109,8 +109,8 @@ _SWARM = (
         ),
         "SaveAnimatedWEBP",
         same("images", "fps", "lossless", "quality", "method"),
-        constants={"filename_prefix": "swarm"},
         tells=Tells(_animations, again=True),
+        filename_prefix="swarm",
     ),
     core(
         _swarm(
@@ -229,7 +229,7 @@ def _primitive(name: str, class_type: str, value: list[Any], rest: Mapping[str, 
         node.become(class_type, {"value": _path(node, "value")}, {"value": "value"})
 
     shown = _input(name, {"value": value}, [value[0]], rest, new_style=True)
-    CONSTANTS[f"BlenderInput{name}"] = "value"
+    CONSTANTS.add(f"BlenderInput{name}")
     return Helper(shown, become, {class_type})
 
 
@@ -313,14 +313,14 @@ _BLENDER = (
         ),
         "PrimitiveBoolean",
         {},
-        constants={"value": True},
+        value=True,
     ),
     core(_input("LoadImage", {"image": _UPLOAD}, ["IMAGE", "MASK"]), "LoadImage", same("image")),
     core(
         _input("LoadMask", {"image": _UPLOAD}, ["MASK"]),
         "LoadImageMask",
         same("image"),
-        constants={"channel": "alpha"},
+        channel="alpha",
     ),
     _loader(
         "LoadCheckpoint",
