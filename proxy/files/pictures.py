@@ -17,13 +17,15 @@ import json
 import posixpath
 import re
 import struct
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -170,8 +172,11 @@ class PictureWorkers:
 
         Who is cancelled does not end work that has begun, and keeps its place until it is done.
         """
+        places = asyncio.Semaphore(WORKERS if member == LOCAL else 1)
+        place = self._places.setdefault(member, places)
+        large = [self._large] if pixels > LARGE_PIXELS else []
         with ExitStack() as held:
-            for turn in self._turns(member, pixels):
+            for turn in (place, *large, self._turn):
                 await turn.acquire()
                 held.callback(turn.release)
             working = asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -181,14 +186,6 @@ class PictureWorkers:
                 kept = held.pop_all()
                 working.add_done_callback(lambda _: kept.close())
                 raise
-
-    def _turns(self, member: str, pixels: int) -> list[asyncio.Semaphore]:
-        """What is to be waited for, in this order."""
-        place = self._places.get(member)
-        if place is None:
-            places = WORKERS if member == LOCAL else 1
-            place = self._places[member] = asyncio.Semaphore(places)
-        return [place, *([self._large] if pixels > LARGE_PIXELS else []), self._turn]
 
     def close(self) -> None:
         """Give up what has not begun."""
@@ -259,14 +256,11 @@ def convert_picture(path: Path, wanted: Conversion) -> bytes:
     with opened(path) as picture:
         if wanted.side:
             picture.thumbnail((wanted.side, wanted.side))
-        if wanted.format != "png":
-            rgb = wanted.format == "jpeg" or wanted.channel == "rgb"
-            result = picture.convert("RGB") if rgb else picture
-            result.save(target, format=wanted.format, quality=wanted.quality)
-        elif wanted.channel == "rgb":
-            picture.convert("RGB").save(target, format="PNG")
+        if wanted.format == "jpeg" or wanted.channel == "rgb":
+            result = picture.convert("RGB")
         else:
-            _alpha_alone(picture).save(target, format="PNG")
+            result = _alpha_alone(picture) if wanted.channel == "a" else picture
+        result.save(target, format=wanted.format, quality=wanted.quality)
     return target.getvalue()
 
 
@@ -381,15 +375,14 @@ class Edits:
     def pieces(self, start: int, stop: int | None) -> Iterator[bytes | Slice]:
         """What the bytes from `start` to `stop` of the edited file are made of."""
         at, shift = start, 0  # where we are in the edited file, and what it is ahead by
+        last = sys.maxsize if stop is None else stop
         for edit in self.edits:
             begin = edit.start + shift
             end = begin + len(edit.data)
-            if at < begin and (stop is None or at < stop):
-                until = begin if stop is None else min(begin, stop)
+            if at < (until := min(begin, last)):
                 yield Slice(at - shift, until - shift)
                 at = until
-            if begin <= at < end and (stop is None or at < stop):
-                until = end if stop is None else min(end, stop)
+            if begin <= at < (until := min(end, last)):
                 yield edit.data[at - begin : until - begin]
                 at = until
             shift += len(edit.data) - (edit.stop - edit.start)
@@ -436,10 +429,8 @@ def renaming(local_names: Mapping[str, str]) -> Rename:
 
 def edits(found: Iterable[MetadataText], rename: Rename) -> Edits:
     """What is to be replaced in a picture with these texts."""
-    made = [
-        edit for text in found if rename(text.data) != text.data for edit in text.edited(rename)
-    ]
-    return Edits(tuple(sorted(made)))
+    changed = (text.edited(rename) for text in found if rename(text.data) != text.data)
+    return Edits(tuple(sorted(chain.from_iterable(changed))))
 
 
 def _png_texts(read: Read, available: int, *, whole: bool) -> list[MetadataText] | None:
@@ -463,19 +454,16 @@ def _png_texts(read: Read, available: int, *, whole: bool) -> list[MetadataText]
         if kind in _PNG_TEXTS and length <= MOST_BYTES:
             data = read(offset + 8, length)
             if _NAME.search(data):
-                found.append(_png_chunk(kind, offset, stop, data))
+                found.append(MetadataText(data, partial(_png_edits, kind, offset, stop, data)))
         offset = stop
     return found
 
 
-def _png_chunk(kind: bytes, start: int, stop: int, old: bytes) -> MetadataText:
-    def edited(rename: Rename) -> tuple[Edit, ...]:
-        data = rename(old)
-        chunk = kind + data
-        whole = struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        return (Edit(start, stop, whole),)
-
-    return MetadataText(old, edited)
+def _png_edits(kind: bytes, start: int, stop: int, old: bytes, rename: Rename) -> tuple[Edit, ...]:
+    data = rename(old)
+    chunk = kind + data
+    whole = struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return (Edit(start, stop, whole),)
 
 
 def _webp_texts(read: Read, available: int) -> list[MetadataText]:
@@ -485,19 +473,17 @@ def _webp_texts(read: Read, available: int) -> list[MetadataText]:
         stop = offset + 8 + length + length % 2
         if kind == b"EXIF" and length <= MOST_BYTES and stop <= available:
             data = read(offset + 8, length)
-            return [_webp_chunk(offset, stop, data, available)] if _NAME.search(data) else []
+            edited = partial(_webp_edits, offset, stop, data, available)
+            return [MetadataText(data, edited)] if _NAME.search(data) else []
         offset = stop
     return []
 
 
-def _webp_chunk(start: int, stop: int, old: bytes, size: int) -> MetadataText:
-    def edited(rename: Rename) -> tuple[Edit, ...]:
-        data = _renamed_exif(old, rename)
-        whole = b"EXIF" + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
-        riff = struct.pack("<I", size - 8 + len(whole) - (stop - start))
-        return Edit(4, 8, riff), Edit(start, stop, whole)
-
-    return MetadataText(old, edited)
+def _webp_edits(start: int, stop: int, old: bytes, size: int, rename: Rename) -> tuple[Edit, ...]:
+    data = _renamed_exif(old, rename)
+    whole = b"EXIF" + struct.pack("<I", len(data)) + data + b"\0" * (len(data) % 2)
+    riff = struct.pack("<I", size - 8 + len(whole) - (stop - start))
+    return Edit(4, 8, riff), Edit(start, stop, whole)
 
 
 def _renamed_exif(exif: bytes, rename: Rename) -> bytes:
