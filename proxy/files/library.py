@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
+from weakref import WeakValueDictionary
 
 import structlog
 from cachetools import LRUCache
@@ -75,8 +76,8 @@ class ContentBrokenError(Exception):
 class Content:
     """A content that is open for reading. Close it, or forget it.
 
-    With `edits` its size and the bytes that are read are those of the edited file; `path`, `hash`
-    and the descriptor `file`, which may still grow, are those of the cloud's.
+    With `edits` its size and the bytes that are read are those of the edited file; `path` and the
+    descriptor `file`, which may still grow, are those of the cloud's.
     """
 
     def __init__(self, origin: CacheLease | Fetch) -> None:
@@ -103,10 +104,8 @@ class Content:
         return self._told_size
 
     @property
-    def hash(self) -> str | None:
-        """BLAKE3 in hexadecimal, once the content is complete."""
-        path = self.path
-        return None if path is None else path.name
+    def _generation(self) -> int:
+        return 0 if self._fetch is None else self._fetch.generation
 
     @property
     def path(self) -> Path | None:
@@ -169,13 +168,11 @@ class Content:
             return
         pieces = list(self.edits.pieces(start, stop))
         last = pieces[-1].stop if pieces and isinstance(pieces[-1], Slice) else None
-        generation = self._looked_at
-        if generation is None and self._fetch is not None:
-            generation = self._fetch.generation
+        generation = self._generation if self._looked_at is None else self._looked_at
         for piece in pieces:
             if piece is pieces[-1] and not isinstance(piece, Slice):
                 await self.whole()
-            if self._fetch is not None and self._fetch.generation != generation:
+            if self._generation != generation:
                 raise ContentBrokenError("the texts that were looked at turned out to be wrong")
             if isinstance(piece, Slice):
                 async for part in self._parts(piece.start, piece.stop, last=last):
@@ -188,13 +185,12 @@ class Content:
     ) -> AsyncIterator[tuple[int, int]]:
         """Parts of the file that may be read; what a reader wants in all ends at `last` (the end
         if `None`)."""
-        position = start
-        generation = self._fetch.generation if self._fetch is not None else 0
+        position, generation = start, self._generation
         while True:
-            if self._fetch is not None and self._fetch.generation != generation:
+            if self._generation != generation:
                 if position > start:
                     raise ContentBrokenError("the bytes that were read turned out to be wrong")
-                generation = self._fetch.generation
+                generation = self._generation
             if self._fetch is not None and self._fetch.size not in (None, self._size):
                 raise ContentBrokenError("the content is not as long as the storage had said")
             end, limit = self._extent(start, stop, last)
@@ -364,20 +360,20 @@ def _now() -> int:
 
 @dataclass(eq=False)
 class Library:
-    """Opens contents of accounts, uploads from `_blobs` where there is such a store.
+    """Opens contents of the accounts of `clouds`, uploads from `blobs` where there is such a store.
 
-    `_prefetch` says which outputs `fetch_ahead` fetches.
+    `contents` is what is known of them, `prefetch` says which outputs `fetch_ahead` fetches.
     """
 
-    _sources: Mapping[str, CloudClient]
-    _cache: Cache
-    _contents: ContentIndex
-    _files: FileRepository
-    _blobs: BlobStore | None
-    _prefetch: Prefetch
+    clouds: Mapping[str, CloudClient]
+    cache: Cache
+    contents: ContentIndex
+    files: FileRepository
+    blobs: BlobStore | None
+    prefetch: Prefetch
 
     def __post_init__(self) -> None:
-        self._running: dict[tuple[str, str], Fetch] = {}
+        self._running: WeakValueDictionary[tuple[str, str], Fetch] = WeakValueDictionary()
         self._fetched: list[tuple[str, Place, str, int]] = []
         self._turn = asyncio.Semaphore(PREFETCHES)
         self._ahead, self._downloads, self._learning = Supervisor(), Supervisor(), Supervisor()
@@ -400,10 +396,10 @@ class Library:
         """The content in the cache, or the download that has brought its beginning."""
         lease = await self.cached(record)
         if lease is not None:
-            self._cache.hits += 1
+            self.cache.hits += 1
             return lease
         hash_ = await self.hash_of(record)
-        self._cache.misses += 1
+        self.cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
             if kept and account != _KEPT:
@@ -423,9 +419,9 @@ class Library:
         """The download of a content, joined if it is under way."""
         fetch = self._running.get((account, cloud_name))
         if fetch is None or fetch.ended:
-            kept = self._blobs if account == _KEPT else None
-            source = kept or self._sources[account]
-            fetch = Fetch(source, self._cache, account, cloud_name, type_, expected)
+            kept = self.blobs if account == _KEPT else None
+            source = kept or self.clouds[account]
+            fetch = Fetch(source, self.cache, account, cloud_name, type_, expected)
             self._running[account, cloud_name] = fetch
             self._downloads.spawn(self._download(fetch), f"fetch {cloud_name}")
         return fetch
@@ -433,19 +429,14 @@ class Library:
     async def _download(self, fetch: Fetch) -> None:
         """Fetch, and keep the hash of a content whose name does not tell it, so that it is found
         again."""
-        try:
-            await fetch.run()
-            if fetch.lease is not None and fetch.expected is None:
-                learning = self._learn(fetch.account, fetch.cloud_name, fetch.lease)
-                self._learning.spawn(learning, f"learn the hash of {fetch.cloud_name}")
-        finally:
-            place = fetch.account, fetch.cloud_name
-            if self._running.get(place) is fetch:
-                del self._running[place]
+        await fetch.run()
+        if fetch.lease is not None and fetch.expected is None:
+            learning = self._learn(fetch.account, fetch.cloud_name, fetch.lease)
+            self._learning.spawn(learning, f"learn the hash of {fetch.cloud_name}")
 
     async def _learn(self, account: str, cloud_name: str, lease: CacheLease) -> None:
         try:
-            await self._contents.was_fetched(account, cloud_name, lease.path.name, lease.size)
+            await self.contents.was_fetched(account, cloud_name, lease.path.name, lease.size)
         except StorageError as error:
             _log.warning("content_hash_store_failed", reason=str(error))
 
@@ -454,9 +445,9 @@ class Library:
         hash_ = await self.hash_of(record)
         if hash_ is None:
             return None
-        if self._cache.is_trusted(hash_):
-            return self._cache.lease(hash_)
-        return await asyncio.to_thread(self._cache.lease, hash_)
+        if self.cache.is_trusted(hash_):
+            return self.cache.lease(hash_)
+        return await asyncio.to_thread(self.cache.lease, hash_)
 
     async def _origins(
         self, record: FileRecord, hash_: str | None
@@ -468,17 +459,17 @@ class Library:
         that were sent it. Where that one is no longer among the accounts, it may be under another
         name, so each is asked.
         """
-        if self._blobs is not None and hash_ is not None and record.cloud_type == "input":
+        if self.blobs is not None and hash_ is not None and record.cloud_type == "input":
             yield _KEPT, hash_, "input"
         asked = {record.account}
-        if record.account in self._sources:
+        if record.account in self.clouds:
             yield record.account, record.cloud_name, record.cloud_type
-        for account, cloud_name in await self._contents.names(hash_) if hash_ is not None else ():
+        for account, cloud_name in await self.contents.names(hash_) if hash_ is not None else ():
             if account not in asked:
                 asked.add(account)
                 yield account, cloud_name, "input"
-        if record.account not in self._sources:
-            for account in self._sources:
+        if record.account not in self.clouds:
+            for account in self.clouds:
                 if account not in asked:
                     yield account, record.cloud_name, record.cloud_type
 
@@ -496,24 +487,10 @@ class Library:
                 raise unavailable(record.filename, error) from error
             yield path
 
-    async def holds(self, record: FileRecord, hash_: str) -> bool:
-        """Whether the file's content has the hash; fetches it if nothing else can tell.
-
-        A content that is not available is another one.
-        """
-        known = await self.hash_of(record)
-        if known is None:
-            try:
-                async with self.whole(record) as path:
-                    known = path.name
-            except LocalError:
-                return False
-        return known == hash_
-
     def fetch_ahead(self, record: FileRecord) -> None:
         """Fetch a new output into the cache, if the setting says so; returns at once."""
         is_image = kind(record.filename) == "image"
-        if self._prefetch == "all" or (self._prefetch == "images" and is_image):
+        if self.prefetch == "all" or (self.prefetch == "images" and is_image):
             self._ahead.spawn(self._fetch_quietly(record), f"fetch {record.cloud_name} ahead")
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
@@ -531,11 +508,11 @@ class Library:
             return
         await asyncio.sleep(_GATHER)
         gathered, self._fetched = self._fetched, []
-        await self._files.write(lambda files: [files.assets.learn(*one) for one in gathered])
+        await self.files.write(lambda files: [files.assets.learn(*one) for one in gathered])
 
     async def hash_of(self, record: FileRecord) -> str | None:
         """The content's hash, if it can be told without the content. Raises `StorageError`."""
-        return record.hash or await self._contents.hash_of(record.account, record.cloud_name)
+        return record.hash or await self.contents.hash_of(record.account, record.cloud_name)
 
 
 def unavailable(filename: str, error: Exception | None) -> LocalError:

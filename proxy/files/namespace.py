@@ -19,7 +19,7 @@ from weakref import WeakValueDictionary
 import msgspec
 from cachetools import LRUCache
 
-from proxy.files.library import ContentIndex, Library, Remembered, hash_in
+from proxy.files.library import Library, Remembered, hash_in
 from proxy.files.pictures import NotAPictureError, size_of
 from proxy.storage.files import FileRecord, FileRepository, FileUnit
 from proxy.translate import names
@@ -262,10 +262,8 @@ class _Job(NamedTuple):
 class Outputs:
     """Gives names to outputs and remembers them; `_with_ids` puts the ids of assets there, too."""
 
-    _files: FileRepository
-    _namespace: Namespace
-    _contents: ContentIndex
     _library: Library
+    _namespace: Namespace
     _with_ids: bool
     _now: Callable[[], float]
 
@@ -320,13 +318,13 @@ class Outputs:
                 return None
             return _Where(record.place, files.assets.newest_at(job.member, record.place))
 
-        return await self._files.read(find)
+        return await self._library.files.read(find)
 
     async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
         given = self._given.get(job.key)
         sized = [self._shows_size(job, item) for item in items]
         if given is None and any(sized):
-            given = await self._files.read(lambda files: _given(files, job))
+            given = await self._library.files.read(lambda files: _given(files, job))
         matched = _match(items, given or [])
         if (settled := _settled(items, matched)) is not None:
             return settled
@@ -334,7 +332,7 @@ class Outputs:
             await self._size(job, item) if shown and name is None else (0, 0)
             for item, name, shown in zip(items, matched, sized, strict=True)
         ]
-        places, records, kept = await self._files.write(
+        places, records, kept = await self._library.files.write(
             lambda files: self._give(files, job, items, sizes)
         )
         self._namespace.written(records)
@@ -361,7 +359,7 @@ class Outputs:
         kept = [name for name in given if name not in matched][-MOST_GIVEN:]
         for item, name, size in zip(items, matched, sizes, strict=True):
             cloud_name = item.cloud_name
-            hash_ = self._contents.hash_told(cloud_name)
+            hash_ = self._library.contents.hash_told(cloud_name)
             id_: str | None
             if name is None:
                 place, id_ = self._free_place(files, job, item, size, records), str(uuid4())

@@ -84,28 +84,14 @@ class Files:
     ) -> None:
         self._now = now
         self._repository = repository
-        self._clouds = tuple(clouds.values())
         self.cache = Cache(folder, cache_bytes)
         self._picture_workers = pictures.PictureWorkers()
         self.namespace = Namespace(repository)
-        self._content_index = ContentIndex(
-            repository, {name: one.base_url for name, one in clouds.items()}
-        )
-        self._library = Library(
-            clouds, self.cache, self._content_index, repository, blobs, prefetch
-        )
-        self.uploads = Uploads(
-            clouds,
-            preferred or (lambda _: tuple(clouds)),
-            self.cache,
-            self._content_index,
-            self.namespace,
-            self._library,
-            blobs,
-        )
-        self.outputs = Outputs(
-            repository, self.namespace, self._content_index, self._library, asset_ids, now
-        )
+        contents = ContentIndex(repository, {name: one.base_url for name, one in clouds.items()})
+        self._library = Library(clouds, self.cache, contents, repository, blobs, prefetch)
+        preferred = preferred or (lambda _: tuple(clouds))
+        self.uploads = Uploads(self._library, self.namespace, preferred)
+        self.outputs = Outputs(self._library, self.namespace, asset_ids, now)
         self._known_edits: LRUCache[tuple[str, str, str], Edits] = LRUCache(
             EDITS_BYTES, getsizeof=lambda edits: edits.weight
         )
@@ -113,9 +99,10 @@ class Files:
 
     async def start(self) -> None:
         """Read the cache from disk. Raises `StorageError`, `OSError`."""
-        await self._content_index.load()
-        if any(one.observations.facts.get("upload_hash") == "another" for one in self._clouds):
-            self._content_index.names_are_hashes = False
+        contents, clouds = self._library.contents, self._library.clouds.values()
+        await contents.load()
+        if any(one.observations.facts.get("upload_hash") == "another" for one in clouds):
+            contents.names_are_hashes = False
         await asyncio.to_thread(self.cache.start)
 
     async def close(self) -> None:
@@ -406,11 +393,17 @@ class Files:
         return pictures.renaming(await self.namespace.local_names(member, names))
 
     async def _holds(self, record: FileRecord, hash_: str) -> bool:
-        """Whether a file's bytes, as the cloud has them or as they are shown, have the hash."""
-        if await self._library.holds(record, hash_):
+        """Whether a file's bytes, as the cloud has them or as they are shown, have the hash.
+
+        A content that is not available is another one.
+        """
+        known = await self._library.hash_of(record)
+        if known == hash_:
             return True
         try:
             with closing(await self.open(record)) as content:
+                if known is None and (await content.whole()).name == hash_:
+                    return True
                 if not content.edits.edits:
                     return False
                 hasher = blake3()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import posixpath
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from io import RawIOBase
 from pathlib import Path
 from typing import NamedTuple
@@ -18,9 +18,9 @@ from blake3 import blake3
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
 from proxy.files import pictures
-from proxy.files.blobs import BlobError, BlobStore
-from proxy.files.cache import Cache, hash_file
-from proxy.files.library import ContentIndex, Library
+from proxy.files.blobs import BlobError
+from proxy.files.cache import hash_file
+from proxy.files.library import Library
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError
 from proxy.storage.files import FileRecord
@@ -66,26 +66,23 @@ class Uploads:
     """Receives bytes and sends them to accounts, to each a content once.
 
     A file stays where it was made or sent first; other accounts get its content when they need it.
-    `_preferred` names the accounts that a member may use, the best first. Where there is a store of
-    `_blobs`, it has the bytes before the client is told of them.
+    `_preferred` names the accounts that a member may use, the best first. Where the library has a
+    store of blobs, that has the bytes before the client is told of them.
     """
 
-    _clouds: Mapping[str, CloudClient]
-    _preferred: Callable[[str], Sequence[str]]
-    _cache: Cache
-    _contents: ContentIndex
-    _namespace: Namespace
     _library: Library
-    _blobs: BlobStore | None
-    _sending: WeakValueDictionary[tuple[str, str], asyncio.Lock] = field(
-        default_factory=WeakValueDictionary
-    )
+    _namespace: Namespace
+    _preferred: Callable[[str], Sequence[str]]
+
+    def __post_init__(self) -> None:
+        self._contents = self._library.contents
+        self._sending: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     @asynccontextmanager
     async def partial(self) -> AsyncIterator[Path]:
         """An empty file that is gone at the end unless it was taken into the cache."""
         try:
-            path = await asyncio.to_thread(self._cache.new_partial)
+            path = await asyncio.to_thread(self._library.cache.new_partial)
         except OSError as error:
             raise _unwritable(error) from error
         try:
@@ -130,8 +127,8 @@ class Uploads:
             self._preferred(member), received, filename
         )
         try:
-            if self._blobs is not None:
-                await self._blobs.put(received.hash, received.path)
+            if self._library.blobs is not None:
+                await self._library.blobs.put(received.hash, received.path)
         except BlobError as error:
             _log.error("blob_store_failed", reason=str(error))
             raise LocalError(
@@ -142,7 +139,7 @@ class Uploads:
                 retry_after=5.0,
             ) from error
         try:
-            self._cache.keep(received.path, received.hash)
+            self._library.cache.keep(received.path, received.hash)
         except OSError as error:
             _log.warning("upload_cache_failed", reason=str(error))
         return sent
@@ -176,39 +173,16 @@ class Uploads:
         async with lock:
             cloud_name = await self._contents.sent_as(account, received.hash)
             if cloud_name is None:
-                picture = await self._check_limits(received, filename, account)
-                picture &= kind(filename) not in ("audio", "video")
-                cloud_name = await _send(self._clouds[account], received.path, filename, picture)
+                cloud = self._library.clouds[account]
+                picture = await _check_limits(cloud, received, filename)
+                cloud_name = await _send(cloud, received.path, filename, picture)
                 await self._contents.was_sent(account, received.hash, received.size, cloud_name)
         return cloud_name
 
     @property
     def max_bytes(self) -> int:
         """Bytes of an upload that some account takes."""
-        return max(map(self._max_bytes, self._clouds), default=MAX_BYTES)
-
-    def _max_bytes(self, account: str) -> int:
-        """Bytes of an upload that the account takes, as it was seen to announce."""
-        return self._clouds[account].observations.number("max_upload_size") or MAX_BYTES
-
-    async def _check_limits(self, received: Received, filename: str, account: str) -> bool:
-        """Raise `LocalError` for what the account does not take; whether it is a picture."""
-        most, facts = self._max_bytes(account), self._clouds[account].observations.facts
-        if received.size > most:
-            raise _too_long(filename, most)
-        any_edge, any_size = (facts.get(one) == "taken" for one in ("upload_edge", "upload_pixels"))
-        try:
-            width, height = await asyncio.to_thread(pictures.size_of, received.path)
-        except TooManyPixelsError:
-            if any_size:
-                return True
-            raise _too_large(filename, f"more than {MAX_PIXELS} pixels") from None
-        except NotAPictureError:
-            return False
-        too_long = max(width, height) > MAX_EDGE and not any_edge
-        if too_long or (width * height > MAX_PIXELS and not any_size):
-            raise _too_large(filename, f"{width} x {height} pixels")
-        return True
+        return max(map(_max_bytes, self._library.clouds.values()), default=MAX_BYTES)
 
     # --- files of graphs -------------------------------------------------------------------------
 
@@ -306,8 +280,8 @@ class Naming:
         """The name that this content would get, and whether a file of it has the content already,
         so that nothing is to do."""
         async with self.namespace.lock(self.member):
-            filename, _, found = await self._choose(hash_)
-        return Named(filename, self.subfolder, self.type), found
+            filename, _, known = await self._choose(hash_)
+        return Named(filename, self.subfolder, self.type), known is not None
 
     async def take(
         self, hash_: str, content: Received, sent: SentContent, *, modified: float
@@ -318,11 +292,11 @@ class Naming:
         """
         async with self.namespace.lock(self.member):
             while True:
-                filename, place, found = await self._choose(hash_)
-                known = await self.namespace.get(self.member, place) if found else None
-                moved = known is not None and known.hash == content.hash
-                if known is not None and not (moved and (known.account, known.cloud_name) != sent):
-                    break
+                filename, place, known = await self._choose(hash_)
+                if known is not None:
+                    moved = (known.account, known.cloud_name) != sent
+                    if known.hash != content.hash or not moved:
+                        break
                 record = make_record(
                     self.member,
                     place,
@@ -339,16 +313,16 @@ class Naming:
                     break
         return Named(filename, self.subfolder, self.type)
 
-    async def _choose(self, hash_: str) -> tuple[str, Place, bool]:
-        """Name and place, and whether the file there has the content. The lock is held."""
+    async def _choose(self, hash_: str) -> tuple[str, Place, FileRecord | None]:
+        """Name and place, and the file there if it has the content. The lock is held."""
         filename, number = self.filename, 0
         while True:
             place = await self._place_of(filename)
             record = await self.namespace.get(self.member, place)
             if record is None or self.overwrite:
-                return filename, place, False
+                return filename, place, None
             if await self.holds(record, hash_):
-                return filename, place, True
+                return filename, place, record
             number += 1
             filename = names.numbered(self.filename, number)
 
@@ -389,13 +363,38 @@ def _write(file: RawIOBase, hasher: blake3, chunk: bytes) -> None:
         raise _unwritable(error) from error
 
 
+def _max_bytes(cloud: CloudClient) -> int:
+    """Bytes of an upload that the account takes, as it was seen to announce."""
+    return cloud.observations.number("max_upload_size") or MAX_BYTES
+
+
+async def _check_limits(cloud: CloudClient, received: Received, filename: str) -> bool:
+    """Raise `LocalError` for what the account does not take; whether it is a picture."""
+    most, facts = _max_bytes(cloud), cloud.observations.facts
+    if received.size > most:
+        raise _too_long(filename, most)
+    any_edge, any_size = (facts.get(one) == "taken" for one in ("upload_edge", "upload_pixels"))
+    try:
+        width, height = await asyncio.to_thread(pictures.size_of, received.path)
+    except TooManyPixelsError:
+        if any_size:
+            return True
+        raise _too_large(filename, f"more than {MAX_PIXELS} pixels") from None
+    except NotAPictureError:
+        return False
+    too_long = max(width, height) > MAX_EDGE and not any_edge
+    if too_long or (width * height > MAX_PIXELS and not any_size):
+        raise _too_large(filename, f"{width} x {height} pixels")
+    return True
+
+
 async def _send(cloud: CloudClient, path: Path, filename: str, picture: bool) -> str:
     """Send a file by the way on which its loaders find it; the cloud's name for it.
 
     Pictures are uploads, everything else is an asset, or an upload where the cloud takes no assets.
     """
     type_ = media_type(filename).partition(";")[0]
-    if not picture:
+    if not picture or kind(filename) in ("audio", "video"):
         try:
             return await cloud.upload_asset(path, filename=filename, content_type=type_)
         except CloudRefused as error:
