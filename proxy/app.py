@@ -257,8 +257,7 @@ async def lifespan(
                 catalog,
                 bus,
                 jobs.subscribers.broadcast,
-                clouds={account.name: account.cloud for account in opened},
-                supervisor=supervisor,
+                supervisor,
             )
             if settings.assets
             else None,

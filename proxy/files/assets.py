@@ -20,14 +20,12 @@ from cachetools import TTLCache
 
 from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
-from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError
 from proxy.files.exports import Exports
 from proxy.files.library import hash_in
 from proxy.files.namespace import Given
 from proxy.files.service import Files
 from proxy.storage.assets import (
-    AssetPage,
     AssetRepository,
     AssetUnit,
     TagChange,
@@ -78,28 +76,25 @@ class AssetNews(BusMessage, frozen=True):
     data: dict[str, Any]
 
 
+@dataclass(eq=False)
 class Assets:
-    """The assets of all members, and their `exports`. `tell` reaches the member's sockets at this
+    """The assets of all members, and their `exports`. `_tell` reaches the member's sockets at this
     replica."""
 
-    def __init__(
-        self,
-        repository: AssetRepository,
-        exports: ExportRepository,
-        files: Files,
-        models: Catalog,
-        bus: EventBus,
-        tell: Callable[[str, Event], None],
-        *,
-        clouds: Mapping[str, CloudClient],
-        supervisor: Supervisor,
-    ) -> None:
-        self._repository, self._files, self._models = repository, files, models
-        self._bus, self._tell = bus, tell
-        self.exports = Exports(exports, repository, files, supervisor, self._say)
-        self._learner = Learner(repository, files, clouds, supervisor)
+    _repository: AssetRepository
+    _exports: ExportRepository
+    _files: Files
+    _models: Catalog
+    _bus: EventBus
+    _tell: Callable[[str, Event], None]
+    _supervisor: Supervisor
+
+    def __post_init__(self) -> None:
+        common = self._repository, self._files, self._supervisor
+        self.exports = Exports(*common, self._exports, self._say)
+        self._learner = Learner(*common)
         self._at_once = asyncio.Semaphore(_MODELS_AT_ONCE)
-        bus.subscribe("assets.*", self._hear)
+        self._bus.subscribe("assets.*", self._hear)
 
     # --- lists -----------------------------------------------------------------------------------
 
@@ -109,7 +104,16 @@ class Assets:
             await self._follow_models(member)
         page = await self._repository.read(lambda unit: unit.page(member, query))
         self._learner.shown(page.assets)
-        return _page(page, query)
+        body: dict[str, Any] = {
+            "assets": [
+                forms.shown(one, page.previews.get(one.preview or "")) for one in page.assets
+            ],
+            "total": page.total,
+            "has_more": page.has_more,
+        }
+        if page.next is not None:
+            body["next_cursor"] = write_cursor(page.next, query.sort, query.order)
+        return body
 
     async def tags(self, member: str, query: TagQuery) -> dict[str, Any]:
         """The body of `GET /api/tags`. Raises `StorageError`."""
@@ -142,9 +146,10 @@ class Assets:
         if values.get("preview") == id_:
             raise AssetError("INVALID_BODY", "A record cannot be its own preview.")
         now = _now()
-        changed = await self._write(
-            id_, lambda unit: unit.change(member, id_, now, **values), values
-        )
+        try:
+            changed = await self._write(id_, lambda unit: unit.change(member, id_, now, **values))
+        except UnknownPreviewError:
+            raise _unknown(values["preview"]) from None
         return forms.shown(*changed)
 
     async def delete(self, member: str, id_: str) -> None:
@@ -184,10 +189,6 @@ class Assets:
         asset = await self._repository.read(lambda unit: unit.get(member, id_))
         if asset is None:
             raise _unknown(id_)
-        return asset, await self.file_of(asset)
-
-    async def file_of(self, asset: Asset) -> FileRecord:
-        """The file that a record is of. Raises `AssetError` (404, 501), `StorageError`."""
         if asset.is_model:
             raise AssetError(
                 "BACKEND_UNSUPPORTED",
@@ -198,7 +199,7 @@ class Assets:
         file = None if asset.is_missing else await names.get(asset.member, asset.place)
         if file is None:
             raise gone(asset.id)
-        return file
+        return asset, file
 
     async def accessed(self, member: str, id_: str) -> None:
         """The content of a record was read. Raises `StorageError`."""
@@ -283,13 +284,9 @@ class Assets:
             raise _too_many() from None
         return forms.shown(asset, preview, created_new=True)
 
-    async def _write(
-        self, id_: str, work: Callable[[AssetUnit], T | None], values: dict[str, Any] | None = None
-    ) -> T:
+    async def _write(self, id_: str, work: Callable[[AssetUnit], T | None]) -> T:
         try:
             done = await self._repository.write(work)
-        except UnknownPreviewError:
-            raise _unknown((values or {})["preview"]) from None
         except TooManyAssetsError:
             raise _too_many() from None
         if done is None:
@@ -325,8 +322,8 @@ class Assets:
         except (LocalError, TimeoutError) as error:
             _log.warning("asset_models_failed", reason=str(error) or "the cloud took too long")
             return 0
-        digest = blake3("\n".join(f"{folder}/{name}" for folder, name in models).encode())
-        version = digest.hexdigest()
+        listed = "\n".join(f"{folder}/{name}" for folder, name in models)
+        version = blake3(listed.encode()).hexdigest()
         if await self._repository.read(lambda unit: unit.models_version(member)) == version:
             return 0
         now = _now()
@@ -366,17 +363,6 @@ def _now() -> int:
     return time.time_ns() // 1000
 
 
-def _page(page: AssetPage, query: AssetQuery) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "assets": [forms.shown(one, page.previews.get(one.preview or "")) for one in page.assets],
-        "total": page.total,
-        "has_more": page.has_more,
-    }
-    if page.next is not None:
-        body["next_cursor"] = write_cursor(page.next, query.sort, query.order)
-    return body
-
-
 def _unknown(id_: str) -> AssetError:
     return AssetError("ASSET_NOT_FOUND", "There is no such asset.", kind="not_found", id=id_)
 
@@ -400,7 +386,6 @@ class Learner:
 
     _repository: AssetRepository
     _files: Files
-    _clouds: Mapping[str, CloudClient]
     _supervisor: Supervisor
 
     def __post_init__(self) -> None:
@@ -447,7 +432,7 @@ class Learner:
 
     async def _ask(self, member: str, job: str) -> None:
         origin = await self._repository.read(lambda unit: unit.origin(member, job))
-        cloud = None if origin is None else self._clouds.get(origin.account)
+        cloud = None if origin is None else self._files.library.clouds.get(origin.account)
         if origin is None or cloud is None:
             return
         told = await cloud.job_assets(origin.cloud_id)
@@ -455,9 +440,7 @@ class Learner:
             node: msgspec.json.decode(data, type=list[Given]) for node, data in origin.given.items()
         }
         found = list(matched(given, told))
-        await self._repository.write(
-            lambda unit: [unit.learn(member, place, hash_, size) for place, hash_, size in found]
-        )
+        await self._repository.write(lambda unit: [unit.learn(member, *one) for one in found])
 
 
 def _lacks_content(asset: Asset) -> bool:

@@ -62,10 +62,10 @@ class ArchiveEntry(msgspec.Struct, frozen=True):
 class Exports:
     """The exports of all members. `_notify` sends a member's sockets an event and its data."""
 
-    _repository: ExportRepository
     _assets: AssetRepository
     _files: Files
     _supervisor: Supervisor
+    _repository: ExportRepository
     _notify: Callable[[str, str, dict[str, Any]], None]
     _time: Callable[[], float] = time.time
     _turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))

@@ -88,10 +88,10 @@ class Files:
         self._picture_workers = pictures.PictureWorkers()
         self.namespace = Namespace(repository)
         contents = ContentIndex(repository, {name: one.base_url for name, one in clouds.items()})
-        self._library = Library(clouds, self.cache, contents, repository, blobs, prefetch)
+        self.library = Library(clouds, self.cache, contents, repository, blobs, prefetch)
         preferred = preferred or (lambda _: tuple(clouds))
-        self.uploads = Uploads(self._library, self.namespace, preferred)
-        self.outputs = Outputs(self._library, self.namespace, asset_ids, now)
+        self.uploads = Uploads(self.library, self.namespace, preferred)
+        self.outputs = Outputs(self.library, self.namespace, asset_ids, now)
         self._known_edits: LRUCache[tuple[str, str, str], Edits] = LRUCache(
             EDITS_BYTES, getsizeof=lambda edits: edits.weight
         )
@@ -99,7 +99,7 @@ class Files:
 
     async def start(self) -> None:
         """Read the cache from disk. Raises `StorageError`, `OSError`."""
-        contents, clouds = self._library.contents, self._library.clouds.values()
+        contents, clouds = self.library.contents, self.library.clouds.values()
         await contents.load()
         if any(one.observations.facts.get("upload_hash") == "another" for one in clouds):
             contents.names_are_hashes = False
@@ -107,7 +107,7 @@ class Files:
 
     async def close(self) -> None:
         """Stop all downloads and conversions."""
-        await self._library.close()
+        await self.library.close()
         converting = list(self._converting.values())
         for task in converting:
             task.cancel()
@@ -236,7 +236,7 @@ class Files:
 
     async def metadata(self, record: FileRecord) -> tuple[str, bytes] | None:
         """Hash and metadata of a picture that is in the cache."""
-        lease = await self._library.cached(record)
+        lease = await self.library.cached(record)
         if lease is None:
             return None
         try:
@@ -252,7 +252,7 @@ class Files:
         Returns when the size is known; small contents are complete by then. Raises `LocalError`
         if the content is not available.
         """
-        content = await self._library.open(record)
+        content = await self.library.open(record)
         try:
             content.edits = await self._edits(record, content)
         except BaseException:
@@ -351,7 +351,7 @@ class Files:
             modified=self._now(),
             account=account,
         )
-        async with self._library.whole(record) as path:
+        async with self.library.whole(record) as path:
             return await asyncio.to_thread(path.read_bytes)
 
     async def _naming(
@@ -367,7 +367,7 @@ class Files:
         try:
             with closing(await self.open(record)) as content:
                 rename = await self._renaming(record.member, await content.texts())
-            async with self._library.whole(record) as original:
+            async with self.library.whole(record) as original:
                 pixels = await asyncio.to_thread(pictures.pixels_of, original, mask)
                 work = partial(pictures.compose, original, mask, target, filename, rename)
                 await self._picture_workers.run(record.member, pixels, work)
@@ -397,7 +397,7 @@ class Files:
 
         A content that is not available is another one.
         """
-        known = await self._library.hash_of(record)
+        known = await self.library.hash_of(record)
         if known == hash_:
             return True
         try:
@@ -414,7 +414,7 @@ class Files:
             return False
 
     async def _convert(self, record: FileRecord, wanted: Conversion) -> bytes:
-        async with self._library.whole(record) as path:
+        async with self.library.whole(record) as path:
             key = blake3(f"{path.name} {wanted.key}".encode()).hexdigest()
             kept = await asyncio.to_thread(self.cache.conversion, key)
             if kept is not None:

@@ -24,10 +24,10 @@ async def test_an_export_that_waits_is_not_taken_for_one_that_stopped(
     supervisor, repository, now = Supervisor(), ExportRepository(database), [1.0]
     files: Any = None
     begun = Exports(
-        repository,
         AssetRepository(database),
         files,
         supervisor,
+        repository,
         lambda *_: None,
         lambda: now[0],
     )

@@ -308,7 +308,7 @@ async def test_outputs_are_fetched_ahead_as_the_setting_says(
         cloud.fetched.clear()
         files = await open_files(prefetch=setting, cache_bytes=0)
         await files.outputs.localise("local", setting, "9", save(), output, account="default")
-        await files._library._ahead.finish()
+        await files.library._ahead.finish()
         assert set(cloud.fetched) == fetched
 
 

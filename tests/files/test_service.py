@@ -272,7 +272,7 @@ async def test_memory_stays_flat_while_a_file_comes(files: Files) -> None:
         async def upload(self, path: Path, *, filename: str, content_type: str) -> str:
             return "opaque"
 
-    files._library.clouds = {"default": Thrifty()}
+    files.library.clouds = {"default": Thrifty()}
     tracemalloc.start()
     await files.upload("local", long(), filename="a.bin")
     _, peak = tracemalloc.get_traced_memory()
