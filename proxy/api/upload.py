@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
@@ -17,7 +17,6 @@ from multidict import MultiDict
 
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
-from proxy.files.namespace import Named
 from proxy.translate import codec
 from proxy.translate.assets import of_upload
 from proxy.translate.errors import LocalError
@@ -60,32 +59,30 @@ class Upload:
 async def post_image(request: web.Request) -> web.Response:
     """Take a file of any kind into the member's folder."""
     async with form(request) as fields:
-        return await _take(request, fields, of(request).files.upload)
+        return await _take(request, fields)
 
 
 async def post_mask(request: web.Request) -> web.Response:
     """Put the alpha of an upload on an earlier picture, and take the result."""
     async with form(request) as fields:
-        return await _take(request, fields, of(request).files.upload_mask, masks=True)
+        return await _take(request, fields, masks=True)
 
 
-async def _take(
-    request: web.Request, form: Form, store: Callable[..., Awaitable[Named]], *, masks: bool = False
-) -> web.Response:
+async def _take(request: web.Request, form: Form, *, masks: bool = False) -> web.Response:
     upload = read_form(form)
     if upload is None:
         return bodies.empty(400)
-    more = {"original": original_ref(form.get("original_ref"))} if masks else {}
+    original = original_ref(form.get("original_ref")) if masks else None
     services, member = of(request), member_of(request)
     async with services.accounting.uploading(member, size(upload.file)):
-        named = await store(
+        named = await services.files.upload(
             member,
             chunks(upload.file),
             filename=upload.filename,
             subfolder=upload.subfolder,
             type=upload.type,
             overwrite=upload.overwrite,
-            **more,
+            original=original,
         )
     body: dict[str, Any] = {"name": named.name, "subfolder": named.subfolder, "type": named.type}
     if services.assets is not None and named.asset is not None:

@@ -322,16 +322,14 @@ class Assets:
         except (LocalError, TimeoutError) as error:
             _log.warning("asset_models_failed", reason=str(error) or "the cloud took too long")
             return 0
-        listed = "\n".join(f"{folder}/{name}" for folder, name in models)
-        version = blake3(listed.encode()).hexdigest()
+        paths = ["/".join(one) for one in models]
+        version = blake3("\n".join(paths).encode()).hexdigest()
         if await self._repository.read(lambda unit: unit.models_version(member)) == version:
             return 0
         now = _now()
         records = [
-            forms.of_model(
-                member, str(uuid5(NAMESPACE_URL, f"models/{one[0]}/{one[1]}")), *one, now
-            )
-            for one in models
+            forms.of_model(member, str(uuid5(NAMESPACE_URL, f"models/{path}")), *one, now)
+            for path, one in zip(paths, models, strict=True)
         ]
         created, _ = await self._repository.write(
             lambda unit: unit.put_models(member, version, records)

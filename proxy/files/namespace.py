@@ -130,8 +130,6 @@ class Namespace:
 
     async def has_folder(self, member: str, place: Place) -> bool:
         """Whether a place is a folder: the root of its type, or one that holds a file."""
-        if not place.path:
-            return True
         return await self._files.read(lambda files: files.has_folder(member, place))
 
     async def records(self, member: str, type_: str) -> list[FileRecord]:
@@ -140,22 +138,22 @@ class Namespace:
 
     async def listing(self, member: str, type_: str) -> dict[str, int | None]:
         """The sizes of a folder's files by path, in order; remembered until one is added."""
-        key = (member, type_)
-        if self._files.shared:
-            return await self._files.read(lambda files: files.listing(member, type_))
-        if key not in self._lists:
-            epoch = self._lists.epoch
-            found = await self._files.read(lambda files: files.listing(member, type_))
-            self._lists.put(key, found, epoch)
-            return found
-        return self._lists[key]
+        if (known := self._lists.get((member, type_))) is not None:
+            return known
+        epoch = self._lists.epoch
+        found = await self._files.read(lambda files: files.listing(member, type_))
+        if not self._files.shared:
+            self._lists.put((member, type_), found, epoch)
+        return found
 
     async def local_names(self, member: str, words: Iterable[str]) -> dict[str, str]:
         """The member's newest name of each content, by the cloud's names among the words.
 
         Names that the cloud gave for people are not among them: they may be a text's own words.
         """
-        hashes, others = split_words(words)
+        distinct = dict.fromkeys(words)
+        hashes = {word: None for word in distinct if hash_in(word)}
+        others = [word for word in distinct if "." in word and word not in hashes]
         if not hashes and not others:
             return {}
         return await self._files.read(lambda files: files.local_names(member, hashes, others))
@@ -197,18 +195,6 @@ class Namespace:
         self._places.put((member, place), record, epoch)
         if record is not None and record.job is not None:
             self._made.setdefault((member, record.job), set()).add(place)
-
-
-def split_words(words: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Words that may be the cloud's names: those that look like a hash, and other file names."""
-    hashes: list[str] = []
-    others: list[str] = []
-    for word in dict.fromkeys(words):
-        if hash_in(word) is not None:
-            hashes.append(word)
-        elif "." in word:
-            others.append(word)
-    return hashes, others
 
 
 class Given(msgspec.Struct, frozen=True):
@@ -322,7 +308,7 @@ class Outputs:
 
     async def _output_places(self, job: _Job, items: Sequence[_Item]) -> list[_Where]:
         given = self._given.get(job.key)
-        sized = [self._shows_size(job, item) for item in items]
+        sized = [_shows_size(job, item) for item in items]
         if given is None and any(sized):
             given = await self._library.files.read(lambda files: _given(files, job))
         matched = _match(items, given or [])
@@ -375,15 +361,7 @@ class Outputs:
             places.append(_Where(place, id_))
             kept.append(Given(item.key, item.position, cloud_name, place.type, place.path, id_))
             if name is None or cloud_name != name.cloud_name:
-                records[place] = make_record(
-                    job.member,
-                    place,
-                    cloud_name=cloud_name,
-                    cloud_type=_cloud_type(item, place),
-                    modified=self._now(),
-                    account=job.account,
-                    job=job.prompt_id,
-                )
+                records[place] = self._record(job, item, place, cloud_name)
         written = list(records.values())
         files.put(written)
         files.assets.add_many(assets)
@@ -439,24 +417,23 @@ class Outputs:
         path = posixpath.join(subfolder, stem)
         if not names.is_storable(path) or len(stem.encode()) > names.NAME_MAX - 32:
             return "", "ComfyUI", f"_{ending}"
-        return (names.resolve(type_, subfolder) or "", stem.replace("\\", "/").split("/")[-1], tail)
+        return names.resolve(type_, subfolder) or "", stem.replace("\\", "/").split("/")[-1], tail
 
-    def _shows_size(self, job: _Job, item: _Item) -> bool:
-        """Whether the name is to show the picture's size, which only the content can tell."""
-        prefix = filename_prefix(job.node)
-        return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
+    def _record(self, job: _Job, item: _Item, place: Place, cloud_name: str) -> FileRecord:
+        stated = item.item.get("type")
+        return make_record(
+            job.member,
+            place,
+            cloud_name=cloud_name,
+            cloud_type=stated if stated in names.TYPES else place.type,
+            modified=self._now(),
+            account=job.account,
+            job=job.prompt_id,
+        )
 
     async def _size(self, job: _Job, item: _Item) -> tuple[int, int]:
         """Width and height of a picture, 0 and 0 if they cannot be known."""
-        place = Place("output", "unnamed")
-        record = make_record(
-            job.member,
-            place,
-            cloud_name=item.cloud_name,
-            cloud_type=_cloud_type(item, place),
-            modified=self._now(),
-            account=job.account,
-        )
+        record = self._record(job, item, Place("output", "unnamed"), item.cloud_name)
         try:
             async with asyncio.timeout(MEASURE_TIMEOUT), self._library.whole(record) as path:
                 return await asyncio.to_thread(size_of, path)
@@ -506,6 +483,12 @@ def _match(items: Sequence[_Item], given: Sequence[Given]) -> list[Given | None]
     return matched
 
 
+def _shows_size(job: _Job, item: _Item) -> bool:
+    """Whether the name is to show the picture's size, which only the content can tell."""
+    prefix = filename_prefix(job.node)
+    return prefix is not None and names.needs_size(prefix) and _display_name(item) is None
+
+
 def _is_better(new: str, old: str) -> bool:
     """Whether a cloud name should replace another one for the same file."""
     return new != old and (hash_in(new) is not None or hash_in(old) is None)
@@ -519,8 +502,3 @@ def _display_name(item: _Item) -> str | None:
     if hash_in(item.cloud_name) is None and names.split_counted(item.cloud_name):
         return item.cloud_name
     return None
-
-
-def _cloud_type(item: _Item, place: Place) -> str:
-    stated = item.item.get("type")
-    return stated if stated in names.TYPES else place.type

@@ -123,50 +123,33 @@ class Files:
         subfolder: str = "",
         type: str = "input",  # noqa: A002
         overwrite: bool = False,
+        original: Mapping[str, Any] | None = None,
     ) -> Named:
-        """Take in a file as `POST /upload/image` does.
+        """Take in a file as `POST /upload/image` does, or with an `original` the picture that it
+        is a mask of, with this mask, as `POST /upload/mask` does.
 
         The name is kept; if it is taken by other bytes, ` (1)`, ` (2)`… are tried, or the file is
-        replaced with `overwrite`. Raises `LocalError` for names that lead nowhere and for what
-        the cloud does not take, `StorageError`.
+        replaced with `overwrite`. If the original is missing or refused there is a name in the
+        answer and no file, as in ComfyUI. Raises `LocalError` for names that lead nowhere, for what
+        the cloud does not take, and where mask or original is no picture or their sizes differ,
+        `StorageError`.
         """
         naming = await self._naming(member, filename, subfolder, type, overwrite)
+        place = None if original is None else pictures.original_place(original)
         async with self.uploads.received(body, filename) as received:
             named, is_there = await naming.name(received.hash)
-            if not is_there or await self.uploads.had(member, received.hash) is None:
-                named = await self._store(naming, received.hash, received)
+            if original is None:
+                if not is_there or await self.uploads.had(member, received.hash) is None:
+                    named = await self._store(naming, received.hash, received)
+            elif not is_there:
+                record = None if place is None else await self.namespace.get(member, place)
+                if record is None:
+                    return named
+                async with self.uploads.partial() as path:
+                    composed = await self._compose(record, received.path, path, filename)
+                    named = await self._store(naming, received.hash, composed)
+                    return await self._recorded(member, named, composed)
             return await self._recorded(member, named, received)
-
-    async def upload_mask(
-        self,
-        member: str,
-        body: AsyncIterator[bytes],
-        *,
-        filename: str,
-        subfolder: str = "",
-        type: str = "input",  # noqa: A002
-        overwrite: bool = False,
-        original: Mapping[str, Any],
-    ) -> Named:
-        """Put a mask onto its original as `POST /upload/mask` does, and take in the result.
-
-        If the original is missing or refused there is a name in the answer and no file, as in
-        ComfyUI. Raises `LocalError` (400) where one of the two is no picture or their sizes differ,
-        otherwise as `upload`.
-        """
-        naming = await self._naming(member, filename, subfolder, type, overwrite)
-        place = pictures.original_place(original)
-        async with self.uploads.received(body, filename) as mask:
-            named, is_there = await naming.name(mask.hash)
-            if is_there:
-                return await self._recorded(member, named, mask)
-            record = None if place is None else await self.namespace.get(member, place)
-            if record is None:
-                return named
-            async with self.uploads.partial() as path:
-                composed = await self._compose(record, mask.path, path, filename)
-                named = await self._store(naming, mask.hash, composed)
-                return await self._recorded(member, named, composed)
 
     async def _store(self, naming: Naming, hash_: str, received: Received) -> Named:
         """Send bytes and give them a name; `hash_` is of those that the client sent."""
@@ -197,17 +180,11 @@ class Files:
         return replace(named, asset=asset)
 
     async def find(
-        self,
-        member: str,
-        type: str,  # noqa: A002
-        subfolder: str,
-        filename: str,
+        self, member: str, type_: str, subfolder: str, filename: str
     ) -> FileRecord | None:
         """The member's file of that name, or `None`. The names may be hostile."""
-        if type not in names.TYPES:
-            return None
-        path = names.resolve(type, subfolder, filename)
-        return await self.namespace.get(member, Place(type, path)) if path else None
+        path = names.resolve(type_, subfolder, filename) if type_ in names.TYPES else None
+        return await self.namespace.get(member, Place(type_, path)) if path else None
 
     async def keep(self, member: str, received: Received, type_: str, filename: str) -> Named:
         """Give bytes that `uploads` received a name in the top folder of a type.

@@ -241,9 +241,6 @@ class RoomOfFiles:
         self.uploaded.append({"data": data, **named})
         return Named(named["filename"], named["subfolder"], named["type"])
 
-    async def upload_mask(self, member: str, body: AsyncIterator[bytes], **named: Any) -> Named:
-        return await self.upload(member, body, **named)
-
 
 @dataclass
 class RoomOfNodes:

@@ -37,6 +37,7 @@ async def test_a_file_is_taken(client: Client, room_of_files: Any, path: str) ->
             "subfolder": "",
             "type": "input",
             "overwrite": False,
+            "original": None,
         }
     ]
 

@@ -45,9 +45,7 @@ async def repeat(files: Files, request: dict[str, Any]) -> dict[str, str]:
     }
     if request["path"].endswith("/mask"):
         options["original"] = json.loads(text["original_ref"])
-        named = await files.upload_mask("local", body(data), **options)
-    else:
-        named = await files.upload("local", body(data), **options)
+    named = await files.upload("local", body(data), **options)
     return {"name": named.name, "subfolder": named.subfolder, "type": named.type}
 
 

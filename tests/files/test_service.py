@@ -448,9 +448,7 @@ async def test_a_decompression_bomb_is_not_unpacked(files: Files, cloud: MemoryC
 
 async def mask(files: Files, data: bytes, name: str = "mask.png", **options: Any) -> str:
     original = options.pop("original", {"filename": "cat.png", "type": "input"})
-    named = await files.upload_mask(
-        "local", body(data), filename=name, original=original, **options
-    )
+    named = await files.upload("local", body(data), filename=name, original=original, **options)
     return named.name
 
 
