@@ -115,7 +115,7 @@ def _migrate(connection: Connection) -> tuple[str | None, str | None]:
     return before, HEAD
 
 
-def upgrade(connection: Connection, before: str | None) -> None:
+def upgrade(connection: Connection, before: str) -> None:
     """Run the revisions behind `before` in the caller's unit. Raises `UnknownSchemaError`."""
     from alembic.operations import Operations  # a start with a current schema does without
     from alembic.runtime.migration import MigrationContext
@@ -124,24 +124,18 @@ def upgrade(connection: Connection, before: str | None) -> None:
 
     script = ScriptDirectory(_REVISIONS, version_locations=[_REVISIONS])
     try:
-        if before is not None:
-            script.get_revision(before)
+        script.get_revision(before)
     except CommandError as error:
         raise UnknownSchemaError(
             f"the database has the schema {before}, and this version of comfy-cloud-proxy knows "
             f"none behind {HEAD}: run the version that wrote it, or restore a copy from before"
         ) from error
-    connection.execute(text("SELECT 1"))  # Alembic leaves a transaction alone that is under way
-    context = MigrationContext.configure(
-        connection,
-        opts={
-            "fn": lambda found, _: script._upgrade_revs("head", found),
-            "target_metadata": metadata,
-            "transactional_ddl": False,
-        },
-    )
-    with Operations.context(context):
-        context.run_migrations()
+    missing = list(script.iterate_revisions("head", before))
+    with Operations.context(MigrationContext.configure(connection)):
+        for one in reversed(missing):
+            one.module.upgrade()
+    head = {"head": script.get_current_head()}
+    connection.execute(text("UPDATE alembic_version SET version_num = :head"), head)
 
 
 @contextmanager
