@@ -12,8 +12,9 @@ import posixpath
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import structlog
@@ -39,6 +40,8 @@ from proxy.translate import codec
 from proxy.translate.jobs import label_of
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: The files of 0.1.0, and where they go.
 RECORDS, MEMBERS = "proxy.sqlite", "members.sqlite"
@@ -118,18 +121,16 @@ def _take_over(connection: Connection, kept: Path) -> dict[str, int]:
     """Write all that there is, in the caller's unit; how much of each collection."""
     counts: dict[str, int] = {}
     if (kept / RECORDS).exists():
-        with _Old(kept / RECORDS) as old:
+        with contextlib.closing(_Old(kept / RECORDS)) as old:
             _refuse_unknown(old)
-            counts["history"], last = _history(connection, old)
-            counts["jobs"] = _jobs(connection, old, last)
+            counts["history"] = _history(connection, old)
+            counts["jobs"] = _jobs(connection, old, counts["history"])
             counts["files"] = _files(connection, old)
             _contents(connection, old)
             _usage(connection, old)
-            for key, data in old.scan("turns"):
-                with old.reading("turns", key):
-                    put_shares(connection, _shares(codec.loads(data)))
+            old.read("turns", lambda _, data: put_shares(connection, _shares(codec.loads(data))))
     if (kept / MEMBERS).exists():
-        with _Old(kept / MEMBERS) as old:
+        with contextlib.closing(_Old(kept / MEMBERS)) as old:
             counts["members"] = _members(connection, old)
     put_meta(connection, _DONE, True)
     return counts
@@ -141,12 +142,7 @@ class _Old:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._connection = sqlite3.connect(path)
-
-    def __enter__(self) -> _Old:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self.close = self._connection.close
 
     def collections(self) -> set[str]:
         """The names of all collections."""
@@ -160,6 +156,14 @@ class _Old:
         with self.reading(collection, ""):
             for key, value in self._connection.execute(query, (collection,)):
                 yield str(key), bytes(value)
+
+    def read(self, collection: str, make: Callable[[str, bytes], T]) -> list[T]:
+        """What is made of each document and its key."""
+        found = []
+        for key, data in self.scan(collection):
+            with self.reading(collection, key):
+                found.append(make(key, data))
+        return found
 
     def get(self, collection: str, key: str) -> bytes:
         """A document that there is."""
@@ -192,24 +196,25 @@ def _refuse_unknown(old: _Old) -> None:
 # --- jobs ----------------------------------------------------------------------------------
 
 
-def _history(connection: Connection, old: _Old) -> tuple[int, int]:
-    """Take over the history; how many entries there were, and the last key that was given."""
-    order: list[tuple[int, str]] = []
-    for key, data in old.scan("history"):
-        with old.reading("history", key):
-            order.append((int(codec.loads(data.partition(b"\n")[0])["sequence"]), key))
+def _history(connection: Connection, old: _Old) -> int:
+    """Take over the history; how many entries there were, which is the last key that was given."""
+    order = old.read("history", lambda key, data: (int(_head(data)["sequence"]), key))
     for number, (_, key) in enumerate(sorted(order), 1):
         with old.reading("history", key):
             job, payload, ended = _ended(old.get("history", key))
             job.key = number
             add_history(connection, job, ended)
             add_payload(connection, number, payload)
-    return len(order), len(order)
+    return len(order)
+
+
+def _head(data: bytes) -> Any:
+    """What is before the entry itself."""
+    return codec.loads(data.partition(b"\n")[0])
 
 
 def _ended(data: bytes) -> tuple[StoredJob, Payload, EndedJob]:
-    line, _, body = data.partition(b"\n")
-    head, entry = codec.loads(line), codec.loads(body)
+    head, entry = _head(data), codec.loads(data.partition(b"\n")[2])
     number, prompt_id, graph, extra_data, outputs_to_execute = entry["prompt"]
     summary = head["summary"]
     state = _STATES[head["outcome"]]
@@ -239,18 +244,18 @@ def _ended(data: bytes) -> tuple[StoredJob, Payload, EndedJob]:
 
 def _jobs(connection: Connection, old: _Old, last: int) -> int:
     """Take over the jobs that live, as they came, with keys behind the last one."""
-    found: list[tuple[int, int, str, StoredJob, Payload]] = []
-    for key, data in old.scan("jobs"):
-        with old.reading("jobs", key):
-            record = codec.loads(data)
-            job, payload = _live(record)
-            found.append((int(record["order"]), job.created_at, key, job, payload))
-    for _, _, _, job, payload in sorted(found, key=lambda one: one[:3]):
-        last += 1
-        job.key = last
+
+    def read(key: str, data: bytes) -> tuple[int, int, str, StoredJob, Payload]:
+        record = codec.loads(data)
+        job, payload = _live(record)
+        return int(record["order"]), job.created_at, key, job, payload
+
+    found = sorted(old.read("jobs", read), key=itemgetter(0, 1, 2))
+    for number, (*_, job, payload) in enumerate(found, last + 1):
+        job.key = number
         add_job(connection, job)
-        add_payload(connection, last, payload)
-    _go_on_behind(connection, last)
+        add_payload(connection, number, payload)
+    _go_on_behind(connection, last + len(found))
     return len(found)
 
 
@@ -326,37 +331,36 @@ def _files(connection: Connection, old: _Old) -> int:
     """Take over names, counters, and the names that outputs were given."""
     unit = FileUnit(connection)
     makers: dict[tuple[str, str, str], str] = {}
-    for key, data in old.scan("outputs"):
-        with old.reading("outputs", key):
-            member, job, node = map(unquote, key.split("/"))
-            for given in json.loads(data):
-                makers[member, given["type"], given["path"]] = job
-            unit.put_given(member, job, node, data)
-    count = 0
-    for key, data in old.scan("files"):
-        with old.reading("files", key):
-            record = {"account": "default", **json.loads(data)}
-            path = posixpath.join(record.pop("subfolder"), record.pop("filename"))
-            maker = makers.get((record["member"], record["type"], path))
-            unit.put([FileRecord(path=path, job=maker, **record)])
-            count += 1
-    return count
+
+    def put_given(key: str, data: bytes) -> None:
+        member, job, node = map(unquote, key.split("/"))
+        for given in json.loads(data):
+            makers[member, given["type"], given["path"]] = job
+        unit.put_given(member, job, node, data)
+
+    def put(_: str, data: bytes) -> None:
+        record = {"account": "default", **json.loads(data)}
+        path = posixpath.join(record.pop("subfolder"), record.pop("filename"))
+        maker = makers.get((record["member"], record["type"], path))
+        unit.put([FileRecord(path=path, job=maker, **record)])
+
+    old.read("outputs", put_given)
+    return len(old.read("files", put))
 
 
 def _contents(connection: Connection, old: _Old) -> None:
-    opaque = False
-    known = []
-    for key, data in old.scan("contents"):
-        with old.reading("contents", key):
-            one = json.loads(data)
-            name, hash_ = one["cloud_name"], one["hash"]
-            sent, seen = one.get("sent_to"), one.get("seen_at")
-            known.append(
-                AccountBlob(sent or seen or "", name, sent is not None, hash_, one["size"], 0)
-            )
-            match = _HASH_NAME.fullmatch(name)
-            opaque |= sent is not None and match is not None and match["hash"].lower() != hash_
-    FileUnit(connection).put_blobs(known, names_are_opaque=opaque)
+    def read(_: str, data: bytes) -> tuple[AccountBlob, bool]:
+        one = json.loads(data)
+        name, hash_ = one["cloud_name"], one["hash"]
+        sent, seen = one.get("sent_to"), one.get("seen_at")
+        match = _HASH_NAME.fullmatch(name)
+        is_opaque = sent is not None and match is not None and match["hash"].lower() != hash_
+        account = sent or seen or ""
+        return AccountBlob(account, name, sent is not None, hash_, one["size"], 0), is_opaque
+
+    found = old.read("contents", read)
+    opaque = any(is_opaque for _, is_opaque in found)
+    FileUnit(connection).put_blobs([blob for blob, _ in found], names_are_opaque=opaque)
 
 
 # --- usage ---------------------------------------------------------------------------------
@@ -364,26 +368,24 @@ def _contents(connection: Connection, old: _Old) -> None:
 
 def _usage(connection: Connection, old: _Old) -> None:
     """Take over what was counted, and count what a crash has kept from being counted."""
-    rows = []
-    for key, data in old.scan("usage"):
-        with old.reading("usage", key):
-            day, _, member = key.partition("/")
-            rows.append(UsageRow(day, member, **json.loads(data)))
-    marks: dict[str, Mapping[str, Any]] = {}
-    for key, data in old.scan(_MARKS):
-        with old.reading(_MARKS, key):
-            marks[key] = {"create_time": 0, **json.loads(data)}
-    live: dict[str, Mapping[str, Any]] = {}
-    for key, data in old.scan("jobs"):
-        live[key] = codec.loads(data)
-        if live[key]["accepted"] and marks.get(key, {"ended": True})["ended"]:
-            created = live[key]["create_time"] / 1000
-            rows.append(UsageRow(day_of(created), live[key]["member"], submitted=1))
+
+    def read(key: str, data: bytes) -> UsageRow:
+        day, _, member = key.partition("/")
+        return UsageRow(day, member, **json.loads(data))
+
+    rows = old.read("usage", read)
+    marks: dict[str, Mapping[str, Any]] = dict(
+        old.read(_MARKS, lambda key, data: (key, {"create_time": 0, **json.loads(data)}))
+    )
+    live = {key: codec.loads(data) for key, data in old.scan("jobs")}
+    for key, job in live.items():
+        if job["accepted"] and marks.get(key, {"ended": True})["ended"]:
+            rows.append(UsageRow(day_of(job["create_time"] / 1000), job["member"], submitted=1))
     ended = set()
     for key, data in old.scan("history"):
         ended.add(key)
         if key not in live and not (key in marks and marks[key]["ended"]):
-            rows += _end_counted(codec.loads(data.partition(b"\n")[0]), known=key in marks)
+            rows += _end_counted(_head(data), known=key in marks)
     for key, mark in marks.items():
         if key not in live and key not in ended and not mark["ended"]:
             day = day_of(mark["create_time"] / 1000)
@@ -409,25 +411,20 @@ def _end_counted(head: Mapping[str, Any], *, known: bool) -> list[UsageRow]:
 
 
 def _members(connection: Connection, old: _Old) -> int:
-    def read(collection: str, make: Callable[[str, Any], Any]) -> list[Any]:
-        found = []
-        for key, data in old.scan(collection):
-            with old.reading(collection, key):
-                found.append(make(key, json.loads(data)))
-        return found
+    def read(collection: str, make: Callable[[str, Any], T]) -> list[T]:
+        return old.read(collection, lambda key, data: make(key, json.loads(data)))
 
     members = read(
         "members", lambda key, one: StoredMember(key, one["name"], False, codec.dump_bytes(one))
     )
     removed = read("removed", lambda key, name: StoredMember(key, str(name), True, b"{}"))
     uses = dict(read("uses", lambda key, use: (key, (int(use["at"]), str(use["address"])))))
-    tokens = read("tokens", lambda key, one: StoredToken(*_token(key, one, uses.get(key))))
+    names = ("member", "digest", "note", "created", "expires")
+    tokens = read(
+        "tokens",
+        lambda key, one: StoredToken(key, *(one[name] for name in names), *uses.get(key, ())),
+    )
     put_members(connection, [*members, *removed], tokens)
     for session in read("sessions", lambda key, one: StoredSession(name=key, **one)):
         put_session(connection, session)
     return len(members)
-
-
-def _token(key: str, one: Mapping[str, Any], use: tuple[int, str] | None) -> tuple[Any, ...]:
-    fields = (one["member"], one["digest"], one["note"], one["created"], one["expires"])
-    return key, *fields, *(use or (None, None))
