@@ -47,7 +47,7 @@ from proxy.storage.encryption import SECRET_FILE, Cipher, follow_secrets, stored
 from proxy.storage.files import FileRepository
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import LeaseRepository
-from proxy.storage.members import MemberRepository, UserDataRepository
+from proxy.storage.members import MemberRepository
 from proxy.storage.start import locked_folder, migrate_server, open_folder, open_server
 from proxy.storage.temporary import ExportRepository, HelperPictureRepository
 from proxy.storage.usage import ActivityRepository, ObservationRepository, UsageRepository
@@ -137,7 +137,7 @@ async def lifespan(
         await remote.start()
         stack.push_async_callback(remote.close)
         helpers = Helpers(HelperPictureRepository(database), files, catalog, remote)
-        userdata: UserData = StoredUserData(UserDataRepository(database))
+        userdata: UserData = StoredUserData(database)
         if settings.userdata == "cloud":
             if members.has_members:
                 raise ConfigError(

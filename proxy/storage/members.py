@@ -6,9 +6,9 @@ look that there is something new, and a change that was decided on an older revi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 from sqlalchemy import (
     Column,
@@ -27,11 +27,9 @@ from sqlalchemy import (
     update,
 )
 
-from proxy.storage.database import Database, Repository, StorageError
+from proxy.storage.database import Repository, StorageError
 from proxy.storage.statements import Upsert, get_meta, put_meta
 from proxy.storage.tables import PlainText, table_of
-
-T = TypeVar("T")
 
 #: What a file or a folder counts for at least, in bytes.
 BLOCK = 4096
@@ -85,9 +83,9 @@ class StoredMembers:
     """All that is known at a revision."""
 
     revision: int
-    members: list[StoredMember] = field(default_factory=list)
-    tokens: list[StoredToken] = field(default_factory=list)
-    sessions: list[StoredSession] = field(default_factory=list)
+    members: list[StoredMember]
+    tokens: list[StoredToken]
+    sessions: list[StoredSession]
 
 
 class StaleError(StorageError):
@@ -283,23 +281,19 @@ class UserDataUnit:
         query = self._rows(below).order_by(userdata.c.path)
         return [StoredEntry(*row) for row in self._connection.execute(query)]
 
-    def put(self, path: str, data: bytes, *, created: float, modified: float) -> StoredEntry:
-        """Write a file instead of what is there."""
+    def put(
+        self, path: str, data: bytes, *, created: float, modified: float, replace: bool = True
+    ) -> StoredEntry:
+        """Write a file, without `replace` unless there is one."""
         entry = StoredEntry(self._member, path, len(data), created, modified)
-        self._connection.execute(_PUT_FILE(self._connection), {**asdict(entry), "data": data})
+        statement = _PUT_FILE if replace else _ADD_FILE
+        self._connection.execute(statement(self._connection), {**asdict(entry), "data": data})
         return entry
-
-    def add(self, path: str, data: bytes, *, created: float, modified: float) -> None:
-        """Write a file unless there is one."""
-        entry = StoredEntry(self._member, path, len(data), created, modified)
-        self._connection.execute(_ADD_FILE(self._connection), {**asdict(entry), "data": data})
 
     def add_folders(self, paths: Iterable[str], at: float) -> None:
         """Make folders that are not there."""
-        folders = [StoredEntry(self._member, path, 0, at, at) for path in paths]
-        rows = [{**asdict(one), "data": b""} for one in folders]
-        if rows:
-            self._connection.execute(_ADD_FILE(self._connection), rows)
+        for path in paths:
+            self.put(path, b"", created=at, modified=at, replace=False)
 
     def remove(self, path: str) -> None:
         """Remove a file."""
@@ -315,18 +309,3 @@ class UserDataUnit:
 
     def _rows(self, where: ColumnElement[bool]) -> Select[Any]:
         return select(*_ENTRY).where(userdata.c.member == self._member, where)
-
-
-class UserDataRepository:
-    """The files of all members, in units of work. Everything raises `StorageError`."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    async def read(self, member: str, work: Callable[[UserDataUnit], T]) -> T:
-        """Run a unit that only reads."""
-        return await self._database.read(lambda connection: work(UserDataUnit(connection, member)))
-
-    async def write(self, member: str, work: Callable[[UserDataUnit], T]) -> T:
-        """Run a unit that writes; what it raises is raised here."""
-        return await self._database.write(lambda connection: work(UserDataUnit(connection, member)))

@@ -25,6 +25,7 @@ from proxy.userdata.stored import (
     in_tree_order,
     is_listed,
     parts_of,
+    path_to,
 )
 
 
@@ -85,7 +86,7 @@ class UserDataOnCloud:
 
     async def files(self, _: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """The files in a folder, by their paths from it; hidden ones are left out."""
-        found = await self._below("/".join(_steps(name)))
+        found = await self._below(path_to(name))
         return sorted(
             (entry for entry in found if is_listed(entry.path, recurse=recurse)),
             key=lambda entry: entry.path,
@@ -93,7 +94,7 @@ class UserDataOnCloud:
 
     async def tree(self, _: str, name: str) -> list[UserDataEntry]:
         """All folders and files below a folder, by their paths from the top."""
-        folder = "/".join(_steps(name))
+        folder = path_to(name)
         prefix = f"{folder}/" if folder else ""
         try:
             below = await self._below(folder)
@@ -172,28 +173,20 @@ def _told_of_files() -> Iterator[None]:
             raise
 
 
-def _steps(name: str) -> tuple[str, ...]:
-    """The way to what is to be there already. Raises `MissingError` and `LeadsOutError`."""
-    try:
-        return parts_of(name)
-    except BadNameError as error:
-        raise MissingError(name) from error
-
-
 def _there(name: str) -> str:
     """The path of a file that is to be there already; the top is none."""
-    steps = _steps(name)
-    if not steps:
+    path = path_to(name)
+    if not path:
         raise MissingError(name)
-    return "/".join(steps)
+    return path
 
 
 def _place(name: str) -> str:
     """A path to write to. Raises `BadNameError` and `LeadsOutError`."""
-    steps = parts_of(name)
-    if not steps:
+    path = "/".join(parts_of(name))
+    if not path:
         raise BadNameError(name)
-    return "/".join(steps)
+    return path
 
 
 def _folders(files: Iterable[UserDataEntry], prefix: str) -> list[UserDataEntry]:

@@ -25,13 +25,7 @@ from sqlalchemy import Connection
 from proxy.members.member import LOCAL
 from proxy.storage.database import Database, StorageError
 from proxy.storage.legacy import keep_folder
-from proxy.storage.members import (
-    ROOT,
-    MemberRepository,
-    StoredEntry,
-    UserDataRepository,
-    UserDataUnit,
-)
+from proxy.storage.members import ROOT, MemberRepository, StoredEntry, UserDataUnit
 from proxy.storage.tables import escaped
 from proxy.translate import codec
 
@@ -124,6 +118,15 @@ def parts_of(name: str) -> tuple[str, ...]:
     return tuple(steps)
 
 
+def path_to(name: str) -> str:
+    """The path of what is to be there already, empty for the member's folder itself. Raises
+    `MissingError` and `LeadsOutError`."""
+    try:
+        return "/".join(parts_of(name))
+    except BadNameError as error:
+        raise MissingError(name) from error
+
+
 def in_tree_order(entry: UserDataEntry) -> tuple[bool, str]:
     """The key by which a tree is sorted."""
     return not entry.is_folder, entry.name.lower()
@@ -136,31 +139,28 @@ def is_listed(path: str, *, recurse: bool) -> bool:
 
 
 class StoredUserData:
-    """The members' files. `now` gives seconds since 1970.
+    """The members' files.
 
     Methods raise `LeadsOutError`; `MissingError` for what is not there and could not be;
     `BadNameError` for what cannot be written there; `StorageError` when the database refuses. Where
     `most` is given, `FullError` when more than this many bytes would be stored for the member.
     """
 
-    def __init__(
-        self, repository: UserDataRepository, *, now: Callable[[], float] = time.time
-    ) -> None:
-        self._repository = repository
-        self._now = now
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def read(self, member: str, name: str) -> tuple[bytes, UserDataEntry | None]:
         """A file's content, and what is known of it. Raises `IsFolderError`."""
-        path = _there(name)
+        path = path_to(name)
 
         def work(unit: UserDataUnit) -> tuple[StoredEntry, bytes]:
-            found = None if path == ROOT else unit.read(path)
+            found = unit.read(path)
             if found is None:
                 _find(unit, path)
                 raise IsFolderError
             return found
 
-        entry, data = await self._repository.read(member, work)
+        entry, data = await self._read(member, work)
         return data, _shown(entry)
 
     async def write(
@@ -180,7 +180,7 @@ class StoredUserData:
 
     async def delete(self, member: str, name: str) -> None:
         """Remove a file. Raises `IsFolderError` for a folder."""
-        path = _there(name)
+        path = path_to(name)
 
         def work(unit: UserDataUnit, _: float) -> None:
             if _find(unit, path).endswith("/"):
@@ -199,16 +199,16 @@ class StoredUserData:
         most: int | None = None,
     ) -> UserDataEntry:
         """Give a file or folder another name. Raises `TakenError`, `IsFolderError`."""
-        path, there = _there(name), _place(target)
+        path, place = path_to(name), _place(target)
         return await self._change(
-            member, lambda unit, now: _move(unit, path, there, now, overwrite=overwrite), most=most
+            member, lambda unit, now: _move(unit, path, place, now, overwrite=overwrite), most=most
         )
 
     async def files(self, member: str, name: str, *, recurse: bool) -> list[UserDataEntry]:
         """The files in a folder, by their paths from it; hidden ones are left out, as by glob."""
 
         def work(unit: UserDataUnit) -> list[UserDataEntry]:
-            folder = _find(unit, _there(name))
+            folder = _find(unit, path_to(name))
             start = 0 if folder == ROOT else len(folder)
             if not folder.endswith("/"):
                 return []
@@ -216,7 +216,7 @@ class StoredUserData:
             files = (one for one in found if not one.is_folder)
             return [one for one in files if is_listed(one.path, recurse=recurse)]
 
-        return sorted(await self._repository.read(member, work), key=lambda entry: entry.path)
+        return sorted(await self._read(member, work), key=lambda entry: entry.path)
 
     async def tree(self, member: str, name: str) -> list[UserDataEntry]:
         """All folders and files below a folder, by their paths from the member's.
@@ -225,16 +225,16 @@ class StoredUserData:
         """
 
         def work(unit: UserDataUnit) -> list[UserDataEntry]:
-            folder = _find(unit, _there(name))
+            folder = _find(unit, path_to(name))
             if not folder.endswith("/"):
                 raise IsFileError
             return [_shown(entry) for entry in unit.below(folder)]
 
-        return sorted(await self._repository.read(member, work), key=in_tree_order)
+        return sorted(await self._read(member, work), key=in_tree_order)
 
     async def settings(self, member: str) -> dict[str, Any]:
         """All settings; none where the file is missing or is no JSON object."""
-        return await self._repository.read(member, _settings)
+        return await self._read(member, _settings)
 
     async def setting(self, member: str, name: str) -> Any:
         """The value of one setting, or `None`."""
@@ -251,12 +251,16 @@ class StoredUserData:
 
         await self._change(member, work, most=most)
 
+    async def _read(self, member: str, work: Callable[[UserDataUnit], T]) -> T:
+        return await self._database.read(lambda connection: work(UserDataUnit(connection, member)))
+
     async def _change(
         self, member: str, work: Callable[[UserDataUnit, float], T], *, most: int | None = None
     ) -> T:
-        now = self._now()
+        now = time.time()
 
-        def locked(unit: UserDataUnit) -> T:
+        def locked(connection: Connection) -> T:
+            unit = UserDataUnit(connection, member)
             unit.lock(now)
             before = unit.stored() if most is not None else 0
             done = work(unit, now)
@@ -264,7 +268,7 @@ class StoredUserData:
                 raise FullError(before)
             return done
 
-        return await self._repository.write(member, locked)
+        return await self._database.write(locked)
 
 
 def _write(
@@ -318,8 +322,9 @@ def _above(path: str) -> Iterable[str]:
 
 
 def _find(unit: UserDataUnit, path: str) -> str:
-    """The path of the file, or of the folder, that is there. Raises `MissingError`."""
-    if path == ROOT:
+    """The path of the file, or of the folder, that is there; `ROOT` without a path. Raises
+    `MissingError`."""
+    if not path:
         return ROOT
     there = unit.get([path, f"{path}/"])
     if not there:
@@ -348,14 +353,6 @@ def _place(name: str) -> str:
     if not path or len(escaped(path).encode()) > _LONGEST_PATH:
         raise BadNameError(name)
     return path
-
-
-def _there(name: str) -> str:
-    """The path of what is to be there already. Raises `MissingError` and `LeadsOutError`."""
-    try:
-        return "/".join(parts_of(name)) or ROOT
-    except BadNameError as error:
-        raise MissingError(name) from error
 
 
 def _shown(entry: StoredEntry, start: int = 0) -> UserDataEntry:
@@ -417,7 +414,7 @@ def _take(connection: Connection, folders: Mapping[Path, str]) -> None:
                 unit.add_folders([f"{name}/"], about.st_mtime)
             else:
                 times = {"created": about.st_ctime, "modified": about.st_mtime}
-                unit.add(name, path.read_bytes(), **times)
+                unit.put(name, path.read_bytes(), **times, replace=False)
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, bool]]:

@@ -34,7 +34,6 @@ from proxy.members.directory import Directory
 from proxy.readiness import Report
 from proxy.storage.encryption import Cipher
 from proxy.storage.files import FileRecord
-from proxy.storage.members import UserDataRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -308,7 +307,7 @@ def room_of_nodes() -> RoomOfNodes:
 @pytest.fixture
 async def userdata(tmp_path: Path) -> AsyncIterator[StoredUserData]:
     database = await open_database(tmp_path / "userdata")
-    yield StoredUserData(UserDataRepository(database))
+    yield StoredUserData(database)
     await database.close()
 
 

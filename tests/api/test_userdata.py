@@ -12,7 +12,6 @@ from aiohttp.test_utils import TestClient
 from yarl import URL
 
 from proxy.storage.database import StorageError
-from proxy.storage.members import UserDataRepository
 from proxy.userdata.stored import SETTINGS, StoredUserData
 
 Client = TestClient[Any, Any]
@@ -282,10 +281,10 @@ async def test_odd_names_are_names(client: Client, userdata: StoredUserData, nam
 async def test_a_database_that_refuses_is_not_the_clients_fault(
     client: Client, userdata: StoredUserData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(*_: Any) -> None:
+    async def full(*_: Any, **__: Any) -> None:
         raise StorageError("the disk is full")
 
-    monkeypatch.setattr(UserDataRepository, "write", full)
+    monkeypatch.setattr(userdata._database, "write", full)
     assert (await client.post("/userdata/a", data=b"x")).status == 503
     assert (await client.post("/settings/a", data="1")).status == 503
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import pytest
 
@@ -16,9 +18,10 @@ from proxy.storage.members import (
     StoredMember,
     StoredSession,
     StoredToken,
-    UserDataRepository,
     UserDataUnit,
 )
+
+T = TypeVar("T")
 
 ANNA = StoredMember("anna", "Anna", removed=False, data=b'{"role": "admin"}')
 TOKEN = StoredToken("ab12cd34", "Anna", "digest", "laptop", 1000, None)
@@ -85,21 +88,34 @@ async def test_sessions_end_by_name_or_by_time(members: MemberRepository) -> Non
     assert await members.revision() > before
 
 
+class Data:
+    """The files of all members, each time in a unit of one member's."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def read(self, member: str, work: Callable[[UserDataUnit], T]) -> T:
+        return await self._database.read(lambda found: work(UserDataUnit(found, member)))
+
+    async def write(self, member: str, work: Callable[[UserDataUnit], T]) -> T:
+        return await self._database.write(lambda found: work(UserDataUnit(found, member)))
+
+
 @pytest.fixture
-def data(database: Database) -> UserDataRepository:
-    return UserDataRepository(database)
+def data(database: Database) -> Data:
+    return Data(database)
 
 
-async def put(data: UserDataRepository, path: str, content: bytes = b"x", member: str = "anna"):
+async def put(data: Data, path: str, content: bytes = b"x", member: str = "anna"):
     return await data.write(member, lambda unit: unit.put(path, content, created=1.5, modified=2.5))
 
 
-async def paths(data: UserDataRepository, folder: str = "/", member: str = "anna") -> list[str]:
+async def paths(data: Data, folder: str = "/", member: str = "anna") -> list[str]:
     found = await data.read(member, lambda unit: unit.below(folder))
     return [entry.path for entry in found]
 
 
-async def test_a_file_comes_back_as_it_was_written(data: UserDataRepository) -> None:
+async def test_a_file_comes_back_as_it_was_written(data: Data) -> None:
     entry = StoredEntry("anna", "a/\ud800", 3, 1.5, 2.5)
     assert await put(data, "a/\ud800", b"\x00\xff!") == entry
     assert await data.read("anna", lambda unit: unit.read("a/\ud800")) == (entry, b"\x00\xff!")
@@ -107,7 +123,7 @@ async def test_a_file_comes_back_as_it_was_written(data: UserDataRepository) -> 
     assert await data.read("anna", lambda unit: unit.get(["a/\ud800", "b"])) == {entry.path: entry}
 
 
-async def test_members_do_not_see_each_other(data: UserDataRepository) -> None:
+async def test_members_do_not_see_each_other(data: Data) -> None:
     await put(data, "a")
     await put(data, "b", member="ben")
     assert await paths(data) == ["a"]
@@ -116,9 +132,11 @@ async def test_members_do_not_see_each_other(data: UserDataRepository) -> None:
     assert await paths(data) == ["a"]
 
 
-async def test_to_put_replaces_and_to_add_does_not(data: UserDataRepository) -> None:
+async def test_to_put_replaces_and_to_add_does_not(data: Data) -> None:
     await put(data, "a", b"old")
-    await data.write("anna", lambda unit: unit.add("a", b"added", created=9, modified=9))
+    await data.write(
+        "anna", lambda unit: unit.put("a", b"added", created=9, modified=9, replace=False)
+    )
     assert await data.read("anna", lambda unit: unit.read("a")) == (
         StoredEntry("anna", "a", 3, 1.5, 2.5),
         b"old",
@@ -127,7 +145,7 @@ async def test_to_put_replaces_and_to_add_does_not(data: UserDataRepository) -> 
     assert await data.read("anna", lambda unit: unit.read("a")) == (new, b"newer")
 
 
-async def test_what_is_below_a_folder_comes_by_path(data: UserDataRepository) -> None:
+async def test_what_is_below_a_folder_comes_by_path(data: Data) -> None:
     for path in ("a/c", "a/b/x", "a.txt", "ab", "b"):
         await put(data, path)
     await data.write("anna", lambda unit: unit.add_folders(["a/", "a/b/"], 1))
@@ -138,7 +156,7 @@ async def test_what_is_below_a_folder_comes_by_path(data: UserDataRepository) ->
     assert kept["a/"].modified == 1
 
 
-async def test_small_files_and_folders_count_for_a_block(data: UserDataRepository) -> None:
+async def test_small_files_and_folders_count_for_a_block(data: Data) -> None:
     def fill(unit: UserDataUnit) -> int:
         unit.lock(1)
         unit.put("small", b"x", created=1, modified=1)
@@ -150,7 +168,7 @@ async def test_small_files_and_folders_count_for_a_block(data: UserDataRepositor
     assert await data.read("ben", UserDataUnit.stored) == 0
 
 
-async def test_a_file_gets_another_path(data: UserDataRepository) -> None:
+async def test_a_file_gets_another_path(data: Data) -> None:
     entry = await put(data, "a", b"x")
     await put(data, "a", member="ben")
     await data.write("anna", lambda unit: unit.rename("a", "b", 8))
@@ -159,7 +177,7 @@ async def test_a_file_gets_another_path(data: UserDataRepository) -> None:
     assert (await paths(data), await paths(data, member="ben")) == (["b"], ["a"])
 
 
-async def test_a_unit_that_fails_writes_nothing(data: UserDataRepository) -> None:
+async def test_a_unit_that_fails_writes_nothing(data: Data) -> None:
     def fail(unit: UserDataUnit) -> None:
         unit.put("a", b"x", created=1, modified=1)
         raise KeyError("no")

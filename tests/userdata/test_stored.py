@@ -11,7 +11,7 @@ from databases import other_connection
 
 from proxy.storage.database import Database
 from proxy.storage.legacy import KEPT
-from proxy.storage.members import BLOCK, MemberRepository, StoredMember, UserDataRepository
+from proxy.storage.members import BLOCK, MemberRepository, StoredMember
 from proxy.userdata.stored import (
     BadNameError,
     FullError,
@@ -29,7 +29,7 @@ from proxy.userdata.stored import (
 
 @pytest.fixture
 def data(database: Database) -> StoredUserData:
-    return StoredUserData(UserDataRepository(database))
+    return StoredUserData(database)
 
 
 async def paths(data: StoredUserData, member: str = "local") -> list[str]:
@@ -83,7 +83,7 @@ async def test_what_one_replica_writes_the_next_one_reads(
     data: StoredUserData, database: Database
 ) -> None:
     async with other_connection(database) as other:
-        there = StoredUserData(UserDataRepository(other))
+        there = StoredUserData(other)
         await data.write("local", "workflows/a", b"x")
         assert await content(there, "workflows/a") == b"x"
         await there.delete("local", "workflows/a")
@@ -94,7 +94,7 @@ async def test_changes_of_settings_at_two_replicas_are_all_kept(
     data: StoredUserData, database: Database
 ) -> None:
     async with other_connection(database) as other:
-        both = data, StoredUserData(UserDataRepository(other))
+        both = data, StoredUserData(other)
         await asyncio.gather(
             *(both[n % 2].change_settings("local", {str(n): n}) for n in range(20))
         )
@@ -131,7 +131,7 @@ async def test_two_replicas_do_not_fill_one_place_twice(
     data: StoredUserData, database: Database
 ) -> None:
     async with other_connection(database) as other:
-        both = data, StoredUserData(UserDataRepository(other))
+        both = data, StoredUserData(other)
         done = await asyncio.gather(
             *(both[n % 2].write("local", str(n), b"x", most=5 * BLOCK) for n in range(12)),
             return_exceptions=True,
