@@ -23,7 +23,7 @@ from fidelity.streams import Heard
 from stack import Proxy
 from yarl import URL
 
-from proxy.members import LOCAL
+from proxy.members.member import LOCAL
 
 #: Until something that was recorded is taken not to come any more: seconds in all, and waits of
 #: seconds without news while no job is live (while one is, the proxy is never silent for so long).

@@ -12,7 +12,7 @@ from oracle_nodes import ORACLE_NODES
 from PIL import Image
 from stack import Proxy
 
-from proxy.members import LOCAL
+from proxy.members.member import LOCAL
 from proxy.simulator import Simulator, Switches
 from proxy.userdata.on_cloud import UserData
 
