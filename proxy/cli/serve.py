@@ -231,7 +231,7 @@ def _certificate(settings: Settings) -> Certificate | None:
 def _has_members(settings: Settings) -> bool:
     try:
         if settings.database is None:
-            return asyncio.run(any_members(settings.data_dir))
+            return any_members(settings.data_dir)
         return in_database(settings, lambda database: MemberRepository(database).any())
     except StorageError as error:
         raise ConfigError(f"The members cannot be read: {error}.") from None

@@ -14,15 +14,14 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from proxy.members.audit import Audit, finish
-from proxy.members.member import Limits, Member
+from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import day_of
@@ -48,32 +47,19 @@ QUEUE_WAIT = 5.0
 
 
 class Usage:
-    """What was used, by day. `now` gives seconds since 1970. Without a repository nothing is kept
-    beyond the process.
+    """What was used, by day. `now` gives seconds since 1970.
 
     `served` are bytes of files that went to each member's clients since the last write.
     """
 
     def __init__(
-        self,
-        repository: UsageRepository | None = None,
-        *,
-        now: Callable[[], float] = time.time,
-        interval: float = INTERVAL,
+        self, repository: UsageRepository, *, now: Callable[[], float] = time.time
     ) -> None:
         self._repository = repository
         self._now = now
-        self._interval = interval
         self.served: Counter[str] = Counter()
         self._unwritten: dict[tuple[str, str], UsageRow] = {}
         self._flushing = asyncio.Lock()
-
-    async def close(self) -> None:
-        """Write what is not written yet."""
-        try:
-            await self.flush()
-        except StorageError as error:
-            log.error("usage_write_failed", error=str(error))
 
     # --- counting --------------------------------------------------------------------------
 
@@ -81,7 +67,7 @@ class Usage:
         """Count bytes of files that come from a client, unless they would be more than `most` on
         the day then, also at other replicas; whether they are counted. Raises `StorageError`.
         """
-        if most is None or self._repository is None:
+        if most is None:
             self.uploaded(member, count, at=at)
             return True
         await self.flush()
@@ -96,11 +82,6 @@ class Usage:
         day = day_of(self._now() if at is None else at)
         return self._unwritten.setdefault((day, member), UsageRow(day, member))
 
-    def _take_served(self) -> None:
-        served, self.served = self.served, Counter()
-        for member, count in served.items():
-            self._row(member, None).bytes_down += count
-
     # --- asking ----------------------------------------------------------------------------
 
     async def today(self, member: str) -> UsageRow:
@@ -113,13 +94,6 @@ class Usage:
 
         By day, then by name. Raises `StorageError`.
         """
-        if self._repository is None:
-            self._take_served()
-            return [
-                replace(row)
-                for (day, name), row in sorted(self._unwritten.items())
-                if first <= day <= last and member in (None, name)
-            ]
         await self.flush()
         return await self._repository.days(first, last, member)
 
@@ -130,15 +104,16 @@ class Usage:
 
         Raises `StorageError`; then it is written with the next.
         """
-        if self._repository is not None:
-            await finish(self._flush(self._repository))
+        await finish(self._flush())
 
-    async def _flush(self, repository: UsageRepository) -> None:
+    async def _flush(self) -> None:
         async with self._flushing:
-            self._take_served()
+            served, self.served = self.served, Counter()
+            for member, count in served.items():
+                self._row(member, None).bytes_down += count
             rows, self._unwritten = self._unwritten, {}
             try:
-                await repository.add(list(rows.values()))
+                await self._repository.add(list(rows.values()))
             except StorageError:
                 for key, row in rows.items():
                     self._unwritten.setdefault(key, UsageRow(*key)).add(row)
@@ -147,11 +122,15 @@ class Usage:
     async def run(self) -> None:
         """Write bytes every few seconds, until cancelled."""
         while True:
-            await asyncio.sleep(self._interval)
-            try:
-                await self.flush()
-            except StorageError as error:
-                log.error("usage_write_failed", error=str(error))
+            await asyncio.sleep(INTERVAL)
+            await self.close()
+
+    async def close(self) -> None:
+        """Write what is not written yet, and log it if that fails."""
+        try:
+            await self.flush()
+        except StorageError as error:
+            log.error("usage_write_failed", error=str(error))
 
 
 def end_of_day(at: float) -> datetime:
@@ -310,46 +289,34 @@ class Limiter:
     def _until_midnight(self, limit: str, value: int, said: str) -> LocalError:
         now = self._now()
         end = end_of_day(now)
-        return _refusal(
-            limit,
-            value,
-            f"{said}; this ends at {end:%Y-%m-%d %H:%M} UTC.",
-            end.timestamp() - now,
-            ends_at=end.isoformat(),
-        )
+        sentence = f"{said}; this ends at {end:%Y-%m-%d %H:%M} UTC."
+        return _refusal(limit, value, sentence, end.timestamp() - now, ends_at=end.isoformat())
 
 
-def _refusal(
-    limit: str, value: float, sentence: str, wait: float, *, ends_at: str | None = None
-) -> LocalError:
-    info: dict[str, Any] = {"limit": limit, "value": value, "retry_after": math.ceil(wait)}
-    if ends_at is not None:
-        info["ends_at"] = ends_at
+def _refusal(limit: str, value: float, sentence: str, wait: float, **more: str) -> LocalError:
+    retry_after = math.ceil(wait)
     return LocalError(
         LIMIT_REACHED,
         sentence,
         kind="rate_limited",
         details=limit,
-        extra_info=info,
-        retry_after=math.ceil(wait),
+        extra_info={"limit": limit, "value": value, "retry_after": retry_after, **more},
+        retry_after=retry_after,
     )
 
 
 class Throttle:
     """Wrong tokens by address; of IPv6 a whole /64 counts as one. `now` is in seconds."""
 
-    def __init__(self, now: Callable[[], float], *, per_minute: int = PER_MINUTE) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self._per_minute = per_minute
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def failed(self, address: str) -> int:
         """Count a wrong token. Returns 0, or the seconds until the next may be tried."""
         key = _network(address)
-        bucket = self._buckets.pop(key, None)
-        if bucket is None:
-            bucket = Bucket(self._per_minute / 60, self._per_minute)
-        self._buckets[key] = bucket
+        bucket = self._buckets.setdefault(key, Bucket(PER_MINUTE / 60, PER_MINUTE))
+        self._buckets.move_to_end(key)
         while len(self._buckets) > REMEMBERED:
             self._buckets.popitem(last=False)
         return math.ceil(bucket.take(self._now()))
@@ -365,26 +332,18 @@ def _network(address: str) -> str:
     return str(parsed)
 
 
-def _unlimited(name: str) -> Member:
-    return Member(name, limits=Limits(stored_bytes=None))
-
-
 class Accounting:
-    """Where the handlers account for what they did.
-
-    `member` gives a member by name. Without a repository usage is kept in memory and
-    nothing is recorded.
-    """
+    """Where the handlers account for what they did. `member` gives a member by name."""
 
     def __init__(
         self,
-        metrics: Metrics | None = None,
-        repository: UsageRepository | None = None,
-        member: Callable[[str], Member] = _unlimited,
+        metrics: Metrics,
+        repository: UsageRepository,
+        member: Callable[[str], Member],
         *,
         audit_days: int = 90,
     ) -> None:
-        self.metrics = metrics or Metrics()
+        self.metrics = metrics
         self.usage = Usage(repository)
         self.limiter = Limiter(member, self.usage)
         self.audit = Audit(repository, days=audit_days)

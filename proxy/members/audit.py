@@ -51,20 +51,20 @@ Value = str | int | float | bool | None | list[str]
 
 
 class Audit:
-    """The record. Entries older than `days` are removed; 0 days, or no repository, keep none.
+    """The record. Entries older than `days` are removed; 0 days keep none.
 
     `now` gives seconds since 1970.
     """
 
     def __init__(
         self,
-        repository: UsageRepository | None = None,
+        repository: UsageRepository,
         *,
         days: int = 90,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._repository = repository
-        self._days = 0 if repository is None else days
+        self._days = days
         self._now = now
         self._waiting: list[AuditRow] = []
         self._dropped = 0
@@ -78,8 +78,6 @@ class Audit:
 
         Raises `StorageError`.
         """
-        if self._repository is None:
-            return
         if legacy is not None:
             await take_over(legacy, self._repository)
         keep = (supervisor or Supervisor()).keep
@@ -110,10 +108,9 @@ class Audit:
 
         Raises `StorageError`; then it is written with the next.
         """
-        if self._repository is not None:
-            await finish(self._flush(self._repository))
+        await finish(self._flush())
 
-    async def _flush(self, repository: UsageRepository) -> None:
+    async def _flush(self) -> None:
         async with self._writing:
             if self._dropped:
                 about: dict[str, Value] = {"lines": self._dropped}
@@ -122,7 +119,7 @@ class Audit:
             batch, self._waiting = self._waiting, []
             try:
                 if batch:
-                    await repository.write(partial(note_audit, entries=batch))
+                    await self._repository.write(partial(note_audit, entries=batch))
             except StorageError:
                 self._waiting = batch + self._waiting
                 raise
@@ -132,8 +129,6 @@ class Audit:
     ) -> list[dict[str, Any]]:
         """Entries, newest first: `limit` of them behind the first `offset`. Raises
         `StorageError`."""
-        if self._repository is None:
-            return []
         await self.flush()
         rows = await self._repository.record(
             limit=limit, offset=offset, member=member, action=action
@@ -164,7 +159,7 @@ class Audit:
     async def _clean(self) -> None:
         """Once a day, remove what is too old."""
         today = int(self._now() * 1000) // _DAY_MS
-        if self._repository is not None and self._cleaned != today:
+        if self._cleaned != today:
             before = (today - self._days) * _DAY_MS
             await self._repository.write(partial(forget_audit, before=before))
             self._cleaned = today

@@ -33,7 +33,7 @@ from proxy.members.tokens import Sessions, Token, Use
 from proxy.settings import Settings
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.legacy import MEMBERS
-from proxy.storage.members import MemberRepository, StaleError, StoredMember, StoredToken
+from proxy.storage.members import MemberRepository, StaleError, StoredMember
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
@@ -163,11 +163,6 @@ class Directory:
     def last_use(self, token: Token) -> Use | None:
         """When and from where the token was used last."""
         return self._uses.get(token.id)
-
-    def authenticate(self, token: str) -> Member | None:
-        """Whose the token is, if it lets them in."""
-        access = self.access(token)
-        return access.member if access is not None else None
 
     def access(self, token: str) -> Access | None:
         """The token, if it is one that is neither revoked nor expired, of a member not disabled."""
@@ -329,7 +324,7 @@ class Directory:
                 ),
                 *(StoredMember(one.name.lower(), one.name, True, b"{}") for one in change.removed),
             ],
-            tokens=[StoredToken(**asdict(one)) for one in change.tokens],
+            tokens=change.tokens,
             revoked=[one.id for one in change.revoked],
         )
 
@@ -428,8 +423,7 @@ class Directory:
             and id_ in self._tokens
         }
         if due and self._repository is not None:
-            uses = {id_: (use.at, use.address) for id_, use in due.items()}
-            await self._repository.note_uses(uses)
+            await self._repository.note_uses(due)
             self._written.update((id_, use.at) for id_, use in due.items())
 
     def _tell(self) -> None:
@@ -456,7 +450,7 @@ def describe_token(directory: Directory, token: Token) -> dict[str, Any]:
         "note": token.note,
         "created": token.created,
         "expires": token.expires,
-        "last_used": None if use is None else {"at": use.at, "address": use.address},
+        "last_used": None if use is None else use._asdict(),
     }
 
 
@@ -466,15 +460,11 @@ def marker_of(settings: Settings) -> Path | None:
     return None if settings.database is not None else settings.data_dir / MARKER
 
 
-async def any_members(folder: Path) -> bool:
+def any_members(folder: Path) -> bool:
     """Whether the data folder has members, or has had some and is damaged; makes nothing.
 
     Raises `StorageError` for a file of 0.1.0 that cannot be read.
     """
-    return await asyncio.to_thread(_any_members, folder)
-
-
-def _any_members(folder: Path) -> bool:
     try:
         if _found(folder / FILE, "SELECT 1 FROM members WHERE NOT removed LIMIT 1"):
             return True

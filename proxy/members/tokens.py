@@ -21,8 +21,9 @@ import secrets
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from proxy.storage.members import MemberRepository, StoredSession
+from proxy.storage.members import MemberRepository, StoredSession, StoredToken
 
 PREFIX = "ccp_"
 
@@ -43,15 +44,8 @@ _NOBODYS_DIGEST = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """What is kept of a token. `member` is a name; times are in ms since 1970."""
-
-    id: str
-    member: str
-    digest: str
-    note: str = ""
-    created: int = 0
-    expires: int | None = None
+class Token(StoredToken):
+    """What is kept of a token."""
 
     @property
     def shown(self) -> str:
@@ -63,8 +57,7 @@ class Token:
         return self.expires is not None and self.expires <= now
 
 
-@dataclass(frozen=True, slots=True)
-class Use:
+class Use(NamedTuple):
     """When (ms) and from which address a token was used last."""
 
     at: int

@@ -31,9 +31,13 @@ from proxy.jobs.submission import Accepted, Clients, JobRequest
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory
+from proxy.members.member import Limits, Member
+from proxy.metrics import Metrics
 from proxy.readiness import Report
+from proxy.storage.database import Database
 from proxy.storage.encryption import Cipher
 from proxy.storage.files import FileRecord
+from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
@@ -305,10 +309,22 @@ def room_of_nodes() -> RoomOfNodes:
 
 
 @pytest.fixture
-async def userdata(tmp_path: Path) -> AsyncIterator[StoredUserData]:
-    database = await open_database(tmp_path / "userdata")
-    yield StoredUserData(database)
+async def kept(tmp_path: Path) -> AsyncIterator[Database]:
+    database = await open_database(tmp_path / "kept")
+    yield database
     await database.close()
+
+
+@pytest.fixture
+def userdata(kept: Database) -> StoredUserData:
+    return StoredUserData(kept)
+
+
+@pytest.fixture
+def accounting(kept: Database) -> Accounting:
+    """For members without limits."""
+    free = Limits(stored_bytes=None)
+    return Accounting(Metrics(), UsageRepository(kept), lambda name: Member(name, limits=free))
 
 
 class AlwaysReady:
@@ -329,7 +345,6 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
     """Services over the rooms of a test."""
     rooms: dict[str, Any] = {
         "members": Directory(),
-        "accounting": Accounting(),
         "history": None,
         "activity": None,
         "observations": NeverSurprised(),
@@ -373,11 +388,14 @@ def serve(
     room_of_files: RoomOfFiles,
     room_of_nodes: RoomOfNodes,
     userdata: StoredUserData,
+    accounting: Accounting,
 ) -> Serve:
     """Start the local API with settings of the test's own."""
 
     async def start(**settings: Any) -> TestClient[Any, Any]:
-        services = services_over(room_of_jobs, room_of_files, room_of_nodes, userdata, **settings)
+        services = services_over(
+            room_of_jobs, room_of_files, room_of_nodes, userdata, accounting=accounting, **settings
+        )
         client: TestClient[Any, Any] = await aiohttp_client(ServerUnderTest(services))
         return client
 
@@ -391,7 +409,9 @@ async def client(serve: Serve) -> TestClient[Any, Any]:
 
 
 @pytest.fixture
-def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, userdata: Any) -> Any:
+def running(
+    room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, userdata: Any, accounting: Any
+) -> Any:
     @asynccontextmanager
     async def run(
         stop_timeout: float = 1.0, members: Directory | None = None, **limits: Any
@@ -405,7 +425,12 @@ def running(room_of_jobs: Any, room_of_files: Any, room_of_nodes: Any, userdata:
 
         room_of_jobs.submit = submit
         services = services_over(
-            room_of_jobs, room_of_files, room_of_nodes, userdata, members=members or Directory()
+            room_of_jobs,
+            room_of_files,
+            room_of_nodes,
+            userdata,
+            accounting=accounting,
+            members=members or Directory(),
         )
         server = Server(services, ConnectionLimits(**limits), stop_timeout=stop_timeout)
         url = URL(await server.start("127.0.0.1", 0))

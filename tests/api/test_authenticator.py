@@ -199,7 +199,7 @@ async def test_a_disabled_member_and_a_revoked_token_are_shown_out(
         lambda: team.members.change("bob", disabled=True),
         lambda: team.members.revoke(team.ann),
     ):
-        token = team.bob if team.members.authenticate(team.bob) else team.ann
+        token = team.bob if team.members.access(team.bob) else team.ann
         socket = await session.ws_connect(team.url / "t" / token / "ws")
         await socket.receive(timeout=PATIENCE)
         begun = loop.time()

@@ -41,7 +41,9 @@ async def test_the_life_of_a_member_and_a_token(team: Team, ask: Any) -> None:
     assert eve["limits"]["max_queued"] == 3
     status, made = await ask("POST", "tokens", {"member": "eve", "note": "bot", "expires": "1d"})
     assert status == 201
-    assert team.members.authenticate(made["token"]) == team.members.get("Eve")
+    found = team.members.access(made["token"])
+    assert found is not None
+    assert found.member == team.members.get("Eve")
     status, listed = await ask("GET", "tokens")
     assert made["token"] not in str(listed)
     assert {one["member"] for one in listed["tokens"]} == {"ann", "bob", "Eve"}
@@ -49,7 +51,7 @@ async def test_the_life_of_a_member_and_a_token(team: Team, ask: Any) -> None:
     assert (status, eve["limits"]["max_queued"]) == (200, None)
     assert eve["limits"]["denied_classes"] == ["A"]
     assert (await ask("DELETE", f"tokens/{made['id']}"))[0] == 204
-    assert team.members.authenticate(made["token"]) is None
+    assert team.members.access(made["token"]) is None
     assert (await ask("DELETE", "members/Eve"))[0] == 204
     assert [one["name"] for one in (await ask("GET", "members"))[1]["members"]] == ["ann", "bob"]
 
@@ -63,7 +65,9 @@ async def test_no_admin_shuts_oneself_out(
 ) -> None:
     status, said = await ask(method, "members/Ann", body)
     assert (status, said["error"]["type"]) == (409, "own_access")
-    assert team.members.authenticate(team.ann) == team.members.get("ann")
+    found = team.members.access(team.ann)
+    assert found is not None
+    assert found.member == team.members.get("ann")
     assert (await ask("PATCH", "members/ann", {"weight": 2}))[0] == 200
 
 
@@ -81,7 +85,7 @@ async def test_a_user_may_not(team: Team, ask: Any, method: str, path: str, body
     path = path.format(ann=id_prefix(team.ann))
     status, answer = await ask(method, path, body, token=team.bob)
     assert (status, answer["error"]["type"]) == (403, "admins_only")
-    assert team.members.authenticate(team.ann) is not None
+    assert team.members.access(team.ann) is not None
     assert [one.name for one in team.members.members()] == ["ann", "bob"]
 
 

@@ -303,14 +303,16 @@ async def test_a_member_makes_and_revokes_own_tokens_that_live_no_longer(
             assert answer.status == 201
             made = await answer.json()
         assert made["expires"] <= token.expires
-        assert team.members.authenticate(made["token"]) == team.members.get("bob")
+        found = team.members.access(made["token"])
+        assert found is not None
+        assert found.member == team.members.get("bob")
     async with session.delete(url / made["id"], headers=headers) as answer:
         assert answer.status == 204
     ann = team.members.tokens("ann")[0].id
     for prefix in (ann, "zzzzzzzz", ""):
         async with session.delete(url / f"ccp_{prefix}", headers=headers) as answer:
             assert (answer.status, (await answer.json())["error"]["type"]) == (403, "admins_only")
-    assert team.members.authenticate(team.ann) is not None
+    assert team.members.access(team.ann) is not None
     monkeypatch.setattr(members, "MOST_OWN", len(team.members.tokens("bob")))
     async with session.post(url, json={"member": "bob"}, headers=headers) as answer:
         assert (answer.status, (await answer.json())["error"]["type"]) == (409, "too_many_tokens")

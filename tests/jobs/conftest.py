@@ -18,11 +18,12 @@ from proxy.bus import EventBus
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import Clients
-from proxy.members.accounting import Accounting
+from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Member
 from proxy.simulator import Simulator
 from proxy.storage.jobs import JobRepository
 from proxy.storage.leases import ENGINE, LeaseRepository
+from proxy.storage.usage import UsageRepository
 from proxy.supervisor import Supervisor
 
 ONE = {"slots": 1, "slots_ahead": 0}
@@ -59,7 +60,7 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
         repository,
         clients=Clients(),
         member=Member,
-        limiter=Accounting().limiter,
+        limiter=Limiter(Member, Usage(UsageRepository(database))),
         supervisor=supervisor,
     )
     yield Room(service, bus, recorder, repository)

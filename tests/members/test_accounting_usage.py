@@ -10,6 +10,7 @@ from databases import other_connection
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.members import accounting
 from proxy.members.accounting import Usage, end_of_day
 from proxy.storage.database import Database, StorageError
 from proxy.storage.jobs import day_of
@@ -104,10 +105,11 @@ class Slow(UsageRepository):
 
 @pytest.mark.parametrize("who", ["the process", "the client that asks for the usage"])
 async def test_nothing_is_counted_twice_when_somebody_leaves_during_a_write(
-    database: Database, clock: Clock, who: str
+    database: Database, clock: Clock, who: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = Slow(database)
-    usage = Usage(slow, now=clock, interval=0.001)
+    monkeypatch.setattr(accounting, "INTERVAL", 0.001)
+    usage = Usage(slow, now=clock)
     usage.uploaded("alice", 1)
     work = usage.run() if who == "the process" else usage.flush()
     leaving = asyncio.create_task(work)

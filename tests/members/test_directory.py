@@ -63,7 +63,9 @@ async def test_a_member_is_found_by_name_and_token(directory: Directory) -> None
     ann = await directory.add(Member("Ann", weight=2.0, limits=Limits(max_queued=3)))
     text, _ = await directory.new_token("ann", note="laptop")
     assert directory.has_members
-    assert directory.authenticate(text) == ann == directory.get("Ann") == directory.find("ANN")
+    found = directory.access(text)
+    assert found is not None
+    assert found.member == ann == directory.get("Ann") == directory.find("ANN")
     assert directory.get(LOCAL) == Member(LOCAL, disabled=True)
 
 
@@ -94,13 +96,13 @@ async def test_the_name_of_a_removed_member_comes_back_only_with_its_data(
     await directory.add(Member("Ann"))
     text, _ = await directory.new_token("Ann")
     await directory.remove("ann")
-    assert directory.authenticate(text) is None
+    assert directory.access(text) is None
     assert directory.get("Ann").disabled
     with pytest.raises(NameTakenError, match="restore"):
         await directory.add(Member("ann"))
     again = await directory.add(Member("ann"), restore=True)
     assert again.name == "Ann"
-    assert directory.authenticate(text) is None
+    assert directory.access(text) is None
 
 
 async def test_the_door_stays_shut_when_the_last_member_goes(directory: Directory) -> None:
@@ -114,11 +116,11 @@ async def test_a_disabled_member_is_not_let_in_until_enabled(directory: Director
     await directory.add(Member("ann"))
     text, _ = await directory.new_token("ann")
     await directory.change("ann", disabled=True)
-    assert directory.authenticate(text) is None
+    assert directory.access(text) is None
     await directory.change("ann", disabled=False, limits={"max_running": 2})
-    member = directory.authenticate(text)
-    assert member is not None
-    assert member.limits == Limits(max_running=2)
+    found = directory.access(text)
+    assert found is not None
+    assert found.member.limits == Limits(max_running=2)
 
 
 async def test_an_expired_or_revoked_token_lets_nobody_in(
@@ -127,12 +129,12 @@ async def test_an_expired_or_revoked_token_lets_nobody_in(
     await directory.add(Member("ann"))
     lasting, token = await directory.new_token("ann")
     short, _ = await directory.new_token("ann", lifetime=60)
-    assert directory.authenticate(short) is not None
+    assert directory.access(short) is not None
     clock.time += 60
-    assert directory.authenticate(short) is None
-    assert directory.authenticate(lasting) is not None
+    assert directory.access(short) is None
+    assert directory.access(lasting) is not None
     await directory.revoke(token.shown)
-    assert directory.authenticate(lasting) is None
+    assert directory.access(lasting) is None
 
 
 @pytest.mark.parametrize(
@@ -141,7 +143,7 @@ async def test_an_expired_or_revoked_token_lets_nobody_in(
 )
 async def test_what_is_no_token_lets_nobody_in(directory: Directory, wrong: str) -> None:
     await directory.add(Member("ann"))
-    assert directory.authenticate(wrong) is None
+    assert directory.access(wrong) is None
 
 
 async def test_every_letter_of_a_token_counts(directory: Directory) -> None:
@@ -149,10 +151,10 @@ async def test_every_letter_of_a_token_counts(directory: Directory) -> None:
     text, _ = await directory.new_token("ann")
     for position in range(len(tokens.PREFIX), len(text)):
         other = "a" if text[position] != "a" else "b"
-        assert directory.authenticate(text[:position] + other + text[position + 1 :]) is None
-    assert directory.authenticate(text + "a") is None
-    assert directory.authenticate(text[:-1]) is None
-    assert directory.authenticate(text.upper()) is None
+        assert directory.access(text[:position] + other + text[position + 1 :]) is None
+    assert directory.access(text + "a") is None
+    assert directory.access(text[:-1]) is None
+    assert directory.access(text.upper()) is None
 
 
 async def test_a_token_is_found_by_the_beginning_of_its_id(directory: Directory) -> None:
@@ -196,7 +198,9 @@ async def test_all_is_there_after_a_restart(tmp_path: Path) -> None:
     try:
         assert second.has_members
         assert second.members() == [ann]
-        assert second.authenticate(text) == ann
+        found = second.access(text)
+        assert found is not None
+        assert found.member == ann
         assert second.tokens("Ann") == [token]
         use = second.last_use(token)
         assert use is not None
@@ -230,14 +234,14 @@ async def test_a_running_server_sees_the_changes_of_another_process(
         await other.add(Member("ann"))
         text, token = await other.new_token("ann")
         async with asyncio.timeout(PATIENCE):
-            while opened.authenticate(text) is None:
+            while opened.access(text) is None:
                 await changed.wait()
                 changed.clear()
         await opened.change("ann", weight=3.0)
         await other.revoke(token.id)  # on what `opened` has just written
         assert other.get("ann").weight == 3.0
         async with asyncio.timeout(PATIENCE):
-            while opened.authenticate(text) is not None:
+            while opened.access(text) is not None:
                 await changed.wait()
                 changed.clear()
     finally:
@@ -262,7 +266,7 @@ async def test_a_subscriber_that_fails_ends_neither_the_watch_nor_others_hearing
             if revoked:
                 await other.revoke(token.id)
             async with asyncio.timeout(PATIENCE):
-                while (opened.authenticate(text) is None) is not revoked:
+                while (opened.access(text) is None) is not revoked:
                     await changed.wait()
                     changed.clear()
     finally:
@@ -302,7 +306,7 @@ async def test_the_end_of_a_token_is_told(tmp_path: Path) -> None:
         directory.start()
         async with asyncio.timeout(PATIENCE):
             await ended.wait()
-        assert directory.authenticate(text) is None
+        assert directory.access(text) is None
     finally:
         await directory.close()
 
@@ -411,9 +415,9 @@ async def test_a_damaged_file_never_passes_for_no_members(tmp_path: Path) -> Non
     (tmp_path / FILE).write_bytes(b"not a database at all" * 100)
     with pytest.raises(StorageError):
         await FolderDirectory.open(tmp_path)
-    assert not await any_members(tmp_path)
+    assert not any_members(tmp_path)
     (tmp_path / MARKER).touch()
-    assert await any_members(tmp_path)
+    assert any_members(tmp_path)
 
 
 async def test_a_record_that_is_none_never_passes_for_no_member(tmp_path: Path) -> None:
@@ -430,10 +434,10 @@ async def test_a_record_that_is_none_never_passes_for_no_member(tmp_path: Path) 
 async def test_whether_there_are_members_can_be_asked_without_making_anything(
     tmp_path: Path,
 ) -> None:
-    assert not await any_members(tmp_path / "none")
+    assert not any_members(tmp_path / "none")
     assert not (tmp_path / "none").exists()
     directory = await FolderDirectory.open(tmp_path)
-    assert not await any_members(tmp_path)
+    assert not any_members(tmp_path)
     await directory.add(Member("ann"))
-    assert await any_members(tmp_path)
+    assert any_members(tmp_path)
     await directory.close()
