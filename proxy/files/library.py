@@ -104,10 +104,6 @@ class Content:
         return self._told_size
 
     @property
-    def _generation(self) -> int:
-        return 0 if self._fetch is None else self._fetch.generation
-
-    @property
     def path(self) -> Path | None:
         """The complete file on disk, which stays there until this is closed; `None` before."""
         lease = self._lease if self._fetch is None else self._fetch.lease
@@ -168,11 +164,13 @@ class Content:
             return
         pieces = list(self.edits.pieces(start, stop))
         last = pieces[-1].stop if pieces and isinstance(pieces[-1], Slice) else None
-        generation = self._generation if self._looked_at is None else self._looked_at
+        fetch, generation = self._fetch, self._looked_at
+        if generation is None and fetch is not None:
+            generation = fetch.generation
         for piece in pieces:
             if piece is pieces[-1] and not isinstance(piece, Slice):
                 await self.whole()
-            if self._generation != generation:
+            if fetch is not None and fetch.generation != generation:
                 raise ContentBrokenError("the texts that were looked at turned out to be wrong")
             if isinstance(piece, Slice):
                 async for part in self._parts(piece.start, piece.stop, last=last):
@@ -185,13 +183,14 @@ class Content:
     ) -> AsyncIterator[tuple[int, int]]:
         """Parts of the file that may be read; what a reader wants in all ends at `last` (the end
         if `None`)."""
-        position, generation = start, self._generation
+        position, fetch = start, self._fetch
+        generation = 0 if fetch is None else fetch.generation
         while True:
-            if self._generation != generation:
+            if fetch is not None and fetch.generation != generation:
                 if position > start:
                     raise ContentBrokenError("the bytes that were read turned out to be wrong")
-                generation = self._generation
-            if self._fetch is not None and self._fetch.size not in (None, self._size):
+                generation = fetch.generation
+            if fetch is not None and fetch.size not in (None, self._size):
                 raise ContentBrokenError("the content is not as long as the storage had said")
             end, limit = self._extent(start, stop, last)
             if position < limit:
@@ -199,10 +198,9 @@ class Content:
                 yield part
             elif end is not None and position >= end:
                 return
+            elif fetch is None or fetch.ended:
+                raise self._broken()
             else:
-                fetch = self._fetch
-                if fetch is None or fetch.ended:
-                    raise self._broken()
                 await fetch.changed()
 
     def close(self) -> None:
