@@ -25,28 +25,13 @@ from proxy.files.exports import Exports
 from proxy.files.library import hash_in
 from proxy.files.namespace import Given
 from proxy.files.service import Files
-from proxy.storage.assets import (
-    AssetRepository,
-    AssetUnit,
-    TagChange,
-    TooManyAssetsError,
-    UnknownPreviewError,
-)
+from proxy.storage.assets import AssetRepository, AssetUnit, TooManyAssetsError, UnknownPreviewError
 from proxy.storage.database import StorageError
 from proxy.storage.files import FileRecord
 from proxy.storage.temporary import ExportRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import assets as forms
-from proxy.translate.assets import (
-    Asset,
-    AssetError,
-    AssetFilter,
-    AssetQuery,
-    CloudAsset,
-    destination,
-    read_hash,
-    write_cursor,
-)
+from proxy.translate.assets import Asset, AssetError, AssetFilter, AssetQuery, CloudAsset
 from proxy.translate.errors import LocalError
 from proxy.translate.events import Event
 from proxy.translate.names import Place
@@ -112,7 +97,7 @@ class Assets:
             "has_more": page.has_more,
         }
         if page.next is not None:
-            body["next_cursor"] = write_cursor(page.next, query.sort, query.order)
+            body["next_cursor"] = forms.write_cursor(page.next, query.sort, query.order)
         return body
 
     async def tags(self, member: str, query: TagQuery) -> dict[str, Any]:
@@ -145,9 +130,10 @@ class Assets:
         """Change columns of a record. Raises `AssetError` (404), `StorageError`."""
         if values.get("preview") == id_:
             raise AssetError("INVALID_BODY", "A record cannot be its own preview.")
-        now = _now()
         try:
-            changed = await self._write(id_, lambda unit: unit.change(member, id_, now, **values))
+            changed = await self._write(
+                id_, lambda unit: unit.change(member, id_, _now(), **values)
+            )
         except UnknownPreviewError:
             raise _unknown(values["preview"]) from None
         return forms.shown(*changed)
@@ -159,16 +145,12 @@ class Assets:
 
     async def add_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
         """Give a record tags. Raises `AssetError`, `StorageError`."""
-        now = _now()
-        done: TagChange = await self._write(id_, lambda unit: unit.add_tags(member, id_, tags, now))
+        done = await self._write(id_, lambda unit: unit.add_tags(member, id_, tags, _now()))
         return {"added": done.changed, "already_present": done.unchanged, "total_tags": done.total}
 
     async def remove_tags(self, member: str, id_: str, tags: Sequence[str]) -> dict[str, Any]:
         """Take tags from a record. Raises `AssetError`, `StorageError`."""
-        now = _now()
-        done: TagChange = await self._write(
-            id_, lambda unit: unit.remove_tags(member, id_, tags, now)
-        )
+        done = await self._write(id_, lambda unit: unit.remove_tags(member, id_, tags, _now()))
         return {
             "removed": done.changed,
             "not_present": done.unchanged,
@@ -203,8 +185,7 @@ class Assets:
 
     async def accessed(self, member: str, id_: str) -> None:
         """The content of a record was read. Raises `StorageError`."""
-        now = _now()
-        await self._repository.write(lambda unit: unit.accessed(member, id_, now))
+        await self._repository.write(lambda unit: unit.accessed(member, id_, _now()))
 
     async def has(self, member: str, hash_: str) -> bool:
         """Whether the member has a content, not one of `temp` alone. Raises `StorageError`."""
@@ -218,7 +199,7 @@ class Assets:
 
     async def from_hash(self, member: str, new: NewAsset) -> dict[str, Any]:
         """Another record of a content that the member has. Raises `AssetError`, `StorageError`."""
-        hash_ = read_hash(new.hash or "")
+        hash_ = forms.read_hash(new.hash or "")
         known = await self._repository.read(lambda unit: unit.by_hash(member, hash_))
         if known is None:
             raise AssetError(
@@ -230,7 +211,7 @@ class Assets:
         self, member: str, body: AsyncIterator[bytes], filename: str, new: NewAsset
     ) -> dict[str, Any]:
         """Take in a content with its record. Raises `AssetError`, `LocalError`, `StorageError`."""
-        claimed = None if new.hash is None else read_hash(new.hash)
+        claimed = None if new.hash is None else forms.read_hash(new.hash)
         if new.preview_id is not None:
             preview = new.preview_id
             if await self._repository.read(lambda unit: unit.get(member, preview)) is None:
@@ -242,17 +223,14 @@ class Assets:
                 raise AssetError("EMPTY_UPLOAD", "The file is empty.")
             known = await self._repository.read(lambda unit: unit.by_hash(member, taken.hash))
             names = self._files.namespace
-            if known is not None and await names.get(member, known.place) is not None:
-                known = replace(known, metadata=taken.metadata or known.metadata)
-                return await self._add(known, new, forms.label(new, filename), "uploaded")
-            root = destination(new.tags)
-            filename_there = forms.stored_name(taken.hash, filename)
-            named = await self._files.keep(member, taken, root, filename_there)
-        place = Place(named.type, named.name)
-        content = (taken.hash, taken.size)
-        now = _now()
-        stored = forms.of_file(member, "", place, now, content=content, metadata=taken.metadata)
-        return await self._add(stored, new, forms.label(new, filename), "uploaded")
+            if known is None or await names.get(member, known.place) is None:
+                stored_name = forms.stored_name(taken.hash, filename)
+                root = forms.destination(new.tags)
+                named = await self._files.keep(member, taken, root, stored_name)
+                place, content = Place(named.type, named.name), (taken.hash, taken.size)
+                known = forms.of_file(member, "", place, _now(), content=content)
+        known = replace(known, metadata=taken.metadata or known.metadata)
+        return await self._add(known, new, forms.label(new, filename), "uploaded")
 
     async def _add(self, content: Asset, new: NewAsset, name: str, *more: str) -> dict[str, Any]:
         """A record of the content of another one."""
