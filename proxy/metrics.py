@@ -1,7 +1,5 @@
 """What the proxy counts, for Prometheus, and what it learns of each account's cloud.
 
-Counted where it happens, read when it is asked.
-
 One event loop counts and reads. What happens often keeps its series at hand, and requests, which
 are counted more often than everything else together, are counted without the locks of the library.
 
@@ -18,7 +16,7 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -119,13 +117,12 @@ cache_bytes | gauge | | Bytes in the disk cache.
 """
 
 
-def _rows() -> Iterator[Metric]:
-    for line in _TABLE.strip().splitlines():
-        name, kind, labels, text = (cell.strip() for cell in line.split("|"))
-        yield Metric(name, cast(Kind, kind), tuple(labels.split()), " ".join(text.split()))
+def _row(line: str) -> Metric:
+    name, kind, labels, text = (" ".join(cell.split()) for cell in line.split("|"))
+    return Metric(name, cast(Kind, kind), tuple(labels.split()), text)
 
 
-METRICS = tuple(_rows())
+METRICS = tuple(map(_row, _TABLE.strip().splitlines()))
 
 _BY_NAME = {metric.name: metric for metric in METRICS}
 
@@ -146,15 +143,12 @@ def find(name: str) -> Metric:
 
 
 class CountedJob(Protocol):
-    """What is counted by, of a job."""
+    """What is counted by, of a job: whose it is and where it runs."""
 
     @property
-    def member(self) -> str:
-        """Whose it is."""
-
+    def member(self) -> str: ...
     @property
-    def account(self) -> str:
-        """Where it runs."""
+    def account(self) -> str: ...
 
 
 class Metrics:
@@ -180,11 +174,11 @@ class Metrics:
         self._ended = self._new(Counter, "jobs_ended")
         self._wait = self._new(Histogram, "job_wait_seconds", buckets=SLOW)
         self._running = self._new(Histogram, "job_running_seconds", buckets=SLOW)
-        self._calls = self._new(Counter, "cloud_calls")
+        self.cloud_calls = self._new(Counter, "cloud_calls")
+        self.cloud_call_seconds = self._new(Histogram, "cloud_call_seconds", buckets=QUICK)
+        self.cloud_uploaded = self._new(Counter, "cloud_bytes_uploaded")
+        self.cloud_downloaded = self._new(Counter, "cloud_bytes_downloaded")
         self._surprises = self._new(Counter, "cloud_surprises")
-        self._call_seconds = self._new(Histogram, "cloud_call_seconds", buckets=QUICK)
-        self._sent = self._new(Counter, "cloud_bytes_uploaded")
-        self._fetched = self._new(Counter, "cloud_bytes_downloaded")
 
     def _new(self, kind: type[Kept], name: str, **options: Any) -> Kept:
         row = find(name)
@@ -193,7 +187,7 @@ class Metrics:
 
     def calls(self, account: str) -> CloudCalls:
         """Who counts the calls of an account."""
-        return CloudCalls(account, self._calls, self._call_seconds, self._sent, self._fetched)
+        return CloudCalls(account, self)
 
     def surprised(self, account: str, kind: str) -> None:
         """The account's cloud did something that nobody has listed."""
@@ -228,7 +222,10 @@ class Metrics:
         """
         families = list(self.registry.collect())
         if member is not None:
-            families = _of(member, families)
+            for family in families:
+                own = [one for one in family.samples if one.labels.get("member") == member]
+                family.samples = own
+            families = [family for family in families if family.samples]
         encode, media_type = choose_encoder(accept)
         return await asyncio.to_thread(encode, _Collected(families)), media_type
 
@@ -236,16 +233,13 @@ class Metrics:
 class CloudCalls:
     """Counts the calls of one account, and the bytes of its files."""
 
-    def __init__(
-        self, account: str, calls: Counter, seconds: Histogram, sent: Counter, fetched: Counter
-    ) -> None:
+    def __init__(self, account: str, metrics: Metrics) -> None:
         self._account = account
-        self._calls = calls
-        self._seconds = seconds
+        self._metrics = metrics
         #: Those of a method, a route and a status; to look for them costs more than to count.
         self._series: dict[tuple[str, str, int | None], tuple[Counter, Histogram]] = {}
-        self.uploaded = sent.labels(account).inc
-        self.downloaded = fetched.labels(account).inc
+        self.uploaded = metrics.cloud_uploaded.labels(account).inc
+        self.downloaded = metrics.cloud_downloaded.labels(account).inc
 
     def note(self, method: str, route: str, status: int | None, seconds: float) -> None:
         """Count a call by its route; `status` is `None` if it was not answered.
@@ -256,8 +250,8 @@ class CloudCalls:
         if key not in self._series:
             told = "none" if status is None else str(status)
             self._series[key] = (
-                self._calls.labels(self._account, method, route, told),
-                self._seconds.labels(self._account, method, route),
+                self._metrics.cloud_calls.labels(self._account, method, route, told),
+                self._metrics.cloud_call_seconds.labels(self._account, method, route),
             )
         calls, times = self._series[key]
         calls.inc()
@@ -311,16 +305,6 @@ class _Collected(Collector):
         return self._families
 
 
-def _of(member: str, families: Iterable[Family]) -> list[Family]:
-    found = []
-    for family in families:
-        samples = [one for one in family.samples if one.labels.get("member") == member]
-        if samples:
-            family.samples = samples
-            found.append(family)
-    return found
-
-
 # --- what is observed of the clouds --------------------------------------------------------
 
 #: Different surprises that a process keeps of one account; more are counted as `other`.
@@ -338,17 +322,17 @@ def identity_of(account: str, base_url: URL) -> str:
     return str(base_url) if account == _DEFAULT else f"{base_url} {account}"
 
 
+@dataclass(slots=True, eq=False)
 class AccountObservations:
     """What is known of one account's cloud. `facts` are observations of the probe by point."""
 
-    def __init__(self, account: str = "", metrics: Metrics | None = None) -> None:
-        self.account = account
-        self.facts: dict[str, str] = {}
-        self.news = asyncio.Event()
-        self._metrics = metrics or Metrics()
-        self._surprises: dict[tuple[str, str], Observation] = {}
-        self._learnt: set[str] = set()
-        self._counts: defaultdict[tuple[str, str], int] = defaultdict(int)
+    account: str = ""
+    metrics: Metrics = field(default_factory=Metrics)
+    facts: dict[str, str] = field(default_factory=dict)
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    _surprises: dict[tuple[str, str], Observation] = field(default_factory=dict)
+    _learnt: set[str] = field(default_factory=set)
+    _counts: defaultdict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
 
     def number(self, name: str) -> int | None:
         """A fact that is a whole number."""
@@ -379,7 +363,7 @@ class AccountObservations:
         self._surprises[key] = replace(known, last_at=now)
         self._counts[key] += 1
         self.news.set()
-        self._metrics.surprised(self.account, key[0])
+        self.metrics.surprised(self.account, key[0])
 
     def take(self) -> list[Observation]:
         """What is new since the last call; counts are those since then."""
@@ -491,16 +475,8 @@ def shown(rows: Iterable[Observation]) -> dict[str, Any]:
         if row.kind == FACT:
             facts[row.name] = value
         else:
-            surprises.append(
-                {
-                    "kind": row.kind,
-                    "name": row.name,
-                    "count": row.count,
-                    "first": row.first_at,
-                    "last": row.last_at,
-                    "example": value,
-                }
-            )
+            seen = {"count": row.count, "first": row.first_at, "last": row.last_at}
+            surprises.append({"kind": row.kind, "name": row.name, **seen, "example": value})
     return {"facts": facts, "surprises": surprises}
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -42,6 +42,7 @@ class Report:
     engine: Literal["active", "standby"] = "active"
 
 
+@dataclass(slots=True, eq=False)
 class Readiness:
     """Answers from what this process knows, at most `max_age` seconds old while the cloud answers.
 
@@ -50,27 +51,19 @@ class Readiness:
     for it, while it may take `patience` seconds behind the scenes.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        election: Election,
-        *,
-        max_age: float = 3.0,
-        patience: float = 5.0,
-        wait: float = 0.0,
-    ) -> None:
-        self._database = database
-        self._election = election
-        self._max_age = max_age
-        self._patience = patience
-        self._wait = wait
-        self._keys: dict[str, str | None] = {}
-        self._written: str | None = "The database was not checked yet; try again later."
-        self._looked_at: float | None = None
-        self._asked_at: float | None = None
-        self._looking: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._told = asyncio.Event()
+    database: Database
+    election: Election
+    _: KW_ONLY
+    max_age: float = 3.0
+    patience: float = 5.0
+    wait: float = 0.0
+    _keys: dict[str, str | None] = field(default_factory=dict)
+    _written: str | None = "The database was not checked yet; try again later."
+    _looked_at: float | None = None
+    _asked_at: float | None = None
+    _looking: asyncio.Task[None] | None = None
+    _stopping: bool = False
+    _told: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def report(self, *, patient: bool = False) -> Report:
         """`reason` is why no job can be taken, `checks` what is wrong with what.
@@ -82,12 +75,12 @@ class Readiness:
         sentence.
         """
         self._asked_at = time.monotonic()
-        if self._looked_at is None or self._asked_at - self._looked_at > self._max_age:
+        if self._looked_at is None or self._asked_at - self._looked_at > self.max_age:
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
-            if patient or self._wait:
-                await asyncio.wait([self._looking], timeout=None if patient else self._wait)
-        problems = {account.name: self._problems(account) for account in self._election.workers()}
+            if patient or self.wait:
+                await asyncio.wait([self._looking], timeout=None if patient else self.wait)
+        problems = {account.name: self._problems(account) for account in self.election.workers()}
         unusable = [next(filter(None, found.values()), None) for found in problems.values()]
         store = self._store()
         reason = store or (unusable[0] if unusable and all(unusable) else None)
@@ -100,7 +93,7 @@ class Readiness:
         if self._stopping:
             reason = _STOPPING
             self._told.set()
-        return Report(reason, checks, "active" if self._election.is_active() else "standby")
+        return Report(reason, checks, "active" if self.election.is_active() else "standby")
 
     async def leave(self) -> None:
         """Say from now on that nothing is taken, and wait until who watches has heard it."""
@@ -123,11 +116,11 @@ class Readiness:
             self._keys[account.name] = await self._key_problem(account.cloud)
 
         self._written = await self._store_problem()
-        await asyncio.gather(*map(look_at, self._election.workers()))
+        await asyncio.gather(*map(look_at, self.election.workers()))
         self._looked_at = time.monotonic()
 
     def _store(self) -> str | None:
-        problem = self._database.problem
+        problem = self.database.problem
         return self._written if problem is None else _unusable(problem)
 
     def _problems(self, account: AccountWorker) -> dict[str, str | None]:
@@ -139,9 +132,9 @@ class Readiness:
     async def _store_problem(self) -> str | None:
         """Why nothing can be written. Another value each time: the same one writes no page."""
         try:
-            await self._database.write(partial(put_meta, name=_PROBE, value=time.time()))
+            await self.database.write(partial(put_meta, name=_PROBE, value=time.time()))
         except StorageError as error:
-            if isinstance(self._database, SqliteDatabase):
+            if isinstance(self.database, SqliteDatabase):
                 return (
                     f"The data folder is not writable ({error}): free disk space or repair the "
                     "disk."
@@ -151,7 +144,7 @@ class Readiness:
 
     async def _key_problem(self, cloud: CloudClient) -> str | None:
         try:
-            async with asyncio.timeout(self._patience):
+            async with asyncio.timeout(self.patience):
                 await cloud.user()
         except CloudUnauthorized:
             return (
@@ -173,7 +166,7 @@ class Readiness:
 
     @property
     def _key_setting(self) -> str:
-        if len(self._election.workers()) > 1:
+        if len(self.election.workers()) > 1:
             return "the account's key_file, or into the settings file and send SIGHUP"
         return "COMFY_CLOUD_API_KEY_FILE, or set COMFY_CLOUD_API_KEY and restart"
 

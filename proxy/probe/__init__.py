@@ -18,7 +18,7 @@ from yarl import URL
 
 from proxy.probe import jobs, running
 from proxy.probe.points import POINTS, Findings, Level
-from proxy.probe.wire import Frame, ProbeRun, ProbeSocket, Wire
+from proxy.probe.wire import CALL_TIMEOUT, Frame, ProbeRun, ProbeSocket, Reply, Wire
 from proxy.translate.helper_packs import HELPERS
 from proxy.translate.helper_tooling import KRITA_REQUIRES
 
@@ -51,7 +51,9 @@ async def probe(base_url: URL, key: str, level: Level, *, idle: float) -> Findin
     traffic for `idle` seconds. Never raises for what the cloud does: a step that fails leaves its
     points unseen."""
     findings = Findings(level)
-    async with Wire(base_url, key) as wire:
+    timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
+    async with aiohttp.ClientSession(timeout=timeout) as session:
+        wire = Wire(session, base_url, key)
         try:
             async with asyncio.timeout(DEADLINE):
                 await _observe(wire, findings, level, idle)
@@ -168,9 +170,7 @@ async def _models(wire: Wire, findings: Findings) -> None:
             findings.see("model_files", _keys(models, "name", "pathIndex"))
             path = f"{folder['name']}/{models[0].get('pathIndex', 0)}/{models[0]['name']}"
             preview = await wire.call("GET", f"api/experiment/models/preview/{path}")
-            kind = preview.headers.get("Content-Type", "")
-            seen = "picture" if kind.startswith("image/") else str(preview.status)
-            findings.see("model_preview", seen, kind if seen == "picture" else "")
+            _see_picture(findings, "model_preview", preview)
             return
     findings.miss(("model_files", "model_preview"), "No folder of models has a file.")
 
@@ -189,9 +189,13 @@ async def _templates(wire: Wire, findings: Findings) -> None:
         findings.miss(("template_picture",), "There is no list of templates.")
         return
     picture = await wire.call("GET", f"templates/{names[0]}-1.webp")
-    kind = picture.headers.get("Content-Type", "")
-    seen = "picture" if kind.startswith("image/") else str(picture.status)
-    findings.see("template_picture", seen, kind if seen == "picture" else "")
+    _see_picture(findings, "template_picture", picture)
+
+
+def _see_picture(findings: Findings, point: str, reply: Reply) -> None:
+    kind = reply.headers.get("Content-Type", "")
+    is_picture = kind.startswith("image/")
+    findings.see(point, "picture" if is_picture else str(reply.status), kind if is_picture else "")
 
 
 async def _routes(wire: Wire, findings: Findings) -> None:

@@ -224,26 +224,28 @@ def _name_form(name: str) -> str:
 
 def _picture(kind: str = "png") -> bytes:
     """Noise, so that no cache of the account knows it."""
-    with io.BytesIO() as file:
-        Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(file, kind.upper())
-        return file.getvalue()
+    return _saved(Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)), kind)
 
 
 def _blank(width: int, height: int) -> bytes:
     """A large picture of few bytes: one bit for each pixel."""
-    with io.BytesIO() as file:
-        Image.new("1", (width, height)).save(file, "PNG")
-        return file.getvalue()
+    return _saved(Image.new("1", (width, height)), "png")
+
+
+def _saved(picture: Image.Image, kind: str) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind)
+    return file.getvalue()
 
 
 def _sound() -> bytes:
-    with io.BytesIO() as file:
-        with wave.open(file, "wb") as sound:
-            sound.setnchannels(1)
-            sound.setsampwidth(2)
-            sound.setframerate(8000)
-            sound.writeframes(os.urandom(1600))
-        return file.getvalue()
+    file = io.BytesIO()
+    with wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(os.urandom(1600))
+    return file.getvalue()
 
 
 async def downloads(run: ProbeRun, item: dict[str, Any]) -> None:
@@ -402,19 +404,16 @@ def _pictures(heard: Sequence[Frame], job: str) -> list[tuple[str, bytes]]:
 
 
 def _texts(findings: Findings, job: str, heard: Sequence[Frame], silent: Sequence[Frame]) -> None:
-    forms = [_long_text(frames, job) for frames in (heard, silent)]
-    match forms:
-        case [None, _]:
-            findings.see("text_frames", "none")
-        case [True, False]:
-            findings.see("text_frames", "with job id if announced")
-        case [True, _]:
-            findings.see("text_frames", "with job id")
-        case _:
-            findings.see("text_frames", "without job id")
+    announced, unannounced = (_names_job(frames, job) for frames in (heard, silent))
+    if announced:
+        if_announced = " if announced" if unannounced is False else ""
+        findings.see("text_frames", f"with job id{if_announced}")
+    else:
+        findings.see("text_frames", "none" if announced is None else "without job id")
 
 
-def _long_text(heard: Sequence[Frame], job: str) -> bool | None:
+def _names_job(heard: Sequence[Frame], job: str) -> bool | None:
+    """Whether progress texts name their job; `None` without any."""
     texts = [data for data in _binary(heard) if struct.unpack(">I", data[:4])[0] == _TEXT]
     return any(job.encode() in data for data in texts) if texts else None
 

@@ -240,17 +240,12 @@ async def interrupts(run: ProbeRun) -> None:
     await run.wire.call("POST", "api/interrupt", json={"prompt_id": newer})
     waits = ((newer, _ENDS_WITHIN), (older, 1.5))
     ended = [await run.reaches(job, ("cancelled",), wait) is not None for job, wait in waits]
-    match ended:
-        case [True, False]:
-            run.findings.see("interrupt_scope", "the named job")
-        case [False, True]:
-            run.findings.see(
-                "interrupt_scope", "the oldest running job" if both else "the running job"
-            )
-        case [True, True]:
-            run.findings.see("interrupt_scope", "all running jobs")
-        case _:
-            run.findings.see("interrupt_scope", "nothing")
+    scopes = {
+        (True, False): "the named job",
+        (False, True): "the oldest running job" if both else "the running job",
+        (True, True): "all running jobs",
+    }
+    run.findings.see("interrupt_scope", scopes.get((ended[0], ended[1]), "nothing"))
     await run.stop([older, newer])
 
 

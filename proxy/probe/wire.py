@@ -121,12 +121,11 @@ class ProbeSocket:
     connection: aiohttp.ClientWebSocketResponse
     frames: list[Frame] = field(default_factory=list)
     _news: asyncio.Event = field(default_factory=asyncio.Event)
-    _reader: asyncio.Task[None] | None = None
+    _reader: asyncio.Task[None] = field(init=False)
     _binary: int = 0
     _is_closed: bool = False
 
-    def start(self) -> None:
-        """Begin to read."""
+    def __post_init__(self) -> None:
         self._reader = asyncio.create_task(self._read(), name="probe socket")
 
     async def announce(self) -> None:
@@ -161,61 +160,43 @@ class ProbeSocket:
 
     async def close(self) -> None:
         """Close the connection."""
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
         await self.connection.close()
 
     async def _read(self) -> None:
         try:
-            await self._read_all()
+            async for message in self.connection:
+                if len(self.frames) < _MOST_FRAMES:
+                    self._take(message, time.monotonic())
+                    self._news.set()
         finally:
             self._is_closed = True
             self._news.set()
 
-    async def _read_all(self) -> None:
-        async for message in self.connection:
-            now = time.monotonic()
-            if len(self.frames) >= _MOST_FRAMES:
-                continue
-            if message.type is aiohttp.WSMsgType.BINARY:
-                self._binary += len(message.data)
-                if self._binary <= _MOST_BINARY:
-                    self.frames.append(Frame(now, "binary", message.data))
-            elif message.type is aiohttp.WSMsgType.TEXT:
-                with suppress(ValueError):
-                    value = codec.loads(message.data)
-                    if isinstance(value, dict):
-                        frame = Frame(now, str(value.get("type")), value.get("data"))
-                        self.frames.append(frame)
-            self._news.set()
+    def _take(self, message: aiohttp.WSMessage, now: float) -> None:
+        if message.type is aiohttp.WSMsgType.BINARY:
+            self._binary += len(message.data)
+            if self._binary <= _MOST_BINARY:
+                self.frames.append(Frame(now, "binary", message.data))
+        elif message.type is aiohttp.WSMsgType.TEXT:
+            with suppress(ValueError):
+                value = codec.loads(message.data)
+                if isinstance(value, dict):
+                    self.frames.append(Frame(now, str(value.get("type")), value.get("data")))
 
 
+@dataclass(slots=True)
 class Wire:
-    """Calls of one account. Use it as a context. Raises `aiohttp.ClientError`, `TimeoutError`."""
+    """Calls of one account. Raises `aiohttp.ClientError`, `TimeoutError`."""
 
-    def __init__(self, base_url: URL, key: str) -> None:
-        self._base_url = base_url
-        self._key = key
-        self._session: aiohttp.ClientSession | None = None
-        #: Names of headers that tell of rate limits, as they were seen on any answer.
-        self.limits: set[str] = set()
-        #: The first read that was refused because there were too many.
-        self.throttled: Reply | None = None
-
-    async def __aenter__(self) -> Wire:
-        timeout = aiohttp.ClientTimeout(total=CALL_TIMEOUT)
-        self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=True)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self._open.close()
-
-    @property
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the wire is used outside of its context")
-        return self._session
+    session: aiohttp.ClientSession
+    base_url: URL
+    key: str = field(repr=False)
+    #: Names of headers that tell of rate limits, as they were seen on any answer.
+    limits: set[str] = field(default_factory=set)
+    #: The first read that was refused because there were too many.
+    throttled: Reply | None = None
 
     async def call(
         self,
@@ -234,12 +215,12 @@ class Wire:
         A read that is throttled is repeated a few times, after the pause that was asked for, unless
         that is a long one.
         """
-        headers = {"Authorization": f"Bearer {self._key}"} if bearer else {"X-API-Key": self._key}
+        headers = {"Authorization": f"Bearer {self.key}"} if bearer else {"X-API-Key": self.key}
         if idempotency_key is not None:
             headers["Idempotency-Key"] = idempotency_key
         if json is not None:
             data, headers["Content-Type"] = codec.dump_bytes(json), "application/json"
-        url = self._base_url.joinpath(*path.strip("/").split("/"))
+        url = self.base_url.joinpath(*path.strip("/").split("/"))
         for last in (False, False, True):
             reply = await self._send(
                 method, url.with_query(query or {}), data=data, headers=headers
@@ -263,20 +244,18 @@ class Wire:
 
         Raises `aiohttp.WSServerHandshakeError`.
         """
-        query = {"clientId": str(uuid4())} | ({} if header else {"token": self._key})
-        headers = {"X-API-Key": self._key} if header else {}
-        url = self._base_url.joinpath("ws").with_query(query)
+        query = {"clientId": str(uuid4())} | ({} if header else {"token": self.key})
+        headers = {"X-API-Key": self.key} if header else {}
+        url = self.base_url.joinpath("ws").with_query(query)
         async with asyncio.timeout(CALL_TIMEOUT):
-            connection = await self._open.ws_connect(
+            connection = await self.session.ws_connect(
                 url, headers=headers, heartbeat=heartbeat, max_msg_size=_MOST
             )
-        socket = ProbeSocket(connection)
-        socket.start()
-        return socket
+        return ProbeSocket(connection)
 
     async def _send(self, method: str, url: URL, **options: Any) -> Reply:
         begun = time.monotonic()
-        async with self._open.request(method, url, allow_redirects=False, **options) as answer:
+        async with self.session.request(method, url, allow_redirects=False, **options) as answer:
             body = bytearray()
             async for chunk in answer.content.iter_any():
                 body += chunk
