@@ -202,9 +202,7 @@ class Display:
         node = self._graph.get(str(node_id))
         if node is None:
             return f"node {node_id}"
-        meta = node.get("_meta")
-        title = meta.get("title") if isinstance(meta, dict) else None
-        kind = str(node["class_type"])
+        title, kind = title_of(node), str(node["class_type"])
         named = f' "{title}"' if title and title != kind else ""
         return f"{kind} ({node_id}){named}"
 
@@ -249,6 +247,12 @@ class Display:
                 line += f"  {counted(previews, 'preview')}"
             line += f"  {task.elapsed or 0:.1f} s"
         self.say(line)
+
+
+def title_of(node: Mapping[str, Any]) -> Any:
+    """The title of a node, if it has one."""
+    meta = node.get("_meta")
+    return meta.get("title") if isinstance(meta, dict) else None
 
 
 def counted(count: int, noun: str) -> str:

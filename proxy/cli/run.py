@@ -11,15 +11,7 @@ import secrets
 import sys
 import time
 import warnings
-from collections.abc import (
-    AsyncIterator,
-    Awaitable,
-    Callable,
-    Iterable,
-    Iterator,
-    Mapping,
-    Sequence,
-)
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field
@@ -44,7 +36,7 @@ from proxy.cli.comfy import (
     require_folder,
     texts_of,
 )
-from proxy.cli.progress import Display, counted
+from proxy.cli.progress import Display, counted, title_of
 from proxy.translate import codec, editor
 
 #: Seconds between two looks at a folder.
@@ -96,7 +88,12 @@ def run(request: Request) -> int:
             "Nothing to run: name a workflow or set --watch, see comfy-cloud-proxy run --help."
         )
     if watch is not None:
-        _refuse_folder(watch.absolute(), output)
+        if not watch.is_dir():
+            raise UsageError(f"The folder {watch.absolute()} does not exist: correct --watch.")
+        if watch.absolute() == output:
+            raise UsageError(
+                "--watch would run the outputs again: choose another folder with --output."
+            )
         if workflows and not any(FILE in one for one in request.assignments):
             raise UsageError(
                 f"With a workflow and --watch, set the input for each new file: --set "
@@ -109,15 +106,6 @@ def run(request: Request) -> int:
         return asyncio.run(_run_all(request, workflows))
     except KeyboardInterrupt:
         return CANCELLED
-
-
-def _refuse_folder(watch: Path, output: Path) -> None:
-    if not watch.is_dir():
-        raise UsageError(f"The folder {watch} does not exist: correct --watch.")
-    if watch == output:
-        raise UsageError(
-            "--watch would run the outputs again: choose another folder with --output."
-        )
 
 
 async def _run_all(request: Request, workflows: Sequence[Workflow]) -> int:
@@ -297,13 +285,11 @@ def _refusal(display: Display, body: dict[str, Any]) -> str:
 def _node_errors(display: Display, node_errors: object) -> Iterator[str]:
     for node_id, about in node_errors.items() if isinstance(node_errors, dict) else ():
         yield display.name(node_id)
-        for error in _dicts(about.get("errors") if isinstance(about, dict) else None):
-            details = error.get("details")
-            yield f"    {error.get('message', '')}{f': {details}' if details else ''}"
-
-
-def _dicts(value: object) -> Iterable[dict[str, Any]]:
-    return (item for item in value if isinstance(item, dict)) if isinstance(value, list) else ()
+        errors = about.get("errors") if isinstance(about, dict) else None
+        for error in errors if isinstance(errors, list) else ():
+            if isinstance(error, dict):
+                details = error.get("details")
+                yield f"    {error.get('message', '')}{f': {details}' if details else ''}"
 
 
 def _failure(display: Display, kind: str, data: dict[str, Any]) -> str:
@@ -480,16 +466,11 @@ def _split(graph: Graph, target: str) -> tuple[list[str] | None, str]:
 def _named(graph: Graph, name: str) -> list[str]:
     if name in graph:
         return [name]
-    for key in (_title, lambda node: node["class_type"]):
+    for key in (title_of, lambda node: node["class_type"]):
         found = [node_id for node_id, node in graph.items() if key(node) == name]
         if found:
             return found
     return []
-
-
-def _title(node: dict[str, Any]) -> Any:
-    meta = node.get("_meta")
-    return meta.get("title") if isinstance(meta, dict) else None
 
 
 def _listed(graph: Graph, nodes: Any) -> str:

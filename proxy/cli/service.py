@@ -46,7 +46,11 @@ def install(settings: Settings, options: Mapping[str, Any], *, show: bool) -> in
     key_file = _key_file(settings, write=not show)
     command = _command(settings, options)
     environment = _environment(settings, key_file)
-    path, text = _file(command, environment)
+    path = _place()
+    if path.suffix == ".plist":
+        text = plistlib.dumps(agent(command, environment)).decode()
+    else:
+        text = unit(command, environment)
     if show:
         typer.echo(text, nl=False)
         return 0
@@ -120,10 +124,9 @@ def _environment(settings: Settings, key_file: Path | None) -> dict[str, str]:
     """The settings of this environment, without secrets."""
     found = {}
     for row in SETTINGS:
-        given = row.in_environment(os.environ)
-        if given is None or row.name == "api_key":
+        name, text = row.in_environment(os.environ) or ("", "")
+        if not name or row.name == "api_key":
             continue
-        name, text = given
         if row.secret:
             raise CommandError(
                 f"{name} is a secret: write {row.name} to a settings file and set --config."
@@ -152,14 +155,6 @@ def _place() -> Path:
 
 def _log() -> Path:
     return Path.home() / "Library/Logs" / f"{_NAME}.log"
-
-
-def _file(command: Sequence[str], environment: Mapping[str, str]) -> tuple[Path, str]:
-    """The service's file for this system: where it belongs, and what is in it."""
-    path = _place()
-    if path.suffix == ".plist":
-        return path, plistlib.dumps(agent(command, environment)).decode()
-    return path, unit(command, environment)
 
 
 def unit(command: Sequence[str], environment: Mapping[str, str]) -> str:
