@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, TextIO
 from urllib.parse import quote, quote_plus
@@ -136,18 +137,16 @@ def word(text: str) -> str:
     return text if plain else f"<text of {len(text)}>"
 
 
+@dataclass(slots=True, eq=False)
 class RequestContext:
     """What lines about one request carry: its id, its member and how logs name its token.
 
     Made for each request, so that nothing is written down before a line asks for it.
     """
 
-    __slots__ = ("_id", "member", "token_id")
-
-    def __init__(self) -> None:
-        self._id: str | None = None
-        self.member: str | None = None
-        self.token_id: str | None = None
+    member: str | None = None
+    token_id: str | None = None
+    _id: str | None = None
 
     @property
     def id(self) -> str:
@@ -170,10 +169,10 @@ def begin_request() -> RequestContext:
 def _bound() -> dict[str, object]:
     """The names that are bound where a line is written."""
     context = _request.get()
-    names: dict[str, object] = {}
-    if context is not None:
-        about = {"member": context.member, "token_id": context.token_id, "request_id": context.id}
-        names = {name: value for name, value in about.items() if value is not None}
+    if context is None:
+        return structlog.contextvars.get_contextvars()
+    about = {"member": context.member, "token_id": context.token_id, "request_id": context.id}
+    names = {name: value for name, value in about.items() if value is not None}
     return {**names, **structlog.contextvars.get_contextvars()}
 
 

@@ -6,6 +6,7 @@ import asyncio
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -33,15 +34,15 @@ class RefusedError(Exception):
         self.body = body
 
 
+@dataclass(frozen=True, slots=True)
 class Comfy:
     """The calls that running a workflow takes.
 
     Every call may raise `aiohttp.ClientError` or `TimeoutError`.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, base_url: URL) -> None:
-        self._session = session
-        self.base_url = base_url
+    session: aiohttp.ClientSession
+    base_url: URL
 
     @classmethod
     @asynccontextmanager
@@ -78,7 +79,7 @@ class Comfy:
         Old servers choose a `prompt_id` of their own. Raises `RefusedError`.
         """
         body = codec.dump_bytes({"prompt": graph, "client_id": client_id, "prompt_id": prompt_id})
-        async with self._session.post(
+        async with self.session.post(
             self.base_url / "prompt", data=body, headers={"Content-Type": "application/json"}
         ) as response:
             if response.status == 401:
@@ -115,7 +116,7 @@ class Comfy:
         with file:
             form = aiohttp.FormData({"type": "input"})
             form.add_field("image", file, filename=path.name)
-            async with self._session.post(
+            async with self.session.post(
                 self.base_url / "upload" / "image", data=form, raise_for_status=True
             ) as response:
                 answer = _object(await response.read())
@@ -147,25 +148,25 @@ class Comfy:
     async def socket(self, client_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """The websocket of a client, its wish for previews with metadata already said."""
         url = (self.base_url / "ws").with_query(clientId=client_id)
-        async with self._session.ws_connect(url, heartbeat=30, max_msg_size=0) as socket:
+        async with self.session.ws_connect(url, heartbeat=30, max_msg_size=0) as socket:
             await socket.send_json(_FLAGS)
             yield socket
 
     @asynccontextmanager
     async def view(self, file: dict[str, str]) -> AsyncIterator[aiohttp.StreamReader]:
         """The bytes of a file that an output names."""
-        async with self._session.get(
+        async with self.session.get(
             self.base_url / "view", params=file, raise_for_status=True
         ) as response:
             yield response.content
 
     async def _get(self, *path: str) -> dict[str, Any]:
         url = self.base_url.joinpath(*path)
-        async with self._session.get(url, raise_for_status=True) as response:
+        async with self.session.get(url, raise_for_status=True) as response:
             return _object(await response.read())
 
     async def _post(self, path: str, body: dict[str, Any]) -> None:
-        async with self._session.post(self.base_url / path, json=body, raise_for_status=True):
+        async with self.session.post(self.base_url / path, json=body, raise_for_status=True):
             pass
 
 
@@ -199,21 +200,21 @@ PATIENCE = 60.0
 _LAST_EVENTS = frozenset({"execution_success", "execution_error", "execution_interrupted"})
 
 
+@dataclass(slots=True, eq=False)
 class Follower:
     """Follows one job. Let it listen before the submission and tell it the `prompt_id` after.
 
     The websocket is opened again whenever it breaks; without it the history tells the end.
     """
 
-    def __init__(self, comfy: Comfy, client_id: str, display: Display) -> None:
-        self._prompt_id: str | None = None
-        self._early: list[aiohttp.WSMessage] = []
-        self._comfy = comfy
-        self._client_id = client_id
-        self._display = display
-        self._tried = asyncio.Event()
-        self._connected = asyncio.Event()
-        self._ended = asyncio.Event()
+    comfy: Comfy
+    client_id: str
+    display: Display
+    _prompt_id: str | None = None
+    _early: list[aiohttp.WSMessage] = field(default_factory=list)
+    _tried: asyncio.Event = field(default_factory=asyncio.Event)
+    _connected: asyncio.Event = field(default_factory=asyncio.Event)
+    _ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
@@ -242,7 +243,7 @@ class Follower:
         await self._wait(POLL_FIRST)
         while True:
             try:
-                entry = await self._comfy.history(prompt_id)
+                entry = await self.comfy.history(prompt_id)
                 if entry is None and not self._ended.is_set():
                     missed = 0 if await self._queued(prompt_id) else missed + 1
                 silent_since = None
@@ -250,7 +251,7 @@ class Follower:
                 silent_since = silent_since or clock.time()
                 if clock.time() - silent_since > PATIENCE:
                     raise CommandError(
-                        f"{self._comfy.base_url} has not answered for {PATIENCE:g} seconds "
+                        f"{self.comfy.base_url} has not answered for {PATIENCE:g} seconds "
                         f"({error}): check its history for job {prompt_id}."
                     ) from None
                 entry = None
@@ -265,11 +266,11 @@ class Follower:
 
     async def _queued(self, prompt_id: str) -> bool:
         """Whether the job still waits or runs, or has ended while we were looking."""
-        running, pending = await self._comfy.queued()
+        running, pending = await self.comfy.queued()
         if prompt_id in pending:
-            self._display.waiting(len(running) + pending.index(prompt_id))
+            self.display.waiting(len(running) + pending.index(prompt_id))
             return True
-        return prompt_id in running or await self._comfy.history(prompt_id) is not None
+        return prompt_id in running or await self.comfy.history(prompt_id) is not None
 
     async def _wait(self, seconds: float) -> None:
         if self._ended.is_set():
@@ -283,7 +284,7 @@ class Follower:
         backoff, failures = Backoff(first=0.5, longest=10.0), 0
         while True:
             with suppress(aiohttp.ClientError, TimeoutError, OSError):
-                async with self._comfy.socket(self._client_id) as socket:
+                async with self.comfy.socket(self.client_id) as socket:
                     self._connected.set()
                     self._tried.set()
                     failures = 0
@@ -299,7 +300,7 @@ class Follower:
             self._early.append(message)
             return
         if message.type is aiohttp.WSMsgType.BINARY:
-            self._display.frame(message.data, self._prompt_id)
+            self.display.frame(message.data, self._prompt_id)
         elif message.type is aiohttp.WSMsgType.TEXT:
             self._take_text(message.data)
 
@@ -311,7 +312,7 @@ class Follower:
         kind, data = (event.get("type"), event.get("data")) if isinstance(event, dict) else ("", {})
         if not isinstance(data, dict) or data.get("prompt_id") != self._prompt_id:
             return
-        self._display.event(str(kind), data)
+        self.display.event(str(kind), data)
         if kind in _LAST_EVENTS or (kind == "executing" and data.get("node") is None):
             self._ended.set()
 
@@ -392,23 +393,18 @@ async def _fetch(comfy: Comfy, file: dict[str, str], target: BinaryIO) -> None:
                 async for chunk in content.iter_chunked(1 << 16):
                     await asyncio.to_thread(target.write, chunk)
         except (aiohttp.ClientError, TimeoutError) as error:
-            lasting = isinstance(error, aiohttp.ClientResponseError) and error.status < 500
-            if lasting or attempt == _ATTEMPTS:
+            status = error.status if isinstance(error, aiohttp.ClientResponseError) else None
+            if attempt == _ATTEMPTS or (status is not None and status < 500):
+                reason = f"status {status}" if status is not None else str(error)
                 raise CommandError(
-                    f"The output {file['filename']} cannot be downloaded ({_reason(error)}): "
-                    f"try {comfy.base_url / 'view' % file}."
+                    f"The output {file['filename']} cannot be downloaded "
+                    f"({reason or type(error).__name__}): try {comfy.base_url / 'view' % file}."
                 ) from None
             target.seek(0)
             target.truncate()
             await asyncio.sleep(attempt)
         else:
             return
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"status {error.status}"
-    return str(error) or type(error).__name__
 
 
 def _claim(folder: Path, file: dict[str, str]) -> tuple[Path, BinaryIO]:
