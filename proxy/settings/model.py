@@ -16,10 +16,6 @@ from yarl import URL
 
 from proxy.settings.table import (
     CLOUD_PREFIX,
-    OptionalPath,
-    OptionalSecret,
-    OptionalUrl,
-    ReadWith,
     Secret,
     Setting,
     rows_of,
@@ -32,15 +28,12 @@ from proxy.settings.table import (
     to_hosts,
     to_networks,
     to_origins,
-    to_path,
-    to_url,
 )
 
 _NAME = "comfy-cloud-proxy"
 
 #: The headings under which the settings stand, in this order.
 GROUPS = ("General", "Comfy Cloud", "Clients", "Gateway", "Replicas", "Files and history", "Logs")
-
 
 _KEY = "one line of printable characters without spaces"
 _PEM = "the path of a PEM file that can be read"
@@ -66,13 +59,13 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
     account are stored under this name."""
 
     key_file: Annotated[
-        OptionalPath, Setting("Accounts", example="/run/secrets/comfy_cloud_studio")
+        Path | None, Setting("Accounts", example="/run/secrets/comfy_cloud_studio")
     ] = None
     """A file that contains only the account's API key; the recommended form. The proxy reloads it
     when it changes and on SIGHUP."""
 
     key: Annotated[
-        OptionalSecret, Setting("Accounts", expects=_KEY, secret=True, example="comfyui-...")
+        Secret | None, Setting("Accounts", expects=_KEY, secret=True, example="comfyui-...")
     ] = None
     """The API key itself, instead of `key_file`. Anyone who can read the settings file can read it,
     so prefer `key_file`. Reloaded on SIGHUP."""
@@ -95,7 +88,7 @@ class AccountSettings(Struct, frozen=True, kw_only=True):
     """Names of the members whose jobs may run on the account. The default is all members."""
 
     base_url: Annotated[
-        OptionalUrl,
+        URL | None,
         Setting("Accounts", shown="the setting base_url", example="https://cloud.comfy.org"),
     ] = None
     """The address of the account's cloud, if it differs from the setting `base_url`. The list of
@@ -143,7 +136,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The port to listen on; 0 picks a free one."""
 
     config: Annotated[
-        OptionalPath, Setting("General", expects="the path of a TOML file", in_file=False)
+        Path | None, Setting("General", expects="the path of a TOML file", in_file=False)
     ] = None
     """A TOML file with settings."""
 
@@ -155,7 +148,6 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     data_dir: Annotated[
         Path,
-        ReadWith(to_path),
         Setting(
             "General",
             "DIR",
@@ -173,7 +165,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     jobs on your account and read its files. Use it only on private networks."""
 
     api_key: Annotated[
-        OptionalSecret,
+        Secret | None,
         Setting(
             "Comfy Cloud",
             "KEY",
@@ -187,13 +179,13 @@ class Settings(Struct, frozen=True, kw_only=True):
     command lines. If others can read the environment, use `api_key_file`."""
 
     api_key_file: Annotated[
-        OptionalPath,
+        Path | None,
         Setting("Comfy Cloud", prefix=CLOUD_PREFIX, example="/run/secrets/comfy_cloud_api_key"),
     ] = None
     """A file that contains only the API key, such as a Docker secret. The proxy reloads it when it
     changes and on SIGHUP."""
 
-    base_url: Annotated[URL, ReadWith(to_url), Setting("Comfy Cloud", prefix=CLOUD_PREFIX)] = URL(
+    base_url: Annotated[URL, Setting("Comfy Cloud", prefix=CLOUD_PREFIX)] = URL(
         "https://cloud.comfy.org/"
     )
     """The address of Comfy Cloud."""
@@ -204,13 +196,13 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     credentials_key: Annotated[
         Secret | None,
-        ReadWith(to_encryption_key),
         Setting(
             "Gateway",
             "KEY",
             expects="32 bytes in base64",
             secret=True,
             example="AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+            read=to_encryption_key,
         ),
     ] = None
     """Encrypts the API keys that clients send for their own jobs, while these jobs wait: 32 random
@@ -255,8 +247,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     cors_origins: Annotated[
         tuple[str, ...],
-        ReadWith(to_origins),
-        Setting("Clients", "ORIGINS", expects="a list of origins such as https://app.example"),
+        Setting(
+            "Clients",
+            "ORIGINS",
+            expects="a list of origins such as https://app.example",
+            read=to_origins,
+        ),
     ] = ()
     """Origins of web pages that may call the API from a browser, such as `https://app.example`,
     separated by commas; `*` allows all. Others are refused, as by a local ComfyUI."""
@@ -309,12 +305,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     base_path: Annotated[
         str,
-        ReadWith(to_base_path),
         Setting(
             "Gateway",
             "PATH",
             expects="a path such as /comfy/ of plain letters, and not below /t/",
             example="/comfy/",
+            read=to_base_path,
         ),
     ] = ""
     """A path before all routes, such as `/comfy/`, for a reverse proxy that also serves other
@@ -326,28 +322,29 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     trusted_proxies: Annotated[
         tuple[IPv4Network | IPv6Network, ...],
-        ReadWith(to_networks),
         Setting(
-            "Gateway", "NETWORKS", expects="a list of addresses or networks such as 10.0.0.0/8"
+            "Gateway",
+            "NETWORKS",
+            expects="a list of addresses or networks such as 10.0.0.0/8",
+            read=to_networks,
         ),
     ] = ()
     """Addresses and networks of reverse proxies, separated by commas, whose headers `X-Forwarded-
     For`, `X-Forwarded-Proto` and `X-Forwarded-Host` are trusted."""
 
     tls_cert: Annotated[
-        OptionalPath, Setting("Gateway", expects=_PEM, example="/etc/comfy/fullchain.pem")
+        Path | None, Setting("Gateway", expects=_PEM, example="/etc/comfy/fullchain.pem")
     ] = None
     """A PEM file with the certificate chain of this server. With tls_key, the server uses https.
     Both files are reloaded when they change."""
 
     tls_key: Annotated[
-        OptionalPath, Setting("Gateway", expects=_PEM, example="/etc/comfy/privkey.pem")
+        Path | None, Setting("Gateway", expects=_PEM, example="/etc/comfy/privkey.pem")
     ] = None
     """A PEM file with the private key of tls_cert, without a passphrase."""
 
     database: Annotated[
         Secret | None,
-        ReadWith(to_database),
         Setting(
             "Replicas",
             expects="sqlite, postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that "
@@ -355,6 +352,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             secret=True,
             shown="sqlite",
             example="postgresql://comfy:...@db.internal/comfy",
+            read=to_database,
         ),
     ] = None
     """The database: `sqlite`, a file in the data folder, for one process; or a PostgreSQL database
@@ -363,13 +361,13 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     database_direct: Annotated[
         Secret | None,
-        ReadWith(to_database),
         Setting(
             "Replicas",
             expects="postgresql://USER:PASSWORD@HOST/NAME, or file:PATH of a file that holds it",
             secret=True,
             shown="the setting database",
             example="postgresql://comfy:...@db.internal/comfy",
+            read=to_database,
         ),
     ] = None
     """The direct address of PostgreSQL, for migrations, if `database` is a connection pooler such
@@ -377,7 +375,6 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     bus: Annotated[
         Secret | None,
-        ReadWith(to_bus),
         Setting(
             "Replicas",
             expects="memory, redis://HOST, rediss://USER:PASSWORD@HOST, or file:PATH of a file "
@@ -385,6 +382,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             secret=True,
             shown="memory",
             example="rediss://comfy:...@valkey.internal",
+            read=to_bus,
         ),
     ] = None
     """The message bus between replicas: `memory` for one process, or the address of a Valkey or
@@ -392,12 +390,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     blobs: Annotated[
         str | None,
-        ReadWith(to_blobs),
         Setting(
             "Replicas",
             "PLACE",
             expects="the path of a folder, or s3://BUCKET/PREFIX",
             example="s3://comfy-uploads/production",
+            read=to_blobs,
         ),
     ] = None
     """Where uploads are stored in addition to Comfy Cloud: a folder, or a bucket of an
@@ -408,7 +406,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     cache and on Comfy Cloud."""
 
     blobs_endpoint: Annotated[
-        OptionalUrl, Setting("Replicas", shown="Amazon S3", example="https://minio.internal:9000")
+        URL | None, Setting("Replicas", shown="Amazon S3", example="https://minio.internal:9000")
     ] = None
     """The address of the S3-compatible store of `blobs`."""
 
@@ -418,7 +416,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The region of the bucket of `blobs`."""
 
     secret_file: Annotated[
-        OptionalPath, Setting("Replicas", example="/run/secrets/comfy_proxy_secret")
+        Path | None, Setting("Replicas", example="/run/secrets/comfy_proxy_secret")
     ] = None
     """A file with the secrets that replicas use to encrypt and sign shared data, one per line, each
     32 random bytes as from `openssl rand -base64 32`. The proxy uses the first one, and accepts
@@ -468,9 +466,11 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     url_hosts: Annotated[
         tuple[str, ...],
-        ReadWith(to_hosts),
         Setting(
-            "Clients", "HOSTS", expects="a list of hosts such as images.example or *.images.example"
+            "Clients",
+            "HOSTS",
+            expects="a list of hosts such as images.example or *.images.example",
+            read=to_hosts,
         ),
     ] = ()
     """Hosts that nodes may load pictures from, separated by commas; `*.images.example` allows all
@@ -486,12 +486,12 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     admin_listen: Annotated[
         tuple[str, int] | None,
-        ReadWith(to_address),
         Setting(
             "Logs",
             "HOST:PORT",
             expects="an address such as 127.0.0.1:9188 or [::1]:9188",
             example="127.0.0.1:9188",
+            read=to_address,
         ),
     ] = None
     """Serve /metrics and the audit log at this address only, and the dashboard here too. Anyone who

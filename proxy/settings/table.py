@@ -13,7 +13,7 @@ from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, TypeAlias, cast, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 from msgspec import Meta, Struct
@@ -39,13 +39,6 @@ class Secret:
     text: str = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadWith:
-    """How what people write becomes the value of a field. `read` raises `ValueError`."""
-
-    read: Callable[[object], object]
-
-
 #: How the variables begin, and those of the cloud: an unknown one of either kind is a mistake.
 PREFIX = "COMFY_PROXY_"
 CLOUD_PREFIX = "COMFY_CLOUD_"
@@ -58,7 +51,8 @@ class Setting:
     `expects` ends the sentence "it must be …"; where the type says it, it is left out. `shown`
     stands for a default that differs between machines, `example` for one that is none. `former` is
     the name in an earlier release, which is accepted in all three forms. A secret has no option.
-    What is `for_once`, for one start, is an option of `serve` alone.
+    What is `for_once`, for one start, is an option of `serve` alone. `read` makes the value of what
+    people write, where the type does not say how, and raises `ValueError`.
     """
 
     group: str
@@ -71,6 +65,7 @@ class Setting:
     shown: str | None = None
     example: object = None
     former: str | None = None
+    read: Callable[[object], object] | None = None
 
     name: str = ""
     model: type[Struct] = Struct
@@ -190,9 +185,9 @@ _EXACT = 2.0**53
 
 def _converted(value: object, hint: Any) -> object:
     kinds, notes = _parts_of(hint)
-    for note in notes:
-        if isinstance(note, ReadWith):
-            return note.read(value)
+    read = next((note.read for note in notes if isinstance(note, Setting)), None)
+    if (read := read or _READERS.get(kinds[0])) is not None:
+        return read(value)
     if kinds == [bool]:
         return _FLAGS[str(value).lower()]
     if isinstance(value, str) and kinds in ([int], [float]):
@@ -369,6 +364,5 @@ def to_encryption_key(value: object) -> Secret:
     return Secret(text)
 
 
-OptionalPath: TypeAlias = Annotated[Path | None, ReadWith(to_path)]
-OptionalSecret: TypeAlias = Annotated[Secret | None, ReadWith(to_secret)]
-OptionalUrl: TypeAlias = Annotated[URL | None, ReadWith(to_url)]
+#: How values of these types are read.
+_READERS: dict[Any, Callable[[object], object]] = {Path: to_path, URL: to_url, Secret: to_secret}
