@@ -10,10 +10,10 @@ import csv
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from proxy.storage.usage import UsageRepository, UsageRow
 
 T = TypeVar("T")
+
+#: The heads of the columns of a table, and what each says of a row.
+_Columns: TypeAlias = Mapping[str, Callable[[Any], str]]
 
 #: What takes a limit away again.
 NONE = "none"
@@ -131,23 +134,16 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     found = _with_directory(load(options), rows)
     if as_json:
         return _print_json(found)
-    columns = ("Name", "Role", "State", "Weight", "Tokens", "Limits", "Since")
-    _print_table(
-        columns,
-        (
-            (
-                one["name"],
-                one["role"],
-                "disabled" if one["disabled"] else "enabled",
-                f"{one['weight']:g}",
-                str(one["tokens"]),
-                _limits(one["limits"] | {"client_parallelism": one["client_parallelism"]}),
-                _day(one["created"]),
-            )
-            for one in found
-        ),
-    )
-    return 0
+    columns: _Columns = {
+        "Name": lambda one: one["name"],
+        "Role": lambda one: one["role"],
+        "State": lambda one: "disabled" if one["disabled"] else "enabled",
+        "Weight": lambda one: f"{one['weight']:g}",
+        "Tokens": lambda one: str(one["tokens"]),
+        "Limits": lambda one: _limits(one["limits"], one["client_parallelism"]),
+        "Since": lambda one: _time(one["created"]),
+    }
+    return _print_table(found, columns)
 
 
 @command(
@@ -273,23 +269,19 @@ def _list_tokens(
     found = _with_directory(load(options), rows)
     if as_json:
         return _print_json(found)
-    _print_table(
-        ("Token", "Member", "Note", "Made", "Expires", "Last used"),
-        (
-            (
-                one["shown"],
-                one["member"],
-                one["note"],
-                _day(one["created"]),
-                _day(one["expires"]) if one["expires"] else "never",
-                f"{_minute(one['last_used']['at'])} from {one['last_used']['address']}"
-                if one["last_used"]
-                else "never",
-            )
-            for one in found
-        ),
-    )
-    return 0
+
+    def used(one: dict[str, Any] | None) -> str:
+        return f"{_time(one['at'], '%Y-%m-%d %H:%M')} from {one['address']}" if one else "never"
+
+    columns: _Columns = {
+        "Token": lambda one: one["shown"],
+        "Member": lambda one: one["member"],
+        "Note": lambda one: one["note"],
+        "Made": lambda one: _time(one["created"]),
+        "Expires": lambda one: _time(one["expires"]) if one["expires"] else "never",
+        "Last used": lambda one: used(one["last_used"]),
+    }
+    return _print_table(found, columns)
 
 
 _Member = Annotated[str | None, option("NAME", "Only this member.")]
@@ -395,11 +387,11 @@ def _with_directory(
     except DirectoryError as error:
         raise UsageError(str(error)) from None
     except StorageError as error:
-        if shared:
-            raise CommandError(f"The members cannot be used: {error}.") from None
         raise CommandError(
-            f"The members in {folder} cannot be used ({error}): set --data-dir to the folder of "
-            "the proxy, or correct its permissions."
+            f"The members cannot be used: {error}."
+            if shared
+            else f"The members in {folder} cannot be used ({error}): set --data-dir to the folder "
+            "of the proxy, or correct its permissions."
         ) from None
 
 
@@ -428,21 +420,17 @@ def _note(settings: Settings, action: str, **about: str) -> None:
         sys.stderr.write(f"The audit log could not be written ({error}).\n")
 
 
-def _limits(limits: Mapping[str, Any]) -> str:
+def _limits(limits: Mapping[str, Any], parallelism: str | None) -> str:
     said = [
         f"{name} {', '.join(value) if isinstance(value, list | tuple) else f'{value:,}'}"
-        for name, value in limits.items()
+        for name, value in {**limits, "client_parallelism": parallelism}.items()
         if value not in (None, False, (), []) and not isinstance(value, bool)
     ]
     return "; ".join([*said, *(["no partner nodes"] if limits["deny_partner_nodes"] else [])])
 
 
-def _day(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d")
-
-
-def _minute(ms: int) -> str:
-    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d %H:%M")
+def _time(ms: int, form: str = "%Y-%m-%d") -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime(form)
 
 
 def _say(line: str) -> None:
@@ -454,14 +442,14 @@ def _print_json(value: object) -> int:
     return 0
 
 
-def _print_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
+def _print_table(found: Iterable[Any], columns: _Columns) -> int:
     """Print a table, or a card for each row in a terminal that is too narrow for the table."""
     from rich.console import Console
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    rows = list(rows)
+    rows = [[text(one) for text in columns.values()] for one in found]
     table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
@@ -471,12 +459,13 @@ def _print_table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Non
     unbounded = console.options.update(width=10_000)
     if console.measure(table, options=unbounded).maximum <= console.width:
         console.print(table)
-        return
-    for first, *others in rows:
-        console.print(Text(first, style="bold"))
-        for column, value in zip(columns[1:], others, strict=True):
+        return 0
+    for row in rows:
+        console.print(Text(row[0], style="bold"))
+        for column, value in list(zip(columns, row, strict=True))[1:]:
             if value:
                 console.print(Padding(Text(f"{column}: {value}"), (0, 0, 0, 2), expand=False))
+    return 0
 
 
 def _asked(
@@ -492,11 +481,8 @@ def _asked(
     try:
         return in_database(settings, lambda database: ask(UsageRepository(database)))
     except StorageError as error:
-        if shared:
-            raise CommandError(f"The {what} cannot be read: {error}.") from None
-        raise CommandError(
-            f"The {what} cannot be read ({error}): run this as the user that runs the proxy."
-        ) from None
+        told = f": {error}" if shared else f" ({error}): run this as the user that runs the proxy"
+        raise CommandError(f"The {what} cannot be read{told}.") from None
 
 
 def _date(option: str, text: str) -> str:
@@ -522,19 +508,14 @@ def _print_usage(rows: list[UsageRow], first: str, last: str) -> None:
     total = UsageRow("total", "")
     for row in rows:
         total.add(row)
-    _print_table(
-        ("day", "member", "jobs", "failed", "running seconds", "outputs", "up", "down"),
-        (
-            (
-                row.day,
-                row.member,
-                f"{row.submitted:,}",
-                f"{row.failed:,}",
-                f"{row.running_seconds:,.1f}",
-                f"{row.outputs:,}",
-                decimal(row.bytes_up),
-                decimal(row.bytes_down),
-            )
-            for row in ([*rows, total] if len(rows) > 1 else rows)
-        ),
-    )
+    columns: _Columns = {
+        "day": lambda row: row.day,
+        "member": lambda row: row.member,
+        "jobs": lambda row: f"{row.submitted:,}",
+        "failed": lambda row: f"{row.failed:,}",
+        "running seconds": lambda row: f"{row.running_seconds:,.1f}",
+        "outputs": lambda row: f"{row.outputs:,}",
+        "up": lambda row: decimal(row.bytes_up),
+        "down": lambda row: decimal(row.bytes_down),
+    }
+    _print_table([*rows, total] if len(rows) > 1 else rows, columns)
