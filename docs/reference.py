@@ -19,8 +19,8 @@ from typing import Any
 import typer.main
 from msgspec import NODEFAULT
 
-from proxy.cli import shown_default
 from proxy.cli.commands import app
+from proxy.cli.common import shown_default
 from proxy.settings import ACCOUNT_SETTINGS, SETTINGS, Setting
 
 _REGENERATE = "Written by `make docs` from the code: change it there."

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from proxy.cli import CommandError
+from proxy.cli.common import CommandError
 from proxy.cli.run import Request, run
 
 WORKFLOW = Path(__file__).with_name("text-to-image.json")

@@ -18,9 +18,9 @@ from process import command
 from rich.console import Console
 from yarl import URL
 
-from proxy.cli import CommandError
 from proxy.cli import comfy as calls
 from proxy.cli.comfy import Comfy, require_folder
+from proxy.cli.common import CommandError
 from proxy.cli.progress import Display
 from proxy.cli.run import (
     CANCELLED,

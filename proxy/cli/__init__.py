@@ -1,4 +1,4 @@
-"""The command line: its default command, its errors, and what commands share.
+"""The command line: its default command, and how it reports errors.
 
 The commands are imported where one of them is called. A server does without them, typer and
 pydantic, which take a seventh of its memory and of its start.
@@ -6,63 +6,18 @@ pydantic, which take a seventh of its memory and of its start.
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from functools import cache, wraps
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
-from uuid import uuid4
+from collections.abc import Sequence
+from typing import Any
 
-import structlog
+from proxy.cli.common import PROGRAM, CommandError
+from proxy.settings import SERVE_SETTINGS, ConfigError, load
 
-from proxy.logging import register_secret
-from proxy.settings import (
-    PLANS,
-    SERVE_SETTINGS,
-    SETTINGS,
-    AccountAccess,
-    ConfigError,
-    Setting,
-    Settings,
-    load,
-    read_accounts,
-)
-
-if TYPE_CHECKING:
-    from typer import Typer
-
-    from proxy.simulator import Simulator
-    from proxy.simulator.account import Plan
-    from proxy.storage.database import Database
-
-T = TypeVar("T")
-
-log = structlog.get_logger(__name__)
-
-PROGRAM = "comfy-cloud-proxy"
-#: The settings by which a command finds the records.
-WHERE = [row for row in SETTINGS if row.name in ("config", "data_dir", "simulate")]
 _OF_THE_PROGRAM = ("-h", "--help", "--version", "--install-completion", "--show-completion")
 
 #: The variable by which a shell asks for completions.
 _COMPLETE = f"_{PROGRAM.replace('-', '_').upper()}_COMPLETE"
-
-
-class CommandError(Exception):
-    """Ends the command with one sentence on standard error, because something went wrong."""
-
-    exit_code = 1
-
-
-class UsageError(CommandError):
-    """Ends the command with one sentence on standard error, because it was asked wrongly."""
-
-    exit_code = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,172 +78,3 @@ def plain_options(arguments: Sequence[str]) -> dict[str, Any] | None:
 def _complain(sentence: str, code: int) -> int:
     print(sentence, file=sys.stderr)  # noqa: T201
     return code
-
-
-# --- what commands share ---------------------------------------------------------------------
-
-
-def in_database(settings: Settings, use: Callable[[Database], Awaitable[T]]) -> T:
-    """What `use` gives for the database of the settings. Raises `StorageError`."""
-    from proxy.storage.start import opened_database
-
-    async def run() -> T:
-        async with opened_database(settings) as database:
-            return await use(database)
-
-    return asyncio.run(run())
-
-
-def examples(*lines: str) -> str:
-    """The examples below the help of a command."""
-    return "\b\nExamples:\n" + "\n".join(f"  {PROGRAM} {line}".rstrip() for line in lines)
-
-
-def option(metavar: str, text: str, *names: str, **more: Any) -> Any:
-    """An option that takes a value, and whose default its text explains."""
-    import typer
-
-    return typer.Option(*names, metavar=metavar, help=text, show_default=False, **more)
-
-
-def argument(metavar: str, text: str) -> Any:
-    """What a command takes without an option."""
-    import typer
-
-    return typer.Argument(metavar=metavar, help=text, show_default=False)
-
-
-def command(
-    group: Typer,
-    name: str,
-    *lines: str,
-    short: str | None = None,
-    settings: Iterable[Setting] = WHERE,
-    more: Mapping[str, Any] | None = None,
-) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Add a function to a group of commands, with examples and an option for each of the settings.
-
-    `more` are further options, their annotations by name. The function gets a dictionary of all
-    those that were given as the first argument, for `load`, and its own by name.
-    """
-
-    def decorate(function: Callable[..., int]) -> Callable[..., int]:
-        _, *own = inspect.signature(function, eval_str=True).parameters.values()
-
-        @wraps(function)
-        def with_options(**options: Any) -> int:
-            others = {parameter.name: options.pop(parameter.name) for parameter in own}
-            given = {name: value for name, value in options.items() if value is not None}
-            return function(given, **others)
-
-        with_options.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [
-                *(_parameter(name, kind) for name, kind in (more or {}).items()),
-                *(parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in own),
-                *(_parameter(row.name, _kind(row)) for row in settings if row.option),
-            ],
-            return_annotation=int,
-        )
-        with_options.__annotations__ = {}
-        group.command(name, short_help=short, epilog=examples(*lines))(with_options)
-        return function
-
-    return decorate
-
-
-def _parameter(name: str, kind: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind)
-
-
-@cache
-def _kind(row: Setting) -> Any:
-    notes = f" [default: {shown_default(row)}] [env: {row.environment}]"
-    text = f"{row.help}{'' if row.for_once else notes}"
-    if row.is_flag:
-        return Annotated[bool | None, option("", text, *row.options)]
-    return Annotated[str | None, option(row.metavar, text, *row.options)]
-
-
-def shown_default(row: Setting) -> str:
-    """The default as people read it."""
-    if row.shown:
-        return row.shown
-    if row.default is None or row.default == ():
-        return "none"
-    if isinstance(row.default, bool):
-        return "true" if row.default else "false"
-    return str(row.default).removesuffix("/")
-
-
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """At least one account, and whether it is simulated."""
-
-    accounts: tuple[AccountAccess, ...]
-    simulated: bool
-
-    def __str__(self) -> str:
-        name = "Comfy Cloud simulator" if self.simulated else "Comfy Cloud"
-        urls = dict.fromkeys(str(account.base_url).rstrip("/") for account in self.accounts)
-        count = len(self.accounts)
-        return f"{f'{count} accounts of ' if count > 1 else ''}{name} at {' and '.join(urls)}"
-
-
-@asynccontextmanager
-async def chosen_accounts(settings: Settings) -> AsyncIterator[Chosen]:
-    """The accounts, for as long as the block runs.
-
-    Raises `ConfigError` when Comfy Cloud is chosen and there is no key.
-    """
-    if settings.simulate:
-        from proxy.simulator import Simulator, Switches
-
-        switches = Switches(pace=settings.simulate_pace)
-        async with Simulator(plan=_plan(settings.slots), switches=switches) as simulator:
-            yield _registered(_simulated(simulator, settings), simulated=True)
-        return
-    accounts = read_accounts(settings)
-    if not accounts:
-        raise ConfigError(
-            "There is no API key: set COMFY_CLOUD_API_KEY or COMFY_CLOUD_API_KEY_FILE "
-            "(create a key at https://platform.comfy.org), or use --simulate to try it without a "
-            "key."
-        )
-    file, has_key = settings.config, any(table.key is not None for table in settings.accounts)
-    if file is not None and has_key and _is_open(file):
-        log.warning("key_file_exposed", file=str(file), remedy="chmod o-r, or key_file")
-    yield _registered(accounts, simulated=False)
-
-
-def _registered(accounts: list[AccountAccess], *, simulated: bool) -> Chosen:
-    for account in accounts:
-        register_secret(account.key)
-    return Chosen(tuple(accounts), simulated)
-
-
-def _simulated(simulator: Simulator, settings: Settings) -> list[AccountAccess]:
-    """An account of the simulator for each table, whose own key stays where it is."""
-    if not settings.accounts:
-        slots = PLANS[_plan(settings.slots)]
-        return [AccountAccess("default", simulator.base_url, simulator.key, slots)]
-    accounts = []
-    for table in settings.accounts:
-        slots = table.jobs_at_once
-        key = simulator.add_account(f"comfyui-{uuid4().hex}", _plan(slots)).key
-        accounts.append(
-            AccountAccess(table.name, simulator.base_url, key, slots, table.weight, table.members)
-        )
-    return accounts
-
-
-def _plan(slots: int) -> Plan:
-    """The smallest plan that runs this many jobs at once."""
-    return "standard" if slots <= 1 else "creator" if slots <= 3 else "pro"
-
-
-def _is_open(path: Path) -> bool:
-    """Whether every user of this machine can read a file."""
-    try:
-        return bool(path.stat().st_mode & 0o004)
-    except OSError:
-        return False

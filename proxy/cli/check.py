@@ -19,7 +19,7 @@ from sqlalchemy import Connection
 
 from proxy import __version__
 from proxy import logging as logs
-from proxy.cli import CommandError, UsageError, chosen_accounts
+from proxy.cli.common import CommandError, UsageError, chosen_accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import (

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import aiohttp
 from yarl import URL
 
-from proxy.cli import CommandError, UsageError
+from proxy.cli.common import CommandError, UsageError
 from proxy.cli.progress import Display
 from proxy.cloud.resilience import Backoff
 from proxy.translate import codec

@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
-from proxy.cli import PROGRAM, WHERE, CommandError, UsageError, argument, command, examples, option
+from proxy.cli.common import (
+    PROGRAM,
+    WHERE,
+    CommandError,
+    UsageError,
+    argument,
+    command,
+    examples,
+    option,
+)
 from proxy.cli.members import audit, member, token, usage
 from proxy.settings import SERVE_SETTINGS, SETTINGS, load
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from proxy import logging as logs
-from proxy.cli import CommandError, UsageError, in_database
+from proxy.cli.common import CommandError, UsageError, in_database
 from proxy.members.audit import take_over as take_over_audit
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 import typer
 
 from proxy import logging as logs
-from proxy.cli import CommandError, UsageError, argument, command, examples, in_database, option
+from proxy.cli.common import (
+    CommandError,
+    UsageError,
+    argument,
+    command,
+    examples,
+    in_database,
+    option,
+)
 from proxy.settings import Settings, load, place_options
 
 if TYPE_CHECKING:

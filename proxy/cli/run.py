@@ -24,7 +24,6 @@ import typer
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
-from proxy.cli import CommandError, UsageError
 from proxy.cli.comfy import (
     Comfy,
     Follower,
@@ -36,6 +35,7 @@ from proxy.cli.comfy import (
     require_folder,
     texts_of,
 )
+from proxy.cli.common import CommandError, UsageError
 from proxy.cli.progress import Display, counted, title_of
 from proxy.translate import codec, editor
 

@@ -27,7 +27,7 @@ from proxy.api import Services, web_interface
 from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Certificate, CertificateError, Server
 from proxy.app import lifespan, refuse_lost_members
-from proxy.cli import Chosen, chosen_accounts, in_database
+from proxy.cli.common import Chosen, chosen_accounts, in_database
 from proxy.members.directory import any_members
 from proxy.settings import ConfigError, Settings, place_options
 from proxy.storage.database import StorageError

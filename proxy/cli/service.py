@@ -14,7 +14,7 @@ from typing import Any
 import platformdirs
 import typer
 
-from proxy.cli import CommandError
+from proxy.cli.common import CommandError
 from proxy.settings import SETTINGS, ConfigError, Settings, read_accounts
 
 _NAME = "comfy-cloud-proxy"
