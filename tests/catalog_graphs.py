@@ -8,7 +8,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from proxy.translate.validation import Shape, Shapes, shape_of
+from proxy.translate.shapes import Shape, Shapes, shape_of
 
 #: The file that loaders may name.
 FILE = "mine.png"

@@ -27,7 +27,7 @@ from proxy.catalog.node_classes import (
 from proxy.catalog.source import Accounts, CachedResource, Picture, PictureCache
 from proxy.translate import NODE_FIELDS, codec, model_extensions
 from proxy.translate.errors import LocalError
-from proxy.translate.validation import Shape, shape_of
+from proxy.translate.shapes import Shape, shape_of
 
 if TYPE_CHECKING:
     from proxy.cloud.client import CloudClient

@@ -14,28 +14,19 @@ Only what is certain from the catalog is called wrong; the cloud decides where i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from proxy.translate import UNKNOWN_CLASS
 from proxy.translate.jobs import HasFile, invalid_file
 from proxy.translate.names import is_hash_name
+from proxy.translate.shapes import MATCH_TYPE, Input, Shape, Shapes
 
 #: `{"type", "message", "details", "extra_info"}`.
 Reason: TypeAlias = dict[str, Any]
-
-#: Where the classes are from that come with ComfyUI.
-_CORE = ("comfy_extras.", "comfy_api_nodes.")
-
-_AUTOGROW, _DYNAMIC_COMBO = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3"
-
-#: Matches every type; the web frontend looks after it.
-_MATCH_TYPE = "COMFY_MATCHTYPE_V3"
-
-#: Flags of inputs that fetch their options by themselves.
-_REMOTE = ("remote", "remote_combo")
 
 #: Types whose values are converted before they are looked at.
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
@@ -73,150 +64,10 @@ def reason(kind: str, message: str, details: str, **extra_info: Any) -> Reason:
     return {"type": kind, "message": message, "details": details, "extra_info": extra_info}
 
 
-# --- what a node class takes, from its entry in `object_info` -----------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Input:
-    """A declared input. `type` is a name, or the list of a combo of the old form.
-
-    `low`, `high` and `choices` are `None` where there is nothing to hold a value against.
-    """
-
-    name: str
-    type: str | list[Any]
-    options: Mapping[str, Any]
-    required: bool
-    low: int | float | None
-    high: int | float | None
-    choices: list[Any] | None
-
-    @property
-    def uploads(self) -> bool:
-        """Whether the values are names of files, which clients upload."""
-        return any(flag.endswith("_upload") and self.options[flag] for flag in self.options)
-
-    @property
-    def is_dynamic(self) -> bool:
-        """Whether it stands for other inputs, whose names depend on what is given."""
-        type_ = self.type
-        return isinstance(type_, str) and type_.startswith("COMFY_") and type_ != _MATCH_TYPE
-
-    def wrong(self, kind: str, message: str, details: str, **extra_info: Any) -> Reason:
-        """An error of the input, with its spec as ComfyUI repeats it."""
-        about = {"input_name": self.name, "input_config": [self.type, self.options]}
-        return reason(kind, message, details, **{**about, **extra_info})
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """A node class.
-
-    `outputs` are the types of its slots; `None` is not known. `output_node` is `None` where
-    nothing is said. With `core` the class has no checks of its own beside those of files.
-    """
-
-    name: str
-    core: bool
-    output_node: bool | None
-    outputs: list[Any] | None
-    inputs: tuple[Input, ...]
-    dynamic: tuple[Input, ...]
-
-
-#: What the catalog says of a class, `None` for one that there is not.
-Shapes: TypeAlias = Callable[[str], Shape | None]
-
-
-def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
-    """Read a class's entry in `object_info`; what has an unknown form is left out."""
-    module, output_node, outputs = map(info.get, ("python_module", "output_node", "output"))
-    inputs = tuple(_declared(info.get("input"), ""))
-    return Shape(
-        name,
-        core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
-        output_node=output_node if isinstance(output_node, bool) else None,
-        outputs=outputs if isinstance(outputs, list) else None,
-        inputs=tuple(one for one in inputs if not one.is_dynamic),
-        dynamic=tuple(one for one in inputs if one.is_dynamic),
-    )
-
-
-def _declared(declared: object, prefix: str) -> Iterator[Input]:
-    """The inputs of `{"required": {name: spec}, "optional": …}`."""
-    if not isinstance(declared, Mapping):
-        return
-    seen: set[str] = set()
-    for section in ("required", "optional"):
-        specs = declared.get(section)
-        for name, spec in specs.items() if isinstance(specs, Mapping) else ():
-            if name not in seen:
-                seen.add(name)
-                one = _input(f"{prefix}{name}", spec, section == "required")
-                if one is not None:
-                    yield one
-
-
-def _input(name: str, spec: object, required: bool) -> Input | None:
-    if not isinstance(spec, list | tuple) or not spec or not isinstance(spec[0], str | list):
-        return None
-    type_, options = spec[0], spec[1] if len(spec) > 1 else {}
-    if not isinstance(options, Mapping):
-        return None
-    low, high = _number(options.get("min")), _number(options.get("max"))
-    return Input(name, type_, options, required, low, high, _choices(type_, options))
-
-
-def _number(value: object) -> int | float | None:
-    return value if isinstance(value, int | float) else None
-
-
-def _choices(type_: str | list[Any], options: Mapping[str, Any]) -> list[Any] | None:
-    """What a combo offers. An empty list is filled by somebody whom the catalog does not know."""
-    offered: object = type_
-    if type_ == "COMBO" and not any(options.get(flag) for flag in _REMOTE):
-        offered = options.get("options")
-    return offered if isinstance(offered, list) and offered else None
-
-
-def _expanded(shape: Shape, given: Mapping[str, Any]) -> Iterator[Input]:
-    yield from shape.inputs
-    for one in shape.dynamic:
-        yield from _expand(one, given, depth=0)
-
-
-def _expand(one: Input, given: Mapping[str, Any], *, depth: int) -> Iterator[Input]:
-    """The inputs `name.…` that a dynamic input stands for; none where its form is not known."""
-    if not one.is_dynamic:
-        yield one
-    elif one.type == _AUTOGROW and one.name not in given:
-        yield from _grown(one)
-    elif one.type == _DYNAMIC_COMBO and depth < 8:
-        options = one.options.get("options")
-        for option in options if isinstance(options, list) else ():
-            if isinstance(option, Mapping) and option.get("key") == given.get(one.name):
-                for inner in _declared(option.get("inputs"), f"{one.name}."):
-                    yield from _expand(inner, given, depth=depth + 1)
-                return
-
-
-def _grown(one: Input) -> Iterator[Input]:
-    """`images.image0`, `images.image1`…: `min` of them have to be there."""
-    template = one.options.get("template")
-    if not isinstance(template, Mapping):
-        return
-    least, most, names = template.get("min", 0), template.get("max"), template.get("names")
-    if not isinstance(names, list):
-        prefix = template.get("prefix")
-        if not isinstance(prefix, str) or not isinstance(most, int):
-            return
-        names = [f"{prefix}{number}" for number in range(min(most, 100))]
-    inner = next(_declared(template.get("input"), ""), None)
-    if inner is None or inner.is_dynamic or not isinstance(least, int):
-        return
-    for number, name in enumerate(names):
-        needed = one.required and inner.required and number < least
-        yield replace(inner, name=f"{one.name}.{name}", required=needed)
+def _wrong(one: Input, kind: str, message: str, details: str, **extra_info: Any) -> Reason:
+    """An error of an input, with its spec as ComfyUI repeats it."""
+    about = {"input_name": one.name, "input_config": [one.type, one.options]}
+    return reason(kind, message, details, **about | extra_info)
 
 
 # --- what is wrong with one node ---------------------------------------------------------------
@@ -227,10 +78,9 @@ Crash: TypeAlias = tuple[str, str]
 
 
 class Link(NamedTuple):
-    """An input that is joined to a slot of another node."""
+    """An input that is joined to a slot of another node, `[node id, slot]`."""
 
     input: Input
-    source: str
     value: list[Any]
 
 
@@ -265,7 +115,7 @@ def _look(
         given = {}
     if not isinstance(given, dict):
         return found
-    for one in _expanded(shape, given) if shape.dynamic else shape.inputs:
+    for one in shape.expanded(given) if shape.dynamic else shape.inputs:
         if one.name not in given:
             if one.required:
                 message, short = "Required input is missing", one.name.rpartition(".")[2]
@@ -291,7 +141,7 @@ def _follow(
 ) -> Crash | None:
     if len(link) != 2:
         message = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-        wrong = one.wrong("bad_linked_input", message, one.name, received_value=link)
+        wrong = _wrong(one, "bad_linked_input", message, one.name, received_value=link)
         found.reasons.append(wrong)
         return None
     source, slot = link
@@ -312,10 +162,10 @@ def _follow(
             message = "Return type mismatch between linked nodes"
             details = f"{one.name}, received_type({received}) mismatch input_type({one.type})"
             about = {"received_type": received, "linked_node": link}
-            found.reasons.append(one.wrong("return_type_mismatch", message, details, **about))
+            found.reasons.append(_wrong(one, "return_type_mismatch", message, details, **about))
             if shape.core:
                 return None
-    found.links.append(Link(one, source, link))
+    found.links.append(Link(one, link))
     return None
 
 
@@ -324,8 +174,8 @@ def _fits(received: object, wanted: str | list[Any]) -> bool:
     if not isinstance(received, str) or received == wanted:
         return True
     if not isinstance(wanted, str):
-        return received in ("*", _MATCH_TYPE, "COMBO")
-    if _MATCH_TYPE in (received, wanted):
+        return received in ("*", MATCH_TYPE, "COMBO")
+    if MATCH_TYPE in (received, wanted):
         return True
     gives = {name.strip() for name in received.split(",")}
     takes = {name.strip() for name in wanted.split(",")}
@@ -351,11 +201,11 @@ def _value(
             message = f"Failed to convert an input value to a {kind} value"
             about = {"received_value": value, "exception_message": str(error)}
             details = f"{one.name}, {value}, {error}"
-            return one.wrong("invalid_input_type", message, details, **about)
+            return _wrong(one, "invalid_input_type", message, details, **about)
     infinite = isinstance(value, float) and not math.isfinite(value)
     if value is not given and not isinstance(value, list) and not infinite:
         converted[one.name] = value
-    if (one.low is not None or one.high is not None) and (wrong := _bounds(one, value)):
+    if wrong := _bounds(one, value):
         return wrong
     if shape.core and (shape.name, one.name) in _LOADERS:
         return _file(one, value, _LOADERS[shape.name, one.name], has_file)
@@ -369,10 +219,10 @@ def _bounds(one: Input, value: Any) -> Reason | None:
         return None
     if one.low is not None and value < one.low:
         message = f"Value {value} smaller than min of {one.low}"
-        return one.wrong("value_smaller_than_min", message, one.name, received_value=value)
+        return _wrong(one, "value_smaller_than_min", message, one.name, received_value=value)
     if one.high is not None and value > one.high:
         message = f"Value {value} bigger than max of {one.high}"
-        return one.wrong("value_bigger_than_max", message, one.name, received_value=value)
+        return _wrong(one, "value_bigger_than_max", message, one.name, received_value=value)
     return None
 
 
@@ -389,8 +239,8 @@ def _choice(one: Input, choices: list[Any], value: Any, has_file: HasFile | None
     listed = f"(list of length {len(choices)})" if long else str(choices)
     details = f"{one.name}: {', '.join(map(repr, wrong))} not in {listed}"
     about = {"input_config": None} if long else {}
-    return one.wrong(
-        "value_not_in_list", "Value not in list", details, **about, received_value=value
+    return _wrong(
+        one, "value_not_in_list", "Value not in list", details, **about, received_value=value
     )
 
 
@@ -525,9 +375,7 @@ class _Walk:
 
     def _blame(self, output: str, node_errors: dict[str, Any]) -> None:
         """Every node found bad so far is blamed for every output that fails after it."""
-        for node_id, reasons in self.wrong.items():
-            if self.blamed >= _MOST_BLAMED:
-                return
+        for node_id, reasons in islice(self.wrong.items(), _MOST_BLAMED - self.blamed):
             self.blamed += 1
             if node_id not in node_errors:
                 node_errors[node_id] = {
@@ -543,13 +391,13 @@ class _Walk:
         while way:
             node_id, look = next(reversed(way.items()))
             while look.links:
-                link = look.links[0]
-                if link.source in self.valid:
+                source = look.links[0].value[0]
+                if source in self.valid:
                     del look.links[0]
-                    look.valid = look.valid and self.valid[link.source]
-                elif link.source in way:
-                    self._close(list(way), link.source)
-                elif self._enter(link.source, link, way):
+                    look.valid = look.valid and self.valid[source]
+                elif source in way:
+                    self._close(list(way), source)
+                elif self._enter(source, look.links[0], way):
                     break
             else:
                 way.popitem()
@@ -600,4 +448,4 @@ def _exception(crash: Crash, link: Link | None) -> Reason:
         return reason("exception_during_validation", message, text, **about)
     kind, message = "exception_during_inner_validation", "Exception when validating inner node"
     about = {"exception_message": text, **about, "linked_node": link.value}
-    return link.input.wrong(kind, message, text, **about)
+    return _wrong(link.input, kind, message, text, **about)

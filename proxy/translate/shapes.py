@@ -1,0 +1,149 @@
+"""What a node class takes and gives, by its entry in `object_info`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+#: Where the classes are from that come with ComfyUI.
+_CORE = ("comfy_extras.", "comfy_api_nodes.")
+
+_AUTOGROW, _DYNAMIC_COMBO = "COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3"
+
+#: Matches every type; the web frontend looks after it.
+MATCH_TYPE = "COMFY_MATCHTYPE_V3"
+
+#: Flags of inputs that fetch their options by themselves.
+_REMOTE = ("remote", "remote_combo")
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A declared input. `type` is a name, or the list of a combo of the old form.
+
+    `low`, `high` and `choices` are `None` where there is nothing to hold a value against. With
+    `uploads` the values are names of files, which clients upload. One that `is_dynamic` stands for
+    other inputs, whose names depend on what is given.
+    """
+
+    name: str
+    type: str | list[Any]
+    options: Mapping[str, Any]
+    required: bool
+    low: int | float | None
+    high: int | float | None
+    choices: list[Any] | None
+    uploads: bool
+    is_dynamic: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A node class.
+
+    `outputs` are the types of its slots; `None` is not known. `output_node` is `None` where
+    nothing is said. With `core` the class has no checks of its own beside those of files.
+    """
+
+    name: str
+    core: bool
+    output_node: bool | None
+    outputs: list[Any] | None
+    inputs: tuple[Input, ...]
+    dynamic: tuple[Input, ...]
+
+    def expanded(self, given: Mapping[str, Any]) -> Iterator[Input]:
+        """The inputs, with those that the dynamic ones stand for."""
+        yield from self.inputs
+        for one in self.dynamic:
+            yield from _expand(one, given, depth=0)
+
+
+#: What the catalog says of a class, `None` for one that there is not.
+Shapes: TypeAlias = Callable[[str], Shape | None]
+
+
+def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
+    """Read a class's entry in `object_info`; what has an unknown form is left out."""
+    module, output_node, outputs = map(info.get, ("python_module", "output_node", "output"))
+    inputs = tuple(_declared(info.get("input"), ""))
+    return Shape(
+        name,
+        core=isinstance(module, str) and (module == "nodes" or module.startswith(_CORE)),
+        output_node=output_node if isinstance(output_node, bool) else None,
+        outputs=outputs if isinstance(outputs, list) else None,
+        inputs=tuple(one for one in inputs if not one.is_dynamic),
+        dynamic=tuple(one for one in inputs if one.is_dynamic),
+    )
+
+
+def _declared(declared: object, prefix: str) -> Iterator[Input]:
+    """The inputs of `{"required": {name: spec}, "optional": …}`."""
+    if not isinstance(declared, Mapping):
+        return
+    seen: set[str] = set()
+    for section in ("required", "optional"):
+        specs = declared.get(section)
+        for name, spec in specs.items() if isinstance(specs, Mapping) else ():
+            if name not in seen:
+                seen.add(name)
+                one = _input(f"{prefix}{name}", spec, section == "required")
+                if one is not None:
+                    yield one
+
+
+def _input(name: str, spec: object, required: bool) -> Input | None:
+    if not isinstance(spec, list | tuple) or not spec or not isinstance(spec[0], str | list):
+        return None
+    type_, options = spec[0], spec[1] if len(spec) > 1 else {}
+    if not isinstance(options, Mapping):
+        return None
+    bounds = (options.get("min"), options.get("max"))
+    low, high = (one if isinstance(one, int | float) else None for one in bounds)
+    named = isinstance(type_, str) and type_.startswith("COMFY_") and type_ != MATCH_TYPE
+    uploads = any(flag.endswith("_upload") and options[flag] for flag in options)
+    choices = _choices(type_, options)
+    return Input(name, type_, options, required, low, high, choices, uploads, is_dynamic=named)
+
+
+def _choices(type_: str | list[Any], options: Mapping[str, Any]) -> list[Any] | None:
+    """What a combo offers. An empty list is filled by somebody whom the catalog does not know."""
+    offered: object = type_
+    if type_ == "COMBO" and not any(options.get(flag) for flag in _REMOTE):
+        offered = options.get("options")
+    return offered if isinstance(offered, list) and offered else None
+
+
+def _expand(one: Input, given: Mapping[str, Any], *, depth: int) -> Iterator[Input]:
+    """The inputs `name.…` that a dynamic input stands for; none where its form is not known."""
+    if not one.is_dynamic:
+        yield one
+    elif one.type == _AUTOGROW and one.name not in given:
+        yield from _grown(one)
+    elif one.type == _DYNAMIC_COMBO and depth < 8:
+        options = one.options.get("options")
+        for option in options if isinstance(options, list) else ():
+            if isinstance(option, Mapping) and option.get("key") == given.get(one.name):
+                for inner in _declared(option.get("inputs"), f"{one.name}."):
+                    yield from _expand(inner, given, depth=depth + 1)
+                return
+
+
+def _grown(one: Input) -> Iterator[Input]:
+    """`images.image0`, `images.image1`…: `min` of them have to be there."""
+    template = one.options.get("template")
+    if not isinstance(template, Mapping):
+        return
+    least, most, names = template.get("min", 0), template.get("max"), template.get("names")
+    if not isinstance(names, list):
+        prefix = template.get("prefix")
+        if not isinstance(prefix, str) or not isinstance(most, int):
+            return
+        names = [f"{prefix}{number}" for number in range(min(most, 100))]
+    inner = next(_declared(template.get("input"), ""), None)
+    if inner is None or inner.is_dynamic or not isinstance(least, int):
+        return
+    for number, name in enumerate(names):
+        needed = one.required and inner.required and number < least
+        yield replace(inner, name=f"{one.name}.{name}", required=needed)
