@@ -175,8 +175,8 @@ class Authenticator:
     """Authenticates requests, and remembers the tokens of headers."""
 
     def __init__(self, services: Services) -> None:
-        self.members = services.members
-        self.base_path = services.base_path
+        self._members = services.members
+        self._base_path = services.base_path
         self.tickets = Tickets(time.time, services.cipher)
         self._accounting = services.accounting
         self._origins = frozenset(services.cors_origins)
@@ -189,7 +189,7 @@ class Authenticator:
 
         Raises `StorageError`.
         """
-        if not self.members.has_members or request.path in _WITHOUT_DATABASE:
+        if not self._members.has_members or request.path in _WITHOUT_DATABASE:
             return
         headers = request.headers
         sent = headers.get("Authorization") or headers.get(KEY_HEADER)
@@ -200,7 +200,7 @@ class Authenticator:
         except LocalError:
             return  # the refusal says it
         cookie = None if given else request.cookies.get(COOKIE)
-        await self.members.look_for(given, None if cookie is None else name_of(cookie))
+        await self._members.look_for(given, None if cookie is None else name_of(cookie))
 
     def authenticate(self, request: web.Request) -> Admission | None:
         """Authenticate a request; `None` on routes that need no member.
@@ -212,14 +212,14 @@ class Authenticator:
             raise LocalError(
                 "crooked_path", "The path contains `..`, `.` or a double slash; remove them."
             )
-        if not self.members.has_members:
+        if not self._members.has_members:
             admission = ANYONE
         elif request.path in OPEN or (request.path == READY and _is_anonymous(request, way)):
             return None
         else:
             admission = self._remembered(request, way) or self._of_member(request)
         if way.bare and request.method in ("GET", "HEAD"):
-            raise web.HTTPPermanentRedirect(_with_slash(request, self.base_path, way))
+            raise web.HTTPPermanentRedirect(_with_slash(request, self._base_path, way))
         return admission
 
     def _remembered(self, request: web.Request, way: Way) -> Admission | None:
@@ -231,13 +231,13 @@ class Authenticator:
         known = self._known.get(_digest(sent[0]))
         if known is None or (KEY_HEADER in headers and "Authorization" in headers):
             return None
-        access = self.members.access_by_id(known.admission.token or "")
+        access = self._members.access_by_id(known.admission.token or "")
         if access is None or access.token.digest != known.token_digest:
             return None
         now, address = time.monotonic(), caller_of(request).address
         if now - known.noted > USE_INTERVAL or address != known.address:
             known.noted, known.address = now, address
-            self.members.used(access.token, address)
+            self._members.used(access.token, address)
         return known.admission
 
     def _of_member(self, request: web.Request) -> Admission:
@@ -258,7 +258,7 @@ class Authenticator:
                     if len(self._known) >= REMEMBERED:
                         self._known.clear()
                     self._known[_digest(sent)] = _KnownHeader(admission, token.digest)
-        self.members.used(token, caller.address)
+        self._members.used(token, caller.address)
         return admission
 
     def wrong(self, token: str, caller: Caller) -> LocalError:
@@ -307,7 +307,7 @@ class Authenticator:
         self, given: Sequence[Credential], caller: Caller
     ) -> tuple[Access, Credential] | None:
         """The first token that is valid; `None` where none was given."""
-        found = [(self.members.access(one.token), one) for one in given]
+        found = [(self._members.access(one.token), one) for one in given]
         valid = [(access, one) for access, one in found if access is not None]
         if len({access.member.name for access, _ in valid}) > 1:
             raise LocalError(
@@ -324,18 +324,20 @@ class Authenticator:
         if request.path != TICKETED or request.method not in ("GET", "HEAD"):
             return None
         token_id = self.tickets.token_of(request.rel_url)
-        return self.members.access_by_id(token_id) if token_id is not None else None
+        return self._members.access_by_id(token_id) if token_id is not None else None
+
+    def session_of(self, request: web.Request) -> tuple[Access, str] | None:
+        """The access of a browser's session, and the session's name."""
+        name = name_of(request.cookies.get(COOKIE, ""))
+        token_id = self._members.sessions.token_of(name)
+        access = self._members.access_by_id(token_id) if token_id is not None else None
+        return None if access is None else (access, name)
 
     def _by_session(self, request: web.Request, caller: Caller) -> tuple[Access, str]:
-        """The access of a session, and the session's name."""
-        cookie = request.cookies.get(COOKIE)
-        if cookie is not None:
-            name = name_of(cookie)
-            token_id = self.members.sessions.token_of(name)
-            access = self.members.access_by_id(token_id) if token_id is not None else None
-            if access is not None:
-                self.refuse_foreign(request, caller)
-                return access, name
+        session = self.session_of(request)
+        if session is not None:
+            self.refuse_foreign(request, caller)
+            return session
         if request.method in ("GET", "HEAD") and "text/html" in request.headers.get("Accept", ""):
             raise web.HTTPFound(self._sign_in(request), headers={"Cache-Control": "no-store"})
         raise LocalError(
@@ -346,7 +348,7 @@ class Authenticator:
         )
 
     def _sign_in(self, request: web.Request) -> URL:
-        page = URL(f"{self.base_path}{SIGN_IN}")
+        page = URL(f"{self._base_path}{SIGN_IN}")
         wanted = request.rel_url.raw_path_qs
         return page if wanted == "/" else page.with_query(next=wanted)
 

@@ -51,7 +51,7 @@ LEAST_SHARE = 64
 #: Dictionaries instead of sets, for their order: the first have been idle for longest.
 _Groups = dict[str | bytes, dict["Connection", None]]
 #: Closes a websocket: with a code, a reason, and the seconds that the client has.
-Leave = Callable[[int, str, float], asyncio.Task[None]]
+Leave = Callable[[int, str, float], object]
 
 
 class Admission(NamedTuple):
@@ -236,8 +236,7 @@ class Connection(web.RequestHandler):
         """End what is under way, because the access of its member has ended."""
         log.info("connection_closed", member=self.member)
         if self._leave is not None:
-            closing = self._leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, REVOKE_TIMEOUT)
-            self.manager.keep_closing(closing)
+            self._leave(WSCloseCode.POLICY_VIOLATION, ACCESS_ENDED, REVOKE_TIMEOUT)
         elif self.busy:  # an answer that is short, such as that to one's own removal, goes out
             self._loop.call_later(REVOKE_TIMEOUT, self._cut_unless_answered, self.task)
         else:
@@ -389,7 +388,6 @@ class ConnectionManager:
         self._anonymous: dict[Connection, None] = {}
         self._by_address: _Groups = {}
         self._by_member: _Groups = {}
-        self._closing: set[asyncio.Task[None]] = set()
         self.draining = False
         self._changed = asyncio.Event()
 
@@ -403,33 +401,25 @@ class ConnectionManager:
         """
         connection.address = _counted_by(connection.peer, self.services.trusted_proxies)
         self.connections.add(connection)
-        neighbours = self._by_address.get(connection.address)
-        many = neighbours is not None and len(neighbours) >= self._most_of_address
-        full = len(self.connections) - self._refused > self._limits.max_connections
-        if many or full or len(self._anonymous) >= self._most_anonymous:
-            candidates = neighbours if many and neighbours is not None else self._anonymous
-            if not self._evict(candidates):
-                if self._refused == 0:
-                    log.warning(
-                        "connection_limit_reached",
-                        limit=self._limits.max_connections,
-                        anonymous=len(self._anonymous),
-                    )
-                self._refused += 1
-                return self._refused <= ANSWERED_REFUSALS
-        self._join_anonymous(connection)
-        return None
+        neighbours = self._by_address.get(connection.address, {})
+        many = len(neighbours) >= self._most_of_address
+        most = self._limits.max_connections
+        full = len(self.connections) - self._refused > most
+        crowded = many or full or len(self._anonymous) >= self._most_anonymous
+        if not crowded or self._evict(neighbours if many else self._anonymous):
+            self._join_anonymous(connection)
+            return None
+        if self._refused == 0:
+            log.warning("connection_limit_reached", limit=most, anonymous=len(self._anonymous))
+        self._refused += 1
+        return self._refused <= ANSWERED_REFUSALS
 
     def join(self, connection: Connection, admission: Admission) -> None:
         """Count a connection as its member's. Raises `LocalError` (503) for one too many."""
         member = admission.member
-        others = self._by_member.get(member)
-        if (
-            admission.token is not None
-            and others is not None
-            and len(others) >= self._most_of_member
-            and not self._evict(others)
-        ):
+        others = self._by_member.get(member, {})
+        many = admission.token is not None and len(others) >= self._most_of_member
+        if many and not self._evict(others):
             raise LocalError(
                 "too_many_connections",
                 f"You have {len(others)} connections, which is the maximum for a member; close "
@@ -459,11 +449,6 @@ class ConnectionManager:
         self.stalled.pop(connection, None)
         self._changed.set()
 
-    def keep_closing(self, task: asyncio.Task[None]) -> None:
-        """Keep the task that closes a websocket."""
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
     def _join_anonymous(self, connection: Connection) -> None:
         self._anonymous[connection] = None
         if connection.address:
@@ -476,8 +461,7 @@ class ConnectionManager:
             groups, key = self._by_member, connection.member
         else:
             self._anonymous.pop(connection, None)
-        group = groups.get(key)
-        if group is not None:
+        if (group := groups.get(key)) is not None:
             group.pop(connection, None)
             if not group:
                 del groups[key]
@@ -498,11 +482,9 @@ class ConnectionManager:
     def review(self) -> None:
         """End what is under way for those whose access has ended."""
         standing: dict[Admission, bool] = {}
-        for group in list(self._by_member.values()):
-            for connection in list(group):
-                admission = connection.admission
-                if admission is None:
-                    continue
+        for connection in [one for group in self._by_member.values() for one in group]:
+            admission = connection.admission
+            if admission is not None:
                 if admission not in standing:
                     standing[admission] = admission.holds(self.services.members)
                 if not standing[admission]:
@@ -510,8 +492,7 @@ class ConnectionManager:
 
     async def run(self) -> None:
         """End what is too slow, until cancelled."""
-        limits = self._limits
-        idle = limits.idle_timeout
+        limits, idle = self._limits, self._limits.idle_timeout
         bounds = (limits.header_timeout, limits.body_timeout, limits.write_timeout, idle)
         pause = min(1.0, REFUSAL_TIMEOUT / 4, *(bound / 4 for bound in bounds if bound > 0))
         anonymous = min(idle or ANONYMOUS_TIMEOUT, ANONYMOUS_TIMEOUT)

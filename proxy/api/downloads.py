@@ -313,12 +313,12 @@ def redirect(request: web.Request) -> web.Response | None:
     """
     if KEY_HEADER not in request.headers or request.path != "/api/view":
         return None
-    authenticator, caller = authenticator_of(request), caller_of(request)
+    caller, base = caller_of(request), of(request).base_path
     token = admission_of(request).token
     address = request.rel_url.with_path(TICKETED, keep_query=True).without_query_params("token")
     if token is not None:
-        address = authenticator.tickets.add(address, token)
-    address = URL(f"{caller.scheme}://{caller.host}{authenticator.base_path}{address}")
+        address = authenticator_of(request).tickets.add(address, token)
+    address = URL(f"{caller.scheme}://{caller.host}{base}{address}")
     return web.Response(status=302, headers={"Location": str(address)})
 
 

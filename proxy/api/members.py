@@ -239,44 +239,39 @@ _SIGNED_IN = """<p>You are signed in as <strong>{member}</strong>.</p>
 
 async def get_sign_in(request: web.Request) -> web.Response:
     """The page that takes a token and gives the browser a session; or says who is signed in."""
-    authenticator = authenticator_of(request)
-    if not authenticator.members.has_members:
-        raise web.HTTPFound(f"{authenticator.base_path}/")
-    member = _signed_in(request)
-    if member is not None:
-        return _page(
-            _SIGNED_IN.format(
-                member=html.escape(member),
-                base=html.escape(authenticator.base_path),
-                action=SIGN_OUT,
-            )
-        )
-    return _page(_form(request, request.query.get("next", "/")))
+    services = of(request)
+    if not services.members.has_members:
+        raise web.HTTPFound(f"{services.base_path}/")
+    session = authenticator_of(request).session_of(request)
+    if session is None:
+        return _page(_form(request, request.query.get("next", "/")))
+    member, base = html.escape(session[0].member.name), html.escape(services.base_path)
+    return _page(_SIGNED_IN.format(member=member, base=base, action=SIGN_OUT))
 
 
 async def post_sign_in(request: web.Request) -> web.Response:
     """Take the form's `token`, set a session's cookie and lead to `next`."""
     authenticator, caller = authenticator_of(request), caller_of(request)
+    members, base = of(request).members, of(request).base_path
     authenticator.refuse_foreign(request, caller)
     form = await _read_form(request)
     token, target = form.get("token", "").strip(), form.get("next", "/")
-    await authenticator.members.look_for([token])
-    access = authenticator.members.access(token)
+    await members.look_for([token])
+    access = members.access(token)
     if access is None:
-        problem = authenticator.wrong(token, caller)
-        return _page(_form(request, target), problem)
+        return _page(_form(request, target), authenticator.wrong(token, caller))
     await _end_session(request)
-    session = await authenticator.members.sessions.begin(access.token.id)
-    authenticator.members.used(access.token, caller.address)
+    session = await members.sessions.begin(access.token.id)
+    members.used(access.token, caller.address)
     log.info("member_signed_in", member=access.member.name, address=caller.address)
     connection_of(request).admission = Admission(access.member.name, access.token.id)
     note(request, "sign_in", token=access.token.shown)
-    answer = _leads_to(f"{authenticator.base_path}{target if _is_local(target) else '/'}")
+    answer = _leads_to(f"{base}{target if _is_local(target) else '/'}")
     answer.set_cookie(
         COOKIE,
         session,
         max_age=LIFETIME // 1000,
-        path=authenticator.base_path or "/",
+        path=base or "/",
         secure=caller.scheme == "https",
         httponly=True,
         samesite="Lax",
@@ -286,30 +281,24 @@ async def post_sign_in(request: web.Request) -> web.Response:
 
 async def post_sign_out(request: web.Request) -> web.Response:
     """End the browser's session, and its websockets."""
-    authenticator = authenticator_of(request)
+    authenticator, connection = authenticator_of(request), connection_of(request)
+    base = of(request).base_path
     authenticator.refuse_foreign(request, caller_of(request))
-    member = _signed_in(request)
-    if member is not None:
-        connection_of(request).admission = Admission(member)
+    session = authenticator.session_of(request)
+    if session is not None:
+        connection.admission = Admission(session[0].member.name)
         note(request, "sign_out")
     await _end_session(request)
-    connection_of(request).manager.review()
-    answer = _leads_to(f"{authenticator.base_path}{SIGN_IN}")
-    answer.del_cookie(COOKIE, path=authenticator.base_path or "/")
+    connection.manager.review()
+    answer = _leads_to(f"{base}{SIGN_IN}")
+    answer.del_cookie(COOKIE, path=base or "/")
     return answer
-
-
-def _signed_in(request: web.Request) -> str | None:
-    cookie, members = request.cookies.get(COOKIE), authenticator_of(request).members
-    token_id = members.sessions.token_of(name_of(cookie)) if cookie else None
-    access = members.access_by_id(token_id) if token_id is not None else None
-    return access.member.name if access is not None else None
 
 
 async def _end_session(request: web.Request) -> None:
     cookie = request.cookies.get(COOKIE)
     if cookie:
-        await authenticator_of(request).members.sessions.end(name_of(cookie))
+        await of(request).members.sessions.end(name_of(cookie))
 
 
 async def _read_form(request: web.Request) -> dict[str, str]:
@@ -339,7 +328,7 @@ def _is_local(target: str) -> bool:
 
 
 def _form(request: web.Request, target: str) -> str:
-    base = html.escape(authenticator_of(request).base_path)
+    base = html.escape(of(request).base_path)
     return _FORM.format(base=base, action=SIGN_IN, next=html.escape(target))
 
 

@@ -9,6 +9,7 @@ from functools import partial
 from aiohttp import web
 
 from proxy.api import (
+    Services,
     assets,
     dashboard,
     downloads,
@@ -214,15 +215,14 @@ ROUTES = (
 )
 
 
-def of_clients(*, apart: bool, helpers: bool, assets: bool) -> list[Route]:
-    """The routes of the clients' listener, with or without an admin listener beside it, those of
-    node packs, and those of assets."""
+def of_clients(services: Services) -> list[Route]:
+    """The routes of the clients' listener."""
     return [
         route
         for route in ROUTES
-        if not (apart and route.apart)
-        and (helpers or not route.helper)
-        and route.assets in (None, assets)
+        if not (services.admin_apart and route.apart)
+        and not (services.helpers is None and route.helper)
+        and route.assets in (None, services.assets is not None)
     ]
 
 

@@ -33,9 +33,6 @@ from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
 
-#: Seconds between two looks at the files.
-INTERVAL = 2.0
-
 
 class CertificateError(Exception):
     """The files cannot be used. The text is one sentence that says what to do."""
@@ -52,8 +49,9 @@ class Certificate:
         self._seen = self._look()
         self.context = _context(cert, key)
 
-    async def follow(self, interval: float = INTERVAL) -> None:
+    async def follow(self, interval: float = 2.0) -> None:
         """Reload changed files, until cancelled; open connections continue with what they have.
+        `interval` is in seconds.
 
         Files that do not fit together, such as while they are being changed, are tried again when
         they change once more.
@@ -66,7 +64,7 @@ class Certificate:
             self._seen = seen
             try:
                 await asyncio.to_thread(_context, self._cert, self._key)
-                self.context.load_cert_chain(self._cert, self._key, password=_no_password)
+                self.context.load_cert_chain(self._cert, self._key, password="")
             except (CertificateError, OSError) as error:
                 log.error("certificate_rejected", error=str(error))
             else:
@@ -87,17 +85,13 @@ def _context(cert: Path, key: Path) -> ssl.SSLContext:
             ) from None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(cert, key, password=_no_password)
+        context.load_cert_chain(cert, key, password="")
     except (ssl.SSLError, ValueError):
         raise CertificateError(
             f"The files {cert} and {key} are not a certificate and its private key, in PEM and "
             "without a passphrase: correct tls_cert and tls_key."
         ) from None
     return context
-
-
-def _no_password() -> str:
-    return ""
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -121,12 +115,7 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
         add_routes(app, of_admins())
     else:
         app[SOCKETS] = Sockets(services.supervisor, services.ping_interval)
-        offered = of_clients(
-            apart=services.admin_apart,
-            helpers=services.helpers is not None,
-            assets=services.assets is not None,
-        )
-        add_routes(app, offered)
+        add_routes(app, of_clients(services))
         allow_some(app, services.cors_origins)
 
     async def let_go(_: web.Application) -> None:

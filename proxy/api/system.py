@@ -19,8 +19,8 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.connections import connection_of, member_of, of
-from proxy.api.middleware import prepare
-from proxy.catalog.node_classes import Body, Coding, Listing
+from proxy.api.downloads import delivering
+from proxy.catalog.node_classes import Coding, Listing
 from proxy.translate import COMFYUI, DEPLOYED_AS, FRONTEND, PYTORCH, TEMPLATES
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.names import TYPES
@@ -197,11 +197,7 @@ async def get_files(request: web.Request) -> web.Response:
 # --- the web interface --------------------------------------------------------------------------
 
 
-_PAGE_HEADERS = {
-    "Cache-Control": "no-store, must-revalidate",
-    "Pragma": "no-cache",
-    "Expires": "0",
-}
+_PAGE_HEADERS = {"Cache-Control": "no-store, must-revalidate", "Pragma": "no-cache", "Expires": "0"}
 
 #: What Python's table lacks, or a system's own has wrong so that a browser refuses to run it.
 _TYPES = {
@@ -300,7 +296,12 @@ async def get_object_info(request: web.Request) -> web.StreamResponse:
     headers["Content-Type"] = bodies.JSON_TYPE
     if coding != bodies.IDENTITY:
         headers["Content-Encoding"] = coding
-    return await _send(request, body, headers)
+    response = web.StreamResponse(headers={**headers, "Content-Length": str(body.length)})
+    async with delivering(request, response):
+        if request.method != "HEAD":
+            for piece in body.pieces:
+                await response.write(piece)
+    return response
 
 
 async def get_node_class(request: web.Request) -> web.Response:
@@ -367,21 +368,6 @@ async def get_subgraph(request: web.Request) -> web.Response:
 async def get_node_replacements(request: web.Request) -> web.Response:
     """The node classes that replace old ones."""
     return bodies.json(await of(request).catalog.node_replacements())
-
-
-async def _send(request: web.Request, body: Body, headers: dict[str, str]) -> web.StreamResponse:
-    """Piece by piece, so that nothing is copied; a client that leaves ends it quietly."""
-    response = web.StreamResponse(headers={**headers, "Content-Length": str(body.length)})
-    try:
-        await prepare(request, response)
-        if request.method != "HEAD":
-            for piece in body.pieces:
-                await response.write(piece)
-        await response.write_eof()
-    except ConnectionError:
-        if request.transport is not None:
-            request.transport.abort()
-    return response
 
 
 async def _files(request: web.Request) -> Listing:

@@ -27,13 +27,7 @@ Form = Mapping[str, Field]
 Buffer = bytes | bytearray | memoryview
 
 #: What reading raises of a body that is no whole form.
-_BROKEN_FORM = (
-    ValueError,
-    AssertionError,
-    LookupError,
-    RuntimeError,
-    *bodies.BROKEN,
-)
+_BROKEN_FORM = (ValueError, AssertionError, LookupError, RuntimeError, *bodies.BROKEN)
 
 #: Bytes read, or passed on, at once.
 CHUNK = 256 * 1024
