@@ -267,8 +267,6 @@ class Authenticator:
         id_ = tokens.id_of(token)
         shown = f"{tokens.PREFIX}{id_}…" if id_ else "not one of ours"
         log.warning("token_rejected", address=caller.address, sent=shown, slowed_down=wait > 0)
-        if not wait:
-            self._accounting.wrong_token(caller.address, shown)
         if wait:
             return LocalError(
                 "too_many_wrong_tokens",
@@ -276,6 +274,7 @@ class Authenticator:
                 kind="rate_limited",
                 retry_after=wait,
             )
+        self._accounting.wrong_token(caller.address, shown)
         return LocalError(
             "wrong_token",
             "This token is invalid or revoked; ask an admin of this server for a new one.",

@@ -420,18 +420,10 @@ def as_object(
     return value
 
 
+_KINDS = {type(None): "null", bool: "a boolean", str: "a string", list: "a list"}
+_KINDS |= {int: "a number", float: "a number"}
+
+
 def kind(value: object) -> str:
     """What a JSON value is, for a sentence."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "a boolean"
-        case int() | float():
-            return "a number"
-        case str():
-            return "a string"
-        case list():
-            return "a list"
-        case _:
-            return "an object"
+    return _KINDS.get(type(value), "an object")

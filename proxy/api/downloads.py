@@ -202,16 +202,11 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What to answer: the status (200, 206, 304, 412 or 416) and `count` bytes from `start`."""
+    """What to answer: the status (200, 206, 304, 412 or 416), and the bytes before `stop`."""
 
     status: int
     start: int = 0
-    count: int = 0
-
-    @property
-    def stop(self) -> int:
-        """The first byte that is no longer sent."""
-        return self.start + self.count
+    stop: int = 0
 
 
 def decide(request: web.BaseRequest, stamp: Stamp) -> Part:
@@ -222,7 +217,7 @@ def decide(request: web.BaseRequest, stamp: Stamp) -> Part:
         return Part(304)
     if_range = request.if_range
     if if_range is not None and stamp.modified > if_range.timestamp():
-        return Part(200, count=stamp.size)
+        return Part(200, stop=stamp.size)
     return _range(request, stamp.size)
 
 
@@ -249,12 +244,12 @@ def _range(request: web.BaseRequest, size: int) -> Part:
         return Part(416)
     start, stop = wanted.start, wanted.stop
     if start is None:
-        return Part(200, count=size)
+        return Part(200, stop=size)
     if start < 0:
         start, stop = max(0, size + start), None
     if start >= size:
         return Part(416)
-    return Part(206, start, min(size if stop is None else stop, size) - start)
+    return Part(206, start, size if stop is None else min(stop, size))
 
 
 def _matches(etag: str, listed: Iterable[ETag], *, weak: bool) -> bool:
@@ -288,7 +283,7 @@ def stamped(stamp: Stamp, part: Part) -> dict[str, str]:
     headers = {
         "Etag": f'"{stamp.etag}"',
         "Last-Modified": stamp.last_modified,
-        "Content-Length": str(part.count),
+        "Content-Length": str(part.stop - part.start),
         "Accept-Ranges": "bytes",
     }
     if part.status == 206:
@@ -383,18 +378,15 @@ async def delivering(request: web.Request, response: web.StreamResponse) -> Asyn
         await prepare(request, response)
         yield
         await response.write_eof()
-    except ContentBrokenError as error:
-        log.warning("content_truncated", reason=str(error))
+    except (ContentBrokenError, ConnectionError, asyncio.CancelledError) as error:
         if request.transport is not None:
             request.transport.abort()
-    except ConnectionError:
-        log.debug("client_disconnected", path=request.path)
-        if request.transport is not None:
-            request.transport.abort()
-    except asyncio.CancelledError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise
+        if isinstance(error, asyncio.CancelledError):
+            raise
+        if isinstance(error, ContentBrokenError):
+            log.warning("content_truncated", reason=str(error))
+        else:
+            log.debug("client_disconnected", path=request.path)
 
 
 async def _send_file(

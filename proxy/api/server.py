@@ -128,24 +128,21 @@ def make_app(services: Services, *, admin: bool = False) -> web.Application:
     return app
 
 
-class _OneLineForClientFaults(logging.Filter):
+def _shorten(record: logging.LogRecord) -> bool:
     """What is not HTTP, cannot be unpacked or breaks off is the client's fault: no traceback."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
-        faults = HttpProcessingError | web.RequestPayloadError | ConnectionError | LocalError
-        if isinstance(error, faults):
-            record.levelno, record.levelname = logging.INFO, "INFO"
-            record.msg, record.args = "bad HTTP of a client: %s", (type(error).__name__,)
-            record.exc_info = None
-        return True
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    faults = HttpProcessingError | web.RequestPayloadError | ConnectionError | LocalError
+    if isinstance(error, faults):
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args = "bad HTTP of a client: %s", (type(error).__name__,)
+        record.exc_info = None
+    return True
 
 
 def server_logger() -> logging.Logger:
     """The logger for `web.AppRunner`."""
     logger = logging.getLogger("proxy.api.server")
-    if not logger.filters:
-        logger.addFilter(_OneLineForClientFaults())
+    logger.addFilter(_shorten)  # once, however often it is added
     return logger
 
 

@@ -20,6 +20,7 @@ from aiohttp import web
 from proxy.api import bodies
 from proxy.api.connections import connection_of, member_of, of
 from proxy.api.downloads import delivering
+from proxy.api.web_interface import within
 from proxy.catalog.node_classes import Coding, Listing
 from proxy.translate import COMFYUI, DEPLOYED_AS, FRONTEND, PYTORCH, TEMPLATES
 from proxy.translate.errors import LocalError, PlainError
@@ -221,7 +222,7 @@ _OWN_PAGE = Path(__file__).with_name("welcome.html").read_bytes()
 
 async def get_root(request: web.Request) -> web.StreamResponse:
     """The web interface, or a page that says what this is."""
-    page = of(request).interface.file("index.html")
+    page = within(of(request).interface.frontend, "index.html")
     if page is None:
         return web.Response(body=_OWN_PAGE, content_type="text/html", headers=_PAGE_HEADERS)
     return web.FileResponse(page, headers=_PAGE_HEADERS)
@@ -255,12 +256,12 @@ def _tile(name: str) -> bytes:
 
 async def get_docs(request: web.Request) -> web.StreamResponse:
     """A page of the nodes' documentation."""
-    return _answer(of(request).interface.page_of_docs(request.match_info["path"]))
+    return _answer(within(of(request).interface.docs, request.match_info["path"]))
 
 
 async def get_file(request: web.Request) -> web.StreamResponse:
     """A file of the web interface, or 404: every GET that no other route takes comes here."""
-    return _answer(of(request).interface.file(request.match_info["path"]))
+    return _answer(within(of(request).interface.frontend, request.match_info["path"]))
 
 
 def _answer(path: Path | None) -> web.StreamResponse:

@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
 from urllib.parse import parse_qsl
@@ -39,17 +38,6 @@ MOST_FORM_BYTES, MOST_FORM_FIELDS = 64 * 1024, 100
 IN_MEMORY = 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A checked upload; `file` lies on disk unless it is small."""
-
-    file: IO[bytes]
-    filename: str
-    subfolder: str
-    type: str
-    overwrite: bool
-
-
 async def post_image(request: web.Request) -> web.Response:
     """Take a file of any kind into the member's folder."""
     async with form(request) as fields:
@@ -63,38 +51,17 @@ async def post_mask(request: web.Request) -> web.Response:
 
 
 async def _take(request: web.Request, form: Form, *, masks: bool = False) -> web.Response:
-    upload = read_form(form)
-    if upload is None:
-        return bodies.empty(400)
-    original = original_ref(form.get("original_ref")) if masks else None
-    services, member = of(request), member_of(request)
-    async with services.accounting.uploading(member, size(upload.file)):
-        named = await services.files.upload(
-            member,
-            chunks(upload.file),
-            filename=upload.filename,
-            subfolder=upload.subfolder,
-            type=upload.type,
-            overwrite=upload.overwrite,
-            original=original,
-        )
-    body: dict[str, Any] = {"name": named.name, "subfolder": named.subfolder, "type": named.type}
-    if services.assets is not None and named.asset is not None:
-        body["asset"] = of_upload(named.asset)
-    return bodies.json(body)
+    """Check the fields of an upload, and store it.
 
-
-def read_form(form: Form) -> Upload | None:
-    """Check the fields of an upload; `None` is ComfyUI's 400 without a body.
-
-    That is: no file, or a name that leads out of the folder. Raises `LocalError` (400) where
-    ComfyUI answers 500. Only `true` and `1` overwrite; a file part in that place does not.
+    ComfyUI's 400 without a body is for no file, or a name that leads out of the folder. Raises
+    `LocalError` (400) where ComfyUI answers 500. Only `true` and `1` overwrite; a file part in that
+    place does not.
     """
     type_ = form.get("type", "input")
     if not isinstance(type_, str) or type_ not in TYPES:
         raise LocalError("invalid_type", "type must be input, output or temp.")
     if "image" not in form:
-        return None
+        return bodies.empty(400)
     image = form["image"]
     if not isinstance(image, web.FileField):
         raise LocalError("invalid_image", "The field image must be a file with a filename.")
@@ -102,14 +69,23 @@ def read_form(form: Form) -> Upload | None:
     if not isinstance(subfolder, str):
         raise LocalError("invalid_subfolder", "subfolder must be text.")
     if upload_refusal(image.filename, subfolder, type_) is not None:
-        return None
-    return Upload(
-        file=image.file,
-        filename=image.filename,
-        subfolder=subfolder,
-        type=type_,
-        overwrite=form.get("overwrite") in ("true", "1"),
-    )
+        return bodies.empty(400)
+    original = original_ref(form.get("original_ref")) if masks else None
+    services, member = of(request), member_of(request)
+    async with services.accounting.uploading(member, size(image.file)):
+        named = await services.files.upload(
+            member,
+            chunks(image.file),
+            filename=image.filename,
+            subfolder=subfolder,
+            type=type_,
+            overwrite=form.get("overwrite") in ("true", "1"),
+            original=original,
+        )
+    body: dict[str, Any] = {"name": named.name, "subfolder": named.subfolder, "type": named.type}
+    if services.assets is not None and named.asset is not None:
+        body["asset"] = of_upload(named.asset)
+    return bodies.json(body)
 
 
 def original_ref(value: object) -> dict[str, Any]:

@@ -45,14 +45,6 @@ class WebInterface:
     frontend_version: str | None = None
     templates_version: str | None = None
 
-    def file(self, name: str) -> Path | None:
-        """The file of the frontend at a path below `/`. Raises 403 for a folder."""
-        return _within(self.frontend, name)
-
-    def page_of_docs(self, name: str) -> Path | None:
-        """The file of the documentation at a path below `/docs/`. Raises 403 for a folder."""
-        return _within(self.docs, name)
-
     def extensions(self) -> list[str]:
         """The paths of the frontend's own extensions."""
         if self.frontend is None:
@@ -74,8 +66,9 @@ def installed() -> WebInterface:
     )
 
 
-def _within(folder: Path | None, name: str) -> Path | None:
-    """The file of this name, which may have slashes, if it lies in the folder."""
+def within(folder: Path | None, name: str) -> Path | None:
+    """The file of this name, which may have slashes, if it lies in the folder. Raises 403 for a
+    folder."""
     if folder is None:
         return None
     path = Path(os.path.normpath(folder / name))

@@ -11,7 +11,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from proxy.api import web_interface
-from proxy.api.web_interface import WebInterface
+from proxy.api.web_interface import WebInterface, within
 
 Client = TestClient[Any, Any]
 
@@ -205,11 +205,11 @@ def test_what_is_not_installed_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
 def test_what_is_installed_is_found() -> None:
     pytest.importorskip("comfyui_frontend_package", reason="needs the extra `ui`")
     found = web_interface.installed()
-    page = found.file("index.html")
+    page = within(found.frontend, "index.html")
     assert page is not None
     assert found.frontend_version
     assert "/extensions/core/widgetInputs.js" in found.extensions()
-    assert found.page_of_docs("KSampler/en.md") is not None
+    assert within(found.docs, "KSampler/en.md") is not None
     assert found.templates["index.json"].is_file()
 
 
