@@ -273,7 +273,8 @@ def info(
 ) -> dict[str, Any]:
     """A class as `GET /object_info` shows it; a `new_style` one has some more fields.
 
-    An output is its type, or type and name where the name is another one.
+    An output is its type, or type and name where the name is another one. What has none is an
+    output node.
     """
     groups = {"required": required, "optional": optional, "hidden": hidden}
     shown = {
@@ -293,6 +294,6 @@ def info(
         "description": "",
         "python_module": f"custom_nodes.{pack}",
         "category": category,
-        "output_node": output_node,
+        "output_node": output_node or not types,
         **({"deprecated": False, "experimental": False, "api_node": False} if new_style else {}),
     }

@@ -36,12 +36,7 @@ def _info(
     name: str, required: Mapping[str, Any], category: str = "external_tooling", **more: Any
 ) -> dict[str, Any]:
     return info(
-        name,
-        required,
-        pack="comfyui-tooling-nodes",
-        category=category,
-        new_style=True,
-        **more,
+        name, required, pack="comfyui-tooling-nodes", category=category, new_style=True, **more
     )
 
 
@@ -97,12 +92,7 @@ def frame(result: Result, data: bytes, format_: int, event: int = 1) -> Binary:
 
 def _cached(result: Result) -> Told:
     images = [
-        {
-            "source": "http",
-            "id": item.id,
-            "content-type": item.content_type,
-            "type": "output",
-        }
+        {"source": "http", "id": item.id, "content-type": item.content_type, "type": "output"}
         for item in result.items
     ]
     return Told(ui={"images": images})
@@ -215,7 +205,7 @@ def _loads(name: str, own: str, title: str, source: FileSource, mask: Mask) -> H
 
 def _shows(name: str, title: str, required: Mapping[str, Any], tells: Tells, **more: Any) -> Helper:
     inputs = {"images": ["IMAGE", {}], **required}
-    shown = _info(name, inputs, hidden=_HIDDEN, output_node=True, title=title, **more)
+    shown = _info(name, inputs, hidden=_HIDDEN, title=title, **more)
     return Helper(shown, preview, {"PreviewImage"}, tells=tells)
 
 
@@ -226,11 +216,7 @@ HELPERS = (
         "ETN_LoadImageCache", "id", "Load Image from Cache", FileSource.CACHE, Mask.ALPHA_OR_RED
     ),
     _loads(
-        "ETN_LoadImageBase64",
-        "image",
-        "Load Image (Base64)",
-        FileSource.BASE64,
-        Mask.ALPHA_OR_NONE,
+        "ETN_LoadImageBase64", "image", "Load Image (Base64)", FileSource.BASE64, Mask.ALPHA_OR_NONE
     ),
     loads(
         _info(
@@ -293,7 +279,6 @@ HELPERS = (
                 "type": _combo("text", ["text", "markdown", "html"]),
             },
             hidden=_HIDDEN,
-            output_node=True,
             category="krita",
             title="Send Text",
         ),
@@ -307,7 +292,6 @@ HELPERS = (
             {"images": ["IMAGE"]},
             pack="websocket_image_save",
             category="api/image",
-            output_node=True,
         ),
         preview,
         {"PreviewImage"},
