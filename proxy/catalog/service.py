@@ -153,12 +153,7 @@ class Catalog:
     """
 
     def __init__(
-        self,
-        accounts: Accounts,
-        folder: Path,
-        *,
-        max_age: float,
-        helpers: Offer | None = None,
+        self, accounts: Accounts, folder: Path, *, max_age: float, helpers: Offer | None = None
     ) -> None:
         self._accounts = accounts
         self._folder = folder

@@ -72,11 +72,7 @@ def history_item(job: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, 
     item = {
         "prompt_id": prompt_id,
         "create_time": job["create_time"],
-        "prompt": {
-            "priority": number,
-            "prompt_id": prompt_id,
-            "extra_data": _light(extra_data),
-        },
+        "prompt": {"priority": number, "prompt_id": prompt_id, "extra_data": _light(extra_data)},
         "outputs": entry["outputs"],
         "status": entry["status"],
         "meta": entry.get("meta", {}),

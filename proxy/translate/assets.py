@@ -62,9 +62,7 @@ class AssetError(LocalError):
 
     def body(self) -> dict[str, Any]:
         """The nested form."""
-        return {
-            "error": {"code": self.type, "message": self.message, "details": self.extra_info},
-        }
+        return {"error": {"code": self.type, "message": self.message, "details": self.extra_info}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -170,18 +170,10 @@ def expand(prefix: str, now: time.struct_time, *, width: int = 0, height: int = 
     """
     if "%" not in prefix:
         return prefix
-    values = {
-        "width": str(width),
-        "height": str(height),
-        "year": str(now.tm_year),
-        "month": f"{now.tm_mon:02}",
-        "day": f"{now.tm_mday:02}",
-        "hour": f"{now.tm_hour:02}",
-        "minute": f"{now.tm_min:02}",
-        "second": f"{now.tm_sec:02}",
-    }
-    for token, value in values.items():
-        prefix = prefix.replace(f"%{token}%", value)
+    parts = zip(("month", "day", "hour", "minute", "second"), now[1:6], strict=True)
+    values = {"width": width, "height": height, "year": now.tm_year}
+    for token, value in {**values, **{name: f"{part:02}" for name, part in parts}}.items():
+        prefix = prefix.replace(f"%{token}%", str(value))
     return prefix
 
 

@@ -15,21 +15,12 @@ import msgspec
 
 from proxy.translate import codec
 from proxy.translate.events import CloudFrame
-from proxy.translate.helper_nodes import (
-    Failure,
-    Helper,
-    HelperFailedError,
-    Node,
-    Picture,
-    constant,
-)
+from proxy.translate.helper_nodes import Failure, Helper, HelperFailedError, Node, Picture, constant
 from proxy.translate.helper_packs import HELPERS
 from proxy.translate.jobs import Snapshot, inputs_of, is_link, links_of, sources
 
 #: The catalog's word on a class, or `None`.
 Choices = Callable[[str], Mapping[str, Any] | None]
-
-_MISSING = object()
 
 
 class Telling(msgspec.Struct, frozen=True):
@@ -108,7 +99,7 @@ def rewrite(
         for id_, one in nodes.items():
             inputs, lacking = _linked(inputs_of(one), gives)
             optional = _optional(choices(str(one.get("class_type"))))
-            if failure is None and not set(lacking) <= optional:
+            if failure is None and not lacking <= optional:
                 failure = _nothing(node_id, given, graph)
             whole[id_] = {**(about if id_ == node_id else {}), **one, "inputs": inputs}
     told = [
@@ -151,17 +142,14 @@ def _mark(graph: Mapping[str, Any]) -> str:
 
 def _linked(
     inputs: Mapping[str, Any], gives: Mapping[tuple[str, int], Any]
-) -> tuple[dict[str, Any], list[str]]:
+) -> tuple[dict[str, Any], set[str]]:
     """The inputs with links to what gives an output now, and the names of those that get none."""
-    found: dict[str, Any] = {}
-    lacking = []
-    for name, value in inputs.items():
-        source = gives.get((value[0], value[1]), _MISSING) if is_link(value) else _MISSING
-        if source is None:
-            lacking.append(name)
-        else:
-            found[name] = value if source is _MISSING else source
-    return found, lacking
+    found = {
+        name: gives.get((value[0], value[1]), value) if is_link(value) else value
+        for name, value in inputs.items()
+    }
+    lacking = {name for name, value in found.items() if value is None and is_link(inputs[name])}
+    return {name: value for name, value in found.items() if name not in lacking}, lacking
 
 
 def _optional(info: Mapping[str, Any] | None) -> set[str]:
