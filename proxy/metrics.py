@@ -16,11 +16,12 @@ import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import structlog
+from msgspec import Struct, field
+from msgspec.structs import replace
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -61,8 +62,7 @@ _CLASSES = ("other", "1xx", "2xx", "3xx", "4xx", "5xx", *("other",) * 4)
 Kind = Literal["counter", "gauge", "histogram", "info"]
 
 
-@dataclass(frozen=True, slots=True)
-class Metric:
+class Metric(Struct, frozen=True):
     """A metric. Members see those series on which `member` is their name, and no other."""
 
     name: str
@@ -322,8 +322,7 @@ def identity_of(account: str, base_url: URL) -> str:
     return str(base_url) if account == _DEFAULT else f"{base_url} {account}"
 
 
-@dataclass(slots=True, eq=False)
-class AccountObservations:
+class AccountObservations(Struct, eq=False):
     """What is known of one account's cloud. `facts` are observations of the probe by point."""
 
     account: str = ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import WSCloseCode
+from msgspec import Struct, field
 
 from proxy.helpers.clients import KritaCheck
 
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from proxy.userdata.on_cloud import UserData
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Services:
+class Services(Struct, frozen=True, kw_only=True):
     """What the handlers stand on: the rooms below, and plain values of the settings.
 
     `readiness` tells whether jobs can be taken. `interface` is what is served at `/`. `cipher`

@@ -16,13 +16,13 @@ import binascii
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
 from aiohttp import web
+from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -161,8 +161,7 @@ class Credential(NamedTuple):
     ambient: bool = False
 
 
-@dataclass(slots=True)
-class _KnownHeader:
+class _KnownHeader(Struct):
     """A header that was checked before: the admission that it gave, and the digest of its token."""
 
     admission: Admission

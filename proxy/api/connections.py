@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import structlog
 from aiohttp import StreamReader, WSCloseCode, web
+from msgspec import Struct
 
 from proxy.api.addressing import STRAIGHT, Caller, Network, Way, parse_address
 from proxy.translate import codec
@@ -74,8 +74,7 @@ class Admission(NamedTuple):
         return members.access_by_id(self.token) is not None
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionLimits:
+class ConnectionLimits(Struct, frozen=True):
     """Bounds for connections. Times are seconds, 0 is no bound.
 
     `header_timeout` runs from the first byte of a request to the end of its headers;

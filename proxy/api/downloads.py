@@ -13,12 +13,12 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from email.utils import formatdate
 from functools import partial
 
 import structlog
 from aiohttp import ETag, web
+from msgspec import Struct
 from yarl import URL
 
 from proxy.api import bodies
@@ -177,8 +177,7 @@ def _disposition(filename: str) -> str:
 # --- conditions and ranges ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(Struct, frozen=True):
     """A version of a file: its length in bytes and when it was written (seconds since 1970).
 
     `tag` tells versions of the same length and time apart.
@@ -200,8 +199,7 @@ class Stamp:
         return formatdate(math.ceil(self.modified), usegmt=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(Struct, frozen=True):
     """What to answer: the status (200, 206, 304, 412 or 416), and the bytes before `stop`."""
 
     status: int

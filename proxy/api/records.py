@@ -8,12 +8,12 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from datetime import date
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from aiohttp import web
+from msgspec.structs import asdict
 from prometheus_client import Metric as Family
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector

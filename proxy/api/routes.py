@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 
 from aiohttp import web
+from msgspec import Struct
 
 from proxy.api import (
     Services,
@@ -26,8 +26,7 @@ from proxy.api.authenticator import SIGN_IN, SIGN_OUT
 from proxy.api.bodies import Handler
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """A route of the local API; with a `twin` it answers below `/api` as well.
 
     A GET route answers HEAD too. One that is `apart` is served by the admin listener alone where

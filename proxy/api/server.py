@@ -10,7 +10,6 @@ import logging
 import ssl
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -19,6 +18,7 @@ from weakref import WeakSet
 import structlog
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from msgspec.structs import replace
 
 from proxy.api import Services
 from proxy.api.addressing import allow_some

@@ -12,12 +12,12 @@ import importlib
 import os
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from importlib import metadata, resources
 from pathlib import Path
 
 from aiohttp import web
+from msgspec import Struct, field
 
 from proxy.bus import EventBus
 from proxy.jobs.models import JobMessage, LogsWanted, topic_of
@@ -29,8 +29,7 @@ _DOCS = "comfyui_embedded_docs"
 _TEMPLATES = "comfyui_workflow_templates_core"
 
 
-@dataclass(frozen=True, slots=True)
-class WebInterface:
+class WebInterface(Struct, frozen=True):
     """What of the web interface is installed; without a `frontend` `/` is a page of our own.
 
     `frontend` and `docs` are folders, `templates` has the path of each file by its name, `pictures`

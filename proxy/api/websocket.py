@@ -18,12 +18,12 @@ import contextlib
 import socket as tcp
 import uuid
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import aiohttp
 import structlog
 from aiohttp import web
+from msgspec import Struct, field
 
 from proxy.api.connections import connection_of, member_of, of, way_of
 from proxy.supervisor import Supervisor
@@ -43,8 +43,7 @@ PREVIEW_LIMIT = 2 * 1024 * 1024
 OVERHEAD = 256
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
+class Outgoing(Struct, frozen=True):
     """A message on its way; `metadata` asks for a preview of type 4, else it is of type 1."""
 
     message: Message
@@ -69,8 +68,7 @@ class Outgoing:
         return isinstance(self.message, Preview) and not self.message.result
 
 
-@dataclass(slots=True, eq=False)
-class SendQueue:
+class SendQueue(Struct, eq=False):
     """Messages in the order in which a local ComfyUI sends them to this one socket.
 
     A preview that leads its `progress` is sent in its place to a socket that asked for metadata,
@@ -232,8 +230,7 @@ _KEEP_ALIVE = {
 }
 
 
-@dataclass(slots=True, eq=False)
-class ClientSocket:
+class ClientSocket(Struct, eq=False):
     """One client's websocket, as the subscribers know it."""
 
     _web_socket: web.WebSocketResponse

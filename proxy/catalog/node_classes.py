@@ -9,12 +9,13 @@ import secrets
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from blake3 import blake3
 from cachetools import LRUCache
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.translate import codec
 from proxy.translate.names import is_hash_name, kind
@@ -61,8 +62,7 @@ _MARKED = re.compile(rb'"%s:(\d+)"' % _MARK.encode())
 Listing: TypeAlias = Mapping[str, int | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(Struct, frozen=True):
     """A list of files: the names that the cloud itself offers, and what is listed.
 
     `media` are kinds of media, endings, `*` for all files or `/` for the folders. Files are those
@@ -171,8 +171,7 @@ _DEFLATE_END = b"\x03\x00"
 _SMALL = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Struct, frozen=True):
     """A body as it is sent: its bytes in pieces, their number and a strong entity tag."""
 
     coding: Coding

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 import structlog
 from cachetools import TLRUCache
+from msgspec import Struct
 from yarl import URL
 
 from proxy.cloud.resilience import CloudError, CloudUnreachable
@@ -183,8 +183,7 @@ _ENTRY_BYTES = 256
 Key: TypeAlias = tuple[str | int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Shown:
+class _Shown(Struct, frozen=True):
     picture: Picture | None
     until: float
 

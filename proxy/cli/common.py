@@ -6,13 +6,13 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import uuid4
 
 import structlog
+from msgspec import Struct
 
 from proxy.logging import register_secret
 from proxy.settings import (
@@ -145,8 +145,7 @@ def shown_default(row: Setting) -> str:
     return str(row.default).removesuffix("/")
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(Struct, frozen=True):
     """At least one account, and whether it is simulated."""
 
     accounts: tuple[AccountAccess, ...]

@@ -11,11 +11,11 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import asdict
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
+from msgspec.structs import asdict
 
 from proxy import logging as logs
 from proxy.cli.common import (

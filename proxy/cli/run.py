@@ -14,13 +14,14 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 import aiohttp
 import typer
+from msgspec import Struct, field
+from msgspec.structs import asdict
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 
@@ -48,8 +49,7 @@ FILE = "{}"
 CANCELLED = 130
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(Struct, frozen=True):
     """What is asked of `run`; `watch` is a folder whose new files are run too."""
 
     workflows: Sequence[Path]
@@ -62,8 +62,7 @@ class Request:
     as_json: bool = False
 
 
-@dataclass(slots=True)
-class Outcome:
+class Outcome(Struct):
     """How a run ended: what `--json` prints. `status` is `success`, `error` or `cancelled`."""
 
     workflow: str = ""

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,6 +14,8 @@ from urllib.parse import quote
 import aiohttp
 import structlog
 from aiohttp import MultipartWriter
+from msgspec import Struct
+from msgspec.structs import replace
 from yarl import URL
 
 from proxy.cloud.http import (
@@ -76,8 +77,7 @@ _MAX_REDIRECTS = 4
 _EXPIRED = frozenset({400, 401, 403})
 
 
-@dataclass(frozen=True, slots=True)
-class Submission:
+class Submission(Struct, frozen=True):
     """What the cloud made of a graph: the job's cloud id, and the nodes it left out."""
 
     cloud_id: str

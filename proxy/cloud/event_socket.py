@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -334,8 +333,7 @@ async def _refuse_redirect(
     raise aiohttp.ClientConnectionError("redirected")
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(msgspec.Struct, frozen=True):
     """How soon trouble with the cloud is noticed and things are tried again.
 
     Times are seconds. `heartbeat`, `watchdog` and `socket_backoff` are the event sockets', for
@@ -343,11 +341,11 @@ class Timeouts:
     `key_interval`; an answer about readiness is at most `ready_age` old.
     """
 
-    retries: RetryPolicy = field(default_factory=RetryPolicy)
+    retries: RetryPolicy = msgspec.field(default_factory=RetryPolicy)
     breaker: Callable[[], CircuitBreaker] = CircuitBreaker
     heartbeat: float = 20.0
     watchdog: Callable[[], IdleWatchdog] = IdleWatchdog
-    socket_backoff: Backoff = field(default_factory=lambda: Backoff(0.5, 30.0))
+    socket_backoff: Backoff = msgspec.field(default_factory=lambda: Backoff(0.5, 30.0))
     socket_patience: float = 3.0
     catalog_patience: float = 10.0
     key_interval: float = 2.0

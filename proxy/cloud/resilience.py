@@ -34,6 +34,7 @@ from email.utils import parsedate_to_datetime
 
 import stamina
 import structlog
+from msgspec import Struct
 from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from proxy.translate.errors import LocalError, is_throttling
@@ -208,8 +209,7 @@ def jittered(wait: float) -> float:
     return wait * random.uniform(0.5, 1.0)  # noqa: S311 (spreads load, hides nothing)
 
 
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """How reads are repeated: no wait ends later than `budget` seconds after the first attempt."""
 
     budget: float = 30.0

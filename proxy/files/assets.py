@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
@@ -17,6 +17,7 @@ import msgspec
 import structlog
 from blake3 import blake3
 from cachetools import TTLCache
+from msgspec.structs import replace
 
 from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog

@@ -11,12 +11,12 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec import Struct
 from yarl import URL
 
 from proxy.logging import register_secret
@@ -43,8 +43,7 @@ class BlobMissingError(BlobError):
     """The store has no such content."""
 
 
-@dataclass(slots=True)
-class Blob:
+class Blob(Struct):
     """A content that is arriving, from `offset` on; `size` is the whole content's in bytes.
 
     `chunks` gives the bytes as they come. Raises `BlobError`.

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import structlog
 from blake3 import blake3
+from msgspec import Struct
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudRefused
@@ -92,8 +93,7 @@ def open_new(folder: Path) -> tuple[int, Path]:
     return handle, path
 
 
-@dataclass(slots=True)
-class _Entry:
+class _Entry(Struct):
     path: Path
     size: int
     trusted: bool

@@ -23,13 +23,14 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from weakref import WeakValueDictionary
+
+from msgspec import Struct
 
 from proxy.members.member import LOCAL
 from proxy.translate.assets import picture_metadata
@@ -192,8 +193,7 @@ class PictureWorkers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
+class Conversion(Struct, frozen=True):
     """What `preview` and `channel` ask for. `format` is `webp`, `jpeg` or `png`.
 
     With `side` it is no wider and no higher than this many pixels.
@@ -348,8 +348,7 @@ class Slice(NamedTuple):
     stop: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Edits:
+class Edits(Struct, frozen=True):
     """What is replaced in a file, in order and apart from each other."""
 
     edits: tuple[Edit, ...] = ()

@@ -6,7 +6,7 @@ import asyncio
 import posixpath
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,8 @@ from weakref import WeakValueDictionary
 
 import structlog
 from blake3 import blake3
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
@@ -43,8 +45,7 @@ _NO_ASSETS = frozenset({400, 404, 405, 415, 422, 501})
 _REFUSALS = frozenset({400, 413, 415, 422})
 
 
-@dataclass(slots=True)
-class Received:
+class Received(Struct):
     """Bytes of a client in a file of the cache's, with their BLAKE3, their length, and the
     metadata of their record if they are a picture."""
 
@@ -256,8 +257,7 @@ class Uploads:
                     await self._namespace.put([changed])
 
 
-@dataclass(frozen=True, slots=True)
-class Naming:
+class Naming(Struct, frozen=True):
     """Which name an upload of a member gets, by the rules of ComfyUI 0.3.64's upload routes.
 
     `holds` says whether a file's content has a hash. Raises `LocalError` (400) where ComfyUI

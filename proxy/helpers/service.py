@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
 from blake3 import blake3
+from msgspec import Struct
 
 from proxy.catalog.service import Catalog
 from proxy.files.pictures import FORMATS, MAX_PIXELS, pillow
@@ -359,8 +360,7 @@ _AS_THEY_ARE = frozenset({"PNG", "JPEG", "WEBP"})
 _EXIF_ORIENTATION = 0x0112
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(Struct, frozen=True):
     """A picture for the cloud: its bytes with their extension, its mask as a grey PNG, its size."""
 
     data: bytes

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from uuid import NAMESPACE_URL, uuid5
 
 import structlog
+from msgspec import Struct
 
 from proxy.cloud.client import CloudClient, Submission
 from proxy.cloud.resilience import (
@@ -44,8 +45,7 @@ MOST = 5
 _DOUBTS = 3
 
 
-@dataclass(slots=True, eq=False)
-class Slots:
+class Slots(Struct, eq=False):
     """What an account runs at once, and how many jobs may be there to keep it busy.
 
     Pure. `fixed` is the number of slots, 0 if it is to be learned; `ahead` jobs more may be on the
@@ -123,8 +123,7 @@ RESTS: dict[Reason, Backoff] = {
 UNABLE = frozenset({"no_credits", "dead_key", "queue_limit"})
 
 
-@dataclass(slots=True, eq=False)
-class AccountHealth:
+class AccountHealth(Struct, eq=False):
     """An account that is well, or rests for a reason until some time.
 
     `now` is any clock in seconds that does not run backwards. After a rest one job is let through

@@ -13,11 +13,12 @@ import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from proxy.bus import MISSED, EventBus, Subscription
 from proxy.cloud.client import Submission
@@ -72,8 +73,7 @@ _UNHEARD = 1000
 _TURN_PATIENCE = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class DetailTimeouts:
+class DetailTimeouts(Struct, frozen=True):
     """How long to wait between readings of a job's detail, and when to stop (seconds).
 
     `settle` bounds the wait for the outputs of a completed job, `settle_stopped` the wait for the
@@ -97,8 +97,7 @@ class DetailTimeouts:
         yield from map(backoff.whole, itertools.count(1))
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True):
     """Settings of the jobs room. Times are seconds; `history_size` counts entries a member.
 
     Partner nodes are lent the key of the account that runs them if `send_partner_key`. `fair_by`

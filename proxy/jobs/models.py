@@ -257,8 +257,7 @@ def live_of_stored(stored: StoredJob) -> LiveJob:
     return msgspec.convert(stored, LiveJob, from_attributes=True)
 
 
-@dataclass(frozen=True, slots=True)
-class AccountView:
+class AccountView(msgspec.Struct, frozen=True):
     """An account as admins see it: it runs `slots` jobs at once, `used` are there or on their way.
 
     `reason` is why it takes no jobs until `until` (ms), `events` whether its socket is open.

@@ -13,10 +13,11 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError
@@ -295,8 +296,7 @@ async def _pauses(waits: Iterable[float]) -> AsyncIterator[float]:
         yield wait
 
 
-@dataclass(frozen=True, slots=True)
-class _Early:
+class _Early(Struct, frozen=True):
     """A message that came before anybody knew its job."""
 
     at: float

@@ -16,8 +16,10 @@ import heapq
 from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import accumulate, repeat
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from proxy.jobs.accounts import Account
 from proxy.jobs.models import FairBy, Job, JobKey, Number
@@ -74,8 +76,7 @@ def _place(job: Job) -> tuple[Number, int, JobKey]:
 # --- turns --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class MemberQueue:
+class MemberQueue(Struct, frozen=True):
     """A member's waiting jobs in their order; `blocked` is the reason why none of them may go,
     regardless of the turn."""
 
@@ -84,8 +85,7 @@ class MemberQueue:
     blocked: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class QueuePosition:
+class QueuePosition(Struct, frozen=True):
     """Where a waiting job stands: `before` it this many of anyone.
 
     `reason` is what it waits for: `slot`, `turn`, `client` (an earlier job of its client, which

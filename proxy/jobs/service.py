@@ -12,10 +12,10 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
+from msgspec import Struct
 
 from proxy.bus import EventBus
 from proxy.files.service import Files
@@ -296,8 +296,7 @@ def interrupted(running: Sequence[LiveJob], submitter: str, client_id: str | Non
 STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 
 
-@dataclass(frozen=True, slots=True)
-class JobQuery:
+class JobQuery(Struct, frozen=True):
     """What `GET /api/jobs` was asked; `statuses` and `workflow_id` of `None` mean all."""
 
     statuses: frozenset[str] | None = None

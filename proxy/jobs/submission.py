@@ -9,10 +9,10 @@ import time
 import uuid
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec import Struct, field
 
 from proxy.bus import EventBus
 from proxy.jobs.models import (
@@ -69,8 +69,7 @@ def look_wait(bus: EventBus) -> float:
     return 1.0 if bus.connected else 0.3
 
 
-@dataclass(frozen=True, slots=True)
-class JobRequest:
+class JobRequest(Struct, frozen=True):
     """A checked `POST /prompt`. `extra_data` is the client's; `number` wins over `front`.
 
     `submitter` tells the program that asks from others, `""` where it is not known.
@@ -86,8 +85,7 @@ class JobRequest:
     submitter: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Struct, frozen=True):
     """The answer to `POST /prompt`."""
 
     prompt_id: str
@@ -367,8 +365,7 @@ def _not_taken_up() -> LocalError:
     )
 
 
-@dataclass(slots=True)
-class _Known:
+class _Known(Struct):
     """What is known of a client: its newest socket while that is open, and whether it tells the
     messages of several jobs apart."""
 

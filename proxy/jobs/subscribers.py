@@ -28,11 +28,11 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import uuid4
 
 import structlog
+from msgspec import Struct, field
 
 from proxy.bus import MISSED, EventBus, Subscription
 from proxy.jobs.models import (
@@ -117,8 +117,7 @@ class Subscriber(Protocol):
         """A newer socket has taken the `clientId`; no further message will come."""
 
 
-@dataclass(slots=True)
-class _Socket:
+class _Socket(Struct):
     """A socket here; `opened_at` is in ms since 1970, `status` the number of the last that it was
     sent."""
 
@@ -131,8 +130,7 @@ class _Socket:
     several: bool = False
 
 
-@dataclass(slots=True)
-class _Told:
+class _Told(Struct):
     """What was sent here of a job that has not ended."""
 
     key: JobKey

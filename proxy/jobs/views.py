@@ -11,10 +11,10 @@ import secrets
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from msgspec import Struct
 
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.models import (
@@ -45,8 +45,7 @@ _PAYLOAD_BYTES = 64 * 1024 * 1024
 _UNANSWERED_AGE = 0.3
 
 
-@dataclass(slots=True)
-class QueueItem:
+class QueueItem(Struct):
     """What the client sent, as JSON, and what is around it in the queue."""
 
     graph: bytes

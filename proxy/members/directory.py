@@ -12,12 +12,12 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
+from msgspec.structs import replace
 
 from proxy.members import tokens
 from proxy.members.member import (
@@ -58,16 +58,14 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,38}[A-Za-z0-9_-])?", re.ASCI
 _ANYONE = Member(LOCAL, role="admin", limits=Limits(stored_bytes=None))
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
+class Access(msgspec.Struct, frozen=True):
     """A token that lets its member in."""
 
     member: Member
     token: Token
 
 
-@dataclass(frozen=True, slots=True)
-class _Change:
+class _Change(msgspec.Struct, frozen=True):
     """What becomes of members and tokens: those that are others now, and those that are no more. A
     removed member keeps the name."""
 
@@ -437,7 +435,7 @@ class Directory:
 
 def describe_member(directory: Directory, member: Member) -> dict[str, Any]:
     """A member as JSON."""
-    return {**asdict(member), "tokens": len(directory.tokens(member.name))}
+    return {**msgspec.to_builtins(member), "tokens": len(directory.tokens(member.name))}
 
 
 def describe_token(directory: Directory, token: Token) -> dict[str, Any]:

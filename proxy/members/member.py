@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal
 
@@ -44,8 +43,7 @@ class NameTakenError(DirectoryError):
     """There is, or was, a member of that name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """What a member may use; `None` is no limit.
 
     `max_queued` counts jobs that wait, `max_running` those on the cloud at once; days are UTC's.
@@ -65,8 +63,7 @@ class Limits:
     deny_partner_nodes: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True):
     """A person or an integration. `weight` is the share of turns; `created` is in ms since 1970.
 
     `client_parallelism` stands instead of the setting of that name unless it is `None`.
@@ -75,7 +72,7 @@ class Member:
     name: str
     role: Role = "user"
     weight: float = 1.0
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
     disabled: bool = False
     created: int = 0
     client_parallelism: Parallelism | None = None

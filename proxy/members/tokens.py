@@ -20,7 +20,6 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.storage.members import MemberRepository, StoredSession, StoredToken
@@ -43,8 +42,7 @@ _SHAPE = re.compile(SHAPE)
 _NOBODYS_DIGEST = hashlib.sha256(b"").hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Token(StoredToken):
+class Token(StoredToken, frozen=True):
     """What is kept of a token."""
 
     @property

@@ -8,7 +8,7 @@ import inspect
 import ipaddress
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any, cast, get_args
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 from yarl import URL
 
 
@@ -44,8 +45,7 @@ PREFIX = "COMFY_PROXY_"
 CLOUD_PREFIX = "COMFY_CLOUD_"
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """A row of a table of settings: what an annotation says, and below what its field does.
 
     `expects` ends the sentence "it must be …"; where the type says it, it is left out. `shown`

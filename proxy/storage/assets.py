@@ -7,9 +7,10 @@ they have deleted from their lists. Every look-up is of one member.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -42,8 +43,7 @@ MOST_TAGS = 200
 MOST_ASSETS = 200_000
 
 
-@dataclass(frozen=True, slots=True)
-class AssetPage:
+class AssetPage(Struct, frozen=True):
     """Records of a list, the ones that they name as previews by id, and where the next page
     begins (`None` at the end)."""
 
@@ -54,16 +54,14 @@ class AssetPage:
     next: Cursor | None
 
 
-@dataclass(frozen=True, slots=True)
-class TagPage:
+class TagPage(Struct, frozen=True):
     """Tags with how many records have them."""
 
     tags: list[tuple[str, int]]
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class TagChange:
+class TagChange(Struct, frozen=True):
     """What a change of tags did; all are sorted."""
 
     changed: list[str]
@@ -72,8 +70,7 @@ class TagChange:
     protected: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """Where a job ran, and the names that its nodes' outputs were given, as JSON by node."""
 
     cloud_id: str

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import TypeVar
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import Connection, and_, bindparam, delete, literal, or_, select, text, tuple_
 from sqlalchemy.sql.elements import Tuple
 
@@ -23,8 +24,7 @@ T = TypeVar("T")
 _ADOPTED = "assets_adopted"
 
 
-@dataclass(frozen=True, slots=True)
-class FileRecord:
+class FileRecord(Struct, frozen=True):
     """A local name and the content behind it; `path` is below the folder of the `type`.
 
     `account` has it: it is that of the job that made it (`job` is its id), or the first that it was
@@ -62,8 +62,7 @@ class FileRecord:
         return Place(self.type, self.path)
 
 
-@dataclass(frozen=True, slots=True)
-class AccountBlob:
+class AccountBlob(Struct, frozen=True):
     """A content that the account with this identity was sent, or that was fetched from it."""
 
     identity: str

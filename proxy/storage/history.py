@@ -6,11 +6,11 @@ A payload (`job_payloads`) belongs to its entry as it belonged to the job, under
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal
 
+from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
@@ -39,8 +39,7 @@ PAGE = 64
 MOST_FOUND = 100
 
 
-@dataclass(frozen=True, slots=True)
-class EndedJob:
+class EndedJob(Struct, frozen=True):
     """How a job ended. `summary` is what lists show of it, `result` a JSON object of the rest of
     its history entry, `details` one of what the dashboard shows beside. `cloud_id` is that of a job
     that has ended before it was written."""
@@ -55,8 +54,7 @@ class EndedJob:
     cloud_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HistoryEntry:
+class HistoryEntry(Struct, frozen=True):
     """An ended job with its payload. All bytes are JSON, as are `number` and
     `outputs_to_execute`."""
 
@@ -76,8 +74,7 @@ class HistoryEntry:
     extra_data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class EndedRow:
+class EndedRow(Struct, frozen=True):
     """An ended job without its payload. Times are in ms; `summary` and `details` are JSON as in
     `EndedJob`."""
 
@@ -94,9 +91,9 @@ class EndedRow:
 
 
 def _columns(kind: Any) -> list[Any]:
-    """The columns that are the fields of a data class."""
+    """The columns that are the fields of a struct."""
     tables = (history.c, job_payloads.c)
-    names = [field.name for field in fields(kind)]
+    names = kind.__struct_fields__
     return [next(table[name] for table in tables if name in table) for name in names]
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, TypeAlias
 
 import structlog
+from msgspec import Struct, field
+from msgspec.structs import replace
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -48,8 +49,7 @@ Number: TypeAlias = int | float
 _FAIR_SHARE = "fair_share"
 
 
-@dataclass(slots=True)
-class StoredJob:
+class StoredJob(Struct):
     """A job that has not ended. Times are in ms since 1970.
 
     `key` counts all jobs as they came; 0 before the job is inserted. `account` is empty while the
@@ -81,8 +81,7 @@ class StoredJob:
     label: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Payload:
+class Payload(Struct, frozen=True):
     """What a client sent, as JSON; `credentials` are not in `extra_data`, and not in the clear on
     the disk. `rewriting` is what the cloud runs instead of a graph with helper nodes."""
 
@@ -93,16 +92,14 @@ class Payload:
     rewriting: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(Struct, frozen=True):
     """When a member's next job starts in virtual time, and how long its jobs run, in seconds."""
 
     start: float | None = None
     typical: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Shares:
+class Shares(Struct, frozen=True):
     """The state of the fair shares: the virtual time, members that are not where it is, and the
     slots that were learned of accounts. To write is to replace the members that are named."""
 
@@ -127,8 +124,7 @@ class QueueFullError(StorageError):
         self.waiting = waiting
 
 
-@dataclass(frozen=True, slots=True)
-class Numbering:
+class Numbering(Struct, frozen=True):
     """A number for a new job: at least this one, and above all of the member; negative in
     `front`."""
 
@@ -138,7 +134,7 @@ class Numbering:
 
 _ADD_JOB = insert(jobs).returning(jobs.c.key)
 _ADD_PAYLOAD = insert(job_payloads)
-_PAYLOAD = tuple(field.name for field in fields(Payload))
+_PAYLOAD = Payload.__struct_fields__
 _KEY = bindparam("job_key", type_=BigInteger)
 _UPDATE = update(jobs).where(jobs.c.key == _KEY)
 _SENT = update(job_payloads).where(job_payloads.c.key == _KEY).values(credentials=None)

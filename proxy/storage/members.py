@@ -7,9 +7,10 @@ look that there is something new, and a change that was decided on an older revi
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import (
     Column,
     ColumnElement,
@@ -39,8 +40,7 @@ ROOT = "/"
 _REVISION = "members_revision"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMember:
+class StoredMember(Struct, frozen=True):
     """A member by its name in small letters; `data` is JSON. A removed one keeps its name."""
 
     key: str
@@ -49,8 +49,7 @@ class StoredMember:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class StoredToken:
+class StoredToken(Struct, frozen=True):
     """A token by its id, and its last use. Times are in ms since 1970."""
 
     id: PlainText
@@ -63,8 +62,7 @@ class StoredToken:
     used_from: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSession:
+class StoredSession(Struct, frozen=True):
     """A session by the SHA-256 of its secret; `token` is an id."""
 
     name: PlainText
@@ -78,8 +76,7 @@ tokens = table_of(StoredToken, "tokens", Index("ix_tokens_member", "member"), ke
 sessions = table_of(StoredSession, "sessions", Index("ix_sessions_token", "token"), keys=("name",))
 
 
-@dataclass(frozen=True, slots=True)
-class StoredMembers:
+class StoredMembers(Struct, frozen=True):
     """All that is known at a revision."""
 
     revision: int
@@ -223,8 +220,7 @@ def _advance(connection: Connection, revision: int) -> int:
 # --- files and settings --------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEntry:
+class StoredEntry(Struct, frozen=True):
     """A file or folder (its path ends with a slash), without its content; `size` is in bytes, times
     are seconds since 1970."""
 
@@ -241,7 +237,7 @@ userdata = table_of(
 _PUT_FILE = Upsert(userdata)
 _ADD_FILE = Upsert(userdata, how="keep")
 _TAKEN = case((userdata.c.size < BLOCK, BLOCK), else_=userdata.c.size)
-_ENTRY = [userdata.c[field.name] for field in fields(StoredEntry)]
+_ENTRY = [userdata.c[name] for name in StoredEntry.__struct_fields__]
 
 
 class UserDataUnit:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from typing import Any, TypeAlias
 
 from sqlalchemy import (
@@ -91,12 +90,12 @@ metadata = MetaData(
 def table_of(
     row: type, name: str, *parts: SchemaItem, keys: Sequence[str] = (), rowid: bool = True
 ) -> Table:
-    """The table of a data class: a column for each field, and other `parts`. The primary key is
+    """The table of a struct: a column for each field, and other `parts`. The primary key is
     `keys`; without `rowid` SQLite sorts the rows by it."""
     columns = []
-    for field in fields(row):
-        kind = str(field.type).removesuffix(" | None")
-        columns.append(Column(field.name, _TYPES[kind], nullable=kind != field.type))
+    for field, annotation in row.__annotations__.items():
+        kind = annotation.removesuffix(" | None")
+        columns.append(Column(field, _TYPES[kind], nullable=kind != annotation))
     if keys:
         parts = (PrimaryKeyConstraint(*keys), *parts)
     return Table(name, metadata, *columns, *parts, sqlite_with_rowid=rowid)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import Connection, Index, Select, bindparam, delete, func, insert, select, update
 
 from proxy.storage.database import Repository
@@ -24,8 +25,7 @@ MOST_EXPORTS, KEPT = 20, 86_400_000
 STALE = 60_000
 
 
-@dataclass(frozen=True, slots=True)
-class HelperPicture:
+class HelperPicture(Struct, frozen=True):
     """A picture under its id: one that was put has `data`, a result the file that it is made of.
 
     `account` and `cloud_name` name that file, `cloud_type` its folder there, `encoding` is the
@@ -168,8 +168,7 @@ def _prune(connection: Connection, member: str, now: int) -> int:
 # --- exports ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Export:
+class Export(Struct, frozen=True):
     """An export. `status` is `created`, `running`, `completed` or `failed`; equal requests have the
     same `key`. Bytes are JSON, times in ms since 1970."""
 

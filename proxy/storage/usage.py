@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
 from typing import cast
 
+from msgspec import Struct
+from msgspec.structs import asdict
 from sqlalchemy import Column, Connection, Index, delete, func, insert, select
 
 from proxy.storage.database import Repository, StorageError
@@ -25,8 +26,7 @@ FACT = "fact"
 _ENDED = ("succeeded", "failed", "cancelled")
 
 
-@dataclass(slots=True)
-class UsageRow:
+class UsageRow(Struct):
     """What a member used on a day (`YYYY-MM-DD`, UTC).
 
     `submitted` jobs are booked on the day of their submission, without those that were taken out
@@ -53,13 +53,12 @@ class UsageRow:
 
 
 usage = table_of(UsageRow, "usage", keys=("day", "member"), rowid=False)
-_USAGE = tuple(field.name for field in fields(UsageRow))
+_USAGE = UsageRow.__struct_fields__
 #: What is counted of a member and day.
 COUNTED = _USAGE[2:]
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRow:
+class AuditRow(Struct, frozen=True):
     """An entry of the record: `at` in ms since 1970, `entry` the whole of it as JSON."""
 
     at: int
@@ -83,7 +82,7 @@ class _NoRoomError(StorageError):
 
 
 _ADD = Upsert(usage, how="add")
-_AUDIT = [audit.c[field.name] for field in fields(AuditRow)]
+_AUDIT = [audit.c[name] for name in AuditRow.__struct_fields__]
 _NOTE = insert(audit)
 
 
@@ -162,8 +161,7 @@ def forget_audit(connection: Connection, before: int) -> int:
     return connection.execute(delete(audit).where(audit.c.at < before)).rowcount
 
 
-@dataclass(frozen=True, slots=True)
-class JobTimes:
+class JobTimes(Struct, frozen=True):
     """When a job was taken in, began to run and ended (ms); `None` for what has not been."""
 
     member: str
@@ -173,8 +171,7 @@ class JobTimes:
     ended_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class ActivityRow:
+class ActivityRow(Struct, frozen=True):
     """A member's jobs in the interval that began at `at` (ms); everybody's if `member` is empty.
 
     `running` and `waiting` are the most at once, `completed` and `failed` ended in the interval,
@@ -190,8 +187,7 @@ class ActivityRow:
     busy: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class AccountRow:
+class AccountRow(Struct, frozen=True):
     """An account in the interval that began at `at` (ms): its slots, the most in use, and why it
     took no jobs (empty if it took them)."""
 
@@ -274,8 +270,7 @@ class ActivityRepository(Repository):
         return [AccountRow(**row._mapping) for row in await self._all(query)]
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
+class Observation(Struct, frozen=True):
     """What was seen of an account (`identity`), `count` times from `first_at` to `last_at` (ms).
 
     `value` is JSON: what a fact is, or an example of a surprise, taken once.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
+
+from msgspec import Struct
 
 from proxy.translate import codec
 from proxy.translate.jobs import milliseconds
@@ -29,8 +30,7 @@ _ERROR_FIELDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class OutputFile:
+class OutputFile(Struct, frozen=True):
     """A file among a job's outputs, and its place there."""
 
     node_id: str
@@ -148,8 +148,7 @@ def _light(extra_data: Mapping[str, Any]) -> dict[str, Any]:
     return light
 
 
-@dataclass(frozen=True, slots=True)
-class UserFile:
+class UserFile(Struct, frozen=True):
     """A file by its path; `size` in bytes, `modified` in seconds since 1970 (0: not told)."""
 
     path: str

@@ -11,10 +11,11 @@ import binascii
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlencode
+
+from msgspec import Struct
 
 from proxy.translate import codec
 from proxy.translate.errors import Kind, LocalError
@@ -65,8 +66,7 @@ class AssetError(LocalError):
         return {"error": {"code": self.type, "message": self.message, "details": self.extra_info}}
 
 
-@dataclass(frozen=True, slots=True)
-class Asset:
+class Asset(Struct, frozen=True):
     """A record of a content that is one of the member's files, or a model of the cloud.
 
     `type` is `input`, `output`, `temp` or `models`; `path` is below it and begins, of a model, with
@@ -115,8 +115,7 @@ class Asset:
         return self.type == "models"
 
 
-@dataclass(frozen=True, slots=True)
-class CloudAsset:
+class CloudAsset(Struct, frozen=True):
     """What the cloud tells of an output: `hash` is hexadecimal, `size` in bytes; both may come
     later."""
 
@@ -285,8 +284,7 @@ class Cursor(NamedTuple):
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class AssetFilter:
+class AssetFilter(Struct, frozen=True):
     """Which records are meant; `hash` is hexadecimal, `""` where no record can have it."""
 
     all: tuple[str, ...] = ()
@@ -302,8 +300,7 @@ class AssetFilter:
         return not files & set(self.all) and not (self.any and set(self.any) <= files)
 
 
-@dataclass(frozen=True, slots=True)
-class AssetQuery:
+class AssetQuery(Struct, frozen=True):
     """A page of records. `offset` does not count with a cursor."""
 
     filter: AssetFilter = AssetFilter()
@@ -378,8 +375,7 @@ class FailedAsset(NamedTuple):
         return {name: value for name, value in self._asdict().items() if value is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class ExportPlan:
+class ExportPlan(Struct, frozen=True):
     """What goes into an archive, by the name there, and what does not. `timeless` says that the
     time of a job is not known."""
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 Node = dict[str, Any]
 
@@ -106,8 +107,7 @@ class _Level:
         return next((node for node in named if _listed(node)[:1] == [name]), None)
 
 
-@dataclass(frozen=True, slots=True)
-class _Conversion:
+class _Conversion(Struct, frozen=True):
     subgraphs: Mapping[str, Mapping[str, Any]]
     classes: Mapping[str, Mapping[str, Any]]
     choose: Callable[[Sequence[str]], str]

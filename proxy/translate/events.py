@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict, Unpack
+
+from msgspec import Struct
+from msgspec.structs import astuple
 
 from proxy.translate import codec
 from proxy.translate.jobs import milliseconds
@@ -56,8 +58,7 @@ class Event:
         return f"Event({self.type!r}, {self.data!r})"
 
 
-@dataclass(frozen=True)
-class Preview:
+class Preview(Struct, frozen=True):
     """A picture of a running node; goes out as binary type 4 or type 1, as the socket asked for.
 
     `result` marks the pictures of `SaveImageWebsocket`, which are the node's output and must not
@@ -76,16 +77,14 @@ class Preview:
     leads: bool = True
 
 
-@dataclass(frozen=True)
-class NodeText:
+class NodeText(Struct, frozen=True):
     """A text about a running node (binary type 3, short form)."""
 
     node_id: str
     text: str
 
 
-@dataclass(frozen=True)
-class Binary:
+class Binary(Struct, frozen=True):
     """A frame that is a node's result: `data` goes out as it is, and is never dropped."""
 
     prompt_id: str
@@ -95,8 +94,7 @@ class Binary:
 Message: TypeAlias = Event | Preview | NodeText | Binary
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(Struct, frozen=True):
     """The messages to a client about a node's result: `messages`, then `executed` with `ui`.
 
     There is no `executed` where `ui` is `None`. A node that is cached or has not run because
@@ -116,7 +114,7 @@ def packed(message: Message) -> tuple[Any, ...]:
     """The message in what MessagePack knows: an event with its JSON, for no number to be lost."""
     if isinstance(message, Event):
         return "event", message.type, message.text
-    return _KINDS[type(message)], *(getattr(message, name) for name in message.__match_args__)
+    return _KINDS[type(message)], *astuple(message)
 
 
 def unpacked(values: Sequence[Any]) -> Message:
@@ -334,8 +332,7 @@ _METADATA = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CloudPicture:
+class CloudPicture(Struct, frozen=True):
     """A preview of the cloud. Type 1 carries no ids at all, type 4 those of job and node."""
 
     image: bytes
@@ -352,8 +349,7 @@ class CloudPicture:
         return self.node_id is not None
 
 
-@dataclass(frozen=True, slots=True)
-class CloudText:
+class CloudText(Struct, frozen=True):
     """A node's text; only the long form names the job."""
 
     node_id: str

@@ -7,7 +7,6 @@ client is told. Everything here is about one node; `rewriting` does it for a gra
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -66,8 +65,7 @@ class Mask(Enum):
     CORE = "as LoadImage gives it: 1 - alpha"
 
 
-@dataclass(frozen=True, slots=True)
-class Reads:
+class Reads(msgspec.Struct, frozen=True):
     """The file that a node loads: the input that tells it, and what is needed of it.
 
     With `Mask.CORE` and for files that are no pictures the bytes go to the cloud as they are.
@@ -88,8 +86,7 @@ class Picture(msgspec.Struct, frozen=True):
     height: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(msgspec.Struct, frozen=True):
     """A picture of a node's result, encoded as its client wants it, and the id it is kept under."""
 
     id: str
@@ -97,8 +94,7 @@ class Item:
     content_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What the cloud's node has put out for a node of the member."""
 
     prompt_id: str
@@ -108,8 +104,7 @@ class Result:
     texts: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Tells:
+class Tells(msgspec.Struct, frozen=True):
     """The messages to a client about a result.
 
     `encoding` gives the format of the pictures, in Pillow's words, or `None` for the file as it
@@ -123,8 +118,7 @@ class Tells:
     when: Callable[[Mapping[str, Any]], bool] = lambda _: True
 
 
-@dataclass(frozen=True, slots=True)
-class Helper:
+class Helper(msgspec.Struct, frozen=True):
     """A node class that the proxy carries itself.
 
     `info` is its entry of `object_info`; `needs` are the classes that the cloud must have for it.
@@ -168,8 +162,7 @@ def constant(graph: Mapping[str, Any], value: Any) -> Any:
 _SIZED = frozenset({"EmptyImage", "SolidMask"})
 
 
-@dataclass(slots=True)
-class Node:
+class Node(msgspec.Struct):
     """A node of the member's graph while it becomes nodes of the cloud's.
 
     `become` gives what stands in its place, under its id; `add` puts a node before that. `gives`
@@ -181,11 +174,11 @@ class Node:
     inputs: Mapping[str, Any]
     graph: Mapping[str, Any]
     mark: str
-    pictures: Mapping[str, Picture] = field(default_factory=dict)
-    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    gives: dict[int, Any] = field(default_factory=dict)
-    silent: set[str] = field(default_factory=set)
-    names: dict[str, str] = field(default_factory=dict)
+    pictures: Mapping[str, Picture] = msgspec.field(default_factory=dict)
+    nodes: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    gives: dict[int, Any] = msgspec.field(default_factory=dict)
+    silent: set[str] = msgspec.field(default_factory=set)
+    names: dict[str, str] = msgspec.field(default_factory=dict)
 
     @property
     def picture(self) -> Picture:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypeVar
+
+from msgspec import Struct
 
 from proxy.translate import codec
 from proxy.translate.names import Place, written_place
@@ -362,8 +363,7 @@ STATUSES = {word: status for status, words in _WORDS.items() for word in words}
 UNSETTLED = frozenset({"erroring", "cancel_requested", "cancel_pending", "cancelling_preparing"})
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """A job as the cloud sees it. Times are milliseconds since 1970.
 
     `settled` is true when the run has ended for good: a friendly `failed` or `cancelled` may

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 #: Where the classes are from that come with ComfyUI.
 _CORE = ("comfy_extras.", "comfy_api_nodes.")
@@ -18,8 +20,7 @@ MATCH_TYPE = "COMFY_MATCHTYPE_V3"
 _REMOTE = ("remote", "remote_combo")
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(Struct, frozen=True):
     """A declared input. `type` is a name, or the list of a combo of the old form.
 
     `low`, `high` and `choices` are `None` where there is nothing to hold a value against. With
@@ -38,8 +39,7 @@ class Input:
     is_dynamic: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Struct, frozen=True):
     """A node class.
 
     `outputs` are the types of its slots; `None` is not known. `output_node` is `None` where

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
+
+from msgspec import Struct, field
 
 from proxy.translate import UNKNOWN_CLASS
 from proxy.translate.jobs import HasFile, invalid_file
@@ -84,8 +85,7 @@ class Link(NamedTuple):
     value: list[Any]
 
 
-@dataclass(slots=True)
-class Look:
+class Look(Struct):
     """What a look at one node alone has found; `converted` are values that ComfyUI changes.
 
     `links` are those still to be followed, and `valid` says that those that were lead to no fault.
@@ -259,8 +259,7 @@ def _file(one: Input, value: Any, what: str, has_file: HasFile | None) -> Reason
 # --- what is wrong with a graph ----------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Validation:
+class Validation(Struct, frozen=True):
     """What was found.
 
     `outputs` are the output nodes that can run, in the graph's order; `node_errors` what is wrong
@@ -339,8 +338,7 @@ def _missing_class(node_id: str, node: object) -> Reason:
     return reason(UNKNOWN_CLASS, message, f"Node ID '#{node_id}'", **told)
 
 
-@dataclass(slots=True)
-class _Walk:
+class _Walk(Struct):
     """Looks at each node once, from the outputs back along the links of declared inputs.
 
     `valid` are the nodes that are known: below one with errors a node is not valid, without reasons

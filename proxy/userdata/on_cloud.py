@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, TypeAlias
+
+from msgspec.structs import replace
 
 from proxy.cloud.http import JSON, Answer, Http
 from proxy.cloud.resilience import CloudError, CloudGarbage, CloudRefused

@@ -13,13 +13,13 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import structlog
+from msgspec import Struct
 from sqlalchemy import Connection
 
 from proxy.members.member import LOCAL
@@ -73,8 +73,7 @@ class IsFileError(Exception):
     """What was to be a folder is a file."""
 
 
-@dataclass(frozen=True, slots=True)
-class UserDataEntry:
+class UserDataEntry(Struct, frozen=True):
     """A file or folder: its path from the member's folder or from the one that was listed.
 
     Times are seconds since 1970; `created` is what the system has nearest to that.

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
 import pytest
 from aiohttp.test_utils import BaseTestServer, TestClient
 from backend import open_database
@@ -212,7 +213,7 @@ class RoomOfFiles:
 
     def add_arriving(self, filename: str, *pieces: bytes | Exception, size: int | None) -> None:
         """A file that is not there yet and arrives in pieces."""
-        record = replace(self.add(filename), size=None, hash=None)
+        record = msgspec.structs.replace(self.add(filename), size=None, hash=None)
         self.records["output", "", filename] = record
         self.contents[record.path] = OpenFile(None, size, list(pieces))
 

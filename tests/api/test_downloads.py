@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from typing import Any
 
 import pytest
 import structlog
 from aiohttp.test_utils import TestClient, make_mocked_request
+from msgspec.structs import replace
 
 from proxy.api.downloads import Part, Stamp, decide, file_headers
 from proxy.files.library import ContentBrokenError

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import graphs
 import pytest
+from msgspec.structs import replace
 from yarl import URL
 
 from proxy.catalog.service import Catalog

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from databases import other_connection
+from msgspec.structs import replace
 from sqlalchemy import select
 from storage.samples import PAYLOAD, ended, entries, ids, job
 
