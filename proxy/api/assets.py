@@ -23,7 +23,6 @@ from proxy.translate.names import UNKNOWN
 #: The form of an id in a path, in any case of letters.
 ID = "{id:[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}}"
 
-
 #: A handler whose refusals all have the nested form.
 nested = bodies.in_form(AssetError.of)
 

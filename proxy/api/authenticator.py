@@ -71,7 +71,6 @@ Headers = CIMultiDict[str] | CIMultiDictProxy[str]
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PORTS = {"http": 80, "https": 443}
 
-
 #: Everybody, where there are no members.
 ANYONE = Admission(LOCAL)
 

@@ -27,7 +27,6 @@ _OCTETS = "application/octet-stream"
 
 _MODEL_NAME = re.compile(r"[a-zA-Z0-9_\-. ]+")
 
-
 #: A handler whose refusals all have that form.
 _plain = bodies.in_form(PlainError.of)
 

@@ -354,7 +354,6 @@ def _integer_of(query: Mapping[str, str], name: str) -> int | None:
 
 # --- Comfy Cloud's routes -------------------------------------------------------------------------
 
-
 # Everything is answered from the member's own jobs. The `X-API-Key` and the `token` that such a
 # program sends belong to nobody here: they are neither looked at nor passed on.
 
@@ -363,7 +362,6 @@ ASSETS = 20
 MOST_ASSETS = 500
 
 _ENDED = frozenset({"completed", "failed", "cancelled"})
-
 
 #: What the cloud calls it.
 _CODES: dict[Kind, str] = {"invalid": "BAD_REQUEST", "not_found": "NOT_FOUND"}

@@ -219,7 +219,6 @@ def _told() -> Iterator[None]:
 
 # --- sign-in --------------------------------------------------------------------------------------
 
-
 #: The largest form that is read, in bytes.
 MAX_FORM_BYTES = 16 * 1024
 

@@ -219,7 +219,6 @@ class Gauges(Collector):
 
 # --- ended jobs -----------------------------------------------------------------------------------
 
-
 #: Jobs of a page unless it is said, and characters that are searched for.
 PAGE, MOST_TEXT = 24, 100
 #: Nodes and outputs of a job that are shown, and characters of an error.

@@ -197,7 +197,6 @@ async def get_files(request: web.Request) -> web.Response:
 
 # --- the web interface --------------------------------------------------------------------------
 
-
 _PAGE_HEADERS = {"Cache-Control": "no-store, must-revalidate", "Pragma": "no-cache", "Expires": "0"}
 
 #: What Python's table lacks, or a system's own has wrong so that a browser refuses to run it.
@@ -272,7 +271,6 @@ def _answer(path: Path | None) -> web.StreamResponse:
 
 
 # --- the catalog ----------------------------------------------------------------------------------
-
 
 #: Ways to compress `object_info`, the best first.
 _CODINGS: tuple[Coding, ...] = ("zstd", "gzip")
