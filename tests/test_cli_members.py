@@ -56,6 +56,15 @@ def test_the_life_of_a_member(run: Any) -> None:
     assert run("member", "add", "Ann", "--restore")[0] == 0
 
 
+def test_the_list_has_everything_that_is_limited(run: Any) -> None:
+    words = "--max-queued 5000 --deny-class A --deny-class B --deny-partner-nodes"
+    assert run("member", "add", "ann", *words.split(), "--client-parallelism", "many")[0] == 0
+    code, said, _ = run("member", "list")
+    assert code == 0
+    limits = ["max_queued 5,000", "denied_classes A, B", "client_parallelism many"]
+    assert [one for one in [*limits, "no partner nodes"] if one not in said] == []
+
+
 def test_the_next_command_names_the_same_folder(run: Any, tmp_path: Path) -> None:
     said = run("member", "add", "ann")[1]
     words = shlex.split(said.strip().partition("Next: comfy-cloud-proxy ")[2])

@@ -431,10 +431,14 @@ def _note(settings: Settings, action: str, **about: str) -> None:
 def _limits(limits: Mapping[str, Any], parallelism: str | None) -> str:
     said = [
         f"{name} {', '.join(value) if isinstance(value, list | tuple) else f'{value:,}'}"
-        for name, value in {**limits, "client_parallelism": parallelism}.items()
+        for name, value in limits.items()
         if value not in (None, False, (), []) and not isinstance(value, bool)
     ]
-    return "; ".join([*said, *(["no partner nodes"] if limits["deny_partner_nodes"] else [])])
+    if parallelism:
+        said.append(f"client_parallelism {parallelism}")
+    if limits["deny_partner_nodes"]:
+        said.append("no partner nodes")
+    return "; ".join(said)
 
 
 def _time(ms: int, form: str = "%Y-%m-%d") -> str:
