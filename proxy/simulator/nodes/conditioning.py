@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from proxy.simulator.nodes.node_class import NodeClass
-from proxy.simulator.nodes.specs import NEW_STYLE, integer, link, number, pure, string
+from proxy.simulator.nodes.specs import NEW_STYLE, integer, link, maker, number, string
 from proxy.simulator.nodes.values import Conditioning, Images, Weights
 
 
@@ -63,11 +60,7 @@ def _control(
     return Conditioning((*positive.texts, hint)), Conditioning((*negative.texts, hint))
 
 
-def _node(name: str, run: Any, required: dict[str, Any], **fields: Any) -> NodeClass:
-    fields = {"category": "conditioning", "outputs": ("CONDITIONING",), **fields}
-    return NodeClass(name, pure(run), required=required, **fields)
-
-
+_node = maker(category="conditioning", outputs=("CONDITIONING",))
 _SIDE = integer(1024, 0, 16384)
 _TEXT = string(multiline=True, dynamicPrompts=True, tooltip="What to show.")
 _SHARE = number(1.0, 0.0, 1.0, 0.01)

@@ -16,9 +16,9 @@ from proxy.simulator.nodes.specs import (
     combo,
     integer,
     link,
+    maker,
     new_combo,
     number,
-    pure,
     side,
 )
 from proxy.simulator.nodes.values import Images, Masks, Weights, check_size
@@ -188,119 +188,109 @@ async def _upscale(inputs: dict[str, Any], context: Context) -> Output:
 _LEVEL = number(1.0, 0.01, 8.0, 0.01)
 _MARGIN = integer(0, 0, MAX_SIDE, step=8)
 
+_node = maker(category="image", outputs=("IMAGE",))
+
 NODES = [
-    NodeClass(
+    _node(
         "EmptyImage",
-        pure(_empty),
-        required={
+        _empty,
+        {
             "width": side(low=1, step=1),
             "height": side(low=1, step=1),
             "batch_size": integer(1, 1, 4096),
             "color": integer(0, 0, 0xFFFFFF, step=1, display="color"),
         },
-        outputs=("IMAGE",),
-        category="image",
     ),
-    NodeClass(
+    _node(
         "ImageScale",
-        pure(_scale),
-        required={
+        _scale,
+        {
             "image": link("IMAGE"),
             "upscale_method": combo(METHODS),
             "width": side(low=0, step=1),
             "height": side(low=0, step=1),
             "crop": combo(CROPS),
         },
-        outputs=("IMAGE",),
         display_name="Upscale Image",
         category="image/upscaling",
         info={"search_aliases": ["resize", "resize image", "scale image"]},
     ),
-    NodeClass(
+    _node(
         "ImageScaleBy",
-        pure(_scale_by),
-        required={
+        _scale_by,
+        {
             "image": link("IMAGE"),
             "upscale_method": combo(METHODS),
             "scale_by": _LEVEL,
         },
-        outputs=("IMAGE",),
         display_name="Upscale Image By",
         category="image/upscaling",
     ),
-    NodeClass(
+    _node(
         "ImageScaleToTotalPixels",
-        pure(_scale_to_pixels),
-        required={
+        _scale_to_pixels,
+        {
             "image": link("IMAGE"),
             "upscale_method": combo(METHODS),
             "megapixels": number(1.0, 0.01, 16.0, 0.01),
         },
         optional={"resolution_steps": integer(1, 1, 256)},
-        outputs=("IMAGE",),
         category="image/upscaling",
         python_module="comfy_extras.nodes_post_processing",
     ),
-    NodeClass(
+    _node(
         "ImageInvert",
-        pure(_invert),
-        required={"image": link("IMAGE")},
-        outputs=("IMAGE",),
+        _invert,
+        {"image": link("IMAGE")},
         display_name="Invert Image",
-        category="image",
     ),
-    NodeClass(
+    _node(
         "ImageBlend",
-        pure(_blend),
-        required={
+        _blend,
+        {
             "image1": link("IMAGE"),
             "image2": link("IMAGE"),
             "blend_factor": number(0.5, 0.0, 1.0, 0.01),
             "blend_mode": new_combo(list(_BLENDS)),
         },
-        outputs=("IMAGE",),
         display_name="Image Blend",
         category="image/postprocessing",
         python_module="comfy_extras.nodes_post_processing",
         info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "ImageBatch",
-        pure(_batch),
-        required={"image1": link("IMAGE"), "image2": link("IMAGE")},
-        outputs=("IMAGE",),
+        _batch,
+        {"image1": link("IMAGE"), "image2": link("IMAGE")},
         display_name="Batch Images",
-        category="image",
     ),
-    NodeClass(
+    _node(
         "RepeatImageBatch",
-        pure(_repeat),
-        required={"image": link("IMAGE"), "amount": integer(1, 1, 4096)},
-        outputs=("IMAGE",),
+        _repeat,
+        {"image": link("IMAGE"), "amount": integer(1, 1, 4096)},
         category="image/batch",
         python_module="comfy_extras.nodes_images",
         info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "ImageCrop",
-        pure(_crop),
-        required={
+        _crop,
+        {
             "image": link("IMAGE"),
             "width": side(low=1, step=1),
             "height": side(low=1, step=1),
             "x": integer(0, 0, MAX_SIDE, step=1),
             "y": integer(0, 0, MAX_SIDE, step=1),
         },
-        outputs=("IMAGE",),
         display_name="Image Crop",
         category="image/transform",
         python_module="comfy_extras.nodes_images",
         info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "ImageCompositeMasked",
-        pure(_composite),
-        required={
+        _composite,
+        {
             "destination": link("IMAGE"),
             "source": link("IMAGE"),
             "x": integer(0, 0, MAX_SIDE, step=1),
@@ -308,15 +298,13 @@ NODES = [
             "resize_source": boolean(False),
         },
         optional={"mask": link("MASK")},
-        outputs=("IMAGE",),
-        category="image",
         python_module="comfy_extras.nodes_mask",
         info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "ImagePadForOutpaint",
-        pure(_pad),
-        required={
+        _pad,
+        {
             "image": link("IMAGE"),
             "left": _MARGIN,
             "top": _MARGIN,
@@ -326,7 +314,6 @@ NODES = [
         },
         outputs=("IMAGE", "MASK"),
         display_name="Pad Image for Outpainting",
-        category="image",
     ),
     NodeClass(
         "GetImageSize",
@@ -340,10 +327,10 @@ NODES = [
         python_module="comfy_extras.nodes_images",
         info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "UpscaleModelLoader",
-        pure(_upscale_model),
-        required={"model_name": new_combo(MODEL_FILES["upscale_models"])},
+        _upscale_model,
+        {"model_name": new_combo(MODEL_FILES["upscale_models"])},
         outputs=("UPSCALE_MODEL",),
         display_name="Load Upscale Model",
         category="loaders",

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from PIL import Image
 
 from proxy.simulator.nodes.images import CROPS, resized
-from proxy.simulator.nodes.node_class import InputSpec, NodeClass
 from proxy.simulator.nodes.painting import noise
-from proxy.simulator.nodes.specs import NEW_STYLE, combo, integer, link, number, pure, side
+from proxy.simulator.nodes.specs import NEW_STYLE, combo, integer, link, maker, number, side
 from proxy.simulator.nodes.values import Images, Latent, Masks, Weights, check_size
 
 _METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]
@@ -97,11 +95,7 @@ def _require_vae(vae: Weights) -> None:
         raise AttributeError(f"{type(vae).__name__!r} object has no attribute 'decode'")
 
 
-def _node(name: str, run: Any, required: dict[str, InputSpec], **fields: Any) -> NodeClass:
-    fields = {"category": "latent", "outputs": ("LATENT",), **fields}
-    return NodeClass(name, pure(run), required=required, **fields)
-
-
+_node = maker(category="latent", outputs=("LATENT",))
 _BATCH = integer(1, 1, 4096, tooltip="How many pictures to make.")
 
 NODES = [

@@ -5,15 +5,14 @@ from __future__ import annotations
 from PIL import Image, ImageChops, ImageFilter
 
 from proxy.simulator.nodes.encoding import alpha
-from proxy.simulator.nodes.node_class import NodeClass
 from proxy.simulator.nodes.specs import (
     NEW_STYLE,
     boolean,
     integer,
     link,
+    maker,
     new_combo,
     number,
-    pure,
     side,
 )
 from proxy.simulator.nodes.values import Images, Masks, check_size
@@ -103,121 +102,90 @@ def _threshold(mask: Masks, value: float) -> tuple[Masks]:
     return (Masks(tuple(picture.point(table) for picture in mask.pictures)),)
 
 
-_MODULE = "comfy_extras.nodes_mask"
+_node = maker(
+    category="mask", outputs=("MASK",), python_module="comfy_extras.nodes_mask", info=NEW_STYLE
+)
 
 NODES = [
-    NodeClass(
+    _node(
         "SolidMask",
-        pure(_solid),
-        required={
+        _solid,
+        {
             "value": number(1.0, 0.0, 1.0, 0.01),
             "width": side(low=1, step=1),
             "height": side(low=1, step=1),
         },
-        outputs=("MASK",),
-        category="mask",
-        python_module=_MODULE,
-        info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "InvertMask",
-        pure(_invert),
-        required={"mask": link("MASK")},
-        outputs=("MASK",),
-        category="mask",
-        python_module=_MODULE,
-        info=NEW_STYLE,
+        _invert,
+        {"mask": link("MASK")},
     ),
-    NodeClass(
+    _node(
         "MaskToImage",
-        pure(_to_image),
-        required={"mask": link("MASK")},
+        _to_image,
+        {"mask": link("MASK")},
         outputs=("IMAGE",),
         display_name="Convert Mask to Image",
-        category="mask",
-        python_module=_MODULE,
-        info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "ImageToMask",
-        pure(_from_image),
-        required={"image": link("IMAGE"), "channel": new_combo(CHANNELS)},
-        outputs=("MASK",),
+        _from_image,
+        {"image": link("IMAGE"), "channel": new_combo(CHANNELS)},
         display_name="Convert Image to Mask",
-        category="mask",
-        python_module=_MODULE,
-        info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "CropMask",
-        pure(_crop),
-        required={
+        _crop,
+        {
             "mask": link("MASK"),
             "x": integer(0, 0, 16384, step=1),
             "y": integer(0, 0, 16384, step=1),
             "width": side(low=1, step=1),
             "height": side(low=1, step=1),
         },
-        outputs=("MASK",),
-        category="mask",
-        python_module=_MODULE,
-        info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "MaskComposite",
-        pure(_composite),
-        required={
+        _composite,
+        {
             "destination": link("MASK"),
             "source": link("MASK"),
             "x": integer(0, 0, 16384, step=1),
             "y": integer(0, 0, 16384, step=1),
             "operation": new_combo(list(_OPERATIONS)),
         },
-        outputs=("MASK",),
-        category="mask",
-        python_module=_MODULE,
-        info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "JoinImageWithAlpha",
-        pure(_join),
-        required={"image": link("IMAGE"), "alpha": link("MASK")},
+        _join,
+        {"image": link("IMAGE"), "alpha": link("MASK")},
         outputs=("IMAGE",),
         display_name="Join Image with Alpha",
         category="mask/compositing",
         python_module="comfy_extras.nodes_compositing",
-        info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "SplitImageWithAlpha",
-        pure(_split),
-        required={"image": link("IMAGE")},
+        _split,
+        {"image": link("IMAGE")},
         outputs=("IMAGE", "MASK"),
         display_name="Split Image with Alpha",
         category="mask/compositing",
         python_module="comfy_extras.nodes_compositing",
-        info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "GrowMask",
-        pure(_grow),
-        required={
+        _grow,
+        {
             "mask": link("MASK"),
             "expand": integer(0, -16384, 16384, step=1),
             "tapered_corners": boolean(True),
         },
-        outputs=("MASK",),
-        category="mask",
-        python_module=_MODULE,
-        info=NEW_STYLE,
     ),
-    NodeClass(
+    _node(
         "ThresholdMask",
-        pure(_threshold),
-        required={"mask": link("MASK"), "value": number(0.5, 0.0, 1.0, 0.01)},
-        outputs=("MASK",),
-        category="mask",
-        python_module=_MODULE,
-        info=NEW_STYLE,
+        _threshold,
+        {"mask": link("MASK"), "value": number(0.5, 0.0, 1.0, 0.01)},
     ),
 ]

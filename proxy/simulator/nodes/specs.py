@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from proxy.simulator.nodes.node_class import Context, InputSpec, Output, Run
+from proxy.simulator.nodes.node_class import Context, InputSpec, NodeClass, Output, Run
 
 #: The largest seed that ComfyUI's nodes take.
 MAX_SEED = 2**64 - 1
@@ -66,6 +66,21 @@ def seed() -> InputSpec:
 def side(default: int = 512, low: int = 16, step: int = 8) -> InputSpec:
     """A width or a height in pixels."""
     return integer(default, low, MAX_SIDE, step=step)
+
+
+def maker(**common: Any) -> Callable[..., NodeClass]:
+    """Makes node classes with these fields, each from its name, a plain function, its required
+    inputs, and its own fields."""
+
+    def make(
+        name: str,
+        function: Callable[..., Output | tuple[Any, ...]],
+        required: Mapping[str, InputSpec],
+        **fields: Any,
+    ) -> NodeClass:
+        return NodeClass(name, pure(function), required=required, **{**common, **fields})
+
+    return make
 
 
 def pure(function: Callable[..., Output | tuple[Any, ...]]) -> Run:
