@@ -25,6 +25,7 @@ from proxy.cloud.resilience import CloudError
 from proxy.files.exports import Exports
 from proxy.files.library import hash_in
 from proxy.files.namespace import Given
+from proxy.files.pictures import metadata_of
 from proxy.files.service import Files
 from proxy.storage.assets import AssetRepository, AssetUnit, TooManyAssetsError, UnknownPreviewError
 from proxy.storage.database import StorageError
@@ -400,12 +401,18 @@ class Learner:
             await self._describe(asset)
 
     async def _describe(self, asset: Asset) -> None:
+        """Note the metadata of a picture that is in the cache."""
         file = await self._files.namespace.get(asset.member, asset.place)
-        told = None if file is None else await self._files.metadata(file)
-        if told is not None:
-            await self._repository.write(
-                lambda unit: unit.describe(asset.member, asset.place, *told)
-            )
+        lease = None if file is None else await self._files.library.cached(file)
+        if lease is None:
+            return
+        try:
+            metadata = await asyncio.to_thread(metadata_of, lease.path)
+        finally:
+            lease.release()
+        if metadata is not None:
+            known = asset.member, asset.place, lease.path.name, metadata
+            await self._repository.write(lambda unit: unit.describe(*known))
 
     async def _ask(self, member: str, job: str) -> None:
         origin = await self._repository.read(lambda unit: unit.origin(member, job))

@@ -211,17 +211,6 @@ class Files:
                 _log.warning("file_adoption_failed", reason=str(error))
             await asyncio.sleep(_ADOPTED_AGAIN)
 
-    async def metadata(self, record: FileRecord) -> tuple[str, bytes] | None:
-        """Hash and metadata of a picture that is in the cache."""
-        lease = await self.library.cached(record)
-        if lease is None:
-            return None
-        try:
-            metadata = await asyncio.to_thread(pictures.metadata_of, lease.path)
-        finally:
-            lease.release()
-        return None if metadata is None else (lease.path.name, metadata)
-
     async def open(self, record: FileRecord) -> Content:
         """The file's bytes, from the cache or as they arrive.
 

@@ -189,12 +189,15 @@ class Uploads:
 
     async def name_at(self, record: FileRecord, account: str) -> str:
         """What a graph for the account calls the file, with the folder that it is in there."""
-        if record.account != account:
-            hash_ = await self._library.hash_of(record)
-            sent = None if hash_ is None else await self._contents.sent_as(account, hash_)
-            if sent is not None:
-                return names.annotate(sent, "input")
-        return names.annotate(record.cloud_name, record.cloud_type)
+        sent = None if record.account == account else await self._sent_as(record, account)
+        if sent is None:
+            return names.annotate(record.cloud_name, record.cloud_type)
+        return names.annotate(sent, "input")
+
+    async def _sent_as(self, record: FileRecord, account: str) -> str | None:
+        """The account's name for the file's bytes, if it was sent them."""
+        hash_ = await self._library.hash_of(record)
+        return None if hash_ is None else await self._contents.sent_as(account, hash_)
 
     async def ensure_sent(self, records: Iterable[FileRecord], account: str) -> None:
         """Send what the account does not have.
@@ -202,7 +205,12 @@ class Uploads:
         Raises `LocalError` (424 if the account that has a file does not hand it out, otherwise
         what is wrong with this one), `StorageError`.
         """
-        missing = [record for record in records if not await self._is_at(record, account)]
+        missing = [
+            record
+            for record in records
+            if (record.account != account or record.cloud_type == "input")
+            and await self._sent_as(record, account) is None
+        ]
         turn = asyncio.Semaphore(AT_ONCE)
 
         async def send(record: FileRecord) -> None:
@@ -213,12 +221,6 @@ class Uploads:
         for result in results:
             if result is not None:
                 raise result
-
-    async def _is_at(self, record: FileRecord, account: str) -> bool:
-        if record.account == account and record.cloud_type != "input":
-            return True
-        hash_ = await self._library.hash_of(record)
-        return hash_ is not None and await self._contents.sent_as(account, hash_) is not None
 
     async def _send(self, record: FileRecord, account: str) -> None:
         """Send a file of another account, fetched from there unless it is in the cache, or again

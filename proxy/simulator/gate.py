@@ -10,7 +10,6 @@ from proxy.simulator import delivery, errors
 from proxy.simulator.account import offered_key
 from proxy.simulator.call import Call, Handler, RouteAccess, answer
 from proxy.simulator.errors import Refusal
-from proxy.simulator.record import RequestRecord, credentials_of, without_credentials
 from proxy.simulator.world import Tenant, World
 
 
@@ -52,15 +51,7 @@ def middleware(world: World) -> Middleware:
         resource = request.match_info.route.resource
         path = resource.canonical if resource is not None else request.path
         keys = [tenant.account.key for tenant in world.tenants]
-        record = RequestRecord(
-            method=request.method,
-            path=request.path,
-            route=f"{request.method} {path}",
-            query=without_credentials(request.query),
-            headers=without_credentials(request.headers),
-            credentials=credentials_of(request.headers, request.query, request.raw_path, keys),
-        )
-        world.record.add(record)
+        record = world.record.note(request, f"{request.method} {path}", keys)
         world.signal.notify()
         fault = None
         if not path.startswith("/simulator/"):  # or nobody could take the fault back

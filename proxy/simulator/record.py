@@ -7,6 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from aiohttp import web
+
 KEPT = 20_000
 
 #: Headers that carry a credential.
@@ -84,7 +86,16 @@ class Record:
     requests: deque[RequestRecord] = field(default_factory=lambda: deque(maxlen=KEPT))
     calls: Counter[str] = field(default_factory=Counter)
 
-    def add(self, request: RequestRecord) -> None:
-        """Note a request."""
-        self.requests.append(request)
-        self.calls[request.route] += 1
+    def note(self, request: web.Request, route: str, keys: Iterable[str]) -> RequestRecord:
+        """Note a request; `keys` are those of the accounts."""
+        noted = RequestRecord(
+            method=request.method,
+            path=request.path,
+            route=route,
+            query=without_credentials(request.query),
+            headers=without_credentials(request.headers),
+            credentials=credentials_of(request.headers, request.query, request.raw_path, keys),
+        )
+        self.requests.append(noted)
+        self.calls[route] += 1
+        return noted

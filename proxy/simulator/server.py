@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import cached_property
 
 from aiohttp import web
 from yarl import URL
 
 from proxy.simulator import gate
-from proxy.simulator.account import Plan
 from proxy.simulator.delivery import Listener
-from proxy.simulator.nodes import NodeClass
 from proxy.simulator.routes import ROUTES
-from proxy.simulator.switches import Switches
 from proxy.simulator.world import World
 
 
@@ -28,16 +25,9 @@ class Simulator(World):
     the built-in ones. All contents are in memory.
     """
 
-    def __init__(
-        self,
-        *,
-        key: str | None = None,
-        plan: Plan = "standard",
-        switches: Switches | None = None,
-        extra_nodes: Iterable[NodeClass] = (),
-    ) -> None:
-        super().__init__(key=key, plan=plan, switches=switches, extra_nodes=extra_nodes)
-        self._listener = Listener(self._app)
+    @cached_property
+    def _listener(self) -> Listener:
+        return Listener(self._app)
 
     @property
     def base_url(self) -> URL:

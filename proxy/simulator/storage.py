@@ -19,7 +19,7 @@ from yarl import URL
 from proxy.simulator import delivery
 from proxy.simulator.delivery import Listener
 from proxy.simulator.faults import Faults
-from proxy.simulator.record import Record, RequestRecord, credentials_of, without_credentials
+from proxy.simulator.record import Record, RequestRecord
 from proxy.simulator.switches import Switches
 
 BUCKET = "comfy-cloud-user-content"
@@ -117,17 +117,8 @@ class Storage:
         return app
 
     def _note(self, request: web.Request) -> RequestRecord:
-        carried = credentials_of(request.headers, request.query, request.raw_path, self._keys())
-        record = RequestRecord(
-            method=request.method,
-            path=request.path,
-            route=f"{request.method} storage",
-            query=without_credentials(request.query),
-            headers=without_credentials(request.headers),
-            credentials=carried,
-        )
-        self.record.add(record)
-        if carried:
+        record = self.record.note(request, f"{request.method} storage", self._keys())
+        if record.credentials:
             self.leaks.append(record)
         return record
 
