@@ -32,7 +32,7 @@ from proxy.members import tokens
 from proxy.members.accounting import Throttle
 from proxy.members.directory import Access
 from proxy.members.member import LOCAL
-from proxy.members.tokens import name_of
+from proxy.members.tokens import digest
 from proxy.storage.encryption import Cipher
 from proxy.translate.errors import LocalError
 
@@ -198,7 +198,7 @@ class Authenticator:
         except LocalError:
             return  # the refusal says it
         cookie = None if given else request.cookies.get(COOKIE)
-        await self._members.look_for(given, None if cookie is None else name_of(cookie))
+        await self._members.look_for(given, None if cookie is None else digest(cookie))
 
     def authenticate(self, request: web.Request) -> Admission | None:
         """Authenticate a request; `None` on routes that need no member.
@@ -272,7 +272,7 @@ class Authenticator:
                 kind="rate_limited",
                 retry_after=wait,
             )
-        self._accounting.wrong_token(caller.address, shown)
+        self._accounting.audit.note("sign_in_refused", address=caller.address, token=shown)
         return LocalError(
             "wrong_token",
             "This token is invalid or revoked; ask an admin of this server for a new one.",
@@ -325,7 +325,7 @@ class Authenticator:
 
     def session_of(self, request: web.Request) -> tuple[Access, str] | None:
         """The access of a browser's session, and the session's name."""
-        name = name_of(request.cookies.get(COOKIE, ""))
+        name = digest(request.cookies.get(COOKIE, ""))
         token_id = self._members.sessions.token_of(name)
         access = self._members.access_by_id(token_id) if token_id is not None else None
         return None if access is None else (access, name)

@@ -31,7 +31,7 @@ from proxy.members.member import (
     UnknownTokenError,
     validated,
 )
-from proxy.members.tokens import LIFETIME, id_prefix, name_of
+from proxy.members.tokens import LIFETIME, digest, id_prefix
 from proxy.translate.errors import LocalError
 
 log = structlog.get_logger(__name__)
@@ -297,7 +297,7 @@ async def post_sign_out(request: web.Request) -> web.Response:
 async def _end_session(request: web.Request) -> None:
     cookie = request.cookies.get(COOKIE)
     if cookie:
-        await of(request).members.sessions.end(name_of(cookie))
+        await of(request).members.sessions.end(digest(cookie))
 
 
 async def _read_form(request: web.Request) -> dict[str, str]:

@@ -61,12 +61,9 @@ class Usage:
         self._unwritten: dict[tuple[str, str], UsageRow] = {}
         self._flushing = asyncio.Lock()
 
-    # --- counting --------------------------------------------------------------------------
-
     async def upload(self, member: str, count: int, *, at: float, most: int | None) -> bool:
         """Count bytes of files that come from a client, unless they would be more than `most` on
-        the day then, also at other replicas; whether they are counted. Raises `StorageError`.
-        """
+        the day then, also at other replicas; whether they are counted. Raises `StorageError`."""
         if most is None:
             self.uploaded(member, count, at=at)
             return True
@@ -82,28 +79,20 @@ class Usage:
         day = day_of(self._now() if at is None else at)
         return self._unwritten.setdefault((day, member), UsageRow(day, member))
 
-    # --- asking ----------------------------------------------------------------------------
-
     async def today(self, member: str) -> UsageRow:
         """What the member has used today. Raises `StorageError`."""
         day = day_of(self._now())
         return next(iter(await self.days(day, day, member)), UsageRow(day, member))
 
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
-        """The usage from day to day, both included, of everybody or one member.
-
-        By day, then by name. Raises `StorageError`.
-        """
+        """The usage from day to day, both included, of everybody or one member. By day, then by
+        name. Raises `StorageError`."""
         await self.flush()
         return await self._repository.days(first, last, member)
 
-    # --- writing ---------------------------------------------------------------------------
-
     async def flush(self) -> None:
-        """Write what was counted, to the end also if the caller is cancelled.
-
-        Raises `StorageError`; then it is written with the next.
-        """
+        """Write what was counted, to the end also if the caller is cancelled. Raises
+        `StorageError`; then it is written with the next."""
         await finish(self._flush())
 
     async def _flush(self) -> None:
@@ -182,8 +171,6 @@ class Limiter:
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
 
-    # --- requests --------------------------------------------------------------------------
-
     def request(self, member: str) -> None:
         """Count a request. Raises `LocalError` (429)."""
         rate = self._member(member).limits.requests_per_second
@@ -201,8 +188,6 @@ class Limiter:
                 f"wait {max(1, math.ceil(wait))} s, then send fewer requests.",
                 wait,
             )
-
-    # --- jobs ------------------------------------------------------------------------------
 
     def admit(self, member: str, *, waiting: int, submitted: int) -> None:
         """Let a submission in, where this many of the member's jobs wait, and this many were
@@ -233,13 +218,9 @@ class Limiter:
             "jobs_per_day", most, f"You have submitted your {most} jobs of today"
         )
 
-    # --- uploads ---------------------------------------------------------------------------
-
     async def upload_room(self, member: str) -> int | None:
-        """How many bytes the member may still upload today; `None` is no limit.
-
-        Raises `StorageError`.
-        """
+        """How many bytes the member may still upload today; `None` is no limit. Raises
+        `StorageError`."""
         limit = self._member(member).limits.upload_bytes_per_day
         if limit is None:
             return None
@@ -257,10 +238,8 @@ class Limiter:
 
     @asynccontextmanager
     async def uploading(self, member: str, count: int) -> AsyncIterator[None]:
-        """Count an upload of `count` bytes, unless the block raises.
-
-        Raises `LocalError` (429), `StorageError`.
-        """
+        """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429),
+        `StorageError`."""
         limit, began = self._member(member).limits.upload_bytes_per_day, self._now()
         if not await self._usage.upload(member, count, at=began, most=limit):
             raise self.upload_refusal(member)
@@ -350,10 +329,8 @@ class Accounting:
 
     @asynccontextmanager
     async def running(self, folder: Path, supervisor: Supervisor) -> AsyncIterator[None]:
-        """Write what is counted and recorded; enter it before the jobs start.
-
-        `folder` may have an audit record of 0.1.0. Raises `StorageError`.
-        """
+        """Write what is counted and recorded; enter it before the jobs start. `folder` may have an
+        audit record of 0.1.0. Raises `StorageError`."""
         supervisor.keep(self.usage.run, "write usage")
         await self.audit.start(folder, supervisor)
         try:
@@ -361,10 +338,6 @@ class Accounting:
         finally:
             await self.audit.close()
             await self.usage.close()
-
-    def wrong_token(self, address: str, shown: str) -> None:
-        """Record that somebody came with a token that is not valid; `shown` is what may be told."""
-        self.audit.note("sign_in_refused", address=address, token=shown)
 
     def served(self, member: str, count: int) -> None:
         """Count bytes of files that went to a client."""
@@ -374,10 +347,8 @@ class Accounting:
 
     @asynccontextmanager
     async def uploading(self, member: str, count: int) -> AsyncIterator[None]:
-        """Count an upload of `count` bytes, unless the block raises.
-
-        Raises `LocalError` (429), `StorageError`.
-        """
+        """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429),
+        `StorageError`."""
         async with self.limiter.uploading(member, count):
             yield
         self.metrics.uploaded.labels(member).inc(count)

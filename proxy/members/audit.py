@@ -74,10 +74,8 @@ class Audit:
         self._cleaned = -1
 
     async def start(self, legacy: Path | None = None, supervisor: Supervisor | None = None) -> None:
-        """Begin to write, behind the record of 0.1.0 in the data folder `legacy`.
-
-        Raises `StorageError`.
-        """
+        """Begin to write, behind the record of 0.1.0 in the data folder `legacy`. Raises
+        `StorageError`."""
         if legacy is not None:
             await take_over(legacy, self._repository)
         keep = (supervisor or Supervisor()).keep
@@ -104,10 +102,8 @@ class Audit:
         self._news.set()
 
     async def flush(self) -> None:
-        """Write what was noted, to the end also if the caller is cancelled.
-
-        Raises `StorageError`; then it is written with the next.
-        """
+        """Write what was noted, to the end also if the caller is cancelled. Raises `StorageError`;
+        then it is written with the next."""
         await finish(self._flush())
 
     async def _flush(self) -> None:
@@ -181,10 +177,8 @@ def entry(at: float, action: str, member: str, address: str, about: dict[str, Va
 
 
 async def note(repository: UsageRepository, action: str, **about: Value) -> None:
-    """Record an action of a command line, whose member is anyone who may write the folder.
-
-    Raises `StorageError`.
-    """
+    """Record an action of a command line, whose member is anyone who may write the folder. Raises
+    `StorageError`."""
     noted = entry(time.time(), action, "", "command line", about)
     await repository.write(partial(note_audit, entries=[noted]))
 
@@ -223,10 +217,8 @@ def _lines_of(folder: Path) -> list[AuditRow]:
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`; a cancellation of the caller is raised when it has come to its end.
-
-    A write that is cancelled halfway leaves nobody who knows whether it was made.
-    """
+    """Await `work`; a cancellation of the caller is raised when it has come to its end. A write
+    that is cancelled halfway leaves nobody who knows whether it was made."""
     task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)

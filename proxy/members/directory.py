@@ -127,14 +127,9 @@ class Directory:
         with contextlib.suppress(StorageError):
             await self._write_uses(every=True)
 
-    # --- asking ----------------------------------------------------------------------------
-
     def get(self, name: str) -> Member:
-        """The member of that name.
-
-        One who is no (longer a) member is a disabled member without limits: there may still be
-        jobs in that name. Without members, `local` is an admin.
-        """
+        """The member of that name. One who is no (longer a) member is a disabled member without
+        limits: there may still be jobs in that name. Without members, `local` is an admin."""
         member = self._members.get(name.lower())
         if member is not None and member.name == name:
             return member
@@ -179,8 +174,7 @@ class Directory:
 
     async def look_for(self, shown: Iterable[str], session: str | None = None) -> None:
         """Read what another process has written, if one of the tokens that were shown, or the
-        session of that name, is not known here. Raises `StorageError`.
-        """
+        session of that name, is not known here. Raises `StorageError`."""
         known = all(id_ in self._tokens for id_ in map(tokens.id_of, shown) if id_)
         if known and (session is None or self.sessions.token_of(session) is not None):
             return
@@ -199,8 +193,6 @@ class Directory:
     def subscribe(self, callback: Callable[[], None]) -> None:
         """Call back after each change of members or tokens, and when a token expires."""
         self._changed.append(callback)
-
-    # --- changing --------------------------------------------------------------------------
 
     async def add(self, member: Member, *, restore: bool = False) -> Member:
         """Take in a new member.
@@ -245,10 +237,8 @@ class Directory:
         return (await self._change(decide)).members[0]
 
     async def remove(self, name: str) -> Member:
-        """Remove a member and its tokens. Jobs, history and files stay, for nobody to see.
-
-        Without the last one no members are expected at the next start.
-        """
+        """Remove a member and its tokens. Jobs, history and files stay, for nobody to see. Without
+        the last one no members are expected at the next start."""
 
         def decide() -> _Change:
             member = self.find(name)
@@ -340,8 +330,6 @@ class Directory:
             self._uses.pop(token.id, None)
         self.sessions.forget(self._tokens)
         self.has_members = self.has_members or bool(self._members)
-
-    # --- the database ----------------------------------------------------------------------
 
     def _ms(self) -> int:
         return int(self._now() * 1000)
@@ -459,10 +447,8 @@ def marker_of(settings: Settings) -> Path | None:
 
 
 def any_members(folder: Path) -> bool:
-    """Whether the data folder has members, or has had some and is damaged; makes nothing.
-
-    Raises `StorageError` for a file of 0.1.0 that cannot be read.
-    """
+    """Whether the data folder has members, or has had some and is damaged; makes nothing. Raises
+    `StorageError` for a file of 0.1.0 that cannot be read."""
     try:
         if _found(folder / FILE, "SELECT 1 FROM members WHERE NOT removed LIMIT 1"):
             return True

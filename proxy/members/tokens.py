@@ -66,7 +66,7 @@ def make(member: str, *, note: str = "", created: int, expires: int | None) -> t
     """A new token, and what is kept of it."""
     id_ = _letters(_ID_BYTES)
     text = f"{PREFIX}{id_}{_letters(_SECRET_BYTES)}"
-    return text, Token(id_, member, _digest(text), note, created, expires)
+    return text, Token(id_, member, digest(text), note, created, expires)
 
 
 def id_of(text: str) -> str | None:
@@ -78,7 +78,7 @@ def id_of(text: str) -> str | None:
 def matches(text: str, token: Token | None) -> bool:
     """Whether `text` is the token; takes the same way and time where there is no such token."""
     expected = _NOBODYS_DIGEST if token is None else token.digest
-    return hmac.compare_digest(_digest(text), expected) and token is not None
+    return hmac.compare_digest(digest(text), expected) and token is not None
 
 
 def id_prefix(text: str) -> str:
@@ -90,7 +90,8 @@ def _letters(count: int) -> str:
     return base64.b32encode(secrets.token_bytes(count)).decode().lower()
 
 
-def _digest(text: str) -> str:
+def digest(text: str) -> str:
+    """What is kept of a token or of the secret id of a session."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
@@ -119,7 +120,7 @@ class Sessions:
     async def begin(self, token_id: str) -> str:
         """A new session of a token; the secret id for the cookie. Raises `StorageError`."""
         now, text = self._ms(), secrets.token_urlsafe(32)
-        session = StoredSession(name_of(text), token_id, now, now + LIFETIME)
+        session = StoredSession(digest(text), token_id, now, now + LIFETIME)
         async with self._changing:
             if self._repository is not None:
                 await self._repository.begin_session(session, most=PER_TOKEN)
@@ -131,7 +132,7 @@ class Sessions:
         return text
 
     def token_of(self, name: str) -> str | None:
-        """The id of the token whose session has this `name_of`."""
+        """The id of the token whose session has this `digest`."""
         session = self._sessions.get(name)
         return session.token if session is not None and session.expires > self._ms() else None
 
@@ -147,8 +148,3 @@ class Sessions:
 
     def _ms(self) -> int:
         return int(self._now() * 1000)
-
-
-def name_of(text: str) -> str:
-    """The name by which the server knows a session with this secret id."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -294,11 +294,8 @@ class AssetUnit:
     def change(
         self, member: str, id_: str, now: int, **values: Any
     ) -> tuple[Asset, Asset | None] | None:
-        """Give columns of a record new values; `updated_at` moves if there is a change.
-
-        Returns the record and its preview, `None` if there is no such record. Raises
-        `UnknownPreviewError`.
-        """
+        """Give columns of a record new values; `updated_at` moves if there is a change. Returns the
+        record and its preview, `None` if there is no such record. Raises `UnknownPreviewError`."""
         asset = self.get(member, id_)
         if asset is None:
             return None
@@ -403,8 +400,6 @@ class AssetUnit:
         )
         return [(row[0], row[1]) for row in self._execute(query)]
 
-    # --- models --------------------------------------------------------------------------------
-
     def models_version(self, member: str) -> str | None:
         """Which list of models the member's records are of."""
         return cast("str | None", get_meta(self._connection, f"asset_models:{member}"))
@@ -424,8 +419,6 @@ class AssetUnit:
         self._put_tags(_tag(member, id_, MISSING) for id_ in known - wanted)
         put_meta(self._connection, f"asset_models:{member}", version)
         return len(wanted - known), len(known - wanted)
-
-    # --- inside ----------------------------------------------------------------------------------
 
     def _records(self, query: Select[Any], values: Mapping[str, Any]) -> list[Asset]:
         return self._tagged(self._execute(query, values).all())

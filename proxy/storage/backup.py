@@ -198,15 +198,11 @@ def _exchange(scratch: Path, folder: Path) -> Path | None:
     replaced = free_path(folder / "replaced")
     if old:
         replaced.mkdir(mode=0o700)
-    for name in sorted(old, key=_log_last):
+    for name in sorted(old, key=lambda name: (name.endswith(_SUFFIXES), name)):  # logs last
         shutil.move(folder / name, replaced)
     for path in sorted(scratch.iterdir()):
         shutil.move(path, folder)
     return replaced if old else None
-
-
-def _log_last(name: str) -> tuple[bool, str]:
-    return name.endswith(_SUFFIXES), name
 
 
 # --- into PostgreSQL ----------------------------------------------------------------------

@@ -62,8 +62,7 @@ class Cipher:
         return self._ready().encrypt(data)
 
     def decrypt(self, data: bytes) -> bytes | None:
-        """The data, or `None` if they were encrypted with another secret. Raises
-        `StorageError`."""
+        """The data, or `None` if they were encrypted with another secret. Raises `StorageError`."""
         from cryptography.fernet import InvalidToken
 
         try:
@@ -118,10 +117,8 @@ def _proof(secret: bytes, data: bytes) -> str:
 
 
 async def stored_secrets(database: Database) -> str:
-    """The secrets that the database keeps, for a `Cipher`; one is made if there is none.
-
-    Raises `StorageError`.
-    """
+    """The secrets that the database keeps, for a `Cipher`; one is made if there is none. Raises
+    `StorageError`."""
     found = await database.read(_stored)
     return found if found is not None else await database.write(_first)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from msgspec import Struct
@@ -147,13 +148,9 @@ class FileUnit:
         self._execute = connection.execute
         self.assets = AssetUnit(connection)
 
-    # --- names -----------------------------------------------------------------------------
-
     def lock_names(self, member: str) -> None:
-        """Let no other unit decide on names of the member until this one has ended.
-
-        Units on SQLite do not run at once.
-        """
+        """Let no other unit decide on names of the member until this one has ended. Units on SQLite
+        do not run at once."""
         if self._connection.dialect.name == "postgresql":
             self._execute(_LOCK_NAMES, {"m": member})
 
@@ -253,8 +250,6 @@ class FileUnit:
         values = {"member": member, "job": job, "node": node, "given": given}
         run(self._connection, _PUT_GIVEN, values)
 
-    # --- the cloud's names -----------------------------------------------------------------
-
     def local_names(
         self, member: str, hashes: Iterable[str], others: Iterable[str] = ()
     ) -> dict[str, str]:
@@ -287,14 +282,10 @@ class FileUnit:
         row = self._execute(query).one_or_none()
         return None if row is None else FileRecord(*row)
 
-    # --- contents --------------------------------------------------------------------------
-
     def put_blobs(self, known: Sequence[AccountBlob], *, names_are_opaque: bool = False) -> None:
         """Accounts have, or were sent, contents. `names_are_opaque` notes that the cloud's names
         are not what they seem to be."""
-        if known:
-            values = [asdict(blob) for blob in known]
-            self._execute(_PUT_BLOB(self._connection), values)
+        run_many(self._connection, _PUT_BLOB, [asdict(blob) for blob in known])
         if names_are_opaque:
             put_meta(self._connection, "names_are_opaque", True)
 
@@ -344,9 +335,8 @@ class FileRepository:
             return 0
         count, last = 0, None
         while True:
-            found, last = await self._database.write(
-                lambda connection, last=last: _adopt(connection, member, last, make)  # type: ignore[misc]
-            )
+            adopt = partial(_adopt, member=member, last=last, make=make)
+            found, last = await self._database.write(adopt)
             count += found
             if last is None:
                 break

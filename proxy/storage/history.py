@@ -5,7 +5,7 @@ A payload (`job_payloads`) belongs to its entry as it belonged to the job, under
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +20,7 @@ from sqlalchemy import (
     delete,
     func,
     insert,
+    null,
     or_,
     select,
 )
@@ -171,12 +172,14 @@ class HistoryRepository(Repository):
         ends = [newest_first]
         if limit is not None:
             ends.insert(0, oldest_first.offset(offset + limit - 1))
-
-        def work(connection: Connection) -> tuple[int, int] | None:
-            first, end = (_first(connection, some, {"m": member}) for some in (starts, ends))
-            return None if first is None or end is None else (first, end)
-
-        return await self._database.read(work)
+        # The first value that there is; SQLite wants two at least.
+        query: Select[Any] = select(
+            func.coalesce(*(one.scalar_subquery() for one in starts), null()),
+            func.coalesce(*(one.scalar_subquery() for one in ends), null()),
+        )
+        (row,) = await self._all(query, {"m": member})
+        first, end = tuple(row)
+        return None if first is None or end is None else (first, end)
 
     async def summaries(
         self,
@@ -331,11 +334,3 @@ def _forget(
         connection.execute(_DROP_PAYLOAD, keys)
         forget_outputs(connection, member, ids, with_files=with_files)
     return ids
-
-
-def _first(
-    connection: Connection, queries: Sequence[Select[int]], key: Mapping[str, Any]
-) -> int | None:
-    """What the first query finds that finds something."""
-    found = (connection.execute(query, key).scalar_one_or_none() for query in queries)
-    return next((value for value in found if value is not None), None)

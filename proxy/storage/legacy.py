@@ -62,10 +62,8 @@ class LegacyError(StorageError):
 
 
 async def take_over(folder: Path, database: Database) -> bool:
-    """Bring records of 0.1.0 in the folder into the database; says whether there were any.
-
-    Nobody else may use the folder. Raises `LegacyError`, `StorageError`.
-    """
+    """Bring records of 0.1.0 in the folder into the database; says whether there were any. Nobody
+    else may use the folder. Raises `LegacyError`, `StorageError`."""
     found = [folder / name for name in (RECORDS, MEMBERS) if (folder / name).exists()]
     done = await database.read(lambda connection: get_meta(connection, _DONE))
     kept = folder / KEPT

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from proxy.storage.database import Repository, StorageError
-from proxy.storage.statements import Upsert, get_meta, put_meta
+from proxy.storage.statements import Upsert, get_meta, put_meta, run_many
 from proxy.storage.tables import PlainText, table_of
 
 #: What a file or a folder counts for at least, in bytes.
@@ -189,10 +189,8 @@ def put_members(
     connection: Connection, new: Sequence[StoredMember], new_tokens: Sequence[StoredToken]
 ) -> None:
     """Write members and tokens, in the caller's unit."""
-    if new:
-        connection.execute(_PUT_MEMBER(connection), [asdict(one) for one in new])
-    if new_tokens:
-        connection.execute(_PUT_TOKEN(connection), [asdict(one) for one in new_tokens])
+    run_many(connection, _PUT_MEMBER, [asdict(one) for one in new])
+    run_many(connection, _PUT_TOKEN, [asdict(one) for one in new_tokens])
 
 
 def put_session(connection: Connection, session: StoredSession) -> None:

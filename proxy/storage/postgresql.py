@@ -180,14 +180,13 @@ class PostgresqlDatabase(Database):
             await asyncio.sleep(min(INTERVAL_AWAY, max(0.0, ends - _now())))
         raise OutcomeUnknownError("the database went away while it wrote")
 
-    async def _was_committed(self, transaction: str, patience: float | None = None) -> bool | None:
+    async def _was_committed(self, transaction: str, patience: float) -> bool | None:
         """What became of a transaction; `None` while it continues. Raises `StorageError`."""
-        status = {"transaction": transaction}
 
         def work(connection: Connection) -> str:
-            return str(connection.execute(_STATUS, status).scalar_one())
+            return str(connection.execute(_STATUS, {"transaction": transaction}).scalar_one())
 
-        found = await self._unit(work, self._begin_read, patience or self._patience)
+        found = await self._unit(work, self._begin_read, patience)
         return None if found == "in progress" else found == "committed"
 
     async def _unit(

@@ -55,10 +55,8 @@ class UnknownSchemaError(StorageError):
 
 
 async def migrate(database: Database) -> bool:
-    """Bring the schema to `HEAD`; says whether there was something to do.
-
-    A newer one stays if it bears this program. Raises `UnknownSchemaError`, `StorageError`.
-    """
+    """Bring the schema to `HEAD`; says whether there was something to do. A newer one stays if it
+    bears this program. Raises `UnknownSchemaError`, `StorageError`."""
     if await database.read(_is_ready):
         return False
     before, now = await database.write(_migrate, long=True)
@@ -196,9 +194,7 @@ async def _open(folder: Path, path: Path) -> SqliteDatabase:
 @asynccontextmanager
 async def opened_database(settings: Settings) -> AsyncIterator[Database]:
     """The database of the settings with the newest schema, for a command beside a server or not.
-
-    Raises `StorageError`.
-    """
+    Raises `StorageError`."""
     database: Database
     if settings.database is not None:
         await migrate_server(settings)
@@ -214,10 +210,8 @@ async def opened_database(settings: Settings) -> AsyncIterator[Database]:
 
 
 async def open_server(settings: Settings, *, direct: bool = False) -> Database:
-    """The PostgreSQL database of the settings; `direct` is past a connection pooler.
-
-    Raises `StorageError`.
-    """
+    """The PostgreSQL database of the settings; `direct` is past a connection pooler. Raises
+    `StorageError`."""
     try:
         from proxy.storage.postgresql import open_postgresql
     except ModuleNotFoundError as error:
@@ -230,10 +224,8 @@ async def open_server(settings: Settings, *, direct: bool = False) -> Database:
 
 
 async def migrate_server(settings: Settings) -> str | None:
-    """Bring the PostgreSQL database of the settings to the newest schema; the one before.
-
-    Raises `StorageError`.
-    """
+    """Bring the PostgreSQL database of the settings to the newest schema; the one before. Raises
+    `StorageError`."""
     database = await open_server(settings, direct=True)
     try:
         before = await database.read(revision)

@@ -217,9 +217,7 @@ class ExportRepository(Repository):
 
     async def begin(self, export: Export) -> tuple[Export, bool]:
         """Write a new export, unless the same one is under way: that one, and whether it is new.
-
-        The member's oldest exports go.
-        """
+        The member's oldest exports go."""
         now = export.created_at
 
         def work(connection: Connection) -> tuple[Export, bool]:

@@ -242,8 +242,7 @@ class ActivityRepository(Repository):
 
         def work(connection: Connection) -> None:
             for statement, some in ((_PUT_ACTIVITY, rows), (_PUT_ACCOUNT, accounts)):
-                if some:
-                    connection.execute(statement(connection), [asdict(row) for row in some])
+                run_many(connection, statement, [asdict(row) for row in some])
             for table in (activity, account_activity):
                 connection.execute(delete(table).where(table.c.at < forget))
 

@@ -126,10 +126,8 @@ class UserDataOnCloud:
             await http.read("POST", http.url("settings"), lambda _: None, data=body, headers=JSON)
 
     async def _below(self, folder: str) -> list[UserDataEntry]:
-        """All files below a folder (`""`: all), by their paths from it.
-
-        Raises `MissingError` for a folder without files, unless it is the top.
-        """
+        """All files below a folder (`""`: all), by their paths from it. Raises `MissingError` for a
+        folder without files, unless it is the top."""
         with _told_of_files():
             found = await self._http.get(_files, "userdata", dir=f"{folder}/", recurse="true")
         if folder and not found:

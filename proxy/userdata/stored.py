@@ -218,10 +218,8 @@ class StoredUserData:
         return sorted(await self._read(member, work), key=lambda entry: entry.path)
 
     async def tree(self, member: str, name: str) -> list[UserDataEntry]:
-        """All folders and files below a folder, by their paths from the member's.
-
-        Folders come first, then by name in small letters. Raises `IsFileError`.
-        """
+        """All folders and files below a folder, by their paths from the member's. Folders come
+        first, then by name in small letters. Raises `IsFileError`."""
 
         def work(unit: UserDataUnit) -> list[UserDataEntry]:
             folder = _find(unit, path_to(name))
@@ -380,9 +378,7 @@ def member_folder(member: str) -> str:
 
 async def take_over(folder: Path, database: Database) -> None:
     """Bring the user data of a data folder into the database; its files go to those that are kept.
-
-    What is in the database already stays. Raises `StorageError`; then nothing is changed.
-    """
+    What is in the database already stays. Raises `StorageError`; then nothing is changed."""
     source = folder / FOLDER
     if not await asyncio.to_thread(source.is_dir):
         return

@@ -21,7 +21,7 @@ from proxy.members.member import (
     UnknownMemberError,
     UnknownTokenError,
 )
-from proxy.members.tokens import Token, Use, name_of
+from proxy.members.tokens import Token, Use, digest
 from proxy.storage.database import FILE, StorageError
 from proxy.storage.members import MemberRepository
 
@@ -345,7 +345,7 @@ async def test_what_another_process_has_just_written_is_known_when_it_is_shown(
         text, token = await other.new_token("ann")
         await opened.look_for([text])
         assert opened.access(text) is not None
-        session = name_of(await other.sessions.begin(token.id))
+        session = digest(await other.sessions.begin(token.id))
         assert opened.sessions.token_of(session) is None
         await opened.look_for([], session)
         assert opened.sessions.token_of(session) == token.id
@@ -397,8 +397,8 @@ async def test_a_session_lives_until_its_token_is_revoked_by_anybody(
 ) -> None:
     await opened.add(Member("ann"))
     _, token = await opened.new_token("ann")
-    session = name_of(await opened.sessions.begin(token.id))
-    ended = name_of(await opened.sessions.begin(token.id))
+    session = digest(await opened.sessions.begin(token.id))
+    ended = digest(await opened.sessions.begin(token.id))
     await opened.sessions.end(ended)
     other = await FolderDirectory.open(tmp_path)
     try:
