@@ -336,14 +336,16 @@ class CloudClient:
         does not take the signature), `CloudUnreachable` or `CloudGarbage`. One that brings no byte
         for `timeout` seconds is given up.
         """
-        async for attempt in self._download_retries.attempts():
-            with attempt:
-                response = await self._open_view(cloud_name, type, offset)
-                try:
-                    download = Download(response, offset, self.http.calls)
-                except BaseException:
-                    response.close()
-                    raise
+
+        async def opened(_: int) -> tuple[aiohttp.ClientResponse, Download]:
+            response = await self._open_view(cloud_name, type, offset)
+            try:
+                return response, Download(response, offset, self.http.calls)
+            except BaseException:
+                response.close()
+                raise
+
+        response, download = await self._download_retries.repeat(opened)
         try:
             yield download
         finally:

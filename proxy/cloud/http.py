@@ -328,18 +328,19 @@ class Http:
         for which `parse` raises `CloudGarbage` is asked for again.
         Raises `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
         """
-        async for attempt in self.retries.attempts():
-            with attempt:
-                async with data() if callable(data) else nullcontext(data) as body:
-                    answer = await self.once(
-                        method, url, data=body, headers=headers, total=total, attempts=attempt.num
-                    )
-                try:
-                    parsed = parse(answer)
-                except CloudGarbage:
-                    self.unlisted(method, url, "not of its form", answer.example())
-                    raise
-        return parsed
+
+        async def attempt(number: int) -> T:
+            async with data() if callable(data) else nullcontext(data) as body:
+                answer = await self.once(
+                    method, url, data=body, headers=headers, total=total, attempts=number
+                )
+            try:
+                return parse(answer)
+            except CloudGarbage:
+                self.unlisted(method, url, "not of its form", answer.example())
+                raise
+
+        return await self.retries.repeat(attempt)
 
     async def get(self, parse: Callable[[Answer], T], *path: str, **query: str | int) -> T:
         """`read` of a GET."""

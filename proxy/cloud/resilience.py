@@ -28,18 +28,19 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from typing import TypeVar
 
-import stamina
 import structlog
 from msgspec import Struct
-from stamina.instrumentation import RetryDetails, set_on_retry_hooks
 
 from proxy.translate.errors import LocalError, is_throttling
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 #: Seconds after which a client may ask again, where nobody knows better.
 _WAIT = 10.0
@@ -215,23 +216,27 @@ class RetryPolicy(Struct, frozen=True):
     budget: float = 30.0
     backoff: Backoff = Backoff(first=0.25, longest=8.0)
 
-    def attempts(self) -> AsyncIterator[stamina.Attempt]:
-        """`async for attempt in …: with attempt: …`; the last error goes to the caller."""
+    async def repeat(self, read: Callable[[int], Awaitable[T]]) -> T:
+        """What `read` returns, given the number of the attempt, from 1.
+
+        Raises what the last attempt raised.
+        """
         deadline = time.monotonic() + self.budget
-        failures = 0
-
-        def wait_for(error: Exception) -> float | bool:
-            nonlocal failures
-            failures += 1
-            if not may_pass(error):
-                return False
-            wait = self.backoff.after(failures)
-            asked = error.retry_after if isinstance(error, CloudError) else None
-            if asked is not None:
-                wait = max(wait, asked + jittered(self.backoff.first))
-            return wait if time.monotonic() + wait <= deadline else False
-
-        return aiter(stamina.retry_context(wait_for, attempts=None, timeout=None))
+        number = 0
+        while True:
+            number += 1
+            try:
+                return await read(number)
+            except CloudError as error:
+                wait = self.backoff.after(number)
+                if error.retry_after is not None:
+                    wait = max(wait, error.retry_after + jittered(self.backoff.first))
+                if not may_pass(error) or time.monotonic() + wait > deadline:
+                    raise
+                log.info(
+                    "call_repeated", error=str(error), attempt=number + 1, seconds=round(wait, 2)
+                )
+            await asyncio.sleep(wait)
 
 
 def may_pass(error: Exception) -> bool:
@@ -239,19 +244,6 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, CloudRefused):
         return error.status in PASSING_STATUSES
     return isinstance(error, CloudUnreachable | CloudGarbage) and not isinstance(error, CloudDown)
-
-
-def _log_retry(details: RetryDetails) -> None:
-    """One line for each repetition; what caused it is a `CloudError`, which names no secret."""
-    log.info(
-        "call_repeated",
-        error=str(details.caused_by),
-        attempt=details.retry_num + 1,
-        seconds=round(details.wait_for, 2),
-    )
-
-
-set_on_retry_hooks([_log_retry])
 
 
 class CircuitBreaker:
