@@ -35,7 +35,8 @@ from proxy.jobs.engine import Engine, Policy
 from proxy.jobs.models import MembersChanged
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService, Sampler
-from proxy.jobs.submission import Checks, Clients
+from proxy.jobs.submission import Checks, Clients, SubmissionService
+from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory, marker_of
 from proxy.metrics import AccountObservations, Metrics, Observations, identity_of
@@ -98,7 +99,7 @@ async def lifespan(
         refuse_lost_members(settings, has_members=members.has_members)
         members.start(supervisor)
         opened = await stack.enter_async_context(_accounts(settings, accounts, timeouts, metrics))
-        cloud = opened[0].cloud
+        cloud, by_name = opened[0].cloud, {account.name: account for account in opened}
         observations = Observations(
             ObservationRepository(database),
             {identity_of(one.name, one.cloud.base_url): one.cloud.observations for one in opened},
@@ -163,17 +164,18 @@ async def lifespan(
         cipher = await _cipher(settings, database, path, supervisor)
         repository = JobRepository(database, cipher)
         clients = Clients(policy.client_parallelism)
-        jobs = JobService(
-            bus,
-            repository,
+        submissions = SubmissionService(
+            bus=bus,
+            repository=repository,
+            live=LiveJobs(bus, repository, supervisor),
             clients=clients,
             member=members.get,
             limiter=accounting.limiter,
             checks=checks,
-            files=files,
-            status_interval=policy.status_interval,
             patience=policy.submit_patience,
-            supervisor=supervisor,
+        )
+        jobs = JobService(
+            submissions, supervisor, files=files, status_interval=policy.status_interval
         )
         activity = ActivityRepository(database)
         journal = Journal(bus, clients)
@@ -183,7 +185,7 @@ async def lifespan(
             return Engine(
                 recorder=JobRecorder(repository, term, history_size=policy.history_size),
                 bus=bus,
-                accounts=opened,
+                accounts=by_name,
                 files=files,
                 catalog=catalog,
                 helpers=helpers,
@@ -198,7 +200,7 @@ async def lifespan(
             LeaseRepository(database),
             bus,
             engine,
-            opened,
+            by_name,
             holder=f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}",
             length=settings.engine_lease,
             alone=settings.database is None,
@@ -207,7 +209,7 @@ async def lifespan(
         stack.push_async_callback(election.leave)
         with _told("The jobs cannot be read"):
             await election.start(supervisor)
-            await jobs.start(supervisor)
+            await jobs.start()
         if not settings.simulate:
             keys = AccountKeys(
                 settings,

@@ -299,6 +299,7 @@ def fault_of(status: int, body: object) -> Reason | None:
 _NOT_NOW = Backoff(first=0.5, longest=8.0)
 
 
+@dataclass(eq=False, repr=False)
 class Submitter:
     """Submits jobs.
 
@@ -308,21 +309,12 @@ class Submitter:
     submission wait while `expecting` lasts.
     """
 
-    def __init__(
-        self,
-        cloud: CloudClient,
-        known: Callable[[Iterable[str]], Awaitable[set[str]]],
-        expecting: Callable[[], AbstractContextManager[None]],
-        *,
-        patience: float = 30.0,
-        looks: tuple[float, ...] = (0.0, 0.5, 1.5),
-    ) -> None:
-        self._cloud = cloud
-        self._known = known
-        self._expecting = expecting
-        self._patience = patience
-        self._looks = looks
-        self._marks: dict[str, object] = {}
+    cloud: CloudClient
+    known: Callable[[Iterable[str]], Awaitable[set[str]]]
+    expecting: Callable[[], AbstractContextManager[None]]
+    patience: float = 30.0
+    looks: tuple[float, ...] = (0.0, 0.5, 1.5)
+    _marks: dict[str, object] = field(default_factory=dict)
 
     async def submit(
         self,
@@ -341,21 +333,21 @@ class Submitter:
         `patience` replaces the usual one. Raises `SubmissionError`, or `UnansweredError` if nobody
         can tell.
         """
-        patience = self._patience if patience is None else min(patience, self._patience)
+        patience = self.patience if patience is None else min(patience, self.patience)
         wanted = _wanted_id(job) if self._honours_ids else None
         tries, spent = 0, 0.0
-        with self._expecting():
+        with self.expecting():
             while True:
                 unclear = None
                 try:
-                    taken = await self._cloud.submit(
+                    taken = await self.cloud.submit(
                         graph,
                         extra_data={**extra_data, **beside(), MARK: job.mark},
                         partial_execution_targets=job.targets,
                         prompt_id=wanted,
                     )
                     if wanted not in (None, taken.cloud_id):
-                        self._cloud.observations.learn("prompt_id", "minted")
+                        self.cloud.observations.learn("prompt_id", "minted")
                     return taken
                 except CloudAmbiguous as error:
                     refusal, least, lost, unclear = _silent(error), 0.0, True, error
@@ -396,10 +388,10 @@ class Submitter:
         Where the cloud lets us choose ids, one look tells of a job that is there. Raises
         `CloudError` when the account cannot be read.
         """
-        if self._honours_ids and await self._cloud.job(wanted := _wanted_id(job)) is not None:
+        if self._honours_ids and await self.cloud.job(wanted := _wanted_id(job)) is not None:
             return wanted
-        recent = [entry.cloud_id for entry in await self._cloud.jobs(limit=_RECENT)]
-        known = await self._known(recent)
+        recent = [entry.cloud_id for entry in await self.cloud.jobs(limit=_RECENT)]
+        known = await self.known(recent)
         for cloud_id in recent:
             if cloud_id not in known and await self._mark_of(cloud_id) == job.mark:
                 return cloud_id
@@ -408,24 +400,24 @@ class Submitter:
     @property
     def _honours_ids(self) -> bool:
         """Whether the cloud was seen to give a job the id that the submission asks for."""
-        return self._cloud.observations.facts.get("prompt_id") == "honoured"
+        return self.cloud.observations.facts.get("prompt_id") == "honoured"
 
     @property
     def _may_repeat(self) -> bool:
         """Whether the cloud was seen to make no second job with the same id."""
-        again = self._cloud.observations.facts.get("prompt_id_again")
+        again = self.cloud.observations.facts.get("prompt_id_again")
         return self._honours_ids and again in ("refused", "the same job")
 
     async def _has(self, cloud_id: str) -> bool:
         try:
-            return await self._cloud.job(cloud_id) is not None
+            return await self.cloud.job(cloud_id) is not None
         except CloudError as error:
             raise UnansweredError from error
 
     async def _mark_of(self, cloud_id: str) -> object:
         """The mark of a job. One that was read never changes; one that lags is read again."""
         if cloud_id not in self._marks:
-            detail = await self._cloud.job(cloud_id)
+            detail = await self.cloud.job(cloud_id)
             if detail is None or detail.extra_data is None:
                 return None
             self._marks[cloud_id] = detail.extra_data.get(MARK)
@@ -439,7 +431,7 @@ class Submitter:
         Once is enough where a second submission does no harm.
         """
         try:
-            for wait in self._looks[:1] if self._may_repeat else self._looks:
+            for wait in self.looks[:1] if self._may_repeat else self.looks:
                 await asyncio.sleep(wait)
                 cloud_id = await self.find(job)
                 if cloud_id is not None:

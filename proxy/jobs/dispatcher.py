@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -419,38 +420,29 @@ _LOST: Mapping[Reason, str] = {
 }
 
 
+@dataclass(eq=False, repr=False)
 class Reconciler:
     """One list call for all live jobs; those that the list lacks are read one by one.
 
     Of the `policy` come the seconds between two readings while the event socket is open and while
-    it is not; each is jittered. After a reading that failed they are twice as
-    long each time, at most `longest_wait`, and never shorter than the cloud asked for. While the
-    account's slots are being learned, one waiting job is asked why it waits.
+    it is not; each is jittered. After a reading that failed they are twice as long each time, at
+    most `longest_wait`, and never shorter than the cloud asked for. While the account's slots are
+    being learned, one waiting job is asked why it waits.
 
     While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
     seconds they end as lost; 0 waits for ever.
     """
 
-    def __init__(
-        self,
-        account: Account,
-        jobs: Mapping[str, Job],
-        socket: EventSocket,
-        policy: Policy,
-        *,
-        longest_wait: float = 60.0,
-    ) -> None:
-        self._cloud = account.cloud
-        self._slots = account.slots
-        self._jobs = jobs
-        self._socket = socket
-        self._policy = policy
-        self._longest_wait = longest_wait
-        self._live = asyncio.Event()
-        self._now = asyncio.Event()
-        self._failures = 0
-        self._least_wait = 0.0
-        self._unread_since: float | None = None
+    account: Account
+    jobs: Mapping[str, Job]
+    socket: EventSocket
+    policy: Policy
+    longest_wait: float = 60.0
+    _live: asyncio.Event = field(default_factory=asyncio.Event)
+    _now: asyncio.Event = field(default_factory=asyncio.Event)
+    _failures: int = 0
+    _least_wait: float = 0.0
+    _unread_since: float | None = None
 
     def job_added(self) -> None:
         """There is a live job."""
@@ -463,13 +455,13 @@ class Reconciler:
     async def run(self) -> None:
         """Continue until cancelled. While nothing is live, nothing is read."""
         while True:
-            if not self._jobs:
+            if not self.jobs:
                 self._live.clear()
                 await self._live.wait()
                 self._now.clear()
             await self._pause()
             self._now.clear()
-            if not self._jobs:
+            if not self.jobs:
                 continue
             try:
                 await self.read()
@@ -479,9 +471,9 @@ class Reconciler:
 
     async def read(self) -> None:
         """Read once. Jobs that are submitted meanwhile are left out."""
-        live = dict(self._jobs)
+        live = dict(self.jobs)
         try:
-            snapshots = await self._cloud.jobs(("pending", "in_progress"))
+            snapshots = await self.account.cloud.jobs(("pending", "in_progress"))
         except CloudError as error:
             self._failures += 1
             self._least_wait = error.retry_after or 0.0
@@ -517,29 +509,29 @@ class Reconciler:
             if job.runner is None:
                 continue
             job.runner.explain(reason)
-            if self._policy.lost_timeout and lasted >= self._policy.lost_timeout:
+            if self.policy.lost_timeout and lasted >= self.policy.lost_timeout:
                 log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
                 job.runner.post(GiveUp(_LOST[reason], lost=True))
 
     async def _learn(self, ours: list[Snapshot]) -> None:
         """Find out whether jobs wait because the account runs no more at once."""
-        slots = self._slots
+        slots = self.account.slots
         if not slots.learning:
             return
         pending = [one for one in ours if one.status == "pending"]
         running = len(ours) - len(pending)
         if pending and not (slots.certain and running >= slots.count):
             with contextlib.suppress(CloudError):
-                oldest = await self._cloud.job(pending[-1].cloud_id)
+                oldest = await self.account.cloud.job(pending[-1].cloud_id)
                 limited = oldest is not None and oldest.queue_reason == "concurrency_limit"
                 slots.held(len(pending) if limited else 0, running)
 
     async def _pause(self) -> None:
         """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""
         await asyncio.sleep(self._least_wait)
-        policy, connected = self._policy, self._socket.connected
+        policy, connected = self.policy, self.socket.connected
         usual = policy.connected_wait if connected else policy.lost_wait
-        wait = Backoff(usual, self._longest_wait).after(self._failures + 1)
+        wait = Backoff(usual, self.longest_wait).after(self._failures + 1)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait - self._least_wait):
                 await self._now.wait()

@@ -13,8 +13,9 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
@@ -47,6 +48,7 @@ log = structlog.get_logger(__name__)
 _RENEWAL, _MARGIN = 1 / 3, 0.1
 
 
+@dataclass(eq=False, repr=False)
 class Election:
     """Takes the lease when it is free, and runs an engine while it lasts.
 
@@ -54,29 +56,20 @@ class Election:
     other process can want it: it is taken at once and does not run out.
     """
 
-    def __init__(
-        self,
-        leases: LeaseRepository,
-        bus: EventBus,
-        make: Callable[[Term], Engine],
-        accounts: Iterable[Account],
-        *,
-        holder: str,
-        length: float,
-        alone: bool,
-    ) -> None:
-        self.engine: Engine | None = None
-        self._leases = leases
-        self._bus = bus
-        self._make = make
-        self._accounts = {account.name: account for account in accounts}
-        self._holder = holder
-        self._length = length
-        self._alone = alone
-        self._term: Term | None = None
-        self._free = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._heard = bus.subscribe("terms", self._hear)
+    leases: LeaseRepository
+    bus: EventBus
+    make: Callable[[Term], Engine]
+    accounts: Mapping[str, Account]
+    holder: str
+    length: float
+    alone: bool
+    engine: Engine | None = None
+    _term: Term | None = None
+    _free: asyncio.Event = field(default_factory=asyncio.Event)
+    _task: asyncio.Task[None] | None = None
+
+    def __post_init__(self) -> None:
+        self._heard = self.bus.subscribe("terms", self._hear)
 
     def is_active(self) -> bool:
         """Whether the engine of this process runs the jobs."""
@@ -91,7 +84,7 @@ class Election:
         if self.engine is not None:
             await self.engine.use_key(account, key)
         else:
-            self._accounts[account].use_key(key)
+            self.accounts[account].use_key(key)
 
     async def start(self, supervisor: Supervisor) -> None:
         """Try for the lease once, then continue until `leave`. Raises `StorageError`."""
@@ -110,11 +103,11 @@ class Election:
         await self._end()
         if term is not None and lasted:
             try:
-                await self._leases.release(term.lease)
+                await self.leases.release(term.lease)
             except StorageError as error:
                 log.error("lease_release_failed", error=str(error))
-            self._bus.publish("terms", LeaseReleased())
-            await self._bus.flush()
+            self.bus.publish("terms", LeaseReleased())
+            await self.bus.flush()
 
     # --- terms -----------------------------------------------------------------------------
 
@@ -132,28 +125,28 @@ class Election:
             except StorageError as error:
                 log.warning("lease_failed", error=str(error))
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._length * _RENEWAL):
+                async with asyncio.timeout(self.length * _RENEWAL):
                     await self._free.wait()
             self._free.clear()
 
     async def _begin(self) -> None:
         """Take the lease if it is free, and start an engine. Raises `StorageError`."""
         began = time.monotonic()
-        lease = await self._leases.acquire(ENGINE, self._holder, self._length, alone=self._alone)
+        lease = await self.leases.acquire(ENGINE, self.holder, self.length, alone=self.alone)
         if lease is None:
             return
         term = self._term = Term(lease, self._until(began))
-        engine = self._make(term)
+        engine = self.make(term)
         log.info("engine_started", epoch=lease.epoch)
         try:
             await engine.start()
         except BaseException:
             self._term = None
             await engine.close(write=False)
-            await self._leases.release(lease)
+            await self.leases.release(lease)
             raise
         self.engine = engine
-        self._bus.publish("terms", TermBegan(lease.epoch))
+        self.bus.publish("terms", TermBegan(lease.epoch))
 
     async def _hold(self, term: Term) -> None:
         """Renew the lease until the term is over; then nothing of its engine is left."""
@@ -162,7 +155,7 @@ class Election:
                 with suppress(TimeoutError):
                     async with asyncio.timeout_at(self._next(term)):
                         await term.over.wait()
-                if not self._alone:
+                if not self.alone:
                     await self._renew(term)
         finally:
             if not term.lasts:
@@ -171,9 +164,9 @@ class Election:
 
     def _next(self, term: Term) -> float | None:
         """When the lease is to be renewed next, in the time of the event loop."""
-        if self._alone:
+        if self.alone:
             return None
-        wait = min(self._length * _RENEWAL, term.until - time.monotonic())
+        wait = min(self.length * _RENEWAL, term.until - time.monotonic())
         return asyncio.get_running_loop().time() + max(0.0, wait)
 
     async def _renew(self, term: Term) -> None:
@@ -182,7 +175,7 @@ class Election:
         began = time.monotonic()
         try:
             async with asyncio.timeout(term.until - began):
-                if not await self._leases.renew(term.lease, self._length):
+                if not await self.leases.renew(term.lease, self.length):
                     term.end()
                 elif not term.over.is_set():
                     term.until = self._until(began)
@@ -198,7 +191,7 @@ class Election:
             term.end()
 
     def _until(self, began: float) -> float:
-        return math.inf if self._alone else began + self._length * (1 - _MARGIN)
+        return math.inf if self.alone else began + self.length * (1 - _MARGIN)
 
 
 #: Between two looks for a job whose submission was not answered.

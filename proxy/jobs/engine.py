@@ -120,52 +120,40 @@ class Policy(Struct, frozen=True):
     client_parallelism: Parallelism = "auto"
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Engine:
-    """Runs the jobs of every member on all `accounts`.
+    """Runs the jobs of every member on all `accounts`, by name.
 
     `member` gives weight and limits of a member; the bus says when they are others.
     `secrets` are the accounts' keys, which no message and no record may show. `metrics` counts what
     becomes of jobs.
     """
 
-    def __init__(
-        self,
-        *,
-        recorder: JobRecorder,
-        bus: EventBus,
-        accounts: Iterable[Account],
-        files: Files,
-        catalog: Catalog,
-        policy: Policy,
-        timeouts: Timeouts,
-        member: Callable[[str], Member],
-        supervisor: Supervisor,
-        helpers: Helpers,
-        metrics: Metrics,
-    ) -> None:
-        self.recorder = recorder
-        self.files = files
-        self.catalog = catalog
-        self.helpers = helpers
-        self.policy = policy
-        self.timeouts = timeouts
-        self.bus = bus
-        self.accounts = {account.name: account for account in accounts}
+    recorder: JobRecorder
+    bus: EventBus
+    accounts: Mapping[str, Account]
+    files: Files
+    catalog: Catalog
+    policy: Policy
+    timeouts: Timeouts
+    member: Callable[[str], Member]
+    supervisor: Supervisor
+    helpers: Helpers
+    metrics: Metrics
+
+    def __post_init__(self) -> None:
         for account in self.accounts.values():
             account.forget()
         self.secrets: tuple[str, ...] = tuple(one.key for one in self.accounts.values())
-        self.scheduler = Scheduler(self.accounts, member, policy.fair_by)
+        self.scheduler = Scheduler(self.accounts, self.member, self.policy.fair_by)
         self.jobs: dict[JobKey, Job] = {}
         #: Those that have a runner, as they got it.
         self.followed: dict[JobKey, Job] = {}
         self.workers = {name: AccountWorker(one, self) for name, one in self.accounts.items()}
-        self.announcer = Announcer(
-            bus, recorder.term, self.scheduler, self.jobs, self.followed, self.workers, metrics
-        )
+        self.announcer = Announcer(self)
         self.dispatcher = Dispatcher(self)
         self.cancellation = Cancellation(self)
         self.recovery = Recovery(self)
-        self._supervisor = supervisor
         self._heard: list[Subscription] = []
         self._look_now = asyncio.Event()
 
@@ -186,11 +174,11 @@ class Engine:
             hear("sockets", self._hear),
             hear("members", lambda _: self.dispatcher.pump()),
         ]
-        self._supervisor.keep(self.recorder.run, "write the jobs")
-        self._supervisor.keep(self._look, "look for wishes")
-        for worker in self.workers.values():
+        self.supervisor.keep(self.recorder.run, "write the jobs")
+        self.supervisor.keep(self._look, "look for wishes")
+        for name, worker in self.workers.items():
             await worker.socket.start()
-            self._supervisor.keep(worker.reconciler.run, f"reconcile {worker.name}")
+            self.supervisor.keep(worker.reconciler.run, f"reconcile {name}")
         self.dispatcher.pump()
 
     async def close(self, *, write: bool = True) -> None:
@@ -201,7 +189,7 @@ class Engine:
         self.dispatcher.close()
         self.announcer.close()
         await asyncio.gather(*(worker.socket.close() for worker in self.workers.values()))
-        await self._supervisor.close()
+        await self.supervisor.close()
         if write:
             await self.recorder.close()
 
@@ -230,7 +218,7 @@ class Engine:
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run something for a job; it ends with the engine."""
-        return self._supervisor.spawn(work, name)
+        return self.supervisor.spawn(work, name)
 
     # --- what the api asks -----------------------------------------------------------------
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Iterable, Mapping
+from collections.abc import Awaitable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
 from msgspec.structs import replace
 
-from proxy.bus import BusMessage, EventBus
+from proxy.bus import BusMessage
 from proxy.jobs.models import (
     ENDS,
     AccountView,
@@ -35,7 +35,6 @@ from proxy.jobs.models import (
     now,
     topic_of,
 )
-from proxy.jobs.scheduler import Scheduler
 from proxy.jobs.tracker import RecordEnd
 from proxy.jobs.views import of_history
 from proxy.storage.database import FencedError, StorageError
@@ -47,8 +46,7 @@ from proxy.translate import codec
 from proxy.translate.rewriting import Rewriting
 
 if TYPE_CHECKING:
-    from proxy.jobs.engine import AccountWorker
-    from proxy.metrics import Metrics
+    from proxy.jobs.engine import AccountWorker, Engine
 
 log = structlog.get_logger(__name__)
 
@@ -367,29 +365,17 @@ _TELLING = 0.05
 
 
 class Announcer:
-    """Tells of an engine's `jobs`, as long as its term lasts; `followed` has those that are on the
-    cloud.
+    """Tells of an engine's jobs, as long as its term lasts.
 
     What becomes of a job is counted here, once for all replicas.
     """
 
-    def __init__(
-        self,
-        bus: EventBus,
-        term: Term,
-        scheduler: Scheduler,
-        jobs: Mapping[JobKey, Job],
-        followed: dict[JobKey, Job],
-        workers: Mapping[str, AccountWorker],
-        metrics: Metrics,
-    ) -> None:
-        self._bus = bus
-        self._term = term
-        self._scheduler = scheduler
-        self._jobs = jobs
-        self._followed = followed
-        self._workers = workers
-        self._metrics = metrics
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._bus = engine.bus
+        self._term = engine.recorder.term
+        self._scheduler = engine.scheduler
+        self._metrics = engine.metrics
         self._ahead: dict[str, int] = {}
         self._telling: asyncio.TimerHandle | None = None
         self._telling_all: asyncio.TimerHandle | None = None
@@ -445,7 +431,7 @@ class Announcer:
 
     def tell_running(self, member: str, client_id: str, socket: str) -> None:
         """Tell a socket that has just opened which node of its client runs."""
-        for job in reversed(self._followed.values()):
+        for job in reversed(self._engine.followed.values()):
             if job.client_id == client_id and job.member == member and job.runner is not None:
                 node = job.runner.tracker.nodes.display_node
                 if node is not None and self._term.lasts:
@@ -462,7 +448,7 @@ class Announcer:
     def _tell_all(self) -> None:
         """Tell of all jobs once more, for those who have missed something."""
         self._telling_all = None
-        for job in self._jobs.values():
+        for job in self._engine.jobs.values():
             known = job.accepted or job.state is JobState.UNKNOWN
             if known and not job.cancel_requested:
                 self.changed(job)
@@ -507,7 +493,7 @@ class Announcer:
         rank = {"running": 0, "pending": 1, "sending": 2}
         views = [
             _seen(job)
-            for job in self._jobs.values()
+            for job in self._engine.jobs.values()
             if job.state not in (JobState.RECEIVED, JobState.QUEUED)
             and (job.accepted or job.state is JobState.UNKNOWN)
             and not job.cancel_requested
@@ -519,7 +505,7 @@ class Announcer:
             for place in self._scheduler.forecast()
             if member in (None, place.job.member)
         ]
-        accounts = tuple(map(self._account_view, self._workers.values()))
+        accounts = tuple(map(self._account_view, self._engine.workers.values()))
         return OverviewAnswered(tuple(views), accounts)
 
     def _account_view(self, worker: AccountWorker) -> AccountView:

@@ -17,8 +17,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import structlog
 from msgspec import Struct
 
-from proxy.bus import EventBus
-from proxy.files.service import Files
 from proxy.jobs.models import (
     ENDS,
     AccountView,
@@ -31,13 +29,10 @@ from proxy.jobs.models import (
     OverviewAnswered,
     OverviewRequested,
 )
-from proxy.jobs.submission import Checks, Clients, SubmissionService, look_wait
+from proxy.jobs.submission import SubmissionService, look_wait
 from proxy.jobs.subscribers import LiveFeed, Subscribers
-from proxy.jobs.views import History, LiveJobs, of_queue
-from proxy.members.accounting import Limiter
-from proxy.members.member import Member
+from proxy.jobs.views import History, of_queue
 from proxy.storage.database import StorageError
-from proxy.storage.jobs import JobRepository
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
@@ -60,51 +55,35 @@ _OVERVIEW_PATIENCE = 2.0
 class JobService:
     """The jobs of every member, as the api asks for them.
 
-    `submissions` takes jobs in, `subscribers` knows who listens here, `clients` who does or did
-    anywhere, `history` what has ended; the `files` forget what it has forgotten. See
-    `SubmissionService` for `member`, `limiter`, `checks` and `patience`, which bounds the wait for
-    a cancellation too (seconds).
+    `submissions` takes jobs in, and its `patience` bounds the wait for a cancellation too.
+    `subscribers` knows who listens here, `history` what has ended; the `files` forget what it has
+    forgotten.
     """
 
     def __init__(
         self,
-        bus: EventBus,
-        repository: JobRepository,
+        submissions: SubmissionService,
+        supervisor: Supervisor,
         *,
-        clients: Clients,
-        member: Callable[[str], Member],
-        limiter: Limiter,
-        checks: Checks | None = None,
         files: Files | None = None,
         status_interval: float = 5.0,
-        patience: float = 30.0,
-        supervisor: Supervisor,
     ) -> None:
+        bus, repository = submissions.bus, submissions.repository
+        self.submissions = submissions
         self.subscribers = Subscribers(bus, supervisor)
         self.history = History(bus, repository.history, files)
         self._bus = bus
         self._repository = repository
-        self._patience = patience
-        self._live = LiveJobs(bus, repository, supervisor)
-        self.submissions = SubmissionService(
-            bus,
-            repository,
-            self._live,
-            clients,
-            member=member,
-            limiter=limiter,
-            checks=checks,
-            patience=patience,
-        )
-        bus.subscribe("sockets", clients.hear)
+        self._live = submissions.live
+        self._supervisor = supervisor
         self._feed = LiveFeed(bus, repository, self._live, self.subscribers, status_interval)
 
-    async def start(self, supervisor: Supervisor) -> None:
+    async def start(self) -> None:
         """Read what lives, and again whenever the bus may have lost something. Raises
         `StorageError`."""
         await self._feed.read()
-        supervisor.keep(self._feed.run, "read what was missed")
-        supervisor.keep(self._feed.keep_alive, "status heartbeat")
+        self._supervisor.keep(self._feed.run, "read what was missed")
+        self._supervisor.keep(self._feed.keep_alive, "status heartbeat")
 
     # --- the queue -------------------------------------------------------------------------
 
@@ -262,7 +241,7 @@ class JobService:
                 except StorageError as error:
                     log.warning("cancel_save_failed", error=str(error))
                     raise _not_cancelled() from error
-                if waited >= self._patience:
+                if waited >= self.submissions.patience:
                     raise _not_cancelled()
         if answer.error is not None:
             raise answer.error

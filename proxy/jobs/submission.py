@@ -114,6 +114,7 @@ def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
     )
 
 
+@dataclass(eq=False, repr=False)
 class Checks:
     """The checks of all members' graphs.
 
@@ -121,22 +122,12 @@ class Checks:
     `patience` seconds.
     """
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        files: Files,
-        members: Directory,
-        helpers: Helpers,
-        *,
-        validates: bool,
-        patience: float,
-    ) -> None:
-        self._catalog = catalog
-        self._files = files
-        self._members = members
-        self._helpers = helpers
-        self._validates = validates
-        self._patience = patience
+    catalog: Catalog
+    files: Files
+    members: Directory
+    helpers: Helpers
+    validates: bool
+    patience: float
 
     async def check(self, member: str, request: JobRequest) -> Validation | None:
         """What is right and wrong with a graph; `None` if nobody can tell before the cloud does.
@@ -144,8 +135,8 @@ class Checks:
         Raises `LocalError`: 400 as ComfyUI refuses graphs, 403 for nodes that the member may not
         use.
         """
-        loaded = await self._catalog.wait_loaded(self._patience)
-        found = await self._validated(member, request) if loaded and self._validates else None
+        loaded = await self.catalog.wait_loaded(self.patience)
+        found = await self._validated(member, request) if loaded and self.validates else None
         if found is not None and found.error is not None:
             kinds = {one["type"] for about in found.node_errors.values() for one in about["errors"]}
             log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
@@ -156,8 +147,8 @@ class Checks:
                 extra_info=found.error["extra_info"],
                 node_errors=found.node_errors,
             )
-        if self._members.has_members:
-            owned = await self._files.owned(member, request.graph, private=True)
+        if self.members.has_members:
+            owned = await self.files.owned(member, request.graph, private=True)
             node_errors = foreign_files(request.graph, owned)
             if node_errors:
                 raise LocalError(
@@ -165,9 +156,9 @@ class Checks:
                     "Prompt outputs failed validation",
                     node_errors=node_errors,
                 )
-        who = self._members.get(member)
+        who = self.members.get(member)
         if who.limits.denied_classes or who.limits.deny_partner_nodes:
-            check_classes(who, request.graph, self._catalog.known)
+            check_classes(who, request.graph, self.catalog.known)
         return found
 
     async def rewritten(
@@ -176,104 +167,96 @@ class Checks:
         """What the cloud is to run instead of a graph with helper nodes, of which these `outputs`
         run (`None`: all); `None` where it has none. Raises `LocalError`."""
         classes = (str(node.get("class_type")) for node in graph.values())
-        if self._catalog.emulated.isdisjoint(classes):
+        if self.catalog.emulated.isdisjoint(classes):
             return None
-        return await self._helpers.rewrite(member, graph, outputs)
+        return await self.helpers.rewrite(member, graph, outputs)
 
     async def _validated(self, member: str, request: JobRequest) -> Validation | None:
         if len(request.graph) > _MOST:
             return None
-        private = self._members.has_members
-        has_file = await self._files.owned(member, request.graph, private=private)
+        private = self.members.has_members
+        has_file = await self.files.owned(member, request.graph, private=private)
         found = self._validate(request, has_file)
-        if not found.faultless and await self._catalog.renewed(FRESH):
+        if not found.faultless and await self.catalog.renewed(FRESH):
             found = self._validate(request, has_file)
         if not found.faultless and await self._is_replaced(request.graph):
             return None
         return found
 
     def _validate(self, request: JobRequest, has_file: Callable[[str], bool]) -> Validation:
-        return validate(request.graph, request.targets, self._catalog.shape, has_file=has_file)
+        return validate(request.graph, request.targets, self.catalog.shape, has_file=has_file)
 
     async def _is_replaced(self, graph: Mapping[str, Any]) -> bool:
         """Whether the cloud will look at another graph than this, with newer classes."""
-        replaced = await self._catalog.node_replacements()
+        replaced = await self.catalog.node_replacements()
         return any(str(node.get("class_type")) in replaced for node in graph.values())
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SubmissionService:
     """Takes the jobs of all members in.
 
     The `limiter` is asked before anything else whether a member may submit now, the `checks`
     whether the graph can run. A submission that the engine has not started after `patience`
-    seconds is withdrawn.
+    seconds is withdrawn. `member` gives the limits of a member, `clients` knows who listens.
     """
 
-    def __init__(
-        self,
-        bus: EventBus,
-        repository: JobRepository,
-        live: LiveJobs,
-        clients: Clients,
-        *,
-        member: Callable[[str], Member],
-        limiter: Limiter,
-        checks: Checks | None,
-        patience: float,
-    ) -> None:
-        self._bus = bus
-        self._repository = repository
-        self._live = live
-        self._clients = clients
-        self._member = member
-        self._limiter = limiter
-        self._checks = checks
-        self._patience = patience
+    bus: EventBus
+    repository: JobRepository
+    live: LiveJobs
+    clients: Clients
+    member: Callable[[str], Member]
+    limiter: Limiter
+    checks: Checks | None = None
+    patience: float = 30.0
+
+    def __post_init__(self) -> None:
+        self.bus.subscribe("sockets", self.clients.hear)
 
     async def submit(self, member: str, request: JobRequest) -> Accepted:
         """Take a job in; its messages wait for `release`. Raises `LocalError`.
 
         The number advances for refused requests too, as in ComfyUI.
         """
-        limits = self._member(member).limits
+        limits = self.member(member).limits
         if limits.max_queued is not None or limits.jobs_per_day is not None:
-            waiting, submitted = await self._repository.used(member, day_of(time.time()))
-            self._limiter.admit(member, waiting=waiting, submitted=submitted)
+            waiting, submitted = await self.repository.used(member, day_of(time.time()))
+            self.limiter.admit(member, waiting=waiting, submitted=submitted)
         prompt_id = request.prompt_id or str(uuid.uuid4())
-        live = self._live.of(member)
+        live = self.live.of(member)
         least = live.number
         if request.number is None:
             live.number += 1
-        if self._live.get(member, prompt_id) is not None:
+        if self.live.get(member, prompt_id) is not None:
             raise _in_the_queue(prompt_id)
-        found = None if self._checks is None else await self._checks.check(member, request)
+        found = None if self.checks is None else await self.checks.check(member, request)
         job = new_job(member, request, prompt_id=prompt_id)
-        job.one_at_a_time = self._clients.one_at_a_time(self._member(member), request.client_id)
+        job.one_at_a_time = self.clients.one_at_a_time(self.member(member), request.client_id)
         if found is not None and found.node_errors:
             # The cloud may take a graph that is partly wrong for one that is refused.
             job.targets = found.outputs
         if found is not None:
             job.graph = found.kept(job.graph)
             job.outputs_to_execute = list(found.outputs)
-        if self._checks is not None:
+        if self.checks is not None:
             outputs = job.targets if found is None else found.outputs
-            job.rewriting = await self._checks.rewritten(member, job.graph, outputs)
+            job.rewriting = await self.checks.rewritten(member, job.graph, outputs)
         await self._insert(job, None if request.number is not None else least, request.front)
         live.answering += 1
         try:
             answer = await self._answer(job, None if found is None else found.node_errors)
         except BaseException:
             live.answering -= 1
-            self._bus.publish("engine", JobReleased(job.key, watched=True))
-            self._bus.publish(f"jobs.{member}", QueueChanged(member))
+            self.bus.publish("engine", JobReleased(job.key, watched=True))
+            self.bus.publish(f"jobs.{member}", QueueChanged(member))
             raise
         return Accepted(prompt_id, job.number, answer)
 
     async def _insert(self, job: Job, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`."""
-        payload, limits = payload_of(job), self._member(job.member).limits
+        payload, limits = payload_of(job), self.member(job.member).limits
         try:
-            stored = await self._repository.insert(
+            stored = await self.repository.insert(
                 stored_of(job),
                 payload,
                 numbering=None if least is None else Numbering(least, front),
@@ -284,9 +267,9 @@ class SubmissionService:
         except JobLivesError:
             raise _in_the_queue(job.prompt_id) from None
         except DayFullError:
-            raise self._limiter.day_is_full(job.member) from None
+            raise self.limiter.day_is_full(job.member) from None
         except QueueFullError as error:
-            raise self._limiter.queue_is_full(job.member, error.waiting) from None
+            raise self.limiter.queue_is_full(job.member, error.waiting) from None
         except OutcomeUnknownError:
             raise
         except StorageError as error:
@@ -298,8 +281,8 @@ class SubmissionService:
                 kind="unavailable",
             ) from error
         job.order, job.number = stored.key, stored.number
-        self._live.of(job.member).note_number(job.number)
-        self._live.keep_sent(job.order, payload)
+        self.live.of(job.member).note_number(job.number)
+        self.live.keep_sent(job.order, payload)
 
     async def _answer(self, job: Job, found: dict[str, Any] | None) -> dict[str, Any]:
         """The node errors of a job that the engine has taken in. Raises `LocalError`.
@@ -307,22 +290,22 @@ class SubmissionService:
         The engine may change meanwhile, and the bus lose its answer; then the storage tells.
         """
         with EngineAnswer(
-            self._bus, f"answers.{job.member}.{job.prompt_id}", JobAnswered
+            self.bus, f"answers.{job.member}.{job.prompt_id}", JobAnswered
         ) as answered:
-            self._bus.publish("engine", JobReceived(job.key, job.order, found, job))
+            self.bus.publish("engine", JobReceived(job.key, job.order, found, job))
             waited, gone = 0.0, False
-            while (answer := await answered.within(wait := look_wait(self._bus))) is None:
+            while (answer := await answered.within(wait := look_wait(self.bus))) is None:
                 waited += wait
                 try:
-                    row = await self._repository.get(job.member, job.prompt_id)
+                    row = await self.repository.get(job.member, job.prompt_id)
                     if row is not None and row.key == job.order:
                         if row.accepted:
                             return found or {}
-                        if waited >= self._patience and await self._repository.withdraw(
+                        if waited >= self.patience and await self.repository.withdraw(
                             job.order, usage=[used(job, submitted=-1)]
                         ):
                             raise _not_taken_up()
-                    elif await self._repository.history.has(job.order):
+                    elif await self.repository.history.has(job.order):
                         return found or {}
                     elif gone:
                         raise _not_taken_up()
@@ -330,22 +313,22 @@ class SubmissionService:
                         gone = True  # the answer may be under way
                 except StorageError as error:
                     log.warning("job_look_failed", job=job.prompt_id, error=str(error))
-                    if waited >= self._patience:
+                    if waited >= self.patience:
                         raise OutcomeUnknownError(
                             "the database went away before the engine took the job"
                         ) from error
         if answer.error is not None:
             raise answer.error
-        await self._bus.flush()
+        await self.bus.flush()
         return answer.node_errors or {}
 
     def release(self, member: str, prompt_id: str) -> None:
         """The client has its answer: `status` and the job's messages may go out."""
-        self._live.of(member).answering -= 1
-        job = self._live.get(member, prompt_id)
-        listens = job is not None and self._clients.listens(member, job.client_id)
-        self._bus.publish(f"jobs.{member}", QueueChanged(member))
-        self._bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
+        self.live.of(member).answering -= 1
+        job = self.live.get(member, prompt_id)
+        listens = job is not None and self.clients.listens(member, job.client_id)
+        self.bus.publish(f"jobs.{member}", QueueChanged(member))
+        self.bus.publish("engine", JobReleased(JobKey(member, prompt_id), watched=listens))
 
 
 def _in_the_queue(prompt_id: str) -> LocalError:

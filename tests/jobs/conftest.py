@@ -17,7 +17,8 @@ from stack import Client, running_proxy
 from proxy.bus import EventBus
 from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService
-from proxy.jobs.submission import Clients
+from proxy.jobs.submission import Clients, SubmissionService
+from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter, Usage
 from proxy.members.member import Member
 from proxy.simulator import Simulator
@@ -55,15 +56,15 @@ async def room(tmp_path: Path) -> AsyncIterator[Room]:
     lease = await LeaseRepository(database).acquire(ENGINE, "test", 60)
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10_000)
-    service = JobService(
-        bus,
-        repository,
+    submissions = SubmissionService(
+        bus=bus,
+        repository=repository,
+        live=LiveJobs(bus, repository, supervisor),
         clients=Clients(),
         member=Member,
         limiter=Limiter(Member, Usage(UsageRepository(database))),
-        supervisor=supervisor,
     )
-    yield Room(service, bus, recorder, repository)
+    yield Room(JobService(submissions, supervisor), bus, recorder, repository)
     await supervisor.close()
     await recorder.close()
     await database.close()

@@ -57,7 +57,7 @@ class Replica:
         self.leases = LeaseRepository(database)
         make: Callable[[Term], Any] = self._make
         self.election = Election(
-            self.leases, bus, make, [], holder=name, length=length, alone=False
+            self.leases, bus, make, {}, holder=name, length=length, alone=False
         )
 
     def _make(self, term: Term) -> RecordingEngine:
@@ -187,7 +187,7 @@ async def test_where_nobody_else_can_be_the_lease_of_a_process_that_died_is_take
         return made[-1]
 
     election = Election(
-        LeaseRepository(database), bus, make, [], holder="new", length=0.1, alone=True
+        LeaseRepository(database), bus, make, {}, holder="new", length=0.1, alone=True
     )
     await election.start(supervisor)
     assert election.is_active()

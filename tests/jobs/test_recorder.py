@@ -6,6 +6,7 @@ import asyncio
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,7 @@ from proxy import app
 from proxy.bus import BusMessage, EventBus
 from proxy.jobs import recorder as recorder_module
 from proxy.jobs.accounts import Account, Slots
+from proxy.jobs.engine import AccountWorker
 from proxy.jobs.models import (
     Job,
     JobChanged,
@@ -209,21 +211,21 @@ class FakeRunner:
 
 @dataclass
 class World:
-    """An announcer with what it tells of, and what is heard."""
+    """An announcer with the engine of which it tells, and what is heard."""
 
     bus: EventBus = field(default_factory=EventBus)
     term: Term = field(default_factory=lambda: Term(Lease("engine", "one", 1), math.inf))
     jobs: dict[JobKey, Job] = field(default_factory=dict)
     followed: dict[JobKey, Job] = field(default_factory=dict)
+    workers: dict[str, AccountWorker] = field(default_factory=dict)
     metrics: Metrics = field(default_factory=Metrics)
     heard: list[BusMessage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         account = Account("one", None, "", slots=Slots(1))  # type: ignore[arg-type]
         self.scheduler = Scheduler({"one": account}, Member, "jobs")
-        self.announcer = Announcer(
-            self.bus, self.term, self.scheduler, self.jobs, self.followed, {}, self.metrics
-        )
+        self.recorder = SimpleNamespace(term=self.term)
+        self.announcer = Announcer(self)  # type: ignore[arg-type]
         self.bus.subscribe("jobs.*", self.heard.append)
 
     def add(self, one: Job) -> Job:
