@@ -146,7 +146,7 @@ class Election:
             await self.leases.release(lease)
             raise
         self.engine = engine
-        self.bus.publish("terms", TermBegan(lease.epoch))
+        self.bus.publish("terms", TermBegan())
 
     async def _hold(self, term: Term) -> None:
         """Renew the lease until the term is over; then nothing of its engine is left."""

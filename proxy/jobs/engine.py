@@ -39,7 +39,7 @@ from proxy.jobs.models import (
     JobState,
     NewsMissed,
     OverviewRequested,
-    SocketOpened,
+    SocketKnown,
     now,
 )
 from proxy.jobs.recorder import Announcer, JobRecorder
@@ -232,7 +232,7 @@ class Engine:
                 self.bus.publish(f"answers.{request}", self.announcer.overview(member))
             case CancelRequested():
                 self.spawn(self.cancellation.cancel(said), "cancel jobs")
-            case SocketOpened(member=member, client_id=client_id, socket=socket):
+            case SocketKnown(member=member, client_id=client_id, socket=socket, opens=True):
                 self.announcer.tell_running(member, client_id, socket)
             case NewsMissed():
                 self.announcer.tell_all()
@@ -357,7 +357,7 @@ class Engine:
     async def record(self, job: Job, end: RecordEnd) -> None:
         """Write the history entry. Raises `StorageError`."""
         forgotten = await self.recorder.end(job, end, self.scheduler.shares_with(job))
-        news = HistoryChanged(job.member, job.prompt_id, tuple(forgotten))
+        news = HistoryChanged(job.member, (job.prompt_id, *forgotten), tuple(forgotten))
         self.announcer.publish(job.member, news)
 
     def ended(self, job: Job, end: RecordEnd) -> None:

@@ -11,7 +11,7 @@ api have it as a `LiveJob`.
 | `jobs.MEMBER` | what becomes of a member's jobs and history |
 | `events.MEMBER.CLIENT` | messages for a client, heard where its socket is (`topic_of`) |
 | `events.MEMBER` | messages about jobs without a client |
-| `sockets` | `SocketOpened` and the like, and `NewsMissed` |
+| `sockets` | `SocketKnown`, `SocketClosed` and `NewsMissed` |
 | `logs` | `LogsWanted` |
 | `terms` | `TermBegan`, `LeaseReleased` |
 | `members` | `MembersChanged` |
@@ -405,19 +405,12 @@ class QueueChanged(BusMessage, frozen=True):
 
 
 class HistoryChanged(BusMessage, frozen=True):
-    """This entry of the history is another one now, and the oldest are `forgotten` with their
-    files."""
-
-    member: str
-    prompt_id: str
-    forgotten: tuple[str, ...] = ()
-
-
-class HistoryForgotten(BusMessage, frozen=True):
-    """A client has deleted entries of its history, all without `prompt_ids`."""
+    """These entries of the history are others or gone (all without `prompt_ids`), and the oldest
+    are `forgotten` with their files."""
 
     member: str
     prompt_ids: tuple[str, ...] | None
+    forgotten: tuple[str, ...] = ()
 
 
 class JobMessage(_PackedMessage, frozen=True):
@@ -445,24 +438,16 @@ class NodeRuns(BusMessage, frozen=True):
 # --- the replicas tell each other ----------------------------------------------------------
 
 
-class SocketOpened(BusMessage, frozen=True):
-    """A client has opened a socket, which has its messages from now on; `at` is ms since 1970."""
-
-    member: str
-    client_id: str
-    socket: str
-    at: int
-
-
 class SocketKnown(BusMessage, frozen=True):
-    """A client has this socket since `at` (ms since 1970); `several` says that it tells the
-    messages of several jobs apart."""
+    """A client has this socket since `at` (ms since 1970), and its messages; `several` says that it
+    tells the messages of several jobs apart, `opens` that this is now."""
 
     member: str
     client_id: str
     socket: str
     at: int
-    several: bool
+    several: bool = False
+    opens: bool = False
 
 
 class SocketClosed(BusMessage, frozen=True):
@@ -488,8 +473,6 @@ class NewsMissed(BusMessage, frozen=True):
 class TermBegan(BusMessage, frozen=True):
     """An engine runs the jobs now, which has read them from the storage."""
 
-    epoch: int
-
 
 class MembersChanged(BusMessage, frozen=True):
     """Members, tokens or sessions are others."""
@@ -514,8 +497,7 @@ class EngineAnswer(Generic[T]):
 
     def __init__(self, bus: EventBus, topic: str, kind: type[T]) -> None:
         self._kind = kind
-        self._said: T | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._subscription = bus.subscribe(topic, self._hear)
 
     def __enter__(self) -> Self:
@@ -526,21 +508,9 @@ class EngineAnswer(Generic[T]):
 
     async def within(self, seconds: float) -> T | None:
         """The answer; `None` if it does not come in time."""
-        if self._said is None:
-            loop = asyncio.get_running_loop()
-            self._waiter = loop.create_future()
-            timer = loop.call_later(seconds, self._wake)
-            try:
-                await self._waiter
-            finally:
-                timer.cancel()
-        return self._said
+        await asyncio.wait([self._answer], timeout=seconds)
+        return self._answer.result() if self._answer.done() else None
 
     def _hear(self, said: object) -> None:
-        if self._said is None and isinstance(said, self._kind):
-            self._said = said
-            self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if isinstance(said, self._kind) and not self._answer.done():
+            self._answer.set_result(said)

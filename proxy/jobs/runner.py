@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import structlog
@@ -461,6 +462,7 @@ class NodeFailedError(Exception):
         self.failure = failure
 
 
+@dataclass(eq=False, repr=False)
 class Localiser:
     """Makes what is told of one job local; `node_types` are the classes of its nodes by their ids.
 
@@ -468,14 +470,15 @@ class Localiser:
     of them.
     """
 
-    def __init__(self, job: Job, engine: Engine, node_types: Mapping[str, str]) -> None:
-        self._job = job
-        self._engine = engine
-        self._node_types = node_types
-        self._names = engine.files
+    job: Job
+    engine: Engine
+    node_types: Mapping[str, str]
+    _results: dict[str, Told] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        job = self.job
         self._secrets = credentials(job.credentials)
         self._view = None if job.rewriting is None else MemberView(job.rewriting, job.graph)
-        self._results: dict[str, Told] = {}
 
     def of_member(self, what: Input) -> Iterable[Input]:
         """What happened in terms of the graph that the member has sent."""
@@ -496,14 +499,18 @@ class Localiser:
 
         Raises `NodeFailedError` and `StorageError`.
         """
+        job = self.job
         match what:
             case EventReceived(type="executed", data=data) if isinstance(data.get("output"), dict):
                 output = await self._local_output(str(data.get("node")), data["output"])
                 return EventReceived("executed", {**data, "output": output})
             case EventReceived(type="execution_error", data=data):
                 return EventReceived("execution_error", await self._shown(dict(data)))
-            case EventReceived(type="execution_cached", data=data) if self._view is not None:
-                return EventReceived("execution_cached", await self._known_cached(data))
+            case EventReceived(type="execution_cached", data=data) if job.rewriting is not None:
+                nodes = await self.engine.helpers.cached(
+                    job.member, job.rewriting, self.node_types, data["nodes"]
+                )
+                return EventReceived("execution_cached", {**data, "nodes": nodes})
             case SnapshotReceived(snapshot=snapshot):
                 return SnapshotReceived(await self._local_snapshot(snapshot), what.detail)
         return what
@@ -524,37 +531,28 @@ class Localiser:
 
     async def _shown(self, value: T) -> T:
         """What a failure shows, without secrets and without the cloud's names."""
-        shown: T = await self._names.reveal(self._job.member, self._redacted(value))
+        shown: T = await self.engine.files.reveal(self.job.member, self._redacted(value))
         return shown
 
     async def _local_output(self, node: str, output: dict[str, Any]) -> dict[str, Any] | Told:
-        job, graph = self._job, self._job.graph
+        job, graph = self.job, self.job.graph
         if job.rewriting is not None:
             if node in job.rewriting.tells:
                 return await self._result(job.rewriting, node, output)
             graph = job.rewriting.graph
-        local = await self._names.outputs.localise(
+        local = await self.engine.files.outputs.localise(
             job.member, job.prompt_id, node, graph.get(node), output, account=job.account
         )
         return self._redacted(local)
 
-    async def _known_cached(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        job = self._job
-        if job.rewriting is None:
-            return dict(data)
-        nodes = await self._engine.helpers.cached(
-            job.member, job.rewriting, self._node_types, data["nodes"]
-        )
-        return {**data, "nodes": nodes}
-
     async def _result(self, rewriting: Rewriting, node: str, output: dict[str, Any]) -> Told:
         """The messages to the client about a helper node's result, found out once."""
-        job, helper = self._job, helper_of(self._job.graph.get(node))
+        job, helper = self.job, helper_of(self.job.graph.get(node))
         if node not in self._results:
             if helper is None:
                 return Told(ui={})
             try:
-                self._results[node] = await self._engine.helpers.told(
+                self._results[node] = await self.engine.helpers.told(
                     job.member, job.prompt_id, node, helper, rewriting, output, account=job.account
                 )
             except HelperFailedError as error:
@@ -562,27 +560,27 @@ class Localiser:
         return self._results[node]
 
     def _redacted(self, value: T) -> T:
-        return redact(value, *self._engine.secrets, *self._secrets)
+        return redact(value, *self.engine.secrets, *self._secrets)
 
     def failing(self, failure: Failure) -> list[EventReceived | SnapshotReceived]:
         """The run of a node that fails, and the end of the job with it."""
         node = failure.node_id
-        live = reachable(self._job.graph, self._job.outputs_to_execute or None)
+        live = reachable(self.job.graph, self.job.outputs_to_execute or None)
         error = {
             "node_id": node,
             "exception_type": failure.exception_type,
             "exception_message": f"{failure.message}\n",
             "traceback": [f"{failure.exception_type}: {failure.message}\n"],
             "current_inputs": failure.inputs,
-            "current_outputs": [one for one in self._job.graph if one in live],
+            "current_outputs": [one for one in self.job.graph if one in live],
         }
-        ended = Snapshot(self._job.prompt_id, "failed", settled=True, execution_error=error)
+        ended = Snapshot(self.job.prompt_id, "failed", settled=True, execution_error=error)
         running = EventReceived("executing", {"node": node, "display_node": node})
         return [running, SnapshotReceived(ended)]
 
     def is_distinct(self, image_type: str) -> bool:
         """Whether no client takes a preview for a result: with helper nodes a PNG is one."""
-        return self._job.rewriting is None or image_type != "image/png"
+        return self.job.rewriting is None or image_type != "image/png"
 
     async def distinct(self, preview: Preview) -> Preview | None:
         """A preview that no client takes for a result; `None` for one that is left out."""

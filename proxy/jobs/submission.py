@@ -26,7 +26,6 @@ from proxy.jobs.models import (
     QueueChanged,
     SocketClosed,
     SocketKnown,
-    SocketOpened,
     now,
 )
 from proxy.jobs.recorder import payload_of, stored_of, used
@@ -373,8 +372,6 @@ class Clients:
     def hear(self, news: object) -> None:
         """Take what replicas say of their sockets."""
         match news:
-            case SocketOpened(member=member, client_id=client_id, socket=socket):
-                self._note(member, client_id).socket = socket
             case SocketKnown(member=member, client_id=client_id, socket=socket, several=several):
                 known = self._note(member, client_id)
                 known.socket = socket

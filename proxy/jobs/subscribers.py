@@ -47,7 +47,6 @@ from proxy.jobs.models import (
     QueueChanged,
     SocketClosed,
     SocketKnown,
-    SocketOpened,
     TermBegan,
     now,
     topic_of,
@@ -182,7 +181,7 @@ class Subscribers:
         heard = self._bus.subscribe(topic_of(member, client_id), self.deliver)
         new = sockets[client_id] = _Socket(subscriber, hears_all, heard, now(), self._last_status)
         greet()
-        self._bus.publish("sockets", SocketOpened(member, client_id, new.id, new.opened_at))
+        self._bus.publish("sockets", _known(member, client_id, new, opens=True))
 
     def detach(self, member: str, client_id: str, subscriber: Subscriber) -> None:
         """Forget `subscriber`, unless a newer socket has its place already."""
@@ -211,12 +210,12 @@ class Subscribers:
 
     def _hear(self, news: object) -> None:
         match news:
-            case SocketOpened() | SocketKnown():
+            case SocketKnown():
                 mine = self._sockets[news.member].get(news.client_id)
                 if mine is None or mine.id == news.socket:
                     return
-                opens = isinstance(news, SocketOpened)  # another replica tells of it now
-                if news.at > mine.opened_at or (opens and now() - mine.opened_at > _AT_ONCE):
+                late = now() - mine.opened_at > _AT_ONCE  # then clocks do not matter
+                if news.at > mine.opened_at or (news.opens and late):
                     self._remove(news.member, news.client_id)
                     self._supersede(mine)
             case NewsMissed():
@@ -365,8 +364,8 @@ class Subscribers:
         return True
 
 
-def _known(member: str, client_id: str, socket: _Socket) -> SocketKnown:
-    return SocketKnown(member, client_id, socket.id, socket.opened_at, several=socket.several)
+def _known(member: str, client_id: str, socket: _Socket, *, opens: bool = False) -> SocketKnown:
+    return SocketKnown(member, client_id, socket.id, socket.opened_at, socket.several, opens)
 
 
 def _is_mere_preview(message: Message) -> bool:

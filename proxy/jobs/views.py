@@ -19,7 +19,6 @@ from msgspec import Struct
 from proxy.bus import MISSED, EventBus
 from proxy.jobs.models import (
     HistoryChanged,
-    HistoryForgotten,
     Job,
     JobState,
     LiveJob,
@@ -366,12 +365,10 @@ class History:
 
     def _hear(self, news: object) -> None:
         match news:
-            case HistoryChanged(member=member, prompt_id=prompt_id, forgotten=forgotten):
-                self._cache.forget(member, [prompt_id, *forgotten])
+            case HistoryChanged(member=member, prompt_ids=prompt_ids, forgotten=forgotten):
+                self._cache.forget(member, prompt_ids)
                 if forgotten and self._files is not None:
                     self._files.namespace.forgotten(member, forgotten)
-            case HistoryForgotten(member=member, prompt_ids=prompt_ids):
-                self._cache.forget(member, prompt_ids)
             case _ if news is MISSED:
                 self._cache.clear()
 
@@ -456,7 +453,7 @@ class History:
             await self._repository.forget(member, prompt_ids)
         finally:
             told = None if prompt_ids is None else tuple(prompt_ids)
-            self._bus.publish(f"jobs.{member}", HistoryForgotten(member, told))
+            self._bus.publish(f"jobs.{member}", HistoryChanged(member, told))
             await self._bus.flush()
 
 

@@ -214,75 +214,69 @@ class SqliteDatabase(Database):
                 unit = self._queue.get()
             open_ = unit is not None
             if units:
-                _deliver(units, self._transaction(connection, units))
+                self._transaction(connection, units)
+                # The event loop is one for all units; if it is closed, nobody waits.
+                with contextlib.suppress(RuntimeError):
+                    units[0].result.get_loop().call_soon_threadsafe(_settle, units)
         connection.close()
 
-    def _transaction(self, connection: Connection, units: Sequence[_Unit]) -> list[_Outcome]:
-        """The outcome of each unit, when the transaction has been synced or has failed."""
+    def _transaction(self, connection: Connection, units: Sequence[_Unit]) -> None:
+        """Run units; what came of each is known when this has been synced or has failed."""
         raw = _raw(connection)
         try:
             raw.execute("BEGIN IMMEDIATE")
             apart = len(units) > 1
-            outcomes = [self._apply(connection, raw, unit, apart) for unit in units]
-            if apart or outcomes[0].error is None:
+            for unit in units:
+                self._apply(connection, raw, unit, apart)
+            if apart or units[0].error is None:
                 raw.execute("COMMIT")
                 self.commits += 1
                 self.units += len(units)
             else:
                 raw.execute("ROLLBACK")
-            return outcomes
         except BaseException as error:  # noqa: BLE001 (anyone who waits must hear of it)
             with contextlib.suppress(sqlite3.Error):
                 if raw.in_transaction:
                     raw.execute("ROLLBACK")
             told = _translate(self.path, error)
-            return [_Outcome(error=told) for _ in units]
+            for unit in units:
+                unit.error = told
 
     def _apply(
         self, connection: Connection, raw: sqlite3.Connection, unit: _Unit, apart: bool
-    ) -> _Outcome:
+    ) -> None:
         """Run one unit of several, `apart` from the others. Raises what ends the transaction."""
         if apart:
             raw.execute("SAVEPOINT unit")
         try:
-            outcome = _Outcome(unit.work(connection))
+            unit.value = unit.work(connection)
         except BaseException as error:
             if not raw.in_transaction:  # the database has given up all units: a full disk
                 raise
-            outcome = _Outcome(error=_translate(self.path, error))
+            unit.error = _translate(self.path, error)
             if apart:
                 raw.execute("ROLLBACK TO unit")
         if apart:
             raw.execute("RELEASE unit")
-        return outcome
 
 
-class _Unit(Struct, frozen=True):
-    """A unit that waits for the writer, and where its result goes."""
+class _Unit(Struct, eq=False):
+    """A unit that waits for the writer, where its result goes, and what came of it."""
 
     work: Callable[[Connection], Any]
     result: asyncio.Future[Any]
-
-
-class _Outcome(Struct, frozen=True):
     value: Any = None
     error: BaseException | None = None
 
 
-def _deliver(units: Sequence[_Unit], outcomes: Sequence[_Outcome]) -> None:
-    """Hand results to the event loop, which is one for all units, in one call."""
-    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-        units[0].result.get_loop().call_soon_threadsafe(_settle, units, outcomes)
-
-
-def _settle(units: Sequence[_Unit], outcomes: Sequence[_Outcome]) -> None:
-    for unit, outcome in zip(units, outcomes, strict=True):
+def _settle(units: Sequence[_Unit]) -> None:
+    for unit in units:
         if unit.result.done():
             continue
-        if outcome.error is not None:
-            unit.result.set_exception(outcome.error)
+        if unit.error is not None:
+            unit.result.set_exception(unit.error)
         else:
-            unit.result.set_result(outcome.value)
+            unit.result.set_result(unit.value)
 
 
 @contextlib.asynccontextmanager

@@ -186,7 +186,6 @@ class JobRepository(Repository):
         usage: Sequence[UsageRow] = (),
         most_a_day: int | None = None,
         most_waiting: int | None = None,
-        fence: Fence | None = None,
     ) -> StoredJob:
         """Take in a job, which gets its key, and its number if there is a `numbering`.
 
@@ -198,7 +197,6 @@ class JobRepository(Repository):
             kept = replace(payload, credentials=self._cipher.encrypt(payload.credentials))
 
         def work(connection: Connection) -> StoredJob:
-            check_fence(connection, fence)
             if numbering is not None:
                 job.number = _next_number(connection, job.member, numbering)
             job.key = 0
@@ -207,7 +205,7 @@ class JobRepository(Repository):
             except (IntegrityError, sqlite3.IntegrityError) as error:
                 raise JobLivesError(f"the job {job.id} has not ended") from error
             add_payload(connection, job.key, kept)
-            _put_beside(connection, usage, None)
+            add_usage(connection, usage)
             if most_a_day is not None and any(
                 submitted_on(connection, one.day, one.member) > most_a_day for one in usage
             ):
@@ -236,7 +234,7 @@ class JobRepository(Repository):
             if not connection.execute(_RECEIVED, {"job_key": key}).rowcount:
                 return False
             run(connection, _DROP_PAYLOAD, {"job_key": key})
-            _put_beside(connection, usage, None)
+            add_usage(connection, usage)
             return True
 
         return await self.write(work)
@@ -257,7 +255,6 @@ class JobRepository(Repository):
         changes: Iterable[tuple[int, Mapping[str, Any]]],
         *,
         sent: Collection[int] = (),
-        usage: Sequence[UsageRow] = (),
         shares: Shares | None = None,
         fence: Fence | None = None,
     ) -> set[int]:
@@ -278,7 +275,7 @@ class JobRepository(Repository):
             }
             for key in sorted(sent):
                 run(connection, _SENT, {"job_key": key})
-            _put_beside(connection, usage, shares)
+            put_shares(connection, shares)
             return gone
 
         return await self.write(work)
@@ -298,7 +295,8 @@ class JobRepository(Repository):
             for key in sorted(keys):
                 run(connection, _DROP, {"job_key": key})
                 run(connection, _DROP_PAYLOAD, {"job_key": key})
-            _put_beside(connection, usage, shares)
+            add_usage(connection, usage)
+            put_shares(connection, shares)
 
         await self.write(work)
 
@@ -328,7 +326,8 @@ class JobRepository(Repository):
             run(connection, _DROP, {"job_key": key})
             run(connection, _SENT, {"job_key": key})
             forgotten = forget_beyond(connection, row.member, keep)
-            _put_beside(connection, usage, shares)
+            add_usage(connection, usage)
+            put_shares(connection, shares)
             return forgotten
 
         return await self.write(work)
@@ -433,19 +432,14 @@ def add_payload(connection: Connection, key: int, payload: Payload) -> None:
     run(connection, _ADD_PAYLOAD, {"key": key, **values})
 
 
-def put_shares(connection: Connection, state: Shares) -> None:
-    """Write the state of the fair shares, in the caller's unit."""
+def put_shares(connection: Connection, state: Shares | None) -> None:
+    """Write the state of the fair shares, if there is a new one, in the caller's unit."""
+    if state is None:
+        return
     put_meta(connection, _FAIR_SHARE, {"now": state.now, "slots": dict(state.slots)})
     for member, share in sorted(state.members.items()):
         values = {"member": member, "start": share.start, "typical": share.typical}
         run(connection, _PUT_SHARE, values)
-
-
-def _put_beside(connection: Connection, usage: Sequence[UsageRow], state: Shares | None) -> None:
-    if usage:
-        add_usage(connection, usage)
-    if state is not None:
-        put_shares(connection, state)
 
 
 def _values(job: StoredJob) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from proxy.api import websocket as client_socket
 from proxy.api.websocket import GOING_AWAY, OVERHEAD, SendQueue, Sockets
-from proxy.jobs.models import NodeRuns, SocketOpened, topic_of
+from proxy.jobs.models import NodeRuns, SocketKnown, topic_of
 from proxy.supervisor import Supervisor
 from proxy.translate.events import Event, Message, NodeText, Preview, status
 
@@ -277,7 +277,7 @@ async def test_who_comes_back_in_mid_run_hears_which_node_runs(
     client: Client, room_of_jobs: Any
 ) -> None:
     def engine(news: Any) -> None:
-        if isinstance(news, SocketOpened):
+        if isinstance(news, SocketKnown) and news.opens:
             running = NodeRuns("local", "aaa", news.socket, "1")
             room_of_jobs.bus.publish(topic_of("local", "aaa"), running)
 

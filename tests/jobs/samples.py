@@ -81,7 +81,7 @@ class Room:
         end = RecordEnd("completed", outputs, status, {}, created, created + took)
         await self.recorder.end(job, end)
         if tell:
-            self.bus.publish(f"jobs.{MEMBER}", HistoryChanged(MEMBER, prompt_id))
+            self.bus.publish(f"jobs.{MEMBER}", HistoryChanged(MEMBER, (prompt_id,)))
         return job
 
     async def history(self, max_items: int | None = None, offset: int | None = None) -> bytes:

@@ -17,7 +17,7 @@ from yarl import URL
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.resilience import CloudUnreachable
-from proxy.jobs.models import SocketClosed, SocketKnown, SocketOpened
+from proxy.jobs.models import SocketClosed, SocketKnown
 from proxy.jobs.submission import FRESH, Checks, Clients, JobRequest
 from proxy.members.member import Limits, Member, Parallelism
 from proxy.simulator.nodes import object_info, standard_nodes
@@ -287,7 +287,7 @@ ANN, BOB = Member("ann"), Member("bob")
 
 
 def opened(clients: Clients, member: str, client_id: str, socket: str = "s") -> None:
-    clients.hear(SocketOpened(member, client_id, socket, 0))
+    clients.hear(SocketKnown(member, client_id, socket, 0, opens=True))
 
 
 def test_a_client_listens_until_its_newest_socket_is_closed() -> None:

@@ -17,7 +17,6 @@ from proxy.jobs.models import (
     NewsMissed,
     NodeRuns,
     SocketKnown,
-    SocketOpened,
     topic_of,
 )
 from proxy.jobs.submission import Clients
@@ -311,16 +310,16 @@ def test_of_two_sockets_that_open_at_once_the_clocks_decide_unless_one_is_older(
     subscribers = Subscribers(EventBus(), Supervisor())
     listener = listen(subscribers, "a")
     socket = subscribers._sockets["local"]["a"]
-    subscribers._hear(SocketOpened("local", "a", "other", socket.opened_at - 5))
+    subscribers._hear(SocketKnown("local", "a", "other", socket.opened_at - 5, opens=True))
     assert not listener.replaced
     socket.opened_at -= 2000
-    subscribers._hear(SocketOpened("local", "a", "other", socket.opened_at - 5))
+    subscribers._hear(SocketKnown("local", "a", "other", socket.opened_at - 5, opens=True))
     assert listener.replaced
 
 
 def test_the_engine_tells_the_new_socket_alone_which_node_runs(replicas: Replicas) -> None:
     def answer(news: object) -> None:
-        if isinstance(news, SocketOpened):
+        if isinstance(news, SocketKnown) and news.opens:
             topic = topic_of("local", news.client_id)
             replicas.bus.publish(topic, NodeRuns("local", "a", news.socket, "1"))
 

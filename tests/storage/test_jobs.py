@@ -248,11 +248,10 @@ async def test_a_writer_whose_lease_is_over_changes_nothing(
     leases = LeaseRepository(database)
     mine = await leases.acquire(ENGINE, "one", 60)
     assert mine is not None
-    key = (await jobs.insert(job(), PAYLOAD, fence=mine.fence)).key
+    key = (await jobs.insert(job(), PAYLOAD)).key
     theirs = await leases.acquire(ENGINE, "two", 60, alone=True)
     assert theirs is not None
     for write in (
-        jobs.insert(job("b"), PAYLOAD, fence=mine.fence),
         jobs.update([(key, {"state": "running"})], fence=mine.fence),
         jobs.discard([key], fence=mine.fence),
         jobs.finish(key, ended(), keep=1, fence=mine.fence),
