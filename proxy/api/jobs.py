@@ -45,21 +45,16 @@ async def post_prompt(request: web.Request) -> web.StreamResponse:
     usage_source = request.headers.get(USAGE_SOURCE)
     wanted = parse_prompt(body, usage_source, submitter=submitter_of(request))
     accepted = await submissions.submit(member, wanted)
+    prompt_id = accepted["prompt_id"]
     try:
-        answer = bodies.json(
-            {
-                "prompt_id": accepted.prompt_id,
-                "number": accepted.number,
-                "node_errors": accepted.node_errors,
-            }
-        )
+        answer = bodies.json(accepted)
         await prepare(request, answer)
         await answer.write_eof()
         return answer
     finally:
-        submissions.release(member, accepted.prompt_id)
-        note(request, "submit", job=accepted.prompt_id)
-        log.info("job_accepted", job=accepted.prompt_id, number=accepted.number)
+        submissions.release(member, prompt_id)
+        note(request, "submit", job=prompt_id)
+        log.info("job_accepted", job=prompt_id, number=accepted["number"])
 
 
 def parse_prompt(

@@ -134,7 +134,7 @@ class Dispatcher(EnginePart):
         self._bus.publish(f"answers.{key.member}.{key.prompt_id}", answer)
         if error is None:
             loop = asyncio.get_running_loop()
-            wait = _RELEASE_SOON if self._recorder.shared else _RELEASE
+            wait = _RELEASE_SOON if self._recorder.jobs.shared else _RELEASE
             if not self._bus.connected:
                 wait = _RELEASE_AWAY
             loop.call_later(wait, self._engine.release, key, True)

@@ -239,7 +239,7 @@ class Recovery(EnginePart):
             if job.state is JobState.SUBMITTING:
                 job.to(JobState.UNKNOWN)
             # Another replica may have told the client that the job is there.
-            if self._recorder.shared and not job.accepted:
+            if self._recorder.jobs.shared and not job.accepted:
                 job.accepted = True
                 self._recorder.changed(job)
             self.seek(job)

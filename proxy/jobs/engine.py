@@ -120,8 +120,7 @@ class Policy(Struct, frozen=True):
     client_parallelism: Parallelism = "auto"
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class Engine:
+class Engine(Struct, kw_only=True, eq=False, dict=True):
     """Runs the jobs of every member on all `accounts`, by name.
 
     `member` gives weight and limits of a member; the bus says when they are others.
@@ -198,12 +197,12 @@ class Engine:
         while True:
             self._look_now.clear()
             try:
-                for row in await self.recorder.wanted():
+                for row in await self.recorder.jobs.wanted():
                     self._notice(row)
             except StorageError as error:
                 log.warning("jobs_read_failed", error=str(error))
             with suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_OFTEN if self.recorder.shared else _LOOK):
+                async with asyncio.timeout(_LOOK_OFTEN if self.recorder.jobs.shared else _LOOK):
                     await self._look_now.wait()
 
     def _notice(self, row: StoredJob) -> None:
@@ -264,7 +263,7 @@ class Engine:
         live = {one for worker in self.workers.values() for one in worker.jobs}
         asked = set(cloud_ids)
         try:
-            return asked & live | await self.recorder.known(asked - live)
+            return asked & live | await self.recorder.jobs.knows(asked - live)
         except StorageError as error:
             log.warning("jobs_read_failed", error=str(error))
             return asked & live

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -91,25 +91,20 @@ class JobRecorder:
 
     def __init__(self, jobs: JobRepository, term: Term, *, history_size: int) -> None:
         self.term = term
-        self._jobs = jobs
+        self.jobs = jobs
         self._history_size = history_size
         self._changed: dict[int, Job] = {}
         self._shares: Shares | None = None
         self._news = asyncio.Event()
         self._flushing = asyncio.Lock()
 
-    @property
-    def shared(self) -> bool:
-        """Whether other replicas write, too."""
-        return self._jobs.shared
-
     async def load(self) -> tuple[list[Job], Shares]:
         """The jobs that have not ended, as they came, and the fair shares.
 
         Raises `StorageError`, also for a job that cannot be read.
         """
-        stored = await self._jobs.live()
-        payloads = await self._jobs.payloads([one.key for one in stored])
+        stored = await self.jobs.live()
+        payloads = await self.jobs.payloads([one.key for one in stored])
         try:
             jobs = [
                 job_of(one, payloads[one.key])
@@ -118,11 +113,7 @@ class JobRecorder:
             ]
         except (KeyError, TypeError, ValueError) as error:
             raise StorageError(f"a job in the database cannot be read: {error!r}") from error
-        return jobs, await self._jobs.load_shares()
-
-    async def wanted(self) -> list[StoredJob]:
-        """The jobs that are to be started or cancelled, as they came. Raises `StorageError`."""
-        return await self._jobs.wanted()
+        return jobs, await self.jobs.load_shares()
 
     async def run(self) -> None:
         """Write changes behind what happens, until cancelled."""
@@ -146,8 +137,8 @@ class JobRecorder:
 
     async def read(self, key: JobKey, order: int) -> Job | None:
         """A job that has not ended, `None` if it is gone. Raises `StorageError`."""
-        stored = await self._jobs.get(*key)
-        payload = await self._jobs.payload(order)
+        stored = await self.jobs.get(*key)
+        payload = await self.jobs.payload(order)
         if stored is None or stored.key != order or payload is None:
             return None
         return job_of(stored, payload)
@@ -186,7 +177,7 @@ class JobRecorder:
             return
         try:
             gone = await self._write(
-                self._jobs.update(
+                self.jobs.update(
                     [(key, columns(job)) for key, job in changed.items()],
                     sent=[key for key, job in changed.items() if job.cloud_id],
                     shares=shares,
@@ -204,7 +195,7 @@ class JobRecorder:
     async def discard(self, *jobs: Job, shares: Shares | None = None) -> None:
         """Take live jobs out without a trace. Raises `StorageError`."""
         await self._write(
-            self._jobs.discard(
+            self.jobs.discard(
                 [job.order for job in jobs],
                 usage=[used(job, submitted=-1, withdrawn=int(job.accepted)) for job in jobs],
                 shares=shares,
@@ -229,7 +220,7 @@ class JobRecorder:
         )
         setattr(used, end.outcome, 1)
         forgotten = await self._write(
-            self._jobs.finish(
+            self.jobs.finish(
                 job.order,
                 EndedJob(
                     state=ENDS[end.outcome].value,
@@ -253,11 +244,6 @@ class JobRecorder:
         )
         self._changed.pop(job.order, None)
         return forgotten
-
-    async def known(self, cloud_ids: Iterable[str]) -> set[str]:
-        """Which of these ids of the cloud are of jobs that are stored. Raises `StorageError`."""
-        asked = list(cloud_ids)
-        return await self._jobs.knows(asked) if asked else set()
 
     async def _write(self, write: Awaitable[T]) -> T:
         """A write of this term. Raises `StorageError`."""

@@ -22,7 +22,6 @@ from proxy.jobs.models import (
     JobKey,
     JobReceived,
     JobReleased,
-    Number,
     QueueChanged,
     SocketClosed,
     SocketKnown,
@@ -84,14 +83,6 @@ class JobRequest(Struct, frozen=True):
     submitter: str = ""
 
 
-class Accepted(Struct, frozen=True):
-    """The answer to `POST /prompt`."""
-
-    prompt_id: str
-    number: Number
-    node_errors: dict[str, Any]
-
-
 def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
     """A job for a request that came just now; the storage numbers it, unless the client has."""
     created = now()
@@ -113,8 +104,7 @@ def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
     )
 
 
-@dataclass(eq=False, repr=False)
-class Checks:
+class Checks(Struct, eq=False):
     """The checks of all members' graphs.
 
     Without `validates` only what the member may use is looked at. The catalog is waited for at most
@@ -139,13 +129,7 @@ class Checks:
         if found is not None and found.error is not None:
             kinds = {one["type"] for about in found.node_errors.values() for one in about["errors"]}
             log.info("graph_refused", kind=found.error["type"], errors=sorted(kinds))
-            raise LocalError(
-                found.error["type"],
-                found.error["message"],
-                details=found.error["details"],
-                extra_info=found.error["extra_info"],
-                node_errors=found.node_errors,
-            )
+            raise LocalError(**found.error, node_errors=found.node_errors)
         if self.members.has_members:
             owned = await self.files.owned(member, request.graph, private=True)
             node_errors = foreign_files(request.graph, owned)
@@ -191,8 +175,7 @@ class Checks:
         return any(str(node.get("class_type")) in replaced for node in graph.values())
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
-class SubmissionService:
+class SubmissionService(Struct, kw_only=True, eq=False):
     """Takes the jobs of all members in.
 
     The `limiter` is asked before anything else whether a member may submit now, the `checks`
@@ -212,10 +195,11 @@ class SubmissionService:
     def __post_init__(self) -> None:
         self.bus.subscribe("sockets", self.clients.hear)
 
-    async def submit(self, member: str, request: JobRequest) -> Accepted:
+    async def submit(self, member: str, request: JobRequest) -> dict[str, Any]:
         """Take a job in; its messages wait for `release`. Raises `LocalError`.
 
-        The number advances for refused requests too, as in ComfyUI.
+        Returns the answer of `POST /prompt`: `prompt_id`, `number` and `node_errors`. The number
+        advances for refused requests too, as in ComfyUI.
         """
         limits = self.member(member).limits
         if limits.max_queued is not None or limits.jobs_per_day is not None:
@@ -243,13 +227,13 @@ class SubmissionService:
         await self._insert(job, None if request.number is not None else least, request.front)
         live.answering += 1
         try:
-            answer = await self._answer(job, None if found is None else found.node_errors)
+            node_errors = await self._answer(job, None if found is None else found.node_errors)
         except BaseException:
             live.answering -= 1
             self.bus.publish("engine", JobReleased(job.key, watched=True))
             self.bus.publish(f"jobs.{member}", QueueChanged(member))
             raise
-        return Accepted(prompt_id, job.number, answer)
+        return {"prompt_id": prompt_id, "number": job.number, "node_errors": node_errors}
 
     async def _insert(self, job: Job, least: int | None, front: bool) -> None:
         """Put a new job into the storage, which numbers it. Raises `LocalError`."""

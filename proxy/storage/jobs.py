@@ -396,7 +396,7 @@ class JobRepository(Repository):
                 found.update(connection.execute(union_all(*known)).scalars())
             return found
 
-        return await self._database.read(work)
+        return await self._database.read(work) if asked else set()
 
 
 def add_job(connection: Connection, job: StoredJob) -> int:

@@ -28,7 +28,7 @@ from proxy.files.namespace import Named, make_record
 from proxy.files.pictures import Conversion, Edits
 from proxy.files.uploads import MAX_BYTES
 from proxy.jobs.service import JobQuery
-from proxy.jobs.submission import Accepted, Clients, JobRequest
+from proxy.jobs.submission import Clients, JobRequest
 from proxy.jobs.subscribers import Subscribers
 from proxy.members.accounting import Accounting
 from proxy.members.directory import Directory
@@ -91,13 +91,14 @@ class RoomOfJobs:
         self.submissions = self
         self.bus.subscribe("sockets", self.clients.hear)
 
-    async def submit(self, member: str, request: JobRequest) -> Accepted:
+    async def submit(self, member: str, request: JobRequest) -> dict[str, Any]:
         self.asked.append(("submit", member, request))
         if self.refusal is not None:
             raise self.refusal
         if self.failure is not None:
             raise self.failure
-        return Accepted(request.prompt_id or JOB, request.number or 0, {})
+        number = request.number or 0
+        return {"prompt_id": request.prompt_id or JOB, "number": number, "node_errors": {}}
 
     def release(self, member: str, prompt_id: str) -> None:
         self.asked.append(("release", member, prompt_id))
@@ -419,10 +420,10 @@ def running(
     ) -> AsyncIterator[Running]:
         began, go = asyncio.Event(), asyncio.Event()
 
-        async def submit(_member: str, _request: JobRequest) -> Accepted:
+        async def submit(_member: str, _request: JobRequest) -> dict[str, Any]:
             began.set()
             await go.wait()
-            return Accepted("p", 0, {})
+            return {"prompt_id": "p", "number": 0, "node_errors": {}}
 
         room_of_jobs.submit = submit
         services = services_over(

@@ -149,8 +149,8 @@ async def test_members_take_turns_and_see_what_is_before_them(
 
         async def submit(member: str, graph: dict[str, Any]) -> str:
             accepted = await jobs.submissions.submit(member, JobRequest(graph))
-            jobs.submissions.release(member, accepted.prompt_id)
-            return str(accepted.prompt_id)
+            jobs.submissions.release(member, accepted["prompt_id"])
+            return str(accepted["prompt_id"])
 
         await submit("anna", gated.GRAPH)
         annas = [await submit("anna", graphs.plain(color)) for color in range(3)]
