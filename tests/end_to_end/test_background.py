@@ -26,12 +26,13 @@ from proxy.members.accounting import Usage
 from proxy.members.audit import Audit
 from proxy.members.directory import Directory
 from proxy.simulator import Simulator
+from proxy.storage.jobs import JobRepository
 from proxy.supervisor import Supervisor
 
 #: What runs for as long as the process does: the class, a method of its work, the task's name.
 TASKS = [
     (JobRecorder, "flush", "write the jobs"),
-    (JobRecorder, "wanted", "look for wishes"),
+    (JobRepository, "wanted", "look for wishes"),
     (Reconciler, "_pause", "reconcile default"),
     (LiveFeed, "_beat", "status heartbeat"),
     (Usage, "flush", "write usage"),
