@@ -182,7 +182,7 @@ _INTERNAL = {"invalid", "unknown", "unreachable"}
 
 
 #: They have types of exceptions in nodes.
-_OF_NODES = {"HelperFailedError", "HelperRefusedError"}
+_OF_NODES = {"HelperFailedError"}
 
 
 def error_types() -> set[str]:

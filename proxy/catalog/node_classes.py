@@ -18,6 +18,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.translate import codec
+from proxy.translate.jobs import section
 from proxy.translate.names import is_hash_name, kind
 
 #: The flags of an input that lists files of the input folder, and the media that it lists.
@@ -122,10 +123,9 @@ def fill(parts: Template, files: Listing) -> bytes:
 
 def _uploads(info: Mapping[str, Any]) -> Iterator[tuple[list[Any], Slot]]:
     """The specs of the inputs that list files of the input folder, and what is listed there."""
-    sections, name = info.get("input"), str(info.get("name"))
-    for section in ("required", "optional"):
-        inputs = sections.get(section) if isinstance(sections, dict) else None
-        for key, spec in inputs.items() if isinstance(inputs, dict) else ():
+    name = str(info.get("name"))
+    for group in ("required", "optional"):
+        for key, spec in section(info.get("input"), group).items():
             if not isinstance(spec, list) or not spec:
                 continue
             options = spec[1] if len(spec) > 1 and isinstance(spec[1], dict) else {}

@@ -33,12 +33,12 @@ from proxy.translate.helper_nodes import (
     FileSource,
     Helper,
     HelperFailedError,
-    HelperRefusedError,
     Item,
     Mask,
     Picture,
     Result,
     constant,
+    refusal,
 )
 from proxy.translate.helper_packs import HELPERS
 from proxy.translate.jobs import is_link
@@ -149,10 +149,7 @@ class Helpers:
                     return Rewriting(graph={}, failure=failed(node_id, graph, error))
                 case Picture() as picture:
                     pictures[node_id] = picture
-        try:
-            return rewrite(graph, outputs, emulated, pictures, self._catalog.known)
-        except HelperRefusedError as error:
-            raise _refusal(error.node_id, graph, error.name, error.reason) from error
+        return rewrite(graph, outputs, emulated, pictures, self._catalog.known)
 
     async def _picture(self, member: str, load: _Load) -> Picture:
         """Get a file and send it. Raises `HelperFailedError`, `LocalError`, `StorageError`."""
@@ -240,8 +237,7 @@ class Helpers:
         assert tells is not None  # noqa: S101
         format_ = tells.encoding(telling.inputs)
         content_type = f"image/{(format_ or 'webp').lower()}"
-        shaped = names.with_core_keys(output)
-        items = [item for _, _, item in names.files(shaped)]
+        items = [item for _, _, item in names.files(names.with_core_keys(output))]
         before = {
             (one.cloud_name, one.encoding, one.position): one.id
             for one in await self._repository.results(member, [telling.signature])
@@ -270,15 +266,8 @@ class Helpers:
             )
         await self._repository.keep_results(telling.signature, kept)
         texts = output.get("text")
-        return tells.told(
-            Result(
-                prompt_id,
-                node_id,
-                telling.inputs,
-                tuple(shown),
-                tuple(map(str, texts)) if isinstance(texts, list | tuple) else (),
-            )
-        )
+        told = tuple(map(str, texts)) if isinstance(texts, list | tuple) else ()
+        return tells.told(Result(prompt_id, node_id, telling.inputs, tuple(shown), told))
 
     async def _encoded(self, data: bytes, format_: str | None) -> bytes:
         async with self._turn:
@@ -307,27 +296,8 @@ def _load(node_id: str, graph: Mapping[str, Any], helper: Helper) -> _Load:
     value = constant(graph, inputs.get(reads.input, ""))
     if is_link(value):
         reason = "it must be known before the run: use a text, or a link to a node with a text"
-        raise _refusal(node_id, graph, reads.input, reason)
+        raise refusal(node_id, graph, reads.input, reason)
     return _Load(reads.source, reads.mask, reads.kind, str(value))
-
-
-def _refusal(node_id: str, graph: Mapping[str, Any], name: str, reason: str) -> LocalError:
-    """The refusal of a graph for one input of a node."""
-    class_type = str(graph[node_id].get("class_type"))
-    told = {
-        "type": "helper_node_limited",
-        "message": f"The proxy does not support this {name} of {class_type}",
-        "details": f"{name}: {reason}",
-        "extra_info": {"input_name": name},
-    }
-    return LocalError(
-        "helper_node_limited",
-        f"The proxy runs {class_type} instead of Comfy Cloud and does not support this: {name}: "
-        f"{reason}.",
-        node_errors={
-            node_id: {"errors": [told], "dependent_outputs": [], "class_type": class_type}
-        },
-    )
 
 
 #: The first bytes of media, and the extensions by which the cloud knows them.

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from proxy.translate.errors import LocalError
 from proxy.translate.events import Told
 from proxy.translate.jobs import inputs_of, is_link
 
@@ -37,14 +38,22 @@ class HelperFailedError(Exception):
         self.message = message
 
 
-class HelperRefusedError(Exception):
-    """A helper node is asked for what it cannot do: an input, and why its value is refused."""
-
-    def __init__(self, node_id: str, name: str, reason: str) -> None:
-        super().__init__(reason)
-        self.node_id = node_id
-        self.name = name
-        self.reason = reason
+def refusal(node_id: str, graph: Mapping[str, Any], name: str, reason: str) -> LocalError:
+    """The refusal of a graph for one input of a node."""
+    class_type = str(graph[node_id].get("class_type"))
+    told = {
+        "type": "helper_node_limited",
+        "message": f"The proxy does not support this {name} of {class_type}",
+        "details": f"{name}: {reason}",
+        "extra_info": {"input_name": name},
+    }
+    about = {"errors": [told], "dependent_outputs": [], "class_type": class_type}
+    return LocalError(
+        "helper_node_limited",
+        f"The proxy runs {class_type} instead of Comfy Cloud and does not support this: {name}: "
+        f"{reason}.",
+        node_errors={node_id: about},
+    )
 
 
 class FileSource(Enum):

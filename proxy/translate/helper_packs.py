@@ -12,7 +12,6 @@ from proxy.translate.helper_nodes import (
     CONSTANTS,
     FileSource,
     Helper,
-    HelperRefusedError,
     Mask,
     Node,
     Reads,
@@ -21,8 +20,10 @@ from proxy.translate.helper_nodes import (
     core,
     info,
     loads,
+    refusal,
     same,
 )
+from proxy.translate.jobs import section
 
 _SAVED_WITH = {"prompt": "PROMPT", "extra_pnginfo": "EXTRA_PNGINFO"}
 
@@ -63,7 +64,7 @@ def _metadata(result: Result) -> Told:
 def _save(node: Node) -> None:
     if node.value("bit_depth", "8bit") not in ("8bit", "raw"):
         reason = "the files of Comfy Cloud have 8 bits; use 8bit or raw"
-        raise HelperRefusedError(node.id, "bit_depth", reason)
+        raise refusal(node.id, node.graph, "bit_depth", reason)
     tooling.preview(node)
 
 
@@ -469,6 +470,4 @@ def _spec(spec: Any, classes: Mapping[str, Any]) -> Any:
     info = classes.get(class_type)
     if not dot or not isinstance(info, Mapping):
         return spec
-    declared = info.get("input")
-    required = declared.get("required") if isinstance(declared, Mapping) else None
-    return required.get(name, spec) if isinstance(required, Mapping) else spec
+    return section(info.get("input"), "required").get(name, spec)

@@ -46,7 +46,9 @@ def substitute(
         if not isinstance(inputs, dict):
             return node
         class_type = node.get("class_type")
-        specs = _specs(choices(class_type) if isinstance(class_type, str) else None)
+        info = choices(class_type) if isinstance(class_type, str) else None
+        declared = info.get("input") if info else None
+        specs = {**section(declared, "optional"), **section(declared, "required")}
         new = {
             name: _substituted(value, specs.get(name), cloud_name) for name, value in inputs.items()
         }
@@ -202,16 +204,10 @@ def links_of(node: Any) -> Iterator[str]:
     return (value[0] for value in inputs_of(node).values() if is_link(value))
 
 
-def _specs(info: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Every declared input of a class by its name."""
-    declared = info.get("input") if info else None
-    if not isinstance(declared, dict):
-        return {}
-    return {
-        name: spec
-        for section in ("optional", "required")
-        for name, spec in (declared.get(section) or {}).items()
-    }
+def section(declared: object, name: str) -> Mapping[str, Any]:
+    """The `required` or the `optional` ones of the inputs that a class declares."""
+    specs = declared.get(name) if isinstance(declared, Mapping) else None
+    return specs if isinstance(specs, Mapping) else {}
 
 
 def _may_name_file(spec: Any, value: str) -> bool:

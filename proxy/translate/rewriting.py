@@ -17,7 +17,7 @@ from proxy.translate import codec
 from proxy.translate.events import CloudFrame
 from proxy.translate.helper_nodes import Failure, Helper, HelperFailedError, Node, Picture, constant
 from proxy.translate.helper_packs import HELPERS
-from proxy.translate.jobs import Snapshot, inputs_of, is_link, links_of, sources
+from proxy.translate.jobs import Snapshot, inputs_of, is_link, links_of, section, sources
 
 #: The catalog's word on a class, or `None`.
 Choices = Callable[[str], Mapping[str, Any] | None]
@@ -98,8 +98,8 @@ def rewrite(
         nodes = made[node_id].nodes if node_id in made else {node_id: given}
         for id_, one in nodes.items():
             inputs, lacking = _linked(inputs_of(one), gives)
-            optional = _optional(choices(str(one.get("class_type"))))
-            if failure is None and not lacking <= optional:
+            declared = (choices(str(one.get("class_type"))) or {}).get("input")
+            if failure is None and not lacking <= section(declared, "optional").keys():
                 failure = _nothing(node_id, given, graph)
             whole[id_] = {**(about if id_ == node_id else {}), **one, "inputs": inputs}
     told = [
@@ -150,11 +150,6 @@ def _linked(
     }
     lacking = {name for name, value in found.items() if value is None and is_link(inputs[name])}
     return {name: value for name, value in found.items() if name not in lacking}, lacking
-
-
-def _optional(info: Mapping[str, Any] | None) -> set[str]:
-    declared = info.get("input") if info else None
-    return set(declared.get("optional") or ()) if isinstance(declared, Mapping) else set()
 
 
 #: What a node of a class asks of a mask that is none, where it is not its shape.

@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+from proxy.translate.jobs import section
+
 #: Where the classes are from that come with ComfyUI.
 _CORE = ("comfy_extras.", "comfy_api_nodes.")
 
@@ -80,17 +82,11 @@ def shape_of(name: str, info: Mapping[str, Any]) -> Shape:
 
 def _declared(declared: object, prefix: str) -> Iterator[Input]:
     """The inputs of `{"required": {name: spec}, "optional": …}`."""
-    if not isinstance(declared, Mapping):
-        return
-    seen: set[str] = set()
-    for section in ("required", "optional"):
-        specs = declared.get(section)
-        for name, spec in specs.items() if isinstance(specs, Mapping) else ():
-            if name not in seen:
-                seen.add(name)
-                one = _input(f"{prefix}{name}", spec, section == "required")
-                if one is not None:
-                    yield one
+    required, optional = section(declared, "required"), section(declared, "optional")
+    for name, spec in {**required, **optional, **required}.items():
+        one = _input(f"{prefix}{name}", spec, name in required)
+        if one is not None:
+            yield one
 
 
 def _input(name: str, spec: object, required: bool) -> Input | None:
