@@ -96,7 +96,7 @@ class Comfy:
         found: dict[str, Any] = {}
         for name in sorted(names):
             try:
-                found |= await self._get("object_info", name)
+                found |= await self._ask("GET", "object_info", name)
             except aiohttp.ClientResponseError as error:
                 if error.status != 404:
                     raise
@@ -116,20 +116,17 @@ class Comfy:
         with file:
             form = aiohttp.FormData({"type": "input"})
             form.add_field("image", file, filename=path.name)
-            async with self.session.post(
-                self.base_url / "upload" / "image", data=form, raise_for_status=True
-            ) as response:
-                answer = _object(await response.read())
+            answer = await self._ask("POST", "upload", "image", data=form)
         return "/".join(filter(None, (answer.get("subfolder"), str(answer.get("name")))))
 
     async def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The history entry of a finished job."""
-        entry = (await self._get("history", prompt_id)).get(prompt_id)
+        entry = (await self._ask("GET", "history", prompt_id)).get(prompt_id)
         return entry if isinstance(entry, dict) else None
 
     async def queued(self) -> tuple[list[str], list[str]]:
         """The ids of the running and of the pending jobs, those that come first in front."""
-        answer = await self._get("queue")
+        answer = await self._ask("GET", "queue")
         running, pending = (
             [str(item[1]) for item in sorted(answer.get(key, ()), key=lambda item: item[0])]
             for key in ("queue_running", "queue_pending")
@@ -138,11 +135,11 @@ class Comfy:
 
     async def delete(self, prompt_id: str) -> None:
         """Take a pending job out of the queue."""
-        await self._post("queue", {"delete": [prompt_id]})
+        await self._ask("POST", "queue", json={"delete": [prompt_id]})
 
     async def interrupt(self, prompt_id: str) -> None:
         """Stop a running job."""
-        await self._post("interrupt", {"prompt_id": prompt_id})
+        await self._ask("POST", "interrupt", json={"prompt_id": prompt_id})
 
     @asynccontextmanager
     async def socket(self, client_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
@@ -160,14 +157,10 @@ class Comfy:
         ) as response:
             yield response.content
 
-    async def _get(self, *path: str) -> dict[str, Any]:
+    async def _ask(self, method: str, *path: str, **body: Any) -> dict[str, Any]:
         url = self.base_url.joinpath(*path)
-        async with self.session.get(url, raise_for_status=True) as response:
+        async with self.session.request(method, url, raise_for_status=True, **body) as response:
             return _object(await response.read())
-
-    async def _post(self, path: str, body: dict[str, Any]) -> None:
-        async with self.session.post(self.base_url / path, json=body, raise_for_status=True):
-            pass
 
 
 def _unwelcome(server: URL, status: int) -> str:

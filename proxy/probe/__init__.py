@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
@@ -66,14 +65,14 @@ async def probe(base_url: URL, key: str, level: Level, *, idle: float) -> Findin
 
 async def _observe(wire: Wire, findings: Findings, level: Level, idle: float) -> None:
     classes: dict[str, Any] = {}
-    await _step(findings, partial(_catalog, wire, findings, classes))
+    await _step(findings, _catalog(wire, findings, classes))
     for step in (_account, _templates, _routes, _sockets):
-        await _step(findings, partial(step, wire, findings))
+        await _step(findings, step(wire, findings))
     usable = findings.value("user") == "200" and findings.value("socket_token") == "open"
     if level == "run" and usable:
-        await _step(findings, lambda: _run(wire, findings, classes))
-        await _step(findings, lambda: running.idle(wire, findings, idle))
-        await _step(findings, lambda: running.burst(wire, findings))
+        await _step(findings, _run(wire, findings, classes))
+        await _step(findings, running.idle(wire, findings, idle))
+        await _step(findings, running.burst(wire, findings))
 
 
 async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
@@ -83,7 +82,7 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
         silent = await wire.socket()
         stack.push_async_callback(silent.close)
         run = ProbeRun(wire, findings, classes, announced, silent)
-        stack.push_async_callback(_step, findings, lambda: _clean_up(run))
+        stack.push_async_callback(lambda: _step(findings, _clean_up(run)))
         await announced.announce()
         await announced.quiet(0.3, 2.0)
         for step in (
@@ -97,7 +96,7 @@ async def _run(wire: Wire, findings: Findings, classes: dict[str, Any]) -> None:
             running.v2,
             running.userdata,
         ):
-            await _step(findings, partial(step, run))
+            await _step(findings, step(run))
 
 
 async def _clean_up(run: ProbeRun) -> None:
@@ -105,9 +104,9 @@ async def _clean_up(run: ProbeRun) -> None:
         await running.clean_up(run)
 
 
-async def _step(findings: Findings, step: Callable[[], Awaitable[None]]) -> None:
+async def _step(findings: Findings, step: Awaitable[None]) -> None:
     try:
-        await step()
+        await step
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         findings.failures.append(type(error).__name__)
     except (LookupError, TypeError, ValueError, AttributeError) as error:
