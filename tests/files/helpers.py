@@ -9,7 +9,7 @@ import struct
 import zlib
 from base64 import b64decode
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from email import message_from_bytes
 from email.policy import HTTP
@@ -87,19 +87,56 @@ async def body(*chunks: bytes) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def bytes_of(files: Files, record: FileRecord | None) -> bytes:
+async def upload(
+    files: Files, data: bytes, name: str = "cat.png", *, member: str = "local", **options: Any
+) -> str:
+    """Upload a file; the name that it gets."""
+    return (await files.upload(member, body(data), filename=name, **options)).name
+
+
+async def record_of(
+    files: Files, path: str = "cat.png", type_: str = "input", member: str = "local"
+) -> FileRecord:
+    record = await files.find(member, type_, "", path)
     assert record is not None
-    content = await files.open(record)
-    try:
+    return record
+
+
+async def bytes_of(files: Files, record: FileRecord) -> bytes:
+    with closing(await files.open(record)) as content:
         return b"".join([chunk async for chunk in content.read()])
-    finally:
-        content.close()
+
+
+def item(name: str, **more: Any) -> dict[str, Any]:
+    """A file of an output as the cloud tells it."""
+    return {"filename": name, "subfolder": "", "type": "output", **more}
+
+
+async def output_of(
+    files: Files, cloud_name: str, account: str = "default", **more: Any
+) -> FileRecord:
+    """The record of an output that an account has made."""
+    output, job = {"images": [item(cloud_name, **more)]}, f"job {account} {cloud_name}"
+    local = await files.outputs.localise("local", job, "9", None, output, account=account)
+    return await record_of(files, local["images"][0]["filename"], "output")
+
+
+async def loaded(
+    files: Files, value: Any, account: str = "default", *, member: str = "local"
+) -> Any:
+    """What the account is told to load for a member's name."""
+    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": value}}}
+    sent = await files.substitute(member, graph, choices=lambda _: None, account=account)
+    return sent["1"]["inputs"]["image"]
 
 
 def png(size: tuple[int, int] = (8, 6), colour: Any = (200, 10, 30), mode: str = "RGB") -> bytes:
     target = io.BytesIO()
     Image.new(mode, size, colour).save(target, format="PNG")
     return target.getvalue()
+
+
+RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
 
 
 def header(width: int, height: int) -> bytes:

@@ -8,15 +8,22 @@ from typing import Any
 
 import pytest
 from files.conftest import OpenFiles
-from files.helpers import MemoryCloud, body, bytes_of, png
+from files.helpers import (
+    BLUE,
+    RED,
+    MemoryCloud,
+    bytes_of,
+    loaded,
+    output_of,
+    png,
+    record_of,
+    upload,
+)
 from yarl import URL
 
 from proxy.cloud.resilience import CloudRefused, CloudUnauthorized, CloudUnreachable
 from proxy.files.service import Files
-from proxy.storage.files import FileRecord
 from proxy.translate.errors import LocalError
-
-RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
 
 
 class Named(MemoryCloud):
@@ -47,40 +54,12 @@ async def files(open_files: OpenFiles, clouds: dict[str, MemoryCloud]) -> Files:
     return await open_files(clouds)
 
 
-async def upload(files: Files, data: bytes, name: str = "cat.png", member: str = "ann") -> str:
-    return (await files.upload(member, body(data), filename=name)).name
-
-
-async def loaded(files: Files, value: str, account: str, member: str = "ann") -> str:
-    """What the account is told to load for a member's name."""
-    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": value}}}
-    sent = await files.substitute(member, graph, choices=lambda _: None, account=account)
-    return str(sent["1"]["inputs"]["image"])
-
-
-async def output(files: Files, cloud_name: str, account: str, **more: Any) -> FileRecord:
-    """The record of an output that an account has made."""
-    item = {"filename": cloud_name, "subfolder": "", "type": "output", **more}
-    local = await files.outputs.localise(
-        "ann", f"job {cloud_name}", "9", None, {"images": [item]}, account=account
-    )
-    found = await files.find("ann", "output", "", local["images"][0]["filename"])
-    assert found is not None
-    return found
-
-
-async def found(files: Files, name: str) -> FileRecord:
-    record = await files.find("ann", "input", "", name)
-    assert record is not None
-    return record
-
-
 async def test_an_upload_goes_to_one_account_and_to_another_when_a_job_needs_it(
     files: Files, clouds: dict[str, MemoryCloud]
 ) -> None:
     one, two = clouds.values()
     await upload(files, RED)
-    assert (one.sent, two.sent, (await found(files, "cat.png")).account) == (["cat.png"], [], "one")
+    assert (one.sent, two.sent, (await record_of(files)).account) == (["cat.png"], [], "one")
     assert await loaded(files, "cat.png", "one") in one.contents
     assert two.sent == []
     for _ in range(2):
@@ -99,7 +78,7 @@ async def test_what_was_sent_where_outlives_a_restart(
     files = await open_files(clouds)
     assert await loaded(files, "cat.png", "two") == name
     assert clouds["two"].sent == ["cat.png"]
-    assert await files.reveal("ann", f"cannot read {name}") == "cannot read cat.png"
+    assert await files.reveal("local", f"cannot read {name}") == "cannot read cat.png"
 
 
 async def test_an_upload_passes_over_an_account_that_cannot_be_used(
@@ -109,7 +88,7 @@ async def test_an_upload_passes_over_an_account_that_cannot_be_used(
         clouds["one"].refuse = error
         data = png(colour=(error.__class__.__name__.__len__(), 1, 1))
         name = await upload(files, data, f"{type(error).__name__}.png")
-        assert (await found(files, name)).account == "two"
+        assert (await record_of(files, name)).account == "two"
 
 
 async def test_what_no_account_takes_is_told_in_the_words_of_the_first(
@@ -134,7 +113,7 @@ async def test_bytes_that_one_account_refuses_are_not_offered_to_the_next(
 async def test_a_member_uploads_to_the_accounts_that_are_theirs(
     open_files: OpenFiles, clouds: dict[str, MemoryCloud]
 ) -> None:
-    theirs = {"ann": ("two", "one"), "bob": ("one",), "cid": ()}
+    theirs = {"local": ("two", "one"), "bob": ("one",), "cid": ()}
     files = await open_files(clouds, preferred=theirs.__getitem__)
     await upload(files, RED)
     assert (clouds["one"].sent, clouds["two"].sent) == ([], ["cat.png"])
@@ -148,7 +127,7 @@ async def test_a_member_uploads_to_the_accounts_that_are_theirs(
 async def test_an_output_is_fetched_from_the_account_that_made_it(
     files: Files, clouds: dict[str, MemoryCloud]
 ) -> None:
-    record = await output(files, clouds["two"].add(BLUE), "two")
+    record = await output_of(files, clouds["two"].add(BLUE), "two")
     assert record.account == "two"
     assert await bytes_of(files, record) == BLUE
     assert (len(clouds["one"].fetched), len(clouds["two"].fetched)) == (0, 1)
@@ -159,28 +138,21 @@ async def test_one_name_on_two_accounts_is_two_contents(open_files: OpenFiles) -
     files = await open_files(clouds)
     for cloud, data in zip(clouds.values(), (RED, BLUE), strict=True):
         cloud.contents["opaque.png"] = data
-    records = [await output(files, "opaque.png", "one", display_name="a.png")]
-    records.append(
-        await _second(files, {"filename": "opaque.png", "display_name": "b.png", "type": "output"})
-    )
+    records = [
+        await output_of(files, "opaque.png", account, display_name=f"{account}.png")
+        for account in clouds
+    ]
     assert [await bytes_of(files, record) for record in records] == [RED, BLUE]
     files = await open_files(clouds)
     assert [await bytes_of(files, record) for record in records] == [RED, BLUE]
     assert [cloud.fetched for cloud in clouds.values()] == [["opaque.png"]] * 2
 
 
-async def _second(files: Files, item: dict[str, Any]) -> FileRecord:
-    await files.outputs.localise("ann", "job", "9", None, {"images": [item]}, account="two")
-    record = await files.find("ann", "output", "", "b.png")
-    assert record is not None
-    return record
-
-
 async def test_an_output_of_one_account_is_an_input_on_the_other(
     files: Files, clouds: dict[str, MemoryCloud]
 ) -> None:
     one, two = clouds.values()
-    record = await output(files, one.add(RED), "one")
+    record = await output_of(files, one.add(RED), "one")
     value = f"{record.filename} [output]"
     assert await loaded(files, value, "one") == f"{record.cloud_name} [output]"
     assert one.fetched == two.sent == []
@@ -188,13 +160,15 @@ async def test_an_output_of_one_account_is_an_input_on_the_other(
     assert two.contents[name.removesuffix(" [input]")] == RED
     assert await loaded(files, value, "two") == name
     assert (len(one.fetched), two.sent) == (1, [record.filename])
-    assert await files.reveal("ann", {"x": name.removesuffix(" [input]")}) == {"x": record.filename}
+    assert await files.reveal("local", {"x": name.removesuffix(" [input]")}) == {
+        "x": record.filename
+    }
 
 
 async def test_an_output_that_cannot_be_fetched_stops_the_job_in_words(
     files: Files, clouds: dict[str, MemoryCloud]
 ) -> None:
-    record = await output(files, clouds["one"].add(RED), "one")
+    record = await output_of(files, clouds["one"].add(RED), "one")
     clouds["one"].contents.clear()
     with pytest.raises(LocalError, match=record.filename) as refusal:
         await loaded(files, f"{record.filename} [output]", "two")
@@ -219,7 +193,7 @@ async def test_an_upload_that_its_account_hands_out_no_more_comes_from_the_other
     await upload(files, RED)
     await loaded(files, "cat.png", "two")
     clouds["one"].contents.clear()
-    assert await bytes_of(files, await found(files, "cat.png")) == RED
+    assert await bytes_of(files, await record_of(files)) == RED
 
 
 async def test_files_of_an_account_that_got_another_name_are_looked_for_everywhere(
@@ -228,10 +202,10 @@ async def test_files_of_an_account_that_got_another_name_are_looked_for_everywhe
     one, two = clouds.values()
     files = await open_files(one)
     await upload(files, RED)
-    record = await output(files, one.add(BLUE), "default")
+    record = await output_of(files, one.add(BLUE), "default")
     files = await open_files({"renamed": two, "moved": one}, cache_bytes=0)
     assert await bytes_of(files, record) == BLUE
-    assert await bytes_of(files, await found(files, "cat.png")) == RED
+    assert await bytes_of(files, await record_of(files)) == RED
     name = await loaded(files, "cat.png", "renamed")
     assert two.contents[name.removesuffix(" [input]")] == RED
 
@@ -245,7 +219,7 @@ async def test_a_store_from_before_there_were_accounts_is_read(
     sent = f'{{"cloud_name":"{name}","hash":"{hash_}","size":{len(RED)},"sent_to":"http://cloud"}}'
     odd = f'{{"cloud_name":"odd.png","hash":"{hash_}","size":{len(RED)},"sent_to":null}}'
     record = (
-        f'{{"member":"ann","type":"input","subfolder":"","filename":"cat.png","cloud_name":"{name}",'
+        f'{{"member":"local","type":"input","subfolder":"","filename":"cat.png","cloud_name":"{name}",'
         f'"cloud_type":"input","hash":"{hash_}","size":{len(RED)},"media_type":"image/png",'
         '"modified":1.0}'
     )
@@ -256,11 +230,11 @@ async def test_a_store_from_before_there_were_accounts_is_read(
             [
                 ("contents", f"http://cloud {name}", sent.encode()),
                 ("contents", " odd.png", odd.encode()),
-                ("files", "ann/input/cat.png", record.encode()),
+                ("files", "local/input/cat.png", record.encode()),
             ],
         )
     files = await open_files(cloud)
-    assert (await found(files, "cat.png")).account == "default"
+    assert (await record_of(files)).account == "default"
     assert await upload(files, RED) == "cat.png"
     assert await loaded(files, "cat.png", "default") == name
     assert cloud.sent == []

@@ -13,11 +13,10 @@ import pytest
 import servers
 from blake3 import blake3
 from files.conftest import OpenFiles
-from files.helpers import MemoryCloud, body, bytes_of, png
+from files.helpers import MemoryCloud, bytes_of, loaded, png, record_of, upload
 from yarl import URL
 
 from proxy.files.blobs import BlobError, BlobMissingError, BlobStore, open_blobs
-from proxy.files.service import Files
 from proxy.translate.errors import LocalError
 
 
@@ -168,25 +167,21 @@ def test_a_large_content_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
 # --- with the files of members --------------------------------------------------------------
 
 
-async def uploaded(files: Files, data: bytes) -> None:
-    await files.upload("local", body(data), filename="cat.png")
-
-
 async def test_another_replica_has_an_upload_from_the_store_and_not_from_the_cloud(
     open_files: OpenFiles, cloud: MemoryCloud, blobs: BlobStore, tmp_path: Path
 ) -> None:
-    await uploaded(await open_files(blobs=blobs), png())
+    await upload(await open_files(blobs=blobs), png())
     other = await open_files(blobs=blobs, cache=tmp_path / "other")
-    assert await bytes_of(other, await other.find("local", "input", "", "cat.png")) == png()
+    assert await bytes_of(other, await record_of(other)) == png()
     assert cloud.fetched == []
 
 
 async def test_what_was_uploaded_before_there_was_a_store_comes_from_the_cloud(
     open_files: OpenFiles, cloud: MemoryCloud, blobs: BlobStore, tmp_path: Path
 ) -> None:
-    await uploaded(await open_files(), png())
+    await upload(await open_files(), png())
     other = await open_files(blobs=blobs, cache=tmp_path / "other")
-    assert await bytes_of(other, await other.find("local", "input", "", "cat.png")) == png()
+    assert await bytes_of(other, await record_of(other)) == png()
     assert len(cloud.fetched) == 1
 
 
@@ -194,11 +189,11 @@ async def test_a_damaged_content_of_the_store_is_replaced_by_that_of_the_cloud(
     open_files: OpenFiles, cloud: MemoryCloud, tmp_path: Path
 ) -> None:
     blobs = open_blobs(str(tmp_path / "blobs"), endpoint=None, region="us-east-1")
-    await uploaded(await open_files(blobs=blobs), png())
+    await upload(await open_files(blobs=blobs), png())
     (kept,) = (tmp_path / "blobs").glob("??/*")
     kept.write_bytes(b"x" * kept.stat().st_size)
     other = await open_files(blobs=blobs, cache=tmp_path / "other")
-    assert await bytes_of(other, await other.find("local", "input", "", "cat.png")) == png()
+    assert await bytes_of(other, await record_of(other)) == png()
     assert len(cloud.fetched) == 1
     await blobs.close()
 
@@ -206,11 +201,10 @@ async def test_a_damaged_content_of_the_store_is_replaced_by_that_of_the_cloud(
 async def test_an_account_at_another_cloud_gets_an_upload_from_the_store(
     open_files: OpenFiles, blobs: BlobStore, tmp_path: Path
 ) -> None:
-    await uploaded(await open_files(blobs=blobs), png())
+    await upload(await open_files(blobs=blobs), png())
     moved = MemoryCloud(URL("http://elsewhere"))
     files = await open_files(moved, blobs=blobs, cache=tmp_path / "other")
-    graph = {"1": {"class_type": "LoadImage", "inputs": {"image": "cat.png"}}}
-    await files.substitute("local", graph, choices=lambda _: None, account="default")
+    await loaded(files, "cat.png")
     assert moved.sent == ["cat.png"]
 
 
@@ -222,7 +216,7 @@ async def test_an_upload_that_cannot_be_kept_is_not_taken(
     (tmp_path / "blobs").rmdir()
     (tmp_path / "blobs").write_bytes(b"")
     with pytest.raises(LocalError) as refused:
-        await uploaded(files, png())
+        await upload(files, png())
     assert (refused.value.type, refused.value.retry_after) == ("blobs_unavailable", 5.0)
     assert await files.find("local", "input", "", "cat.png") is None
     await blobs.close()

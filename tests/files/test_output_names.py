@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 from files.conftest import OpenFiles
-from files.helpers import MemoryCloud, body, bytes_of, png
+from files.helpers import BLUE, RED, MemoryCloud, bytes_of, item, record_of, upload
 
 from proxy.files.service import Files
 from proxy.storage.database import StorageError
-
-RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
 
 
 def save(prefix: Any = "ComfyUI", class_type: str = "SaveImage") -> dict[str, Any]:
@@ -23,23 +21,17 @@ def save(prefix: Any = "ComfyUI", class_type: str = "SaveImage") -> dict[str, An
 PREVIEW = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
 
 
-def item(name: str, **more: Any) -> dict[str, Any]:
-    return {"filename": name, "subfolder": "", "type": "output", **more}
+async def localised(
+    files: Files, output: dict[str, Any], node: Any, job: str = "job", member: str = "local"
+) -> dict[str, Any]:
+    return await files.outputs.localise(member, job, "9", node, output, account="default")
 
 
 async def names(
-    files: Files,
-    output: dict[str, Any],
-    *,
-    job: str = "job",
-    node: Any = None,
-    member: str = "local",
-    node_id: str = "9",
+    files: Files, output: dict[str, Any], *, node: Any = None, **more: Any
 ) -> list[str]:
     """The local paths under `images`."""
-    local = await files.outputs.localise(
-        member, job, node_id, save() if node is None else node, output, account="default"
-    )
+    local = await localised(files, output, save() if node is None else node, **more)
     return [f"{one['subfolder']}/{one['filename']}".lstrip("/") for one in local.get("images", [])]
 
 
@@ -63,7 +55,7 @@ async def test_identical_pictures_of_two_jobs_have_two_names_and_one_content(
     second = await names(files, {"images": [item(red)]}, job="two")
     assert first != second
     for name in (*first, *second):
-        assert await bytes_of(files, await files.find("local", "output", "", name)) == RED
+        assert await bytes_of(files, await record_of(files, name, "output")) == RED
     assert len(cloud.fetched) == 1
 
 
@@ -129,9 +121,9 @@ async def test_an_event_with_human_names_gets_its_contents_from_the_detail(
     detail = {"images": [item(red, display_name="cat_00007_.png")]}
     assert await names(files, event) == ["cat_00001_.png"]
     assert await names(files, detail) == ["cat_00001_.png"]
-    assert await bytes_of(files, await files.find("local", "output", "", "cat_00001_.png")) == RED
+    assert await bytes_of(files, await record_of(files, "cat_00001_.png", "output")) == RED
     assert await names(files, event) == ["cat_00001_.png"]
-    assert await bytes_of(files, await files.find("local", "output", "", "cat_00001_.png")) == RED
+    assert await bytes_of(files, await record_of(files, "cat_00001_.png", "output")) == RED
 
 
 async def test_more_files_at_the_detail_get_names_of_their_own(
@@ -157,7 +149,7 @@ async def test_previews_are_temporary_whatever_the_cloud_calls_them(
     files: Files, cloud: MemoryCloud
 ) -> None:
     output = {"images": [item(cloud.add(RED)), item(cloud.add(BLUE), type="temp")]}
-    local = await files.outputs.localise("local", "job", "9", PREVIEW, output, account="default")
+    local = await localised(files, output, PREVIEW)
     first, second = local["images"]
     assert (first["type"], second["type"]) == ("temp", "temp")
     stem, number = first["filename"].split("_00001_")
@@ -187,8 +179,7 @@ async def test_where_a_name_comes_from(
 ) -> None:
     output = {"images": [item(cloud.add(RED), **more)]}
     assert await names(files, output, node=save(prefix)) == [path]
-    subfolder, _, filename = path.rpartition("/")
-    assert await bytes_of(files, await files.find("local", "output", subfolder, filename)) == RED
+    assert await bytes_of(files, await record_of(files, path, "output")) == RED
 
 
 async def test_display_names_without_a_counter_are_numbered_when_taken(
@@ -218,7 +209,7 @@ async def test_a_size_that_cannot_be_known_is_0(files: Files, monkeypatch: Any) 
 async def test_a_counter_goes_on_after_uploads_to_the_output_folder(
     files: Files, cloud: MemoryCloud
 ) -> None:
-    await files.upload("local", body(BLUE), filename="ComfyUI_00041_.png", type="output")
+    await upload(files, BLUE, "ComfyUI_00041_.png", type="output")
     assert await names(files, {"images": [item(cloud.add(RED))]}) == ["ComfyUI_00042_.png"]
 
 
@@ -232,16 +223,14 @@ async def test_members_count_for_themselves(files: Files, cloud: MemoryCloud) ->
 async def test_videos_sounds_and_texts(files: Files, cloud: MemoryCloud) -> None:
     video, sound = cloud.add(b"video", ".mp4"), cloud.add(b"sound", ".flac")
     node = save("video/ComfyUI", "SaveVideo")
-    local = await files.outputs.localise(
-        "local", "job", "1", node, {"video": [item(video)]}, account="default"
-    )
+    local = await localised(files, {"video": [item(video)]}, node)
     assert local == {
         "images": [{"filename": "ComfyUI_00001_.mp4", "subfolder": "video", "type": "output"}],
         "animated": [True],
     }
     node = save("audio/ComfyUI", "SaveAudio")
     output = {"audio": [item(sound)], "text": ["a", "b"], "count": 3}
-    local = await files.outputs.localise("local", "job", "2", node, output, account="default")
+    local = await localised(files, output, node, "two")
     assert local == {
         "audio": [{"filename": "ComfyUI_00001_.flac", "subfolder": "audio", "type": "output"}],
         "text": ["a", "b"],
@@ -253,9 +242,7 @@ async def test_gifs_are_named_as_their_node_pack_does(files: Files, cloud: Memor
     video = cloud.add(b"video", ".mp4")
     output = {"gifs": [item(video, format="video/h264-mp4", workflow="w.png")]}
     for number in (1, 2):
-        local = await files.outputs.localise(
-            "local", f"job {number}", "1", save("AD"), output, account="default"
-        )
+        local = await localised(files, output, save("AD"), f"job {number}")
         assert local["gifs"] == [
             {
                 "filename": f"AD_0000{number}.mp4",
@@ -268,24 +255,14 @@ async def test_gifs_are_named_as_their_node_pack_does(files: Files, cloud: Memor
 
 
 async def test_an_output_without_files_passes(files: Files) -> None:
-    assert await files.outputs.localise(
-        "local", "job", "1", None, {"text": ["x"]}, account="default"
-    ) == {"text": ["x"]}
+    assert await localised(files, {"text": ["x"]}, None) == {"text": ["x"]}
 
 
 async def test_a_node_that_shows_an_upload_shows_its_name(files: Files) -> None:
-    await files.upload("local", body(RED), filename="cat.png", subfolder="sub")
-    record = await files.find("local", "input", "sub", "cat.png")
-    assert record is not None
-    shown = item(record.cloud_name, type="input")
-    local = await files.outputs.localise(
-        "local",
-        "job",
-        "1",
-        PREVIEW,
-        {"images": [shown], "result": [record.cloud_name]},
-        account="default",
-    )
+    await upload(files, RED, subfolder="sub")
+    name = (await record_of(files, "sub/cat.png")).cloud_name
+    output = {"images": [item(name, type="input")], "result": [name]}
+    local = await localised(files, output, PREVIEW)
     assert local == {
         "images": [{"filename": "cat.png", "subfolder": "sub", "type": "input"}],
         "result": ["sub/cat.png"],
@@ -307,7 +284,7 @@ async def test_outputs_are_fetched_ahead_as_the_setting_says(
     for setting, fetched in (("off", set()), ("images", {red}), ("all", {red, sound})):
         cloud.fetched.clear()
         files = await open_files(prefetch=setting, cache_bytes=0)
-        await files.outputs.localise("local", setting, "9", save(), output, account="default")
+        await localised(files, output, save(), setting)
         await files.library._ahead.finish()
         assert set(cloud.fetched) == fetched
 
@@ -331,6 +308,4 @@ async def test_a_name_that_cannot_be_stored_is_not_given(
 async def test_a_human_name_of_the_cloud_is_not_replaced_in_texts(files: Files) -> None:
     await names(files, {"images": [item("cat_00007_.png")]})
     output = {"text": ["cat_00007_.png"]}
-    assert (
-        await files.outputs.localise("local", "job", "2", None, output, account="default") == output
-    )
+    assert await localised(files, output, None, "two") == output

@@ -7,7 +7,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from files.helpers import body, bytes_of, pixels, png, recorded, recorded_bytes, recorded_form
+from files.helpers import (
+    body,
+    bytes_of,
+    pixels,
+    png,
+    record_of,
+    recorded,
+    recorded_bytes,
+    recorded_form,
+    upload,
+)
 
 from proxy.files.pictures import conversion
 from proxy.files.service import Files
@@ -26,10 +36,6 @@ def recorded_picture(name: str) -> bytes:
         if query["filename"] == [name] and query["channel"] == ["rgba"]:
             return recorded_bytes(response)
     raise KeyError(name)
-
-
-async def put(files: Files, name: str, data: bytes) -> None:
-    await files.upload("local", body(data), filename=name)
 
 
 async def repeat(files: Files, request: dict[str, Any]) -> dict[str, str]:
@@ -58,7 +64,7 @@ async def view(files: Files, path: str) -> bytes | None:
 
 
 async def test_uploads_get_the_recorded_names_and_bytes(files: Files) -> None:
-    await put(files, "noext", b"no extension\n")
+    await upload(files, b"no extension\n", "noext")
     for request, response, label in recorded("upload_image"):
         if request["method"] == "POST":
             assert await repeat(files, request) == response["body"]["json"], label
@@ -67,7 +73,7 @@ async def test_uploads_get_the_recorded_names_and_bytes(files: Files) -> None:
 
 
 async def test_the_newest_uploads_are_the_last_records(files: Files) -> None:
-    await put(files, "noext", b"no extension\n")
+    await upload(files, b"no extension\n", "noext")
     for request, response, _ in recorded("upload_image"):
         if request["method"] == "POST":
             await repeat(files, request)
@@ -83,8 +89,8 @@ async def test_the_newest_uploads_are_the_last_records(files: Files) -> None:
 
 async def test_masks_get_the_recorded_names_and_pixels(files: Files) -> None:
     for name in ("rgb.png", "rgba.png", "gray.png"):
-        await put(files, name, recorded_picture(name))
-    await put(files, "letters.txt", b"abcdefghijklmnopqrstuvwxyz")
+        await upload(files, recorded_picture(name), name)
+    await upload(files, b"abcdefghijklmnopqrstuvwxyz", "letters.txt")
     for request, response, label in recorded("upload_mask"):
         if request["method"] == "GET":
             seen = await view(files, request["path"])
@@ -128,9 +134,8 @@ async def test_conversions_have_the_recorded_pixels(
     query = parse_qs(urlsplit(request_["path"]).query, keep_blank_values=True)
     name = query["filename"][0]
     preview, channel = (query.get(key, [None])[0] for key in ("preview", "channel"))
-    await put(files, name, recorded_picture(name))
-    record = await files.find("local", "input", "", name)
-    assert record is not None
+    await upload(files, recorded_picture(name), name)
+    record = await record_of(files, name)
     if response["status"] == 500:
         with pytest.raises(LocalError) as refusal:
             await converted(files, record, preview, channel)
@@ -151,9 +156,8 @@ async def test_conversions_have_the_recorded_pixels(
     "data", [b"text\n", b"<svg xmlns='http://www.w3.org/2000/svg'/>", png()[:40]]
 )
 async def test_what_is_no_picture_is_not_converted(files: Files, data: bytes) -> None:
-    await put(files, "broken.png", data)
-    record = await files.find("local", "input", "", "broken.png")
-    assert record is not None
+    await upload(files, data, "broken.png")
+    record = await record_of(files, "broken.png")
     for preview, channel in (("webp", None), (None, "rgb"), (None, "a")):
         with pytest.raises(LocalError, match=r"broken.png cannot be used as a picture") as refusal:
             await converted(files, record, preview, channel)

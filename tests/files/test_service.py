@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 from files.conftest import OpenFiles
-from files.helpers import MemoryCloud, body, bytes_of, pixels, png
+from files.helpers import (
+    BLUE,
+    RED,
+    MemoryCloud,
+    bytes_of,
+    loaded,
+    output_of,
+    pixels,
+    png,
+    record_of,
+    upload,
+)
 from PIL import Image, PngImagePlugin
 from yarl import URL
 
@@ -23,31 +34,10 @@ from proxy.files.pictures import Conversion
 from proxy.files.service import Files
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
-from proxy.storage.files import FileRecord, FileRepository
+from proxy.storage.files import FileRepository
 from proxy.translate.errors import LocalError
 
-RED, BLUE = png(colour=(255, 0, 0)), png(colour=(0, 0, 255))
 WEBP = Conversion("webp", "", quality=75)
-
-
-def load(value: Any) -> dict[str, Any]:
-    return {"1": {"class_type": "LoadImage", "inputs": {"image": value}}}
-
-
-async def loaded(files: Files, value: Any, member: str = "local") -> Any:
-    graph = await files.substitute(member, load(value), choices=lambda _: None, account="default")
-    return graph["1"]["inputs"]["image"]
-
-
-async def upload(files: Files, data: bytes, name: str = "cat.png", **options: Any) -> str:
-    member = options.pop("member", "local")
-    return (await files.upload(member, body(data), filename=name, **options)).name
-
-
-async def record_of(files: Files, name: str, member: str = "local") -> FileRecord:
-    record = await files.find(member, "input", "", name)
-    assert record is not None
-    return record
 
 
 async def test_the_graph_names_what_was_uploaded_last(files: Files, cloud: MemoryCloud) -> None:
@@ -84,8 +74,7 @@ async def test_an_output_is_an_input_without_a_download_or_an_upload(
     files: Files, cloud: MemoryCloud
 ) -> None:
     red = cloud.add(RED)
-    output = {"images": [{"filename": red, "subfolder": "", "type": "output"}]}
-    await files.outputs.localise("local", "job", "9", None, output, account="default")
+    await output_of(files, red)
     assert await loaded(files, "ComfyUI_00001_.png [output]") == f"{red} [output]"
     assert await loaded(files, "ComfyUI_00001_.png") == "ComfyUI_00001_.png"
     assert cloud.sent == cloud.fetched == []
@@ -126,10 +115,10 @@ async def test_known_bytes_are_not_sent_again(files: Files, cloud: MemoryCloud) 
 async def test_members_do_not_see_each_others_files(files: Files) -> None:
     await upload(files, RED, member="ann")
     await upload(files, BLUE, member="bob")
-    assert await bytes_of(files, await record_of(files, "cat.png", "ann")) == RED
-    assert await bytes_of(files, await record_of(files, "cat.png", "bob")) == BLUE
+    assert await bytes_of(files, await record_of(files, member="ann")) == RED
+    assert await bytes_of(files, await record_of(files, member="bob")) == BLUE
     assert list(await files.namespace.listing("cid", "input")) == []
-    assert await loaded(files, "cat.png", "cid") == "cat.png"
+    assert await loaded(files, "cat.png", member="cid") == "cat.png"
 
 
 async def test_uploads_of_one_name_at_once_do_not_meet(files: Files) -> None:
@@ -144,8 +133,7 @@ async def test_a_name_that_is_an_output_is_compared_by_content(
     files: Files, cloud: MemoryCloud
 ) -> None:
     cloud.contents["opaque.png"] = RED
-    output = {"images": [{"filename": "opaque.png", "display_name": "a.png", "type": "output"}]}
-    await files.outputs.localise("local", "job", "9", None, output, account="default")
+    await output_of(files, "opaque.png", display_name="a.png")
     assert await upload(files, RED, "a.png", type="output") == "a.png"
     assert await upload(files, BLUE, "a.png", type="output") == "a (1).png"
 
@@ -341,7 +329,7 @@ async def test_an_evicted_upload_comes_back_from_the_cloud(
 ) -> None:
     files = await open_files(cache_bytes=0)
     await upload(files, RED)
-    assert await bytes_of(files, await record_of(files, "cat.png")) == RED
+    assert await bytes_of(files, await record_of(files)) == RED
     assert len(cloud.fetched) == 1
 
 
@@ -352,8 +340,8 @@ async def test_any_form_of_the_clouds_names(
     simulator.switches.upload_names = names
     files = await open_files(client, cache_bytes=0)
     await upload(files, RED)
-    assert await bytes_of(files, await record_of(files, "cat.png")) == RED
-    assert await loaded(files, "cat.png") == (await record_of(files, "cat.png")).cloud_name
+    assert await bytes_of(files, await record_of(files)) == RED
+    assert await loaded(files, "cat.png") == (await record_of(files)).cloud_name
 
 
 async def test_names_that_look_like_other_hashes_are_opaque(
@@ -368,12 +356,11 @@ async def test_names_that_look_like_other_hashes_are_opaque(
     odd = Odd()
     files = await open_files(odd, cache_bytes=0)
     await upload(files, RED)
-    assert await bytes_of(files, await record_of(files, "cat.png")) == RED
+    assert await bytes_of(files, await record_of(files)) == RED
     name = odd.add(BLUE)
-    output = {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
     for _ in range(2):
-        await files.outputs.localise("local", "job", "9", None, output, account="default")
-        found = await files.find("local", "output", "", "ComfyUI_00001_.png")
+        found = await output_of(files, name)
+        assert found.path == "ComfyUI_00001_.png"
         assert await bytes_of(files, found) == BLUE
         files = await open_files(odd, cache_bytes=0)
 
@@ -386,15 +373,15 @@ async def test_another_cloud_is_sent_what_a_graph_names(
     await upload(files, BLUE, "dog.png")
     other = MemoryCloud(base_url=URL("http://other"))
     files = await open_files(other)
-    await files.substitute("local", load("cat.png"), choices=lambda _: None, account="default")
-    await files.substitute("local", load("cat.png"), choices=lambda _: None, account="default")
+    await loaded(files, "cat.png")
+    await loaded(files, "cat.png")
     assert other.sent == ["cat.png"]
     assert await loaded(files, "cat.png") in other.contents
-    assert await bytes_of(files, await record_of(files, "cat.png")) == RED
+    assert await bytes_of(files, await record_of(files)) == RED
     assert await upload(files, BLUE, "dog.png") == "dog.png"
     assert other.sent == ["cat.png", "dog.png"]
     files = await open_files()
-    await files.substitute("local", load("cat.png"), choices=lambda _: None, account="default")
+    await loaded(files, "cat.png")
     assert cloud.sent == ["cat.png", "dog.png"]
 
 
@@ -402,14 +389,13 @@ async def test_an_upload_that_no_cache_has_cannot_be_sent_on(open_files: OpenFil
     await upload(await open_files(cache_bytes=0), RED)
     other = MemoryCloud(base_url=URL("http://other"))
     files = await open_files(other, cache_bytes=0)
-    await files.substitute("local", load("cat.png"), choices=lambda _: None, account="default")
+    await loaded(files, "cat.png")
     assert other.sent == []
 
 
 async def test_errors_show_the_members_names(files: Files) -> None:
     await upload(files, RED, subfolder="sub")
-    record = await files.find("local", "input", "sub", "cat.png")
-    assert record is not None
+    record = await record_of(files, "sub/cat.png")
     error = {"message": f"Invalid image file: {record.cloud_name}", "inputs": [record.cloud_name]}
     assert await files.reveal("local", error) == {
         "message": "Invalid image file: sub/cat.png",
@@ -423,7 +409,7 @@ async def test_a_conversion_is_made_once_and_kept(
 ) -> None:
     files = await open_files()
     await upload(files, RED)
-    record = await record_of(files, "cat.png")
+    record = await record_of(files)
     made = await asyncio.gather(*(files.convert(record, WEBP) for _ in range(5)))
     assert len(set(made)) == 1
 
@@ -436,20 +422,15 @@ async def test_a_conversion_is_made_once_and_kept(
 
 
 async def test_a_decompression_bomb_is_not_unpacked(files: Files, cloud: MemoryCloud) -> None:
-    name = cloud.add(picture_of(8192, 8193))
-    output = {"images": [{"filename": name, "subfolder": "", "type": "output"}]}
-    await files.outputs.localise("local", "job", "9", None, output, account="default")
-    record = await files.find("local", "output", "", "ComfyUI_00001_.png")
-    assert record is not None
+    record = await output_of(files, cloud.add(picture_of(8192, 8193)))
     with pytest.raises(LocalError, match="more than 67108864 pix") as refusal:
         await files.convert(record, WEBP)
     assert (refusal.value.kind, refusal.value.type) == ("invalid", "image_too_large")
 
 
 async def mask(files: Files, data: bytes, name: str = "mask.png", **options: Any) -> str:
-    original = options.pop("original", {"filename": "cat.png", "type": "input"})
-    named = await files.upload("local", body(data), filename=name, original=original, **options)
-    return named.name
+    options.setdefault("original", {"filename": "cat.png", "type": "input"})
+    return await upload(files, data, name, **options)
 
 
 ALPHA = png(colour=(0, 0, 0, 77), mode="RGBA")
