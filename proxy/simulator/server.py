@@ -34,11 +34,6 @@ class Simulator(World):
         """The origin of the API and of the event socket."""
         return self._listener.url
 
-    @property
-    def storage_url(self) -> URL:
-        """The origin to which `/api/view` redirects."""
-        return self.storage.url
-
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen on the port (0: a free one), and with the storage on another free one.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap, Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -98,7 +98,8 @@ class World:
     @property
     def jobs(self) -> dict[str, SimulatedJob]:
         """The jobs of all accounts by id, in the order of their submission to each."""
-        return dict(self._all_jobs())
+        every = [tenant.account.jobs for tenant in self.tenants]
+        return {id_: job for jobs in every for id_, job in jobs.items()}
 
     @property
     def sockets(self) -> list[EventConnection]:
@@ -176,7 +177,3 @@ class World:
         if packs not in self._object_infos:
             self._object_infos[packs] = codec.dump_bytes(object_info(self.catalog))
         return self._object_infos[packs]
-
-    def _all_jobs(self) -> Iterator[tuple[str, SimulatedJob]]:
-        for tenant in self.tenants:
-            yield from tenant.account.jobs.items()

@@ -373,7 +373,7 @@ async def test_a_probe_removes_its_jobs_and_shows_no_secret() -> None:
         assert simulator.leaks == []
         text = str(findings.report())
         assert simulator.key not in text
-        assert str(simulator.storage_url.port) not in text
+        assert str(simulator.storage.url.port) not in text
 
 
 async def test_reading_submits_nothing() -> None:

@@ -259,7 +259,7 @@ async def test_view_redirects_to_the_storage_on_another_origin(visitor: Visitor)
     answer = await visitor.get("/api/view", filename=name, subfolder="x", type="temp", rand=1)
     url = URL(answer.headers["Location"])
     assert answer.status == 302
-    assert url.origin() == visitor.sim.storage_url != visitor.sim.base_url
+    assert url.origin() == visitor.sim.storage.url != visitor.sim.base_url
     assert answer.headers["Cache-Control"].startswith("private")
     assert "X-API-Key" in answer.headers["Vary"]
     content = await visitor.fetch(answer.headers["Location"])

@@ -42,17 +42,6 @@ def read(data: bytes) -> Audio:
     return tone(220 * 2 ** (digest[0] % 25 / 12))
 
 
-def wav(audio: Audio) -> bytes:
-    """A WAV file."""
-    buffer = io.BytesIO()
-    with wave.open(buffer, "wb") as target:
-        target.setnchannels(audio.channels)
-        target.setsampwidth(2)
-        target.setframerate(audio.rate)
-        target.writeframes(audio.samples)
-    return buffer.getvalue()
-
-
 def flac(audio: Audio) -> bytes:
     """A FLAC file (RFC 9639) without compression: verbatim subframes, silent ones constant.
 
