@@ -3,15 +3,13 @@ inpainting (comfyui_controlnet_aux, ComfyUI_IPAdapter_plus, comfyui-inpaint-node
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image, ImageFilter, ImageOps, ImageStat
 
 from proxy.simulator.nodes.latents import encoded
 from proxy.simulator.nodes.models import MODEL_FILES
-from proxy.simulator.nodes.node_class import InputSpec, NodeClass
-from proxy.simulator.nodes.specs import boolean, combo, integer, link, number, pure, seed
+from proxy.simulator.nodes.specs import boolean, combo, integer, link, maker, number, seed
 from proxy.simulator.nodes.values import Conditioning, Images, Latent, Masks, Weights
 
 _GREY = (128, 128, 128)
@@ -126,43 +124,33 @@ def _adapted(model: Weights, ipadapter: Weights, **_: Any) -> tuple[Weights]:
     return (model.with_name("+".join(ipadapter.names)),)
 
 
-def _node(
-    pack: str, name: str, run: Any, required: Mapping[str, InputSpec], *outputs: str, **more: Any
-) -> NodeClass:
-    return NodeClass(
-        name,
-        pure(run),
-        required=required,
-        outputs=outputs,
-        python_module=f"custom_nodes.{pack}",
-        category=more.pop("category", "inpaint"),
-        **more,
-    )
+_inpaint = maker(
+    category="inpaint",
+    outputs=("IMAGE",),
+    python_module="custom_nodes.comfyui-inpaint-nodes",
+)
+_preprocessor = maker(outputs=("IMAGE",), python_module="custom_nodes.comfyui_controlnet_aux")
+_adapter = maker(python_module="custom_nodes.ComfyUI_IPAdapter_plus")
 
-
-_INPAINT, _AUX, _IP = "comfyui-inpaint-nodes", "comfyui_controlnet_aux", "ComfyUI_IPAdapter_plus"
 _MASK, _IMAGE, _MODEL = link("MASK"), link("IMAGE"), link("MODEL")
 _PIXELS = integer(16, 0, 8096)
 _BLUR_TYPES = combo(["gaussian", "linear"])
 _RESOLUTION = integer(512, 64, 16384, step=64)
 
 NODES = [
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_LoadFooocusInpaint",
         _named("INPAINT_PATCH"),
         {"head": combo(MODEL_FILES["inpaint"]), "patch": combo(MODEL_FILES["inpaint"])},
-        "INPAINT_PATCH",
+        outputs=("INPAINT_PATCH",),
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_ApplyFooocusInpaint",
         _patched,
         {"model": _MODEL, "patch": link("INPAINT_PATCH"), "latent": link("LATENT")},
-        "MODEL",
+        outputs=("MODEL",),
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_VAEEncodeInpaintConditioning",
         _condition,
         {
@@ -172,21 +160,16 @@ NODES = [
             "pixels": _IMAGE,
             "mask": _MASK,
         },
-        "CONDITIONING",
-        "CONDITIONING",
-        "LATENT",
-        "LATENT",
+        outputs=("CONDITIONING", "CONDITIONING", "LATENT", "LATENT"),
         output_names=("positive", "negative", "latent_inpaint", "latent_samples"),
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_LoadInpaintModel",
         _named("INPAINT_MODEL"),
         {"model_name": combo(MODEL_FILES["inpaint"])},
-        "INPAINT_MODEL",
+        outputs=("INPAINT_MODEL",),
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_InpaintWithModel",
         _with_model,
         {
@@ -195,11 +178,9 @@ NODES = [
             "mask": _MASK,
             "seed": seed(),
         },
-        "IMAGE",
         optional={"optional_upscale_model": link("UPSCALE_MODEL")},
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_MaskedFill",
         _masked_fill,
         {
@@ -208,10 +189,8 @@ NODES = [
             "fill": combo(["neutral", "telea", "navier-stokes"]),
             "falloff": integer(0, 0, 8191),
         },
-        "IMAGE",
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_MaskedBlur",
         _masked_blur,
         {
@@ -220,70 +199,58 @@ NODES = [
             "blur": integer(255, 3, 8191),
             "falloff": integer(0, 0, 8191),
         },
-        "IMAGE",
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_ExpandMask",
         _expand,
         {"mask": _MASK, "grow": _PIXELS, "blur": _PIXELS},
-        "MASK",
+        outputs=("MASK",),
         optional={"blur_type": _BLUR_TYPES},
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_ShrinkMask",
         _shrink,
         {"mask": _MASK, "shrink": _PIXELS, "blur": _PIXELS},
-        "MASK",
+        outputs=("MASK",),
         optional={"blur_type": _BLUR_TYPES},
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_StabilizeMask",
         _stabilize,
         {"mask": _MASK, "epsilon": number(0.01, 0.0, 1.0, 0.001)},
-        "MASK",
+        outputs=("MASK",),
     ),
-    _node(
-        _INPAINT,
+    _inpaint(
         "INPAINT_ColorMatch",
         _match,
         {"target": _IMAGE, "reference": _IMAGE, "strength": number(1.0, 0.0, 1.0, 0.01)},
-        "IMAGE",
         optional={"exclude_mask": _MASK},
     ),
-    _node(
-        _AUX,
+    _preprocessor(
         "InpaintPreprocessor",
         _hollow,
         {"image": _IMAGE, "mask": _MASK},
-        "IMAGE",
         optional={"black_pixel_for_xinsir_cn": boolean(default=False)},
         category="ControlNet Preprocessors/others",
     ),
-    _node(
-        _AUX,
+    _preprocessor(
         "DepthAnythingV2Preprocessor",
         _preprocessed,
         {"image": _IMAGE},
-        "IMAGE",
         optional={
             "ckpt_name": combo(["depth_anything_v2_vitl.pth", "depth_anything_v2_vitb.pth"]),
             "resolution": _RESOLUTION,
         },
         category="ControlNet Preprocessors/Normal and Depth Estimators",
     ),
-    _node(
-        _IP,
+    _adapter(
         "IPAdapterModelLoader",
         _named("IPADAPTER"),
         {"ipadapter_file": combo(MODEL_FILES["ipadapter"])},
-        "IPADAPTER",
+        outputs=("IPADAPTER",),
         category="ipadapter/loaders",
     ),
-    _node(
-        _IP,
+    _adapter(
         "IPAdapter",
         _adapted,
         {
@@ -295,7 +262,7 @@ NODES = [
             "end_at": number(1.0, 0.0, 1.0, 0.001),
             "weight_type": combo(["standard", "prompt is more important", "style transfer"]),
         },
-        "MODEL",
+        outputs=("MODEL",),
         optional={"attn_mask": _MASK, "clip_vision": link("CLIP_VISION")},
         category="ipadapter",
     ),
