@@ -20,6 +20,9 @@ from stack import Client
 from proxy.cloud.event_socket import EventSocket
 from proxy.members import directory
 
+#: With other servers a message of the bus passes through the files of their clients, too.
+pytestmark = pytest.mark.sqlite
+
 PACKAGE = str(Path(__file__).parents[1] / "proxy")
 SIMULATOR = str(Path(__file__).parents[1] / "proxy" / "simulator")
 
