@@ -154,13 +154,13 @@ class CloudClient:
 
     async def start(self) -> None:
         """Open the sessions. No call is made."""
-        await self.http.start()
+        await self.http.connections.start()
         await self._storage.start()
 
     async def close(self) -> None:
         """Close all connections."""
         await self._storage.close()
-        await self.http.close()
+        await self.http.connections.close()
 
     def use_key(self, key: str) -> None:
         """Take another key from the next call on."""

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 from uuid import uuid4
 
@@ -19,13 +20,7 @@ import structlog
 from yarl import URL
 
 from proxy.cloud.http import CONNECT_TIMEOUT, CloudAddresses, Connections
-from proxy.cloud.resilience import (
-    Backoff,
-    CircuitBreaker,
-    RetryPolicy,
-    jittered,
-    retry_after,
-)
+from proxy.cloud.resilience import Backoff, CircuitBreaker, RetryPolicy, jittered, retry_after
 from proxy.logging import word
 from proxy.metrics import AccountObservations
 from proxy.translate import codec
@@ -41,6 +36,9 @@ _MAX_MESSAGE = 64 * 1024 * 1024
 
 #: Statuses of a handshake that another try will not change.
 _KEY_REFUSED = (401, 403)
+
+#: The waits between two tries to connect.
+_BACKOFF = Backoff(0.5, 30.0)
 
 #: What the cloud sends to every new connection, stalled later or not.
 _GREETINGS = frozenset({"status", "feature_flags"})
@@ -89,6 +87,7 @@ class IdleWatchdog:
         return True
 
 
+@dataclass(eq=False, repr=False)
 class EventSocket:
     """One event socket for one account. The callbacks are plain functions and must not block.
 
@@ -107,40 +106,26 @@ class EventSocket:
     status that refused the last handshake (401: the key does not work), `None` if none did.
     """
 
-    def __init__(
-        self,
-        base_url: URL,
-        key: str,
-        *,
-        on_event: Callable[[str, dict[str, Any]], None],
-        on_frame: Callable[[bytes], None],
-        on_up: Callable[[], None],
-        on_down: Callable[[], None],
-        due: Callable[[], bool] = lambda: False,
-        heartbeat: float = 20.0,
-        watchdog: IdleWatchdog | None = None,
-        backoff: Backoff | None = None,
-        steady: float = 5.0,
-        plain_http: bool = False,
-        observations: AccountObservations | None = None,
-    ) -> None:
-        self._observations = observations or AccountObservations()
-        self._base_url = base_url
+    base_url: URL
+    key: str
+    _: KW_ONLY
+    on_event: Callable[[str, dict[str, Any]], None]
+    on_frame: Callable[[bytes], None]
+    on_up: Callable[[], None]
+    on_down: Callable[[], None]
+    due: Callable[[], bool] = lambda: False
+    heartbeat: float = 20.0
+    watchdog: IdleWatchdog = field(default_factory=IdleWatchdog)
+    backoff: Backoff = _BACKOFF
+    steady: float = 5.0
+    plain_http: bool = False
+    observations: AccountObservations = field(default_factory=AccountObservations)
+
+    def __post_init__(self) -> None:
         redirects = aiohttp.TraceConfig()
         redirects.on_request_redirect.append(_refuse_redirect)
-        self._connections = Connections(
-            CloudAddresses(base_url, plain_http=plain_http).check_cloud, trace_configs=[redirects]
-        )
-        self._key = key
-        self._on_event = on_event
-        self._on_frame = on_frame
-        self._on_up = on_up
-        self._on_down = on_down
-        self._due = due
-        self._heartbeat = heartbeat
-        self._watchdog = watchdog or IdleWatchdog()
-        self._backoff = backoff or Backoff(0.5, 30.0)
-        self._steady = steady
+        addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
+        self._connections = Connections(addresses.check_cloud, trace_configs=[redirects])
         self._client_id = str(uuid4())
         self._task: asyncio.Task[None] | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -173,7 +158,7 @@ class EventSocket:
 
     async def use_key(self, key: str) -> None:
         """Reopen with another key."""
-        self._key = key
+        self.key = key
         if not self.connected:
             self._decided.clear()
         await self.reopen()
@@ -196,8 +181,8 @@ class EventSocket:
                 except Exception:
                     log.exception("event_socket_failed")
                     wait = 0.0
-                failures = 1 if time.monotonic() - opened >= self._steady else failures + 1
-                wait = max(wait, self._backoff.after(failures))
+                failures = 1 if time.monotonic() - opened >= self.steady else failures + 1
+                wait = max(wait, self.backoff.after(failures))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._hurry.wait()
@@ -225,7 +210,7 @@ class EventSocket:
             self.connected = True
             self._decided.set()
             log.info("event_socket_opened")
-            self._tell(self._on_up)
+            self._tell(self.on_up)
             await self._listen(socket)
         except Exception:
             log.exception("event_socket_failed")
@@ -235,15 +220,15 @@ class EventSocket:
             self._socket = None
             await socket.close()
         log.warning("event_socket_lost", code=socket.close_code)
-        self._tell(self._on_down)
+        self._tell(self.on_down)
         return 0.0
 
     async def _open(self) -> aiohttp.ClientWebSocketResponse:
-        url = (self._base_url / "ws").with_query(clientId=self._client_id, token=self._key)
+        url = (self.base_url / "ws").with_query(clientId=self._client_id, token=self.key)
         session, proxy = self._connections.choose(url)
         socket = await session.ws_connect(
             url,
-            heartbeat=self._heartbeat,
+            heartbeat=self.heartbeat,
             compress=0,
             max_msg_size=_MAX_MESSAGE,
             timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
@@ -258,7 +243,7 @@ class EventSocket:
 
     async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Receive until the connection ends or has been silent for too long."""
-        self._watchdog.begin(time.monotonic())
+        self.watchdog.begin(time.monotonic())
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch(socket), name="cloud event socket's watchdog")
             await self._receive(socket)
@@ -266,10 +251,10 @@ class EventSocket:
 
     async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:
-            await asyncio.sleep(self._watchdog.first / 4)
-            if not self._due():
-                self._watchdog.begin(time.monotonic())
-            elif self._watchdog.is_over(time.monotonic()):
+            await asyncio.sleep(self.watchdog.first / 4)
+            if not self.due():
+                self.watchdog.begin(time.monotonic())
+            elif self.watchdog.is_over(time.monotonic()):
                 log.warning("event_socket_stalled")
                 await socket.close()
                 return
@@ -281,11 +266,11 @@ class EventSocket:
             if message.type is aiohttp.WSMsgType.TEXT:
                 self._text(message.data)
             else:
-                self._watchdog.heard(time.monotonic(), "")
+                self.watchdog.heard(time.monotonic(), "")
                 if message.data[:4] not in LISTED_FRAMES:
                     kind = int.from_bytes(message.data[:4])
-                    self._observations.surprise("frame", f"type {kind}", message.data)
-                self._tell(self._on_frame, message.data)
+                    self.observations.surprise("frame", f"type {kind}", message.data)
+                self._tell(self.on_frame, message.data)
 
     def _text(self, text: str) -> None:
         try:
@@ -297,23 +282,23 @@ class EventSocket:
                 event = msgspec.convert(message, _Event)
             except ValueError:
                 log.warning("event_rejected", length=len(text))
-                self._observations.surprise("event", "not an event", message)
+                self.observations.surprise("event", "not an event", message)
                 return
         type_, data = event.type, event.data or {}
-        self._watchdog.heard(time.monotonic(), type_)
+        self.watchdog.heard(time.monotonic(), type_)
         fields = LISTED_EVENTS.get(type_)
         if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
-            self._observations.surprise("event", f"{word(type_)}: {odd}", data)
-        if self._key and self._key in text:
-            data = redact(data, self._key)
-        self._tell(self._on_event, type_, data)
+            self.observations.surprise("event", f"{word(type_)}: {odd}", data)
+        if self.key and self.key in text:
+            data = redact(data, self.key)
+        self._tell(self.on_event, type_, data)
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:
         self.refused = error.status
         log.warning("event_socket_refused", status=error.status)
         if error.status in _KEY_REFUSED:
             self._decided.set()
-            return jittered(self._backoff.longest)
+            return jittered(self.backoff.longest)
         self._decided.clear()
         named = error.headers.get("Retry-After") if error.headers is not None else None
         return retry_after(named, time.time()) or 0.0

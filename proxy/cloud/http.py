@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from io import BytesIO
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, Literal, TypeVar
@@ -261,6 +261,7 @@ class Answer:
         return [item for item in value if isinstance(item, dict)]
 
 
+@dataclass(eq=False, repr=False)
 class Http:
     """The session with the cloud's host. `timeout` is in seconds for each attempt.
 
@@ -268,39 +269,23 @@ class Http:
     answers that no document lists.
     """
 
-    def __init__(
-        self,
-        base_url: URL,
-        key: str,
-        *,
-        timeout: float,
-        retries: RetryPolicy,
-        gate: CallGate,
-        calls: CloudCalls,
-        observations: AccountObservations,
-        plain_http: bool = False,
-    ) -> None:
-        self.observations = observations
-        self.base_url = base_url
-        self.addresses = CloudAddresses(base_url, plain_http=plain_http)
-        self.key = key
-        self.timeout = timeout
-        self.retries = retries
-        self.calls = calls
-        self._gate = gate
-        self._connections = Connections(
+    base_url: URL
+    key: str
+    _: KW_ONLY
+    timeout: float
+    retries: RetryPolicy
+    gate: CallGate
+    calls: CloudCalls
+    observations: AccountObservations
+    plain_http: bool
+
+    def __post_init__(self) -> None:
+        self.addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
+        self.connections = Connections(
             self.addresses.check_cloud,
             headers={"User-Agent": f"comfy-cloud-proxy/{__version__}"},
             request_class=_Request,
         )
-
-    async def start(self) -> None:
-        """Open the session; connections come when they are needed."""
-        await self._connections.start()
-
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._connections.close()
 
     def url(self, *segments: str, **query: str | int) -> URL:
         """A route below `/api`; each segment is one, whatever characters it has.
@@ -405,12 +390,12 @@ class Http:
         """
         call = f"{method} {url.path}"
         key = self.key
-        await self._gate.enter(call, key)
+        await self.gate.enter(call, key)
         _sent.set(False)
         began, status = time.perf_counter(), None
         try:
             with reported(call):
-                session, proxy = self._connections.choose(url)
+                session, proxy = self.connections.choose(url)
                 response = await session.request(
                     method,
                     url,
@@ -424,11 +409,11 @@ class Http:
                 if response.status >= 400:
                     raise await self._refusal(call, response)
         except (CloudRefused, CloudUnreachable) as error:
-            self._gate.failed(error, key)
+            self.gate.failed(error, key)
             raise
         finally:
             self.calls.note(method, self._route(url), status, time.perf_counter() - began)
-        self._gate.answered(key)
+        self.gate.answered(key)
         return response
 
     def unlisted(self, method: str, url: URL, what: str, example: object = None) -> None:
