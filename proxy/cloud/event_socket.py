@@ -37,8 +37,8 @@ _MAX_MESSAGE = 64 * 1024 * 1024
 #: Statuses of a handshake that another try will not change.
 _KEY_REFUSED = (401, 403)
 
-#: The waits between two tries to connect.
-_BACKOFF = Backoff(0.5, 30.0)
+#: The waits between two tries grow until a connection has lasted for this many seconds.
+_STEADY = 5.0
 
 #: What the cloud sends to every new connection, stalled later or not.
 _GREETINGS = frozenset({"status", "feature_flags"})
@@ -87,6 +87,25 @@ class IdleWatchdog:
         return True
 
 
+class Timeouts(msgspec.Struct, frozen=True):
+    """How soon trouble with the cloud is noticed and things are tried again.
+
+    Times are seconds. `heartbeat`, `watchdog` and `socket_backoff` are the event sockets', for
+    which a submission waits up to `socket_patience`; the keys' files are looked at every
+    `key_interval`; an answer about readiness is at most `ready_age` old.
+    """
+
+    retries: RetryPolicy = msgspec.field(default_factory=RetryPolicy)
+    breaker: Callable[[], CircuitBreaker] = CircuitBreaker
+    heartbeat: float = 20.0
+    watchdog: Callable[[], IdleWatchdog] = IdleWatchdog
+    socket_backoff: Backoff = msgspec.field(default_factory=lambda: Backoff(0.5, 30.0))
+    socket_patience: float = 3.0
+    catalog_patience: float = 10.0
+    key_interval: float = 2.0
+    ready_age: float = 3.0
+
+
 @dataclass(eq=False, repr=False)
 class EventSocket:
     """One event socket for one account. The callbacks are plain functions and must not block.
@@ -95,10 +114,9 @@ class EventSocket:
     binary ones; `on_up()` comes after each opening, `on_down()` after each loss but not after
     `close`. An exception in a callback is logged and goes no further.
 
-    `heartbeat` is the seconds of silence after which a ping is sent; half of that later without an
-    answer the socket is given up. One that answers pings but brings no message while `due()` says
-    that some should come is given up as `watchdog` has it. The waits between two tries, `backoff`,
-    grow until a connection has lasted `steady` seconds; a refused key waits the longest.
+    After a `heartbeat` of silence a ping is sent; half of that later without an answer the socket
+    is given up. One that answers pings but brings no message while `due()` says that some should
+    come is given up as the `watchdog` has it. A refused key waits the longest `socket_backoff`.
 
     What no document lists is told to `observations`.
 
@@ -114,10 +132,7 @@ class EventSocket:
     on_up: Callable[[], None]
     on_down: Callable[[], None]
     due: Callable[[], bool] = lambda: False
-    heartbeat: float = 20.0
-    watchdog: IdleWatchdog = field(default_factory=IdleWatchdog)
-    backoff: Backoff = _BACKOFF
-    steady: float = 5.0
+    timeouts: Timeouts = field(default_factory=Timeouts)
     plain_http: bool = False
     observations: AccountObservations = field(default_factory=AccountObservations)
 
@@ -126,6 +141,7 @@ class EventSocket:
         redirects.on_request_redirect.append(_refuse_redirect)
         addresses = CloudAddresses(self.base_url, plain_http=self.plain_http)
         self._connections = Connections(addresses.check_cloud, trace_configs=[redirects])
+        self._watchdog = self.timeouts.watchdog()
         self._client_id = str(uuid4())
         self._task: asyncio.Task[None] | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
@@ -181,8 +197,8 @@ class EventSocket:
                 except Exception:
                     log.exception("event_socket_failed")
                     wait = 0.0
-                failures = 1 if time.monotonic() - opened >= self.steady else failures + 1
-                wait = max(wait, self.backoff.after(failures))
+                failures = 1 if time.monotonic() - opened >= _STEADY else failures + 1
+                wait = max(wait, self.timeouts.socket_backoff.after(failures))
                 with suppress(TimeoutError):
                     async with asyncio.timeout(wait):
                         await self._hurry.wait()
@@ -228,7 +244,7 @@ class EventSocket:
         session, proxy = self._connections.choose(url)
         socket = await session.ws_connect(
             url,
-            heartbeat=self.heartbeat,
+            heartbeat=self.timeouts.heartbeat,
             compress=0,
             max_msg_size=_MAX_MESSAGE,
             timeout=aiohttp.ClientWSTimeout(ws_close=0.5),
@@ -243,7 +259,7 @@ class EventSocket:
 
     async def _listen(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         """Receive until the connection ends or has been silent for too long."""
-        self.watchdog.begin(time.monotonic())
+        self._watchdog.begin(time.monotonic())
         async with asyncio.TaskGroup() as group:
             watch = group.create_task(self._watch(socket), name="cloud event socket's watchdog")
             await self._receive(socket)
@@ -251,10 +267,10 @@ class EventSocket:
 
     async def _watch(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         while True:
-            await asyncio.sleep(self.watchdog.first / 4)
+            await asyncio.sleep(self._watchdog.first / 4)
             if not self.due():
-                self.watchdog.begin(time.monotonic())
-            elif self.watchdog.is_over(time.monotonic()):
+                self._watchdog.begin(time.monotonic())
+            elif self._watchdog.is_over(time.monotonic()):
                 log.warning("event_socket_stalled")
                 await socket.close()
                 return
@@ -266,7 +282,7 @@ class EventSocket:
             if message.type is aiohttp.WSMsgType.TEXT:
                 self._text(message.data)
             else:
-                self.watchdog.heard(time.monotonic(), "")
+                self._watchdog.heard(time.monotonic(), "")
                 if message.data[:4] not in LISTED_FRAMES:
                     kind = int.from_bytes(message.data[:4])
                     self.observations.surprise("frame", f"type {kind}", message.data)
@@ -285,7 +301,7 @@ class EventSocket:
                 self.observations.surprise("event", "not an event", message)
                 return
         type_, data = event.type, event.data or {}
-        self.watchdog.heard(time.monotonic(), type_)
+        self._watchdog.heard(time.monotonic(), type_)
         fields = LISTED_EVENTS.get(type_)
         if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
             self.observations.surprise("event", f"{word(type_)}: {odd}", data)
@@ -298,7 +314,7 @@ class EventSocket:
         log.warning("event_socket_refused", status=error.status)
         if error.status in _KEY_REFUSED:
             self._decided.set()
-            return jittered(self.backoff.longest)
+            return jittered(self.timeouts.socket_backoff.longest)
         self._decided.clear()
         named = error.headers.get("Retry-After") if error.headers is not None else None
         return retry_after(named, time.time()) or 0.0
@@ -316,22 +332,3 @@ async def _refuse_redirect(
     """A redirect would carry the token of the query along."""
     redirect.response.close()
     raise aiohttp.ClientConnectionError("redirected")
-
-
-class Timeouts(msgspec.Struct, frozen=True):
-    """How soon trouble with the cloud is noticed and things are tried again.
-
-    Times are seconds. `heartbeat`, `watchdog` and `socket_backoff` are the event sockets', for
-    which a submission waits up to `socket_patience`; the keys' files are looked at every
-    `key_interval`; an answer about readiness is at most `ready_age` old.
-    """
-
-    retries: RetryPolicy = msgspec.field(default_factory=RetryPolicy)
-    breaker: Callable[[], CircuitBreaker] = CircuitBreaker
-    heartbeat: float = 20.0
-    watchdog: Callable[[], IdleWatchdog] = IdleWatchdog
-    socket_backoff: Backoff = msgspec.field(default_factory=lambda: Backoff(0.5, 30.0))
-    socket_patience: float = 3.0
-    catalog_patience: float = 10.0
-    key_interval: float = 2.0
-    ready_age: float = 3.0

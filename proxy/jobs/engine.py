@@ -385,7 +385,7 @@ class AccountWorker:
         self.health = account.health
         self.jobs: dict[str, Job] = {}
         self.router = EventRouter()
-        policy, timeouts = engine.policy, engine.timeouts
+        policy = engine.policy
         self.socket = EventSocket(
             account.cloud.base_url,
             account.key,
@@ -394,9 +394,7 @@ class AccountWorker:
             on_up=self._socket_opened,
             on_down=self._socket_lost,
             due=self.any_running,
-            heartbeat=timeouts.heartbeat,
-            watchdog=timeouts.watchdog(),
-            backoff=timeouts.socket_backoff,
+            timeouts=engine.timeouts,
             plain_http=account.plain_http,
             observations=account.cloud.observations,
         )

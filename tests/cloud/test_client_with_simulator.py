@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.resilience import (
     Backoff,
     CloudAmbiguous,
@@ -227,8 +227,9 @@ async def open_socket(simulator: Simulator) -> AsyncIterator[Open]:
             on_frame=events.frame,
             on_up=events.up,
             on_down=events.down,
-            heartbeat=heartbeat,
-            backoff=Backoff(first=0.005, longest=0.05),
+            timeouts=Timeouts(
+                heartbeat=heartbeat, socket_backoff=Backoff(first=0.005, longest=0.05)
+            ),
         )
         sockets.append(socket)
         await socket.start()

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 from aiohttp import WSMsgType, web
+from msgspec.structs import replace
 from yarl import URL
 
-from proxy.cloud.event_socket import EventSocket, IdleWatchdog
+from proxy.cloud import event_socket
+from proxy.cloud.event_socket import EventSocket, IdleWatchdog, Timeouts
 from proxy.cloud.resilience import Backoff
 from tests.cloud.conftest import KEY, Serve, answer, redirect
 
-QUICK = Backoff(first=0.001, longest=0.01)
+QUICK = Timeouts(socket_backoff=Backoff(first=0.001, longest=0.01))
 
 
 class Cloud:
@@ -63,13 +65,13 @@ Open = Callable[..., Awaitable[tuple[EventSocket, Heard]]]
 
 
 @pytest.fixture
-async def open_socket() -> AsyncIterator[Open]:
+async def open_socket(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Open]:
+    monkeypatch.setattr(event_socket, "_STEADY", 0.0)
     async with AsyncExitStack() as stack:
 
         async def start(url: URL, **options: Any) -> tuple[EventSocket, Heard]:
             heard = Heard()
-            options = {"backoff": QUICK, "steady": 0.0, **heard.callbacks(), **options}
-            socket = EventSocket(url, KEY, **options)
+            socket = EventSocket(url, KEY, **{"timeouts": QUICK, **heard.callbacks(), **options})
             stack.push_async_callback(socket.close)
             await socket.start()
             return socket, heard
@@ -155,7 +157,7 @@ async def test_a_stalled_socket_is_noticed_and_opened_again(
 ) -> None:
     cloud = Cloud()
     cloud.autoping = False
-    _, heard = await open_socket((await serve(cloud)).url, heartbeat=0.1)
+    _, heard = await open_socket((await serve(cloud)).url, timeouts=replace(QUICK, heartbeat=0.1))
     assert [await heard.next() for _ in range(3)] == ["up", "down", "up"]
 
 
@@ -165,7 +167,9 @@ async def test_a_socket_that_says_nothing_while_something_is_due_is_opened_again
     cloud = Cloud()
     due = False
     _, heard = await open_socket(
-        (await serve(cloud)).url, due=lambda: due, watchdog=IdleWatchdog(first=0.1, longest=0.1)
+        (await serve(cloud)).url,
+        due=lambda: due,
+        timeouts=replace(QUICK, watchdog=lambda: IdleWatchdog(first=0.1, longest=0.1)),
     )
     assert await heard.next() == "up"
     with pytest.raises(TimeoutError):
@@ -208,7 +212,9 @@ async def test_a_failing_watchdog_ends_the_connection_and_not_the_socket(
         return False
 
     _, heard = await open_socket(
-        (await serve(Cloud())).url, due=due, watchdog=IdleWatchdog(first=0.05)
+        (await serve(Cloud())).url,
+        due=due,
+        timeouts=replace(QUICK, watchdog=lambda: IdleWatchdog(first=0.05)),
     )
     assert await heard.next() == "up"
     assert await heard.next() == "down"
@@ -227,7 +233,9 @@ async def test_a_refused_handshake_is_told_and_tried_again(
         return web.Response(status=status)
 
     server = await serve(refuse)
-    socket, heard = await open_socket(server.url, backoff=Backoff(first=0.2, longest=0.2))
+    socket, heard = await open_socket(
+        server.url, timeouts=Timeouts(socket_backoff=Backoff(first=0.2, longest=0.2))
+    )
     await asyncio.wait_for(refused.wait(), 20)
     assert not await socket.wait_connected(0.05)
     assert socket.refused == status
@@ -245,7 +253,9 @@ async def test_a_socket_whose_key_is_refused_is_not_waited_for(
         return web.Response(status=401)
 
     server = await serve(refuse, cloud)
-    socket, _ = await open_socket(server.url, backoff=Backoff(first=60, longest=60))
+    socket, _ = await open_socket(
+        server.url, timeouts=Timeouts(socket_backoff=Backoff(first=60, longest=60))
+    )
     async with asyncio.timeout(60):
         assert not await socket.wait_connected(600)
     server.replies[:] = [cloud]
@@ -262,7 +272,9 @@ async def test_another_key_is_tried_at_once(serve: Serve, open_socket: Open) -> 
         return web.Response(status=401)
 
     server = await serve(refuse, cloud)
-    socket, heard = await open_socket(server.url, backoff=Backoff(first=60, longest=60))
+    socket, heard = await open_socket(
+        server.url, timeouts=Timeouts(socket_backoff=Backoff(first=60, longest=60))
+    )
     await asyncio.wait_for(refused.wait(), 20)
     await socket.use_key("comfyui-other")
     assert await heard.next() == "up"
@@ -292,7 +304,7 @@ async def test_a_connection_that_was_coming_about_with_the_old_key_is_not_used(
 async def test_reopen_replaces_a_live_connection(serve: Serve, open_socket: Open) -> None:
     cloud = Cloud()
     socket, heard = await open_socket(
-        (await serve(cloud)).url, backoff=Backoff(first=60, longest=60)
+        (await serve(cloud)).url, timeouts=Timeouts(socket_backoff=Backoff(first=60, longest=60))
     )
     await cloud.next()
     await socket.reopen()
