@@ -84,26 +84,18 @@ class Submission(Struct, frozen=True):
     node_errors: dict[str, Any]
 
 
-class Download:
+class Download(Struct, frozen=True):
     """A content that is arriving.
 
     `offset` is where its bytes begin: the one that was asked for, or 0 if the storage does not do
     ranges. `size` is the whole content's in bytes, `None` where the storage does not tell.
+    `chunks()` are the bytes as they come; it raises `CloudUnreachable`, or the `BlobError` of a
+    store, if they end too early or stall.
     """
 
-    def __init__(self, response: aiohttp.ClientResponse, asked: int, calls: CloudCalls) -> None:
-        self._response = response
-        self._calls = calls
-        self.offset, self.size = _extent(response, asked)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes as they come. Raises `CloudUnreachable` if they end too early or stall."""
-        with reported(_DOWNLOAD, sent=True):
-            # One read of the socket each: to join what has come meanwhile is a copy of the file.
-            async for chunk, _ in self._response.content.iter_chunks():
-                if chunk:
-                    self._calls.downloaded(len(chunk))
-                    yield chunk
+    offset: int
+    size: int | None
+    chunks: Callable[[], AsyncIterator[bytes]]
 
 
 class CloudClient:
@@ -340,16 +332,25 @@ class CloudClient:
         async def opened(_: int) -> tuple[aiohttp.ClientResponse, Download]:
             response = await self._open_view(cloud_name, type, offset)
             try:
-                return response, Download(response, offset, self.http.calls)
+                begins, size = _extent(response, offset)
             except BaseException:
                 response.close()
                 raise
+            return response, Download(begins, size, partial(self._chunks, response))
 
         response, download = await self._download_retries.repeat(opened)
         try:
             yield download
         finally:
             response.close()
+
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        with reported(_DOWNLOAD, sent=True):
+            # One read of the socket each: to join what has come meanwhile is a copy of the file.
+            async for chunk, _ in response.content.iter_chunks():
+                if chunk:
+                    self.http.calls.downloaded(len(chunk))
+                    yield chunk
 
     async def _open_view(self, cloud_name: str, type_: str, offset: int) -> aiohttp.ClientResponse:
         view = self.http.url("view", filename=cloud_name, type=type_)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import KW_ONLY, dataclass, field
+from functools import lru_cache
 from io import BytesIO
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import Any, Literal, TypeVar
@@ -17,7 +18,6 @@ from urllib.parse import quote
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
-from cachetools import LRUCache
 from yarl import URL
 
 from proxy import __version__
@@ -123,7 +123,7 @@ class Connections:
     def __init__(self, check: Callable[[str], None], **options: Any) -> None:
         self._check = check
         self._options = options
-        self._proxies: LRUCache[tuple[str, str], URL | None] = LRUCache(_PLACES)
+        self._proxy_for = lru_cache(_PLACES)(outward_proxy)
         self._direct: aiohttp.ClientSession | None = None
         self._proxied: aiohttp.ClientSession | None = None
 
@@ -144,10 +144,7 @@ class Connections:
         """The session for a URL, and the proxy on the way. Raises `AddressRefusedError`."""
         if self._direct is None or self._proxied is None:
             raise RuntimeError("the cloud client is not started")
-        place = (url.scheme, url.host or "")
-        if place not in self._proxies:
-            self._proxies[place] = outward_proxy(url)
-        if (proxy := self._proxies[place]) is None:
+        if (proxy := self._proxy_for(url.scheme, url.host or "")) is None:
             return self._direct, None
         with suppress(ValueError):
             self._check(str(ip_address(url.host or "")))
@@ -204,17 +201,15 @@ def _bare_session(**options: Any) -> aiohttp.ClientSession:
     )
 
 
-def outward_proxy(url: URL) -> URL | None:
-    """What `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say for `url`; never for this machine.
+def outward_proxy(scheme: str, host: str) -> URL | None:
+    """What `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY` say for a host; never for this machine.
 
     aiohttp reads these with `trust_env` only, which sends the passwords of ~/.netrc as well. It
     speaks to HTTP proxies alone: another kind is passed by.
     """
-    host = url.host or ""
     if host in _LOOPBACK or proxy_bypass(host):
         return None
-    scheme = "https" if url.scheme in ("https", "wss") else "http"
-    named = getproxies().get(scheme)
+    named = getproxies().get("https" if scheme in ("https", "wss") else "http")
     if not named:
         return None
     proxy = URL(named if "://" in named else f"http://{named}")

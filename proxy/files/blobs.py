@@ -16,9 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from msgspec import Struct
 from yarl import URL
 
+from proxy.cloud.client import Download
 from proxy.logging import register_secret
 
 if TYPE_CHECKING:
@@ -43,17 +43,6 @@ class BlobMissingError(BlobError):
     """The store has no such content."""
 
 
-class Blob(Struct):
-    """A content that is arriving, from `offset` on; `size` is the whole content's in bytes.
-
-    `chunks` gives the bytes as they come. Raises `BlobError`.
-    """
-
-    offset: int
-    size: int | None
-    chunks: Callable[[], AsyncIterator[bytes]]
-
-
 class BlobStore:
     """Contents at a place, which is for people. Make one with `open_blobs`.
 
@@ -71,7 +60,13 @@ class BlobStore:
         await self._run(self._put, hash_, path)
 
     @asynccontextmanager
-    async def download(self, hash_: str, *, type: str, offset: int = 0) -> AsyncIterator[Blob]:  # noqa: A002
+    async def download(
+        self,
+        hash_: str,
+        *,
+        type: str,  # noqa: A002
+        offset: int = 0,
+    ) -> AsyncIterator[Download]:
         """A content from `offset` on, as a client of the cloud gives it; the `type` says nothing.
 
         Raises `BlobMissingError`, `BlobError`.
@@ -83,7 +78,7 @@ class BlobStore:
             while (part := await self._run(next, parts, None)) is not None:
                 yield bytes(part)
 
-        yield Blob(offset, found.meta["size"], chunks)
+        yield Download(offset, found.meta["size"], chunks)
 
     async def check(self) -> None:
         """Write something, read it and delete it. Raises `BlobError`."""
