@@ -158,9 +158,9 @@ def pack(request: web.Request, answer: web.StreamResponse) -> None:
     Files, pictures, websockets and what is packed already go as they are. Large bodies are packed
     in a thread (aiohttp does so).
     """
-    if not isinstance(answer, web.Response) or answer.prepared:
+    if not isinstance(answer, web.Response) or answer.content_type not in _PACKED:
         return
-    if answer.content_type not in _PACKED or "Content-Encoding" in answer.headers:
+    if "Content-Encoding" in answer.headers:
         return
     if not isinstance(answer.body, bytes | bytearray) or len(answer.body) < LEAST:
         return

@@ -112,19 +112,18 @@ async def send_file(
     """A file's bytes, or the part that is asked for, with these headers."""
     if record.size is not None and record.cloud_type == "input":  # what is served as it is
         stamp = Stamp(record.size, record.modified)
-        answer = without_body(request, stamp, decide(request, stamp), headers)
-        if answer is not None:
-            return answer
+        part = without_body(request, stamp, headers)
+        if isinstance(part, web.Response):
+            return part
     content = await of(request).files.open(record)
     try:
         status, start, stop = 200, 0, None
         if content.size is not None:
             tag = content.edits.tag if content.edits.edits else ""
             stamp = Stamp(content.size, record.modified, tag)
-            part = decide(request, stamp)
-            answer = without_body(request, stamp, part, headers)
-            if answer is not None:
-                return answer
+            part = without_body(request, stamp, headers)
+            if isinstance(part, web.Response):
+                return part
             headers = {**headers, **stamped(stamp, part)}
             status, start, stop = part.status, part.start, part.stop
         response = web.StreamResponse(status=status, headers=headers)
@@ -257,9 +256,10 @@ def _matches(etag: str, listed: Iterable[ETag], *, weak: bool) -> bool:
 
 
 def without_body(
-    request: web.Request, stamp: Stamp, part: Part, headers: dict[str, str]
-) -> web.Response | None:
-    """The answer, if it needs none of the file's bytes."""
+    request: web.Request, stamp: Stamp, headers: dict[str, str]
+) -> web.Response | Part:
+    """The answer if it needs none of the file's bytes, or the part of them that it needs."""
+    part = decide(request, stamp)
     match part.status:
         case 304:
             kept = ("Content-Disposition", "Etag", "Last-Modified")
@@ -273,7 +273,7 @@ def without_body(
         case _ if request.method == "HEAD":
             return web.Response(status=part.status, headers={**headers, **stamped(stamp, part)})
         case _:
-            return None
+            return part
 
 
 def stamped(stamp: Stamp, part: Part) -> dict[str, str]:

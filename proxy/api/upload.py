@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
@@ -22,7 +22,6 @@ from proxy.translate.errors import LocalError
 from proxy.translate.names import TYPES, upload_refusal
 
 Field = str | bytes | bytearray | web.FileField
-Form = Mapping[str, Field]
 Buffer = bytes | bytearray | memoryview
 
 #: What reading raises of a body that is no whole form.
@@ -40,48 +39,47 @@ IN_MEMORY = 1024 * 1024
 
 async def post_image(request: web.Request) -> web.Response:
     """Take a file of any kind into the member's folder."""
-    async with form(request) as fields:
-        return await _take(request, fields)
+    return await _take(request)
 
 
 async def post_mask(request: web.Request) -> web.Response:
     """Put the alpha of an upload on an earlier picture, and take the result."""
-    async with form(request) as fields:
-        return await _take(request, fields, masks=True)
+    return await _take(request, masks=True)
 
 
-async def _take(request: web.Request, form: Form, *, masks: bool = False) -> web.Response:
+async def _take(request: web.Request, *, masks: bool = False) -> web.Response:
     """Check the fields of an upload, and store it.
 
     ComfyUI's 400 without a body is for no file, or a name that leads out of the folder. Raises
     `LocalError` (400) where ComfyUI answers 500. Only `true` and `1` overwrite; a file part in that
     place does not.
     """
-    type_ = form.get("type", "input")
-    if not isinstance(type_, str) or type_ not in TYPES:
-        raise LocalError("invalid_type", "type must be input, output or temp.")
-    if "image" not in form:
-        return bodies.empty(400)
-    image = form["image"]
-    if not isinstance(image, web.FileField):
-        raise LocalError("invalid_image", "The field image must be a file with a filename.")
-    subfolder = form.get("subfolder", "")
-    if not isinstance(subfolder, str):
-        raise LocalError("invalid_subfolder", "subfolder must be text.")
-    if upload_refusal(image.filename, subfolder, type_) is not None:
-        return bodies.empty(400)
-    original = original_ref(form.get("original_ref")) if masks else None
     services, member = of(request), member_of(request)
-    async with services.accounting.uploading(member, size(image.file)):
-        named = await services.files.upload(
-            member,
-            chunks(image.file),
-            filename=image.filename,
-            subfolder=subfolder,
-            type=type_,
-            overwrite=form.get("overwrite") in ("true", "1"),
-            original=original,
-        )
+    async with form(request) as fields:
+        type_ = fields.get("type", "input")
+        if not isinstance(type_, str) or type_ not in TYPES:
+            raise LocalError("invalid_type", "type must be input, output or temp.")
+        if "image" not in fields:
+            return bodies.empty(400)
+        image = fields["image"]
+        if not isinstance(image, web.FileField):
+            raise LocalError("invalid_image", "The field image must be a file with a filename.")
+        subfolder = fields.get("subfolder", "")
+        if not isinstance(subfolder, str):
+            raise LocalError("invalid_subfolder", "subfolder must be text.")
+        if upload_refusal(image.filename, subfolder, type_) is not None:
+            return bodies.empty(400)
+        original = original_ref(fields.get("original_ref")) if masks else None
+        async with services.accounting.uploading(member, size(image.file)):
+            named = await services.files.upload(
+                member,
+                chunks(image.file),
+                filename=image.filename,
+                subfolder=subfolder,
+                type=type_,
+                overwrite=fields.get("overwrite") in ("true", "1"),
+                original=original,
+            )
     body: dict[str, Any] = {"name": named.name, "subfolder": named.subfolder, "type": named.type}
     if services.assets is not None and named.asset is not None:
         body["asset"] = of_upload(named.asset)

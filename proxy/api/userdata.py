@@ -15,7 +15,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
-from proxy.api.downloads import Stamp, decide, stamped, without_body
+from proxy.api.downloads import Stamp, stamped, without_body
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN, is_active, media_type
@@ -119,10 +119,9 @@ async def get_file(request: web.Request) -> web.StreamResponse:
     if entry is None:
         return web.Response(body=data, headers=headers)
     stamp = Stamp(entry.size, entry.modified)
-    part = decide(request, stamp)
-    answer = without_body(request, stamp, part, headers)
-    if answer is not None:
-        return answer
+    part = without_body(request, stamp, headers)
+    if isinstance(part, web.Response):
+        return part
     headers |= stamped(stamp, part)
     return web.Response(status=part.status, body=data[part.start : part.stop], headers=headers)
 
