@@ -6,7 +6,7 @@ Workflows and short notes are kept in memory and brought to every replica by the
 from __future__ import annotations
 
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -138,21 +138,19 @@ class KritaCheck:
     """
 
     def __init__(self) -> None:
-        self._connecting: set[str] = set()
-        self._refused: set[str] = set()
+        self._begun: Counter[str] = Counter()
 
     def begins(self, member: str) -> None:
         """A client of the member begins to connect."""
-        (self._refused if member in self._connecting else self._connecting).add(member)
+        self._begun[member] += 1
 
     def connected(self, member: str) -> None:
         """It has connected: its check has passed or is off."""
-        self._connecting.discard(member)
-        self._refused.discard(member)
+        self._begun.pop(member, None)
 
     def objection(self, member: str, classes: Container[str]) -> str | None:
         """What to say instead of the node classes, `None` for nothing."""
-        if member not in self._refused:
+        if self._begun[member] < 2:
             return None
         self.connected(member)
         lacking = [

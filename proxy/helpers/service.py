@@ -166,15 +166,15 @@ class Helpers:
 
     async def _bytes(self, member: str, load: _Load) -> bytes:
         match load.source:
-            case FileSource.CACHE:
+            case "cache":
                 found = await self.get(member, load.value, use=True)
                 if found is None:
                     message = f"Image with ID {load.value} not found in cache."
                     raise HelperFailedError("ValueError", message)
                 return found[0]
-            case FileSource.BASE64:
+            case "base64":
                 return await asyncio.to_thread(from_base64, load.value)
-            case FileSource.URL:
+            case "url":
                 try:
                     return await self._remote.fetch(load.value)
                 except NotFetchedError as error:

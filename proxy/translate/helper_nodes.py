@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from enum import Enum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -56,12 +56,8 @@ def refusal(node_id: str, graph: Mapping[str, Any], name: str, reason: str) -> L
     )
 
 
-class FileSource(Enum):
-    """Where a node has its file from: what its input holds."""
-
-    CACHE = "cache"
-    BASE64 = "base64"
-    URL = "url"
+#: Where a node has its file from: what its input holds.
+FileSource = Literal["cache", "base64", "url"]
 
 
 class Mask(Enum):

@@ -10,7 +10,6 @@ from proxy.translate import helper_tooling as tooling
 from proxy.translate.events import Binary, Event, Message, Told
 from proxy.translate.helper_nodes import (
     CONSTANTS,
-    FileSource,
     Helper,
     Mask,
     Node,
@@ -77,7 +76,7 @@ def _swarm(
 def _base64(kind: str, class_type: str, own: str, *outputs: str) -> Helper:
     name, spec = f"{kind}_base64", ["STRING", {"multiline": True}]
     shown = _swarm(f"SwarmLoad{kind.title()}B64", {name: spec}, outputs=outputs)
-    return loads(shown, class_type, own, Reads(name, FileSource.BASE64, kind=kind))
+    return loads(shown, class_type, own, Reads(name, "base64", kind=kind))
 
 
 _SWARM = (
@@ -164,7 +163,7 @@ _EASY_USE = (
         ),
         _load_easy,
         {"LoadImage", "LoadImageMask", "SolidMask", "PreviewImage", "SaveImage"},
-        reads=Reads("base64_data", FileSource.BASE64, Mask.ALPHA_OR_ONES),
+        reads=Reads("base64_data", "base64", Mask.ALPHA_OR_ONES),
         tells=Tells(lambda _: Told(), when=_shows_nothing),
     ),
 )
@@ -416,7 +415,7 @@ _URLS = (
         ),
         "LoadImage",
         "image",
-        Reads("image", FileSource.URL),
+        Reads("image", "url"),
     ),
     loads(
         info(
@@ -429,7 +428,7 @@ _URLS = (
         ),
         "LoadImage",
         "image",
-        Reads("image_url", FileSource.URL),
+        Reads("image_url", "url"),
     ),
 )
 

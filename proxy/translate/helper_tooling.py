@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from proxy.translate.events import Binary, Event, Message, Preview, Told
 from proxy.translate.helper_nodes import (
     FileSource,
@@ -109,7 +111,7 @@ def _sent(result: Result) -> Told:
 
 
 def _krita_output(result: Result) -> Told:
-    sent = _sent(Result(result.prompt_id, result.node_id, {}, result.items))
+    sent = _sent(replace(result, inputs={}))
     inputs = result.inputs
     about = {
         "name": inputs.get("name"),
@@ -212,12 +214,8 @@ def _shows(name: str, title: str, required: Mapping[str, Any], tells: Tells, **m
 _FORMATS = {"format": _combo("PNG", ["PNG", "JPEG"])}
 
 HELPERS = (
-    _loads(
-        "ETN_LoadImageCache", "id", "Load Image from Cache", FileSource.CACHE, Mask.ALPHA_OR_RED
-    ),
-    _loads(
-        "ETN_LoadImageBase64", "image", "Load Image (Base64)", FileSource.BASE64, Mask.ALPHA_OR_NONE
-    ),
+    _loads("ETN_LoadImageCache", "id", "Load Image from Cache", "cache", Mask.ALPHA_OR_RED),
+    _loads("ETN_LoadImageBase64", "image", "Load Image (Base64)", "base64", Mask.ALPHA_OR_NONE),
     loads(
         _info(
             "ETN_LoadMaskBase64",
@@ -227,7 +225,7 @@ HELPERS = (
         ),
         "LoadImageMask",
         "image",
-        Reads("mask", FileSource.BASE64, Mask.RED),
+        Reads("mask", "base64", Mask.RED),
         channel="red",
     ),
     _shows("ETN_SaveImageCache", "Save Image to Cache", _FORMATS, Tells(_cached, _format)),
