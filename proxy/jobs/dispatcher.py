@@ -155,12 +155,9 @@ class Dispatcher(EnginePart):
                 "member to an account.",
                 kind="forbidden",
             )
-        if job.rewriting is not None and job.rewriting.failure is not None:
-            self._keep(job, found)
-            self.fails(job)
-            return found or {}, None
+        may_go = not promised and (job.rewriting is None or job.rewriting.failure is None)
         while (
-            not promised
+            may_go
             and (account := self._scheduler.account_for(job.member, time.monotonic(), probing=True))
             is not None
             and self._scheduler.may_go_at_once(job, account)
@@ -175,21 +172,19 @@ class Dispatcher(EnginePart):
                 self._scheduler.give_back(job)
                 self._paused_until = time.monotonic() + _OWN_FAULT
                 break
-        self._keep(job, found)
+        job.accepted = True
+        job.outputs_to_execute = output_nodes(job, found or {}, self._known)
+        job.to(JobState.QUEUED)
+        self._recorder.changed(job)
+        self._announcer.changed(job)
+        if self.fails(job):
+            return found or {}, None
         self._scheduler.queue.add(job)
         self.pump()
         if job in self._scheduler.queue:
             self._announcer.explain(*next(self._scheduler.waiting(job.member, [job])))
         self._announcer.note_ahead(job.member, tell=False)
         return found or {}, None
-
-    def _keep(self, job: Job, found: dict[str, Any] | None) -> None:
-        """A new job is taken in that is not sent now."""
-        job.accepted = True
-        job.outputs_to_execute = output_nodes(job, found or {}, self._known)
-        job.to(JobState.QUEUED)
-        self._recorder.changed(job)
-        self._announcer.changed(job)
 
     def fails(self, job: Job) -> bool:
         """Whether a helper node of the job has failed already: then the job ends with it."""

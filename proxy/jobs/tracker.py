@@ -362,7 +362,6 @@ class NodeStates:
     _stated: set[str] = field(default_factory=set)
     #: Of each node that was announced, how many nodes had been heard of then.
     _executing: dict[str, int] = field(default_factory=dict)
-    _twins: set[str] = field(default_factory=set)
     #: Nodes of which nothing more is told: their results were.
     _over: set[str] = field(default_factory=set)
     #: Of each node whose steps are told here, how many there are: the cloud knows of none.
@@ -390,7 +389,8 @@ class NodeStates:
         """The nodes that have run to their end in this run; cached ones have not run."""
         ended = [node for node, state in self._states.items() if state["state"] == "finished"]
         nodes = dict.fromkeys([*ended, *self.outputs])
-        return [node for node in nodes if node not in self.cached and node not in self._twins]
+        spared = {*self.cached, *(self._over - self._executing.keys())}
+        return [node for node in nodes if node not in spared]
 
     def meta(self, node: str) -> dict[str, Any]:
         """A node's entry in the `meta` of the history."""
@@ -458,9 +458,7 @@ class NodeStates:
             return
         told = output if isinstance(output, Told) else None
         runs = told is not None and told.again
-        if not runs and self._is_twin(node):
-            self._twins.add(node)
-        elif runs or node not in self.cached:
+        if runs or not (node in self.cached or self._is_twin(node)):
             self.enter(node)
             self._tell_result(node, () if told is None else told.messages)
         self._over.add(node)
@@ -468,8 +466,7 @@ class NodeStates:
             self.outputs[node] = output = output if told is None else told.ui
             shown = self._display.get(node, node)
             self.tell(Event("executed", events.executed(node, shown, output, self.prompt_id)))
-        spared = node in self.cached or node in self._twins
-        if spared and node not in self._states:
+        if node not in self._states:  # it had no need to run
             whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
             self._states[node] = self._changed(node, whole)
         if node in self._states and node not in self._stated:
@@ -535,7 +532,7 @@ class NodeStates:
 
     def _is_twin(self, node: str) -> bool:
         """Whether a node has not run because another one has given its output."""
-        if node in self._executing or node in self.cached:
+        if node in self._executing:
             return False
         ran = (other for other in self._executing if other in self.outputs)
         return is_twin(self.graph, node, ran)
