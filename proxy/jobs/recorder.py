@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
+from msgspec import Struct, field
 from msgspec.structs import replace
 
 from proxy.bus import BusMessage
@@ -86,17 +87,16 @@ class Term:
             raise FencedError("the lease of this engine has run out")
 
 
-class JobRecorder:
+class JobRecorder(Struct, eq=False):
     """Where the engine keeps its jobs. `history_size` counts entries of each member."""
 
-    def __init__(self, jobs: JobRepository, term: Term, *, history_size: int) -> None:
-        self.term = term
-        self.jobs = jobs
-        self._history_size = history_size
-        self._changed: dict[int, Job] = {}
-        self._shares: Shares | None = None
-        self._news = asyncio.Event()
-        self._flushing = asyncio.Lock()
+    jobs: JobRepository
+    term: Term
+    history_size: int
+    _changed: dict[int, Job] = field(default_factory=dict)
+    _shares: Shares | None = None
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def load(self) -> tuple[list[Job], Shares]:
         """The jobs that have not ended, as they came, and the fair shares.
@@ -236,7 +236,7 @@ class JobRecorder:
                     ),
                     cloud_id=job.cloud_id or None,
                 ),
-                keep=self._history_size,
+                keep=self.history_size,
                 usage=[used],
                 shares=shares,
                 fence=self.term.fence,

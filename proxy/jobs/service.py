@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, field
 
 from proxy.jobs.models import (
     ENDS,
@@ -31,8 +31,9 @@ from proxy.jobs.models import (
 )
 from proxy.jobs.submission import SubmissionService, look_wait
 from proxy.jobs.subscribers import LiveFeed, Subscribers
-from proxy.jobs.views import History, of_queue
+from proxy.jobs.views import History, QueueItem, of_queue
 from proxy.storage.database import StorageError
+from proxy.storage.history import HistoryEntry
 from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, JobTimes
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
@@ -134,29 +135,21 @@ class JobService:
             job = await self._live.read(member, prompt_id)
             if job is None:  # it may have ended meanwhile
                 entry = await self.history.entry(member, prompt_id)
+        kept: HistoryEntry | QueueItem | None = entry
         if entry is not None:
             result = codec.loads(entry.result)
-            return {
-                **codec.loads(entry.summary),
-                "outputs": result["outputs"],
-                "execution_status": result["status"],
-                "workflow": {
-                    "prompt": codec.loads(entry.graph),
-                    "extra_data": codec.loads(entry.extra_data),
-                },
-            }
-        sent = {} if job is None else await self._live.sent([job])
-        if job is None or job.order not in sent:
+            found = codec.loads(entry.summary)
+            found |= {"outputs": result["outputs"], "execution_status": result["status"]}
+        elif job is not None:
+            kept = (await self._live.sent([job])).get(job.order)
+            found = of_queue(job)
+            if job.reason is not None:
+                found["queue_reason"] = job.reason
+                if job.message is not None:
+                    found["queue_message"] = job.message
+        if kept is None:
             return None
-        found = of_queue(job)
-        if job.reason is not None:
-            found["queue_reason"] = job.reason
-            if job.message is not None:
-                found["queue_message"] = job.message
-        workflow = {
-            "prompt": codec.loads(sent[job.order].graph),
-            "extra_data": codec.loads(sent[job.order].extra_data),
-        }
+        workflow = {"prompt": codec.loads(kept.graph), "extra_data": codec.loads(kept.extra_data)}
         return {**found, "workflow": workflow}
 
     # --- what admins see -------------------------------------------------------------------
@@ -333,31 +326,23 @@ EVERY = 15.0
 Span = tuple[int, int]
 
 
-class Sampler:
+class Sampler(Struct, eq=False):
     """Writes the intervals while `is_active`: one replica is enough.
 
     `accounts` tells how the accounts are now, `clock` the time in seconds since 1970.
     """
 
-    def __init__(
-        self,
-        repository: ActivityRepository,
-        accounts: Callable[[], Awaitable[Iterable[AccountView]]],
-        *,
-        is_active: Callable[[], bool],
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._repository = repository
-        self._accounts = accounts
-        self._is_active = is_active
-        self._clock = clock
-        self._seen: int | None = None
-        self._written: set[ActivityRow | AccountRow] = set()
+    repository: ActivityRepository
+    accounts: Callable[[], Awaitable[Iterable[AccountView]]]
+    is_active: Callable[[], bool]
+    clock: Callable[[], float] = time.time
+    _seen: int | None = None
+    _written: set[ActivityRow | AccountRow] = field(default_factory=set)
 
     async def run(self) -> None:
         """Sample every few seconds, until cancelled."""
         while True:
-            if self._is_active():
+            if self.is_active():
                 try:
                     await self.sample()
                 except StorageError as error:
@@ -367,20 +352,20 @@ class Sampler:
     async def sample(self) -> None:
         """Bring the intervals up to date, from the last one that anybody has written; what is
         written already is not written again. Raises `StorageError`."""
-        now = int(self._clock() * 1000)
+        now = int(self.clock() * 1000)
         current = now - now % INTERVAL
         if self._seen is None:
-            self._seen = await self._repository.last() or 0
+            self._seen = await self.repository.last() or 0
         start = max(current - KEPT, min(self._seen, current) - INTERVAL)
-        times = await self._repository.times(start)
+        times = await self.repository.times(start)
         rows = await asyncio.to_thread(lambda: list(aggregate(times, start, now)))
         accounts = [
             AccountRow(current, view.name, view.slots, view.used, view.reason or "")
-            for view in await self._accounts()
+            for view in await self.accounts()
         ]
         news = set(rows) | set(accounts)
         if news - self._written:
-            await self._repository.put(
+            await self.repository.put(
                 [row for row in rows if row not in self._written],
                 [row for row in accounts if row not in self._written],
                 forget=current - KEPT,

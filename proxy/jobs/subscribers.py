@@ -384,85 +384,76 @@ _INTERVAL = 0.5
 _RECENT, _OVERLAP = 60_000, 10_000
 
 
-class LiveFeed:
+class LiveFeed(Struct, eq=False):
     """Brings `live` and the sockets of this replica up to date.
 
     Clients of live jobs hear a `status` each `status_interval` seconds.
     """
 
-    def __init__(
-        self,
-        bus: EventBus,
-        repository: JobRepository,
-        live: LiveJobs,
-        subscribers: Subscribers,
-        status_interval: float = 5.0,
-    ) -> None:
-        self._bus = bus
-        self._repository = repository
-        self._live = live
-        self._subscribers = subscribers
-        self._status_interval = status_interval
-        self._asked = asyncio.Event()
-        #: When the last of several readings has begun (ms).
-        self._read_at: int | None = None
-        bus.subscribe("jobs.*", self._hear)
-        bus.subscribe("terms", self._hear_of_terms)
+    bus: EventBus
+    repository: JobRepository
+    live: LiveJobs
+    subscribers: Subscribers
+    status_interval: float = 5.0
+    _asked: asyncio.Event = field(default_factory=asyncio.Event)
+    #: When the last of several readings has begun (ms).
+    _read_at: int | None = None
+
+    def __post_init__(self) -> None:
+        self.bus.subscribe("jobs.*", self._hear)
+        self.bus.subscribe("terms", self._hear_of_terms)
 
     def _hear(self, news: object) -> None:
         match news:
             case JobChanged(job=job):
-                self._live.put(job)
+                self.live.put(job)
             case JobLeft(job=job):
-                self._live.remove(job)
+                self.live.remove(job)
                 self._tell_status(job.member)
             case QueueChanged(member=member):
                 self._tell_status(member)
             case JobsAhead(member=member, count=count, tell=tell):
-                live = self._live.of(member)
+                live = self.live.of(member)
                 live.ahead = count
                 if tell and not live.answering:
                     self._tell_status(member)
 
     def _tell_status(self, member: str) -> None:
         """Tell all sockets of the member how many jobs wait or run."""
-        self._subscribers.broadcast(member, status(self._live.of(member).remaining))
+        self.subscribers.broadcast(member, status(self.live.of(member).remaining))
 
     async def keep_alive(self) -> None:
         """A `status` now and then, for clients that take a silent socket for a dead server."""
         while True:
-            await asyncio.sleep(self._status_interval)
-            self._beat()
-
-    def _beat(self) -> None:
-        for member, live in self._live.members():
-            news = status(live.remaining)
-            for client_id in {job.client_id for job in live.jobs.values()}:
-                self._subscribers.tell(member, client_id, news)
+            await asyncio.sleep(self.status_interval)
+            for member, live in self.live.members():
+                news = status(live.remaining)
+                for client_id in {job.client_id for job in live.jobs.values()}:
+                    self.subscribers.tell(member, client_id, news)
 
     # --- what the bus has lost -------------------------------------------------------------
 
     def _hear_of_terms(self, news: object) -> None:
         if news is MISSED:
-            self._bus.publish("sockets", NewsMissed())
+            self.bus.publish("sockets", NewsMissed())
         if news is MISSED or isinstance(news, TermBegan):
             self._asked.set()
 
     async def run(self) -> None:
         """Read twice when something may be lost, and all the time while the bus is away."""
-        if self._repository.shared:
-            self._bus.publish("sockets", NewsMissed())
+        if self.repository.shared:
+            self.bus.publish("sockets", NewsMissed())
         due = 0
         while True:
             # One process has its bus in memory, which is never away.
-            interval = _INTERVAL if due or self._repository.shared else None
+            interval = _INTERVAL if due or self.repository.shared else None
             with suppress(TimeoutError):
                 async with asyncio.timeout(interval):
                     await self._asked.wait()
             if self._asked.is_set():
                 self._asked.clear()
                 due = 2
-            if not due and self._bus.connected:
+            if not due and self.bus.connected:
                 continue
             try:
                 await self.read()
@@ -470,12 +461,12 @@ class LiveFeed:
                 log.warning("jobs_read_failed", error=str(error))
             else:
                 due = max(0, due - 1)
-                if not due and self._bus.connected:
+                if not due and self.bus.connected:
                     self._read_at = None
 
     async def read(self) -> None:
         """Read once. Raises `StorageError`."""
-        subscribers, live = self._subscribers, self._live
+        subscribers, live = self.subscribers, self.live
         began = now()
         since = began - _RECENT if self._read_at is None else self._read_at - _OVERLAP
         before = {member: jobs.remaining for member, jobs in live.members()}
@@ -491,7 +482,7 @@ class LiveFeed:
             for job in gone
             if subscribers.opened_at(job.member, job.client_id) is not None
         }
-        for order, member, id_, client_id, ended_at in await self._repository.history.since(since):
+        for order, member, id_, client_id, ended_at in await self.repository.history.since(since):
             opened_at = subscribers.opened_at(member, client_id)
             if opened_at is not None and opened_at <= ended_at:
                 due.setdefault(order, JobKey(member, id_))
@@ -502,12 +493,12 @@ class LiveFeed:
 
     async def _tell_end(self, order: int, key: JobKey, *, begun: bool) -> None:
         """Tell of a job what its client has not heard."""
-        entry = await self._repository.history.entry(*key)
+        entry = await self.repository.history.entry(*key)
         if entry is None or entry.key != order:
-            self._subscribers.close_job(order)
+            self.subscribers.close_job(order)
             return
         client_id = codec.loads(entry.extra_data).get("client_id")
-        opened_at = self._subscribers.opened_at(key.member, client_id)
+        opened_at = self.subscribers.opened_at(key.member, client_id)
         if opened_at is None or (opened_at > entry.ended_at and not begun):
             return
         log.info("end_recovered", job=key.prompt_id, member=key.member)
@@ -515,7 +506,7 @@ class LiveFeed:
             told = JobMessage(
                 key.member, client_id, key.prompt_id, watched=True, message=message, order=order
             )
-            self._subscribers.deliver(told)
+            self.subscribers.deliver(told)
 
 
 def life_of(entry: HistoryEntry) -> list[Message]:

@@ -310,7 +310,7 @@ def _open(path: Path) -> SqliteDatabase:
         event.listen(engine, "connect", _prepare)
         writer = engine.connect()
         try:
-            _check(writer, path.stat().st_size)
+            _check(writer, path)
         except BaseException:
             writer.close()
             raise
@@ -327,18 +327,14 @@ def _prepare(connection: Any, _record: object) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _check(connection: Connection, size: int) -> None:
+def _check(connection: Connection, path: Path) -> None:
     """Look whether the file is sound. Raises `DamagedError` or what the database raises."""
     raw = _raw(connection)
     raw.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if size <= CHECKED_BYTES:
+    if path.stat().st_size <= CHECKED_BYTES:
         ((verdict,),) = raw.execute("PRAGMA quick_check(1)").fetchall()
         if verdict != "ok":
-            raise _damaged(Path(_file_of(raw)), verdict)
-
-
-def _file_of(raw: sqlite3.Connection) -> str:
-    return str(raw.execute("PRAGMA database_list").fetchone()[2])
+            raise _damaged(path, verdict)
 
 
 def _raw(connection: Connection) -> sqlite3.Connection:
