@@ -58,24 +58,14 @@ from proxy.storage.history import HistoryEntry
 from proxy.storage.jobs import JobRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
-from proxy.translate.events import Event, Message, Preview, is_terminal, status
+from proxy.translate.events import TERMINAL_EVENTS, Event, Message, Preview, is_terminal, status
 from proxy.translate.jobs import Snapshot
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
 
 #: Events that a client receives once.
-_ONCE = frozenset(
-    {
-        "execution_start",
-        "execution_cached",
-        "executing",
-        "executed",
-        "execution_success",
-        "execution_error",
-        "execution_interrupted",
-    }
-)
+_ONCE = TERMINAL_EVENTS | {"execution_start", "execution_cached", "executing", "executed"}
 
 #: Jobs whose end was sent that are remembered.
 _MOST_OVER = 10_000
