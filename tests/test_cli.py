@@ -225,13 +225,13 @@ async def test_json_logs_have_no_banner_among_them(tmp_path: Path) -> None:
 
 
 async def test_a_server_does_not_load_what_it_does_not_need_at_once() -> None:
-    """What commands, migrations, pictures, lent keys, lists of origins and replicas need."""
+    """What commands, migrations, contents, lent keys, lists of origins and replicas need."""
     program = "import sys, proxy.cli, proxy.cli.serve; print(*sys.modules)"
     async with child("-c", program) as process:
         out, err = await process.communicate()
     assert err == b""
     later = {"alembic", "PIL", "cryptography", "aiohttp_cors", "redis", "psycopg", "obstore"}
-    later |= {"pydantic", "pydantic_core"}
+    later |= {"blake3", "pydantic", "pydantic_core"}
     commands = {"rich", "pygments", "typer", "proxy.simulator", "proxy.probe"}
     assert set(out.decode().split()) & (later | commands) == set()
 

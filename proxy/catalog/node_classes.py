@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import re
 import secrets
@@ -12,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from blake3 import blake3
 from cachetools import LRUCache
 from msgspec import Struct
 from msgspec.structs import replace
@@ -238,10 +238,10 @@ def _zstd(plain: Iterable[bytes]) -> Iterator[bytes]:
 
 def _body(coding: Coding, pieces: Iterable[bytes]) -> Body:
     joined = tuple(_joined(pieces))
-    digest = blake3()
+    digest = hashlib.blake2b(digest_size=16)
     for piece in joined:
         digest.update(piece)
-    return Body(coding, joined, sum(map(len, joined)), digest.hexdigest(length=16))
+    return Body(coding, joined, sum(map(len, joined)), digest.hexdigest())
 
 
 def _joined(pieces: Iterable[bytes]) -> Iterator[bytes]:

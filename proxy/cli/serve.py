@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +131,8 @@ class Banner:
     """
 
     def __init__(self, settings: Settings, handler: logging.Handler, *, has_members: bool) -> None:
+        from logging.handlers import MemoryHandler  # as typer below: for terminals alone
+
         self._settings = settings
         self._has_members = has_members
         self._handler = handler

@@ -15,13 +15,13 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import msgspec
 import structlog
-from blake3 import blake3
 from cachetools import TTLCache
 from msgspec.structs import replace
 
 from proxy.bus import BusMessage, EventBus
 from proxy.catalog.service import Catalog
 from proxy.cloud.resilience import CloudError
+from proxy.files.cache import new_hash
 from proxy.files.exports import Exports
 from proxy.files.library import hash_in
 from proxy.files.namespace import Given
@@ -303,7 +303,7 @@ class Assets:
             _log.warning("asset_models_failed", reason=str(error) or "the cloud took too long")
             return 0
         paths = ["/".join(one) for one in models]
-        version = blake3("\n".join(paths).encode()).hexdigest()
+        version = new_hash("\n".join(paths).encode()).hexdigest()
         if await self._repository.read(lambda unit: unit.models_version(member)) == version:
             return 0
         now = _now()

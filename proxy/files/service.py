@@ -14,13 +14,12 @@ from typing import Any, TypeVar
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 import structlog
-from blake3 import blake3
 from cachetools import LRUCache
 
 from proxy.cloud.client import CloudClient
 from proxy.files import pictures
 from proxy.files.blobs import BlobStore
-from proxy.files.cache import Cache
+from proxy.files.cache import Cache, new_hash
 from proxy.files.library import Content, ContentBrokenError, ContentIndex, Library, Prefetch
 from proxy.files.namespace import Named, Namespace, Outputs, make_record
 from proxy.files.pictures import Conversion, Edits, MetadataText, NotAPictureError, Rename
@@ -372,7 +371,7 @@ class Files:
                     return True
                 if not content.edits.edits:
                     return False
-                hasher = blake3()
+                hasher = new_hash()
                 async for data in content.read():
                     hasher.update(data)
                 return hasher.hexdigest() == hash_
@@ -381,7 +380,7 @@ class Files:
 
     async def _convert(self, record: FileRecord, wanted: Conversion) -> bytes:
         async with self.library.whole(record) as path:
-            key = blake3(f"{path.name} {wanted.key}".encode()).hexdigest()
+            key = new_hash(f"{path.name} {wanted.key}".encode()).hexdigest()
             kept = await asyncio.to_thread(self.cache.conversion, key)
             if kept is not None:
                 return kept

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import structlog
-from blake3 import blake3
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -21,7 +20,7 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudRefused, unanswered
 from proxy.files import pictures
 from proxy.files.blobs import BlobError
-from proxy.files.cache import hash_file
+from proxy.files.cache import hash_file, new_hash
 from proxy.files.library import Library
 from proxy.files.namespace import Named, Namespace, make_record
 from proxy.files.pictures import MAX_PIXELS, NotAPictureError, TooManyPixelsError
@@ -95,7 +94,7 @@ class Uploads:
     async def received(self, body: AsyncIterator[bytes], filename: str) -> AsyncIterator[Received]:
         """The body in a file. Raises `LocalError` (413) as soon as the cloud's limit is passed."""
         async with self.partial() as path:
-            hasher, size = blake3(), 0
+            hasher, size = new_hash(), 0
             most = self.max_bytes
             file = await asyncio.to_thread(path.open, "wb", buffering=0)
             try:
@@ -103,7 +102,7 @@ class Uploads:
                     size += len(chunk)
                     if size > most:
                         raise _too_long(filename, most)
-                    await asyncio.to_thread(_write, file, hasher, chunk)
+                    await asyncio.to_thread(_write, file, hasher.update, chunk)
             finally:
                 await asyncio.to_thread(file.close)
             is_image = kind(filename) == "image"
@@ -355,8 +354,8 @@ class Naming(Struct, frozen=True):
         return made or await self.namespace.has_folder(self.member, place)
 
 
-def _write(file: RawIOBase, hasher: blake3, chunk: bytes) -> None:
-    hasher.update(chunk)
+def _write(file: RawIOBase, update: Callable[[bytes], object], chunk: bytes) -> None:
+    update(chunk)
     view = memoryview(chunk)
     try:
         while view:

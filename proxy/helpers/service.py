@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import structlog
-from blake3 import blake3
 from msgspec import Struct
 
 from proxy.catalog.service import Catalog
+from proxy.files.cache import new_hash
 from proxy.files.pictures import FORMATS, MAX_PIXELS, pillow
 from proxy.files.service import Files
 from proxy.helpers.remote import NotFetchedError, RemoteFiles
@@ -186,7 +186,7 @@ class Helpers:
         named = await self._files.upload(
             member,
             _chunks(data),
-            filename=f"{blake3(data).hexdigest(length=16)}{extension}",
+            filename=f"{new_hash(data).hexdigest(length=16)}{extension}",
             subfolder=_FOLDER,
             type="temp",
             overwrite=True,
