@@ -46,20 +46,18 @@ REMEMBERED = 10_000
 QUEUE_WAIT = 5.0
 
 
+@dataclass(eq=False, repr=False)
 class Usage:
     """What was used, by day. `now` gives seconds since 1970.
 
     `served` are bytes of files that went to each member's clients since the last write.
     """
 
-    def __init__(
-        self, repository: UsageRepository, *, now: Callable[[], float] = time.time
-    ) -> None:
-        self._repository = repository
-        self._now = now
-        self.served: Counter[str] = Counter()
-        self._unwritten: dict[tuple[str, str], UsageRow] = {}
-        self._flushing = asyncio.Lock()
+    _repository: UsageRepository
+    now: Callable[[], float] = time.time
+    served: Counter[str] = field(default_factory=Counter)
+    _unwritten: dict[tuple[str, str], UsageRow] = field(default_factory=dict)
+    _flushing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def upload(self, member: str, count: int, *, at: float, most: int | None) -> bool:
         """Count bytes of files that come from a client, unless they would be more than `most` on
@@ -76,12 +74,12 @@ class Usage:
         self._row(member, at).bytes_up += count
 
     def _row(self, member: str, at: float | None) -> UsageRow:
-        day = day_of(self._now() if at is None else at)
+        day = day_of(self.now() if at is None else at)
         return self._unwritten.setdefault((day, member), UsageRow(day, member))
 
     async def today(self, member: str) -> UsageRow:
         """What the member has used today. Raises `StorageError`."""
-        day = day_of(self._now())
+        day = day_of(self.now())
         return next(iter(await self.days(day, day, member)), UsageRow(day, member))
 
     async def days(self, first: str, last: str, member: str | None = None) -> list[UsageRow]:
@@ -150,6 +148,7 @@ class Bucket:
         return (1 - self.filled) / self.rate
 
 
+@dataclass(eq=False, repr=False)
 class Limiter:
     """The limits of all members.
 
@@ -157,19 +156,11 @@ class Limiter:
     1970, `clock` seconds that never jump.
     """
 
-    def __init__(
-        self,
-        member: Callable[[str], Member],
-        usage: Usage,
-        *,
-        now: Callable[[], float] = time.time,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._member = member
-        self._usage = usage
-        self._now = now
-        self._clock = clock
-        self._buckets: dict[str, Bucket] = {}
+    _member: Callable[[str], Member]
+    _usage: Usage
+    now: Callable[[], float] = time.time
+    clock: Callable[[], float] = time.monotonic
+    _buckets: dict[str, Bucket] = field(default_factory=dict)
 
     def request(self, member: str) -> None:
         """Count a request. Raises `LocalError` (429)."""
@@ -179,7 +170,7 @@ class Limiter:
         bucket = self._buckets.get(member)
         if bucket is None or bucket.rate != rate:
             bucket = self._buckets[member] = Bucket(rate, max(1.0, rate * BURST_SECONDS))
-        wait = bucket.take(self._clock())
+        wait = bucket.take(self.clock())
         if wait > 0:
             raise _refusal(
                 "requests_per_second",
@@ -240,7 +231,7 @@ class Limiter:
     async def uploading(self, member: str, count: int) -> AsyncIterator[None]:
         """Count an upload of `count` bytes, unless the block raises. Raises `LocalError` (429),
         `StorageError`."""
-        limit, began = self._member(member).limits.upload_bytes_per_day, self._now()
+        limit, began = self._member(member).limits.upload_bytes_per_day, self.now()
         if not await self._usage.upload(member, count, at=began, most=limit):
             raise self.upload_refusal(member)
         try:
@@ -266,7 +257,7 @@ class Limiter:
         )
 
     def _until_midnight(self, limit: str, value: int, said: str) -> LocalError:
-        now = self._now()
+        now = self.now()
         end = end_of_day(now)
         sentence = f"{said}; this ends at {end:%Y-%m-%d %H:%M} UTC."
         return _refusal(limit, value, sentence, end.timestamp() - now, ends_at=end.isoformat())

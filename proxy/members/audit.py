@@ -13,6 +13,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -50,28 +51,22 @@ T = TypeVar("T")
 Value = str | int | float | bool | None | list[str]
 
 
+@dataclass(eq=False, repr=False)
 class Audit:
     """The record. Entries older than `days` are removed; 0 days keep none.
 
     `now` gives seconds since 1970.
     """
 
-    def __init__(
-        self,
-        repository: UsageRepository,
-        *,
-        days: int = 90,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._repository = repository
-        self._days = days
-        self._now = now
-        self._waiting: list[AuditRow] = []
-        self._dropped = 0
-        self._news = asyncio.Event()
-        self._writing = asyncio.Lock()
-        self._writer: asyncio.Task[None] | None = None
-        self._cleaned = -1
+    _repository: UsageRepository
+    days: int = 90
+    now: Callable[[], float] = time.time
+    _waiting: list[AuditRow] = field(default_factory=list)
+    _dropped: int = 0
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+    _writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _writer: asyncio.Task[None] | None = None
+    _cleaned: int = -1
 
     async def start(self, legacy: Path | None = None, supervisor: Supervisor | None = None) -> None:
         """Begin to write, behind the record of 0.1.0 in the data folder `legacy`. Raises
@@ -93,12 +88,12 @@ class Audit:
 
     def note(self, action: str, *, member: str = "", address: str = "", **about: Value) -> None:
         """Record an action; returns at once. `address` is the client's."""
-        if self._days == 0:
+        if self.days == 0:
             return
         if len(self._waiting) >= MOST_WAITING:
             self._dropped += 1
             return
-        self._waiting.append(entry(self._now(), action, member, address, about))
+        self._waiting.append(entry(self.now(), action, member, address, about))
         self._news.set()
 
     async def flush(self) -> None:
@@ -110,7 +105,7 @@ class Audit:
         async with self._writing:
             if self._dropped:
                 about: dict[str, Value] = {"lines": self._dropped}
-                self._waiting.append(entry(self._now(), "lines_dropped", "", "", about))
+                self._waiting.append(entry(self.now(), "lines_dropped", "", "", about))
                 self._dropped = 0
             batch, self._waiting = self._waiting, []
             try:
@@ -154,9 +149,9 @@ class Audit:
 
     async def _clean(self) -> None:
         """Once a day, remove what is too old."""
-        today = int(self._now() * 1000) // _DAY_MS
+        today = int(self.now() * 1000) // _DAY_MS
         if self._cleaned != today:
-            before = (today - self._days) * _DAY_MS
+            before = (today - self.days) * _DAY_MS
             await self._repository.write(partial(forget_audit, before=before))
             self._cleaned = today
 

@@ -91,7 +91,7 @@ class Directory:
         marker: Path | None = None,
     ) -> None:
         self._changing = asyncio.Lock()
-        self.sessions = Sessions(repository, self._changing, now=now)
+        self.sessions = Sessions(repository, self._changing, now)
         self._repository = repository
         self._now = now
         self._marker = marker

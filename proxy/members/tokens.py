@@ -18,8 +18,8 @@ import hashlib
 import hmac
 import re
 import secrets
-import time
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from proxy.storage.members import MemberRepository, StoredSession, StoredToken
@@ -95,23 +95,17 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
+@dataclass(eq=False, repr=False)
 class Sessions:
     """The sessions, in memory and, with a repository, in the database.
 
-    `changing` is held while tokens are changed or all are read.
+    `_changing` is held while tokens are changed or all are read.
     """
 
-    def __init__(
-        self,
-        repository: MemberRepository | None,
-        changing: asyncio.Lock,
-        *,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._repository = repository
-        self._changing = changing
-        self._now = now
-        self._sessions: dict[str, StoredSession] = {}
+    _repository: MemberRepository | None
+    _changing: asyncio.Lock
+    _now: Callable[[], float]
+    _sessions: dict[str, StoredSession] = field(default_factory=dict)
 
     def take(self, sessions: Iterable[StoredSession]) -> None:
         """Let these be all sessions."""

@@ -22,6 +22,7 @@ from proxy.jobs import engine
 from proxy.jobs.dispatcher import Reconciler
 from proxy.jobs.recorder import JobRecorder
 from proxy.jobs.subscribers import LiveFeed
+from proxy.members import accounting
 from proxy.members.accounting import Usage
 from proxy.members.audit import Audit
 from proxy.members.directory import Directory
@@ -55,9 +56,7 @@ async def test_a_task_that_a_fault_has_ended_is_started_again(
 ) -> None:
     monkeypatch.setattr(supervisor, "_AGAIN", Backoff(0.001, 0.01))
     monkeypatch.setattr(engine, "_LOOK", 0.01)
-    monkeypatch.setattr(
-        Usage.__init__, "__kwdefaults__", {**Usage.__init__.__kwdefaults__, "interval": 0.01}
-    )
+    monkeypatch.setattr(accounting, "INTERVAL", 0.01)
     work = getattr(owner, method)
     calls, again = 0, asyncio.Event()
 
