@@ -124,31 +124,30 @@ class Connections:
         self._check = check
         self._options = options
         self._proxy_for = lru_cache(_PLACES)(outward_proxy)
-        self._direct: aiohttp.ClientSession | None = None
-        self._proxied: aiohttp.ClientSession | None = None
+        self._sessions: tuple[aiohttp.ClientSession, ...] = ()
 
     async def start(self) -> None:
         """Open the sessions; connections come when they are needed."""
         checked = aiohttp.TCPConnector(socket_factory=self._socket)
-        self._direct = _bare_session(connector=checked, **self._options)
-        self._proxied = _bare_session(**self._options)
+        direct = _bare_session(connector=checked, **self._options)
+        self._sessions = direct, _bare_session(**self._options)
 
     async def close(self) -> None:
         """Close all connections."""
-        for session in (self._direct, self._proxied):
-            if session is not None:
-                await session.close()
-        self._direct = self._proxied = None
+        for session in self._sessions:
+            await session.close()
+        self._sessions = ()
 
     def choose(self, url: URL) -> tuple[aiohttp.ClientSession, URL | None]:
         """The session for a URL, and the proxy on the way. Raises `AddressRefusedError`."""
-        if self._direct is None or self._proxied is None:
+        if not self._sessions:
             raise RuntimeError("the cloud client is not started")
+        direct, proxied = self._sessions
         if (proxy := self._proxy_for(url.scheme, url.host or "")) is None:
-            return self._direct, None
+            return direct, None
         with suppress(ValueError):
             self._check(str(ip_address(url.host or "")))
-        return self._proxied, proxy
+        return proxied, proxy
 
     def _socket(self, about: Any) -> socket.socket:
         family, type_, proto, _, address = about
@@ -487,10 +486,7 @@ class _Request(aiohttp.ClientRequest):
 
 def route_of(path: str) -> str:
     """The route of a raw path below the cloud's address, without any name or id in it."""
-    for template, pattern in _PATTERNS:
-        if pattern.fullmatch(path):
-            return template
-    return "other"
+    return next((template for template, one in _PATTERNS if one.fullmatch(path)), "other")
 
 
 def _pattern(template: str) -> re.Pattern[str]:
