@@ -25,7 +25,6 @@ from weakref import WeakValueDictionary
 
 import structlog
 from cachetools import LRUCache
-from yarl import URL
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import PASSING_STATUSES, CloudError, CloudRefused, unanswered
@@ -267,9 +266,10 @@ class ContentIndex:
     is checked against what it was when it was first seen. Everything raises `StorageError`.
     """
 
-    def __init__(self, files: FileRepository, accounts: Mapping[str, URL]) -> None:
+    def __init__(self, files: FileRepository, clouds: Mapping[str, CloudClient]) -> None:
         self._files = files
-        self._identities = {name: identity_of(name, url) for name, url in accounts.items()}
+        self._clouds = clouds
+        self._identities = {name: identity_of(name, one.base_url) for name, one in clouds.items()}
         self._accounts = {identity: name for name, identity in self._identities.items()}
         self._hashes = Remembered[tuple[str, str], str | None](REMEMBERED)
         self._sent = Remembered[tuple[str, str], str | None](REMEMBERED)
@@ -277,8 +277,10 @@ class ContentIndex:
         self.names_are_hashes = True
 
     async def load(self) -> None:
-        """Read whether the cloud's names are what they seem to be."""
-        self.names_are_hashes = not await self._files.read(FileUnit.names_are_opaque)
+        """Read from earlier uploads and from the probe whether the cloud's names are hashes."""
+        opaque = await self._files.read(FileUnit.names_are_opaque)
+        told = [one.observations.facts.get("upload_hash") for one in self._clouds.values()]
+        self.names_are_hashes = not opaque and "another" not in told
 
     def hash_told(self, cloud_name: str) -> str | None:
         """The content's hash, if the name tells it."""

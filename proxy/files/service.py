@@ -45,10 +45,9 @@ _ADOPTED_AGAIN = 10.0
 
 def _record_of(record: FileRecord) -> Asset:
     """The record of a file that was there before there were records; always the same."""
-    key = f"{record.member}/{record.type}/{record.path}"
     return of_file(
         record.member,
-        str(uuid5(NAMESPACE_URL, key)),
+        str(uuid5(NAMESPACE_URL, f"{record.member}/{record.type}/{record.path}")),
         record.place,
         round(record.modified * 1e6),
         content=(record.hash, record.size),
@@ -86,7 +85,7 @@ class Files:
         self.cache = Cache(folder, cache_bytes)
         self._picture_workers = pictures.PictureWorkers()
         self.namespace = Namespace(repository)
-        contents = ContentIndex(repository, {name: one.base_url for name, one in clouds.items()})
+        contents = ContentIndex(repository, clouds)
         self.library = Library(clouds, self.cache, contents, repository, blobs, prefetch)
         preferred = preferred or (lambda _: tuple(clouds))
         self.uploads = Uploads(self.library, self.namespace, preferred)
@@ -98,10 +97,7 @@ class Files:
 
     async def start(self) -> None:
         """Read the cache from disk. Raises `StorageError`, `OSError`."""
-        contents, clouds = self.library.contents, self.library.clouds.values()
-        await contents.load()
-        if any(one.observations.facts.get("upload_hash") == "another" for one in clouds):
-            contents.names_are_hashes = False
+        await self.library.contents.load()
         await asyncio.to_thread(self.cache.start)
 
     async def close(self) -> None:

@@ -365,6 +365,16 @@ async def test_names_that_look_like_other_hashes_are_opaque(
         files = await open_files(odd, cache_bytes=0)
 
 
+async def test_names_that_the_probe_found_to_be_no_hashes_are_opaque(
+    open_files: OpenFiles, cloud: MemoryCloud
+) -> None:
+    cloud.observations.facts["upload_hash"] = "another"
+    name = "0" * 64 + ".png"
+    cloud.contents[name] = RED
+    files = await open_files()
+    assert await bytes_of(files, await output_of(files, name)) == RED
+
+
 async def test_another_cloud_is_sent_what_a_graph_names(
     open_files: OpenFiles, cloud: MemoryCloud
 ) -> None:

@@ -19,9 +19,9 @@ from proxy.simulator.nodes.specs import (
     combo,
     integer,
     link,
+    maker,
     new_combo,
     number,
-    pure,
     seed,
 )
 from proxy.simulator.nodes.values import Conditioning, Latent, Weights
@@ -174,6 +174,7 @@ _ASKED: dict[str, InputSpec] = {
     "latent_image": link("LATENT", "Where to begin."),
 }
 _CUSTOM: dict[str, Any] = {"python_module": "comfy_extras.nodes_custom_sampler", "info": NEW_STYLE}
+_custom = maker(**_CUSTOM)
 
 NODES = [
     NodeClass(
@@ -217,26 +218,24 @@ NODES = [
         display_name="KSampler (Advanced)",
         category="sampling",
     ),
-    NodeClass(
+    _custom(
         "KSamplerSelect",
-        pure(_select),
-        required={"sampler_name": new_combo(SAMPLERS)},
+        _select,
+        {"sampler_name": new_combo(SAMPLERS)},
         outputs=("SAMPLER",),
         category="sampling/custom_sampling/samplers",
-        **_CUSTOM,
     ),
-    NodeClass(
+    _custom(
         "RandomNoise",
-        pure(_noise),
-        required={"noise_seed": integer(0, 0, MAX_SEED, control_after_generate=True)},
+        _noise,
+        {"noise_seed": integer(0, 0, MAX_SEED, control_after_generate=True)},
         outputs=("NOISE",),
         category="sampling/custom_sampling/noise",
-        **_CUSTOM,
     ),
-    NodeClass(
+    _custom(
         "BasicScheduler",
-        pure(_schedule),
-        required={
+        _schedule,
+        {
             "model": link("MODEL"),
             "scheduler": new_combo(SCHEDULERS),
             "steps": integer(20, 1, 10000),
@@ -244,29 +243,26 @@ NODES = [
         },
         outputs=("SIGMAS",),
         category="sampling/custom_sampling/schedulers",
-        **_CUSTOM,
     ),
-    NodeClass(
+    _custom(
         "SplitSigmas",
-        pure(_split),
-        required={"sigmas": link("SIGMAS"), "step": integer(0, 0, 10000)},
+        _split,
+        {"sigmas": link("SIGMAS"), "step": integer(0, 0, 10000)},
         outputs=("SIGMAS", "SIGMAS"),
         output_names=("high_sigmas", "low_sigmas"),
         category="sampling/custom_sampling/sigmas",
-        **_CUSTOM,
     ),
-    NodeClass(
+    _custom(
         "BasicGuider",
-        pure(_basic_guider),
-        required={"model": link("MODEL"), "conditioning": link("CONDITIONING")},
+        _basic_guider,
+        {"model": link("MODEL"), "conditioning": link("CONDITIONING")},
         outputs=("GUIDER",),
         category="sampling/custom_sampling/guiders",
-        **_CUSTOM,
     ),
-    NodeClass(
+    _custom(
         "CFGGuider",
-        pure(_cfg_guider),
-        required={
+        _cfg_guider,
+        {
             "model": link("MODEL"),
             "positive": link("CONDITIONING"),
             "negative": link("CONDITIONING"),
@@ -274,7 +270,6 @@ NODES = [
         },
         outputs=("GUIDER",),
         category="sampling/custom_sampling/guiders",
-        **_CUSTOM,
     ),
     NodeClass(
         "SamplerCustomAdvanced",
