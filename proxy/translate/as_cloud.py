@@ -66,33 +66,24 @@ def status(job: Mapping[str, Any]) -> dict[str, Any]:
     return answer
 
 
+#: What stands in the list `prompt` of a history entry.
+_PROMPT = ("priority", "prompt_id", "prompt", "extra_data", "outputs_to_execute")
+
+
 def history_item(job: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
     """An item of `GET /api/history_v2`: as light as the cloud's, without graph and workflow."""
-    number, prompt_id, _, extra_data, _ = entry["prompt"]
-    item = {
-        "prompt_id": prompt_id,
-        "create_time": job["create_time"],
-        "prompt": {"priority": number, "prompt_id": prompt_id, "extra_data": _light(extra_data)},
-        "outputs": entry["outputs"],
-        "status": entry["status"],
-        "meta": entry.get("meta", {}),
-    }
-    if "workflow_id" in job:
-        item["workflow_id"] = job["workflow_id"]
-    return item
+    detail = history_detail(entry)
+    prompt = {name: detail["prompt"][name] for name in ("priority", "prompt_id", "extra_data")}
+    prompt["extra_data"] = _light(prompt["extra_data"])
+    ids = {"prompt_id": prompt["prompt_id"], "create_time": job["create_time"]}
+    workflow = {"workflow_id": job["workflow_id"]} if "workflow_id" in job else {}
+    return {**ids, **detail, "prompt": prompt, **workflow}
 
 
 def history_detail(entry: Mapping[str, Any]) -> dict[str, Any]:
     """The value in the answer of `GET /api/history_v2/{id}`; `prompt` is an object, no list."""
-    number, prompt_id, graph, extra_data, outputs_to_execute = entry["prompt"]
     return {
-        "prompt": {
-            "priority": number,
-            "prompt_id": prompt_id,
-            "prompt": graph,
-            "extra_data": extra_data,
-            "outputs_to_execute": outputs_to_execute,
-        },
+        "prompt": dict(zip(_PROMPT, entry["prompt"], strict=True)),
         "outputs": entry["outputs"],
         "status": entry["status"],
         "meta": entry.get("meta", {}),
