@@ -174,7 +174,7 @@ async def post_queue(request: web.Request) -> web.Response:
     clear, delete = removals(await bodies.read_object(request))
     jobs, member = of(request).jobs, member_of(request)
     if clear:
-        await jobs.clear_pending(member)
+        await jobs.delete_pending(member, None)
         note(request, "clear_queue")
     if delete:
         await jobs.delete_pending(member, delete)
@@ -250,9 +250,9 @@ async def post_history(request: web.Request) -> web.Response:
     clear, delete = removals(await bodies.read_object(request))
     jobs, member = of(request).jobs, member_of(request)
     if clear:
-        await jobs.history.clear(member)
+        await jobs.history.forget(member, None)
     if delete:
-        await jobs.history.delete(member, delete)
+        await jobs.history.forget(member, delete)
     return bodies.empty()
 
 

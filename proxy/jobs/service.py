@@ -178,15 +178,14 @@ class JobService:
 
     # --- what clients end ------------------------------------------------------------------
 
-    async def delete_pending(self, member: str, prompt_ids: Iterable[str]) -> None:
-        """Take waiting jobs out of the queue; they leave no trace, as in ComfyUI."""
-        wanted = set(prompt_ids)
+    async def delete_pending(self, member: str, prompt_ids: list[str] | None) -> None:
+        """Take waiting jobs out of the queue, all without `prompt_ids`; they leave no trace, as in
+        ComfyUI."""
         pending = (await self._live.now(member)).pending()
-        await self._cancel([job.key for job in pending if job.prompt_id in wanted])
-
-    async def clear_pending(self, member: str) -> None:
-        """Take all of the member's waiting jobs out of the queue."""
-        await self._cancel([job.key for job in (await self._live.now(member)).pending()])
+        if prompt_ids is not None:
+            wanted = set(prompt_ids)
+            pending = [job for job in pending if job.prompt_id in wanted]
+        await self._cancel([job.key for job in pending])
 
     async def interrupt(
         self,

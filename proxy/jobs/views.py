@@ -440,15 +440,9 @@ class History:
             self._cache.seen(member, entry.sequence)
         return entry
 
-    async def delete(self, member: str, prompt_ids: Iterable[str]) -> None:
-        """Forget ended jobs; nothing is deleted on the cloud. Raises `StorageError`."""
-        await self._forget(member, list(prompt_ids))
-
-    async def clear(self, member: str) -> None:
-        """Forget all ended jobs of the member. Raises `StorageError`."""
-        await self._forget(member, None)
-
-    async def _forget(self, member: str, prompt_ids: list[str] | None) -> None:
+    async def forget(self, member: str, prompt_ids: list[str] | None) -> None:
+        """Forget ended jobs, all without `prompt_ids`; nothing is deleted on the cloud. Raises
+        `StorageError`."""
         try:
             await self._repository.forget(member, prompt_ids)
         finally:

@@ -66,11 +66,8 @@ class HistoryOfTests:
         self.asked.append(("history entry", prompt_id))
         return b"{}"
 
-    async def delete(self, member: str, ids: list[str]) -> None:
-        self.asked.append(("delete history", *ids))
-
-    async def clear(self, member: str) -> None:
-        self.asked.append(("clear history",))
+    async def forget(self, member: str, ids: list[str] | None) -> None:
+        self.asked.append(("clear history",) if ids is None else ("delete history", *ids))
 
 
 @dataclass
@@ -121,11 +118,8 @@ class RoomOfJobs:
     async def job(self, member: str, prompt_id: str) -> dict[str, Any] | None:
         return self.jobs.get(prompt_id)
 
-    async def delete_pending(self, member: str, ids: list[str]) -> None:
-        self.asked.append(("delete pending", *ids))
-
-    async def clear_pending(self, member: str) -> None:
-        self.asked.append(("clear pending",))
+    async def delete_pending(self, member: str, ids: list[str] | None) -> None:
+        self.asked.append(("clear pending",) if ids is None else ("delete pending", *ids))
 
     async def interrupt(
         self,
