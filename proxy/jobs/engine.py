@@ -13,6 +13,7 @@ import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +121,8 @@ class Policy(Struct, frozen=True):
     client_parallelism: Parallelism = "auto"
 
 
-class Engine(Struct, kw_only=True, eq=False, dict=True):
+@dataclass(kw_only=True, eq=False, repr=False)
+class Engine:
     """Runs the jobs of every member on all `accounts`, by name.
 
     `member` gives weight and limits of a member; the bus says when they are others.
