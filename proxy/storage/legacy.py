@@ -78,7 +78,13 @@ async def take_over(folder: Path, database: Database) -> bool:
         _set_aside(path, kept)
     if not (kept / RECORDS).exists() and not (kept / MEMBERS).exists():
         return False
-    counts = await database.write(lambda connection: _take_over(connection, kept))
+    try:
+        counts = await database.write(lambda connection: _take_over(connection, kept))
+    except TypeError as error:
+        raise LegacyError(
+            f"the records of version 0.1.0 in {kept} have a value of another type ({error}): "
+            "repair it with sqlite3, or move the files out of the data folder to start without them"
+        ) from error
     log.info("records_imported", before="0.1.0", kept_in=str(kept), **counts)
     return True
 

@@ -277,6 +277,16 @@ async def test_a_record_that_cannot_be_read_stops_the_start(
     await database.close()
 
 
+async def test_a_value_of_another_type_stops_the_start(folder: Path) -> None:
+    spoilt = "CAST(json_set(CAST(value AS TEXT), '$.note', json('{}')) AS BLOB)"
+    where = "WHERE collection = 'tokens'"
+    change(folder, f"UPDATE documents SET value = {spoilt} {where}", name="members.sqlite")
+    with pytest.raises(LegacyError, match=r"value of another type.*repair it"):
+        await open_folder(folder)
+    database = await open_folder_without_old(folder)
+    await database.close()
+
+
 async def open_folder_without_old(folder: Path) -> Database:
     """As the sentence advises."""
     shutil.move(folder / KEPT, folder.parent)
