@@ -129,7 +129,8 @@ def upgrade(connection: Connection, before: str) -> None:
             f"none behind {HEAD}: run the version that wrote it, or restore a copy from before"
         ) from error
     missing = list(script.iterate_revisions("head", before))
-    with Operations.context(MigrationContext.configure(connection)):
+    context = MigrationContext.configure(connection, opts={"target_metadata": metadata})
+    with Operations.context(context):  # names constraints as `metadata` does
         for one in reversed(missing):
             one.module.upgrade()
     head = {"head": script.get_current_head()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 from storage import schema_0001
 
 from proxy.storage import start
@@ -83,6 +83,7 @@ down_revision = "0001"
 
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("colour", sa.Text(), nullable=False, server_default="grey"))
+    op.create_table("paints", sa.Column("name", sa.Text(), primary_key=True))
 """
 
 
@@ -96,6 +97,7 @@ async def test_a_revision_runs_in_one_unit_with_what_comes_behind_it(
     def work(connection: Connection, *, fails: bool) -> None:
         upgrade(connection, "0001")
         assert connection.execute(text("SELECT colour FROM jobs")).all() == []
+        assert inspect(connection).get_pk_constraint("paints")["name"] == "pk_paints"
         if fails:
             raise KeyError
 
