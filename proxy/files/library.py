@@ -21,7 +21,6 @@ from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
-from weakref import WeakValueDictionary
 
 import structlog
 from cachetools import LRUCache
@@ -373,7 +372,7 @@ class Library:
     prefetch: Prefetch
 
     def __post_init__(self) -> None:
-        self._running: WeakValueDictionary[tuple[str, str], Fetch] = WeakValueDictionary()
+        self._running: dict[tuple[str, str], Fetch] = {}
         self._fetched: list[tuple[str, Place, str, int]] = []
         self._turn = asyncio.Semaphore(PREFETCHES)
         self._ahead, self._downloads, self._learning = Supervisor(), Supervisor(), Supervisor()
@@ -429,10 +428,15 @@ class Library:
     async def _download(self, fetch: Fetch) -> None:
         """Fetch, and keep the hash of a content whose name does not tell it, so that it is found
         again."""
-        await fetch.run()
-        if fetch.lease is not None and fetch.expected is None:
-            learning = self._learn(fetch.account, fetch.cloud_name, fetch.lease)
-            self._learning.spawn(learning, f"learn the hash of {fetch.cloud_name}")
+        place = fetch.account, fetch.cloud_name
+        try:
+            await fetch.run()
+            if fetch.lease is not None and fetch.expected is None:
+                learning = self._learn(*place, fetch.lease)
+                self._learning.spawn(learning, f"learn the hash of {fetch.cloud_name}")
+        finally:
+            if self._running.get(place) is fetch:
+                del self._running[place]
 
     async def _learn(self, account: str, cloud_name: str, lease: CacheLease) -> None:
         try:

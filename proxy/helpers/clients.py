@@ -101,8 +101,10 @@ class Exchange:
     def _hear(self, message: object) -> None:
         match message:
             case WorkflowPublished(member=member, publisher=publisher):
-                for client_id in self._subscribers[member]:
-                    self._tell(member, client_id, _event(message))
+                if subscribers := self._subscribers[member]:
+                    event = _event(message)
+                    for client_id in subscribers:
+                        self._tell(member, client_id, event)
                 _keep(self._published[member], publisher, message)
             case WorkflowSubscribed(member=member, client_id=client_id, wants=True):
                 _keep(self._subscribers[member], client_id, None)

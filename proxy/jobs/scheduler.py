@@ -17,6 +17,7 @@ from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, repeat
+from math import fsum
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -301,7 +302,7 @@ class Scheduler:
         turn, as far as a restart is concerned: they wait.
         """
         self._unsaved.discard(job)
-        unused = sum(one.charge for one in self._unsaved if one.member == job.member)
+        unused = fsum(one.charge for one in self._unsaved if one.member == job.member)
         share = self.shares.state_of(job.member, unused / self._weight(job.member))
         slots = {name: account.slots for name, account in self._accounts.items()}
         learnt = {name: its.count for name, its in slots.items() if its.learning}
