@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from msgspec import Struct, field
 
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
@@ -415,7 +415,8 @@ _LOST: Mapping[Reason, str] = {
 }
 
 
-class Reconciler(Struct, eq=False):
+@dataclass(eq=False, repr=False)
+class Reconciler:
     """One list call for all live jobs; those that the list lacks are read one by one.
 
     Of the `policy` come the seconds between two readings while the event socket is open and while

@@ -11,11 +11,11 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import structlog
-from msgspec import Struct, field
 from msgspec.structs import replace
 
 from proxy.bus import BusMessage
@@ -87,7 +87,8 @@ class Term:
             raise FencedError("the lease of this engine has run out")
 
 
-class JobRecorder(Struct, eq=False):
+@dataclass(eq=False, repr=False)
+class JobRecorder:
     """Where the engine keeps its jobs. `history_size` counts entries of each member."""
 
     jobs: JobRepository

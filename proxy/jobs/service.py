@@ -12,10 +12,11 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
-from msgspec import Struct, field
+from msgspec import Struct
 
 from proxy.jobs.models import (
     ENDS,
@@ -325,7 +326,8 @@ EVERY = 15.0
 Span = tuple[int, int]
 
 
-class Sampler(Struct, eq=False):
+@dataclass(eq=False, repr=False)
+class Sampler:
     """Writes the intervals while `is_active`: one replica is enough.
 
     `accounts` tells how the accounts are now, `clock` the time in seconds since 1970.

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -104,7 +105,8 @@ def new_job(member: str, request: JobRequest, *, prompt_id: str) -> Job:
     )
 
 
-class Checks(Struct, eq=False):
+@dataclass(eq=False, repr=False)
+class Checks:
     """The checks of all members' graphs.
 
     Without `validates` only what the member may use is looked at. The catalog is waited for at most
@@ -175,7 +177,8 @@ class Checks(Struct, eq=False):
         return any(str(node.get("class_type")) in replaced for node in graph.values())
 
 
-class SubmissionService(Struct, kw_only=True, eq=False):
+@dataclass(kw_only=True, eq=False, repr=False)
+class SubmissionService:
     """Takes the jobs of all members in.
 
     The `limiter` is asked before anything else whether a member may submit now, the `checks`

@@ -28,11 +28,13 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import uuid4
 
+import msgspec
 import structlog
-from msgspec import Struct, field
+from msgspec import Struct
 
 from proxy.bus import MISSED, EventBus, Subscription
 from proxy.jobs.models import (
@@ -115,7 +117,7 @@ class _Socket(Struct):
     heard: Subscription
     opened_at: int
     status: int
-    id: str = field(default_factory=lambda: uuid4().hex)
+    id: str = msgspec.field(default_factory=lambda: uuid4().hex)
     several: bool = False
 
 
@@ -124,7 +126,7 @@ class _Told(Struct):
 
     key: JobKey
     client_id: str | None
-    what: set[str] = field(default_factory=set)
+    what: set[str] = set()
 
 
 class Subscribers:
@@ -374,7 +376,8 @@ _INTERVAL = 0.5
 _RECENT, _OVERLAP = 60_000, 10_000
 
 
-class LiveFeed(Struct, eq=False):
+@dataclass(eq=False, repr=False)
+class LiveFeed:
     """Brings `live` and the sockets of this replica up to date.
 
     Clients of live jobs hear a `status` each `status_interval` seconds.
