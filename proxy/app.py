@@ -18,6 +18,7 @@ from proxy import logging as logs
 from proxy.api import Services, web_interface
 from proxy.api.records import Gauges
 from proxy.api.web_interface import Journal, WebInterface
+from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
 from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
@@ -84,6 +85,7 @@ async def lifespan(
     """
     timeouts = timeouts or Timeouts()
     metrics = Metrics()
+    budget = MemoryBudget(settings.memory_bytes)
     failed = failed or asyncio.Event()
     async with AsyncExitStack() as stack:
         path = stack.enter_context(locked_folder(settings.data_dir))
@@ -221,7 +223,7 @@ async def lifespan(
             supervisor.keep(keys.follow, "follow the keys")
         readiness = Readiness(database, election, max_age=timeouts.ready_age)
         stack.push_async_callback(readiness.close)
-        metrics.registry.register(Gauges(jobs, election, files.cache))
+        metrics.registry.register(Gauges(jobs, election, files.cache, budget))
         sampler = Sampler(activity, jobs.accounts, is_active=election.is_active)
         supervisor.keep(sampler.run, "sample the activity")
         yield Services(
@@ -252,6 +254,7 @@ async def lifespan(
             observations=observations,
             cipher=cipher,
             supervisor=supervisor,
+            budget=budget,
             assets=Assets(
                 AssetRepository(database),
                 ExportRepository(database),

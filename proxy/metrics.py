@@ -114,6 +114,8 @@ cloud_bytes_downloaded | counter | account | Bytes of files downloaded from the 
 cache_hits | counter | | Files found in the disk cache.
 cache_misses | counter | | Files that were downloaded from the cloud.
 cache_bytes | gauge | | Bytes in the disk cache.
+memory_held_bytes | gauge | purpose | Bytes of memory held for clients, by what they are held for.
+memory_limit_bytes | gauge | | Bytes of memory that may be held for clients (memory_mb).
 """
 
 

@@ -16,6 +16,7 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from proxy.api.records import Gauges
+from proxy.budget import MemoryBudget
 from proxy.jobs.accounts import AccountHealth, Slots
 from proxy.metrics import METRICS, PREFIX, QUICK, Metrics, lines
 
@@ -63,7 +64,7 @@ class Jobs:
 
 def gauges(jobs: Jobs, *accounts: Worker, cache: Cache | None = None) -> Gauges:
     election = SimpleNamespace(workers=lambda: accounts)
-    return Gauges(jobs, election, cache or Cache())  # type: ignore[arg-type]
+    return Gauges(jobs, election, cache or Cache(), MemoryBudget(1))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import WSCloseCode
 from msgspec import Struct, field
 
+from proxy.budget import MemoryBudget
 from proxy.helpers.clients import KritaCheck
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ class Services(Struct, frozen=True, kw_only=True):
     """What the handlers stand on: the rooms below, and plain values of the settings.
 
     `readiness` tells whether jobs can be taken. `interface` is what is served at `/`. `cipher`
-    signs what another replica is to believe. `supervisor` keeps background work up. Without
-    `helpers` and `exchange` there are no routes of node packs, and without `assets` those of assets
-    are turned off.
+    signs what another replica is to believe. `budget` counts the memory that is
+    held for clients. `supervisor` keeps background work up. Without `helpers` and `exchange` there
+    are no routes of node packs, and without `assets` those of assets are turned off.
 
     `max_upload_bytes` bounds every request body and is announced to clients, `max_json_bytes` those
     that are JSON; the first is ComfyUI's own limit (`--max-upload-size 100`). Pages of
@@ -65,6 +66,7 @@ class Services(Struct, frozen=True, kw_only=True):
     bus: EventBus
     cipher: Cipher
     supervisor: Supervisor
+    budget: MemoryBudget
     krita: KritaCheck = field(default_factory=KritaCheck)
     assets: Assets | None = None
     helpers: Helpers | None = None

@@ -22,6 +22,7 @@ from proxy.api import bodies
 from proxy.api.connections import member_of, of
 from proxy.api.dashboard import REASONS, describe
 from proxy.api.members import is_admin, require_admin, whose
+from proxy.budget import MemoryBudget
 from proxy.files.pictures import THUMBNAIL
 from proxy.jobs.models import ENDS, OUTCOMES
 from proxy.jobs.service import INTERVAL, KEPT
@@ -174,10 +175,13 @@ class Gauges(Collector):
     right.
     """
 
-    def __init__(self, jobs: JobService, election: Election, cache: Cache) -> None:
+    def __init__(
+        self, jobs: JobService, election: Election, cache: Cache, budget: MemoryBudget
+    ) -> None:
         self._jobs = jobs
         self._election = election
         self._cache = cache
+        self._budget = budget
 
     def describe(self) -> Iterable[Family]:
         """Nothing: the registry need not collect to know the names."""
@@ -214,6 +218,8 @@ class Gauges(Collector):
             "cache_hits": {(): self._cache.hits},
             "cache_misses": {(): self._cache.misses},
             "cache_bytes": {(): self._cache.total},
+            "memory_held_bytes": {(name,): size for name, size in self._budget.held().items()},
+            "memory_limit_bytes": {(): self._budget.limit},
         }
 
 

@@ -271,6 +271,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_json_mb: Annotated[float, Meta(gt=0, le=1024), Setting("Clients", "MIB")] = 32
     """The maximum size of a JSON body in MiB, after decompression. Larger bodies get a 413."""
 
+    memory_mb: Annotated[float, Meta(ge=64, le=1_000_000), Setting("Clients", "MIB")] = 256
+    """The memory in MiB that the proxy may hold for clients: bodies, unread answers, unfinished
+    messages. A member may hold half of it, an address without a member an eighth; further requests
+    get a 429."""
+
     ping_interval: Annotated[float, Meta(ge=0, le=86_400), Setting("Clients", "SECONDS")] = 30
     """Seconds of silence after which the proxy pings a websocket, to detect clients that are gone;
     0 disables pings."""
@@ -522,6 +527,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     def max_json_bytes(self) -> int:
         """`max_json_mb` in bytes."""
         return round(self.max_json_mb * 1024 * 1024)
+
+    @property
+    def memory_bytes(self) -> int:
+        """`memory_mb` in bytes."""
+        return round(self.memory_mb * 1024 * 1024)
 
     @property
     def max_upload_bytes(self) -> int:

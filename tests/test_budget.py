@@ -1,0 +1,65 @@
+"""The memory budget: shares, the whole, and what is given back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.budget import ADDRESS_SHARE, MEMBER_SHARE, MemoryBudget, MemoryLimitError
+
+LIMIT = 1000
+
+
+def test_a_member_gets_its_share_and_no_more() -> None:
+    budget = MemoryBudget(LIMIT)
+    allocation = budget.member("ann", "body")
+    allocation.grow(int(LIMIT * MEMBER_SHARE))
+    with pytest.raises(MemoryLimitError) as refused:
+        budget.member("ann", "answer").grow(1)
+    assert refused.value.kind == "rate_limited"
+    budget.member("ben", "body").grow(1)
+
+
+def test_what_never_fits_is_too_large() -> None:
+    with pytest.raises(MemoryLimitError) as refused:
+        MemoryBudget(LIMIT).address("10.0.0.1", "body").grow(int(LIMIT * ADDRESS_SHARE) + 1)
+    assert refused.value.kind == "too_large"
+
+
+def test_owners_together_stay_within_the_limit() -> None:
+    budget = MemoryBudget(LIMIT)
+    budget.member("ann", "body").grow(500)
+    budget.member("ben", "body").grow(500)
+    with pytest.raises(MemoryLimitError):
+        budget.member("cid", "body").grow(1)
+
+
+def test_a_refused_growth_changes_nothing() -> None:
+    budget = MemoryBudget(LIMIT)
+    allocation = budget.member("ann", "body")
+    allocation.grow(400)
+    with pytest.raises(MemoryLimitError):
+        allocation.grow(200)
+    assert (allocation.size, budget.held()["body"]) == (400, 400)
+
+
+def test_the_end_of_the_block_gives_everything_back() -> None:
+    budget = MemoryBudget(LIMIT)
+    with budget.member("ann", "picture") as allocation:
+        allocation.grow(10)
+        assert budget.held()["picture"] == 10
+    assert budget.held()["picture"] == 0
+    allocation.release()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 700))))
+def test_the_sum_never_passes_the_limit(steps: list[tuple[int, int]]) -> None:
+    budget = MemoryBudget(LIMIT)
+    allocations = [budget.member(name, "body") for name in "abcd"]
+    for which, size in steps:
+        try:
+            allocations[which].resize(size)
+        except MemoryLimitError:
+            continue
+        assert sum(budget.held().values()) == sum(one.size for one in allocations) <= LIMIT
