@@ -11,7 +11,7 @@ HAS_CHROMIUM = command -v "$${CHROMIUM:-chromium}" >/dev/null || command -v chro
 
 # What of the suite `make test-cluster` runs on PostgreSQL and Valkey, too; all of it can.
 END_TO_END := main_path refusals restart_order dashboard_api
-ON_POSTGRESQL := tests/jobs/test_service.py tests/jobs/test_recorder.py tests/files/test_service.py \
+ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
 
 .PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench bench-cluster load chaos chaos-cluster clean

@@ -24,17 +24,18 @@ from proxy.catalog.service import Catalog
 from proxy.catalog.source import Accounts
 from proxy.cloud.client import CloudClient
 from proxy.cloud.event_socket import Timeouts
+from proxy.engine.accounts import Account, Slots, best_first
+from proxy.engine.election import Election
+from proxy.engine.engine import Engine, Policy
+from proxy.engine.recorder import JobRecorder, Term
+from proxy.engine.replay import life_of
 from proxy.files.assets import Assets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files
 from proxy.helpers.clients import Exchange
 from proxy.helpers.remote import RemoteFiles
 from proxy.helpers.service import MOST_BYTES, Helpers
-from proxy.jobs.accounts import Account, Slots, best_first
-from proxy.jobs.election import Election
-from proxy.jobs.engine import Engine, Policy
 from proxy.jobs.models import MembersChanged
-from proxy.jobs.recorder import JobRecorder, Term
 from proxy.jobs.service import JobService, Sampler
 from proxy.jobs.submission import Checks, Clients, SubmissionService
 from proxy.jobs.views import LiveJobs
@@ -177,7 +178,11 @@ async def lifespan(
             patience=policy.submit_patience,
         )
         jobs = JobService(
-            submissions, supervisor, files=files, status_interval=policy.status_interval
+            submissions,
+            supervisor,
+            files=files,
+            replay=life_of,
+            status_interval=policy.status_interval,
         )
         activity = ActivityRepository(database)
         journal = Journal(bus, clients)
@@ -221,7 +226,12 @@ async def lifespan(
                 interval=timeouts.key_interval,
             )
             supervisor.keep(keys.follow, "follow the keys")
-        readiness = Readiness(database, election, max_age=timeouts.ready_age)
+        readiness = Readiness(
+            database,
+            election,
+            {name: account.cloud for name, account in by_name.items()},
+            max_age=timeouts.ready_age,
+        )
         stack.push_async_callback(readiness.close)
         metrics.registry.register(Gauges(jobs, election, files.cache, budget))
         sampler = Sampler(activity, jobs.accounts, is_active=election.is_active)

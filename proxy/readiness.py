@@ -16,9 +16,7 @@ from proxy.storage.statements import put_meta
 
 if TYPE_CHECKING:
     from proxy.cloud.client import CloudClient
-    from proxy.cloud.event_socket import EventSocket
-    from proxy.jobs.election import Election
-    from proxy.jobs.engine import AccountWorker
+    from proxy.jobs.models import AccountView, EngineStatus
 
 #: What is written to see whether it can be.
 _PROBE = "readiness"
@@ -46,13 +44,15 @@ class Report:
 class Readiness:
     """Answers from what this process knows, at most `max_age` seconds old while the cloud answers.
 
-    The accounts are those that the engine runs in this process, none while it is a standby. However
-    many ask, each account is asked once in `max_age`; who asks waits no longer than `wait` seconds
-    for it, while it may take `patience` seconds behind the scenes.
+    The accounts are those that the `engine` of this process runs, none while it is a standby; the
+    `clouds` are clients of them, by name. However many requests ask, each account is asked once in
+    `max_age`; a request waits at most `wait` seconds for it, while the call may take `patience`
+    seconds in the background.
     """
 
     database: Database
-    election: Election
+    engine: EngineStatus
+    clouds: Mapping[str, CloudClient]
     _: KW_ONLY
     max_age: float = 3.0
     patience: float = 5.0
@@ -80,7 +80,7 @@ class Readiness:
                 self._looking = asyncio.create_task(self._look(), name="look whether it is ready")
             if patient or self.wait:
                 await asyncio.wait([self._looking], timeout=None if patient else self.wait)
-        problems = {account.name: self._problems(account) for account in self.election.workers()}
+        problems = {account.name: self._problems(account) for account in self.engine.accounts()}
         unusable = [next(filter(None, found.values()), None) for found in problems.values()]
         store = self._store()
         reason = store or (unusable[0] if unusable and all(unusable) else None)
@@ -93,7 +93,7 @@ class Readiness:
         if self._stopping:
             reason = _STOPPING
             self._told.set()
-        return Report(reason, checks, "active" if self.election.is_active() else "standby")
+        return Report(reason, checks, "active" if self.engine.is_active() else "standby")
 
     async def leave(self) -> None:
         """Say from now on that nothing is taken, and wait until who watches has heard it."""
@@ -112,22 +112,22 @@ class Readiness:
             await asyncio.gather(self._looking, return_exceptions=True)
 
     async def _look(self) -> None:
-        async def look_at(account: AccountWorker) -> None:
-            self._keys[account.name] = await self._key_problem(account.cloud)
+        async def look_at(account: AccountView) -> None:
+            self._keys[account.name] = await self._key_problem(self.clouds[account.name])
 
         self._written = await self._store_problem()
-        await asyncio.gather(*map(look_at, self.election.workers()))
+        await asyncio.gather(*map(look_at, self.engine.accounts()))
         self._looked_at = time.monotonic()
 
     def _store(self) -> str | None:
         problem = self.database.problem
         return self._written if problem is None else _unusable(problem)
 
-    def _problems(self, account: AccountWorker) -> dict[str, str | None]:
+    def _problems(self, account: AccountView) -> dict[str, str | None]:
         key = self._keys.get(account.name, _NOT_YET)
-        if key is None and account.health.reason == "no_credits":
+        if key is None and account.reason == "no_credits":
             key = "The account has no credits: buy credits, or wait for its plan to renew."
-        return {"key": key, "socket": _socket_problem(account.socket)}
+        return {"key": key, "socket": _socket_problem(account)}
 
     async def _store_problem(self) -> str | None:
         """Why nothing can be written. Another value each time: the same one writes no page."""
@@ -166,7 +166,7 @@ class Readiness:
 
     @property
     def _key_setting(self) -> str:
-        if len(self.election.workers()) > 1:
+        if len(self.engine.accounts()) > 1:
             return "the account's key_file, or into the settings file and send SIGHUP"
         return "COMFY_CLOUD_API_KEY_FILE, or set COMFY_CLOUD_API_KEY and restart"
 
@@ -179,9 +179,9 @@ def _shown(problems: Mapping[str, str | None]) -> dict[str, str]:
     return {name: problem or "ok" for name, problem in problems.items()}
 
 
-def _socket_problem(socket: EventSocket) -> str | None:
-    if socket.connected:
+def _socket_problem(account: AccountView) -> str | None:
+    if account.events:
         return None
-    if socket.refused is not None:
-        return f"Comfy Cloud refuses the event socket (status {socket.refused})."
+    if account.refused is not None:
+        return f"Comfy Cloud refuses the event socket (status {account.refused})."
     return "The event socket to Comfy Cloud is not open, so jobs have no progress."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from proxy.jobs.tracker import (
+from proxy.engine.tracker import (
     Command,
     EventReceived,
     Input,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from proxy.api.records import Gauges
 from proxy.budget import MemoryBudget
-from proxy.jobs.accounts import AccountHealth, Slots
+from proxy.jobs.models import AccountView
 from proxy.metrics import METRICS, PREFIX, QUICK, Metrics, lines
 
 DOCS = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -28,19 +28,6 @@ class Job:
     member: str
     account: str
     state: str = "waiting"
-
-
-@dataclass
-class Socket:
-    connected: bool = True
-
-
-@dataclass
-class Worker:
-    name: str
-    socket: Socket
-    slots: Slots = field(default_factory=Slots)
-    health: AccountHealth = field(default_factory=AccountHealth)
 
 
 @dataclass
@@ -62,9 +49,9 @@ class Jobs:
         return self.waiting[member]
 
 
-def gauges(jobs: Jobs, *accounts: Worker, cache: Cache | None = None) -> Gauges:
-    election = SimpleNamespace(workers=lambda: accounts)
-    return Gauges(jobs, election, cache or Cache(), MemoryBudget(1))  # type: ignore[arg-type]
+def gauges(jobs: Jobs, *accounts: AccountView, cache: Cache | None = None) -> Gauges:
+    engine = SimpleNamespace(accounts=lambda: accounts)
+    return Gauges(jobs, engine, cache or Cache(), MemoryBudget(1))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -88,7 +75,7 @@ def metrics() -> Metrics:
     calls.note("GET", "/api/jobs/{id}", 200, 0.2)
     calls.downloaded(77)
     live = [Job("alice", "main", "running"), Job("alice", ""), Job("bob", "main", "running")]
-    account = Worker("main", Socket())
+    account = AccountView("main", 1, 0, None, None, events=True)
     metrics.registry.register(gauges(Jobs(live, {"alice": 2, "bob": 1}), account))
     return metrics
 

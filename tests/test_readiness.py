@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from proxy.cloud.resilience import CloudDown, refusal
+from proxy.jobs.models import AccountView
 from proxy.readiness import Readiness, Report
 from proxy.storage.database import StorageError
 
 
 def elected(*accounts: Any, active: bool = True) -> Any:
-    """The election of a process whose engine runs these accounts."""
-    return SimpleNamespace(workers=lambda: accounts, is_active=lambda: active)
+    """The state of a process whose engine runs these accounts."""
+    return SimpleNamespace(accounts=lambda: accounts, is_active=lambda: active)
 
 
 @dataclass
@@ -37,13 +38,19 @@ class World:
             raise self.store_error
 
     def readiness(self, **options: float) -> Readiness:
-        chosen = elected(self.account("default"))
-        return Readiness(self, chosen, **{"wait": 1.0, **options})  # type: ignore[arg-type]
+        return self.readiness_of(default=self, **{"wait": 1.0, **options})
 
-    def account(self, name: str) -> SimpleNamespace:
+    def readiness_of(self, **others: Any) -> Readiness:
+        """The readiness of this store with accounts of these worlds, by their names."""
+        worlds = {name: one for name, one in others.items() if isinstance(one, World)}
+        options = {name: one for name, one in others.items() if name not in worlds}
+        views = [one.account(name) for name, one in worlds.items()]
+        clouds: Any = {name: SimpleNamespace(user=one._user) for name, one in worlds.items()}
+        return Readiness(self, elected(*views), clouds, **options)  # type: ignore[arg-type]
+
+    def account(self, name: str) -> AccountView:
         """An account of this world."""
-        cloud, health = SimpleNamespace(user=self._user), SimpleNamespace(reason=self.rests)
-        return SimpleNamespace(name=name, cloud=cloud, socket=self, health=health)
+        return AccountView(name, 1, 0, self.rests, None, self.connected, self.refused)
 
     async def _user(self, *_: object) -> None:
         self.asked += 1
@@ -120,8 +127,7 @@ async def test_an_answer_is_good_for_a_while_and_for_all_who_ask() -> None:
 )
 async def test_one_account_that_can_be_used_is_enough(other: World, reason: str | None) -> None:
     bad = World(user=refusal("x", 401, "", None))
-    accounts: list[Any] = [bad.account("bad"), other.account("other")]
-    readiness = Readiness(bad, elected(*accounts), wait=1.0)  # type: ignore[arg-type]
+    readiness = bad.readiness_of(bad=bad, other=other, wait=1.0)
     report = await readiness.report()
     assert (report.reason is None) == (reason is None)
     assert (reason or "") in (report.reason or "")
@@ -133,7 +139,7 @@ async def test_one_account_that_can_be_used_is_enough(other: World, reason: str 
 
 
 async def test_a_standby_is_ready_when_its_store_is() -> None:
-    readiness = Readiness(World(), elected(active=False), wait=1.0)  # type: ignore[arg-type]
+    readiness = Readiness(World(), elected(active=False), {}, wait=1.0)  # type: ignore[arg-type]
     assert await readiness.report() == Report(None, {"store": "ok"}, "standby")
 
 

@@ -35,7 +35,7 @@ from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
     from proxy.files.cache import Cache
-    from proxy.jobs.election import Election
+    from proxy.jobs.models import EngineStatus
     from proxy.jobs.service import JobService
 
 
@@ -176,10 +176,10 @@ class Gauges(Collector):
     """
 
     def __init__(
-        self, jobs: JobService, election: Election, cache: Cache, budget: MemoryBudget
+        self, jobs: JobService, engine: EngineStatus, cache: Cache, budget: MemoryBudget
     ) -> None:
         self._jobs = jobs
-        self._election = election
+        self._engine = engine
         self._cache = cache
         self._budget = budget
 
@@ -200,7 +200,7 @@ class Gauges(Collector):
     def _values(self) -> dict[str, Mapping[tuple[str, ...], float]]:
         jobs: Counter[tuple[str, ...]] = Counter()
         used: Counter[str] = Counter()
-        accounts = {one.name: one for one in self._election.workers()}
+        accounts = {one.name: one for one in self._engine.accounts()}
         for job in self._jobs.live() if accounts else ():
             jobs[job.member, job.account or "", job.state] += 1
             used[job.account or ""] += job.state == "running"
@@ -209,12 +209,12 @@ class Gauges(Collector):
             "queue_length": {
                 (member,): self._jobs.queue_remaining(member) for member, _, _ in jobs
             },
-            "account_slots": {(name,): one.slots.count for name, one in accounts.items()},
+            "account_slots": {(name,): one.slots for name, one in accounts.items()},
             "account_slots_used": {(name,): used[name] for name in accounts},
             "account_ready": {
-                (name, one.health.reason or ""): one.health.well for name, one in accounts.items()
+                (name, one.reason or ""): one.reason is None for name, one in accounts.items()
             },
-            "event_socket_up": {(name,): one.socket.connected for name, one in accounts.items()},
+            "event_socket_up": {(name,): one.events for name, one in accounts.items()},
             "cache_hits": {(): self._cache.hits},
             "cache_misses": {(): self._cache.misses},
             "cache_bytes": {(): self._cache.total},

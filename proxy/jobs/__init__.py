@@ -1,1 +1,1 @@
-"""The life of a job: submission, engine, tracker, records, and who hears of it."""
+"""The api's half of jobs: submission, what lives, the history, and who hears of it."""

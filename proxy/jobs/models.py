@@ -21,11 +21,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Self, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+)
 
 import msgspec
 
@@ -34,7 +44,6 @@ from proxy.translate import codec, events
 from proxy.translate.errors import LocalError
 
 if TYPE_CHECKING:
-    from proxy.jobs.runner import Runner
     from proxy.storage.jobs import StoredJob
     from proxy.translate.rewriting import Rewriting
 
@@ -147,7 +156,7 @@ class Job:
     stored: bool = True
     reason: str | None = None
     message: str | None = None
-    runner: Runner | None = field(default=None, repr=False)
+    runner: Any = field(default=None, repr=False)
 
     @property
     def key(self) -> JobKey:
@@ -177,6 +186,23 @@ class Job:
         if state not in TRANSITIONS[self.state]:
             raise TransitionError(f"{self.prompt_id}: {self.state} cannot become {state}")
         self.state = state
+
+
+class JobEnd(msgspec.Struct, frozen=True):
+    """How a job has ended, for its history (times in ms since 1970).
+
+    `node_times` has of each node when it began and how long it ran, `cost` what nodes say that
+    they have cost.
+    """
+
+    outcome: Outcome
+    outputs: dict[str, Any]
+    status: dict[str, Any]
+    meta: dict[str, Any]
+    started_at: int
+    ended_at: int
+    node_times: Mapping[str, tuple[int, int]] = {}
+    cost: Mapping[str, float] = {}
 
 
 def now() -> int:
@@ -260,7 +286,8 @@ def live_of_stored(stored: StoredJob) -> LiveJob:
 class AccountView(msgspec.Struct, frozen=True):
     """An account as admins see it: it runs `slots` jobs at once, `used` are there or on their way.
 
-    `reason` is why it takes no jobs until `until` (ms), `events` whether its socket is open.
+    `reason` is why it takes no jobs until `until` (ms), `events` whether its socket is open,
+    `refused` the status with which the cloud has refused the socket.
     """
 
     name: str
@@ -269,6 +296,17 @@ class AccountView(msgspec.Struct, frozen=True):
     reason: str | None
     until: int | None
     events: bool
+    refused: int | None = None
+
+
+class EngineStatus(Protocol):
+    """The state of this process's own engine."""
+
+    def is_active(self) -> bool:
+        """Whether the engine of this process runs the jobs."""
+
+    def accounts(self) -> Sequence[AccountView]:
+        """The accounts that the engine of this process runs; none while it is a standby."""
 
 
 # --- the messages of the bus ---------------------------------------------------------------

@@ -39,6 +39,7 @@ from proxy.storage.usage import AccountRow, ActivityRepository, ActivityRow, Job
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
+from proxy.translate.events import Message
 
 if TYPE_CHECKING:
     from proxy.files.service import Files
@@ -59,7 +60,7 @@ class JobService:
 
     `submissions` takes jobs in, and its `patience` bounds the wait for a cancellation too.
     `subscribers` knows who listens here, `history` what has ended; the `files` forget what it has
-    forgotten.
+    forgotten. `replay` gives the messages of an ended job from its entry.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class JobService:
         supervisor: Supervisor,
         *,
         files: Files | None = None,
+        replay: Callable[[HistoryEntry], Iterable[Message]],
         status_interval: float = 5.0,
     ) -> None:
         bus, repository = submissions.bus, submissions.repository
@@ -78,7 +80,9 @@ class JobService:
         self._repository = repository
         self._live = submissions.live
         self._supervisor = supervisor
-        self._feed = LiveFeed(bus, repository, self._live, self.subscribers, status_interval)
+        self._feed = LiveFeed(
+            bus, repository, self._live, self.subscribers, replay, status_interval
+        )
 
     async def start(self) -> None:
         """Read what lives, and again whenever the bus may have lost something. Raises

@@ -16,6 +16,7 @@ import structlog
 from msgspec import Struct, field
 
 from proxy.bus import EventBus
+from proxy.jobs.conversion import payload_of, stored_of, used
 from proxy.jobs.models import (
     EngineAnswer,
     Job,
@@ -28,7 +29,6 @@ from proxy.jobs.models import (
     SocketKnown,
     now,
 )
-from proxy.jobs.recorder import payload_of, stored_of, used
 from proxy.jobs.views import LiveJobs
 from proxy.members.accounting import Limiter
 from proxy.members.member import Member, Parallelism, check_classes

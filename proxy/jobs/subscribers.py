@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -38,7 +38,6 @@ from msgspec import Struct
 
 from proxy.bus import MISSED, EventBus, Subscription
 from proxy.jobs.models import (
-    OUTCOMES,
     JobChanged,
     JobKey,
     JobLeft,
@@ -53,7 +52,6 @@ from proxy.jobs.models import (
     now,
     topic_of,
 )
-from proxy.jobs.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
 from proxy.jobs.views import LiveJobs
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry
@@ -61,7 +59,6 @@ from proxy.storage.jobs import JobRepository
 from proxy.supervisor import Supervisor
 from proxy.translate import codec
 from proxy.translate.events import TERMINAL_EVENTS, Event, Message, Preview, is_terminal, status
-from proxy.translate.jobs import Snapshot
 
 #: Events of a job without `client_id` that everybody hears; of its others nobody does.
 _FOR_ALL = frozenset({"progress_state", "progress", "execution_interrupted"})
@@ -380,13 +377,15 @@ _RECENT, _OVERLAP = 60_000, 10_000
 class LiveFeed:
     """Brings `live` and the sockets of this replica up to date.
 
-    Clients of live jobs hear a `status` each `status_interval` seconds.
+    Clients of live jobs hear a `status` each `status_interval` seconds. `replay` gives the
+    messages of an ended job, as its entry of the history has them.
     """
 
     bus: EventBus
     repository: JobRepository
     live: LiveJobs
     subscribers: Subscribers
+    replay: Callable[[HistoryEntry], Iterable[Message]]
     status_interval: float = 5.0
     _asked: asyncio.Event = field(default_factory=asyncio.Event)
     #: When the last of several readings has begun (ms).
@@ -498,29 +497,8 @@ class LiveFeed:
         if opened_at is None or (opened_at > entry.ended_at and not begun):
             return
         log.info("end_recovered", job=key.prompt_id, member=key.member)
-        for message in life_of(entry):
+        for message in self.replay(entry):
             told = JobMessage(
                 key.member, client_id, key.prompt_id, watched=True, message=message, order=order
             )
             self.subscribers.deliver(told)
-
-
-def life_of(entry: HistoryEntry) -> list[Message]:
-    """The messages of an ended job, as its entry of the history has them."""
-    result = codec.loads(entry.result)
-    tracker = Tracker(entry.id, codec.loads(entry.graph))
-    commands = []
-    for type_, data in result["status"]["messages"]:
-        commands += tracker.receive(EventReceived(type_, data), entry.started_at)
-    snapshot = Snapshot(
-        entry.id,
-        OUTCOMES[entry.state],
-        settled=True,
-        start_time=entry.started_at,
-        end_time=entry.ended_at,
-        outputs=result["outputs"],
-        execution_status=result["status"],
-        meta=result["meta"],
-    )
-    commands += tracker.receive(SnapshotReceived(snapshot), entry.ended_at)
-    return [one.message for one in commands if isinstance(one, SendMessage)]

@@ -17,15 +17,14 @@ import structlog
 from msgspec import Struct
 
 from proxy.bus import MISSED, EventBus
+from proxy.jobs.conversion import without_nulls
 from proxy.jobs.models import (
     HistoryChanged,
-    Job,
     JobState,
     LiveJob,
     Number,
     live_of_stored,
 )
-from proxy.jobs.tracker import RecordEnd
 from proxy.storage.database import StorageError
 from proxy.storage.history import HistoryEntry, HistoryRepository
 from proxy.storage.jobs import JobRepository, Payload, StoredJob
@@ -480,13 +479,9 @@ async def _chained(begun: list[bytes], rest: AsyncIterator[bytes]) -> AsyncItera
         yield piece
 
 
-#: Output keys whose items a client can show, in ComfyUI's words.
-_PREVIEWABLE = frozenset({"images", "video", "videos", "audio", "gifs", "3d", "text"})
-
-
 def of_queue(job: LiveJob) -> dict[str, Any]:
     """A pending or running job as a list shows it."""
-    return _without_nulls(
+    return without_nulls(
         {
             "id": job.prompt_id,
             "status": "in_progress" if job.state is JobState.RUNNING else "pending",
@@ -497,54 +492,3 @@ def of_queue(job: LiveJob) -> dict[str, Any]:
             "workflow_id": job.workflow_id,
         }
     )
-
-
-def of_history(job: Job, end: RecordEnd) -> dict[str, Any]:
-    """An ended job as a list shows it. `execution_error` is the whole event, of failed jobs
-    only."""
-    count, previewable, preview = _summary(end.outputs)
-    errors = (data for type_, data in end.status["messages"] if type_ == "execution_error")
-    return _without_nulls(
-        {
-            "id": job.prompt_id,
-            "status": end.outcome,
-            "priority": job.number,
-            "create_time": job.create_time,
-            "execution_start_time": end.started_at,
-            "execution_end_time": end.ended_at,
-            "outputs_count": count,
-            "previewable_outputs_count": previewable,
-            "preview_output": preview,
-            "execution_error": next(errors, None) if end.outcome == "failed" else None,
-            "workflow_id": job.workflow_id,
-        }
-    )
-
-
-def _summary(outputs: dict[str, Any]) -> tuple[int, int, dict[str, Any] | None]:
-    """How many items there are, how many can be shown, and the one that stands for the job."""
-    count = previewable = 0
-    preview: dict[str, Any] | None = None
-    for node_id, output in outputs.items():
-        for media, items in output.items() if isinstance(output, dict) else ():
-            if media == "animated" or not isinstance(items, list):
-                continue
-            count += len(items)
-            if media not in _PREVIEWABLE:
-                continue
-            previewable += len(items)
-            for item in items:
-                if isinstance(item, dict) and _better(item, preview):
-                    preview = {**item, "nodeId": node_id, "mediaType": media}
-    return count, previewable, preview
-
-
-def _better(item: dict[str, Any], than: dict[str, Any] | None) -> bool:
-    """The first saved file, or else the first temporary one."""
-    if than is None:
-        return True
-    return item.get("type") == "output" and than.get("type") != "output"
-
-
-def _without_nulls(job: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in job.items() if value is not None}

@@ -16,7 +16,7 @@ from stack import PATIENCE, Client, running_proxy
 
 from proxy.app import Timeouts
 from proxy.cloud.resilience import Backoff, RetryPolicy
-from proxy.jobs import accounts as health
+from proxy.engine import accounts as health
 from proxy.settings import AccountSettings, Secret
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.account import SimulatedAccount

@@ -18,9 +18,9 @@ from proxy.api.connections import ConnectionManager
 from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
-from proxy.jobs import engine
-from proxy.jobs.dispatcher import Reconciler
-from proxy.jobs.recorder import JobRecorder
+from proxy.engine import engine
+from proxy.engine.dispatcher import Reconciler
+from proxy.engine.recorder import JobRecorder
 from proxy.jobs.subscribers import LiveFeed
 from proxy.members import accounting
 from proxy.members.accounting import Usage

@@ -12,8 +12,8 @@ import graphs
 import pytest
 from stack import Client, running_proxy
 
-from proxy.jobs.dispatcher import Dispatcher
-from proxy.jobs.runner import EventRouter
+from proxy.engine.dispatcher import Dispatcher
+from proxy.engine.runner import EventRouter
 from proxy.simulator import Simulator, Switches
 
 

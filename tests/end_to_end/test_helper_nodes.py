@@ -20,9 +20,9 @@ from stack import Client, Proxy, running_proxy
 from team import bearer, running_team
 from yarl import URL
 
+from proxy.engine import runner
 from proxy.helpers import service
 from proxy.helpers.remote import NotFetchedError, RemoteFiles
-from proxy.jobs import runner
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
 from proxy.simulator.nodes.node_class import Context, Output

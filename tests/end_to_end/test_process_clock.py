@@ -14,7 +14,8 @@ import graphs
 import pytest
 from stack import Client, running_proxy
 
-from proxy.jobs import models, runner
+from proxy.engine import runner
+from proxy.jobs import models
 from proxy.simulator import Simulator
 
 YEAR = 365 * 86400.0

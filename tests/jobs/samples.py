@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.bus import EventBus
+from proxy.engine.recorder import JobRecorder
+from proxy.engine.tracker import RecordEnd
+from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import HistoryChanged, Job, JobChanged, JobLeft, JobState, live_of
-from proxy.jobs.recorder import JobRecorder, payload_of, stored_of
 from proxy.jobs.service import JobQuery, JobService
-from proxy.jobs.tracker import RecordEnd
 from proxy.storage.jobs import JobRepository
 
 

@@ -16,11 +16,13 @@ from sqlalchemy import Connection, insert
 from waiting import until
 
 from proxy.bus import MISSED, EventBus
+from proxy.engine.recorder import JobRecorder, Term
+from proxy.engine.replay import life_of
+from proxy.engine.tracker import RecordEnd
+from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import Job, JobChanged, JobMessage, JobState, LiveJob, live_of, now, topic_of
-from proxy.jobs.recorder import JobRecorder, Term, payload_of, stored_of
 from proxy.jobs.subscribers import LiveFeed, Subscribers
-from proxy.jobs.tracker import RecordEnd
-from proxy.jobs.views import LiveJobs, of_history, of_queue
+from proxy.jobs.views import LiveJobs, of_queue
 from proxy.storage.database import Database
 from proxy.storage.jobs import JobRepository, StoredJob
 from proxy.storage.leases import ENGINE, LeaseRepository
@@ -104,7 +106,7 @@ async def replica(database: Database) -> Replica:
     assert lease is not None
     recorder = JobRecorder(repository, Term(lease), history_size=10)
     live, subscribers = LiveJobs(bus, repository, Supervisor()), Subscribers(bus, Supervisor())
-    feed = LiveFeed(bus, repository, live, subscribers)
+    feed = LiveFeed(bus, repository, live, subscribers, life_of)
     return Replica(bus, repository, recorder, live, subscribers, feed)
 
 
@@ -264,14 +266,6 @@ def test_what_does_not_run_is_pending(state: JobState) -> None:
 def test_what_runs_says_since_when() -> None:
     shown = of_queue(live(state=JobState.RUNNING, started_at=2000))
     assert (shown["status"], shown["execution_start_time"]) == ("in_progress", 2000)
-
-
-def test_a_failed_job_has_its_error() -> None:
-    error = {"exception_message": "no"}
-    status = {"messages": [["execution_start", {}], ["execution_error", error]]}
-    shown = of_history(new("one"), RecordEnd("failed", {}, status, {}, 2000, 2500))
-    assert shown["execution_error"] == error
-    assert "preview_output" not in shown
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from playbook import (
     states,
 )
 
-from proxy.jobs.tracker import (
+from proxy.engine.tracker import (
     EventReceived,
     GiveUp,
     Input,

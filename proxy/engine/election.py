@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,8 +22,10 @@ import structlog
 
 from proxy.bus import EventBus
 from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
-from proxy.jobs.dispatcher import AGAIN, EnginePart
+from proxy.engine.dispatcher import AGAIN, EnginePart
+from proxy.engine.recorder import Term
 from proxy.jobs.models import (
+    AccountView,
     CancelAnswered,
     CancelRequested,
     Job,
@@ -31,15 +33,14 @@ from proxy.jobs.models import (
     LeaseReleased,
     TermBegan,
 )
-from proxy.jobs.recorder import Term
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.errors import LocalError, from_cloud
 
 if TYPE_CHECKING:
-    from proxy.jobs.accounts import Account
-    from proxy.jobs.engine import AccountWorker, Engine
+    from proxy.engine.accounts import Account
+    from proxy.engine.engine import Engine
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +60,7 @@ class Election:
     leases: LeaseRepository
     bus: EventBus
     make: Callable[[Term], Engine]
-    accounts: Mapping[str, Account]
+    by_name: Mapping[str, Account]
     holder: str
     length: float
     alone: bool
@@ -75,16 +76,16 @@ class Election:
         """Whether the engine of this process runs the jobs."""
         return self.engine is not None
 
-    def workers(self) -> list[AccountWorker]:
+    def accounts(self) -> Sequence[AccountView]:
         """The accounts that the engine of this process runs; none while it is a standby."""
-        return [] if self.engine is None else list(self.engine.workers.values())
+        return () if self.engine is None else self.engine.announcer.accounts()
 
     async def use_key(self, account: str, key: str) -> None:
         """Take another key of an account."""
         if self.engine is not None:
             await self.engine.use_key(account, key)
         else:
-            self.accounts[account].use_key(key)
+            self.by_name[account].use_key(key)
 
     async def start(self, supervisor: Supervisor) -> None:
         """Try for the lease once, then continue until `leave`. Raises `StorageError`."""

@@ -22,7 +22,7 @@ from math import fsum
 from msgspec import Struct
 from msgspec.structs import replace
 
-from proxy.jobs.accounts import Account
+from proxy.engine.accounts import Account
 from proxy.jobs.models import FairBy, Job, JobKey, Number
 from proxy.members.member import Member
 from proxy.storage.jobs import Share, Shares

@@ -13,7 +13,7 @@ import graphs
 from stack import Client, running_proxy
 from waiting import ids, until, until_ended
 
-from proxy.jobs.recorder import payload_of, stored_of
+from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.submission import JobRequest, new_job
 from proxy.members.member import Limits, Member
 from proxy.simulator import HttpFault, Simulator

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias, cast
 
 from msgspec import Struct
 
-from proxy.jobs.models import Outcome
+from proxy.jobs.models import JobEnd, Outcome
 from proxy.translate import events
 from proxy.translate.events import CloudFrame, CloudPicture, Event, Message, NodeText, Preview, Told
 from proxy.translate.jobs import Snapshot, cost_of, is_twin, sources
@@ -79,20 +79,11 @@ class ReadDetail(Struct, frozen=True):
     """Read the job's detail, again and again with growing waits, until it has ended."""
 
 
-class RecordEnd(Struct, frozen=True):
-    """Keep how the job ended, on disk, before anything that follows is done (times in ms).
+class RecordEnd(JobEnd, frozen=True):
+    """Keep how the job ended, on disk, before anything that follows is done.
 
-    `node_times` are those of `NodeStates`, `cost` is what nodes say that they have cost.
+    `node_times` are those of `NodeStates`.
     """
-
-    outcome: Outcome
-    outputs: dict[str, Any]
-    status: dict[str, Any]
-    meta: dict[str, Any]
-    started_at: int
-    ended_at: int
-    node_times: Mapping[str, tuple[int, int]] = {}
-    cost: Mapping[str, float] = {}
 
 
 class LeaveQueue(Struct, frozen=True):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from proxy.jobs.tracker import (
+from proxy.engine.tracker import (
     Command,
     EventReceived,
     GiveUp,

@@ -25,9 +25,13 @@ from proxy.bus import MISSED, EventBus, Subscription
 from proxy.cloud.client import Submission
 from proxy.cloud.event_socket import EventSocket, Timeouts
 from proxy.cloud.resilience import Backoff, CloudError
-from proxy.jobs.accounts import Account, SubmissionError, Submitter
-from proxy.jobs.dispatcher import AGAIN, Dispatcher, Reconciler, WithdrawnError
-from proxy.jobs.election import Cancellation, Recovery
+from proxy.engine.accounts import Account, SubmissionError, Submitter
+from proxy.engine.dispatcher import AGAIN, Dispatcher, Reconciler, WithdrawnError
+from proxy.engine.election import Cancellation, Recovery
+from proxy.engine.recorder import Announcer, JobRecorder
+from proxy.engine.runner import EventRouter, Runner
+from proxy.engine.scheduler import Scheduler
+from proxy.engine.tracker import RecordEnd
 from proxy.jobs.models import (
     ENDS,
     CancelRequested,
@@ -43,10 +47,6 @@ from proxy.jobs.models import (
     SocketKnown,
     now,
 )
-from proxy.jobs.recorder import Announcer, JobRecorder
-from proxy.jobs.runner import EventRouter, Runner
-from proxy.jobs.scheduler import Scheduler
-from proxy.jobs.tracker import RecordEnd
 from proxy.members.member import Member, Parallelism
 from proxy.metrics import Metrics
 from proxy.storage.database import StorageError

@@ -18,10 +18,10 @@ from stack import Client, running_proxy
 from waiting import ids, until_ended
 
 from proxy.cloud.resilience import Backoff, CloudError, CloudUnreachable, refusal
-from proxy.jobs import accounts as account_health
-from proxy.jobs.accounts import Slots
-from proxy.jobs.dispatcher import Reconciler, output_nodes
-from proxy.jobs.engine import Policy
+from proxy.engine import accounts as account_health
+from proxy.engine.accounts import Slots
+from proxy.engine.dispatcher import Reconciler, output_nodes
+from proxy.engine.engine import Policy
 from proxy.settings import AccountSettings, Secret
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate.jobs import Snapshot

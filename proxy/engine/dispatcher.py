@@ -16,9 +16,9 @@ import structlog
 
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
-from proxy.jobs.accounts import Account, AccountHealth, Reason, SubmissionError, UnansweredError
+from proxy.engine.accounts import Account, AccountHealth, Reason, SubmissionError, UnansweredError
+from proxy.engine.tracker import GiveUp, SnapshotReceived
 from proxy.jobs.models import Job, JobAnswered, JobKey, JobReceived, JobState, now
-from proxy.jobs.tracker import GiveUp, SnapshotReceived
 from proxy.members.member import KnownClass
 from proxy.storage.database import StorageError
 from proxy.storage.jobs import Shares
@@ -26,7 +26,7 @@ from proxy.translate.errors import LocalError, failure_of, fill_node_errors
 from proxy.translate.jobs import Snapshot
 
 if TYPE_CHECKING:
-    from proxy.jobs.engine import AccountWorker, Engine, Policy
+    from proxy.engine.engine import AccountWorker, Engine, Policy
 
 log = structlog.get_logger(__name__)
 
@@ -193,7 +193,7 @@ class Dispatcher(EnginePart):
             return False
         log.info("helper_node_failed", job=job.prompt_id, error=failure.message[:200])
         self._engine.run(job, None)
-        job.runner.fail(failure)  # type: ignore[union-attr]
+        job.runner.fail(failure)
         return True
 
     async def _send_new(
@@ -347,7 +347,7 @@ class Dispatcher(EnginePart):
         """Let an accepted job that is on no account end as failed, with a life of its own."""
         log.warning("job_refused", job=job.prompt_id, type=refusal.type, message=refusal.message)
         self._engine.run(job, None)
-        job.runner.post(  # type: ignore[union-attr]
+        job.runner.post(
             SnapshotReceived(
                 Snapshot(job.prompt_id, "failed", settled=True, execution_error=failure_of(refusal))
             )

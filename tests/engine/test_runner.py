@@ -15,9 +15,9 @@ from jobs.samples import job
 from stack import PATIENCE, Client
 from waiting import ids, until
 
+from proxy.engine.runner import LONGEST, PICTURE_BYTES, EventRouter, Localiser
+from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
-from proxy.jobs.runner import LONGEST, PICTURE_BYTES, EventRouter, Localiser
-from proxy.jobs.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.simulator import Simulator
 from proxy.translate.codec import REDACTED
 from proxy.translate.events import CloudFrame, CloudPicture, Preview

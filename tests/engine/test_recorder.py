@@ -18,9 +18,13 @@ from waiting import until
 
 from proxy import app
 from proxy.bus import BusMessage, EventBus
-from proxy.jobs import recorder as recorder_module
-from proxy.jobs.accounts import Account, Slots
-from proxy.jobs.engine import AccountWorker
+from proxy.engine import recorder as recorder_module
+from proxy.engine.accounts import Account, Slots
+from proxy.engine.engine import AccountWorker
+from proxy.engine.recorder import Announcer, JobRecorder, Term
+from proxy.engine.scheduler import Scheduler
+from proxy.engine.tracker import EventReceived, RecordEnd, Tracker
+from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import (
     Job,
     JobChanged,
@@ -31,9 +35,6 @@ from proxy.jobs.models import (
     NodeRuns,
     topic_of,
 )
-from proxy.jobs.recorder import Announcer, JobRecorder, Term, payload_of, stored_of
-from proxy.jobs.scheduler import Scheduler
-from proxy.jobs.tracker import EventReceived, RecordEnd, Tracker
 from proxy.members.member import Member
 from proxy.metrics import Metrics
 from proxy.simulator import Simulator

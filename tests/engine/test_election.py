@@ -19,9 +19,10 @@ from stack import Client, running_proxy
 from waiting import ids, until
 
 from proxy.bus import EventBus
-from proxy.jobs.election import Election
+from proxy.engine.election import Election
+from proxy.engine.recorder import Term
+from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import Job, JobState
-from proxy.jobs.recorder import Term, payload_of, stored_of
 from proxy.jobs.submission import JobRequest, new_job
 from proxy.settings import AccountSettings, Secret
 from proxy.simulator import HttpFault, Simulator

@@ -12,13 +12,14 @@ import math
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-import msgspec
 import structlog
 from msgspec.structs import replace
 
 from proxy.bus import BusMessage
+from proxy.engine.tracker import RecordEnd
+from proxy.jobs.conversion import columns, job_of, of_history, used
 from proxy.jobs.models import (
     ENDS,
     AccountView,
@@ -36,18 +37,15 @@ from proxy.jobs.models import (
     now,
     topic_of,
 )
-from proxy.jobs.tracker import RecordEnd
-from proxy.jobs.views import of_history
 from proxy.storage.database import FencedError, StorageError
 from proxy.storage.history import EndedJob
-from proxy.storage.jobs import JobRepository, Payload, Shares, StoredJob, day_of
+from proxy.storage.jobs import JobRepository, Shares, day_of
 from proxy.storage.leases import Lease
 from proxy.storage.usage import UsageRow
 from proxy.translate import codec
-from proxy.translate.rewriting import Rewriting
 
 if TYPE_CHECKING:
-    from proxy.jobs.engine import AccountWorker, Engine
+    from proxy.engine.engine import AccountWorker, Engine
 
 log = structlog.get_logger(__name__)
 
@@ -261,90 +259,6 @@ def _merged(older: Shares | None, newer: Shares | None) -> Shares | None:
     return Shares(newer.now, {**older.members, **newer.members}, newer.slots)
 
 
-# --- jobs as the storage has them ---------------------------------------------------------
-
-
-def columns(job: Job) -> dict[str, Any]:
-    """What may change of a stored job."""
-    return {
-        "state": job.state.value,
-        "account": job.account,
-        "cloud_id": job.cloud_id or None,
-        "changed_at": now(),
-        "started_at": job.started_at,
-        "outputs_to_execute": job.outputs_to_execute,
-        "watched": job.watched,
-        "accepted": job.accepted,
-        "cancel_requested": job.cancel_requested,
-        "charge": job.charge,
-    }
-
-
-def stored_of(job: Job) -> StoredJob:
-    """A job as it is stored."""
-    return StoredJob(
-        member=job.member,
-        id=job.prompt_id,
-        number=job.number,
-        created_at=job.create_time,
-        client_id=job.client_id,
-        workflow_id=job.workflow_id,
-        one_at_a_time=job.one_at_a_time,
-        submitter=job.submitter,
-        label=job.label,
-        **columns(job),
-    )
-
-
-def payload_of(job: Job) -> Payload:
-    """What the client sent, as it is stored."""
-    return Payload(
-        graph=codec.dump_bytes(job.graph),
-        extra_data=codec.dump_bytes(job.extra_data),
-        targets=None if job.targets is None else codec.dump_bytes(job.targets),
-        credentials=codec.dump_bytes(job.credentials) if job.credentials else None,
-        rewriting=None
-        if job.rewriting is None
-        else codec.dump_bytes(msgspec.to_builtins(job.rewriting)),
-    )
-
-
-def job_of(stored: StoredJob, payload: Payload) -> Job:
-    """A stored job. Raises `ValueError` if it cannot be read."""
-    return Job(
-        prompt_id=stored.id,
-        member=stored.member,
-        number=stored.number,
-        graph=codec.loads(payload.graph),
-        extra_data=codec.loads(payload.extra_data),
-        targets=None if payload.targets is None else codec.loads(payload.targets),
-        client_id=stored.client_id,
-        create_time=stored.created_at,
-        order=stored.key,
-        outputs_to_execute=stored.outputs_to_execute,
-        state=JobState(stored.state),
-        account=stored.account,
-        cloud_id=stored.cloud_id or "",
-        started_at=stored.started_at,
-        watched=stored.watched,
-        accepted=stored.accepted,
-        cancel_requested=stored.cancel_requested,
-        charge=stored.charge,
-        one_at_a_time=stored.one_at_a_time,
-        submitter=stored.submitter,
-        label=stored.label,
-        credentials={} if payload.credentials is None else codec.loads(payload.credentials),
-        rewriting=None
-        if payload.rewriting is None
-        else msgspec.convert(codec.loads(payload.rewriting), Rewriting),
-    )
-
-
-def used(job: Job, **counts: int) -> UsageRow:
-    """What a job counts as, on the day (UTC) on which it was submitted."""
-    return UsageRow(day_of(job.create_time / 1000), job.member, **counts)
-
-
 # --- what is told on the bus ---------------------------------------------------------------
 
 #: Seconds in which changes for others' queues are gathered before they are told.
@@ -492,8 +406,11 @@ class Announcer:
             for place in self._scheduler.forecast()
             if member in (None, place.job.member)
         ]
-        accounts = tuple(map(self._account_view, self._engine.workers.values()))
-        return OverviewAnswered(tuple(views), accounts)
+        return OverviewAnswered(tuple(views), self.accounts())
+
+    def accounts(self) -> tuple[AccountView, ...]:
+        """Return the accounts as they are now."""
+        return tuple(map(self._account_view, self._engine.workers.values()))
 
     def _account_view(self, worker: AccountWorker) -> AccountView:
         health = worker.health
@@ -505,6 +422,7 @@ class Announcer:
             health.reason,
             now() + int(rest * 1000) if not health.well and rest > 0 else None,
             worker.socket.connected,
+            worker.socket.refused,
         )
 
 

@@ -22,9 +22,7 @@ from msgspec.structs import replace
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError
-from proxy.helpers.service import helper_of, jpeg
-from proxy.jobs.models import Job, JobMessage, topic_of
-from proxy.jobs.tracker import (
+from proxy.engine.tracker import (
     Command,
     EventReceived,
     GiveUp,
@@ -37,6 +35,8 @@ from proxy.jobs.tracker import (
     SnapshotReceived,
     Tracker,
 )
+from proxy.helpers.service import helper_of, jpeg
+from proxy.jobs.models import Job, JobMessage, topic_of
 from proxy.storage.database import StorageError
 from proxy.translate import events
 from proxy.translate.codec import credentials, redact
@@ -46,7 +46,7 @@ from proxy.translate.jobs import Snapshot
 from proxy.translate.rewriting import MemberView, Rewriting, failed, reachable
 
 if TYPE_CHECKING:
-    from proxy.jobs.engine import Engine
+    from proxy.engine.engine import Engine
 
 log = structlog.get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""Runs jobs on the cloud: sends them, follows them and records their ends."""

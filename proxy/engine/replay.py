@@ -1,0 +1,31 @@
+"""The messages of a job that has ended, once more, for clients that have missed them."""
+
+from __future__ import annotations
+
+from proxy.engine.tracker import EventReceived, SendMessage, SnapshotReceived, Tracker
+from proxy.jobs.models import OUTCOMES
+from proxy.storage.history import HistoryEntry
+from proxy.translate import codec
+from proxy.translate.events import Message
+from proxy.translate.jobs import Snapshot
+
+
+def life_of(entry: HistoryEntry) -> list[Message]:
+    """Return the messages of an ended job, as its entry of the history has them."""
+    result = codec.loads(entry.result)
+    tracker = Tracker(entry.id, codec.loads(entry.graph))
+    commands = []
+    for type_, data in result["status"]["messages"]:
+        commands += tracker.receive(EventReceived(type_, data), entry.started_at)
+    snapshot = Snapshot(
+        entry.id,
+        OUTCOMES[entry.state],
+        settled=True,
+        start_time=entry.started_at,
+        end_time=entry.ended_at,
+        outputs=result["outputs"],
+        execution_status=result["status"],
+        meta=result["meta"],
+    )
+    commands += tracker.receive(SnapshotReceived(snapshot), entry.ended_at)
+    return [one.message for one in commands if isinstance(one, SendMessage)]

@@ -1,0 +1,150 @@
+"""The shapes of a job, one made of another: the live job, its row and what the history shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from proxy.jobs.models import Job, JobEnd, JobState, now
+from proxy.storage.jobs import Payload, StoredJob, day_of
+from proxy.storage.usage import UsageRow
+from proxy.translate import codec
+from proxy.translate.rewriting import Rewriting
+
+
+def columns(job: Job) -> dict[str, Any]:
+    """What may change of a stored job."""
+    return {
+        "state": job.state.value,
+        "account": job.account,
+        "cloud_id": job.cloud_id or None,
+        "changed_at": now(),
+        "started_at": job.started_at,
+        "outputs_to_execute": job.outputs_to_execute,
+        "watched": job.watched,
+        "accepted": job.accepted,
+        "cancel_requested": job.cancel_requested,
+        "charge": job.charge,
+    }
+
+
+def stored_of(job: Job) -> StoredJob:
+    """A job as it is stored."""
+    return StoredJob(
+        member=job.member,
+        id=job.prompt_id,
+        number=job.number,
+        created_at=job.create_time,
+        client_id=job.client_id,
+        workflow_id=job.workflow_id,
+        one_at_a_time=job.one_at_a_time,
+        submitter=job.submitter,
+        label=job.label,
+        **columns(job),
+    )
+
+
+def payload_of(job: Job) -> Payload:
+    """What the client sent, as it is stored."""
+    return Payload(
+        graph=codec.dump_bytes(job.graph),
+        extra_data=codec.dump_bytes(job.extra_data),
+        targets=None if job.targets is None else codec.dump_bytes(job.targets),
+        credentials=codec.dump_bytes(job.credentials) if job.credentials else None,
+        rewriting=None
+        if job.rewriting is None
+        else codec.dump_bytes(msgspec.to_builtins(job.rewriting)),
+    )
+
+
+def job_of(stored: StoredJob, payload: Payload) -> Job:
+    """A stored job. Raises `ValueError` if it cannot be read."""
+    return Job(
+        prompt_id=stored.id,
+        member=stored.member,
+        number=stored.number,
+        graph=codec.loads(payload.graph),
+        extra_data=codec.loads(payload.extra_data),
+        targets=None if payload.targets is None else codec.loads(payload.targets),
+        client_id=stored.client_id,
+        create_time=stored.created_at,
+        order=stored.key,
+        outputs_to_execute=stored.outputs_to_execute,
+        state=JobState(stored.state),
+        account=stored.account,
+        cloud_id=stored.cloud_id or "",
+        started_at=stored.started_at,
+        watched=stored.watched,
+        accepted=stored.accepted,
+        cancel_requested=stored.cancel_requested,
+        charge=stored.charge,
+        one_at_a_time=stored.one_at_a_time,
+        submitter=stored.submitter,
+        label=stored.label,
+        credentials={} if payload.credentials is None else codec.loads(payload.credentials),
+        rewriting=None
+        if payload.rewriting is None
+        else msgspec.convert(codec.loads(payload.rewriting), Rewriting),
+    )
+
+
+def used(job: Job, **counts: int) -> UsageRow:
+    """What a job counts as, on the day (UTC) on which it was submitted."""
+    return UsageRow(day_of(job.create_time / 1000), job.member, **counts)
+
+
+#: Output keys whose items a client can show, in ComfyUI's words.
+_PREVIEWABLE = frozenset({"images", "video", "videos", "audio", "gifs", "3d", "text"})
+
+
+def of_history(job: Job, end: JobEnd) -> dict[str, Any]:
+    """An ended job as a list shows it. `execution_error` is the whole event, of failed jobs
+    only."""
+    count, previewable, preview = _summary(end.outputs)
+    errors = (data for type_, data in end.status["messages"] if type_ == "execution_error")
+    return without_nulls(
+        {
+            "id": job.prompt_id,
+            "status": end.outcome,
+            "priority": job.number,
+            "create_time": job.create_time,
+            "execution_start_time": end.started_at,
+            "execution_end_time": end.ended_at,
+            "outputs_count": count,
+            "previewable_outputs_count": previewable,
+            "preview_output": preview,
+            "execution_error": next(errors, None) if end.outcome == "failed" else None,
+            "workflow_id": job.workflow_id,
+        }
+    )
+
+
+def _summary(outputs: dict[str, Any]) -> tuple[int, int, dict[str, Any] | None]:
+    """How many items there are, how many can be shown, and the one that stands for the job."""
+    count = previewable = 0
+    preview: dict[str, Any] | None = None
+    for node_id, output in outputs.items():
+        for media, items in output.items() if isinstance(output, dict) else ():
+            if media == "animated" or not isinstance(items, list):
+                continue
+            count += len(items)
+            if media not in _PREVIEWABLE:
+                continue
+            previewable += len(items)
+            for item in items:
+                if isinstance(item, dict) and _better(item, preview):
+                    preview = {**item, "nodeId": node_id, "mediaType": media}
+    return count, previewable, preview
+
+
+def _better(item: dict[str, Any], than: dict[str, Any] | None) -> bool:
+    """The first saved file, or else the first temporary one."""
+    if than is None:
+        return True
+    return item.get("type") == "output" and than.get("type") != "output"
+
+
+def without_nulls(job: dict[str, Any]) -> dict[str, Any]:
+    """A job's fields that have a value."""
+    return {key: value for key, value in job.items() if value is not None}

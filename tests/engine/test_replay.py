@@ -1,0 +1,51 @@
+"""The messages of an ended job, from its entry of the history."""
+
+from __future__ import annotations
+
+from proxy.engine.replay import life_of
+from proxy.storage.history import HistoryEntry
+from proxy.translate import codec
+from proxy.translate.events import Event
+
+OUTPUT = {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}
+
+
+def entry(state: str, end: str, outputs: dict[str, object]) -> HistoryEntry:
+    messages = [
+        ["execution_start", {"prompt_id": "one", "timestamp": 5}],
+        ["execution_cached", {"prompt_id": "one", "nodes": [], "timestamp": 5}],
+        [end, {"prompt_id": "one", "node_id": "9", "timestamp": 9}],
+    ]
+    status = {"status_str": "x", "completed": state == "succeeded", "messages": messages}
+    return HistoryEntry(
+        member="anna",
+        id="one",
+        created_at=4,
+        sequence=1,
+        number="0",
+        graph=codec.dump_bytes({"9": {"class_type": "SaveImage", "inputs": {}}}),
+        extra_data=b"{}",
+        outputs_to_execute='["9"]',
+        state=state,
+        started_at=5,
+        ended_at=9,
+        key=1,
+        summary=b"{}",
+        result=codec.dump_bytes({"outputs": outputs, "status": status, "meta": {}}),
+    )
+
+
+def told(entry: HistoryEntry) -> list[str]:
+    return [one.type for one in life_of(entry) if isinstance(one, Event)]
+
+
+def test_a_success_has_its_outputs_before_its_end() -> None:
+    messages = told(entry("succeeded", "execution_success", {"9": OUTPUT}))
+    assert messages[:2] == ["execution_start", "execution_cached"]
+    assert messages.index("executed") < messages.index("execution_success")
+    assert messages[-2:] == ["execution_success", "executing"]
+
+
+def test_a_cancelled_job_ends_as_interrupted() -> None:
+    messages = told(entry("cancelled", "execution_interrupted", {}))
+    assert messages[-2:] == ["execution_interrupted", "executing"]
