@@ -315,6 +315,8 @@ class Submitter:
     patience: float = 30.0
     looks: tuple[float, ...] = (0.0, 0.5, 1.5)
     _marks: dict[str, object] = field(default_factory=dict)
+    #: The marks of jobs by the ids that the cloud gave them.
+    _issued: dict[str, str] = field(default_factory=dict)
 
     async def submit(
         self,
@@ -338,7 +340,7 @@ class Submitter:
         tries, spent = 0, 0.0
         with self.expecting():
             while True:
-                unclear = None
+                unclear, repeated = None, False
                 try:
                     taken = await self.cloud.submit(
                         graph,
@@ -348,7 +350,10 @@ class Submitter:
                     )
                     if wanted not in (None, taken.cloud_id):
                         self.cloud.observations.learn("prompt_id", "minted")
-                    return taken
+                    if await self._is_its_own(job, taken.cloud_id):
+                        return taken
+                    log.error("job_id_repeated", cloud_job=taken.cloud_id)
+                    refusal, least, lost, repeated = _repeated(), 0.0, True, True
                 except CloudAmbiguous as error:
                     refusal, least, lost, unclear = _silent(error), 0.0, True, error
                     log.warning("submission_answer_lost", error=str(error))
@@ -370,6 +375,8 @@ class Submitter:
                 if lost and (cloud_id := await self._find_patiently(job)) is not None:
                     log.info("submission_adopted", cloud_job=cloud_id)
                     return Submission(cloud_id, {})
+                if repeated:
+                    raise refusal
                 if unclear is not None and unclear.taken:
                     raise UnansweredError
                 if unclear is not None and unclear.refused is not None:
@@ -407,6 +414,14 @@ class Submitter:
         """Whether the cloud was seen to make no second job with the same id."""
         again = self.cloud.observations.facts.get("prompt_id_again")
         return self._honours_ids and again in ("refused", "the same job")
+
+    async def _is_its_own(self, job: Job, cloud_id: str) -> bool:
+        """Whether no other job has the id that the cloud gave to this one."""
+        if self._issued.setdefault(cloud_id, job.mark) != job.mark:
+            return False
+        while len(self._issued) > _REMEMBERED:
+            del self._issued[next(iter(self._issued))]
+        return cloud_id not in await self.known([cloud_id])
 
     async def _has(self, cloud_id: str) -> bool:
         try:
@@ -454,6 +469,17 @@ def _silent(error: CloudError) -> SubmissionError:
 def _refused(error: CloudRefused) -> SubmissionError:
     told = from_cloud(error.status, error.body, error.retry_after)
     return SubmissionError(told, fault_of(error.status, error.body), error.retry_after)
+
+
+def _repeated() -> SubmissionError:
+    told = LocalError(
+        "job_id_repeated",
+        "Comfy Cloud answered with the id of another job, so this job cannot be followed. If the "
+        "job runs, its outputs are only on the cloud. Submit it again, and report this to Comfy "
+        "Cloud if it happens again.",
+        kind="bad_answer",
+    )
+    return SubmissionError(told, None)
 
 
 def _unreadable() -> LocalError:
