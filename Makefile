@@ -14,7 +14,7 @@ END_TO_END := main_path refusals restart_order dashboard_api
 ON_POSTGRESQL := tests/jobs/test_service.py tests/engine/test_recorder.py tests/files/test_service.py \
 	tests/api/test_userdata.py $(END_TO_END:%=tests/end_to_end/test_%.py)
 
-.PHONY: help demo test test-cluster check browser readme container screenshots format docs conformance site lock bench bench-cluster load chaos chaos-cluster clean
+.PHONY: help demo test attacks test-cluster check browser readme container screenshots format docs conformance site lock bench bench-cluster load chaos chaos-cluster clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(RUN) ## run a workflow and save its pictures in ./demo-output
 
 test: $(DEV) ## run all tests
 	$(BIN)/python -m pytest -n auto -q
+
+attacks: $(DEV) ## attack a running proxy, and print what other clients notice
+	$(BIN)/python -m pytest -q tests/security
 
 test-cluster: $(DEV) ## test replicas with real servers: PostgreSQL, Valkey, PgBouncer, HAProxy
 	$(BIN)/python -m pytest -n 3 --dist loadfile -q -m cluster tests/cluster

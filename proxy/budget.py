@@ -1,6 +1,6 @@
 """The bytes of memory that the process holds for clients: one budget, with a share for each owner.
 
-Whoever keeps something in memory that a client or the cloud has chosen the size of takes its bytes
+Code that keeps something in memory whose size a client or the cloud has chosen takes its bytes
 from here *before* it keeps them, counted after unpacking, and gives them back afterwards. An owner
 is a member, or an address while nobody is signed in.
 """

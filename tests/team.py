@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from stack import Proxy, running_proxy
 from yarl import URL
 
 from proxy.members.directory import Directory, marker_of
-from proxy.members.member import Member
+from proxy.members.member import Member, Role
 from proxy.simulator import Simulator
 from proxy.storage.members import MemberRepository
 
@@ -39,17 +39,23 @@ class Team:
 @asynccontextmanager
 async def running_team(simulator: Simulator, folder: Path, **settings: Any) -> AsyncIterator[Team]:
     """The proxy before `simulator`, shared by two members."""
+    tokens = await add_members(folder, {"ann": "admin", "bob": "user"})
+    async with running_proxy(simulator, folder, **settings) as proxy:
+        yield Team(proxy, tokens["ann"], tokens["bob"])
+
+
+async def add_members(folder: Path, roles: Mapping[str, Role]) -> dict[str, str]:
+    """Add members to the data of a proxy that is not running; a token of each."""
     database = await open_database(folder)
     members = Directory(MemberRepository(database), marker=marker_of(settings_of(folder)))
     await members.load()
-    await members.add(Member("ann", role="admin"))
-    await members.add(Member("bob"))
-    ann, _ = await members.new_token("ann")
-    bob, _ = await members.new_token("bob")
+    tokens = {}
+    for name, role in roles.items():
+        await members.add(Member(name, role=role))
+        tokens[name], _ = await members.new_token(name)
     await members.close()
     await database.close()
-    async with running_proxy(simulator, folder, **settings) as proxy:
-        yield Team(proxy, ann, bob)
+    return tokens
 
 
 def bearer(token: str) -> dict[str, str]:
