@@ -13,9 +13,9 @@ from aiohttp import web
 from proxy import translate
 from proxy.api import bodies, upload
 from proxy.api.connections import member_of, of
-from proxy.api.downloads import send_file, type_headers
+from proxy.api.content import content_headers
+from proxy.api.downloads import send_file
 from proxy.files.assets import Assets, gone
-from proxy.translate import assets
 from proxy.translate.assets import AssetError, read_hash
 from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN
@@ -101,8 +101,12 @@ async def get_content(request: web.Request) -> web.StreamResponse:
     found, member = service(request), member_of(request)
     asset, file = await found.file(member, _id(request))
     inline = request.query.get("disposition") == "inline"
+    name = quote(asset.name.encode("utf-8", "replace"), safe="")
     headers = content_headers(
-        asset, inline=inline, destination=request.headers.get("Sec-Fetch-Dest")
+        asset.media_type or UNKNOWN,
+        request.headers.get("Sec-Fetch-Dest"),
+        disposition="inline" if inline else "attachment",
+        name=f"filename*=UTF-8''{name}",
     )
     try:
         answer = await send_file(request, file, headers)
@@ -112,20 +116,6 @@ async def get_content(request: web.Request) -> web.StreamResponse:
         raise
     await found.accessed(member, asset.id)
     return answer
-
-
-def content_headers(
-    asset: assets.Asset, *, inline: bool, destination: str | None
-) -> dict[str, str]:
-    """Type and disposition of a content as the newest ComfyUI gives them.
-
-    What a browser would run goes out as an attachment. `destination` is `Sec-Fetch-Dest`.
-    """
-    type_ = assets.essence(asset.media_type or UNKNOWN)
-    headers, harmless = type_headers(type_, destination)
-    name = quote(asset.name.encode("utf-8", "replace"), safe="")
-    shown = "inline" if inline and harmless else "attachment"
-    return {**headers, "Content-Disposition": f"{shown}; filename*=UTF-8''{name}"}
 
 
 # --- new records ----------------------------------------------------------------------------------

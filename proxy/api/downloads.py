@@ -24,12 +24,13 @@ from yarl import URL
 from proxy.api import bodies
 from proxy.api.authenticator import KEY_HEADER, TICKETED, authenticator_of, caller_of
 from proxy.api.connections import admission_of, connection_of, member_of, of
+from proxy.api.content import content_headers, filename_parameter
 from proxy.api.middleware import prepare
 from proxy.files.cache import read_at
 from proxy.files.library import Content, ContentBrokenError
 from proxy.files.pictures import conversion
 from proxy.storage.files import FileRecord
-from proxy.translate.names import UNKNOWN, hash_address, is_active, media_type, view_place
+from proxy.translate.names import UNKNOWN, hash_address, media_type, view_place
 
 log = structlog.get_logger(__name__)
 
@@ -59,14 +60,15 @@ async def get_view(request: web.Request) -> web.StreamResponse:
     wanted = conversion(query.get("preview"), query.get("channel")) if asked else None
     if wanted is not None:
         picture = await files.convert(record, wanted)
-        headers = {
-            "Content-Disposition": _disposition(record.filename),
-            "Content-Type": wanted.media_type,
-        }
+        headers = content_headers(wanted.media_type, name=filename_parameter(record.filename))
         if request.method != "HEAD":
             _count(request, len(picture))
         return web.Response(body=picture, headers=headers)
-    headers = file_headers(str(filename), request.headers.get("Sec-Fetch-Dest"), type_)
+    headers = content_headers(
+        type_ or media_type(str(filename)),
+        request.headers.get("Sec-Fetch-Dest"),
+        name=filename_parameter(str(filename)),
+    )
     return redirect(request) or await send_file(request, record, headers)
 
 
@@ -80,10 +82,8 @@ async def _archive(request: web.Request) -> web.StreamResponse | None:
         return None
     response = web.StreamResponse(
         headers={
-            "Content-Type": "application/zip",
-            "Content-Disposition": _disposition(found.name),
+            **content_headers("application/zip", name=filename_parameter(found.name)),
             "Content-Length": str(found.size),
-            "X-Content-Type-Options": "nosniff",
         }
     )
     async with delivering(request, response):
@@ -136,41 +136,6 @@ async def send_file(
 
 def _count(request: web.Request, sent: int) -> None:
     of(request).accounting.served(member_of(request), sent)
-
-
-def file_headers(
-    filename: str, destination: str | None, type_: str | None = None
-) -> dict[str, str]:
-    """Type (by the name unless it is given) and disposition of a file as the newest ComfyUI gives
-    them.
-
-    What a browser would run (HTML, scripts, styles, XML) is sent as an attachment. `destination`
-    is `Sec-Fetch-Dest`.
-    """
-    headers, harmless = type_headers(type_ or media_type(filename), destination)
-    shown = _disposition(filename)
-    return {**headers, "Content-Disposition": shown if harmless else f"attachment; {shown}"}
-
-
-def type_headers(type_: str, destination: str | None) -> tuple[dict[str, str], bool]:
-    """The headers for a type, `UNKNOWN` for one that a browser would run; whether it is harmless.
-
-    An SVG is a picture where the browser says that it is for an `<img>` (`destination` is
-    `Sec-Fetch-Dest`).
-    """
-    headers = {"Content-Type": type_, "X-Content-Type-Options": "nosniff"}
-    if not is_active(type_):
-        return headers, True
-    headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}
-    if type_ == "image/svg+xml" and destination == "image":
-        return headers, True
-    return {**headers, "Content-Type": UNKNOWN}, False
-
-
-def _disposition(filename: str) -> str:
-    """`filename="…"` in UTF-8; quotes escaped, and what a header cannot hold replaced."""
-    name = filename.replace("\\", "\\\\").replace('"', '\\"').encode(errors="replace").decode()
-    return 'filename="' + "".join(one if one.isprintable() else "_" for one in name) + '"'
 
 
 # --- conditions and ranges ------------------------------------------------------------------------

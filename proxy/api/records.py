@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
+from proxy.api.content import content_headers
 from proxy.api.dashboard import REASONS, describe
 from proxy.api.members import is_admin, require_admin, whose
 from proxy.budget import MemoryBudget
@@ -338,11 +339,8 @@ async def get_thumbnail(request: web.Request) -> web.Response:
     picture = await files.convert(record, THUMBNAIL)
     if request.method != "HEAD":
         of(request).accounting.served(member_of(request), len(picture))
-    headers = {
-        "Cache-Control": "private, max-age=300",
-        "Content-Type": THUMBNAIL.media_type,
-        "X-Content-Type-Options": "nosniff",
-    }
+    headers = content_headers(THUMBNAIL.media_type)
+    headers["Cache-Control"] = "private, max-age=300"
     return web.Response(body=picture, headers=headers)
 
 

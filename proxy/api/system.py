@@ -19,6 +19,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.connections import connection_of, member_of, of
+from proxy.api.content import content_headers
 from proxy.api.downloads import delivering
 from proxy.api.web_interface import within
 from proxy.catalog.node_classes import Coding, Listing
@@ -240,7 +241,8 @@ async def get_template(request: web.Request) -> web.StreamResponse:
     picture = await services.catalog.template_picture(name)
     if picture is not None:
         body, type_ = picture
-        return web.Response(body=body, headers={"Content-Type": type_})
+        headers = content_headers(type_, request.headers.get("Sec-Fetch-Dest"))
+        return web.Response(body=body, headers=headers)
     if name.endswith(_SOUNDS):
         return web.StreamResponse(status=404)
     headers = {"Content-Type": "image/svg+xml", "Cache-Control": "no-cache"}
@@ -351,7 +353,8 @@ async def get_model_preview(request: web.Request) -> web.Response:
     if picture is None:
         return bodies.empty(404)
     body, type_ = picture
-    return web.Response(body=body, headers={"Content-Type": type_})
+    headers = content_headers(type_, request.headers.get("Sec-Fetch-Dest"))
+    return web.Response(body=body, headers=headers)
 
 
 async def get_subgraphs(request: web.Request) -> web.Response:

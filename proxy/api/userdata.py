@@ -15,10 +15,11 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
+from proxy.api.content import SAFETY_HEADERS, content_headers
 from proxy.api.downloads import Stamp, stamped, without_body
 from proxy.translate import codec
 from proxy.translate.errors import LocalError
-from proxy.translate.names import UNKNOWN, is_active, media_type
+from proxy.translate.names import media_type
 from proxy.userdata.stored import (
     BadNameError,
     FullError,
@@ -107,15 +108,11 @@ async def get_file(request: web.Request) -> web.StreamResponse:
     except IsFolderError:
         return web.StreamResponse(status=403)  # an empty body in chunks
     steps = parts_of(name)
-    headers = {
-        "Content-Type": media_type(steps[-1] if steps else ""),
-        "X-Content-Type-Options": "nosniff",
-        "Content-Disposition": "attachment",
-    }
     if steps == (STYLE_SHEET,):
-        headers["Content-Disposition"] = "inline"
-    elif is_active(headers["Content-Type"]):
-        headers["Content-Type"] = UNKNOWN
+        headers = {"Content-Type": "text/css", "Content-Disposition": "inline", **SAFETY_HEADERS}
+    else:
+        type_ = media_type(steps[-1] if steps else "")
+        headers = content_headers(type_, disposition="attachment")
     if entry is None:
         return web.Response(body=data, headers=headers)
     stamp = Stamp(entry.size, entry.modified)

@@ -182,7 +182,12 @@ _Id = Annotated[str, StringConstraints(to_lower=True, pattern=_UUID, max_length=
 _Tag = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MOST_TAG, strict=True)
 ]
-_MediaType = Annotated[str, StringConstraints(max_length=256, pattern=r"^[\w.+-]+/[\w.+-]+")]
+#: `type/subtype`, with parameters or without (RFC 9110, 8.3.1).
+_MEDIA_TYPE = (
+    r"^[A-Za-z0-9_.+-]+/[A-Za-z0-9_.+-]+"
+    r"( *; *[A-Za-z0-9_.+-]+=([A-Za-z0-9_.+-]+|\"[^\"\x00-\x1f]*\"))*$"
+)
+_MediaType = Annotated[str, StringConstraints(max_length=256, pattern=_MEDIA_TYPE)]
 
 
 class Changes(BaseModel):

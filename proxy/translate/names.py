@@ -421,6 +421,13 @@ _ACTIVE = frozenset(
     }
 )
 
+#: Other names of types that are shown.
+_SYNONYMS = (
+    *("audio/flac", "audio/mp3", "audio/opus", "audio/vnd.wave", "audio/wav", "audio/wave"),
+    *("audio/x-flac", "audio/x-m4a", "image/jpg", "image/x-icon", "image/x-ms-bmp"),
+    *("model/x.stl-binary", "video/x-matroska"),
+)
+
 #: ComfyUI lists these with the pictures and models although their media type does not say so.
 _KINDS = {"webp": "image", "fbx": "model"}
 
@@ -446,6 +453,18 @@ def is_active(type_: str) -> bool:
     """Whether a browser that shows the type runs what is in it; SVG pictures are among them."""
     essence = type_.partition(";")[0].strip().lower()
     return essence in _ACTIVE or essence.endswith("+xml")
+
+
+def is_shown(essence: str) -> bool:
+    """Return whether a media type without parameters, in small letters, is on the list of those
+    that a browser shows or plays and never runs."""
+    return essence in _SHOWN
+
+
+#: What `is_shown` allows.
+_SHOWN = frozenset(
+    type_ for type_ in (*_TYPES.values(), *_SYNONYMS) if not is_active(type_) and ";" not in type_
+)
 
 
 def _split(filename: str) -> tuple[str, str]:

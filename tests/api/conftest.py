@@ -22,6 +22,7 @@ from proxy.api import Services
 from proxy.api.connections import ConnectionLimits
 from proxy.api.server import Server
 from proxy.api.web_interface import Journal, WebInterface
+from proxy.budget import MemoryBudget
 from proxy.bus import EventBus
 from proxy.catalog.node_classes import Body, Coding, Listing, Whole
 from proxy.files.namespace import Named, make_record
@@ -337,6 +338,10 @@ class NeverSurprised:
         return []
 
 
+#: Bytes of the memory budget, as by default.
+DEFAULT_MEMORY = 256 * 1024 * 1024
+
+
 def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: Any) -> Services:
     """Services over the rooms of a test."""
     rooms: dict[str, Any] = {
@@ -347,6 +352,7 @@ def services_over(jobs: Any, files: Any, catalog: Any, userdata: Any, **more: An
         "readiness": AlwaysReady(),
         "journal": Journal(jobs.bus, jobs.clients),
         "interface": WebInterface(),
+        "budget": MemoryBudget(DEFAULT_MEMORY),
         "bus": jobs.bus,
         "cipher": Cipher(),
         "supervisor": Supervisor(),

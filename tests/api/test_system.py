@@ -22,6 +22,7 @@ from stack import Client as StackClient
 from stack import Listener, running_proxy
 
 from proxy import logging as logs
+from proxy.api.content import SAFETY_HEADERS
 from proxy.api.web_interface import KEPT, Journal
 from proxy.bus import EventBus
 from proxy.files.uploads import MAX_BYTES
@@ -126,6 +127,19 @@ async def test_a_model_may_have_a_picture(client: Client, name: str) -> None:
     response = await client.get(f"/experiment/models/preview/loras/0/{name}")
     assert (response.status, await response.read()) == (200, b"picture")
     assert response.headers["Content-Type"] == "image/webp"
+    assert {name: response.headers[name] for name in SAFETY_HEADERS} == SAFETY_HEADERS
+
+
+async def test_a_picture_of_the_cloud_that_a_browser_would_run_is_an_attachment(
+    client: Client, room_of_nodes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def preview(folder: str, index: int, file: str) -> tuple[bytes, str]:
+        return b"<svg onload='alert(1)'/>", "image/svg+xml"
+
+    monkeypatch.setattr(room_of_nodes, "preview", preview)
+    response = await client.get("/experiment/models/preview/loras/0/a.safetensors")
+    assert response.headers["Content-Type"] == "application/octet-stream"
+    assert response.headers["Content-Disposition"] == "attachment"
 
 
 @pytest.mark.parametrize(

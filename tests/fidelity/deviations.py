@@ -42,6 +42,11 @@ DEVIATIONS = (
         "Newest: the time of the submission is in extra_data."),
     Row(".*", "/view", r"header x-content-type-options:  → nosniff",
         "Newest: files are sent with nosniff."),
+    Row(".*", "/view|/userdata/|/api/etn/image", r"header (content-security-policy:  → sandbox; "
+        r"default-src 'none'|x-content-type-options:  → nosniff)",
+        "What members choose the bytes of must never run in the origin of a gateway."),
+    Row(".*", "/view", r"header content-disposition: (filename.*) → attachment; \1",
+        "Octets are an attachment, as every browser treats them.", chance=True),
     Row(".*", "ws|features", r"(feature_flags|body): \+ (supports_model_type_tags|extension"
         r"|node_replacements|assets|partner_run_gate_enabled)",
         "Newest: more feature flags."),
