@@ -75,14 +75,17 @@ def heard(commands: list[Command]) -> list[str]:
 
 
 def last_event(commands: list[Command], type_: str) -> dict[str, Any]:
-    found = [
+    return events_of(commands, type_)[-1]
+
+
+def events_of(commands: list[Command], type_: str) -> list[dict[str, Any]]:
+    return [
         command.message.data
         for command in commands
         if isinstance(command, SendMessage)
         and isinstance(command.message, Event)
         and command.message.type == type_
     ]
-    return found[-1]
 
 
 def states(commands: list[Command]) -> list[dict[str, tuple[str, float, float]]]:

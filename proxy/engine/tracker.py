@@ -199,7 +199,7 @@ class Tracker:
         if snapshot.status != "completed" or snapshot.outputs:
             return True
         counted = snapshot.outputs_count == 0 or bool(snapshot.execution_status)
-        return counted and not snapshot.outputs_count and not self.nodes.outputs
+        return counted and not snapshot.outputs_count and not self.nodes.has_files
 
     def _give_up(self, given_up: GiveUp, now: int) -> None:
         self._reading = False
@@ -220,7 +220,8 @@ class Tracker:
         self.nodes.ended(ended_at)
         self._running(now)
         for node, output in (snapshot.outputs or {}).items():
-            self.nodes.executed(node, output)
+            if output is not None:
+                self.nodes.executed(node, output)
         type_, data = self._last_event(snapshot, started_at, ended_at)
         if snapshot.status == "completed":
             self.nodes.finish()
@@ -332,7 +333,8 @@ class NodeStates:
     `cached` those that need not run, `outputs` what was sent by `executed`.
 
     A node of which another one with the same inputs has run takes its output from there and has no
-    `executing`. A node with lazy inputs has one more behind the nodes that it asked for.
+    `executing`; where that output shows nothing, `executed` has `null`, which is not recorded. A
+    node with lazy inputs has one more `executing` behind the nodes that it asked for.
 
     `now` is when what comes next happened (ms), `None` where nobody can tell when; `times` is when
     each node began, and how long it ran in all (ms), as far as that is known.
@@ -355,6 +357,8 @@ class NodeStates:
     _executing: dict[str, int] = field(default_factory=dict)
     #: Nodes of which nothing more is told: their results were.
     _over: set[str] = field(default_factory=set)
+    #: Those of them whose `executed` came without an output.
+    _empty: set[str] = field(default_factory=set)
     #: Of each node whose steps are told here, how many there are: the cloud knows of none.
     _steps: dict[str, int] = field(default_factory=dict)
     _timed: tuple[str, int] | None = None
@@ -382,6 +386,11 @@ class NodeStates:
         nodes = dict.fromkeys([*ended, *self.outputs])
         spared = {*self.cached, *(self._over - self._executing.keys())}
         return [node for node in nodes if node not in spared]
+
+    @property
+    def has_files(self) -> bool:
+        """Whether any output names a file."""
+        return any(map(events.names_file, self.outputs.values()))
 
     def meta(self, node: str) -> dict[str, Any]:
         """A node's entry in the `meta` of the history."""
@@ -442,27 +451,35 @@ class NodeStates:
         )
 
     def executed(self, node: str, output: object, display: object = None) -> None:
-        """What a node has put out; the first word on it counts."""
+        """Take the output of a node. The first one counts; `None` stands for a result without
+        an output that the node has from another one.
+        """
         if display is not None:
             self._display[node] = str(display)
-        if node in self._over:
+        if node in self._over and (node not in self._empty or output is None):
             return
         told = output if isinstance(output, Told) else None
         runs = told is not None and told.again
-        if runs or not (node in self.cached or self._is_twin(node)):
+        if runs or not (output is None or node in self.cached or self._is_twin(node)):
             self.enter(node)
             self._tell_result(node, () if told is None else told.messages)
         self._over.add(node)
-        if told is None or told.ui is not None:
-            self.outputs[node] = output = output if told is None else told.ui
-            shown = self._display.get(node, node)
-            self.tell(Event("executed", events.executed(node, shown, output, self.prompt_id)))
+        if output is None:
+            self._empty.add(node)
+            self._tell_executed(node, None)
+        elif told is None or told.ui is not None:
+            self.outputs[node] = output if told is None else told.ui
+            self._tell_executed(node, self.outputs[node])
         if node not in self._states:  # it had no need to run
             whole = {"value": 1, "max": 1, "display_node_id": self._display.get(node)}
             self._states[node] = self._changed(node, whole)
         if node in self._states and node not in self._stated:
             _finish(self._states[node])
         self._tell_states()
+
+    def _tell_executed(self, node: str, output: object) -> None:
+        shown = self._display.get(node, node)
+        self.tell(Event("executed", events.executed(node, shown, output, self.prompt_id)))
 
     def _tell_result(self, node: str, messages: Iterable[Message]) -> None:
         """What belongs to a node's result, in order; a picture goes before the `progress` that it

@@ -154,7 +154,7 @@ def progress(job_id: str, node_id: str, value: float, maximum: float) -> CloudEv
     return CloudEvent("progress", data)
 
 
-def executed(job_id: str, node_id: str, output: dict[str, Any]) -> CloudEvent:
+def executed(job_id: str, node_id: str, output: dict[str, Any] | None) -> CloudEvent:
     """A node that shows something has ended."""
     return CloudEvent(
         "executed",

@@ -186,7 +186,7 @@ class _Run:
         known = self._results.get(node_id) or self._cached(node_id)
         if known is not None:
             self._results[node_id] = known
-            self._tell(NodeDone(node_id, known.ui))
+            self._tell(NodeDone(node_id, known.ui, cached=True))
             return True
         self._tell(NodeStarted(node_id))
         values: dict[str, Any] = {}

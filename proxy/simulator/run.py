@@ -166,8 +166,8 @@ class Run:
                 self._picture = events.PreviewFrame(job.id, node_id, image, image_type)
             case StepText(node_id, text):
                 self.emit(events.TextFrame(job.id, node_id, text))
-            case NodeDone(node_id, ui):
-                self._done(node_id, ui)
+            case NodeDone(node_id, ui, cached):
+                self._done(node_id, ui, cached=cached)
             case Blocked(node_id, node_type, message):
                 self._blocked(node_id, node_type, message)
 
@@ -191,10 +191,14 @@ class Run:
         data = events.error_data(error, self._job.executed, self._switches)
         self.emit(events.CloudEvent("execution_error", {"prompt_id": self._job.id, **data}))
 
-    def _done(self, node_id: str, ui: dict[str, Any] | None) -> None:
+    def _done(self, node_id: str, ui: dict[str, Any] | None, *, cached: bool) -> None:
         job = self._job
-        job.executed.append(node_id)
-        if ui is not None:
+        if not cached:
+            job.executed.append(node_id)
+        if ui is None:
+            if cached and self._switches.executed_null:
+                self.emit(events.executed(job.id, node_id, None))
+        else:
             job.finish_node(node_id, ui)
             shown = outputs.in_event(
                 job.outputs[node_id], job, node_id, self._account.library, self._switches

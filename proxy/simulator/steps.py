@@ -51,11 +51,13 @@ class StepText:
 class NodeDone:
     """A node ended. `ui` is `None` where it has nothing to show.
 
-    Comes without `NodeStarted` for output nodes that are cached.
+    Comes without `NodeStarted`, and with `cached`, for output nodes that an earlier run has made
+    and for nodes that are equal to one that has just run.
     """
 
     node_id: str
     ui: dict[str, Any] | None
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -119,6 +119,9 @@ class Switches:
     """Whether `execution_*` events carry a `timestamp` (ms)."""
     progress_state: Literal["documented", "full", "none"] = "documented"
     """`progress_state` with the documented fields, with ComfyUI's own too, or not sent."""
+    executed_null: bool = True
+    """Whether a node that is equal to one that has just run has an `executed` without an output, as
+    in ComfyUI."""
     notifications: bool = True
     """Whether `notification` messages are sent."""
     foreign_messages: bool = False

@@ -209,6 +209,17 @@ def executed(node_id: str, display_node: str, output: object, prompt_id: str) ->
     return {**ids, "output": output, "prompt_id": prompt_id}
 
 
+def names_file(output: object) -> bool:
+    """Whether a node's output has an item with a `filename`."""
+    lists = output.values() if isinstance(output, dict) else ()
+    return any(
+        isinstance(item, dict) and "filename" in item
+        for items in lists
+        if isinstance(items, list)
+        for item in items
+    )
+
+
 def node_state(node_id: str, node: Mapping[str, Any], known: Mapping[str, Any] | None) -> Data:
     """One node of `progress_state`; the cloud documents a part of the fields only.
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from playbook import (
     BEGINNING,
     GRAPH,
@@ -10,6 +13,7 @@ from playbook import (
     SUCCESS,
     done,
     event,
+    events_of,
     heard,
     last_event,
     play,
@@ -376,6 +380,57 @@ def test_a_node_whose_twin_has_run_is_executed_without_executing() -> None:
     assert "executed 4" in heard(commands)
     assert states(commands)[-1]["4"] == ("finished", 1, 1)
     assert last_event(commands, "execution_error")["executed"] == ["1", "3"]
+
+
+def test_a_twin_that_shows_nothing_is_executed_with_null_and_not_recorded() -> None:
+    commands = play(
+        event("executing", node="1"),
+        event("executed", node="2", output=None),
+        event("executing", node="3"),
+        event("executed", node="3", output=PICTURE),
+        done(outputs={"3": PICTURE}),
+        graph=TWINS,
+    )
+    executed = [word for word in heard(commands) if word.startswith("execut")]
+    assert executed[2:7] == [
+        "executing 1",
+        "executed 2",
+        "executing 3",
+        "executed 3",
+        "execution_success",
+    ]
+    assert events_of(commands, "executed")[0] == {
+        "node": "2",
+        "display_node": "2",
+        "output": None,
+        "prompt_id": ID,
+    }
+    assert states(commands)[-1]["2"] == ("finished", 1, 1)
+    [record] = [command for command in commands if isinstance(command, RecordEnd)]
+    assert record.outputs == {"3": PICTURE}
+    assert record.meta.keys() == {"3"}
+
+
+def test_an_output_in_the_detail_counts_more_than_null() -> None:
+    commands = play(
+        event("executed", node="3", output=None),
+        done(outputs={"3": PICTURE, "4": None}),
+        graph=TWINS,
+    )
+    [record] = [command for command in commands if isinstance(command, RecordEnd)]
+    assert record.outputs == {"3": PICTURE}
+
+
+@pytest.mark.parametrize("output", [None, {"text": ["hello"]}])
+def test_a_job_without_files_ends_with_its_first_detail(output: dict[str, Any] | None) -> None:
+    commands = play(
+        event("executing", node="1"),
+        event("executed", node="2", output=output),
+        event("execution_success"),
+        done(outputs={}, outputs_count=0),
+        graph=TWINS,
+    )
+    assert heard(commands)[-4:] == SUCCESS
 
 
 def test_the_detail_gives_the_twins_what_they_share() -> None:

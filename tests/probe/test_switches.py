@@ -20,6 +20,7 @@ UNSEEN = {
     "dispatch": "only changes how long a job waits",
     "capacity_wait": "only changes how long a job waits",
     "answer_after_first_event": "the event and the answer are too close to tell their order",
+    "executed_null": "no graph of the probe has equal nodes",
     "settle": "lasts too short a time to be the same in two runs",
     "queue_limit": "would take as many jobs as fit into the queue",
     "max_workflow_bytes": "would take a graph of several megabytes",

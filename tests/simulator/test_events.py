@@ -186,6 +186,23 @@ async def test_cached_nodes_are_told_and_by_switch_also_that_there_are_none(
     assert ears.all("execution_cached")[1]["nodes"] == []
 
 
+@pytest.mark.parametrize("sent", [True, False])
+async def test_the_second_of_two_equal_nodes_is_executed_without_an_output(
+    sim: Simulator, visitor: Visitor, sent: bool
+) -> None:
+    sim.switches.executed_null = sent
+    ears = await visitor.listen()
+    graph = plain()
+    second = {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "b"}}
+    detail = await visitor.run({**graph, "3": graph["1"], "4": second})
+    await ears.end()
+    assert [data["node"] for data in ears.all("executing")[:-1]] == ["1", "2", "4"]
+    told = {data["node"]: data["output"] for data in ears.all("executed")}
+    assert told.keys() == ({"2", "3", "4"} if sent else {"2", "4"})
+    assert told.get("3") is None
+    assert detail["outputs"].keys() == {"2", "4"}
+
+
 @pytest.mark.parametrize(
     ("null", "status", "expected"),
     [
