@@ -58,7 +58,6 @@ from proxy.supervisor import Supervisor
 from proxy.translate.helper_packs import offered
 from proxy.userdata.on_cloud import UserData, UserDataOnCloud
 from proxy.userdata.stored import StoredUserData
-from proxy.userdata.stored import take_over as take_over_userdata
 
 log = structlog.get_logger(__name__)
 
@@ -124,7 +123,6 @@ async def lifespan(
             blobs=blobs,
         )
         await files.start()
-        supervisor.spawn(files.adopt_all(), "adopt files")
         stack.push_async_callback(files.close)
         source = Accounts(cloud.base_url, lambda: [one.cloud for one in best_first(opened)])
         catalog = Catalog(
@@ -152,7 +150,7 @@ async def lifespan(
         accounting = Accounting(
             metrics, UsageRepository(database), members.get, audit_days=settings.audit_days
         )
-        await stack.enter_async_context(accounting.running(path, supervisor))
+        await stack.enter_async_context(accounting.running(supervisor))
         checks = Checks(
             catalog,
             files,
@@ -318,9 +316,7 @@ async def _open_database(settings: Settings, folder: Path) -> Database:
         if settings.database is not None:
             await migrate_server(settings)
             return await open_server(settings)
-        database = await open_folder(folder, start_empty=settings.start_empty)
-        await take_over_userdata(folder, database)
-        return database
+        return await open_folder(folder, start_empty=settings.start_empty)
 
 
 def _open_blobs(settings: Settings) -> BlobStore | None:

@@ -225,12 +225,12 @@ async def test_json_logs_have_no_banner_among_them(tmp_path: Path) -> None:
 
 
 async def test_a_server_does_not_load_what_it_does_not_need_at_once() -> None:
-    """What commands, migrations, contents, lent keys, lists of origins and replicas need."""
+    """What commands, contents, lent keys, lists of origins and replicas need."""
     program = "import sys, proxy.cli, proxy.cli.serve; print(*sys.modules)"
     async with child("-c", program) as process:
         out, err = await process.communicate()
     assert err == b""
-    later = {"alembic", "PIL", "cryptography", "aiohttp_cors", "redis", "psycopg", "obstore"}
+    later = {"PIL", "cryptography", "aiohttp_cors", "redis", "psycopg", "obstore"}
     later |= {"blake3", "pydantic", "pydantic_core"}
     commands = {"rich", "pygments", "typer", "proxy.simulator", "proxy.probe"}
     assert set(out.decode().split()) & (later | commands) == set()
@@ -272,7 +272,7 @@ async def test_ctrl_c_cancels_a_run_and_the_job_with_it(tmp_path: Path) -> None:
         "--port=1 --port 2",
         "--host= --data-dir -x",
         "--simulate --no-assets --assets --start-empty",
-        "--catalogue-max-age 5",
+        "--catalog-max-age 5",
         "--cors-origins a=b,c --api-key-file --port",
     ],
 )

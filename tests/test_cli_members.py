@@ -6,7 +6,6 @@ import asyncio
 import json
 import re
 import shlex
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from terminal import at_terminal
 
 from proxy.cli import main
 from proxy.cli.serve import refuse_open_access
-from proxy.members.directory import MARKER, any_members
+from proxy.members.directory import MARKER
 from proxy.settings import ConfigError, Settings, load
 from proxy.storage.database import FILE
 
@@ -224,18 +223,6 @@ def test_a_gateway_does_not_open_to_everybody_when_its_members_are_lost(
     assert code == 2
     assert f"restore {tmp_path / FILE}" in complaint
     assert str(tmp_path / MARKER) in complaint
-
-
-def test_the_members_of_0_1_0_are_there_before_its_first_start(run: Any, tmp_path: Path) -> None:
-    with tarfile.open(Path(__file__).parent / "storage/data-0.1.0.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
-    assert any_members(tmp_path)
-    code, said, _ = run("member", "list", "--json")
-    assert code == 0
-    names = {one["name"] for one in json.loads(said)}
-    assert "Anna" in names
-    assert run("token", "new", "anna")[0] == 0
-    assert any_members(tmp_path)
 
 
 async def test_the_last_member_may_be_removed_for_good(tmp_path: Path) -> None:

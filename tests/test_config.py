@@ -14,8 +14,7 @@ from proxy.storage.encryption import Cipher
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for setting in SETTINGS:
-        for name in setting.environments:
-            monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(setting.environment, raising=False)
 
 
 @pytest.fixture
@@ -51,26 +50,6 @@ def test_option_beats_environment_beats_file(monkeypatch: pytest.MonkeyPatch, wr
     monkeypatch.setenv("COMFY_PROXY_LOG_LEVEL", "debug")
     settings = load({"config": config, "port": "3"})
     assert (settings.port, settings.log_level, settings.history_size) == (3, "debug", 5)
-
-
-def test_a_name_of_an_earlier_release_is_accepted(monkeypatch: pytest.MonkeyPatch, write) -> None:
-    config = write("catalogue_max_age = 1")
-    assert load({"config": config}).catalog_max_age == 1
-    monkeypatch.setenv("COMFY_PROXY_CATALOGUE_MAX_AGE", "2")
-    assert load({"config": config}).catalog_max_age == 2
-    monkeypatch.setenv("COMFY_PROXY_CATALOG_MAX_AGE", "3")
-    assert load({"config": config}).catalog_max_age == 3
-    both = write("catalog_max_age = 5\ncatalogue_max_age = 4")
-    monkeypatch.delenv("COMFY_PROXY_CATALOG_MAX_AGE")
-    monkeypatch.delenv("COMFY_PROXY_CATALOGUE_MAX_AGE")
-    assert load({"config": both}).catalog_max_age == 5
-
-
-def test_a_bad_value_is_named_as_it_was_written(monkeypatch: pytest.MonkeyPatch, write) -> None:
-    config = write("catalogue_max_age = -1")
-    assert complaint(config=config).startswith("`catalogue_max_age` in ")
-    monkeypatch.setenv("COMFY_PROXY_CATALOGUE_MAX_AGE", "soon")
-    assert complaint(config=config).startswith("COMFY_PROXY_CATALOGUE_MAX_AGE is 'soon', but")
 
 
 def test_environment_names_the_file(monkeypatch: pytest.MonkeyPatch, write) -> None:

@@ -39,9 +39,6 @@ T = TypeVar("T")
 #: What an account is asked, with an answer of JSON; `None` where the cloud has nothing.
 Question: TypeAlias = "Callable[[CloudClient], Awaitable[Any]]"
 
-#: The folder of the copies in 0.1.0.
-_FORMER_FOLDER = "catalogue"
-
 #: How long a renewal is waited for, in seconds.
 RENEWAL = 10.0
 
@@ -391,9 +388,6 @@ def _without_suffix(name: str) -> str:
 
 def _claim(folder: Path, base_url: str) -> None:
     """The folder holds the copies of one cloud; what another one left there is removed."""
-    if not folder.exists():
-        with contextlib.suppress(OSError):  # as a rule there is none
-            folder.with_name(_FORMER_FOLDER).rename(folder)
     mark = folder / "cloud"
     try:
         mine = mark.read_text(encoding="utf-8") == base_url

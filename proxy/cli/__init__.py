@@ -59,11 +59,10 @@ def plain_options(arguments: Sequence[str]) -> dict[str, Any] | None:
         return None
     known: dict[str, tuple[str, bool | None]] = {}  # the value of a flag, None where one follows
     for row in SERVE_SETTINGS:
-        for option in row.options:
-            on, slash, off = option.partition("/")
-            known[on] = row.name, True if row.is_flag else None
-            if slash:
-                known[off] = row.name, False
+        on, slash, off = row.declaration.partition("/")
+        known[on] = row.name, True if row.is_flag else None
+        if slash:
+            known[off] = row.name, False
     found: dict[str, Any] = {}
     rest = iter(arguments[1:])
     for argument in rest:

@@ -130,8 +130,8 @@ def _kind(row: Setting) -> Any:
     notes = f" [default: {shown_default(row)}] [env: {row.environment}]"
     text = f"{row.help}{'' if row.for_once else notes}"
     if row.is_flag:
-        return Annotated[bool | None, option("", text, *row.options)]
-    return Annotated[str | None, option(row.metavar, text, *row.options)]
+        return Annotated[bool | None, option("", text, row.declaration)]
+    return Annotated[str | None, option(row.metavar, text, row.declaration)]
 
 
 def shown_default(row: Setting) -> str:

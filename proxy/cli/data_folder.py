@@ -10,13 +10,11 @@ from pathlib import Path
 
 from proxy import logging as logs
 from proxy.cli.common import CommandError, UsageError, in_database
-from proxy.members.audit import take_over as take_over_audit
 from proxy.settings import Settings, read_secrets
 from proxy.storage import backup as copies
 from proxy.storage.backup import copy_folder
 from proxy.storage.database import FILE, StorageError, open_sqlite
 from proxy.storage.encryption import rotate_secret as rotate
-from proxy.storage.legacy import MEMBERS, RECORDS
 from proxy.storage.start import (
     HEAD,
     locked_folder,
@@ -25,8 +23,6 @@ from proxy.storage.start import (
     opened_database,
     revision,
 )
-from proxy.storage.usage import UsageRepository
-from proxy.userdata.stored import take_over as take_over_userdata
 
 
 @contextmanager
@@ -39,7 +35,7 @@ def _told(what: str, kinds: tuple[type[Exception], ...] = (StorageError,)) -> It
 
 
 def migrate(settings: Settings, source: Path | None = None) -> int:
-    """Bring the database to this version's schema, and take over the records of 0.1.0.
+    """Bring the database to this version's schema.
 
     With `source`, a data folder, it is migrated, and its records are copied into the PostgreSQL
     database, which has none. Raises `CommandError` when there is no such folder, when a server
@@ -71,7 +67,7 @@ def _copy_folder(settings: Settings, folder: Path) -> int:
         raise UsageError(
             "--from copies a data folder into PostgreSQL: set database to its address."
         )
-    if not any((folder / name).exists() for name in (FILE, RECORDS, MEMBERS)):
+    if not (folder / FILE).exists():
         raise UsageError(f"There is no {FILE} in {folder}.")
     logs.configure()
 
@@ -93,12 +89,7 @@ def _copy_folder(settings: Settings, folder: Path) -> int:
 async def _bring_up(folder: Path) -> str | None:
     """Bring a locked folder to this version; the schema before. Raises `StorageError`."""
     before = await _schema(folder)
-    database = await open_folder(folder)
-    try:
-        await take_over_userdata(folder, database)
-        await take_over_audit(folder, UsageRepository(database))
-    finally:
-        await database.close()
+    await (await open_folder(folder)).close()
     return before
 
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 import typer
 from msgspec.structs import asdict
 
-from proxy import logging as logs
 from proxy.cli.common import (
     CommandError,
     UsageError,
@@ -366,23 +365,17 @@ def _with_directory(
     from proxy.members.directory import Directory, marker_of
     from proxy.members.member import DirectoryError
     from proxy.storage.database import FILE, StorageError
-    from proxy.storage.legacy import MEMBERS
     from proxy.storage.members import MemberRepository
-    from proxy.storage.start import locked_folder, open_folder, opened_database
+    from proxy.storage.start import opened_database
 
     folder, shared = settings.data_dir, settings.database is not None
-    legacy = not shared and (folder / MEMBERS).exists()
-    known = shared or make or legacy or (folder / FILE).exists()
+    known = shared or make or (folder / FILE).exists()
     if not known and not folder.is_dir():
         raise UsageError(
             f"There is no data folder {folder}: set --data-dir to the folder of the proxy."
         )
 
     async def run() -> T:
-        if legacy:  # no server of this version has run here yet
-            logs.configure()
-            with locked_folder(folder):
-                await (await open_folder(folder)).close()
         if not known:
             return await use(Directory())
         async with opened_database(settings) as database:

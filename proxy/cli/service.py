@@ -124,14 +124,15 @@ def _environment(settings: Settings, key_file: Path | None) -> dict[str, str]:
     """The settings of this environment, without secrets."""
     found = {}
     for row in SETTINGS:
-        name, text = row.in_environment(os.environ) or ("", "")
-        if not name or row.name == "api_key":
+        text = row.in_environment(os.environ)
+        if text is None or row.name == "api_key":
             continue
         if row.secret:
             raise CommandError(
-                f"{name} is a secret: write {row.name} to a settings file and set --config."
+                f"{row.environment} is a secret: write {row.name} to a settings file and set "
+                "--config."
             )
-        found[name] = _absolute(getattr(settings, row.name), text)
+        found[row.environment] = _absolute(getattr(settings, row.name), text)
     if key_file is not None:
         found["COMFY_CLOUD_API_KEY_FILE"] = str(key_file)
     return found

@@ -286,7 +286,7 @@ class Assets:
             created += await self._follow_models(member)
         folders = [root for root in roots if root != "models"]
         if folders:
-            created += await self._files.adopt(member)
+            created += await self._files.add_missing_assets(member)
         counts = {"created": created, "skipped": 0, "total": created}
         self._say(member, "assets.seed.fast_complete", {"roots": list(roots), **counts})
         told = {"phase": "fast", **counts, "enriched": 0, "elapsed": 0.0}

@@ -39,12 +39,9 @@ EDITS_BYTES = 16 * 1024 * 1024
 
 T = TypeVar("T")
 
-#: Seconds before files without records are tried again.
-_ADOPTED_AGAIN = 10.0
-
 
 def _record_of(record: FileRecord) -> Asset:
-    """The record of a file that was there before there were records; always the same."""
+    """Return the asset of a file that has none; always the same."""
     return of_file(
         record.member,
         str(uuid5(NAMESPACE_URL, f"{record.member}/{record.type}/{record.path}")),
@@ -189,22 +186,10 @@ class Files:
         naming = await self._naming(member, filename, "", type_, False)
         return await self._store(naming, received.hash, received)
 
-    async def adopt(self, member: str) -> int:
-        """Write records of a member's files that have none; how many. Raises `StorageError`."""
-        return await self._repository.adopt(member, _record_of)
-
-    async def adopt_all(self) -> None:
-        """Write records of all files that have none, as older versions did, once: seconds for many.
-
-        Waits while the database is away.
-        """
-        while True:
-            try:
-                await self._repository.adopt(None, _record_of)
-                return
-            except StorageError as error:
-                _log.warning("file_adoption_failed", reason=str(error))
-            await asyncio.sleep(_ADOPTED_AGAIN)
+    async def add_missing_assets(self, member: str) -> int:
+        """Add the assets of a member's files that have none; return their number. Raises
+        `StorageError`."""
+        return await self._repository.add_missing_assets(member, _record_of)
 
     async def open(self, record: FileRecord) -> Content:
         """The file's bytes, from the cache or as they arrive.

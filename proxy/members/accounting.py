@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
 
@@ -319,11 +318,10 @@ class Accounting:
         self.audit = Audit(repository, days=audit_days)
 
     @asynccontextmanager
-    async def running(self, folder: Path, supervisor: Supervisor) -> AsyncIterator[None]:
-        """Write what is counted and recorded; enter it before the jobs start. `folder` may have an
-        audit record of 0.1.0. Raises `StorageError`."""
+    async def running(self, supervisor: Supervisor) -> AsyncIterator[None]:
+        """Write what is counted and recorded; enter it before the jobs start."""
         supervisor.keep(self.usage.run, "write usage")
-        await self.audit.start(folder, supervisor)
+        await self.audit.start(supervisor)
         try:
             yield
         finally:

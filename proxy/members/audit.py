@@ -16,7 +16,6 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -24,14 +23,10 @@ import structlog
 from proxy.logging import REMOVED, scrub
 from proxy.members.tokens import SHAPE
 from proxy.storage.database import StorageError
-from proxy.storage.legacy import keep_folder
 from proxy.storage.usage import AuditRow, UsageRepository, forget_audit, note_audit
 from proxy.supervisor import Supervisor
 
 log = structlog.get_logger(__name__)
-
-#: Where 0.1.0 kept the record, as lines of JSON in a file for each day.
-FOLDER = "audit"
 
 #: Letters of a value that are kept.
 LONGEST = 500
@@ -68,11 +63,8 @@ class Audit:
     _writer: asyncio.Task[None] | None = None
     _cleaned: int = -1
 
-    async def start(self, legacy: Path | None = None, supervisor: Supervisor | None = None) -> None:
-        """Begin to write, behind the record of 0.1.0 in the data folder `legacy`. Raises
-        `StorageError`."""
-        if legacy is not None:
-            await take_over(legacy, self._repository)
+    async def start(self, supervisor: Supervisor | None = None) -> None:
+        """Start the task that writes what was noted."""
         keep = (supervisor or Supervisor()).keep
         self._writer = keep(self._write_on, "write the audit record")
 
@@ -176,39 +168,6 @@ async def note(repository: UsageRepository, action: str, **about: Value) -> None
     `StorageError`."""
     noted = entry(time.time(), action, "", "command line", about)
     await repository.write(partial(note_audit, entries=[noted]))
-
-
-async def take_over(folder: Path, repository: UsageRepository) -> None:
-    """Bring the record of 0.1.0, if there is one, into the database; its files go to those that
-    are kept.
-
-    Lines that are no entries, such as one that a full disk has cut, were left out before, too.
-    Raises `StorageError`.
-    """
-    if not (folder / FOLDER).is_dir():
-        return
-    try:
-        lines = await asyncio.to_thread(_lines_of, folder / FOLDER)
-        await repository.write(partial(note_audit, entries=lines), long=True)
-        await asyncio.to_thread(keep_folder, folder / FOLDER)
-    except OSError as error:
-        raise StorageError(
-            f"the audit record of version 0.1.0 in {folder / FOLDER} cannot be migrated "
-            f"({error.strerror}): correct its permissions, or move it out of the data folder"
-        ) from error
-
-
-def _lines_of(folder: Path) -> list[AuditRow]:
-    found = []
-    for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_bytes().splitlines():
-            try:
-                read = json.loads(line)
-                at = datetime.fromisoformat(read["at"]).timestamp()
-                found.append(AuditRow(int(at * 1000), read["action"], read["member"], line))
-            except (ValueError, TypeError, KeyError):
-                continue
-    return found
 
 
 async def finish(work: Coroutine[Any, Any, T]) -> T:

@@ -32,7 +32,6 @@ from proxy.members.member import (
 from proxy.members.tokens import Sessions, Token, Use
 from proxy.settings import Settings
 from proxy.storage.database import FILE, StorageError
-from proxy.storage.legacy import MEMBERS
 from proxy.storage.members import MemberRepository, StaleError, StoredMember
 from proxy.supervisor import Supervisor
 
@@ -447,18 +446,11 @@ def marker_of(settings: Settings) -> Path | None:
 
 
 def any_members(folder: Path) -> bool:
-    """Whether the data folder has members, or has had some and is damaged; makes nothing. Raises
-    `StorageError` for a file of 0.1.0 that cannot be read."""
+    """Whether the data folder has members, or has had some and is damaged; creates nothing."""
     try:
-        if _found(folder / FILE, "SELECT 1 FROM members WHERE NOT removed LIMIT 1"):
-            return True
+        return _found(folder / FILE, "SELECT 1 FROM members WHERE NOT removed LIMIT 1")
     except sqlite3.Error:  # anyone who opens it says what to do
         return (folder / MARKER).exists()
-    legacy = folder / MEMBERS
-    try:
-        return _found(legacy, "SELECT 1 FROM documents WHERE collection = 'members' LIMIT 1")
-    except sqlite3.Error as error:
-        raise StorageError(f"the database {legacy} cannot be read: {error}") from error
 
 
 def _found(path: Path, query: str) -> bool:

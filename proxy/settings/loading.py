@@ -37,7 +37,7 @@ from proxy.settings.table import (
 
 log = structlog.get_logger(__name__)
 
-#: Values by the present names of their settings, each behind the words for where it is written.
+#: Values by the names of their settings, each behind the words for where it is written.
 _Source: TypeAlias = dict[str, tuple[str, Any]]
 _Stamp: TypeAlias = tuple[int, int, int] | None
 
@@ -60,7 +60,9 @@ def load(options: Mapping[str, Any] | None = None) -> Settings:
         if value is not None
     }
     environment: _Source = {
-        row.name: found for row in SETTINGS if (found := row.in_environment(os.environ))
+        row.name: (row.environment, value)
+        for row in SETTINGS
+        if (value := row.in_environment(os.environ)) is not None
     }
     config = given.get("config", _UNSET)[1] or environment.get("config", _UNSET)[1]
     path = Path(config).expanduser() if config else None
@@ -100,24 +102,21 @@ def _document(path: Path) -> _Source:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"The settings file {path} is not TOML: correct it ({error}).") from None
     known = [*(row.key for row in SETTINGS if row.key), "accounts"]
-    former = {row.former: row.name for row in SETTINGS if row.former}
     found: _Source = {}
-    for name in sorted(document, key=lambda name: name not in former):  # the present name wins
-        present = former.get(name, name)
-        if present not in known:
+    for name, value in document.items():
+        if name not in known:
             raise ConfigError(
                 f"The settings file {path} has `{name}`, which is not a setting: "
                 f"{_remedy(name, known)}."
             )
-        found[present] = f"`{name}` in {path}", document[name]
+        found[name] = f"`{name}` in {path}", value
     return found
 
 
 def _refuse_unknown_variables() -> None:
     known = [row.environment for row in SETTINGS]
-    accepted = {name for row in SETTINGS for name in row.environments}
     for name in sorted(os.environ):
-        if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in accepted:
+        if name.startswith((PREFIX, CLOUD_PREFIX)) and name not in known:
             raise ConfigError(
                 f"The environment variable {name} is not a setting: {_remedy(name, known)}."
             )

@@ -452,9 +452,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     the proxy, separately for each member; or cloud, in the Comfy Cloud account, where its web
     interface shows them too. cloud does not support members."""
 
-    catalog_max_age: Annotated[
-        float, Meta(ge=0), Setting("Files and history", "SECONDS", former="catalogue_max_age")
-    ] = 3600
+    catalog_max_age: Annotated[float, Meta(ge=0), Setting("Files and history", "SECONDS")] = 3600
     """Seconds after which the proxy reloads the list of nodes and models."""
 
     assets: Annotated[bool, Setting("Clients")] = True

@@ -49,10 +49,9 @@ class Setting(msgspec.Struct, frozen=True):
     """A row of a table of settings: what an annotation says, and below what its field does.
 
     `expects` ends the sentence "it must be …"; where the type says it, it is left out. `shown`
-    stands for a default that differs between machines, `example` for one that is none. `former` is
-    the name in an earlier release, which is accepted in all three forms. A secret has no option.
-    What is `for_once`, for one start, is an option of `serve` alone. `read` makes the value of what
-    people write, where the type does not say how, and raises `ValueError`.
+    stands for a default that differs between machines, `example` for one that is none. A secret has
+    no option. What is `for_once`, for one start, is an option of `serve` alone. `read` makes the
+    value of what people write, where the type does not say how, and raises `ValueError`.
     """
 
     group: str
@@ -64,7 +63,6 @@ class Setting(msgspec.Struct, frozen=True):
     secret: bool = False
     shown: str | None = None
     example: object = None
-    former: str | None = None
     read: Callable[[object], object] | None = None
 
     name: str = ""
@@ -83,14 +81,11 @@ class Setting(msgspec.Struct, frozen=True):
         return None if self.secret else "--" + self.name.replace("_", "-")
 
     @property
-    def options(self) -> tuple[str, ...]:
-        """The option, and that of an earlier release; none for a secret. A flag is `--on/--off`."""
-        if self.option is None:
-            return ()
-        names = (self.option, *([f"--{self.former.replace('_', '-')}"] if self.former else []))
-        if not self.is_flag or self.for_once:
-            return names
-        return tuple(f"{name}/--no-{name[2:]}" for name in names)
+    def declaration(self) -> str:
+        """The option as the parser of commands declares it: a flag is `--on/--no-on`. Empty for a
+        secret."""
+        option = self.option or ""
+        return f"{option}/--no-{option[2:]}" if self.is_flag and not self.for_once else option
 
     @property
     def environment(self) -> str:
@@ -102,16 +97,9 @@ class Setting(msgspec.Struct, frozen=True):
         """The key of the TOML file, where there is one."""
         return self.name if self.in_file else None
 
-    @property
-    def environments(self) -> tuple[str, ...]:
-        """The variables that set it; the first that is set counts."""
-        return (self.environment, *([PREFIX + self.former.upper()] if self.former else []))
-
-    def in_environment(self, variables: Mapping[str, str]) -> tuple[str, str] | None:
-        """The variable that sets it, and its value; an empty one counts as not set."""
-        return next(
-            ((name, variables[name]) for name in self.environments if variables.get(name)), None
-        )
+    def in_environment(self, variables: Mapping[str, str]) -> str | None:
+        """Return the value of its variable, `None` if that is empty or not set."""
+        return variables.get(self.environment) or None
 
 
 def rows_of(model: type[Struct]) -> list[Setting]:

@@ -25,10 +25,10 @@ from sqlalchemy import Connection, create_engine, func, insert, select, text
 from sqlalchemy.engine import URL
 
 from proxy import __version__
+from proxy.storage import members, temporary  # noqa: F401 (they define tables)
 from proxy.storage.database import FILE, Database, StorageError, free_path
 from proxy.storage.encryption import SECRET_FILE, adopt_secrets
 from proxy.storage.leases import ENGINE, LeaseRepository
-from proxy.storage.legacy import KEPT, MEMBERS, RECORDS
 from proxy.storage.start import knows
 from proxy.storage.statements import Upsert
 from proxy.storage.tables import history, jobs, leases, meta, metadata
@@ -38,9 +38,8 @@ from proxy.storage.usage import audit
 _MANIFEST = "backup.json"
 _FORMAT = 1
 
-#: Folders and files that are not copied: what can be fetched again, locks, and older copies.
-_LEFT_OUT = frozenset({"files", "catalogue", "catalog", "lock", "members.lock", KEPT, _MANIFEST})
-_DATABASES = frozenset({FILE, RECORDS, MEMBERS})
+#: Folders and files that are not copied: what can be fetched again, and the lock.
+_LEFT_OUT = frozenset({"files", "catalog", "lock", _MANIFEST})
 _COPIES = (".tar", ".tar.gz", ".tgz")
 _SUFFIXES = ("-wal", "-shm", "-journal")
 
@@ -63,14 +62,14 @@ def backup(folder: Path, target: Path) -> int:
     tokens and the secret for credentials, and is readable by its owner alone. A file that is there
     is replaced when the copy is whole. Raises `BackupError`.
     """
-    if not any((folder / name).exists() for name in _DATABASES):
+    if not (folder / FILE).exists():
         raise BackupError(
             f"there is no database in {folder}: set --data-dir to the folder of the proxy"
         )
     partial = target.with_name(f".{target.name}.partial")
     try:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".backup-") as scratch:
-            schema = _copy_databases(folder, Path(scratch))
+            schema = _copy_database(folder / FILE, Path(scratch, FILE))
             handle = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             mode: Literal["w", "w:gz"] = "w:gz" if target.suffix in (".gz", ".tgz") else "w"
             with open(handle, "wb") as file, tarfile.open(fileobj=file, mode=mode) as archive:  # noqa: PTH123 (a handle)
@@ -107,21 +106,17 @@ def restore(source: Path, folder: Path) -> Path | None:
         raise BackupError(f"the backup {source} cannot be restored: {error}") from error
 
 
-def _copy_databases(folder: Path, scratch: Path) -> str | None:
-    """Copy the databases as they are at one moment each; the schema of the first."""
-    schema = None
-    for name in sorted(_DATABASES):
-        if (folder / name).exists():
-            with (
-                contextlib.closing(sqlite3.connect(folder / name)) as source,
-                contextlib.closing(sqlite3.connect(scratch / name)) as copy,
-            ):
-                source.execute("PRAGMA busy_timeout = 5000")
-                source.backup(copy)  # in one step: others write on, and it does not begin again
-                copy.execute("PRAGMA journal_mode = DELETE")  # the copy is one file
-                if name == FILE:
-                    schema = _schema(copy)
-            (scratch / name).chmod(0o600)
+def _copy_database(path: Path, target: Path) -> str | None:
+    """Copy the database as it is at one moment; return its schema."""
+    with (
+        contextlib.closing(sqlite3.connect(path)) as source,
+        contextlib.closing(sqlite3.connect(target)) as copy,
+    ):
+        source.execute("PRAGMA busy_timeout = 5000")
+        source.backup(copy)  # in one step: others write on, and it does not begin again
+        copy.execute("PRAGMA journal_mode = DELETE")  # the copy is one file
+        schema = _schema(copy)
+    target.chmod(0o600)
     return schema
 
 
@@ -149,7 +144,7 @@ def _others(folder: Path, target: Path) -> Iterator[Path]:
             continue
         if path.name in _LEFT_OUT or path.name.startswith((".", "replaced-")):
             continue
-        if any(path.name.startswith(name) for name in _DATABASES):
+        if path.name.startswith(FILE):
             continue  # copied already; a log, or a damaged one that was set aside
         if path.name.endswith(_COPIES):
             continue  # no copy holds the copies before it
@@ -180,21 +175,18 @@ def _check(source: Path, scratch: Path) -> None:
         version = about.get("version")
         raise ValueError(f"it was made by version {version}: restore it with that version")
     manifest.unlink()
-    for name in _DATABASES & set(os.listdir(scratch)):  # noqa: PTH208 (names)
-        with contextlib.closing(sqlite3.connect(scratch / name)) as connection:
-            ((verdict,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
-        if verdict != "ok":
-            raise ValueError(f"its {name} is damaged ({verdict})")
+    if not (scratch / FILE).is_file():
+        raise ValueError(f"it has no {FILE}")
+    with contextlib.closing(sqlite3.connect(scratch / FILE)) as connection:
+        ((verdict,),) = connection.execute("PRAGMA integrity_check(1)").fetchall()
+    if verdict != "ok":
+        raise ValueError(f"its {FILE} is damaged ({verdict})")
 
 
 def _exchange(scratch: Path, folder: Path) -> Path | None:
     """Put the files of the copy instead of those that are there."""
     names = {path.name for path in folder.iterdir()} - {scratch.name, "lock"}
-    old = {
-        name
-        for name in names
-        if not name.startswith("replaced-") and (name not in _LEFT_OUT or name == KEPT)
-    }
+    old = {name for name in names if not name.startswith("replaced-") and name not in _LEFT_OUT}
     replaced = free_path(folder / "replaced")
     if old:
         replaced.mkdir(mode=0o700)

@@ -22,7 +22,6 @@ from proxy.translate.names import Place, counters
 T = TypeVar("T")
 
 #: The mark that all files have records.
-_ADOPTED = "assets_adopted"
 
 
 class FileRecord(Struct, frozen=True):
@@ -329,50 +328,49 @@ class FileRepository:
         """Run a unit that writes; what it raises is raised here."""
         return await self._database.write(lambda connection: work(FileUnit(connection)))
 
-    async def adopt(self, member: str | None, make: Callable[[FileRecord], Asset]) -> int:
-        """Write records of files that have none, of one member, or once of all; how many."""
-        if member is None and await self._database.read(lambda c: get_meta(c, _ADOPTED)):
-            return 0
+    async def add_missing_assets(self, member: str, make: Callable[[FileRecord], Asset]) -> int:
+        """Add the assets of a member's files that have none; return their number."""
         count, last = 0, None
         while True:
-            adopt = partial(_adopt, member=member, last=last, make=make)
-            found, last = await self._database.write(adopt)
+            found, last = await self._database.write(
+                partial(_add_missing_assets, member=member, last=last, make=make)
+            )
             count += found
             if last is None:
-                break
-        if member is None:
-            await self._database.write(lambda connection: put_meta(connection, _ADOPTED, True))
-        return count
+                return count
 
 
-def _adopt(
+def _add_missing_assets(
     connection: Connection,
-    member: str | None,
-    last: tuple[str, str, str] | None,
+    member: str,
+    last: tuple[str, str] | None,
     make: Callable[[FileRecord], Asset],
-) -> tuple[int, tuple[str, str, str] | None]:
-    """Adopt some files behind the `last` one: how many, and which is the last now."""
-    key = tuple_(files.c.member, files.c.type, files.c.path)
-    query = select(files).order_by(files.c.member, files.c.type, files.c.path).limit(CHUNK)
-    if member is not None:
-        query = query.where(files.c.member == member)
+) -> tuple[int, tuple[str, str] | None]:
+    """Add the missing assets of the next files after `last`.
+
+    Returns how many were added, and the type and path of the last file, `None` after the end.
+    """
+    query = select(files).where(files.c.member == member)
+    query = query.order_by(files.c.type, files.c.path).limit(CHUNK)
     if last is not None:
-        query = query.where(key > _literal(last))
-    some = {(row.member, row.type, row.path): FileRecord(*row) for row in connection.execute(query)}
+        query = query.where(tuple_(files.c.type, files.c.path) > _literal(last))
+    some = {(row.type, row.path): FileRecord(*row) for row in connection.execute(query)}
     if not some:
         return 0, None
     first, final = next(iter(some)), next(reversed(some))
-    named = (assets.c.member, assets.c.type, assets.c.path)
+    named = tuple_(assets.c.type, assets.c.path)
     known = connection.execute(
-        select(*named).where(tuple_(*named) >= _literal(first), tuple_(*named) <= _literal(final))
+        select(assets.c.type, assets.c.path).where(
+            assets.c.member == member, named >= _literal(first), named <= _literal(final)
+        )
     )
-    skipped = {tuple(row) for row in known}
-    new = [make(one) for name, one in some.items() if name not in skipped]
+    recorded = {tuple(row) for row in known}
+    new = [make(record) for name, record in some.items() if name not in recorded]
     AssetUnit(connection).add_many(new)
     return len(new), final
 
 
-def _literal(name: tuple[str, str, str]) -> Tuple:
+def _literal(name: tuple[str, str]) -> Tuple:
     return tuple_(*(literal(part, AnyText) for part in name))
 
 

@@ -54,8 +54,8 @@ class StoredJob(Struct):
 
     `key` counts all jobs as they came; 0 before the job is inserted. `account` is empty while the
     job waits here, `cloud_id` is `None` until the cloud has answered. `changed_at` is when the job
-    came into its `state`. `charge` is what the turn has cost the member, `reason` why the job waits
-    or cannot be followed, `label` what people call it.
+    came into its `state`. `charge` is what the turn has cost the member, `label` what people
+    call it.
     """
 
     member: str
@@ -77,7 +77,6 @@ class StoredJob(Struct):
     submitter: str = ""
     cancel_requested: bool = False
     charge: float = 0.0
-    reason: str | None = None
     label: str = ""
 
 

@@ -1,8 +1,8 @@
 """The database as it must be before anything uses it: its schema, and the data folder, which is one
 process's alone.
 
-A new database gets the tables as they are in `metadata`; an older one goes through the revisions
-in `migrations` (Alembic). Both happen in one unit, so that two processes do not do it at once.
+A database goes through the revisions in `migrations` (Alembic) that it does not have yet, a new one
+through all of them. They run in one transaction, so that two processes do not do it at once.
 
 Replicas are upgraded one after the other, so that a release works with the schema of the next one:
 a revision adds what older programs need not know (expand), and what they need goes with a later
@@ -17,11 +17,14 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import structlog
+from alembic.operations import Operations
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from filelock import FileLock, Timeout
 from sqlalchemy import Connection, inspect, text
 
 from proxy.settings import ConfigError, Settings
-from proxy.storage import temporary  # noqa: F401 (it has tables, as legacy's imports have)
 from proxy.storage.database import (
     FILE,
     DamagedError,
@@ -31,7 +34,6 @@ from proxy.storage.database import (
     open_sqlite,
     set_aside,
 )
-from proxy.storage.legacy import take_over
 from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import metadata
 
@@ -101,40 +103,34 @@ def _migrate(connection: Connection) -> tuple[str | None, str | None]:
     before = revision(connection)
     if _is_ready(connection):
         return before, before
-    if before is None:
-        metadata.create_all(connection)
-        connection.execute(
-            text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
-        )
-        connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), {"head": HEAD})
-    else:
-        upgrade(connection, before)
+    upgrade(connection, before)
     put_meta(connection, _OLDEST, OLDEST)
     return before, HEAD
 
 
-def upgrade(connection: Connection, before: str) -> None:
-    """Run the revisions behind `before` in the caller's unit. Raises `UnknownSchemaError`."""
-    from alembic.operations import Operations  # a start with a current schema does without
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
-    from alembic.util import CommandError
-
+def upgrade(connection: Connection, before: str | None) -> None:
+    """Run the revisions after `before`, all of them if it is `None`, in the caller's transaction.
+    Raises `UnknownSchemaError`."""
     script = ScriptDirectory(_REVISIONS, version_locations=[_REVISIONS])
     try:
-        script.get_revision(before)
+        script.get_revisions(before or "base")
     except CommandError as error:
         raise UnknownSchemaError(
             f"the database has the schema {before}, and this version of comfy-cloud-proxy knows "
             f"none behind {HEAD}: run the version that wrote it, or restore a copy from before"
         ) from error
-    missing = list(script.iterate_revisions("head", before))
+    missing = list(script.iterate_revisions("head", before or "base"))
     context = MigrationContext.configure(connection, opts={"target_metadata": metadata})
     with Operations.context(context):  # names constraints as `metadata` does
-        for one in reversed(missing):
-            one.module.upgrade()
+        for script_ in reversed(missing):
+            script_.module.upgrade()
+    if before is None:
+        connection.execute(
+            text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL PRIMARY KEY)")
+        )
+    connection.execute(text("DELETE FROM alembic_version"))
     head = {"head": script.get_current_head()}
-    connection.execute(text("UPDATE alembic_version SET version_num = :head"), head)
+    connection.execute(text("INSERT INTO alembic_version VALUES (:head)"), head)
 
 
 @contextmanager
@@ -165,27 +161,26 @@ def locked_folder(path: Path) -> Iterator[Path]:
 
 
 async def open_folder(folder: Path, *, start_empty: bool = False) -> SqliteDatabase:
-    """The database of a folder with the newest schema and the records of earlier versions.
+    """Return the database of a folder with the newest schema.
 
     A damaged file is refused; with `start_empty` it is kept under another name, and an empty one
     takes its place. Nobody else may be opening the folder. Raises `StorageError`.
     """
     path = folder / FILE
     try:
-        return await _open(folder, path)
+        return await _open(path)
     except DamagedError as error:
         if not start_empty:
             raise
         kept = await asyncio.to_thread(set_aside, path)
         log.warning("database_replaced", database=str(path), kept_as=str(kept), reason=str(error))
-        return await _open(folder, path)
+        return await _open(path)
 
 
-async def _open(folder: Path, path: Path) -> SqliteDatabase:
+async def _open(path: Path) -> SqliteDatabase:
     database = await open_sqlite(path)
     try:
         await migrate(database)
-        await take_over(folder, database)
     except BaseException:
         await database.close()
         raise

@@ -124,7 +124,6 @@ jobs = Table(
     Column("submitter", Text, nullable=False),  # a digest of what tells programs apart
     Column("cancel_requested", Boolean, nullable=False),
     Column("charge", Double, nullable=False),
-    Column("reason", AnyText),  # why it waits or cannot be followed
     Column("label", AnyText, nullable=False),  # what people call it: a workflow or a model
     UniqueConstraint("member", "id"),
     Index("ix_jobs_cloud_id", "cloud_id"),

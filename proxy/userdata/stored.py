@@ -6,15 +6,9 @@ whatever other replicas do at the same time.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import json
-import os
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
@@ -22,10 +16,8 @@ import structlog
 from msgspec import Struct
 from sqlalchemy import Connection
 
-from proxy.members.member import LOCAL
-from proxy.storage.database import Database, StorageError
-from proxy.storage.legacy import keep_folder
-from proxy.storage.members import ROOT, MemberRepository, StoredEntry, UserDataUnit
+from proxy.storage.database import Database
+from proxy.storage.members import ROOT, StoredEntry, UserDataUnit
 from proxy.storage.tables import escaped
 from proxy.translate import codec
 
@@ -356,71 +348,3 @@ def _shown(entry: StoredEntry, start: int = 0) -> UserDataEntry:
     is_folder = entry.path.endswith("/")
     path = entry.path.removesuffix("/")[start:]
     return UserDataEntry(path, entry.size, entry.modified, entry.created, is_folder)
-
-
-# --- the files of 0.1.0 ------------------------------------------------------------------------
-
-#: The folder with one for each member, and what a file was called that was being written.
-FOLDER, _DRAFT = "userdata", ".comfy-cloud-proxy-"
-
-_PLAIN_MEMBER = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_NOT_ON_WINDOWS = re.compile(
-    r"[<>:\"|?*\x00-\x1f]|[. ]$|^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)", re.IGNORECASE
-)
-
-
-def member_folder(member: str) -> str:
-    """The name of a member's folder in 0.1.0: two members never shared one, on no file system."""
-    if _PLAIN_MEMBER.fullmatch(member) and not _NOT_ON_WINDOWS.search(member):
-        return member
-    return "_" + hashlib.sha256(member.encode(errors="surrogatepass")).hexdigest()[:32]
-
-
-async def take_over(folder: Path, database: Database) -> None:
-    """Bring the user data of a data folder into the database; its files go to those that are kept.
-    What is in the database already stays. Raises `StorageError`; then nothing is changed."""
-    source = folder / FOLDER
-    if not await asyncio.to_thread(source.is_dir):
-        return
-    stored = await MemberRepository(database).load()
-    names = {member_folder(name): name for name in [LOCAL, *(one.name for one in stored.members)]}
-    try:
-        found = {
-            path: names.get(path.name, path.name)
-            for path in sorted(source.iterdir())
-            if path.is_dir() and (path.name in names or not path.name.startswith("_"))
-        }
-        await database.write(partial(_take, folders=found), long=True)
-        kept = await asyncio.to_thread(keep_folder, source)
-    except OSError as error:
-        raise StorageError(
-            f"the user data of version 0.1.0 in {source} cannot be migrated ({error.strerror}): "
-            "correct its permissions, or move it out of the data folder"
-        ) from error
-    log.info("userdata_imported", members=len(found), kept_in=str(kept))
-
-
-def _take(connection: Connection, folders: Mapping[Path, str]) -> None:
-    for root, member in folders.items():
-        unit = UserDataUnit(connection, member)
-        for path, is_folder in _walk(root):
-            name, about = path.relative_to(root).as_posix(), path.stat()
-            if is_folder:
-                unit.add_folders([f"{name}/"], about.st_mtime)
-            else:
-                times = {"created": about.st_ctime, "modified": about.st_mtime}
-                unit.put(name, path.read_bytes(), **times, replace=False)
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, bool]]:
-    """All that is in a folder and whether it is a folder; no links that lead out of it."""
-    for folder, folders, files in os.walk(root):
-        for name in sorted(folders):
-            if not (path := Path(folder, name)).is_symlink():
-                yield path, True
-        for name in sorted(files):
-            path = Path(folder, name)
-            if name.startswith(_DRAFT):
-                continue
-            if path.is_file() and path.resolve().is_relative_to(root.resolve()):
-                yield path, False

@@ -176,15 +176,6 @@ async def test_a_restart_does_not_ask_again(cloud: CountingCloud, tmp_path: Path
     assert sorted(cloud.calls) == ["folders", "loras", "object_info"]
 
 
-async def test_the_copy_of_an_older_version_is_used(cloud: CountingCloud, tmp_path: Path) -> None:
-    async with catalog_of(cloud, tmp_path / "catalogue") as catalog:
-        await catalog.classes()
-    cloud.down = True
-    async with catalog_of(cloud, tmp_path / "catalog") as catalog:
-        assert await catalog.classes()
-    assert not (tmp_path / "catalogue").exists()
-
-
 async def test_the_copy_of_another_cloud_is_dropped(cloud: CountingCloud, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("not the catalog's")
     async with catalog_of(cloud, tmp_path) as catalog:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tarfile
 from pathlib import Path
 
 import aiohttp
@@ -220,15 +219,3 @@ async def test_the_records_of_a_data_folder_are_copied_once(
         assert (code, out, said in err) == (2, "", True)
     nowhere = ("migrate", "--from", str(tmp_path / "nowhere"))
     assert (await command(*nowhere, environment=environment))[0] == 2
-
-
-async def test_a_folder_of_an_older_version_is_copied_with_its_audit_record(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    released = Path(__file__).parents[1] / "storage" / "data-0.1.0.tar.gz"
-    with tarfile.open(released) as archive:
-        archive.extractall(tmp_path / "old", filter="data")
-    said = await run(environment, "migrate", "--from", str(tmp_path / "old"))
-    assert said.endswith("3 members, 3 entries of the history, 4 jobs.\n")
-    entries = [json.loads(line) for line in (await run(environment, "audit")).splitlines()]
-    assert {"ben", "Anna"} <= {entry["member"] for entry in entries}

@@ -29,12 +29,11 @@ from yarl import URL
 from proxy.api import bodies
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudRefused, CloudUnauthorized, CloudUnreachable
-from proxy.files import service, uploads
+from proxy.files import uploads
 from proxy.files.pictures import Conversion
 from proxy.files.service import Files
 from proxy.simulator import Simulator
 from proxy.storage.database import StorageError
-from proxy.storage.files import FileRepository
 from proxy.translate.errors import LocalError
 
 WEBP = Conversion("webp", "", quality=75)
@@ -85,23 +84,6 @@ async def test_an_upload_to_the_output_folder_is_the_clouds_input(
 ) -> None:
     await upload(files, RED, type="output")
     assert await loaded(files, "cat.png [output]") == cloud.add(RED)
-
-
-async def test_files_are_adopted_when_the_storage_is_back(
-    files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str | None] = []
-
-    async def adopt(self: FileRepository, member: str | None, make: object) -> int:
-        asked.append(member)
-        if len(asked) == 1:
-            raise StorageError("away")
-        return 0
-
-    monkeypatch.setattr(FileRepository, "adopt", adopt)
-    monkeypatch.setattr(service, "_ADOPTED_AGAIN", 0.0)
-    await files.adopt_all()
-    assert asked == [None, None]
 
 
 async def test_known_bytes_are_not_sent_again(files: Files, cloud: MemoryCloud) -> None:

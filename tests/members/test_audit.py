@@ -20,7 +20,6 @@ from proxy.logging import register_secret
 from proxy.members import audit
 from proxy.members.audit import Audit
 from proxy.storage.database import FILE, Database, StorageError, open_sqlite
-from proxy.storage.legacy import KEPT
 from proxy.storage.start import migrate
 from proxy.storage.usage import UsageRepository, forget_audit
 
@@ -200,25 +199,6 @@ async def test_what_does_not_fit_is_counted(record: Audit, monkeypatch: pytest.M
     newest = (await record.page(limit=1))[0]
     assert (newest["action"], newest["lines"]) == ("lines_dropped", 3)
     assert len(await record.page(limit=10)) == 3
-
-
-async def test_the_record_of_0_1_0_is_taken_over(record: Audit, disk: Disk, tmp_path: Path) -> None:
-    def line(number: int, at: str) -> str:
-        entry = {"at": at, "action": "submit", "member": "bob", "address": "", "number": number}
-        return json.dumps(entry) + "\n"
-
-    old = tmp_path / audit.FOLDER
-    old.mkdir()
-    (old / "2026-11-23.jsonl").write_text(line(1, "2026-11-23T10:00:00.000Z") + '{"action": "su')
-    (old / "2026-11-24.jsonl").write_text(line(2, "2026-11-24T10:00:00.000Z"))
-    record.note("submit", number=3)
-    await record.flush()
-    for _ in range(2):
-        again = Audit(disk)
-        await again.start(tmp_path)
-        assert [entry["number"] for entry in await again.page(limit=9)] == [3, 2, 1]
-        await again.close()
-    assert (tmp_path / KEPT / audit.FOLDER / "2026-11-23.jsonl").exists()
 
 
 async def test_the_writer_goes_on_after_any_fault(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import sqlite3
 import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -186,16 +185,6 @@ async def test_a_copy_that_fails_leaves_the_older_one(folder: Path, tmp_path: Pa
         backup(folder, target)
     assert target.read_bytes() == before
     assert not (tmp_path / ".copy.tar.partial").exists()
-
-
-async def test_a_folder_of_0_1_0_is_copied_too(folder: Path, tmp_path: Path) -> None:
-    connection = sqlite3.connect(folder / "proxy.sqlite")
-    connection.execute("CREATE TABLE documents (collection, key, value)")
-    connection.commit()
-    connection.close()
-    backup(folder, tmp_path / "copy.tar")
-    restore(tmp_path / "copy.tar", tmp_path / "other")
-    assert "proxy.sqlite" in contents(tmp_path / "other")
 
 
 def _manifest(schema: str = "0001") -> bytes:

@@ -189,10 +189,10 @@ async def test_every_file_without_a_record_gets_one_whatever_lies_beside_it(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CHUNK", 3)
-    adopt, paths = files.repository.adopt, [f"{number:02}.png" for number in range(10)]
+    add, paths = files.repository.add_missing_assets, [f"{number:02}.png" for number in range(10)]
     await files.put(*(named(path) for path in paths))
-    assert await adopt("anna", _record_of) == 10
+    assert await add("anna", _record_of) == 10
     await files.put(named("045.png"), named("99.png"), replace(PICTURE, member="ben"))
-    assert await adopt("anna", _record_of) == 2
-    assert await adopt(None, _record_of) == 1
-    assert await adopt(None, _record_of) == 0
+    assert await add("anna", _record_of) == 2
+    assert await add("anna", _record_of) == 0
+    assert await add("ben", _record_of) == 1

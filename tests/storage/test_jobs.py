@@ -50,7 +50,6 @@ async def test_a_job_comes_back_as_it_was_taken_in(jobs: JobRepository) -> None:
         watched=False,
         cancel_requested=True,
         charge=1.5,
-        reason="no credits",
     )
     key = (await jobs.insert(one, PAYLOAD)).key
     assert await jobs.get("anna", "a") == replace(one, key=key)

@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, inspect, text
-from storage import schema_0001
 
-from proxy.storage import start
+from proxy.storage import backup, start
 from proxy.storage.database import Database
 from proxy.storage.start import (
     HEAD,
@@ -43,32 +42,19 @@ async def test_a_new_database_gets_the_newest_schema_once(empty_database: Databa
     assert await empty_database.read(revision) == HEAD
 
 
-def _make_first(connection: Connection) -> None:
-    """The schema 0001 as the programs with it made it."""
-    from alembic.migration import MigrationContext
-    from alembic.operations import Operations
-
-    with Operations.context(MigrationContext.configure(connection)):
-        schema_0001.upgrade()
-    connection.execute(text("CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)"))
-    connection.execute(text("INSERT INTO alembic_version VALUES ('0001')"))
-
-
 async def test_revisions_lead_to_the_tables(empty_database: Database) -> None:
-    await empty_database.write(_make_first, long=True)
-    await empty_database.write(lambda connection: upgrade(connection, "0001"), long=True)
-    assert await empty_database.read(revision) == HEAD
+    await migrate(empty_database)
     assert await empty_database.write(_differences, long=True) == []
 
 
-def test_the_start_alone_knows_all_tables() -> None:
-    """What nothing imports has no table when a new database is made."""
+def test_a_backup_knows_all_tables() -> None:
+    """A table whose module nothing imports would be left out of a copy."""
     names = "import {}; from proxy.storage.tables import metadata; print(*sorted(metadata.tables))"
     modules = [f"proxy.storage.{path.stem}" for path in Path(start.__file__).parent.glob("*.py")]
-    commands = [names.format(wanted) for wanted in ("proxy.storage.start", ",".join(modules))]
+    commands = [names.format(wanted) for wanted in (backup.__name__, ",".join(modules))]
     known, every = (
-        subprocess.run([sys.executable, "-c", one], capture_output=True, check=True).stdout
-        for one in commands
+        subprocess.run([sys.executable, "-c", command], capture_output=True, check=True).stdout
+        for command in commands
     )
     assert known == every != b""
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 
 import pytest
 from databases import other_connection
 
 from proxy.storage.database import Database
-from proxy.storage.legacy import KEPT
-from proxy.storage.members import BLOCK, MemberRepository, StoredMember
+from proxy.storage.members import BLOCK
 from proxy.userdata.stored import (
     BadNameError,
     FullError,
@@ -21,9 +19,7 @@ from proxy.userdata.stored import (
     MissingError,
     StoredUserData,
     TakenError,
-    member_folder,
     parts_of,
-    take_over,
 )
 
 
@@ -227,60 +223,6 @@ async def test_a_large_file_is_kept_whole(data: StoredUserData) -> None:
     assert await content(data, "large") == large
 
 
-# --- what 0.1.0 has left --------------------------------------------------------------------
-
-
-def write(folder: Path, name: str, data: bytes = b"old") -> None:
-    path = folder / "userdata" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-async def test_the_folders_of_0_1_0_are_taken_over_once(
-    data: StoredUserData, database: Database, tmp_path: Path
-) -> None:
-    await MemberRepository(database).change(
-        None, members=[StoredMember("ann.b", "Ann.B", False, b"{}")], tokens=[], revoked=[]
-    )
-    folder = tmp_path / "folder"
-    write(folder, "local/workflows/sub/a.json")
-    write(folder, "local/comfy.settings.json", b'{"a": 1}')
-    write(folder, "local/.comfy-cloud-proxy-1")
-    write(folder, f"{member_folder('Ann.B')}/b.json")
-    write(folder, f"{member_folder('Nobody')}/c.json")
-    (folder / "userdata/local/empty").mkdir()
-    (folder / "userdata/local/link").symlink_to(tmp_path)
-    (folder / "userdata/local/out").symlink_to(tmp_path / "data")
-    os.utime(folder / "userdata/local/workflows/sub/a.json", (1.5, 1.5))
-    await take_over(folder, database)
-    assert sorted(await paths(data)) == [
-        "comfy.settings.json",
-        "empty",
-        "workflows",
-        "workflows/sub",
-        "workflows/sub/a.json",
-    ]
-    found, entry = await data.read("local", "workflows/sub/a.json")
-    assert entry is not None
-    assert (found, entry.modified) == (b"old", 1.5)
-    assert await data.settings("local") == {"a": 1}
-    assert await content(data, "b.json", "Ann.B") == b"old"
-    assert not (folder / "userdata").exists()
-    assert (folder / KEPT / "userdata" / member_folder("Nobody") / "c.json").exists()
-
-
-async def test_what_is_in_the_database_is_newer_than_a_folder(
-    data: StoredUserData, database: Database, tmp_path: Path
-) -> None:
-    await data.write("local", "a", b"new")
-    for _ in range(2):
-        write(tmp_path / "folder", "local/a")
-        await take_over(tmp_path / "folder", database)
-    assert await content(data, "a") == b"new"
-    kept = tmp_path / "folder" / KEPT
-    assert sorted(path.name for path in kept.iterdir()) == ["userdata", "userdata-2"]
-
-
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
@@ -309,11 +251,3 @@ def test_a_way_out_is_refused(name: str) -> None:
 def test_some_names_are_nobodys(name: str) -> None:
     with pytest.raises(BadNameError):
         parts_of(name)
-
-
-def test_each_member_has_a_folder_of_its_own() -> None:
-    members = ["local", "Local", "LOCAL", "..", ".", "", "a/b", "nul", "é", "\ud800", "x" * 300]
-    folders = [member_folder(member) for member in members]
-    assert folders[0] == "local"
-    assert len({folder.lower() for folder in folders}) == len(members)
-    assert all(parts_of(folder) == (folder,) for folder in folders)
