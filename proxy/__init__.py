@@ -2,7 +2,7 @@
 
 import sys
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 if "structlog" not in sys.modules and "rich" not in sys.modules:
     # structlog loads rich and pygments where it finds them, to draw tracebacks that we do not ask
