@@ -26,9 +26,11 @@ from proxy.cloud.client import CloudClient
 from proxy.cloud.event_socket import Timeouts
 from proxy.engine.accounts import Account, Slots, best_first
 from proxy.engine.election import Election
-from proxy.engine.engine import Engine, Policy
-from proxy.engine.recorder import JobRecorder, Term
+from proxy.engine.engine import Engine
+from proxy.engine.policy import Policy
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
+from proxy.engine.term import Term
 from proxy.files.assets import Assets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files

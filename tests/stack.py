@@ -19,7 +19,7 @@ from proxy import app
 from proxy.api import Services
 from proxy.api.server import Server
 from proxy.api.web_interface import WebInterface
-from proxy.engine.engine import DetailTimeouts, Policy
+from proxy.engine.policy import DetailTimeouts, Policy
 from proxy.settings import AccountAccess, read_accounts
 from proxy.simulator import Simulator
 

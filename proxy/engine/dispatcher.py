@@ -1,7 +1,4 @@
-"""Brings jobs to the accounts: new ones within their requests, waiting ones in their turn.
-
-What is there is read from time to time, so that no lost event goes unnoticed.
-"""
+"""Brings jobs to the accounts: new ones within their requests, waiting ones in their turn."""
 
 from __future__ import annotations
 
@@ -9,15 +6,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from proxy.cloud.event_socket import EventSocket
-from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
-from proxy.engine.accounts import Account, AccountHealth, Reason, SubmissionError, UnansweredError
-from proxy.engine.tracker import GiveUp, SnapshotReceived
+from proxy.engine.accounts import AccountHealth
+from proxy.engine.submitter import SubmissionError, UnansweredError
+from proxy.engine.tracker import SnapshotReceived
 from proxy.jobs.models import Job, JobAnswered, JobKey, JobReceived, JobState, now
 from proxy.members.member import KnownClass
 from proxy.storage.database import StorageError
@@ -26,7 +21,10 @@ from proxy.translate.errors import LocalError, failure_of, fill_node_errors
 from proxy.translate.jobs import Snapshot
 
 if TYPE_CHECKING:
-    from proxy.engine.engine import AccountWorker, Engine, Policy
+    from proxy.engine.engine import Engine
+    from proxy.engine.worker import AccountWorker
+
+from proxy.engine.part import AGAIN, EnginePart, WithdrawnError
 
 log = structlog.get_logger(__name__)
 
@@ -40,30 +38,9 @@ _BRIEFLY = 2.0
 #: answer, where another replica may have died that was to give it, and where none can say it.
 _RELEASE, _RELEASE_SOON, _RELEASE_AWAY = 5.0, 2.0, 1.0
 
-#: Between two tries to cancel a job on the cloud, or to write what must be written.
-AGAIN = Backoff(first=0.5, longest=30.0)
-
-
-class WithdrawnError(Exception):
-    """The client has cancelled the job before it was sent."""
-
 
 class _ElsewhereError(Exception):
     """The account cannot take the job, but another one that is well may."""
-
-
-class EnginePart:
-    """What the parts of an engine share."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._announcer = engine.announcer
-        self._scheduler = engine.scheduler
-        self._recorder = engine.recorder
-        self._workers = engine.workers
-        self._policy = engine.policy
-        self._jobs = engine.jobs
-        self._bus = engine.bus
 
 
 class Dispatcher(EnginePart):
@@ -403,130 +380,3 @@ def output_nodes(job: Job, node_errors: Mapping[str, Any], known: KnownClass) ->
         and isinstance(node, dict)
         and (known(str(node.get("class_type"))) or {}).get("output_node")
     ]
-
-
-# --- what the account tells ----------------------------------------------------------------
-
-_LOST: Mapping[Reason, str] = {
-    "dead_key": "Comfy Cloud no longer accepts the API key of the account of this job; find its "
-    "outputs on the cloud with that account.",
-    "unreachable": "Comfy Cloud was unreachable for too long; find the outputs of this job on the "
-    "cloud with its account.",
-}
-
-
-@dataclass(eq=False, repr=False)
-class Reconciler:
-    """One list call for all live jobs; those that the list lacks are read one by one.
-
-    Of the `policy` come the seconds between two readings while the event socket is open and while
-    it is not; each is jittered. After a reading that failed they are twice as long each time, at
-    most `longest_wait`, and never shorter than the cloud asked for. While the account's slots are
-    being learned, one waiting job is asked why it waits.
-
-    While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
-    seconds they end as lost; 0 waits for ever.
-    """
-
-    account: Account
-    jobs: Mapping[str, Job]
-    socket: EventSocket
-    policy: Policy
-    longest_wait: float = 60.0
-    _live: asyncio.Event = field(default_factory=asyncio.Event)
-    _now: asyncio.Event = field(default_factory=asyncio.Event)
-    _failures: int = 0
-    _least_wait: float = 0.0
-    _unread_since: float | None = None
-
-    def job_added(self) -> None:
-        """There is a live job."""
-        self._live.set()
-
-    def read_soon(self) -> None:
-        """The socket was lost or has come back: do not wait for the next reading."""
-        self._now.set()
-
-    async def run(self) -> None:
-        """Continue until cancelled. While nothing is live, nothing is read."""
-        while True:
-            if not self.jobs:
-                self._live.clear()
-                await self._live.wait()
-                self._now.clear()
-            await self._pause()
-            self._now.clear()
-            if not self.jobs:
-                continue
-            try:
-                await self.read()
-            except Exception:
-                self._failures += 1
-                log.exception("live_jobs_read_crashed")
-
-    async def read(self) -> None:
-        """Read once. Jobs that are submitted meanwhile are left out."""
-        live = dict(self.jobs)
-        try:
-            snapshots = await self.account.cloud.jobs(("pending", "in_progress"))
-        except CloudError as error:
-            self._failures += 1
-            self._least_wait = error.retry_after or 0.0
-            log.warning("live_jobs_read_failed", error=str(error))
-            self._note_unread(error, live)
-            return
-        self._failures, self._least_wait = 0, 0.0
-        if self._unread_since is not None:
-            self._unread_since = None
-            for job in live.values():
-                if job.runner is not None:
-                    job.runner.explain(None)
-        await self._learn([one for one in snapshots if one.cloud_id in live])
-        for snapshot in snapshots:
-            if snapshot.cloud_id not in live:
-                continue
-            runner = live.pop(snapshot.cloud_id).runner
-            if runner is not None and not runner.reading:
-                runner.post(SnapshotReceived(snapshot, detail=False))
-        for job in live.values():
-            if job.runner is not None:
-                job.runner.read_detail()
-
-    def _note_unread(self, error: CloudError, live: Mapping[str, Job]) -> None:
-        """Show why the account's jobs cannot be followed; end them when that has lasted."""
-        if self._unread_since is None:
-            self._unread_since = time.monotonic()
-        lasted = time.monotonic() - self._unread_since
-        reason: Reason = "unreachable"
-        if isinstance(error, CloudRefused) and error.status in (401, 403):
-            reason = "dead_key"
-        for job in live.values():
-            if job.runner is None:
-                continue
-            job.runner.explain(reason)
-            if self.policy.lost_timeout and lasted >= self.policy.lost_timeout:
-                log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
-                job.runner.post(GiveUp(_LOST[reason], lost=True))
-
-    async def _learn(self, ours: list[Snapshot]) -> None:
-        """Find out whether jobs wait because the account runs no more at once."""
-        slots = self.account.slots
-        if not slots.learning:
-            return
-        pending = [one for one in ours if one.status == "pending"]
-        running = len(ours) - len(pending)
-        if pending and not (slots.certain and running >= slots.count):
-            with contextlib.suppress(CloudError):
-                oldest = await self.account.cloud.job(pending[-1].cloud_id)
-                limited = oldest is not None and oldest.queue_reason == "concurrency_limit"
-                slots.held(len(pending) if limited else 0, running)
-
-    async def _pause(self) -> None:
-        """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""
-        await asyncio.sleep(self._least_wait)
-        policy, connected = self.policy, self.socket.connected
-        usual = policy.connected_wait if connected else policy.lost_wait
-        wait = Backoff(usual, self.longest_wait).after(self._failures + 1)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait - self._least_wait):
-                await self._now.wait()

@@ -1,16 +1,13 @@
-"""Which replica's engine runs the jobs, for how long, and how it continues with those it finds.
+"""Which replica's engine runs the jobs, and for how long.
 
 A term begins with the lease. It is over when its own clock says that the lease may have run out,
 when a write was refused because another replica has the lease, or when the process stops. A new
-term begins with a new engine, which knows what the storage knows. `Recovery` continues jobs whose
-state is not fully known (after a start, or when an answer got lost), `Cancellation` ends those that
-clients want no more.
+term begins with a new engine, which knows what the storage knows.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,26 +18,20 @@ from typing import TYPE_CHECKING
 import structlog
 
 from proxy.bus import EventBus
-from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
-from proxy.engine.dispatcher import AGAIN, EnginePart
-from proxy.engine.recorder import Term
+from proxy.engine.term import Term
 from proxy.jobs.models import (
     AccountView,
-    CancelAnswered,
-    CancelRequested,
-    Job,
-    JobState,
     LeaseReleased,
     TermBegan,
 )
 from proxy.storage.database import StorageError
 from proxy.storage.leases import ENGINE, LeaseRepository
 from proxy.supervisor import Supervisor
-from proxy.translate.errors import LocalError, from_cloud
 
 if TYPE_CHECKING:
     from proxy.engine.accounts import Account
     from proxy.engine.engine import Engine
+
 
 log = structlog.get_logger(__name__)
 
@@ -193,239 +184,3 @@ class Election:
 
     def _until(self, began: float) -> float:
         return math.inf if self.alone else began + self.length * (1 - _MARGIN)
-
-
-#: Between two looks for a job whose submission was not answered.
-_LOOKS = Backoff(first=0.5, longest=10.0)
-
-
-class Recovery(EnginePart):
-    """Brings an engine's jobs back to where they are."""
-
-    def restore(self, job: Job) -> None:
-        """Continue with a job from before the start."""
-        self._jobs[job.key] = job
-        if job.state in (JobState.RECEIVED, JobState.QUEUED):
-            new = job.state is JobState.RECEIVED
-            if new:
-                job.to(JobState.QUEUED)
-            job.accepted = True
-            self._announcer.changed(job)
-            if not self._engine.dispatcher.fails(job):
-                self._scheduler.queue.add(job)
-            if new:
-                self._recorder.changed(job)
-                self._announcer.accepted(job)
-                self._engine.dispatcher.answer(job.key)
-            return
-        worker = self._workers.get(job.account)
-        if worker is None:
-            self._engine.spawn(self._find_home(job), f"find the account of {job.prompt_id}")
-            self._announcer.changed(job)
-            return
-        self._scheduler.keep(job)
-        if job.cancel_requested and job.started_at is not None:
-            job.cancel_requested = False
-            self._engine.follow(job, worker)
-            self._engine.spawn(
-                self._engine.cancellation.cancel(CancelRequested("", (job.key,))),
-                f"cancel {job.prompt_id}",
-            )
-        elif job.cloud_id and job.cancel_requested:
-            self._engine.spawn(worker.cancel_on_its_way(job), f"cancel {job.prompt_id}")
-        elif job.cloud_id:
-            self._engine.follow(job, worker)
-            worker.reconciler.read_soon()
-        else:
-            if job.state is JobState.SUBMITTING:
-                job.to(JobState.UNKNOWN)
-            # Another replica may have told the client that the job is there.
-            if self._recorder.jobs.shared and not job.accepted:
-                job.accepted = True
-                self._recorder.changed(job)
-            self.seek(job)
-
-    async def _find_home(self, job: Job) -> None:
-        """Find the account of a job whose own is in the settings no more, by asking all.
-
-        The job is shown with the reason, and ends as lost after `lost_timeout`.
-        """
-        since = time.monotonic()
-        self._announcer.explain(job, "no_account")
-        for failures in itertools.count(1):
-            for worker in self._workers.values():
-                with suppress(CloudError):
-                    if job.cloud_id:
-                        there = await worker.cloud.job(job.cloud_id) is not None
-                    else:
-                        found = await worker.submitter.find(job)
-                        there, job.cloud_id = found is not None, found or ""
-                    if there:
-                        job.reason, job.account = None, worker.name
-                        self._scheduler.keep(job)
-                        self._engine.taken(job, job.cloud_id)
-                        return
-            lost = self._policy.lost_timeout
-            if lost and time.monotonic() - since >= lost:
-                error = LocalError(
-                    "JobLost",
-                    f"The Comfy Cloud account {job.account} of this job was removed from the "
-                    "settings, and no other account has the job; find its outputs on the cloud "
-                    "with that account.",
-                    kind="not_found",
-                )
-                self._engine.dispatcher.refuse(job, error)
-                return
-            await asyncio.sleep(AGAIN.after(failures))
-
-    # --- submissions without an answer -----------------------------------------------------
-
-    def lose_answer(self, job: Job) -> None:
-        """Nobody knows whether the cloud has taken the job."""
-        job.to(JobState.UNKNOWN)
-        self._recorder.changed(job)
-        self.seek(job)
-        self._announcer.tell_status(job.member)
-
-    def seek(self, job: Job) -> None:
-        """List a job of which nobody knows whether the cloud has it, and look for it there.
-
-        It counts as pending, so that a client which looks for it does not submit it again.
-        """
-        if not job.cancel_requested:
-            self._announcer.changed(job)
-        self._engine.spawn(self._settle(job), f"look for {job.prompt_id}")
-
-    async def _settle(self, job: Job) -> None:
-        structlog.contextvars.bind_contextvars(job=job.prompt_id, member=job.member)
-        cloud_id = await self._look(job)
-        if cloud_id is not None:
-            log.info("unanswered_job_adopted", cloud_job=cloud_id)
-            new = not job.accepted and not job.cancel_requested
-            self._engine.taken(job, cloud_id)
-            if new:
-                self._announcer.accepted(job)
-            self._announcer.tell_status(job.member)
-            return
-        log.info("unanswered_job_dismissed")
-        if job.accepted and not job.cancel_requested:
-            await self._engine.dispatcher.not_taken(job, None)
-            return
-        await self._engine.dispatcher.drop(job)
-        if not job.cancel_requested:
-            self._announcer.discarded(job)
-
-    async def _look(self, job: Job) -> str | None:
-        """The cloud id of the job, or `None` when it is certain that the cloud does not have it.
-
-        The process ended, or the account could not be read, between the call and its answer. A job
-        that is not found for `adoption_patience` seconds, counted from the first look that
-        succeeded, is not there.
-        """
-        submitter = self._workers[job.account].submitter
-        since: float | None = None
-        for looks in itertools.count(1):
-            begun = time.monotonic()
-            try:
-                cloud_id = await submitter.find(job)
-            except CloudError as error:
-                log.warning("unanswered_job_read_failed", error=str(error))
-            else:
-                since = begun if since is None else since
-                certain = begun - since >= self._policy.adoption_patience
-                if cloud_id is not None or certain:
-                    return cloud_id
-            await asyncio.sleep(_LOOKS.after(looks))
-        raise AssertionError("the looks never end")
-
-
-class Cancellation(EnginePart):
-    """Takes an engine's jobs out of the queue, or has the cloud end them."""
-
-    async def cancel(self, asked: CancelRequested) -> None:
-        """End jobs, and say whether that did it."""
-        jobs = [job for key in asked.keys if (job := self._jobs.get(key)) is not None]
-        try:
-            answer = CancelAnswered(await self._cancel_all(jobs))
-        except LocalError as error:
-            answer = CancelAnswered(error=error)
-        if self._recorder.term.lasts:
-            self._bus.publish(f"answers.{asked.request}", answer)
-
-    async def _cancel_all(self, jobs: list[Job]) -> bool:
-        """Cancel live jobs; says whether any was cancelled by this. Raises `LocalError`."""
-        waiting = [job for job in jobs if job in self._scheduler.queue]
-        others = [job for job in jobs if job not in waiting]
-        if waiting:
-            await self._withdraw(waiting)
-        results = await asyncio.gather(*map(self._cancel_placed, others), return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return bool(waiting) or any(results)
-
-    async def _withdraw(self, jobs: list[Job]) -> None:
-        """Take waiting jobs out without a trace; if they cannot be removed they still wait."""
-        for job in jobs:
-            self._scheduler.queue.remove(job)
-        try:
-            await self._recorder.discard(*jobs)
-        except StorageError as error:
-            for job in jobs:
-                self._scheduler.queue.add(job)
-            raise LocalError(
-                "store_unavailable",
-                "The proxy cannot write to its data folder, so the jobs stay in the queue; free "
-                "disk space or repair the disk, then try again.",
-                kind="unavailable",
-            ) from error
-        finally:
-            self._engine.dispatcher.pump()
-        for job in jobs:
-            self._jobs.pop(job.key, None)
-            self._gone(job)
-
-    async def _cancel_placed(self, job: Job) -> bool:
-        """Cancel a job that has left the queue.
-
-        One that does not run is gone at once, a running one when the cloud says so.
-        """
-        if not job.cloud_id:
-            job.cancel_requested = True
-            self._gone(job)
-            self._recorder.changed(job)
-            return True
-        worker, runner = self._workers.get(job.account), job.runner
-        if worker is None or runner is None:
-            return False
-        try:
-            self._recorder.term.check()
-            cancelled = await worker.cloud.cancel(job.cloud_id)
-        except CloudRefused as error:
-            raise from_cloud(error.status, error.body, error.retry_after) from error
-        except CloudError as error:
-            raise LocalError(
-                "cloud_unreachable",
-                "The job could not be cancelled on Comfy Cloud and continues; try again.",
-                kind="unavailable",
-                details=job.prompt_id,
-                retry_after=error.retry_after or 10.0,
-            ) from error
-        live = self._jobs.get(job.key) is job
-        if not cancelled or job.started_at is not None or not live:
-            runner.read_detail()
-            return cancelled
-        await runner.stop()
-        await self._engine.dispatcher.discard(job)
-        self._engine.forget(job)
-        self._gone(job)
-        return True
-
-    def _gone(self, job: Job) -> None:
-        """A job has left the queue without a trace."""
-        if job.state not in (JobState.SUBMITTING, JobState.UNKNOWN):
-            job.to(JobState.CANCELLED)
-        log.info(
-            "job_discarded", job=job.prompt_id, member=job.member, cloud_job=job.cloud_id or None
-        )
-        self._announcer.discarded(job)

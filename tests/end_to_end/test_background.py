@@ -19,7 +19,7 @@ from proxy.api.websocket import ClientSocket
 from proxy.cloud.event_socket import EventSocket
 from proxy.cloud.resilience import Backoff
 from proxy.engine import engine
-from proxy.engine.dispatcher import Reconciler
+from proxy.engine.reconciler import Reconciler
 from proxy.engine.recorder import JobRecorder
 from proxy.jobs.subscribers import LiveFeed
 from proxy.members import accounting

@@ -11,7 +11,7 @@ import gated
 import graphs
 from stack import Client, running_proxy
 
-from proxy.engine.engine import DetailTimeouts
+from proxy.engine.policy import DetailTimeouts
 from proxy.simulator import Simulator
 
 PATHS = ["history", "history/{id}", "queue", "prompt", "api/jobs", "api/jobs/{id}", "object_info"]

@@ -13,7 +13,7 @@ import pytest
 from stack import Client, running_proxy
 
 from proxy.engine.dispatcher import Dispatcher
-from proxy.engine.runner import EventRouter
+from proxy.engine.router import EventRouter
 from proxy.simulator import Simulator, Switches
 
 

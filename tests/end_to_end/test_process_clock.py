@@ -14,7 +14,7 @@ import graphs
 import pytest
 from stack import Client, running_proxy
 
-from proxy.engine import runner
+from proxy.engine import follower
 from proxy.jobs import models
 from proxy.simulator import Simulator
 
@@ -36,7 +36,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(models, "time", clock)
-    monkeypatch.setattr(runner, "time", clock)
+    monkeypatch.setattr(follower, "time", clock)
     return clock
 
 

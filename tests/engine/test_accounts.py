@@ -17,7 +17,8 @@ from stack import PATIENCE, Client, running_proxy
 from proxy.cloud.client import Submission
 from proxy.cloud.event_socket import Timeouts
 from proxy.cloud.resilience import Backoff, CircuitBreaker, refusal
-from proxy.engine.accounts import MOST, RESTS, Account, AccountHealth, Reason, Slots, Submitter
+from proxy.engine.accounts import MOST, RESTS, Account, AccountHealth, Reason, Slots
+from proxy.engine.submitter import Submitter
 from proxy.jobs.models import Job
 from proxy.metrics import AccountObservations
 from proxy.simulator import HttpFault, Simulator

@@ -20,8 +20,9 @@ from waiting import ids, until_ended
 from proxy.cloud.resilience import Backoff, CloudError, CloudUnreachable, refusal
 from proxy.engine import accounts as account_health
 from proxy.engine.accounts import Slots
-from proxy.engine.dispatcher import Reconciler, output_nodes
-from proxy.engine.engine import Policy
+from proxy.engine.dispatcher import output_nodes
+from proxy.engine.policy import Policy
+from proxy.engine.reconciler import Reconciler
 from proxy.settings import AccountSettings, Secret
 from proxy.simulator import HttpFault, Simulator
 from proxy.translate.jobs import Snapshot

@@ -20,7 +20,7 @@ from waiting import ids, until
 
 from proxy.bus import EventBus
 from proxy.engine.election import Election
-from proxy.engine.recorder import Term
+from proxy.engine.term import Term
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import Job, JobState
 from proxy.jobs.submission import JobRequest, new_job

@@ -20,10 +20,12 @@ from proxy import app
 from proxy.bus import BusMessage, EventBus
 from proxy.engine import recorder as recorder_module
 from proxy.engine.accounts import Account, Slots
-from proxy.engine.engine import AccountWorker
-from proxy.engine.recorder import Announcer, JobRecorder, Term
+from proxy.engine.announcer import Announcer
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.scheduler import Scheduler
+from proxy.engine.term import Term
 from proxy.engine.tracker import EventReceived, RecordEnd, Tracker
+from proxy.engine.worker import AccountWorker
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import (
     Job,

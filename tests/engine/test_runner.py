@@ -15,7 +15,8 @@ from jobs.samples import job
 from stack import PATIENCE, Client
 from waiting import ids, until
 
-from proxy.engine.runner import LONGEST, PICTURE_BYTES, EventRouter, Localiser
+from proxy.engine.localiser import Localiser
+from proxy.engine.router import LONGEST, PICTURE_BYTES, EventRouter
 from proxy.engine.tracker import EventReceived, GiveUp, SnapshotReceived
 from proxy.jobs.models import Job
 from proxy.simulator import Simulator

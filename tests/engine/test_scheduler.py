@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from jobs.samples import job
 
 from proxy.engine.accounts import Account, Slots
-from proxy.engine.scheduler import WAITS_FOR_CLIENT, FairShare, JobQueue, MemberQueue, Scheduler
+from proxy.engine.fair_share import FairShare, JobQueue, MemberQueue
+from proxy.engine.scheduler import WAITS_FOR_CLIENT, Scheduler
 from proxy.members.member import Limits, Member
 from proxy.storage.jobs import Share, Shares
 from proxy.translate.errors import LocalError

@@ -10,8 +10,9 @@ from backend import open_database
 from jobs.samples import Room
 
 from proxy.bus import EventBus
-from proxy.engine.recorder import JobRecorder, Term
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
+from proxy.engine.term import Term
 from proxy.jobs.service import JobService
 from proxy.jobs.submission import Clients, SubmissionService
 from proxy.jobs.views import LiveJobs

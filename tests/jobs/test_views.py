@@ -16,8 +16,9 @@ from sqlalchemy import Connection, insert
 from waiting import until
 
 from proxy.bus import MISSED, EventBus
-from proxy.engine.recorder import JobRecorder, Term
+from proxy.engine.recorder import JobRecorder
 from proxy.engine.replay import life_of
+from proxy.engine.term import Term
 from proxy.engine.tracker import RecordEnd
 from proxy.jobs.conversion import payload_of, stored_of
 from proxy.jobs.models import Job, JobChanged, JobMessage, JobState, LiveJob, live_of, now, topic_of

@@ -1,0 +1,189 @@
+"""Whose turn it is: the waiting jobs of all members, and what their turns cost.
+
+Decides without I/O and without a clock.
+
+Members have weighted fair turns (start-time fair queuing): each has a virtual time at which its
+next job starts, and the smallest one goes first. A job moves its member's start on by its cost
+divided by the member's weight. A member that was away, or could not be served for a reason of its
+own, starts where the others are: it gets neither credit nor debt for that time. So do accounts that
+can all take a job.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
+from itertools import accumulate, repeat
+
+from msgspec import Struct
+
+from proxy.jobs.models import FairBy, Job, JobKey, Number
+from proxy.storage.jobs import Share
+
+#: How much the last job's running time counts in what a member's next one is taken to need.
+_NEWEST = 0.3
+
+#: Seconds that a job is taken to need while nothing is known. Also the least that one costs.
+_UNKNOWN, _LEAST = 10.0, 0.01
+
+
+class JobQueue:
+    """The waiting jobs of all members: each member's by `number`, then as they were accepted."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, list[Job]] = {}
+        self._jobs: set[Job] = set()
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, job: Job) -> bool:
+        return job in self._jobs
+
+    def add(self, job: Job) -> None:
+        """Put a job where its number and its age belong."""
+        self._jobs.add(job)
+        insort(self._members.setdefault(job.member, []), job, key=_place)
+
+    def remove(self, job: Job) -> None:
+        """Take a job out, wherever it stands."""
+        self._jobs.remove(job)
+        waiting = self._members[job.member]
+        del waiting[bisect_left(waiting, _place(job), key=_place)]
+        if not waiting:
+            del self._members[job.member]
+
+    def members(self) -> list[str]:
+        """The members with waiting jobs."""
+        return list(self._members)
+
+    def of(self, member: str) -> Sequence[Job]:
+        """The member's waiting jobs in their order, until that changes."""
+        return self._members.get(member, ())
+
+
+def _place(job: Job) -> tuple[Number, int, JobKey]:
+    return job.number, job.order, job.key
+
+
+class MemberQueue(Struct, frozen=True):
+    """A member's waiting jobs in their order; `blocked` is the reason why none of them may go,
+    regardless of the turn."""
+
+    weight: float
+    jobs: Sequence[Job]
+    blocked: str | None = None
+
+
+class QueuePosition(Struct, frozen=True):
+    """Where a waiting job stands: `before` it this many of anyone.
+
+    `reason` is what it waits for: `slot`, `turn`, `client` (an earlier job of its client, which
+    follows one at a time), or what blocks its member.
+    """
+
+    job: Job
+    before: int
+    reason: str
+
+
+class FairShare:
+    """The virtual times of all members. `by` says what a job costs: 1, or its running seconds."""
+
+    def __init__(self, by: FairBy = "jobs") -> None:
+        self._by = by
+        #: The virtual time.
+        self.now = 0.0
+        self._starts: dict[str, float] = {}
+        self._typical: dict[str, float] = {}
+
+    def choose(self, orders: Mapping[str, int]) -> str | None:
+        """Whose turn it is of those that could be served now, `None` of none; of equal ones the
+        first in the `orders`."""
+        return min(
+            orders, key=lambda member: (self._start(member), orders[member], member), default=None
+        )
+
+    def take(self, member: str, weight: float) -> float:
+        """A job of the member goes; the cost that it was charged."""
+        cost = self._cost(member)
+        self.now = max(self.now, self._start(member))
+        self._starts[member] = self._start(member) + cost / weight
+        return cost
+
+    def give_back(self, member: str, weight: float, cost: float) -> None:
+        """The job did not go after all."""
+        if member in self._starts:
+            self._starts[member] -= cost / weight
+
+    def ended(self, member: str, weight: float, cost: float, seconds: float) -> None:
+        """A job has run for so long; it had been charged `cost` before anybody knew."""
+        if self._by == "jobs":
+            return
+        real = max(seconds, _LEAST)
+        before = self._typical.get(member, real)
+        self._typical[member] = before + _NEWEST * (real - before)
+        self._starts[member] = self._starts.get(member, self.now) + (real - cost) / weight
+
+    def places(self, queues: Mapping[str, MemberQueue]) -> list[QueuePosition]:
+        """All waiting jobs in the order in which they will go, if nothing changes."""
+        heap = [
+            (self._start(member), queue.jobs[0].order, member, 0)
+            for member, queue in queues.items()
+        ]
+        heapq.heapify(heap)
+        places: list[QueuePosition] = []
+        while heap:
+            start, _, member, index = heap[0]
+            queue, before = queues[member], len(places)
+            reason = queue.blocked or ("turn" if before else "slot")
+            places.append(QueuePosition(queue.jobs[index], before, reason))
+            if index + 1 < len(queue.jobs):
+                onward = start + self._cost(member) / queue.weight
+                heapq.heapreplace(heap, (onward, queue.jobs[index + 1].order, member, index + 1))
+            else:
+                heapq.heappop(heap)
+        return places
+
+    def before(self, queues: Mapping[str, MemberQueue], member: str) -> int:
+        """How many jobs of others go before the member's last one; without counting them all."""
+        mine = queues[member]
+        at, order = self._starts_of(member, mine)[-1], mine.jobs[-1].order
+        count = 0
+        for other, queue in queues.items():
+            if other != member:
+                starts = self._starts_of(other, queue)
+                first = bisect_left(starts, at)
+                tied = first < len(starts) and starts[first] == at
+                count += first + (tied and queue.jobs[first].order < order)
+        return count
+
+    def state_of(self, member: str, unused: float = 0.0) -> Share:
+        """What must be kept of a member, as far as it is known.
+
+        `unused` is what turns have cost that are not to be kept as taken, divided by the weight.
+        """
+        start = self._starts.get(member)
+        return Share(None if start is None else start - unused, self._typical.get(member))
+
+    def restore(self, now: float, kept: Mapping[str, Share]) -> None:
+        """Continue where `now` and `state_of` of all members were taken."""
+        self.now = now
+        self._starts = {name: one.start for name, one in kept.items() if one.start is not None}
+        self._typical = {name: one.typical for name, one in kept.items() if one.typical}
+
+    def _start(self, member: str) -> float:
+        return max(self.now, self._starts.get(member, 0.0))
+
+    def _starts_of(self, member: str, queue: MemberQueue) -> list[float]:
+        """When each of the member's waiting jobs starts."""
+        step = self._cost(member) / queue.weight
+        return list(accumulate(repeat(step, len(queue.jobs) - 1), initial=self._start(member)))
+
+    def _cost(self, member: str) -> float:
+        if self._by == "jobs":
+            return 1.0
+        known = self._typical.values()
+        usual = sum(known) / len(known) if known else _UNKNOWN
+        return max(self._typical.get(member, usual), _LEAST)

@@ -1,0 +1,150 @@
+"""What is on the account is read from time to time, so that no lost event goes unnoticed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import structlog
+
+from proxy.cloud.event_socket import EventSocket
+from proxy.cloud.resilience import Backoff, CloudError, CloudRefused
+from proxy.engine.accounts import Account, Reason
+from proxy.engine.tracker import GiveUp, SnapshotReceived
+from proxy.jobs.models import Job
+from proxy.translate.jobs import Snapshot
+
+if TYPE_CHECKING:
+    from proxy.engine.policy import Policy
+
+from proxy.engine.policy import Policy
+
+log = structlog.get_logger(__name__)
+
+_LOST: Mapping[Reason, str] = {
+    "dead_key": "Comfy Cloud no longer accepts the API key of the account of this job; find its "
+    "outputs on the cloud with that account.",
+    "unreachable": "Comfy Cloud was unreachable for too long; find the outputs of this job on the "
+    "cloud with its account.",
+}
+
+
+@dataclass(eq=False, repr=False)
+class Reconciler:
+    """One list call for all live jobs; those that the list lacks are read one by one.
+
+    Of the `policy` come the seconds between two readings while the event socket is open and while
+    it is not; each is jittered. After a reading that failed they are twice as long each time, at
+    most `longest_wait`, and never shorter than the cloud asked for. While the account's slots are
+    being learned, one waiting job is asked why it waits.
+
+    While the account cannot be read its jobs show the reason. If that lasts for `lost_timeout`
+    seconds they end as lost; 0 waits for ever.
+    """
+
+    account: Account
+    jobs: Mapping[str, Job]
+    socket: EventSocket
+    policy: Policy
+    longest_wait: float = 60.0
+    _live: asyncio.Event = field(default_factory=asyncio.Event)
+    _now: asyncio.Event = field(default_factory=asyncio.Event)
+    _failures: int = 0
+    _least_wait: float = 0.0
+    _unread_since: float | None = None
+
+    def job_added(self) -> None:
+        """There is a live job."""
+        self._live.set()
+
+    def read_soon(self) -> None:
+        """The socket was lost or has come back: do not wait for the next reading."""
+        self._now.set()
+
+    async def run(self) -> None:
+        """Continue until cancelled. While nothing is live, nothing is read."""
+        while True:
+            if not self.jobs:
+                self._live.clear()
+                await self._live.wait()
+                self._now.clear()
+            await self._pause()
+            self._now.clear()
+            if not self.jobs:
+                continue
+            try:
+                await self.read()
+            except Exception:
+                self._failures += 1
+                log.exception("live_jobs_read_crashed")
+
+    async def read(self) -> None:
+        """Read once. Jobs that are submitted meanwhile are left out."""
+        live = dict(self.jobs)
+        try:
+            snapshots = await self.account.cloud.jobs(("pending", "in_progress"))
+        except CloudError as error:
+            self._failures += 1
+            self._least_wait = error.retry_after or 0.0
+            log.warning("live_jobs_read_failed", error=str(error))
+            self._note_unread(error, live)
+            return
+        self._failures, self._least_wait = 0, 0.0
+        if self._unread_since is not None:
+            self._unread_since = None
+            for job in live.values():
+                if job.runner is not None:
+                    job.runner.explain(None)
+        await self._learn([one for one in snapshots if one.cloud_id in live])
+        for snapshot in snapshots:
+            if snapshot.cloud_id not in live:
+                continue
+            runner = live.pop(snapshot.cloud_id).runner
+            if runner is not None and not runner.reading:
+                runner.post(SnapshotReceived(snapshot, detail=False))
+        for job in live.values():
+            if job.runner is not None:
+                job.runner.read_detail()
+
+    def _note_unread(self, error: CloudError, live: Mapping[str, Job]) -> None:
+        """Show why the account's jobs cannot be followed; end them when that has lasted."""
+        if self._unread_since is None:
+            self._unread_since = time.monotonic()
+        lasted = time.monotonic() - self._unread_since
+        reason: Reason = "unreachable"
+        if isinstance(error, CloudRefused) and error.status in (401, 403):
+            reason = "dead_key"
+        for job in live.values():
+            if job.runner is None:
+                continue
+            job.runner.explain(reason)
+            if self.policy.lost_timeout and lasted >= self.policy.lost_timeout:
+                log.error("job_lost", job=job.prompt_id, member=job.member, reason=reason)
+                job.runner.post(GiveUp(_LOST[reason], lost=True))
+
+    async def _learn(self, ours: list[Snapshot]) -> None:
+        """Find out whether jobs wait because the account runs no more at once."""
+        slots = self.account.slots
+        if not slots.learning:
+            return
+        pending = [one for one in ours if one.status == "pending"]
+        running = len(ours) - len(pending)
+        if pending and not (slots.certain and running >= slots.count):
+            with contextlib.suppress(CloudError):
+                oldest = await self.account.cloud.job(pending[-1].cloud_id)
+                limited = oldest is not None and oldest.queue_reason == "concurrency_limit"
+                slots.held(len(pending) if limited else 0, running)
+
+    async def _pause(self) -> None:
+        """Wait for the next reading; `read_soon` cannot make it sooner than the cloud allows."""
+        await asyncio.sleep(self._least_wait)
+        policy, connected = self.policy, self.socket.connected
+        usual = policy.connected_wait if connected else policy.lost_wait
+        wait = Backoff(usual, self.longest_wait).after(self._failures + 1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait - self._least_wait):
+                await self._now.wait()

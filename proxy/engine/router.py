@@ -1,0 +1,196 @@
+"""From the account's one event socket to the jobs that its messages concern.
+
+The socket carries the events of every job of the account, others' too: the router knows which job
+one belongs to."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from msgspec import Struct
+
+from proxy.engine.tracker import (
+    EventReceived,
+)
+from proxy.translate import events
+from proxy.translate.events import CloudFrame, CloudPicture
+
+if TYPE_CHECKING:
+    pass
+
+
+Inbox: TypeAlias = Callable[[EventReceived | CloudFrame], None]
+
+#: Bytes of events of unknown jobs that are kept: some ten thousand usual ones.
+EVENT_BYTES = 8 * 1024 * 1024
+
+#: Bytes of pictures of unknown jobs that are kept while a submission is under way: those that a job
+#: sends as its result within the seconds that an answer takes.
+PICTURE_BYTES = 16 * 1024 * 1024
+
+#: Seconds that anything is kept while a submission is under way: longer than one is waited for.
+LONGEST = 120.0
+
+#: What a message weighs beside its contents, in bytes.
+_OVERHEAD = 256
+
+
+class _Early(Struct, frozen=True):
+    """A message that came before anybody knew its job."""
+
+    at: float
+    number: int
+    cloud_id: str
+    item: EventReceived | CloudFrame
+    size: int
+
+
+class _Waiting:
+    """Early messages of one kind, no more than `limit` bytes of them: the oldest give way."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: deque[_Early] = deque()
+        self.size = 0
+
+    def append(self, early: _Early) -> None:
+        self._entries.append(early)
+        self.size += early.size
+        while self.size > self._limit:
+            self._drop()
+
+    def expire(self, before: float) -> None:
+        while self._entries and self._entries[0].at < before:
+            self._drop()
+
+    def take(self, cloud_id: str) -> list[_Early]:
+        taken = [early for early in self._entries if early.cloud_id == cloud_id]
+        if taken:
+            self._entries = deque(one for one in self._entries if one.cloud_id != cloud_id)
+            self.size -= sum(early.size for early in taken)
+        return taken
+
+    def _drop(self) -> None:
+        self.size -= self._entries.popleft().size
+
+
+class EventRouter:
+    """Knows which cloud id belongs to which job.
+
+    `clock` gives seconds. An event of an unknown job is kept for `keep` seconds, or while a
+    submission is under way, and then pictures are too. What is kept is bounded in bytes.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        keep: float = 5.0,
+        event_bytes: int = EVENT_BYTES,
+        picture_bytes: int = PICTURE_BYTES,
+    ) -> None:
+        self._clock = clock
+        self._keep = keep
+        self._inboxes: dict[str, Inbox] = {}
+        self._events = _Waiting(event_bytes)
+        self._pictures = _Waiting(picture_bytes)
+        self._number = 0
+        self._submissions = 0
+        self._running: set[str] = set()
+        self._latest: str | None = None
+
+    @property
+    def held(self) -> int:
+        """Bytes of unknown jobs' messages that are kept, about."""
+        return self._events.size + self._pictures.size
+
+    @contextmanager
+    def submission(self) -> Iterator[None]:
+        """While it lasts, messages of unknown jobs are kept longer: one may be the new job's."""
+        self._submissions += 1
+        try:
+            yield
+        finally:
+            self._submissions -= 1
+
+    def add(self, cloud_id: str, inbox: Inbox) -> None:
+        """Send the events of a job to `inbox`, beginning with those that came too early."""
+        self._inboxes[cloud_id] = inbox
+        early = [*self._events.take(cloud_id), *self._pictures.take(cloud_id)]
+        for one in sorted(early, key=lambda one: one.number):
+            inbox(one.item)
+
+    def remove(self, cloud_id: str) -> None:
+        """Forget a job."""
+        self._inboxes.pop(cloud_id, None)
+        self._running.discard(cloud_id)
+
+    def socket_lost(self) -> None:
+        """What ran when the socket was lost may have ended unseen."""
+        self._running.clear()
+        self._latest = None
+
+    def on_event(self, type_: str, data: Mapping[str, Any]) -> None:
+        """Take a text message of the cloud."""
+        cloud_id = events.concerns_a_job(type_, data)
+        if cloud_id is None:
+            return
+        over = type_ == "executing" and data.get("node") is None
+        if over or events.is_terminal(type_, data):
+            self._running.discard(cloud_id)
+        elif type_ in ("executing", "progress", "progress_state"):
+            self._running.add(cloud_id)
+            self._latest = cloud_id
+        self._deliver(cloud_id, EventReceived(type_, data))
+
+    def on_frame(self, data: bytes) -> None:
+        """Take a binary message of the cloud.
+
+        One without a job's id belongs to the only job that runs on the account, if it is known;
+        when several run it is dropped rather than guessed.
+        """
+        frame = events.parse_frame(data)
+        if frame is None:
+            return
+        cloud_id = frame.prompt_id
+        if cloud_id is None and len(self._running) == 1 and self._latest in self._running:
+            cloud_id = self._latest
+        if cloud_id is not None:
+            self._deliver(cloud_id, frame)
+
+    def _deliver(self, cloud_id: str, item: EventReceived | CloudFrame) -> None:
+        inbox = self._inboxes.get(cloud_id)
+        if inbox is not None:
+            inbox(item)
+            return
+        now = self._clock()
+        before = now - (LONGEST if self._submissions else self._keep)
+        self._events.expire(before)
+        self._pictures.expire(before)
+        picture = isinstance(item, CloudPicture)
+        if picture and not self._submissions:
+            return
+        self._number += 1
+        early = _Early(now, self._number, cloud_id, item, _size(item))
+        (self._pictures if picture else self._events).append(early)
+
+
+def _size(item: EventReceived | CloudFrame) -> int:
+    """The bytes that a message takes, about: those of its strings, and some for each value."""
+    if isinstance(item, CloudPicture):
+        return _OVERHEAD + len(item.image)
+    size, pending = _OVERHEAD, [item.data if isinstance(item, EventReceived) else item.text]
+    while pending:
+        value: Any = pending.pop()
+        size += 64
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, Mapping):
+            pending += [*value.keys(), *value.values()]
+        elif isinstance(value, list):
+            pending += value
+    return size

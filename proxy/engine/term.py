@@ -1,0 +1,40 @@
+"""The time in which an engine may act."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from typing import TYPE_CHECKING
+
+from proxy.storage.database import FencedError
+from proxy.storage.leases import Lease
+
+if TYPE_CHECKING:
+    pass
+
+
+class Term:
+    """The time in which an engine may act: until `until` (`time.monotonic()`), which is the past
+    once it is `over`. Its writes carry the `fence`."""
+
+    def __init__(self, lease: Lease, until: float = math.inf) -> None:
+        self.lease = lease
+        self.fence = lease.fence
+        self.until = until
+        self.over = asyncio.Event()
+
+    def end(self) -> None:
+        """The engine may act no more."""
+        self.until = -math.inf
+        self.over.set()
+
+    @property
+    def lasts(self) -> bool:
+        """Whether the engine may act now."""
+        return time.monotonic() < self.until
+
+    def check(self) -> None:
+        """Directly before what only one replica may do. Raises `FencedError`."""
+        if not self.lasts:
+            raise FencedError("the lease of this engine has run out")
