@@ -20,7 +20,7 @@ from stack import Client, Proxy, running_proxy
 from team import bearer, running_team
 from yarl import URL
 
-from proxy.engine import follower
+from proxy.engine import localiser
 from proxy.helpers import service
 from proxy.helpers.remote import NotFetchedError, RemoteFiles
 from proxy.simulator import Simulator, Switches
@@ -219,7 +219,7 @@ async def test_a_png_preview_comes_as_jpeg_in_its_order_and_is_made_off_the_even
         return service.jpeg(png)
 
     threads: list[threading.Thread] = []
-    monkeypatch.setattr(follower, "jpeg", noted)
+    monkeypatch.setattr(localiser, "jpeg", noted)
     graph = carried() | {"3": node("TestPreviews")}
     shown = NodeClass("TestPreviews", show, output_node=True)
     async with (
