@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from itertools import islice
 from types import TracebackType
 from typing import Any, Literal, TextIO
 from urllib.parse import quote, quote_plus
@@ -36,17 +37,32 @@ _KEY_NAMES = (
     r"api[_-]?key(?:_comfy_org)?|auth_token(?:_comfy_org)?|x-api-key|token|access_token|password"
 )
 
-#: What is a secret by its shape, each with the part that may stay.
-_SHAPES = re.compile(
-    r"(?P<authorization>\bauthorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)[^\s'\",]+"
-    r"|(?P<bearer>\bbearer\s+)[^\s'\",]+"
-    r"|(?P<user>\b[a-z][a-z0-9+.-]*://)[^\s/@'\"]+(?=@)"
-    r"|(?P<signed>\b(?:x-goog-|x-amz-)?(?:signature|credential|security-token)=)[^\s&'\"]+"
-    rf"|(?P<field>(?<![\w-])(?:{_KEY_NAMES})['\"]?\s*[:=]\s*['\"]?)[^\s&'\",}})\]]+"
-    r"|(?P<member>ccp_[a-z2-7]{8})[a-z2-7]{8,}"
-    r"|\bcomfyui-[A-Za-z0-9_-]{6,}",
-    re.IGNORECASE,
-)
+
+def _shapes(user_end: str) -> re.Pattern[str]:
+    """Return the pattern of what is a secret by its shape, each with the part that may stay.
+
+    It runs over text that a client has chosen, so its cost is linear: no part that can start
+    anywhere scans to an end that may be missing. `user_end` is what follows the user in a URL.
+    """
+    return re.compile(
+        r"(?P<authorization>\bauthorization['\"]?\s*[:=]\s*['\"]?(?:basic|bearer)\s+)[^\s'\",]+"
+        r"|(?P<bearer>\bbearer\s+)[^\s'\",]+"
+        rf"|(?P<user>://)[^\s/@'\"]++(?={user_end})"
+        r"|(?P<signed>\b(?:x-goog-|x-amz-)?(?:signature|credential|security-token)=)[^\s&'\"]+"
+        rf"|(?P<field>(?<![\w-])(?:{_KEY_NAMES})['\"]?\s*[:=]\s*['\"]?)[^\s&'\",}})\]]+"
+        r"|(?P<member>ccp_[a-z2-7]{8})[a-z2-7]{8,}"
+        r"|\bcomfyui-[A-Za-z0-9_-]{6,}",
+        re.IGNORECASE,
+    )
+
+
+_SHAPES = _shapes("@")
+#: For the beginning of a text: its last URL may have a user whose `@` is cut off.
+_SHAPES_CUT = _shapes(r"@|\Z")
+
+#: Characters behind a limit that are looked at too, as a secret may begin before the limit; more if
+#: a registered secret is longer.
+_MARGIN = 256
 
 _registered: set[str] = set()
 _registered_pattern: re.Pattern[str] | None = None
@@ -63,10 +79,30 @@ def register_secret(value: str) -> None:
 
 
 def scrub(text: str) -> str:
-    """The text without registered secrets and without what has the shape of one."""
+    """Return the text without registered secrets and without what has the shape of one."""
+    return _scrub(text, _SHAPES)
+
+
+def scrub_start(text: str, limit: int) -> str:
+    """Return at most `limit` characters of the scrubbed text, with no part of a secret at the end.
+
+    The cost depends on `limit`, whatever the length of the text.
+    """
+    margin = _margin()
+    if len(text) <= limit + margin:
+        return scrub(text)[:limit]
+    # A secret that the cut has made unrecognizable is within the last `margin` characters.
+    return _scrub(text[: limit + margin], _SHAPES_CUT)[:-margin][:limit]
+
+
+def _margin() -> int:
+    return max((_MARGIN, *map(len, _registered)))
+
+
+def _scrub(text: str, shapes: re.Pattern[str]) -> str:
     if _registered_pattern is not None:
         text = _registered_pattern.sub(REMOVED, text)
-    return _SHAPES.sub(_keep_label, text)
+    return shapes.sub(_keep_label, text)
 
 
 def _keep_label(match: re.Match[str]) -> str:
@@ -74,7 +110,7 @@ def _keep_label(match: re.Match[str]) -> str:
 
 
 def remove_secrets(logger: WrappedLogger, method: str, event_dict: EventDict) -> EventDict:
-    """The structlog processor: scrubs every field, nested ones and exceptions too."""
+    """Scrub every field, nested ones and exceptions too, and cut what is long; for structlog."""
     return {scrub(str(name)): _scrub_value(value, str(name)) for name, value in event_dict.items()}
 
 
@@ -85,23 +121,43 @@ _SECRET_NAME = re.compile(rf"(?:{_KEY_NAMES}|authorization|cookie|set-cookie)\Z"
 _OF_MANY_LINES = frozenset({"exception", "stack"})
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+#: Characters of a field that are written; of exceptions and stacks.
+_MAX_FIELD, _MAX_EXCEPTION = 4_000, 50_000
+#: Items of a collection that are written, and levels of nested ones.
+_MAX_ITEMS, _MAX_DEPTH = 50, 5
+
 
 def _one_line(text: str) -> str:
     return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def _scrub_value(value: object, name: str = "") -> object:
+def _scrub_value(value: object, name: str = "", depth: int = 0) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
     if name and _SECRET_NAME.match(name):
         return REMOVED
     if isinstance(value, str):
-        return scrub(value if name in _OF_MANY_LINES else _one_line(value))
-    if isinstance(value, Mapping):
-        return {scrub(str(key)): _scrub_value(item, str(key)) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_scrub_value(item) for item in value]
-    return scrub(str(value))
+        return _scrub_text(value, name)
+    if isinstance(value, Mapping | list | tuple | set | frozenset):
+        if depth >= _MAX_DEPTH:
+            return f"<{type(value).__name__}>"
+        items = islice(value.items() if isinstance(value, Mapping) else value, _MAX_ITEMS)
+        if isinstance(value, Mapping):
+            return {
+                _scrub_text(str(key)): _scrub_value(item, str(key), depth + 1)
+                for key, item in items
+            }
+        return [_scrub_value(item, depth=depth + 1) for item in items]
+    return _scrub_text(str(value))
+
+
+def _scrub_text(text: str, name: str = "") -> str:
+    """Return a text as it is written in the field `name`."""
+    if name in _OF_MANY_LINES:
+        return scrub_start(text, _MAX_EXCEPTION)
+    if len(text) > _MAX_FIELD:
+        text = text[: _MAX_FIELD + _margin() + 1]
+    return scrub_start(_one_line(text), _MAX_FIELD)
 
 
 #: Text that may be shown: a word of an interface, and no sentence, address, id or hash.

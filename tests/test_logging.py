@@ -6,9 +6,12 @@ import io
 import json
 import logging
 import os
+import time
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from quiet import logging_restored
 
 from proxy import logging as logs
@@ -151,3 +154,58 @@ def test_a_terminal_gets_colors_unless_they_are_not_wanted(
         assert (b"\x1b[" in os.read(ours, 4096)) is colored
     finally:
         os.close(ours)
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["a.a.", "://a", "://", "a", " ", "token=", "token ", "bearer ", "ccp_", "comfyui-", "x-amz-"],
+)
+def test_the_cost_of_scrubbing_grows_with_the_length_alone(part: str) -> None:
+    text = "token" + part * (600_000 // len(part))
+    before = time.perf_counter()
+    logs.scrub(text)
+    assert time.perf_counter() - before < 5  # minutes where each start scans to the end
+
+
+#: Characters that no filler has, so that any of them in the result is a part of a secret.
+_SECRET = st.text(st.sampled_from("QXZ789"), min_size=10, max_size=300)
+_SPELLED = st.one_of(
+    *(
+        st.builds(spelling.format, _SECRET)
+        for spelling in (
+            "comfyui-{}",
+            "Bearer {}",
+            "token={}",
+            "wss://{}@a",
+            "wss://a:{}@b",
+            "'password': '{}'",
+            "&x-goog-signature={}",
+        )
+    ),
+    st.just("Q7X8Z9Q7X8Z9Q7X8Z9" * 20),
+)
+_FILLER = st.text(st.sampled_from("ab .:/@&=\n"), max_size=60).map(lambda text: f" {text} ")
+_TEXTS = st.lists(st.one_of(_FILLER, _SPELLED.map(lambda text: f" {text} ")), max_size=12)
+
+
+@given(texts=_TEXTS, limit=st.integers(0, 800))
+def test_no_part_of_a_secret_stays_wherever_a_text_is_cut(texts: list[str], limit: int) -> None:
+    logs.register_secret("Q7X8Z9Q7X8Z9Q7X8Z9" * 20)
+    text = "".join(texts)
+    cut = logs.scrub_start(text, limit)
+    assert len(cut) <= limit
+    assert not set(cut) & set("QXZ789")
+    assert not set(logs.scrub(text)) & set("QXZ789")
+
+
+def test_a_long_field_is_cut_and_a_long_list_too() -> None:
+    stream = io.StringIO()
+    logs.configure(log_format="json", stream=stream)
+    deep: list[object] = []
+    for _ in range(2000):
+        deep = [deep]
+    structlog.get_logger().info(
+        "odd", text="a.\n" * 100_000, items=["b" * 100_000] * 1000, deep=deep, names={"c" * 9999: 1}
+    )
+    assert len(stream.getvalue()) < 300_000
+    assert json.loads(stream.getvalue())["text"].startswith("a.\\na.\\n")

@@ -475,7 +475,7 @@ def _extent(response: aiohttp.ClientResponse, asked: int) -> tuple[int, int | No
     """Where the bytes of an answer begin, and how long the whole is."""
     if response.status == 206:
         given = re.fullmatch(
-            r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", "").strip()
+            r"bytes (\d{1,19})-\d+/(\d{1,19}|\*)", response.headers.get("Content-Range", "").strip()
         )
         if given is None or int(given[1]) != asked:
             raise CloudGarbage(f"{_DOWNLOAD}: not the range that was asked for")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -20,8 +19,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from proxy.logging import REMOVED, scrub
-from proxy.members.tokens import SHAPE
+from proxy.logging import scrub_start
 from proxy.storage.database import StorageError
 from proxy.storage.usage import AuditRow, UsageRepository, forget_audit, note_audit
 from proxy.supervisor import Supervisor
@@ -38,8 +36,6 @@ MOST_WAITING = 10_000
 _PAUSE = 1.0
 
 _DAY_MS = 86_400_000
-
-_TOKEN = re.compile(SHAPE)
 
 T = TypeVar("T")
 
@@ -184,11 +180,7 @@ async def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _shown(value: Value) -> Value:
+    """Return a value as it is recorded: cut, and without secrets."""
     if isinstance(value, list):
-        return [_text(str(one))[:LONGEST_ITEM] for one in value[:MOST_ITEMS]]
-    return _text(value) if isinstance(value, str) else value
-
-
-def _text(value: str) -> str:
-    """Cut behind the removal of secrets, so that no part of one stays."""
-    return _TOKEN.sub(REMOVED, scrub(value[: 100 * LONGEST]))[:LONGEST]
+        return [scrub_start(str(item), LONGEST_ITEM) for item in value[:MOST_ITEMS]]
+    return scrub_start(value, LONGEST) if isinstance(value, str) else value

@@ -30,15 +30,12 @@ _ID_BYTES = 5
 _SECRET_BYTES = 20
 _ID_LENGTH = 8
 
-#: A whole token, for what removes tokens from logs.
-SHAPE = r"ccp_[a-z2-7]{8}[a-z2-7]{32}"
-
 #: How long a session lasts, in ms.
 LIFETIME = 30 * 24 * 3600 * 1000
 #: This many sessions of one token live at once; the oldest goes first.
 PER_TOKEN = 50
 
-_SHAPE = re.compile(SHAPE)
+_SHAPE = re.compile(r"ccp_[a-z2-7]{8}[a-z2-7]{32}")
 _NOBODYS_DIGEST = hashlib.sha256(b"").hexdigest()
 
 

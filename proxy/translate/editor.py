@@ -271,17 +271,46 @@ def _named(
             del left[0]
 
 
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
-_BRACES = re.compile(r"(?<!\\)\{((?:\\.|[^{}\\])*)\}")
+_COMMENT_START = re.compile(r"/(?=[*/])")
+#: An escaped character, a sign of a choice, or other text.
+_PARTS = re.compile(r"\\.|[{|}]|[^\\{|}]+|\\", re.DOTALL)
 
 
 def _prompt(text: str, choose: Callable[[Sequence[str]], str]) -> str:
-    """A prompt without its comments and with one of each `{alternatives|in|braces}`."""
-    text = _COMMENT.sub("", text)
-    while (found := _BRACES.search(text)) is not None:
-        chosen = choose(re.split(r"(?<!\\)\|", found[1]))
-        text = text[: found.start()] + chosen + text[found.end() :]
-    return re.sub(r"\\([{}|])", r"\1", text)
+    """Return a prompt without its comments, with one of each `{alternatives|in|braces}`."""
+    # The alternatives of each open brace, as lists of parts; the first is the text around them.
+    open_: list[list[list[str]]] = [[[]]]
+    for part in _PARTS.findall(_without_comments(text)):
+        if part == "{":
+            open_.append([[]])
+        elif part == "}" and len(open_) > 1:
+            alternatives = ["".join(parts) for parts in open_.pop()]
+            open_[-1][-1].append(choose(alternatives))
+        elif part == "|" and len(open_) > 1:
+            open_[-1].append([])
+        else:
+            open_[-1][-1].append(part)
+    unclosed = ("|".join(map("".join, alternatives)) for alternatives in open_)
+    return re.sub(r"\\([{}|])", r"\1", "{".join(unclosed))
+
+
+def _without_comments(text: str) -> str:
+    """Return a prompt without `/* … */` and `// …`; a comment without an end is text."""
+    kept, position, last_end = [], 0, text.rfind("*/")
+    for found in _COMMENT_START.finditer(text):
+        start, inside = found.start(), found.end() + 1
+        if start < position:
+            continue
+        if text[start + 1] == "/":
+            end = text.find("\n", inside)
+            end = len(text) if end < 0 else end
+        elif inside <= last_end:
+            end = text.index("*/", inside) + 2
+        else:
+            continue
+        kept.append(text[position:start])
+        position = end
+    return "".join(kept) + text[position:]
 
 
 def _subgraphs(workflow: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -97,7 +97,7 @@ def strings(value: Any) -> Iterator[str]:
 
 #: A string whose last part is a content hash, as the cloud names files.
 _NAMES_CONTENT = re.compile(
-    r"(?:.*[/\\:\s])?[0-9a-f]{64}(?:\.\w+)?\s*(?:\[\w+\])?\s*", re.IGNORECASE | re.DOTALL
+    r"(?:.*[/\\:\s])?[0-9a-f]{64}(?:\.\w+)?\s*(?:\[\w+\]\s*)?", re.IGNORECASE | re.DOTALL
 )
 
 #: Longer strings are no names.

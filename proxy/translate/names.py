@@ -28,7 +28,7 @@ TYPES = ("input", "output", "temp")
 NAME_MAX = 255
 PATH_MAX = 4096
 
-_COUNTED = re.compile(r"(?P<stem>.+)_\d{5,}(?P<tail>_?(?:[^_/0-9][^/]*)?)", re.DOTALL)
+_COUNTED = re.compile(r"(?P<stem>.*)_\d{5,}+(?P<tail>_?(?:[^_0-9].*)?)", re.DOTALL)
 
 #: A content hash, by which the cloud names files.
 _HASH_ADDRESS = re.compile(r"blake3:([0-9a-f]{64})")
@@ -201,12 +201,15 @@ def counters(filename: str) -> Iterator[tuple[str, int]]:
     """Each stem for which the name counts, and the number it has used up.
 
     ComfyUI reads a counter between the stem's underscore and the next one; `a_b_00003_.png` uses
-    up number 3 of the stem `a_b`.
+    up number 3 of the stem `a_b`. A name that no disk takes counts for nothing.
     """
-    for match in re.finditer("_", filename):
-        digits = filename[match.end() :].partition("_")[0]
-        if digits.isdecimal():
-            yield filename[: match.start()], int(digits)
+    if len(filename) > PATH_MAX:
+        return
+    start = 0
+    for part in filename.split("_"):
+        if start and part.isdecimal():
+            yield filename[: start - 1], int(part)
+        start += len(part) + 1
 
 
 def split_counted(filename: str) -> tuple[str, str] | None:
@@ -215,8 +218,11 @@ def split_counted(filename: str) -> tuple[str, str] | None:
     `ComfyUI_00042_.png` gives `("ComfyUI", "_.png")`, `clip_00001-audio.mp4` gives
     `("clip", "-audio.mp4")`.
     """
-    match = _COUNTED.fullmatch(filename)
-    return (match["stem"], match["tail"]) if match else None
+    folder, slash, name = filename.rpartition("/")
+    match = _COUNTED.fullmatch(name)
+    if match is None or not (stem := folder + slash + match["stem"]):
+        return None
+    return stem, match["tail"]
 
 
 def temp_stem(*seed: str) -> str:

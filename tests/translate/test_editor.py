@@ -152,6 +152,19 @@ def test_prompts_lose_comments_and_get_one_of_each_choice(text: str, expected: s
     assert inputs([node(1, "Text", [text])])["1"]["text"] == expected
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/* " * 200_000, "/* " * 200_000),
+        ("{a|b}" * 60_000, "b" * 60_000),
+        ("{" * 100_000 + "a|b", "{" * 100_000 + "a|b"),
+        ("{" * 100_000 + "a" + "}" * 100_000, "a"),
+    ],
+)
+def test_the_cost_of_a_prompt_grows_with_its_length_alone(text: str, expected: str) -> None:
+    assert inputs([node(1, "Text", [text])])["1"]["text"] == expected
+
+
 # --- what only the editor knows ---
 
 LOADER = node(1, "Loader", ["a"], outputs=[{"type": "X"}])
