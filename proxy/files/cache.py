@@ -46,6 +46,11 @@ WRONG_LIMIT = 3
 #: How many answers a content may be pieced together from.
 TRIES = 100
 
+#: What a content that nobody waits for may have of the cache's limit, and the least bytes of it.
+AHEAD_SHARE, MIN_AHEAD = 1 / 4, 1024 * 1024
+#: Bytes that all contents on their way may have together, where the cache's limit is smaller.
+MIN_ARRIVING = 1024 * 1024 * 1024
+
 if sys.platform == "win32":
     import ctypes
     import msvcrt
@@ -121,11 +126,18 @@ class CacheLease:
         self._release()
 
 
+class CacheFullError(OSError):
+    """A content that is larger than the cache may take."""
+
+
 class Cache:
     """At most `limit` bytes below `folder`, except for what is in use.
 
+    Contents on their way count, too. One that is larger than the limit still reaches its readers,
+    but together they have no more than the limit or `MIN_ARRIVING`, the larger of the two.
+
     `hits` and `misses` count the contents that were sought here; `total` is the bytes of all
-    contents and conversions.
+    contents and conversions, `arriving` those of contents on their way.
 
     Its methods are quick or touch the disk once; `start`, `check` and those that carry data
     belong in a thread.
@@ -138,7 +150,7 @@ class Cache:
         self._limit = limit
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._mutex = threading.RLock()
-        self.hits = self.misses = self.total = 0
+        self.hits = self.misses = self.total = self.arriving = 0
 
     def start(self) -> None:
         """Find what earlier runs left, and remove their unfinished files. Raises `OSError`."""
@@ -166,6 +178,26 @@ class Cache:
     def open_partial(self) -> tuple[int, Path]:
         """As `new_partial`, with the file open; the caller closes the descriptor."""
         return open_new(self._partials)
+
+    def admit(self, count: int, received: int, *, ahead: bool) -> None:
+        """Count bytes of a content that arrive behind those that it `received`; `ahead` says that
+        nobody waits for it. Raises `CacheFullError`."""
+        if ahead:
+            limit = max(int(self._limit * AHEAD_SHARE), MIN_AHEAD)
+            is_over = received + count > limit
+        else:
+            limit = max(self._limit, MIN_ARRIVING)
+            is_over = self.arriving + count > limit
+        if is_over:
+            raise CacheFullError(f"contents on their way have more than {limit:,} bytes")
+        with self._mutex:
+            self.arriving += count
+            self._throw_out()
+
+    def dismiss(self, count: int) -> None:
+        """The content of these bytes is no longer on its way."""
+        with self._mutex:
+            self.arriving -= count
 
     def lease(self, hash_: str) -> CacheLease | None:
         """Use a content if it is here and sound. Hashes it if an earlier run left it."""
@@ -271,8 +303,9 @@ class Cache:
 
     def _throw_out(self) -> None:
         """Remove what was not used for longest until the bound holds; never what is in use."""
-        for key, entry in list(self._entries.items()) if self.total > self._limit else ():
-            if self.total <= self._limit:
+        limit = self._limit - self.arriving
+        for key, entry in list(self._entries.items()) if self.total > limit else ():
+            if self.total <= limit:
                 break
             if entry.users == 0:
                 self._remove(key, entry)
@@ -309,15 +342,15 @@ class Fetch:
 
     `expected` is its BLAKE3 in hexadecimal if the cloud's name tells it, else `None`: then nothing
     but its length can be checked. `generation` counts how often the bytes had to be thrown away;
-    what was read in an earlier generation is void.
+    what was read in an earlier generation is void. `ahead` says that nobody waits for the content.
     """
 
     _source: CloudClient | BlobStore
     _cache: Cache
-    account: str
     cloud_name: str
     _type: str
     expected: str | None
+    ahead: bool = False
     generation: int = 0
     received: int = 0
     size: int | None = None
@@ -326,6 +359,7 @@ class Fetch:
     path: Path | None = None
     _hasher: blake3 = field(default_factory=new_hash)
     _file: int = -1
+    _admitted: int = 0
     _opened: bool = False
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -354,6 +388,7 @@ class Fetch:
             self._file, partial = self._cache.open_partial()
             self.path = partial
             await self._fetch()
+            self._dismiss()
             self.lease = self._cache.keep(partial, self._hasher.hexdigest())
             self.path = self.lease.path
         except (CloudError, BlobError, ContentWrongError, OSError) as error:
@@ -363,6 +398,7 @@ class Fetch:
             self.error = ConnectionAbortedError("the proxy is stopping")
             raise
         finally:
+            self._dismiss()
             if self._file >= 0:
                 os.close(self._file)
             if self.lease is None and partial is not None:
@@ -403,17 +439,24 @@ class Fetch:
             if download.offset > self.received:
                 return
             if self.size is None and download.size is not None:
+                self._cache.admit(download.size - self.received, self.received, ahead=self.ahead)
+                self._cache.dismiss(download.size - self.received)
                 self.size = download.size
                 self._tell()
             skip = self.received - download.offset
             async for chunk in download.chunks():
                 fresh = chunk[skip:]
                 skip = max(0, skip - len(chunk))
+                if self.size is not None and self.received + len(fresh) > self.size:
+                    self._start_over()
+                    return
                 if fresh:
                     self._write(fresh)
 
     def _write(self, data: bytes) -> None:
         """Into the page cache: for one piece that is quicker than a hop to a thread and back."""
+        self._cache.admit(len(data), self.received, ahead=self.ahead)
+        self._admitted += len(data)
         self._hasher.update(data)
         view = memoryview(data)
         while view:
@@ -440,12 +483,18 @@ class Fetch:
         if self.generation + 1 == WRONG_LIMIT:
             raise ContentWrongError("the storage repeatedly delivered wrong bytes")
         self.generation += 1
+        self._dismiss()
         self.received = 0
         self.size = None
         self._hasher = new_hash()
         os.ftruncate(self._file, 0)
         os.lseek(self._file, 0, os.SEEK_SET)
         self._tell()
+
+    def _dismiss(self) -> None:
+        """Count the bytes that arrived no longer as being on their way."""
+        self._cache.dismiss(self._admitted)
+        self._admitted = 0
 
     def _tell(self) -> None:
         news, self._news = self._news, asyncio.Event()

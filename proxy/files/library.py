@@ -28,7 +28,15 @@ from cachetools import LRUCache
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import PASSING_STATUSES, CloudError, CloudRefused, unanswered
 from proxy.files.blobs import BlobStore
-from proxy.files.cache import Cache, CacheLease, ContentWrongError, Fetch, open_to_read, read_at
+from proxy.files.cache import (
+    Cache,
+    CacheFullError,
+    CacheLease,
+    ContentWrongError,
+    Fetch,
+    open_to_read,
+    read_at,
+)
 from proxy.files.pictures import Edits, MetadataText, Slice, texts
 from proxy.metrics import identity_of
 from proxy.storage.database import StorageError
@@ -47,6 +55,8 @@ Prefetch = Literal["off", "images", "all"]
 
 #: Downloads that run at once for nobody.
 PREFETCHES = 4
+#: Seconds after which one makes room for another.
+PREFETCH_TIMEOUT = 600.0
 
 #: Bytes read at once.
 CHUNK = 256 * 1024
@@ -261,8 +271,8 @@ class ContentIndex:
     """Hashes and sizes by cloud name, and cloud names by hash, for each account by its name.
 
     The cloud's names seem to be the BLAKE3 of the content with an extension. Where an upload
-    shows that they are not, names are taken for what they are, opaque, and the content behind one
-    is checked against what it was when it was first seen. Everything raises `StorageError`.
+    shows that they are not, names are taken for what they are, opaque. Everything raises
+    `StorageError`.
     """
 
     def __init__(self, files: FileRepository, clouds: Mapping[str, CloudClient]) -> None:
@@ -272,6 +282,7 @@ class ContentIndex:
         self._accounts = {identity: name for name, identity in self._identities.items()}
         self._hashes = Remembered[tuple[str, str], str | None](REMEMBERED)
         self._sent = Remembered[tuple[str, str], str | None](REMEMBERED)
+        self._seen = LRUCache[FileRecord, str](REMEMBERED)
         #: Whether the cloud's names are what they seem to be.
         self.names_are_hashes = True
 
@@ -285,15 +296,40 @@ class ContentIndex:
         """The content's hash, if the name tells it."""
         return hash_in(cloud_name) if self.names_are_hashes else None
 
-    async def hash_of(self, account: str, cloud_name: str) -> str | None:
-        """The content's hash, from what was seen or from the name, if it can be told."""
-        told = self.hash_told(cloud_name)
+    async def hash_of(self, record: FileRecord) -> str | None:
+        """Return the hash of a file's content, if it can be told without the content.
+
+        A name that tells no hash proves nothing for an output: the cloud may have used it for
+        another job. What counts is what was seen for this job itself.
+        """
+        told = record.hash or self.hash_told(record.cloud_name)
         if told is not None:
             return told
-        identity = self._identities.get(account, "")
-        return await self._recall(
-            self._hashes, (identity, cloud_name), lambda files: files.hash_of(identity, cloud_name)
+        if record.cloud_type == "input":
+            identity, name = self._identities.get(record.account, ""), record.cloud_name
+            key = identity, name
+            return await self._recall(self._hashes, key, lambda files: files.hash_of(*key))
+        if record.job is None:
+            return None
+        if (seen := self._seen.get(record)) is not None:
+            return seen
+        job = record.job
+        return await self._files.read(
+            lambda files: files.assets.hash_made_by(record.member, record.place, job)
         )
+
+    async def is_reused(self, record: FileRecord) -> bool:
+        """Whether the cloud has used an output's name again for a later output of somebody else.
+
+        What the cloud has under this name is that output then.
+        """
+        if record.cloud_type == "input" or hash_in(record.cloud_name) is not None:
+            return False
+        return await self._files.read(lambda files: files.is_reused(record))
+
+    def saw(self, record: FileRecord, hash_: str) -> None:
+        """Note the content that an output turned out to have."""
+        self._seen[record] = hash_
 
     async def sent_as(self, account: str, hash_: str) -> str | None:
         """The account's name for bytes that it was sent before."""
@@ -338,14 +374,6 @@ class ContentIndex:
             _log.warning("content_hash_mismatched")
             self.names_are_hashes = False
 
-    async def was_fetched(self, account: str, cloud_name: str, hash_: str, size: int) -> None:
-        """The content behind a name was seen; known at once."""
-        if await self.hash_of(account, cloud_name) != hash_:
-            identity = self._identities.get(account, "")
-            self._hashes.put((identity, cloud_name), hash_)
-            blob = AccountBlob(identity, cloud_name, False, hash_, size, _now())
-            await self._files.write(lambda files: files.put_blobs([blob]))
-
 
 def hash_in(cloud_name: str) -> str | None:
     """The hash that a name seems to be made of: 64 hexadecimal digits, perhaps an extension."""
@@ -372,7 +400,7 @@ class Library:
     prefetch: Prefetch
 
     def __post_init__(self) -> None:
-        self._running: dict[tuple[str, str], Fetch] = {}
+        self._running: dict[tuple[str, str, FileRecord | None], Fetch] = {}
         self._fetched: list[tuple[str, Place, str, int]] = []
         self._turn = asyncio.Semaphore(PREFETCHES)
         self._ahead, self._downloads, self._learning = Supervisor(), Supervisor(), Supervisor()
@@ -391,19 +419,23 @@ class Library:
         """
         return Content(await self._origin(record))
 
-    async def _origin(self, record: FileRecord, *, kept: bool = False) -> CacheLease | Fetch:
+    async def _origin(
+        self, record: FileRecord, *, kept: bool = False, ahead: bool = False
+    ) -> CacheLease | Fetch:
         """The content in the cache, or the download that has brought its beginning."""
         lease = await self.cached(record)
         if lease is not None:
             self.cache.hits += 1
             return lease
-        hash_ = await self.hash_of(record)
+        hash_ = await self.contents.hash_of(record)
         self.cache.misses += 1
         problem: Exception | None = None
         async for account, cloud_name, cloud_type in self._origins(record, hash_):
             if kept and account != _KEPT:
                 break
-            fetch = self._fetch(account, cloud_name, cloud_type, hash_)
+            if hash_ is None and await self.contents.is_reused(record):
+                raise _reused(record.filename)
+            fetch = self._fetch(account, cloud_name, cloud_type, hash_, record, ahead=ahead)
             await fetch.began(HELD_BACK)
             if fetch.error is None:
                 return fetch
@@ -414,39 +446,49 @@ class Library:
                 break
         raise unavailable(record.filename, problem)
 
-    def _fetch(self, account: str, cloud_name: str, type_: str, expected: str | None) -> Fetch:
-        """The download of a content, joined if it is under way."""
-        fetch = self._running.get((account, cloud_name))
+    def _fetch(
+        self,
+        account: str,
+        cloud_name: str,
+        type_: str,
+        expected: str | None,
+        record: FileRecord,
+        *,
+        ahead: bool,
+    ) -> Fetch:
+        """Return the download of a content, joined if it is under way.
+
+        Files whose names do not tell their contents share no download.
+        """
+        key = account, cloud_name, None if expected is not None else record
+        fetch = self._running.get(key)
         if fetch is None or fetch.ended:
             kept = self.blobs if account == _KEPT else None
             source = kept or self.clouds[account]
-            fetch = Fetch(source, self.cache, account, cloud_name, type_, expected)
-            self._running[account, cloud_name] = fetch
-            self._downloads.spawn(self._download(fetch), f"fetch {cloud_name}")
+            fetch = Fetch(source, self.cache, cloud_name, type_, expected, ahead)
+            self._running[key] = fetch
+            self._downloads.spawn(self._download(fetch, key), f"fetch {cloud_name}")
+        fetch.ahead = fetch.ahead and ahead
         return fetch
 
-    async def _download(self, fetch: Fetch) -> None:
-        """Fetch, and keep the hash of a content whose name does not tell it, so that it is found
-        again."""
-        place = fetch.account, fetch.cloud_name
+    async def _download(self, fetch: Fetch, key: tuple[str, str, FileRecord | None]) -> None:
+        """Fetch, and note the hash of a content whose name does not tell it, so that the file is
+        found again."""
+        record = key[2]
         try:
             await fetch.run()
-            if fetch.lease is not None and fetch.expected is None:
-                learning = self._learn(*place, fetch.lease)
-                self._learning.spawn(learning, f"learn the hash of {fetch.cloud_name}")
+            if fetch.lease is not None and record is not None and record.job is not None:
+                hash_, size = fetch.lease.path.name, fetch.lease.size
+                self.contents.saw(record, hash_)
+                learning = self._note((record.member, record.place, hash_, size))
+                self._learning.spawn(learning, f"note the hash of {fetch.cloud_name}")
         finally:
-            if self._running.get(place) is fetch:
-                del self._running[place]
-
-    async def _learn(self, account: str, cloud_name: str, lease: CacheLease) -> None:
-        try:
-            await self.contents.was_fetched(account, cloud_name, lease.path.name, lease.size)
-        except StorageError as error:
-            _log.warning("content_hash_store_failed", reason=str(error))
+            if self._running.get(key) is fetch:
+                del self._running[key]
 
     async def cached(self, record: FileRecord) -> CacheLease | None:
         """The content if it is in the cache; the caller releases it."""
-        hash_ = await self.hash_of(record)
+        hash_ = await self.contents.hash_of(record)
         if hash_ is None:
             return None
         if self.cache.is_trusted(hash_):
@@ -478,13 +520,15 @@ class Library:
                     yield account, record.cloud_name, record.cloud_type
 
     @asynccontextmanager
-    async def whole(self, record: FileRecord, *, kept: bool = False) -> AsyncIterator[Path]:
+    async def whole(
+        self, record: FileRecord, *, kept: bool = False, ahead: bool = False
+    ) -> AsyncIterator[Path]:
         """The complete file on disk, which stays there for as long; no account is asked if it is to
-        be `kept` here.
+        be `kept` here. `ahead` says that nobody waits for it.
 
         Raises `LocalError`.
         """
-        with closing(Content(await self._origin(record, kept=kept))) as content:
+        with closing(Content(await self._origin(record, kept=kept, ahead=ahead))) as content:
             try:
                 path = await content.whole()
             except ContentBrokenError as error:
@@ -499,10 +543,14 @@ class Library:
 
     async def _fetch_quietly(self, record: FileRecord) -> None:
         try:
-            async with self._turn, self.whole(record) as path:
+            async with (
+                self._turn,
+                asyncio.timeout(PREFETCH_TIMEOUT),
+                self.whole(record, ahead=True) as path,
+            ):
                 hash_, size = path.name, path.stat().st_size
             await self._note((record.member, record.place, hash_, size))
-        except (LocalError, StorageError) as error:
+        except (LocalError, StorageError, TimeoutError) as error:
             _log.info("output_prefetch_failed", reason=str(error))
 
     async def _note(self, fetched: tuple[str, Place, str, int]) -> None:
@@ -512,11 +560,10 @@ class Library:
             return
         await asyncio.sleep(_GATHER)
         gathered, self._fetched = self._fetched, []
-        await self.files.write(lambda files: [files.assets.learn(*one) for one in gathered])
-
-    async def hash_of(self, record: FileRecord) -> str | None:
-        """The content's hash, if it can be told without the content. Raises `StorageError`."""
-        return record.hash or await self.contents.hash_of(record.account, record.cloud_name)
+        try:
+            await self.files.write(lambda files: [files.assets.learn(*one) for one in gathered])
+        except StorageError as error:
+            _log.warning("content_hash_store_failed", reason=str(error))
 
 
 def unavailable(filename: str, error: Exception | None) -> LocalError:
@@ -531,11 +578,28 @@ def unavailable(filename: str, error: Exception | None) -> LocalError:
             f"Comfy Cloud did not deliver {filename} completely; try again later.",
             kind="bad_answer",
         )
+    if isinstance(error, CacheFullError):
+        return LocalError(
+            "file_too_large",
+            f"{filename} is larger than the cache of the proxy can take at the moment; increase "
+            "the setting `cache_mb`, or try again when other downloads have ended.",
+            kind="unavailable",
+            retry_after=10.0,
+        )
     return LocalError(
         "cache_unwritable",
         f"{filename} cannot be downloaded because the proxy cannot write to its cache; free disk "
         "space or repair the disk.",
         kind="unavailable",
+    )
+
+
+def _reused(filename: str) -> LocalError:
+    return LocalError(
+        "file_replaced",
+        f"Comfy Cloud has used the name of {filename} for a later output, so this file is no "
+        "longer available; run the workflow again.",
+        kind="not_found",
     )
 
 

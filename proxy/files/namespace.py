@@ -435,7 +435,10 @@ class Outputs:
         """Width and height of a picture, 0 and 0 if they cannot be known."""
         record = self._record(job, item, Place("output", "unnamed"), item.cloud_name)
         try:
-            async with asyncio.timeout(MEASURE_TIMEOUT), self._library.whole(record) as path:
+            async with (
+                asyncio.timeout(MEASURE_TIMEOUT),
+                self._library.whole(record, ahead=True) as path,
+            ):
                 return await asyncio.to_thread(size_of, path)
         except (TimeoutError, LocalError, NotAPictureError):
             return 0, 0

@@ -87,10 +87,10 @@ class Files:
         preferred = preferred or (lambda _: tuple(clouds))
         self.uploads = Uploads(self.library, self.namespace, preferred)
         self.outputs = Outputs(self.library, self.namespace, asset_ids, now)
-        self._known_edits: LRUCache[tuple[str, str, str], Edits] = LRUCache(
+        self._known_edits: LRUCache[FileRecord, Edits] = LRUCache(
             EDITS_BYTES, getsizeof=lambda edits: edits.weight
         )
-        self._converting: dict[str, asyncio.Task[bytes]] = {}
+        self._converting: dict[tuple[FileRecord, str], asyncio.Task[bytes]] = {}
 
     async def start(self) -> None:
         """Read the cache from disk. Raises `StorageError`, `OSError`."""
@@ -212,7 +212,7 @@ class Files:
         Raises `LocalError`: 400 if the file is no picture or unpacks to too many pixels, otherwise
         as `open`.
         """
-        key = f"{record.member} {record.account} {record.cloud_name} {wanted.key}"
+        key = record, wanted.key
         task = self._converting.get(key)
         if task is None:
             task = asyncio.create_task(self._convert(record, wanted))
@@ -325,13 +325,12 @@ class Files:
         """What is to be replaced in a content for a member: what is known of a whole one stays."""
         if record.cloud_type == "input" or kind(record.path) != "image":
             return Edits()
-        key = record.member, record.account, record.cloud_name
-        known = self._known_edits.get(key)
+        known = self._known_edits.get(record)
         if known is None:
             found = await content.texts()
             known = pictures.edits(found, await self._renaming(record.member, found))
             if content.path is not None:
-                self._known_edits[key] = known
+                self._known_edits[record] = known
         return known
 
     async def _renaming(self, member: str, found: Iterable[MetadataText]) -> Rename:
@@ -343,7 +342,7 @@ class Files:
 
         A content that is not available is another one.
         """
-        known = await self.library.hash_of(record)
+        known = await self.library.contents.hash_of(record)
         if known == hash_:
             return True
         try:

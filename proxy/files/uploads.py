@@ -195,7 +195,7 @@ class Uploads:
 
     async def _sent_as(self, record: FileRecord, account: str) -> str | None:
         """The account's name for the file's bytes, if it was sent them."""
-        hash_ = await self._library.hash_of(record)
+        hash_ = await self._contents.hash_of(record)
         return None if hash_ is None else await self._contents.sent_as(account, hash_)
 
     async def ensure_sent(self, records: Iterable[FileRecord], account: str) -> None:
@@ -240,8 +240,6 @@ class Uploads:
                     kind="dependency_failed",
                 ) from error
             hash_, size = path.name, path.stat().st_size
-            if not again:
-                await self._contents.was_fetched(record.account, record.cloud_name, hash_, size)
             try:
                 received = Received(path, hash_, size)
                 cloud_name = await self._deliver(account, received, record.filename)

@@ -107,6 +107,11 @@ _HASH = bindparam("h", type_=assets.c.hash.type)
 _LEARN = update(assets).where(
     *_AT, or_(assets.c.hash.is_(None), assets.c.hash == _HASH), assets.c.size.is_(None)
 )
+_HASH_MADE_BY = (
+    select(assets.c.hash)
+    .where(*_AT, assets.c.job == bindparam("j"), assets.c.hash.is_not(None))
+    .limit(1)
+)
 _DESCRIBE = update(assets).where(*_AT, assets.c.hash == _HASH, assets.c.metadata.is_(None))
 _IS_MISSING = exists().where(
     asset_tags.c.member == assets.c.member,
@@ -242,6 +247,11 @@ class AssetUnit:
         if not known:
             return False
         return self._execute(_LEARN.values(known), key).rowcount > 0
+
+    def hash_made_by(self, member: str, place: Place, job: str) -> str | None:
+        """Return the hash that the output of a job at a place is known to have."""
+        key = {"m": member, "t": place.type, "p": place.path, "j": job}
+        return cast("str | None", self._execute(_HASH_MADE_BY, key).scalar_one_or_none())
 
     def describe(self, member: str, place: Place, hash_: str, metadata: bytes) -> None:
         """Note the metadata of the content at a place, where there is none."""

@@ -105,8 +105,13 @@ _GIVEN = select(outputs.c.given).where(
 )
 _HASH_OF = (
     select(blobs.c.hash)
-    .where(blobs.c.identity == bindparam("i"), blobs.c.cloud_name == bindparam("n"))
-    .order_by(blobs.c.seen_at.desc(), blobs.c.sent)
+    .where(blobs.c.identity == bindparam("i"), blobs.c.cloud_name == bindparam("n"), blobs.c.sent)
+    .order_by(blobs.c.seen_at.desc())
+    .limit(1)
+)
+_REUSED = (
+    select(literal(1))
+    .where(files.c.account == bindparam("a"), files.c.cloud_name == bindparam("n"))
     .limit(1)
 )
 _SENT_AS = (
@@ -293,14 +298,20 @@ class FileUnit:
         return bool(get_meta(self._connection, "names_are_opaque"))
 
     def hash_of(self, identity: str, cloud_name: str) -> str | None:
-        """The hash of what the account calls so, as it was seen last, there or (in records from
-        before there could be several accounts) anywhere."""
+        """The hash of the upload that the account calls so, there or (in records from before there
+        could be several accounts) anywhere."""
         for where in (identity, ""):
             key = {"i": where, "n": cloud_name}
             found = self._execute(_HASH_OF, key).scalar_one_or_none()
             if found is not None:
                 return str(found)
         return None
+
+    def is_reused(self, record: FileRecord) -> bool:
+        """Whether another member has a newer file that the account calls the same."""
+        query = _REUSED.where(files.c.member != record.member, files.c.modified > record.modified)
+        key = {"a": record.account, "n": record.cloud_name}
+        return self._execute(query, key).first() is not None
 
     def sent_as(self, identity: str, hash_: str) -> str | None:
         """The account's name for bytes that it was sent before."""

@@ -11,6 +11,7 @@ import pytest
 from blake3 import blake3
 from files.conftest import OpenFiles
 from files.helpers import bytes_of
+from msgspec.structs import replace
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import Backoff, RetryPolicy
@@ -22,6 +23,7 @@ from proxy.metrics import AccountObservations
 from proxy.simulator import HttpFault, Simulator
 from proxy.simulator.assets import SimulatedAsset
 from proxy.storage.files import FileRecord
+from proxy.translate.assets import of_file
 from proxy.translate.errors import LocalError
 from proxy.translate.names import Place
 
@@ -260,7 +262,9 @@ async def test_a_storage_that_is_overloaded_for_good_uses_up_one_patience(
 async def test_opaque_names_are_taken_as_they_are_and_found_again(
     files: Files, open_files: OpenFiles, client: CloudClient, simulator: Simulator
 ) -> None:
-    record = stored(simulator, BIG, "opaque.png")
+    record = replace(stored(simulator, BIG, "opaque.png"), job="j")
+    asset = of_file("local", "id", record.place, 1, content=(None, None), job="j")
+    await files.library.files.write(lambda unit: unit.assets.add(asset))
     assert await bytes_of(files, record) == BIG
     assert await bytes_of(files, record) == BIG
     assert await bytes_of(await open_files(client), record) == BIG

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,60 @@ async def test_a_job_whose_answer_named_another_is_found_by_its_mark(
     assert len(ids) == 2
     image = (await bob.history(prompt_id))["outputs"]["2"]["images"][0]
     assert graphs.color_of(await bob.view(image)) == GREEN
+
+
+NAME = "ComfyUI_00001_.png"
+_HASH_NAME = re.compile(r"[0-9a-f]{64}\.png")
+
+
+def calling_all_the_same(cloud: BrokenCloud) -> None:
+    """Let the cloud call every output the same; under that name it has the newest one."""
+    newest: list[str] = []
+
+    def renamed(text: str) -> str:
+        newest.extend(name for name in _HASH_NAME.findall(text) if name not in newest)
+        return _HASH_NAME.sub(NAME, text)
+
+    def tells(message: str | bytes) -> list[str | bytes]:
+        return [renamed(message) if isinstance(message, str) else message]
+
+    async def view(request: web.Request, _real: bytes) -> web.StreamResponse:
+        url = cloud.simulator.base_url / "api/view"
+        headers = {"X-API-Key": request.headers["X-API-Key"]}
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(url.with_query(filename=newest[-1]), headers=headers) as answer,
+        ):
+            return web.Response(body=await answer.read(), content_type="image/png")
+
+    cloud.tells = tells
+    cloud.answer(r"GET /api/jobs(/.*)?", lambda _, real: renamed(real.decode()).encode())
+    cloud.answer("GET /api/view", view)
+
+
+async def picture(client: Client, color: int) -> dict[str, str]:
+    """Run a job; its picture's name."""
+    entry = await client.run(graphs.plain(color))
+    return dict(entry["outputs"]["2"]["images"][0])
+
+
+async def test_no_picture_of_another_member_comes_from_the_cache(
+    cloud: BrokenCloud, ann: Client, bob: Client
+) -> None:
+    calling_all_the_same(cloud)
+    hers = await picture(ann, RED)
+    assert graphs.color_of(await ann.view(hers)) == RED
+    his = await picture(bob, GREEN)
+    assert graphs.color_of(await bob.view(his)) == GREEN
+    assert graphs.color_of(await ann.view(hers)) == RED
+
+
+async def test_a_file_whose_name_another_member_has_now_is_refused(
+    cloud: BrokenCloud, ann: Client, bob: Client
+) -> None:
+    calling_all_the_same(cloud)
+    hers = await picture(ann, RED)
+    his = await picture(bob, GREEN)
+    status, answer = await ann.get("view", **hers)
+    assert (status, answer["error"]["type"]) == (404, "file_replaced")
+    assert graphs.color_of(await bob.view(his)) == GREEN

@@ -157,14 +157,29 @@ async def test_contents_are_known_by_account(files: Files) -> None:
     await files.put_blobs(
         AccountBlob("one", "x", True, HASH, 5, 1),
         AccountBlob("one", "x", False, other, 5, 2),
-        AccountBlob("", "before", False, HASH, 5, 1),
+        AccountBlob("", "before", True, HASH, 5, 2),
     )
-    assert await files.ask(lambda unit: unit.hash_of("one", "x")) == other
+    assert await files.ask(lambda unit: unit.hash_of("one", "x")) == HASH
     assert await files.ask(lambda unit: unit.hash_of("two", "x")) is None
     assert await files.ask(lambda unit: unit.hash_of("two", "before")) == HASH
     assert await files.ask(lambda unit: unit.sent_as("one", HASH)) == "x"
     assert await files.ask(lambda unit: unit.sent_as("one", other)) is None
-    assert await files.ask(lambda unit: unit.sent_names(HASH)) == [("one", "x")]
+    assert await files.ask(lambda unit: unit.sent_names(HASH)) == [("one", "x"), ("", "before")]
+
+
+async def test_a_name_is_reused_by_a_newer_file_of_somebody_else(files: Files) -> None:
+    def output(path: str, modified: float, member: str = "anna") -> FileRecord:
+        about = {"type": "output", "cloud_name": "cat.png", "cloud_type": "output"}
+        return named(path, modified, member=member, hash=None, **about)
+
+    old, own, bens = output("a.png", 1), output("b.png", 2), output("c.png", 3, "ben")
+    await files.put(old, own)
+    assert not await files.ask(lambda unit: unit.is_reused(old))
+    await files.put(bens)
+    assert [await files.ask(lambda unit, one=one: unit.is_reused(one)) for one in (old, bens)] == [
+        True,
+        False,
+    ]
 
 
 async def test_that_names_are_opaque_is_remembered(files: Files) -> None:
