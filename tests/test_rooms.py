@@ -118,3 +118,19 @@ def modules_that(path: Path) -> set[Path]:
 def test_no_imports_of_the_api_run_in_a_circle() -> None:
     modules = sorted((PACKAGE / "api").glob("*.py"))
     TopologicalSorter({path: modules_that(path) for path in modules}).prepare()
+
+
+#: Imports inside functions: optional packages, and what takes memory that few servers need.
+MAX_INNER_IMPORTS = 30
+
+
+def test_imports_are_at_the_top() -> None:
+    found = [
+        f"{path.relative_to(PACKAGE)}:{statement.lineno}"
+        for path in MODULES
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for statement in ast.walk(function)
+        if isinstance(statement, ast.Import | ast.ImportFrom)
+    ]
+    assert len(found) <= MAX_INNER_IMPORTS, found

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+import aiohttp_cors
 from aiohttp import web
 from yarl import URL
 
@@ -207,8 +208,6 @@ def allow_some(app: web.Application, cors_origins: Iterable[str]) -> None:
     origins = set(cors_origins)
     if not origins or "*" in origins:
         return
-    import aiohttp_cors  # few lists name an origin
-
     options = aiohttp_cors.ResourceOptions(  # type: ignore[no-untyped-call]
         allow_credentials=True, expose_headers="*", allow_headers="*", allow_methods="*"
     )

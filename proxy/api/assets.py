@@ -10,12 +10,12 @@ from urllib.parse import quote, urlencode
 
 from aiohttp import web
 
-from proxy import translate
 from proxy.api import bodies, upload
 from proxy.api.connections import member_of, of
 from proxy.api.content import content_headers
 from proxy.api.downloads import send_file
 from proxy.files.assets import Assets, gone
+from proxy.translate import asset_requests
 from proxy.translate.assets import AssetError, read_hash
 from proxy.translate.errors import LocalError
 from proxy.translate.names import UNKNOWN
@@ -48,19 +48,19 @@ def _id(request: web.Request) -> str:
 
 async def list_assets(request: web.Request) -> web.Response:
     """A page of records, the newest first unless the query says otherwise."""
-    query = translate.asset_requests.read_list(request.query)
+    query = asset_requests.read_list(request.query)
     return bodies.json(await service(request).page(member_of(request), query))
 
 
 async def list_tags(request: web.Request) -> web.Response:
     """Tags with the number of records that have them."""
-    query = translate.asset_requests.read_tags(request.query)
+    query = asset_requests.read_tags(request.query)
     return bodies.json(await service(request).tags(member_of(request), query))
 
 
 async def refine_tags(request: web.Request) -> web.Response:
     """The tags of the records that match, with their numbers."""
-    wanted, limit = translate.asset_requests.read_refine(request.query)
+    wanted, limit = asset_requests.read_refine(request.query)
     return bodies.json(await service(request).refine(member_of(request), wanted, limit))
 
 
@@ -74,7 +74,7 @@ async def get_asset(request: web.Request) -> web.Response:
 
 async def put_asset(request: web.Request) -> web.Response:
     """Change name, metadata or preview of a record."""
-    changes = translate.asset_requests.read_changes(await read_body(request))
+    changes = asset_requests.read_changes(await read_body(request))
     return bodies.json(await service(request).change(member_of(request), _id(request), changes))
 
 
@@ -86,13 +86,13 @@ async def delete_asset(request: web.Request) -> web.Response:
 
 async def add_tags(request: web.Request) -> web.Response:
     """Give a record tags."""
-    tags = translate.asset_requests.read_tags_body(await read_body(request))
+    tags = asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).add_tags(member_of(request), _id(request), tags))
 
 
 async def remove_tags(request: web.Request) -> web.Response:
     """Take tags from a record."""
-    tags = translate.asset_requests.read_tags_body(await read_body(request))
+    tags = asset_requests.read_tags_body(await read_body(request))
     return bodies.json(await service(request).remove_tags(member_of(request), _id(request), tags))
 
 
@@ -131,7 +131,7 @@ async def post_asset(request: web.Request) -> web.Response:
     async with upload.form(request) as form:
         fields = {name: value for name, value in form.items() if isinstance(value, str)}
         tags = [tag for tag in form.getall("tags", []) if isinstance(tag, str)]
-        new = translate.asset_requests.read_upload(fields, tags)
+        new = asset_requests.read_upload(fields, tags)
         file = form.get("file")
         if not isinstance(file, web.FileField):
             if new.hash is not None and await found.has(member, read_hash(new.hash)):
@@ -144,7 +144,7 @@ async def post_asset(request: web.Request) -> web.Response:
 
 async def post_from_hash(request: web.Request) -> web.Response:
     """Make a record of a content that the member has."""
-    new = translate.asset_requests.read_new(await read_body(request))
+    new = asset_requests.read_new(await read_body(request))
     return bodies.json(await service(request).from_hash(member_of(request), new), 201)
 
 
@@ -163,7 +163,7 @@ async def head_hash(request: web.Request) -> web.Response:
 async def post_seed(request: web.Request) -> web.Response:
     """Look for files and models without records."""
     body = await read_body(request) if request.can_read_body else {}
-    roots = translate.asset_requests.read_roots(body)
+    roots = asset_requests.read_roots(body)
     progress = await service(request).seed(member_of(request), list(dict.fromkeys(roots)))
     if request.query.get("wait", "").lower() in ("true", "1"):
         return bodies.json({"status": "completed", "progress": progress, "errors": []})
@@ -199,7 +199,7 @@ async def not_here(_: web.Request) -> web.Response:
 
 async def post_export(request: web.Request) -> web.Response:
     """Begin an export."""
-    wanted = translate.asset_requests.read_export(await read_body(request))
+    wanted = asset_requests.read_export(await read_body(request))
     id_ = await service(request).exports.begin(member_of(request), wanted)
     answer = {"task_id": id_, "status": "created", "message": "The export has begun."}
     return bodies.json(answer, 202)
@@ -213,7 +213,7 @@ async def get_task(request: web.Request) -> web.Response:
 
 async def get_export(request: web.Request) -> web.Response:
     """Where an archive is downloaded."""
-    name = translate.asset_requests.read_name(request.match_info["name"])
+    name = asset_requests.read_name(request.match_info["name"])
     if await service(request).exports.archive(member_of(request), name) is None:
         raise AssetError("EXPORT_NOT_FOUND", "There is no such export.", kind="not_found")
     query = urlencode({"filename": name, "type": "temp", "subfolder": "exports"})

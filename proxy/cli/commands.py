@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from proxy import __version__
+from proxy.cli import data_folder, service
 from proxy.cli.common import (
     PROGRAM,
     WHERE,
@@ -259,9 +260,7 @@ def _migrate(
 
     `serve` also does this. Replicas of the version before can continue in a migrated database.
     """
-    from proxy.cli.data_folder import migrate
-
-    return migrate(load(options), source)
+    return data_folder.migrate(load(options), source)
 
 
 @command(
@@ -283,9 +282,7 @@ def _backup(
     The backup contains prompts, members and hashes of tokens: protect it like the folder. It does
     not contain what the proxy can download from Comfy Cloud again.
     """
-    from proxy.cli.data_folder import backup
-
-    return backup(load(options), target)
+    return data_folder.backup(load(options), target)
 
 
 @command(
@@ -303,9 +300,7 @@ def _restore(
 
     The previous content moves to a folder replaced-N in the data folder.
     """
-    from proxy.cli.data_folder import restore
-
-    return restore(load(options), source)
+    return data_folder.restore(load(options), source)
 
 
 @command(
@@ -319,9 +314,7 @@ def _rotate_secret(options: dict[str, Any]) -> int:
 
     Running replicas use it within a minute. Data made with the old secret stays readable.
     """
-    from proxy.cli.data_folder import rotate_secret
-
-    return rotate_secret(load(options))
+    return data_folder.rotate_secret(load(options))
 
 
 _service = typer.Typer(
@@ -353,17 +346,13 @@ def _install(
     COMFY_CLOUD_API_KEY is written to a file that only you can read. Run the command again to
     change the options.
     """
-    from proxy.cli.service import install
-
-    return install(load(options), options, show=show)
+    return service.install(load(options), options, show=show)
 
 
 @command(_service, "uninstall", "service uninstall", settings=())
 def _uninstall(options: dict[str, Any]) -> int:
     """Stop the service and remove it. The data folder stays."""
-    from proxy.cli.service import uninstall
-
-    return uninstall()
+    return service.uninstall()
 
 
 command(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 from uuid import uuid4
 
 import structlog
+import typer
 from msgspec import Struct
 
 from proxy.logging import register_secret
@@ -24,13 +25,12 @@ from proxy.settings import (
     Settings,
     read_accounts,
 )
+from proxy.storage.database import Database
+from proxy.storage.start import opened_database
 
 if TYPE_CHECKING:
-    from typer import Typer
-
     from proxy.simulator import Simulator
     from proxy.simulator.account import Plan
-    from proxy.storage.database import Database
 
 T = TypeVar("T")
 
@@ -55,7 +55,6 @@ class UsageError(CommandError):
 
 def in_database(settings: Settings, use: Callable[[Database], Awaitable[T]]) -> T:
     """What `use` gives for the database of the settings. Raises `StorageError`."""
-    from proxy.storage.start import opened_database
 
     async def run() -> T:
         async with opened_database(settings) as database:
@@ -71,20 +70,16 @@ def examples(*lines: str) -> str:
 
 def option(metavar: str, text: str, *names: str, **more: Any) -> Any:
     """An option that takes a value, and whose default its text explains."""
-    import typer
-
     return typer.Option(*names, metavar=metavar, help=text, show_default=False, **more)
 
 
 def argument(metavar: str, text: str) -> Any:
     """What a command takes without an option."""
-    import typer
-
     return typer.Argument(metavar=metavar, help=text, show_default=False)
 
 
 def command(
-    group: Typer,
+    group: typer.Typer,
     name: str,
     *lines: str,
     short: str | None = None,

@@ -1,7 +1,4 @@
-"""`member` and `token`, `usage` and `audit`: who may use a proxy, and who used what.
-
-What a command needs is imported where it is used, so that the others start without it.
-"""
+"""`member` and `token`, `usage` and `audit`: who may use a proxy, and who used what."""
 
 from __future__ import annotations
 
@@ -12,10 +9,15 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import typer
 from msgspec.structs import asdict
+from rich.console import Console
+from rich.filesize import decimal
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from proxy.cli.common import (
     CommandError,
@@ -26,13 +28,23 @@ from proxy.cli.common import (
     in_database,
     option,
 )
+from proxy.members import audit as record
+from proxy.members.directory import Directory, describe_member, describe_token, marker_of
+from proxy.members.member import (
+    DirectoryError,
+    Member,
+    MemberFields,
+    NewMember,
+    NewToken,
+    validated,
+)
+from proxy.members.tokens import Token
 from proxy.settings import Settings, load, place_options
-
-if TYPE_CHECKING:
-    from proxy.members.directory import Directory
-    from proxy.members.member import Member
-    from proxy.members.tokens import Token
-    from proxy.storage.usage import UsageRepository, UsageRow
+from proxy.storage.database import FILE, StorageError
+from proxy.storage.jobs import day_of
+from proxy.storage.members import MemberRepository
+from proxy.storage.start import opened_database
+from proxy.storage.usage import COUNTED, UsageRepository, UsageRow
 
 T = TypeVar("T")
 
@@ -112,7 +124,6 @@ def _add(
     ] = False,
 ) -> int:
     """Add a member. With at least one member, every client needs a token."""
-    from proxy.members.member import NewMember, validated
 
     wanted = {**_taken(options), "name": name, "restore": restore}
     settings = load(options)
@@ -133,7 +144,6 @@ def _add(
 @command(member, "list", "member list", "member list --json")
 def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
     """List the members with their limits."""
-    from proxy.members.directory import describe_member
 
     async def rows(directory: Directory) -> list[dict[str, Any]]:
         return [describe_member(directory, member) for member in directory.members()]
@@ -162,7 +172,6 @@ def _list(options: dict[str, Any], as_json: AsJson = False) -> int:
 )
 def _set(options: dict[str, Any], name: Name) -> int:
     """Change the role, weight or limits of a member."""
-    from proxy.members.member import MemberFields, validated
 
     wanted = _taken(options)
     settings = load(options)
@@ -227,8 +236,6 @@ def _new(
     as_json: AsJson = False,
 ) -> int:
     """Create a token for a member and print it once."""
-    from proxy.members.directory import describe_token
-    from proxy.members.member import NewToken, validated
 
     settings = load(options)
 
@@ -267,7 +274,6 @@ def _list_tokens(
     as_json: AsJson = False,
 ) -> int:
     """List the first letters of each token, with the time and address of its last use."""
-    from proxy.members.directory import describe_token
 
     async def rows(directory: Directory) -> list[dict[str, Any]]:
         member = None if name is None else directory.find(name).name
@@ -312,8 +318,6 @@ def usage(
     as_json: AsJson = False,
 ) -> int:
     """Print usage: jobs, running seconds, outputs and bytes by day and member."""
-    from proxy.storage.jobs import day_of
-    from proxy.storage.usage import COUNTED
 
     settings = load(options)
     until = _date("--to", last) if last else day_of(time.time())
@@ -362,11 +366,6 @@ def _with_directory(
 
     Where there are none yet, `make` lets their database be made; otherwise nothing is.
     """
-    from proxy.members.directory import Directory, marker_of
-    from proxy.members.member import DirectoryError
-    from proxy.storage.database import FILE, StorageError
-    from proxy.storage.members import MemberRepository
-    from proxy.storage.start import opened_database
 
     folder, shared = settings.data_dir, settings.database is not None
     known = shared or make or (folder / FILE).exists()
@@ -411,9 +410,6 @@ def _taken(options: dict[str, Any]) -> dict[str, Any]:
 def _note(settings: Settings, action: str, **about: str) -> None:
     if settings.audit_days == 0:
         return
-    from proxy.members import audit as record
-    from proxy.storage.database import StorageError
-    from proxy.storage.usage import UsageRepository
 
     try:
         in_database(settings, lambda one: record.note(UsageRepository(one), action, **about))
@@ -449,10 +445,6 @@ def _print_json(value: object) -> int:
 
 def _print_table(found: Iterable[Any], columns: _Columns) -> int:
     """Print a table, or a card for each row in a terminal that is too narrow for the table."""
-    from rich.console import Console
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
 
     rows = [[text(one) for text in columns.values()] for one in found]
     table = Table(box=None, pad_edge=False)
@@ -477,8 +469,6 @@ def _asked(
     settings: Settings, what: str, ask: Callable[[UsageRepository], Awaitable[list[T]]]
 ) -> list[T]:
     """What is stored, which is nothing where no proxy has ever run."""
-    from proxy.storage.database import FILE, StorageError
-    from proxy.storage.usage import UsageRepository
 
     shared = settings.database is not None
     if not shared and not (settings.data_dir / FILE).exists():
@@ -502,10 +492,6 @@ def _values(row: UsageRow) -> dict[str, Any]:
 
 
 def _print_usage(rows: list[UsageRow], first: str, last: str) -> None:
-    from rich.filesize import decimal
-
-    from proxy.storage.usage import UsageRow
-
     if not rows:
         days = f"on {first}" if first == last else f"from {first} to {last}"
         _say(f"No usage {days} (UTC).")

@@ -15,10 +15,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
 import structlog
+import typer
 
 from proxy import __version__
 from proxy import logging as logs
@@ -32,6 +34,13 @@ from proxy.settings import ConfigError, Settings, place_options
 from proxy.storage.database import StorageError
 from proxy.storage.members import MemberRepository
 from proxy.supervisor import Supervisor
+
+if sys.platform == "win32":
+    _LOOP_FACTORY = None
+else:
+    import uvloop
+
+    _LOOP_FACTORY = uvloop.new_event_loop
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +68,7 @@ def serve(settings: Settings) -> int:
     banner = None
     if settings.log_format == "console" and sys.stdout.isatty():
         banner = Banner(settings, handler, has_members=has_members)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=_LOOP_FACTORY) as runner:
         runner.run(_serve(settings, banner))
     return 0
 
@@ -131,8 +140,6 @@ class Banner:
     """
 
     def __init__(self, settings: Settings, handler: logging.Handler, *, has_members: bool) -> None:
-        from logging.handlers import MemoryHandler  # as typer below: for terminals alone
-
         self._settings = settings
         self._has_members = has_members
         self._handler = handler
@@ -174,14 +181,10 @@ class Banner:
         self._held.close()
 
     def _say(self, line: str) -> None:
-        import typer
-
         typer.echo(line, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _styled(text: str, *, fg: str | None = None, bold: bool | None = None) -> str:
-    import typer
-
     return typer.style(text, fg=fg, bold=bold)
 
 
@@ -335,11 +338,3 @@ def _limits(settings: Settings) -> ConnectionLimits:
         idle_timeout=settings.idle_timeout,
         header_bytes=settings.max_header_bytes,
     )
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

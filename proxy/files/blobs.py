@@ -6,6 +6,7 @@ A content is kept under its BLAKE3, once, and never changed.
 from __future__ import annotations
 
 import asyncio
+import configparser
 import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -163,9 +164,7 @@ def open_blobs(place: str, *, endpoint: URL | None, region: str) -> BlobStore:
 
 def _credentials(path: Path) -> S3Credential:
     """The keys of the profile `default`, or of AWS_PROFILE, in a file of credentials of AWS."""
-    from configparser import ConfigParser
-
-    parser = ConfigParser(interpolation=None)
+    parser = configparser.ConfigParser(interpolation=None)
     with path.open(encoding="utf-8") as file:
         parser.read_file(file)
     profile = parser[os.environ.get("AWS_PROFILE") or "default"]
@@ -184,15 +183,13 @@ def _key(hash_: str) -> str:
 
 @contextmanager
 def _translated(place: str) -> Iterator[None]:
-    from configparser import Error
-
     from obstore.exceptions import BaseError
 
     try:
         yield
     except FileNotFoundError as error:
         raise BlobMissingError(f"{place} has no such content") from error
-    except (BaseError, OSError, ValueError, LookupError, Error) as error:
+    except (BaseError, OSError, ValueError, LookupError, configparser.Error) as error:
         # The first line says what happened; the others are the store's own structures.
         reason = " ".join(str(error).split("\n\n", 1)[0].split())
         raise BlobError(f"{place} cannot be used: {reason or type(error).__name__}") from error

@@ -23,17 +23,14 @@ from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
+from blake3 import blake3
 from msgspec import Struct
 
 from proxy.cloud.client import CloudClient
 from proxy.cloud.resilience import CloudError, CloudRefused
 from proxy.files.blobs import BlobError, BlobStore
-
-if TYPE_CHECKING:
-    from blake3 import blake3
 
 _log = structlog.get_logger(__name__)
 
@@ -321,8 +318,6 @@ def _move(partial: Path, path: Path) -> None:
 
 def new_hash(data: bytes = b"") -> blake3:
     """The BLAKE3 of `data` and of what it is updated with."""
-    from blake3 import blake3  # 0.6 MiB, which a server without files does without
-
     return blake3(data)
 
 

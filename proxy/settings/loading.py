@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import os
+import tomllib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -89,8 +91,6 @@ def _beneath(values: _Source, stronger: _Source) -> _Source:
 
 def _document(path: Path) -> _Source:
     """The settings of a file. Raises `ConfigError` for one that cannot be read or is unknown."""
-    import tomllib
-
     try:
         with path.open("rb") as file:
             document = tomllib.load(file)
@@ -123,8 +123,6 @@ def _refuse_unknown_variables() -> None:
 
 
 def _remedy(name: str, known: Iterable[str]) -> str:
-    import difflib
-
     near = difflib.get_close_matches(name, known, n=1)
     return f"remove it, or write {near[0]}" if near else "remove it"
 

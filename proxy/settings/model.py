@@ -11,6 +11,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
+import platformdirs
 from msgspec import Meta, Struct
 from yarl import URL
 
@@ -106,8 +107,6 @@ ACCOUNT_SETTINGS = tuple(rows_of(AccountSettings))
 
 def default_data_dir(*, simulated: bool) -> Path:
     """The platform's folder for a user's data; what was simulated has a folder of its own."""
-    import platformdirs
-
     folder = platformdirs.user_data_path(_NAME, appauthor=False)
     return folder / "simulator" if simulated else folder
 

@@ -62,6 +62,10 @@ class DamagedError(StorageError):
     """The file is not a database."""
 
 
+class UnknownSchemaError(StorageError):
+    """The database was written by a newer version of the program."""
+
+
 class FencedError(StorageError):
     """The writer is not the engine: another replica holds the lease."""
 

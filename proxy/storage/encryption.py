@@ -7,6 +7,7 @@ the data folder, in a setting, or in the database that replicas share.
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import os
@@ -63,7 +64,7 @@ class Cipher:
 
     def decrypt(self, data: bytes) -> bytes | None:
         """The data, or `None` if they were encrypted with another secret. Raises `StorageError`."""
-        from cryptography.fernet import InvalidToken
+        from cryptography.fernet import InvalidToken  # as in `_ready`
 
         try:
             return self._ready().decrypt(data)
@@ -81,7 +82,7 @@ class Cipher:
         return any(hmac.compare_digest(_proof(one, data), proof) for one in self._secrets)
 
     def _ready(self) -> MultiFernet:
-        from cryptography.fernet import Fernet, MultiFernet
+        from cryptography.fernet import Fernet, MultiFernet  # 6.6 MB, which few servers need
 
         if self._fernet is None:
             try:
@@ -96,20 +97,23 @@ class Cipher:
         return self._fernet
 
     def _read(self) -> bytes:
-        from cryptography.fernet import Fernet
-
         if self._path is None:
-            return Fernet.generate_key()
+            return _new_secret()
         try:
             handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:
             return self._path.read_bytes()
         with open(handle, "wb") as file:  # noqa: PTH123 (a handle)
-            secret = Fernet.generate_key()
+            secret = _new_secret()
             file.write(secret)
             file.flush()
             os.fsync(file.fileno())
         return secret
+
+
+def _new_secret() -> bytes:
+    """Return a new key of Fernet: 32 random bytes in URL-safe base64."""
+    return base64.urlsafe_b64encode(os.urandom(32))
 
 
 def _proof(secret: bytes, data: bytes) -> str:
@@ -158,10 +162,8 @@ def _first(connection: Connection) -> str:
 
 
 def _make(connection: Connection, now: int) -> None:
-    from cryptography.fernet import Fernet
-
     known = get_meta(connection, _SECRETS, lock=True) or []
-    made = {"secret": Fernet.generate_key().decode(), "made": now}
+    made = {"secret": _new_secret().decode(), "made": now}
     put_meta(connection, _SECRETS, [made, *known][:_KEPT])
 
 

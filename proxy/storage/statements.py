@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar, cast
 
 from sqlalchemy import Connection, Executable, Insert, Table, bindparam, case, select
-from sqlalchemy.dialects import sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from proxy.storage.tables import meta
@@ -52,8 +52,6 @@ class Upsert:
         if name == "sqlite":
             statement = sqlite.insert(self._table)
         else:
-            from sqlalchemy.dialects import postgresql
-
             statement = postgresql.insert(self._table)
         if self._how == "keep":
             statement = statement.on_conflict_do_nothing(index_elements=self._keys)

@@ -5,8 +5,7 @@ Here is the release of ComfyUI that the proxy speaks as, with what a newer one s
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 #: The newest release whose web interface is served.
 COMFYUI = "0.45.2"
@@ -50,13 +49,3 @@ INVALID_PROMPT_ID = (
 
 #: `Cache-Control` of scripts and styles.
 SCRIPTS_CACHED = "no-store"
-
-if TYPE_CHECKING:
-    from proxy.translate import asset_requests as asset_requests
-else:
-
-    def __getattr__(name: str) -> Any:
-        """The module is loaded when it is used: pydantic takes 8 MiB."""
-        if name == "asset_requests":
-            return import_module("proxy.translate.asset_requests")
-        raise AttributeError(name)

@@ -14,15 +14,14 @@ import pytest
 from sqlalchemy import Connection, inspect, text
 
 from proxy.storage import backup, start
-from proxy.storage.database import Database
+from proxy.storage.database import Database, UnknownSchemaError
+from proxy.storage.revisions import upgrade
 from proxy.storage.start import (
     HEAD,
     OLDEST,
-    UnknownSchemaError,
     is_usable,
     migrate,
     revision,
-    upgrade,
 )
 from proxy.storage.statements import get_meta, put_meta
 from proxy.storage.tables import metadata
@@ -74,14 +73,13 @@ def upgrade() -> None:
 
 
 async def test_a_revision_runs_in_one_unit_with_what_comes_behind_it(
-    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    database: Database, tmp_path: Path
 ) -> None:
     revisions = Path(shutil.copytree(start._REVISIONS, tmp_path / "migrations"))
     (revisions / "r0002_colour.py").write_text(_SECOND)
-    monkeypatch.setattr(start, "_REVISIONS", revisions)
 
     def work(connection: Connection, *, fails: bool) -> None:
-        upgrade(connection, "0001")
+        upgrade(connection, "0001", revisions)
         assert connection.execute(text("SELECT colour FROM jobs")).all() == []
         assert inspect(connection).get_pk_constraint("paints")["name"] == "pk_paints"
         if fails:
