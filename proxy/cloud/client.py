@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -19,7 +19,9 @@ from msgspec.structs import replace
 from yarl import URL
 
 from proxy.cloud.http import (
+    CATALOG,
     CONNECT_TIMEOUT,
+    DETAIL,
     JSON,
     REDIRECTS,
     Answer,
@@ -35,6 +37,7 @@ from proxy.cloud.resilience import (
     CircuitBreaker,
     CloudAmbiguous,
     CloudGarbage,
+    CloudOversized,
     CloudRefused,
     CloudUnreachable,
     RateLimiter,
@@ -49,14 +52,17 @@ from proxy.translate.jobs import Snapshot, from_job
 
 log = structlog.get_logger(__name__)
 
-#: Entries asked for in one page of `GET /api/jobs`; the cloud allows 1000.
-_PAGE = 200
+#: Entries asked for in one page of `GET /api/jobs` (the cloud allows 1000), and pages in all.
+_PAGE, _MAX_PAGES = 200, 25
 
-#: Assets of a job asked for in one page, the most that the cloud allows, and in all.
-_ASSETS, _MOST_ASSETS = 500, 10_000
+#: Assets of a job asked for in one page (the cloud allows no more), and in all.
+_ASSETS, _MAX_ASSETS = 500, 10_000
 
 #: This many jobs' details are asked for at once, however many jobs are to be read.
 _DETAILS = 8
+
+#: Bytes of a value of `extra_data` that is read.
+_SHORT = 4096
 
 #: Bytes a second that an upload may count on.
 _UPLOAD_RATE = 100_000
@@ -200,23 +206,25 @@ class CloudClient:
     async def job(self, cloud_id: str) -> Snapshot | None:
         """`GET /api/jobs/{id}`, `None` if the cloud has no such job."""
         async with self._details:
-            return await self.http.lookup(
-                lambda answer: self._snapshot({**answer.object(), "id": cloud_id}), "jobs", cloud_id
-            )
+            detail = await self.http.lookup(_detail, "jobs", cloud_id, limits=DETAIL)
+        return None if detail is None else self._snapshot({**detail, "id": cloud_id})
 
     async def jobs(
         self, statuses: Iterable[str] = (), *, limit: int | None = None
     ) -> list[Snapshot]:
-        """`GET /api/jobs`, newest first, page after page until `limit` or the end.
+        """`GET /api/jobs`, newest first, page after page until `limit` or the end, or as many pages
+        as an account's queue can fill.
 
         `statuses` are friendly ones; none means all.
         """
         found: dict[str, Snapshot] = {}
-        query: dict[str, str | int] = {"sort_by": "create_time", "sort_order": "desc"}
+        query: dict[str, Any] = {"sort_by": "create_time", "sort_order": "desc"}
         if named := ",".join(statuses):
             query["status"] = named
         offset = 0
-        while limit is None or len(found) < limit:
+        for _ in range(_MAX_PAGES):
+            if limit is not None and len(found) >= limit:
+                break
             query["limit"] = _PAGE if limit is None else min(_PAGE, limit - len(found))
             page = await self.http.get(partial(_page, "jobs"), "jobs", **query)
             entries = page["jobs"]
@@ -232,6 +240,8 @@ class CloudClient:
                 break
             query.pop("offset", None)
             query |= onward
+        else:
+            log.warning("job_list_too_long", entries=len(found))
         return list(found.values())
 
     async def job_assets(self, cloud_id: str) -> list[CloudAsset]:
@@ -249,7 +259,7 @@ class CloudClient:
             found += [one for item in items if isinstance(item, dict) and (one := of_cloud(item))]
             pagination = page.get("pagination")
             more = isinstance(pagination, dict) and pagination.get("has_more") is True
-            if not more or not items or read >= _MOST_ASSETS:
+            if not more or not items or read >= _MAX_ASSETS:
                 return found
 
     def _snapshot(self, job: dict[str, Any]) -> Snapshot:
@@ -404,7 +414,9 @@ class CloudClient:
     async def object_info(self) -> bytes:
         """`GET /api/object_info`: a JSON object of about 9 MB, as it came."""
         url = self.http.url("object_info")
-        return await self.http.read("GET", url, _object_bytes, total=_CATALOG_TIMEOUT)
+        return await self.http.read(
+            "GET", url, _object_bytes, total=_CATALOG_TIMEOUT, limits=CATALOG
+        )
 
     async def model_folders(self) -> list[dict[str, Any]]:
         """`GET /api/experiment/models`: `[{"name", "folders"}]`."""
@@ -532,7 +544,22 @@ def _object_bytes(answer: Answer) -> bytes:
     body = answer.body.strip()
     if not (body.startswith(b"{") and body.endswith(b"}")):
         raise CloudGarbage(f"{answer.call}: the answer is not a JSON object")
-    return body
+    if codec.breadth(body) > answer.limits.values:
+        raise CloudOversized(f"{answer.call}: the answer has too many values")
+    return codec.dump_bytes(answer.object()) if codec.may_show(body, answer.key) else body
+
+
+def _detail(answer: Answer) -> dict[str, Any]:
+    """Return a job's detail; of its workflow, which may be as large as any graph, only the short
+    values of `extra_data`."""
+    detail = answer.members("workflow")
+    with suppress(ValueError, KeyError):
+        workflow = codec.members_of(codec.members_of(answer.body)["workflow"])
+        extra = codec.members_of(workflow["extra_data"])
+        short = {name: bytes(raw) for name, raw in extra.items() if len(bytes(raw)) <= _SHORT}
+        shown = {name: answer.loads(raw) for name, raw in short.items()}
+        detail["workflow"] = {"extra_data": shown}
+    return detail
 
 
 def _asset_name(filename: str, answer: Answer) -> str:

@@ -25,14 +25,18 @@ from proxy.logging import word
 from proxy.metrics import AccountObservations
 from proxy.translate import codec
 from proxy.translate.codec import redact
-from proxy.translate.events import LISTED_EVENTS, LISTED_FRAMES, unlisted
+from proxy.translate.events import LISTED_EVENTS, LISTED_FRAMES, unlisted, without_secret
 
 log = structlog.get_logger(__name__)
 
 #: Sent first, as the cloud's own web app does.
 _FLAGS = codec.dumps({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
 
+#: Bytes of a message: a frame may be a picture that a job sends as its result.
 _MAX_MESSAGE = 64 * 1024 * 1024
+
+#: Characters and values of an event. What a larger one tells is in the job's detail.
+_MAX_TEXT, _MAX_VALUES = 16 * 1024 * 1024, 100_000
 
 #: Statuses of a handshake that another try will not change.
 _KEY_REFUSED = (401, 403)
@@ -110,8 +114,8 @@ class Timeouts(msgspec.Struct, frozen=True):
 class EventSocket:
     """One event socket for one account. The callbacks are plain functions and must not block.
 
-    `on_event(type, data)` gets text messages, in which the key is redacted; `on_frame(frame)` gets
-    binary ones; `on_up()` comes after each opening, `on_down()` after each loss but not after
+    `on_event(type, data)` gets text messages, `on_frame(frame)` binary ones of a known type, both
+    without the key; `on_up()` comes after each opening, `on_down()` after each loss but not after
     `close`. An exception in a callback is logged and goes no further.
 
     After a `heartbeat` of silence a ping is sent; half of that later without an answer the socket
@@ -282,13 +286,25 @@ class EventSocket:
             if message.type is aiohttp.WSMsgType.TEXT:
                 self._text(message.data)
             else:
-                self._watchdog.heard(time.monotonic(), "")
-                if message.data[:4] not in LISTED_FRAMES:
-                    kind = int.from_bytes(message.data[:4])
-                    self.observations.surprise("frame", f"type {kind}", message.data)
-                self._tell(self.on_frame, message.data)
+                self._frame(message.data)
+
+    def _frame(self, data: bytes) -> None:
+        self._watchdog.heard(time.monotonic(), "")
+        if data[:4] not in LISTED_FRAMES:
+            kind = int.from_bytes(data[:4])
+            self.observations.surprise("frame", f"type {kind}", data)
+            return
+        if (shown := without_secret(data, self.key) if self.key else data) is None:
+            log.warning("frame_rejected", length=len(data))
+            return
+        self._tell(self.on_frame, shown)
 
     def _text(self, text: str) -> None:
+        if len(text) > _MAX_TEXT or codec.breadth(text) > _MAX_VALUES:
+            self._watchdog.heard(time.monotonic(), "")
+            log.warning("event_rejected", length=len(text))
+            self.observations.surprise("event", "too large")
+            return
         try:
             event = _decoder.decode(text)
         except (ValueError, RecursionError):  # perhaps what strict JSON has not: NaN, half a letter
@@ -305,8 +321,8 @@ class EventSocket:
         fields = LISTED_EVENTS.get(type_)
         if (fields is None or not fields <= data.keys()) and (odd := unlisted(type_, data)):
             self.observations.surprise("event", f"{word(type_)}: {odd}", data)
-        if self.key and self.key in text:
-            data = redact(data, self.key)
+        if codec.may_show(text, self.key):
+            type_, data = redact(type_, self.key), redact(data, self.key)
         self._tell(self.on_event, type_, data)
 
     def _handshake_refused(self, error: aiohttp.WSServerHandshakeError) -> float:

@@ -3,6 +3,7 @@ addresses are connected to, by way of which HTTP proxy."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import time
@@ -18,12 +19,14 @@ from urllib.parse import quote
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
+from msgspec import Struct
 from yarl import URL
 
 from proxy import __version__
 from proxy.cloud.resilience import (
     CallGate,
     CloudGarbage,
+    CloudOversized,
     CloudRefused,
     CloudUnreachable,
     RetryPolicy,
@@ -51,8 +54,26 @@ _PLACES = 64
 
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
-#: Bytes of an answer that is read whole: the catalog has about 9 million.
-MAX_ANSWER = 64 * 1024 * 1024
+
+class AnswerLimits(Struct, frozen=True):
+    """What an answer may have: bytes, unpacked, and JSON values by `codec.breadth`."""
+
+    size: int
+    values: int
+
+
+#: The limits of usual answers; of a job's detail, without its workflow; of the catalog, which has
+#: about 9 million bytes and 700,000 values; and of a file.
+USUAL = AnswerLimits(16 * 1024 * 1024, 200_000)
+DETAIL = AnswerLimits(64 * 1024 * 1024, 100_000)
+CATALOG = AnswerLimits(64 * 1024 * 1024, 3_000_000)
+FILE = AnswerLimits(64 * 1024 * 1024, 0)
+
+#: Bytes of an answer that is parsed at once; a larger one is parsed in a thread.
+_PARSED_AT_ONCE = 64 * 1024
+
+#: Bytes of an answer beyond which it waits for its turn: this many are read at once.
+_LARGE, _LARGE_AT_ONCE = 1024 * 1024, 2
 
 #: Bytes of a body that leaves in one piece with the request's headers; of a larger one no more than
 #: a piece waits in the transport.
@@ -224,17 +245,39 @@ class Answer:
     content_type: str
     attempts: int
     key: str = field(repr=False)
+    limits: AnswerLimits = USUAL
 
     def json(self) -> Any:
         """The parsed body, in which the account's key is redacted. Raises `CloudGarbage`."""
+        self._check_values(self.body)
+        return self.loads(self.body)
+
+    def members(self, *skipped: str) -> dict[str, Any]:
+        """The members of the JSON object that the body is, but for those `skipped`, as `json`."""
         try:
-            value = codec.loads_text(self.body)
+            members = codec.members_of(self.body)
+        except ValueError:
+            return {name: value for name, value in self.object().items() if name not in skipped}
+        kept = {name: bytes(value) for name, value in members.items() if name not in skipped}
+        self._check_values(*kept.values())
+        return {name: self.loads(value) for name, value in kept.items()}
+
+    def _check_values(self, *parts: bytes) -> None:
+        if sum(map(codec.breadth, parts)) > self.limits.values:
+            raise CloudOversized(f"{self.call}: the answer has too many values")
+
+    def loads(self, data: bytes) -> Any:
+        """A parsed part of the body, as `json`."""
+        try:
+            value = codec.loads_text(data)
         except ValueError:
             raise CloudGarbage(f"{self.call}: the answer is not JSON") from None
-        return redact(value, self.key) if self.key and self.key.encode() in self.body else value
+        return redact(value, self.key) if codec.may_show(data, self.key) else value
 
     def example(self) -> Any:
-        """The body as far as it can be read, for a look at its form."""
+        """The body as far as it can be read, for a look at its form; not of a large one."""
+        if len(self.body) > _PARSED_AT_ONCE:
+            return None
         try:
             return self.json()
         except CloudGarbage:
@@ -280,6 +323,7 @@ class Http:
             headers={"User-Agent": f"comfy-cloud-proxy/{__version__}"},
             request_class=_Request,
         )
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
 
     def url(self, *segments: str, **query: str | int) -> URL:
         """A route below `/api`; each segment is one, whatever characters it has.
@@ -300,37 +344,60 @@ class Http:
         data: bytes | Body | None = None,
         headers: Mapping[str, str] | None = None,
         total: float | None = None,
+        limits: AnswerLimits = USUAL,
     ) -> T:
         """A request that may be repeated; what `parse` makes of its answer.
 
         `data` that is no bytes is opened for each attempt; `total` replaces the timeout; an answer
-        for which `parse` raises `CloudGarbage` is asked for again.
+        for which `parse` raises `CloudGarbage` is asked for again. `parse` must be pure: a large
+        answer is parsed in a thread.
         Raises `CloudUnreachable`, `CloudRefused` or `CloudGarbage`.
         """
 
         async def attempt(number: int) -> T:
             async with data() if callable(data) else nullcontext(data) as body:
                 answer = await self.once(
-                    method, url, data=body, headers=headers, total=total, attempts=number
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    total=total,
+                    attempts=number,
+                    limits=limits,
                 )
             try:
+                if len(answer.body) > _PARSED_AT_ONCE:
+                    return await asyncio.to_thread(parse, answer)
                 return parse(answer)
+            except CloudOversized:
+                self.unlisted(method, url, "too large")
+                raise
             except CloudGarbage:
                 self.unlisted(method, url, "not of its form", answer.example())
                 raise
 
         return await self.retries.repeat(attempt)
 
-    async def get(self, parse: Callable[[Answer], T], *path: str, **query: str | int) -> T:
+    async def get(
+        self,
+        parse: Callable[[Answer], T],
+        *path: str,
+        limits: AnswerLimits = USUAL,
+        **query: str | int,
+    ) -> T:
         """`read` of a GET."""
-        return await self.read("GET", self.url(*path, **query), parse)
+        return await self.read("GET", self.url(*path, **query), parse, limits=limits)
 
     async def lookup(
-        self, parse: Callable[[Answer], T], *path: str, **query: str | int
+        self,
+        parse: Callable[[Answer], T],
+        *path: str,
+        limits: AnswerLimits = USUAL,
+        **query: str | int,
     ) -> T | None:
         """`read` of a GET, `None` on 404."""
         try:
-            return await self.get(parse, *path, **query)
+            return await self.get(parse, *path, limits=limits, **query)
         except CloudRefused as error:
             if error.status == 404:
                 return None
@@ -345,13 +412,14 @@ class Http:
         headers: Mapping[str, str] | None = None,
         total: float | None = None,
         attempts: int = 1,
+        limits: AnswerLimits = USUAL,
     ) -> Answer:
         """One request and its whole answer; see `open` for the errors."""
         call = f"{method} {url.path}"
         if isinstance(data, bytes) and len(data) > _AT_ONCE:
             data = BytesIO(data)
-        limits = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
-        response = await self.open(method, url, data=data, headers=headers, limits=limits)
+        timeout = aiohttp.ClientTimeout(total=total or self.timeout, sock_connect=CONNECT_TIMEOUT)
+        response = await self.open(method, url, data=data, headers=headers, limits=timeout)
         try:
             if response.status >= 300:
                 self.unlisted(method, url, f"{response.status}")
@@ -359,13 +427,22 @@ class Http:
                     f"{call}: answered with a redirect; check that the base URL begins with https"
                 )
             with reported(call, sent=True):
-                body = await _read(response, MAX_ANSWER)
-            if len(body) > MAX_ANSWER:
+                body = await self._body(response, limits.size)
+            if len(body) > limits.size:
                 response.close()
-                raise CloudGarbage(f"{call}: the answer is larger than {MAX_ANSWER} bytes")
+                self.unlisted(method, url, "too large")
+                raise CloudOversized(f"{call}: the answer is larger than {limits.size:,} bytes")
         finally:
             response.release()
-        return Answer(call, body, response.content_type, attempts, self.key)
+        return Answer(call, body, response.content_type, attempts, self.key, limits)
+
+    async def _body(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        """Read an answer to its end or a little beyond `limit`; few large ones at a time."""
+        body = await _read(response, min(limit, _LARGE))
+        if len(body) <= min(limit, _LARGE) or limit <= _LARGE:
+            return body
+        async with self._large:
+            return body + await _read(response, limit - len(body))
 
     async def open(
         self,

@@ -14,6 +14,8 @@ waits, repetitions, a breaker, a rate limiter.
 
   * `CloudGarbage`: an answer that the cloud's API does not have
 
+    * `CloudOversized`: an answer with too many bytes or values
+
 No message, body or cause of these holds a key, a token or a signed URL.
 
 All but `RetryPolicy` and `CallGate` are pure: `now` is any clock in seconds that does not run
@@ -136,6 +138,10 @@ class CloudGarbage(CloudError):
     """The answer is not what the cloud's OpenAPI says: not JSON, a field missing, a redirect."""
 
 
+class CloudOversized(CloudGarbage):
+    """The answer has more bytes or values than any that the cloud's API describes."""
+
+
 def refusal(call: str, status: int, body: object, retry_after: float | None) -> CloudRefused:
     """The error of an answer; `call` names the method and the route."""
     kind = CloudUnauthorized if status == 401 else CloudRefused
@@ -243,7 +249,9 @@ def may_pass(error: Exception) -> bool:
     """Whether the same read may succeed a moment later."""
     if isinstance(error, CloudRefused):
         return error.status in PASSING_STATUSES
-    return isinstance(error, CloudUnreachable | CloudGarbage) and not isinstance(error, CloudDown)
+    if isinstance(error, CloudDown | CloudOversized):
+        return False
+    return isinstance(error, CloudUnreachable | CloudGarbage)
 
 
 class CircuitBreaker:

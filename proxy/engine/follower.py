@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from proxy.cloud.client import CloudClient
-from proxy.cloud.resilience import CloudError
+from proxy.cloud.resilience import CloudError, CloudOversized
 from proxy.engine.tracker import (
     Command,
     EventReceived,
@@ -41,6 +41,13 @@ T = TypeVar("T")
 
 #: This many inputs may wait for a job's turn before its previews are left out.
 _CROWDED = 64
+
+#: A detail that was too large so often is not read again; what its client gets then.
+_MAX_OVERSIZED = 3
+_OVERSIZED = (
+    "Comfy Cloud's record of this job is too large to be read; find the outputs of the job on the "
+    "cloud."
+)
 
 #: Quick inputs that are taken before others get a turn.
 _AT_ONCE = 50
@@ -238,9 +245,17 @@ class Runner:
         """Read until the tracker has ended, and tell it when the cloud has no more to say."""
         structlog.contextvars.bind_contextvars(job=self.job.prompt_id, member=self.job.member)
         ended = unknown = running = 0.0
+        oversized = 0
         async for wait in _pauses(self._timeouts.growing()):
             try:
                 snapshot = await cloud.job(self.job.cloud_id)
+            except CloudOversized as error:
+                log.error("detail_rejected", error=str(error))
+                oversized += 1
+                if oversized == _MAX_OVERSIZED:
+                    self.post(GiveUp(_OVERSIZED, lost=True))
+                    return
+                continue
             except CloudError as error:
                 log.warning("detail_read_failed", error=str(error))
                 await asyncio.sleep(error.retry_after or 0.0)

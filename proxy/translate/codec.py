@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 _decoder = msgspec.json.Decoder()
+_members_decoder = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -23,6 +24,24 @@ def loads(data: bytes | str) -> Any:
             return _decoder.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return json.loads(data.decode() if isinstance(data, bytes) else data)
+    except RecursionError as error:
+        raise ValueError("the JSON is nested too deeply") from error
+
+
+def breadth(data: bytes | str) -> int:
+    """Return an upper bound of the number of values in JSON, in less time than decoding takes.
+
+    Commas and brackets inside strings count, too.
+    """
+    if isinstance(data, bytes):
+        return 1 + data.count(b",") + data.count(b"[") + data.count(b"{")
+    return 1 + data.count(",") + data.count("[") + data.count("{")
+
+
+def members_of(data: bytes | msgspec.Raw) -> dict[str, msgspec.Raw]:
+    """Return the members of a JSON object, not decoded. Raises `ValueError`."""
+    try:
+        return _members_decoder.decode(data)
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply") from error
 
@@ -83,6 +102,24 @@ REDACTED = "[REDACTED]"
 
 #: Keys of `extra_data` that carry a credential for partner nodes.
 CREDENTIAL_KEYS = frozenset({"auth_token_comfy_org", "api_key_comfy_org"})
+
+
+#: A printable character of ASCII as an escape, but for those that HTML needs (`&`, `<`, `>`): no
+#: encoder writes these, so something may be hidden.
+_ESCAPED_TEXT = r"\\u00(?!26|3[cCeE])[2-7]"
+_ESCAPED = re.compile(_ESCAPED_TEXT)
+_ESCAPED_BYTES = re.compile(_ESCAPED_TEXT.encode())
+
+
+def may_show(text: bytes | str, secret: str) -> bool:
+    """Whether JSON may hold a secret, in plain characters or in escapes."""
+    if not secret:
+        return False
+    if not secret.isascii() or any(character in secret for character in '"\\/'):
+        return True
+    if isinstance(text, bytes):
+        return secret.encode() in text or _ESCAPED_BYTES.search(text) is not None
+    return secret in text or _ESCAPED.search(text) is not None
 
 
 def redact(value: T, *secrets: str) -> T:

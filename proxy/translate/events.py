@@ -391,6 +391,29 @@ def parse_frame(data: bytes) -> CloudFrame | None:
     return None
 
 
+def without_secret(data: bytes, secret: str) -> bytes | None:
+    """Return a frame of the cloud in which a text does not show a secret; `None` for a picture that
+    shows it, or its metadata."""
+    kind, rest = _number(data)
+    if kind == PREVIEW_IMAGE_WITH_METADATA:
+        try:
+            about, image = _counted(rest)
+            if secret.encode() in image or (
+                codec.may_show(about, secret)
+                and codec.loads_text(about) != codec.redact(codec.loads_text(about), secret)
+            ):
+                return None
+        except ValueError:
+            return None
+        return data
+    if secret.encode() not in data:
+        return data
+    frame = parse_frame(data)
+    if not isinstance(frame, CloudText) or secret in frame.node_id:
+        return None
+    return data.replace(secret.encode(), codec.REDACTED.encode())
+
+
 def encode_preview(preview: Preview, *, metadata: bool) -> bytes | None:
     """Type 4 if the socket asked for metadata, otherwise type 1.
 

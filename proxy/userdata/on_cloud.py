@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
-from proxy.cloud.http import JSON, Answer, Http
+from proxy.cloud.http import FILE, JSON, Answer, Http
 from proxy.cloud.resilience import CloudError, CloudGarbage, CloudRefused
 from proxy.translate import codec
 from proxy.translate.as_cloud import UserFile, user_file
@@ -55,7 +55,8 @@ class UserDataOnCloud:
     async def read(self, _: str, name: str) -> tuple[bytes, None]:
         """A file's content; the cloud tells neither a tag nor a time with it."""
         with _told_of_files():
-            return await self._http.get(lambda answer: answer.body, "userdata", _there(name)), None
+            body = await self._http.get(_body, "userdata", _there(name), limits=FILE)
+            return body, None
 
     async def write(
         self, _: str, name: str, data: bytes, *, overwrite: bool = True, most: int | None = None
@@ -202,6 +203,10 @@ def _folders(files: Iterable[UserDataEntry], prefix: str) -> list[UserDataEntry]
 def _entry(file: UserFile) -> UserDataEntry:
     """The cloud does not tell when a file was made."""
     return UserDataEntry(file.path, file.size, file.modified, file.modified)
+
+
+def _body(answer: Answer) -> bytes:
+    return answer.body
 
 
 def _file(answer: Answer) -> UserDataEntry:

@@ -197,8 +197,9 @@ async def test_a_failing_callback_ends_nothing(serve: Serve, open_socket: Open) 
     _, heard = await open_socket((await serve(cloud)).url, on_event=fail, on_up=fail)
     peer = await cloud.next()
     await peer.send_str('{"type":"a","data":{}}')
-    await peer.send_bytes(b"frame")
-    assert await heard.next() == b"frame"
+    frame = b"\0\0\0\1\0\0\0\1picture"
+    await peer.send_bytes(frame)
+    assert await heard.next() == frame
 
 
 async def test_a_failing_watchdog_ends_the_connection_and_not_the_socket(

@@ -288,13 +288,14 @@ async def test_a_call_without_an_answer_is_counted_as_none(unused_tcp_port: int)
 async def test_an_endless_answer_is_given_up(
     serve: Serve, connect: Connect, monkeypatch: pytest.MonkeyPatch, encoding: str | None
 ) -> None:
-    monkeypatch.setattr(http, "MAX_ANSWER", 1000)
+    usual = http.AnswerLimits(1000, 100)
+    monkeypatch.setattr(http.Http.get, "__kwdefaults__", {"limits": usual})
     body = b" " * 1_000_000
     headers = {"Content-Encoding": encoding} if encoding else {}
     body = gzip.compress(body) if encoding else body
     cloud = await serve(answer(body=body, headers=headers), answer({}))
     client = await connect(cloud.url, retries=RetryPolicy(budget=0.0))
-    with pytest.raises(CloudGarbage, match="larger than 1000 bytes"):
+    with pytest.raises(CloudGarbage, match="larger than 1,000 bytes"):
         await client.system_stats()
     assert await client.system_stats() == {}
 
