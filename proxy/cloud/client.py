@@ -241,7 +241,7 @@ class CloudClient:
             query.pop("offset", None)
             query |= onward
         else:
-            log.warning("job_list_too_long", entries=len(found))
+            log.warning("job_list_truncated", entries=len(found))
         return list(found.values())
 
     async def job_assets(self, cloud_id: str) -> list[CloudAsset]:
