@@ -34,9 +34,10 @@ from proxy.engine.term import Term
 from proxy.files.assets import Assets
 from proxy.files.blobs import BlobError, BlobStore, open_blobs
 from proxy.files.service import Files
-from proxy.helpers.clients import Exchange
+from proxy.helpers.notes import Notes
 from proxy.helpers.remote import RemoteFiles
-from proxy.helpers.service import MOST_BYTES, Helpers
+from proxy.helpers.service import MAX_FILE_BYTES, Helpers
+from proxy.helpers.workflows import WorkflowExchange
 from proxy.jobs.models import MembersChanged
 from proxy.jobs.service import JobService, Sampler
 from proxy.jobs.submission import Checks, Clients, SubmissionService
@@ -56,6 +57,7 @@ from proxy.storage.members import MemberRepository
 from proxy.storage.start import locked_folder, migrate_server, open_folder, open_server
 from proxy.storage.temporary import ExportRepository, HelperPictureRepository
 from proxy.storage.usage import ActivityRepository, ObservationRepository, UsageRepository
+from proxy.storage.workflows import WorkflowRepository
 from proxy.supervisor import Supervisor
 from proxy.translate.helper_packs import offered
 from proxy.userdata.on_cloud import UserData, UserDataOnCloud
@@ -137,10 +139,10 @@ async def lifespan(
         )
         await catalog.start()
         stack.push_async_callback(catalog.close)
-        remote = RemoteFiles(settings.url_hosts, most=MOST_BYTES)
+        remote = RemoteFiles(settings.url_hosts, max_bytes=MAX_FILE_BYTES)
         await remote.start()
         stack.push_async_callback(remote.close)
-        helpers = Helpers(HelperPictureRepository(database), files, catalog, remote)
+        helpers = Helpers(HelperPictureRepository(database), files, catalog, remote, budget)
         userdata: UserData = StoredUserData(database)
         if settings.userdata == "cloud":
             if members.has_members:
@@ -236,6 +238,11 @@ async def lifespan(
         metrics.registry.register(Gauges(jobs, election, files.cache, budget))
         sampler = Sampler(activity, jobs.accounts, is_active=election.is_active)
         supervisor.keep(sampler.run, "sample the activity")
+        notes = Notes(bus, budget)
+        stack.callback(notes.close)
+        workflows = WorkflowExchange(
+            WorkflowRepository(database), bus, jobs.subscribers.tell, supervisor
+        )
         yield Services(
             jobs=jobs,
             files=files,
@@ -277,7 +284,8 @@ async def lifespan(
             if settings.assets
             else None,
             helpers=helpers if settings.helper_nodes else None,
-            exchange=Exchange(bus, jobs.subscribers.tell) if settings.helper_nodes else None,
+            workflows=workflows if settings.helper_nodes else None,
+            notes=notes if settings.helper_nodes else None,
         )
 
 

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from proxy.catalog.service import Catalog
     from proxy.files.assets import Assets
     from proxy.files.service import Files
-    from proxy.helpers.clients import Exchange
+    from proxy.helpers.notes import Notes
     from proxy.helpers.service import Helpers
+    from proxy.helpers.workflows import WorkflowExchange
     from proxy.jobs.service import JobService
     from proxy.members.accounting import Accounting
     from proxy.members.directory import Directory
@@ -36,8 +37,8 @@ class Services(Struct, frozen=True, kw_only=True):
 
     `readiness` tells whether jobs can be taken. `interface` is what is served at `/`. `cipher`
     signs what another replica is to believe. `budget` counts the memory that is
-    held for clients. `supervisor` keeps background work up. Without `helpers` and `exchange` there
-    are no routes of node packs, and without `assets` those of assets are turned off.
+    held for clients. `supervisor` keeps background work up. Without `helpers`, `workflows` and
+    `notes` there are no routes of node packs, and without `assets` those of assets are turned off.
 
     `max_upload_bytes` bounds every request body and is announced to clients, `max_json_bytes` those
     that are JSON; the first is ComfyUI's own limit (`--max-upload-size 100`). Pages of
@@ -70,7 +71,8 @@ class Services(Struct, frozen=True, kw_only=True):
     krita: KritaCheck = field(default_factory=KritaCheck)
     assets: Assets | None = None
     helpers: Helpers | None = None
-    exchange: Exchange | None = None
+    workflows: WorkflowExchange | None = None
+    notes: Notes | None = None
     base_path: str = ""
     trusted_proxies: tuple[Network, ...] = ()
     max_upload_bytes: int = 100 * 1024 * 1024

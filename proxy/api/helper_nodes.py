@@ -12,10 +12,11 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
-from proxy.api.middleware import note
+from proxy.api.middleware import note, prepare
 from proxy.api.userdata import in_tree
-from proxy.helpers.clients import Exchange
+from proxy.helpers.notes import Notes
 from proxy.helpers.service import Helpers
+from proxy.helpers.workflows import WorkflowExchange
 from proxy.translate import codec
 from proxy.translate.errors import LocalError, PlainError
 from proxy.translate.helper_nodes import HelperFailedError
@@ -24,6 +25,8 @@ from proxy.userdata.stored import BadNameError, IsFolderError, LeadsOutError, Mi
 
 #: A request's media type for which the pack has none.
 _OCTETS = "application/octet-stream"
+#: Bytes of a picture that are written at once.
+_CHUNK = 256 * 1024
 
 _MODEL_NAME = re.compile(r"[a-zA-Z0-9_\-. ]+")
 
@@ -39,8 +42,12 @@ def _helpers(request: web.Request) -> Helpers:
     return cast(Helpers, of(request).helpers)
 
 
-def _exchange(request: web.Request) -> Exchange:
-    return cast(Exchange, of(request).exchange)
+def _workflows(request: web.Request) -> WorkflowExchange:
+    return cast(WorkflowExchange, of(request).workflows)
+
+
+def _notes(request: web.Request) -> Notes:
+    return cast(Notes, of(request).notes)
 
 
 # --- pictures -------------------------------------------------------------------------------------
@@ -76,17 +83,24 @@ async def put_image(request: web.Request) -> web.Response:
 
 
 @_plain
-async def get_image(request: web.Request) -> web.Response:
-    """A picture that was put, or a result, with the media type that it came with."""
+async def get_image(request: web.Request) -> web.StreamResponse:
+    """Send a picture that was put, or a result, with its media type."""
+    member, id_ = member_of(request), request.match_info["id"]
     try:
-        found = await _helpers(request).get(member_of(request), request.match_info["id"])
+        async with _helpers(request).opened(member, id_) as found:
+            if found is None:
+                raise PlainError("Image not found", kind="not_found")
+            data, type_ = found
+            response = web.StreamResponse(headers={"Content-Type": type_ or _OCTETS})
+            response.content_length = len(data)
+            await prepare(request, response)
+            if request.method != "HEAD":
+                for start in range(0, len(data), _CHUNK):
+                    await response.write(data[start : start + _CHUNK])
+                of(request).accounting.served(member, len(data))
+            return response
     except HelperFailedError as error:
         raise PlainError(error.message, kind="internal") from None
-    if found is None:
-        raise PlainError("Image not found", kind="not_found")
-    data, type_ = found
-    of(request).accounting.served(member_of(request), len(data))
-    return web.Response(body=data, headers={"Content-Type": type_ or _OCTETS})
 
 
 # --- models and languages -------------------------------------------------------------------------
@@ -153,7 +167,7 @@ async def get_translation(request: web.Request) -> web.Response:
 async def publish(request: web.Request) -> web.Response:
     """Show a workflow to the member's clients that have subscribed."""
     name, client_id, workflow = await _fields(request, "name", "client_id", "workflow")
-    _exchange(request).publish(member_of(request), str(client_id), name, workflow)
+    await _workflows(request).publish(member_of(request), str(client_id), name, workflow)
     return _status("success")
 
 
@@ -161,7 +175,7 @@ async def subscribe(request: web.Request) -> web.Response:
     """Let a client hear of workflows; those that are there come at once."""
     (client_id,) = await _fields(request, "client_id")
     of(request).krita.connected(member_of(request))
-    if _exchange(request).subscribe(member_of(request), str(client_id)):
+    if await _workflows(request).subscribe(member_of(request), str(client_id)):
         return _status("success")
     raise PlainError(repr("Already subscribed"))
 
@@ -169,7 +183,7 @@ async def subscribe(request: web.Request) -> web.Response:
 async def unsubscribe(request: web.Request) -> web.Response:
     """Let a client hear no more of workflows."""
     (client_id,) = await _fields(request, "client_id")
-    if _exchange(request).unsubscribe(member_of(request), str(client_id)):
+    if _workflows(request).unsubscribe(member_of(request), str(client_id)):
         return _status("success")
     raise PlainError(repr(f"No subscriber found with id {client_id}"))
 
@@ -231,7 +245,7 @@ async def get_workflow(request: web.Request) -> web.Response:
 
 async def refresh_images(request: web.Request) -> web.Response:
     """Let the web pages of the member reload all pictures."""
-    _exchange(request).leave(member_of(request), "refresh_all")
+    _notes(request).leave(member_of(request), "refresh_all")
     return _status("ok")
 
 
@@ -249,7 +263,7 @@ async def _image_notice(request: web.Request, command: str) -> web.Response:
     body = await bodies.read_object(request)
     if "image" not in body:
         raise LocalError("invalid_body", "The body must name a picture as image.")
-    _exchange(request).leave(member_of(request), command, {"image": body["image"]})
+    _notes(request).leave(member_of(request), command, {"image": body["image"]})
     return _status("ok")
 
 
@@ -258,8 +272,8 @@ async def get_notes(request: web.Request) -> web.Response:
     since = (await bodies.read_object(request)).get("since", 0)
     if isinstance(since, bool) or not isinstance(since, int | float):
         raise LocalError("invalid_body", "since must be a number of seconds.")
-    notes = _exchange(request).notes(member_of(request), since)
-    shown = [[one.at, one.command, codec.loads(one.argument)] for one in notes]
+    notes = _notes(request).since(member_of(request), since)
+    shown = [[note.at, note.command, codec.loads(note.argument)] for note in notes]
     return bodies.json({"status": "ok", "messages": shown})
 
 

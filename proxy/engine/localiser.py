@@ -18,7 +18,8 @@ from proxy.engine.tracker import (
     Input,
     SnapshotReceived,
 )
-from proxy.helpers.service import helper_of, jpeg
+from proxy.helpers.pictures import jpeg
+from proxy.helpers.service import helper_of
 from proxy.jobs.models import Job
 from proxy.translate.codec import credentials, redact
 from proxy.translate.events import Preview, Told

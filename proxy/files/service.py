@@ -6,7 +6,7 @@ import asyncio
 import posixpath
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -80,7 +80,7 @@ class Files:
         self._now = now
         self._repository = repository
         self.cache = Cache(folder, cache_bytes)
-        self._picture_workers = pictures.PictureWorkers()
+        self.picture_workers = pictures.PictureWorkers()
         self.namespace = Namespace(repository)
         contents = ContentIndex(repository, clouds)
         self.library = Library(clouds, self.cache, contents, repository, blobs, prefetch)
@@ -104,7 +104,7 @@ class Files:
         for task in converting:
             task.cancel()
         await asyncio.gather(*converting, return_exceptions=True)
-        self._picture_workers.close()
+        self.picture_workers.close()
 
     async def upload(
         self,
@@ -283,8 +283,11 @@ class Files:
 
         return owns
 
-    async def output_bytes(self, member: str, item: Mapping[str, Any], *, account: str) -> bytes:
-        """The whole of a file of an account as the cloud tells it (`filename`, `type`).
+    @asynccontextmanager
+    async def output(
+        self, member: str, item: Mapping[str, Any], *, account: str
+    ) -> AsyncIterator[Path]:
+        """Give the whole of a file of an account as the cloud tells it (`filename`, `type`).
 
         Raises `LocalError` if it is not available.
         """
@@ -298,7 +301,7 @@ class Files:
             account=account,
         )
         async with self.library.whole(record) as path:
-            return await asyncio.to_thread(path.read_bytes)
+            yield path
 
     async def _naming(
         self, member: str, filename: str, subfolder: str, type_: str, overwrite: bool
@@ -316,7 +319,7 @@ class Files:
             async with self.library.whole(record) as original:
                 pixels = await asyncio.to_thread(pictures.pixels_of, original, mask)
                 work = partial(pictures.compose, original, mask, target, filename, rename)
-                await self._picture_workers.run(record.member, pixels, work)
+                await self.picture_workers.run(record.member, pixels, work)
             return await asyncio.to_thread(received_file, target)
         except NotAPictureError as error:
             raise pictures.unreadable(filename, error) from error
@@ -366,6 +369,6 @@ class Files:
                 return kept
             pixels = await asyncio.to_thread(pictures.pixels_of, path)
             work = partial(pictures.convert_picture, path, wanted)
-            data = await self._picture_workers.run(record.member, pixels, work)
+            data = await self.picture_workers.run(record.member, pixels, work)
             await asyncio.to_thread(self.cache.keep_conversion, key, data)
             return data

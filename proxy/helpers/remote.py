@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
+from pathlib import Path
 
 import aiohttp
 import structlog
@@ -29,15 +31,15 @@ class NotFetchedError(Exception):
 
 
 class RemoteFiles:
-    """Fetches files of at most `most` bytes from `hosts` (`*.example.com` for all below one).
+    """Fetches files of at most `max_bytes` bytes from `hosts` (`*.example.com` for all below one).
 
     Each address is looked at when it is connected to, whatever name led there; what is less public
     than `reach` is refused.
     """
 
-    def __init__(self, hosts: Collection[str], *, most: int, reach: Reach = "public") -> None:
+    def __init__(self, hosts: Collection[str], *, max_bytes: int, reach: Reach = "public") -> None:
         self._hosts = tuple(host.lower() for host in hosts)
-        self._most = most
+        self._max_bytes = max_bytes
         self._reach = reach
         self._connections = Connections(self._check)
 
@@ -49,8 +51,8 @@ class RemoteFiles:
         """Close all connections."""
         await self._connections.close()
 
-    async def fetch(self, address: str) -> bytes:
-        """The bytes behind an address. Raises `NotFetchedError`."""
+    async def fetch(self, address: str, target: Path) -> None:
+        """Write what is behind an address to the file `target`. Raises `NotFetchedError`."""
         try:
             url = URL(address)
             for _ in range(_MAX_REDIRECTS + 1):
@@ -61,7 +63,8 @@ class RemoteFiles:
                     url, timeout=limits, allow_redirects=False, proxy=proxy
                 ) as response:
                     if response.status not in REDIRECTS:
-                        return await self._body(response)
+                        await self._write_body(response, target)
+                        return
                     url = response.url.join(URL(response.headers.get("Location", ""), encoded=True))
         except AddressRefusedError as error:
             raise NotFetchedError(str(error)) from None
@@ -73,15 +76,19 @@ class RemoteFiles:
             raise NotFetchedError("the server cannot be reached or broke off") from error
         raise NotFetchedError("it is redirected too often")
 
-    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _write_body(self, response: aiohttp.ClientResponse, target: Path) -> None:
         if response.status != 200:
             raise NotFetchedError(f"the server answers {response.status}")
-        body = bytearray()
-        async for chunk in response.content.iter_any():
-            body += chunk
-            if len(body) > self._most:
-                raise NotFetchedError(f"it has more than {self._most} bytes")
-        return bytes(body)
+        size = 0
+        file = await asyncio.to_thread(target.open, "wb", buffering=0)
+        try:
+            async for chunk in response.content.iter_any():
+                size += len(chunk)
+                if size > self._max_bytes:
+                    raise NotFetchedError(f"it has more than {self._max_bytes} bytes")
+                await asyncio.to_thread(file.write, chunk)
+        finally:
+            await asyncio.to_thread(file.close)
 
     def _check_url(self, url: URL) -> None:
         if url.scheme not in ("http", "https") or not url.host:

@@ -1,30 +1,32 @@
 """Helper nodes at run time: the pictures that they load, the results that they tell.
 
 Everything belongs to one member. Pictures lie in the storage until a job uses them; then they are
-files of the member, below `temp/helpers`, and go where the job goes.
+files of the member, below `temp/helpers`, and go where the job goes. What is in memory on the way
+is counted in the budget; files that a graph loads go over the disk.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import io
-import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import structlog
-from msgspec import Struct
 
+from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
 from proxy.catalog.service import Catalog
-from proxy.files.cache import new_hash
-from proxy.files.pictures import FORMATS, MAX_PIXELS, pillow
+from proxy.files.cache import hash_file
 from proxy.files.service import Files
+from proxy.helpers import pictures
+from proxy.helpers.pictures import Decoded
 from proxy.helpers.remote import NotFetchedError, RemoteFiles
+from proxy.helpers.turns import Turns
 from proxy.storage.temporary import HelperPicture, HelperPictureRepository
 from proxy.translate import names
 from proxy.translate.errors import LocalError
@@ -44,16 +46,16 @@ from proxy.translate.helper_packs import HELPERS
 from proxy.translate.jobs import is_link
 from proxy.translate.rewriting import Rewriting, failed, rewrite, wanted
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 log = structlog.get_logger(__name__)
 
-#: Bytes of one picture, which is the cloud's limit of an upload, and of all pictures of a member.
-MOST_BYTES, MOST_BYTES_IN_ALL = 50 * 1024 * 1024, 512 * 1024 * 1024
+#: Bytes of one file from an address, which is the cloud's limit of an upload, and of all pictures
+#: of a member that are kept.
+MAX_FILE_BYTES, MAX_MEMBER_BYTES = 50 * 1024 * 1024, 512 * 1024 * 1024
+#: Files that one graph may load, and those of a member that are loaded at once.
+MAX_GRAPH_FILES, MAX_CONCURRENT_FILES = 200, 4
 
-#: Pictures that are decoded or encoded at once.
-_AT_ONCE = 2
+#: Seconds that a result waits for memory that others hold, and between two attempts.
+_MEMORY_TIMEOUT, _MEMORY_INTERVAL = 30.0, 0.25
 
 _CHUNK = 256 * 1024
 _FOLDER = "helpers"
@@ -76,52 +78,72 @@ class Helpers:
     _files: Files
     _catalog: Catalog
     _remote: RemoteFiles
+    _budget: MemoryBudget
 
     def __post_init__(self) -> None:
-        self._turn = asyncio.Semaphore(_AT_ONCE)
+        self._file_turns = Turns(MAX_CONCURRENT_FILES)
+        #: Of what is wholly in memory on its way from or to the database, one at a time.
+        self._memory_turns = Turns(1)
 
     # --- pictures of clients ---------------------------------------------------------------
 
     async def knows(self, member: str, id_: str) -> bool:
-        """Whether there is a picture under the id. Raises `StorageError`."""
-        return await self._repository.knows(member, id_)
+        """Return whether there is a picture under the id. Raises `StorageError`."""
+        return await self._repository.size(member, id_) is not None
 
     async def put(self, member: str, id_: str, data: bytes, content_type: str) -> bool:
-        """Keep a picture; false if the id is known, whose picture stays.
+        """Keep a picture; return false if the id is known, whose picture stays.
 
         Raises `LocalError` (too large) when the member keeps too much, `StorageError`.
         """
         picture = HelperPicture(member, id_, content_type, _now(), len(data), data)
-        put = await self._repository.put(picture, most=MOST_BYTES_IN_ALL)
+        async with self._memory_turns.of(member):
+            put = await self._repository.put(picture, most=MAX_MEMBER_BYTES)
         if put is None:
             raise LocalError(
                 "too_many_pictures",
-                f"Your stored pictures have more than {MOST_BYTES_IN_ALL} bytes; "
+                f"Your stored pictures have more than {MAX_MEMBER_BYTES} bytes; "
                 "try again in a few minutes, when old ones have expired.",
                 kind="too_large",
             )
         return put
 
-    async def get(self, member: str, id_: str, *, use: bool = False) -> tuple[bytes, str] | None:
-        """A picture or result and its media type; `use` keeps it young.
+    @asynccontextmanager
+    async def opened(
+        self, member: str, id_: str, *, use: bool = False
+    ) -> AsyncIterator[tuple[bytes, str] | None]:
+        """Give a picture or result and its media type, `None` for an unknown id.
 
-        Raises `LocalError` for a result that the cloud does not hand out, `StorageError`.
+        It counts in the budget until the end of the block; `use` keeps it young. Raises
+        `LocalError` for a result that the cloud does not hand out and beyond the budget,
+        `HelperFailedError`, `StorageError`.
         """
-        found = await self._repository.get(member, id_, now=_now(), use=use)
-        if found is None:
-            return None
-        if found.data is not None:
-            return found.data, found.content_type
-        item = {"filename": found.cloud_name, "type": found.cloud_type}
-        data = await self._files.output_bytes(member, item, account=found.account or "")
-        return await self._encoded(data, found.encoding), found.content_type
+        with self._budget.member(member, "picture") as held:
+            async with self._memory_turns.of(member):
+                size = await self._repository.size(member, id_)
+                found = None
+                if size is not None:
+                    held.grow(size)
+                    found = await self._repository.get(member, id_, now=_now(), use=use)
+            if found is None:
+                yield None
+            elif found.data is not None:
+                yield found.data, found.content_type
+            else:
+                item = {"filename": found.cloud_name, "type": found.cloud_type}
+                yield (
+                    await self._result_bytes(
+                        member, item, found.encoding, held, account=found.account or ""
+                    ),
+                    found.content_type,
+                )
 
     # --- graphs on their way to the cloud --------------------------------------------------
 
     async def rewrite(
         self, member: str, graph: Mapping[str, Any], outputs: Collection[str] | None
     ) -> Rewriting:
-        """What the cloud is to run instead of a graph with helper nodes.
+        """Return what the cloud is to run instead of a graph with helper nodes.
 
         `outputs` are the output nodes that run, `None` for all. A node that fails before the run
         is the `failure` of the answer. Raises `LocalError` (400) where the proxy cannot do what a
@@ -134,14 +156,11 @@ class Helpers:
             for node_id, helper in helpers.items()
             if helper.reads is not None
         }
-        files = dict.fromkeys(loads.values())
-        got = await asyncio.gather(
-            *(self._picture(member, load) for load in files), return_exceptions=True
-        )
-        found = dict(zip(files, got, strict=True))
-        for problem in got:
-            if isinstance(problem, BaseException) and not isinstance(problem, HelperFailedError):
-                raise problem
+        if len(set(loads.values())) > MAX_GRAPH_FILES:
+            node_id = next(iter(loads))
+            reason = f"the nodes of one workflow may load at most {MAX_GRAPH_FILES} files"
+            raise refusal(node_id, graph, loads[node_id].source, reason)
+        found = await self._load_all(member, dict.fromkeys(loads.values()))
         pictures: dict[str, Picture] = {}
         for node_id, load in loads.items():
             match found[load]:
@@ -151,42 +170,82 @@ class Helpers:
                     pictures[node_id] = picture
         return rewrite(graph, outputs, emulated, pictures, self._catalog.known)
 
+    async def _load_all(
+        self, member: str, loads: Iterable[_Load]
+    ) -> dict[_Load, Picture | HelperFailedError]:
+        """Send the files that nodes load, a few at once; the first other error ends the rest."""
+        found: dict[_Load, Picture | HelperFailedError] = {}
+
+        async def send(load: _Load) -> None:
+            try:
+                async with self._file_turns.of(member):
+                    found[load] = await self._picture(member, load)
+            except HelperFailedError as error:
+                found[load] = error
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for load in loads:
+                    group.create_task(send(load))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return found
+
     async def _picture(self, member: str, load: _Load) -> Picture:
         """Get a file and send it. Raises `HelperFailedError`, `LocalError`, `StorageError`."""
-        data = await self._bytes(member, load)
-        if load.kind != "image":
-            return Picture(await self._sent(member, data, _extension(data)))
-        async with self._turn:
-            decoded = await asyncio.to_thread(decode, data, load.mask)
-        sends = [self._sent(member, decoded.data, decoded.extension)]
-        if decoded.mask is not None:
-            sends.append(self._sent(member, decoded.mask, ".png"))
-        name, *mask = await asyncio.gather(*sends)
-        return Picture(name, mask[0] if mask else None, decoded.width, decoded.height)
+        async with AsyncExitStack() as stack:
+            partial_file = self._files.uploads.partial
+            source = await stack.enter_async_context(partial_file())
+            await self._receive(member, load, source)
+            if load.kind != "image":
+                extension = await asyncio.to_thread(_extension, source)
+                return Picture(await self._sent(member, source, extension))
+            converted = await stack.enter_async_context(partial_file())
+            mask = await stack.enter_async_context(partial_file())
+            decoded = await self._decoded(member, source, load.mask, converted, mask)
+            name = await self._sent(member, decoded.path, decoded.extension)
+            mask_name = None
+            if decoded.mask is not None:
+                mask_name = await self._sent(member, decoded.mask, ".png")
+            return Picture(name, mask_name, decoded.width, decoded.height)
 
-    async def _bytes(self, member: str, load: _Load) -> bytes:
+    async def _receive(self, member: str, load: _Load, target: Path) -> None:
+        """Write the file that a node loads to `target`."""
         match load.source:
             case "cache":
-                found = await self.get(member, load.value, use=True)
-                if found is None:
-                    message = f"Image with ID {load.value} not found in cache."
-                    raise HelperFailedError("ValueError", message)
-                return found[0]
+                async with self.opened(member, load.value, use=True) as found:
+                    if found is None:
+                        message = f"Image with ID {load.value} not found in cache."
+                        raise HelperFailedError("ValueError", message)
+                    await asyncio.to_thread(target.write_bytes, found[0])
             case "base64":
-                return await asyncio.to_thread(from_base64, load.value)
+                with self._budget.member(member, "picture") as held:
+                    async with self._memory_turns.of(member):
+                        held.grow(len(load.value) * 3 // 4)
+                        await asyncio.to_thread(_write_base64, load.value, target)
             case "url":
                 try:
-                    return await self._remote.fetch(load.value)
+                    await self._remote.fetch(load.value, target)
                 except NotFetchedError as error:
                     message = f"{load.value} cannot be loaded: {error}."
                     raise HelperFailedError("ValueError", message) from error
 
-    async def _sent(self, member: str, data: bytes, extension: str) -> str:
-        """Send bytes as a file of the member, once; how a graph names it."""
+    async def _decoded(
+        self, member: str, source: Path, mask: Mask, converted: Path, converted_mask: Path
+    ) -> Decoded:
+        run = self._files.picture_workers.run
+        pixels = await run(member, 0, partial(pictures.pixels, source))
+        return await run(
+            member, pixels, partial(pictures.decode, source, mask, converted, converted_mask)
+        )
+
+    async def _sent(self, member: str, path: Path, extension: str) -> str:
+        """Send a file as one of the member, once; return how a graph names it."""
+        hash_ = await asyncio.to_thread(hash_file, path)
         named = await self._files.upload(
             member,
-            _chunks(data),
-            filename=f"{new_hash(data).hexdigest(length=16)}{extension}",
+            _chunks(path),
+            filename=f"{hash_[:32]}{extension}",
             subfolder=_FOLDER,
             type="temp",
             overwrite=True,
@@ -227,11 +286,11 @@ class Helpers:
         *,
         account: str,
     ) -> Told:
-        """The messages to the client about a node's result on an account; it can be fetched by
-        then.
+        """Return the messages to the client about a node's result on an account; it can be
+        fetched by then.
 
-        Raises `HelperFailedError`, `LocalError` when the cloud does not hand a file out,
-        `StorageError`.
+        Raises `HelperFailedError`, also for a result beyond the member's share of the budget,
+        `LocalError` when the cloud does not hand a file out, `StorageError`.
         """
         telling, tells = rewriting.tells[node_id], helper.tells
         assert tells is not None  # noqa: S101
@@ -243,35 +302,84 @@ class Helpers:
             for one in await self._repository.results(member, [telling.signature])
         }
         kept, shown = [], []
-        for position, item in enumerate(items):
-            data = await self._files.output_bytes(member, item, account=account)
-            data = await self._encoded(data, format_)
-            name = str(item["filename"])
-            id_ = before.get((name, format_, position)) or uuid.uuid4().hex
-            shown.append(Item(id_, data, content_type))
-            kept.append(
-                HelperPicture(
-                    member,
-                    id_,
-                    content_type,
-                    _now(),
-                    len(data),
-                    account=account,
-                    cloud_name=name,
-                    cloud_type=str(item.get("type") or "output"),
-                    encoding=format_,
-                    signature=telling.signature,
-                    position=position,
+        with self._budget.member(member, "picture") as held:
+            for position, item in enumerate(items):
+                data = await self._result_bytes(
+                    member, item, format_, held, account=account, waits=True
                 )
-            )
+                size = len(data)
+                if not tells.carries:
+                    data = b""
+                    held.release()
+                name = str(item["filename"])
+                id_ = before.get((name, format_, position)) or uuid.uuid4().hex
+                shown.append(Item(id_, data, content_type))
+                kept.append(
+                    HelperPicture(
+                        member,
+                        id_,
+                        content_type,
+                        _now(),
+                        size,
+                        account=account,
+                        cloud_name=name,
+                        cloud_type=str(item.get("type") or "output"),
+                        encoding=format_,
+                        signature=telling.signature,
+                        position=position,
+                    )
+                )
         await self._repository.keep_results(telling.signature, kept)
         texts = output.get("text")
         told = tuple(map(str, texts)) if isinstance(texts, list | tuple) else ()
         return tells.told(Result(prompt_id, node_id, telling.inputs, tuple(shown), told))
 
-    async def _encoded(self, data: bytes, format_: str | None) -> bytes:
-        async with self._turn:
-            return await asyncio.to_thread(encode, data, format_)
+    async def _result_bytes(
+        self,
+        member: str,
+        item: Mapping[str, Any],
+        format_: str | None,
+        held: Allocation,
+        *,
+        account: str,
+        waits: bool = False,
+    ) -> bytes:
+        """Return a file of an account as its client wants it, counted in `held`.
+
+        With `waits` it waits a while for memory that others hold.
+        """
+        async with (
+            self._files.output(member, item, account=account) as source,
+            self._files.uploads.partial() as target,
+        ):
+            path = source
+            if format_ is not None:
+                run, path = self._files.picture_workers.run, target
+                pixels = await run(member, 0, partial(pictures.pixels, source))
+                await run(member, pixels, partial(pictures.encode, source, format_, target))
+            size = (await asyncio.to_thread(path.stat)).st_size
+            await _grow(held, size, waits=waits)
+            return await asyncio.to_thread(path.read_bytes)
+
+
+async def _grow(held: Allocation, size: int, *, waits: bool) -> None:
+    """Hold more bytes, with `waits` when others have given back theirs.
+
+    Raises `HelperFailedError` if they can never be held, `MemoryLimitError` if not in time.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + (_MEMORY_TIMEOUT if waits else 0.0)
+    while True:
+        try:
+            held.grow(size)
+        except MemoryLimitError as error:
+            if not error.is_passing:
+                raise HelperFailedError("MemoryError", error.message) from error
+            if loop.time() >= deadline:
+                raise
+            await asyncio.sleep(_MEMORY_INTERVAL)
+        else:
+            return
 
 
 def _now() -> int:
@@ -311,158 +419,21 @@ _MEDIA = (
 )
 
 
-def _extension(data: bytes) -> str:
+def _extension(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(16)
     found = (ending for first, at, ending in _MEDIA if data[at : at + len(first)] == first)
     return next(found, ".mp3" if data[:1] == b"\xff" else ".mp4")
 
 
-async def _chunks(data: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(data), _CHUNK):
-        yield data[start : start + _CHUNK]
+def _write_base64(text: str, target: Path) -> None:
+    target.write_bytes(pictures.from_base64(text))
 
 
-# --- decoded as packs do, and encoded as their clients want it ----------------------------------
-
-#: Modes whose 8-bit values core's loader takes as they are.
-_PLAIN = frozenset({"RGB", "RGBA", "L"})
-_AS_THEY_ARE = frozenset({"PNG", "JPEG", "WEBP"})
-
-_EXIF_ORIENTATION = 0x0112
-
-
-class Decoded(Struct, frozen=True):
-    """A picture for the cloud: its bytes with their extension, its mask as a grey PNG, its size."""
-
-    data: bytes
-    extension: str
-    mask: bytes | None
-    width: int
-    height: int
-
-
-def from_base64(text: str) -> bytes:
-    """What a text holds; letters that are not of the alphabet are passed over.
-
-    Raises `HelperFailedError`.
-    """
+async def _chunks(path: Path) -> AsyncIterator[bytes]:
+    file = await asyncio.to_thread(path.open, "rb")
     try:
-        return base64.b64decode(text)
-    except (binascii.Error, ValueError) as error:
-        raise HelperFailedError("binascii.Error", str(error)) from error
-
-
-def decode(data: bytes, mask: Mask) -> Decoded:
-    """A picture as a pack reads it, in a form that core's loaders read alike; takes a while.
-
-    Raises `HelperFailedError` in the words of Pillow.
-    """
-    images = pillow()
-    source = io.BytesIO(data)
-    try:
-        with images.open(source, formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise HelperFailedError("ValueError", f"it has more than {MAX_PIXELS} pixels")
-            picture.load()
-            if mask is Mask.CORE:
-                return Decoded(data, f".{(picture.format or 'png').lower()}", None, width, height)
-            return _decoded(picture, data, mask)
-    except images.UnidentifiedImageError as error:
-        raise HelperFailedError("PIL.UnidentifiedImageError", str(error)) from error
-    except images.DecompressionBombError as error:
-        raise HelperFailedError("PIL.Image.DecompressionBombError", str(error)) from error
-    except (OSError, ValueError, SyntaxError, OverflowError, TypeError, EOFError) as error:
-        message = re.sub(r" \(\d+ bytes not processed\)$", "", str(error))
-        raise HelperFailedError(type(error).__name__, message) from error
-
-
-def _decoded(picture: Image, data: bytes, mask: Mask) -> Decoded:
-    width, height = picture.size
-    colours = _rgb(picture)
-    plain = (
-        picture.format in _AS_THEY_ARE
-        and picture.mode in _PLAIN
-        and getattr(picture, "n_frames", 1) == 1
-        and picture.getexif().get(_EXIF_ORIENTATION, 1) == 1
-        and "transparency" not in picture.info
-    )
-    shown = data if plain else encoded_as(colours, "PNG")
-    extension = f".{(picture.format or '').lower()}" if plain else ".png"
-    alpha = picture.getchannel("A") if "A" in picture.getbands() else None
-    if mask is Mask.RED:
-        alpha = None
-    elif alpha is None and mask is Mask.ALPHA_OR_RED:
-        alpha = colours.getchannel("R")
-    grey = None if alpha is None else encoded_as(alpha, "PNG")
-    return Decoded(shown, extension, grey, width, height)
-
-
-def _rgb(picture: Image) -> Image:
-    """The colours in 8 bits, without alpha; those below alpha 0 are kept."""
-    if isinstance(picture.info.get("transparency"), bytes):
-        picture = picture.convert("RGBA")
-    if picture.mode.startswith("I"):
-        picture = picture.convert("I").point(lambda level: level / 256).convert("L")
-    return picture.convert("RGB")
-
-
-def encode(data: bytes, format_: str | None) -> bytes:
-    """A picture of the cloud in a format, without texts; `None` leaves the file as it is.
-
-    Raises `HelperFailedError` in the words of Pillow.
-    """
-    if format_ is None:
-        return data
-    if format_ == "PNG" and (bare := without_texts(data)) is not None:
-        return bare
-    try:
-        with pillow().open(io.BytesIO(data), formats=FORMATS) as picture:
-            picture.load()
-            return encoded_as(picture, format_)
-    except KeyError as error:
-        raise HelperFailedError("KeyError", str(error)) from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise HelperFailedError(type(error).__name__, str(error)) from error
-
-
-def encoded_as(picture: Image, format_: str) -> bytes:
-    """A picture in a format of Pillow's, JPEG with quality 95."""
-    buffer = io.BytesIO()
-    bare = pillow().frombytes(picture.mode, picture.size, picture.tobytes())
-    bare.save(buffer, format=format_, quality=95, compress_level=1)
-    return buffer.getvalue()
-
-
-#: Bytes and pixels of a preview that is re-encoded on the way; a larger one is left out.
-_PREVIEW_BYTES, _PREVIEW_PIXELS = 1 << 20, 1 << 22
-
-
-def jpeg(png: bytes) -> bytes | None:
-    """A preview as JPEG, `None` for one that is too large or no PNG; takes a while."""
-    if len(png) > _PREVIEW_BYTES:
-        return None
-    images = pillow()
-    try:
-        with images.open(io.BytesIO(png), formats=("PNG",)) as picture:
-            if picture.width * picture.height > _PREVIEW_PIXELS:
-                return None
-            return encoded_as(picture.convert("RGB"), "JPEG")
-    except (images.DecompressionBombError, OSError, ValueError, SyntaxError):
-        return None
-
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_TEXTS = frozenset({b"tEXt", b"zTXt", b"iTXt", b"eXIf"})
-
-
-def without_texts(png: bytes) -> bytes | None:
-    """A PNG without its texts, which hold the graph that ran; `None` for another file."""
-    if not png.startswith(_PNG):
-        return None
-    pieces, at = [_PNG], len(_PNG)
-    while at + 8 <= len(png):
-        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
-        if png[at + 4 : at + 8] not in _TEXTS:
-            pieces.append(png[at:end])
-        at = end
-    return b"".join(pieces)
+        while data := await asyncio.to_thread(file.read, _CHUNK):
+            yield data
+    finally:
+        await asyncio.to_thread(file.close)

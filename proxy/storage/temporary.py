@@ -7,7 +7,18 @@ from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
-from sqlalchemy import Connection, Index, Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import (
+    Connection,
+    Index,
+    Select,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from proxy.storage.database import Repository
 from proxy.storage.statements import Upsert
@@ -59,7 +70,7 @@ _ADD = Upsert(pictures, how="keep")
 _PUT = Upsert(pictures)
 _MINE = (pictures.c.member == bindparam("m"), pictures.c.id == bindparam("i"))
 _GET = select(pictures).where(*_MINE)
-_KNOWS = select(pictures.c.size).where(*_MINE)
+_SIZE = select(case((pictures.c.data.is_(None), 0), else_=pictures.c.size)).where(*_MINE)
 _TOTAL = select(func.coalesce(func.sum(pictures.c.size), 0)).where(
     pictures.c.member == bindparam("m"), pictures.c.data.is_not(None)
 )
@@ -73,9 +84,10 @@ _OLDEST = (
 class HelperPictureRepository(Repository):
     """The pictures of all members."""
 
-    async def knows(self, member: str, id_: str) -> bool:
-        """Whether there is a picture under the id."""
-        return await self._first(_KNOWS, {"m": member, "i": id_}) is not None
+    async def size(self, member: str, id_: str) -> int | None:
+        """Return the bytes that are stored under the id, 0 for a result, `None` for no picture."""
+        row = await self._first(_SIZE, {"m": member, "i": id_})
+        return None if row is None else int(row[0])
 
     async def get(self, member: str, id_: str, *, now: int, use: bool) -> HelperPicture | None:
         """A picture. With `use` it is young again; either way old ones may be forgotten then."""
@@ -101,7 +113,7 @@ class HelperPictureRepository(Repository):
 
         def work(connection: Connection) -> bool | None:
             member = picture.member
-            if connection.execute(_KNOWS, {"m": member, "i": picture.id}).first() is not None:
+            if connection.execute(_SIZE, {"m": member, "i": picture.id}).first() is not None:
                 return False
             _forget_longest(connection, picture.used_at)
             total = connection.execute(_TOTAL, {"m": member}).scalar_one()

@@ -92,7 +92,10 @@ class Picture(msgspec.Struct, frozen=True):
 
 
 class Item(msgspec.Struct, frozen=True):
-    """A picture of a node's result, encoded as its client wants it, and the id it is kept under."""
+    """A picture of a node's result, encoded as its client wants it, and the id it is kept under.
+
+    `data` is empty where the messages do not carry it.
+    """
 
     id: str
     data: bytes
@@ -113,12 +116,14 @@ class Tells(msgspec.Struct, frozen=True):
     """The messages to a client about a result.
 
     `encoding` gives the format of the pictures, in Pillow's words, or `None` for the file as it
-    is. `again` says that the node runs each time: it is never cached. `when` its inputs say so;
-    otherwise the client is told what core's node tells.
+    is. `carries` says that the pictures are in the messages, not fetched afterwards. `again` says
+    that the node runs each time: it is never cached. `when` its inputs say so; otherwise the
+    client is told what core's node tells.
     """
 
     told: Callable[[Result], Told]
     encoding: Callable[[Mapping[str, Any]], str | None] = lambda _: None
+    carries: bool = True
     again: bool = False
     when: Callable[[Mapping[str, Any]], bool] = lambda _: True
 

@@ -228,7 +228,12 @@ HELPERS = (
         Reads("mask", "base64", Mask.RED),
         channel="red",
     ),
-    _shows("ETN_SaveImageCache", "Save Image to Cache", _FORMATS, Tells(_cached, _format)),
+    _shows(
+        "ETN_SaveImageCache",
+        "Save Image to Cache",
+        _FORMATS,
+        Tells(_cached, _format, carries=False),
+    ),
     _shows("ETN_SendImageWebSocket", "Send Image (WebSocket)", _FORMATS, Tells(_sent, _format)),
     Helper(
         _info(

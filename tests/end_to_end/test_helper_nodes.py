@@ -21,7 +21,7 @@ from team import bearer, running_team
 from yarl import URL
 
 from proxy.engine import localiser
-from proxy.helpers import service
+from proxy.helpers import pictures, service
 from proxy.helpers.remote import NotFetchedError, RemoteFiles
 from proxy.simulator import Simulator, Switches
 from proxy.simulator.nodes import NodeClass
@@ -126,7 +126,7 @@ async def test_a_job_that_waits_over_a_restart_runs_with_its_picture(
 async def test_a_picture_that_is_too_large_or_too_much_is_413_in_the_packs_words(
     proxy: Proxy, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "MOST_BYTES_IN_ALL", 2 * len(RED))
+    monkeypatch.setattr(service, "MAX_MEMBER_BYTES", 2 * len(RED))
     assert (await put(session, proxy.url, "a", RED))[0] == 201
     assert (await put(session, proxy.url, "b", RED))[0] == 201
     status, answer = await put(session, proxy.url, "c", RED)
@@ -216,7 +216,7 @@ async def test_a_png_preview_comes_as_jpeg_in_its_order_and_is_made_off_the_even
 
     def noted(png: bytes) -> bytes | None:
         threads.append(threading.current_thread())
-        return service.jpeg(png)
+        return pictures.jpeg(png)
 
     threads: list[threading.Thread] = []
     monkeypatch.setattr(localiser, "jpeg", noted)
@@ -320,7 +320,7 @@ async def test_a_picture_is_fetched_from_allowed_hosts_alone(
 
 
 async def test_redirects_are_looked_at_again_and_bodies_are_bounded(
-    aiohttp_server: Any,
+    aiohttp_server: Any, tmp_path: Path
 ) -> None:
     async def redirect(_: web.Request) -> web.Response:
         raise web.HTTPFound("http://elsewhere.example/a.png")
@@ -332,12 +332,12 @@ async def test_redirects_are_looked_at_again_and_bodies_are_bounded(
     routes.router.add_get("/redirect", redirect)
     routes.router.add_get("/body", body)
     server = await aiohttp_server(routes)
-    remote = RemoteFiles(("127.0.0.1",), most=10, reach="loopback")
+    remote = RemoteFiles(("127.0.0.1",), max_bytes=10, reach="loopback")
     await remote.start()
     try:
         for path in ("redirect", "body"):
             with pytest.raises(NotFetchedError):
-                await remote.fetch(str(server.make_url(f"/{path}")))
+                await remote.fetch(str(server.make_url(f"/{path}")), tmp_path / "file")
     finally:
         await remote.close()
 

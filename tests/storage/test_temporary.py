@@ -44,7 +44,7 @@ async def test_a_known_id_keeps_its_picture(pictures: HelperPictureRepository) -
 
 async def test_each_member_has_ids_of_their_own(pictures: HelperPictureRepository) -> None:
     await pictures.put(picture("a"), most=MOST)
-    assert not await pictures.knows("ben", "a")
+    assert await pictures.size("ben", "a") is None
     assert await pictures.get("ben", "a", now=1, use=True) is None
     assert await pictures.put(picture("a", member="ben"), most=MOST) is True
 
@@ -55,10 +55,10 @@ async def test_old_ones_are_forgotten_when_there_is_too_much(
     await pictures.put(picture("old", at=0), most=MOST)
     await pictures.put(picture("new", at=9 * MINUTE), most=MOST)
     await pictures.get("ann", "new", now=10 * MINUTE, use=False)
-    assert await pictures.knows("ann", "old")  # ten minutes are not yet over
+    assert await pictures.size("ann", "old") is not None  # ten minutes are not yet over
     await pictures.get("ann", "new", now=10 * MINUTE + 1, use=False)
-    assert not await pictures.knows("ann", "old")
-    assert await pictures.knows("ann", "new")
+    assert await pictures.size("ann", "old") is None
+    assert await pictures.size("ann", "new") is not None
 
 
 async def test_one_that_was_fetched_is_forgotten_after_a_minute(
@@ -68,8 +68,8 @@ async def test_one_that_was_fetched_is_forgotten_after_a_minute(
         await pictures.put(picture(id_), most=MOST)
     await pictures.get("ann", "fetched", now=SECOND, use=False)
     await pictures.get("ann", "waiting", now=MINUTE + 1, use=False)
-    assert not await pictures.knows("ann", "fetched")
-    assert await pictures.knows("ann", "waiting")
+    assert await pictures.size("ann", "fetched") is None
+    assert await pictures.size("ann", "waiting") is not None
 
 
 async def test_one_that_a_graph_has_loaded_is_young_again(
@@ -79,8 +79,8 @@ async def test_one_that_a_graph_has_loaded_is_young_again(
         await pictures.put(picture(id_), most=MOST)
     await pictures.get("ann", "loaded", now=10 * MINUTE, use=True)
     await pictures.get("ann", "loaded", now=10 * MINUTE + 1, use=False)
-    assert await pictures.knows("ann", "loaded")
-    assert not await pictures.knows("ann", "waiting")
+    assert await pictures.size("ann", "loaded") is not None
+    assert await pictures.size("ann", "waiting") is None
 
 
 async def test_within_the_room_nothing_is_forgotten_for_a_day(
@@ -89,9 +89,9 @@ async def test_within_the_room_nothing_is_forgotten_for_a_day(
     await pictures.put(picture("a", at=0), most=MOST)
     await pictures.get("ann", "a", now=DAY - 1, use=False)
     await pictures.put(picture("b", at=DAY), most=MOST)
-    assert await pictures.knows("ann", "a")
+    assert await pictures.size("ann", "a") is not None
     await pictures.put(picture("c", at=DAY + 1), most=MOST)
-    assert not await pictures.knows("ann", "a")
+    assert await pictures.size("ann", "a") is None
 
 
 async def test_a_member_keeps_no_more_than_the_most(pictures: HelperPictureRepository) -> None:
@@ -125,7 +125,7 @@ async def test_a_result_is_told_again_under_its_id_until_another_run_replaces_it
     assert await pictures.results("ben", ["s"]) == []
     await pictures.keep_results("s", [result("a", 0)])
     assert [one.id for one in await pictures.results("ann", ["s"])] == ["a"]
-    assert await pictures.knows("ann", "b")  # a client may be about to fetch it
+    assert await pictures.size("ann", "b") is not None  # a client may be about to fetch it
 
 
 NEW = Export("anna", "e1", "k", "created", "assets.zip", b'{"a": 1}', 1000, 1000)

@@ -152,6 +152,21 @@ def _create_files() -> None:
     )
     op.create_index("ix_helper_pictures_used_at", "helper_pictures", ["used_at"], unique=False)
     op.create_table(
+        "published_workflows",
+        sa.Column("member", AnyText(), nullable=False),
+        sa.Column("publisher", AnyText(), nullable=False),
+        sa.Column("published_at", sa.BigInteger(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("message", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("member", "publisher", name=op.f("pk_published_workflows")),
+    )
+    op.create_index(
+        "ix_published_workflows_published_at",
+        "published_workflows",
+        ["published_at"],
+        unique=False,
+    )
+    op.create_table(
         "outputs",
         sa.Column("member", AnyText(), nullable=False),
         sa.Column("job", AnyText(), nullable=False),

@@ -1,0 +1,130 @@
+"""Short notes that a member's client leaves for the member's web pages, which poll for them.
+
+They are kept for half a minute, in memory, and the bus brings them to every replica.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from typing import Any
+
+from proxy.budget import Allocation, MemoryBudget, MemoryLimitError
+from proxy.bus import BusMessage, EventBus
+from proxy.translate import codec
+from proxy.translate.errors import LocalError
+
+#: Seconds for which a note is kept.
+MAX_AGE = 30.0
+#: Bytes of a note; notes of a member that are kept, and their bytes.
+MAX_NOTE_BYTES = 16 * 1024
+MAX_NOTES, MAX_MEMBER_BYTES = 1000, 1024 * 1024
+#: Bytes that a note takes beside its text.
+_OVERHEAD = 512
+
+
+class NoteLeft(BusMessage, frozen=True):
+    """A note for the member's web pages; `at` is in seconds since 1970, `argument` JSON."""
+
+    member: str
+    at: float
+    command: str
+    argument: str
+
+
+class Notes:
+    """The notes of all members. Close it to stop its timers."""
+
+    def __init__(self, bus: EventBus, budget: MemoryBudget) -> None:
+        self._bus = bus
+        self._budget = budget
+        self._kept: dict[str, _MemberNotes] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        bus.subscribe("notes.*", self._hear)
+
+    def leave(self, member: str, command: str, argument: Any = None) -> None:
+        """Leave a note. Raises `LocalError` (413) for one that is too large."""
+        text = codec.dumps(argument)
+        if len(text) > MAX_NOTE_BYTES:
+            raise LocalError(
+                "note_too_large",
+                f"The message has more than {MAX_NOTE_BYTES:,} bytes, which is the maximum.",
+                kind="too_large",
+            )
+        self._bus.publish(f"notes.{member}", NoteLeft(member, time.time(), command, text))
+
+    def since(self, member: str, since: float) -> list[NoteLeft]:
+        """Return the notes that were left after a time (seconds since 1970)."""
+        kept = self._kept.get(member)
+        oldest = max(since, time.time() - MAX_AGE)
+        return [] if kept is None else [note for note in kept.notes if note.at > oldest]
+
+    def close(self) -> None:
+        """Stop the timers."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+
+    def _hear(self, message: object) -> None:
+        if not isinstance(message, NoteLeft):
+            return
+        member = message.member
+        if member not in self._kept:
+            self._kept[member] = _MemberNotes(self._budget.member(member, "workflow"))
+            self._wake_later(member)
+        self._kept[member].append(message)
+
+    def _wake_later(self, member: str) -> None:
+        loop = asyncio.get_running_loop()
+        self._timers[member] = loop.call_later(MAX_AGE, self._expire, member)
+
+    def _expire(self, member: str) -> None:
+        """Forget the member's old notes, and look again when others may be old."""
+        kept = self._kept[member]
+        kept.expire(time.time() - MAX_AGE)
+        if kept.notes:
+            self._wake_later(member)
+        else:
+            del self._kept[member], self._timers[member]
+
+
+class _MemberNotes:
+    """A member's notes, the newest ones, with their bytes."""
+
+    def __init__(self, allocation: Allocation) -> None:
+        self.notes: deque[NoteLeft] = deque()
+        self._allocation = allocation
+
+    def append(self, note: NoteLeft) -> None:
+        """Add a note; the oldest give way to it."""
+        size = _size(note)
+        if size > MAX_MEMBER_BYTES:
+            return
+        while self.notes and (
+            len(self.notes) >= MAX_NOTES or self._allocation.size + size > MAX_MEMBER_BYTES
+        ):
+            self._drop()
+        while True:
+            try:
+                self._allocation.grow(size)
+            except MemoryLimitError:
+                if not self.notes:
+                    return
+                self._drop()
+            else:
+                self.notes.append(note)
+                return
+
+    def expire(self, oldest: float) -> None:
+        """Forget the notes that are older than `oldest`."""
+        while self.notes and self.notes[0].at <= oldest:
+            self._drop()
+
+    def _drop(self) -> None:
+        note = self.notes.popleft()
+        self._allocation.resize(self._allocation.size - _size(note))
+
+
+def _size(note: NoteLeft) -> int:
+    return len(note.command) + len(note.argument) + _OVERHEAD

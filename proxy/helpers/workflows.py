@@ -1,0 +1,145 @@
+"""Workflows that a member's clients publish to each other.
+
+They are in the database, so that every replica has them and none keeps them in memory; the bus
+tells which one is new.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from proxy.bus import BusMessage, EventBus
+from proxy.storage.database import StorageError
+from proxy.storage.workflows import MAX_WORKFLOWS, PublishedWorkflow, WorkflowRepository
+from proxy.supervisor import Supervisor
+from proxy.translate import codec
+from proxy.translate.errors import PlainError
+from proxy.translate.events import Event
+
+log = structlog.get_logger(__name__)
+
+#: Bytes of a workflow, as the JSON of its message.
+MAX_WORKFLOW_BYTES = 4 * 1024 * 1024
+#: Characters of a client's id.
+MAX_ID_LENGTH = 1000
+
+#: Sends an event to the socket of a member's client, if it has one here.
+Tell = Callable[[str, str, Event], None]
+
+
+class WorkflowPublished(BusMessage, frozen=True):
+    """A client of the member has published a workflow, which replaces its last one."""
+
+    member: str
+    publisher: str
+    published_at: int
+
+
+class WorkflowSubscribed(BusMessage, frozen=True):
+    """A client of the member wants to receive workflows, or no longer."""
+
+    member: str
+    client_id: str
+    wants: bool
+
+
+class WorkflowExchange:
+    """The published workflows and their subscribers. `tell` reaches the sockets of this replica."""
+
+    def __init__(
+        self, repository: WorkflowRepository, bus: EventBus, tell: Tell, supervisor: Supervisor
+    ) -> None:
+        self._repository = repository
+        self._bus = bus
+        self._tell = tell
+        self._supervisor = supervisor
+        self._subscribers: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        bus.subscribe("workflows.*", self._hear)
+
+    async def publish(self, member: str, publisher: str, name: Any, workflow: Any) -> None:
+        """Store a workflow and send it to the member's clients that have subscribed.
+
+        Raises `PlainError` (413) for one that is too large, `StorageError`.
+        """
+        _check_id(publisher)
+        data = {"publisher": {"name": name, "id": publisher}, "workflow": workflow}
+        message = codec.dumps({"type": "etn_workflow_published", "data": data})
+        if len(message) > MAX_WORKFLOW_BYTES:
+            raise PlainError(
+                f"The workflow has more than {MAX_WORKFLOW_BYTES:,} bytes, which is the maximum.",
+                kind="too_large",
+            )
+        published_at = time.time_ns()
+        await self._repository.put(
+            PublishedWorkflow(member, publisher, published_at, len(message), message)
+        )
+        self._publish(member, WorkflowPublished(member, publisher, published_at))
+
+    async def subscribe(self, member: str, client_id: str) -> bool:
+        """Let a client receive workflows, beginning with those that are there.
+
+        Returns false if it has subscribed already. Raises `PlainError`, `StorageError`.
+        """
+        _check_id(client_id)
+        if client_id in self._subscribers[member]:
+            return False
+        self._publish(member, WorkflowSubscribed(member, client_id, wants=True))
+        try:
+            for publisher in await self._repository.publishers(member):
+                workflow = await self._repository.get(member, publisher)
+                if workflow is not None:
+                    self._tell(member, client_id, _event(workflow))
+        except StorageError:
+            self.unsubscribe(member, client_id)
+            raise
+        return True
+
+    def unsubscribe(self, member: str, client_id: str) -> bool:
+        """Send a client no more workflows; return false if it has not subscribed."""
+        if client_id not in self._subscribers[member]:
+            return False
+        self._publish(member, WorkflowSubscribed(member, client_id, wants=False))
+        return True
+
+    def _publish(self, member: str, message: BusMessage) -> None:
+        self._bus.publish(f"workflows.{member}", message)
+
+    def _hear(self, message: object) -> None:
+        match message:
+            case WorkflowPublished(member=member) if self._subscribers[member]:
+                self._supervisor.spawn(self._deliver(message), "deliver a workflow")
+            case WorkflowSubscribed(member=member, client_id=client_id, wants=True):
+                subscribers = self._subscribers[member]
+                subscribers[client_id] = None
+                if len(subscribers) > MAX_WORKFLOWS:
+                    del subscribers[next(iter(subscribers))]
+            case WorkflowSubscribed(member=member, client_id=client_id):
+                self._subscribers[member].pop(client_id, None)
+
+    async def _deliver(self, message: WorkflowPublished) -> None:
+        """Send a workflow to the subscribers, unless its publisher has replaced it meanwhile."""
+        member = message.member
+        try:
+            workflow = await self._repository.get(member, message.publisher)
+        except StorageError as error:
+            log.error("workflow_not_delivered", error=str(error))
+            return
+        if workflow is None or workflow.published_at != message.published_at:
+            return
+        event = _event(workflow)
+        for client_id in list(self._subscribers[member]):
+            self._tell(member, client_id, event)
+
+
+def _check_id(client_id: str) -> None:
+    if len(client_id) > MAX_ID_LENGTH:
+        raise PlainError(f"The client_id has more than {MAX_ID_LENGTH} characters.")
+
+
+def _event(workflow: PublishedWorkflow) -> Event:
+    return Event("etn_workflow_published", text=workflow.message)

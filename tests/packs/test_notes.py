@@ -1,0 +1,92 @@
+"""Notes for web pages: for half a minute, and within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.budget import MemoryBudget
+from proxy.bus import EventBus
+from proxy.helpers import notes
+from proxy.helpers.notes import MAX_NOTE_BYTES, MAX_NOTES, NoteLeft, Notes
+from proxy.translate.errors import LocalError
+
+MB = 1024 * 1024
+
+
+@pytest.fixture
+def budget() -> MemoryBudget:
+    return MemoryBudget(8 * MB)
+
+
+@pytest.fixture
+def kept(budget: MemoryBudget) -> Iterator[Notes]:
+    opened = Notes(EventBus(), budget)
+    yield opened
+    opened.close()
+
+
+def arguments(found: list[NoteLeft]) -> list[str]:
+    return [note.argument for note in found]
+
+
+async def test_a_note_is_read_by_its_member_alone(kept: Notes) -> None:
+    kept.leave("ann", "refresh", {"image": "a.png"})
+    (note,) = kept.since("ann", 0)
+    assert (note.command, note.argument) == ("refresh", '{"image": "a.png"}')
+    assert kept.since("ben", 0) == []
+    assert kept.since("ann", note.at) == []
+
+
+async def test_a_note_that_is_too_large_is_refused(kept: Notes) -> None:
+    with pytest.raises(LocalError) as caught:
+        kept.leave("ann", "refresh", "x" * MAX_NOTE_BYTES)
+    assert caught.value.kind == "too_large"
+    assert kept.since("ann", 0) == []
+
+
+async def test_old_notes_are_neither_read_nor_held(
+    kept: Notes, budget: MemoryBudget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.leave("ann", "refresh", "old")
+    kept.leave("ann", "refresh", "new")
+    now = kept.since("ann", 0)[1].at
+    monkeypatch.setattr(notes.time, "time", lambda: now + 30 - 1e-6)
+    assert arguments(kept.since("ann", 0)) == ['"new"']
+    monkeypatch.setattr(notes.time, "time", lambda: now + 30)
+    kept._expire("ann")  # what its timer calls
+    assert kept.since("ann", 0) == []
+    assert budget.held()["workflow"] == 0
+
+
+async def test_the_oldest_notes_give_way_to_new_ones(kept: Notes, budget: MemoryBudget) -> None:
+    for number in range(MAX_NOTES + 5):
+        kept.leave("ann", "refresh", number)
+    assert len(kept.since("ann", 0)) == MAX_NOTES
+    assert kept.since("ann", 0)[-1].argument == str(MAX_NOTES + 4)
+    large = "x" * (MAX_NOTE_BYTES - 2)
+    for _ in range(100):
+        kept.leave("ann", "refresh", large)
+    assert 0 < budget.held()["workflow"] <= notes.MAX_MEMBER_BYTES
+    assert kept.since("ann", 0)[-1].argument == f'"{large}"'
+
+
+async def test_notes_of_others_give_way_to_nobody(kept: Notes, budget: MemoryBudget) -> None:
+    kept.leave("ann", "refresh", "mine")
+    budget.member("ben", "body").grow(4 * MB)
+    budget.member("eve", "body").grow(4 * MB - 2000)
+    for _ in range(3):
+        kept.leave("ben", "refresh", "x" * 600)
+    assert len(kept.since("ann", 0)) == 1
+    assert len(kept.since("ben", 0)) <= 1
+
+
+async def test_a_note_of_another_replica_that_is_too_large_is_not_kept(
+    budget: MemoryBudget,
+) -> None:
+    bus = EventBus()
+    kept = Notes(bus, budget)
+    bus.publish("notes.ann", NoteLeft("ann", 1e12, "refresh", "x" * 2 * MB))
+    assert kept.since("ann", 0) == []
+    kept.close()

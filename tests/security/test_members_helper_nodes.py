@@ -1,0 +1,145 @@
+"""A member attacks with helper nodes: with their pictures, workflows and notes."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import random
+import time
+from typing import Any
+
+from aiohttp import web
+from PIL import Image
+from security.attack import MEMBER, Target
+from security.conftest import Start
+
+MB = 1024 * 1024
+
+
+def noise(side: int, seed: int = 0, format_: str = "PNG") -> bytes:
+    """A picture that nothing compresses, of `3 * side * side` bytes."""
+    buffer = io.BytesIO()
+    pixels = random.Random(seed).randbytes(3 * side * side)
+    Image.frombytes("RGB", (side, side), pixels).save(buffer, format_, compress_level=0)
+    return buffer.getvalue()
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def loading(class_type: str, name: str, values: list[str]) -> dict[str, Any]:
+    """A workflow whose nodes each load a picture, and preview it."""
+    graph: dict[str, Any] = {}
+    for number, value in enumerate(values):
+        graph[f"load{number}"] = node(class_type, **{name: value})
+        graph[f"show{number}"] = node("PreviewImage", images=[f"load{number}", 0])
+    return graph
+
+
+async def send(target: Target, method: str, path: str, body: Any, *, member: str = "eve") -> int:
+    """The status of the answer to a large body, which is JSON unless it is bytes."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    type_ = "application/octet-stream" if data is body else "application/json"
+    headers = {"Content-Type": type_}
+    return await target.request(method, path, data=io.BytesIO(data), headers=headers, member=member)
+
+
+async def test_pictures_from_addresses(aiohttp_server: Any, start: Start) -> None:
+    picture = noise(2900)
+
+    async def serve(_: web.Request) -> web.Response:
+        return web.Response(body=picture, content_type="image/png")
+
+    pages = web.Application()
+    pages.router.add_get("/{name}", serve)
+    server = await aiohttp_server(pages)
+    through = {"http_proxy": str(server.make_url("")), "no_proxy": "127.0.0.1"}
+    addresses = [f"http://pictures.example/{number}.png" for number in range(40)]
+    async with start("--url-hosts", "pictures.example", environment=through) as target:
+        graph = loading("LoadImageFromUrl", "image", addresses)
+        async with target.attacked_by(MEMBER):
+            assert await target.request("POST", "prompt", json={"prompt": graph}) == 200
+
+
+async def test_pictures_of_nodes_are_turned_by_member(target: Target) -> None:
+    """Bob's own workflow with a picture goes in between those of Eve."""
+    pictures = await asyncio.to_thread(lambda: [noise(1830, seed) for seed in range(20)])
+    for number, picture in enumerate(pictures):
+        path = f"api/etn/image/{number}"
+        assert await send(target, "PUT", path, picture) == 201
+    numbers = [str(number) for number in range(len(pictures))]
+    graph = loading("ETN_LoadImageCache", "id", numbers)
+    small = noise(32)
+    assert await send(target, "PUT", "api/etn/image/small", small, member="bob") == 201
+    async with target.attacked_by(MEMBER):
+        attack = asyncio.create_task(target.request("POST", "prompt", json={"prompt": graph}))
+        await asyncio.sleep(0.3)
+        began = time.monotonic()
+        mine = loading("ETN_LoadImageCache", "id", ["small"])
+        status = await target.request("POST", "prompt", json={"prompt": mine}, member="bob")
+        waited = time.monotonic() - began
+        assert not attack.done()
+        assert await attack == 200
+    assert status == 200
+    assert waited < MEMBER.served
+
+
+async def test_pictures_that_are_put(target: Target) -> None:
+    pictures = await asyncio.to_thread(lambda: [noise(1830, seed) for seed in range(20)])
+    async with target.attacked_by(MEMBER):
+        statuses = await asyncio.gather(
+            *(
+                send(target, "PUT", f"api/etn/image/{number}", picture)
+                for number, picture in enumerate(pictures)
+            )
+        )
+    assert set(statuses) <= {201, 429}
+    assert 201 in statuses
+
+
+async def test_unread_pictures(target: Target) -> None:
+    picture = await asyncio.to_thread(noise, 4000)
+    assert await send(target, "PUT", "api/etn/image/large", picture) == 201
+    request = (
+        b"GET /api/etn/image/large HTTP/1.1\r\nHost: localhost\r\n"
+        + f"Authorization: {target.bearer()['Authorization']}\r\n\r\n".encode()
+    )
+    writers = []
+    async with target.attacked_by(MEMBER):
+        for _ in range(20):
+            _, writer = await target.connect(request)
+            writers.append(writer)
+        await asyncio.sleep(2)
+        for writer in writers:
+            writer.close()
+
+
+async def test_notes(target: Target) -> None:
+    large = {"image": "x" * (8 * MB)}
+    small = {"image": "x" * (15 * 1024)}
+    path = "sidefx_houdini/command/refresh_image"
+    async with target.attacked_by(MEMBER):
+        for _ in range(60):
+            assert await send(target, "POST", path, large) == 413
+        for _ in range(200):
+            assert await send(target, "POST", path, small) == 200
+
+
+async def test_published_workflows(target: Target) -> None:
+    workflow = {"1": {"inputs": {"text": "x" * (4 * MB - 1000)}}}
+    async with target.attacked_by(MEMBER):
+        for number in range(60):
+            body = {"name": "a", "client_id": f"publisher {number}", "workflow": workflow}
+            path = "api/etn/workflow/publish"
+            assert await send(target, "POST", path, body) == 200
+            body["workflow"] = {"1": "x" * (8 * MB)}
+            assert await send(target, "POST", path, body) == 413
+
+
+async def test_long_ids_of_subscribers(target: Target) -> None:
+    async with target.attacked_by(MEMBER):
+        for number in range(40):
+            body = {"client_id": f"{number}" + "x" * (8 * MB)}
+            assert await send(target, "POST", "api/etn/workflow/subscribe", body) == 400
