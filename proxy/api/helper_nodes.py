@@ -12,6 +12,7 @@ from aiohttp import web
 
 from proxy.api import bodies
 from proxy.api.connections import member_of, of
+from proxy.api.content import content_headers
 from proxy.api.middleware import note, prepare
 from proxy.api.userdata import in_tree
 from proxy.helpers.notes import Notes
@@ -91,7 +92,8 @@ async def get_image(request: web.Request) -> web.StreamResponse:
             if found is None:
                 raise PlainError("Image not found", kind="not_found")
             data, type_ = found
-            response = web.StreamResponse(headers={"Content-Type": type_ or _OCTETS})
+            destination = request.headers.get("Sec-Fetch-Dest")
+            response = web.StreamResponse(headers=content_headers(type_, destination))
             response.content_length = len(data)
             await prepare(request, response)
             if request.method != "HEAD":

@@ -89,6 +89,23 @@ async def test_pictures_and_results_are_of_one_member(simulator: Simulator, tmp_
             assert (await got(ann, team.url, "picture"))[1] == RED
 
 
+async def test_a_browser_runs_nothing_that_was_put_as_a_picture(
+    proxy: Proxy, session: aiohttp.ClientSession
+) -> None:
+    page = b"<script>fetch('/proxy/api/members')</script>"
+    for id_, type_ in (("page", "text/html"), ("list", "image/png,text/html"), ("none", "")):
+        url = proxy.url / "api/etn/image" / id_
+        async with session.put(url, data=page, headers={"Content-Type": type_}) as answer:
+            assert answer.status == 201
+        for method in ("GET", "HEAD"):
+            async with session.request(method, url) as answer:
+                assert answer.headers["Content-Type"] == "application/octet-stream"
+                assert answer.headers["Content-Disposition"] == "attachment"
+                assert answer.headers["X-Content-Type-Options"] == "nosniff"
+                assert answer.headers["Content-Security-Policy"].startswith("sandbox;")
+                assert await answer.read() == (page if method == "GET" else b"")
+
+
 async def test_pictures_and_results_survive_a_restart(
     simulator: Simulator, tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
